@@ -15,7 +15,7 @@ from gateway.docker.engine_actions import execute
 from gateway.docker.engine_client import EngineClient
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.log_limiter import LogLimiter
-from gateway.docker.ownership import OwnershipRecord
+from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.plan import REVIVALS, ActionKind, PlannedAction
 from gateway.docker.start_attempts import StartAttempts
 from gateway.docker.start_errors import CANCELED, StartFailureCause, StartReason

@@ -24,7 +24,7 @@ from gateway.docker.inspection_cache import RETRY
 from gateway.docker.last_starts import NEXT
 from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.options import DockerOptions
-from gateway.docker.ownership import OwnershipRecord
+from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.plan import Plan, PlannedAction
 from gateway.docker.plan_executor import PlanExecutor
 from gateway.docker.plan_log import log_changes
@@ -234,7 +234,7 @@ class Reconciler:
         locked = {each.id for each in observed.containers if each.is_locked}
         possible = [each for each in planned.actions if each.container_id not in locked]
         due_for_retry = [each for each in possible if self._schedule.not_before(each) <= now]
-        # Pass only actions that are due now, so that actions that wait for a retry do not use up the limit.
+        # Pass only actions that are due now, so that actions that wait for a retry do not count toward the limit.
         due, held = self._detach_limiter.admit(due_for_retry, now)
         log_changes(planned, self._log_limiter, now)
         self.plan = self._with_failures(planned.without(held))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from gateway.docker import responses
+from gateway.docker import response_conversion
 from gateway.docker.engine_client import EngineClient, get_required, has_gateway_priority
 from gateway.docker.engine_flavor import lease_ranges
 from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
@@ -71,7 +71,7 @@ class SnapshotReader:
         began = time.monotonic()
         try:
             info = await engine.get("info")
-            swarm, node = responses.swarm(info)
+            swarm, node = response_conversion.swarm(info)
             if swarm.manager:
                 found = await engine.get(f"nodes/{node}")
                 swarm = SwarmMembership(
@@ -90,7 +90,7 @@ class SnapshotReader:
                 containers = await self._with_names(engine, containers, own)
             volumes: tuple[VolumeInfo, ...] = ()
             if self._volumes():
-                volumes = tuple(responses.volumes(await engine.get("volumes"), listed))
+                volumes = tuple(response_conversion.volumes(await engine.get("volumes"), listed))
             if labels := self._consumers():
                 containers = await self._with_capabilities(engine, containers, labels)
             now = time.monotonic()
@@ -119,7 +119,7 @@ class SnapshotReader:
     async def _services(self, engine: EngineClient) -> tuple[Service, ...] | None:
         """Return the swarm's services; None if `docker.services` is off and a proxy refuses the request."""
         try:
-            return tuple(responses.service(each) for each in await engine.get("services"))
+            return tuple(response_conversion.service(each) for each in await engine.get("services"))
         except EngineError as error:
             if error.kind is ErrorKind.FORBIDDEN and not self._options.services:
                 return None
@@ -249,7 +249,7 @@ class SnapshotReader:
 
 
 async def _networks(engine: EngineClient) -> tuple[NetworkInfo, ...]:
-    found = tuple(responses.network(each) for each in await engine.get("networks"))
+    found = tuple(response_conversion.network(each) for each in await engine.get("networks"))
     if not engine.flavor.ranges:
         return found
     ranges = {

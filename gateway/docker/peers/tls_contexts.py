@@ -1,4 +1,4 @@
-"""Creates the TLS 1.3 contexts for connections between gateways, which use a pre-shared key (RFC 8446, 2.2)."""
+"""Creates TLS 1.3 contexts for connections between gateways, with a pre-shared key (RFC 8446, section 2.2)."""
 
 import hashlib
 import ssl

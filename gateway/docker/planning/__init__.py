@@ -13,7 +13,7 @@ from gateway.docker.planning.lost_namespaces import later_starts, shared_namespa
 from gateway.docker.planning.networks import create_networks, remove_networks
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.planning.project_networks import expand_projects
-from gateway.docker.planning.services import update_services
+from gateway.docker.planning.service_updates import update_services
 from gateway.docker.snapshot import EngineSnapshot
 from gateway.docker.volumes import VolumeStatus, create_body, mount_problems, volume_status
 

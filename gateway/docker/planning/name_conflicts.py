@@ -1,4 +1,4 @@
-"""Finds names that resolve to two hosts for one container, and warns or blocks the container (`on_name_conflict`)."""
+"""Finds names that resolve to two hosts for one container. Warns, or blocks the container (`on_name_conflict`)."""
 
 from collections.abc import Collection, Iterable
 

@@ -14,7 +14,7 @@ from gateway.docker.dead_containers import DeadContainerState
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.errors import EngineError, ErrorKind, as_engine_error
 from gateway.docker.options import DockerOptions, NetworkOptions
-from gateway.docker.ownership import OwnershipRecord
+from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.reconciler import Reconciler
 from gateway.docker.start_errors import StartFailureCause, StartReason
 from gateway.docker.volumes import VolumeMountAddress

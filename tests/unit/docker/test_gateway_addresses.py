@@ -18,7 +18,7 @@ from gateway.docker.engine_flavor import PODMAN
 from gateway.docker.errors import AttachBlocker, EngineError, ErrorKind
 from gateway.docker.gateway_addresses import choose, is_reserved, range_for_others
 from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
-from gateway.docker.ownership import OwnershipRecord
+from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.plan import ActionKind, AttachmentState, AttachmentStatus, Plan, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler

@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from gateway.contracts.values import Duration
 from gateway.docker import inspection_cache
-from gateway.docker import ownership as ownership_module
+from gateway.docker import ownership_record as ownership_module
 from gateway.docker import plan_executor as plan_executor_module
 from gateway.docker import reconciler as reconciler_module
 from gateway.docker.consumer_directory import Consumer, ConsumerDirectory, client_networks
@@ -28,7 +28,7 @@ from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.errors import AttachBlocker, EngineError, ErrorKind
 from gateway.docker.grants import PROJECT
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
-from gateway.docker.ownership import OwnershipRecord
+from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.plan import ActionKind, AttachmentState, Plan, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.planning.networks import choose_subnet

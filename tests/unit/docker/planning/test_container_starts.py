@@ -15,7 +15,7 @@ from gateway.docker.grants import PROJECT, SERVICE
 from gateway.docker.inspection_cache import last_start
 from gateway.docker.labels import read as read_labels
 from gateway.docker.options import DockerOptions, NetworkOptions
-from gateway.docker.ownership import OwnershipRecord
+from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.plan import ActionKind, Plan, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot, LastStart, NetworkInfo, SwarmMembership
