@@ -14,8 +14,8 @@ class NetworkOptions:
 
     Args:
         driver: The network driver. `auto` means an overlay in a swarm, and a bridge otherwise.
-        create: Whether to create the network when it is missing. In a swarm, the agent on the leading manager creates
-            overlays.
+        create: Whether to create the network when it is missing. In a swarm, the gateway on the leading manager
+            creates overlays.
         attachable: Whether containers, in addition to services, may join an overlay.
         internal: Whether the network has no route to external networks, so that it never becomes a container's
             default route. If false, containers without another network reach external networks through it.
@@ -89,12 +89,12 @@ class Grant:
 
 @dataclass(frozen=True)
 class PeerOptions:
-    """The options for the exchange of container addresses with the gateways on other swarm nodes (agents).
+    """The options for the exchange of container addresses between the gateways on the nodes of a swarm.
 
     Args:
-        secret: The pre-shared secret that authenticates agents, at least 32 characters, the same on every node.
-        port: The port that each agent listens on, at its addresses on the swarm's networks.
-        name: The alias of every agent on these networks. Agents find each other by this alias.
+        secret: The pre-shared secret that authenticates the gateways, at least 32 characters, the same on every node.
+        port: The port that each gateway listens on, at its addresses on the swarm's networks.
+        name: The alias of every gateway on these networks. The gateways find each other by this alias.
     """
 
     secret: Secret

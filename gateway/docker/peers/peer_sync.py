@@ -100,7 +100,7 @@ class PeerSync:
             if each.problem:
                 yield f"{who}: {each.problem}"
             elif each.report is not None and each.report.instance == self._instance:
-                yield f"{who} has the same gateway.instance, {self._instance}: give each agent its own"
+                yield f"{who} has the same gateway.instance, {self._instance}: give each gateway its own"
 
     def _wake(self, _: dict[str, Consumer]) -> None:
         self._dirty.set()

@@ -1,6 +1,6 @@
 """Builds and parses the reports of container addresses that the gateways of a swarm exchange. Does no I/O.
 
-A consumer is a container that uses a backend. An agent is the gateway on one node; a peer is another node's agent.
+A consumer is a container that uses a backend. A peer is the gateway on another node.
 """
 
 import ipaddress
@@ -56,11 +56,11 @@ class AddressEntry:
 
 @dataclass(frozen=True)
 class AddressReport:
-    """The addresses of one agent's containers on one network, as the agent reports them to its peers.
+    """A report by one gateway: the addresses of the containers of its node on one network.
 
     Args:
-        instance: The agent's name.
-        address: The agent's address on the network.
+        instance: The name of the reporting gateway.
+        address: The address of this gateway on the network.
         network: The network's ID.
         entries: The addresses of the containers.
     """
@@ -87,10 +87,10 @@ def shared_networks(observed: EngineSnapshot) -> tuple[SharedNetwork, ...]:
 def build_report(
     instance: str, network: SharedNetwork, observed: EngineSnapshot, known: Mapping[str, Consumer]
 ) -> AddressReport:
-    """Build this agent's report about one network.
+    """Build this gateway's report about one network.
 
     Args:
-        instance: This agent's name.
+        instance: This gateway's name.
         network: The network.
         observed: The last snapshot of this engine.
         known: This engine's current consumers, by address. Containers that exited after the snapshot are omitted.
@@ -162,14 +162,14 @@ def consumers_of(sent: AddressReport, grants: tuple[Grant, ...], *, strict: bool
     for each in sent.entries:
         given = granted(grants, each.name, each.labels)
         backends = frozenset(given.backends) if given else frozenset()
-        # Add the agent's name, because containers on different nodes can have the same name.
+        # Add the name of the node's gateway, because containers on different nodes can have the same name.
         name = f"{each.name}@{sent.instance}"
         found[each.address] = Consumer(name, each.id, dict(each.labels), backends, strict)
     return found
 
 
 def merge_consumers(parts: Iterable[Mapping[str, Consumer]]) -> dict[str, Consumer]:
-    """Merge the consumers of all agents. Omit each address that two different containers have."""
+    """Merge the consumers of all peers. Omit each address that two different containers have."""
     found: dict[str, Consumer] = {}
     contested: set[str] = set()
     for part in parts:
