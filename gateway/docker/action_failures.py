@@ -103,8 +103,8 @@ class ActionFailures:
     ) -> None:
         """Count a failure, and add the action's addresses to `refused` if they probably caused the failure.
 
-        If the engine reported the addresses as the cause (`certain`), or if they are not the gateway's previous
-        addresses, the first failure is sufficient. Otherwise, `_MAX_ADDRESS_FAILURES` failures are necessary.
+        The gateway's previous addresses are added after `_MAX_ADDRESS_FAILURES` failures, other addresses after the
+        first failure. If the engine reported the addresses as the cause (`certain`), one failure is sufficient.
         """
         wanted = (action.network, action.addresses)
         self._address_failures[wanted] = self._address_failures.get(wanted, 0) + 1

@@ -1,7 +1,7 @@
 """Starts containers in background tasks, because a start can take long: the engine must first mount the volumes.
 
-Each start uses a separate connection: the engine cancels a start when the connection closes, and a failed snapshot
-closes the connection that the snapshots use.
+Each start uses a separate connection, because the engine cancels a start when its connection closes. A failed
+snapshot closes only the connection of the snapshots.
 """
 
 import asyncio

@@ -143,8 +143,7 @@ class InspectionCache:
         """Inspect a container, and return its endpoints by network.
 
         Returns:
-            None if the container was removed or is locked, or if Docker cannot inspect it, for example because its
-            files are damaged.
+            None if the container was removed, if it is locked, or if Docker cannot inspect it.
 
         Raises:
             EngineError: The engine did not respond, or a proxy in front of the engine refuses the request.

@@ -116,17 +116,16 @@ class DockerOptions:
         attach: Rules that attach containers without labels.
         grants: Rules that let containers use backends. With `gateway.strict`, labels have no effect without such a
             rule.
-        on_name_conflict: What to do if a name on a network of the gateway resolves to a different host on another
-            network of the container, or in the container's hosts file. `warn`: attach the container, and warn.
-            `refuse`: do not attach the container.
+        on_name_conflict: What to do if a name resolves to different hosts, on a network of the gateway and on another
+            network (or in the hosts file) of a container. `warn`: attach the container, and warn. `refuse`: do not
+            attach the container.
         services: Whether to attach swarm services. The gateway changes the specification of a service, so the swarm
             restarts its tasks.
         revive: Whether to start containers whose start failed because of a volume or network of the gateway. The
-            gateway then also restarts a container that shares the network namespace of another container, and lost
-            its network when the other container restarted. The label `gateway.revive` overrides this key for one
-            container.
-        peers: Exchange of container addresses with the gateways (agents) on other nodes of the swarm; absent: this
-            gateway does not know the containers of other nodes.
+            gateway then also restarts containers that share the network namespace of another container, if that
+            container has restarted. The label `gateway.revive` overrides this key for one container.
+        peers: Exchange of container addresses between the gateways on the nodes of a swarm; absent: a gateway knows
+            only the containers of its own node.
         repair: Whether to reattach containers with wrong aliases. This resets their connections. `idle`: only while
             they have no connections. `disruptive`: always. `never`: only report such containers.
         max_detaches: Maximum number of endpoints that the gateway detaches within the time `resync`, so that a

@@ -48,8 +48,8 @@ async def record_past_events(
         within: The maximum time to read events, in seconds. Events that are not read by then are not recorded.
 
     Returns:
-        The engine's time before the events were read, in seconds since the epoch; and the monotonic time since which
-        all events are recorded. The second time is 0 if no event is missing.
+        Two times. First, the engine's time before the events were read, in seconds since the epoch. Second, the
+        monotonic time since which all events are recorded; 0 if no event is missing.
 
     Raises:
         EngineError: The request failed.

@@ -192,10 +192,10 @@ class SnapshotReader:
     async def _with_names(
         self, engine: EngineClient, containers: tuple[Container, ...], own: str | None
     ) -> tuple[Container, ...]:
-        """Add the names of containers, to find name conflicts.
+        """Add the names of the containers that can have name conflicts.
 
-        Only containers on certain networks get names: the networks of the gateway's container, of containers on
-        configured networks, and of containers that request an attachment.
+        Such a container shares a network with the gateway's container, with a container on a configured network, or
+        with a container that requests an attachment.
         """
         attached = [each for each in containers if each.id == own or self._asks(each) or self._joined(each)]
         networks = {name for each in attached for name in each.endpoints} - WITHOUT_NAMES

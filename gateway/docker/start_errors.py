@@ -53,8 +53,8 @@ class StartFailure:
 
     Args:
         cause: The missing dependency.
-        network: The ID or name of the network that does not exist, or to which the engine did not attach the
-            container; empty if the message does not contain it.
+        network: The ID or name of the network that is missing, or that the engine could not attach the container to;
+            empty if it is not known.
         exists: Whether the network may exist; false if the engine reported that it does not exist.
         owner: The ID of the other container whose network namespace this container uses.
         address: The server of the mount, from the mount option `addr` or the SMB share.

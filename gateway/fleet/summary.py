@@ -25,9 +25,8 @@ class MemberProblem:
         state: The state of the tunnel or backend.
         reason: The reason for the state; empty if the state has no reason.
         detail: One line with details of the reason.
-        since: When the state began (RFC 3339, UTC); empty if the version of the member does not report it.
-        effects: The consequences, such as `3 backends blocked`; empty if there are none, or if the version of the
-            member does not report them.
+        since: When the state began (RFC 3339, UTC); empty if the member does not report it.
+        effects: The consequences, such as `3 backends blocked`; empty if the member reports none.
     """
 
     name: str
