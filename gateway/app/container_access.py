@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.app.running_backend import RunningBackend
 from gateway.docker.explaining import explain, find
-from gateway.docker.explaining.model import ExplainedBackend
+from gateway.docker.explaining.explanation import ExplainedBackend
 from gateway.docker.reconciler import Reconciler
 from gateway.ops.status_json import iso
 

@@ -16,8 +16,8 @@ from gateway.docker.options import DockerOptions, PeerOptions
 from gateway.supervision.supervisor import Supervisor
 
 if TYPE_CHECKING:
+    from gateway.docker.desired_state import DesiredState
     from gateway.docker.peers.peer_sync import PeerSync
-    from gateway.docker.plan import DesiredState
     from gateway.docker.reconciler import Reconciler
 
 

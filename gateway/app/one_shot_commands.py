@@ -20,7 +20,8 @@ from gateway.config import BackendSpec, Config
 from gateway.contracts.link import Link
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.contracts.values import Endpoint
-from gateway.docker.engine_client import EngineClient, connected
+from gateway.docker.engine_client import EngineClient
+from gateway.docker.engine_connection import connected
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.options import DockerOptions
 from gateway.docker.plan import Plan

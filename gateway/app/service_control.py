@@ -161,7 +161,7 @@ class ServiceControl:
 
     def fleet(self) -> FleetSnapshot:
         """Return the gateways of the fleet and their last responses. Do no I/O."""
-        return self.fleet_poller.view()
+        return self.fleet_poller.snapshot()
 
     def record_command(self, command: str, peer: PeerCredentials | None, result: str) -> None:
         """Write an admin command to the audit log. See `gateway.ops.service_interface.ControlledService`."""

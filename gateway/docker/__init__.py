@@ -1,1 +1,1 @@
-"""Creates Docker networks, attaches containers to them as configured, and identifies clients by container."""
+"""Manages Docker networks and the attachments of containers to them, and identifies clients by container."""

@@ -1,4 +1,4 @@
-"""Records which actions of plans failed, when to retry each, and which addresses the engine refused."""
+"""Records which planned actions failed, when to retry each, and which addresses the engine refused."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -10,8 +10,8 @@ from gateway.docker.plan import ActionKind, AttachmentState, AttachmentStatus, P
 
 _POLICY = BackoffPolicy(first=0.2, cap=60.0, floor=0.1)
 _MAX_ADDRESS_FAILURES = 3
-"""Number of timeouts after which the gateway requests a new address instead of its previous one. A slow swarm manager
-can cause a single timeout, which must not change the address."""
+"""Number of failed requests for the gateway's previous address after which the gateway requests another address. A
+slow swarm manager can cause a single failure."""
 PREREQUISITES = (ActionKind.CREATE_NETWORK, ActionKind.CREATE_VOLUME, ActionKind.RECREATE_VOLUME)
 """Kinds of actions that prepare a network or volume. Other actions on the same object run only after they succeed."""
 
@@ -23,14 +23,14 @@ class ActionFailures:
         self._failed: dict[tuple[str, str], tuple[Backoff, float, EngineError]] = {}
         """The backoff, the time of the next attempt and the last error, by the action's key."""
         self._address_failures: dict[tuple[str, tuple[str, ...]], int] = {}
-        """How often the engine did not assign the requested addresses, by the network and the addresses."""
+        """Number of failed requests for addresses, by the network and the requested addresses."""
         self.refused: dict[str, frozenset[str]] = {}
         """Addresses that the engine refused to assign to the gateway, by network."""
 
     def failed(
         self, action: PlannedAction, error: EngineError, now: float, previous: Mapping[str, tuple[str, ...]]
     ) -> bool:
-        """Record a failure, and return whether its message differs from the previous failure's.
+        """Record a failure. Return whether its error message differs from that of the action's previous failure.
 
         Args:
             action: The failed action.
@@ -72,7 +72,7 @@ class ActionFailures:
         return [f"{'/'.join(filter(None, key))}: {error}" for key, (_, _, error) in self._failed.items()]
 
     def is_final(self, action: PlannedAction) -> bool:
-        """Return whether the action failed, and would also fail with another address."""
+        """Return whether the action failed for a reason other than a refused address."""
         error = self._last_error(action.network, action.container_id)
         return error is not None and error.blocked is not AttachBlocker.ADDRESS_REFUSED
 
@@ -101,15 +101,10 @@ class ActionFailures:
     def _count_address_failure(
         self, action: PlannedAction, previous: Mapping[str, tuple[str, ...]], *, certain: bool
     ) -> None:
-        """Count a failure, and add the action's addresses to `refused` if they are the probable cause.
+        """Count a failure, and add the action's addresses to `refused` if they probably caused the failure.
 
-        The gateway's previous addresses are added only after several failures, unless the engine's message says that
-        it refuses them. Other addresses are added after the first failure.
-
-        Args:
-            action: The failed action.
-            previous: The gateway's previous addresses, by network.
-            certain: Whether the engine reported the address as the cause.
+        The gateway's previous addresses are added after `_MAX_ADDRESS_FAILURES` failures, other addresses after the
+        first failure. If the engine reported the addresses as the cause (`certain`), one failure is sufficient.
         """
         wanted = (action.network, action.addresses)
         self._address_failures[wanted] = self._address_failures.get(wanted, 0) + 1

@@ -26,7 +26,8 @@ def compose_command(
         overrides: Paths of Compose files to merge after the project's own files.
 
     Returns:
-        The arguments; empty if Compose did not create the container, or read a project file from standard input.
+        The arguments; empty if Compose did not create the container, or if Compose read a project file from standard
+        input.
     """
     files = _paths(labels, FILES)
     if PROJECT not in labels or SERVICE not in labels or not files or "-" in files:

@@ -24,7 +24,7 @@ class Consumer:
         id: The container's ID.
         labels: The container's labels that the gateway evaluates, see `gateway.docker.image_labels`.
         granted: The backends that grants allow the container to use.
-        strict: Whether only `docker.grants` admit containers, so that labels have no effect (`gateway.strict`).
+        strict: `gateway.strict`: whether containers are admitted only by rules in `docker.grants`, not by labels.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Consumer:
     strict: bool = False
 
     def has(self, label: str, backend: str) -> bool:
-        """Return whether a grant or, unless `strict` is set, a label allows the consumer to use a backend."""
+        """Return whether a grant or a label allows the consumer to use a backend. With `strict`, ignore the label."""
         return backend in self.granted or (not self.strict and backend in listed(self.labels.get(label, "")))
 
 
@@ -44,7 +44,7 @@ def consumer(container: Container, grants: Iterable[Grant], *, strict: bool) -> 
     Args:
         container: The container.
         grants: The rules in `docker.grants`.
-        strict: Whether only `docker.grants` admit containers, so that labels have no effect (`gateway.strict`).
+        strict: `gateway.strict`: whether containers are admitted only by rules in `docker.grants`, not by labels.
     """
     given = granted(grants, container.name, container.labels)
     backends = frozenset(given.backends) if given else frozenset()
@@ -52,10 +52,10 @@ def consumer(container: Container, grants: Iterable[Grant], *, strict: bool) -> 
 
 
 def client_networks(observed: EngineSnapshot, options: DockerOptions) -> AbstractSet[str] | None:
-    """Return the networks on which a client's address identifies a container of this engine; None for all networks.
+    """Return the networks on which a client's address identifies a container of this engine; None means all networks.
 
     On other networks, a client that is not a container can have the same address as a container. If the engine runs
-    on another host, this is possible on every network, so the result is empty.
+    on another host, this can happen on every network, so the result is empty.
     """
     own = observed.own_container
     if own is not None:
@@ -66,7 +66,7 @@ def client_networks(observed: EngineSnapshot, options: DockerOptions) -> Abstrac
 
 
 class ConsumerDirectory:
-    """Finds the consumer that has a source address. The reconciler updates it from each snapshot.
+    """Finds the consumer that has a source address. The reconciler calls `update` after each snapshot.
 
     Args:
         request_snapshot: Called to request an immediate snapshot of the engine.
@@ -101,7 +101,7 @@ class ConsumerDirectory:
                 not added again.
             networks: The networks on which clients connect, see `client_networks`; None for all networks.
             grants: The rules in `docker.grants`.
-            strict: Whether only `docker.grants` admit containers, so that labels have no effect (`gateway.strict`).
+            strict: `gateway.strict`: whether containers are admitted only by rules in `docker.grants`, not by labels.
         """
         self._forgotten = {key: at for key, at in self._forgotten.items() if at >= began}
         found = {}
@@ -129,7 +129,6 @@ class ConsumerDirectory:
         return set(self._by_address.values())
 
     def _replace(self, consumers: dict[str, Consumer]) -> None:
-        """Replace all consumers, and wake pending `wait_for` calls. If the consumers changed, call the watchers."""
         changed, self._by_address = consumers != self._by_address, consumers
         if changed:
             self._unknown.clear()
@@ -150,7 +149,7 @@ class ConsumerDirectory:
         return self._by_address.get(address)
 
     def recently_unknown(self, address: str) -> bool:
-        """Return whether a call to `wait_for` in the last 30 s found no consumer with this address."""
+        """Return whether `wait_for` found no consumer with this address in the last 30 s."""
         return self._unknown.get(address, 0.0) > time.monotonic()
 
     async def wait_for(self, address: str, within: float) -> Consumer | None:

@@ -1,7 +1,7 @@
-"""Starts containers in background tasks, because a start can take long: the engine first mounts the volumes.
+"""Starts containers in background tasks, because a start can take long: the engine must first mount the volumes.
 
-Each start uses a separate connection: the engine cancels a start when the connection closes, and a failed snapshot
-closes the connection that the snapshots use.
+Each start uses a separate connection, because the engine cancels a start when its connection closes. A failed
+snapshot closes only the connection of the snapshots.
 """
 
 import asyncio
@@ -63,7 +63,7 @@ class ContainerStarter:
             self._tasks.pop(key).result()
 
     async def cancel(self) -> None:
-        """Cancel all attempts, which closes their connections. The engine then aborts the starts in progress."""
+        """Cancel all attempts, and close their connections. The engine then aborts the starts in progress."""
         tasks = list(self._tasks.values())
         self._tasks = {}
         for task in tasks:
@@ -97,9 +97,7 @@ class ContainerStarter:
 
 
 async def _is_due(engine: EngineClient, action: PlannedAction) -> bool:
-    """Return whether a container's last start is the same as when the action was planned.
-
-    While an action waits for other starts, another client can start, stop or remove the container.
+    """Return whether the container was neither started nor stopped nor removed since the action was planned.
 
     Raises:
         EngineError: The engine did not respond.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from gateway.docker.failed_starts import StartFailureCause
+from gateway.docker.start_errors import StartFailureCause
 
 
 class DeadContainerState(StrEnum):
@@ -28,9 +28,9 @@ class DeadContainer:
         state: Whether the gateway starts the container.
         message: Why the gateway does not start the container now; empty if the gateway starts it.
         command: The command that starts the container again; empty if no command is needed or known.
-        is_excluded: Whether the container's label `revive` is false. Metrics do not count such a container.
-        owner_start: If the container has lost another container's network namespace: when that other container last
-            started, in seconds since the epoch. 0 for another cause, or if the time is not known.
+        is_excluded: Whether the container's label `gateway.revive` is false. Metrics do not count such a container.
+        owner_start: The last start of the container that owns the shared network namespace, in seconds since the
+            epoch. 0 if the container shares no network namespace, or if the time is not known.
         backend: The backend of the volume that was not mounted; empty for another cause.
     """
 

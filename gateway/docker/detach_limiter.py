@@ -1,4 +1,4 @@
-"""Limits how many endpoints are detached within a time window, so that a mistake cannot detach all containers."""
+"""Limits how many containers are detached from networks in a time window, so that a mistake cannot detach all."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ class DetachLimiter:
         return may, held
 
     def wait_time(self, now: float) -> float:
-        """Return the number of seconds until the oldest detach leaves the window; 0 if the window has no detaches."""
+        """Return the number of seconds until the oldest detachment leaves the window; 0 if there is none."""
         self._forget(now)
         return self._taken[0] + self._window - now if self._taken else 0.0
 

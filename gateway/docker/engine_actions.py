@@ -1,11 +1,11 @@
-"""Executes one action of a plan: sends the requests for the action to the engine."""
+"""Sends the requests to an engine that execute one planned action, such as to attach a container."""
 
 from collections.abc import Awaitable
 
 from gateway.docker.engine_client import EngineClient, has_gateway_priority
 from gateway.docker.errors import EngineError, ErrorKind
-from gateway.docker.failed_starts import read_error
 from gateway.docker.plan import ActionKind, PlannedAction
+from gateway.docker.start_errors import read_error
 
 
 async def execute(engine: EngineClient, action: PlannedAction) -> None:
@@ -64,7 +64,7 @@ async def _connect(engine: EngineClient, action: PlannedAction) -> None:
     if action.addresses:
         settings["IPAMConfig"] = {"IPv6Address" if ":" in each else "IPv4Address": each for each in action.addresses}
     body = {"Container": action.container_id, "EndpointConfig": settings}
-    # Do not ignore "already exists": the next snapshot shows whether the existing endpoint is correct.
+    # Do not ignore the error "already exists": the existing endpoint can have the wrong aliases.
     try:
         await engine.post(f"networks/{action.network_id}/connect", body)
     except EngineError as error:
@@ -74,9 +74,9 @@ async def _connect(engine: EngineClient, action: PlannedAction) -> None:
 
 
 async def _clear(engine: EngineClient, action: PlannedAction) -> None:
-    """Disconnect a container after a failed connect request.
+    """Disconnect a container after a failed connect request, because Podman keeps the failed connection.
 
-    Podman keeps the failed connection, and cannot list containers until the connection is removed.
+    Until the failed connection is removed, Podman cannot list containers.
     """
     try:
         await _disconnect(engine, action.network_id, action.container_id)

@@ -1,59 +1,26 @@
-"""Sends requests to a Docker engine, with deadlines. Raises `EngineError` for each kind of failure."""
+"""Sends requests to a Docker engine, with deadlines. Raises `EngineError` if a request fails."""
 
 import asyncio
 import json
-import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import aiodocker
 import aiohttp
-from aiohttp.client_reqrep import ClientRequest
 
-from gateway.contracts.link import Link
-from gateway.contracts.values import Endpoint
 from gateway.docker.engine_flavor import DOCKER, flavor
 from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
-from gateway.docker.options import DockerOptions
-from gateway.errors import GatewayError, ReachError
 
 NEWEST = (1, 48)
 """The newest Docker API version that the gateway supports. `EngineFlavor.oldest` is the oldest supported version."""
 _CONNECT_TIMEOUT = 5.0
 PING_EVERY = 10.0
-"""While the gateway waits for an event or for the response to a start, it pings the engine at this interval, in
-seconds."""
+"""Seconds between two pings of the engine while the gateway waits for an event or for a container to start."""
 _START_TIMEOUT = 3600.0
-"""The maximum duration of a start in seconds. The engine mounts the volumes of a container one after another. Each
-mount can wait for the backend's `hold`, and then up to 600 s in the kernel. After this time, the gateway disconnects,
-and the engine therefore cancels the start."""
-
-
-class LinkConnector(aiohttp.BaseConnector):
-    """An aiohttp connector that connects to an engine through a tunnel.
-
-    Args:
-        dial: Returns a connected socket.
-        ssl_context: The TLS context; None for a connection without TLS.
-        host: The host name that the certificate must be valid for.
-    """
-
-    def __init__(self, dial: Callable[[], Any], ssl_context: ssl.SSLContext | None, host: str) -> None:
-        super().__init__()
-        self._dial = dial
-        self._context = ssl_context
-        self._host = host
-
-    async def _create_connection(self, req: ClientRequest, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
-        """Return a connection over a socket from `dial`. Corresponds to the method of aiohttp's `UnixConnector`."""
-        del req, traces, timeout
-        sock = await self._dial()
-        server_hostname = self._host if self._context else None
-        _, protocol = await self._loop.create_connection(
-            self._factory, sock=sock, ssl=self._context, server_hostname=server_hostname
-        )
-        return protocol
+"""The maximum duration of a container's start, in seconds. The engine mounts the container's volumes one after
+another, and the kernel can wait up to 600 s for each mount. After `_START_TIMEOUT`, the gateway closes the
+connection, so the engine cancels the start."""
 
 
 class EngineClient:
@@ -89,7 +56,9 @@ class EngineClient:
             self.flavor = flavor(answer)
             name = f"{self.flavor.name} {answer.get('Version', '')}".rstrip()
         except REQUEST_ERRORS as error:
-            raise EngineError(ErrorKind.API, f"not the response of a Docker engine: {str(answer)[:80]!r}") from error
+            raise EngineError(
+                ErrorKind.API, f"not the response of a Docker engine: {str(answer)[:80]!r}: check docker.host"
+            ) from error
         if newest < self.flavor.oldest:
             required = f"{self.flavor.release} or later is required"
             raise EngineError(ErrorKind.API, f"{name} has API {answer['ApiVersion']}: {required}, update it")
@@ -145,7 +114,7 @@ class EngineClient:
             await asyncio.gather(request, return_exceptions=True)
 
     def separate(self) -> AbstractAsyncContextManager["EngineClient"]:
-        """Return a context manager for another connection to this engine, which is independent of this connection."""
+        """Return a context manager that opens another connection to this engine."""
         return self._connect_again()
 
     async def delete(self, path: str, **params: Any) -> Any:
@@ -209,7 +178,7 @@ class EngineClient:
         versioned: bool = True,
         total: float | None = None,
     ) -> Any:
-        """Send a request, and return the response. `total` is a timeout in seconds; None: the configured timeout."""
+        """Send a request, and return the response. `total`: the timeout in seconds; None: use the configured one."""
         try:
             query = self._docker._query(  # noqa: SLF001 - aiodocker's classes omit parts of the responses
                 path,
@@ -230,7 +199,9 @@ class EngineClient:
 
 
 async def get_required(engine: EngineClient, path: str, *, versioned: bool = True) -> Any:
-    """Return the response to a GET. If a proxy in front of the engine refuses it, raise an error that names the path.
+    """Return the response to a GET request that the gateway cannot work without.
+
+    If a proxy in front of the engine refuses the request, the error names the path that the proxy must allow.
 
     Args:
         engine: The engine.
@@ -249,74 +220,12 @@ async def get_required(engine: EngineClient, path: str, *, versioned: bool = Tru
         raise
 
 
-@asynccontextmanager
-async def connected(options: DockerOptions, link_of: Callable[[str], Link | None]) -> AsyncIterator[EngineClient]:
-    """Connect to an engine, negotiate the API version, and close the connection at the end of the block.
-
-    Args:
-        options: The engine's address and TLS files.
-        link_of: Returns the link of the tunnel with this name, or None while the tunnel is down.
-
-    Raises:
-        EngineError: The engine cannot be reached, or its version is not supported.
-    """
-    connector, url = _connector(options, link_of)
-    docker = aiodocker.Docker(url=url, connector=connector, api_version="v1.44")
-    try:
-        engine = EngineClient(docker, options.timeout, lambda: connected(options, link_of))
-        try:
-            await engine.negotiate()
-        except EngineError as error:
-            if error.kind is ErrorKind.UNREACHABLE:
-                raise EngineError(error.kind, f"{options.host}: {error}") from error
-            raise
-        yield engine
-    finally:
-        await docker.close()
-        await connector.close()
-
-
 def _timeout(total: float | None) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=total, sock_connect=_CONNECT_TIMEOUT)
 
 
-def _connector(options: DockerOptions, link_of: Callable[[str], Link | None]) -> tuple[aiohttp.BaseConnector, str]:
-    host, tunnel = options.host, options.tunnel
-    context = _tls(options)
-    scheme = "https" if context else "http"
-    if host.startswith("unix://"):
-        return aiohttp.UnixConnector(host.removeprefix("unix://")), "unix://localhost"
-    if tunnel is None:
-        address = host.removeprefix("tcp://")
-        return aiohttp.TCPConnector(ssl=context or True), f"{scheme}://{address}"
-    if host.startswith("ssh://"):
-        path = "/" + (host.removeprefix("ssh://").partition("/")[2] or "var/run/docker.sock")
-        to, name = Endpoint(path, 0), "localhost"
-    else:
-        name, _, port = host.removeprefix("tcp://").rpartition(":")
-        to = Endpoint(name, int(port))
-
-    async def dial() -> Any:
-        link = link_of(tunnel)
-        if link is None:
-            raise OSError(f"tunnel {tunnel} is down")
-        try:
-            return await link.socket(to)
-        except ReachError as error:
-            raise OSError(f"through tunnel {tunnel}: {error}") from error
-
-    return LinkConnector(dial, context, name), "http://localhost"
-
-
-def _tls(options: DockerOptions) -> ssl.SSLContext | None:
-    try:
-        return options.tls.context() if options.tls.is_set else None
-    except GatewayError as error:
-        raise EngineError(ErrorKind.FAILED, f"docker.tls.{error}") from error
-
-
 def has_gateway_priority(api_version: str) -> bool:
-    """Return whether the engine supports `GwPriority`, which decides the default route (API 1.48, Docker 28)."""
+    """Return whether the engine supports `GwPriority`, which selects the default route (API 1.48, Docker 28)."""
     return _version(api_version) >= (1, 48)
 
 

@@ -6,35 +6,35 @@ from collections.abc import Collection
 
 from gateway.docker.consumer_directory import ConsumerDirectory
 from gateway.docker.engine_client import EngineClient
+from gateway.docker.inspection_cache import InspectionCache
 from gateway.docker.signal_events import record_event
-from gateway.docker.snapshot_reader import SnapshotReader
 from gateway.docker.start_attempts import StartAttempts
 
 _DEBOUNCE, _MAX_DEBOUNCE = 0.2, 2.0
 _TYPES = ("container", "network", "service", "volume")
 _END_EVENTS = ("die", "destroy", "stop", "kill", "remove")
 _IGNORED_EVENTS = ("exec_", "health_status", "top", "attach", "resize", "export", "archive-path", "extract-to-dir")
-"""Container events after which a snapshot would contain the same values. Some of them occur many times a minute."""
+"""Container events that need no new snapshot. Some of them occur many times a minute."""
 
 
 class EngineEventReader:
-    """Reads the events of one engine, and updates the gateway's data about containers before the next snapshot.
+    """Reads the events of one engine. Immediately removes outdated data about containers, and requests a snapshot.
 
     Args:
-        observer: Caches the last start of each container. When a container starts, its last start is removed.
-        directory: Maps addresses to containers. A container that exits or leaves a network is removed.
+        inspections: The cached inspections. When a container starts, its last start is removed from the cache.
+        directory: Maps addresses to containers. The reader removes containers that exit or leave a network.
         revivals: Records the signals that other clients send to containers.
         requested: IDs of the containers that the gateway is starting. Their signals are not recorded.
     """
 
     def __init__(
         self,
-        observer: SnapshotReader,
+        inspections: InspectionCache,
         directory: ConsumerDirectory,
         revivals: StartAttempts,
         requested: Collection[str],
     ) -> None:
-        self._observer = observer
+        self._inspections = inspections
         self._directory = directory
         self._revivals = revivals
         self._requested = requested
@@ -58,13 +58,13 @@ class EngineEventReader:
                     continue
                 container = str(event.get("Actor", {}).get("ID", ""))
                 if action == "start":
-                    self._observer.forget_start(container)
+                    self._inspections.forget_start(container)
                 record_event(event, self._revivals, self._requested)
                 if action in _END_EVENTS:
                     self._directory.forget(container)
             else:
                 # A failed start causes no event of the container, only events of its networks and volumes.
-                self._observer.expire_start(str(event.get("Actor", {}).get("Attributes", {}).get("container", "")))
+                self._inspections.expire_start(str(event.get("Actor", {}).get("Attributes", {}).get("container", "")))
                 if action == "disconnect":
                     self._directory.forget(engine.flavor.disconnected_container(event))
             self.changed.set()

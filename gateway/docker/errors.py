@@ -61,7 +61,7 @@ class EngineError(GatewayError):
 
     @property
     def blocked(self) -> AttachBlocker:
-        """Why an attachment failed, according to the message. The engine reports no error code for the reason."""
+        """Why an attachment failed, from the text of the message: the engine reports no error code for the reason."""
         return next((reason for pattern, reason in _BLOCKED if pattern.search(self.message)), AttachBlocker.REFUSED)
 
     @property

@@ -8,8 +8,8 @@ from gateway.contracts.values import IpAddress, IpNetwork
 from gateway.docker.snapshot import NetworkInfo
 
 _MIN_HOST_BITS = 3
-"""The minimum number of host bits (IPv4: 32 minus the prefix length) of a subnet that is divided between the gateway
-and other containers. Smaller subnets have too few addresses."""
+"""The minimum number of host bits (IPv4: 32 minus the prefix length) of a subnet with a separate range for other
+containers. Smaller subnets have too few addresses."""
 _MAX_CANDIDATES = 1 << 16
 """The maximum number of addresses to try in one subnet. An IPv6 subnet has too many addresses to try all of them."""
 
@@ -29,7 +29,7 @@ def range_for_others(subnet: IpNetwork) -> IpNetwork | None:
 
 
 def is_reserved(network: NetworkInfo, address: str) -> bool:
-    """Return whether an address is outside the `--ip-range`, so that only a container that requests it can get it.
+    """Return whether an address is outside the `--ip-range`. The engine assigns such an address only on request.
 
     Args:
         network: The network that the address is on.
@@ -48,9 +48,9 @@ def choose(
 ) -> tuple[str, ...]:
     """Choose the gateway's addresses, one in each subnet that has a separate range for containers (`--ip-range`).
 
-    A hash of the gateway's name selects the address, so a gateway selects the same address each time without storing
-    it. Agents on different nodes rarely select the same address. If two agents do, the engine refuses the second
-    request, and the agent that sent this request tries the next address.
+    A hash of the gateway's name selects the address. A gateway therefore selects the same address each time, and
+    gateways on different swarm nodes rarely select the same address. If the engine refuses an address, the gateway
+    tries the next one.
 
     Args:
         network: The network on which the gateway gets the addresses.
@@ -71,7 +71,7 @@ def choose(
 
 def _divided(network: NetworkInfo) -> Iterator[tuple[IpNetwork, IpNetwork]]:
     """Yield each subnet that has an `--ip-range`, together with this range."""
-    # Docker before 25 accepted subnets with host bits set, and later versions still report these host bits.
+    # `strict=False`: Docker before 25 accepted subnets with host bits set, such as 10.0.0.1/24.
     inner = [ipaddress.ip_network(each, strict=False) for each in network.ip_ranges]
     for subnet in (ipaddress.ip_network(each, strict=False) for each in network.subnets):
         for each in inner:

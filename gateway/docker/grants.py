@@ -1,4 +1,4 @@
-"""Evaluates `docker.grants`, the rules that let containers and services use backends. Does no I/O."""
+"""Evaluates `docker.grants`, the rules that allow containers and services to use backends. Does no I/O."""
 
 import fnmatch
 from collections.abc import Iterable, Mapping
@@ -41,7 +41,7 @@ def granted(grants: Iterable[Grant], name: str | None, labels: Mapping[str, str]
 
 
 def owner(container_id: str, labels: Mapping[str, str]) -> tuple[str, str]:
-    """Return the type and name of what owns a container's aliases.
+    """Return the type and name of the owner of a container's aliases.
 
     The owner is the container's Compose project, its swarm service, or the container itself.
     """

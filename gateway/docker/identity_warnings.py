@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gateway.docker.consumer_directory import client_networks, consumer
+from gateway.docker.desired_state import DesiredState
 from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
 from gateway.docker.labels import KEYS
-from gateway.docker.plan import DesiredState
 from gateway.docker.snapshot import RUNNING, Container, EngineSnapshot
 
 _SPOOFING = {"NET_RAW", "NET_ADMIN"}
@@ -88,8 +88,8 @@ def spoofing(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
 
 
 def is_gateway(desired: DesiredState, observed: EngineSnapshot, container: Container) -> bool:
-    """Return whether a container is the gateway's own.
+    """Return whether a container is the gateway's own, by its ID or its aliases.
 
-    `gateway audit` can run outside the gateway's container, so the aliases of a container are checked, too.
+    `gateway audit` can run outside the gateway's container, and then does not know the ID.
     """
     return container.id == observed.own or desired.is_gateway(container)

@@ -8,16 +8,15 @@ from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.snapshot import TASK_LABEL
 
 _WRITERS = {"com.docker.compose.": "com.docker.compose.config-hash", "com.docker.swarm.": TASK_LABEL}
-"""By label prefix of Compose and Swarm: a label that Compose or Swarm sets on containers, but not on images. If a
-container has this label, its other labels with the prefix come from Compose or Swarm. Labels for the project and
-service do not show this, because Compose also sets them on the images that it builds."""
+"""By label prefix: a label that Compose or Swarm sets on containers, but never on images. A container with this label
+was created by Compose or Swarm, so the container's other labels with the prefix do not come from its image."""
 
 
 def split(labels: Mapping[str, str], image: Mapping[str, str] | None) -> tuple[dict[str, str], dict[str, str]]:
     """Return the labels of a container that the gateway evaluates, and those that it ignores.
 
-    The engine does not report whether a label of a container comes from its image. The gateway therefore ignores each
-    label that the image has with the same value, except labels that Compose or Swarm sets on containers.
+    The engine does not report which labels of a container come from its image. The gateway therefore ignores each
+    label that the image has with the same value, except labels that Compose or Swarm sets.
 
     Args:
         labels: The container's labels as the engine lists them, including the image's.

@@ -1,4 +1,4 @@
-"""Caches the inspections of containers, which do not change, except for the result of the last start.
+"""Caches the values that the gateway uses from inspections of containers. Only the last start can change later.
 
 While the engine starts a container or copies files from it (`docker cp`), the container is locked: the engine does
 not respond to inspections of it. This can take minutes, for example while the engine waits for a mount. A snapshot
@@ -21,11 +21,10 @@ from gateway.docker.name_resolution import hostname_of, hosts_of
 from gateway.docker.snapshot import LastStart
 
 _MAX_LOCKED, _MIN_WAIT = 1.0, 0.1
-"""The maximum total time that one snapshot waits for inspections of locked containers, and the minimum time that it
-waits for each inspection, in seconds."""
+"""Seconds that one snapshot waits for locked containers: the maximum for all together, and the minimum for each."""
 _RUNNING_FACTOR = 3.0
-"""The factor by which `_MAX_LOCKED` and `_MIN_WAIT` are longer for a running container. A running container is rarely
-locked, so if its inspection takes long, the engine is probably only slow."""
+"""The factor by which `_MAX_LOCKED` and `_MIN_WAIT` are longer for a running container. If its inspection takes long,
+the engine is probably slow: running containers are rarely locked."""
 RETRY = 10.0
 """Seconds after which a container is inspected again if it is locked, or if its inspection failed."""
 _STOP_TIMEOUT = 10.0
@@ -78,7 +77,7 @@ class InspectionCache:
         self._idle, self._starting, self._left = frozenset(idle), frozenset(starting), _MAX_LOCKED
 
     def is_locked(self, container: str) -> bool:
-        """Return whether inspections of the container get no response, so that cached values can be outdated."""
+        """Return whether the container is locked. Its cached values can then be outdated."""
         locked_at = self._locked.get(container)
         return container in self._starting or (locked_at is not None and locked_at + RETRY > time.monotonic())
 
@@ -118,7 +117,7 @@ class InspectionCache:
             self._starts[container] = 0.0, self._starts[container][1]
 
     def forget_start(self, container: str) -> None:
-        """Remove the last start of a container from the cache, because the container was started again."""
+        """Remove the last start of a container from the cache. Call this when the container was started again."""
         self._starts.pop(container, None)
         self._locked.pop(container, None)
 
@@ -144,8 +143,7 @@ class InspectionCache:
         """Inspect a container, and return its endpoints by network.
 
         Returns:
-            None if the container was removed or is locked, or if Docker cannot inspect it, for example because its
-            files are damaged.
+            None if the container was removed, if it is locked, or if Docker cannot inspect it.
 
         Raises:
             EngineError: The engine did not respond, or a proxy in front of the engine refuses the request.
@@ -162,9 +160,8 @@ class InspectionCache:
         except EngineError as error:
             if error.kind is ErrorKind.NOT_FOUND:
                 return None
-            # With Docker, continue: an error about one container must not prevent a snapshot of the others. With
-            # Podman, raise the error: only an inspection contains the network mode, which the gateway needs to
-            # identify a container by its address.
+            # With Docker, an error about one container must not prevent a snapshot of the others. With Podman, raise
+            # the error: without the inspection, the gateway would not know the container's network mode.
             if error.kind not in (ErrorKind.FAILED, ErrorKind.TIMEOUT) or engine.flavor is not DOCKER:
                 raise
             self._lock(container, began)
@@ -190,18 +187,12 @@ class InspectionCache:
         return networks
 
     def _max_wait(self, engine: EngineClient, container: str) -> float | None:
-        """Return how long to wait for an inspection, in seconds; None: the timeout of a request."""
         if engine.flavor is not DOCKER:
             return None
         return max(_MIN_WAIT, self._left) * (1.0 if container in self._idle else _RUNNING_FACTOR)
 
     def _lock(self, container: str, began: float) -> None:
-        """Record that an inspection timed out or failed, and subtract its duration from the remaining wait time.
-
-        Args:
-            container: The container's ID.
-            began: The monotonic time at which the inspection began.
-        """
+        """Record that an inspection, begun at the monotonic time `began`, timed out or failed."""
         now = self._locked[container] = time.monotonic()
         self._left -= (now - began) / (1.0 if container in self._idle else _RUNNING_FACTOR)
 

@@ -15,7 +15,7 @@ MANAGED_BY, INSTANCE, SPEC_HASH = "managed-by", "instance", "spec-hash"
 _TRUE = {"true", "1", "yes", "on"}
 _FALSE = {"false", "0", "no", "off", ""}
 _CLOSE = 0.75
-"""How similar an unknown label must be to a known label (0 to 1) so that the error suggests the known label."""
+"""The error about an unknown label suggests a known label whose similarity (0 to 1) has at least this value."""
 _MAX_SUGGESTION_KEY = 2 * max(map(len, KEYS))
 """The maximum length, in characters, of an unknown key for which the error suggests a known key."""
 _MAX_SUGGESTIONS = 3
@@ -164,12 +164,12 @@ def by_rules(name: str, labels: Mapping[str, str], rules: Iterable[AttachRule]) 
 
 
 def with_grants(request: LabelRequest, given: GrantedAccess, *, explicit: bool) -> LabelRequest:
-    """Return a copy of the request. If it specifies no backends or aliases, it gets those of the grants.
+    """Return a copy of the request in which missing backends and aliases are replaced with those of the grants.
 
     Args:
         request: The request by labels.
         given: The access by grants.
-        explicit: Whether the label `enable` is set. If so, a request without backends selects all backends.
+        explicit: Whether the label `enable` is set. If so, missing backends are not replaced: they mean all backends.
     """
     backends = request.backends or (() if explicit else given.backends)
     return replace(request, backends=backends, aliases=request.aliases or given.aliases)

@@ -1,4 +1,4 @@
-"""Inspects the last starts of the containers that a missing volume, network or namespace may have affected."""
+"""Inspects the last start of each container that may have failed to start or may have lost its network namespace."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,8 +9,8 @@ from gateway.docker.inspection_cache import InspectionCache
 from gateway.docker.snapshot import RUNNING, Container
 
 _MAX_AGE, _MAX_AGE_RUNNING = 2.0, 30.0
-"""Seconds after which the last start of a container, or of a running container, is inspected again. Events cannot
-replace the first limit, because a failed start may cause no event."""
+"""Seconds after which the last start is inspected again: of a container that does not run, and of a running one. The
+first value is small, because a failed start may cause no event."""
 _MAX_INSPECTIONS = 50
 """The maximum number of inspections in one snapshot. Containers with the oldest inspections come first."""
 NEXT = 1.0
@@ -24,9 +24,10 @@ async def with_last_starts(
     matters: Callable[[str], bool],
     now: float,
 ) -> tuple[tuple[Container, ...], bool]:
-    """Add the last start to each container whose start may have failed, or that shares a network namespace.
+    """Add the last start to each container that may have failed to start, or that shares a network namespace.
 
-    Return all containers, and whether the last starts of all these containers have been inspected at least once.
+    One call makes at most `_MAX_INSPECTIONS` inspections. Return all containers, and whether the last start of each
+    of these containers has been inspected, now or earlier.
 
     Args:
         engine: The engine.
@@ -36,7 +37,7 @@ async def with_last_starts(
         now: The monotonic time in seconds.
 
     Raises:
-        EngineError: The request failed, or a proxy in front of the engine refuses it.
+        EngineError: A request failed, or a proxy in front of the engine refused it.
     """
     if engine.flavor is not DOCKER:
         return containers, True
@@ -57,7 +58,7 @@ async def with_last_starts(
 
 
 def _candidates(containers: tuple[Container, ...], matters: Callable[[str], bool]) -> list[Container]:
-    """Return the containers whose start may have failed, and those that share a network namespace."""
+    """Return the containers that may have failed to start, and those that share a network namespace."""
     joined = {each.joins for each in containers if each.joins}
     return [
         each

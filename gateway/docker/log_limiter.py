@@ -1,4 +1,4 @@
-"""Limits the log lines about plans: each line is logged once while it applies, and the rate is limited."""
+"""Limits the log lines about plans: does not repeat a line while it applies, and limits the rate of lines."""
 
 from collections import deque
 from collections.abc import Hashable, Iterable
@@ -22,7 +22,7 @@ class LogLimiter:
         self._suppressed = 0
 
     def select(self, current: Iterable[Hashable], now: float) -> list[Hashable]:
-        """Return the lines that were not logged before. Lines over the limit are left for later calls.
+        """Return the lines to log now: those that were not logged before. A later call returns lines over the limit.
 
         Args:
             current: All lines that apply to the current plan.
@@ -46,7 +46,7 @@ class LogLimiter:
         return False
 
     def take_suppressed(self, now: float) -> int:
-        """Return and reset the number of suppressed events. While the limit is reached, only return 0."""
+        """Return and reset the number of suppressed events. While the limit is reached, return 0 without a reset."""
         if not self._suppressed or not self._room(now):
             return 0
         count, self._suppressed = self._suppressed, 0

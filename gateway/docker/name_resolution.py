@@ -4,8 +4,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.docker.desired_state import OWNER_ALIAS_PREFIX, DesiredState
 from gateway.docker.grants import SERVICE, SWARM_SERVICE
-from gateway.docker.plan import OWNER_ALIAS_PREFIX, DesiredState, NameConflict
+from gateway.docker.plan import NameConflict
 from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot
 
 WITHOUT_NAMES = frozenset({"bridge", "host", "none"})
@@ -110,8 +111,7 @@ class NameTable:
             if place == network or place in WITHOUT_NAMES:
                 continue
             held = self._holders.get(place, {})
-            # Intersect `held` with each set, instead of merging the sets first: the cost of an intersection depends
-            # on its smaller set, and a container can have thousands of aliases.
+            # Intersect each set separately: merging them first is slow if a container has thousands of aliases.
             both = [held.keys() & each for each in (there.keys(), who.aliases, set(backends))]
             for name in sorted(set().union(*both)):
                 others, ours = held[name], there.get(name, {})
@@ -119,7 +119,7 @@ class NameTable:
                     ours = {**ours, who.id: "an alias that it requests"}
                 if name in backends:
                     ours = {_GATEWAY: _BACKEND}
-                # No conflict: one container has the name on both networks, so the name resolves to the same host.
+                # If one container has the name on both networks, the name resolves to the same host: no conflict.
                 what = next((text for key, text in ours.items() if key not in others), None)
                 if what is not None:
                     yield NameConflict(who.title, network, name, what, f"{min(others.values())} on network {place}")
@@ -138,7 +138,7 @@ class NameTable:
 
 
 def names_on(container: Container, endpoint: EndpointInfo) -> set[str]:
-    """Return a container's names on a network, in lower case, without its short ID and owner alias `gw-owner-…`."""
+    """Return a container's names on a network, in lower case, except the short ID and the alias `gw-owner-…`."""
     names = {container.name.lower(), container.hostname} - {""}
     # A stopped container lacks an alias that Compose sets when the container starts: the name of the service.
     if endpoint.aliases is None and SERVICE in container.labels:

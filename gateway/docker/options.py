@@ -14,8 +14,8 @@ class NetworkOptions:
 
     Args:
         driver: The network driver. `auto` means an overlay in a swarm, and a bridge otherwise.
-        create: Whether to create the network when it is missing. In a swarm, the agent on the leading manager creates
-            overlays.
+        create: Whether to create the network when it is missing. In a swarm, the gateway on the leading manager
+            creates overlays.
         attachable: Whether containers, in addition to services, may join an overlay.
         internal: Whether the network has no route to external networks, so that it never becomes a container's
             default route. If false, containers without another network reach external networks through it.
@@ -50,7 +50,7 @@ class AttachRule:
     Args:
         names: Patterns for the names of the containers, such as `web-*`.
         labels: Labels that a container must have, each `key` or `key=value`.
-        networks: The networks to attach them to; absent: each network on which one of `backends` is available.
+        networks: The networks to attach containers to; absent: each network on which one of `backends` is available.
         backends: The backends that the containers use; absent: all.
         aliases: The aliases of the containers on these networks.
         on_stop: `keep`: a stopped container stays attached. `detach`: the gateway detaches it.
@@ -89,12 +89,12 @@ class Grant:
 
 @dataclass(frozen=True)
 class PeerOptions:
-    """The options for the exchange of container addresses with the agents of other swarm nodes.
+    """The options for the exchange of container addresses between the gateways on the nodes of a swarm.
 
     Args:
-        secret: The pre-shared secret that authenticates agents, at least 32 characters, the same on every node.
-        port: The port that each agent listens on, at its addresses on the swarm's networks.
-        name: The alias of every agent on these networks. Agents find each other by this alias.
+        secret: The pre-shared secret that authenticates the gateways, at least 32 characters, the same on every node.
+        port: The port that each gateway listens on, at its addresses on the swarm's networks.
+        name: The alias of every gateway on these networks. The gateways find each other by this alias.
     """
 
     secret: Secret
@@ -116,17 +116,16 @@ class DockerOptions:
         attach: Rules that attach containers without labels.
         grants: Rules that let containers use backends. With `gateway.strict`, labels have no effect without such a
             rule.
-        on_name_conflict: What to do if a name on a network of the gateway resolves to a different host on another
-            network of the container, or in the container's hosts file. `warn`: attach the container, and warn.
-            `refuse`: do not attach the container.
+        on_name_conflict: What to do if a name resolves to different hosts, on a network of the gateway and on another
+            network (or in the hosts file) of a container. `warn`: attach the container, and warn. `refuse`: do not
+            attach the container.
         services: Whether to attach swarm services. The gateway changes the specification of a service, so the swarm
             restarts its tasks.
         revive: Whether to start containers whose start failed because of a volume or network of the gateway. The
-            gateway then also restarts a container that shares the network namespace of another container, and lost
-            its network when the other container restarted. The label `gateway.revive` overrides this key for one
-            container.
-        peers: Exchange of container addresses with the gateways (agents) on other nodes of the swarm; absent: this
-            gateway does not know the containers of other nodes.
+            gateway then also restarts containers that share the network namespace of another container, if that
+            container has restarted. The label `gateway.revive` overrides this key for one container.
+        peers: Exchange of container addresses between the gateways on the nodes of a swarm; absent: a gateway knows
+            only the containers of its own node.
         repair: Whether to reattach containers with wrong aliases. This resets their connections. `idle`: only while
             they have no connections. `disruptive`: always. `never`: only report such containers.
         max_detaches: Maximum number of endpoints that the gateway detaches within the time `resync`, so that a

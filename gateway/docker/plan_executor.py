@@ -1,4 +1,4 @@
-"""Executes the actions of plans. Records each action in the metrics, the audit log and the ownership record."""
+"""Executes the actions of plans, and records them in the metrics, the audit log and the ownership record."""
 
 import asyncio
 import logging
@@ -14,11 +14,11 @@ from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine_actions import execute
 from gateway.docker.engine_client import EngineClient
 from gateway.docker.errors import EngineError, ErrorKind
-from gateway.docker.failed_starts import CANCELED, StartFailureCause, StartReason
 from gateway.docker.log_limiter import LogLimiter
-from gateway.docker.ownership import OwnershipRecord
+from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.plan import REVIVALS, ActionKind, PlannedAction
 from gateway.docker.start_attempts import StartAttempts
+from gateway.docker.start_errors import CANCELED, StartFailureCause, StartReason
 from gateway.measurement import Tally
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ _UNCERTAIN = (ErrorKind.TIMEOUT, ErrorKind.UNREACHABLE, ErrorKind.FAILED)
 
 
 class PlanExecutor:
-    """Executes the actions of plans.
+    """Executes planned actions in the order of their dependencies, and records them.
 
     Args:
         ownership: The ownership record, to which each endpoint is added before it is created.
@@ -182,6 +182,6 @@ class PlanExecutor:
         )
 
     def count(self, action: str, error: EngineError) -> None:
-        """Count a failed action, by its kind and the kind of the error, for the metrics."""
+        """Count a failed action for the metrics, by the kind of the action and the kind of the error."""
         key = (str(action), str(error.kind))
         self.errors[key] = self.errors.get(key, 0) + 1

@@ -1,4 +1,4 @@
-"""Logs what is new in a plan: containers that are unavailable, attachments that are refused, and warnings."""
+"""Logs what is new in a plan: unavailable containers, refused attachments, and warnings."""
 
 import logging
 

@@ -8,16 +8,16 @@ from gateway.docker.options import NetworkOptions
 
 STACK = "com.docker.stack.namespace"
 _KINDS = (("", PROJECT), ("-stack-", STACK), ("-service-", SWARM_SERVICE))
-"""For each label with the name of a container's project, stack or service: a prefix for this name in the name of the
-network. A project's name never begins with a dash, so a service `shop` does not share a network with a project
-`shop`. The prefixes contain no dot, because the name of an overlay is a DNS label."""
+"""Labels with the name of a container's project, stack or service, each with a prefix. The network's name contains
+the prefix and the label's value. Because of the prefixes, a service `shop` and a project `shop` have different
+networks. The prefixes contain no dot, because the name of an overlay is a DNS label."""
 PROJECT_BITS = {4: 24, 6: 64}
 """The prefix length of a project's network, by IP version."""
 _PART_OF_A_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def group(name: str, labels: Mapping[str, str]) -> str:
-    """Return the suffix that a container's project adds to a network's name. The same suffix means the same network.
+    """Return the suffix of a network's name for a container. Containers with the same suffix share the network.
 
     Args:
         name: The name of the container or service.

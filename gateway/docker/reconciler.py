@@ -1,8 +1,7 @@
-"""Makes an engine match the configuration: takes snapshots and executes plans, on events and at intervals."""
+"""Changes an engine to match the configuration: compares both, and executes plans, on events and at intervals."""
 
 import asyncio
 import logging
-import math
 import random
 import time
 from collections.abc import Callable
@@ -12,9 +11,12 @@ from pathlib import Path
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.backoff import Backoff, BackoffPolicy
 from gateway.contracts.link import Link
+from gateway.docker.action_schedule import ActionSchedule
 from gateway.docker.consumer_directory import ConsumerDirectory, client_networks
+from gateway.docker.desired_state import DesiredState, marked_endpoints
 from gateway.docker.detach_limiter import DetachLimiter
-from gateway.docker.engine_client import EngineClient, connected
+from gateway.docker.engine_client import EngineClient
+from gateway.docker.engine_connection import connected
 from gateway.docker.engine_events import EngineEventReader
 from gateway.docker.errors import EngineError
 from gateway.docker.identity_warnings import image_labels, is_gateway, spoofing
@@ -22,21 +24,14 @@ from gateway.docker.inspection_cache import RETRY
 from gateway.docker.last_starts import NEXT
 from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.options import DockerOptions
-from gateway.docker.ownership import OwnershipRecord
-from gateway.docker.plan import (
-    REVIVALS,
-    ActionKind,
-    DesiredState,
-    Plan,
-    PlannedAction,
-    marked_endpoints,
-)
+from gateway.docker.ownership_record import OwnershipRecord
+from gateway.docker.plan import Plan, PlannedAction
 from gateway.docker.plan_executor import PlanExecutor
 from gateway.docker.plan_log import log_changes
 from gateway.docker.planning import plan
 from gateway.docker.planning.gateway_container import as_running_gateway, reserved_addresses
 from gateway.docker.signal_events import record_past_events
-from gateway.docker.snapshot import RUNNING, EngineSnapshot
+from gateway.docker.snapshot import EngineSnapshot
 from gateway.docker.snapshot_reader import SnapshotReader
 from gateway.docker.start_attempts import StartAttempts
 
@@ -44,20 +39,21 @@ log = logging.getLogger(__name__)
 
 _MAX_CONNECTION_AGE = 600.0
 _EVENT_OVERLAP = 5.0
-"""Each event stream starts this number of seconds in the past, so that no event between two streams is lost."""
+"""Seconds in the past at which an event stream starts, so that no event between two streams is lost."""
 _JITTER = 0.1
 _RECONNECT = BackoffPolicy(first=0.5, cap=10.0, floor=0.1)
 _MAX_ROUNDS = 20
-"""The maximum number of plans that `apply_once` executes. More are needed only if another program undoes changes."""
+"""The maximum number of plans that `apply_once` executes. More rounds are needed only if another
+program undoes changes."""
 
 
 class Reconciler:
-    """Reconciles one engine; implements `gateway.contracts.component.Component`.
+    """Changes one engine to match the configuration; implements `gateway.contracts.component.Component`.
 
     Args:
         options: The configuration.
         desired: Returns the desired state.
-        link_of: Returns the link of a tunnel, for an engine behind a tunnel; None while the tunnel is down.
+        link_of: Returns the link of the tunnel to the engine, by the tunnel's name; None while the tunnel is down.
         state_dir: The directory of the ownership record.
         recorder: Records each write to the engine in the audit log; None if writes are not recorded.
         revivals: The attempts of the previous reconciler to start containers; None if there was none.
@@ -91,8 +87,6 @@ class Reconciler:
         """The time of the last snapshot, in seconds since the epoch."""
         self.problem: str | None = None
         """Why the engine cannot be used; None if it can."""
-        self._events_since = 0.0
-        """The monotonic time since which all signals to containers have been recorded, in seconds."""
         self._log_limiter = LogLimiter()
         self._executor = PlanExecutor(
             self._ownership,
@@ -101,12 +95,13 @@ class Reconciler:
             self._log_limiter,
             recorder or AuditRecorder(),
             self.trigger,
-            self._observer.forget_start,
+            self._observer.inspections.forget_start,
             revivals or StartAttempts(),
         )
         self._failures, self.revivals = self._executor.failures, self._executor.revivals
+        self._schedule = ActionSchedule(self._executor.starter, self._failures, self.revivals)
         self._events = EngineEventReader(
-            self._observer, self.directory, self.revivals, self._executor.starter.requested
+            self._observer.inspections, self.directory, self.revivals, self._executor.starter.requested
         )
         self.writes, self.errors = self._executor.writes, self._executor.errors
         self.settled = asyncio.Event()
@@ -155,8 +150,8 @@ class Reconciler:
 
     async def _reconcile_until_disconnected(self, engine: EngineClient, ready: Callable[[], None]) -> None:
         """Reconcile until the connection fails or reaches its maximum age."""
-        self._observer.expire_starts()
-        clock, self._events_since = await record_past_events(
+        self._observer.inspections.expire_starts()
+        clock, self._schedule.signals_since = await record_past_events(
             engine, self.revivals, self._executor.starter.requested, self._options.timeout
         )
         watching = asyncio.ensure_future(self._events.watch(engine, clock - _EVENT_OVERLAP))
@@ -187,7 +182,7 @@ class Reconciler:
             frozenset(marked_endpoints(desired, observed)) if self._ownership.adopting else self._ownership.endpoints
         )
         planned = plan(desired, observed, ours)
-        return _without(planned, self._detach_limiter.admit(planned.actions, time.monotonic())[1])
+        return planned.without(self._detach_limiter.admit(planned.actions, time.monotonic())[1])
 
     async def apply_once(self, engine: EngineClient) -> tuple[Plan, list[str]]:
         """Reconcile until nothing changes. Return the plan with the executed actions, and a line for each failure.
@@ -209,8 +204,8 @@ class Reconciler:
 
         Args:
             engine: The engine.
-            once: Whether a command such as `gateway apply` calls this method. The command can run in another
-                container than the gateway.
+            once: Whether a command such as `gateway apply` calls this method. A command can run outside the
+                gateway's container.
 
         Raises:
             EngineError: A request for the snapshot failed; nothing was executed.
@@ -235,14 +230,14 @@ class Reconciler:
         self.revivals.retain(there)
         self._ownership.record_namespaces(planned.namespaces)
         self._ownership.record_later_starts(planned.later_starts)
-        self._ownership.end_starts(self._started(observed, now))
+        self._ownership.end_starts(self._schedule.completed_starts(self._ownership.starts, observed, now))
         locked = {each.id for each in observed.containers if each.is_locked}
         possible = [each for each in planned.actions if each.container_id not in locked]
-        due_for_retry = [each for each in possible if self._not_before(each) <= now]
-        # Pass only actions that are due now, so that actions that wait for a retry do not use up the limit.
+        due_for_retry = [each for each in possible if self._schedule.not_before(each) <= now]
+        # Pass only actions that are due now, so that actions that wait for a retry do not count toward the limit.
         due, held = self._detach_limiter.admit(due_for_retry, now)
         log_changes(planned, self._log_limiter, now)
-        self.plan = self._with_failures(_without(planned, held))
+        self.plan = self._with_failures(planned.without(held))
         self._ownership.record_addresses(reserved_addresses(desired, observed))
         done = await self._executor.run(engine, planned.actions, due, wait=once)
         undone = [each for each in planned.actions if each.container_id == observed.own and each not in done]
@@ -251,7 +246,7 @@ class Reconciler:
         if not due:
             self._ownership.retain({container.id for container in observed.containers})
         self._failures.retain(planned.actions)
-        waits = [at - now for each in possible if 0 < (at := self._not_before(each)) < math.inf]
+        waits = self._schedule.waits(possible, now)
         if held:
             waits.append(self._detach_limiter.wait_time(now))
         if len(possible) < len(planned.actions):
@@ -259,24 +254,6 @@ class Reconciler:
         if not observed.starts_known:
             waits.append(NEXT)
         return max(0.05, min(waits, default=self._options.resync)), done
-
-    def _started(self, observed: EngineSnapshot, now: float) -> set[str]:
-        """Return the containers whose requested start has completed, because they run or were removed."""
-        states = {each.id: each.state for each in observed.containers}
-        return {
-            key
-            for key in self._ownership.starts.keys() - self._executor.starter.requested
-            if states.get(key, "running") in RUNNING and self.revivals.not_before(key) <= now
-        }
-
-    def _not_before(self, action: PlannedAction) -> float:
-        """Return the monotonic time of an action's next attempt; 0 if it is due now, `inf` during an attempt."""
-        if self._executor.starter.is_starting(action):
-            return math.inf
-        again = self.revivals.not_before(action.container_id) if action.verb in REVIVALS else 0.0
-        if action.verb is ActionKind.RESTART and action.last_start is not None:
-            again = max(again, self._events_since + action.last_start.max_stop_time)
-        return max(again, self._failures.not_before(action))
 
     async def exposures(self, engine: EngineClient) -> tuple[list[str], frozenset[str]]:
         """Return findings for `gateway audit`, and the IDs of the gateway's containers.
@@ -300,9 +277,3 @@ class Reconciler:
             consequence = "endpoints of an earlier process are not detached"
             warnings += (f"the ownership record cannot be used, so {consequence}: {self._ownership.problem}",)
         return replace(planned, attachments=attachments, warnings=warnings)
-
-
-def _without(planned: Plan, held: list[PlannedAction]) -> Plan:
-    """Return a copy of the plan without the actions in `held`, and with the number of endpoints that they detach."""
-    actions = tuple(action for action in planned.actions if action not in held)
-    return replace(planned, actions=actions, postponed=sum(action.detaches for action in held))

@@ -1,4 +1,4 @@
-"""Reads from the engine's events which signals containers got from clients other than the gateway."""
+"""Reads the engine's events to record which signals other clients have sent to containers."""
 
 import asyncio
 import contextlib
@@ -12,12 +12,12 @@ from gateway.docker.inspection_cache import epoch, signal_number
 from gateway.docker.start_attempts import StartAttempts
 
 _KEPT = 200
-"""If the engine returns fewer past events than this number, it has returned all events since it started. The engine
-keeps the last 256 events (moby, `daemon/events`). The response omits events that are newer than the request."""
+"""If the engine returns fewer past events than this number, no event is missing. The engine keeps its last 256 events
+(moby, `daemon/events`), but does not return those that are newer than the request."""
 
 
 def record_event(event: Mapping[str, Any], attempts: StartAttempts, requested: Collection[str]) -> None:
-    """If an event is a start or removal of a container, or a signal by another client, record it in `attempts`.
+    """Record the start or removal of a container, or a signal by another client. Ignore other events.
 
     Args:
         event: The event.
@@ -48,8 +48,8 @@ async def record_past_events(
         within: The maximum time to read events, in seconds. Events that are not read by then are not recorded.
 
     Returns:
-        The engine's time before the events were read, in seconds since the epoch; and the monotonic time since which
-        all events are recorded, 0 if no event is missing.
+        Two times. First, the engine's time before the events were read, in seconds since the epoch. Second, the
+        monotonic time since which all events are recorded; 0 if no event is missing.
 
     Raises:
         EngineError: The request failed.

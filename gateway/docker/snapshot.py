@@ -12,13 +12,13 @@ from gateway.docker.volumes import VolumeInfo
 TASK_LABEL = "com.docker.swarm.task.id"
 RUNNING = {"running", "paused", "restarting"}
 LIVE = {*RUNNING, "created"}
-"""States in which the gateway attaches a container. It does not attach a stopped container: if the network were
-removed before the next start, the container could not start."""
+"""States in which the gateway attaches a container. A stopped container is not attached: if the network were removed
+later, the container could not start."""
 
 _CONTINUES = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 """Signals that usually do not stop a program. For example, many programs reload their configuration at SIGHUP."""
 _LONG_STOP = 600.0
-"""The value of `LastStart.max_stop_time`, in seconds, if the container has no stop timeout."""
+"""The assumed maximum time to stop a container without a stop timeout, in seconds."""
 
 MTU, ENCRYPTED = "com.docker.network.driver.mtu", "encrypted"
 """Options of network drivers."""
@@ -70,11 +70,11 @@ class LastStart:
 
     @property
     def max_stop_time(self) -> float:
-        """How long stopping the container takes at most, in seconds; an estimate if the engine waits forever."""
+        """The maximum time to stop the container, in seconds. If the engine waits forever, `_LONG_STOP`."""
         return self.stop_timeout if self.stop_timeout >= 0 else _LONG_STOP
 
     def may_be_stopped_by(self, signals: Mapping[int, float], clock: float) -> bool:
-        """Return whether a signal that the container received after this start possibly stops it.
+        """Return whether a signal that the container received after this start may stop the container.
 
         Args:
             signals: When the container last received each signal, by signal number. The times are from the engine's
@@ -111,15 +111,15 @@ class Container:
         image_labels: The labels from the container's image, which the gateway ignores.
         created: The time of the container's creation, in seconds since the epoch.
         can_spoof: Whether the container can spoof its source address; None if this is not known.
-        hostname: The configured host name, in lower case, which resolves on each network like the container's name;
-            empty if there is none, or if it is not known.
+        hostname: The configured host name, in lower case; empty if there is none, or if it is not known. It resolves
+            on each network, as the container's name does.
         hosts: The names in the container's hosts file, in lower case; empty if they are not known.
         given_names: Aliases that the engine adds on every network, in addition to the container's short ID.
         has_volumes: Whether the container mounts volumes.
         exit_success: Whether the container exited with code 0.
         last_start: The last start of the container; None if it is not known.
-        is_locked: Whether the engine does not respond to requests about the container now, for example while the
-            engine starts the container.
+        is_locked: Whether the engine currently does not respond to requests about the container, for example because
+            it is starting the container.
         problem: Why the engine cannot inspect the container; empty if it can.
     """
 
@@ -182,7 +182,7 @@ class Service:
 
     Args:
         networks: The service's aliases by network ID, from `TaskTemplate.Networks`.
-        spec: The whole specification. An update of the service sends a changed copy of it to the engine.
+        spec: The whole specification. An update of the service sends a changed copy to the engine.
     """
 
     id: str
@@ -201,7 +201,7 @@ class SwarmMembership:
     manager: bool = False
     leader: bool = False
     waiting: bool = False
-    """Whether the engine is a swarm member without a connection to a manager, for example after the engine starts."""
+    """Whether the engine is a swarm member without a connection to a manager, for example soon after its start."""
 
     @property
     def member(self) -> bool:
@@ -229,7 +229,7 @@ class EngineSnapshot:
     clock: float = 0.0
     """The engine's time at the end of the snapshot, in seconds since the epoch; 0 if it is not known."""
     starts_known: bool = True
-    """Whether this snapshot or an earlier one has inspected each container whose last start could have failed."""
+    """Whether the gateway has inspected each container that may have failed to start, now or earlier."""
 
     @property
     def own_container(self) -> Container | None:

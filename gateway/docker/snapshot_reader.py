@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-from gateway.docker import responses
+from gateway.docker import response_conversion
 from gateway.docker.engine_client import EngineClient, get_required, has_gateway_priority
 from gateway.docker.engine_flavor import lease_ranges
 from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
@@ -33,7 +33,7 @@ from gateway.text_sanitizer import one_line
 
 
 class SnapshotReader:
-    """Takes snapshots of one engine. Caches values that do not change, such as the labels of images.
+    """Takes snapshots of one engine. Caches values that rarely change, such as the labels of images.
 
     Args:
         options: The configuration.
@@ -58,9 +58,9 @@ class SnapshotReader:
         self._options = options
         self._known = known
         self._compared: set[str] = set()
-        """Networks whose endpoints are compared with the desired state, so their aliases are required."""
+        """Networks whose endpoints are compared with the desired state. Snapshots must contain their aliases."""
         self._images = ImageLabelCache()
-        self._inspections = InspectionCache()
+        self.inspections = InspectionCache()
 
     async def snapshot(self, engine: EngineClient) -> EngineSnapshot:
         """Take a complete snapshot of the engine.
@@ -71,7 +71,7 @@ class SnapshotReader:
         began = time.monotonic()
         try:
             info = await engine.get("info")
-            swarm, node = responses.swarm(info)
+            swarm, node = response_conversion.swarm(info)
             if swarm.manager:
                 found = await engine.get(f"nodes/{node}")
                 swarm = SwarmMembership(
@@ -84,30 +84,30 @@ class SnapshotReader:
             listed = await engine.get("containers/json", all="true")
             own = own_id(self._options.container, listed)
             idle = [each["Id"] for each in listed if each.get("State") not in RUNNING]
-            self._inspections.begin(idle, self._starting())
+            self.inspections.begin(idle, self._starting())
             containers = tuple([await self._container(engine, each) for each in listed])
             if self._options.networks:
                 containers = await self._with_names(engine, containers, own)
             volumes: tuple[VolumeInfo, ...] = ()
             if self._volumes():
-                volumes = tuple(responses.volumes(await engine.get("volumes"), listed))
+                volumes = tuple(response_conversion.volumes(await engine.get("volumes"), listed))
             if labels := self._consumers():
                 containers = await self._with_capabilities(engine, containers, labels)
             now = time.monotonic()
             containers, starts_known = await with_last_starts(
-                engine, self._inspections, containers, self._matters, now
+                engine, self.inspections, containers, self._matters, now
             )
             services = await self._services(engine) if swarm.manager else ()
         except EngineError:
             raise
         except REQUEST_ERRORS as error:  # a response in an unknown format
             raise as_engine_error(error) from error
-        cache = self._inspections
+        cache = self.inspections
         containers = tuple(
             replace(each, is_locked=cache.is_locked(each.id), problem=cache.problem(each.id)) for each in containers
         )
         endpoints = {each.endpoint_id for container in containers for each in container.endpoints.values()}
-        self._inspections.retain({each.id for each in containers}, endpoints)
+        self.inspections.retain({each.id for each in containers}, endpoints)
         self._images.retain({str(each.get("ImageID", "")) for each in listed})
         clock = epoch(str(info.get("SystemTime")))
         return EngineSnapshot(
@@ -116,22 +116,10 @@ class SnapshotReader:
             clock=clock and clock + time.monotonic() - began, starts_known=starts_known,
         )  # fmt: skip
 
-    def expire_starts(self) -> None:
-        """Make the next snapshots inspect every container again, because the gateway may have missed start events."""
-        self._inspections.expire_starts()
-
-    def expire_start(self, container: str) -> None:
-        """Make the next snapshot inspect a container again, because the container may have been started since."""
-        self._inspections.expire_start(container)
-
-    def forget_start(self, container: str) -> None:
-        """Make the next snapshot inspect a container again, because the container was started."""
-        self._inspections.forget_start(container)
-
     async def _services(self, engine: EngineClient) -> tuple[Service, ...] | None:
         """Return the swarm's services; None if `docker.services` is off and a proxy refuses the request."""
         try:
-            return tuple(responses.service(each) for each in await engine.get("services"))
+            return tuple(response_conversion.service(each) for each in await engine.get("services"))
         except EngineError as error:
             if error.kind is ErrorKind.FORBIDDEN and not self._options.services:
                 return None
@@ -143,13 +131,13 @@ class SnapshotReader:
         name = _name(listed)
         labels, image_labels = await self._images.split_labels(engine, listed)
         if engine.flavor.lists_aliases:
-            inspection = await self._inspections.get(engine, listed["Id"])
+            inspection = await self.inspections.get(engine, listed["Id"])
             mode, hostname = (inspection.network_mode, inspection.given_hostname) if inspection else ("", "")
             # Ignore the networks of a container that joins a namespace: Podman lists those of the namespace's owner.
             networks = {} if mode.startswith("container:") else networks
         else:
             networks = await self._with_aliases(engine, listed["Id"], networks)
-        is_locked = self._inspections.is_locked(listed["Id"])
+        is_locked = self.inspections.is_locked(listed["Id"])
         endpoints = {
             name: EndpointInfo(
                 network_id=str(each.get("NetworkID", "")),
@@ -177,26 +165,26 @@ class SnapshotReader:
     async def _with_aliases(
         self, engine: EngineClient, container: str, listed: Mapping[str, Any]
     ) -> Mapping[str, Any]:
-        """Return the container's endpoints. If aliases are required and not in the cache, inspect the container."""
+        """Return the container's endpoints. Inspect the container if the cache lacks required aliases."""
         ours = [name for name in listed if self._matters(name)]
-        if all(self._inspections.aliases(listed[name].get("EndpointID") or "") is not None for name in ours):
+        if all(self.inspections.aliases(listed[name].get("EndpointID") or "") is not None for name in ours):
             return listed
-        inspected = await self._inspections.inspect(engine, container)
+        inspected = await self.inspections.inspect(engine, container)
         return listed if inspected is None else inspected
 
     async def _with_capabilities(
         self, engine: EngineClient, containers: tuple[Container, ...], labels: Collection[str]
     ) -> tuple[Container, ...]:
-        """Inspect whether containers can spoof the address of a container that uses backends.
+        """Inspect the capabilities of containers that could spoof the address of a container that uses backends.
 
-        Inspect only containers that share a network or a network namespace with a container that uses backends.
+        These are the containers that share a network or a network namespace with such a container.
         """
         running = [each for each in containers if each.state in RUNNING]
         shared = {name for each in running if self._takes_part(each, labels) for name in each.endpoints}
         for each in running:
             if each.joins or (shared & each.endpoints.keys()) - {"host", "none"}:
-                await self._inspections.get(engine, each.id)
-        known = {each.id: self._inspections.cached(each.id) for each in containers}
+                await self.inspections.get(engine, each.id)
+        known = {each.id: self.inspections.cached(each.id) for each in containers}
         return tuple(
             replace(each, can_spoof=found.can_spoof if (found := known[each.id]) else None) for each in containers
         )
@@ -204,28 +192,28 @@ class SnapshotReader:
     async def _with_names(
         self, engine: EngineClient, containers: tuple[Container, ...], own: str | None
     ) -> tuple[Container, ...]:
-        """Add the names of all containers on networks where name conflicts are possible.
+        """Add the names of the containers that can have name conflicts.
 
-        These are the networks of the gateway's container, of containers on configured networks, and of containers
-        that request an attachment.
+        Such a container shares a network with the gateway's container, with a container on a configured network, or
+        with a container that requests an attachment.
         """
         attached = [each for each in containers if each.id == own or self._asks(each) or self._joined(each)]
         networks = {name for each in attached for name in each.endpoints} - WITHOUT_NAMES
         asking = {each.id for each in attached}
         for each in containers:
             there = [endpoint.endpoint_id for name, endpoint in each.endpoints.items() if name in networks]
-            if any(key and self._inspections.aliases(key) is None for key in there):
-                await self._inspections.inspect(engine, each.id)
+            if any(key and self.inspections.aliases(key) is None for key in there):
+                await self.inspections.inspect(engine, each.id)
             elif each.id in asking:
-                await self._inspections.get(engine, each.id)
+                await self.inspections.get(engine, each.id)
         return tuple(self._named(each) for each in containers)
 
     def _named(self, container: Container) -> Container:
         """Return a copy of the container with its host name, hosts and aliases from the cached inspection."""
-        if (found := self._inspections.cached(container.id)) is not None:
+        if (found := self.inspections.cached(container.id)) is not None:
             container = replace(container, hostname=found.hostname, hosts=found.hosts)
         endpoints = {
-            name: replace(endpoint, aliases=self._inspections.aliases(endpoint.endpoint_id))
+            name: replace(endpoint, aliases=self.inspections.aliases(endpoint.endpoint_id))
             if endpoint.aliases is None and not container.is_task
             else endpoint
             for name, endpoint in container.endpoints.items()
@@ -256,12 +244,12 @@ class SnapshotReader:
     def _aliases_of(self, name: str, each: Mapping[str, Any]) -> frozenset[str] | None:
         if not self._matters(name):
             return None
-        known = self._inspections.aliases(each.get("EndpointID") or "")
+        known = self.inspections.aliases(each.get("EndpointID") or "")
         return known if known is not None else frozenset(each.get("Aliases") or ())
 
 
 async def _networks(engine: EngineClient) -> tuple[NetworkInfo, ...]:
-    found = tuple(responses.network(each) for each in await engine.get("networks"))
+    found = tuple(response_conversion.network(each) for each in await engine.get("networks"))
     if not engine.flavor.ranges:
         return found
     ranges = {
@@ -271,7 +259,7 @@ async def _networks(engine: EngineClient) -> tuple[NetworkInfo, ...]:
 
 
 def _name(listed: Mapping[str, Any]) -> str:
-    """Return a container's name, without the names `/CONTAINER/ALIAS` that links from other containers add."""
+    """Return a container's name. Ignore names such as `/CONTAINER/ALIAS`, which links of other containers add."""
     names = [str(each).lstrip("/") for each in listed.get("Names") or ()]
     own = next((each for each in names if "/" not in each), None) or next(iter(names), "")
     return one_line(own) or str(listed["Id"])[:12]

@@ -1,4 +1,4 @@
-"""Records the attempts to start containers, and decides when to start a container again, if at all. Does no I/O."""
+"""Records the attempts to start containers, and decides whether and when to start them again. Does no I/O."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -10,12 +10,11 @@ from gateway.measurement import Tally
 
 _POLICY = BackoffPolicy(first=1.0, cap=60.0, floor=0.5)
 LIMIT = 20
-"""The maximum number of attempts to start a container. With the delays between them, 20 attempts take about ten
-minutes."""
+"""The maximum number of attempts to start a container. 20 attempts take about ten minutes."""
 _STOP_MARGIN = 30.0
-"""Seconds, in addition to the container's stop timeout, that the gateway allows the engine to complete a restart."""
+"""Seconds that the gateway allows the engine for a restart, in addition to the container's stop timeout."""
 STABLE = 600.0
-"""Seconds without a failure of a container after which the count of its attempts is reset to 0."""
+"""Seconds that a container must run without a failure before the count of its attempts is reset to 0."""
 
 
 @dataclass
@@ -40,7 +39,7 @@ class StartAttempts:
         self._attempts: dict[str, _Attempts] = {}
         """The attempts, by the container's ID."""
         self._restarted: dict[str, float] = {}
-        """By container ID: the `owner_start` of the last successful restart."""
+        """The `owner_start` of each container's last successful restart, by container ID."""
         self._signals: dict[str, dict[int, float]] = {}
         """The last time of each signal that another client sent, by container ID and signal number."""
         self._clock_offset = 0.0
@@ -55,15 +54,12 @@ class StartAttempts:
 
     @property
     def restarted(self) -> frozenset[tuple[str, float]]:
-        """The restarted containers, each as its ID and the `owner_start` that made the restart necessary."""
+        """The restarted containers, each as its ID and the `owner_start` that caused the restart."""
         return frozenset(self._restarted.items())
 
     @property
     def signals(self) -> dict[str, dict[int, float]]:
-        """The signals that other clients sent to each container, see `LastStart.may_be_stopped_by`.
-
-        If the gateway missed the event of a container's last start, the signals can be older than that start.
-        """
+        """The signals that other clients sent to each container, see `LastStart.may_be_stopped_by`."""
         return {key: dict(each) for key, each in self._signals.items()}
 
     def record_signal(self, container: str, number: int, at: float) -> None:
@@ -71,7 +67,7 @@ class StartAttempts:
         self._signals.setdefault(container, {})[number] = at
 
     def record_start(self, container: str) -> None:
-        """Remove the recorded signals of a container, because the container was started or removed since."""
+        """Remove the recorded signals of a container. Call this when the container was started or removed."""
         self._signals.pop(container, None)
 
     def permits(self, action: PlannedAction, now: float) -> bool:
@@ -89,7 +85,7 @@ class StartAttempts:
         self._signals = {key: each for key, each in self._signals.items() if key in containers}
 
     def observed(self, dead: Collection[DeadContainer], now: float, clock: float = 0.0) -> None:
-        """Record which containers are dead now, and remove the attempts of containers that have run for `STABLE`.
+        """Record which containers are dead now. Remove the attempts of containers that have run for `STABLE` seconds.
 
         Args:
             dead: The dead containers.
@@ -103,7 +99,9 @@ class StartAttempts:
         self._attempts = {key: each for key, each in self._attempts.items() if each.dead_at + STABLE > now}
 
     def attempted(self, action: PlannedAction, now: float, *, started: bool = False, answered: bool = True) -> None:
-        """Record an attempt. Count from 1 again if the owner of the container's network namespace has started since.
+        """Record an attempt to start a container.
+
+        If the owner of the container's network namespace has restarted since the last attempt, count from 1 again.
 
         Args:
             action: The start or restart.

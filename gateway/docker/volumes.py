@@ -126,7 +126,7 @@ def _differences(wanted: Mapping[str, str], there: Mapping[str, str]) -> Iterato
 def mount_problems(
     info: Mapping[str, Any], host: str, own_mode: str | None, specs: tuple[VolumeSpec, ...]
 ) -> Iterator[str]:
-    """Yield a message for each reason why mounts fail on this engine. The options of volumes are not checked.
+    """Yield a message for each property of the engine or the gateway's container that prevents mounts.
 
     Args:
         info: The response to `/info`.

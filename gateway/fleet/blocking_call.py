@@ -19,15 +19,15 @@ class BlockingCallRunner(Generic[_T]):
     async def run(self, function: Callable[[], _T], within: float) -> _T:
         """Call `function` in a thread, and return its result.
 
-        If the function of an earlier call still runs, do not call `function`. Return the result of the earlier one.
+        If an earlier function still runs, do not call `function`. Return the result of the earlier function.
 
         Args:
             function: The function to call.
             within: Maximum seconds to wait for the result.
 
         Raises:
-            TimeoutError: The running function has not returned in time. It continues to run.
-            Exception: The running function raised this exception.
+            TimeoutError: The function has not returned in time. It continues to run.
+            Exception: The function raised this exception.
         """
         if self._pending is None or self._pending.done():
             self._pending = asyncio.get_running_loop().run_in_executor(None, function)

@@ -68,7 +68,7 @@ class MemberClient:
         self.credentials = MemberCredentials()
 
     async def __aenter__(self) -> Self:
-        # `force_close`: aiohttp reads from idle connections without a limit, so a member could exhaust the memory.
+        # `force_close`: aiohttp buffers unlimited data on idle connections, so a member could exhaust the memory.
         connector = aiohttp.TCPConnector(limit=0, resolver=_MemberResolver(), force_close=True)
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -124,7 +124,7 @@ class MemberClient:
 
 
 class _MemberResolver(AbstractResolver):
-    """An aiohttp resolver for the host names of members. Concurrent requests for one host name share one lookup."""
+    """An aiohttp resolver for the host names of members. Simultaneous lookups of one host name are combined."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -138,4 +138,4 @@ class _MemberResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Do nothing: lookups must continue, because other resolvers may wait for the same lookups."""
+        """Do nothing. Do not cancel lookups, because other resolvers may wait for the same lookups."""

@@ -93,7 +93,7 @@ def _describe_tls(error: ssl.SSLError) -> str:
 
 
 def _correct_port(member: Member) -> str:
-    """Return a remedy for a server that is not a gateway, or whose use of TLS does not match the scheme."""
+    """Return a remedy for an address with a wrong port or scheme."""
     if member.scheme == "http":
         return "use the port of the member's ops.listen, and https:// if it has ops.tls"
     return "use the port of the member's ops.listen, and set fleet.tls.cert_file if it requires a client certificate"

@@ -11,7 +11,7 @@ from gateway.relay.resolver import is_loopback
 
 _DISCOVER = "dns+"
 MAX_MEMBERS = 1000
-"""Maximum number of members. The limit bounds the number of polling tasks and lookup threads."""
+"""Maximum number of members, which limits the number of polling tasks and lookup threads."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -55,7 +55,7 @@ class Member:
 
     @property
     def name(self) -> str:
-        """The member's name in tables: the address, with the host name if the address is from a DNS lookup."""
+        """The member's name in tables: its address. If DNS returned the address, the name includes the host name."""
         return f"{self.endpoint} ({self.server_name})" if self.server_name else str(self.endpoint)
 
     def url(self, path: str) -> str:
@@ -105,7 +105,9 @@ def parse_file(text: str) -> tuple[list[MemberAddress], list[str]]:
     entries = [(number, line.partition("#")[0].strip()) for number, line in enumerate(text.splitlines(), 1)]
     entries = [(number, entry) for number, entry in entries if entry]
     if len(entries) > MAX_MEMBERS:
-        raise ValueError(f"the file has {len(entries)} addresses, more than {MAX_MEMBERS}: use several fleets")
+        raise ValueError(
+            f"the file has {len(entries)} addresses, more than {MAX_MEMBERS}: split the list between several gateways"
+        )
     for number, entry in entries:
         try:
             found.append(parse_member(entry))
@@ -115,13 +117,13 @@ def parse_file(text: str) -> tuple[list[MemberAddress], list[str]]:
 
 
 def exposed_token(members: Iterable[MemberAddress]) -> str | None:
-    """Return a warning about the first member that would get the token without encryption; None if there is none."""
+    """Return a warning about the first member that would receive the token without encryption; None without one."""
     exposed = next((each for each in members if each.exposes_token), None)
     return exposed and f"the token is sent to {exposed} without encryption: use https://, and set ops.tls there"
 
 
 def expand(address: MemberAddress, hosts: list[str]) -> list[Member]:
-    """Return one member for each IP address to which the host name of a member address resolves.
+    """Return a separate member for each IP address of a host name.
 
     Args:
         address: The configured address, with `discover` set.

@@ -13,10 +13,10 @@ from gateway.fleet.options import FleetOptions
 
 
 class MemberDiscovery:
-    """Finds the members of a fleet. If a read or lookup fails, keeps the members from the previous read or lookup.
+    """Finds the members of a fleet. After a failed read or lookup, keeps the members that it found before.
 
     Args:
-        strict: Whether to ignore members in the file to which the gateway would send the token without encryption.
+        strict: Whether to ignore addresses in the file to which the gateway would send the token without encryption.
     """
 
     def __init__(self, *, strict: bool = False) -> None:
@@ -30,7 +30,10 @@ class MemberDiscovery:
     def problems(self, options: FleetOptions) -> list[str]:
         """Return messages about invalid lines, failed reads and lookups, and too many members."""
         count = len(self._found(options))
-        excess = f"the fleet has {count} members, and only the first {MAX_MEMBERS} are polled: use several fleets"
+        excess = (
+            f"the fleet has {count} members, and only the first {MAX_MEMBERS} are polled: split the list between"
+            " several gateways"
+        )
         return [*self._file_problems, *self._name_problems.values(), *([excess] if count > MAX_MEMBERS else [])]
 
     def known(self, options: FleetOptions) -> list[Member]:

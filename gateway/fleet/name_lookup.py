@@ -1,7 +1,7 @@
 """Resolves the host names of members, each in a separate thread, with at most one concurrent lookup for each name.
 
 A lookup blocks its thread until the name server responds. Because each name has a separate thread, a slow lookup
-delays neither the lookups of other names nor those of tunnels. `MAX_MEMBERS` limits the number of names and threads.
+delays no other lookup. `MAX_MEMBERS` limits the number of names, and therefore of threads.
 """
 
 import asyncio
@@ -26,8 +26,7 @@ async def lookup(
 ) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
     """Look up a host name, and return the family and the address of each result.
 
-    If the same lookup is already in progress, wait for its result. The lookup has no deadline, so the caller must set
-    one.
+    If the same lookup is already in progress, wait for its result. The caller must set a deadline.
 
     Raises:
         OSError: The name does not resolve, or no thread can be started.

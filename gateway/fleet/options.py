@@ -16,8 +16,8 @@ class FleetOptions:
         members: The addresses of the gateways, from their `ops.listen`: `host:port` or `https://host:port`. With the
             prefix `dns+`, each IP address of the host name is one gateway.
         file: A file with one address per line. The gateway reads it again when it changes.
-        token_file: A file with the token that the gateway sends to each member. It must be the token in the
-            `ops.token_file` of the members.
+        token_file: A file with the token that the gateway sends to each member. The `ops.token_file` of each member
+            must contain the same token.
         tls: Certificates for members with `https://`.
         interval: Time between two requests to a member, with a jitter of 5 %.
         timeout: Time limit for one request.

@@ -1,4 +1,4 @@
-"""Polls all members of the fleet, each in a separate task, and stores the last response of each."""
+"""Requests the state of each fleet member at intervals, in separate tasks, and stores the last responses."""
 
 import asyncio
 import logging
@@ -19,28 +19,28 @@ from gateway.fleet.snapshot import FleetSnapshot, MemberSnapshot
 log = logging.getLogger(__name__)
 
 _DISCOVERY_INTERVAL = 15.0
-"""Seconds between two discoveries: reads of the member file and the credentials, and lookups of the host names."""
-_POLL_INTERVAL = 0.5
+"""Seconds between two discoveries. Each reads the member file and the credentials, and looks up the host names."""
+_CONFIG_CHECK_INTERVAL = 0.5
 """Seconds between two checks for a changed configuration."""
 _JITTER = 0.05
 _SPACING = 0.002
-"""Seconds between the first requests to two new members. Without this interval, the requests to many new members
-would start at the same time and block the event loop."""
+"""Seconds between the first requests to two new members. Requests to many members at the same time would block the
+event loop."""
 
 
 class FleetPoller:
     """Polls the members of the fleet; implements `gateway.contracts.component.Component`.
 
-    A slow or dead member delays no other member, because each has its own task and deadline.
+    A slow member does not delay the others, because each member has a separate task and deadline.
 
     Args:
         options: Returns the current section `fleet`.
-        strict: Whether to ignore members in the file to which the gateway would send the token without encryption.
+        strict: Whether to ignore addresses in the file to which the gateway would send the token without encryption.
     """
 
     def __init__(self, options: Callable[[], FleetOptions], *, strict: bool = False) -> None:
         self._options = options
-        self._views: dict[Member, MemberSnapshot] = {}
+        self._members: dict[Member, MemberSnapshot] = {}
         self._tasks: dict[Member, asyncio.Task[None]] = {}
         self._discovery = MemberDiscovery(strict=strict)
         self._credentials_error = ""
@@ -50,10 +50,10 @@ class FleetPoller:
         self._stamps: list[tuple[Path, int, int]] | None = None
         """Path, modification time in nanoseconds, and inode of each credential file when it was last read."""
 
-    def view(self) -> FleetSnapshot:
+    def snapshot(self) -> FleetSnapshot:
         """Return the last known state of all members, and the current errors of discovery and credentials."""
         problems = [*self._discovery.problems(self._options()), *filter(None, [self._credentials_error])]
-        return FleetSnapshot(list(self._views.values()), problems)
+        return FleetSnapshot(list(self._members.values()), problems)
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Poll the members until cancelled."""
@@ -61,10 +61,10 @@ class FleetPoller:
         while True:
             if not self._options().is_empty:
                 await self._run_members()
-            await asyncio.sleep(_POLL_INTERVAL)
+            await asyncio.sleep(_CONFIG_CHECK_INTERVAL)
 
     async def _run_members(self) -> None:
-        """Poll the members until the configuration contains no members."""
+        """Poll the members until the section `fleet` has no members."""
         try:
             async with MemberClient(self._options().timeout) as client, asyncio.TaskGroup() as group:
                 while not (options := self._options()).is_empty:
@@ -72,13 +72,13 @@ class FleetPoller:
                     await self._wait_for_change(options)
                 self._retain([])
         finally:
-            self._tasks, self._views, self._stamps = {}, {}, None
+            self._tasks, self._members, self._stamps = {}, {}, None
 
     async def _wait_for_change(self, options: FleetOptions) -> None:
         """Wait until the section `fleet` changes, or until the next discovery is due."""
         due = time.monotonic() + _DISCOVERY_INTERVAL
         while True:
-            await asyncio.sleep(_POLL_INTERVAL)
+            await asyncio.sleep(_CONFIG_CHECK_INTERVAL)
             if self._options() != options or time.monotonic() >= due:
                 return
 
@@ -120,17 +120,17 @@ class FleetPoller:
         self._credentials_error = text
 
     def _retain(self, members: list[Member]) -> None:
-        """Stop the tasks of all members except `members`, and keep the states of `members`, in their order."""
+        """Remove all members except `members`: stop their tasks, and discard their states."""
         for member in self._tasks.keys() - set(members):
             self._tasks.pop(member).cancel()
-        self._views = {member: self._views.get(member, MemberSnapshot(member)) for member in members}
+        self._members = {member: self._members.get(member, MemberSnapshot(member)) for member in members}
 
     async def _ask_repeatedly(self, client: MemberClient, member: Member, delay: float) -> None:
         await asyncio.sleep(delay)
         while True:
-            answer = await ask(client, member, self._views[member])
-            if member in self._views:
-                self._views[member] = answer
+            answer = await ask(client, member, self._members[member])
+            if member in self._members:
+                self._members[member] = answer
             interval = self._options().interval
             await asyncio.sleep(interval * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311 - jitter
 
@@ -142,10 +142,10 @@ def _read_changed(
 
     Args:
         options: The section `fleet`.
-        known: The stamps at the last successful read; None to read the files in any case.
+        known: The result of `_stamps` at the last successful read; None to read the files in any case.
 
     Returns:
-        The current stamps of the files, and the credentials (None if no file has changed).
+        The current result of `_stamps`, and the credentials (None if no file has changed).
 
     Raises:
         GatewayError: A file cannot be used.
@@ -189,7 +189,7 @@ async def ask_once(options: FleetOptions, discovery: MemberDiscovery, before: Fl
 
     Args:
         options: The section `fleet`.
-        discovery: Finds the members. If a lookup or a read fails, it returns the members that it found before.
+        discovery: Finds the members.
         before: The previous state. If a request fails, the new state contains the member's previous summary.
 
     Raises:

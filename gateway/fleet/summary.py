@@ -1,4 +1,4 @@
-"""Decodes and sanitizes the summary that a member returns, because members are not trusted. Does no I/O."""
+"""Decodes the summary that a member returns, and sanitizes it, because members are not trusted. Does no I/O."""
 
 import json
 from dataclasses import dataclass, field
@@ -25,9 +25,8 @@ class MemberProblem:
         state: The state of the tunnel or backend.
         reason: The reason for the state; empty if the state has no reason.
         detail: One line with details of the reason.
-        since: When the state began (RFC 3339, UTC); empty if the version of the member does not report it.
-        effects: The consequences, such as `3 backends blocked`; empty if there are none, or if the version of the
-            member does not report them.
+        since: When the state began (RFC 3339, UTC); empty if the member does not report it.
+        effects: The consequences, such as `3 backends blocked`; empty if the member reports none.
     """
 
     name: str
@@ -107,7 +106,7 @@ def _time(value: object) -> str:
         found = read.astimezone(UTC)
     except (ValueError, OverflowError):
         return ""
-    # Exclude the last year that `datetime` supports: in some time zones, its times would be in the next year.
+    # Exclude the year 9999, the last that `datetime` supports: a conversion to another time zone could fail.
     valid = read.tzinfo is not None and 1970 <= found.year < MAXYEAR
     return found.isoformat(timespec="milliseconds").replace("+00:00", "Z") if valid else ""
 

@@ -1,1 +1,1 @@
-"""Implements the parts of ONC RPC and NFSv4 that health checks and latency measurement need."""
+"""Implements the parts of ONC RPC and NFSv4 that health checks and latency measurements need."""

@@ -13,10 +13,10 @@ from gateway.nfs.nfs41_session import SESSION_LOST, Nfs41Session
 from gateway.nfs.rpc import RpcClient
 
 CANARY = f".gateway-canary-{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]}"
-"""Name of the directory that the write check creates. It contains a hash of the host name, so that gateways on
-several hosts can check the same export."""
-_Slot = tuple[Endpoint, int]
-"""A target, and a number that distinguishes simultaneous queries of this target."""
+"""Name of the directory that the write check creates. The name contains a hash of the host name, so that gateways
+on several hosts can check the same export."""
+_QueryKey = tuple[Endpoint, int]
+"""Identifies one of several simultaneous queries: the target, and a number."""
 _INSTANCE_ID = secrets.token_hex(4)
 """Part of the client owner (RFC 8881, section 2.4). It distinguishes this process from other NFSv4.1 clients."""
 
@@ -33,12 +33,11 @@ class ExportProbe:
     def __init__(self, path: str, *, write: bool) -> None:
         self._path = path
         self._write = write
-        self._sessions: dict[_Slot, Nfs41Session] = {}
-        """The NFSv4.1 sessions with targets that do not support NFSv4.0. Queries reuse the sessions: a server keeps
-        the state of an unused session for some time, so a new session for each query would fill the server's
-        memory."""
-        self._in_use: set[_Slot] = set()
-        """The slots of the queries in progress. Each slot has a separate session, because a session carries one
+        self._sessions: dict[_QueryKey, Nfs41Session] = {}
+        """The NFSv4.1 sessions with targets that do not support NFSv4.0. Queries reuse the
+        sessions: with a new session for each query, unused sessions would accumulate on the server."""
+        self._in_use: set[_QueryKey] = set()
+        """The keys of the queries in progress. Each query needs a separate session, because a session carries one
         request at a time."""
 
     async def query(self, client: RpcClient, target: Endpoint, phases: Phases) -> nfs4.NfsExport:
@@ -47,7 +46,7 @@ class ExportProbe:
         Args:
             client: The RPC client, connected to the target.
             target: The target.
-            phases: Records how long the query takes (phase `rpc`), and the write check, if any (phase `query`).
+            phases: Measures the duration of the query (phase `rpc`), and of the write check (phase `query`).
 
         Raises:
             UnusableTargetError: The server does not permit reading the export.
@@ -56,39 +55,38 @@ class ExportProbe:
             XdrError: A reply of the server is not valid.
             OSError: The connection has failed.
         """
-        slot = next((target, number) for number in count() if (target, number) not in self._in_use)
-        self._in_use.add(slot)
+        key = next((target, number) for number in count() if (target, number) not in self._in_use)
+        self._in_use.add(key)
         try:
-            return await self._query(client, slot, phases)
+            return await self._query(client, key, phases)
         finally:
-            self._in_use.remove(slot)
+            self._in_use.remove(key)
 
-    async def _query(self, client: RpcClient, slot: _Slot, phases: Phases) -> nfs4.NfsExport:
-        if slot not in self._sessions:
+    async def _query(self, client: RpcClient, key: _QueryKey, phases: Phases) -> nfs4.NfsExport:
+        if key not in self._sessions:
             try:
-                return await self._query_with(None, client, slot, phases)
+                return await self._query_with(None, client, key, phases)
             except nfs4.Nfs4StatusError as error:
                 if error.status != nfs4.NFS4ERR_MINOR_VERS_MISMATCH:
                     raise
-        session = self._sessions.pop(slot, None)
+        session = self._sessions.pop(key, None)
         if session is not None:
             try:
-                return await self._query_with(session, client, slot, phases)
+                return await self._query_with(session, client, key, phases)
             except nfs4.Nfs4StatusError as error:
                 if error.status not in SESSION_LOST:
                     raise
-        target, number = slot
+        target, number = key
         session = Nfs41Session(f"gateway-check {socket.gethostname()} {_INSTANCE_ID} {target} {self._path} {number}")
         await nfs4.open_session(client, session)
-        return await self._query_with(session, client, slot, phases)
+        return await self._query_with(session, client, key, phases)
 
     async def _query_with(
-        self, session: Nfs41Session | None, client: RpcClient, slot: _Slot, phases: Phases
+        self, session: Nfs41Session | None, client: RpcClient, key: _QueryKey, phases: Phases
     ) -> nfs4.NfsExport:
         """Query the export with an NFSv4.1 session, or with NFSv4.0 if `session` is None.
 
-        Keep the session for the next query only if the server has replied to every request and has not reported that
-        the session is lost. Otherwise, the state of the session at the server is unknown.
+        Discard the session if the server does not reply to a request, or reports that the session is lost.
         """
         try:
             with phases("rpc"):
@@ -99,18 +97,20 @@ class ExportProbe:
                     await nfs4.create_and_remove(client, self._path, CANARY, session)
         except nfs4.Nfs4StatusError as error:
             if error.status not in SESSION_LOST:
-                self._keep(session, slot)
+                self._keep(session, key)
             raise
         except UnusableTargetError:
-            self._keep(session, slot)
+            self._keep(session, key)
             raise
-        self._keep(session, slot)
+        self._keep(session, key)
         return export
 
     def _check_readable(self, export: nfs4.NfsExport) -> None:
         if not export.readable:
-            raise UnusableTargetError(Reason.PERMISSION, f"{self._path}: the server does not permit reading it")
+            raise UnusableTargetError(
+                Reason.PERMISSION, f"{self._path}: the server does not permit reading this directory"
+            )
 
-    def _keep(self, session: Nfs41Session | None, slot: _Slot) -> None:
+    def _keep(self, session: Nfs41Session | None, key: _QueryKey) -> None:
         if session is not None:
-            self._sessions[slot] = session
+            self._sessions[key] = session

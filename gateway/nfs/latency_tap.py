@@ -1,7 +1,7 @@
 """Measures the latency of NFS traffic: the time from an RPC call to the reply with the same XID (RFC 5531).
 
-The tap parses only the headers of RPC records (RFC 5531, sections 9 and 11), and does not copy the rest. It stops
-measuring when it receives bytes that are not RPC, for example because the connection uses TLS.
+The measurement reads only the headers of RPC records (RFC 5531, sections 9 and 11). It stops at bytes that are not
+RPC, for example because the connection uses TLS.
 """
 
 from collections.abc import Callable, Iterator

@@ -19,8 +19,8 @@ _ACCESS_READ, _ACCESS_LOOKUP = 0x1, 0x2
 _TYPE, _FSID, _LEASE_TIME, _SPACE_AVAIL, _SPACE_TOTAL = 1, 8, 10, 42, 44
 _MODE = 33
 _CREATE_ATTEMPTS = 5
-"""Number of attempts to create a directory. An attempt fails with NFS4ERR_NOENT if another client removes the
-directory while the server creates it."""
+"""Maximum number of attempts to create a directory. An attempt fails with NFS4ERR_NOENT if another client removes the
+directory at the same time."""
 
 NFS4ERR_PERM, NFS4ERR_NOENT, NFS4ERR_ACCESS, NFS4ERR_EXIST = 1, 2, 13, 17
 NFS4ERR_NOTDIR, NFS4ERR_NOSPC, NFS4ERR_ROFS, NFS4ERR_DQUOT = 20, 28, 30, 69
@@ -62,7 +62,7 @@ class NfsExport:
         handle: The file handle of the directory. If it changes, the mounts of clients become stale.
         total: Size of the file system, in bytes.
         available: Space that is available to the user of the check, in bytes.
-        lease: Lease time, in seconds. The server can discard the state of a client that is silent for longer.
+        lease: Lease time, in seconds. If a client sends nothing for longer, the server can discard its state.
     """
 
     readable: bool
@@ -79,7 +79,7 @@ class NfsExport:
 
 
 async def null(client: RpcClient) -> None:
-    """Call the NULL procedure, which does nothing. It succeeds if the server supports NFSv4.
+    """Call the NULL procedure, which does nothing, to find out whether the server supports NFSv4.
 
     Args:
         client: The RPC client.
@@ -169,8 +169,8 @@ async def query_export(client: RpcClient, path: str, session: Nfs41Session | Non
 async def create_and_remove(client: RpcClient, path: str, name: str, session: Nfs41Session | None = None) -> None:
     """Create a directory and remove it, to find out whether the export is writable.
 
-    The function also succeeds if the directory already exists, or if another client removes it first. It fails if
-    `name` is a file.
+    The call also succeeds if the directory already exists, or if another client removes the directory first. The call
+    fails if `name` is a file.
 
     Args:
         client: The RPC client.

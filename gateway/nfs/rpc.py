@@ -13,8 +13,7 @@ _AUTH_NONE, _AUTH_SYS = 0, 1
 _LAST_FRAGMENT = 0x80000000
 _MAX_REPLY = 1 << 20
 _MAX_FRAGMENTS = 1024
-"""Maximum number of fragments in one reply. Without this limit, a server could block the event loop with an endless
-sequence of empty fragments."""
+"""Maximum number of fragments in one reply. Without this limit, a server could send empty fragments without end."""
 _ACCEPT_ERRORS = {
     1: "the server does not support this RPC program",
     2: "the server does not support this version of the RPC program",
@@ -91,7 +90,7 @@ class RpcClient:
             mark = struct.unpack(">I", await receive_exactly(self._sock, 4))[0]
             length = mark & ~_LAST_FRAGMENT
             if len(record) + length > _MAX_REPLY:
-                raise XdrError(f"a reply has more than {_MAX_REPLY} bytes: the server does not speak RPC")
+                raise XdrError(f"a reply is larger than {_MAX_REPLY} bytes: the server does not speak RPC")
             record += await receive_exactly(self._sock, length)
             if mark & _LAST_FRAGMENT:
                 return bytes(record)

@@ -28,7 +28,7 @@ def opaque(value: bytes) -> bytes:
 class XdrReader:
     """Decodes the XDR values of a reply in order.
 
-    Each method decodes the next value, and raises `XdrError` if the reply is too short.
+    Each method decodes the next value. If the reply is too short, the method raises `XdrError`.
 
     Args:
         data: The reply.

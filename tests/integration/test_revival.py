@@ -21,9 +21,10 @@ from gateway.docker import last_starts
 from gateway.docker import reconciler as reconciler_module
 from gateway.docker import start_attempts as revivals_module
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState
-from gateway.docker.engine_client import connected
+from gateway.docker.desired_state import DesiredState
+from gateway.docker.engine_connection import connected
 from gateway.docker.options import DockerOptions, NetworkOptions
-from gateway.docker.plan import ActionKind, DesiredState
+from gateway.docker.plan import ActionKind
 from gateway.docker.reconciler import Reconciler
 from gateway.docker.start_attempts import StartAttempts
 from gateway.docker.volumes import VolumeMountAddress

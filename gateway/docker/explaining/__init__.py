@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 
+from gateway.docker.desired_state import DesiredState
 from gateway.docker.explaining.access_factors import access_factors
 from gateway.docker.explaining.explained_container import ExplainedContainer
-from gateway.docker.explaining.model import ExplainedBackend, Explanation
+from gateway.docker.explaining.explanation import ExplainedBackend, Explanation
 from gateway.docker.explaining.reachability import reachability
-from gateway.docker.plan import DesiredState, Plan
+from gateway.docker.plan import Plan
 from gateway.docker.snapshot import Container, EngineSnapshot
 
 
@@ -21,7 +22,7 @@ def explain(
     observed: EngineSnapshot,
     planned: Plan,
     container: Container,
-    facts: Iterable[ExplainedBackend],
+    backends: Iterable[ExplainedBackend],
 ) -> Explanation:
     """Explain which backends a container reaches.
 
@@ -30,8 +31,8 @@ def explain(
         observed: The observed state.
         planned: The plan for these two.
         container: The container, from `observed`.
-        facts: The properties of the backends.
+        backends: The properties of the backends.
     """
     subject = ExplainedContainer(desired, observed, planned, container)
-    found = [reachability(subject, each) for each in facts]
+    found = [reachability(subject, each) for each in backends]
     return Explanation(container.name, container.id, list(access_factors(subject)), found)

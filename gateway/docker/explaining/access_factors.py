@@ -1,14 +1,14 @@
-"""Lists the factors that decide which backends a container reaches, such as its labels, grants and networks."""
+"""Lists what determines which backends a container reaches, such as its labels, grants and networks."""
 
 from collections.abc import Iterator
 
 from gateway.docker import labels
 from gateway.docker.explaining.explained_container import ExplainedContainer, reason
-from gateway.docker.explaining.model import AccessFactor
+from gateway.docker.explaining.explanation import AccessFactor
 
 
 def access_factors(subject: ExplainedContainer) -> Iterator[AccessFactor]:
-    """Yield each factor that decides which backends the container reaches, most important first."""
+    """Yield each factor that determines which backends the container reaches, most important first."""
     container, base = subject.container, subject.base
     yield AccessFactor("container", container.name, container.state)
     if base is None:

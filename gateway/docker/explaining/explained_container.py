@@ -1,13 +1,14 @@
-"""Collects the data about the container whose access to backends is explained."""
+"""Collects what is known about the container whose access to backends is explained."""
 
 from gateway.docker import labels
+from gateway.docker.desired_state import DesiredState
 from gateway.docker.grants import granted
-from gateway.docker.plan import AttachmentStatus, DesiredState, Plan
+from gateway.docker.plan import AttachmentStatus, Plan
 from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot
 
 
 class ExplainedContainer:
-    """A container whose access to backends is explained, with the parts of the plan and the states that concern it.
+    """The container whose access to backends is explained, with all data that an explanation needs.
 
     Args:
         desired: The desired state.
@@ -22,7 +23,7 @@ class ExplainedContainer:
         self.options = desired.options
         self.container = container
         self.base = observed.base(container)
-        """The container whose network namespace this container uses, usually itself; None if it was removed."""
+        """The owner of the container's network namespace, usually the container itself; None if it was removed."""
         self.gateway = observed.own_container
         """The gateway's own container; None if the gateway does not run in a container of this engine."""
         self.networks = planned.networks

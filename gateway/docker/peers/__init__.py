@@ -1,1 +1,1 @@
-"""Exchanges the addresses of containers between agents (the gateways on the nodes of a swarm)."""
+"""Exchanges the addresses of containers between the gateways on the nodes of a swarm."""

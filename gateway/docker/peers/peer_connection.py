@@ -1,4 +1,4 @@
-"""Connects to one peer, and receives the peer's reports."""
+"""Connects to one peer (the gateway on another swarm node), and receives its reports of container addresses."""
 
 import asyncio
 import logging
@@ -12,21 +12,21 @@ from gateway.docker.peers.reports import AddressReport, SharedNetwork, decode
 log = logging.getLogger(__name__)
 
 HEARTBEAT_INTERVAL = 1.0
-"""Seconds between two lines that an agent sends. An empty line is a heartbeat."""
+"""Seconds between two lines that a gateway sends to a peer. An empty line is a heartbeat."""
 PEER_TIMEOUT = 5.0
-"""If a peer sends no line for this number of seconds, its report is removed. This is also the connect timeout."""
+"""Seconds without a line from a peer after which its report is removed. Also the timeout of a connection attempt."""
 _MAX_REPORT = 64 * 1024 * 1024
 """The maximum size of a report, in bytes. One container takes a few hundred bytes."""
 _RECONNECT = BackoffPolicy(first=0.25, cap=5.0, floor=0.05)
 
 
 @dataclass
-class PeerAgent:
-    """The agent of another node, with its last report.
+class Peer:
+    """The gateway on another swarm node, with its last report.
 
     Args:
-        network: The shared network.
-        address: The peer's address on the shared network.
+        network: A network that this gateway and the peer are on.
+        address: The peer's address on this network.
         report: The last report on the current connection; None if no report was received.
         problem: The reason why `report` is None; empty if a report was received.
     """
@@ -36,11 +36,11 @@ class PeerAgent:
     report: AddressReport | None = None
     problem: str = "not connected yet"
     seen: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the peer connects to this agent. This agent then reconnects to the peer immediately."""
+    """Set when the peer connects to this gateway. This gateway then reconnects to the peer without waiting."""
 
 
 async def maintain_peer(
-    peer: PeerAgent, port: int, tls: ssl.SSLContext, changed: Callable[[], None], wanted: Callable[[], bool]
+    peer: Peer, port: int, tls: ssl.SSLContext, changed: Callable[[], None], wanted: Callable[[], bool]
 ) -> None:
     """Keep the connection to a peer open and the peer's report current. Reconnect with backoff.
 
@@ -72,7 +72,7 @@ async def maintain_peer(
         peer.seen.clear()
 
 
-async def _read_reports(peer: PeerAgent, port: int, tls: ssl.SSLContext, changed: Callable[[], None]) -> None:
+async def _read_reports(peer: Peer, port: int, tls: ssl.SSLContext, changed: Callable[[], None]) -> None:
     """Connect and read reports until an error occurs."""
     async with asyncio.timeout(PEER_TIMEOUT):
         reader, writer = await asyncio.open_connection(
@@ -95,12 +95,12 @@ async def _read_reports(peer: PeerAgent, port: int, tls: ssl.SSLContext, changed
         writer.transport.abort()
 
 
-def _named(peer: PeerAgent) -> dict[str, str]:
+def _named(peer: Peer) -> dict[str, str]:
     return {"network": peer.network.name, "address": peer.address}
 
 
 def _explained(error: Exception) -> str:
-    """Return a message about a failed connection, with the remedy if it is known."""
+    """Return a message about a failed connection, with a remedy if one is known."""
     if isinstance(error, TimeoutError):
         return f"no data for {PEER_TIMEOUT:g} s"
     if isinstance(error, ssl.SSLError) or (isinstance(error, ConnectionResetError) and not error.args):

@@ -1,4 +1,4 @@
-"""Connects the agents of a swarm with each other: discovers the peers, connects to each, and sends reports."""
+"""Finds the gateways on the other nodes of a swarm (peers), connects to each, and sends them reports."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ from gateway.docker.options import PeerOptions
 from gateway.docker.peers.peer_connection import (
     HEARTBEAT_INTERVAL,
     PEER_TIMEOUT,
-    PeerAgent,
+    Peer,
     maintain_peer,
     wait_at_most,
 )
@@ -32,7 +32,7 @@ _HEARTBEAT = b"\n"
 
 
 class PeerMesh:
-    """Connects this agent with all its peers on the shared networks, in both directions, and sends them reports.
+    """Finds the gateways on other swarm nodes (peers), connects to each, accepts connections, and sends reports.
 
     Args:
         options: The configuration.
@@ -63,13 +63,13 @@ class PeerMesh:
         self._listed: dict[str, set[str]] = {}
         """Addresses of peers from DNS, by network ID."""
         self._maintained: set[tuple[str, str]] = set()
-        self.peers: dict[tuple[str, str], PeerAgent] = {}
+        self.peers: dict[tuple[str, str], Peer] = {}
         """The peers, by network ID and address."""
         self.listen_errors: dict[SharedNetwork, str] = {}
         """The reasons why networks have no listener."""
 
     def update(self, lines: dict[SharedNetwork, bytes]) -> None:
-        """Listen on the networks in `lines` and on no others, and send each report to the peers on its network.
+        """Listen only on the networks in `lines`, and send each report to the peers on its network.
 
         Args:
             lines: The encoded report for each network.
@@ -91,7 +91,7 @@ class PeerMesh:
         return [each.report for (network, _), each in self.peers.items() if each.report and network in networks]
 
     async def discover(self) -> None:
-        """Look up the peers on each network, until cancelled."""
+        """Look up the peers on each network at intervals, until cancelled."""
         while True:
             for network in list(self._servers):
                 found = await self._resolve(network)
@@ -181,12 +181,12 @@ class PeerMesh:
         return {str(each[4][0]) for each in found}
 
     def _add_peer(self, network: SharedNetwork, address: str) -> None:
-        """Add a peer and connect to it, unless the peer is already known or its address is not on the network."""
+        """Add and connect to a new peer. Ignore known peers, and addresses that are not on the network."""
         key = (network.id, address)
         if key in self._maintained or not network.holds(address):
             return
         self._maintained.add(key)
-        peer = self.peers[key] = PeerAgent(network, address)
+        peer = self.peers[key] = Peer(network, address)
 
         def wanted() -> bool:
             return address in self._listed.get(network.id, ()) and network in self._servers

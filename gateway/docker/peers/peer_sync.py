@@ -1,4 +1,4 @@
-"""Shares consumers between the agents of a swarm: sends this node's consumers to peers, and adds those of peers."""
+"""Exchanges the addresses of containers with the gateways on other swarm nodes (peers)."""
 
 import asyncio
 import logging
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from gateway.docker.consumer_directory import Consumer, ConsumerDirectory
 from gateway.docker.options import Grant, PeerOptions
-from gateway.docker.peers.peer_connection import HEARTBEAT_INTERVAL, PeerAgent, wait_at_most
+from gateway.docker.peers.peer_connection import HEARTBEAT_INTERVAL, Peer, wait_at_most
 from gateway.docker.peers.peer_mesh import PeerMesh
 from gateway.docker.peers.reports import (
     AddressReport,
@@ -29,16 +29,17 @@ _SECRET_RETRY = 10.0
 
 
 class PeerSync:
-    """Exchanges container addresses with other agents; implements `gateway.contracts.component.Component`.
+    """Exchanges container addresses with gateways on other nodes; implements `gateway.contracts.component.Component`.
 
     Args:
         options: The configuration.
-        instance: This agent's name.
+        instance: This gateway's name.
         grants: The rules in `docker.grants`.
-        strict: Returns whether only `docker.grants` admit containers, so that labels have no effect.
+        strict: Returns `gateway.strict`: whether containers are admitted only by rules in `docker.grants`, not by
+            labels.
         observed: Returns the last snapshot of this node's engine.
-        directory: The consumers by address. `PeerSync` sends the consumers of this node to peers, and adds the peers'
-            consumers.
+        directory: The consumers (containers that use backends) by address. `PeerSync` sends those of this node to
+            the peers, and adds those that peers send.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class PeerSync:
             self._directory.update_remote({})
 
     @property
-    def known(self) -> list[PeerAgent]:
+    def known(self) -> list[Peer]:
         """All discovered peers."""
         return list(self._mesh.peers.values()) if self._mesh else []
 
@@ -99,7 +100,7 @@ class PeerSync:
             if each.problem:
                 yield f"{who}: {each.problem}"
             elif each.report is not None and each.report.instance == self._instance:
-                yield f"{who} has the same gateway.instance, {self._instance}: give each agent its own"
+                yield f"{who} has the same gateway.instance, {self._instance}: give each gateway its own"
 
     def _wake(self, _: dict[str, Consumer]) -> None:
         self._dirty.set()
@@ -107,7 +108,7 @@ class PeerSync:
     async def _keys(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         """Read the secret, and return the TLS contexts. Retry until the secret is valid.
 
-        An invalid secret does not raise an error, because the rest of the gateway works without peers.
+        An invalid secret raises no error, because the rest of the gateway works without peers.
         """
         while True:
             try:
@@ -122,7 +123,7 @@ class PeerSync:
                 return found
 
     def _update(self, mesh: PeerMesh) -> None:
-        """Send this node's changed reports to peers, and apply the peers' reports to the directory."""
+        """Send this node's reports to peers if they changed, and add the consumers from peers to the directory."""
         observed, here = self._observed(), self._directory.local
         if observed is not None and (observed is not self._encoded_from[0] or here is not self._encoded_from[1]):
             self._encoded_from = observed, here

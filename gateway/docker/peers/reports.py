@@ -1,6 +1,6 @@
-"""Builds, encodes and decodes the reports that agents exchange, and extracts the consumers. Does no I/O.
+"""Builds and parses the reports of container addresses that the gateways of a swarm exchange. Does no I/O.
 
-A consumer is a container that uses a backend. A peer is the agent of another node.
+A consumer is a container that uses a backend. A peer is the gateway on another node.
 """
 
 import ipaddress
@@ -17,7 +17,7 @@ from gateway.text_sanitizer import one_line
 
 @dataclass(frozen=True)
 class SharedNetwork:
-    """A swarm network over which this gateway reaches the agents of other nodes.
+    """A swarm network over which this gateway reaches the gateways on other nodes.
 
     Args:
         id: The network's ID, the same on every node.
@@ -56,11 +56,11 @@ class AddressEntry:
 
 @dataclass(frozen=True)
 class AddressReport:
-    """The addresses of one agent's containers on one network, as the agent reports them to its peers.
+    """A report by one gateway: the addresses of the containers of its node on one network.
 
     Args:
-        instance: The agent's name.
-        address: The agent's address on the network.
+        instance: The name of the reporting gateway.
+        address: The address of this gateway on the network.
         network: The network's ID.
         entries: The addresses of the containers.
     """
@@ -87,10 +87,10 @@ def shared_networks(observed: EngineSnapshot) -> tuple[SharedNetwork, ...]:
 def build_report(
     instance: str, network: SharedNetwork, observed: EngineSnapshot, known: Mapping[str, Consumer]
 ) -> AddressReport:
-    """Build this agent's report about one network.
+    """Build this gateway's report about one network.
 
     Args:
-        instance: This agent's name.
+        instance: This gateway's name.
         network: The network.
         observed: The last snapshot of this engine.
         known: This engine's current consumers, by address. Containers that exited after the snapshot are omitted.
@@ -118,7 +118,7 @@ def decode(line: bytes, network: SharedNetwork, peer: str) -> AddressReport:
 
     Args:
         line: The received line.
-        network: The network on which it was received.
+        network: The network on which the line was received.
         peer: The address of the peer.
 
     Raises:
@@ -137,10 +137,10 @@ def decode(line: bytes, network: SharedNetwork, peer: str) -> AddressReport:
         )
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"invalid report ({type(error).__name__}): the peer may run another version of the gateway"
+            f"invalid report ({type(error).__name__}): run the same version of the gateway on all nodes"
         ) from error
     if found.address != peer:
-        raise ValueError(f"the report is from {one_line(found.address)}, not from {peer}")
+        raise ValueError(f"the report names {one_line(found.address)} as its sender, but came from {peer}")
     if found.network != network.id:
         raise ValueError(f"the report is not about network {network.name}")
     if strange := [each.address for each in entries if not network.holds(each.address)]:
@@ -156,20 +156,20 @@ def consumers_of(sent: AddressReport, grants: tuple[Grant, ...], *, strict: bool
     Args:
         sent: The report.
         grants: The rules in `docker.grants`.
-        strict: Whether only `docker.grants` admit containers, so that labels have no effect (`gateway.strict`).
+        strict: `gateway.strict`: whether containers are admitted only by rules in `docker.grants`, not by labels.
     """
     found = {}
     for each in sent.entries:
         given = granted(grants, each.name, each.labels)
         backends = frozenset(given.backends) if given else frozenset()
-        # Add the agent's name, because containers on different nodes can have the same name.
+        # Add the name of the node's gateway, because containers on different nodes can have the same name.
         name = f"{each.name}@{sent.instance}"
         found[each.address] = Consumer(name, each.id, dict(each.labels), backends, strict)
     return found
 
 
 def merge_consumers(parts: Iterable[Mapping[str, Consumer]]) -> dict[str, Consumer]:
-    """Merge the consumers of all agents. Omit each address that two different containers have."""
+    """Merge the consumers of all peers. Omit each address that two different containers have."""
     found: dict[str, Consumer] = {}
     contested: set[str] = set()
     for part in parts:

@@ -1,4 +1,4 @@
-"""Creates the TLS 1.3 contexts of agents, which authenticate by a pre-shared key (RFC 8446, section 2.2)."""
+"""Creates TLS 1.3 contexts for connections between gateways, with a pre-shared key (RFC 8446, section 2.2)."""
 
 import hashlib
 import ssl
@@ -10,7 +10,7 @@ SUPPORTED = bool(getattr(ssl, "HAS_PSK", False))
 """Whether the ssl module supports pre-shared keys (Python 3.13)."""
 NOT_SUPPORTED = "requires Python 3.13 or later for TLS with a pre-shared key: use the gateway's image"
 MIN_SECRET_LENGTH = 32
-"""The minimum length of the secret, in characters. An attacker who takes part in a handshake can test guesses
+"""The minimum length of the secret, in characters. A client that attempts a handshake can then guess the secret
 offline, so a short secret would be unsafe."""
 _IDENTITY = "gateway"
 
@@ -32,8 +32,8 @@ def contexts(secret: Secret) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         raise GatewayError(f"docker.peers.secret_file: {secret.display_path}: {error.strerror}") from error
     if len(text) < MIN_SECRET_LENGTH:
         raise GatewayError(
-            f"docker.peers.secret_file: {secret.display_path}: shorter than {MIN_SECRET_LENGTH} characters: create it"
-            " with openssl rand -hex 32"
+            f"docker.peers.secret_file: {secret.display_path}: shorter than {MIN_SECRET_LENGTH} characters: create a"
+            " secret with openssl rand -hex 32"
         )
     key = hashlib.sha256(b"gateway peers\0" + text.encode()).digest()
     listening, connecting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

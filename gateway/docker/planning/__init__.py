@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
+from gateway.docker.desired_state import DesiredState, backends_on
 from gateway.docker.identity_warnings import image_labels, spoofing
-from gateway.docker.plan import ActionKind, DesiredState, Plan, PlannedAction, backends_on
+from gateway.docker.plan import ActionKind, Plan, PlannedAction
 from gateway.docker.planning.attachments import attach, detach
 from gateway.docker.planning.container_starts import revive
 from gateway.docker.planning.external_route import external_route_warnings
@@ -12,7 +13,7 @@ from gateway.docker.planning.lost_namespaces import later_starts, shared_namespa
 from gateway.docker.planning.networks import create_networks, remove_networks
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.planning.project_networks import expand_projects
-from gateway.docker.planning.services import update_services
+from gateway.docker.planning.service_updates import update_services
 from gateway.docker.snapshot import EngineSnapshot
 from gateway.docker.volumes import VolumeStatus, create_body, mount_problems, volume_status
 

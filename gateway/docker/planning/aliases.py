@@ -1,4 +1,4 @@
-"""Decides who gets an alias on a network: a backend before a container, and the oldest of several containers."""
+"""Decides which container gets an alias that several request: the oldest one. A backend's name is never assigned."""
 
 from collections.abc import Iterable
 
@@ -34,7 +34,7 @@ def conflicting_holder(builder: PlanBuilder, container: Container, name: str, al
     for other, by_alias in builder.containers_named(name, alias):
         if other.id in (container.id, own):
             continue
-        # The host name of another container does not block an alias of the gateway. `name_conflicts` warns about it.
+        # The host name of another container does not block the gateway; `name_conflicts` warns about it.
         if alias == other.name.lower() or (alias == other.hostname and container.id != own):
             return f"container {other.name}"
         if by_alias and not _yields_alias(builder, other, container, name, alias):
@@ -55,8 +55,8 @@ def reserve(builder: PlanBuilder, container: Container, name: str, aliases: tupl
 def _yields_alias(builder: PlanBuilder, other: Container, container: Container, name: str, alias: str) -> bool:
     """Return whether `container` may get an alias that `other` holds.
 
-    The result is true if both can share the alias. It is also true if `other` is younger and got the alias from the
-    gateway, because the gateway can then remove the alias from `other`.
+    This is possible if both can share the alias. It is also possible if `other` is younger: the gateway then removes
+    the alias from `other`, unless another program assigned it.
     """
     if builder.desired.owner_alias not in (other.endpoints[name].aliases or ()):
         return False  # an operator or another program set the alias

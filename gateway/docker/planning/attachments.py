@@ -10,7 +10,7 @@ from gateway.docker.planning.gateway_container import own_addresses
 from gateway.docker.planning.gateway_task import gateway_task_state
 from gateway.docker.planning.name_conflicts import container_conflicts, report_foreign_endpoints
 from gateway.docker.planning.plan_builder import PlanBuilder
-from gateway.docker.planning.shared_namespace import report_shared_namespace
+from gateway.docker.planning.shared_namespace_status import report_shared_namespace
 from gateway.docker.snapshot import LIVE, RUNNING, Container
 
 
@@ -32,7 +32,7 @@ def attach(builder: PlanBuilder) -> None:
 
 
 def detach(builder: PlanBuilder) -> None:
-    """Plan to detach each container that the gateway attached, if nothing requests the attachment any more."""
+    """Plan to detach each container that the gateway attached and whose attachment is no longer requested."""
     for container in builder.observed.containers:
         for name, endpoint in container.endpoints.items():
             if (
@@ -49,10 +49,9 @@ def detach(builder: PlanBuilder) -> None:
 
 
 def _may_be_gateway(builder: PlanBuilder, container: Container) -> bool:
-    """Return whether a container is or could be a gateway with this gateway's instance name.
+    """Return whether a container is another gateway with this gateway's instance name.
 
-    If this gateway does not know in which container it runs, the container could be its own. Otherwise, the container
-    is another running gateway with the same instance name.
+    If this gateway does not know its own container, the result is also true for its own container.
     """
     own = builder.observed.own
     return (
@@ -120,9 +119,9 @@ def _connect(builder: PlanBuilder, container: Container, name: str, aliases: tup
 
 
 def _awaits_replacement(builder: PlanBuilder, container: Container, name: str) -> bool:
-    """Return whether a container stays detached from a network, because the network is about to be replaced.
+    """Return whether an operator has detached a container, so that the gateway can replace an outdated network.
 
-    An operator has detached the container, so that the gateway can remove the outdated network.
+    The gateway must not reattach such a container before the network is replaced.
     """
     if name not in builder.outdated or (container.id, name) not in builder.seen:
         return False

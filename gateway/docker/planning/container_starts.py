@@ -1,29 +1,29 @@
-"""Decides which containers to start because a volume, network or namespace was missing earlier. Does no I/O."""
+"""Decides which containers to start: those whose start failed, and those that lost their network. Does no I/O."""
 
 from dataclasses import replace
 
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState
 from gateway.docker.engine_flavor import DOCKER
-from gateway.docker.failed_starts import CANCELED, StartFailure, StartFailureCause, read_error
 from gateway.docker.labels import INSTANCE, revives
 from gateway.docker.plan import ActionKind, PlannedAction
-from gateway.docker.planning.dead_container_builder import dead_container, recreate
+from gateway.docker.planning.dead_container_builder import dead_container, dead_container_to_recreate
 from gateway.docker.planning.gateway_container import is_bound_to_removed_network, reconnect_command
 from gateway.docker.planning.lost_namespaces import without_namespace, without_namespace_while_running
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.project_network_names import configured_as
 from gateway.docker.snapshot import RUNNING, Container
+from gateway.docker.start_errors import CANCELED, StartFailure, StartFailureCause, read_error
 from gateway.text_sanitizer import one_line
 
 
 def revive(builder: PlanBuilder) -> tuple[DeadContainer, ...]:
-    """Return the dead containers, and add the actions to start those that the configuration permits.
+    """Return the dead containers. Add actions that start them to the plan, if the configuration permits this.
 
     A container that an operator stopped has no start error, so it is not dead. A dead container without a restart
     policy is not started, because the engine would not restart it either.
 
     Args:
-        builder: The plan so far. All other actions are already planned.
+        builder: The plan so far, with all other actions.
     """
     if builder.observed.flavor is not DOCKER:
         return ()
@@ -119,7 +119,7 @@ def _without_volume(builder: PlanBuilder, container: Container, failed: StartFai
 
 
 def _when_up(builder: PlanBuilder, container: Container, backend: str, detail: str) -> DeadContainer:
-    """Return a `DeadContainer` for a failed mount. If the volume's backend is not up, the container waits for it."""
+    """Return a `DeadContainer` for a failed mount. The gateway starts the container when `backend` is up."""
     usable = builder.desired.usable
     dead = dead_container(container, StartFailureCause.VOLUME, detail, DeadContainerState.STARTING)
     if usable is not None and backend in usable:
@@ -135,7 +135,7 @@ def _without_network(builder: PlanBuilder, container: Container, failed: StartFa
         name for name, endpoint in container.endpoints.items() if failed.network in ("", name, endpoint.network_id)
     ]
     if not named and (container.network_mode != failed.network or len(container.endpoints) == 1):
-        # After the failed start, the container was attached to a new network of the same name.
+        # The IDs differ, because the container was later attached to a new network of the same name.
         named = list(container.endpoints)
     ours = [
         name
@@ -162,7 +162,7 @@ def _without_network(builder: PlanBuilder, container: Container, failed: StartFa
         )
     there, endpoint = builder.known.get(name), container.endpoints[name]
     if is_bound_to_removed_network(builder, container):
-        return recreate(container, StartFailureCause.NETWORK, detail)
+        return dead_container_to_recreate(container, StartFailureCause.NETWORK, detail)
     if there is not None and endpoint.network_id in ("", there.id):
         return dead_container(container, StartFailureCause.NETWORK, detail, DeadContainerState.STARTING)
     if (container.id, name) in builder.ours:
@@ -175,7 +175,7 @@ def _without_network(builder: PlanBuilder, container: Container, failed: StartFa
         )
     reconnect = reconnect_command(builder, container, name)
     if not reconnect:
-        return recreate(container, StartFailureCause.NETWORK, detail)
+        return dead_container_to_recreate(container, StartFailureCause.NETWORK, detail)
     command = f"{reconnect} && docker start {container.name}"
     message = "the gateway did not attach it to the network: every start fails until the container is reconnected"
     return dead_container(container, StartFailureCause.NETWORK, detail, DeadContainerState.RECREATE, message, command)

@@ -1,12 +1,12 @@
-"""Creates `DeadContainer` objects, with the command that recreates the container if necessary. Does no I/O."""
+"""Creates `DeadContainer` objects, with the command that starts or recreates the container. Does no I/O."""
 
 import shlex
 
 from gateway.docker.compose_command import compose_command
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState
-from gateway.docker.failed_starts import StartFailureCause
 from gateway.docker.grants import SERVICE
 from gateway.docker.snapshot import Container
+from gateway.docker.start_errors import StartFailureCause
 from gateway.text_sanitizer import one_line
 
 _MAX_COMMAND = 4000
@@ -21,16 +21,16 @@ def dead_container(
     message: str = "",
     command: str = "",
 ) -> DeadContainer:
-    """Create the `DeadContainer` for a container. See `DeadContainer` for the other arguments."""
+    """Create the `DeadContainer` of a container. The other arguments are those of `DeadContainer`."""
     return DeadContainer(container.name, container.id, cause, detail, state, message, command)
 
 
 def safe_command(command: str) -> str:
-    """Return the command; or an empty string if it is too long to show, or contains control characters."""
+    """Return the command; empty if it is too long to show, or if it contains control characters."""
     return command if one_line(command, _MAX_COMMAND) == command else ""
 
 
-def recreate(container: Container, cause: StartFailureCause, detail: str) -> DeadContainer:
+def dead_container_to_recreate(container: Container, cause: StartFailureCause, detail: str) -> DeadContainer:
     """Create the `DeadContainer` for a container that must be recreated, because every start would fail.
 
     If Compose created the container, the result includes the command that recreates it.

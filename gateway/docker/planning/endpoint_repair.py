@@ -77,7 +77,10 @@ def reconcile_endpoint(
 
 
 def refuse(builder: PlanBuilder, container: Container, name: str, reason: AttachBlocker, message: str) -> None:
-    """Report a container as blocked. If the gateway attached it and `docker.repair` allows it, plan to detach it."""
+    """Report a container as blocked on a network. If `docker.repair` permits this, also plan to detach the container.
+
+    Containers that another program attached are never detached.
+    """
     endpoint = container.endpoints.get(name)
     if endpoint is None:
         builder.report_container(container, name, AttachmentState.BLOCKED, reason, message)
@@ -105,7 +108,7 @@ def is_ours(builder: PlanBuilder, container: Container, name: str, endpoint: End
 
 
 def _repair_block(builder: PlanBuilder, container: Container) -> str:
-    """Return why the gateway must not detach or reattach a container; empty if it may."""
+    """Return why the gateway must not detach or reattach a container; empty if this is permitted."""
     own = container.id == builder.observed.own
     busy = container.id in builder.desired.busy or (own and builder.desired.serving)
     if builder.options.repair == "disruptive" or (builder.options.repair == "idle" and not busy):
@@ -114,7 +117,7 @@ def _repair_block(builder: PlanBuilder, container: Container) -> str:
 
 
 def _stale(builder: PlanBuilder, container: Container, name: str, aliases: tuple[str, ...], *, ours: bool) -> None:
-    """Plan to reattach a container that cannot start, because its endpoint is on a removed network of this name."""
+    """Plan to reattach a container whose network was removed and created again, so that the container can start."""
     builder.report_container(
         container, name, AttachmentState.DRIFTED, None, removed_network_message(builder, container, name, ours=ours)
     )

@@ -1,4 +1,4 @@
-"""Decides whether the gateway's own container can reach external networks. Does no I/O."""
+"""Determines through which networks the gateway's container can reach external networks. Does no I/O."""
 
 from collections.abc import Iterator
 
@@ -25,7 +25,7 @@ def external_route_warnings(builder: PlanBuilder) -> Iterator[str]:
 
 
 def is_only_external_route(builder: PlanBuilder, name: str) -> bool:
-    """Return whether the gateway's container reaches external networks only through this network.
+    """Return whether this network is the gateway container's only route to external networks.
 
     Args:
         builder: The plan so far.
@@ -36,8 +36,5 @@ def is_only_external_route(builder: PlanBuilder, name: str) -> bool:
 
 
 def _outside(builder: PlanBuilder, own: Container) -> set[str]:
-    """Return the networks of a container through which it may reach external networks.
-
-    The result includes networks that this engine does not list, because they might not be internal.
-    """
+    """Return the container's networks that are not known to be internal."""
     return {name for name in own.endpoints if name not in builder.known or not builder.known[name].internal}

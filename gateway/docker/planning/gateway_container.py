@@ -5,8 +5,9 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 
+from gateway.docker.desired_state import OWNER_ALIAS_PREFIX, DesiredState
 from gateway.docker.gateway_addresses import choose, is_reserved
-from gateway.docker.plan import OWNER_ALIAS_PREFIX, ActionKind, AttachmentState, DesiredState, PlannedAction
+from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction
 from gateway.docker.planning.dead_container_builder import safe_command
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.snapshot import RUNNING, Container, EndpointInfo, EngineSnapshot, NetworkInfo
@@ -60,10 +61,9 @@ def address_change(builder: PlanBuilder, name: str, endpoint: EndpointInfo) -> s
 
 
 def is_bound_to_removed_network(builder: PlanBuilder, container: Container) -> bool:
-    """Return whether the network mode of a container is the ID of a network that no longer exists.
+    """Return whether the network mode of a container is the ID of a removed network.
 
-    Compose 2.26 sets such IDs for external networks. The engine cannot start such a container, even after the
-    container is attached to other networks.
+    The engine can never start such a container. Compose 2.26 uses IDs as network modes for external networks.
     """
     mode = container.network_mode
     return bool(_NETWORK_ID.fullmatch(mode)) and all(each.id != mode for each in builder.observed.networks)
@@ -72,7 +72,7 @@ def is_bound_to_removed_network(builder: PlanBuilder, container: Container) -> b
 def removed_network_message(builder: PlanBuilder, container: Container, name: str, *, ours: bool) -> str:
     """Return a message, with the remedy, about a stopped container whose network was removed.
 
-    `docker network prune` removes such networks, for example.
+    For example, `docker network prune` removes a network if all its containers are stopped.
 
     Args:
         builder: The plan so far.
@@ -104,9 +104,9 @@ def reconnect_command(builder: PlanBuilder, container: Container, name: str) -> 
 
 
 def reattach_stopped_gateway(builder: PlanBuilder) -> None:
-    """Plan to reattach the gateway's stopped container if its network was removed, so that it cannot start.
+    """Plan to reattach the gateway's container if it is stopped and cannot start, because its network was removed.
 
-    Only `gateway apply` does this, because the service does not run while its container is stopped.
+    Only `gateway apply` does this: the service itself does not run while its container is stopped.
     """
     if builder.observed.own is not None:
         return
@@ -135,7 +135,7 @@ def reattach_stopped_gateway(builder: PlanBuilder) -> None:
 
 
 def address_warnings(builder: PlanBuilder) -> Iterator[str]:
-    """Yield a warning for each network on which the gateway's address can change, or another container can get it."""
+    """Yield a warning for each network on which the gateway can lose its address."""
     own = builder.observed.own_container
     for name, options in builder.options.networks.items():
         network = builder.known.get(name)
@@ -165,7 +165,7 @@ def address_warnings(builder: PlanBuilder) -> Iterator[str]:
 
 
 def _taken(builder: PlanBuilder, own: Container, name: str) -> Iterator[str]:
-    """Yield a warning for each container that holds an address that the gateway requested and did not get."""
+    """Yield a warning for each container that has an address that the gateway requested."""
     for container in builder.observed.containers:
         endpoint = container.endpoints.get(name)
         if endpoint is None or container.id == own.id:
@@ -175,16 +175,15 @@ def _taken(builder: PlanBuilder, own: Container, name: str) -> Iterator[str]:
         if got and not any(each.startswith(OWNER_ALIAS_PREFIX) for each in endpoint.aliases or ()):
             yield (
                 f"network {name}: container {container.name} has {', '.join(got)}, which the gateway requested:"
-                " clients that have cached it as the gateway's address reach that container: give it another address"
+                " clients that have cached the gateway's address reach this container: change the container's address"
             )
 
 
 def as_running_gateway(desired: DesiredState, observed: EngineSnapshot) -> EngineSnapshot:
     """Return the snapshot with the running gateway's container as `own`, for a command such as `gateway apply`.
 
-    A command can run on the host or in a temporary container. Without this function, the command would attach the
-    temporary container instead of the gateway's. If `docker.container` is set, the snapshot is returned unchanged,
-    because this key already identifies the gateway's container.
+    A command can run on the host or in a temporary container, and must not attach the temporary container to
+    networks. If `docker.container` is set, return the snapshot unchanged: `own` is already the gateway's container.
     """
     own = observed.own_container
     if desired.options.container is not None or (own is not None and desired.is_gateway(own)):

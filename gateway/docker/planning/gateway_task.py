@@ -1,4 +1,4 @@
-"""Checks the networks and aliases of a gateway that runs as a swarm task. The task's service specifies them."""
+"""Checks whether a gateway that runs as a swarm task has the required networks and aliases."""
 
 from gateway.docker.errors import AttachBlocker
 from gateway.docker.grants import SWARM_SERVICE
@@ -12,8 +12,8 @@ def gateway_task_state(
 ) -> tuple[AttachmentState, AttachBlocker | None, str]:
     """Return the state of the gateway's own attachment to a network.
 
-    The aliases are checked only on managers, because the engine does not report the aliases of a task, and only
-    managers report those of the task's service.
+    The engine does not report the aliases of a task. The aliases are checked only on swarm managers, which list the
+    task's service.
 
     Args:
         builder: The plan so far.

@@ -1,22 +1,22 @@
-"""Decides which containers to restart after the network namespace that they share was lost. Does no I/O."""
+"""Decides which containers to restart because the owner of their network namespace has restarted. Does no I/O."""
 
 from dataclasses import replace
 
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState
-from gateway.docker.failed_starts import StartFailureCause
 from gateway.docker.grants import PROJECT
 from gateway.docker.labels import revives
-from gateway.docker.planning.dead_container_builder import dead_container, recreate
+from gateway.docker.planning.dead_container_builder import dead_container, dead_container_to_recreate
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.project_network_names import configured_as
 from gateway.docker.snapshot import LIVE, Container, start_order
+from gateway.docker.start_errors import StartFailureCause
 
 
 def shared_namespaces(builder: PlanBuilder) -> frozenset[str]:
     """Return the IDs of the containers whose network namespace other containers share.
 
-    The result contains only the gateway's own container, containers on the gateway's networks, and removed containers
-    that an earlier result contained.
+    The result contains only the gateway's container and containers on the gateway's networks. A removed container
+    stays in the result while another container refers to the removed container.
     """
     found = set()
     for container in filter(lambda each: each.joins, builder.observed.containers):
@@ -29,7 +29,7 @@ def shared_namespaces(builder: PlanBuilder) -> frozenset[str]:
 
 
 def without_namespace(builder: PlanBuilder, container: Container) -> DeadContainer | None:
-    """Return a `DeadContainer` if a container did not start because the owner of its namespace did not run."""
+    """Return a `DeadContainer` if a container did not start, because the owner of its namespace was not running."""
     owner = _owner(builder, container)
     if owner is None:
         return _without_owner(builder, container)
@@ -77,10 +77,10 @@ def without_namespace_while_running(builder: PlanBuilder, container: Container) 
 
 
 def later_starts(builder: PlanBuilder) -> dict[str, float]:
-    """Return the containers that started after the owner of their namespace, although their start time is earlier.
+    """Return the containers that need no restart, although the owner of their namespace seems to have started later.
 
-    This happens if the engine's clock was set back between the two starts. The gateway records these containers:
-    otherwise, it would restart them when the clock reaches the start time of the owner again.
+    This happens if the engine's clock was set back after the owner's start, which then seems to be in the future. The
+    gateway records these containers: when the clock reaches that time, they would seem to need a restart.
 
     Returns:
         The start of the owner, in seconds since the epoch, by the container's ID.
@@ -99,13 +99,15 @@ def _without_owner(builder: PlanBuilder, container: Container) -> DeadContainer 
     asks = revives(container.labels, builder.options.label_prefix, default=False)
     if not (recorded or asks or _is_probably_ours(builder, container)):
         return None
-    return recreate(container, StartFailureCause.NAMESPACE, "it uses the network of a container that was removed")
+    return dead_container_to_recreate(
+        container, StartFailureCause.NAMESPACE, "it uses the network of a container that was removed"
+    )
 
 
 def _is_probably_ours(builder: PlanBuilder, container: Container) -> bool:
-    """Return whether a container whose namespace's owner was removed is in the gateway's own Compose project.
+    """Return whether a container is in the gateway's Compose project, and has a restart policy.
 
-    A container without a restart policy is excluded, because it may be temporary, for example for debugging.
+    A container without a restart policy may be temporary, for example for debugging.
     """
     own, project, start = builder.observed.own_container, container.labels.get(PROJECT), container.last_start
     same_project = own is not None and project is not None and project == own.labels.get(PROJECT)
@@ -118,7 +120,7 @@ def _owner(builder: PlanBuilder, container: Container) -> Container | None:
 
 
 def _is_in_scope(builder: PlanBuilder, container: Container, owner: Container) -> bool:
-    """Return whether the gateway may restart `container`: `owner` concerns the gateway, or a label requests it."""
+    """Return whether the gateway may restart a container: the owner of its namespace or a label permits this."""
     asks = revives(container.labels, builder.options.label_prefix, default=False)
     return asks or _concerns_gateway(builder, owner)
 

@@ -1,9 +1,10 @@
-"""Finds names that resolve to two hosts for one container, and warns or blocks the container (`on_name_conflict`)."""
+"""Finds names that resolve to two hosts for one container. Warns, or blocks the container (`on_name_conflict`)."""
 
 from collections.abc import Collection, Iterable
 
+from gateway.docker.desired_state import OWNER_ALIAS_PREFIX
 from gateway.docker.name_resolution import ResolvingWorkload
-from gateway.docker.plan import OWNER_ALIAS_PREFIX, NameConflict
+from gateway.docker.plan import NameConflict
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.snapshot import Container, Service
 
@@ -12,7 +13,10 @@ _MOST = 5
 
 
 def container_conflicts(builder: PlanBuilder, container: Container, network: str, aliases: Iterable[str]) -> str:
-    """Add a container's name conflicts to the plan. Return why it must not be attached; empty if it may be."""
+    """Add a container's name conflicts to the plan.
+
+    Return the reason if the container must not be attached; otherwise an empty string.
+    """
     own = container.id == builder.observed.own
     if own:
         _warn_of_hostnames(builder, network)
@@ -53,7 +57,10 @@ def _warn_of_hostnames(builder: PlanBuilder, network: str) -> None:
 
 
 def service_conflicts(builder: PlanBuilder, service: Service, network: str, aliases: Iterable[str]) -> str:
-    """Add a service's name conflicts to the plan. Return why the service must not be attached; empty if it may."""
+    """Add a service's name conflicts to the plan.
+
+    Return the reason if the service must not be attached; otherwise an empty string.
+    """
     names = {each.id: each.name for each in builder.observed.networks}
     elsewhere = [names[each] for each in service.networks if each in names]
     who = ResolvingWorkload(service.id, f"service {service.name}", _lower(aliases))
@@ -61,10 +68,9 @@ def service_conflicts(builder: PlanBuilder, service: Service, network: str, alia
 
 
 def _elsewhere(builder: PlanBuilder, container: Container, network: str) -> list[str]:
-    """Return the other networks of a container on which to look for conflicts with `network`.
+    """Return the other networks of a container to compare with `network`.
 
-    Omit networks of the gateway whose names sort after `network`, so that a conflict between two networks of the
-    gateway is reported only once.
+    Of two networks of the gateway, only one is compared with the other, so that a conflict is reported only once.
     """
     return [each for each in container.endpoints if each not in builder.options.networks or each < network]
 

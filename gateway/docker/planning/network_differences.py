@@ -1,4 +1,4 @@
-"""Compares existing networks with the configuration, because an engine cannot change an existing network."""
+"""Warns about existing networks that differ from the configuration, because an engine cannot change a network."""
 
 import ipaddress
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo)
 def _differences(
     builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo, *, ours: bool
 ) -> Iterator[tuple[str, str]]:
-    """Yield each difference from the configuration, and the setting that would match the existing network.
+    """Yield each difference, and the setting that would match the existing network.
 
     If another program created the network (`ours` is False), ignore properties that are not configured.
     """

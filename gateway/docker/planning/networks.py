@@ -28,7 +28,7 @@ def create_networks(builder: PlanBuilder) -> None:
 def remove_networks(builder: PlanBuilder) -> None:
     """Plan the removal of managed networks that are neither configured nor used.
 
-    If a container joins a network before the removal, the engine refuses to remove the network.
+    The engine refuses the removal if a container has joined the network in the meantime.
     """
     # Compare names, too: a container that was never started has no network ID, only the name of its network.
     used = {each.network_id for container in builder.observed.containers for each in container.endpoints.values()}
@@ -66,7 +66,7 @@ def choose_subnet(subnets: Iterable[str], pool: IpNetwork = _POOL, bits: int = _
 
 
 def _subnet(builder: PlanBuilder, options: NetworkOptions) -> tuple[str | None, str]:
-    """Return a free subnet for a new network (None if there is none), and where it was searched, for messages."""
+    """Return a free subnet for a new network (or None), and a description of the searched range for messages."""
     if options.per is None:
         subnet = str(options.subnet) if options.subnet else choose_subnet(builder.subnets)
         return subnet, f"/{_SUBNET_BITS} of {_POOL}"
@@ -117,7 +117,7 @@ def no_overlay(builder: PlanBuilder, name: str) -> str:
 
 
 def _pools(builder: PlanBuilder, options: NetworkOptions, subnet: str) -> list[dict[str, str]]:
-    """Return the subnets of a new network, each with its `--ip-range`. An IPv6 network also has an IPv4 subnet."""
+    """Return the subnets of a new network, each with its `--ip-range`. An IPv6 network also gets an IPv4 subnet."""
     subnets = [subnet]
     if ":" in subnet and (free := choose_subnet(builder.subnets)) is not None:
         subnets.append(free)

@@ -1,22 +1,16 @@
-"""Collects the actions, statuses and warnings of a plan, with functions that all planning modules use."""
+"""Defines `PlanBuilder`, to which the planning modules add the actions, statuses and warnings of a plan."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gateway.docker import labels
+from gateway.docker.desired_state import DesiredState, backends_on
 from gateway.docker.errors import AttachBlocker
 from gateway.docker.grants import GrantedAccess, granted, owner
 from gateway.docker.labels import LabelRequest
 from gateway.docker.name_resolution import NameTable
 from gateway.docker.options import NetworkOptions
-from gateway.docker.plan import (
-    AttachmentState,
-    AttachmentStatus,
-    DesiredState,
-    NameConflict,
-    PlannedAction,
-    backends_on,
-)
+from gateway.docker.plan import AttachmentState, AttachmentStatus, NameConflict, PlannedAction
 from gateway.docker.project_network_names import network_of
 from gateway.docker.snapshot import Container, EngineSnapshot, NetworkInfo
 from gateway.text_sanitizer import one_line
@@ -40,7 +34,7 @@ class AliasHolder:
     listed: frozenset[str] = frozenset()
 
     def shares(self, alias: str, other: "AliasHolder") -> bool:
-        """Return whether both holders can have the alias: they have the same owner, or both have it in `listed`."""
+        """Return whether both holders can have the alias: if they have the same owner, or if both list the alias."""
         return self.owner == other.owner or (alias in self.listed and alias in other.listed)
 
 
@@ -75,7 +69,7 @@ class PlanBuilder:
         self.creatable: dict[str, NetworkInfo] = {}
         """The networks that this plan creates, by name. They have no ID yet."""
         self.no_free_range: dict[str, str] = {}
-        """The reason and remedy for each missing network for which no subnet is free, by the network's name."""
+        """Messages about missing networks for which no subnet is free, by the network's name."""
         self.actions: list[PlannedAction] = []
         self.attachments: list[AttachmentStatus] = []
         self.warnings: list[str] = []
@@ -84,7 +78,7 @@ class PlanBuilder:
         self.names = NameTable(desired, observed)
         self.name_conflicts: list[NameConflict] = []
         self.outdated: set[str] = set()
-        """Networks that this gateway created, and whose configured options have changed since then."""
+        """Networks that this gateway created with other options than those that are configured now."""
         self._containers_named: dict[str, dict[str, list[tuple[Container, bool]]]] = {}
         """A cache of the results of `containers_named`, by network and name."""
         self.reserved: dict[tuple[str, str], AliasHolder] = {}
@@ -94,9 +88,8 @@ class PlanBuilder:
         """Return the driver of a network with these options."""
         if options.driver != "auto":
             return options.driver
-        # With `per`, each project needs its own network. Only the gateway on the leading manager creates overlays.
-        # That gateway detects only services and the containers of its own node. It would miss projects that run as
-        # plain containers on other nodes, so use overlays only for services.
+        # Only the gateway on the leading manager creates overlays. With `per`, that gateway would not create networks
+        # for projects whose plain containers run on other nodes. Therefore, use overlays only for services.
         overlay = self.observed.swarm.member and (options.per is None or self.options.services)
         return "overlay" if overlay else "bridge"
 
@@ -151,7 +144,6 @@ class PlanBuilder:
         return "docker.grants" if granted(self.options.grants, container.name, container.labels) else "docker.attach"
 
     def _closed(self, given: GrantedAccess | None) -> frozenset[str]:
-        """Return the configured networks on which no granted backend is available."""
         backends = set(given.backends) if given is not None else set()
         return frozenset(
             name for name in self.desired.networks if not backends & set(backends_on(self.desired, name))
@@ -164,7 +156,7 @@ class PlanBuilder:
         return frozenset(each.lower() for part in (given, rule) if part is not None for each in part.aliases)
 
     def holder(self, container: Container) -> AliasHolder:
-        """Return the `AliasHolder` of a container."""
+        """Return a container as an `AliasHolder`."""
         listed = self.by_configuration(container.name, container.labels)
         return AliasHolder(f"container {container.name}", owner(container.id, container.labels), listed)
 
@@ -174,7 +166,7 @@ class PlanBuilder:
         Args:
             request: The request of a container or service.
             who: The container or service, for messages.
-            name: The name of the container or service. With `per: project`, network names can contain it.
+            name: The name of the container or service. With `per: project`, network names can contain this name.
             found: The labels that the gateway evaluates.
         """
         configured = self.desired.networks

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from gateway.docker.plan import DesiredState
+from gateway.docker.desired_state import DesiredState
 from gateway.docker.planning.desired_networks import attachable_networks
 from gateway.docker.planning.plan_builder import PlanBuilder
-from gateway.docker.planning.services import service_networks
+from gateway.docker.planning.service_updates import service_networks
 from gateway.docker.project_network_names import configured_as
 from gateway.docker.snapshot import EngineSnapshot
 
@@ -13,9 +13,8 @@ from gateway.docker.snapshot import EngineSnapshot
 def expand_projects(desired: DesiredState, observed: EngineSnapshot) -> DesiredState:
     """Return the desired state with each network that has `per: project` replaced with the networks of projects.
 
-    The result contains a network for each project with a container or service that requests one. It also contains
-    each existing network of a project that a container of this engine is on, because agents on other nodes and
-    Compose files can create such networks.
+    A project gets a network if one of its containers or services requests the network. The result also contains each
+    existing network of a project to which a container of this engine is attached.
 
     Args:
         desired: The desired state, as configured.

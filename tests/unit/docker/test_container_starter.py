@@ -11,12 +11,12 @@ from aiodocker.exceptions import DockerError
 from gateway.backoff import BackoffPolicy
 from gateway.docker import container_starter, inspection_cache, last_starts, start_attempts
 from gateway.docker.dead_containers import DeadContainerState
+from gateway.docker.desired_state import DesiredState
 from gateway.docker.errors import EngineError, ErrorKind, as_engine_error
-from gateway.docker.failed_starts import StartFailureCause, StartReason
 from gateway.docker.options import DockerOptions, NetworkOptions
-from gateway.docker.ownership import OwnershipRecord
-from gateway.docker.plan import DesiredState
+from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.reconciler import Reconciler
+from gateway.docker.start_errors import StartFailureCause, StartReason
 from gateway.docker.volumes import VolumeMountAddress
 from tests.support.fake_engine import FakeContainer, FakeEngine
 
@@ -138,7 +138,7 @@ async def test_a_slow_start_by_another_client_delays_no_other_action(engine: Loc
     engine.locked.clear()
     for each in slow:
         each.state = "running"
-        made._observer.forget_start(each.id)  # the event `start`
+        made._observer.inspections.forget_start(each.id)  # the event `start`
     await reconcile(made, engine)
     assert all("apps" in each.endpoints for each in slow)
 
@@ -150,7 +150,7 @@ async def test_a_copy_from_a_running_container_delays_no_other_action(engine: Lo
     made = reconciler(tmp_path)
     await reconcile(made, engine)
     engine.locked = {owner.id, dependant.id}
-    made._observer.expire_starts()
+    made._observer.inspections.expire_starts()
     web = engine.add_container("web", OPT_IN)
     async with asyncio.timeout(15):
         await reconcile(made, engine)
@@ -264,7 +264,7 @@ async def test_a_start_that_fails_is_listed_before_the_others_are_inspected(
     made = reconciler(tmp_path)
     await reconcile(made, engine, 5)
     engine.errors[containers[4].id] = REFUSED
-    made._observer.expire_start(containers[4].id)  # the event `unmount` of its volume
+    made._observer.inspections.expire_start(containers[4].id)  # the event `unmount` of its volume
     await made.reconcile(engine)  # type: ignore[arg-type]
     assert [each.container for each in made.plan.dead] == ["web-4"]
     await made._executor.starter.cancel()

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
+from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_actions import execute
 from gateway.docker.engine_client import EngineClient
 from gateway.docker.engine_flavor import DOCKER, PODMAN, EngineFlavor, flavor, lease_ranges
 from gateway.docker.errors import AttachBlocker, EngineError, ErrorKind
 from gateway.docker.identity_warnings import can_spoof
 from gateway.docker.options import DockerOptions, NetworkOptions
-from gateway.docker.plan import ActionKind, DesiredState, PlannedAction
+from gateway.docker.plan import ActionKind, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.snapshot import Container, EngineSnapshot
 
@@ -67,7 +68,7 @@ def test_the_engine_and_the_version_are_known_from_one_answer(
             {"Version": "99", "ApiVersion": "1.99", "MinAPIVersion": "1.60", "Components": COMPONENTS},
             "Podman 99 requires API 1.60 or newer; this gateway supports API 1.48: update the gateway",
         ),
-        ("<html>", "not the response of a Docker engine: '<html>'"),
+        ("<html>", "not the response of a Docker engine: '<html>': check docker.host"),
     ],
 )
 def test_an_unsupported_engine_is_reported_by_name(version: Any, message: str) -> None:

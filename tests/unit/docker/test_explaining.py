@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from gateway.docker.desired_state import DesiredState
 from gateway.docker.errors import AttachBlocker
 from gateway.docker.explaining import explain, find
-from gateway.docker.explaining.model import ExplainedBackend, Explanation, Reachability
+from gateway.docker.explaining.explanation import ExplainedBackend, Explanation, Reachability
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
-from gateway.docker.plan import AttachmentState, AttachmentStatus, DesiredState, Plan
+from gateway.docker.plan import AttachmentState, AttachmentStatus, Plan
 from gateway.docker.planning import plan
 from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot, LastStart, NetworkInfo
 

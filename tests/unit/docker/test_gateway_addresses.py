@@ -13,12 +13,13 @@ from gateway.config import load
 from gateway.config.loader import ConfigSources
 from gateway.contracts.security import Secret
 from gateway.docker.action_failures import ActionFailures
+from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_flavor import PODMAN
 from gateway.docker.errors import AttachBlocker, EngineError, ErrorKind
 from gateway.docker.gateway_addresses import choose, is_reserved, range_for_others
 from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
-from gateway.docker.ownership import OwnershipRecord
-from gateway.docker.plan import ActionKind, AttachmentState, AttachmentStatus, DesiredState, Plan, PlannedAction
+from gateway.docker.ownership_record import OwnershipRecord
+from gateway.docker.plan import ActionKind, AttachmentState, AttachmentStatus, Plan, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
 from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot, NetworkInfo

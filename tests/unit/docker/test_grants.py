@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from gateway.docker.consumer_directory import consumer
+from gateway.docker.desired_state import DesiredState
 from gateway.docker.errors import AttachBlocker, EngineError, ErrorKind
 from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
 from gateway.docker.identity_warnings import can_spoof
 from gateway.docker.image_labels import split
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
-from gateway.docker.plan import ActionKind, AttachmentState, DesiredState, Plan
+from gateway.docker.plan import ActionKind, AttachmentState, Plan
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
 from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot, NetworkInfo, Service, SwarmMembership

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from gateway.docker import labels
+from gateway.docker.desired_state import DesiredState
 from gateway.docker.errors import AttachBlocker
 from gateway.docker.grants import SERVICE
 from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.name_resolution import hostname_of, hosts_of
 from gateway.docker.options import DockerOptions, NetworkOptions
-from gateway.docker.plan import ActionKind, AttachmentState, DesiredState, Plan
+from gateway.docker.plan import ActionKind, AttachmentState, Plan
 from gateway.docker.planning import plan
 from gateway.docker.planning.gateway_container import as_running_gateway
 from gateway.docker.reconciler import Reconciler

@@ -84,7 +84,7 @@ def test_reports_contain_only_running_containers_on_swarm_networks() -> None:
 @pytest.mark.parametrize(
     ("reported", "wrong"),
     [
-        (AddressReport("node-2", "127.0.0.3", "n-mesh"), "is from 127.0.0.3, not from 127.0.0.2"),
+        (AddressReport("node-2", "127.0.0.3", "n-mesh"), "names 127.0.0.3 as its sender, but came from 127.0.0.2"),
         (AddressReport("node-2", "127.0.0.2", "n-else"), "is not about network mesh"),
         (AddressReport("node-2", "127.0.0.2", "n-mesh", (claim("172.17.0.3"),)), "not an address of network mesh"),
         (AddressReport("node-2", "127.0.0.2", "n-mesh", (claim("nonsense"),)), "nonsense"),

@@ -19,16 +19,17 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from gateway.contracts.values import Duration
 from gateway.docker import inspection_cache
-from gateway.docker import ownership as ownership_module
+from gateway.docker import ownership_record as ownership_module
 from gateway.docker import plan_executor as plan_executor_module
 from gateway.docker import reconciler as reconciler_module
 from gateway.docker.consumer_directory import Consumer, ConsumerDirectory, client_networks
+from gateway.docker.desired_state import DesiredState
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.errors import AttachBlocker, EngineError, ErrorKind
 from gateway.docker.grants import PROJECT
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
-from gateway.docker.ownership import OwnershipRecord
-from gateway.docker.plan import ActionKind, AttachmentState, DesiredState, Plan, PlannedAction
+from gateway.docker.ownership_record import OwnershipRecord
+from gateway.docker.plan import ActionKind, AttachmentState, Plan, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.planning.networks import choose_subnet
 from gateway.docker.project_network_names import network_of
@@ -632,7 +633,7 @@ class Fleet(RuleBasedStateMachine):
     def settle(self) -> None:
         """Check that the state converges within a few passes, and that the reconciler then writes nothing."""
         for _ in range(12):
-            self.reconciler._observer._inspections._locked.clear()
+            self.reconciler._observer.inspections._locked.clear()
             failures = self.reconciler._failures
             failures._failed = {key: (backoff, 0.0, error) for key, (backoff, _, error) in failures._failed.items()}
             before = len(self.engine.writes)

@@ -10,10 +10,11 @@ from typing import Any, cast
 
 import pytest
 
+from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_events import EngineEventReader
 from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.options import DockerOptions, NetworkOptions
-from gateway.docker.plan import ActionKind, DesiredState, PlannedAction
+from gateway.docker.plan import ActionKind, PlannedAction
 from gateway.docker.reconciler import Reconciler
 from gateway.docker.signal_events import record_past_events
 from gateway.docker.snapshot import LastStart
@@ -114,12 +115,12 @@ async def test_a_restart_waits_if_a_stop_possibly_began_before_the_events_that_t
     assert before - 4 <= since <= time.monotonic() - 4
     options = DockerOptions()
     made: Any = Reconciler(options, lambda: DesiredState("site-a", options, ()), lambda _: None, tmp_path)
-    made._events_since = since
+    made._schedule.signals_since = since
     for timeout, expected in ((10.0, 10.0), (-1.0, 600.0)):
         start = LastStart(at=AT - 60, stop_timeout=timeout)
         restart = PlannedAction(ActionKind.RESTART, "", container_id=ID, last_start=start)
-        assert made._not_before(restart) == since + expected
-        assert made._not_before(replace(restart, verb=ActionKind.START)) == 0.0
+        assert made._schedule.not_before(restart) == since + expected
+        assert made._schedule.not_before(replace(restart, verb=ActionKind.START)) == 0.0
 
 
 async def test_a_signal_by_another_client_counts_until_the_next_start(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ async def test_a_token_on_a_file_system_that_hangs_delays_no_member(
     monkeypatch.setattr(poller, "_stamps", hang)
     monkeypatch.setattr(poller, "ask", ask)
     monkeypatch.setattr(poller, "_DISCOVERY_INTERVAL", 0.0)
-    monkeypatch.setattr(poller, "_POLL_INTERVAL", 0.01)
+    monkeypatch.setattr(poller, "_CONFIG_CHECK_INTERVAL", 0.01)
     token = tmp_path / "token"
     write_secret(token, "t" * 40)
     members = (MemberAddress("http", Endpoint("127.0.0.1", 1)),)
@@ -65,12 +65,12 @@ async def test_a_token_on_a_file_system_that_hangs_delays_no_member(
     try:
         async with asyncio.timeout(WITHIN):
             await asked.wait()
-            while not any("does not respond" in each for each in found.view().problems):
+            while not any("does not respond" in each for each in found.snapshot().problems):
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.2)
             assert len(calls) == 1  # several refreshes share the thread that hangs
             release.set()
-            while found.view().problems:
+            while found.snapshot().problems:
                 await asyncio.sleep(0.01)
     finally:
         release.set()

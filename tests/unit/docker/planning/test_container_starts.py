@@ -8,18 +8,19 @@ import pytest
 
 from gateway.docker.compose_command import FILES
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState
+from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_actions import execute
 from gateway.docker.errors import EngineError, ErrorKind
-from gateway.docker.failed_starts import StartFailure, StartFailureCause, StartReason, read_error
 from gateway.docker.grants import PROJECT, SERVICE
 from gateway.docker.inspection_cache import last_start
 from gateway.docker.labels import read as read_labels
 from gateway.docker.options import DockerOptions, NetworkOptions
-from gateway.docker.ownership import OwnershipRecord
-from gateway.docker.plan import ActionKind, DesiredState, Plan, PlannedAction
+from gateway.docker.ownership_record import OwnershipRecord
+from gateway.docker.plan import ActionKind, Plan, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot, LastStart, NetworkInfo, SwarmMembership
 from gateway.docker.start_attempts import LIMIT, STABLE, StartAttempts
+from gateway.docker.start_errors import StartFailure, StartFailureCause, StartReason, read_error
 from gateway.docker.volumes import VolumeMountAddress
 
 OWNER_ID = "767378fd8e62591fb24091c49e04ffa2a1752d34a2d610bd9eb01763fbc0ae52"

@@ -1,4 +1,4 @@
-"""Defines the parts of an explanation of which backends a container can reach, and why."""
+"""Defines `Explanation`: which backends a container can reach, and why."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -29,7 +29,7 @@ class ExplainedBackend:
 
 @dataclass(frozen=True)
 class AccessFactor:
-    """One factor that decides which backends a container reaches, such as a label or a network.
+    """Something that determines which backends a container reaches, such as a label or a network.
 
     Args:
         part: The type: `container`, `network of` (another container), `label`, `grants`, `network` or `name`.

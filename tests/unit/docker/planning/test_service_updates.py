@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from gateway.contracts.security import Secret
+from gateway.docker.desired_state import DesiredState
 from gateway.docker.errors import AttachBlocker, EngineError, ErrorKind
 from gateway.docker.grants import SWARM_SERVICE
 from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
-from gateway.docker.plan import ActionKind, AttachmentState, DesiredState, Plan
+from gateway.docker.plan import ActionKind, AttachmentState, Plan
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
 from gateway.docker.snapshot import (

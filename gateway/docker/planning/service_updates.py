@@ -13,9 +13,9 @@ from gateway.docker.snapshot import NetworkInfo, Service
 
 
 def update_services(builder: PlanBuilder) -> None:
-    """Plan updates of services whose networks differ from the desired ones.
+    """Plan updates of services whose networks differ from the desired ones, and report the status of services.
 
-    Only the agent on the leading manager plans updates. All agents on managers report the status of services.
+    Only the gateway on the swarm's leading manager plans updates.
     """
     if builder.observed.services_hidden:
         builder.warnings.append(
@@ -32,7 +32,6 @@ def update_services(builder: PlanBuilder) -> None:
 
 
 def _acts(builder: PlanBuilder) -> bool:
-    """Return whether this agent is the one that updates services."""
     return builder.options.services and builder.observed.swarm.leader
 
 
@@ -50,9 +49,9 @@ def _wanted(builder: PlanBuilder, service: Service) -> tuple[LabelRequest | None
 
 
 def _attached(builder: PlanBuilder, service: Service) -> tuple[dict[str, frozenset[str]], set[str]]:
-    """Return the aliases of a service by desired network, and the IDs of the networks that the service requests.
+    """Return the desired aliases by network ID, and the IDs of the networks that the service requests.
 
-    The desired networks are the current and the requested networks. Report the status of each requested network.
+    The desired networks are the current networks and the requested networks. Report the status of the latter.
     """
     mark, who = builder.desired.owner_alias, f"service {service.name}"
 
@@ -95,7 +94,7 @@ def _attached(builder: PlanBuilder, service: Service) -> tuple[dict[str, frozens
 def _block_reason(
     builder: PlanBuilder, service: Service, there: NetworkInfo, request: LabelRequest, found: frozenset[str] | None
 ) -> tuple[AttachmentState, AttachBlocker, str] | None:
-    """Return the service's status on a network where its request cannot be met; None if the request can be met."""
+    """Return the status and reason if the service's request for a network is blocked; None if it is not blocked."""
     if found is None and there.scope != "swarm":
         return AttachmentState.BLOCKED, AttachBlocker.LOCAL_NETWORK, _local(builder, there)
     if conflicts := service_conflicts(builder, service, there.name, request.aliases):
@@ -130,7 +129,7 @@ def _to_change(builder: PlanBuilder) -> tuple[AttachmentState, AttachBlocker | N
 
 
 def _conflict(builder: PlanBuilder, service: Service, name: str, request: LabelRequest, found: frozenset[str]) -> str:
-    """Reserve the service's aliases on a network. Return why the service cannot have them; empty if it can."""
+    """Reserve the service's aliases on a network, or return why the service cannot have them."""
     taken = [alias for alias in request.aliases if alias.lower() in builder.backend_names(name)]
     if taken:
         return f"{', '.join(taken)}: a backend has that name: choose another alias"
@@ -183,8 +182,8 @@ def _update(builder: PlanBuilder, service: Service, networks: Mapping[str, froze
 def _kept(builder: PlanBuilder, service: Service, networks: Mapping[str, frozenset[str]]) -> tuple[str, ...]:
     """Return the networks to add so that a service still reaches external networks after its update.
 
-    A service without networks uses the default bridge. The engine removes it from this bridge when its specification
-    gets the first network.
+    A service without networks uses the default bridge. The engine detaches the service from this bridge when the
+    specification gets the first network.
     """
     internal = {each.id for each in builder.observed.networks if each.internal}
     has_external_route = not service.networks or not service.networks.keys() <= internal
@@ -194,7 +193,7 @@ def _kept(builder: PlanBuilder, service: Service, networks: Mapping[str, frozens
 def _with_networks(
     spec: Mapping[str, Any], networks: Mapping[str, frozenset[str]], kept: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Return a copy of the specification with exactly the networks in `networks` and `kept`. Keep correct entries."""
+    """Return a copy of a service's specification with only the networks in `networks` and `kept`."""
     template = dict(spec.get("TaskTemplate", {}))
     before = {each["Target"]: each for each in template.get("Networks") or []}
     template["Networks"] = [{"Target": each} for each in kept] + [

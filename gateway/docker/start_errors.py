@@ -1,4 +1,4 @@
-"""Parses the error of a container that the engine could not start (`State.Error`). Does no I/O.
+"""Parses the error message of a container that the engine could not start (`State.Error`). Does no I/O.
 
 The patterns match messages of Docker Engine 26.1 (`daemon/start.go`, `volume/local`), and of newer engines, which add
 a prefix.
@@ -16,8 +16,8 @@ _SHARE = re.compile(r"//([^/]+)/")
 _NFS_PORT, _SMB_PORT = 2049, 445
 """The default ports, which the kernel uses if the mount option `port` is absent."""
 _ERRNO = re.compile(r"[a-z][a-z /-]*")
-"""Matches an error description, as from strerror(3), at the end of a message. The gateway shows no other end: a
-truncated message can end within the mount options, which can include passwords."""
+"""Matches an error description of strerror(3), such as `no route to host`. If a message ends with other text, the
+gateway does not show the text, because it can be part of mount options with a password."""
 _NETWORK = re.compile(r"network ([0-9a-zA-Z][0-9a-zA-Z_.-]*) not found|Could not find network: (\S+)")
 _ATTACHMENT = re.compile(r"Could not attach to network (\S+?):|attaching to network failed")
 _OWNER = re.compile(r"cannot join network of a non running container: (\w+)|No such container: ([0-9a-f]{64})")
@@ -36,10 +36,10 @@ class StartFailureCause(StrEnum):
 
 
 class StartReason(NamedTuple):
-    """The reason why the gateway starts a container: the cause of the container's earlier failed start.
+    """Why the gateway starts a container: the container's earlier start failed for this reason.
 
     Args:
-        cause: The missing dependency that made the earlier start fail.
+        cause: The dependency that was missing at the earlier start.
         backend: The backend of the volume that was not mounted; empty for another cause.
     """
 
@@ -53,10 +53,9 @@ class StartFailure:
 
     Args:
         cause: The missing dependency.
-        network: The ID or name of the network that does not exist, or to which the engine did not attach the
-            container; empty if the message does not contain it.
-        exists: Whether the attachment to the network failed, so that the network may exist; false if the engine
-            reported that the network does not exist.
+        network: The ID or name of the network that is missing, or that the engine could not attach the container to;
+            empty if it is not known.
+        exists: Whether the network may exist; false if the engine reported that it does not exist.
         owner: The ID of the other container whose network namespace this container uses.
         address: The server of the mount, from the mount option `addr` or the SMB share.
         port: The server's port, from the mount option `port` or the default of NFS or SMB; 0 if it is not known.

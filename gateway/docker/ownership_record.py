@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from gateway.atomic_file import replace_file
-from gateway.docker.failed_starts import StartFailureCause, StartReason
+from gateway.docker.start_errors import StartFailureCause, StartReason
 
 FILE = "docker.json"
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
@@ -34,10 +34,10 @@ class OwnershipRecord:
         self._namespaces: frozenset[str] = frozenset()
         self._later_starts: dict[str, float] = {}
         self.adopting = True
-        """Whether the file did not exist. If so, the gateway adopts each endpoint that has its owner alias."""
+        """Whether the file did not exist. If so, the gateway records each endpoint that has its owner alias."""
         self.problem: str | None = None
-        """Why the file cannot be used; None if it can. While it cannot, the gateway detaches nothing that an earlier
-        process attached."""
+        """Why the file cannot be used; None if it is usable. With an unusable file, the gateway detaches nothing that
+        an earlier process attached."""
         try:
             self._endpoints, self._addresses, self._starts, self._namespaces, self._later_starts = self._read()
             self.adopting = False
@@ -63,9 +63,8 @@ class OwnershipRecord:
             for name, each in written.get("addresses", {}).items()  # absent in files of earlier versions
         }
         starts: dict[str, StartReason] = {}
-        with contextlib.suppress(
-            *_UNREADABLE
-        ):  # if the entries are lost, the gateway only does not repeat the starts
+        # Without valid entries, the gateway does not repeat interrupted starts.
+        with contextlib.suppress(*_UNREADABLE):
             starts = {
                 str(container): StartReason(StartFailureCause(cause), str(backend))
                 for container, (cause, backend) in written.get("starts", {}).items()
@@ -74,7 +73,7 @@ class OwnershipRecord:
         return endpoints, addresses, starts, frozenset(map(str, written.get("namespaces", ()))), later
 
     def _merge(self) -> None:
-        """Add the entries that other processes, such as `gateway apply`, have added to the file."""
+        """Read the file again, and add the entries that other processes, such as `gateway apply`, have written."""
         with contextlib.suppress(OSError, *_UNREADABLE):
             endpoints, _, starts, *_ = self._read()
             self._endpoints |= endpoints
@@ -97,7 +96,7 @@ class OwnershipRecord:
 
     @property
     def namespaces(self) -> frozenset[str]:
-        """IDs of containers whose network namespace others share, see `gateway.docker.planning.lost_namespaces`."""
+        """IDs of containers whose network namespace other containers share."""
         return self._namespaces
 
     def record_namespaces(self, containers: frozenset[str]) -> None:
@@ -109,11 +108,11 @@ class OwnershipRecord:
 
     @property
     def later_starts(self) -> dict[str, float]:
-        """The accumulated results of `gateway.docker.planning.lost_namespaces.later_starts`."""
+        """Containers that need no restart; see `gateway.docker.planning.lost_namespaces.later_starts`."""
         return dict(self._later_starts)
 
     def record_later_starts(self, starts: Mapping[str, float]) -> None:
-        """Add results of `lost_namespaces.later_starts` to the record."""
+        """Add containers to `later_starts`."""
         recorded = {**self._later_starts, **starts}
         if recorded != self._later_starts:
             self._merge()
@@ -149,7 +148,7 @@ class OwnershipRecord:
             self._write()
 
     def retain(self, containers: set[str]) -> None:
-        """Remove the endpoints and later starts of all containers that are not in `containers`."""
+        """Remove the endpoints and the `later_starts` of all containers except `containers`."""
         self._merge()
         kept = {(container, network) for container, network in self._endpoints if container in containers}
         later = {key: at for key, at in self._later_starts.items() if key in containers}

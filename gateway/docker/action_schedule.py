@@ -1,0 +1,56 @@
+"""Determines when planned actions are due. Does no I/O."""
+
+import math
+from collections.abc import Iterable
+
+from gateway.docker.action_failures import ActionFailures
+from gateway.docker.container_starter import ContainerStarter
+from gateway.docker.plan import REVIVALS, ActionKind, PlannedAction
+from gateway.docker.snapshot import RUNNING, EngineSnapshot
+from gateway.docker.start_attempts import StartAttempts
+
+
+class ActionSchedule:
+    """Determines when planned actions are due. Does no I/O; times are monotonic, in seconds.
+
+    Args:
+        starter: Starts containers. An action whose attempt is in progress is not due.
+        failures: The failed actions, which are retried with backoff.
+        attempts: The attempts to start containers, which are repeated with backoff.
+    """
+
+    def __init__(self, starter: ContainerStarter, failures: ActionFailures, attempts: StartAttempts) -> None:
+        self._starter = starter
+        self._failures = failures
+        self._attempts = attempts
+        self.signals_since = 0.0
+        """The time since which all signals of other clients to containers have been recorded."""
+
+    def not_before(self, action: PlannedAction) -> float:
+        """Return the time of an action's next attempt; 0 if it is due now, `inf` while an attempt is in progress."""
+        if self._starter.is_starting(action):
+            return math.inf
+        again = self._attempts.not_before(action.container_id) if action.verb in REVIVALS else 0.0
+        if action.verb is ActionKind.RESTART and action.last_start is not None:
+            # Before this time, another client may still be stopping the container without the gateway's knowledge.
+            again = max(again, self.signals_since + action.last_start.max_stop_time)
+        return max(again, self._failures.not_before(action))
+
+    def waits(self, actions: Iterable[PlannedAction], now: float) -> list[float]:
+        """Return the number of seconds until each action that waits for its next attempt."""
+        return [at - now for each in actions if 0 < (at := self.not_before(each)) < math.inf]
+
+    def completed_starts(self, requested: Iterable[str], observed: EngineSnapshot, now: float) -> set[str]:
+        """Return the containers whose requested start has completed, because they run or were removed.
+
+        Args:
+            requested: IDs of the containers in the ownership record whose start the gateway has requested.
+            observed: The snapshot.
+            now: The time.
+        """
+        states = {each.id: each.state for each in observed.containers}
+        return {
+            key
+            for key in set(requested) - self._starter.requested
+            if states.get(key, "running") in RUNNING and self._attempts.not_before(key) <= now
+        }

@@ -1,0 +1,111 @@
+"""Defines the desired state of an engine: the networks, attachments and volumes that the configuration requires."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gateway.backend_support.volume import VolumeSpec
+from gateway.docker.options import DockerOptions, NetworkOptions
+from gateway.docker.project_network_names import configured_as
+from gateway.docker.snapshot import Container, EngineSnapshot
+from gateway.docker.start_errors import StartReason
+from gateway.docker.volumes import VolumeMountAddress
+
+OWNER_ALIAS_PREFIX = "gw-owner-"
+_NO_HOST_NAME = re.compile(r"[^a-z0-9-]")
+_MARK_LENGTH = 50
+
+
+@dataclass(frozen=True)
+class DesiredState:
+    """The desired networks, attachments and volumes of an engine, from the configuration.
+
+    Args:
+        instance: This gateway's name.
+        options: The configuration.
+        backends: The backends that clients can reach by name.
+        busy: IDs of containers that have connections through the gateway.
+        volumes: The configured volumes.
+        serving: Whether any client has connections through the gateway.
+        by_label: The label by which each backend admits containers, by the name of the backend.
+        strict: `gateway.strict`: whether containers are admitted only by rules in `docker.grants`, not by labels.
+        configured: The original networks, if `expand_projects` has replaced networks in `options` with the networks
+            of projects; otherwise empty.
+        claimed: The gateway's previous addresses, by network.
+        refused: The addresses that the engine refused, by network.
+        direct: Addresses that the gateway connects to without a tunnel. The subnet of a new network must not contain
+            them.
+        mount_addresses: The addresses at which the engine's host mounts volumes.
+        usable: The backends that serve clients now; None in commands that run without the service.
+        given_up: The containers that are not started again after too many failed starts; see `StartAttempts`.
+        restarted: Containers that need no restart, each with the last start of the owner of their network namespace;
+            see `StartAttempts.restarted` and `Plan.later_starts`.
+        interrupted: The requested starts to which the engine has not responded, by container ID.
+        namespaces: `Plan.namespaces` of the previous plan.
+        signals: The signals that other clients sent to each container, see `StartAttempts`.
+    """
+
+    instance: str
+    options: DockerOptions
+    backends: tuple[str, ...]
+    busy: frozenset[str] = frozenset()
+    volumes: tuple[VolumeSpec, ...] = ()
+    serving: bool = False
+    by_label: Mapping[str, str] = field(default_factory=dict)
+    strict: bool = False
+    configured: Mapping[str, NetworkOptions] = field(default_factory=dict)
+    claimed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    refused: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    direct: tuple[str, ...] = ()
+    mount_addresses: tuple[VolumeMountAddress, ...] = ()
+    usable: frozenset[str] | None = None
+    given_up: frozenset[tuple[str, float]] = frozenset()
+    restarted: frozenset[tuple[str, float]] = frozenset()
+    interrupted: Mapping[str, StartReason] = field(default_factory=dict)
+    namespaces: frozenset[str] = frozenset()
+    signals: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+
+    @property
+    def networks(self) -> Mapping[str, NetworkOptions]:
+        """The networks by their configured names, which labels and rules use."""
+        return self.configured or self.options.networks
+
+    def configured_name(self, name: str) -> str:
+        """Return the name under which a network is configured, or `name` if the network is not configured."""
+        return configured_as(self.networks, name) or name
+
+    def network(self, name: str) -> NetworkOptions:
+        """Return the options of the network whose actual or configured name is `name`."""
+        return self.networks[self.configured_name(name)]
+
+    @property
+    def owner_alias(self) -> str:
+        """A network alias that marks every endpoint that the gateway creates."""
+        return OWNER_ALIAS_PREFIX + _NO_HOST_NAME.sub("-", self.instance.lower())[:_MARK_LENGTH]
+
+    def is_gateway(self, container: Container) -> bool:
+        """Return whether a container is a gateway with this instance name.
+
+        Such a container has both `owner_alias` and a backend's name on one network.
+        """
+        backends = {each.lower() for each in self.backends}
+        return any(
+            self.owner_alias in each.names and not backends.isdisjoint(each.names)
+            for each in container.endpoints.values()
+        )
+
+
+def backends_on(desired: DesiredState, network: str) -> tuple[str, ...]:
+    """Return the backends that are reached by name on a network."""
+    wanted = desired.network(network).backends
+    return tuple(name for name in desired.backends if not wanted or name in wanted)
+
+
+def marked_endpoints(desired: DesiredState, observed: EngineSnapshot) -> set[tuple[str, str]]:
+    """Return the endpoints with the alias `owner_alias`, each as the container's ID and the network's name."""
+    return {
+        (container.id, name)
+        for container in observed.containers
+        for name, endpoint in container.endpoints.items()
+        if desired.owner_alias in (endpoint.aliases or ())
+    }
