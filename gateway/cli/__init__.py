@@ -1,4 +1,4 @@
-"""Defines the command `gateway`. It imports the module of a subcommand only when needed, so that --help is fast."""
+"""Defines the command `gateway`, and imports the module of a subcommand only when this subcommand is used."""
 
 import contextlib
 import difflib
@@ -34,7 +34,7 @@ _COMMANDS = {
     "demo": ("demo",),
     "completion": ("completion",),
 }
-"""The names of the commands that each module defines."""
+"""The modules of this package that define commands, and the names of these commands."""
 
 
 class _LazyGroup(click.Group):
@@ -120,5 +120,5 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         sys.stdout = None  # otherwise, Python writes the rest of the output at exit, and the same error occurs again
         with contextlib.suppress(OSError):
-            print_text(f"gateway: cannot write: {error.strerror}: free space, or write to another place", err=True)
+            print_text(f"gateway: cannot write the output: {error.strerror}: free disk space", err=True)
         sys.exit(FAILED)

@@ -9,7 +9,14 @@ import click
 from gateway import __version__
 from gateway.cli.config_options import config_options
 from gateway.cli.docker import configuration
-from gateway.cli.output import output_option, print_table, print_text, print_wrapped, terminal_width
+from gateway.cli.output import (
+    format_count,
+    output_option,
+    print_table,
+    print_text,
+    print_wrapped,
+    terminal_width,
+)
 from gateway.errors import GatewayError
 
 if TYPE_CHECKING:
@@ -59,7 +66,8 @@ def audit(
     if fail_on is not None:
         severe = [each for each in report.findings if each.severity.reaches(Severity(fail_on))]
         if severe:
-            raise GatewayError(f"hazards of severity {fail_on} or higher: {len(severe)}")
+            found = format_count(len(severe), "hazard")
+            raise GatewayError(f"found {found} of severity {fail_on} or higher (--fail-on)")
 
 
 def _print(report: "AuditReport", exposures: list[str]) -> None:

@@ -41,8 +41,9 @@ class BackendExplanation:
 
     Args:
         rows: The rows, from the listeners to the targets.
-        root_causes: The items of `causes` in the diagnosis that cause the state of the backend.
-        warnings: The items of `causes` that concern the backend but do not cause its state, such as the failure of a
+        root_causes: The failures that cause the state of the backend. Each is an item of `causes` in the diagnosis of
+            `/api/v1/status`.
+        warnings: The failures that concern the backend, but do not cause its state. An example is the failure of a
             tunnel that new clients do not use.
     """
 
@@ -80,7 +81,7 @@ def explanation_json(status: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _rows(status: dict[str, Any], name: str) -> Iterator[ExplanationRow]:
-    """Yield the rows: listeners, admission, tunnels (outermost first), paths, targets and phases, name conflicts."""
+    """Yield the rows of the explanation, in the order of the path: from the listeners to the targets."""
     backend = status["backends"][name]
     listening = "open" if status["accepting"] else "closed"
     yield from (ExplanationRow("listener", address, listening) for address in backend["listen"] or [])
@@ -122,7 +123,7 @@ def _admission(backend: dict[str, Any]) -> ExplanationRow:
 
 
 def _phases(target: dict[str, Any]) -> Iterator[ExplanationRow]:
-    """Yield a row for each phase of the last check, in order. If the check failed, it failed in the last phase."""
+    """Yield a row for each phase of the last check, in order. A failed check ends with the phase that failed."""
     phases = list(target["last_phases_seconds"].items())
     failed = target["state"] not in _USABLE and target["reason"] not in (None, "tunnel")
     for at, (phase, seconds) in enumerate(phases):

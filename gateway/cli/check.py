@@ -1,4 +1,4 @@
-"""`gateway validate` and `gateway check`: check the configuration, or connect to the backends and check them once."""
+"""`gateway validate` checks the configuration. `gateway check` connects to the backends, and checks each one once."""
 
 import json
 import sys

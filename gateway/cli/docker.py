@@ -1,4 +1,4 @@
-"""`gateway plan` and `gateway apply`: show or make the changes in Docker, without a running service."""
+"""`gateway plan` and `gateway apply`: show or make the changes that the configuration requires in Docker."""
 
 import json
 import os
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def plan(
     file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], output: str, **settings: str | None
 ) -> None:
-    """Show what would change in Docker.
+    """Show what `gateway apply` would change in Docker.
 
     Also shows the state of each attachment and volume. Changes nothing.
     """
@@ -41,7 +41,7 @@ def apply(
 ) -> None:
     """Apply the configuration to Docker once.
 
-    Exits with 1 if the engine refuses a change.
+    Exits with 1 if the Docker engine refuses a change.
     """
     from gateway.app import one_shot_commands  # noqa: PLC0415 - slow to import
 
@@ -50,7 +50,7 @@ def apply(
     for line in refused:
         print_text(line, fg="red", err=True)
     if refused:
-        raise GatewayError(f"the engine refused {len(refused)} of {len(done.actions) + len(refused)} changes")
+        raise GatewayError(f"the Docker engine refused {len(refused)} of {len(done.actions) + len(refused)} changes")
 
 
 def configuration(
@@ -71,11 +71,12 @@ def configuration(
         tunnels: The tunnels on the command line, as `NAME=URL`.
         backends: The backends on the command line, as `NAME=URL`.
         settings: The values of the other flags; None for flags that are absent.
-        record: Whether to write the gateway's name and the ports of volumes to `state_dir`, if they are new.
-        refuse: Whether to raise `ConfigError` if the gateway's name changes when its container is recreated.
+        record: Whether to save new values in `state_dir`: the name of the gateway and the ports of its volumes.
+        refuse: Whether to raise `ConfigError` if the gateway's name is the ID of its container. Such a name changes
+            when the container is recreated.
         serves: Whether at least one backend is required.
-        needs_docker: Whether a section `docker` is required. If it is neither required nor present, the command uses
-            the engine that `DOCKER_HOST` names, or the engine of this host.
+        needs_docker: Whether the configuration must have a section `docker`. If it may be absent and is absent, the
+            command uses the engine at `DOCKER_HOST`, or else the engine of this host.
 
     Raises:
         UsageError: The section `docker` is required but absent, or the command cannot connect to `DOCKER_HOST`.
@@ -95,7 +96,7 @@ def configuration(
         if not host.startswith(("unix://", "tcp://")):
             raise UsageError(
                 f"DOCKER_HOST is {host}, but this command supports only unix:// and tcp://: set docker.host in a"
-                " configuration file, and for ssh://, a tunnel"
+                " configuration file (for ssh://, also configure a tunnel)"
             )
         config = replace(config, docker=DockerOptions(host=host))
     if config.docker is None:

@@ -42,8 +42,8 @@ def print_text(text: object, fg: str | None = None, *, err: bool = False, keep_l
         text: The text.
         fg: A color for terminals; None for the default color.
         err: Whether to print to standard error.
-        keep_lines: Whether to keep line breaks. False if a part of the text comes from a server, which must not be
-            able to add lines to the output.
+        keep_lines: Whether to keep line breaks. Use False for text from a server, which could otherwise add lines to
+            the output.
     """
     shown = printable(str(text))
     click.secho(shown if keep_lines else shown.rstrip("\n").replace("\n", "?"), fg=fg, err=err)
@@ -78,7 +78,7 @@ def print_table(
     Args:
         heads: The title of each column.
         rows: The rows, each with one cell per column.
-        notes: The text to print below each row. It can have several lines; empty to print nothing.
+        notes: For each row, the text to print below the row; an empty string prints nothing.
         width: Maximum width of the table in characters. If necessary, the longest cells are shortened. None: no
             limit.
     """
@@ -114,7 +114,7 @@ def _total_width(widths: list[int]) -> int:
 
 
 def _shortened(cell: str, width: int) -> str:
-    """Shorten a cell to `width` characters. Omit its middle, because the end can be the port of an address."""
+    """Shorten a cell to `width` characters. Omit the middle: the end of a cell can be the port of an address."""
     if len(cell) <= width:
         return cell
     tail = (width - 1) // 2
@@ -139,7 +139,7 @@ def plain_commands(text: str) -> str:
 
 
 def format_clock(time: str | None) -> str:
-    """Return an RFC 3339 timestamp as a local time; `-` for None. If it is not today, include the date."""
+    """Return an RFC 3339 timestamp as a local time; `-` for None. Include the date if it is not the date of today."""
     if time is None:
         return "-"
     moment = datetime.fromisoformat(time).astimezone()

@@ -1,4 +1,4 @@
-"""`gateway status`: shows tunnels, backends, attachments and consumers of a running service."""
+"""`gateway status`: shows the tunnels and backends of a running service, and the containers that use them."""
 
 import json
 from collections.abc import Iterator
@@ -146,8 +146,8 @@ def _backend_rows(
     Args:
         name: The name of the backend.
         backend: The backend in `/api/v1/status`.
-        failed_tunnels: The result of `_failed_tunnels`. It replaces the details of these failures, so that the output
-            shows them only once.
+        failed_tunnels: The failed tunnels that cause the backend's state, from `_failed_tunnels`. If there are any,
+            the row shows only their names, because the output shows the details of these failures above.
         wide: Whether to add the columns of the format `wide`.
     """
     targets = backend["targets"]

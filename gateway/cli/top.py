@@ -30,10 +30,10 @@ _HEADS = ["BACKEND", "STATE", "CONSUMER", "CLIENTS", "WAIT", "NEW/S", "SENT/S", 
 )
 @click.option("--count", type=click.IntRange(min=1), metavar="COUNT", help="Exit after this number of tables.")
 def top(client: ServiceClient, interval: float, count: int | None) -> None:
-    """Show the current traffic by backend and consumer.
+    """Show the current traffic of backends and containers.
 
     The first lines show the failed tunnels and backends. The table is sorted by state, worst first, and then by
-    traffic. Consumers are containers. To show them, the configuration must have a `docker` section.
+    traffic. Containers appear only if the configuration has a `docker` section.
     """
     calculator = _RateCalculator(client)
     calculator.read()
@@ -52,7 +52,7 @@ def top(client: ServiceClient, interval: float, count: int | None) -> None:
 class _RateCalculator:
     """Computes the traffic per second from the counters in two consecutive responses of the service.
 
-    After a failed request, the next rates are zero, because two successful requests in a row are necessary.
+    After a failed request, the next result contains only zeros, because there is no previous response to compare.
     """
 
     def __init__(self, client: ServiceClient) -> None:
@@ -101,7 +101,7 @@ def _counters(client: ServiceClient) -> tuple[dict[tuple[str, str], dict[str, fl
 
 
 def _row(after: dict[str, Any], before: dict[str, Any], seconds: float) -> tuple[float, list[str]]:
-    """Return the sort key of a row, which increases with the traffic, and the cells that contain numbers.
+    """Return the total traffic, for sorting the rows, and the cells that contain numbers.
 
     Args:
         after: The counters of the last request.

@@ -74,7 +74,7 @@ def is_accepted_host(rules: AccessRules, headers: list[str]) -> bool:
 def granted_role(
     rules: AccessRules, tokens: BearerTokens, authorization: str | None, *, certified: bool
 ) -> AccessRole:
-    """Return the role that a client has. Its certificate or token determines the role.
+    """Return the role that the certificate or token of a client grants.
 
     Args:
         rules: The rules of the listener.

@@ -60,10 +60,7 @@ def discovery_json(view: FleetSnapshot) -> list[dict[str, Any]]:
 
 
 def summary_json(view: ServiceView) -> dict[str, Any]:
-    """Return the body of `/api/v1/summary`, which other gateways request to show this gateway on their fleet page.
-
-    The size of the body is limited.
-    """
+    """Return the body of `/api/v1/summary`, which other gateways request to show this gateway on their fleet page."""
     return {
         "instance": view.instance,
         "version": view.version,

@@ -13,7 +13,7 @@ _SLICE = 0.0002
 
 @dataclass
 class _CacheEntry:
-    """A cached response: the task that computes it, its start time (monotonic), and its maximum age in seconds."""
+    """A task that computes a response, the start time of the task (monotonic), and the response's maximum age."""
 
     task: "asyncio.Task[Any]"
     started: float

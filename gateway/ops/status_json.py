@@ -185,8 +185,8 @@ def iter_json(body: dict[str, Any]) -> Iterator[str]:
     """Yield a JSON object as short strings, so that the caller can yield to the event loop between them.
 
     Args:
-        body: The object. A value can be an iterator over pairs of key and value: the result contains them as an
-            object, and computes each pair only when it is needed.
+        body: The object. A value can be an iterator over pairs of key and value, which becomes a JSON object. The
+            iterator computes each pair only when the pair is needed.
     """
     yield "{"
     for number, (name, value) in enumerate(body.items()):

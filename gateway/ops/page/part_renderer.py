@@ -14,7 +14,7 @@ SHORTEST_SCALE = 0.005
 """Minimum duration, in seconds, that the full width of a phases chart represents."""
 END_SECTION = "</section>\n"
 _PERIOD = 3600.0
-"""Seconds after which all parts are rendered again, because times more than a day old are shown with their date."""
+"""Seconds after which all parts are rendered again. Otherwise, a time that becomes a day old would lack its date."""
 
 
 def macros(template: str) -> Any:

@@ -16,8 +16,8 @@ from gateway.ops.page.templates import TEMPLATES, age
 from gateway.ops.status_views import BackendView, ConfigText, ServiceView
 
 _LARGE = 100
-"""Maximum number of targets with all details on the status page. If there are more, the page shows fewer details of
-each target, so that it stays below 300 KB. Also the maximum number of consumers on a page with all details."""
+"""The page shows all details of up to this number of targets. With more targets, it omits details, so that its size
+stays below 300 KB. A page with all details shows at most this number of consumers."""
 _MAX_CHANGES = 100
 """Maximum number of changes on the page of a backend."""
 _INDEX, _BACKEND, _FLEET = map(macros, ("index.html", "backend.html", "fleet.html"))
