@@ -22,23 +22,25 @@ from gateway.forwarding.consumer_usage import UsageCounters
 from gateway.health.check import Check
 from gateway.health.target_selection import TargetCandidate
 from gateway.measurement import Histogram
-from gateway.ops.events import EventLog, EventSubject, SubjectType
-from gateway.ops.status_json import iso
-from gateway.ops.status_views import (
+from gateway.ops.docker_views import (
     AttachmentView,
-    BackendStatus,
-    BackendView,
-    CertificateView,
     ConsumerContainer,
-    ConsumerView,
     DockerView,
     NameConflictView,
     PlannedChangeView,
     SwarmPeerView,
-    TargetView,
-    TunnelView,
     UnavailableContainerView,
     VolumeView,
+)
+from gateway.ops.events import EventLog, EventSubject, SubjectType
+from gateway.ops.status_json import iso
+from gateway.ops.status_views import (
+    BackendStatus,
+    BackendView,
+    CertificateView,
+    ConsumerView,
+    TargetView,
+    TunnelView,
 )
 from gateway.supervision.uplink import Uplink
 

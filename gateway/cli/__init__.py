@@ -19,7 +19,7 @@ _OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _COMMANDS = {
     "run": ("run",),
     "check": ("validate", "check"),
-    "docker": ("plan", "apply"),
+    "docker_changes": ("plan", "apply"),
     "audit": ("audit",),
     "status": ("status",),
     "explain": ("explain",),

@@ -8,7 +8,7 @@ import click
 
 from gateway import __version__
 from gateway.cli.config_options import config_options
-from gateway.cli.docker import configuration
+from gateway.cli.docker_config import load_docker_config
 from gateway.cli.output import (
     format_count,
     output_option,
@@ -52,7 +52,7 @@ def audit(
     from gateway.audit.report import Severity  # noqa: PLC0415 - slow to import
     from gateway.audit.sarif import sarif  # noqa: PLC0415 - slow to import
 
-    config = configuration(
+    config = load_docker_config(
         file, tunnels, backends, settings, record=False, refuse=False, serves=False, needs_docker=False
     )
     report, exposures = one_shot_commands.audit(config, mount_table)

@@ -76,9 +76,9 @@ def check(
     from gateway.app import one_shot_commands  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.config.deprecated_keys import deprecation_warnings  # noqa: PLC0415 - slow to import
-    from gateway.ops import logs  # noqa: PLC0415 - slow to import
+    from gateway.ops import logging_setup  # noqa: PLC0415 - slow to import
 
-    logs.configure("error", "auto")
+    logging_setup.configure("error", "auto")
     try:
         config = load(config_sources(file, tunnels, backends, settings))
         for warning in () if nagios else deprecation_warnings(config):

@@ -8,7 +8,8 @@ from typing import Any
 
 from gateway.facts import FactDefinition, FactValue
 from gateway.ops.diagnosis import Diagnosis, diagnose
-from gateway.ops.status_views import BackendView, DockerView, ServiceView, TargetView, TunnelView
+from gateway.ops.docker_views import DockerView
+from gateway.ops.status_views import BackendView, ServiceView, TargetView, TunnelView
 
 
 def iso(seconds: float | None) -> str | None:

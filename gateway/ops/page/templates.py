@@ -12,11 +12,12 @@ from markupsafe import Markup, escape
 
 from gateway.fleet.snapshot import MemberSnapshot
 from gateway.fleet.summary import MemberProblem
-from gateway.ops.diagnosis import MAX_CAUSES, backend_level, plural, tunnel_level
+from gateway.ops.diagnosis import MAX_CAUSES, plural
 from gateway.ops.fleet_severity import member_level
-from gateway.ops.page import model
+from gateway.ops.page import status_content
 from gateway.ops.page.charts import PHASES, WIDTH, Chart, history_chart, milliseconds, phases_chart
 from gateway.ops.page.time_format import clock_time
+from gateway.ops.severity import backend_level, tunnel_level
 from gateway.ops.state_descriptions import state_name, without_remedy
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import BackendView, TargetView
@@ -107,7 +108,7 @@ TEMPLATES.globals.update(
     tunnel_level=tunnel_level,
     milliseconds=milliseconds,
     bytes=format_bytes,
-    event_level=model.event_level,
+    event_level=status_content.event_level,
     history=_history,
     width=WIDTH,
     coarse=_COARSE,
@@ -117,7 +118,7 @@ TEMPLATES.globals.update(
     facts=_facts,
     with_code=_with_code,
     phase_names=PHASES,
-    heading=model.heading,
+    heading=status_content.heading,
     used_paths=_used_paths,
     age=age,
     counts=_counts,

@@ -1,20 +1,18 @@
 """`gateway plan` and `gateway apply`: show or make the changes that the configuration requires in Docker."""
 
 import json
-import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli.config_options import config_options, config_sources
+from gateway.cli.config_options import config_options
+from gateway.cli.docker_config import load_docker_config
 from gateway.cli.output import output_option, print_table, print_text, print_wrapped, terminal_width
-from gateway.errors import GatewayError, UsageError
+from gateway.errors import GatewayError
 
 if TYPE_CHECKING:
-    from gateway.config import Config
     from gateway.docker.plan import Plan
 
 
@@ -30,7 +28,7 @@ def plan(
     """
     from gateway.app import one_shot_commands  # noqa: PLC0415 - slow to import
 
-    _print(one_shot_commands.plan(configuration(file, tunnels, backends, settings, record=False)), output)
+    _print(one_shot_commands.plan(load_docker_config(file, tunnels, backends, settings, record=False)), output)
 
 
 @click.command()
@@ -45,63 +43,12 @@ def apply(
     """
     from gateway.app import one_shot_commands  # noqa: PLC0415 - slow to import
 
-    done, refused = one_shot_commands.apply(configuration(file, tunnels, backends, settings, record=True))
+    done, refused = one_shot_commands.apply(load_docker_config(file, tunnels, backends, settings, record=True))
     _print(done, output)
     for line in refused:
         print_text(line, fg="red", err=True)
     if refused:
         raise GatewayError(f"the Docker engine refused {len(refused)} of {len(done.actions) + len(refused)} changes")
-
-
-def configuration(
-    file: Path | None,
-    tunnels: tuple[str, ...],
-    backends: tuple[str, ...],
-    settings: dict[str, str | None],
-    *,
-    record: bool,
-    refuse: bool = True,
-    serves: bool = True,
-    needs_docker: bool = True,
-) -> "Config":
-    """Load the configuration for a command that uses a Docker engine.
-
-    Args:
-        file: The configuration file.
-        tunnels: The tunnels on the command line, as `NAME=URL`.
-        backends: The backends on the command line, as `NAME=URL`.
-        settings: The values of the other flags; None for flags that are absent.
-        record: Whether to save new values in `state_dir`: the name of the gateway and the ports of its volumes.
-        refuse: Whether to raise `ConfigError` if the gateway's name is the ID of its container. Such a name changes
-            when the container is recreated.
-        serves: Whether at least one backend is required.
-        needs_docker: Whether the configuration must have a section `docker`. If it may be absent and is absent, the
-            command uses the engine at `DOCKER_HOST`, or else the engine of this host.
-
-    Raises:
-        UsageError: The section `docker` is required but absent, or the command cannot connect to `DOCKER_HOST`.
-        ConfigError: The configuration is not valid.
-    """
-    from gateway.app.instance_name import with_instance  # noqa: PLC0415 - slow to import
-    from gateway.app.volume_ports import with_ports  # noqa: PLC0415 - slow to import
-    from gateway.config import load  # noqa: PLC0415 - slow to import
-    from gateway.ops import logs  # noqa: PLC0415 - slow to import
-
-    logs.configure("error", "auto")
-    config = load(config_sources(file, tunnels, backends, settings), serves=serves)
-    if config.docker is None and not needs_docker:
-        from gateway.docker.options import DockerOptions  # noqa: PLC0415 - slow to import
-
-        host = os.environ.get("DOCKER_HOST") or DockerOptions.host
-        if not host.startswith(("unix://", "tcp://")):
-            raise UsageError(
-                f"DOCKER_HOST is {host}, but this command supports only unix:// and tcp://: set docker.host in a"
-                " configuration file (for ssh://, also configure a tunnel)"
-            )
-        config = replace(config, docker=DockerOptions(host=host))
-    if config.docker is None:
-        raise UsageError("the configuration has no `docker` section: add one (docker: {} for the local engine)")
-    return with_ports(with_instance(config, record=record, refuse=refuse), record=record)
 
 
 def _print(made: "Plan", output: str) -> None:
