@@ -11,7 +11,7 @@ import click
 
 from gateway import __version__
 from gateway._dataplane import description
-from gateway.cli.output import print_text
+from gateway.cli.terminal_output import print_text
 from gateway.errors import ConfigError, GatewayError, ServiceUnreachableError, UsageError
 
 FAILED, USAGE, UNREACHABLE = 1, 2, 3

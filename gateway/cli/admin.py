@@ -5,8 +5,8 @@ from urllib.parse import quote
 import click
 
 from gateway.cli.completion import complete_backends, complete_tunnels
-from gateway.cli.output import print_text
 from gateway.cli.service_options import admin_socket_option
+from gateway.cli.terminal_output import print_text
 from gateway.errors import GatewayError, UsageError
 from gateway.ops.service_client import ServiceClient
 

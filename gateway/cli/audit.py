@@ -9,15 +9,10 @@ import click
 from gateway import __version__
 from gateway.cli.config_options import config_options
 from gateway.cli.docker_config import load_docker_config
-from gateway.cli.output import (
-    format_count,
-    output_option,
-    print_table,
-    print_text,
-    print_wrapped,
-    terminal_width,
-)
+from gateway.cli.output_option import output_option
+from gateway.cli.terminal_output import print_table, print_text, print_wrapped, terminal_width
 from gateway.errors import GatewayError
+from gateway.ops.plural import plural
 
 if TYPE_CHECKING:
     from gateway.audit.report import AuditReport, Finding
@@ -66,7 +61,7 @@ def audit(
     if fail_on is not None:
         severe = [each for each in report.findings if each.severity.reaches(Severity(fail_on))]
         if severe:
-            found = format_count(len(severe), "hazard")
+            found = plural(len(severe), "hazard")
             raise GatewayError(f"found {found} of severity {fail_on} or higher (--fail-on)")
 
 

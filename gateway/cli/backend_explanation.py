@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gateway.cli.diagnosis_output import causes_of, describe_cause
-from gateway.cli.output import format_clock, format_count, format_ms, format_reason, plain_commands
 from gateway.cli.tunnel_paths import outer_tunnels, path_hops, path_rows
+from gateway.cli.value_format import format_clock, format_ms, format_reason, plain_commands
+from gateway.ops.plural import plural
 from gateway.ops.state_descriptions import without_remedy
 
 _USABLE = {"up", "degraded"}
@@ -17,12 +18,13 @@ _USABLE = {"up", "degraded"}
 
 @dataclass(frozen=True)
 class ExplanationRow:
-    """One row of the explanation: an element on the path from clients to a target, such as a tunnel, and its state.
+    """One row of the explanation: one part of the path from clients to a target, such as a tunnel, and its state.
 
     Args:
-        part: The type of the row: `listener`, `admission`, `tunnel`, `path`, `target`, `phase` (a phase of the last
-            check) or `name` (a container in which the backend's name resolves to another host).
-        name: The address, tunnel, target, phase or container.
+        part: What the row describes: `listener`, `admission` (whether the backend accepts more clients), `tunnel`,
+            `path` (one of several tunnels to the targets), `target`, `phase` (of the last check) or `name` (a
+            container in which the backend's name resolves to another host).
+        name: The address of the listener, or the name of the tunnel, target, phase or container.
         state: The state. For a phase: its duration.
         since: When the state began, in the format of RFC 3339; None if this is not known.
         why: The reason for the state, or other details.
@@ -112,7 +114,7 @@ def _rows(status: dict[str, Any], name: str) -> Iterator[ExplanationRow]:
 def _admission(backend: dict[str, Any]) -> ExplanationRow:
     connections = backend["connections"]
     active, waiting, limit = (connections[key] for key in ("active", "waiting", "limit"))
-    clients = f"{format_count(active - waiting, 'client')} connected, {waiting} waiting, at most {limit}"
+    clients = f"{plural(active - waiting, 'client')} connected, {waiting} waiting, at most {limit}"
     refused = ", ".join(f"{reason} {count}" for reason, count in connections["rejected"].items())
     why = clients + (f"; not served since the start: {refused}" if refused else "")
     if not backend["holds_clients"]:

@@ -12,7 +12,9 @@ import click
 from gateway.cli.completion import complete_backends
 from gateway.cli.config_options import config_options, config_sources
 from gateway.cli.immediate_exit import exit_immediately
-from gateway.cli.output import format_reason, output_option, print_table, print_text
+from gateway.cli.output_option import output_option
+from gateway.cli.terminal_output import print_table, print_text
+from gateway.cli.value_format import format_reason
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import click
 
 from gateway.cli.config_options import config_options
 from gateway.cli.docker_config import load_docker_config
-from gateway.cli.output import output_option, print_table, print_text, print_wrapped, terminal_width
+from gateway.cli.output_option import output_option
+from gateway.cli.terminal_output import print_table, print_text, print_wrapped, terminal_width
 from gateway.errors import GatewayError
 
 if TYPE_CHECKING:

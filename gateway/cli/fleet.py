@@ -9,17 +9,10 @@ from typing import Any
 import click
 
 from gateway.cli.duration_type import DurationType
-from gateway.cli.output import (
-    fits,
-    format_age,
-    format_clock,
-    format_ms,
-    output_option,
-    print_table,
-    print_wrapped,
-    terminal_width,
-)
+from gateway.cli.output_option import output_option
 from gateway.cli.service_options import service_options
+from gateway.cli.terminal_output import fits, print_table, print_wrapped, terminal_width
+from gateway.cli.value_format import format_age, format_clock, format_ms
 from gateway.cli.watch import watching
 from gateway.errors import ServiceUnreachableError, UsageError
 from gateway.ops.service_client import ServiceClient

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli.output import print_text
+from gateway.cli.terminal_output import print_text
 from gateway.errors import UsageError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from gateway.cli.output import print_text
+from gateway.cli.terminal_output import print_text
 from gateway.errors import ConfigError, UsageError
 
 _HEAD = "# Written by `gateway init`. docs/reference.md explains all keys.\n"

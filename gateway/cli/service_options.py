@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import click
 
 from gateway.cli.config_options import SETTINGS
-from gateway.cli.output import print_text
+from gateway.cli.terminal_output import print_text
 from gateway.ops.service_client import ServiceClient
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
-from gateway.cli.output import format_reason
+from gateway.cli.value_format import format_reason
 
 
 def outer_tunnels(tunnel: dict[str, Any]) -> list[str]:

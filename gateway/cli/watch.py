@@ -9,7 +9,7 @@ from datetime import datetime
 
 import click
 
-from gateway.cli.output import print_wrapped
+from gateway.cli.terminal_output import print_wrapped
 from gateway.errors import GatewayError
 
 
@@ -46,7 +46,7 @@ class _Screen:
         """Call the function, and show its output.
 
         Raises:
-            GatewayError: The function failed. Pass the error to `report`.
+            GatewayError: The function failed. The caller must pass the error to `report`.
         """
         buffer = _OutputBuffer(terminal=sys.stdout.isatty())
         with redirect_stdout(buffer):

@@ -37,7 +37,7 @@ class BearerTokens:
 
 @dataclass(frozen=True)
 class AccessRules:
-    """The Host headers that a listener of the ops server accepts, and whether it requires authentication.
+    """The rules of one listener of the ops server: the accepted Host headers, and whether it requires authentication.
 
     Args:
         hosts: Accepted Host headers in addition to IP addresses and localhost, as `normalize_hosts` returns them.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.errors import Reason
+from gateway.ops.plural import plural
 from gateway.ops.severity import BACKEND_STATES, OPEN_STATES, SeverityLevel, backend_level
 from gateway.ops.state_descriptions import cause, remedy, state_name, without_remedy
 from gateway.ops.status_views import BackendView, ServiceView, TunnelView
@@ -131,11 +132,6 @@ def diagnose(view: ServiceView) -> Diagnosis:
             else SeverityLevel.GOOD
         )
     return Diagnosis(level, _headline(view), causes)
-
-
-def plural(count: int, noun: str) -> str:
-    """Return a number and a noun, such as `1 client` or `2 clients`."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _headline(view: ServiceView) -> str:

@@ -1,4 +1,4 @@
-"""Defines immutable snapshots of the state of the Docker engine, such as attachments and volumes.
+"""Defines views: immutable snapshots of the state of the Docker engine, such as its volumes.
 
 Times are seconds since the epoch.
 """
@@ -11,7 +11,7 @@ DEAD_CAUSES = ("volume", "network", "namespace")
 
 @dataclass(frozen=True)
 class AttachmentView:
-    """An attachment of a container to a Docker network that the configuration requires, and its state."""
+    """Whether one container is connected to one Docker network, as the configuration requires."""
 
     network: str
     container: str

@@ -235,8 +235,8 @@ class GetRequestHandlers:
 
 
 ROLES = {path: role for path, (_, role) in GetRequestHandlers.PATHS.items()}
-"""The role that each path requires. The HTML pages require no role, because a client without a token gets a page that
-prompts for the token."""
+"""The role that each path requires. The HTML pages require no role: to a client without `AccessRole.EVERYTHING`, they
+respond with a page that prompts for a token."""
 PROBES = ("/livez", "/healthz", "/startupz", "/readyz", "/readyz/{backend}")
 """The paths that `ops.probe_listen` serves."""
 

@@ -221,7 +221,8 @@ class HttpListener:
         self._connections.remove(connection)
         self._by_handler.pop(connection.handler, None)
         self._keep_descriptor(connection.client)
-        self._loop.call_soon(self._fill_reserve)  # asyncio closes the socket before the next iteration
+        # Fill the reserve in the next iteration of the event loop, because asyncio closes the socket before it.
+        self._loop.call_soon(self._fill_reserve)
 
     def request_received(self, connection: HttpConnection) -> None:
         """See `ConnectionOwner`."""

@@ -13,7 +13,13 @@ _SLICE = 0.0002
 
 @dataclass
 class _CacheEntry:
-    """A task that computes a response, the start time of the task (monotonic), and the response's maximum age."""
+    """A response in the cache.
+
+    Args:
+        task: The task that computes the response, or has computed it.
+        started: The monotonic time at which the task started, in seconds.
+        max_age: Maximum age of the response, in seconds.
+    """
 
     task: "asyncio.Task[Any]"
     started: float

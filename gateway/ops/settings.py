@@ -77,4 +77,6 @@ def read_secrets(settings: OpsSettings) -> OpsSecrets:
             tls=server_context(settings.tls) if settings.tls is not None else None,
         )
     except GatewayError as error:
-        raise GatewayError(settings.redact(str(error))) from None  # `from error` would show the secret value
+        raise GatewayError(
+            settings.redact(str(error))
+        ) from None  # `from error` would add the secret value to a traceback

@@ -1,4 +1,4 @@
-"""Defines immutable snapshots of the state of tunnels, backends and the service. Any thread can use them.
+"""Defines views: immutable snapshots of the state of tunnels, backends and the service, for use in any thread.
 
 Times are seconds since the epoch; durations are in seconds.
 """
@@ -40,7 +40,7 @@ class TunnelView:
 
 
 class PastCheck(Protocol):
-    """The result of an earlier check of a target."""
+    """The result of an earlier check of a target, as the health checks record it."""
 
     @property
     def at(self) -> float:

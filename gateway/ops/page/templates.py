@@ -12,11 +12,12 @@ from markupsafe import Markup, escape
 
 from gateway.fleet.snapshot import MemberSnapshot
 from gateway.fleet.summary import MemberProblem
-from gateway.ops.diagnosis import MAX_CAUSES, plural
+from gateway.ops.diagnosis import MAX_CAUSES
 from gateway.ops.fleet_severity import member_level
 from gateway.ops.page import status_content
 from gateway.ops.page.charts import PHASES, WIDTH, Chart, history_chart, milliseconds, phases_chart
 from gateway.ops.page.time_format import clock_time
+from gateway.ops.plural import plural
 from gateway.ops.severity import backend_level, tunnel_level
 from gateway.ops.state_descriptions import state_name, without_remedy
 from gateway.ops.status_json import iso
