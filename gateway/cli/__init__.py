@@ -94,7 +94,7 @@ def cli() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command. If it raises an error, print the message, and exit with 1, 2 or 3.
+    """Run a command. After an error, print the message, and exit with 1, 2 or 3.
 
     The exit code is 2 for incorrect usage or configuration, 3 if the service does not respond, and otherwise 1.
 

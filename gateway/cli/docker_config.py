@@ -34,8 +34,8 @@ def load_docker_config(
         refuse: Whether to raise `ConfigError` if the gateway's name is the ID of its container. Such a name changes
             when the container is recreated.
         serves: Whether at least one backend is required.
-        needs_docker: Whether the configuration must have a section `docker`. If it may be absent and is absent, the
-            command uses the engine at `DOCKER_HOST`, or else the engine of this host.
+        needs_docker: Whether the configuration must have a section `docker`. If the section is optional and absent,
+            the command uses the engine at `DOCKER_HOST`, or else the engine of this host.
 
     Raises:
         UsageError: The section `docker` is required but absent, or the command cannot connect to `DOCKER_HOST`.

@@ -53,7 +53,7 @@ def import_(sources: tuple[str, ...], diff: bool) -> None:
 
 
 def _diff(given: "list[ImportSource]", result: "ImportResult") -> str:
-    """Return a diff for the Compose file among the sources. After the change, its containers use the gateway.
+    """Return a diff for the Compose file among the sources. In the changed file, the services use the gateway.
 
     Raises:
         UsageError: The sources do not contain exactly one Compose file, or that file is a symbolic link.

@@ -16,8 +16,8 @@ def parser(hint: Any, rules: Mapping[str, Any]) -> Callable[[str], Any]:
     """Return a function that checks the answer for a configuration key, and converts the answer to a value for YAML.
 
     Args:
-        hint: The type of the field.
-        rules: The limits of the value, from the metadata of the field.
+        hint: The type hint of the key.
+        rules: The limits of the value, such as a minimum.
     """
     if get_origin(hint) is tuple:
         inner = parser(get_args(hint)[0], rules)

@@ -85,9 +85,9 @@ class _RateCalculator:
 
 
 def _counters(client: ServiceClient) -> tuple[dict[tuple[str, str], dict[str, float]], dict[str, Any]]:
-    """Request and return the counters of each backend and consumer, and the body of `/api/v1/status`.
+    """Request and return the counters of each backend and container, and the body of `/api/v1/status`.
 
-    The keys are pairs of backend and consumer. An empty consumer stands for the whole backend.
+    The keys are pairs of backend and container. An empty name of a container stands for the whole backend.
     """
     found: dict[tuple[str, str], dict[str, float]] = {}
     _, status = client.get_json("/api/v1/status")

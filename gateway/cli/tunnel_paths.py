@@ -13,7 +13,7 @@ def outer_tunnels(tunnel: dict[str, Any]) -> list[str]:
 
 
 def describe_via(tunnel: dict[str, Any]) -> str:
-    """Return the outer tunnel in use. If none is in use, return all possible outer tunnels; `-` if there are none."""
+    """Return the outer tunnel inside which a tunnel runs, or else all possible ones; `-` if there are none."""
     return tunnel.get("via_in_use") or ", ".join(outer_tunnels(tunnel)) or "-"
 
 

@@ -244,7 +244,7 @@ def _backend_cause(
 
 
 def _waiting(view: ServiceView, backends: Iterable[BackendView]) -> tuple[int, str]:
-    """Return how many containers wait, and the word `container`. Without Docker, count clients instead."""
+    """Return how many containers wait, and the word `container`. Without Docker: how many clients, and `client`."""
     if view.docker is None:
         return sum(each.waiting for each in backends), "client"
     return len({name for each in backends for name, use in each.consumers.items() if use.waiting}), "container"

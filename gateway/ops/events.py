@@ -95,8 +95,8 @@ _KEPT = (SubjectType.BACKEND, SubjectType.TARGET, SubjectType.TUNNEL)
 _MANY = (SubjectType.BACKEND, SubjectType.TARGET)
 """The types of subjects whose events have the large limit `MAX_EVENTS`: hundreds of them can depend on one tunnel."""
 _HEALTHY = "up"
-"""The state of a subject that works. If this is the first state of a subject, the log adds no event. Otherwise, each
-start of the service would add an event for each subject."""
+"""The state of a subject that works. If this is the first state of a subject, the log adds no event, so that a
+start of the service does not add an event for each subject."""
 
 
 class EventLog:
@@ -238,7 +238,7 @@ class EventLog:
         events.append(event)
 
     def _replace(self, oldest: StateChange) -> None:
-        """Store the event that is about to be replaced in `_ongoing`, if it reports an ongoing failure."""
+        """Move the oldest event to `_ongoing`, if it reports an ongoing failure. Otherwise, the event is lost."""
         self._replaced = max(self._replaced, oldest.id)
         if self._last.get(oldest.subject) is oldest and oldest.state != _HEALTHY:
             self._ongoing[oldest.subject] = oldest

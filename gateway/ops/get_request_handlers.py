@@ -87,10 +87,10 @@ class GetRequestHandlers:
         self._streams.close()
 
     def handlers(self, *, probes_only: bool = False) -> dict[str, RequestHandler]:
-        """Return the handler of each path.
+        """Return the handlers by path.
 
         Args:
-            probes_only: Whether to return only the paths that `ops.probe_listen` serves.
+            probes_only: Whether to return only the handlers of the paths that `ops.probe_listen` serves.
         """
         return {
             path: handler.__get__(self)

@@ -221,7 +221,7 @@ class HttpListener:
         self._connections.remove(connection)
         self._by_handler.pop(connection.handler, None)
         self._keep_descriptor(connection.client)
-        # Fill the reserve in the next iteration of the event loop, because asyncio closes the socket before it.
+        # Fill the reserve in the next iteration of the event loop, because asyncio has closed the socket then.
         self._loop.call_soon(self._fill_reserve)
 
     def request_received(self, connection: HttpConnection) -> None:

@@ -8,11 +8,11 @@ import structlog
 from gateway.text_sanitizer import one_line, printable
 
 _MAX_LENGTH = 4000
-"""Maximum number of characters of one value in a log record. A value with all errors of a configuration is long."""
+"""Maximum number of characters of one value in a log record. This is enough for a list of configuration errors."""
 
 
 def configure(level: str, fmt: str) -> None:
-    """Write the log records of the gateway and its libraries to standard error.
+    """Configure all loggers to write to standard error.
 
     Args:
         level: The lowest level to log: `debug`, `info`, `warning` or `error`.

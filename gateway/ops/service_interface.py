@@ -88,7 +88,7 @@ class ControlledService(Protocol):
         """Pause or resume the checks of a backend.
 
         Resuming checks that are not paused restarts the checks. This is necessary after an NFS export was replaced:
-        until a restart, the checks report the new file system as an error.
+        until the checks are restarted, they report the new file system as an error.
 
         Returns:
             False if there is no such backend.

@@ -77,6 +77,5 @@ def read_secrets(settings: OpsSettings) -> OpsSecrets:
             tls=server_context(settings.tls) if settings.tls is not None else None,
         )
     except GatewayError as error:
-        raise GatewayError(
-            settings.redact(str(error))
-        ) from None  # `from error` would add the secret value to a traceback
+        # Raise the error without its cause, which can contain a secret value.
+        raise GatewayError(settings.redact(str(error))) from None

@@ -57,7 +57,10 @@ def failed_tunnels(tunnels: Mapping[str, TunnelView], name: str) -> list[TunnelV
 
 
 def effect_of_tunnels(tunnels: Mapping[str, TunnelView], backend: BackendView) -> tuple[TunnelEffect, list[str]]:
-    """Return the effect of failed tunnels on a backend, and the names of these tunnels. No names: no effect."""
+    """Return the effect of failed tunnels on a backend, and the names of these tunnels.
+
+    If there are no such tunnels, the list of names is empty, and the effect has no meaning.
+    """
     failed = [failed_tunnels(tunnels, name) for name in path_tunnels(backend)]
     roots = list({each.name: None for tunnels_of_path in failed for each in tunnels_of_path})
     if backend.state is HealthState.BLOCKED:
