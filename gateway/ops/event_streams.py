@@ -50,7 +50,7 @@ class EventStreams:
     async def respond(self, request: web.Request) -> web.StreamResponse:
         """Send events until the client disconnects, its token is revoked, or the server stops."""
         if len(self._wakes) >= self._limit:
-            text = f"at most {self._limit} clients can read events at the same time: close another one\n"
+            text = f"at most {self._limit} clients can read events at the same time: close another event stream\n"
             return web.Response(status=503, text=text, headers={"Retry-After": "10"})
         response = web.StreamResponse(
             headers={**HEADERS, "Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}

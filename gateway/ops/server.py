@@ -235,8 +235,8 @@ class OpsServer:
         name, failing = request.match_info["name"], request.path.endswith("/fail")
         if not self._service.fail(name, failing=failing):
             return not_found("backend", name, self._backends())
-        effect = "resets clients while it cannot be reached" if failing else "holds clients again"
-        return _json({"status": "done", "detail": f"{name} {effect}"})
+        effect = "are reset" if failing else "wait"
+        return _json({"status": "done", "detail": f"clients of {name} {effect} while the backend is down"})
 
     async def _reconnect(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
