@@ -105,7 +105,7 @@ class PartRenderer:
         """Yield the section of recent changes.
 
         Args:
-            changes: The events, latest first, each with the names of the backends, targets or tunnels that changed.
+            changes: The events, latest first, each with the names of the affected backends, targets or tunnels.
         """
         yield '<section id="changes" aria-label="Recent changes" data-parts>\n'
         found = list(changes)

@@ -36,7 +36,7 @@ class RecentChange:
 
     Args:
         event: The latest of these events.
-        names: The names of the backends or tunnels that changed.
+        names: The names of the backends or tunnels whose state changed.
     """
 
     event: StateChange
@@ -63,7 +63,7 @@ class Notices:
     Args:
         reload_failed_at: When the last reload failed, in seconds since the epoch; None if it was successful.
         reload_error: Why the last reload failed; empty if it was successful.
-        docker_trouble: Why the gateway cannot use the Docker engine; None if it can.
+        docker_trouble: Why the gateway cannot use the Docker engine; None if the gateway can use it.
         dead: The containers that are unavailable.
         warnings: The warnings.
     """
