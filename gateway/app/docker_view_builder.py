@@ -1,7 +1,7 @@
 """Builds the status of the Docker engine, for the status page, the JSON API and the metrics."""
 
 from gateway.app.docker_manager import DockerManager
-from gateway.ops.status_views import (
+from gateway.ops.docker_views import (
     AttachmentView,
     ConsumerContainer,
     DockerView,

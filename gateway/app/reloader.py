@@ -20,7 +20,7 @@ from gateway.config.setting_warnings import setting_warnings
 from gateway.contracts.values import Endpoint
 from gateway.errors import ConfigError, GatewayError
 from gateway.forwarding.listener import Listener
-from gateway.ops import logs
+from gateway.ops import logging_setup
 from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.sd_notify import SdNotifier
 from gateway.ops.server import OpsServer
@@ -209,7 +209,7 @@ class Reloader:
             diff = self._apply_to(runtime, docker, config, listeners)
             open_sockets(config, listeners)
             if config.log != self.config.log:
-                logs.configure(config.log.level, config.log.format)
+                logging_setup.configure(config.log.level, config.log.format)
             previous_advice, self.advice = self.advice, setting_warnings(config)
             for warning in self.advice:
                 if warning not in previous_advice:

@@ -38,7 +38,7 @@ def _create_exporter(config: Config) -> TraceExporter | None:
         return None
     for problem in trace_problems(config):
         raise GatewayError(f"{problem.key}: {problem.message}")
-    from gateway.ops.traces import OtlpExporter  # noqa: PLC0415 - an optional and slow import
+    from gateway.ops.otlp_exporter import OtlpExporter  # noqa: PLC0415 - an optional and slow import
 
     token = read_secret(traces.token_file).decode().strip() if traces.token_file else None
     attributes = {"service.instance.id": config.gateway.instance, "service.version": __version__}

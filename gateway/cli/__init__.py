@@ -1,4 +1,4 @@
-"""Defines the command `gateway`. It imports the module of a subcommand only when needed, so that --help is fast."""
+"""Defines the command `gateway`, and imports the module of a subcommand only when this subcommand is used."""
 
 import contextlib
 import difflib
@@ -11,7 +11,7 @@ import click
 
 from gateway import __version__
 from gateway._dataplane import description
-from gateway.cli.output import print_text
+from gateway.cli.terminal_output import print_text
 from gateway.errors import ConfigError, GatewayError, ServiceUnreachableError, UsageError
 
 FAILED, USAGE, UNREACHABLE = 1, 2, 3
@@ -19,7 +19,7 @@ _OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _COMMANDS = {
     "run": ("run",),
     "check": ("validate", "check"),
-    "docker": ("plan", "apply"),
+    "docker_changes": ("plan", "apply"),
     "audit": ("audit",),
     "status": ("status",),
     "explain": ("explain",),
@@ -34,7 +34,7 @@ _COMMANDS = {
     "demo": ("demo",),
     "completion": ("completion",),
 }
-"""The names of the commands that each module defines."""
+"""The modules of this package that define commands, and the names of these commands."""
 
 
 class _LazyGroup(click.Group):
@@ -94,7 +94,7 @@ def cli() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command. If it raises an error, print the message, and exit with 1, 2 or 3.
+    """Run a command. After an error, print the message, and exit with 1, 2 or 3.
 
     The exit code is 2 for incorrect usage or configuration, 3 if the service does not respond, and otherwise 1.
 
@@ -120,5 +120,5 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         sys.stdout = None  # otherwise, Python writes the rest of the output at exit, and the same error occurs again
         with contextlib.suppress(OSError):
-            print_text(f"gateway: cannot write: {error.strerror}: free space, or write to another place", err=True)
+            print_text(f"gateway: cannot write the output: {error.strerror}: free disk space", err=True)
         sys.exit(FAILED)

@@ -5,8 +5,8 @@ from urllib.parse import quote
 import click
 
 from gateway.cli.completion import complete_backends, complete_tunnels
-from gateway.cli.output import print_text
 from gateway.cli.service_options import admin_socket_option
+from gateway.cli.terminal_output import print_text
 from gateway.errors import GatewayError, UsageError
 from gateway.ops.service_client import ServiceClient
 
@@ -14,7 +14,7 @@ from gateway.ops.service_client import ServiceClient
 def _post(admin_socket: str | None, path: str) -> None:
     code, body = ServiceClient(None, admin_socket).post(path)
     if code == 422:
-        raise UsageError(f"nothing was changed:\n{body['detail']}")
+        raise UsageError(f"the service refused the new configuration, and keeps the previous one:\n{body['detail']}")
     if code != 200:
         raise GatewayError(body["detail"])
     print_text(body["detail"], keep_lines=True)
@@ -30,11 +30,11 @@ def _service_command(name: str, text: str) -> click.Command:
 
 
 def _named_command(name: str, collection: str, text: str) -> click.Command:
-    """Return a command of the CLI that sends an admin command for one backend or tunnel.
+    """Return a subcommand of `gateway` that sends an admin command for one backend or tunnel to the service.
 
     Args:
         name: The name of the command.
-        collection: `backends` or `tunnels`: whether the argument of the command names a backend or a tunnel.
+        collection: What the argument NAME of the command names: `backends` for a backend, `tunnels` for a tunnel.
         text: The help text.
     """
     complete = complete_tunnels if collection == "tunnels" else complete_backends
@@ -78,8 +78,8 @@ reconnect = _named_command("reconnect", "tunnels", "Close and reopen tunnel NAME
 @click.option("--undo", is_flag=True, help="Let clients wait again.")
 @admin_socket_option
 def fail(name: str, undo: bool, admin_socket: str | None) -> None:
-    """Reset clients of backend NAME while it cannot be reached.
+    """Reset clients of backend NAME while it is down.
 
-    By default, clients wait until the tunnel is up again. After this command, their connections fail immediately.
+    By default, clients wait until the backend is reachable again.
     """
     _post(admin_socket, f"/-/backends/{quote(name, safe='')}/{'hold' if undo else 'fail'}")

@@ -8,9 +8,11 @@ import click
 
 from gateway import __version__
 from gateway.cli.config_options import config_options
-from gateway.cli.docker import configuration
-from gateway.cli.output import output_option, print_table, print_text, print_wrapped, terminal_width
+from gateway.cli.docker_config import load_docker_config
+from gateway.cli.output_option import output_option
+from gateway.cli.terminal_output import print_table, print_text, print_wrapped, terminal_width
 from gateway.errors import GatewayError
+from gateway.ops.plural import plural
 
 if TYPE_CHECKING:
     from gateway.audit.report import AuditReport, Finding
@@ -45,7 +47,7 @@ def audit(
     from gateway.audit.report import Severity  # noqa: PLC0415 - slow to import
     from gateway.audit.sarif import sarif  # noqa: PLC0415 - slow to import
 
-    config = configuration(
+    config = load_docker_config(
         file, tunnels, backends, settings, record=False, refuse=False, serves=False, needs_docker=False
     )
     report, exposures = one_shot_commands.audit(config, mount_table)
@@ -59,7 +61,8 @@ def audit(
     if fail_on is not None:
         severe = [each for each in report.findings if each.severity.reaches(Severity(fail_on))]
         if severe:
-            raise GatewayError(f"hazards of severity {fail_on} or higher: {len(severe)}")
+            found = plural(len(severe), "hazard")
+            raise GatewayError(f"found {found} of severity {fail_on} or higher (--fail-on)")
 
 
 def _print(report: "AuditReport", exposures: list[str]) -> None:

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gateway.cli.diagnosis_output import causes_of, describe_cause
-from gateway.cli.output import format_clock, format_count, format_ms, format_reason, plain_commands
 from gateway.cli.tunnel_paths import outer_tunnels, path_hops, path_rows
+from gateway.cli.value_format import format_clock, format_ms, format_reason, plain_commands
+from gateway.ops.plural import plural
 from gateway.ops.state_descriptions import without_remedy
 
 _USABLE = {"up", "degraded"}
@@ -17,12 +18,13 @@ _USABLE = {"up", "degraded"}
 
 @dataclass(frozen=True)
 class ExplanationRow:
-    """One row of the explanation: an element on the path from clients to a target, such as a tunnel, and its state.
+    """One row of the explanation: one part of the path from clients to a target, such as a tunnel, and its state.
 
     Args:
-        part: The type of the row: `listener`, `admission`, `tunnel`, `path`, `target`, `phase` (a phase of the last
-            check) or `name` (a container in which the backend's name resolves to another host).
-        name: The address, tunnel, target, phase or container.
+        part: What the row describes: `listener`, `admission` (whether the backend accepts more clients), `tunnel`,
+            `path` (one of several tunnels to the targets), `target`, `phase` (of the last check) or `name` (a
+            container in which the backend's name resolves to another host).
+        name: The address of the listener, or the name of the tunnel, target, phase or container.
         state: The state. For a phase: its duration.
         since: When the state began, in the format of RFC 3339; None if this is not known.
         why: The reason for the state, or other details.
@@ -41,8 +43,9 @@ class BackendExplanation:
 
     Args:
         rows: The rows, from the listeners to the targets.
-        root_causes: The items of `causes` in the diagnosis that cause the state of the backend.
-        warnings: The items of `causes` that concern the backend but do not cause its state, such as the failure of a
+        root_causes: The failures that cause the state of the backend. Each is an item of `causes` in the diagnosis of
+            `/api/v1/status`.
+        warnings: The failures that concern the backend, but do not cause its state. An example is the failure of a
             tunnel that new clients do not use.
     """
 
@@ -80,7 +83,7 @@ def explanation_json(status: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _rows(status: dict[str, Any], name: str) -> Iterator[ExplanationRow]:
-    """Yield the rows: listeners, admission, tunnels (outermost first), paths, targets and phases, name conflicts."""
+    """Yield the rows of the explanation, in the order of the path: from the listeners to the targets."""
     backend = status["backends"][name]
     listening = "open" if status["accepting"] else "closed"
     yield from (ExplanationRow("listener", address, listening) for address in backend["listen"] or [])
@@ -111,7 +114,7 @@ def _rows(status: dict[str, Any], name: str) -> Iterator[ExplanationRow]:
 def _admission(backend: dict[str, Any]) -> ExplanationRow:
     connections = backend["connections"]
     active, waiting, limit = (connections[key] for key in ("active", "waiting", "limit"))
-    clients = f"{format_count(active - waiting, 'client')} connected, {waiting} waiting, at most {limit}"
+    clients = f"{plural(active - waiting, 'client')} connected, {waiting} waiting, at most {limit}"
     refused = ", ".join(f"{reason} {count}" for reason, count in connections["rejected"].items())
     why = clients + (f"; not served since the start: {refused}" if refused else "")
     if not backend["holds_clients"]:
@@ -122,7 +125,7 @@ def _admission(backend: dict[str, Any]) -> ExplanationRow:
 
 
 def _phases(target: dict[str, Any]) -> Iterator[ExplanationRow]:
-    """Yield a row for each phase of the last check, in order. If the check failed, it failed in the last phase."""
+    """Yield a row for each phase of the last check, in order. A failed check ends with the phase that failed."""
     phases = list(target["last_phases_seconds"].items())
     failed = target["state"] not in _USABLE and target["reason"] not in (None, "tunnel")
     for at, (phase, seconds) in enumerate(phases):

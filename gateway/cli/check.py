@@ -1,4 +1,4 @@
-"""`gateway validate` and `gateway check`: check the configuration, or connect to the backends and check them once."""
+"""`gateway validate` checks the configuration. `gateway check` connects to the backends, and checks each one once."""
 
 import json
 import sys
@@ -12,7 +12,9 @@ import click
 from gateway.cli.completion import complete_backends
 from gateway.cli.config_options import config_options, config_sources
 from gateway.cli.immediate_exit import exit_immediately
-from gateway.cli.output import format_reason, output_option, print_table, print_text
+from gateway.cli.output_option import output_option
+from gateway.cli.terminal_output import print_table, print_text
+from gateway.cli.value_format import format_reason
 from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -71,14 +73,14 @@ def check(
 ) -> None:
     """Check backends once, without a running service.
 
-    Checks all backends, or those with the given names. Exits with 1 if one is down.
+    Checks all backends, or those with the given names. Exits with 1 if a backend is down.
     """
     from gateway.app import one_shot_commands  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.config.deprecated_keys import deprecation_warnings  # noqa: PLC0415 - slow to import
-    from gateway.ops import logs  # noqa: PLC0415 - slow to import
+    from gateway.ops import logging_setup  # noqa: PLC0415 - slow to import
 
-    logs.configure("error", "auto")
+    logging_setup.configure("error", "auto")
     try:
         config = load(config_sources(file, tunnels, backends, settings))
         for warning in () if nagios else deprecation_warnings(config):

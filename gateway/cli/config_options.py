@@ -50,11 +50,11 @@ SETTINGS = {
 }
 """The placeholder for the value (metavar) and the help text of each flag. A flag without a metavar has no value.
 
-The configuration model defines the same settings, but importing it is slow. A test compares both.
+This table repeats settings of the configuration model, because importing the model is slow. A test compares both.
 """
 _HIDDEN = ("workers", "fleet-", "traces-")
-"""Flags that start with these strings are not in the output of --help, which would be too long for a terminal.
-docs/reference.md lists them."""
+"""Prefixes of the flags that --help omits, because the list would be too long for a terminal. docs/reference.md lists
+all flags."""
 
 
 def config_options(command: _Command) -> _Command:

@@ -2,16 +2,10 @@
 
 from typing import Any
 
-from gateway.cli.output import (
-    format_age,
-    format_clock,
-    format_count,
-    format_reason,
-    plain_commands,
-    print_text,
-    print_wrapped,
-)
+from gateway.cli.terminal_output import print_text, print_wrapped
+from gateway.cli.value_format import format_age, format_clock, format_reason, plain_commands
 from gateway.ops.diagnosis import MAX_CAUSES
+from gateway.ops.plural import plural
 from gateway.ops.state_descriptions import state_name
 
 _COLORS = {"bad": "red", "warning": "yellow"}
@@ -71,10 +65,10 @@ def print_diagnosis(status: dict[str, Any], *, details: bool = True) -> None:
     for each in causes[:MAX_CAUSES]:
         print_cause(each, details=details)
     if causes[MAX_CAUSES:]:
-        print_text(f"{format_count(len(causes) - MAX_CAUSES, 'more cause')}: see below")
+        print_text(f"{plural(len(causes) - MAX_CAUSES, 'more cause')}: see below")
     connections = [each["connections"] for each in status["backends"].values()]
     waiting = sum(each["waiting"] for each in connections)
-    clients = format_count(sum(each["active"] for each in connections) - waiting, "client")
+    clients = plural(sum(each["active"] for each in connections) - waiting, "client")
     print_text(f"{status['diagnosis']['headline']}; {clients} connected, {waiting} waiting")
 
 

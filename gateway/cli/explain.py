@@ -9,15 +9,10 @@ import click
 from gateway.cli.backend_explanation import explanation, explanation_json
 from gateway.cli.completion import complete_backends
 from gateway.cli.diagnosis_output import headline, print_cause
-from gateway.cli.output import (
-    format_age,
-    format_clock,
-    output_option,
-    print_table,
-    print_wrapped,
-    terminal_width,
-)
+from gateway.cli.output_option import output_option
 from gateway.cli.service_options import service_options
+from gateway.cli.terminal_output import print_table, print_wrapped, terminal_width
+from gateway.cli.value_format import format_age, format_clock
 from gateway.errors import UsageError
 from gateway.ops.service_client import ServiceClient
 from gateway.ops.state_descriptions import state_name

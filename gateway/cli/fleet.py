@@ -9,17 +9,10 @@ from typing import Any
 import click
 
 from gateway.cli.duration_type import DurationType
-from gateway.cli.output import (
-    fits,
-    format_age,
-    format_clock,
-    format_ms,
-    output_option,
-    print_table,
-    print_wrapped,
-    terminal_width,
-)
+from gateway.cli.output_option import output_option
 from gateway.cli.service_options import service_options
+from gateway.cli.terminal_output import fits, print_table, print_wrapped, terminal_width
+from gateway.cli.value_format import format_age, format_clock, format_ms
 from gateway.cli.watch import watching
 from gateway.errors import ServiceUnreachableError, UsageError
 from gateway.ops.service_client import ServiceClient
@@ -66,7 +59,7 @@ def fleet(
         else:
             _print(found, wide=output == "wide")
         if not watch and all(each["summary"] is None for each in found["members"]):
-            raise ServiceUnreachableError("no gateway has responded")
+            raise ServiceUnreachableError("no gateway has responded: the output shows the reason for each one")
 
     if watch:
         watching(show, _WATCH_INTERVAL, immediately=True)
@@ -79,7 +72,8 @@ def _fetch_from_service(client: ServiceClient) -> Callable[[], dict[str, Any]]:
         found = client.get_json("/api/v1/fleet")[1]
         if not found["members"] and not found["problems"]:
             raise UsageError(
-                "the service has no `fleet` section: add one, or name gateways: gateway fleet HOST:PORT …"
+                "the configuration of the service has no `fleet` section: add one, or name the gateways"
+                " (gateway fleet HOST:PORT …)"
             )
         return found
 
@@ -171,9 +165,9 @@ def _note(member: dict[str, Any], *, wide: bool) -> str:
 
 
 def _describe(problem: dict[str, Any]) -> str:
-    """Return the state of a failed tunnel or backend of a gateway, since when it has failed, and the consequences.
+    """Describe a failed tunnel or backend of a gateway: its state, the time of the failure, and the consequences.
 
-    The response of an older gateway does not contain the time and the consequences.
+    The response of an older gateway contains only the state.
     """
     since = f" since {format_clock(problem['since'])}" if problem.get("since") else ""
     effects = f" ({problem['effects']})" if problem.get("effects") else ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli.output import print_text
+from gateway.cli.terminal_output import print_text
 from gateway.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def import_(sources: tuple[str, ...], diff: bool) -> None:
 
 
 def _diff(given: "list[ImportSource]", result: "ImportResult") -> str:
-    """Return a diff of the Compose file among the sources. The changed file uses the gateway.
+    """Return a diff for the Compose file among the sources. In the changed file, the services use the gateway.
 
     Raises:
         UsageError: The sources do not contain exactly one Compose file, or that file is a symbolic link.
@@ -110,10 +110,10 @@ def _source(word: str, form: str) -> "ImportSource":
         return ImportSource(word, read_limited(Path(word)).decode(), form)
     except FileNotFoundError:
         raise UsageError(
-            f"{hide_secrets(word)}: there is no such file: a source is a file, a command line in quotation marks,"
+            f"{hide_secrets(word)}: file not found: name an existing file, or use a command line in quotation marks,"
             " NAME=VALUE, or -"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text: convert it to UTF-8"
         name = "standard input" if word == "-" else hide_secrets(word)
         raise UsageError(f"{name}: cannot be read: {reason}") from None

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from gateway.cli.output import print_text
+from gateway.cli.terminal_output import print_text
 from gateway.errors import ConfigError, UsageError
 
 _HEAD = "# Written by `gateway init`. docs/reference.md explains all keys.\n"
@@ -32,7 +32,7 @@ def init(file: Path, tunnels: tuple[str, ...], backends: tuple[str, ...]) -> Non
     if exists:
         raise UsageError(f"{file} exists: edit it, or name another file (gateway init FILE)")
     if not os.access(file.parent, os.W_OK | os.X_OK):  # fail before the user answers questions
-        raise UsageError(f"{file.parent}: cannot create a file there: choose another file")
+        raise UsageError(f"cannot create a file in {file.parent}: choose another file")
     config: dict[str, Any] = from_urls(tunnels, backends) if backends else ask_config(tunnels)
     problems = problems_of(config)
     if problems:

@@ -9,32 +9,31 @@ import os
 import re
 import shlex
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import click
 
 from gateway import backends, tunnels
-from gateway.cli.output import print_text, print_wrapped
+from gateway.cli.init_answers import absolute, new_backend_name, parser, reask_on_error, secret_file, yes_or_no
+from gateway.cli.terminal_output import print_text, print_wrapped
 from gateway.config import value_parsers
 from gateway.config.consistency_rules import conflict
 from gateway.config.initial_config import from_urls, problems_of
-from gateway.config.scalar_decoder import SCALARS, broken_rule, one_of
 from gateway.config.sections import OpsSection
-from gateway.config.variable_expansion import expand
 from gateway.contracts.security import Secret
 from gateway.contracts.values import Endpoint
 
 _NONE = "none"
 _COMMANDS = ("command",)
-"""The keys that contain a program and its arguments."""
+"""The configuration keys whose value is a program with its arguments."""
 _HINTS = {
     "identity_files": "To create one: ssh-keygen -t ed25519 -f tunnel_key",
     "known_hosts": "To create one: ssh-keyscan -p {port} {host} > known_hosts",
 }
-"""Instructions for a key that names a file, shown if the user has none of the usual files. Earlier answers replace
-the words in braces."""
+"""How to create the file that a key names. The command shows this text if the user has none of the usual files.
+Earlier answers replace the placeholders in braces."""
 _KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
 
@@ -51,7 +50,9 @@ def ask_config(tunnel_urls: tuple[str, ...]) -> dict[str, Any]:
     if not tunnel_urls:
         kind = _choose("Kind of the tunnel to the remote network", [*tunnels.KINDS, _NONE], "ssh")
         if kind != _NONE:
-            name = click.prompt("Name of the tunnel", default="bastion", value_proc=_answer(value_parsers.name))
+            name = click.prompt(
+                "Name of the tunnel", default="bastion", value_proc=reask_on_error(value_parsers.name)
+            )
             _ask_valid(config, "tunnels", name, lambda before: _tunnel(kind, before))
     while True:
         kind = _choose("Kind of the backend", list(backends.KINDS), "postgres")
@@ -59,12 +60,14 @@ def ask_config(tunnel_urls: tuple[str, ...]) -> dict[str, Any]:
         default = kind
         for number in range(2, len(others) + 2):
             default = f"{kind}-{number}" if default in others else default
-        name = click.prompt("Name of the backend", default=default, value_proc=_answer(_new_name(others)))
+        name = click.prompt(
+            "Name of the backend", default=default, value_proc=reask_on_error(new_backend_name(others))
+        )
         via = list(config.get("tunnels", {}))[-1:]
         taken = [OpsSection().listen, *(value_parsers.listener(each["listen"]) for each in others.values())]
         _ask_valid(config, "backends", name, lambda before: _backend(kind, via, taken, before))  # noqa: B023
         if not click.prompt(
-            "Another backend? [y/N]", default="n", show_default=False, value_proc=_answer(_yes_or_no)
+            "Another backend? [y/N]", default="n", show_default=False, value_proc=reask_on_error(yes_or_no)
         ):
             return config
 
@@ -105,7 +108,7 @@ def _backend(kind: str, via: list[str], taken: Iterable[Endpoint], before: dict[
     target = click.prompt(
         "Address of the server, as host:port",
         default=before.get("targets", [None])[0],
-        value_proc=_answer(lambda text: str(value_parsers.endpoint(text, found.default_port))),
+        value_proc=reask_on_error(lambda text: str(value_parsers.endpoint(text, found.default_port))),
     )
     answers["targets"] = [target]
     answers |= _ask_keys(found.options, _required(found.options), before)
@@ -113,7 +116,7 @@ def _backend(kind: str, via: list[str], taken: Iterable[Endpoint], before: dict[
     answers["listen"] = click.prompt(
         "Address where clients connect to the gateway",
         default=_free_listener(before.get("listen"), server.port, [*taken, *([] if via else [server])]),
-        value_proc=_answer(lambda text: str(value_parsers.listener(text))),
+        value_proc=reask_on_error(lambda text: str(value_parsers.listener(text))),
     )
     keys = [*_required(found.check), *found.init_keys]
     needs_user = not found.imports.password_without_user
@@ -124,9 +127,10 @@ def _backend(kind: str, via: list[str], taken: Iterable[Endpoint], before: dict[
 
 
 def _free_listener(answer: str | None, port: int, taken: Collection[Endpoint]) -> str:
-    """Return the default address of a listener: the previous answer, if no other listener uses that address.
+    """Return the default address of a listener: the previous answer, if no other listener uses this address.
 
-    Otherwise, return a loopback address with the server's port, or with the next port that is not in use.
+    Otherwise, return a loopback address with the port of the server. If another listener uses this port, return the
+    next free port.
 
     Args:
         answer: The previous answer; None if there is none.
@@ -173,7 +177,8 @@ def _ask_keys(
 def _ask_key(cls: type, key: str, before: dict[str, Any], answers: dict[str, Any]) -> tuple[str, Any]:
     """Ask for the value of one key. Return the key and the value to write to the configuration file.
 
-    For a secret such as `password`, the key is `password_file`. Without an answer, the value is an empty string.
+    Without an answer, the value is an empty string. For a secret such as `password`, the returned key is
+    `password_file`, because the configuration file must not contain the secret itself.
 
     Args:
         cls: The dataclass that defines the key.
@@ -192,107 +197,13 @@ def _ask_key(cls: type, key: str, before: dict[str, Any], answers: dict[str, Any
     if key in _HINTS and default is None:
         print_wrapped(_HINTS[key].format_map({"host": "HOST", "port": 22, **answers}), indent="  ")
     rules = next(each.metadata for each in dataclasses.fields(cls) if each.name == key)
-    parse = shlex.split if key in _COMMANDS else _secret_file if secret else _parser(hint, rules)
+    parse = shlex.split if key in _COMMANDS else secret_file if secret else parser(hint, rules)
     answer = click.prompt(
         f"  {name}",
         default=_shown(key, default) if default is not None else (None if key in _required(cls) else ""),
-        value_proc=_answer(parse),
+        value_proc=reask_on_error(parse),
     )
     return name, answer
-
-
-def _parser(hint: Any, rules: Mapping[str, Any]) -> Callable[[str], Any]:
-    """Return the function that checks an answer, and converts it to a value for YAML.
-
-    Args:
-        hint: The type of the field.
-        rules: The limits of the value, from the metadata of the field.
-    """
-    if get_origin(hint) is tuple:
-        inner = _parser(get_args(hint)[0], rules)
-        return lambda text: [inner(each.strip()) for each in text.split(",") if each.strip()]
-    if get_origin(hint) is Literal:
-        return lambda text: one_of(text, get_args(hint))
-    if type(None) in get_args(hint):
-        return _parser(next(each for each in get_args(hint) if each is not type(None)), rules)
-    if hint is Path:
-        return _existing_file
-    read = SCALARS[hint]
-
-    def parse(text: str) -> Any:
-        value = read(text)
-        if problem := broken_rule(value, rules):
-            raise ValueError(problem)
-        return value if hint in (int, bool) else text
-
-    return parse
-
-
-def _answer(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return a `value_proc` for `click.prompt`: if `parse` raises `ValueError` or `OSError`, Click asks again."""
-
-    def value(text: str) -> Any:
-        try:
-            return parse(text.strip()) if text.strip() else ""
-        except ValueError as error:
-            raise click.BadParameter(str(error)) from error
-        except OSError as error:
-            raise click.BadParameter(f"{text.strip()}: {error.strerror}: choose another path") from error
-
-    return value
-
-
-def _new_name(taken: Collection[str]) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text in taken:
-            raise ValueError(f"there is already a backend {text}: choose another name")
-        return value_parsers.name(text)
-
-    return parse
-
-
-def _yes_or_no(text: str) -> bool:
-    if text.lower() not in ("y", "yes", "n", "no"):
-        raise ValueError(f"{text!r} is neither yes nor no: write y or n")
-    return text.lower() in ("y", "yes")
-
-
-def _existing_file(text: str) -> str:
-    """Return the absolute path of a file or socket. If the path contains variables, return it unchanged."""
-    try:
-        expanded = expand(text, os.environ)
-    except KeyError as error:
-        raise ValueError(f"the environment variable {error.args[0]} is not set: set it") from error
-    path = _absolute(expanded)
-    if not (path.is_file() or path.is_socket()):
-        raise ValueError(f"{path} is not a file: write the path of an existing file")
-    return str(path) if expanded == text else text
-
-
-def _secret_file(text: str) -> str:
-    """Return the path of a file with a password. If it does not exist, ask for the password, and create the file."""
-    path = _absolute(text)
-    if path.exists():
-        return str(path)
-    if not path.parent.is_dir():
-        raise ValueError(f"{path.parent} is not a folder: create it, or choose another path")
-    secret = click.prompt(f"  {path} does not exist. Password to write to it", hide_input=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(f"{secret}\n")
-    return str(path)
-
-
-def _absolute(text: str) -> Path:
-    """Return an absolute path.
-
-    Raises:
-        ValueError: The path starts with `~`, but the home directory is not known.
-    """
-    try:
-        return Path(text).expanduser().absolute()
-    except RuntimeError as error:
-        raise ValueError(f"{text}: the home directory is not known: write an absolute path") from error
 
 
 def _default(cls: type, key: str) -> Any:
@@ -303,7 +214,7 @@ def _default(cls: type, key: str) -> Any:
     usual = {"identity_files": _KEYS, "known_hosts": ("~/.ssh/known_hosts",)}.get(key, ())
     # Ignore these errors: without a readable home directory, there are no usual files.
     with contextlib.suppress(ValueError, OSError):
-        found = [str(path) for path in map(_absolute, usual) if path.is_file()]
+        found = [str(path) for path in map(absolute, usual) if path.is_file()]
         if found:
             return found[:1]
         if key == "agent" and Path(os.environ.get("SSH_AUTH_SOCK", "")).is_socket():

@@ -39,8 +39,8 @@ def authorized_keys(
 ) -> None:
     """Print lines for authorized_keys and sshd_config.
 
-    With these lines, an SSH server permits the gateway's key to connect only to the configured targets. They require
-    OpenSSH 7.8 or later. Without the lines for sshd_config, the key can also open listeners on unix sockets.
+    With these lines, an SSH server permits the gateway's key to connect only to the configured targets. The lines
+    require OpenSSH 7.8 or later. Without those for sshd_config, the key can also open listeners on unix sockets.
     """
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.rendering.authorized_keys import authorized_keys as lines  # noqa: PLC0415 - slow to import
@@ -66,8 +66,8 @@ def exports(
 ) -> None:
     """Print lines for /etc/exports on the NFS servers.
 
-    The lines permit mounts only from the address from which the gateway's connections arrive: the address of the SSH
-    server or proxy at the end of the tunnel. If this address is not in the configuration, add it with --from.
+    The lines permit mounts from one address only: the SSH server or proxy at the end of the tunnel, which connects to
+    the NFS server. If the configuration does not contain this address, add it with --from.
     """
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.rendering.nfs_exports import exports as lines  # noqa: PLC0415 - slow to import

@@ -25,13 +25,13 @@ def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], 
     from gateway.app.instance_name import with_instance  # noqa: PLC0415 - slow to import
     from gateway.app.volume_ports import with_ports  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
-    from gateway.ops import logs  # noqa: PLC0415 - slow to import
+    from gateway.ops import logging_setup  # noqa: PLC0415 - slow to import
 
     given = config_sources(file, tunnels, backends, settings)
     # Call stat(2) before reading the file. Otherwise, a write during the read would not be detected as a change.
     stamps = stat_files([given.file] if given.file else [])
     config = load(given)
-    logs.configure(config.log.level, config.log.format)
+    logging_setup.configure(config.log.level, config.log.format)
 
     def completed(read: "Config") -> "Config":
         return with_ports(with_instance(read))

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import click
 
 from gateway.cli.config_options import SETTINGS
-from gateway.cli.output import print_text
+from gateway.cli.terminal_output import print_text
 from gateway.ops.service_client import ServiceClient
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -75,7 +75,7 @@ def admin_socket_option(command: _Command) -> _Command:
 
 
 def service_options(command: _Command) -> _Command:
-    """Add the options that select the service (admin socket or URL) to a command that only reads.
+    """Add the options that select the service (admin socket or URL) to a command that only reads its state.
 
     The command function receives a `ServiceClient` as `client`.
     """

@@ -1,4 +1,4 @@
-"""`gateway status`: shows tunnels, backends, attachments and consumers of a running service."""
+"""`gateway status`: shows the tunnels and backends of a running service, and the containers that use them."""
 
 import json
 from collections.abc import Iterator
@@ -7,19 +7,12 @@ from typing import Any
 import click
 
 from gateway.cli.diagnosis_output import causes_of, headline, print_diagnosis, print_notices
-from gateway.cli.output import (
-    format_clock,
-    format_ms,
-    format_reason,
-    output_option,
-    print_table,
-    print_text,
-    print_wrapped,
-    terminal_width,
-)
+from gateway.cli.output_option import output_option
 from gateway.cli.service_options import service_options
 from gateway.cli.severity_order import backends_by_severity, tunnels_by_severity
+from gateway.cli.terminal_output import print_table, print_text, print_wrapped, terminal_width
 from gateway.cli.tunnel_paths import describe_via, path_rows
+from gateway.cli.value_format import format_clock, format_ms, format_reason
 from gateway.cli.watch import watching
 from gateway.ops.service_client import ServiceClient
 from gateway.ops.state_descriptions import state_name
@@ -146,8 +139,8 @@ def _backend_rows(
     Args:
         name: The name of the backend.
         backend: The backend in `/api/v1/status`.
-        failed_tunnels: The result of `_failed_tunnels`. It replaces the details of these failures, so that the output
-            shows them only once.
+        failed_tunnels: The failed tunnels that cause the backend's state, from `_failed_tunnels`. If there are any,
+            the row shows only their names, because the output shows the details of these failures above.
         wide: Whether to add the columns of the format `wide`.
     """
     targets = backend["targets"]

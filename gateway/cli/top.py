@@ -7,9 +7,9 @@ import click
 
 from gateway.cli.diagnosis_output import headline, print_diagnosis, print_notices
 from gateway.cli.duration_type import DurationType
-from gateway.cli.output import print_table, print_wrapped, terminal_width
 from gateway.cli.service_options import service_options
 from gateway.cli.severity_order import backend_rank
+from gateway.cli.terminal_output import print_table, print_wrapped, terminal_width
 from gateway.cli.watch import watching
 from gateway.errors import GatewayError
 from gateway.ops.service_client import ServiceClient
@@ -30,10 +30,10 @@ _HEADS = ["BACKEND", "STATE", "CONSUMER", "CLIENTS", "WAIT", "NEW/S", "SENT/S", 
 )
 @click.option("--count", type=click.IntRange(min=1), metavar="COUNT", help="Exit after this number of tables.")
 def top(client: ServiceClient, interval: float, count: int | None) -> None:
-    """Show the current traffic by backend and consumer.
+    """Show the current traffic of backends and containers.
 
     The first lines show the failed tunnels and backends. The table is sorted by state, worst first, and then by
-    traffic. Consumers are containers. To show them, the configuration must have a `docker` section.
+    traffic. Containers appear only if the configuration has a `docker` section.
     """
     calculator = _RateCalculator(client)
     calculator.read()
@@ -52,7 +52,7 @@ def top(client: ServiceClient, interval: float, count: int | None) -> None:
 class _RateCalculator:
     """Computes the traffic per second from the counters in two consecutive responses of the service.
 
-    After a failed request, the next rates are zero, because two successful requests in a row are necessary.
+    After a failed request, the next result contains only zeros, because there is no previous response to compare.
     """
 
     def __init__(self, client: ServiceClient) -> None:
@@ -85,9 +85,9 @@ class _RateCalculator:
 
 
 def _counters(client: ServiceClient) -> tuple[dict[tuple[str, str], dict[str, float]], dict[str, Any]]:
-    """Request and return the counters of each backend and consumer, and the body of `/api/v1/status`.
+    """Request and return the counters of each backend and container, and the body of `/api/v1/status`.
 
-    The keys are pairs of backend and consumer. An empty consumer stands for the whole backend.
+    The keys are pairs of backend and container. An empty name of a container stands for the whole backend.
     """
     found: dict[tuple[str, str], dict[str, float]] = {}
     _, status = client.get_json("/api/v1/status")
@@ -101,7 +101,7 @@ def _counters(client: ServiceClient) -> tuple[dict[tuple[str, str], dict[str, fl
 
 
 def _row(after: dict[str, Any], before: dict[str, Any], seconds: float) -> tuple[float, list[str]]:
-    """Return the sort key of a row, which increases with the traffic, and the cells that contain numbers.
+    """Return the total traffic, for sorting the rows, and the cells that contain numbers.
 
     Args:
         after: The counters of the last request.

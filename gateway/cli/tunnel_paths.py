@@ -1,9 +1,9 @@
-"""Describes the paths to a backend, and the tunnels on them, for the output of commands. Does no I/O."""
+"""Describes the tunnels through which clients can reach a backend, for the output of commands. Does no I/O."""
 
 from collections.abc import Collection
 from typing import Any
 
-from gateway.cli.output import format_reason
+from gateway.cli.value_format import format_reason
 
 
 def outer_tunnels(tunnel: dict[str, Any]) -> list[str]:
@@ -13,7 +13,7 @@ def outer_tunnels(tunnel: dict[str, Any]) -> list[str]:
 
 
 def describe_via(tunnel: dict[str, Any]) -> str:
-    """Return the outer tunnel in use, or all possible outer tunnels if the tunnel is not open; `-` if it has none."""
+    """Return the outer tunnel inside which a tunnel runs, or else all possible ones; `-` if there are none."""
     return tunnel.get("via_in_use") or ", ".join(outer_tunnels(tunnel)) or "-"
 
 
@@ -36,9 +36,9 @@ def path_hops(status: dict[str, Any], backend: dict[str, Any]) -> list[str]:
 
 
 def path_rows(label: str, backend: dict[str, Any], explained: Collection[str] = ()) -> list[list[str]]:
-    """Return a table row for each path to a backend, with its tunnel, state and description.
+    """Return a table row for each tunnel through which clients can reach a backend.
 
-    If there is only one path, return no rows, because the state of the backend shows the state of the path.
+    If there is only one such tunnel, return no rows, because the state of the backend shows the state of the tunnel.
 
     Args:
         label: The first cell of each row.
@@ -58,7 +58,7 @@ def path_rows(label: str, backend: dict[str, Any], explained: Collection[str] = 
 
 
 def _describe_path(path: dict[str, Any], *, explained: bool) -> str:
-    """Return why a path is down, and the number of its clients and switches.
+    """Return why a path is down, how many clients use it, and how often clients have switched to it.
 
     Args:
         path: An item of `paths` of a backend in `/api/v1/status`.

@@ -9,7 +9,7 @@ from datetime import datetime
 
 import click
 
-from gateway.cli.output import print_wrapped
+from gateway.cli.terminal_output import print_wrapped
 from gateway.errors import GatewayError
 
 
@@ -29,7 +29,7 @@ class _OutputBuffer(io.StringIO):
 
 
 class _Screen:
-    """Shows the latest output of a function. If the function fails, it shows the error and the previous output.
+    """Shows the latest output of a function. After a failed call, shows the error above the previous output.
 
     Args:
         show: The function. It requests data from the service, and prints it.
@@ -46,7 +46,7 @@ class _Screen:
         """Call the function, and show its output.
 
         Raises:
-            GatewayError: The function failed. Pass the error to `report`.
+            GatewayError: The function failed. The caller must pass the error to `report`.
         """
         buffer = _OutputBuffer(terminal=sys.stdout.isatty())
         with redirect_stdout(buffer):
@@ -74,9 +74,9 @@ def watching(
     Args:
         show: Requests data from the service, and prints it.
         interval: Seconds between two calls.
-        count: Maximum number of calls; each output appears below the previous one. None: no maximum; each output
-            replaces the previous one on a terminal.
-        immediately: Whether to call `show` once before the first interval, in addition to `count`.
+        count: Maximum number of calls, whose outputs appear below each other. None: no maximum. In this case, each
+            output replaces the previous one on a terminal.
+        immediately: Whether to make an additional call before the first interval. `count` does not include this call.
 
     Raises:
         GatewayError: The call before the first interval failed.

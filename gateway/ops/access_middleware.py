@@ -31,12 +31,12 @@ _METRICS_ONLY = "this token is valid for /metrics and /api/v1/sd only: use the t
 
 
 class AccessMiddleware:
-    """Refuses unknown hosts (421) and unauthorized clients (401, 403), and delays requests above the rate limit.
+    """Refuses unknown Host headers (421) and unauthorized clients (401, 403). Delays requests above the rate limit.
 
     Args:
         rules: The access rules of the listener.
         tokens: Returns the tokens that are currently accepted.
-        roles: The role that a client needs for each path. All other paths require `AccessRole.EVERYTHING`.
+        roles: The role that each path requires. A path that is absent requires `AccessRole.EVERYTHING`.
         probes: The paths for health checks, which have a higher rate limit.
     """
 
@@ -113,6 +113,6 @@ def may_see_details(request: web.Request) -> bool:
 
 
 def is_still_authorized(request: web.Request) -> bool:
-    """Return whether the client of a long request still has the role that it had at the start of the request."""
+    """Return whether the client of a long request may still receive data. Its token can be revoked meanwhile."""
     current_role = request.get(_CURRENT_ROLE)  # None for requests on the admin socket, which are always authorized
     return current_role is None or current_role(request) >= request[_ROLE]

@@ -37,7 +37,7 @@ class BearerTokens:
 
 @dataclass(frozen=True)
 class AccessRules:
-    """The Host headers that a listener of the ops server accepts, and whether it requires authentication.
+    """The rules of one listener of the ops server: the accepted Host headers, and whether it requires authentication.
 
     Args:
         hosts: Accepted Host headers in addition to IP addresses and localhost, as `normalize_hosts` returns them.
@@ -74,7 +74,7 @@ def is_accepted_host(rules: AccessRules, headers: list[str]) -> bool:
 def granted_role(
     rules: AccessRules, tokens: BearerTokens, authorization: str | None, *, certified: bool
 ) -> AccessRole:
-    """Return the role that a client has. Its certificate or token determines the role.
+    """Return the role that the certificate or token of a client grants.
 
     Args:
         rules: The rules of the listener.

@@ -4,49 +4,24 @@ The status page, `/api/v1/status`, `/api/v1/summary` and the commands show this 
 seconds since the epoch.
 """
 
-import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from enum import Enum, StrEnum, auto
 
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.errors import Reason
+from gateway.ops.plural import plural
+from gateway.ops.severity import BACKEND_STATES, OPEN_STATES, SeverityLevel, backend_level
 from gateway.ops.state_descriptions import cause, remedy, state_name, without_remedy
 from gateway.ops.status_views import BackendView, ServiceView, TunnelView
+from gateway.ops.tunnel_failures import TunnelEffect, effect_of_tunnels, failed_tunnels
 
 MAX_CAUSES = 5
 """Maximum number of failures that the status page and the commands show in detail. For the others, they show only the
 number."""
-SEVERITY = (
-    HealthState.DOWN,
-    HealthState.BLOCKED,
-    HealthState.DEGRADED,
-    HealthState.UNKNOWN,
-    HealthState.PAUSED,
-    HealthState.UP,
-)
-"""The states of backends, worst first."""
-_OPEN = (TunnelState.UP, TunnelState.DRAINING)
 _ATTEMPTING = (TunnelState.IDLE, TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING)
-"""States during an attempt to open a tunnel. If an earlier attempt failed, its reason still applies."""
-
-
-class SeverityLevel(StrEnum):
-    """The severity of a state: good, warning or bad. The HTML pages use the values as CSS classes."""
-
-    BAD = "bad"
-    WARNING = "warning"
-    GOOD = "good"
-
-
-class _Effect(Enum):
-    """How a failed tunnel affects a backend: blocked, degraded or rerouted."""
-
-    BLOCKED = auto()
-    DEGRADED = auto()
-    REROUTED = auto()
-    """The backend stays up, because it uses another tunnel."""
+"""States of a tunnel before it opens. After a failed attempt, the tunnel keeps the reason for this failure in these
+states."""
 
 
 @dataclass(frozen=True)
@@ -136,15 +111,15 @@ class Diagnosis:
 def diagnose(view: ServiceView) -> Diagnosis:
     """Return the diagnosis of a service."""
     tunnels = {tunnel.name: tunnel for tunnel in view.tunnels}
-    affected: dict[str, dict[_Effect, list[BackendView]]] = {}
+    affected: dict[str, dict[TunnelEffect, list[BackendView]]] = {}
     explained = set()
     for backend in view.backends:
         if backend.state is HealthState.UP and len(backend.paths) <= 1:
             continue
-        effect, roots = _effect_of_tunnels(tunnels, backend)
+        effect, roots = effect_of_tunnels(tunnels, backend)
         for root in roots:
-            affected.setdefault(root, {each: [] for each in _Effect})[effect].append(backend)
-        if roots and effect is not _Effect.REROUTED:
+            affected.setdefault(root, {each: [] for each in TunnelEffect})[effect].append(backend)
+        if roots and effect is not TunnelEffect.REROUTED:
             explained.add(backend.name)
     causes = [*_tunnel_causes(view, tunnels, affected), *_backend_causes(view, explained)]
     causes.sort(key=lambda each: (each.level is not SeverityLevel.BAD, -len(each.blocked), each.since))
@@ -159,84 +134,10 @@ def diagnose(view: ServiceView) -> Diagnosis:
     return Diagnosis(level, _headline(view), causes)
 
 
-def path_tunnels(backend: BackendView) -> list[str]:
-    """Return the names of the tunnels through which the targets of a backend can be reached."""
-    return [path.tunnel for path in backend.paths]
-
-
-def chain(tunnels: Mapping[str, TunnelView], names: Iterable[str]) -> list[TunnelView]:
-    """Return some tunnels and all outer tunnels inside which they can run, outermost first.
-
-    Args:
-        tunnels: All tunnels by name.
-        names: The names of the tunnels. Unknown names are skipped.
-    """
-    found: dict[str, TunnelView] = {}
-    for name in names:
-        if name in tunnels:
-            found |= {each.name: each for each in chain(tunnels, tunnels[name].via)}
-            found[name] = tunnels[name]
-    return list(found.values())
-
-
-def failed_tunnels(tunnels: Mapping[str, TunnelView], name: str) -> list[TunnelView]:
-    """Return the tunnels whose failure is the reason why a tunnel is down, or an empty list if it is open.
-
-    If at least one of its outer tunnels is open, the tunnel itself failed, and only it is returned. Otherwise, return
-    the outermost failed tunnels.
-
-    Args:
-        tunnels: All tunnels by name.
-        name: The tunnel.
-    """
-    tunnel = tunnels.get(name)
-    if tunnel is None or tunnel.state in _OPEN:
-        return []
-    outer = [failed_tunnels(tunnels, via) for via in tunnel.via]
-    return list(itertools.chain.from_iterable(outer)) if outer and all(outer) else [tunnel]
-
-
-def _effect_of_tunnels(tunnels: Mapping[str, TunnelView], backend: BackendView) -> tuple[_Effect, list[str]]:
-    """Return how failed tunnels affect a backend, and the names of these tunnels.
-
-    The list of names is empty if no failed tunnel affects the backend.
-    """
-    failed = [failed_tunnels(tunnels, name) for name in path_tunnels(backend)]
-    roots = list({each.name: None for tunnels_of_path in failed for each in tunnels_of_path})
-    if backend.state is HealthState.BLOCKED:
-        return _Effect.BLOCKED, roots
-    if backend.state is HealthState.DEGRADED and backend.reason == Reason.TUNNEL:
-        return _Effect.DEGRADED, roots
-    return _Effect.REROUTED, [] if all(failed) else roots
-
-
-def backend_level(state: HealthState) -> SeverityLevel:
-    """Return the severity of a backend's state."""
-    if state is HealthState.UP:
-        return SeverityLevel.GOOD
-    return SeverityLevel.BAD if state in (HealthState.DOWN, HealthState.BLOCKED) else SeverityLevel.WARNING
-
-
-def tunnel_level(state: TunnelState) -> SeverityLevel:
-    """Return the severity of a tunnel's state."""
-    if state in _OPEN:
-        return SeverityLevel.GOOD
-    return (
-        SeverityLevel.BAD
-        if state in (TunnelState.BACKOFF, TunnelState.QUARANTINED, TunnelState.WAITING)
-        else SeverityLevel.WARNING
-    )
-
-
-def plural(count: int, noun: str) -> str:
-    """Return a number and a noun, such as `1 client` or `2 clients`."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def _headline(view: ServiceView) -> str:
     total = len(view.backends)
     states = Counter(each.state for each in view.backends)
-    counts = {state: states[state] for state in SEVERITY}
+    counts = {state: states[state] for state in BACKEND_STATES}
     if not total:
         found = "no backend is configured"
     elif counts[HealthState.UP] == total:
@@ -250,13 +151,15 @@ def _headline(view: ServiceView) -> str:
 
 
 def _tunnel_causes(
-    view: ServiceView, tunnels: Mapping[str, TunnelView], affected: Mapping[str, dict[_Effect, list[BackendView]]]
+    view: ServiceView,
+    tunnels: Mapping[str, TunnelView],
+    affected: Mapping[str, dict[TunnelEffect, list[BackendView]]],
 ) -> Iterator[Failure]:
     for tunnel in view.tunnels:
         if failed_tunnels(tunnels, tunnel.name) != [tunnel]:
             continue
-        backends = affected.get(tunnel.name, {each: [] for each in _Effect})
-        blocked = backends[_Effect.BLOCKED]
+        backends = affected.get(tunnel.name, {each: [] for each in TunnelEffect})
+        blocked = backends[TunnelEffect.BLOCKED]
         first_attempt = tunnel.state in _ATTEMPTING and tunnel.reason is None
         if first_attempt and not blocked:
             continue
@@ -274,8 +177,8 @@ def _tunnel_causes(
             waiting=waiting,
             waiters=waiters,
             blocked=tuple(each.name for each in blocked),
-            degraded=tuple(each.name for each in backends[_Effect.DEGRADED]),
-            rerouted=tuple(each.name for each in backends[_Effect.REROUTED]),
+            degraded=tuple(each.name for each in backends[TunnelEffect.DEGRADED]),
+            rerouted=tuple(each.name for each in backends[TunnelEffect.REROUTED]),
             rerouted_tunnels=tuple(_rerouted_tunnels(view, tunnels, tunnel)),
         )
 
@@ -283,7 +186,7 @@ def _tunnel_causes(
 def _rerouted_tunnels(view: ServiceView, tunnels: Mapping[str, TunnelView], failed: TunnelView) -> Iterator[str]:
     """Yield the open tunnels that can run inside the failed tunnel, but currently run inside another one."""
     for each in view.tunnels:
-        if each.state in _OPEN and any(failed in failed_tunnels(tunnels, via) for via in each.via):
+        if each.state in OPEN_STATES and any(failed in failed_tunnels(tunnels, via) for via in each.via):
             yield each.name
 
 
@@ -298,8 +201,8 @@ def _backend_causes(view: ServiceView, explained: Collection[str]) -> Iterator[F
 
     Args:
         view: The state of the service.
-        explained: The names of the backends that are not up because of a failed tunnel. Their state yields no
-            failure, because the failure of the tunnel explains it.
+        explained: The names of the backends that are not up because of a failed tunnel. The failure of the tunnel
+            already explains their state, so this function does not report the state again.
     """
     for backend in view.backends:
         unchecked = backend.state is HealthState.UNKNOWN and not view.startup_done
@@ -341,7 +244,7 @@ def _backend_cause(
 
 
 def _waiting(view: ServiceView, backends: Iterable[BackendView]) -> tuple[int, str]:
-    """Return how many containers wait, and the word `container`. Without Docker, count clients instead."""
+    """Return how many containers wait, and the word `container`. Without Docker: how many clients, and `client`."""
     if view.docker is None:
         return sum(each.waiting for each in backends), "client"
     return len({name for each in backends for name, use in each.consumers.items() if use.waiting}), "container"

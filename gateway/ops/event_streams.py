@@ -18,8 +18,8 @@ _RETRY_MS = 2000
 _BATCH = 50
 """Maximum number of events in one write."""
 _SEND_BUFFER = 32 * 1024
-"""Size of the socket's send buffer in bytes. If a client does not read, a small buffer is full soon. The deadline of
-the connection then expires, because it is extended only while the client reads."""
+"""Size of the socket's send buffer in bytes. If a client does not read, a small buffer soon becomes full. Then the
+deadline of the connection is no longer extended, and the connection closes."""
 _RESET = "event: reset\ndata: {}\n"
 """Sent to a client that has missed events, so that it reads the whole status again."""
 
@@ -50,7 +50,7 @@ class EventStreams:
     async def respond(self, request: web.Request) -> web.StreamResponse:
         """Send events until the client disconnects, its token is revoked, or the server stops."""
         if len(self._wakes) >= self._limit:
-            text = f"at most {self._limit} clients can read events at the same time: close another one\n"
+            text = f"at most {self._limit} clients can read events at the same time: close another event stream\n"
             return web.Response(status=503, text=text, headers={"Retry-After": "10"})
         response = web.StreamResponse(
             headers={**HEADERS, "Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
@@ -74,7 +74,7 @@ class EventStreams:
     async def _send(self, request: web.Request, response: web.StreamResponse, wake: asyncio.Event) -> None:
         resumed = request.headers.get("Last-Event-ID")
         sent = self._events.last_id if resumed is None else _event_id(resumed)
-        # Send the ID only if the log contains it, because the client sends it back when it reconnects.
+        # Send the ID only if the log contains it: a client that reconnects continues after the last ID it received.
         known = "" if self._events.since(sent) is None else f"id: {sent}\n"
         await response.write(f"retry: {_RETRY_MS}\n{known}\n".encode())
         while not self._closed and is_still_authorized(request):

@@ -1,4 +1,4 @@
-"""Keeps the latest state changes of backends, targets, tunnels and the service in memory. Does no I/O."""
+"""Defines events (state changes of backends, targets, tunnels and the service), and keeps the latest in memory."""
 
 import json
 import time
@@ -18,8 +18,8 @@ from gateway.text_sanitizer import one_line
 MAX_EVENTS = 1000
 """Maximum number of events of backends and targets, in memory and in the events file."""
 MAX_CAUSES = 200
-"""Maximum number of events of tunnels and the service. Because of this separate limit, many events of backends do not
-replace the event of the tunnel that caused them."""
+"""Maximum number of events of tunnels and the service. They have a separate limit, so that a failed tunnel's event is
+not replaced by the many events of its backends."""
 
 
 class SubjectType(StrEnum):
@@ -93,10 +93,10 @@ class StateChange:
 _KEPT = (SubjectType.BACKEND, SubjectType.TARGET, SubjectType.TUNNEL)
 """The types of subjects whose last state the log restores from the events file after a restart."""
 _MANY = (SubjectType.BACKEND, SubjectType.TARGET)
-"""The types of subjects with a large limit, because hundreds of them can depend on one tunnel."""
+"""The types of subjects whose events have the large limit `MAX_EVENTS`: hundreds of them can depend on one tunnel."""
 _HEALTHY = "up"
-"""The state of a subject that works. The log adds no event if the first state of a subject is this one. Therefore a
-start without failures adds no events of backends, targets and tunnels."""
+"""The state of a subject that works. If this is the first state of a subject, the log adds no event, so that a
+start of the service does not add an event for each subject."""
 
 
 class EventLog:
@@ -139,8 +139,8 @@ class EventLog:
     def load(self, events: Iterable[StateChange]) -> None:
         """Add the events of previous runs of the service, which were saved to a file.
 
-        Also add an event for each subject whose state differs from its last state in the previous runs, unless this
-        run already has an event of that subject.
+        Also add an event for each subject whose state has changed since the previous runs. A subject that already has
+        an event in this run gets no further event.
 
         Args:
             events: The events, oldest first. Events that the log already contains are skipped.
@@ -209,7 +209,7 @@ class EventLog:
     def since(self, event_id: int) -> list[StateChange] | None:
         """Return the events after the event with the ID `event_id`.
 
-        Return None if the log has never contained this ID, or if it no longer contains all later events.
+        Return None if the log has never contained this ID, or no longer contains all later events.
         """
         events = self.latest()
         at = bisect_right(events, event_id, key=lambda event: event.id)
@@ -238,7 +238,7 @@ class EventLog:
         events.append(event)
 
     def _replace(self, oldest: StateChange) -> None:
-        """Store the event that is about to be replaced in `_ongoing`, if it reports an ongoing failure."""
+        """Move the oldest event to `_ongoing`, if it reports an ongoing failure. Otherwise, the event is lost."""
         self._replaced = max(self._replaced, oldest.id)
         if self._last.get(oldest.subject) is oldest and oldest.state != _HEALTHY:
             self._ongoing[oldest.subject] = oldest
@@ -249,8 +249,8 @@ class EventLog:
 def _timed(subject: EventSubject, state: str) -> str:
     """Return the state whose duration the log measures.
 
-    For a tunnel, all states from a failure until the tunnel is up again count as one state, because an attempt to
-    reconnect does not end the failure.
+    For a tunnel, all states between a failure and the next successful connection are the same state, because an
+    attempt to reconnect does not end the failure.
     """
     if subject.type is SubjectType.TUNNEL and state in list(TunnelState):
         return TunnelState(state).availability

@@ -21,7 +21,7 @@ LOCK_NAME = "events.lock"
 _INTERVAL = 0.2
 """Minimum number of seconds between two writes."""
 _RETRY_INTERVAL = 60.0
-"""Seconds after which a failed write is repeated. A new event repeats it earlier."""
+"""Seconds until a failed write is repeated, if no new event causes an earlier write."""
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 """Errors that are logged at the level `info` instead of `warning`, because a gateway does not need a writable
 `state_dir`."""
@@ -35,8 +35,8 @@ class EventsFile:
     """Saves the events of an event log to a file; implements `gateway.contracts.component.Component`.
 
     The file has one JSON object per line. Damaged lines are skipped. If the file cannot be read or written, the error
-    is logged once, and `trouble` contains it. If another process uses the file, the events are kept only in memory.
-    The first write replaces the file, but only after the events in it have been added to the event log.
+    is logged once, and `trouble` contains the error. If another process uses the file, events are not saved. At the
+    start, the event log gets the events from the file; the first write then replaces the file.
 
     Args:
         folder: `gateway.state_dir`. It is created if necessary.
@@ -60,7 +60,7 @@ class EventsFile:
         self._writing: asyncio.Future[None] | None = None
         self._reported: set[str] = set()
         self._intact = False
-        """Whether the next write can append lines, because the last write succeeded. If not, it replaces the file."""
+        """Whether the last write succeeded. If so, the next write appends lines; otherwise, it replaces the file."""
         self._is_foreign = False
         """Whether another process uses the file."""
         self._lock: int | None = None
@@ -151,7 +151,7 @@ class EventsFile:
         if isinstance(error, BlockingIOError):
             self._is_foreign = True
             log.warning(
-                "another gateway uses the same state_dir: set another gateway.state_dir; events stay in memory",
+                "another gateway uses this state_dir, so events are not saved: set a different gateway.state_dir",
                 extra={"file": str(self._path)},
             )
         elif error is not None:

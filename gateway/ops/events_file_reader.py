@@ -17,8 +17,8 @@ _MAX_BYTES = 4 << 20
 """Maximum number of bytes to read, from the end of the file. A file that the gateway wrote is smaller."""
 _DAMAGED = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
 _CLOCK_ERROR = 86400.0
-"""Maximum number of seconds by which the time in an event's ID may be later than the current time. It can be later if
-the clock was set back after the event."""
+"""Maximum number of seconds by which the time in an event's ID may be later than the current time. The time can be
+later if the clock was set back after the event."""
 
 
 def parse(text: str, now: float) -> Iterator[StateChange]:
@@ -35,7 +35,7 @@ def parse(text: str, now: float) -> Iterator[StateChange]:
             events.append(_event(json.loads(line), int((now + _CLOCK_ERROR) * 1000)))
     last = 0
     for event, following in zip_longest(events, events[1:]):
-        # Skip an event whose ID is larger than the next ID. Otherwise, one wrong ID would exclude all later events.
+        # Skip an event whose ID is larger than the next ID: such an ID is wrong, and would exclude all later events.
         if event.id > last and (following is None or event.id < following.id):
             last = event.id
             yield event

@@ -9,7 +9,7 @@ def lock_file(path: Path) -> int:
     """Lock a file, and return its descriptor. Closing the descriptor unlocks the file.
 
     Args:
-        path: The file. It and its parent directories are created if necessary.
+        path: The file. The file and its parent directories are created if necessary.
 
     Raises:
         BlockingIOError: Another process has locked the file.

@@ -19,7 +19,7 @@ def fleet_json(view: FleetSnapshot, now: float) -> dict[str, Any]:
     """Return the body of `/api/v1/fleet`. The worst members come first.
 
     Args:
-        view: The members.
+        view: The members of the fleet, with their last responses.
         now: The current time in seconds since the epoch, to compute the age of the members' responses.
     """
     return {
@@ -60,10 +60,7 @@ def discovery_json(view: FleetSnapshot) -> list[dict[str, Any]]:
 
 
 def summary_json(view: ServiceView) -> dict[str, Any]:
-    """Return the body of `/api/v1/summary`, which other gateways request to show this gateway on their fleet page.
-
-    The size of the body is limited.
-    """
+    """Return the body of `/api/v1/summary`, which other gateways request to show this gateway on their fleet page."""
     return {
         "instance": view.instance,
         "version": view.version,

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from gateway.contracts.states import HealthState
 from gateway.fleet.snapshot import MemberSnapshot
-from gateway.ops.diagnosis import SeverityLevel, backend_level
+from gateway.ops.severity import SeverityLevel, backend_level
 
 
 def fails(member: MemberSnapshot) -> bool:

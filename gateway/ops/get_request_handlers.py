@@ -54,8 +54,8 @@ class GetRequestHandlers:
         service: The service whose state the responses describe.
         views: Provides snapshots of the service's state.
         renderer: The thread that renders the metrics.
-        cached: Whether to cache responses. A change of the phase, for example to draining, is never delayed by the
-            cache.
+        cached: Whether to cache responses. A change of the phase, for example to draining, is visible immediately in
+            both cases.
         max_streams: Maximum number of concurrent event streams (`/api/v1/events`).
     """
 
@@ -87,10 +87,10 @@ class GetRequestHandlers:
         self._streams.close()
 
     def handlers(self, *, probes_only: bool = False) -> dict[str, RequestHandler]:
-        """Return the handler of each path.
+        """Return the handlers by path.
 
         Args:
-            probes_only: Whether to return only the paths that `ops.probe_listen` serves.
+            probes_only: Whether to return only the handlers of the paths that `ops.probe_listen` serves.
         """
         return {
             path: handler.__get__(self)
@@ -235,8 +235,8 @@ class GetRequestHandlers:
 
 
 ROLES = {path: role for path, (_, role) in GetRequestHandlers.PATHS.items()}
-"""The role that each path requires. The HTML pages require none: for a client without `AccessRole.EVERYTHING`, they
-contain no data, and prompt for a token."""
+"""The role that each path requires. The HTML pages require no role: to a client without `AccessRole.EVERYTHING`, they
+respond with a page that prompts for a token."""
 PROBES = ("/livez", "/healthz", "/startupz", "/readyz", "/readyz/{backend}")
 """The paths that `ops.probe_listen` serves."""
 

@@ -10,7 +10,7 @@ from gateway.ops.connection_limits import ConnectionLimits
 
 
 class ConnectionOwner(Protocol):
-    """Defines the methods of a listener that its connections call when their state changes."""
+    """The methods that an HTTP connection calls on the listener that owns the connection."""
 
     def handler_for(self, connection: "HttpConnection") -> web.RequestHandler:
         """Return the protocol that parses the requests of a new connection."""
@@ -31,8 +31,8 @@ class HttpConnection(asyncio.Protocol):
     Args:
         owner: The listener that owns the connection.
         limits: The deadlines, and the maximum size of a request.
-        client: The accepted socket. As long as `adopted` is false, `owner` must close it. After that, the transport
-            closes it.
+        client: The accepted socket. While `adopted` is false, `owner` must close the socket. Later, the transport
+            closes the socket.
 
     Attributes:
         adopted: Whether asyncio owns the socket.

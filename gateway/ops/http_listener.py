@@ -102,8 +102,8 @@ class HttpListener:
     ) -> web.StreamResponse:
         """Call the handler of a request, and send the whole response; an aiohttp middleware.
 
-        If the handler raises an exception, log it, and respond with status 500. The deadline of the connection limits
-        the time.
+        If the handler raises an exception, log it, and respond with status 500. The connection's deadline limits how
+        long the response can take.
         """
         connection = self._by_handler.get(request.protocol)
         if connection is None:
@@ -141,10 +141,10 @@ class HttpListener:
             self._admit(client, peer)
 
     def _accept_without_descriptor(self, sock: socket.socket, error: OSError) -> None:
-        """Accept a connection although the process has no free file descriptor: release a reserved one first.
+        """Accept a connection although the process has no free file descriptor.
 
-        If none is reserved, close the connection that has been idle longest. If no connection is open, try again
-        later.
+        First release a reserved descriptor. If none is reserved, close the connection that has been idle longest. If
+        no connection is open, try again later.
 
         Args:
             sock: The listening socket.
@@ -161,12 +161,15 @@ class HttpListener:
         if oldest is not None:
             oldest.abort()  # this frees a descriptor; until then, the new connection waits in the kernel's queue
             return
-        log.error("cannot accept clients", extra={"listener": self._name, "detail": error.strerror})
+        log.error(
+            "cannot accept clients: raise the limit of open files",
+            extra={"listener": self._name, "detail": error.strerror},
+        )
         self._loop.remove_reader(sock.fileno())
         self._loop.call_later(_ACCEPT_RETRY_DELAY, self._register, sock)
 
     def _fill_reserve(self) -> None:
-        # Ignore an error: if no descriptor is free, `_keep_descriptor` fills the reserve when a connection closes.
+        # Ignore the error if no descriptor is free: `_keep_descriptor` fills the reserve when a connection closes.
         with contextlib.suppress(OSError):
             while self._sockets and len(self._reserve) < _RESERVED_DESCRIPTORS:
                 self._reserve.append(os.dup(self._sockets[0].fileno()))
@@ -207,38 +210,36 @@ class HttpListener:
             self.connection_closed(connection)
 
     def handler_for(self, connection: HttpConnection) -> web.RequestHandler:
-        """Return the protocol that parses the requests of a new connection."""
+        """See `ConnectionOwner`."""
         handler = self._server()
         self._by_handler[handler] = connection
         return handler
 
     def connection_closed(self, connection: HttpConnection) -> None:
-        """Remove a closed connection.
-
-        If the reserve of file descriptors is not full, refill it with the descriptor that the connection freed.
-        """
+        """See `ConnectionOwner`. If the reserve of file descriptors is not full, keep the connection's descriptor."""
         connection.stop_timer()
         self._connections.remove(connection)
         self._by_handler.pop(connection.handler, None)
         self._keep_descriptor(connection.client)
-        self._loop.call_soon(self._fill_reserve)  # asyncio closes the socket before the next iteration
+        # Fill the reserve in the next iteration of the event loop, because asyncio has closed the socket then.
+        self._loop.call_soon(self._fill_reserve)
 
     def request_received(self, connection: HttpConnection) -> None:
-        """Record that a complete request has arrived on the connection."""
+        """See `ConnectionOwner`."""
         self._connections.request_received(connection)
 
     def response_sent(self, connection: HttpConnection) -> None:
-        """Record that the response on the connection is complete."""
+        """See `ConnectionOwner`."""
         self._connections.response_sent(connection)
 
 
 def extend_deadline(request: web.Request) -> None:
-    """Restart the deadline of a streamed response if the client reads it. Otherwise, leave the deadline unchanged."""
+    """Restart the deadline of a streamed response, if the client reads the response."""
     request[_CONNECTION].extend_response()
 
 
 async def bind(listen: Endpoint) -> list[socket.socket]:
-    """Resolve `listen`, and return a non-blocking listening socket for each of its addresses. The caller owns them.
+    """Resolve `listen`, and return a non-blocking listening socket for each address. The caller owns the sockets.
 
     Raises:
         OSError: An address cannot be bound.

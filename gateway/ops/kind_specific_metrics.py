@@ -13,7 +13,7 @@ from gateway.ops.status_views import BackendView, TunnelView
 
 
 def fact_families(facts: Iterable[FactDefinition], *labels: str) -> dict[str, GaugeMetricFamily]:
-    """Return a metric without samples for each fact that has a metric name. The keys are these names.
+    """Return a metric without samples for each fact that is exported as a metric, by the name of the metric.
 
     Args:
         facts: The facts.

@@ -17,15 +17,9 @@ from prometheus_client.samples import Sample
 
 from gateway.contracts.states import TunnelState
 from gateway.ops.backend_metrics import backend_metrics, check_metrics, consumer_metrics, path_metrics
+from gateway.ops.docker_views import ATTACHMENT_STATES, DEAD_CAUSES, DockerView
 from gateway.ops.kind_specific_metrics import target_fact_metrics, tunnel_fact_metrics
-from gateway.ops.status_views import (
-    ATTACHMENT_STATES,
-    DEAD_CAUSES,
-    CertificateView,
-    DockerView,
-    ServiceView,
-    TunnelView,
-)
+from gateway.ops.status_views import CertificateView, ServiceView, TunnelView
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _RENDERER = "gateway.ops.page.shared_page"
 _MAX_PAGES = 32
-"""Maximum number of rendered pages in memory. If a page was dropped, its clients get the whole page at the next
-request, instead of only the changes."""
+"""Maximum number of rendered pages in memory. If a page was dropped, the next response to each of its clients is the
+whole page instead of only the changes."""
 
 
 class PageHandlers:

@@ -13,7 +13,13 @@ _SLICE = 0.0002
 
 @dataclass
 class _CacheEntry:
-    """A cached response: the task that computes it, its start time (monotonic), and its maximum age in seconds."""
+    """A response in the cache.
+
+    Args:
+        task: The task that computes the response, or has computed it.
+        started: The monotonic time at which the task started, in seconds.
+        max_age: Maximum age of the response, in seconds.
+    """
 
     task: "asyncio.Task[Any]"
     started: float

@@ -24,8 +24,8 @@ class SdNotifier:
         """Seconds between two keep-alive messages; None if the service manager expects none."""
         self._due = 0.0
         self._unsent: str | None = None
-        """The last state, if it could not be sent; otherwise, None. `watchdog` sends it again. For example, systemd
-        stops a service if it does not receive `READY=1`."""
+        """The last message, if it could not be sent; otherwise, None. `watchdog` sends this message again. Without
+        `READY=1`, for example, systemd would stop the service."""
 
     def ready(self) -> None:
         """Report that the service has started, or has finished a reload."""
@@ -42,7 +42,7 @@ class SdNotifier:
     def watchdog(self) -> None:
         """Send a keep-alive message, if a third of `WATCHDOG_USEC` has passed since the last one.
 
-        Call this method several times per interval. The method also sends a state again if it could not be sent.
+        Also send an earlier message again, if it could not be sent. Call this method several times per interval.
         """
         if self._unsent is not None and self._send(self._unsent, timeout=0.0):
             self._unsent = None

@@ -32,7 +32,7 @@ _OWNER_ONLY = 0o600
 _SHUTDOWN_TIMEOUT = 1.0
 """Maximum number of seconds for which the server waits for pending responses when it stops."""
 _COMMAND_TIMEOUT = 120.0
-"""Time limit of a command in seconds. It is long, because a reload waits for files."""
+"""Maximum number of seconds for an admin command. It is long, because a reload reads files that can be slow."""
 _KEEPALIVE = 3600.0
 _STREAM_SHARE = 4
 """At most this fraction (1/4) of the maximum number of connections of a listener can be event streams."""
@@ -91,7 +91,7 @@ class OpsServer:
     async def renew(self) -> None:
         """Read the tokens and certificates from their files again.
 
-        Also close the connections of clients that sent a certificate, because it may no longer be accepted.
+        Also close the connections of clients with a certificate, because the certificate may no longer be accepted.
 
         Raises:
             GatewayError: A file is not valid. The previous tokens and certificates stay in use.
@@ -137,7 +137,7 @@ class OpsServer:
         except OSError as error:
             raise GatewayError(
                 f"ops.admin_socket: cannot listen on {path}: {describe_bind_error(error, unix=True)}"
-                " (--ops-admin-socket)"
+                " (set another path with --ops-admin-socket)"
             ) from error
         stack.callback(path.unlink, missing_ok=True)
         sock.listen(BACKLOG)
@@ -235,8 +235,8 @@ class OpsServer:
         name, failing = request.match_info["name"], request.path.endswith("/fail")
         if not self._service.fail(name, failing=failing):
             return not_found("backend", name, self._backends())
-        effect = "resets clients while it cannot be reached" if failing else "holds clients again"
-        return _json({"status": "done", "detail": f"{name} {effect}"})
+        effect = "are reset" if failing else "wait"
+        return _json({"status": "done", "detail": f"clients of {name} {effect} while the backend is down"})
 
     async def _reconnect(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]

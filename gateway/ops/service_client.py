@@ -78,8 +78,8 @@ class ServiceClient:
         """Send a GET request for a JSON object, and return the status code and the object.
 
         Raises:
-            ServiceUnreachableError: The service does not respond, or the object contains neither `backends`,
-                `consumers` nor `members`, so the response is not from a gateway.
+            ServiceUnreachableError: The service does not respond, or the response is not from a gateway: the object
+                contains neither `backends`, `consumers` nor `members`.
             GatewayError, UsageError: As for `get`.
         """
         status, body = self.get(path)
@@ -99,7 +99,7 @@ class ServiceClient:
         return self._request_socket("POST", path)
 
     def _connection(self, url: str) -> tuple[http.client.HTTPConnection, str]:
-        """Return an HTTP connection, which is not open yet, and the path of `url`, which precedes all request paths.
+        """Return an HTTP connection that is not open yet, and the path in `url`, which precedes all request paths.
 
         Raises:
             ValueError: The URL is not valid.
@@ -124,7 +124,7 @@ class ServiceClient:
         where = self._socket
         if not default_paths.is_trusted(where):
             raise ServiceUnreachableError(
-                f"{where}: another user owns the folder, or can write to it: remove the folder"
+                f"{where}: another user owns this socket's folder, or can write to the folder: remove the folder"
             )
         return self._request(_UnixConnection(str(where), self.timeout), method, path, str(where))
 
@@ -182,7 +182,7 @@ class ServiceClient:
         try:
             return response.status, json.loads(body)
         except ValueError as error:
-            raise GatewayError(f"{where}: the response is not valid JSON") from error
+            raise GatewayError(f"{where}: the response is not valid JSON: check that this is a gateway") from error
 
 
 def _why(error: OSError | http.client.HTTPException, where: str) -> str:
@@ -218,5 +218,5 @@ def _default_url(path: str) -> tuple[str, str]:
 
 
 def _dialable(listen: str) -> str:
-    """Return an address to which a client can connect: replace a wildcard address with the loopback address."""
+    """Return the address to which a client must connect: replace a wildcard address with the loopback address."""
     return listen.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")

@@ -10,7 +10,7 @@ from gateway.relay.unix_sockets import PeerCredentials
 
 
 class ControlledService(Protocol):
-    """Defines the interface of the service whose state the ops server shows and that the admin commands control."""
+    """The interface between the ops server and the service: the state to show, and the admin commands."""
 
     events: EventLog
     """The log of state changes."""
@@ -82,13 +82,13 @@ class ControlledService(Protocol):
         """
 
     def shutdown(self) -> None:
-        """Start to drain and stop the service, and return. A second call stops the service without a drain."""
+        """Start to drain the service, which then stops. A second call stops the service without a drain."""
 
     def pause(self, backend: str, *, paused: bool) -> bool:
         """Pause or resume the checks of a backend.
 
-        If the checks are not paused, resuming restarts them. If an NFS server exports another file system than
-        before, checks report this until they are restarted.
+        Resuming checks that are not paused restarts the checks. This is necessary after an NFS export was replaced:
+        until the checks are restarted, they report the new file system as an error.
 
         Returns:
             False if there is no such backend.
@@ -98,11 +98,11 @@ class ControlledService(Protocol):
         """
 
     def fail(self, backend: str, *, failing: bool) -> bool:
-        """Set whether clients of a backend are reset while it cannot be reached. If not, the clients wait.
+        """Set whether connections to a backend fail immediately or wait while the backend is unreachable.
 
         Args:
             backend: The name of the backend.
-            failing: Whether the clients are reset.
+            failing: Whether the connections fail immediately.
 
         Returns:
             False if there is no such backend.

@@ -77,4 +77,5 @@ def read_secrets(settings: OpsSettings) -> OpsSecrets:
             tls=server_context(settings.tls) if settings.tls is not None else None,
         )
     except GatewayError as error:
-        raise GatewayError(settings.redact(str(error))) from None  # a cause would contain the secret value
+        # Raise the error without its cause, which can contain a secret value.
+        raise GatewayError(settings.redact(str(error))) from None

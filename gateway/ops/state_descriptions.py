@@ -1,4 +1,4 @@
-"""Describes the state of a tunnel or backend for users: a name for the state, its cause, and what to do."""
+"""Describes the state of a tunnel or backend for users: a word for the state, the cause, and what to do."""
 
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.errors import Reason
@@ -37,7 +37,7 @@ _STATES: dict[str, str] = {
 
 
 def state_name(state: str) -> str:
-    """Return the name of a state on the status page and in the output of commands."""
+    """Return the word that users see for a state. For example, a tunnel in the state `backoff` is shown as `down`."""
     return _NAMES.get(state, state)
 
 
@@ -45,8 +45,8 @@ def cause(reason: str | None, state: str) -> str:
     """Return the cause of the state of a tunnel or backend, in a few words.
 
     Args:
-        reason: The reason; None if the state has no reason.
-        state: The state.
+        reason: The reason, such as `timeout`; None if the state has no reason.
+        state: The state, which is the result for a state without a reason.
     """
     return CAUSES.get(reason or "", reason or state)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from gateway.facts import FactDefinition, FactValue
 from gateway.ops.diagnosis import Diagnosis, diagnose
-from gateway.ops.status_views import BackendView, DockerView, ServiceView, TargetView, TunnelView
+from gateway.ops.docker_views import DockerView
+from gateway.ops.status_views import BackendView, ServiceView, TargetView, TunnelView
 
 
 def iso(seconds: float | None) -> str | None:
@@ -50,8 +51,8 @@ _COMMON_TARGET_KEYS: dict[str, FactValue] = {
     "read_only": None, "lag_seconds": None, "version": None, "identity": None, "space_bytes": {},
     "lease_seconds": None,
 }  # fmt: skip
-"""Keys that every target has in version 1 of the API, and their values for kinds that do not declare a fact with this
-key."""
+"""Keys that every target has in version 1 of the API. The values apply to kinds of backends that do not provide these
+keys."""
 
 
 def _texts(facts: Iterable[FactDefinition], values: Mapping[FactDefinition, object]) -> list[str]:
@@ -185,8 +186,8 @@ def iter_json(body: dict[str, Any]) -> Iterator[str]:
     """Yield a JSON object as short strings, so that the caller can yield to the event loop between them.
 
     Args:
-        body: The object. A value can be an iterator over pairs of key and value: the result contains them as an
-            object, and computes each pair only when it is needed.
+        body: The object. A value can be an iterator over pairs of key and value, which becomes a JSON object. The
+            iterator computes each pair only when the pair is needed.
     """
     yield "{"
     for number, (name, value) in enumerate(body.items()):

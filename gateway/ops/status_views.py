@@ -1,4 +1,4 @@
-"""Defines snapshots of the service's state. They are not changed after creation, so any thread can use them.
+"""Defines views: immutable snapshots of the state of tunnels, backends and the service, for use in any thread.
 
 Times are seconds since the epoch; durations are in seconds.
 """
@@ -10,16 +10,15 @@ from typing import Protocol
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.facts import FactDefinition, FactValue
 from gateway.measurement import Histogram
+from gateway.ops.docker_views import DockerView
 
 ConfigText = dict[str, list[tuple[str, str]]]
 """The configuration without secrets: pairs of key and value for each section, such as `ops` or `backends.orders`."""
-ATTACHMENT_STATES = ("attached", "pending", "drifted", "blocked")
-DEAD_CAUSES = ("volume", "network", "namespace")
 
 
 @dataclass(frozen=True)
 class TunnelView:
-    """The state of one tunnel."""
+    """A snapshot of the state of one tunnel."""
 
     name: str
     kind: str
@@ -41,7 +40,7 @@ class TunnelView:
 
 
 class PastCheck(Protocol):
-    """The result of an earlier check of a target."""
+    """The result of an earlier check of a target, as the health checks record it."""
 
     @property
     def at(self) -> float:
@@ -70,7 +69,7 @@ class PastCheck(Protocol):
 
 @dataclass(frozen=True)
 class TargetView:
-    """The state of one target of a backend, according to the checks through the tunnel that new clients use."""
+    """A snapshot of the state of one target, according to the checks through the tunnel that new clients use."""
 
     target: str
     tunnel: str | None
@@ -103,24 +102,23 @@ class TargetView:
 
 @dataclass(frozen=True)
 class BackendTunnelView:
-    """A tunnel through which clients of a backend can reach its targets, and the number of clients that use it."""
+    """A snapshot of the use of one tunnel by one backend: the number of clients, and whether new clients use it."""
 
     tunnel: str
     up: bool
-    """Whether new clients can use the tunnel. If a target fails through all tunnels, this is not a failure of the
-    tunnel."""
+    """Whether new clients can use the tunnel. A target that fails through all tunnels does not make this false."""
     reason: str | None
     detail: str
     in_use: bool
     """Whether new clients of at least one target use this tunnel."""
     clients: int
     switches: int
-    """How often new clients have switched to this tunnel from another one, summed over all targets."""
+    """How often new clients have switched from another tunnel to this one: the sum for all targets."""
 
 
 @dataclass(frozen=True)
 class ConsumerView:
-    """The use of one backend by one container (consumer): connections, bytes and latency."""
+    """A snapshot of the use of one backend by one container: connections, bytes and latency."""
 
     id: str
     active: int
@@ -134,106 +132,8 @@ class ConsumerView:
 
 
 @dataclass(frozen=True)
-class AttachmentView:
-    """A desired attachment of a container to a Docker network, and its actual state."""
-
-    network: str
-    container: str
-    state: str
-    reason: str | None
-    message: str
-
-
-@dataclass(frozen=True)
-class VolumeView:
-    """A Docker volume that the configuration defines, and its state."""
-
-    name: str
-    state: str
-    message: str
-    options: dict[str, str] = field(hash=False)
-
-
-@dataclass(frozen=True)
-class PlannedChangeView:
-    """A change that the gateway plans to make in Docker."""
-
-    action: str
-    network: str
-    container: str
-    aliases: list[str]
-    why: str
-
-
-@dataclass(frozen=True)
-class NameConflictView:
-    """A host name that is ambiguous in a container, because it has different addresses on two Docker networks."""
-
-    container: str
-    network: str
-    name: str
-    ours: str
-    other: str
-
-
-@dataclass(frozen=True)
-class UnavailableContainerView:
-    """A container that is unavailable because a volume, a network or a network namespace was missing."""
-
-    container: str
-    cause: str
-    detail: str
-    state: str
-    message: str
-    command: str
-    is_excluded: bool
-
-
-@dataclass(frozen=True)
-class ConsumerContainer:
-    """A container that is allowed to use backends, with its ID and labels."""
-
-    id: str
-    labels: dict[str, str] = field(hash=False)
-
-
-@dataclass(frozen=True)
-class SwarmPeerView:
-    """The gateway agent on another node of a Docker swarm, with its last report for one network."""
-
-    network: str
-    address: str
-    instance: str | None
-    containers: int
-    trouble: str | None
-
-
-@dataclass(frozen=True)
-class DockerView:
-    """The state of the Docker engine: attachments, volumes, unavailable containers, and planned changes."""
-
-    trouble: str | None
-    looked_at: float | None
-    leader: bool
-    container: str | None
-    attachments: list[AttachmentView]
-    volumes: list[VolumeView]
-    actions: list[PlannedChangeView]
-    warnings: list[str]
-    postponed: int
-    writes: dict[str, int]
-    errors: dict[tuple[str, str], int]
-    consumers: dict[str, ConsumerContainer]
-    shadows: list[NameConflictView] = field(default_factory=list)
-    peers: list[SwarmPeerView] = field(default_factory=list)
-    dead: list[UnavailableContainerView] = field(default_factory=list)
-    revived: dict[str, int] = field(default_factory=dict)
-    """Number of unavailable containers that the gateway has started again, by the cause of their failure."""
-
-
-@dataclass(frozen=True)
 class CertificateView:
-    """A certificate that the gateway uses, or that a server has presented, with its expiry time."""
+    """A certificate that the gateway uses, or that a server has presented, with the time at which it expires."""
 
     kind: str
     name: str
@@ -244,7 +144,7 @@ class CertificateView:
 
 @dataclass(frozen=True)
 class BackendStatus:
-    """The state of one backend for the health endpoints, without its targets and clients."""
+    """The few values of a backend that the health endpoints need: the state, and the reason for it."""
 
     name: str
     state: HealthState
@@ -255,7 +155,7 @@ class BackendStatus:
 
 @dataclass(frozen=True)
 class BackendView:
-    """The state of one backend, with its targets, tunnels, clients and consumers."""
+    """A snapshot of the state of one backend, with its targets, tunnels and clients."""
 
     name: str
     kind: str
@@ -289,7 +189,7 @@ class BackendView:
 
 @dataclass(frozen=True)
 class ServiceView:
-    """The state of the whole service."""
+    """A snapshot of the state of the whole service."""
 
     version: str
     python_version: str
@@ -316,8 +216,8 @@ class ServiceView:
     audit_dropped: int = 0
     """Number of events that were dropped from the audit log."""
     io_flusher: bool = False
-    """Whether the process is marked as an I/O flusher (prctl(2), PR_SET_IO_FLUSHER). If so, its memory allocations do
-    not wait for write-back to NFS mounts, which need this process for their connections."""
+    """Whether the process has the flag PR_SET_IO_FLUSHER (prctl(2)). The flag prevents a deadlock: without it, the
+    process can wait for the write-back of an NFS mount that depends on a connection through this process."""
 
     @property
     def status(self) -> str:

@@ -7,11 +7,11 @@ from typing import Any
 
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.measurement import Histogram
+from gateway.ops.docker_views import DockerView
 from gateway.ops.status_views import (
     BackendTunnelView,
     BackendView,
     ConsumerView,
-    DockerView,
     ServiceView,
     TargetView,
     TunnelView,

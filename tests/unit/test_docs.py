@@ -14,7 +14,7 @@ from gateway.contracts.states import CloseReason, HealthState, TunnelState
 from gateway.docker.plan import ActionKind
 from gateway.errors import Reason
 from gateway.forwarding.admission import RefusalReason
-from gateway.ops.status_views import DEAD_CAUSES
+from gateway.ops.docker_views import DEAD_CAUSES
 from gateway.remedies import TUNNEL_REMEDIES
 
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,7 @@ from gateway.docker.errors import EngineError, ErrorKind
 from gateway.errors import DialError, Reason
 from gateway.facts import IDENTITY, VERSION
 from gateway.health.probe import probe_once
-from gateway.ops import logs
+from gateway.ops import logging_setup
 from gateway.processes.child_process import ChildProcess
 from gateway.relay.direct_link import DirectLink, DirectTunnel
 from gateway.supervision.uplink import Uplink
@@ -135,7 +135,7 @@ def test_the_text_log_has_one_line_per_event(
 ) -> None:
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     monkeypatch.setattr(logging.getLogger(), "level", logging.INFO)
-    logs.configure("info", "text")
+    logging_setup.configure("info", "text")
     log = logging.getLogger("gateway.test")
     log.error("it says %s", HOSTILE, extra={"detail": HOSTILE})
     try:

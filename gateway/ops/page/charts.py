@@ -34,7 +34,7 @@ def history_chart(checks: Sequence[PastCheck], columns: int = WIDTH) -> Chart:
         checks: The checks, oldest first, at most `WIDTH`.
         columns: Maximum number of columns. If this is less than `WIDTH`, a column shows the worst of several checks.
     """
-    return _strip(bytes([_RESULTS[each.state] for each in checks]), columns)
+    return _draw_history(bytes([_RESULTS[each.state] for each in checks]), columns)
 
 
 _CLASSES = ("ok", "warn", "blocked", "fail")
@@ -52,13 +52,8 @@ _RESULTS = {
 
 
 @lru_cache(maxsize=1024)  # most targets have the same results
-def _strip(results: bytes, columns: int) -> Chart:
-    """Return a history chart.
-
-    Args:
-        results: The result of each check, as an index in `_CLASSES`.
-        columns: As for `history_chart`.
-    """
+def _draw_history(results: bytes, columns: int) -> Chart:
+    """Return a history chart. `results` contains the result of each check, as an index in `_CLASSES`."""
     per_column = -(-WIDTH // columns)
     groups = bytes(max(results[at : at + per_column]) for at in range(0, len(results), per_column))
     paths: dict[str, str] = {}

@@ -6,7 +6,7 @@ from typing import Any
 from markupsafe import escape
 
 from gateway.ops.events import StateChange
-from gateway.ops.page import model
+from gateway.ops.page import status_content
 from gateway.ops.page.parts import PageItem, PageParts, Part
 from gateway.ops.page.templates import TEMPLATES
 
@@ -14,7 +14,7 @@ SHORTEST_SCALE = 0.005
 """Minimum duration, in seconds, that the full width of a phases chart represents."""
 END_SECTION = "</section>\n"
 _PERIOD = 3600.0
-"""Seconds after which all parts are rendered again, because times more than a day old are shown with their date."""
+"""Seconds after which all parts are rendered again. Otherwise, a time that becomes a day old would lack its date."""
 
 
 def macros(template: str) -> Any:
@@ -59,7 +59,7 @@ class PartRenderer:
         yield '<section id="diagnosis" role="status" aria-label="Diagnosis" data-parts>\n'
 
     def group(
-        self, group: model.TunnelGroup, path: Callable[..., str], *, longest: float | None
+        self, group: status_content.TunnelGroup, path: Callable[..., str], *, longest: float | None
     ) -> Iterator[PageItem]:
         """Yield a group of backends.
 
@@ -69,7 +69,7 @@ class PartRenderer:
             longest: The duration of the longest check on the page, in seconds. None: show fewer details, because the
                 page has many targets.
         """
-        names, label = ",".join(group.paths), escape(model.heading(group))
+        names, label = ",".join(group.paths), escape(status_content.heading(group))
         yield f'<section id="via-{escape(names)}" class="group" aria-label="{label}" data-parts>\n'
         part_id, content = f"path-{names}", (group.tunnels, bool(group.backends))
         yield self.part(part_id, content, path, part_id, group, self._now)
@@ -82,7 +82,7 @@ class PartRenderer:
             yield "</ul>\n"
         yield END_SECTION
 
-    def consumers(self, rows: Sequence[model.ConsumerRow], limit: int) -> Iterator[PageItem]:
+    def consumers(self, rows: Sequence[status_content.ConsumerRow], limit: int) -> Iterator[PageItem]:
         """Yield the table of consumers.
 
         Args:
@@ -105,7 +105,7 @@ class PartRenderer:
         """Yield the section of recent changes.
 
         Args:
-            changes: The events, latest first, each with the names of the backends, targets or tunnels that changed.
+            changes: The events, latest first, each with the names of the affected backends, targets or tunnels.
         """
         yield '<section id="changes" aria-label="Recent changes" data-parts>\n'
         found = list(changes)

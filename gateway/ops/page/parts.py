@@ -28,8 +28,8 @@ class Part:
     html: str
     version: int
     placeholder: str = field(init=False)
-    """The element that represents this part in a response to a client that already has it. It is a `template`, which
-    HTML permits everywhere."""
+    """The element that replaces this part in a response to a client that already has the part. It is a `template`
+    element, because HTML permits this element inside lists and tables."""
 
     def __post_init__(self) -> None:
         object.__setattr__(

@@ -6,18 +6,20 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from gateway.fleet.snapshot import FleetSnapshot
-from gateway.ops.diagnosis import SeverityLevel, chain, diagnose, path_tunnels
+from gateway.ops.diagnosis import diagnose
 from gateway.ops.events import StateChange
 from gateway.ops.fleet_severity import fails, member_level, worst_first
-from gateway.ops.page import model
+from gateway.ops.page import status_content
 from gateway.ops.page.part_renderer import END_SECTION, SHORTEST_SCALE, PartRenderer, macros
 from gateway.ops.page.parts import PageItem, PageParts
 from gateway.ops.page.templates import TEMPLATES, age
+from gateway.ops.severity import SeverityLevel
 from gateway.ops.status_views import BackendView, ConfigText, ServiceView
+from gateway.ops.tunnel_failures import path_tunnels, with_outer_tunnels
 
 _LARGE = 100
-"""Maximum number of targets with all details on the status page. If there are more, the page shows fewer details of
-each target, so that it stays below 300 KB. Also the maximum number of consumers on a page with all details."""
+"""The page shows all details of up to this number of targets. With more targets, it omits details, so that its size
+stays below 300 KB. A page with all details shows at most this number of consumers."""
 _MAX_CHANGES = 100
 """Maximum number of changes on the page of a backend."""
 _INDEX, _BACKEND, _FLEET = map(macros, ("index.html", "backend.html", "fleet.html"))
@@ -62,22 +64,24 @@ def render_index(
         yield from renderer.start()
         yield renderer.part("verdict", diagnosis, _INDEX.verdict, diagnosis, now)
         yield END_SECTION
-        notices = model.notices(view)
+        notices = status_content.notices(view)
         if notices.exist:
             yield renderer.part("notices", notices, _INDEX.notices_section, notices, now)
-        groups = model.groups(view)
+        groups = status_content.groups(view)
         yield ""
         for group in groups:
             yield from renderer.group(group, _INDEX.path, longest=longest)
         if groups and not large:
             yield renderer.part("legend", None, _INDEX.legend)
-        consumers = list(model.consumer_rows(view.backends))
+        consumers = list(status_content.consumer_rows(view.backends))
         if consumers:
             yield '<section id="consumers" aria-label="Containers" data-parts>\n'
             yield renderer.part("consumers-heading", None, _INDEX.consumers_heading)
             yield from renderer.consumers(consumers, _LARGE // 4 if large else _LARGE)
             yield END_SECTION
-        yield from renderer.changes((each.event, model.some(each.names)) for each in model.changes(events))
+        yield from renderer.changes(
+            (each.event, status_content.some(each.names)) for each in status_content.changes(events)
+        )
         yield renderer.part("configuration", configuration, _INDEX.configuration_section, configuration)
         yield _END_MAIN
 
@@ -111,7 +115,7 @@ def render_backend(
         causes = [each for each in diagnose(view).causes if each.concerns(backend.name)]
         yield renderer.part("verdict", (backend, causes), _BACKEND.verdict, backend, causes, now)
         yield END_SECTION
-        tunnels = chain({tunnel.name: tunnel for tunnel in view.tunnels}, path_tunnels(backend))
+        tunnels = with_outer_tunnels({tunnel.name: tunnel for tunnel in view.tunnels}, path_tunnels(backend))
         content = backend, tunnels, view.accepting
         yield renderer.part("path", content, _BACKEND.path, view, backend, tunnels, now)
         for number, target in enumerate(backend.targets, 1):
@@ -120,7 +124,7 @@ def render_backend(
             yield renderer.part(f"target-{number}", shown, _BACKEND.target_section, *arguments)
         yield '<section id="traffic" aria-label="Traffic" data-parts>\n'
         yield renderer.part("traffic-counters", backend, _BACKEND.traffic, backend)
-        consumers = list(model.consumer_rows([backend]))
+        consumers = list(status_content.consumer_rows([backend]))
         if consumers:
             yield from renderer.consumers(consumers, len(consumers))
         yield END_SECTION

@@ -20,8 +20,8 @@ RenderPage = Callable[[ServiceView, PageParts], LazyPage | None]
 """Renders a page from a snapshot of the service's state. Reuses parts that have not changed since the last rendering.
 Returns None if the page does not exist."""
 _UPDATE_AGE = 3.0
-"""Maximum age, in seconds, of values that change without an event, in an update of an open page. The limit is longer
-than for a whole page, because it determines how often the complete state must be collected."""
+"""Maximum age, in seconds, of the counters in an update of an open page. The limit is longer than for a whole page:
+open pages request updates often, and collecting all counters is slow."""
 _COMPRESSION = 1
 """The gzip level. Higher levels take several times as long, but pages become only slightly smaller."""
 _LARGE = 32768
@@ -67,7 +67,7 @@ class SharedPage:
         """Cached responses with the current content. The key is the version that the client has; None: no version."""
 
     async def get(self, since: str, render: RenderPage) -> PageResponse | None:
-        """Return the whole page, or an update with the parts that have changed. Return None if it does not exist.
+        """Return the whole page, or an update with the changed parts; None if the page does not exist.
 
         Args:
             since: The version that the client has. If the page never had it, the response is the whole page.
@@ -85,7 +85,7 @@ class SharedPage:
             return response
 
     async def _update(self, max_age: float, render: RenderPage) -> bool:
-        """Render the page, if its content might have changed. Return whether the page exists.
+        """Render the page again, if its content might have changed. Return whether the page exists.
 
         If this call is cancelled, the page keeps its previous content.
         """

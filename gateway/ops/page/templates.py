@@ -12,11 +12,13 @@ from markupsafe import Markup, escape
 
 from gateway.fleet.snapshot import MemberSnapshot
 from gateway.fleet.summary import MemberProblem
-from gateway.ops.diagnosis import MAX_CAUSES, backend_level, plural, tunnel_level
+from gateway.ops.diagnosis import MAX_CAUSES
 from gateway.ops.fleet_severity import member_level
-from gateway.ops.page import model
+from gateway.ops.page import status_content
 from gateway.ops.page.charts import PHASES, WIDTH, Chart, history_chart, milliseconds, phases_chart
 from gateway.ops.page.time_format import clock_time
+from gateway.ops.plural import plural
+from gateway.ops.severity import backend_level, tunnel_level
 from gateway.ops.state_descriptions import state_name, without_remedy
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import BackendView, TargetView
@@ -77,9 +79,9 @@ def _notes(member: MemberSnapshot) -> list[str]:
 
 
 def _problems(member: MemberSnapshot) -> Iterator[tuple[MemberProblem, float | None]]:
-    """Yield each problem of a member, with the time at which it began, in seconds since the epoch.
+    """Yield each problem of a member, and when the problem began, in seconds since the epoch.
 
-    The time is None if the member has not sent it.
+    The time is None if the member's response does not contain it.
     """
     for each in member.summary.problems if member.summary else ():
         yield each, datetime.fromisoformat(each.since).timestamp() if each.since else None
@@ -107,7 +109,7 @@ TEMPLATES.globals.update(
     tunnel_level=tunnel_level,
     milliseconds=milliseconds,
     bytes=format_bytes,
-    event_level=model.event_level,
+    event_level=status_content.event_level,
     history=_history,
     width=WIDTH,
     coarse=_COARSE,
@@ -117,7 +119,7 @@ TEMPLATES.globals.update(
     facts=_facts,
     with_code=_with_code,
     phase_names=PHASES,
-    heading=model.heading,
+    heading=status_content.heading,
     used_paths=_used_paths,
     age=age,
     counts=_counts,

@@ -94,7 +94,7 @@ def test_run_records_the_state_of_the_file_before_it_loads_it(
 
     monkeypatch.setattr("gateway.config.loader", load_while_it_changes)
     monkeypatch.setattr("gateway.app.service.run", lambda *_, **options: seen.append(options["stamps"]))
-    monkeypatch.setattr("gateway.ops.logs.configure", lambda *_: None)
+    monkeypatch.setattr("gateway.ops.logging_setup.configure", lambda *_: None)
     monkeypatch.setattr("gateway.cli.run.exit_immediately", lambda _: None)
     done = CliRunner().invoke(cli, ["run", "-c", str(path)])
     assert (done.exit_code, seen) == (0, [before])

@@ -44,7 +44,7 @@ def test_a_full_disk_is_reported_in_one_line() -> None:
         command = [sys.executable, "-m", "gateway", "--version"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=60, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == "gateway: cannot write: No space left on device: free space, or write to another place\n"
+    assert done.stderr == "gateway: cannot write the output: No space left on device: free disk space\n"
 
 
 def test_the_version_names_the_data_plane() -> None:

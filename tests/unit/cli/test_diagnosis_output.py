@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from gateway.cli import cli
 from gateway.cli.diagnosis_output import print_notices
-from gateway.cli.output import format_clock
+from gateway.cli.value_format import format_clock
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.diagnosis import diagnose
 from gateway.ops.service_client import ServiceClient

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from gateway.cli import cli
-from gateway.cli.output import format_clock
+from gateway.cli.value_format import format_clock
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.service_client import ServiceClient
 from gateway.ops.status_json import iso, iter_json, service_json

@@ -68,7 +68,7 @@ def test_the_port_of_a_volume_is_stable(tmp_path: Path) -> None:
 
 def test_a_read_only_command_saves_no_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The real function would change the log level of later tests.
-    monkeypatch.setattr("gateway.ops.logs.configure", lambda *_: None)
+    monkeypatch.setattr("gateway.ops.logging_setup.configure", lambda *_: None)
     file = tmp_path / "gateway.yaml"
     file.write_text(
         f"gateway: {{state_dir: {tmp_path}/state}}\n"

@@ -222,9 +222,9 @@ def test_a_compose_file_that_expands_to_many_values_is_refused() -> None:
     [
         (
             "no-such-file",
-            "no-such-file: there is no such file: a source is a file, a command line in quotation marks",
+            "no-such-file: file not found: name an existing file, or use a command line in quotation marks",
         ),
-        ("mysql://app:hunter2@db", "mysql://app:***@db: there is no such file"),
+        ("mysql://app:hunter2@db", "mysql://app:***@db: file not found"),
         ("/", "/: cannot be read: Is a directory"),
     ],
 )

@@ -3,7 +3,8 @@
 import pytest
 
 from gateway.contracts.states import HealthState, TunnelState
-from gateway.ops.diagnosis import SeverityLevel, diagnose
+from gateway.ops.diagnosis import diagnose
+from gateway.ops.severity import SeverityLevel
 from tests.support.status_views import NOW, backend, consumer, service, tunnel
 
 DOCKER = object()

@@ -10,11 +10,11 @@ from gateway.contracts.values import Endpoint
 from gateway.fleet.member_addresses import Member
 from gateway.fleet.snapshot import FleetSnapshot, MemberSnapshot
 from gateway.fleet.summary import MemberProblem, MemberSummary
-from gateway.ops.diagnosis import SeverityLevel
 from gateway.ops.fleet_json import fleet_json, summary_json
 from gateway.ops.fleet_severity import member_level, worst_first
 from gateway.ops.page.parts import PageParts
 from gateway.ops.page.render import render_fleet
+from gateway.ops.severity import SeverityLevel
 from tests.support.status_pages import whole_page
 from tests.support.status_views import NOW, backend, service, tunnel
 

@@ -13,6 +13,7 @@ from gateway.contracts.states import HealthState, TunnelState
 from gateway.contracts.values import Endpoint
 from gateway.fleet.member_addresses import Member
 from gateway.fleet.snapshot import FleetSnapshot, MemberSnapshot
+from gateway.ops.docker_views import UnavailableContainerView
 from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.page.parts import PageParts
 from gateway.ops.page.render import (
@@ -21,7 +22,6 @@ from gateway.ops.page.render import (
     render_missing,
 )
 from gateway.ops.page.templates import SECURITY_POLICY
-from gateway.ops.status_views import UnavailableContainerView
 from tests.support.status_pages import backend_page, status_page, whole_page
 from tests.support.status_views import NOW, Checked, backend, consumer, docker, service, target, tunnel, tunnel_path
 

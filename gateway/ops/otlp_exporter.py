@@ -25,8 +25,8 @@ _SHUTDOWN_TIMEOUT = 3.0
 _NANOSECONDS = 1e9
 _SDK_LOG = logging.getLogger("opentelemetry.exporter.otlp.proto.http.trace_exporter")
 _SDK_LOG.setLevel(logging.ERROR)
-"""Suppresses the warning that the SDK logs for each retry. If the SDK drops a batch, it logs an error, which is not
-suppressed."""
+"""Suppresses the warnings that the SDK logs for each retry. Errors are still logged, for example if the SDK drops a
+batch."""
 _SUCCESSFUL = (CloseReason.FINISHED, CloseReason.CLIENT_RESET, CloseReason.MOVED)
 
 

@@ -4,9 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from gateway.contracts.states import HealthState, TunnelState
-from gateway.ops.diagnosis import SEVERITY, SeverityLevel, backend_level, chain, path_tunnels, tunnel_level
+from gateway.ops.docker_views import UnavailableContainerView
 from gateway.ops.events import StateChange, SubjectType
-from gateway.ops.status_views import BackendView, ServiceView, TunnelView, UnavailableContainerView
+from gateway.ops.severity import BACKEND_STATES, SeverityLevel, backend_level, tunnel_level
+from gateway.ops.status_views import BackendView, ServiceView, TunnelView
+from gateway.ops.tunnel_failures import path_tunnels, with_outer_tunnels
 
 MAX_CHANGES = 30
 _SAME_TIME = 5.0
@@ -34,7 +36,7 @@ class RecentChange:
 
     Args:
         event: The latest of these events.
-        names: The names of the backends or tunnels that changed.
+        names: The names of the backends or tunnels whose state changed.
     """
 
     event: StateChange
@@ -61,7 +63,7 @@ class Notices:
     Args:
         reload_failed_at: When the last reload failed, in seconds since the epoch; None if it was successful.
         reload_error: Why the last reload failed; empty if it was successful.
-        docker_trouble: Why the gateway cannot use the Docker engine; None if it can.
+        docker_trouble: Why the gateway cannot use the Docker engine; None if the gateway can use it.
         dead: The containers that are unavailable.
         warnings: The warnings.
     """
@@ -94,14 +96,17 @@ def groups(view: ServiceView) -> list[TunnelGroup]:
     """Return the groups of backends and their tunnels, worst first. Tunnels that no backend uses come last."""
     tunnels = {tunnel.name: tunnel for tunnel in view.tunnels}
     by_paths: dict[tuple[str, ...], list[BackendView]] = {}
-    for backend in sorted(view.backends, key=lambda each: (SEVERITY.index(each.state), each.name)):
+    for backend in sorted(view.backends, key=lambda each: (BACKEND_STATES.index(each.state), each.name)):
         by_paths.setdefault(tuple(path_tunnels(backend)), []).append(backend)
-    found = [TunnelGroup(names, chain(tunnels, names), backends) for names, backends in by_paths.items()]
+    found = [TunnelGroup(names, with_outer_tunnels(tunnels, names), backends) for names, backends in by_paths.items()]
     used = {tunnel.name for group in found for tunnel in group.tunnels}
-    found += [TunnelGroup((name,), chain(tunnels, [name]), []) for name in tunnels if name not in used]
+    found += [TunnelGroup((name,), with_outer_tunnels(tunnels, [name]), []) for name in tunnels if name not in used]
     return sorted(
         found,
-        key=lambda each: (SEVERITY.index(each.backends[0].state) if each.backends else len(SEVERITY), each.paths),
+        key=lambda each: (
+            BACKEND_STATES.index(each.backends[0].state) if each.backends else len(BACKEND_STATES),
+            each.paths,
+        ),
     )
 
 

@@ -1,10 +1,7 @@
-"""Prints text and tables on the terminal, formats values for them, and defines the option `--output`."""
+"""Prints text and tables on the terminal."""
 
 import shutil
 import textwrap
-from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any, TypeVar
 
 import click
 
@@ -21,19 +18,6 @@ _MIN_CELL_LENGTH = 8
 _WIDTH = 80
 _GAP = "  "
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
-
-def output_option(*formats: str) -> Callable[[_Command], _Command]:
-    """Return a decorator that adds the option `--output` to a command.
-
-    Args:
-        formats: The permitted values. The first one is the default.
-    """
-    return click.option(
-        "-o", "--output", type=click.Choice(formats), default=formats[0], show_default=True, help="Output format."
-    )
-
 
 def print_text(text: object, fg: str | None = None, *, err: bool = False, keep_lines: bool = False) -> None:
     """Print text that can come from a server, with control characters replaced.
@@ -42,8 +26,8 @@ def print_text(text: object, fg: str | None = None, *, err: bool = False, keep_l
         text: The text.
         fg: A color for terminals; None for the default color.
         err: Whether to print to standard error.
-        keep_lines: Whether to keep line breaks. False if a part of the text comes from a server, which must not be
-            able to add lines to the output.
+        keep_lines: Whether to keep line breaks. Use False for text from a server, which could otherwise add lines to
+            the output.
     """
     shown = printable(str(text))
     click.secho(shown if keep_lines else shown.rstrip("\n").replace("\n", "?"), fg=fg, err=err)
@@ -78,7 +62,7 @@ def print_table(
     Args:
         heads: The title of each column.
         rows: The rows, each with one cell per column.
-        notes: The text to print below each row. It can have several lines; empty to print nothing.
+        notes: For each row, the text to print below the row; an empty string prints nothing.
         width: Maximum width of the table in characters. If necessary, the longest cells are shortened. None: no
             limit.
     """
@@ -114,48 +98,8 @@ def _total_width(widths: list[int]) -> int:
 
 
 def _shortened(cell: str, width: int) -> str:
-    """Shorten a cell to `width` characters. Omit its middle, because the end can be the port of an address."""
+    """Shorten a cell to `width` characters. Omit the middle: the end of a cell can be the port of an address."""
     if len(cell) <= width:
         return cell
     tail = (width - 1) // 2
     return cell[: width - 1 - tail] + "…" + cell[len(cell) - tail :]
-
-
-def format_reason(part: dict[str, Any]) -> str:
-    """Return why a tunnel, backend or target in `/api/v1/status` has its state; empty if there is no reason."""
-    if part["reason"] in (None, "tunnel"):  # the detail names the failed tunnel, so the reason adds nothing
-        return str(part["detail"])
-    return f"{part['reason']}: {part['detail']}"
-
-
-def format_ms(seconds: float | None) -> str:
-    """Return a duration in milliseconds; `-` for None."""
-    return "-" if seconds is None else f"{seconds * 1e3:.1f}ms"
-
-
-def plain_commands(text: str) -> str:
-    """Return `text` without the backquotes that mark commands on the status page."""
-    return text.replace("`", "")
-
-
-def format_clock(time: str | None) -> str:
-    """Return an RFC 3339 timestamp as a local time; `-` for None. If it is not today, include the date."""
-    if time is None:
-        return "-"
-    moment = datetime.fromisoformat(time).astimezone()
-    today = datetime.now(UTC).astimezone().date()
-    return moment.strftime("%H:%M:%S" if moment.date() == today else "%Y-%m-%d %H:%M")
-
-
-def format_count(number: int, what: str) -> str:
-    """Return a number with a noun, such as `1 client` or `2 clients`."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def format_age(time: str) -> str:
-    """Return the time since an RFC 3339 timestamp in one unit, such as `3d`, `5h`, `10m` or `42s`."""
-    seconds = int((datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= size:
-            return f"{seconds // size}{unit}"
-    return f"{max(0, seconds)}s"

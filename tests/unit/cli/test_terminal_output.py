@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from gateway.app import one_shot_commands
 from gateway.audit.report import AuditReport, Finding, HazardRule, Severity, StorageLocation
 from gateway.cli import cli
-from gateway.cli.output import print_text
+from gateway.cli.terminal_output import print_text
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState
 from gateway.docker.plan import ActionKind, AttachmentState, AttachmentStatus, Plan, PlannedAction
 from gateway.docker.start_errors import StartFailureCause

@@ -8,11 +8,11 @@ import structlog
 from gateway.text_sanitizer import one_line, printable
 
 _MAX_LENGTH = 4000
-"""Maximum number of characters of one value in a log record. A value can contain all errors of a configuration."""
+"""Maximum number of characters of one value in a log record. This is enough for a list of configuration errors."""
 
 
 def configure(level: str, fmt: str) -> None:
-    """Send every log record to standard error.
+    """Configure all loggers to write to standard error.
 
     Args:
         level: The lowest level to log: `debug`, `info`, `warning` or `error`.
@@ -35,7 +35,7 @@ def configure(level: str, fmt: str) -> None:
             ),
         ]
         if text
-        else [structlog.processors.JSONRenderer()]  # escapes control characters
+        else [structlog.processors.JSONRenderer()]  # JSON escapes control characters
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
@@ -46,7 +46,7 @@ def configure(level: str, fmt: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    # Do not log normal events of these libraries, because the gateway logs them itself.
+    # Log only warnings and errors of these libraries, because the gateway itself logs their normal events.
     for name in ("asyncssh", "aiohttp", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)

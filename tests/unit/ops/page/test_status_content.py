@@ -2,7 +2,7 @@
 
 from gateway.contracts.states import HealthState
 from gateway.ops.events import EventLog, EventSubject, SubjectType
-from gateway.ops.page.model import changes, consumer_rows, groups, some
+from gateway.ops.page.status_content import changes, consumer_rows, groups, some
 from tests.support.status_views import backend, consumer, service, tunnel
 
 

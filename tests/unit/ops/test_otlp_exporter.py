@@ -7,7 +7,7 @@ import time
 import pytest
 
 from gateway.contracts.tracing import ConnectionTrace, TracedConnection
-from gateway.ops.traces import OtlpExporter
+from gateway.ops.otlp_exporter import OtlpExporter
 from gateway.tls_client import TlsClientFiles
 from tests.support.servers import serving
 

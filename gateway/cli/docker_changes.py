@@ -1,20 +1,19 @@
-"""`gateway plan` and `gateway apply`: show or make the changes in Docker, without a running service."""
+"""`gateway plan` and `gateway apply`: show or make the changes that the configuration requires in Docker."""
 
 import json
-import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli.config_options import config_options, config_sources
-from gateway.cli.output import output_option, print_table, print_text, print_wrapped, terminal_width
-from gateway.errors import GatewayError, UsageError
+from gateway.cli.config_options import config_options
+from gateway.cli.docker_config import load_docker_config
+from gateway.cli.output_option import output_option
+from gateway.cli.terminal_output import print_table, print_text, print_wrapped, terminal_width
+from gateway.errors import GatewayError
 
 if TYPE_CHECKING:
-    from gateway.config import Config
     from gateway.docker.plan import Plan
 
 
@@ -24,13 +23,13 @@ if TYPE_CHECKING:
 def plan(
     file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], output: str, **settings: str | None
 ) -> None:
-    """Show what would change in Docker.
+    """Show what `gateway apply` would change in Docker.
 
     Also shows the state of each attachment and volume. Changes nothing.
     """
     from gateway.app import one_shot_commands  # noqa: PLC0415 - slow to import
 
-    _print(one_shot_commands.plan(configuration(file, tunnels, backends, settings, record=False)), output)
+    _print(one_shot_commands.plan(load_docker_config(file, tunnels, backends, settings, record=False)), output)
 
 
 @click.command()
@@ -41,66 +40,16 @@ def apply(
 ) -> None:
     """Apply the configuration to Docker once.
 
-    Exits with 1 if the engine refuses a change.
+    Exits with 1 if the Docker engine refuses a change.
     """
     from gateway.app import one_shot_commands  # noqa: PLC0415 - slow to import
 
-    done, refused = one_shot_commands.apply(configuration(file, tunnels, backends, settings, record=True))
+    done, refused = one_shot_commands.apply(load_docker_config(file, tunnels, backends, settings, record=True))
     _print(done, output)
     for line in refused:
         print_text(line, fg="red", err=True)
     if refused:
-        raise GatewayError(f"the engine refused {len(refused)} of {len(done.actions) + len(refused)} changes")
-
-
-def configuration(
-    file: Path | None,
-    tunnels: tuple[str, ...],
-    backends: tuple[str, ...],
-    settings: dict[str, str | None],
-    *,
-    record: bool,
-    refuse: bool = True,
-    serves: bool = True,
-    needs_docker: bool = True,
-) -> "Config":
-    """Load the configuration for a command that uses a Docker engine.
-
-    Args:
-        file: The configuration file.
-        tunnels: The tunnels on the command line, as `NAME=URL`.
-        backends: The backends on the command line, as `NAME=URL`.
-        settings: The values of the other flags; None for flags that are absent.
-        record: Whether to write the gateway's name and the ports of volumes to `state_dir`, if they are new.
-        refuse: Whether to raise `ConfigError` if the gateway's name changes when its container is recreated.
-        serves: Whether at least one backend is required.
-        needs_docker: Whether a section `docker` is required. If it is neither required nor present, the command uses
-            the engine that `DOCKER_HOST` names, or the engine of this host.
-
-    Raises:
-        UsageError: The section `docker` is required but absent, or the command cannot connect to `DOCKER_HOST`.
-        ConfigError: The configuration is not valid.
-    """
-    from gateway.app.instance_name import with_instance  # noqa: PLC0415 - slow to import
-    from gateway.app.volume_ports import with_ports  # noqa: PLC0415 - slow to import
-    from gateway.config import load  # noqa: PLC0415 - slow to import
-    from gateway.ops import logs  # noqa: PLC0415 - slow to import
-
-    logs.configure("error", "auto")
-    config = load(config_sources(file, tunnels, backends, settings), serves=serves)
-    if config.docker is None and not needs_docker:
-        from gateway.docker.options import DockerOptions  # noqa: PLC0415 - slow to import
-
-        host = os.environ.get("DOCKER_HOST") or DockerOptions.host
-        if not host.startswith(("unix://", "tcp://")):
-            raise UsageError(
-                f"DOCKER_HOST is {host}, but this command supports only unix:// and tcp://: set docker.host in a"
-                " configuration file, and for ssh://, a tunnel"
-            )
-        config = replace(config, docker=DockerOptions(host=host))
-    if config.docker is None:
-        raise UsageError("the configuration has no `docker` section: add one (docker: {} for the local engine)")
-    return with_ports(with_instance(config, record=record, refuse=refuse), record=record)
+        raise GatewayError(f"the Docker engine refused {len(refused)} of {len(done.actions) + len(refused)} changes")
 
 
 def _print(made: "Plan", output: str) -> None:

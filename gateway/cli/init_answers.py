@@ -1,0 +1,113 @@
+"""Checks the answers to the questions of `gateway init`, and converts them to values of the configuration."""
+
+import os
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import click
+
+from gateway.config import value_parsers
+from gateway.config.scalar_decoder import SCALARS, broken_rule, one_of
+from gateway.config.variable_expansion import expand
+
+
+def parser(hint: Any, rules: Mapping[str, Any]) -> Callable[[str], Any]:
+    """Return a function that checks the answer for a configuration key, and converts the answer to a value for YAML.
+
+    Args:
+        hint: The type hint of the key.
+        rules: The limits of the value, such as a minimum.
+    """
+    if get_origin(hint) is tuple:
+        inner = parser(get_args(hint)[0], rules)
+        return lambda text: [inner(each.strip()) for each in text.split(",") if each.strip()]
+    if get_origin(hint) is Literal:
+        return lambda text: one_of(text, get_args(hint))
+    if type(None) in get_args(hint):
+        return parser(next(each for each in get_args(hint) if each is not type(None)), rules)
+    if hint is Path:
+        return _existing_file
+    read = SCALARS[hint]
+
+    def parse(text: str) -> Any:
+        value = read(text)
+        if problem := broken_rule(value, rules):
+            raise ValueError(problem)
+        return value if hint in (int, bool) else text
+
+    return parse
+
+
+def reask_on_error(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a `value_proc` for `click.prompt`: if `parse` raises `ValueError` or `OSError`, Click asks again."""
+
+    def value(text: str) -> Any:
+        try:
+            return parse(text.strip()) if text.strip() else ""
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+        except OSError as error:
+            raise click.BadParameter(f"{text.strip()}: {error.strerror}: choose another path") from error
+
+    return value
+
+
+def new_backend_name(taken: Collection[str]) -> Callable[[str], str]:
+    """Return a function that checks the name of a new backend, which must not be one of `taken`."""
+
+    def parse(text: str) -> str:
+        if text in taken:
+            raise ValueError(f"there is already a backend {text}: choose another name")
+        return value_parsers.name(text)
+
+    return parse
+
+
+def yes_or_no(text: str) -> bool:
+    """Return whether the answer is yes.
+
+    Raises:
+        ValueError: The answer is neither yes nor no.
+    """
+    if text.lower() not in ("y", "yes", "n", "no"):
+        raise ValueError(f"{text!r} is neither yes nor no: write y or n")
+    return text.lower() in ("y", "yes")
+
+
+def _existing_file(text: str) -> str:
+    """Return the absolute path of a file or socket. A path with environment variables is returned unchanged."""
+    try:
+        expanded = expand(text, os.environ)
+    except KeyError as error:
+        raise ValueError(f"the environment variable {error.args[0]} is not set: set it") from error
+    path = absolute(expanded)
+    if not (path.is_file() or path.is_socket()):
+        raise ValueError(f"{path} is not a file: write the path of an existing file")
+    return str(path) if expanded == text else text
+
+
+def secret_file(text: str) -> str:
+    """Return the path of a file with a password. If the file does not exist, ask for the password and create it."""
+    path = absolute(text)
+    if path.exists():
+        return str(path)
+    if not path.parent.is_dir():
+        raise ValueError(f"{path.parent} is not a folder: create it, or choose another path")
+    secret = click.prompt(f"  {path} does not exist. Password to write to it", hide_input=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(f"{secret}\n")
+    return str(path)
+
+
+def absolute(text: str) -> Path:
+    """Return an absolute path.
+
+    Raises:
+        ValueError: The path starts with `~`, but the home directory is not known.
+    """
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(f"{text}: the home directory is not known: write an absolute path") from error

@@ -1,0 +1,107 @@
+"""Defines views: immutable snapshots of the state of the Docker engine, such as its volumes.
+
+Times are seconds since the epoch.
+"""
+
+from dataclasses import dataclass, field
+
+ATTACHMENT_STATES = ("attached", "pending", "drifted", "blocked")
+DEAD_CAUSES = ("volume", "network", "namespace")
+
+
+@dataclass(frozen=True)
+class AttachmentView:
+    """Whether one container is connected to one Docker network, as the configuration requires."""
+
+    network: str
+    container: str
+    state: str
+    reason: str | None
+    message: str
+
+
+@dataclass(frozen=True)
+class VolumeView:
+    """A Docker volume that the configuration defines, and its state."""
+
+    name: str
+    state: str
+    message: str
+    options: dict[str, str] = field(hash=False)
+
+
+@dataclass(frozen=True)
+class PlannedChangeView:
+    """A change that the gateway plans to make in Docker."""
+
+    action: str
+    network: str
+    container: str
+    aliases: list[str]
+    why: str
+
+
+@dataclass(frozen=True)
+class NameConflictView:
+    """A host name that is ambiguous in a container, because it has different addresses on two Docker networks."""
+
+    container: str
+    network: str
+    name: str
+    ours: str
+    other: str
+
+
+@dataclass(frozen=True)
+class UnavailableContainerView:
+    """A container that is unavailable because a volume, a network or a network namespace was missing."""
+
+    container: str
+    cause: str
+    detail: str
+    state: str
+    message: str
+    command: str
+    is_excluded: bool
+
+
+@dataclass(frozen=True)
+class ConsumerContainer:
+    """A container that is allowed to use backends, with its ID and labels."""
+
+    id: str
+    labels: dict[str, str] = field(hash=False)
+
+
+@dataclass(frozen=True)
+class SwarmPeerView:
+    """The gateway agent on another node of a Docker swarm, with its last report for one network."""
+
+    network: str
+    address: str
+    instance: str | None
+    containers: int
+    trouble: str | None
+
+
+@dataclass(frozen=True)
+class DockerView:
+    """A snapshot of the state of the Docker engine: attachments, volumes, containers, and planned changes."""
+
+    trouble: str | None
+    looked_at: float | None
+    leader: bool
+    container: str | None
+    attachments: list[AttachmentView]
+    volumes: list[VolumeView]
+    actions: list[PlannedChangeView]
+    warnings: list[str]
+    postponed: int
+    writes: dict[str, int]
+    errors: dict[tuple[str, str], int]
+    consumers: dict[str, ConsumerContainer]
+    shadows: list[NameConflictView] = field(default_factory=list)
+    peers: list[SwarmPeerView] = field(default_factory=list)
+    dead: list[UnavailableContainerView] = field(default_factory=list)
+    revived: dict[str, int] = field(default_factory=dict)
+    """Number of unavailable containers that the gateway has started again, by the cause of their failure."""

@@ -1,0 +1,43 @@
+"""Determines how severe the state of a tunnel or backend is: good, warning or bad. Does no I/O."""
+
+from enum import StrEnum
+
+from gateway.contracts.states import HealthState, TunnelState
+
+BACKEND_STATES = (
+    HealthState.DOWN,
+    HealthState.BLOCKED,
+    HealthState.DEGRADED,
+    HealthState.UNKNOWN,
+    HealthState.PAUSED,
+    HealthState.UP,
+)
+"""The states of backends, worst first."""
+OPEN_STATES = (TunnelState.UP, TunnelState.DRAINING)
+"""The states of a tunnel that has clients or accepts them."""
+
+
+class SeverityLevel(StrEnum):
+    """The severity of a state: good, warning or bad. The HTML pages use the values as CSS classes."""
+
+    BAD = "bad"
+    WARNING = "warning"
+    GOOD = "good"
+
+
+def backend_level(state: HealthState) -> SeverityLevel:
+    """Return the severity of a backend's state."""
+    if state is HealthState.UP:
+        return SeverityLevel.GOOD
+    return SeverityLevel.BAD if state in (HealthState.DOWN, HealthState.BLOCKED) else SeverityLevel.WARNING
+
+
+def tunnel_level(state: TunnelState) -> SeverityLevel:
+    """Return the severity of a tunnel's state."""
+    if state in OPEN_STATES:
+        return SeverityLevel.GOOD
+    return (
+        SeverityLevel.BAD
+        if state in (TunnelState.BACKOFF, TunnelState.QUARANTINED, TunnelState.WAITING)
+        else SeverityLevel.WARNING
+    )

@@ -1,0 +1,70 @@
+"""Determines which failed tunnels cause the state of a tunnel or backend. Does no I/O."""
+
+import itertools
+from collections.abc import Iterable, Mapping
+from enum import Enum, auto
+
+from gateway.contracts.states import HealthState
+from gateway.errors import Reason
+from gateway.ops.severity import OPEN_STATES
+from gateway.ops.status_views import BackendView, TunnelView
+
+
+class TunnelEffect(Enum):
+    """How a failed tunnel affects a backend: blocked, degraded or rerouted."""
+
+    BLOCKED = auto()
+    DEGRADED = auto()
+    REROUTED = auto()
+    """The backend stays up, because it uses another tunnel."""
+
+
+def path_tunnels(backend: BackendView) -> list[str]:
+    """Return the names of the tunnels through which the targets of a backend can be reached."""
+    return [path.tunnel for path in backend.paths]
+
+
+def with_outer_tunnels(tunnels: Mapping[str, TunnelView], names: Iterable[str]) -> list[TunnelView]:
+    """Return the tunnels with the given names, and all outer tunnels inside which they can run, outermost first.
+
+    Args:
+        tunnels: All tunnels by name.
+        names: The given names. Unknown names are skipped.
+    """
+    found: dict[str, TunnelView] = {}
+    for name in names:
+        if name in tunnels:
+            found |= {each.name: each for each in with_outer_tunnels(tunnels, tunnels[name].via)}
+            found[name] = tunnels[name]
+    return list(found.values())
+
+
+def failed_tunnels(tunnels: Mapping[str, TunnelView], name: str) -> list[TunnelView]:
+    """Return the tunnels whose failure causes a tunnel to be down; an empty list if the tunnel is open.
+
+    If the tunnel runs inside no other tunnel, or at least one of its outer tunnels is open, the tunnel itself has
+    failed. In this case, return only this tunnel. Otherwise, return the outermost failed tunnels.
+
+    Args:
+        tunnels: All tunnels by name.
+        name: The tunnel.
+    """
+    tunnel = tunnels.get(name)
+    if tunnel is None or tunnel.state in OPEN_STATES:
+        return []
+    outer = [failed_tunnels(tunnels, via) for via in tunnel.via]
+    return list(itertools.chain.from_iterable(outer)) if outer and all(outer) else [tunnel]
+
+
+def effect_of_tunnels(tunnels: Mapping[str, TunnelView], backend: BackendView) -> tuple[TunnelEffect, list[str]]:
+    """Return the effect of failed tunnels on a backend, and the names of these tunnels.
+
+    If there are no such tunnels, the list of names is empty, and the effect has no meaning.
+    """
+    failed = [failed_tunnels(tunnels, name) for name in path_tunnels(backend)]
+    roots = list({each.name: None for tunnels_of_path in failed for each in tunnels_of_path})
+    if backend.state is HealthState.BLOCKED:
+        return TunnelEffect.BLOCKED, roots
+    if backend.state is HealthState.DEGRADED and backend.reason == Reason.TUNNEL:
+        return TunnelEffect.DEGRADED, roots
+    return TunnelEffect.REROUTED, [] if all(failed) else roots
