@@ -21,6 +21,7 @@ RECORD_TAP: Final[int]
 RECORD_ENDED: Final[int]
 RECORD_HISTOGRAM: Final[int]
 RECORD_JOINED: Final[int]
+RECORD_SERVED: Final[int]
 RECORD_RETURNED: Final[int]
 RECORD_STOPPED: Final[int]
 RECORD_RPC: Final[int]
@@ -180,6 +181,7 @@ class Engine:
         token: int,
         fd: int,
         histogram: int,
+        open_histogram: int,
         permits: int,
         min_window: int,
         window: int,
@@ -197,6 +199,7 @@ class Engine:
             token: A new token.
             fd: A listening TCP socket, non-blocking.
             histogram: The histogram for response latency.
+            open_histogram: The histogram for the times from accepting a client to joining it.
             permits: Number of clients to accept. COMMAND_PERMIT permits more.
             min_window: The smallest initial receive window.
             window: The initial receive window, as long as at most half of each budget for growth is used.
@@ -214,6 +217,7 @@ class Engine:
         token: int,
         fd: int,
         histogram: int,
+        open_histogram: int,
         permits: int,
         tap: bool,
         host: bytes,

@@ -13,9 +13,10 @@ from gateway._dataplane.engine import (
     COMMAND_UNLISTEN,
     RECORD_JOINED,
     RECORD_RETURNED,
+    RECORD_SERVED,
     RECORD_STOPPED,
 )
-from gateway.contracts.accepting_link import AcceptRule
+from gateway.contracts.accepting_link import AcceptRule, ServedClients
 from gateway.contracts.link import Relay, Stream
 from gateway.contracts.values import IpNetwork
 from gateway.measurement import Tap
@@ -31,8 +32,11 @@ class NativeListenerHandler(Protocol):
     Each method corresponds to one of `gateway.contracts.accepting_link.AcceptedClientHandler`.
     """
 
-    def on_joined(self, relay: Relay, tap: Tap | None, seconds: float) -> None:
-        """Handle a client that the native engine connected to the target, `seconds` after it accepted the client."""
+    def on_joined(self, relay: Relay, tap: Tap | None) -> None:
+        """Handle a client that the native engine connected to the target."""
+
+    def on_served(self, clients: ServedClients) -> None:
+        """Count clients that the native engine connected to the target, and whose connections have ended."""
 
     def on_returned(self, client: Stream, seconds: float) -> None:
         """Handle a client that the rule does not allow, or that the native engine could not connect to the target.
@@ -83,6 +87,7 @@ class NativeListener(ABC):
         self._stopped = self._withdrawn = self._closed = False
         descriptor = os.dup(sock.fileno())
         self._histogram = runner.histograms.acquire(rule.latency)
+        self._open_histogram = runner.histograms.acquire(rule.open_time)
         self._token = runner.add(self)
         self._listen(descriptor, permits)
 
@@ -144,9 +149,11 @@ class NativeListener(ABC):
         del payload
         if kind == RECORD_JOINED:
             self._handled += 1
-            token, wire, duration, _ = arguments
+            token, wire, _, _ = arguments
             tap = self._rule.make_tap() if self._rule.make_tap is not None else None
-            self._handler.on_joined(self._create_relay(token, wire, tap), tap, duration / 1e9)
+            self._handler.on_joined(self._create_relay(token, wire, tap), tap)
+        elif kind == RECORD_SERVED:
+            self._handler.on_served(ServedClients(*arguments))
         elif kind == RECORD_RETURNED:
             self._handled += 1
             client = socket.socket(fileno=arguments[0])
@@ -159,6 +166,7 @@ class NativeListener(ABC):
         if self._stopped and not self.waiting:
             self._runner.forget(self._token)
             self._runner.histograms.release(self._histogram)
+            self._runner.histograms.release(self._open_histogram)
             self._closed = True
             self._handler.on_closed(self)
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule
+from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule, ServedClients
 from gateway.contracts.link import Relay, Stream
 from gateway.measurement import Tap
 
@@ -90,9 +90,13 @@ class NativeListenerGroup:
 
     # The listeners of the native engines call these methods.
 
-    def on_joined(self, relay: Relay, tap: Tap | None, seconds: float) -> None:
+    def on_joined(self, relay: Relay, tap: Tap | None) -> None:
         """See `gateway.relay.native_listener.NativeListenerHandler`."""
-        self._handler.on_joined(self, relay, tap, seconds)
+        self._handler.on_joined(self, relay, tap)
+
+    def on_served(self, clients: ServedClients) -> None:
+        """See `gateway.relay.native_listener.NativeListenerHandler`."""
+        self._handler.on_served(self, clients)
 
     def on_returned(self, client: Stream, seconds: float) -> None:
         """See `gateway.relay.native_listener.NativeListenerHandler`."""
