@@ -91,8 +91,9 @@ class Engine:
         the time of the last activity, the time of the pending request (0 if there is none), the number of held bytes,
         and whether the end of the backend's stream was passed on to the client. For a connection, the second value is
         the number of bytes received since the last key exchange, the third is the number of channels, and the fourth
-        is the time at which data was last received. For a listener, the first value is the number of accepted
-        clients. Times are monotonic, in seconds.
+        is the time at which data was last received. For a listener, the first value is the number of clients that
+        use a permit, and the third is the number of those that are joined, but not reported. Times are monotonic, in
+        seconds.
 
         Raises:
             KeyError: The token was released.

@@ -37,7 +37,7 @@ struct listener_setup {
 };
 
 /* A listening socket and its rule. Python withdraws the rule by setting `held` of the gauge, then COMMAND_UNLISTEN.
- * `to_backend` of the gauge is `accepted`. */
+ * `to_backend` of the gauge is `accepted`, `responses` is `unreported`. */
 struct listener {
     struct source source; /* must be first */
     bool watched, stopped;
@@ -45,6 +45,7 @@ struct listener {
     uint32_t next_wire, pending;
     uint64_t permitted, token;
     uint64_t accepted; /* clients that have used a permit. A client that RECORD_SERVED reports gives its permit back. */
+    uint64_t unreported; /* joined clients that Python does not know yet */
     uint64_t served, served_resets, served_to_backend, served_from_backend; /* since the last RECORD_SERVED */
     struct engine *engine;
     struct gauge *gauge;

@@ -5,10 +5,17 @@
  */
 #include "listener.h"
 
-#define SOON (SECOND / 100) /* clients that are joined for longer are reported to Python one by one */
+#define SOON (SECOND / 20) /* clients that are joined for longer are reported to Python one by one */
+
+static void count_unreported(struct listener *l, int change)
+{
+    l->unreported += (uint64_t)change;
+    gauge_set(&l->gauge->responses, l->unreported);
+}
 
 static void remove_joined(struct engine *e, struct joined *j)
 {
+    count_unreported(j->listener, -1);
     if (j->previous)
         j->previous->next = j->next;
     else
@@ -57,6 +64,7 @@ void joined_add(struct joined *j, struct listener *l, uint64_t token, uint64_t w
         return;
     }
     j->listener = l;
+    count_unreported(l, 1);
     if (e->joined_last)
         e->joined_last->next = j;
     else

@@ -53,10 +53,11 @@ class LinkListener(Protocol):
 
     @property
     def waiting(self) -> int:
-        """Number of current clients that the link has not passed to `on_joined` or `on_returned`.
+        """Number of clients that are neither connected to the target nor returned yet."""
 
-        They include clients that were connected to the target a few milliseconds ago.
-        """
+    @property
+    def unreported(self) -> int:
+        """Number of clients that are connected to the target, but not passed to `on_joined` yet."""
 
     @property
     def unused(self) -> int:

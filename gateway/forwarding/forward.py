@@ -84,6 +84,7 @@ class Forward:
                 self._acceptor, self._latency, self._add, self._served, self._cancels
             )
             self._acceptor.waiting_elsewhere = lambda: native.waiting
+            self._acceptor.connected_elsewhere = lambda: native.unreported
 
     @property
     def active(self) -> int:

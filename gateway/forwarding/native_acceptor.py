@@ -73,6 +73,11 @@ class NativeAcceptor:
         """Number of clients that links have accepted, but neither connected to the target nor returned yet."""
         return sum(each.waiting for each in self._paths)
 
+    @property
+    def unreported(self) -> int:
+        """Number of clients that links have connected to the target, but not reported yet."""
+        return sum(each.unreported for each in self._paths)
+
     def offer(self, routed: RoutedTarget, route: Route, listeners: list[Listener]) -> None:
         """Let a link accept clients, if the rules permit this. Call this method after each client is connected.
 

@@ -112,13 +112,21 @@ class NativeListener(ABC):
 
     @property
     def _accepted(self) -> int:
-        lost = self._closed or self._runner.engine is not self._engine
-        return self._handled if lost else self._engine.gauge(self._token)[0]
+        return self._handled if self._lost else self._engine.gauge(self._token)[0]
+
+    @property
+    def _lost(self) -> bool:
+        return self._closed or self._runner.engine is not self._engine
 
     @property
     def waiting(self) -> int:
         """See `gateway.contracts.accepting_link.LinkListener`."""
-        return self._accepted - self._handled
+        return max(0, self._accepted - self._handled - self.unreported)
+
+    @property
+    def unreported(self) -> int:
+        """See `gateway.contracts.accepting_link.LinkListener`."""
+        return 0 if self._lost else self._engine.gauge(self._token)[2]
 
     @property
     def unused(self) -> int:
@@ -163,7 +171,7 @@ class NativeListener(ABC):
             self._stopped = True
             if not self._withdrawn:
                 self._handler.on_stopped()
-        if self._stopped and not self.waiting:
+        if self._stopped and self._handled == self._accepted:
             self._runner.forget(self._token)
             self._runner.histograms.release(self._histogram)
             self._runner.histograms.release(self._open_histogram)

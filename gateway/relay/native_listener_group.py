@@ -56,6 +56,11 @@ class NativeListenerGroup:
         return sum(each.waiting for each in self._listeners)
 
     @property
+    def unreported(self) -> int:
+        """See `gateway.contracts.accepting_link.LinkListener`."""
+        return sum(each.unreported for each in self._listeners)
+
+    @property
     def unused(self) -> int:
         """See `gateway.contracts.accepting_link.LinkListener`."""
         return sum(each.unused for each in self._listeners)
