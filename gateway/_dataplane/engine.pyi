@@ -234,6 +234,7 @@ class Engine:
             token: See `listen`.
             fd: See `listen`.
             histogram: See `listen`.
+            open_histogram: See `listen`.
             permits: See `listen`.
             tap: See `listen`.
             host: The IP address of the target: 4 or 16 bytes.
