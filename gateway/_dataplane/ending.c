@@ -42,7 +42,8 @@ void ending_propagate(struct channel *c)
     if (c->backend_eof && !c->eof_delivered) {
         c->eof_delivered = true;
         atomic_store(&c->gauge->eof_delivered, 1); /* set this before the client can see the end */
-        shutdown(c->fd, SHUT_WR);
+        if (!c->client_eof || c->link_lost) /* otherwise, the socket is closed now */
+            shutdown(c->fd, SHUT_WR);
     }
     if (c->link_lost) {
         ending_finish(c, CLOSE_LINK_LOST);
