@@ -102,7 +102,7 @@ static void run_command(struct engine *e, const struct message_header *header, c
         histogram_emit(e, (uint32_t)header->a, true);
         break;
     case COMMAND_PAIR:
-        pair_create(e, header->token, (const void *)payload);
+        pair_create(e, header->token, (const void *)payload, NULL);
         break;
     case COMMAND_LISTEN:
         listener_create(e, header->token, (const void *)payload, header->payload);

@@ -106,7 +106,8 @@ static int send_pieces(struct channel *c, size_t *sent_of_first, uint64_t *total
             offered += pieces[each].size;
         }
         count_offered(c, offered);
-        sent = sendmsg(c->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+        sent = message.msg_iovlen == 1 ? send(c->fd, parts[0].iov_base, offered, MSG_NOSIGNAL | MSG_DONTWAIT)
+                                       : sendmsg(c->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
         count_sent(c, offered, sent);
         if (sent < 0 && errno == EINTR)
             continue;

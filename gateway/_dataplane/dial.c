@@ -57,17 +57,16 @@ static bool join(struct dial *d)
 {
     struct engine *e = d->engine;
     const struct listener_setup *rule = d->pending.listener->setup;
-    struct pair_setup setup = {.backend = d->fd, .histogram = rule->histogram,
+    struct pair_setup setup = {.client = d->pending.fd, .backend = d->fd, .histogram = rule->histogram,
                                .flags = ATTACH_MEASURE | ATTACH_DEFERRED, .tap = rule->tap};
     uint64_t token = slot_allocate(e);
     struct pair *p;
 
     if (!token)
         return false;
-    report_joined(&d->pending, token, 0);
-    setup.client = pending_remove(&d->pending);
     release(d);
-    p = pair_create(e, token, &setup);
+    p = pair_create(e, token, &setup, &d->pending);
+    pending_remove(&d->pending);
     if (p) /* the client has often sent its first bytes during the dial */
         side_event(&p->client, EPOLLIN);
     return true;

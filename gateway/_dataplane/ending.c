@@ -5,7 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "engine.h"
+#include "listener.h"
 
 static void set_linger(int fd, bool reset)
 {
@@ -42,7 +42,8 @@ void ending_propagate(struct channel *c)
     if (c->backend_eof && !c->eof_delivered) {
         c->eof_delivered = true;
         atomic_store(&c->gauge->eof_delivered, 1); /* set this before the client can see the end */
-        shutdown(c->fd, SHUT_WR);
+        if (!c->client_eof || c->link_lost) /* otherwise, the socket is closed now */
+            shutdown(c->fd, SHUT_WR);
     }
     if (c->link_lost) {
         ending_finish(c, CLOSE_LINK_LOST);
@@ -99,10 +100,22 @@ void ending_abort(struct channel *c, enum close_reason reason)
     ending_finish(c, reason);
 }
 
+/* Report the latencies of a channel that has ended: together with others if the end itself is, otherwise now. */
+static void report_latencies(const struct channel *c, bool later)
+{
+    struct histogram *h = c->attached && c->measure ? &c->engine->histograms[c->histogram] : NULL;
+
+    if (h && later)
+        h->deferred = true;
+    else if (h && h->dirty)
+        histogram_emit(c->engine, (uint32_t)c->histogram, false);
+}
+
 /* Close the client's connection. If the client must get the whole response first, Python lets the socket linger. */
 void ending_finish(struct channel *c, enum close_reason reason)
 {
     int64_t arguments[4] = {reason, -1, c->link_lost, 0};
+    bool served;
 
     if (c->ended)
         return;
@@ -118,12 +131,15 @@ void ending_finish(struct channel *c, enum close_reason reason)
             arguments[1] = c->fd;
         }
         c->fd = -1;
-        if (c->measure && c->engine->histograms[c->histogram].dirty)
-            histogram_emit(c->engine, (uint32_t)c->histogram, false);
     }
     chunks_free(&c->held);
     gauge_set(&c->gauge->held, 0);
+    served = joined_end(c->engine, &c->joined, reason, arguments[1] >= 0, c->gauge);
+    report_latencies(c, served);
     channel_release_gauge(c);
-    emit(c->engine, RECORD_ENDED, c->token, arguments, NULL, 0);
+    if (served)
+        slot_release(c->engine, c->token);
+    else
+        emit(c->engine, RECORD_ENDED, c->token, arguments, NULL, 0);
     channel_release(c);
 }

@@ -90,7 +90,9 @@ enum record {
     RECORD_HISTOGRAM,  /* a: histogram; b: whether it is closed; c: sum in ns; payload: the counts */
     RECORD_RPC,        /* a: 1 if the bytes are from the backend; b: time; c: XID; d: enum rpc_type, or -1: not RPC */
     RECORD_JOINED,     /* of a listener; a: token of the new channel or pair, whose client is joined; b: token of the
-                          wire, or 0; c: nanoseconds since the client was accepted */
+                          wire, or 0 */
+    RECORD_SERVED,     /* of a listener; a: clients that were joined and have ended, each without another record; b: how
+                          many of them were reset; c, d: bytes to and from the backend */
     RECORD_RETURNED,   /* of a listener; a: descriptor of a client that Python now owns; b: nanoseconds as above */
     RECORD_STOPPED,    /* a listener accepts no more clients. Records of pending clients can follow. */
     RECORD_PAIR_ENDED, /* a: enum close_reason; b, c: descriptors of a client and a backend that must linger and then be
@@ -221,6 +223,14 @@ struct pending {
     int fd;
 };
 
+/* A client of a listener that is joined to its target, and that Python does not know yet. */
+struct joined {
+    struct listener *listener; /* NULL: Python knows the client, or it was not accepted by a listener */
+    struct joined *previous, *next;
+    uint64_t token, wire; /* of the channel or pair, and of its wire or 0 */
+    uint64_t at;
+};
+
 struct engine {
     int epoll, timer;
     int wake;   /* eventfd: the thread must run commands, or stop */
@@ -243,6 +253,7 @@ struct engine {
     struct wire *wires, *dirty, *broken;
     struct channel *channels, *touched;
     struct listener *listeners;
+    struct joined *joined_first, *joined_last; /* in order of time */
     struct pair *pairs;
     uint8_t *buffer; /* for the bytes of pairs; NULL before the first pair */
     size_t share;    /* bytes that a pair may read in this turn */
@@ -303,7 +314,7 @@ struct channel {
     bool open, abandoned, attached, is_unix, measure, bulk, queued, has_turn, touched;
     bool client_eof, client_broken, client_was_reset;
     bool backend_eof, channel_closed, channel_unwritable, link_lost, eof_delivered, sent_close, freed, ended;
-    bool unannounced; /* whether Python does not know the token: the client of a listener is not joined yet */
+    bool unannounced; /* whether the engine has allocated the token, and the client of a listener is not joined yet */
     int fd; /* the client; -1 before it is attached */
     uint32_t mask, number, peer, peer_max_packet, until_sample;
     int32_t histogram, first_piece, last_piece;
@@ -312,6 +323,7 @@ struct channel {
     struct channel *previous, *next, *next_touched;
     struct channel *queue_previous, *queue_next; /* in the queue of the wire */
     struct pending pending; /* the client of a listener that waits for the channel to open */
+    struct joined joined;
     uint64_t token;
     struct gauge *gauge;
     uint64_t peer_window;
@@ -331,6 +343,7 @@ bool queue_command(struct engine *, const struct message_header *, const void *p
 void close_client_of(const struct message_header *record);
 void emit(struct engine *, enum record, uint64_t token, const int64_t arguments[4], const void *payload, size_t size);
 void emit_deferred(struct engine *, enum record, uint64_t token, const int64_t arguments[4]);
+void schedule_report(struct engine *, uint64_t due);
 uint64_t slot_allocate(struct engine *);
 void slot_release(struct engine *, uint64_t token);
 struct bytes take_records(struct engine *, int *failed);

@@ -21,6 +21,7 @@ RECORD_TAP: Final[int]
 RECORD_ENDED: Final[int]
 RECORD_HISTOGRAM: Final[int]
 RECORD_JOINED: Final[int]
+RECORD_SERVED: Final[int]
 RECORD_RETURNED: Final[int]
 RECORD_STOPPED: Final[int]
 RECORD_RPC: Final[int]
@@ -93,7 +94,8 @@ class Engine:
           of buffered bytes, and whether the end of the backend's stream was forwarded to the client.
         - Connection: the second value is the number of bytes received since the last key exchange. The third is the
           number of channels. The fourth is the time at which data was last received.
-        - Listener: the first value is the number of accepted clients.
+        - Listener: the first value is the number of clients that use a permit. The third is the number of clients that
+          are joined, but not reported to Python yet.
 
         Raises:
             KeyError: The token was released.
@@ -182,6 +184,7 @@ class Engine:
         token: int,
         fd: int,
         histogram: int,
+        open_histogram: int,
         permits: int,
         min_window: int,
         window: int,
@@ -199,6 +202,7 @@ class Engine:
             token: A new token.
             fd: A listening TCP socket, non-blocking.
             histogram: The histogram for response latency.
+            open_histogram: The histogram for the times from accepting a client to joining it.
             permits: Number of clients to accept. COMMAND_PERMIT permits more.
             min_window: The initial receive window of a channel if `window` is too large for the growth budgets.
             window: The initial receive window of a channel otherwise.
@@ -216,6 +220,7 @@ class Engine:
         token: int,
         fd: int,
         histogram: int,
+        open_histogram: int,
         permits: int,
         tap: bool,
         host: bytes,
@@ -231,6 +236,7 @@ class Engine:
             token: See `listen`.
             fd: See `listen`.
             histogram: See `listen`.
+            open_histogram: See `listen`.
             permits: See `listen`.
             tap: See `listen`.
             host: The IP address of the target: 4 or 16 bytes.

@@ -148,9 +148,10 @@ static void emit_histograms(struct engine *e, bool only_deferred)
 }
 
 /* Make Python take the deferred records, with the latencies of the pairs that have ended. */
-static void report_deferred(struct engine *e)
+static void report_deferred(struct engine *e, uint64_t now)
 {
     e->report_due = 0;
+    joined_report(e, now);
     emit_histograms(e, true);
     pthread_mutex_lock(&e->lock);
     e->records_urgent = e->records.size > 0; /* Python can have taken them for another reason */
@@ -165,7 +166,7 @@ void timer_expired(struct engine *e)
     (void)size;
     e->timer_set = 0;
     if (e->report_due && now >= e->report_due)
-        report_deferred(e);
+        report_deferred(e, now);
     if (e->histograms_due && now >= e->histograms_due) {
         e->histograms_due = 0;
         emit_histograms(e, false);

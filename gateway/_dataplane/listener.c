@@ -16,7 +16,8 @@ void listener_create(struct engine *e, uint64_t token, const struct listener_set
     struct listener *l = gauge ? calloc(1, sizeof *l) : NULL;
     struct listener_setup *copy = l ? malloc(size) : NULL;
 
-    if (!copy) {
+    if (!copy || !histogram_ensure(e, setup->open_histogram)) {
+        free(copy);
         free(l);
         close(setup->fd);
         emit(e, RECORD_STOPPED, token, NULL, NULL, 0);
@@ -59,6 +60,7 @@ void listener_stop(struct listener *l)
     l->stopped = true;
     listener_watch(l);
     close(l->fd);
+    joined_report_all(l);
     if (!l->pending)
         listener_free(l);
     emit(l->engine, RECORD_STOPPED, l->token, NULL, NULL, 0);

@@ -24,7 +24,8 @@ struct socket_option {
 struct listener_setup {
     uint64_t permits; /* clients to accept until more are permitted */
     int32_t fd;       /* a listening TCP socket, non-blocking */
-    uint32_t histogram;
+    uint32_t histogram; /* of response latencies */
+    uint32_t open_histogram; /* of the times from accepting to joining a client */
     uint32_t min_window, window; /* initial receive window: `window` while the budgets for growth are large */
     uint32_t max_packet;
     uint32_t wire_count, network_count; /* without networks, every address is allowed */
@@ -36,13 +37,16 @@ struct listener_setup {
 };
 
 /* A listening socket and its rule. Python withdraws the rule by setting `held` of the gauge, then COMMAND_UNLISTEN.
- * `to_backend` of the gauge is the number of accepted clients. */
+ * `to_backend` of the gauge is `accepted`, `responses` is `unreported`. */
 struct listener {
     struct source source; /* must be first */
     bool watched, stopped;
     int fd;
     uint32_t next_wire, pending;
-    uint64_t accepted, permitted, token;
+    uint64_t permitted, token;
+    uint64_t accepted; /* clients that have used a permit. A client that RECORD_SERVED reports gives its permit back. */
+    uint64_t unreported; /* joined clients that Python does not know yet */
+    uint64_t served, served_resets, served_to_backend, served_from_backend; /* since the last RECORD_SERVED */
     struct engine *engine;
     struct gauge *gauge;
     struct listener *previous, *next;
@@ -75,8 +79,13 @@ void pending_recall(struct engine *, const struct source *of);
 void pending_stop_slow(struct engine *, uint64_t now);
 void listener_watch(struct listener *);
 void listener_free(struct listener *);
-void report_joined(const struct pending *, uint64_t token, uint64_t wire);
 void report_returned(const struct listener *, int fd, uint64_t waited);
+
+/* served.c: joined clients, and those that have ended before Python knew them. */
+void joined_add(struct joined *, struct listener *, uint64_t token, uint64_t wire, uint64_t accepted_at);
+bool joined_end(struct engine *, struct joined *, enum close_reason, bool lingers, const struct gauge *);
+void joined_report(struct engine *, uint64_t now);
+void joined_report_all(struct listener *);
 
 /* dial.c */
 bool dial_start(struct listener *, int client);

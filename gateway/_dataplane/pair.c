@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "listener.h"
 #include "pair.h"
 
 #define HANGUP ((uint32_t)(EPOLLHUP | EPOLLERR))
@@ -92,7 +93,10 @@ static void finish(struct pair *p, enum close_reason reason, bool reset)
     if (!e->pairs)
         pipes_close(e);
     p->gauge->object = NULL;
-    report_ended(e, p->token, reason, client, backend, p->deferred);
+    if (joined_end(e, &p->joined, reason, client >= 0 || backend >= 0, p->gauge))
+        slot_release(e, p->token);
+    else
+        report_ended(e, p->token, reason, client, backend, p->deferred);
     free_later(e, &p->client.source);
 }
 
@@ -120,17 +124,29 @@ static bool prepare(struct engine *e, const struct pair_setup *setup)
     return e->buffer && histogram_ensure(e, setup->histogram);
 }
 
+static void add_joined(const struct pending *accepted, struct joined *j, uint64_t token)
+{
+    if (accepted)
+        joined_add(j, accepted->listener, token, 0, accepted->accepted_at);
+}
+
 /* Relay between two connected sockets. The engine owns the descriptors from now on. Return NULL if memory is exhausted.
+ *
+ * Args: accepted: the client of a listener, or NULL.
  */
-struct pair *pair_create(struct engine *e, uint64_t token, const struct pair_setup *setup)
+struct pair *pair_create(struct engine *e, uint64_t token, const struct pair_setup *setup,
+                         const struct pending *accepted)
 {
     bool client_is_unix = setup->flags & ATTACH_UNIX, backend_is_unix = setup->flags & ATTACH_UNIX_BACKEND;
     struct gauge *gauge = slot_find(e, token);
     struct pair *p = gauge && prepare(e, setup) ? calloc(1, sizeof *p) : NULL;
+    struct joined lost = {0};
 
     if (!p) {
         reset_fd(setup->client, client_is_unix);
         reset_fd(setup->backend, backend_is_unix);
+        add_joined(accepted, &lost, token);
+        joined_end(e, &lost, CLOSE_ABORTED, false, gauge);
         report_ended(e, token, CLOSE_ABORTED, -1, -1, false);
         return NULL;
     }
@@ -148,6 +164,7 @@ struct pair *pair_create(struct engine *e, uint64_t token, const struct pair_set
         e->pairs->previous = p;
     e->pairs = p;
     gauge->object = p;
+    add_joined(accepted, &p->joined, token);
     pair_update(p);
     return p;
 }

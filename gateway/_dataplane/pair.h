@@ -39,6 +39,7 @@ struct pair {
     struct engine *engine;
     struct pair *previous, *next;
     uint64_t token;
+    struct joined joined;
     struct gauge *gauge;
     uint64_t request_time;
     uint32_t histogram;
@@ -53,7 +54,7 @@ static inline bool side_waits(const struct side *s)
 }
 
 /* pair.c */
-struct pair *pair_create(struct engine *, uint64_t token, const struct pair_setup *);
+struct pair *pair_create(struct engine *, uint64_t token, const struct pair_setup *, const struct pending *);
 void pair_abort(struct pair *, enum close_reason);
 void pair_update(struct pair *);
 

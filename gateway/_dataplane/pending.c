@@ -44,17 +44,6 @@ int pending_remove(struct pending *p)
     return p->fd;
 }
 
-/* Report a client that is joined. Args: token: of the channel or pair; wire: the token of its wire, or 0. */
-void report_joined(const struct pending *p, uint64_t token, uint64_t wire)
-{
-    const int64_t arguments[4] = {(int64_t)token, (int64_t)wire, (int64_t)(clock_ns() - p->accepted_at), 0};
-
-    if (wire)
-        emit(p->listener->engine, RECORD_JOINED, p->listener->token, arguments, NULL, 0);
-    else
-        emit_deferred(p->listener->engine, RECORD_JOINED, p->listener->token, arguments);
-}
-
 /* Report a client that is returned to Python. */
 void report_returned(const struct listener *l, int fd, uint64_t waited)
 {
@@ -69,7 +58,7 @@ void pending_joined(struct channel *c)
     int histogram = (int)c->pending.listener->setup->histogram;
 
     c->unannounced = false;
-    report_joined(&c->pending, c->token, c->wire->token);
+    joined_add(&c->joined, c->pending.listener, c->token, c->wire->token, c->pending.accepted_at);
     client_attach(c, pending_remove(&c->pending), histogram, ATTACH_MEASURE);
 }
 

@@ -99,8 +99,14 @@ void emit(struct engine *e, enum record kind, uint64_t token, const int64_t argu
 void emit_deferred(struct engine *e, enum record kind, uint64_t token, const int64_t arguments[4])
 {
     append(e, kind, token, arguments, NULL, 0, false);
-    if (!e->report_due)
-        e->report_due = clock_ns() + REPORT_DELAY;
+    schedule_report(e, clock_ns() + REPORT_DELAY);
+}
+
+/* Report the deferred records at `due`, or earlier. */
+void schedule_report(struct engine *e, uint64_t due)
+{
+    if (!e->report_due || due < e->report_due)
+        e->report_due = due;
 }
 
 /* Remove and return the records. `failed` is ENOMEM if some were lost, or the error that has ended the thread. */

@@ -80,7 +80,8 @@ static void on_eof(struct side *s)
     if (s->shut)
         return;
     s->shut = true;
-    shutdown(s->other->fd, SHUT_WR); /* fails if the connection has failed, which the next call reports */
+    if (!(s->other->eof && s->other->shut) || s->other->discarding) /* otherwise, both sockets are closed now */
+        shutdown(s->other->fd, SHUT_WR); /* fails if the connection has failed, which the next call reports */
 }
 
 static void count_read(struct side *s, uint64_t count, uint64_t now)

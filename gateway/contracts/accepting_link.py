@@ -3,7 +3,7 @@
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from gateway.connection_tap import Tap
 from gateway.contracts.link import Relay, Stream
@@ -20,6 +20,7 @@ class AcceptRule:
         to: The target.
         allow: Networks that are allowed to connect; empty to allow all.
         latency: Records the response latencies; see `gateway.contracts.link.Link.join`.
+        open_time: Records the time from accepting each client to connecting it to the target.
         make_tap: Creates a tap for each client, whose `tracker` must be None. If `make_tap` is None, the connections
             have no taps.
     """
@@ -28,7 +29,24 @@ class AcceptRule:
     to: Endpoint
     allow: tuple[IpNetwork, ...]
     latency: Histogram
+    open_time: Histogram
     make_tap: Callable[[], Tap] | None = None
+
+
+class ServedClients(NamedTuple):
+    """Clients whose connections were so short that they are reported together, after their end.
+
+    Args:
+        total: Number of clients.
+        resets: Number of these clients that have reset their connection.
+        to_backend: Number of bytes that they sent to the backend.
+        from_backend: Number of bytes that they received from the backend.
+    """
+
+    total: int
+    resets: int
+    to_backend: int
+    from_backend: int
 
 
 class LinkListener(Protocol):
@@ -36,11 +54,15 @@ class LinkListener(Protocol):
 
     @property
     def waiting(self) -> int:
-        """Number of accepted clients that the link has not passed to `on_joined` or `on_returned` yet."""
+        """Number of clients that are neither connected to the target nor returned yet."""
+
+    @property
+    def unreported(self) -> int:
+        """Number of clients that are connected to the target, but not passed to `on_joined` yet."""
 
     @property
     def unused(self) -> int:
-        """Number of permits that accepted clients have not used yet; 0 after `withdraw`."""
+        """Number of permits that current clients do not use; 0 after `withdraw`."""
 
     def permit(self, count: int) -> None:
         """Permit the link to accept `count` more clients."""
@@ -59,7 +81,7 @@ class LinkListener(Protocol):
 class AcceptedClientHandler(Protocol):
     """Defines the methods that receive the clients that a link has accepted. The methods must not raise."""
 
-    def on_joined(self, listener: LinkListener, relay: Relay, tap: Any, seconds: float) -> None:
+    def on_joined(self, listener: LinkListener, relay: Relay, tap: Any) -> None:
         """Handle a client that was connected to the target. Its relay might already have forwarded bytes.
 
         The link calls this method before it passes bytes to the tap, and before it reports the end of the relay.
@@ -68,7 +90,12 @@ class AcceptedClientHandler(Protocol):
             listener: The listener.
             relay: Forwards the bytes between the client and the target.
             tap: The client's tap, from the rule's `make_tap`; None if the rule has no `make_tap`.
-            seconds: Seconds since the client was accepted.
+        """
+
+    def on_served(self, listener: LinkListener, clients: ServedClients) -> None:
+        """Count clients that were joined to the target, and whose connections ended after a few milliseconds.
+
+        `on_joined` is not called for them. They have given their permits back to the listener.
         """
 
     def on_returned(self, listener: LinkListener, client: Stream, seconds: float) -> None:

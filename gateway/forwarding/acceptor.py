@@ -75,6 +75,8 @@ class Acceptor:
         """Runs the tasks of the clients. If it is None, the acceptor resets every new client."""
         self.waiting_elsewhere: Callable[[], int] = lambda: 0
         """Returns the number of clients that links have accepted, but not connected to a target yet."""
+        self.connected_elsewhere: Callable[[], int] = lambda: 0
+        """Returns the number of clients that links have connected to a target, but not reported yet."""
         self._backend = backend
         self._dialer = dialer
         self._connections = connections
@@ -85,7 +87,8 @@ class Acceptor:
     @property
     def active(self) -> int:
         """Number of current clients, including clients that are not connected to a target yet."""
-        return len(self._connections) + len(self.pending) + self.waiting_elsewhere()
+        elsewhere = self.waiting_elsewhere() + self.connected_elsewhere()
+        return len(self._connections) + len(self.pending) + elsewhere
 
     @property
     def accepts_anyone(self) -> bool:

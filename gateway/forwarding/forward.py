@@ -8,6 +8,7 @@ from functools import reduce
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.cancel_protocol import CancelProtocol, LoginTap
 from gateway.connection_tap import TapFactory
+from gateway.contracts.accepting_link import ServedClients
 from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.tracing import TraceExporter
@@ -79,8 +80,11 @@ class Forward:
         self._native: NativeAcceptor | None = None
         """Lets links accept clients in C. None if a tap measures the latency, because links cannot use such taps."""
         if tap is None:
-            self._native = native = NativeAcceptor(self._acceptor, self._latency, self._add, self._cancels)
+            self._native = native = NativeAcceptor(
+                self._acceptor, self._latency, self._add, self._served, self._cancels
+            )
             self._acceptor.waiting_elsewhere = lambda: native.waiting
+            self._acceptor.connected_elsewhere = lambda: native.unreported
 
     @property
     def active(self) -> int:
@@ -260,6 +264,11 @@ class Forward:
             relay.abort(CloseReason.ABORTED)
         if routed.target in self._connections.drained_targets:  # the target lost its role during the dial
             self.move_clients(self._connections.drained_targets, self._connections.left_targets)
+
+    def _served(self, clients: ServedClients) -> None:
+        self._connections.add_ended(clients.to_backend, clients.from_backend)
+        if clients.resets:
+            self.resets[CloseReason.CLIENT_RESET] += clients.resets
 
     def _ended(self, ended: asyncio.Future[CloseReason]) -> None:
         connection, close_reason = self._connections.remove(ended), ended.result()

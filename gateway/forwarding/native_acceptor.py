@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.cancel_protocol import LoginTap
-from gateway.contracts.accepting_link import AcceptingLink, AcceptRule, LinkListener
+from gateway.contracts.accepting_link import AcceptingLink, AcceptRule, LinkListener, ServedClients
 from gateway.contracts.link import Relay, Stream
 from gateway.contracts.states import CloseReason
 from gateway.forwarding.acceptor import Acceptor
@@ -39,6 +39,7 @@ class NativeAcceptor:
         latency: Records the response latencies.
         on_joined: Called for each client that the link has connected to the target. Receives the path to the target,
             the relay, and the tap that observes the login.
+        on_served: Called with the number and the bytes of clients whose connections to the target were short.
         cancels: Routes cancel requests; None if clients send no cancel requests on separate connections. A link sends
             all cancel requests to its only target, so it accepts clients only while no other target has sessions.
     """
@@ -48,11 +49,13 @@ class NativeAcceptor:
         acceptor: Acceptor,
         latency: Histogram,
         on_joined: Callable[[RoutedTarget, Relay, LoginTap | None], None],
+        on_served: Callable[[ServedClients], None],
         cancels: CancelRequestRouter | None = None,
     ) -> None:
         self._acceptor = acceptor
         self._latency = latency
         self._on_joined = on_joined
+        self._on_served = on_served
         self._cancels = cancels
         self._listening: LinkListener | None = None
         """The link's listener that currently accepts the clients; None if Python code accepts them."""
@@ -68,6 +71,11 @@ class NativeAcceptor:
     def waiting(self) -> int:
         """Number of clients that links have accepted, but neither connected to the target nor returned yet."""
         return sum(each.waiting for each in self._paths)
+
+    @property
+    def unreported(self) -> int:
+        """Number of clients that links have connected to the target, but not reported yet."""
+        return sum(each.unreported for each in self._paths)
 
     def offer(self, routed: RoutedTarget, route: Route, listeners: list[Listener]) -> None:
         """Let a link accept clients, if the rules permit this. Call this method after each client is connected.
@@ -92,7 +100,8 @@ class NativeAcceptor:
         ):
             sockets = tuple(sock for each in listeners for sock in each.sockets)
             make_tap = self._cancels.login_tap if self._cancels is not None else None
-            rule = AcceptRule(sockets, routed.target, admission.allow, self._latency, make_tap)
+            open_time = routed.uplink.channel_open
+            rule = AcceptRule(sockets, routed.target, admission.allow, self._latency, open_time, make_tap)
             self._listening = link.listen(rule, room, self)
         if self._listening is None:
             self._retry_at = now + _RETRY_AFTER
@@ -146,15 +155,20 @@ class NativeAcceptor:
 
     # The link calls the following methods of `AcceptedClientHandler`.
 
-    def on_joined(self, listener: LinkListener, relay: Relay, tap: Any, seconds: float) -> None:
+    def on_joined(self, listener: LinkListener, relay: Relay, tap: Any) -> None:
         """See `AcceptedClientHandler`."""
         routed = self._paths.get(listener)
         if routed is None:  # `listen` failed after the link had accepted this client
             relay.abort(CloseReason.ABORTED)
             return
         self._acceptor.accepted += 1
-        routed.uplink.channel_open.observe(seconds)
         self._on_joined(routed, relay, tap)
+
+    def on_served(self, listener: LinkListener, clients: ServedClients) -> None:
+        """See `AcceptedClientHandler`."""
+        del listener
+        self._acceptor.accepted += clients.total
+        self._on_served(clients)
 
     def on_returned(self, listener: LinkListener, client: Stream, seconds: float) -> None:
         """See `AcceptedClientHandler`."""

@@ -77,9 +77,13 @@ class OpenConnections:
     def remove(self, ended: asyncio.Future[CloseReason]) -> OpenConnection:
         """Remove and return the connection whose relay has ended. Its byte counts remain in the totals."""
         connection = self._by_ended.pop(ended)
-        self._ended_to_backend += connection.relay.to_backend
-        self._ended_from_backend += connection.relay.from_backend
+        self.add_ended(connection.relay.to_backend, connection.relay.from_backend)
         return connection
+
+    def add_ended(self, to_backend: int, from_backend: int) -> None:
+        """Add the bytes of connections that have ended to the totals."""
+        self._ended_to_backend += to_backend
+        self._ended_from_backend += from_backend
 
     def count_on(self, uplink: LinkSource) -> int:
         """Return the number of clients that are connected to a target through `uplink`."""

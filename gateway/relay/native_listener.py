@@ -13,10 +13,11 @@ from gateway._dataplane.engine import (
     COMMAND_UNLISTEN,
     RECORD_JOINED,
     RECORD_RETURNED,
+    RECORD_SERVED,
     RECORD_STOPPED,
 )
 from gateway.connection_tap import Tap
-from gateway.contracts.accepting_link import AcceptRule
+from gateway.contracts.accepting_link import AcceptRule, ServedClients
 from gateway.contracts.link import Relay, Stream
 from gateway.contracts.values import IpNetwork
 from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner
@@ -31,8 +32,11 @@ class NativeListenerHandler(Protocol):
     Each method corresponds to one of `gateway.contracts.accepting_link.AcceptedClientHandler`.
     """
 
-    def on_joined(self, relay: Relay, tap: Tap | None, seconds: float) -> None:
-        """Handle a client that the native engine connected to the target, `seconds` after it accepted the client."""
+    def on_joined(self, relay: Relay, tap: Tap | None) -> None:
+        """Handle a client that the native engine connected to the target."""
+
+    def on_served(self, clients: ServedClients) -> None:
+        """Count clients that the native engine connected to the target, and whose connections have ended."""
 
     def on_returned(self, client: Stream, seconds: float) -> None:
         """Handle a client that the rule does not allow, or that the native engine could not connect to the target.
@@ -83,6 +87,7 @@ class NativeListener(ABC):
         self._stopped = self._withdrawn = self._closed = False
         descriptor = os.dup(sock.fileno())
         self._histogram = runner.histograms.acquire(rule.latency)
+        self._open_histogram = runner.histograms.acquire(rule.open_time)
         self._token = runner.add(self)
         self._listen(descriptor, permits)
 
@@ -112,13 +117,21 @@ class NativeListener(ABC):
 
     @property
     def _accepted(self) -> int:
-        lost = self._closed or self._runner.engine is not self._engine
-        return self._handled if lost else self._engine.gauge(self._token)[0]
+        return self._handled if self._lost else self._engine.gauge(self._token)[0]
+
+    @property
+    def _lost(self) -> bool:
+        return self._closed or self._runner.engine is not self._engine
 
     @property
     def waiting(self) -> int:
         """See `gateway.contracts.accepting_link.LinkListener`."""
-        return self._accepted - self._handled
+        return max(0, self._accepted - self._handled - self.unreported)
+
+    @property
+    def unreported(self) -> int:
+        """See `gateway.contracts.accepting_link.LinkListener`."""
+        return 0 if self._lost else self._engine.gauge(self._token)[2]
 
     @property
     def unused(self) -> int:
@@ -149,9 +162,11 @@ class NativeListener(ABC):
         del payload
         if kind == RECORD_JOINED:
             self._handled += 1
-            token, wire, duration, _ = arguments
+            token, wire, _, _ = arguments
             tap = self._rule.make_tap() if self._rule.make_tap is not None else None
-            self._handler.on_joined(self._create_relay(token, wire, tap), tap, duration / 1e9)
+            self._handler.on_joined(self._create_relay(token, wire, tap), tap)
+        elif kind == RECORD_SERVED:
+            self._handler.on_served(ServedClients(*arguments))
         elif kind == RECORD_RETURNED:
             self._handled += 1
             client = socket.socket(fileno=arguments[0])
@@ -161,9 +176,10 @@ class NativeListener(ABC):
             self._stopped = True
             if not self._withdrawn:
                 self._handler.on_stopped()
-        if self._stopped and not self.waiting:
+        if self._stopped and self._handled == self._accepted:
             self._runner.forget(self._token)
             self._runner.histograms.release(self._histogram)
+            self._runner.histograms.release(self._open_histogram)
             self._closed = True
             self._handler.on_closed(self)
 

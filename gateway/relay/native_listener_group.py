@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gateway.connection_tap import Tap
-from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule
+from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule, ServedClients
 from gateway.contracts.link import Relay, Stream
 
 _RECALL_AFTER = 2.0
@@ -56,6 +56,11 @@ class NativeListenerGroup:
         return sum(each.waiting for each in self._listeners)
 
     @property
+    def unreported(self) -> int:
+        """See `gateway.contracts.accepting_link.LinkListener`."""
+        return sum(each.unreported for each in self._listeners)
+
+    @property
     def unused(self) -> int:
         """See `gateway.contracts.accepting_link.LinkListener`."""
         return sum(each.unused for each in self._listeners)
@@ -90,9 +95,13 @@ class NativeListenerGroup:
 
     # The listeners of the native engines call these methods.
 
-    def on_joined(self, relay: Relay, tap: Tap | None, seconds: float) -> None:
+    def on_joined(self, relay: Relay, tap: Tap | None) -> None:
         """See `gateway.relay.native_listener.NativeListenerHandler`."""
-        self._handler.on_joined(self, relay, tap, seconds)
+        self._handler.on_joined(self, relay, tap)
+
+    def on_served(self, clients: ServedClients) -> None:
+        """See `gateway.relay.native_listener.NativeListenerHandler`."""
+        self._handler.on_served(self, clients)
 
     def on_returned(self, client: Stream, seconds: float) -> None:
         """See `gateway.relay.native_listener.NativeListenerHandler`."""

@@ -58,8 +58,8 @@ class ChannelListener(NativeListener):
         wires = struct.pack(f"={len(self._connections)}Q", *self._connections)
         to, tap = self._rule.to, self._rule.make_tap is not None
         self._runner.engine.listen(
-            self._token, descriptor, self._histogram, permits, MIN_WINDOW, INITIAL_WINDOW, self._max_packet, tap,
-            wires, self._networks, *channel_target(to.host, to.port),
+            self._token, descriptor, self._histogram, self._open_histogram, permits, MIN_WINDOW, INITIAL_WINDOW,
+            self._max_packet, tap, wires, self._networks, *channel_target(to.host, to.port),
         )  # fmt: skip
 
     def _create_relay(self, token: int, wire: int, tap: Tap | None) -> NativeChannel:

@@ -15,7 +15,7 @@ import pytest
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.backend_support.postgres_cancel_protocol import PostgresCancelProtocol
 from gateway.cancel_protocol import LoginTap
-from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule
+from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule, ServedClients
 from gateway.contracts.link import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
@@ -38,7 +38,7 @@ class FakeListener:
 
     def __init__(self, link: "FakeLink", rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> None:
         self.link, self.rule, self.unused, self.handler = link, rule, permits, handler
-        self.waiting = 0
+        self.waiting = self.unreported = 0
         self.relays: list[Relay] = []
         self.withdrawn = self.recalled = False
 
@@ -61,7 +61,7 @@ class FakeListener:
     async def accept_and_join(self) -> None:
         relay = await self.link.join(self.accept(), self.rule.to, self.rule.latency)
         self.relays.append(relay)
-        self.handler.on_joined(self, relay, None, 0.001)
+        self.handler.on_joined(self, relay, None)
 
 
 class FakeLink(DirectLink):
@@ -157,7 +157,7 @@ async def test_clients_of_the_link_count_like_others_and_refused_ones_are_handle
             await asyncio.sleep(0.01)
         assert (forward.to_backend, forward.from_backend) == (10, 10)
         assert forward.latency.count == 2
-        assert rig.uplinks[0].channel_open.count == 2
+        assert listener.rule.open_time is rig.uplinks[0].channel_open
         with rig.dial("127.0.0.9") as outside:
             listener.handler.on_returned(listener, listener.accept(), 0.0)
             with pytest.raises(ConnectionResetError):
@@ -168,6 +168,24 @@ async def test_clients_of_the_link_count_like_others_and_refused_ones_are_handle
             listener.handler.on_returned(listener, listener.accept(), 0.5)
             await rig.echo(slow)
         assert (forward.accepted, rig.accepting) == (3, [listener])
+
+
+async def test_clients_with_short_connections_are_counted() -> None:
+    async with running(AdmissionRules("b")) as rig:
+        listener = await rig.offered()
+        forward, unused = rig.forward, listener.unused
+        before = forward.accepted, forward.to_backend, forward.from_backend
+        listener.unreported = 2
+        assert (forward.active, forward.waiting) == (2, 0)
+        listener.unreported = 0
+        listener.handler.on_served(listener, ServedClients(7, 3, 70, 700))
+        assert (forward.accepted, forward.to_backend, forward.from_backend) == (
+            before[0] + 7,
+            before[1] + 70,
+            before[2] + 700,
+        )
+        assert dict(forward.resets) == {CloseReason.CLIENT_RESET: 3}
+        assert (forward.active, listener.unused) == (0, unused)  # the listener has the permits back
 
 
 async def test_permits_never_exceed_the_limit() -> None:
@@ -190,7 +208,7 @@ async def test_a_client_that_the_link_connects_after_the_forward_has_ended_is_re
         client = rig.dial()
         relay = await listener.link.join(listener.accept(), listener.rule.to, listener.rule.latency)
     with client:
-        listener.handler.on_joined(listener, relay, None, 0.001)
+        listener.handler.on_joined(listener, relay, None)
         assert await relay.ended is CloseReason.ABORTED
 
 
@@ -263,7 +281,7 @@ async def test_a_link_accepts_only_while_one_target_has_sessions_that_can_be_can
         elsewhere = TargetIdentity(Endpoint("127.0.0.2", 1), rig.uplinks)
         with rig.dial() as client:
             relay = await listener.link.join(listener.accept(), listener.rule.to, listener.rule.latency)
-            listener.handler.on_joined(listener, relay, tap, 0.001)
+            listener.handler.on_joined(listener, relay, tap)
             await rig.echo(client)
             rig.forward.review()
             assert rig.accepting == [listener]

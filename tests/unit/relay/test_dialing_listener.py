@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gateway._dataplane import settings
-from gateway.contracts.accepting_link import AcceptingLink, AcceptRule
+from gateway.contracts.accepting_link import AcceptingLink, AcceptRule, ServedClients
 from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram
 from gateway.relay import native_listener_group
@@ -32,11 +32,14 @@ class Handler:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.relays: list[Any] = []
+        self.served: list[ServedClients] = []
 
-    def on_joined(self, listener: Any, relay: Any, tap: Any, seconds: float) -> None:
-        assert 0 < seconds < 30
+    def on_joined(self, listener: Any, relay: Any, tap: Any) -> None:
         self.calls.append("joined")
         self.relays.append(relay)
+
+    def on_served(self, listener: Any, clients: ServedClients) -> None:
+        self.served.append(clients)
 
     def on_returned(self, listener: Any, client: socket.socket, seconds: float) -> None:
         self.calls.append("returned")
@@ -56,7 +59,7 @@ class Rig:
         self.sock, self.link, self.handler = sock, DirectLink(), Handler()
 
     def listen(self, host: str, port: int, permits: int = 10) -> Any:
-        rule = AcceptRule((self.sock,), Endpoint(host, port), LOOPBACK, Histogram())
+        rule = AcceptRule((self.sock,), Endpoint(host, port), LOOPBACK, Histogram(), Histogram())
         return self.link.listen(rule, permits, self.handler)
 
     async def connect(self) -> socket.socket:
@@ -114,6 +117,24 @@ async def test_all_threads_accept_clients_until_the_rule_is_withdrawn(rig: Rig, 
     async with asyncio.timeout(10):
         await relay.ended
     assert sum(runner.load for runner in native_engine_pool().runners) == 0
+
+
+async def test_short_connections_are_reported_as_a_sum_and_use_no_permit(rig: Rig, echo_port: int) -> None:
+    listener = rig.listen("127.0.0.1", echo_port, permits=4)
+    clients = 0
+    async with asyncio.timeout(20):
+        while not rig.handler.served:  # a client is reported alone if this process does not run for 50 ms
+            assert listener.unused, "each client used a permit"
+            with await rig.connect() as client:
+                await rig.echo(client)
+            clients += 1
+            while listener.waiting or listener.unreported:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+    alone = len(rig.handler.relays)
+    assert rig.handler.served == [(clients - alone, 0, 5 * (clients - alone), 5 * (clients - alone))]
+    assert listener.unused == 4 - alone
+    listener.withdraw()
 
 
 async def test_a_client_of_a_target_that_is_down_is_returned(rig: Rig) -> None:

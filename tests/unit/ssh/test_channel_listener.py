@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.contracts.accepting_link import AcceptRule
+from gateway.contracts.accepting_link import AcceptRule, ServedClients
 from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram
 from tests.support.requirements import need_data_plane
@@ -26,8 +26,11 @@ class Events:
     def adopt(self, connection: Any, channel: Any) -> None:
         self.calls.append("adopted")
 
-    def on_joined(self, relay: Any, tap: Any, seconds: float) -> None:
+    def on_joined(self, relay: Any, tap: Any) -> None:
         self.calls.append("joined")
+
+    def on_served(self, clients: ServedClients) -> None:
+        self.calls.append("served")
 
     def on_returned(self, client: socket.socket, seconds: float) -> None:
         self.calls.append(f"returned {client.getpeername()[0]} {client.gettimeout()}")
@@ -55,7 +58,9 @@ def listen(sock: socket.socket, events: Events) -> tuple[Any, Any]:
     from gateway.ssh.channel_listener import ChannelListener  # noqa: PLC0415 - the native engine is optional
 
     runner = NativeEngineRunner(asyncio.get_running_loop(), 1 << 20, thread=False)
-    rule = AcceptRule((sock,), Endpoint("target", 1), (ipaddress.ip_network("127.0.0.0/8"),), Histogram())
+    rule = AcceptRule(
+        (sock,), Endpoint("target", 1), (ipaddress.ip_network("127.0.0.0/8"),), Histogram(), Histogram()
+    )
     return runner, ChannelListener(runner, rule, {1 << 40: cast("Any", None)}, 1 << 15, sock, 5, events)
 
 

@@ -1,0 +1,130 @@
+/* Clients of listeners that are joined to their targets.
+ *
+ * If a client ends soon, Python never gets its token, but the sum of many such clients. Short connections then cost no
+ * Python code.
+ */
+#include "listener.h"
+
+#define SOON (SECOND / 20) /* clients that are joined for longer are reported to Python one by one */
+
+static void count_unreported(struct listener *l, int change)
+{
+    l->unreported += (uint64_t)change;
+    gauge_set(&l->gauge->responses, l->unreported);
+}
+
+static void remove_joined(struct engine *e, struct joined *j)
+{
+    count_unreported(j->listener, -1);
+    if (j->previous)
+        j->previous->next = j->next;
+    else
+        e->joined_first = j->next;
+    if (j->next)
+        j->next->previous = j->previous;
+    else
+        e->joined_last = j->previous;
+    j->listener = NULL;
+}
+
+/* Report a client, so that it belongs to Python. If its bytes are tapped, Python must handle the record soon. */
+static void report_joined(struct listener *l, const struct joined *j)
+{
+    const int64_t arguments[4] = {(int64_t)j->token, (int64_t)j->wire, 0, 0};
+
+    if (l->setup->tap)
+        emit(l->engine, RECORD_JOINED, l->token, arguments, NULL, 0);
+    else
+        emit_deferred(l->engine, RECORD_JOINED, l->token, arguments);
+}
+
+/* Report the clients that have ended since the last report. */
+static void report_served(struct listener *l)
+{
+    const int64_t arguments[4] = {(int64_t)l->served, (int64_t)l->served_resets, (int64_t)l->served_to_backend,
+                                  (int64_t)l->served_from_backend};
+
+    if (l->served)
+        emit_deferred(l->engine, RECORD_SERVED, l->token, arguments);
+    l->served = l->served_resets = l->served_to_backend = l->served_from_backend = 0;
+}
+
+/* Add a client that a listener has accepted and that is joined now.
+ *
+ * Args: token: of the channel or pair; wire: the token of its wire, or 0.
+ */
+void joined_add(struct joined *j, struct listener *l, uint64_t token, uint64_t wire, uint64_t accepted_at)
+{
+    struct engine *e = l->engine;
+
+    *j = (struct joined){.token = token, .wire = wire, .at = clock_ns(), .previous = e->joined_last};
+    histogram_add(e, l->setup->open_histogram, j->at - accepted_at);
+    if (l->stopped || l->setup->tap) {
+        report_joined(l, j);
+        return;
+    }
+    j->listener = l;
+    count_unreported(l, 1);
+    if (e->joined_last)
+        e->joined_last->next = j;
+    else
+        e->joined_first = j;
+    e->joined_last = j;
+    schedule_report(e, j->at + SOON);
+}
+
+/* Handle the end of a client. If Python does not know the client, and it need not handle this end, add the client to
+ * the sum of its listener, and return true. Otherwise, report the client if Python does not know it, and return false:
+ * the caller must report its end.
+ *
+ * Args: lingers: whether Python gets a descriptor with the end. gauge: the counters of the channel or pair.
+ */
+bool joined_end(struct engine *e, struct joined *j, enum close_reason reason, bool lingers, const struct gauge *gauge)
+{
+    struct listener *l = j->listener;
+
+    if (!l)
+        return false;
+    remove_joined(e, j);
+    if (lingers || (reason != CLOSE_FINISHED && reason != CLOSE_CLIENT_RESET)) {
+        report_joined(l, j);
+        return false;
+    }
+    l->served++;
+    l->served_resets += reason == CLOSE_CLIENT_RESET;
+    l->served_to_backend += atomic_load_explicit(&gauge->to_backend, memory_order_relaxed);
+    l->served_from_backend += atomic_load_explicit(&gauge->from_backend, memory_order_relaxed);
+    atomic_store(&l->gauge->to_backend, --l->accepted);
+    schedule_report(e, clock_ns() + SOON);
+    return true;
+}
+
+/* Report the clients that were joined some time ago, and the sums of all listeners. */
+void joined_report(struct engine *e, uint64_t now)
+{
+    while (e->joined_first && e->joined_first->at + SOON <= now) {
+        struct joined *j = e->joined_first;
+        struct listener *l = j->listener;
+
+        remove_joined(e, j);
+        report_joined(l, j);
+    }
+    for (struct listener *l = e->listeners; l; l = l->next)
+        report_served(l);
+    e->report_due = e->joined_first ? e->joined_first->at + SOON : 0;
+}
+
+/* Report everything about the clients of a listener that stops. */
+void joined_report_all(struct listener *l)
+{
+    struct joined *next;
+
+    report_served(l);
+    for (struct joined *j = l->engine->joined_first; j; j = next) {
+        next = j->next;
+        if (j->listener != l)
+            continue;
+        remove_joined(l->engine, j);
+        report_joined(l, j);
+    }
+}
