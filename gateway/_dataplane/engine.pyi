@@ -94,8 +94,8 @@ class Engine:
           of buffered bytes, and whether the end of the backend's stream was forwarded to the client.
         - Connection: the second value is the number of bytes received since the last key exchange. The third is the
           number of channels. The fourth is the time at which data was last received.
-        - Listener: the first value is the number of clients that use a permit. The third is the number of clients that
-          are joined, but not reported to Python yet.
+        - Listener: the first value is the number of clients that use a permit. The third is the number of
+          clients that are joined, but not reported to Python yet.
 
         Raises:
             KeyError: The token was released.
