@@ -60,7 +60,8 @@ int fake_accept4(int fd, struct sockaddr *address, socklen_t *size, int flags)
 
     CHECK(f->kind == FILE_LISTENER && flags == (SOCK_NONBLOCK | SOCK_CLOEXEC), "an unexpected accept4");
     CHECK(*size >= sizeof(struct sockaddr_in6), "no room for the address");
-    CHECK(l->accepted - l->served.clients < l->permits, "more than %llu clients are accepted", (unsigned long long)l->permits);
+    CHECK(l->accepted - l->served.clients < l->permits, "more than %llu clients are accepted",
+          (unsigned long long)l->permits);
     CHECK(!l->withdrawn, "a client is accepted after the rule was withdrawn");
     errno = fault(&faults.interrupt) ? EINTR : fault(&faults.accept) ? EMFILE : !f->available ? EAGAIN : 0;
     l->accept_failed |= errno == EMFILE;
@@ -153,6 +154,7 @@ static void on_joined(struct far_listener *l, const struct message_header *h)
         if (c->token != (uint64_t)h->a || c->listener != l - listeners + 1)
             continue;
         CHECK(!c->opened && !c->final && wires[c->wire].token == (uint64_t)h->b, "a wrong client");
+        CHECK(!wires[c->wire].final, "a client of a connection whose loss was reported before");
         c->opened = true;
         l->joined++;
         return;
