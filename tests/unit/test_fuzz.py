@@ -188,6 +188,13 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Build:
             "",
             "without clients is not freed",
         ),
+        ("served.c", "l->served_to_backend += atomic", "l->served_to_backend = atomic", "a wrong sum of clients"),
+        ("served.c", "    report_served(l);\n    report", "    report", "is not reported before the listener stops"),
+        ("served.c", "j->previous->next = j->next;", ";", "a client in a wrong state"),
+        ("served.c", "--l->accepted", "l->accepted", "clients are accepted"),
+        ("served.c", "->at + SOON <= now", "->at + 2 * SOON <= now", "a client is not reported"),
+        ("ending.c", "        slot_release(c->engine, c->token);", "        ;", "is not free"),
+        ("wire.c", "    joined_report_lost(e, w->token);", "", "whose loss was reported before"),
     ],
 )
 def test_an_injected_defect_of_the_engine_is_detected(
