@@ -26,7 +26,7 @@ def options(container: AuditedContainer, cgroup_mode: str) -> tuple[list[str], l
     entrypoint, command = _command(container)
     found += [*_own(container), *entrypoint]
     if not all(each.isprintable() for each in (*found, *command)):
-        raise UnsupportedContainerSettingError("an option or argument contains a line break")
+        raise UnsupportedContainerSettingError("an option or argument contains a control character")
     if has_secrets([*found, *command]):
         raise UnsupportedContainerSettingError("an option or argument seems to contain a secret")
     return found, command

@@ -42,7 +42,7 @@ class NetworkId:
         return NetworkId((*self.hops, hop))
 
     def __str__(self) -> str:
-        """Return the hops for messages, such as `user@a:22 > user@b:22`; `this host` without any hops."""
+        """Return the name of the network for messages: its hops, such as `user@a:22 > user@b:22`, or `this host`."""
         return " > ".join(self.hops) or "this host"
 
 

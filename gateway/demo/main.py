@@ -101,7 +101,7 @@ def _gateway(servers: DemoServers) -> Iterator[None]:
 
 
 def _configuration(servers: DemoServers) -> Path:
-    """Write a copy of configs/demo.yaml that contains only the backends whose servers run. Return its path."""
+    """Write a copy of configs/demo.yaml that contains only the backends in `servers.backends`. Return its path."""
     packaged = importlib.resources.files("gateway.demo").joinpath("demo.yaml")
     in_repository = Path(__file__).parents[2] / "configs" / "demo.yaml"
     text = packaged.read_text() if packaged.is_file() else in_repository.read_text()

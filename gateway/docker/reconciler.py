@@ -270,7 +270,10 @@ class Reconciler:
         return [*dead, *image_labels(desired, observed), *spoofing(desired, observed)], own
 
     def _with_failures(self, planned: Plan) -> Plan:
-        """Add the failures of actions to the status of attachments, and warn about a damaged ownership record."""
+        """Return the plan with the failures of actions in the status of attachments.
+
+        Also add a warning if the ownership record cannot be used.
+        """
         attachments = tuple(self._failures.with_failure(each, self._options.networks) for each in planned.attachments)
         warnings = planned.warnings
         if self._ownership.problem:

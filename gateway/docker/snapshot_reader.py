@@ -100,7 +100,7 @@ class SnapshotReader:
             services = await self._services(engine) if swarm.manager else ()
         except EngineError:
             raise
-        except REQUEST_ERRORS as error:  # a response in an unknown format
+        except REQUEST_ERRORS as error:
             raise as_engine_error(error) from error
         cache = self.inspections
         containers = tuple(
@@ -175,9 +175,10 @@ class SnapshotReader:
     async def _with_capabilities(
         self, engine: EngineClient, containers: tuple[Container, ...], labels: Collection[str]
     ) -> tuple[Container, ...]:
-        """Inspect the capabilities of containers that could spoof the address of a container that uses backends.
+        """Return the containers with the value `can_spoof` from their inspections.
 
-        These are the containers that share a network or a network namespace with such a container.
+        A container that uses backends can be the victim of address spoofing. Only the containers that share a network
+        or a network namespace with such a container are inspected.
         """
         running = [each for each in containers if each.state in RUNNING]
         shared = {name for each in running if self._takes_part(each, labels) for name in each.endpoints}
