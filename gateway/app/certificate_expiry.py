@@ -9,7 +9,7 @@ from pathlib import Path
 from gateway.app.running_backend import RunningBackend
 from gateway.certificate_validity import ca_credentials, file_validities
 from gateway.config import Config
-from gateway.contracts.security import MonitoredCertificate
+from gateway.contracts.certificate import MonitoredCertificate
 from gateway.ops.status_json import iso
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ from gateway.backend_support.volume import KernelMountRules, VolumeOptions, Volu
 from gateway.cancel_protocol import CancelProtocol
 from gateway.connection_tap import TapFactory
 from gateway.contracts.backend import Backend
-from gateway.contracts.security import InsecureSetting, MonitoredCertificate
+from gateway.contracts.certificate import MonitoredCertificate
+from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.contracts.states import TrafficClass
 from gateway.contracts.values import Duration, Endpoint
 from gateway.facts import FactDefinition

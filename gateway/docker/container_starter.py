@@ -1,4 +1,4 @@
-"""Starts containers in background tasks, because a start can take long: the engine must first mount the volumes.
+"""Starts dead containers in background tasks, because a start can take long: the engine first mounts the volumes.
 
 Each start uses a separate connection, because the engine cancels a start when its connection closes. A failed
 snapshot closes only the connection of the snapshots.
@@ -20,7 +20,7 @@ a mount for an hour, and must not delay other starts for so long."""
 
 
 class ContainerStarter:
-    """Owns the tasks that start containers.
+    """Starts dead containers in background tasks.
 
     Args:
         execute: Executes an action on a connection, and returns whether it succeeded.

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from gateway.backend_support.volume import VolumeSpec
 from gateway.docker.options import DockerOptions, NetworkOptions
-from gateway.docker.project_network_names import configured_as
+from gateway.docker.separate_network_names import configured_as
 from gateway.docker.snapshot import Container, EngineSnapshot
-from gateway.docker.start_errors import StartReason
+from gateway.docker.start_failure import StartReason
 from gateway.docker.volumes import VolumeMountAddress
 
 OWNER_ALIAS_PREFIX = "gw-owner-"

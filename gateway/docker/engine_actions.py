@@ -5,7 +5,7 @@ from collections.abc import Awaitable
 from gateway.docker.engine_client import EngineClient, has_gateway_priority
 from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.plan import ActionKind, PlannedAction
-from gateway.docker.start_errors import read_error
+from gateway.docker.start_failure import read_error
 
 
 async def execute(engine: EngineClient, action: PlannedAction) -> None:

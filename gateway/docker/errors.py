@@ -1,4 +1,4 @@
-"""Defines the errors of requests to an engine, and the reasons (`AttachBlocker`) why containers are not attached."""
+"""Defines the errors of requests to an engine."""
 
 import errno
 import os
@@ -9,6 +9,7 @@ from enum import StrEnum
 import aiohttp
 from aiodocker.exceptions import DockerError
 
+from gateway.docker.attach_blocker import AttachBlocker
 from gateway.errors import GatewayError
 from gateway.text_sanitizer import error_text, one_line
 
@@ -24,26 +25,6 @@ class ErrorKind(StrEnum):
     REFUSED = "refused"
     FAILED = "failed"
     API = "api"
-
-
-class AttachBlocker(StrEnum):
-    """The reason why a container or service cannot be attached to a network. The values appear in the status."""
-
-    SHARED_NETWORK = "shared_namespace"
-    HOST_NETWORK = "host_network"
-    NO_NETWORK = "no_network"
-    SWARM_TASK = "swarm_task"
-    NOT_ATTACHABLE = "not_attachable"
-    IP_EXHAUSTED = "ip_exhausted"
-    ADDRESS_REFUSED = "address_refused"
-    NOT_MANAGER = "not_a_manager"
-    ALIAS_CONFLICT = "alias_conflict"
-    NAME_CONFLICT = "name_conflict"
-    UNKNOWN_NETWORK = "unknown_network"
-    NOT_GRANTED = "not_granted"
-    LOCAL_NETWORK = "local_network"
-    SERVICES_OFF = "services_off"
-    REFUSED = "refused"
 
 
 class EngineError(GatewayError):

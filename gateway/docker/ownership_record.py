@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from gateway.atomic_file import replace_file
-from gateway.docker.start_errors import StartFailureCause, StartReason
+from gateway.docker.start_failure import StartFailureCause, StartReason
 
 FILE = "docker.json"
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)

@@ -14,11 +14,11 @@ from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine_actions import execute
 from gateway.docker.engine_client import EngineClient
 from gateway.docker.errors import EngineError, ErrorKind
-from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.plan import REVIVALS, ActionKind, PlannedAction
+from gateway.docker.plan_log_limiter import PlanLogLimiter
 from gateway.docker.start_attempts import StartAttempts
-from gateway.docker.start_errors import CANCELED, StartFailureCause, StartReason
+from gateway.docker.start_failure import CANCELED, StartFailureCause, StartReason
 from gateway.measurement import Tally
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class PlanExecutor:
         ownership: OwnershipRecord,
         detach_limiter: DetachLimiter,
         directory: ConsumerDirectory,
-        log_limiter: LogLimiter,
+        log_limiter: PlanLogLimiter,
         recorder: AuditRecorder,
         changed: Callable[[], None],
         on_start: Callable[[str], None],

@@ -13,11 +13,10 @@ from gateway.docker.grants import granted
 from gateway.docker.image_labels import ImageLabelCache
 from gateway.docker.inspection_cache import InspectionCache, epoch
 from gateway.docker.labels import MANAGED_BY, by_rules
-from gateway.docker.last_starts import with_last_starts
 from gateway.docker.name_resolution import WITHOUT_NAMES
 from gateway.docker.options import DockerOptions
 from gateway.docker.own_container_id import own_id
-from gateway.docker.project_network_names import configured_as
+from gateway.docker.separate_network_names import configured_as
 from gateway.docker.snapshot import (
     RUNNING,
     TASK_LABEL,
@@ -28,6 +27,7 @@ from gateway.docker.snapshot import (
     Service,
     SwarmMembership,
 )
+from gateway.docker.start_inspection import with_last_starts
 from gateway.docker.volumes import VolumeInfo
 from gateway.text_sanitizer import one_line
 

@@ -1,4 +1,4 @@
-"""Records the attempts to start containers, and decides whether and when to start them again. Does no I/O."""
+"""Counts the attempts to start each dead container, and decides when to try again or to give up. Does no I/O."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ class _Attempts:
 
 
 class StartAttempts:
-    """Records the attempts to start each container. Does no I/O; times are monotonic, in seconds."""
+    """Counts the attempts to start each dead container. Does no I/O; times are monotonic, in seconds."""
 
     def __init__(self) -> None:
         self._attempts: dict[str, _Attempts] = {}

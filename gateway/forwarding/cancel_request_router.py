@@ -24,8 +24,8 @@ _REPLY_TTL = 1.0
 _COPY_TIMEOUT = 2.0
 
 
-class _CachedReply:
-    """A target's last reply to an encryption request, and its time of arrival (monotonic, in seconds)."""
+class _CachedEncryptionReply:
+    """The cached reply of a target to an encryption request, and when it arrived (monotonic, in seconds)."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
@@ -46,7 +46,7 @@ class CancelRequestRouter:
     def __init__(self, protocol: CancelProtocol) -> None:
         self._protocol = protocol
         self._sessions: dict[TargetIdentity, set[LoginTap]] = {}
-        self._replies: dict[tuple[TargetIdentity, bytes], _CachedReply] = {}
+        self._replies: dict[tuple[TargetIdentity, bytes], _CachedEncryptionReply] = {}
 
     def login_tap(self) -> LoginTap:
         """Return a tap for a new connection. The tap reads the session's cancel key from the login."""
@@ -151,7 +151,7 @@ class CancelRequestRouter:
         self._replies = {
             key: each for key, each in self._replies.items() if each.lock.locked() or each.is_fresh(loop.time())
         }
-        cached = self._replies.setdefault((target, request.request), _CachedReply())
+        cached = self._replies.setdefault((target, request.request), _CachedEncryptionReply())
         async with cached.lock:
             if not cached.is_fresh(loop.time()):
                 cached.reply = await _send_encryption_request(request, target)

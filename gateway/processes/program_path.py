@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gateway.contracts.security import InsecureSetting
+from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.errors import GatewayError
 from gateway.processes.child_environment import search_path
 from gateway.processes.program_permissions import lookup_steps, program_writers

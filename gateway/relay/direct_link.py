@@ -8,8 +8,9 @@ from typing import NoReturn
 
 from gateway.connection_tap import Tap
 from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule, LinkListener
-from gateway.contracts.link import Link, NetworkId, Relay, Stream
+from gateway.contracts.link import Link, NetworkId, Stream
 from gateway.contracts.phases import Phases
+from gateway.contracts.relay import Relay
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, TunnelStateCallback
 from gateway.contracts.values import Endpoint

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class SocketRelay:
-    """Relays bytes between a client socket and a backend socket; implements `gateway.contracts.link.Relay`.
+    """Relays bytes between a client socket and a backend socket; implements `gateway.contracts.relay.Relay`.
 
     Args:
         client: The accepted socket, non-blocking. The relay owns it.
@@ -55,26 +55,26 @@ class SocketRelay:
 
     @property
     def to_backend(self) -> int:
-        """See `gateway.contracts.link.Relay`."""
+        """See `gateway.contracts.relay.Relay`."""
         return self._upload.byte_count
 
     @property
     def from_backend(self) -> int:
-        """See `gateway.contracts.link.Relay`."""
+        """See `gateway.contracts.relay.Relay`."""
         return self._download.byte_count
 
     @property
     def awaiting_response(self) -> bool:
-        """See `gateway.contracts.link.Relay`."""
+        """See `gateway.contracts.relay.Relay`."""
         return self._request_at > 0
 
     @property
     def waiting_since(self) -> float | None:
-        """See `gateway.contracts.link.Relay`."""
+        """See `gateway.contracts.relay.Relay`."""
         return waiting_since(self._tap, self._request_at)
 
     def abort(self, close_reason: CloseReason) -> None:
-        """See `gateway.contracts.link.Relay`."""
+        """See `gateway.contracts.relay.Relay`."""
         if self.ended.done():
             return
         self._release()

@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncssh
 
-from gateway.contracts.security import MonitoredCertificate, ValidityPeriod
+from gateway.contracts.certificate import MonitoredCertificate, ValidityPeriod
 from gateway.errors import Reason, TunnelError
 from gateway.secret_files import read_private_key
 from gateway.ssh.options import SshOptions

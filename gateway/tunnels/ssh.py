@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from gateway._dataplane import is_built
+from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.contracts.link import Link
-from gateway.contracts.security import InsecureSetting
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, TunnelStateCallback
 from gateway.errors import DialError, GatewayError, Reason, TunnelError

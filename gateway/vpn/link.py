@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from math import inf
 
 from gateway.connection_tap import Tap
-from gateway.contracts.link import LinkStatus, NetworkId, Relay, Stream
+from gateway.contracts.link import LinkStatus, NetworkId, Stream
 from gateway.contracts.phases import Phases
+from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, Reason, TunnelError

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.docker.errors import AttachBlocker
+from gateway.docker.attach_blocker import AttachBlocker
 from gateway.docker.grants import SWARM_SERVICE, owner
 from gateway.docker.labels import LabelRequest
 from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction

@@ -9,14 +9,14 @@ import pytest
 from aiodocker.exceptions import DockerError
 
 from gateway.backoff import BackoffPolicy
-from gateway.docker import container_starter, inspection_cache, last_starts, start_attempts
+from gateway.docker import container_starter, inspection_cache, start_attempts, start_inspection
 from gateway.docker.dead_containers import DeadContainerState
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.errors import EngineError, ErrorKind, as_engine_error
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.start_errors import StartFailureCause, StartReason
+from gateway.docker.start_failure import StartFailureCause, StartReason
 from gateway.docker.volumes import VolumeMountAddress
 from tests.support.fake_engine import FakeContainer, FakeEngine
 
@@ -257,8 +257,8 @@ async def test_a_container_that_was_paused_while_its_restart_was_queued_is_not_r
 async def test_a_start_that_fails_is_listed_before_the_others_are_inspected(
     engine: LockingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(last_starts, "_MAX_INSPECTIONS", 1)
-    monkeypatch.setattr(last_starts, "_MAX_AGE", 0.0)
+    monkeypatch.setattr(start_inspection, "_MAX_INSPECTIONS", 1)
+    monkeypatch.setattr(start_inspection, "_MAX_AGE", 0.0)
     containers = [engine.add_dead(f"web-{number}") for number in range(5)]
     engine.errors = {each.id: "" for each in containers}
     made = reconciler(tmp_path)
@@ -273,7 +273,7 @@ async def test_a_start_that_fails_is_listed_before_the_others_are_inspected(
 async def test_snapshots_follow_soon_until_each_container_was_inspected(
     engine: LockingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(last_starts, "_MAX_INSPECTIONS", 4)
+    monkeypatch.setattr(start_inspection, "_MAX_INSPECTIONS", 4)
     containers = [engine.add_dead(f"web-{number}") for number in range(10)]
     for each in containers[:9]:
         engine.errors[each.id] = ""  # a person stopped it

@@ -11,11 +11,12 @@ import pytest
 from gateway.app.docker_desired_state import desired as wanted_of
 from gateway.config import load
 from gateway.config.loader import ConfigSources
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
 from gateway.docker.action_failures import ActionFailures
+from gateway.docker.attach_blocker import AttachBlocker
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_flavor import PODMAN
-from gateway.docker.errors import AttachBlocker, EngineError, ErrorKind
+from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.gateway_addresses import choose, is_reserved, range_for_others
 from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
 from gateway.docker.ownership_record import OwnershipRecord

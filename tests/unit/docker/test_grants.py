@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from gateway.docker.attach_blocker import AttachBlocker
 from gateway.docker.consumer_directory import consumer
 from gateway.docker.desired_state import DesiredState
-from gateway.docker.errors import AttachBlocker, EngineError, ErrorKind
+from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
 from gateway.docker.identity_warnings import can_spoof
 from gateway.docker.image_labels import split

@@ -22,18 +22,19 @@ from gateway.docker import inspection_cache
 from gateway.docker import ownership_record as ownership_module
 from gateway.docker import plan_executor as plan_executor_module
 from gateway.docker import reconciler as reconciler_module
+from gateway.docker.attach_blocker import AttachBlocker
 from gateway.docker.consumer_directory import Consumer, ConsumerDirectory, client_networks
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.detach_limiter import DetachLimiter
-from gateway.docker.errors import AttachBlocker, EngineError, ErrorKind
+from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.grants import PROJECT
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
 from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.plan import ActionKind, AttachmentState, Plan, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.planning.networks import choose_subnet
-from gateway.docker.project_network_names import network_of
 from gateway.docker.reconciler import Reconciler
+from gateway.docker.separate_network_names import network_of
 from gateway.docker.snapshot import (
     ENCRYPTED,
     MTU,

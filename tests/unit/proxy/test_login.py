@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
 from gateway.errors import Reason, TunnelError
 from gateway.proxy.login import ProxyLogin, read_login
 from gateway.proxy.options import ProxyOptions

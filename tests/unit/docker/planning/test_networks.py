@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import ConfigSources, load
+from gateway.docker.attach_blocker import AttachBlocker
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_actions import execute
 from gateway.docker.engine_flavor import PODMAN
-from gateway.docker.errors import AttachBlocker
 from gateway.docker.grants import PROJECT, SWARM_SERVICE
 from gateway.docker.options import DockerOptions, Grant, NetworkOptions
 from gateway.docker.plan import ActionKind, AttachmentState, Plan, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.planning.networks import choose_subnet
-from gateway.docker.project_network_names import STACK
+from gateway.docker.separate_network_names import STACK
 from gateway.docker.snapshot import (
     ENCRYPTED,
     Container,

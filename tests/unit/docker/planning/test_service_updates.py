@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
+from gateway.docker.attach_blocker import AttachBlocker
 from gateway.docker.desired_state import DesiredState
-from gateway.docker.errors import AttachBlocker, EngineError, ErrorKind
+from gateway.docker.errors import EngineError, ErrorKind
 from gateway.docker.grants import SWARM_SERVICE
 from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
 from gateway.docker.plan import ActionKind, AttachmentState, Plan

@@ -20,7 +20,7 @@ from gateway.docker.plan import ActionKind, Plan, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot, LastStart, NetworkInfo, SwarmMembership
 from gateway.docker.start_attempts import LIMIT, STABLE, StartAttempts
-from gateway.docker.start_errors import StartFailure, StartFailureCause, StartReason, read_error
+from gateway.docker.start_failure import StartFailure, StartFailureCause, StartReason, read_error
 from gateway.docker.volumes import VolumeMountAddress
 
 OWNER_ID = "767378fd8e62591fb24091c49e04ffa2a1752d34a2d610bd9eb01763fbc0ae52"

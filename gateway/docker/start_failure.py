@@ -1,4 +1,4 @@
-"""Parses the error message of a container that the engine could not start (`State.Error`). Does no I/O.
+"""Defines why a container did not start, and parses the cause from the engine's error message (`State.Error`).
 
 The patterns match messages of Docker Engine 26.1 (`daemon/start.go`, `volume/local`), and of newer engines, which add
 a prefix.
