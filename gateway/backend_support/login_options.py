@@ -12,8 +12,8 @@ from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.contracts.secret import Secret
 from gateway.contracts.values import POSITIVE, Duration
 from gateway.errors import GatewayError
+from gateway.processes.checked_program import insecure_program, resolve_program
 from gateway.processes.command_template import placeholder_problem
-from gateway.processes.program_path import insecure_program, resolve_program
 
 PLACEHOLDERS = ("host", "port", "user")
 

@@ -17,7 +17,7 @@ import psycopg
 import pymysql
 
 from gateway.demo.clients import clients
-from gateway.demo.process import DemoError, Process
+from gateway.demo.process import DemoError, ServerProcess
 from gateway.demo.servers import DemoServers, running_servers
 from gateway.errors import GatewayError, ReachError
 
@@ -90,7 +90,7 @@ def _gateway(servers: DemoServers) -> Iterator[None]:
     config = _configuration(servers)
     arguments = [sys.executable, "-m", "gateway", "run", "-c", str(config)]
     log = servers.folder / "gateway.log"
-    process = Process(arguments, log, environment=servers.environment())
+    process = ServerProcess(arguments, log, environment=servers.environment())
     started = time.perf_counter()
     process.start(servers.ports["ops"])
     click.echo(f"   gateway run -c {config.name}   listening after {(time.perf_counter() - started) * 1e3:.0f} ms")

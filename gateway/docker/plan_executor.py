@@ -18,7 +18,7 @@ from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.plan import REVIVALS, ActionKind, PlannedAction
 from gateway.docker.plan_log_limiter import PlanLogLimiter
 from gateway.docker.start_attempts import StartAttempts
-from gateway.docker.start_failure import CANCELED, StartFailureCause, StartReason
+from gateway.docker.start_failure import CANCELED, RequestedStart, StartFailureCause
 from gateway.measurement import Tally
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class PlanExecutor:
         extra = {"action": action.verb, "network": action.network, "container": action.container, "why": action.why}
         self.writes[action.verb] += 1
         if action.verb in REVIVALS:
-            start = StartReason(StartFailureCause(action.cause), action.backend)
+            start = RequestedStart(StartFailureCause(action.cause), action.backend)
             self._ownership.begin_start(action.container_id, start)
             if self._log_limiter.admit(time.monotonic()):
                 log.info("docker start requested", extra=extra)

@@ -18,8 +18,8 @@ STABLE = 600.0
 
 
 @dataclass
-class _Attempts:
-    """The attempts to start one container.
+class _ContainerAttempts:
+    """The attempts to start one dead container.
 
     Args:
         owner_start: The last start of the network namespace's owner, see `DeadContainer.owner_start`.
@@ -36,7 +36,7 @@ class StartAttempts:
     """Counts the attempts to start each dead container. Does no I/O; times are monotonic, in seconds."""
 
     def __init__(self) -> None:
-        self._attempts: dict[str, _Attempts] = {}
+        self._attempts: dict[str, _ContainerAttempts] = {}
         """The attempts, by the container's ID."""
         self._restarted: dict[str, float] = {}
         """The `owner_start` of each container's last successful restart, by container ID."""
@@ -112,7 +112,7 @@ class StartAttempts:
         """
         found = self._attempts.get(action.container_id)
         if found is None or found.owner_start != action.owner_start:
-            found = self._attempts[action.container_id] = _Attempts(action.owner_start)
+            found = self._attempts[action.container_id] = _ContainerAttempts(action.owner_start)
         found.count += 1
         if started:
             found.backoff = Backoff(_POLICY)

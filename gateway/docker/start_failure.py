@@ -35,8 +35,8 @@ class StartFailureCause(StrEnum):
     NAMESPACE = "namespace"
 
 
-class StartReason(NamedTuple):
-    """Why the gateway starts a container: the container's earlier start failed for this reason.
+class RequestedStart(NamedTuple):
+    """A start of a container that the gateway requested from the engine, because an earlier start failed.
 
     Args:
         cause: The dependency that was missing at the earlier start.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gateway.errors import GatewayError
 from gateway.fleet.blocking_call import BlockingCallRunner
-from gateway.fleet.client import MemberClient, MemberCredentials, MemberError, read_credentials
+from gateway.fleet.client import MemberClient, MemberCredentials, MemberRequestError, read_credentials
 from gateway.fleet.member_addresses import Member
 from gateway.fleet.member_discovery import MemberDiscovery
 from gateway.fleet.options import FleetOptions
@@ -178,7 +178,7 @@ async def ask(client: MemberClient, member: Member, before: MemberSnapshot) -> M
     started = time.monotonic()
     try:
         summary = await client.ask(member)
-    except MemberError as error:
+    except MemberRequestError as error:
         return replace(before, asked_at=time.time(), seconds=time.monotonic() - started, error=str(error))
     now = time.time()
     return MemberSnapshot(member, summary, answered_at=now, asked_at=now, seconds=time.monotonic() - started)

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from gateway.daemon_thread import run_in_daemon_thread
-from gateway.processes.program_path import Program, resolve_program
+from gateway.processes.checked_program import CheckedProgram, resolve_program
 from gateway.relay.per_loop import per_loop
 
 
@@ -31,7 +31,7 @@ class _ExaminedPath:
 @dataclass(frozen=True)
 class _Lookup:
     examined: _ExaminedPath
-    found: "Future[Program]"
+    found: "Future[CheckedProgram]"
 
 
 @per_loop
@@ -40,7 +40,7 @@ def _in_flight(loop: asyncio.AbstractEventLoop) -> dict[tuple[str, ...], _Lookup
     return {}
 
 
-async def look_up_program(command: Sequence[str], timeout: float) -> Program:  # noqa: ASYNC109
+async def look_up_program(command: Sequence[str], timeout: float) -> CheckedProgram:  # noqa: ASYNC109
     """Call `resolve_program` in a thread, with a time limit.
 
     Args:

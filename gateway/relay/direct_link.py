@@ -15,7 +15,7 @@ from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, TunnelStateCallback
 from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram
-from gateway.relay.relay_selection import listen_and_dial, relay_sockets
+from gateway.relay.data_plane_selection import listen_and_dial, relay_sockets
 from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
 
 

@@ -11,7 +11,7 @@ from gateway.measurement import Histogram
 from gateway.relay.fd_registration import FdRegistration
 from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.poller import HANGUP, READ, WRITE
-from gateway.relay.relay_direction import RelayDirection, SocketError
+from gateway.relay.relay_direction import RelayDirection, RelaySocketError
 from gateway.relay.sockets import close_gracefully, reset, was_reset
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class SocketRelay:
                     self._tap = self._upload.on_data = self._download.on_data = None
         except BlockingIOError:
             pass
-        except SocketError as failure:
+        except RelaySocketError as failure:
             if failure.writing:
                 self._stop_writing_to(failure.sock, failure.error)
             else:

@@ -16,7 +16,7 @@ from gateway.docker.errors import EngineError, ErrorKind, as_engine_error
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.start_failure import StartFailureCause, StartReason
+from gateway.docker.start_failure import RequestedStart, StartFailureCause
 from gateway.docker.volumes import VolumeMountAddress
 from tests.support.fake_engine import FakeContainer, FakeEngine
 
@@ -117,7 +117,7 @@ async def test_a_slow_start_delays_no_other_action_and_is_requested_once(
         assert engine.requested == ["web"]
         (dead,) = made.plan.dead
         assert dead.state is DeadContainerState.STARTING, "the state from before the start is shown"
-        assert OwnershipRecord(tmp_path).starts == {web.id: StartReason(StartFailureCause.VOLUME, "media")}
+        assert OwnershipRecord(tmp_path).starts == {web.id: RequestedStart(StartFailureCause.VOLUME, "media")}
         engine.proceed.set()
         await reconcile(made, engine)
     assert (web.state, made.plan.dead, made.revivals.revived) == ("running", (), {"volume": 1})
