@@ -2,6 +2,7 @@
 
 import os
 from asyncio import AbstractEventLoop
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 
 import hypothesis
@@ -33,7 +34,14 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give each test four times its timeout in CI: a timeout ends a test that hangs, not one on a busy machine."""
+    """Check that names are unique, and set timeouts.
+
+    Of several tests with the same name, pytest-xdist runs only one. In CI, each test has four times its timeout: a
+    timeout ends a test that hangs, not one on a busy machine.
+    """
+    counts = Counter(item.nodeid for item in items)
+    if repeated := sorted(name for name, count in counts.items() if count > 1):
+        raise pytest.UsageError(f"several tests have the same name: {', '.join(repeated)}")
     if not os.environ.get("CI"):
         return
     default = float(config.getini("timeout"))

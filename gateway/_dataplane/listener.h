@@ -86,6 +86,7 @@ void joined_add(struct joined *, struct listener *, uint64_t token, uint64_t wir
 bool joined_end(struct engine *, struct joined *, enum close_reason, bool lingers, const struct gauge *);
 void joined_report(struct engine *, uint64_t now);
 void joined_report_all(struct listener *);
+void joined_report_lost(struct engine *, uint64_t wire);
 
 /* dial.c */
 bool dial_start(struct listener *, int client);

@@ -114,17 +114,35 @@ void joined_report(struct engine *e, uint64_t now)
     e->report_due = e->joined_first ? e->joined_first->at + SOON : 0;
 }
 
-/* Report everything about the clients of a listener that stops. */
-void joined_report_all(struct listener *l)
+/* Report the clients of a listener or wire, before the last record of this listener or wire.
+ *
+ * Args: of: the listener, or NULL; wire: the token of the wire, if `of` is NULL.
+ */
+static void report_clients(struct engine *e, const struct listener *of, uint64_t wire)
 {
     struct joined *next;
 
-    report_served(l);
-    for (struct joined *j = l->engine->joined_first; j; j = next) {
+    for (struct joined *j = e->joined_first; j; j = next) {
+        struct listener *l = j->listener;
+
         next = j->next;
-        if (j->listener != l)
+        if (of ? l != of : j->wire != wire)
             continue;
-        remove_joined(l->engine, j);
+        remove_joined(e, j);
         report_joined(l, j);
     }
+}
+
+/* Report everything about the clients of a listener that stops. */
+void joined_report_all(struct listener *l)
+{
+    report_served(l);
+    report_clients(l->engine, l, 0);
+}
+
+/* Report the clients of a connection that is lost. Their channels were closed before, but the clients do not have all
+ * bytes yet. */
+void joined_report_lost(struct engine *e, uint64_t wire)
+{
+    report_clients(e, NULL, wire);
 }

@@ -6,7 +6,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "engine.h"
+#include "listener.h"
 
 #define MAX_CHANNELS (1u << 20)
 
@@ -125,6 +125,7 @@ void wire_free(struct wire *w)
     free(w->free_numbers);
     bytes_free(&w->deferred);
     w->gauge->object = NULL;
+    joined_report_lost(e, w->token);
     emit(e, RECORD_LOST, w->token, arguments, NULL, 0);
     free_later(e, &w->source);
 }

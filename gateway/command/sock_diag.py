@@ -1,6 +1,6 @@
-"""Looks up one connection to a local port, and the listening socket of the port, with sock_diag(7).
+"""Looks up connections to a local port, and listening sockets, with sock_diag(7).
 
-For this lookup, the kernel uses hash tables. In contrast, `/proc/net/tcp` lists all TCP sockets of the host, which
+For these lookups, the kernel uses hash tables. In contrast, `/proc/net/tcp` lists all TCP sockets of the host, which
 takes 70 ms with 16,000 sockets.
 """
 
@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -18,7 +19,9 @@ log = logging.getLogger(__name__)
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _NLM_F_REQUEST = 1
+_NLM_F_DUMP = 0x300
 _NLMSG_ERROR = 2
+_NLMSG_DONE = 3
 _ALL_STATES = 0xFFFFFFFF
 _HEADER = struct.Struct("=IHHII")
 """The fields of `struct nlmsghdr` (netlink(7))."""
@@ -26,7 +29,9 @@ _REQUEST = struct.Struct("=BBBxI2s2s16s16sI8s")
 """The fields of `struct inet_diag_req_v2` (linux/inet_diag.h)."""
 _RESPONSE = struct.Struct("=BBBB48xIIIII")
 """Selected fields of `struct inet_diag_msg` (linux/inet_diag.h)."""
-_MAX_RESPONSE = 8192
+_MAX_RESPONSE = 32768
+_TIMEOUT = 5.0
+"""The maximum seconds until the next part of a list arrives."""
 
 
 class _Socket(NamedTuple):
@@ -83,3 +88,37 @@ def _find(host: str, port: int, client: int) -> _Socket:
         raise OSError(number, os.strerror(number))
     _, state, _, _, _, queue, _, owner, inode = _RESPONSE.unpack_from(response, _HEADER.size)
     return _Socket(state, queue, owner, inode)
+
+
+def is_listening(port: int) -> bool:
+    """Return whether a socket of this network namespace listens on a TCP port, on any address.
+
+    Raises:
+        OSError: The kernel has no sock_diag.
+    """
+    return any(port in _listening_ports(family) for family in (socket.AF_INET, socket.AF_INET6))
+
+
+def _listening_ports(family: int) -> Iterator[int]:
+    """Yield the ports of the listening TCP sockets of an address family.
+
+    Raises:
+        OSError: The kernel has no sock_diag.
+    """
+    request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 1 << LISTEN, b"", b"", b"", b"", 0, b"\xff" * 8)
+    header = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as netlink:
+        netlink.settimeout(_TIMEOUT)
+        netlink.sendto(header + request, (0, 0))
+        while True:
+            messages = netlink.recv(_MAX_RESPONSE)
+            while messages:
+                length, kind, *_ = _HEADER.unpack_from(messages)
+                if kind == _NLMSG_DONE:
+                    return
+                if kind == _NLMSG_ERROR:
+                    number = -struct.unpack_from("=i", messages, _HEADER.size)[0]
+                    raise OSError(number, os.strerror(number))
+                # The source port follows four bytes of `struct inet_diag_msg`.
+                yield int.from_bytes(messages[_HEADER.size + 4 : _HEADER.size + 6])
+                messages = messages[(length + 3) & ~3 :]

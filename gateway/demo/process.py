@@ -11,6 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from gateway.command.sock_diag import is_listening
 from gateway.errors import GatewayError
 
 _PR_SET_PDEATHSIG = 1
@@ -172,7 +173,9 @@ class ServerProcess:
 
 
 def listening(port: int) -> bool:
-    """Return whether a process listens on a TCP port, according to the kernel's socket table (proc_net(5))."""
+    """Return whether a process listens on a TCP port, with sock_diag(7) or from the socket tables (proc_net(5))."""
+    with contextlib.suppress(OSError):
+        return is_listening(port)
     wanted = f":{port:04X}"
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in Path(table).read_text().splitlines()[1:]:

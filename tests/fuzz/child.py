@@ -1,6 +1,6 @@
-"""Run one fuzz target under libFuzzer: `python -m tests.fuzz.child TARGET FOLDER [--fixed] [libFuzzer's arguments]`.
+"""Run one fuzz target under libFuzzer: `python -m tests.fuzz.child TARGET FOLDER [libFuzzer's arguments]`.
 
-libFuzzer generates the inputs, guided by coverage; with `--fixed`, it only measures the coverage of `fixed.py`.
+libFuzzer generates the inputs, guided by coverage.
 
 If an input fails, the program minimizes the input, writes it to FOLDER with a description of the failure, and
 continues, so one run can find several defects. If an input crashes the interpreter, hangs, or exhausts the memory,
@@ -10,16 +10,12 @@ libFuzzer saves the input, and the run ends.
 import importlib
 import shlex
 import sys
-import traceback
 from pathlib import Path
 
 import atheris
 
-from tests.fuzz.findings import failure, file_name, minimize, name_of
-from tests.fuzz.fixed import inputs
-from tests.fuzz.run import CORPUS
+from tests.fuzz.findings import check_input
 
-_FIXED = "--fixed"
 _TURN = 2
 """If a target defines a mutator, libFuzzer's mutator makes every second mutation."""
 
@@ -30,22 +26,10 @@ def main() -> None:
     with atheris.instrument_imports(include=["gateway"]):
         target = importlib.import_module(f"tests.fuzz.targets.{name}")
     options = sys.argv[3:]
-    fixed = None
-    if _FIXED in options:
-        options.remove(_FIXED)
-        fixed = inputs(target, [path.read_bytes() for path in sorted((CORPUS / name).iterdir())])
     seen: set[str] = set()
 
     def test(data: bytes) -> None:
-        data = data if fixed is None else next(fixed)
-        error = failure(target.check, data)
-        if error is not None and (named := name_of(error)) not in seen:
-            seen.add(named)
-            least = minimize(target.check, data, named, target.UNIT, target.HEAD)
-            path = folder / file_name(named)
-            path.write_bytes(least)
-            trace = "".join(traceback.format_exception(failure(target.check, least) or error))
-            path.with_suffix(".txt").write_text(f"{named}\n\n{target.describe(least)}\n\n{trace}")
+        check_input(target, data, folder, seen)
 
     def mutate(data: bytes, longest: int, seed: int) -> bytes:
         if seed % _TURN == 0:

@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import gateway
 
@@ -84,3 +85,23 @@ def minimize(check: Check, data: bytes, name: str, unit: int, head: int) -> byte
 def _memory() -> int:
     """Return the peak resident memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def check_input(target: ModuleType, data: bytes, folder: Path, seen: set[str]) -> None:
+    """Run one input. If it fails, minimize it, and write it to a directory with a description of the failure.
+
+    Args:
+        target: One of `tests.fuzz.targets`.
+        data: The input.
+        folder: The directory for findings.
+        seen: The names of known failures, which are not written again. The function adds the name of a new failure.
+    """
+    error = failure(target.check, data)
+    if error is None or (named := name_of(error)) in seen:
+        return
+    seen.add(named)
+    least = minimize(target.check, data, named, target.UNIT, target.HEAD)
+    path = folder / file_name(named)
+    path.write_bytes(least)
+    trace = "".join(traceback.format_exception(failure(target.check, least) or error))
+    path.with_suffix(".txt").write_text(f"{named}\n\n{target.describe(least)}\n\n{trace}")

@@ -13,14 +13,16 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.fuzz.fixed import CORPUS
 from tests.fuzz.native.run import run_in_ci
 
-CORPUS = Path(__file__).parent / "corpus"
 TARGETS = ("ssh_receive", "config", "urls", "openvpn_file", "rpc", "smb", "known_hosts")
-_SSH = TARGETS[0]
-_CI_SECONDS = dict.fromkeys(TARGETS, 10) | {_SSH: 120}
-_CI_RUNS = dict.fromkeys(TARGETS, 4000) | {_SSH: 10_000}
-"""Maximum number of inputs in CI. Without this limit, a fast machine would run more inputs than a slow machine."""
+_CI_RUNS = 4000
+"""The number of inputs of each target in CI."""
+_CI_SECONDS = 600
+"""The time limit of a target in CI, on a busy machine. An idle machine needs at most 30 seconds."""
+_CI_GUIDED = "known_hosts"
+"""The target whose corpus CI also runs under libFuzzer, to test `tests.fuzz.child`."""
 _GRACE = 120
 """Seconds from the time limit of a child process until the child process is killed."""
 _PROGRESS = re.compile(r"#(\d+)\s+\w+\s+cov: (\d+) ft: (\d+) corp: (\d+)")
@@ -39,21 +41,27 @@ class Outcome:
     found: list[Path]
 
 
-def _child(name: str, folder: Path, log: Path, seconds: int, options: list[str]) -> int:
-    """Run `tests.fuzz.child`; return its exit status."""
-    command = [sys.executable, "-m", "tests.fuzz.child", name, str(folder), *options]
+def _run(module: str, arguments: list[str], log: Path, seconds: float) -> int:
+    """Run a module of `tests.fuzz`; return its exit status."""
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     with log.open("wb") as output:
         done = subprocess.run(
-            command,
-            cwd=CORPUS.parents[2],
-            env=environment,
-            stdout=output,
-            stderr=output,
-            timeout=seconds,
-            check=False,
-        )
+            [sys.executable, "-m", f"tests.fuzz.{module}", *arguments],
+            cwd=CORPUS.parents[2], env=environment, stdout=output, stderr=output, timeout=seconds, check=False,
+        )  # fmt: skip
     return done.returncode
+
+
+def run_fixed(name: str, folder: Path) -> Outcome:
+    """Run the fixed inputs of one target; write findings to `folder`."""
+    folder.mkdir(parents=True)
+    log, started = folder.with_suffix(".log"), time.monotonic()
+    status = _run("fixed", [name, str(folder), str(_CI_RUNS)], log, _CI_SECONDS)
+    found = [path for path in sorted(folder.iterdir()) if path.suffix != ".txt"]
+    if status:
+        return Outcome(f"{name:12} ended with status {status}", [log, *found])
+    took = time.monotonic() - started
+    return Outcome(f"{name:12} {_CI_RUNS:8} executions {_CI_RUNS / took:6.0f}/s", found)
 
 
 def fuzz(name: str, folder: Path, seconds: int, options: list[str]) -> Outcome:
@@ -64,7 +72,8 @@ def fuzz(name: str, folder: Path, seconds: int, options: list[str]) -> Outcome:
     limits = ["-timeout=60", "-rss_limit_mb=2048", "-len_control=10", f"-artifact_prefix={found}/"]
     inputs = [str(learned), str(CORPUS / name)]
     started = time.time()
-    status = _child(name, found, log, seconds + _GRACE, [f"-max_total_time={seconds}", *limits, *options, *inputs])
+    arguments = [name, str(found), f"-max_total_time={seconds}", *limits, *options, *inputs]
+    status = _run("child", arguments, log, seconds + _GRACE)
     took = time.time() - started
     progress = _PROGRESS.findall(log.read_text(errors="replace"))
     new = [path for path in sorted(found.iterdir()) if path.suffix != ".txt" and path.stat().st_mtime >= started - 1]
@@ -82,7 +91,7 @@ def distil(name: str, folder: Path) -> str:
     with tempfile.TemporaryDirectory() as fresh, tempfile.TemporaryDirectory() as findings:
         inputs = [fresh, str(CORPUS / name), str(folder / "corpus")]
         log = folder / "log"
-        if status := _child(name, Path(findings), log, 3600, ["-set_cover_merge=1", *inputs]):
+        if status := _run("child", [name, findings, "-set_cover_merge=1", *inputs], log, 3600):
             return f"{name:12} ended with status {status}: {log}"
         shutil.rmtree(CORPUS / name)
         shutil.copytree(fresh, CORPUS / name)
@@ -109,7 +118,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
     parser.add_argument("--target", action="append", choices=TARGETS, help="default: all, one after the other")
     parser.add_argument("--seconds", type=int, default=60, help="for each target (default: 60)")
-    parser.add_argument("--ci", action="store_true", help="run the same inputs each time, for four minutes at most")
+    parser.add_argument("--ci", action="store_true", help="run the same inputs each time")
     parser.add_argument("--out", type=Path, help="folder for findings and new inputs (default: a folder in /tmp)")
     parser.add_argument(
         "--replay", type=Path, metavar="FILE", help="run one input of --target, and print its description"
@@ -127,11 +136,13 @@ def main() -> int:
         out = Path(tempfile.mkdtemp(prefix="gateway-fuzz-"))
     failed: list[str] = []
     for name in names:
-        options = ["--fixed", "-seed=1", f"-runs={_CI_RUNS[name]}"] if chosen.ci else []
-        outcome = fuzz(name, out / name, _CI_SECONDS[name] if chosen.ci else chosen.seconds, options)
+        outcome = run_fixed(name, out / name) if chosen.ci else fuzz(name, out / name, chosen.seconds, [])
         print(outcome.line, flush=True)
         failed += [f"{path}: {_headline(path)}" for path in outcome.found]
     if chosen.ci and not chosen.target:
+        outcome = fuzz(_CI_GUIDED, out / "guided", _CI_SECONDS, ["-runs=1"])
+        print(outcome.line, flush=True)
+        failed += [f"{path}: {_headline(path)}" for path in outcome.found]
         line, status = run_in_ci(out / "native")
         print(line, flush=True)
         failed += [f"{out}/native: run `make fuzz-native` with the input"] * status

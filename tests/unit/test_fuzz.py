@@ -4,6 +4,7 @@ import importlib
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from gateway.ssh.asyncssh_relay import AsyncsshRelay
 from gateway.ssh.flow_control import ReceiveWindow
 from gateway.ssh.send_queue import SendQueue
 from gateway.ssh.ssh_connection import SshConnection
-from tests.fuzz import run
+from tests.fuzz import fixed, run
 from tests.fuzz.findings import failure, file_name, minimize, name_of
 from tests.fuzz.native import run as native
 from tests.fuzz.native.build import ENGINE, Build
@@ -24,7 +25,7 @@ from tests.fuzz.targets import ssh_receive
 from tests.support.requirements import need, need_data_plane
 from tools.newest_program import newest_program
 
-INPUTS = [(name, path) for name in run.TARGETS for path in sorted((run.CORPUS / name).iterdir())]
+INPUTS = [(name, path) for name in run.TARGETS for path in sorted((fixed.CORPUS / name).iterdir())]
 
 
 @pytest.mark.parametrize(("name", "path"), INPUTS, ids=[f"{name}-{path.name}" for name, path in INPUTS])
@@ -188,6 +189,13 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Build:
             "",
             "without clients is not freed",
         ),
+        ("served.c", "l->served_to_backend += atomic", "l->served_to_backend = atomic", "a wrong sum of clients"),
+        ("served.c", "    report_served(l);\n    report", "    report", "is not reported before the listener stops"),
+        ("served.c", "j->previous->next = j->next;", ";", "a client in a wrong state"),
+        ("served.c", "--l->accepted", "l->accepted", "clients are accepted"),
+        ("served.c", "->at + SOON <= now", "->at + 2 * SOON <= now", "a client is not reported"),
+        ("ending.c", "        slot_release(c->engine, c->token);", "        ;", "is not free"),
+        ("wire.c", "    joined_report_lost(e, w->token);", "", "whose loss was reported before"),
     ],
 )
 def test_an_injected_defect_of_the_engine_is_detected(
@@ -241,3 +249,21 @@ def test_an_input_is_replayed(
     monkeypatch.setattr("sys.argv", ["run", "--target", "ssh_receive", "--replay", str(path)])
     assert run.main() == 0
     assert "confirm(0, a=0, b=5, c=0)\npasses" in capsys.readouterr().out
+
+
+def test_a_fixed_run_keeps_the_inputs_that_fail_and_the_input_that_ends_the_process(tmp_path: Path) -> None:
+    def check(data: bytes) -> None:
+        if b"end" in data:
+            raise SystemExit
+        if b"z" in data:
+            raise ValueError
+
+    target = ModuleType("target")
+    vars(target).update(check=check, describe=repr, LONGEST=10, UNIT=1, HEAD=0)
+    fixed.run(target, [b"a", b"xz", b"yz"], tmp_path, count=3)
+    failing, described = sorted(tmp_path.iterdir())
+    assert failing.read_bytes() == b"z"
+    assert described.read_text().startswith("ValueError")
+    with pytest.raises(SystemExit):
+        fixed.run(target, [b"a", b"the end"], tmp_path, count=2)
+    assert (tmp_path / "current").read_bytes() == b"the end"

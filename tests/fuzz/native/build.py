@@ -12,7 +12,9 @@ _FLAGS = [
     "-std=c11", "-D_GNU_SOURCE", "-g", "-pthread", "-Wall", "-Wextra", "-include", str(HERE / "fake_calls.h"),
     f"-I{ENGINE}", f"-I{HERE}",
 ]  # fmt: skip
-_WRAPPED = ["-Wl,--wrap=cipher_type_named", "-Wl,--wrap=pending_add", "-Wl,--wrap=pair_create"]
+_WRAPPED = [
+    f"-Wl,--wrap={name}" for name in ("cipher_type_named", "pending_add", "pair_create", "joined_add", "joined_end")
+]
 _SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-O2"]
 
 

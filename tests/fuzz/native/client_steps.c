@@ -36,6 +36,7 @@ static void end(struct far_channel *c, struct file *f, uint8_t how)
     default:
         f->dead = true;
         f->error = ETIMEDOUT;
+        c->written -= f->available; /* not received */
         f->available = 0;
     }
 }

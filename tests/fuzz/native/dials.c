@@ -7,8 +7,8 @@
 
 enum dial_state { DIAL_NEW, DIAL_CONNECTING, DIAL_CONNECTED }; /* `counter` of the file */
 
-struct pair *__real_pair_create(struct engine *, uint64_t token, const struct pair_setup *);
-struct pair *__wrap_pair_create(struct engine *, uint64_t token, const struct pair_setup *);
+struct pair *__real_pair_create(struct engine *, uint64_t, const struct pair_setup *, const struct pending *);
+struct pair *__wrap_pair_create(struct engine *, uint64_t, const struct pair_setup *, const struct pending *);
 
 static void put_port(struct sockaddr_storage *to, uint16_t port)
 {
@@ -125,7 +125,8 @@ static void make_pair(uint64_t token, const struct pair_setup *setup)
     CHECK(backend->counter == DIAL_CONNECTED && !backend->dead && backend->plan != PLAN_SELF, "not a connection");
     CHECK(!client->registered && !backend->registered && setup->flags == (ATTACH_MEASURE | ATTACH_DEFERRED) && setup->tap == l->tap,
           "a pair in a wrong state");
-    *p = (struct far_pair){.token = token, .tap = l->tap, .listener = c->listener};
+    *p = (struct far_pair){.token = token, .tap = l->tap, .listener = c->listener,
+                            .accepted_at = c->accepted_at};
     p->sides[0] = (struct far_side){.fd = setup->client, .written = client->available, .failed = c->failed,
                                     .fin = client->ended && !client->dead};
     p->sides[1] = (struct far_side){.fd = setup->backend};
@@ -137,11 +138,13 @@ static void make_pair(uint64_t token, const struct pair_setup *setup)
     c->final = true;
 }
 
-struct pair *__wrap_pair_create(struct engine *e, uint64_t token, const struct pair_setup *setup)
+struct pair *__wrap_pair_create(struct engine *e, uint64_t token, const struct pair_setup *setup,
+                                const struct pending *accepted)
 {
-    if (file_of(setup->client)->kind == FILE_CLIENT)
+    CHECK((file_of(setup->client)->kind == FILE_CLIENT) == (accepted != NULL), "a wrong client");
+    if (accepted)
         make_pair(token, setup);
-    return __real_pair_create(e, token, setup);
+    return __real_pair_create(e, token, setup, accepted);
 }
 
 /* Handle the record of a client that a listener has joined to its target. */
@@ -152,7 +155,7 @@ bool dial_joined(int listener, const struct message_header *h)
 
         if (p->token != (uint64_t)h->a || p->listener != listener + 1 || p->final)
             continue;
-        CHECK(!p->announced && !h->b && h->c >= 0, "a wrong client");
+        CHECK(!p->announced && !h->b, "a wrong client");
         p->announced = true;
         return true;
     }

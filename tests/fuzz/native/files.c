@@ -1,4 +1,5 @@
 /* Fake descriptors: epoll, eventfd, timerfd, and the clock. An operation on a closed descriptor aborts. */
+#include "listeners.h"
 #include "pairs.h"
 
 #include <errno.h>
@@ -7,7 +8,7 @@
 
 struct file files[MAX_FILES];
 int file_count;
-uint64_t fake_now;
+uint64_t fake_now, waited_at;
 uint32_t event_order;
 struct faults faults;
 
@@ -33,6 +34,7 @@ void files_reset(void)
     memset(files, 0, (size_t)file_count * sizeof *files);
     file_count = 0;
     fake_now = 1000 * SECOND;
+    waited_at = 0;
     event_order = 0;
     faults = (struct faults){0};
 }
@@ -119,6 +121,8 @@ int fake_epoll_wait(int epoll, struct epoll_event *events, int capacity, int tim
             events[count++] = (struct epoll_event){.events = ready, .data.ptr = f->data};
         f->reported = ready;
     }
+    if (count < capacity)
+        waited_at = fake_now;
     return count;
 }
 
@@ -177,6 +181,10 @@ int fake_close(int fd)
 
     if (f->kind == FILE_SIDE)
         pair_closed(f);
+    if (f->kind == FILE_CLIENT)
+        client_closed(f);
+    if (f->kind == FILE_LISTENER)
+        listeners[f->owner].closed_at = fake_now;
     CHECK(f->kind != FILE_DIAL || !f->registered, "a closed dial is still registered");
     *f = (struct file){0};
     return 0;

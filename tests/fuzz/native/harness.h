@@ -68,6 +68,7 @@ struct file {
 extern struct file files[MAX_FILES];
 extern int file_count;
 extern uint64_t fake_now;     /* CLOCK_MONOTONIC, in nanoseconds */
+extern uint64_t waited_at;    /* when the engine last got all events */
 extern uint32_t event_order;  /* the file whose event is reported first */
 void files_reset(void);
 int file_open(enum file_kind kind, int owner);
@@ -101,6 +102,7 @@ struct far_channel {
     uint8_t address;  /* see `network_allows` */
     bool withdrawn;   /* accepted when Python had withdrawn the rule */
     uint32_t early_room; /* `room` of its socket when it is accepted */
+    uint64_t accepted_at;
     /* Python */
     enum tap tap;
     bool opened, final, untapped;
@@ -113,6 +115,8 @@ struct far_channel {
     uint64_t sent, arrived;               /* bytes of the server, and from the client */
     /* the client */
     bool failed; /* it is gone, or a reset was sent */
+    enum { NOT_CLOSED, END_OF_STREAM, RESET } ended_by; /* how its socket was closed */
+    uint64_t read; /* by the engine, when the socket was closed */
     uint64_t written, delivered, tapped_up, tapped_down;
     struct rpc_view rpc[2]; /* from the client, from the server: the messages after those that were reported */
     bool not_rpc;           /* bytes were reported that are not RPC */
@@ -143,6 +147,7 @@ const uint8_t *data_up(const struct far_channel *, uint64_t offset);
 const uint8_t *data_down(const struct far_channel *, uint64_t offset);
 bool socket_failed(struct file *, bool receiving);
 void socket_sent(struct file *);
+void client_closed(const struct file *);
 bool exact(const struct far_channel *); /* whether the server's bytes are known: it has sent nothing illegal */
 
 /* rpc_data.c */

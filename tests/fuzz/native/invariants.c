@@ -2,6 +2,8 @@
 #include "listeners.h"
 #include "pairs.h"
 
+#define REPORT_DELAY (2 * SECOND / 1000) /* like that of queue.c */
+
 static void check_mask(int fd, uint32_t mask, uint32_t wanted)
 {
     const struct file *f = file_of(fd);
@@ -124,6 +126,8 @@ void check_engine(void)
     uint64_t growth = e->growth_available;
 
     CHECK(!e->dirty && !e->broken && !e->touched && !e->freed && !e->piece_count, "the turn has left work");
+    CHECK(!e->records.size || e->records_urgent || (e->report_due && e->report_due <= fake_now + REPORT_DELAY),
+          "records wait");
     CHECK(!(e->histograms_due || e->stall_scan_due || e->slow_scan_due || e->report_due) || e->timer_set, "the timer is not set");
     for (const struct wire *w = e->wires; w; w = w->next) {
         CHECK(!w->next || w->next->previous == w, "the list of connections is inconsistent");
@@ -135,6 +139,7 @@ void check_engine(void)
         growth += c->growth;
     }
     check_listeners();
+    check_joined();
     check_pairs();
     CHECK(growth == growth_budget, "the growth of windows is not accounted");
 }

@@ -49,7 +49,7 @@ static void check_listener(const struct listener *l)
         if (listeners[at].token == l->token)
             far = &listeners[at];
     CHECK(far && l->source.kind == SOURCE_LISTENER && l->gauge->object == l, "a listener that has ended");
-    CHECK(l->accepted == far->accepted && l->accepted == atomic_load(&l->gauge->to_backend),
+    CHECK(l->accepted == far->accepted - far->served.clients && l->accepted == atomic_load(&l->gauge->to_backend),
           "%llu clients are accepted", (unsigned long long)far->accepted);
     CHECK(l->permitted == far->permits || l->stopped, "%llu clients are permitted", (unsigned long long)l->permitted);
     CHECK(!far->accept_failed || l->stopped, "an error of accept4 has no effect");

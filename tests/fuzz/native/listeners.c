@@ -60,7 +60,8 @@ int fake_accept4(int fd, struct sockaddr *address, socklen_t *size, int flags)
 
     CHECK(f->kind == FILE_LISTENER && flags == (SOCK_NONBLOCK | SOCK_CLOEXEC), "an unexpected accept4");
     CHECK(*size >= sizeof(struct sockaddr_in6), "no room for the address");
-    CHECK(l->accepted < l->permits, "more than %llu clients are accepted", (unsigned long long)l->permits);
+    CHECK(l->accepted - l->served.clients < l->permits, "more than %llu clients are accepted",
+          (unsigned long long)l->permits);
     CHECK(!l->withdrawn, "a client is accepted after the rule was withdrawn");
     errno = fault(&faults.interrupt) ? EINTR : fault(&faults.accept) ? EMFILE : !f->available ? EAGAIN : 0;
     l->accept_failed |= errno == EMFILE;
@@ -112,6 +113,7 @@ void __wrap_pending_add(struct listener *of, struct pending *pending, struct sou
     if (!l->dials)
         client_opens(c, l, (const struct channel *)owner);
     __real_pending_add(of, pending, owner, fd);
+    c->accepted_at = pending->accepted_at;
 }
 
 struct far_channel *accepted_client(void)
@@ -141,6 +143,7 @@ uint32_t opened_for_client(const struct far_wire *w, uint32_t index, uint32_t nu
 
 static void on_joined(struct far_listener *l, const struct message_header *h)
 {
+    client_reported(l, h);
     if (dial_joined((int)(l - listeners), h)) {
         l->joined++;
         return;
@@ -150,7 +153,8 @@ static void on_joined(struct far_listener *l, const struct message_header *h)
 
         if (c->token != (uint64_t)h->a || c->listener != l - listeners + 1)
             continue;
-        CHECK(!c->opened && !c->final && wires[c->wire].token == (uint64_t)h->b && h->c >= 0, "a wrong client");
+        CHECK(!c->opened && !c->final && wires[c->wire].token == (uint64_t)h->b, "a wrong client");
+        CHECK(!wires[c->wire].final, "a client of a connection whose loss was reported before");
         c->opened = true;
         l->joined++;
         return;
@@ -188,12 +192,15 @@ bool listener_record(const struct message_header *h)
         on_joined(l, h);
     } else if (h->kind == RECORD_RETURNED) {
         on_returned(l, h);
+    } else if (h->kind == RECORD_SERVED) {
+        served_reported(l, h);
     } else {
         CHECK(h->kind == RECORD_STOPPED && !l->stopped, "record %u of a listener", h->kind);
+        CHECK(served_is_reported(l), "a sum of clients is not reported before the listener stops");
         l->stopped = true;
     }
-    CHECK(l->joined + l->returned <= l->accepted, "more clients than were accepted");
-    l->final = l->stopped && l->joined + l->returned == l->accepted;
+    CHECK(l->joined + l->returned + l->reported.clients <= l->accepted, "more clients than were accepted");
+    l->final = l->stopped && l->joined + l->returned + l->reported.clients == l->accepted;
     if (l->final) {
         CHECK(!slot_find(engine, l->token)->object, "the listener still exists");
         slot_release(engine, l->token);
@@ -208,7 +215,7 @@ void check_settled_listeners(void)
         struct far_listener *l = &listeners[at];
         struct gauge *gauge = l->final ? NULL : slot_find(engine, l->token);
         const struct listener *real = gauge ? gauge->object : NULL;
-        uint64_t pending = l->accepted - l->joined - l->returned;
+        uint64_t pending = l->accepted - l->joined - l->returned - l->reported.clients;
 
         CHECK((real ? real->pending : 0) == pending, "%llu clients are lost", (unsigned long long)pending);
         CHECK(l->final || real, "the end of a listener is not reported");

@@ -10,10 +10,20 @@
 #define DIAL_OPTIONS 2 /* options of dialed sockets */
 #define LISTENER_INDEX 0x10000u /* follows CHANNEL_OPEN instead of the index of a channel; plus the listener's index */
 
+#define OPEN_HISTOGRAM 16u /* plus the listener's index */
+
+/* What RECORD_SERVED reports. */
+struct far_sum {
+    uint64_t clients, resets, up, down;
+};
+
 /* A listener, as Python and the clients see it. */
 struct far_listener {
     int fd;
     uint64_t token, permits, accepted, joined, returned;
+    struct far_sum served, reported; /* clients that have ended without another record; those that Python knows */
+    uint64_t open_time, observed, observed_time; /* in nanoseconds; the last two: in the records of the histogram */
+    uint64_t closed_at;
     uint8_t networks; /* the index of a set of networks */
     enum tap tap;
     bool dials, dials_six; /* whether it connects to a target, with an IPv6 address, instead of opening channels */
@@ -42,6 +52,15 @@ socklen_t dial_target(const struct far_listener *, struct sockaddr_storage *to);
 void dial_ends(struct file *, int error);
 bool dial_is_connecting(const struct file *);
 bool dial_joined(int listener, const struct message_header *);
+
+/* joined.c */
+void joined_reset(void);
+void client_reported(const struct far_listener *, const struct message_header *);
+void served_reported(struct far_listener *, const struct message_header *);
+bool served_is_reported(const struct far_listener *);
+void open_times_reported(const struct message_header *, const uint8_t *payload);
+void check_settled_joined(void);
+void check_joined(void);
 
 /* listener_steps.c */
 bool network_allows(uint8_t set, uint8_t address);

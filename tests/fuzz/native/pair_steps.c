@@ -73,6 +73,15 @@ static void side_step(struct far_side *s, const struct step *step)
     f->reported = 0; /* an event, which an edge-triggered registration reports */
 }
 
+static void command(struct far_pair *p, const struct step *s)
+{
+    bool aborts = s->kind == STEP_PAIR_ABORT;
+
+    p->aborted |= aborts;
+    p->untapped |= !aborts;
+    python_command(aborts ? COMMAND_ABORT : COMMAND_UNTAP, p->token, s->a % (CLOSE_BACKEND_RESET + 1), 0, 0);
+}
+
 bool pair_step(const struct step *s)
 {
     struct far_pair *p = pair_count ? &pairs[(s->which & 0x1f) % pair_count] : NULL;
@@ -81,14 +90,11 @@ bool pair_step(const struct step *s)
         return false;
     if (s->kind == STEP_PAIR) {
         open_pair(s);
-    } else if (!p || p->final || (p->listener && !p->announced)) {
+    } else if (!p || p->final) {
         return true;
-    } else if (s->kind == STEP_PAIR_ABORT) {
-        p->aborted = true;
-        python_command(COMMAND_ABORT, p->token, s->a % (CLOSE_BACKEND_RESET + 1), 0, 0);
-    } else if (s->kind == STEP_PAIR_UNTAP) {
-        p->untapped = true;
-        python_command(COMMAND_UNTAP, p->token, 0, 0, 0);
+    } else if (s->kind == STEP_PAIR_ABORT || s->kind == STEP_PAIR_UNTAP) {
+        if (!p->listener || p->announced)
+            command(p, s);
     } else if (file_is_open(p->sides[s->which >> 5 & 1].fd)) {
         side_step(&p->sides[s->which >> 5 & 1], s);
     }

@@ -22,6 +22,7 @@ struct far_pair {
     bool final, untapped, aborted;
     int listener;   /* that has created it: the index plus 1; 0: Python */
     bool announced; /* to Python, by a listener */
+    uint64_t accepted_at;
     struct far_side sides[2]; /* of the client, of the backend */
 };
 

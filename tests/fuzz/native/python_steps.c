@@ -1,5 +1,5 @@
 /* Steps of Python, which uses the engine as gateway/ssh/native_transport.py and native_channel.py do. */
-#include "harness.h"
+#include "listeners.h"
 
 static bool channel_step(const struct step *s)
 {
@@ -24,7 +24,7 @@ static bool channel_step(const struct step *s)
             c->untapped = true;
         return true;
     case STEP_CLOSE_HISTOGRAM:
-        python_command(COMMAND_CLOSE_HISTOGRAM, 0, s->a >> 4, 0, 0);
+        python_command(COMMAND_CLOSE_HISTOGRAM, 0, s->a >> 4 | (s->b & OPEN_HISTOGRAM), 0, 0);
         return true;
     default:
         return false;

@@ -7,6 +7,8 @@
 
 static bool idle(void)
 {
+    if (engine->report_due)
+        return false;
     for (int at = 0; at < file_count; at++) {
         const struct file *f = &files[at];
         uint32_t ready = f->kind == FILE_CLOSED || !f->registered ? 0 : file_ready(f) & (f->mask | EPOLLERR | EPOLLHUP);
@@ -36,6 +38,8 @@ static void unblock(void)
         if (dial_is_connecting(&files[at]))
             dial_ends(&files[at], 0);
     listeners_unblock();
+    if (engine->report_due > fake_now)
+        fake_now = engine->report_due;
     for (int at = 0; at < wire_count; at++) {
         struct far_wire *w = &wires[at];
 
@@ -104,6 +108,7 @@ bool settle(void)
             return false;
     } while (waits_for_python() || !idle());
     check_settled_listeners();
+    check_settled_joined();
     check_settled_pairs();
     check_slots();
     if (tainted)

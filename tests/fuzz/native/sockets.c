@@ -31,6 +31,15 @@ bool exact(const struct far_channel *c)
     return !tainted && !wires[c->wire].illegal;
 }
 
+/* Remember how the socket of a client is closed. */
+void client_closed(const struct file *f)
+{
+    struct far_channel *c = &channels[f->owner];
+
+    c->ended_by = !f->resets && (f->shut || !f->available) ? END_OF_STREAM : RESET;
+    c->read = c->written - f->available;
+}
+
 static struct file *socket_of(int fd)
 {
     struct file *f = file_of(fd);

@@ -39,6 +39,7 @@ static void start(const uint8_t *head)
     files_reset();
     steps_reset();
     listeners_reset();
+    joined_reset();
     pairs_reset();
     engine_runs = true;
     memset(wires, 0, sizeof wires);

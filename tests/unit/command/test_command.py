@@ -17,9 +17,10 @@ from gateway.command import local_port_state, sock_diag
 from gateway.command.local_port_state import LocalPortState, read_local_ports
 from gateway.command.options import CommandOptions
 from gateway.command.port_reservations import release_port, reserve_port
-from gateway.command.sock_diag import read_connection
+from gateway.command.sock_diag import is_listening, read_connection
 from gateway.command.stall_timer import StallTimer
 from gateway.config import ConfigSources, load
+from gateway.demo.process import listening
 from tests.support.files import REPOSITORY, scratch
 
 PAGE = REPOSITORY / "docs/commands.md"
@@ -179,3 +180,26 @@ def test_a_reserved_port_is_not_returned_again(monkeypatch: pytest.MonkeyPatch) 
     addresses.append(("127.0.0.1", first))
     assert reserve_port() == first
     release_port(first)
+
+
+@pytest.mark.parametrize("source", ["sock_diag", "tables"])
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "::"])
+def test_a_listening_socket_is_found(monkeypatch: pytest.MonkeyPatch, address: str, source: str) -> None:
+    if source == "tables":
+        monkeypatch.setattr(sock_diag, "_NETLINK_SOCK_DIAG", 31)
+    find = is_listening if source == "sock_diag" else listening
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as server:
+        server.bind((address, 0))
+        port = server.getsockname()[1]
+        assert not find(port)
+        server.listen()
+        assert find(port)
+    assert not find(port)
+
+
+def test_one_of_many_listening_sockets_is_found() -> None:
+    """The kernel needs several messages to list the sockets."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(500):
+            server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            assert is_listening(server.getsockname()[1])
