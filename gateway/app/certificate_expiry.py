@@ -24,7 +24,7 @@ NamedCredential = tuple[str, MonitoredCertificate]
 
 
 def read_credentials(config: Config) -> list[NamedCredential]:
-    """Read and return the certificates in the files that a configuration names. Skip unreadable files. Blocks."""
+    """Return the certificates in the files that a configuration names. Skip unreadable files. The call blocks."""
     found = [
         (name, credential)
         for name, tunnel in config.tunnels.items()

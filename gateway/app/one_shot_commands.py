@@ -22,7 +22,7 @@ from gateway.contracts.states import HealthState, TunnelState
 from gateway.contracts.values import Endpoint
 from gateway.docker.engine_client import EngineClient
 from gateway.docker.engine_connection import connected
-from gateway.docker.errors import EngineError, ErrorKind
+from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.options import DockerOptions
 from gateway.docker.plan import Plan
 from gateway.docker.reconciler import Reconciler
@@ -190,7 +190,7 @@ async def _with_reconciler(
 def _with_client_host(error: EngineError, options: DockerOptions) -> EngineError:
     """If the `docker` command and the gateway use different engines, add this possible cause to the error."""
     host = os.environ.get("DOCKER_HOST", "")
-    if error.kind is not ErrorKind.UNREACHABLE or options.tunnel is not None or host in ("", options.host):
+    if error.kind is not EngineErrorKind.UNREACHABLE or options.tunnel is not None or host in ("", options.host):
         return error
     note = f"DOCKER_HOST is {host}, but the gateway uses docker.host"
     return EngineError(error.kind, f"{error.message} ({note})")

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gateway.backend_support.volume import KernelMountRules, VolumeOptions, VolumeSpec
+from gateway.backend_support.kernel_mount_rules import KernelMountRules
+from gateway.backend_support.volume import VolumeOptions, VolumeSpec
 from gateway.cancel_protocol import CancelProtocol
 from gateway.connection_tap import TapFactory
 from gateway.contracts.backend import Backend

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 
 from gateway.docker.engine_client import EngineClient
-from gateway.docker.errors import EngineError, ErrorKind
+from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.inspection_cache import last_start
 from gateway.docker.plan import REVIVALS, PlannedAction
 
@@ -105,7 +105,7 @@ async def _is_due(engine: EngineClient, action: PlannedAction) -> bool:
     try:
         found = await engine.get(f"containers/{action.container_id}/json")
     except EngineError as error:
-        if error.kind is ErrorKind.NOT_FOUND:
+        if error.kind is EngineErrorKind.NOT_FOUND:
             return False
         raise
     return last_start(found) == action.last_start

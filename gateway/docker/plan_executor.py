@@ -13,7 +13,7 @@ from gateway.docker.container_starter import ContainerStarter
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine_actions import execute
 from gateway.docker.engine_client import EngineClient
-from gateway.docker.errors import EngineError, ErrorKind
+from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.plan import REVIVALS, ActionKind, PlannedAction
 from gateway.docker.plan_log_limiter import PlanLogLimiter
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 _PARALLEL = 4
 _DEPENDENT = (ActionKind.CONNECT, ActionKind.DISCONNECT, ActionKind.REATTACH, ActionKind.UPDATE_SERVICE)
-_UNCERTAIN = (ErrorKind.TIMEOUT, ErrorKind.UNREACHABLE, ErrorKind.FAILED)
+_UNCERTAIN = (EngineErrorKind.TIMEOUT, EngineErrorKind.UNREACHABLE, EngineErrorKind.FAILED)
 """The kinds of errors after which the gateway does not know whether the engine has executed the action."""
 
 
@@ -147,7 +147,9 @@ class PlanExecutor:
             if error.kind in _UNCERTAIN:
                 self._detach_limiter.record(action.detaches, time.monotonic())
             self.count(action.verb, error)
-            is_lost = error.kind in (ErrorKind.TIMEOUT, ErrorKind.UNREACHABLE) or error.message.endswith(CANCELED)
+            is_lost = error.kind in (EngineErrorKind.TIMEOUT, EngineErrorKind.UNREACHABLE) or error.message.endswith(
+                CANCELED
+            )
             self._attempted(action, answered=not is_lost)
             is_new = self.failures.failed(action, error, time.monotonic(), self._ownership.addresses)
             if is_new and self._log_limiter.admit(time.monotonic()):

@@ -8,7 +8,7 @@ from typing import Any
 from gateway.docker import response_conversion
 from gateway.docker.engine_client import EngineClient, get_required, has_gateway_priority
 from gateway.docker.engine_flavor import lease_ranges
-from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
+from gateway.docker.errors import REQUEST_ERRORS, EngineError, EngineErrorKind, as_engine_error
 from gateway.docker.grants import granted
 from gateway.docker.image_labels import ImageLabelCache
 from gateway.docker.inspection_cache import InspectionCache, epoch
@@ -24,8 +24,8 @@ from gateway.docker.snapshot import (
     EndpointInfo,
     EngineSnapshot,
     NetworkInfo,
-    Service,
     SwarmMembership,
+    SwarmService,
 )
 from gateway.docker.start_inspection import with_last_starts
 from gateway.docker.volumes import VolumeInfo
@@ -116,12 +116,12 @@ class SnapshotReader:
             clock=clock and clock + time.monotonic() - began, starts_known=starts_known,
         )  # fmt: skip
 
-    async def _services(self, engine: EngineClient) -> tuple[Service, ...] | None:
+    async def _services(self, engine: EngineClient) -> tuple[SwarmService, ...] | None:
         """Return the swarm's services; None if `docker.services` is off and a proxy refuses the request."""
         try:
             return tuple(response_conversion.service(each) for each in await engine.get("services"))
         except EngineError as error:
-            if error.kind is ErrorKind.FORBIDDEN and not self._options.services:
+            if error.kind is EngineErrorKind.FORBIDDEN and not self._options.services:
                 return None
             raise
 

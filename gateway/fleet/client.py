@@ -34,7 +34,7 @@ class MemberCredentials:
 
 
 def read_credentials(options: FleetOptions) -> MemberCredentials:
-    """Read the token and the certificates. Blocks.
+    """Read the token and the certificates. The call blocks.
 
     Args:
         options: The section `fleet`.

@@ -138,7 +138,7 @@ class FleetPoller:
 def _read_changed(
     options: FleetOptions, known: list[tuple[Path, int, int]] | None
 ) -> tuple[list[tuple[Path, int, int]], MemberCredentials | None]:
-    """Read the credentials if their files have changed. Blocks.
+    """Read the credentials if their files have changed. The call blocks.
 
     Args:
         options: The section `fleet`.
@@ -155,7 +155,7 @@ def _read_changed(
 
 
 def _stamps(options: FleetOptions) -> list[tuple[Path, int, int]]:
-    """Return the path, modification time and inode of each credential file, to detect changed files. Blocks."""
+    """Return the path, time and inode of each credential file, to detect changed files. The call blocks."""
     found = []
     for path in filter(None, (options.token_file, options.tls.ca_file, options.tls.cert_file, options.tls.key_file)):
         try:

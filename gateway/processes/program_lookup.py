@@ -29,13 +29,13 @@ class _ExaminedPath:
 
 
 @dataclass(frozen=True)
-class _Lookup:
+class _PendingProgramLookup:
     examined: _ExaminedPath
     found: "Future[CheckedProgram]"
 
 
 @per_loop
-def _in_flight(loop: asyncio.AbstractEventLoop) -> dict[tuple[str, ...], _Lookup]:
+def _in_flight(loop: asyncio.AbstractEventLoop) -> dict[tuple[str, ...], _PendingProgramLookup]:
     del loop
     return {}
 
@@ -68,6 +68,8 @@ async def look_up_program(command: Sequence[str], timeout: float) -> CheckedProg
             del in_flight[key]
 
 
-def _start(command: tuple[str, ...]) -> _Lookup:
+def _start(command: tuple[str, ...]) -> _PendingProgramLookup:
     path = _ExaminedPath(command[0])
-    return _Lookup(path, run_in_daemon_thread(lambda: resolve_program(command, path.visit), "program-lookup"))
+    return _PendingProgramLookup(
+        path, run_in_daemon_thread(lambda: resolve_program(command, path.visit), "program-lookup")
+    )

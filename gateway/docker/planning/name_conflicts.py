@@ -6,7 +6,7 @@ from gateway.docker.desired_state import OWNER_ALIAS_PREFIX
 from gateway.docker.name_resolution import ResolvingWorkload
 from gateway.docker.plan import NameConflict
 from gateway.docker.planning.plan_builder import PlanBuilder
-from gateway.docker.snapshot import Container, Service
+from gateway.docker.snapshot import Container, SwarmService
 
 _MOST = 5
 """The maximum number of names in one message."""
@@ -56,7 +56,7 @@ def _warn_of_hostnames(builder: PlanBuilder, network: str) -> None:
     ]
 
 
-def service_conflicts(builder: PlanBuilder, service: Service, network: str, aliases: Iterable[str]) -> str:
+def service_conflicts(builder: PlanBuilder, service: SwarmService, network: str, aliases: Iterable[str]) -> str:
     """Add a service's name conflicts to the plan.
 
     Return the reason if the service must not be attached; otherwise an empty string.

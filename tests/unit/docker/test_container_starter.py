@@ -12,7 +12,7 @@ from gateway.backoff import BackoffPolicy
 from gateway.docker import container_starter, inspection_cache, start_attempts, start_inspection
 from gateway.docker.dead_containers import DeadContainerState
 from gateway.docker.desired_state import DesiredState
-from gateway.docker.errors import EngineError, ErrorKind, as_engine_error
+from gateway.docker.errors import EngineError, EngineErrorKind, as_engine_error
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.reconciler import Reconciler
@@ -201,7 +201,7 @@ async def test_a_start_that_was_canceled_is_counted_and_repeated_by_the_next_pro
     [
         as_engine_error(DockerError(502, "Bad Gateway")),
         as_engine_error(DockerError(504, "Gateway Timeout")),
-        EngineError(ErrorKind.FAILED, "error while mounting volume '/data': context canceled"),
+        EngineError(EngineErrorKind.FAILED, "error while mounting volume '/data': context canceled"),
     ],
     ids=["502", "504", "canceled"],
 )

@@ -20,7 +20,14 @@ from gateway.docker.plan_log_limiter import PlanLogLimiter
 from gateway.docker.planning import plan
 from gateway.docker.planning.gateway_container import as_running_gateway
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot, NetworkInfo, Service, SwarmMembership
+from gateway.docker.snapshot import (
+    Container,
+    EndpointInfo,
+    EngineSnapshot,
+    NetworkInfo,
+    SwarmMembership,
+    SwarmService,
+)
 from gateway.docker.snapshot_reader import SnapshotReader
 from tests.support.fake_engine import FakeContainer, FakeEngine
 
@@ -196,8 +203,8 @@ def test_refuse_detaches_only_own_attachments_as_repair_permits(
 @pytest.mark.parametrize("policy", ["warn", "refuse"])
 def test_an_ambiguous_swarm_service_is_reported_or_refused(policy: str) -> None:
     overlays = tuple(replace(each, driver="overlay", scope="swarm", attachable=True) for each in (APPS, SHOP))
-    app = Service("s1", "app", 1, OPT_IN, {"n2": frozenset()})
-    other = Service("s2", "shop", 1, {}, {"n2": frozenset({"orders"})})
+    app = SwarmService("s1", "app", 1, OPT_IN, {"n2": frozenset()})
+    other = SwarmService("s2", "shop", 1, {}, {"n2": frozenset({"orders"})})
     leader = SwarmMembership(active=True, manager=True, leader=True)
     observed = EngineSnapshot((GATEWAY,), overlays, (app, other), swarm=leader, own=GATEWAY.id)
     found = plan(desired(services=True, on_name_conflict=policy), observed, frozenset())

@@ -10,7 +10,7 @@ from gateway.docker.compose_command import FILES
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_actions import execute
-from gateway.docker.errors import EngineError, ErrorKind
+from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.grants import PROJECT, SERVICE
 from gateway.docker.inspection_cache import last_start
 from gateway.docker.labels import read as read_labels
@@ -555,7 +555,7 @@ def test_the_last_start_is_parsed_from_an_inspection() -> None:
 async def test_the_error_of_a_failed_start_contains_no_mount_options(message: str, shown: str) -> None:
     class Refusing:
         async def post_start(self, path: str) -> None:
-            raise EngineError(ErrorKind.FAILED, f"{path}: {message}")
+            raise EngineError(EngineErrorKind.FAILED, f"{path}: {message}")
 
     with pytest.raises(EngineError, match=rf"^{shown}$"):
         await execute(Refusing(), PlannedAction(ActionKind.START, "", container="web", container_id="id-web"))  # type: ignore[arg-type]
