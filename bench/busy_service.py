@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from site_paths import LOAD, ROOT, build
 
-from gateway.demo.process import Process, free_port
+from gateway.demo.process import ServerProcess, free_port
 from gateway.demo.sshd import Bastion
 
 _CLIENTS, _REQUEST, _RESPONSE = 64, 200, 4096
@@ -76,7 +76,7 @@ def main(backends: int, seconds: float, rounds: int) -> int:
 def _service(folder: Path, backends: int) -> Iterator[tuple[int, int]]:
     """Run the load server, an SSH server and the service; yield the ports of the first backend and of /metrics."""
     server, port, ops = free_port(), free_port(), free_port()
-    load = Process([str(LOAD), "serve", str(server)], folder / "load.log")
+    load = ServerProcess([str(LOAD), "serve", str(server)], folder / "load.log")
     bastion = Bastion(folder / "bastion").start()
     (folder / "path").mkdir()
     (folder / "path" / "sitecustomize.py").write_text(_BUSY_THREAD.format(flag=str(folder / "busy")))
@@ -93,7 +93,7 @@ def _service(folder: Path, backends: int) -> Iterator[tuple[int, int]]:
         *(f"  b{at}: {{kind: tcp, targets: ['127.0.0.1:{server}']}}" for at in range(1, backends)),
     ]
     (folder / "gateway.yaml").write_text("\n".join(lines) + "\n")
-    service = Process(
+    service = ServerProcess(
         [sys.executable, "-m", "gateway", "run", "-c", str(folder / "gateway.yaml")],
         folder / "log",
         environment={"PYTHONPATH": f"{folder}/path:{ROOT}"},

@@ -22,7 +22,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 from site_paths import ROOT, MeasuredPath
 
-from gateway.demo.process import Process, free_port
+from gateway.demo.process import ServerProcess, free_port
 from gateway.demo.sshd import Bastion
 from tests.support.share import Backend, measure
 from tests.support.slow_link import Shape, SlowLink
@@ -51,7 +51,7 @@ backends:
         check: {{interval: 1h}}}}
 """)
     arguments = [sys.executable, "-m", "gateway", "run", "-c", str(folder / "gateway.yaml")]
-    process = Process(arguments, folder / "gateway.log", environment={"PYTHONPATH": str(ROOT)})
+    process = ServerProcess(arguments, folder / "gateway.log", environment={"PYTHONPATH": str(ROOT)})
     process.start(listen)
     try:
         yield [MeasuredPath("gateway", listen, process=process)]
@@ -66,7 +66,7 @@ def ssh(folder: Path, bastion: Bastion, link: SlowLink, backend: int, count: int
     with contextlib.ExitStack() as stack:
         for _ in range(count):
             listen = free_port()
-            process = Process(
+            process = ServerProcess(
                 ["ssh", "-F", "none", "-N", "-i", str(bastion.client_key), "-p", str(link.port),
                  "-o", f"UserKnownHostsFile={bastion.known_hosts}", "-o", f"HostKeyAlias=[127.0.0.1]:{bastion.port}",
                  "-L", f"127.0.0.1:{listen}:127.0.0.1:{backend}", f"{bastion.user}@127.0.0.1"],

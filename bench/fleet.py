@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from gateway.demo.process import Process, free_port
+from gateway.demo.process import ServerProcess, free_port
 
 _SUMMARY = {
     "instance": "site", "version": "0.1.0", "status": "ready", "started_at": "2026-01-01T00:00:00.000Z", "clients": 7,
@@ -64,7 +64,7 @@ def _measure_service(folder: Path, members: int) -> None:
     )
     environment = {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "gateway", "run", "-c", str(folder / "c.yaml")]
-    service = Process(command, folder / "log", environment=environment)
+    service = ServerProcess(command, folder / "log", environment=environment)
     try:
         service.start(ops)
         started = time.perf_counter()

@@ -18,7 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from gateway.demo.process import Process, free_port
+from gateway.demo.process import ServerProcess, free_port
 from gateway.ssh.algorithms import CIPHERS
 from tests.soak.mounts import Yard
 from tests.support.gateway_process import Gateway
@@ -54,7 +54,7 @@ def main() -> None:
         yard.bastion.start()
         yard.gateway.wait_up("media")
         local = free_port()
-        ssh = Process(
+        ssh = ServerProcess(
             ["ssh", "-N", "-c", CIPHERS[0], "-i", str(yard.bastion.client_key),
              "-o", f"UserKnownHostsFile={yard.bastion.known_hosts}", "-p", str(yard.bastion.port),
              "-L", f"127.0.0.1:{local}:127.0.0.1:{yard.server.port}",

@@ -19,7 +19,7 @@ from typing import NamedTuple, Self
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from gateway.demo.process import Process, free_port
+from gateway.demo.process import ServerProcess, free_port
 
 _ROUNDS = 7
 _CLIENTS = 8
@@ -60,7 +60,7 @@ def site(backends: int, settle: float, extra: Sequence[str] = ()) -> Iterator[Si
             *extra,
         ]
         (folder / "c.yaml").write_text("\n".join(lines))
-        service = Process(
+        service = ServerProcess(
             [sys.executable, "-m", "gateway", "run", "-c", str(folder / "c.yaml")],
             folder / "log",
             environment={"PYTHONPATH": str(ROOT)},

@@ -24,7 +24,7 @@ from site_paths import LOAD, build
 from gateway.app import service
 from gateway.config import ConfigSources, load
 from gateway.contracts.values import Endpoint
-from gateway.demo.process import Process, free_port
+from gateway.demo.process import ServerProcess, free_port
 from gateway.demo.sshd import Bastion
 
 MODES = {
@@ -43,7 +43,7 @@ def main(mode: str, seconds: float) -> None:
         bastion = Bastion(folder / "bastion").start()
         stack.callback(bastion.stop)
         target, listen = free_port(), free_port()
-        server = Process([str(LOAD), "serve", str(target)], folder / "load.log")
+        server = ServerProcess([str(LOAD), "serve", str(target)], folder / "load.log")
         server.start(target)
         stack.callback(server.stop)
         keys = f"identity_files={bastion.client_key}&known_hosts={bastion.known_hosts}"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from gateway.demo.process import Process, free_port
+from gateway.demo.process import ServerProcess, free_port
 
 
 def main(checks: int, scrapes: int) -> None:
@@ -29,7 +29,7 @@ def main(checks: int, scrapes: int) -> None:
         lines += [f"  b{at}: {{kind: tcp, targets: ['127.0.0.1:{ops}']}}" for at in range(checks)]
         (folder / "c.yaml").write_text("\n".join(lines))
         root = str(Path(__file__).parents[1])
-        service = Process(
+        service = ServerProcess(
             [sys.executable, "-m", "gateway", "run", "-c", str(folder / "c.yaml")],
             folder / "log",
             environment={"PYTHONPATH": root},

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from gateway.demo import postgres
-from gateway.demo.process import Process, find, free_port
+from gateway.demo.process import ServerProcess, find, free_port
 from gateway.demo.sshd import Bastion
 
 LOAD = ROOT / "bench" / "bin" / "load"
@@ -38,7 +38,7 @@ class MeasuredPath:
     name: str
     port: int
     delayed: dict[int, int] = field(default_factory=dict)
-    process: Process | None = None
+    process: ServerProcess | None = None
     database: int = 0
     bulk: int = 0
 
@@ -83,14 +83,14 @@ def build() -> None:
     subprocess.run([compiler, "-O2", "-o", str(LOAD), str(source)], check=True, timeout=60)
 
 
-Start = Callable[..., Process]
+Start = Callable[..., ServerProcess]
 
 
 def _starter(folder: Path, stack: contextlib.ExitStack) -> Start:
     """Return a function that starts a process and waits until its ports are open. The exit stack stops it."""
 
-    def start(arguments: list[str], name: str, *ports: int, root: Path = ROOT) -> Process:
-        process = Process(arguments, folder / f"{name}.log", environment={"PYTHONPATH": str(root)})
+    def start(arguments: list[str], name: str, *ports: int, root: Path = ROOT) -> ServerProcess:
+        process = ServerProcess(arguments, folder / f"{name}.log", environment={"PYTHONPATH": str(root)})
         process.start(ports[0])
         stack.callback(process.stop)
         for port in ports[1:]:

@@ -20,7 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from gateway.demo.process import Process, free_port
+from gateway.demo.process import ServerProcess, free_port
 from tests.support.certificates import Authority
 from tests.support.gateway_process import Gateway
 from tests.support.netns import BEHIND, NAMES, inside, run, two
@@ -81,22 +81,22 @@ def round_trips(host: str, port: int, size: int) -> float:
     return statistics.median(times)
 
 
-def bare_openvpn(server: OpenVpnServer, folder: Path, authority: Authority) -> Process:
+def bare_openvpn(server: OpenVpnServer, folder: Path, authority: Authority) -> ServerProcess:
     """Run openvpn without the gateway, with the routes that openvpn sets."""
     config = server.client(
         folder / "bare.ovpn", "pull-filter ignore redirect-gateway", certificate=authority.issue("b")
     )
-    return Process(
+    return ServerProcess(
         ["/usr/sbin/openvpn", "--config", str(config), "--dev", "bare", "--dev-type", "tun"], folder / "bare.log"
     )
 
 
-def bare_wireguard(peer: WireGuardPeer, folder: Path) -> Process:
+def bare_wireguard(peer: WireGuardPeer, folder: Path) -> ServerProcess:
     """Run wireguard-go and wg without the gateway, as wg-quick does."""
     config = peer.client(folder / "bare.conf").read_text()
     kept = "\n".join(line for line in config.splitlines() if not line.startswith(("Address", "DNS")))
     (folder / "bare.wg").write_text(kept)
-    child = Process(["/usr/bin/wireguard-go", "-f", "bare"], folder / "bare.log")
+    child = ServerProcess(["/usr/bin/wireguard-go", "-f", "bare"], folder / "bare.log")
     child.spawn()
     time.sleep(1)
     run(
@@ -128,7 +128,7 @@ def measure(kind: str, rounds: int, size: int) -> list[str]:
         stack.enter_context(two())
         authority = Authority(folder / "certificates")
         port = free_port()
-        source = Process([sys.executable, "-c", SERVER, str(port)], folder / "source.log")
+        source = ServerProcess([sys.executable, "-c", SERVER, str(port)], folder / "source.log")
         stack.callback(source.stop)
         with inside(FAR):
             source.start(port)

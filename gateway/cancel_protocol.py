@@ -7,8 +7,8 @@ from typing import Protocol
 from gateway.connection_tap import Tap
 
 
-class Classification(Enum):
-    """What a connection's first bytes show, if they are neither a cancel request nor an encryption request."""
+class FirstMessageKind(Enum):
+    """The kind of a connection's first message, if it is neither a cancel request nor an encryption request."""
 
     SESSION = "session"
     """The client starts a session."""
@@ -56,7 +56,7 @@ class CancelProtocol(Protocol):
     def login_tap(self) -> LoginTap:
         """Return a tap for one new connection."""
 
-    def classify(self, first: bytes) -> CancelRequest | EncryptionRequest | Classification:
+    def classify(self, first: bytes) -> CancelRequest | EncryptionRequest | FirstMessageKind:
         """Classify a connection by its first bytes.
 
         Args:

@@ -6,7 +6,7 @@ import re
 import stat
 from pathlib import Path
 
-from gateway.contracts.security import MonitoredCertificate, ValidityPeriod
+from gateway.contracts.certificate import MonitoredCertificate, ValidityPeriod
 
 _PEM = re.compile(rb"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----(.*?)-----END", re.DOTALL)
 

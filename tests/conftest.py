@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 
 from gateway.demo import process
-from gateway.relay.poller import RelayLoop
+from gateway.relay.event_loop import RelayEventLoop
 
 pytest.register_assert_rewrite("tests.support")
 
@@ -55,7 +55,7 @@ def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], AbstractEventLoop]]:
     del config, item
-    return {"relay": RelayLoop}
+    return {"relay": RelayEventLoop}
 
 
 @pytest.hookimpl(wrapper=True)

@@ -37,10 +37,10 @@ from gateway.config.model import (
 )
 from gateway.config.sections import SECTIONS, OpsTls
 from gateway.config.value_parsers import LogTarget, ThreadCount
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.contracts.values import Duration, Endpoint, IpAddress, IpNetwork, ListenAddress, Size
-from gateway.docker.errors import AttachBlocker
+from gateway.docker.attach_blocker import AttachBlocker
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions, PeerOptions
 from gateway.docker.plan import ActionKind, AttachmentState
 from gateway.errors import Reason

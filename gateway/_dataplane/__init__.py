@@ -14,7 +14,7 @@ _MAX_AUTO_THREADS = 4
 
 
 @dataclass
-class Settings:
+class NativeEngineSettings:
     """The settings of the native engines in this process: their number, their memory, and what they relay.
 
     Args:
@@ -28,7 +28,7 @@ class Settings:
     relays_sockets: bool = True
 
 
-settings = Settings()
+settings = NativeEngineSettings()
 """The settings of this process. `threads` and `growth_bytes` have no effect after the first engine has started."""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from gateway.app.running_backend import RunningBackend
 from gateway.certificate_validity import ca_credentials, file_validities
 from gateway.config import Config
-from gateway.contracts.security import MonitoredCertificate
+from gateway.contracts.certificate import MonitoredCertificate
 from gateway.ops.status_json import iso
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ NamedCredential = tuple[str, MonitoredCertificate]
 
 
 def read_credentials(config: Config) -> list[NamedCredential]:
-    """Read and return the certificates in the files that a configuration names. Skip unreadable files. Blocks."""
+    """Return the certificates in the files that a configuration names. Skip unreadable files. The call blocks."""
     found = [
         (name, credential)
         for name, tunnel in config.tunnels.items()

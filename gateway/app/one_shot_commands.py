@@ -11,7 +11,7 @@ from typing import TypeVar
 from gateway.app.docker_desired_state import desired
 from gateway.app.service_audit_log import recording
 from gateway.audit.docker_context import default_host
-from gateway.audit.engine_selection import with_environment
+from gateway.audit.docker_host_variable import with_environment
 from gateway.audit.hazards import build_report
 from gateway.audit.report import AuditReport
 from gateway.audit.snapshot_collector import AuditScope, take_snapshot
@@ -22,7 +22,7 @@ from gateway.contracts.states import HealthState, TunnelState
 from gateway.contracts.values import Endpoint
 from gateway.docker.engine_client import EngineClient
 from gateway.docker.engine_connection import connected
-from gateway.docker.errors import EngineError, ErrorKind
+from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.options import DockerOptions
 from gateway.docker.plan import Plan
 from gateway.docker.reconciler import Reconciler
@@ -30,7 +30,7 @@ from gateway.errors import LinkLostError, Reason, UsageError
 from gateway.health.check_results import CheckResult
 from gateway.health.probe import probe_once
 from gateway.relay.direct_link import DirectTunnel
-from gateway.relay.poller import RelayLoop
+from gateway.relay.event_loop import RelayEventLoop
 from gateway.supervision.supervisor import Supervisor, supervise
 from gateway.supervision.uplink import Uplink
 from gateway.text_sanitizer import error_text
@@ -63,7 +63,7 @@ def check(config: Config, names: tuple[str, ...]) -> list[TargetCheckResult]:
     if unknown:
         known = ", ".join(sorted(config.backends)) or "none"
         raise UsageError(f"there is no backend {unknown[0]!r}: use one of {known}")
-    with asyncio.Runner(loop_factory=RelayLoop) as runner:
+    with asyncio.Runner(loop_factory=RelayEventLoop) as runner:
         return runner.run(_check_backends([config.backends[name] for name in names or config.backends], config))
 
 
@@ -102,7 +102,7 @@ def apply(config: Config) -> tuple[Plan, list[str]]:
         GatewayError: The audit log cannot be opened; nothing was changed.
         UsageError: The configuration has no `docker` section.
     """
-    with asyncio.Runner(loop_factory=RelayLoop) as runner:
+    with asyncio.Runner(loop_factory=RelayEventLoop) as runner:
         return runner.run(_apply_and_record(config))
 
 
@@ -158,7 +158,7 @@ _T = TypeVar("_T")
 
 
 def _with_engine(config: Config, job: Callable[[Reconciler, EngineClient], Awaitable[_T]]) -> _T:
-    with asyncio.Runner(loop_factory=RelayLoop) as runner:
+    with asyncio.Runner(loop_factory=RelayEventLoop) as runner:
         return runner.run(_with_reconciler(config, job))
 
 
@@ -190,7 +190,7 @@ async def _with_reconciler(
 def _with_client_host(error: EngineError, options: DockerOptions) -> EngineError:
     """If the `docker` command and the gateway use different engines, add this possible cause to the error."""
     host = os.environ.get("DOCKER_HOST", "")
-    if error.kind is not ErrorKind.UNREACHABLE or options.tunnel is not None or host in ("", options.host):
+    if error.kind is not EngineErrorKind.UNREACHABLE or options.tunnel is not None or host in ("", options.host):
         return error
     note = f"DOCKER_HOST is {host}, but the gateway uses docker.host"
     return EngineError(error.kind, f"{error.message} ({note})")

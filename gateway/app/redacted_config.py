@@ -12,7 +12,7 @@ from gateway.config import Config
 from gateway.config.model import BackendSpec, TunnelSpec
 from gateway.config.redaction import redact
 from gateway.config.sections import SECTIONS
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
 from gateway.contracts.values import Endpoint
 from gateway.ops.status_views import ConfigText
 from gateway.text_sanitizer import one_line

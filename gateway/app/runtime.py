@@ -21,7 +21,7 @@ from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import TargetIdentity
-from gateway.relay.relay_selection import use_native_engine
+from gateway.relay.data_plane_selection import use_native_engine
 from gateway.supervision.uplink import Uplink
 
 

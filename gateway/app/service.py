@@ -36,7 +36,7 @@ from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.events_file import EventsFile
 from gateway.ops.sd_notify import SdNotifier
 from gateway.ops.server import OpsServer
-from gateway.relay.poller import RelayLoop
+from gateway.relay.event_loop import RelayEventLoop
 from gateway.supervision.supervisor import Supervisor, supervise
 
 log = logging.getLogger(__name__)
@@ -214,5 +214,5 @@ def run(
     prepare_process()
     for warning in setting_warnings(config):
         log.warning(warning)
-    with asyncio.Runner(loop_factory=RelayLoop) as runner:
+    with asyncio.Runner(loop_factory=RelayEventLoop) as runner:
         runner.run(GatewayService(config, loader, file, stamps).run(announce))

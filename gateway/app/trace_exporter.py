@@ -32,7 +32,7 @@ async def exporting(config: Config) -> AsyncIterator[TraceExporter | None]:
 
 
 def _create_exporter(config: Config) -> TraceExporter | None:
-    """Return a new exporter, which the caller must close; None if traces are not configured. Blocks."""
+    """Return a new exporter, which the caller must close; None if traces are not configured. The call blocks."""
     traces = config.traces
     if traces.endpoint is None:
         return None
@@ -46,7 +46,7 @@ def _create_exporter(config: Config) -> TraceExporter | None:
 
 
 def trace_problems(config: Config) -> list[ConfigProblem]:
-    """Return the errors of the packages and files that the section `traces` needs. Blocks."""
+    """Return the errors of the packages and files that the section `traces` needs. The call blocks."""
     traces = config.traces
     if traces.endpoint is None:
         return []

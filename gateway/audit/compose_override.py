@@ -14,7 +14,7 @@ from gateway.audit.data_copy import (
     started_on_failure,
     without_volumes,
 )
-from gateway.audit.host_config_options import UnsupportedContainerSettingError
+from gateway.audit.errors import UnsupportedContainerSettingError
 from gateway.audit.mount_changes import (
     MountChanges,
     from_files,

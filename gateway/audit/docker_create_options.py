@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
 
-from gateway.audit.host_config_options import UnsupportedContainerSettingError, each_of, host_config_options
+from gateway.audit.errors import UnsupportedContainerSettingError
+from gateway.audit.host_config_options import each_of, host_config_options
 from gateway.audit.snapshot_model import AuditedContainer
 from gateway.secret_redaction import has_secrets
 
@@ -26,7 +27,7 @@ def options(container: AuditedContainer, cgroup_mode: str) -> tuple[list[str], l
     entrypoint, command = _command(container)
     found += [*_own(container), *entrypoint]
     if not all(each.isprintable() for each in (*found, *command)):
-        raise UnsupportedContainerSettingError("an option or argument contains a line break")
+        raise UnsupportedContainerSettingError("an option or argument contains a control character")
     if has_secrets([*found, *command]):
         raise UnsupportedContainerSettingError("an option or argument seems to contain a secret")
     return found, command

@@ -3,16 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from gateway.audit.errors import UnsupportedContainerSettingError
+
 _MOUNTS = {"Binds", "Mounts", "Tmpfs", "VolumesFrom", "AutoRemove"}
 """Keys of `HostConfig` to ignore: another module converts the mounts, and the new container does not need `--rm`."""
 _NO_OPTIONS = {"MaskedPaths", "ReadonlyPaths", "CgroupnsMode", "ContainerIDFile", "ConsoleSize", "Isolation",
                "VolumeDriver", "Cgroup", "IOMaximumBandwidth", "IOMaximumIOps"}  # fmt: skip
 """Other keys of `HostConfig` that `_OPTIONS` omits: the engine sets them, or another function converts them."""
 _MOUNT_OPTIONS = ("VolumeOptions", "BindOptions", "TmpfsOptions", "ClusterOptions", "ImageOptions")
-
-
-class UnsupportedContainerSettingError(Exception):
-    """A setting of a container cannot be reproduced by commands, or is a secret. The message contains the reason."""
 
 
 def host_config_options(host: Mapping[str, Any], cgroup_mode: str) -> Iterator[str]:

@@ -22,7 +22,8 @@ from gateway.audit.data_copy import (
     without_volumes,
 )
 from gateway.audit.docker_create_options import changed_addresses, networks, options, variables
-from gateway.audit.host_config_options import UnsupportedContainerSettingError, restart_policy
+from gateway.audit.errors import UnsupportedContainerSettingError
+from gateway.audit.host_config_options import restart_policy
 from gateway.audit.mount_changes import MountChanges, volume_options
 from gateway.audit.replacement_obstacles import obstacles
 from gateway.audit.shell_commands import command, script

@@ -14,7 +14,7 @@ from gateway.audit.snapshot_files import with_files
 from gateway.audit.snapshot_model import AuditedContainer, AuditSnapshot
 from gateway.audit.volume_last_use import last_uses
 from gateway.docker.engine_client import EngineClient
-from gateway.docker.errors import EngineError, ErrorKind
+from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.own_container_id import mounted_id
 from gateway.text_sanitizer import one_line
 
@@ -157,9 +157,9 @@ class _OptionalRequests:
         try:
             return await self.engine.get(path, **params)
         except EngineError as error:
-            if error.kind is ErrorKind.UNREACHABLE:
+            if error.kind is EngineErrorKind.UNREACHABLE:
                 raise
-            is_slow = error.kind is ErrorKind.TIMEOUT
+            is_slow = error.kind is EngineErrorKind.TIMEOUT
             verb = "does not respond to" if is_slow else "or a proxy in front of it, refuses"
             self.unchecked.append(f"the engine{' ' if is_slow else ', '}{verb} /{path}: {missing}")
             return None
@@ -176,7 +176,7 @@ async def _list_containers(engine: EngineClient, unchecked: list[str]) -> tuple[
     try:
         return await engine.get("containers/json", all="1", size="1"), True
     except EngineError as error:
-        if error.kind is not ErrorKind.TIMEOUT:
+        if error.kind is not EngineErrorKind.TIMEOUT:
             raise
     unchecked.append("the engine does not respond to /containers/json?size=1: sizes of writable layers are not found")
     return await engine.get("containers/json", all="1"), False
@@ -190,10 +190,10 @@ async def _container(
     try:
         inspection = await requests.engine.get(f"containers/{listed['Id']}/json")
     except EngineError as error:
-        if error.kind in (ErrorKind.TIMEOUT, ErrorKind.FAILED):
+        if error.kind in (EngineErrorKind.TIMEOUT, EngineErrorKind.FAILED):
             name = one_line(", ".join(each.lstrip("/") for each in listed.get("Names") or ()) or str(listed["Id"]))
             requests.unchecked.append(f"the engine cannot inspect {name} ({error}): its hazards are not found")
-        elif error.kind is not ErrorKind.NOT_FOUND:
+        elif error.kind is not EngineErrorKind.NOT_FOUND:
             raise
         return None
     config = inspection.get("Config") or {}

@@ -5,7 +5,7 @@ import time
 from typing import Any, Protocol
 
 from gateway.audit_log.events import AuditEvent
-from gateway.audit_log.refusal_limiter import WINDOW, RefusalKey, RefusalLogLimiter
+from gateway.audit_log.refusal_event_limiter import WINDOW, RefusalEventLimiter, RefusalKey
 
 
 class EventSink(Protocol):
@@ -21,7 +21,7 @@ class AuditRecorder:
     def __init__(self) -> None:
         self.sink: EventSink | None = None
         """The receiver of the events; None if the audit log is disabled."""
-        self._refusals = RefusalLogLimiter()
+        self._refusals = RefusalEventLimiter()
         self._timer: asyncio.TimerHandle | None = None
 
     @property

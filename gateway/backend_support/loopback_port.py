@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from gateway.contracts.link import Connector, Relay
+from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
+from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram

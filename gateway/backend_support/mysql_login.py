@@ -18,8 +18,8 @@ from pymysql.cursors import DictCursor
 from pymysql.protocol import MysqlPacket
 
 from gateway.certificate_validity import der_validity
+from gateway.contracts.certificate import ValidityPeriod
 from gateway.contracts.phases import Phases
-from gateway.contracts.security import ValidityPeriod
 from gateway.errors import Reason, UnusableTargetError
 
 MAX_BYTES = 1 << 20
@@ -58,7 +58,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
     """
 
     def __init__(self, phases: Phases, *, verified: bool, server_public_key: bytes | None, **arguments: Any) -> None:
-        plugins: dict[str, Any] = {_CACHING: _CachingSha2, _SHA256: _Sha256}
+        plugins: dict[str, Any] = {_CACHING: _CachingSha2PasswordPlugin, _SHA256: _Sha256PasswordPlugin}
         self.logged_in = False
         """Whether the handshake is complete. The server counts a connection as aborted if it is closed earlier."""
         self.certificate: ValidityPeriod | None = None
@@ -216,7 +216,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
         raise UnusableTargetError(Reason.PROTOCOL, f"the server sent {what} during one check")
 
 
-class _CachingSha2:
+class _CachingSha2PasswordPlugin:
     """The authentication plugin `caching_sha2_password`, for `auth_plugin_map` of `pymysql.connect`.
 
     This class replaces PyMySQL's plugin, in which a server could change the plugin a second time without a check by
@@ -241,7 +241,7 @@ class _CachingSha2:
         raise UnusableTargetError(Reason.PROTOCOL, f"the server sent an invalid packet during {_CACHING}")
 
 
-class _Sha256:
+class _Sha256PasswordPlugin:
     """The authentication plugin `sha256_password`, for `auth_plugin_map` of `pymysql.connect`.
 
     This class replaces PyMySQL's plugin, which encrypts the password with a key from the unverified server.

@@ -19,7 +19,7 @@ _NO_GRANTS = ("skip-grants user@", "@")
 def query_status(
     connection: "pymysql.connections.Connection[Any]", max_lag: float | None, *, has_password: bool = True
 ) -> ProbeResult:
-    """Query role, version and replication lag. Blocks.
+    """Query role, version and replication lag. The call blocks.
 
     Args:
         connection: A connection that has logged in.

@@ -6,15 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.backend_support.volume import (
-    ImportedVolume,
-    KernelMountRules,
-    VolumeOptions,
-    VolumeSpec,
-    build_volume,
-    kubernetes_options,
-    mount_address,
-)
+from gateway.backend_support.kernel_mount_rules import ImportedVolume, KernelMountRules
+from gateway.backend_support.volume import VolumeOptions, VolumeSpec, build_volume, kubernetes_options, mount_address
 from gateway.contracts.values import Endpoint
 
 DEFAULT_PORT = 2049

@@ -7,8 +7,8 @@ import struct
 import time
 
 from gateway.certificate_validity import der_validity
+from gateway.contracts.certificate import ValidityPeriod
 from gateway.contracts.link import Connector
-from gateway.contracts.security import ValidityPeriod
 from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError
 

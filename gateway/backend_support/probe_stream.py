@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from gateway.backend_support import tls_options
 from gateway.backend_support.tls_options import CheckTlsOptions
 from gateway.certificate_validity import der_validity
+from gateway.contracts.certificate import ValidityPeriod
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
-from gateway.contracts.security import ValidityPeriod
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, UnusableTargetError
 

@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gateway.backend_support.volume import KernelMountRules, VolumeOptions, VolumeSpec
+from gateway.backend_support.kernel_mount_rules import KernelMountRules
+from gateway.backend_support.volume import VolumeOptions, VolumeSpec
 from gateway.cancel_protocol import CancelProtocol
 from gateway.connection_tap import TapFactory
 from gateway.contracts.backend import Backend
-from gateway.contracts.security import InsecureSetting, MonitoredCertificate
+from gateway.contracts.certificate import MonitoredCertificate
+from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.contracts.states import TrafficClass
 from gateway.contracts.values import Duration, Endpoint
 from gateway.facts import FactDefinition
@@ -16,8 +18,8 @@ from gateway.kind_registry import KindRegistry
 from gateway.remedies import TARGET_REMEDIES
 
 
-class ConfiguredBackend(Protocol):
-    """Defines the properties of a configured backend that a kind examines to warn about mistakes."""
+class BackendSettings(Protocol):
+    """The settings of one backend, from which the function `BackendKind.advice` derives warnings."""
 
     @property
     def name(self) -> str:
@@ -103,8 +105,8 @@ class BackendKind:
         response_timeout: Maximum seconds that a target may take to respond to a client. If the target takes longer,
             the gateway counts this as a failed check, and checks the target immediately. None: no limit.
         imports: The keys and the note that `gateway import` adds to an imported backend.
-        advice: Receives all configured backends of this kind, and yields warnings. Each warning names the backend
-            and the remedy.
+        advice: Receives the settings of all configured backends of this kind, and yields warnings. Each warning names
+            the backend and the remedy.
         insecure_settings: Yields the insecure settings. Receives the options, the check, and a flag: whether traffic
             to a target leaves this host unencrypted. Reads no file contents, only the permissions of program files.
         credentials: Receives the options and the check, and returns the certificates in the files that they name.
@@ -135,7 +137,7 @@ class BackendKind:
     cancels: CancelProtocol | None = None
     response_timeout: float | None = None
     imports: ImportedBackendDefaults = field(default_factory=ImportedBackendDefaults)
-    advice: Callable[[Sequence[ConfiguredBackend]], Iterator[str]] = lambda _: iter(())
+    advice: Callable[[Sequence[BackendSettings]], Iterator[str]] = lambda _: iter(())
     insecure_settings: Callable[[Any, Any, bool], Iterator[InsecureSetting]] = lambda *_: iter(())
     credentials: Callable[[Any, Any], list[MonitoredCertificate]] = lambda _options, _check: []
     init_keys: tuple[str, ...] = ()

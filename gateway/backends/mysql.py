@@ -161,7 +161,7 @@ class MysqlBackend:
         )
 
     def _query(self, login: RestrictedMysqlConnection, sock: socket.socket, phases: Phases) -> ProbeResult:
-        """Log in and query the status. Blocks. To cancel this call, another thread shuts `sock` down."""
+        """Log in and query the status. The call blocks. To cancel this call, another thread shuts `sock` down."""
         try:
             login.connect(sock)
             with phases("query"):

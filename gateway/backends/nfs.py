@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gateway.backend_support.nfs_mount_rules import DEFAULT_PORT, MAX_MOUNT_WAIT, NFS_MOUNT_RULES, NfsOptions
-from gateway.backends import BackendKind, ConfiguredBackend, ImportedBackendDefaults
+from gateway.backends import BackendKind, BackendSettings, ImportedBackendDefaults
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
@@ -131,7 +131,7 @@ def _read_url(scheme: str, path: str) -> dict[str, str]:
     return {"export": path} if path.strip("/") else {}
 
 
-def _advice(backends: Sequence[ConfiguredBackend]) -> Iterator[str]:
+def _advice(backends: Sequence[BackendSettings]) -> Iterator[str]:
     """Warn if `hold` exceeds the kernel's limit, and if several backends use the same NFS server.
 
     If a host mounts two backends of the same server, its kernel uses one connection for both mounts (RFC 8881,

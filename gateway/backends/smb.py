@@ -8,15 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.backend_support.volume import (
-    ImportedVolume,
-    KernelMountRules,
-    VolumeOptions,
-    VolumeSpec,
-    build_volume,
-    kubernetes_options,
-    mount_address,
-)
+from gateway.backend_support.kernel_mount_rules import ImportedVolume, KernelMountRules
+from gateway.backend_support.volume import VolumeOptions, VolumeSpec, build_volume, kubernetes_options, mount_address
 from gateway.backends import BackendKind, EmptyOptions, ImportedBackendDefaults
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector, Stream

@@ -22,7 +22,7 @@ from gateway.config import value_parsers
 from gateway.config.consistency_rules import conflict
 from gateway.config.initial_config import from_urls, problems_of
 from gateway.config.sections import OpsSection
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
 from gateway.contracts.values import Endpoint
 
 _NONE = "none"

@@ -58,7 +58,7 @@ def read_local_ports(ports: Mapping[int, str]) -> dict[int, LocalPortState]:
     """Return the state of local ports, from `/proc/net/tcp` and `/proc/net/tcp6` (proc_pid_net(5)).
 
     Ignores sockets on other loopback addresses, for example 127.0.0.2, because any user can listen there on the same
-    port. Blocks: on a host with many connections, the tables are large.
+    port. The function blocks. On a host with many connections, the tables are large.
 
     Args:
         ports: The address that clients dial (127.0.0.1 or ::1), by TCP port.

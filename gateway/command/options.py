@@ -44,7 +44,9 @@ class CommandOptions:
     def __post_init__(self) -> None:
         has_port = any("{local_port}" in word for word in self.command)
         if self.mode == "stdio" and has_port:
-            raise ValueError("command: contains {local_port}, which requires mode: port: remove it, or change mode")
+            raise ValueError(
+                "command: {local_port} is allowed only with `mode: port`: remove {local_port}, or set `mode: port`"
+            )
         check_command("command", self.command, _PLACEHOLDERS[self.mode])
         check_environment("environment", self.environment)
         if self.mode == "port" and not has_port:

@@ -34,7 +34,7 @@ _TIMEOUT = 5.0
 """The maximum seconds until the next part of a list arrives."""
 
 
-class _Socket(NamedTuple):
+class _SocketEntry(NamedTuple):
     state: int
     queue: int
     owner: int
@@ -72,7 +72,7 @@ def read_connection(host: str, port: int, client: int) -> LocalPortState:
     return found
 
 
-def _find(host: str, port: int, client: int) -> _Socket:
+def _find(host: str, port: int, client: int) -> _SocketEntry:
     """Return the socket that receives the packets of a client; the listener if `client` is 0."""
     address = ip_address(host)
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
@@ -87,7 +87,7 @@ def _find(host: str, port: int, client: int) -> _Socket:
         number = -struct.unpack_from("=i", response, _HEADER.size)[0]
         raise OSError(number, os.strerror(number))
     _, state, _, _, _, queue, _, owner, inode = _RESPONSE.unpack_from(response, _HEADER.size)
-    return _Socket(state, queue, owner, inode)
+    return _SocketEntry(state, queue, owner, inode)
 
 
 def is_listening(port: int) -> bool:

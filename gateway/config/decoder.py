@@ -13,7 +13,7 @@ from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequen
 from gateway.config.scalar_decoder import SCALARS, broken_rule, one_of, read_scalar
 from gateway.config.schema import is_secret, known_keys
 from gateway.config.suggestions import suggest
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
 from gateway.errors import ConfigProblem
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from gateway.config.decoder import at_key
 from gateway.config.model import Config
 from gateway.config.sections import SECTIONS
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
 from gateway.errors import ConfigProblem, GatewayError
 from gateway.fleet.member_addresses import exposed_token
 from gateway.fleet.member_file import read_members

@@ -8,7 +8,7 @@ from typing import Any
 from gateway.config import value_parsers
 from gateway.config.parsed_tree import ParsedScalar
 from gateway.config.suggestions import similar
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
 from gateway.contracts.values import Duration, Endpoint, IpAddress, IpNetwork, ListenAddress, Size
 from gateway.fleet.member_addresses import MemberAddress, parse_member
 

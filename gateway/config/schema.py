@@ -5,7 +5,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any, get_args, get_origin
 
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
 
 
 def known_keys(*classes: type) -> list[str]:

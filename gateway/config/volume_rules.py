@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterator
 
-from gateway.backend_support.volume import KernelMountRules, VolumeOptions
+from gateway.backend_support.kernel_mount_rules import KernelMountRules
+from gateway.backend_support.volume import VolumeOptions
 from gateway.config.model import BackendSpec, Config
 from gateway.relay.resolver import is_address
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from gateway.connection_tap import Tap
-from gateway.contracts.link import Relay, Stream
+from gateway.contracts.link import Stream
+from gateway.contracts.relay import Relay
 from gateway.contracts.values import Endpoint, IpNetwork
 from gateway.measurement import Histogram
 

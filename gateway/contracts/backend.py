@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from gateway.contracts.certificate import ValidityPeriod
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
-from gateway.contracts.security import ValidityPeriod
 from gateway.contracts.states import DatabaseRole
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason

@@ -1,6 +1,5 @@
-"""Defines the interfaces of links (open connections into a network), and of relays between clients and targets."""
+"""Defines the interfaces of links. A link is an open connection into a network."""
 
-import asyncio
 import socket
 from dataclasses import dataclass, fields
 from math import inf
@@ -8,7 +7,7 @@ from typing import Protocol
 
 from gateway.connection_tap import Tap
 from gateway.contracts.phases import Phases
-from gateway.contracts.states import CloseReason
+from gateway.contracts.relay import Relay
 from gateway.contracts.values import Endpoint
 from gateway.errors import TunnelError
 from gateway.measurement import Histogram
@@ -42,45 +41,8 @@ class NetworkId:
         return NetworkId((*self.hops, hop))
 
     def __str__(self) -> str:
-        """Return the hops for messages, such as `user@a:22 > user@b:22`; `this host` without any hops."""
+        """Return the name of the network for messages: its hops, such as `user@a:22 > user@b:22`, or `this host`."""
         return " > ".join(self.hops) or "this host"
-
-
-class Relay(Protocol):
-    """Defines the interface of relays, which forward bytes between a client and a target in both directions."""
-
-    ended: "asyncio.Future[CloseReason]"
-
-    @property
-    def last_active(self) -> float:
-        """Monotonic time of the last activity on either side, in seconds."""
-
-    @property
-    def responses(self) -> int:
-        """Number of responses. A response begins with the first byte from the backend after data from the client."""
-
-    @property
-    def awaiting_response(self) -> bool:
-        """Whether the client probably waits for a response, because it was the last side to send data."""
-
-    @property
-    def waiting_since(self) -> float | None:
-        """Monotonic time since which the client waits for a response; None if it does not wait, or if unknown."""
-
-    @property
-    def to_backend(self) -> int:
-        """Number of bytes read from the client."""
-
-    @property
-    def from_backend(self) -> int:
-        """Number of bytes read from the backend."""
-
-    def abort(self, close_reason: CloseReason) -> None:
-        """Reset both sides, and set the result of `ended` to `close_reason`.
-
-        If the link was lost after the relay has received the end of a response, the relay first sends this data to
-        the client. Otherwise, the reset is immediate.
-        """
 
 
 class Connector(Protocol):

@@ -17,7 +17,7 @@ import psycopg
 import pymysql
 
 from gateway.demo.clients import clients
-from gateway.demo.process import DemoError, Process
+from gateway.demo.process import DemoError, ServerProcess
 from gateway.demo.servers import DemoServers, running_servers
 from gateway.errors import GatewayError, ReachError
 
@@ -90,7 +90,7 @@ def _gateway(servers: DemoServers) -> Iterator[None]:
     config = _configuration(servers)
     arguments = [sys.executable, "-m", "gateway", "run", "-c", str(config)]
     log = servers.folder / "gateway.log"
-    process = Process(arguments, log, environment=servers.environment())
+    process = ServerProcess(arguments, log, environment=servers.environment())
     started = time.perf_counter()
     process.start(servers.ports["ops"])
     click.echo(f"   gateway run -c {config.name}   listening after {(time.perf_counter() - started) * 1e3:.0f} ms")
@@ -101,7 +101,7 @@ def _gateway(servers: DemoServers) -> Iterator[None]:
 
 
 def _configuration(servers: DemoServers) -> Path:
-    """Write a copy of configs/demo.yaml that contains only the backends whose servers run. Return its path."""
+    """Write a copy of configs/demo.yaml that contains only the backends in `servers.backends`. Return its path."""
     packaged = importlib.resources.files("gateway.demo").joinpath("demo.yaml")
     in_repository = Path(__file__).parents[2] / "configs" / "demo.yaml"
     text = packaged.read_text() if packaged.is_file() else in_repository.read_text()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pymysql
 
-from gateway.demo.process import Process, find, free_port, run
+from gateway.demo.process import ServerProcess, find, free_port, run
 
 _OWNER = "mysql"
 _START_TIMEOUT = 20.0
@@ -44,7 +44,7 @@ class MariaDB:
         # A starting server removes all temporary tables in its temporary directory, including those of other servers.
         # So each server needs its own directory.
         self._tmpdir = f"--tmpdir={folder}"
-        self._process = Process(
+        self._process = ServerProcess(
             [
                 find("mariadbd") or "mariadbd", "--no-defaults", f"--datadir={folder}/data", f"--port={self.port}",
                 "--bind-address=127.0.0.1", f"--socket={self._socket}", f"--pid-file={folder}/pid", self._tmpdir,

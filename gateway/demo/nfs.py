@@ -4,7 +4,7 @@ import os
 import signal
 from pathlib import Path
 
-from gateway.demo.process import Process, find, free_port
+from gateway.demo.process import ServerProcess, find, free_port
 
 _CONFIG = """\
 NFS_CORE_PARAM {{
@@ -56,7 +56,7 @@ class NfsServer:
                 minor_versions=minor_versions,
             )
         )
-        self._process = Process(
+        self._process = ServerProcess(
             [find("ganesha.nfsd") or "ganesha.nfsd", "-F", "-f", str(config), "-L", str(folder / "ganesha.log"),
              "-p", str(folder / "pid")],
             folder / "log",

@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from gateway.demo.process import Process, find, free_port, run
+from gateway.demo.process import ServerProcess, find, free_port, run
 
 _OWNER = "postgres"
 _FOLDERS = "/usr/lib/postgresql/*/bin"
@@ -58,7 +58,7 @@ class Postgres:
             "listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": str(folder),
             "shared_buffers": "16MB", "fsync": "off", **options,
         }  # fmt: skip
-        self._process = Process(
+        self._process = ServerProcess(
             [_program("postgres") or "postgres", "-D", f"{folder}/data",
              *(f"-c{key}={value}" for key, value in settings.items())],
             folder / "log",

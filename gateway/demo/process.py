@@ -54,7 +54,7 @@ def find(program: str, *folders: str) -> str | None:
     return shutil.which(program, path=search)
 
 
-class Process:
+class ServerProcess:
     """A child process that runs a server in the foreground.
 
     Args:

@@ -50,7 +50,7 @@ class DemoServers:
 
     @property
     def backends(self) -> list[str]:
-        """The backends whose servers run."""
+        """The names of the backends in configs/demo.yaml for which the demo has started a server."""
         by_name = {"orders": self.mariadb, "reports": self.postgres, "media": self.nfs}
         return [name for name, server in by_name.items() if server is not None]
 

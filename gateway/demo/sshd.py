@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from gateway.demo.process import Process, find, free_port, run
+from gateway.demo.process import ServerProcess, find, free_port, run
 
 _CONFIG = """\
 ListenAddress {address}:{port}
@@ -73,7 +73,7 @@ class Bastion:
         make_key(self.client_key)
         self.authorize(restrict)
         self.new_host_key()
-        self._process = Process(self._command(), folder / "log")
+        self._process = ServerProcess(self._command(), folder / "log")
 
     @property
     def software(self) -> str:

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from gateway.backoff import Backoff, BackoffPolicy
-from gateway.docker.errors import AttachBlocker, EngineError
+from gateway.docker.attach_blocker import AttachBlocker
+from gateway.docker.errors import EngineError
 from gateway.docker.options import NetworkOptions
 from gateway.docker.plan import ActionKind, AttachmentState, AttachmentStatus, PlannedAction
 

@@ -1,4 +1,4 @@
-"""Starts containers in background tasks, because a start can take long: the engine must first mount the volumes.
+"""Starts dead containers in background tasks, because a start can take long: the engine first mounts the volumes.
 
 Each start uses a separate connection, because the engine cancels a start when its connection closes. A failed
 snapshot closes only the connection of the snapshots.
@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 
 from gateway.docker.engine_client import EngineClient
-from gateway.docker.errors import EngineError, ErrorKind
+from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.inspection_cache import last_start
 from gateway.docker.plan import REVIVALS, PlannedAction
 
@@ -20,7 +20,7 @@ a mount for an hour, and must not delay other starts for so long."""
 
 
 class ContainerStarter:
-    """Owns the tasks that start containers.
+    """Starts dead containers in background tasks.
 
     Args:
         execute: Executes an action on a connection, and returns whether it succeeded.
@@ -105,7 +105,7 @@ async def _is_due(engine: EngineClient, action: PlannedAction) -> bool:
     try:
         found = await engine.get(f"containers/{action.container_id}/json")
     except EngineError as error:
-        if error.kind is ErrorKind.NOT_FOUND:
+        if error.kind is EngineErrorKind.NOT_FOUND:
             return False
         raise
     return last_start(found) == action.last_start

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from gateway.docker.start_errors import StartFailureCause
+from gateway.docker.start_failure import StartFailureCause
 
 
 class DeadContainerState(StrEnum):

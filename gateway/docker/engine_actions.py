@@ -3,9 +3,9 @@
 from collections.abc import Awaitable
 
 from gateway.docker.engine_client import EngineClient, has_gateway_priority
-from gateway.docker.errors import EngineError, ErrorKind
+from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.plan import ActionKind, PlannedAction
-from gateway.docker.start_errors import read_error
+from gateway.docker.start_failure import read_error
 
 
 async def execute(engine: EngineClient, action: PlannedAction) -> None:
@@ -18,7 +18,7 @@ async def execute(engine: EngineClient, action: PlannedAction) -> None:
         case ActionKind.CREATE_NETWORK:
             await engine.post("networks/create", dict(action.body))
         case ActionKind.REMOVE_NETWORK:
-            await _unless(ErrorKind.NOT_FOUND, engine.delete(f"networks/{action.network_id}"))
+            await _unless(EngineErrorKind.NOT_FOUND, engine.delete(f"networks/{action.network_id}"))
         case ActionKind.CONNECT:
             await _connect(engine, action)
         case ActionKind.DISCONNECT:
@@ -29,7 +29,7 @@ async def execute(engine: EngineClient, action: PlannedAction) -> None:
             await engine.post("volumes/create", dict(action.body))
         case ActionKind.RECREATE_VOLUME:
             # Do not set `force`: without it, the engine refuses to remove a volume that a container uses.
-            await _unless(ErrorKind.NOT_FOUND, engine.delete(f"volumes/{action.network_id}"))
+            await _unless(EngineErrorKind.NOT_FOUND, engine.delete(f"volumes/{action.network_id}"))
             await engine.post("volumes/create", dict(action.body))
         case ActionKind.START | ActionKind.RESTART:
             await _start(engine, action)
@@ -68,7 +68,7 @@ async def _connect(engine: EngineClient, action: PlannedAction) -> None:
     try:
         await engine.post(f"networks/{action.network_id}/connect", body)
     except EngineError as error:
-        if engine.flavor.leaves_failed_connects and error.kind is ErrorKind.FAILED:
+        if engine.flavor.leaves_failed_connects and error.kind is EngineErrorKind.FAILED:
             await _clear(engine, action)
         raise
 
@@ -82,7 +82,7 @@ async def _clear(engine: EngineClient, action: PlannedAction) -> None:
         await _disconnect(engine, action.network_id, action.container_id)
     except EngineError as error:
         # Ignore the failure: Podman has removed the connection, and fails only because the interface does not exist.
-        if error.kind is not ErrorKind.FAILED:
+        if error.kind is not EngineErrorKind.FAILED:
             raise
 
 
@@ -90,7 +90,7 @@ async def _disconnect(engine: EngineClient, network: str, container: str) -> Non
     await engine.post(f"networks/{network}/disconnect", {"Container": container, "Force": False})
 
 
-async def _unless(kind: ErrorKind, request: Awaitable[object]) -> None:
+async def _unless(kind: EngineErrorKind, request: Awaitable[object]) -> None:
     try:
         await request
     except EngineError as error:

@@ -10,7 +10,7 @@ import aiodocker
 import aiohttp
 
 from gateway.docker.engine_flavor import DOCKER, flavor
-from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
+from gateway.docker.errors import REQUEST_ERRORS, EngineError, EngineErrorKind, as_engine_error
 
 NEWEST = (1, 48)
 """The newest Docker API version that the gateway supports. `EngineFlavor.oldest` is the oldest supported version."""
@@ -57,14 +57,16 @@ class EngineClient:
             name = f"{self.flavor.name} {answer.get('Version', '')}".rstrip()
         except REQUEST_ERRORS as error:
             raise EngineError(
-                ErrorKind.API, f"not the response of a Docker engine: {str(answer)[:80]!r}: check docker.host"
+                EngineErrorKind.API, f"not the response of a Docker engine: {str(answer)[:80]!r}: check docker.host"
             ) from error
         if newest < self.flavor.oldest:
             required = f"{self.flavor.release} or later is required"
-            raise EngineError(ErrorKind.API, f"{name} has API {answer['ApiVersion']}: {required}, update it")
+            raise EngineError(EngineErrorKind.API, f"{name} has API {answer['ApiVersion']}: {required}, update it")
         if oldest > NEWEST:
             supported = f"this gateway supports API {NEWEST[0]}.{NEWEST[1]}: update the gateway"
-            raise EngineError(ErrorKind.API, f"{name} requires API {answer['MinAPIVersion']} or newer; {supported}")
+            raise EngineError(
+                EngineErrorKind.API, f"{name} requires API {answer['MinAPIVersion']} or newer; {supported}"
+            )
         chosen = min(newest, NEWEST)
         self.api_version = f"{chosen[0]}.{chosen[1]}"
         self._docker.api_version = f"v{self.api_version}"
@@ -214,7 +216,7 @@ async def get_required(engine: EngineClient, path: str, *, versioned: bool = Tru
     try:
         return await engine.get(path, versioned=versioned)
     except EngineError as error:
-        if error.kind is ErrorKind.FORBIDDEN:
+        if error.kind is EngineErrorKind.FORBIDDEN:
             message = f"{path} is refused ({error}): allow it in the proxy in front of the engine"
             raise EngineError(error.kind, message) from error
         raise

@@ -12,7 +12,7 @@ from aiohttp.client_reqrep import ClientRequest
 from gateway.contracts.link import Link
 from gateway.contracts.values import Endpoint
 from gateway.docker.engine_client import EngineClient
-from gateway.docker.errors import EngineError, ErrorKind
+from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.options import DockerOptions
 from gateway.errors import GatewayError, ReachError
 
@@ -60,7 +60,7 @@ async def connected(options: DockerOptions, link_of: Callable[[str], Link | None
         try:
             await engine.negotiate()
         except EngineError as error:
-            if error.kind is ErrorKind.UNREACHABLE:
+            if error.kind is EngineErrorKind.UNREACHABLE:
                 raise EngineError(error.kind, f"{options.host}: {error}") from error
             raise
         yield engine
@@ -101,4 +101,4 @@ def _tls(options: DockerOptions) -> ssl.SSLContext | None:
     try:
         return options.tls.context() if options.tls.is_set else None
     except GatewayError as error:
-        raise EngineError(ErrorKind.FAILED, f"docker.tls.{error}") from error
+        raise EngineError(EngineErrorKind.FAILED, f"docker.tls.{error}") from error

@@ -1,4 +1,4 @@
-"""Defines the errors of requests to an engine, and the reasons (`AttachBlocker`) why containers are not attached."""
+"""Defines the errors of requests to an engine."""
 
 import errno
 import os
@@ -9,11 +9,12 @@ from enum import StrEnum
 import aiohttp
 from aiodocker.exceptions import DockerError
 
+from gateway.docker.attach_blocker import AttachBlocker
 from gateway.errors import GatewayError
 from gateway.text_sanitizer import error_text, one_line
 
 
-class ErrorKind(StrEnum):
+class EngineErrorKind(StrEnum):
     """The category of an `EngineError`, such as a timeout or a conflict. The values appear as a label of metrics."""
 
     UNREACHABLE = "unreachable"
@@ -26,26 +27,6 @@ class ErrorKind(StrEnum):
     API = "api"
 
 
-class AttachBlocker(StrEnum):
-    """The reason why a container or service cannot be attached to a network. The values appear in the status."""
-
-    SHARED_NETWORK = "shared_namespace"
-    HOST_NETWORK = "host_network"
-    NO_NETWORK = "no_network"
-    SWARM_TASK = "swarm_task"
-    NOT_ATTACHABLE = "not_attachable"
-    IP_EXHAUSTED = "ip_exhausted"
-    ADDRESS_REFUSED = "address_refused"
-    NOT_MANAGER = "not_a_manager"
-    ALIAS_CONFLICT = "alias_conflict"
-    NAME_CONFLICT = "name_conflict"
-    UNKNOWN_NETWORK = "unknown_network"
-    NOT_GRANTED = "not_granted"
-    LOCAL_NETWORK = "local_network"
-    SERVICES_OFF = "services_off"
-    REFUSED = "refused"
-
-
 class EngineError(GatewayError):
     """A request to an engine failed.
 
@@ -54,7 +35,7 @@ class EngineError(GatewayError):
         message: The engine's message, which is converted to one line.
     """
 
-    def __init__(self, kind: ErrorKind, message: str) -> None:
+    def __init__(self, kind: EngineErrorKind, message: str) -> None:
         self.kind = kind
         self.message = one_line(message)
         super().__init__(self.message)
@@ -87,20 +68,20 @@ _BLOCKED = [
 ]  # fmt: skip
 
 _KINDS = {
-    400: ErrorKind.REFUSED,
-    401: ErrorKind.FORBIDDEN,
-    403: ErrorKind.FORBIDDEN,
-    404: ErrorKind.NOT_FOUND,
-    405: ErrorKind.FORBIDDEN,
-    406: ErrorKind.REFUSED,
-    409: ErrorKind.CONFLICT,
-    502: ErrorKind.UNREACHABLE,
-    503: ErrorKind.UNREACHABLE,
-    504: ErrorKind.UNREACHABLE,
-    900: ErrorKind.UNREACHABLE,
+    400: EngineErrorKind.REFUSED,
+    401: EngineErrorKind.FORBIDDEN,
+    403: EngineErrorKind.FORBIDDEN,
+    404: EngineErrorKind.NOT_FOUND,
+    405: EngineErrorKind.FORBIDDEN,
+    406: EngineErrorKind.REFUSED,
+    409: EngineErrorKind.CONFLICT,
+    502: EngineErrorKind.UNREACHABLE,
+    503: EngineErrorKind.UNREACHABLE,
+    504: EngineErrorKind.UNREACHABLE,
+    900: EngineErrorKind.UNREACHABLE,
 }
-"""The `ErrorKind` for each HTTP status of the engine, or of a proxy in front of the engine. aiodocker uses status 900
-if it cannot connect to the engine."""
+"""The `EngineErrorKind` for each HTTP status of the engine, or of a proxy in front of the engine. aiodocker uses
+status 900 if it cannot connect to the engine."""
 
 
 def as_engine_error(error: Exception) -> EngineError:
@@ -108,20 +89,20 @@ def as_engine_error(error: Exception) -> EngineError:
     if isinstance(error, EngineError):
         return error
     if isinstance(error, TimeoutError):
-        return EngineError(ErrorKind.TIMEOUT, "no response in time")
+        return EngineError(EngineErrorKind.TIMEOUT, "no response in time")
     if isinstance(error, DockerError) and isinstance(error.__context__, aiohttp.ClientConnectorError):
         return as_engine_error(error.__context__)
     if isinstance(error, DockerError):
         message = str(error.message).strip()
-        return EngineError(_KINDS.get(error.status, ErrorKind.FAILED), message)
+        return EngineError(_KINDS.get(error.status, EngineErrorKind.FAILED), message)
     if isinstance(error, aiohttp.ClientConnectorError):
         cause = error.os_error
         code = cause.errno or 0  # getaddrinfo(3) uses negative numbers
         text = os.strerror(code) if code > 0 and not isinstance(cause, ssl.SSLError) else error_text(cause)
-        return EngineError(ErrorKind.UNREACHABLE, f"{text}: {_remedy(cause)}")
+        return EngineError(EngineErrorKind.UNREACHABLE, f"{text}: {_remedy(cause)}")
     if isinstance(error, aiohttp.ClientError | OSError):
-        return EngineError(ErrorKind.UNREACHABLE, str(error) or type(error).__name__)
-    return EngineError(ErrorKind.FAILED, f"{type(error).__name__}: {error}")
+        return EngineError(EngineErrorKind.UNREACHABLE, str(error) or type(error).__name__)
+    return EngineError(EngineErrorKind.FAILED, f"{type(error).__name__}: {error}")
 
 
 def _remedy(error: OSError) -> str:

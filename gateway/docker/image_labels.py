@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.docker.engine_client import EngineClient, get_required
-from gateway.docker.errors import EngineError, ErrorKind
+from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.snapshot import TASK_LABEL
 
 _WRITERS = {"com.docker.compose.": "com.docker.compose.config-hash", "com.docker.swarm.": TASK_LABEL}
@@ -63,7 +63,7 @@ async def _of_image(engine: EngineClient, image: str) -> Mapping[str, str] | Non
     try:
         answer = await get_required(engine, f"images/{image}/json")
     except EngineError as error:
-        if error.kind is ErrorKind.NOT_FOUND:  # the image was force-removed while a stopped container used it
+        if error.kind is EngineErrorKind.NOT_FOUND:  # the image was force-removed while a stopped container used it
             return None
         raise
     labels: Mapping[str, str] = (answer.get("Config") or {}).get("Labels") or {}

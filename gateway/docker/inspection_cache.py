@@ -15,7 +15,7 @@ from typing import Any
 
 from gateway.docker.engine_client import EngineClient, get_required
 from gateway.docker.engine_flavor import DOCKER
-from gateway.docker.errors import EngineError, ErrorKind
+from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.identity_warnings import can_spoof
 from gateway.docker.name_resolution import hostname_of, hosts_of
 from gateway.docker.snapshot import LastStart
@@ -158,14 +158,14 @@ class InspectionCache:
             self._lock(container, began)
             return None
         except EngineError as error:
-            if error.kind is ErrorKind.NOT_FOUND:
+            if error.kind is EngineErrorKind.NOT_FOUND:
                 return None
             # With Docker, an error about one container must not prevent a snapshot of the others. With Podman, raise
             # the error: without the inspection, the gateway would not know the container's network mode.
-            if error.kind not in (ErrorKind.FAILED, ErrorKind.TIMEOUT) or engine.flavor is not DOCKER:
+            if error.kind not in (EngineErrorKind.FAILED, EngineErrorKind.TIMEOUT) or engine.flavor is not DOCKER:
                 raise
             self._lock(container, began)
-            if error.kind is ErrorKind.FAILED:
+            if error.kind is EngineErrorKind.FAILED:
                 self._problems[container] = error.message
             return None
         self._locked.pop(container, None)

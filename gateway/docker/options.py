@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
 from gateway.contracts.values import AT_LEAST_ONE, POSITIVE, Duration, IpAddress, IpNetwork
 from gateway.tls_client import TlsClientFiles
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from gateway.docker.attach_blocker import AttachBlocker
 from gateway.docker.dead_containers import DeadContainer
-from gateway.docker.errors import AttachBlocker
 from gateway.docker.snapshot import LastStart
 from gateway.docker.volumes import VolumeStatus
 

@@ -13,19 +13,19 @@ from gateway.docker.container_starter import ContainerStarter
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine_actions import execute
 from gateway.docker.engine_client import EngineClient
-from gateway.docker.errors import EngineError, ErrorKind
-from gateway.docker.log_limiter import LogLimiter
+from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.plan import REVIVALS, ActionKind, PlannedAction
+from gateway.docker.plan_log_limiter import PlanLogLimiter
 from gateway.docker.start_attempts import StartAttempts
-from gateway.docker.start_errors import CANCELED, StartFailureCause, StartReason
+from gateway.docker.start_failure import CANCELED, RequestedStart, StartFailureCause
 from gateway.measurement import Tally
 
 log = logging.getLogger(__name__)
 
 _PARALLEL = 4
 _DEPENDENT = (ActionKind.CONNECT, ActionKind.DISCONNECT, ActionKind.REATTACH, ActionKind.UPDATE_SERVICE)
-_UNCERTAIN = (ErrorKind.TIMEOUT, ErrorKind.UNREACHABLE, ErrorKind.FAILED)
+_UNCERTAIN = (EngineErrorKind.TIMEOUT, EngineErrorKind.UNREACHABLE, EngineErrorKind.FAILED)
 """The kinds of errors after which the gateway does not know whether the engine has executed the action."""
 
 
@@ -48,7 +48,7 @@ class PlanExecutor:
         ownership: OwnershipRecord,
         detach_limiter: DetachLimiter,
         directory: ConsumerDirectory,
-        log_limiter: LogLimiter,
+        log_limiter: PlanLogLimiter,
         recorder: AuditRecorder,
         changed: Callable[[], None],
         on_start: Callable[[str], None],
@@ -132,7 +132,7 @@ class PlanExecutor:
         extra = {"action": action.verb, "network": action.network, "container": action.container, "why": action.why}
         self.writes[action.verb] += 1
         if action.verb in REVIVALS:
-            start = StartReason(StartFailureCause(action.cause), action.backend)
+            start = RequestedStart(StartFailureCause(action.cause), action.backend)
             self._ownership.begin_start(action.container_id, start)
             if self._log_limiter.admit(time.monotonic()):
                 log.info("docker start requested", extra=extra)
@@ -147,7 +147,9 @@ class PlanExecutor:
             if error.kind in _UNCERTAIN:
                 self._detach_limiter.record(action.detaches, time.monotonic())
             self.count(action.verb, error)
-            is_lost = error.kind in (ErrorKind.TIMEOUT, ErrorKind.UNREACHABLE) or error.message.endswith(CANCELED)
+            is_lost = error.kind in (EngineErrorKind.TIMEOUT, EngineErrorKind.UNREACHABLE) or error.message.endswith(
+                CANCELED
+            )
             self._attempted(action, answered=not is_lost)
             is_new = self.failures.failed(action, error, time.monotonic(), self._ownership.addresses)
             if is_new and self._log_limiter.admit(time.monotonic()):

@@ -2,13 +2,13 @@
 
 import logging
 
-from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.plan import AttachmentState, Plan
+from gateway.docker.plan_log_limiter import PlanLogLimiter
 
 log = logging.getLogger(__name__)
 
 
-def log_changes(planned: Plan, limiter: LogLimiter, now: float) -> None:
+def log_changes(planned: Plan, limiter: PlanLogLimiter, now: float) -> None:
     """Log the warnings and refusals that `limiter` has not selected before.
 
     Args:

@@ -21,19 +21,19 @@ from gateway.docker.engine_events import EngineEventReader
 from gateway.docker.errors import EngineError
 from gateway.docker.identity_warnings import image_labels, is_gateway, spoofing
 from gateway.docker.inspection_cache import RETRY
-from gateway.docker.last_starts import NEXT
-from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.options import DockerOptions
 from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.plan import Plan, PlannedAction
 from gateway.docker.plan_executor import PlanExecutor
 from gateway.docker.plan_log import log_changes
+from gateway.docker.plan_log_limiter import PlanLogLimiter
 from gateway.docker.planning import plan
 from gateway.docker.planning.gateway_container import as_running_gateway, reserved_addresses
 from gateway.docker.signal_events import record_past_events
 from gateway.docker.snapshot import EngineSnapshot
 from gateway.docker.snapshot_reader import SnapshotReader
 from gateway.docker.start_attempts import StartAttempts
+from gateway.docker.start_inspection import NEXT
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Reconciler:
         """The time of the last snapshot, in seconds since the epoch."""
         self.problem: str | None = None
         """Why the engine cannot be used; None if it can."""
-        self._log_limiter = LogLimiter()
+        self._log_limiter = PlanLogLimiter()
         self._executor = PlanExecutor(
             self._ownership,
             self._detach_limiter,
@@ -270,7 +270,10 @@ class Reconciler:
         return [*dead, *image_labels(desired, observed), *spoofing(desired, observed)], own
 
     def _with_failures(self, planned: Plan) -> Plan:
-        """Add the failures of actions to the status of attachments, and warn about a damaged ownership record."""
+        """Return the plan with the failures of actions in the status of attachments.
+
+        Also add a warning if the ownership record cannot be used.
+        """
         attachments = tuple(self._failures.with_failure(each, self._options.networks) for each in planned.attachments)
         warnings = planned.warnings
         if self._ownership.problem:

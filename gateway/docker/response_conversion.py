@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from gateway.docker.snapshot import NetworkInfo, Service, SwarmMembership
+from gateway.docker.snapshot import NetworkInfo, SwarmMembership, SwarmService
 from gateway.docker.volumes import VolumeInfo
 
 _WAITING = ("pending", "error", "locked")
@@ -67,7 +67,7 @@ def volumes(found: Mapping[str, Any], containers: Iterable[Mapping[str, Any]]) -
         )
 
 
-def service(found: Mapping[str, Any]) -> Service:
+def service(found: Mapping[str, Any]) -> SwarmService:
     """Convert one swarm service from the engine's response.
 
     Args:
@@ -75,7 +75,7 @@ def service(found: Mapping[str, Any]) -> Service:
     """
     spec = found["Spec"]
     networks = spec.get("TaskTemplate", {}).get("Networks") or []
-    return Service(
+    return SwarmService(
         id=found["ID"],
         name=spec["Name"],
         version=int(found["Version"]["Index"]),

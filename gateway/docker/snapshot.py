@@ -177,7 +177,7 @@ class NetworkInfo:
 
 
 @dataclass(frozen=True)
-class Service:
+class SwarmService:
     """A swarm service.
 
     Args:
@@ -215,7 +215,7 @@ class EngineSnapshot:
 
     containers: tuple[Container, ...] = ()
     networks: tuple[NetworkInfo, ...] = ()
-    services: tuple[Service, ...] = ()
+    services: tuple[SwarmService, ...] = ()
     volumes: tuple[VolumeInfo, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
     swarm: SwarmMembership = SwarmMembership()

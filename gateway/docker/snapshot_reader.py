@@ -8,16 +8,15 @@ from typing import Any
 from gateway.docker import response_conversion
 from gateway.docker.engine_client import EngineClient, get_required, has_gateway_priority
 from gateway.docker.engine_flavor import lease_ranges
-from gateway.docker.errors import REQUEST_ERRORS, EngineError, ErrorKind, as_engine_error
+from gateway.docker.errors import REQUEST_ERRORS, EngineError, EngineErrorKind, as_engine_error
 from gateway.docker.grants import granted
 from gateway.docker.image_labels import ImageLabelCache
 from gateway.docker.inspection_cache import InspectionCache, epoch
 from gateway.docker.labels import MANAGED_BY, by_rules
-from gateway.docker.last_starts import with_last_starts
 from gateway.docker.name_resolution import WITHOUT_NAMES
 from gateway.docker.options import DockerOptions
 from gateway.docker.own_container_id import own_id
-from gateway.docker.project_network_names import configured_as
+from gateway.docker.separate_network_names import configured_as
 from gateway.docker.snapshot import (
     RUNNING,
     TASK_LABEL,
@@ -25,9 +24,10 @@ from gateway.docker.snapshot import (
     EndpointInfo,
     EngineSnapshot,
     NetworkInfo,
-    Service,
     SwarmMembership,
+    SwarmService,
 )
+from gateway.docker.start_inspection import with_last_starts
 from gateway.docker.volumes import VolumeInfo
 from gateway.text_sanitizer import one_line
 
@@ -100,7 +100,7 @@ class SnapshotReader:
             services = await self._services(engine) if swarm.manager else ()
         except EngineError:
             raise
-        except REQUEST_ERRORS as error:  # a response in an unknown format
+        except REQUEST_ERRORS as error:
             raise as_engine_error(error) from error
         cache = self.inspections
         containers = tuple(
@@ -116,12 +116,12 @@ class SnapshotReader:
             clock=clock and clock + time.monotonic() - began, starts_known=starts_known,
         )  # fmt: skip
 
-    async def _services(self, engine: EngineClient) -> tuple[Service, ...] | None:
+    async def _services(self, engine: EngineClient) -> tuple[SwarmService, ...] | None:
         """Return the swarm's services; None if `docker.services` is off and a proxy refuses the request."""
         try:
             return tuple(response_conversion.service(each) for each in await engine.get("services"))
         except EngineError as error:
-            if error.kind is ErrorKind.FORBIDDEN and not self._options.services:
+            if error.kind is EngineErrorKind.FORBIDDEN and not self._options.services:
                 return None
             raise
 
@@ -175,9 +175,10 @@ class SnapshotReader:
     async def _with_capabilities(
         self, engine: EngineClient, containers: tuple[Container, ...], labels: Collection[str]
     ) -> tuple[Container, ...]:
-        """Inspect the capabilities of containers that could spoof the address of a container that uses backends.
+        """Return the containers with the value `can_spoof` from their inspections.
 
-        These are the containers that share a network or a network namespace with such a container.
+        A container that uses backends can be the victim of address spoofing. Only the containers that share a network
+        or a network namespace with such a container are inspected.
         """
         running = [each for each in containers if each.state in RUNNING]
         shared = {name for each in running if self._takes_part(each, labels) for name in each.endpoints}

@@ -1,4 +1,4 @@
-"""Records the attempts to start containers, and decides whether and when to start them again. Does no I/O."""
+"""Counts the attempts to start each dead container, and decides when to try again or to give up. Does no I/O."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -18,8 +18,8 @@ STABLE = 600.0
 
 
 @dataclass
-class _Attempts:
-    """The attempts to start one container.
+class _ContainerAttempts:
+    """The attempts to start one dead container.
 
     Args:
         owner_start: The last start of the network namespace's owner, see `DeadContainer.owner_start`.
@@ -33,10 +33,10 @@ class _Attempts:
 
 
 class StartAttempts:
-    """Records the attempts to start each container. Does no I/O; times are monotonic, in seconds."""
+    """Counts the attempts to start each dead container. Does no I/O; times are monotonic, in seconds."""
 
     def __init__(self) -> None:
-        self._attempts: dict[str, _Attempts] = {}
+        self._attempts: dict[str, _ContainerAttempts] = {}
         """The attempts, by the container's ID."""
         self._restarted: dict[str, float] = {}
         """The `owner_start` of each container's last successful restart, by container ID."""
@@ -112,7 +112,7 @@ class StartAttempts:
         """
         found = self._attempts.get(action.container_id)
         if found is None or found.owner_start != action.owner_start:
-            found = self._attempts[action.container_id] = _Attempts(action.owner_start)
+            found = self._attempts[action.container_id] = _ContainerAttempts(action.owner_start)
         found.count += 1
         if started:
             found.backoff = Backoff(_POLICY)

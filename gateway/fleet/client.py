@@ -21,7 +21,7 @@ from gateway.text_sanitizer import one_line
 PATH = "/api/v1/summary"
 
 
-class MemberError(GatewayError):
+class MemberRequestError(GatewayError):
     """A member did not respond, or its response is not valid."""
 
 
@@ -34,7 +34,7 @@ class MemberCredentials:
 
 
 def read_credentials(options: FleetOptions) -> MemberCredentials:
-    """Read the token and the certificates. Blocks.
+    """Read the token and the certificates. The call blocks.
 
     Args:
         options: The section `fleet`.
@@ -88,17 +88,17 @@ class MemberClient:
         Redirects are errors, because the token must be sent only to configured addresses.
 
         Raises:
-            MemberError: The member does not respond in time, or its response is not valid.
+            MemberRequestError: The member does not respond in time, or its response is not valid.
         """
         try:
             async with asyncio.timeout(self.timeout):
                 return decode_summary(await self._get(member))
         except TimeoutError:
-            raise MemberError(describe_timeout(self.timeout)) from None
+            raise MemberRequestError(describe_timeout(self.timeout)) from None
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
-            raise MemberError(describe(error, member)) from error
+            raise MemberRequestError(describe(error, member)) from error
         except ValueError as error:
-            raise MemberError(one_line(str(error))) from error
+            raise MemberRequestError(one_line(str(error))) from error
 
     async def _get(self, member: Member) -> bytes:
         token, tls = self.credentials.token, self.credentials.tls
@@ -114,12 +114,12 @@ class MemberClient:
             server_hostname=member.server_name if use_tls else None,
         ) as response:
             if response.status != 200:
-                raise MemberError(describe_status(response.status))
+                raise MemberRequestError(describe_status(response.status))
             body = bytearray()
             async for chunk in response.content.iter_any():
                 body += chunk
                 if len(body) > MAX_BYTES:
-                    raise MemberError(f"the response is larger than {MAX_BYTES} bytes")
+                    raise MemberRequestError(f"the response is larger than {MAX_BYTES} bytes")
             return bytes(body)
 
 

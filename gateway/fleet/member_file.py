@@ -9,7 +9,7 @@ _MAX_BYTES = 1 << 20
 
 
 def read_members(path: Path) -> tuple[list[MemberAddress], list[str]]:
-    """Read the addresses of members from a file; also return a message for each invalid line. Blocks.
+    """Read the addresses of members from a file; also return a message for each invalid line. The call blocks.
 
     Raises:
         OSError: The file cannot be read.

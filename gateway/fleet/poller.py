@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gateway.errors import GatewayError
 from gateway.fleet.blocking_call import BlockingCallRunner
-from gateway.fleet.client import MemberClient, MemberCredentials, MemberError, read_credentials
+from gateway.fleet.client import MemberClient, MemberCredentials, MemberRequestError, read_credentials
 from gateway.fleet.member_addresses import Member
 from gateway.fleet.member_discovery import MemberDiscovery
 from gateway.fleet.options import FleetOptions
@@ -138,7 +138,7 @@ class FleetPoller:
 def _read_changed(
     options: FleetOptions, known: list[tuple[Path, int, int]] | None
 ) -> tuple[list[tuple[Path, int, int]], MemberCredentials | None]:
-    """Read the credentials if their files have changed. Blocks.
+    """Read the credentials if their files have changed. The call blocks.
 
     Args:
         options: The section `fleet`.
@@ -155,7 +155,7 @@ def _read_changed(
 
 
 def _stamps(options: FleetOptions) -> list[tuple[Path, int, int]]:
-    """Return the path, modification time and inode of each credential file, to detect changed files. Blocks."""
+    """Return the path, time and inode of each credential file, to detect changed files. The call blocks."""
     found = []
     for path in filter(None, (options.token_file, options.tls.ca_file, options.tls.cert_file, options.tls.key_file)):
         try:
@@ -178,7 +178,7 @@ async def ask(client: MemberClient, member: Member, before: MemberSnapshot) -> M
     started = time.monotonic()
     try:
         summary = await client.ask(member)
-    except MemberError as error:
+    except MemberRequestError as error:
         return replace(before, asked_at=time.time(), seconds=time.monotonic() - started, error=str(error))
     now = time.time()
     return MemberSnapshot(member, summary, answered_at=now, asked_at=now, seconds=time.monotonic() - started)

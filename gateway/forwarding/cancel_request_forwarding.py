@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from gateway.cancel_protocol import CancelRequest
-from gateway.contracts.link import Relay
+from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.errors import DialError, LinkLostError, Reason
 from gateway.forwarding.cancel_request_router import send_copy

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import socket
 
-from gateway.cancel_protocol import CancelProtocol, CancelRequest, Classification, EncryptionRequest, LoginTap
+from gateway.cancel_protocol import CancelProtocol, CancelRequest, EncryptionRequest, FirstMessageKind, LoginTap
 from gateway.contracts.link import Stream
 from gateway.errors import DialError, ReachError, Reason
 from gateway.forwarding.disconnect_watcher import DisconnectWatcher
@@ -24,8 +24,8 @@ _REPLY_TTL = 1.0
 _COPY_TIMEOUT = 2.0
 
 
-class _CachedReply:
-    """A target's last reply to an encryption request, and its time of arrival (monotonic, in seconds)."""
+class _CachedEncryptionReply:
+    """The cached reply of a target to an encryption request, and when it arrived (monotonic, in seconds)."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
@@ -46,7 +46,7 @@ class CancelRequestRouter:
     def __init__(self, protocol: CancelProtocol) -> None:
         self._protocol = protocol
         self._sessions: dict[TargetIdentity, set[LoginTap]] = {}
-        self._replies: dict[tuple[TargetIdentity, bytes], _CachedReply] = {}
+        self._replies: dict[tuple[TargetIdentity, bytes], _CachedEncryptionReply] = {}
 
     def login_tap(self) -> LoginTap:
         """Return a tap for a new connection. The tap reads the session's cancel key from the login."""
@@ -123,7 +123,7 @@ class CancelRequestRouter:
 
     async def _classify(
         self, client: Stream, watcher: DisconnectWatcher
-    ) -> Classification | EncryptionRequest | CancelRequest:
+    ) -> FirstMessageKind | EncryptionRequest | CancelRequest:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _CLASSIFY_TIMEOUT
         while (left := deadline - loop.time()) > 0 and await watcher.readable(left):
@@ -136,10 +136,10 @@ class CancelRequestRouter:
             if not data:
                 break
             first = self._protocol.classify(data)
-            if first is not Classification.INCOMPLETE:
+            if first is not FirstMessageKind.INCOMPLETE:
                 return first
             await asyncio.sleep(_POLL_INTERVAL)  # poll, because the unread bytes keep the socket readable
-        return Classification.SESSION
+        return FirstMessageKind.SESSION
 
     async def _reply_to(self, request: EncryptionRequest, target: TargetIdentity) -> bytes:
         """Return the target's reply to an encryption request; empty if it is not known."""
@@ -151,7 +151,7 @@ class CancelRequestRouter:
         self._replies = {
             key: each for key, each in self._replies.items() if each.lock.locked() or each.is_fresh(loop.time())
         }
-        cached = self._replies.setdefault((target, request.request), _CachedReply())
+        cached = self._replies.setdefault((target, request.request), _CachedEncryptionReply())
         async with cached.lock:
             if not cached.is_fresh(loop.time()):
                 cached.reply = await _send_encryption_request(request, target)

@@ -4,8 +4,8 @@ import time
 from dataclasses import dataclass
 
 from gateway.audit_log.recorder import AuditRecorder
-from gateway.audit_log.refusal_limiter import RefusalKey
-from gateway.contracts.link import Relay
+from gateway.audit_log.refusal_event_limiter import RefusalKey
+from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.tracing import ConnectionTrace, TracedConnection, TraceExporter
 from gateway.errors import Reason

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from gateway.contracts.link import Relay
+from gateway.contracts.relay import Relay
 from gateway.measurement import Histogram, Tally
 
 MAX_CONSUMERS = 256

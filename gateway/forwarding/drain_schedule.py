@@ -1,6 +1,6 @@
 """Spreads the closing of connections in a drain, so that clients do not all reconnect at once. Does no I/O."""
 
-from gateway.contracts.link import Relay
+from gateway.contracts.relay import Relay
 
 SHARE_PER_SECOND = 0.1
 """Fraction of the initial connections that a drain closes per second."""

@@ -9,7 +9,7 @@ from gateway.audit_log.recorder import AuditRecorder
 from gateway.cancel_protocol import CancelProtocol, LoginTap
 from gateway.connection_tap import TapFactory
 from gateway.contracts.accepting_link import ServedClients
-from gateway.contracts.link import Relay
+from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.tracing import TraceExporter
 from gateway.contracts.values import Endpoint

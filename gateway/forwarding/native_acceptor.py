@@ -6,7 +6,8 @@ from typing import Any
 
 from gateway.cancel_protocol import LoginTap
 from gateway.contracts.accepting_link import AcceptingLink, AcceptRule, LinkListener, ServedClients
-from gateway.contracts.link import Relay, Stream
+from gateway.contracts.link import Stream
+from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.forwarding.acceptor import Acceptor
 from gateway.forwarding.cancel_request_router import CancelRequestRouter

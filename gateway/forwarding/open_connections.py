@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from gateway.cancel_protocol import LoginTap
-from gateway.contracts.link import Relay
+from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.client_event_recorder import ConnectionRecord

@@ -4,7 +4,8 @@ from math import inf
 
 from gateway.cancel_protocol import CancelRequest
 from gateway.connection_tap import Tap
-from gateway.contracts.link import Link, Relay, Stream
+from gateway.contracts.link import Link, Stream
+from gateway.contracts.relay import Relay
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.client_event_recorder import ConnectionRecord
 from gateway.forwarding.consumer_usage import ConnectionSlot

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from gateway.cancel_protocol import CancelRequest, LoginTap
 from gateway.connection_tap import TapFactory
-from gateway.contracts.link import Relay
+from gateway.contracts.relay import Relay
 from gateway.contracts.tracing import DIAL, HOLD
 from gateway.errors import DialError, LinkLostError, ReachError, Reason
 from gateway.forwarding.cancel_request_forwarding import join_cancel_request

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 
 from gateway.connection_tap import Tap
-from gateway.contracts.link import Link, Relay
+from gateway.contracts.link import Link
+from gateway.contracts.relay import Relay
 from gateway.contracts.tracing import CHANNEL
 from gateway.errors import DialError, Reason
 from gateway.forwarding.aborted_handshake_budget import LOGIN_RESPONSES, AbortedHandshakeBudget

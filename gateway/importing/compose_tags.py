@@ -20,11 +20,11 @@ class OverrideValue:
     value: Any
 
 
-class _Reset:
-    """The type of `RESET`, which represents a value with the tag `!reset`: Compose removes the key of the value."""
+class _ResetMarker:
+    """The type of `RESET`, which represents a value with the tag `!reset`. Compose removes the key of this value."""
 
 
-RESET: Final = _Reset()
+RESET: Final = _ResetMarker()
 
 
 class ComposeLoader(LimitedYamlLoader):

@@ -29,7 +29,7 @@ _TLS_SCHEMES = ("rediss",)
 
 
 @dataclass(frozen=True)
-class _Url:
+class _DatabaseUrl:
     """The parts of a database URL, in their original spelling.
 
     Args:
@@ -77,7 +77,7 @@ def _is_imported(name: str, scheme: str) -> bool:
     return kind is not None and scheme not in ("http", "https") and bool(_SUFFIX.search(name))
 
 
-def _problem(name: str, value: str, url: _Url | None) -> str:
+def _problem(name: str, value: str, url: _DatabaseUrl | None) -> str:
     """Return the reason why the import does not support a connection string; empty if there is no such reason."""
     scheme = value.removeprefix("jdbc:").partition("://")[0]
     if scheme.endswith("+srv"):
@@ -99,7 +99,7 @@ def _problem(name: str, value: str, url: _Url | None) -> str:
     return ""
 
 
-def _address(name: str, url: _Url, environment: dict[str, str]) -> DatabaseAddress:
+def _address(name: str, url: _DatabaseUrl, environment: dict[str, str]) -> DatabaseAddress:
     (host, port), *more = url.hosts
     prefix = _SUFFIX.sub("", name)
     user = next((each for each in (f"{prefix}_USERNAME", f"{prefix}_USER") if environment.get(each)), "")
@@ -114,7 +114,7 @@ def _address(name: str, url: _Url, environment: dict[str, str]) -> DatabaseAddre
     )  # fmt: skip
 
 
-def _parse(text: str) -> _Url | None:
+def _parse(text: str) -> _DatabaseUrl | None:
     """Split a string into the parts of a URL. Return None if the string is not a URL with a host."""
     # urllib.parse changes the case of the host, and accepts neither several hosts nor references to variables.
     match = _URL.fullmatch(text)
@@ -132,7 +132,7 @@ def _parse(text: str) -> _Url | None:
     if not login and "@" in match["path"] + match["query"]:
         return None  # the password contains an unescaped `/`, `?` or `#`, so `hosts` contains a part of the password
     parameters = dict(parse_qsl(match["query"]))
-    return _Url(
+    return _DatabaseUrl(
         match["scheme"].partition("+")[0], tuple(hosts), unquote(user) or parameters.get("user", ""),
         bool(colon) or "password" in parameters, unquote(match["path"].strip("/")), match["query"],
     )  # fmt: skip

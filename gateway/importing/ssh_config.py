@@ -14,15 +14,15 @@ _Block = tuple[list[str], list[tuple[str, str]]]
 
 
 def import_config(text: str, where: str, result: ImportResult) -> None:
-    """Convert the hosts that have a LocalForward to tunnels and local forwards. Add notes on other hosts.
+    """Convert each host that has the keyword `LocalForward` to a tunnel and forwards. Add notes on other hosts.
 
     Args:
         text: The content of the file.
-        where: The name of the file in notes.
+        where: The name by which notes refer to the file.
         result: The imported configuration, to which the function adds the tunnels and forwards.
 
     Raises:
-        UsageError: A line cannot be parsed, or no host has a LocalForward.
+        UsageError: A line cannot be parsed, or no host has the keyword `LocalForward`.
     """
     blocks = _blocks(text, where, result)
     jumps: set[str] = set()

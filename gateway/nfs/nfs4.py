@@ -228,7 +228,7 @@ def _bitmap(*attributes: int) -> bytes:
 async def _compound(
     client: RpcClient, operations: list[_Operation], session: Nfs41Session | None = None, minor: int = 0
 ) -> XdrReader:
-    """Send a COMPOUND request, and return a reader at the results of `operations`.
+    """Send a COMPOUND request, and return a reader whose next data is the result of the first operation.
 
     Args:
         client: The RPC client.

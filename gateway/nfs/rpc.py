@@ -29,7 +29,7 @@ class RpcError(Exception):
     Args:
         message: One line for the operator.
         versions: The lowest and the highest version that the server supports, if the reply contains them.
-        denied: Whether the server refused the credentials of the call.
+        denied: Whether the server rejected the credentials of the call.
     """
 
     def __init__(self, message: str, *, versions: tuple[int, int] | None = None, denied: bool = False) -> None:
@@ -64,7 +64,7 @@ class RpcClient:
             auth_sys: Whether to send AUTH_SYS credentials of root instead of AUTH_NONE.
 
         Returns:
-            A reader at the start of the procedure's results.
+            A reader whose next data is the procedure's results.
 
         Raises:
             RpcError: The server refuses the call or cannot execute it.
@@ -107,7 +107,7 @@ class RpcClient:
         if xid != self._xid or kind != _REPLY:
             raise XdrError("the reply does not match the call")
         if reply.uint() != 0:
-            raise RpcError("the server refuses the gateway's credentials (RPC MSG_DENIED)", denied=True)
+            raise RpcError("the server rejected the credentials of the gateway's call (RPC MSG_DENIED)", denied=True)
         reply.uint()
         reply.opaque()
         status = reply.uint()

@@ -69,7 +69,7 @@ def _event(body: dict[str, Any], largest: int) -> StateChange:
 
 
 def read_events(path: Path) -> list[StateChange]:
-    """Return the events in a file, oldest first. Blocks.
+    """Return the events in a file, oldest first. The call blocks.
 
     Raises:
         OSError: The file cannot be read.

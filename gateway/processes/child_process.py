@@ -11,10 +11,10 @@ from pathlib import Path
 
 from gateway.errors import Reason, TunnelError
 from gateway.processes import pdeathsig_exec
+from gateway.processes.checked_program import find_program
 from gateway.processes.child_environment import minimal_environment
 from gateway.processes.child_exit import wait_exit
 from gateway.processes.pipes import open_pipe, read_pipe
-from gateway.processes.program_path import find_program
 from gateway.text_sanitizer import one_line
 
 _TERMINATE_TIMEOUT = 3.0
@@ -86,7 +86,7 @@ class ChildProcess:
             stdin: The file descriptor of the standard input. The caller closes it.
             stdout: The file descriptor of the standard output, which the caller closes. By default, `on_line`
                 receives the standard output and the standard error; otherwise, only the standard error.
-            file: The path of the file to execute (`Program.file`). By default, PATH is searched for the program.
+            file: The path of the file to execute (`CheckedProgram.file`). By default, PATH is searched.
 
         Raises:
             TunnelError: The program is not installed, or the system cannot start another process.

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from gateway.daemon_thread import run_in_daemon_thread
-from gateway.processes.program_path import Program, resolve_program
+from gateway.processes.checked_program import CheckedProgram, resolve_program
 from gateway.relay.per_loop import per_loop
 
 
@@ -29,18 +29,18 @@ class _ExaminedPath:
 
 
 @dataclass(frozen=True)
-class _Lookup:
+class _PendingProgramLookup:
     examined: _ExaminedPath
-    found: "Future[Program]"
+    found: "Future[CheckedProgram]"
 
 
 @per_loop
-def _in_flight(loop: asyncio.AbstractEventLoop) -> dict[tuple[str, ...], _Lookup]:
+def _in_flight(loop: asyncio.AbstractEventLoop) -> dict[tuple[str, ...], _PendingProgramLookup]:
     del loop
     return {}
 
 
-async def look_up_program(command: Sequence[str], timeout: float) -> Program:  # noqa: ASYNC109
+async def look_up_program(command: Sequence[str], timeout: float) -> CheckedProgram:  # noqa: ASYNC109
     """Call `resolve_program` in a thread, with a time limit.
 
     Args:
@@ -68,6 +68,8 @@ async def look_up_program(command: Sequence[str], timeout: float) -> Program:  #
             del in_flight[key]
 
 
-def _start(command: tuple[str, ...]) -> _Lookup:
+def _start(command: tuple[str, ...]) -> _PendingProgramLookup:
     path = _ExaminedPath(command[0])
-    return _Lookup(path, run_in_daemon_thread(lambda: resolve_program(command, path.visit), "program-lookup"))
+    return _PendingProgramLookup(
+        path, run_in_daemon_thread(lambda: resolve_program(command, path.visit), "program-lookup")
+    )

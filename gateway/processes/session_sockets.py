@@ -10,7 +10,7 @@ _SOCKET = re.compile(r"socket:\[(\d+)\]")
 
 
 def session_sockets(session: int) -> set[int] | None:
-    """Return the inodes of the sockets that the processes of a session have open. Blocks.
+    """Return the inodes of the sockets that the processes of a session have open. The call blocks.
 
     Args:
         session: The ID of the session, which is the process ID of its leader (setsid(2)).

@@ -76,8 +76,8 @@ class StdioStream:
 
         Args:
             children: Owns the child process.
-            command: The name of the program (`Program.name`), and its arguments.
-            file: The file to execute (`Program.file`).
+            command: The name of the program (`CheckedProgram.name`), and its arguments.
+            file: The file to execute (`CheckedProgram.file`).
             environment: The environment variables of the program.
             on_line: Called with each line that the program prints to its standard error.
 

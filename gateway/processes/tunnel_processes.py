@@ -35,7 +35,7 @@ class TunnelProcesses:
         self._ending: set[asyncio.Task[None]] = set()
         self._slow = 0
         """Number of programs that are currently using the additional time."""
-        self._watchdog = _Watchdog()
+        self._watchdog = _WatchdogProcess()
 
     def __len__(self) -> int:
         return len(self._running)
@@ -52,8 +52,8 @@ class TunnelProcesses:
         """Start a program; see `ChildProcess.start`.
 
         Args:
-            command: The name of the program (`Program.name`), and its arguments.
-            file: The file to execute (`Program.file`).
+            command: The name of the program (`CheckedProgram.name`), and its arguments.
+            file: The file to execute (`CheckedProgram.file`).
             environment: The environment variables of the program.
             on_line: Called with each line of output.
             stdin: The file descriptor of the standard input.
@@ -115,7 +115,7 @@ class TunnelProcesses:
             await self._watchdog.stop()
 
 
-class _Watchdog:
+class _WatchdogProcess:
     """Runs the helper program `group_watchdog.py`, and restarts it if it exits."""
 
     def __init__(self) -> None:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from gateway.errors import GatewayError, Reason, TunnelError
+from gateway.processes.checked_program import CheckedProgram
 from gateway.processes.child_process import starting
 from gateway.processes.program_lookup import LookupTimeoutError, look_up_program
-from gateway.processes.program_path import Program
 
 
 async def look_up_tunnel_program(
@@ -13,7 +13,7 @@ async def look_up_tunnel_program(
     command: Sequence[str],
     timeout: float,  # noqa: ASYNC109
     limit: str,
-) -> Program:
+) -> CheckedProgram:
     """Call `look_up_program`, and convert its errors to `TunnelError`.
 
     Args:

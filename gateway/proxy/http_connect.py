@@ -6,8 +6,8 @@ import re
 
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
+from gateway.proxy.credentials import ProxyCredentials
 from gateway.proxy.handshake_streams import ProxyStream
-from gateway.proxy.login import ProxyLogin
 from gateway.proxy.reply_error import ProxyReplyError
 
 _REASONS = {
@@ -22,7 +22,7 @@ _END_OF_HEADERS = b"\r\n\r\n"
 _MAX_HEADERS = 16 * 1024
 
 
-async def connect(stream: ProxyStream, to: Endpoint, login: ProxyLogin | None) -> None:
+async def connect(stream: ProxyStream, to: Endpoint, login: ProxyCredentials | None) -> None:
     """Request a connection to a target. If the target is a host name, the proxy resolves it.
 
     Args:
@@ -46,7 +46,7 @@ async def connect(stream: ProxyStream, to: Endpoint, login: ProxyLogin | None) -
         raise ProxyReplyError(_REASONS.get(code, Reason.CHANNEL_FAILED), status)
 
 
-def _request(to: Endpoint, login: ProxyLogin | None) -> bytes:
+def _request(to: Endpoint, login: ProxyCredentials | None) -> bytes:
     host = f"[{to.host}]" if _is_ipv6(to.host) else to.host
     lines = [f"CONNECT {host}:{to.port} HTTP/1.1", f"Host: {host}:{to.port}", "User-Agent: gateway"]
     if login is not None:

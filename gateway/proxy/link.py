@@ -5,19 +5,20 @@ from dataclasses import dataclass
 from math import inf
 
 from gateway.connection_tap import Tap
-from gateway.contracts.link import Link, LinkStatus, Relay, Stream
+from gateway.contracts.link import Link, LinkStatus, Stream
 from gateway.contracts.phases import Phases
+from gateway.contracts.relay import Relay
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
 from gateway.measurement import Histogram
 from gateway.proxy import http_connect, socks5
 from gateway.proxy.connection import proxy_connection
+from gateway.proxy.credentials import read_credentials
 from gateway.proxy.handshake_streams import TlsProxyStream
-from gateway.proxy.login import read_login
 from gateway.proxy.options import ProxyOptions
 from gateway.proxy.reply_error import ProxyReplyError
+from gateway.relay.data_plane_selection import relay_sockets
 from gateway.relay.dial_retry import retry_dial
-from gateway.relay.relay_selection import relay_sockets
 from gateway.relay.stream_bridge import StreamBridge
 from gateway.text_sanitizer import error_text
 
@@ -76,7 +77,7 @@ class ProxyLink:
         """Connect to a target. Return the socket and, if the proxy uses TLS, the bridge between socket and proxy."""
         try:
             async with asyncio.timeout(timeout), proxy_connection(self._options, self._via) as stream:
-                login = read_login(self._options)
+                login = read_credentials(self._options)
                 if self._options.is_socks:
                     await socks5.log_in(stream, login)
                     await socks5.connect(stream, to)
@@ -115,7 +116,7 @@ class ProxyLink:
                 proxy_connection(self._options, self._via) as stream,
             ):
                 if self._options.is_socks:
-                    await socks5.log_in(stream, read_login(self._options))
+                    await socks5.log_in(stream, read_credentials(self._options))
                 stream.close()
         except TimeoutError as error:
             raise TunnelError(

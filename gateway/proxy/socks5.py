@@ -4,8 +4,8 @@ import ipaddress
 
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
+from gateway.proxy.credentials import ProxyCredentials
 from gateway.proxy.handshake_streams import ProxyStream
-from gateway.proxy.login import ProxyLogin
 from gateway.proxy.reply_error import ProxyReplyError
 
 _VERSION = 5
@@ -27,7 +27,7 @@ _REPLIES = {
 """The reason and the message for each reply code that reports a failure (RFC 1928, section 6)."""
 
 
-async def log_in(stream: ProxyStream, login: ProxyLogin | None) -> None:
+async def log_in(stream: ProxyStream, login: ProxyCredentials | None) -> None:
     """Negotiate the authentication method, and log in if the proxy requests it (RFC 1928, section 3; RFC 1929).
 
     Args:

@@ -13,7 +13,7 @@ import ssl
 from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.send_buffer import SendBuffer
 from gateway.relay.sockets import cap_retransmit_interval, limit_unsent, reset
-from gateway.relay.stalled_peer_timeouts import stalled_peer_timeouts
+from gateway.relay.user_timeout_suspender import user_timeout_suspender
 
 _CHUNK = 128 * 1024
 _BACKLOG = 64 * 1024
@@ -188,7 +188,7 @@ class TlsSocket:
             self._unsent.append(memoryview(data)[count:])
             self._sent = self._loop.create_future()
             self._has_writer = True
-            stalled_peer_timeouts().mark_stalled(self._sock.fileno())
+            user_timeout_suspender().mark_stalled(self._sock.fileno())
             self._loop.add_writer(self._sock, self._send_rest)
 
     def _send_rest(self) -> None:
@@ -217,4 +217,4 @@ class TlsSocket:
         if self._has_writer:
             self._has_writer = False
             self._loop.remove_writer(self._sock)
-            stalled_peer_timeouts().mark_progress(self._sock.fileno())
+            user_timeout_suspender().mark_progress(self._sock.fileno())

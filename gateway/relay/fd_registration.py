@@ -2,8 +2,9 @@
 
 import socket
 
-from gateway.relay.poller import EDGE, ERROR, HANGUP, WRITE, EventHandler, poller
-from gateway.relay.stalled_peer_timeouts import StalledPeerTimeouts, stalled_peer_timeouts
+from gateway.relay.event_loop import EventHandler
+from gateway.relay.poller import EDGE, ERROR, HANGUP, WRITE, poller
+from gateway.relay.user_timeout_suspender import UserTimeoutSuspender, user_timeout_suspender
 
 
 class FdRegistration:
@@ -21,8 +22,8 @@ class FdRegistration:
 
     def __init__(self, sock: socket.socket, handler: EventHandler, mask: int) -> None:
         self._fd = fd = sock.fileno()
-        self._peer_timeouts: StalledPeerTimeouts | None = (
-            stalled_peer_timeouts() if sock.family != socket.AF_UNIX else None
+        self._peer_timeouts: UserTimeoutSuspender | None = (
+            user_timeout_suspender() if sock.family != socket.AF_UNIX else None
         )
         self._handler = handler
         self._poller = poller()

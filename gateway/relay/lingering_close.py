@@ -15,8 +15,9 @@ import time
 from dataclasses import dataclass
 from math import inf
 
+from gateway.relay.event_loop import RelayEventLoop
 from gateway.relay.per_loop import per_loop
-from gateway.relay.poller import READ, RelayLoop, poller
+from gateway.relay.poller import READ, poller
 from gateway.relay.sockets import close_gracefully, deliver_after_close, reset, shutdown_write
 
 LINGER_TIMEOUT = 60.0
@@ -149,7 +150,7 @@ class LingeringCloser:
 def lingering_closer(loop: asyncio.AbstractEventLoop) -> LingeringCloser:
     """Return the `LingeringCloser` of the running loop."""
     closer = LingeringCloser(loop)
-    if isinstance(loop, RelayLoop):
+    if isinstance(loop, RelayEventLoop):
         loop.on_close.append(closer.close_all)
     return closer
 

@@ -10,9 +10,10 @@ from typing import Protocol
 from gateway._dataplane import settings
 from gateway._dataplane.engine import RECORD_HISTOGRAM, Engine
 from gateway.measurement import LATENCY_BUCKETS
+from gateway.relay.event_loop import RelayEventLoop
 from gateway.relay.native_histograms import NativeHistograms
 from gateway.relay.per_loop import per_loop
-from gateway.relay.poller import READ, RelayLoop, poller
+from gateway.relay.poller import READ, poller
 from gateway.relay.sockets import USER_TIMEOUT_MS
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class NativeEngineRunner:
         self._objects: dict[int, NativeEventHandler] = {}
         self._poller = poller()
         self._start()
-        if isinstance(loop, RelayLoop):
+        if isinstance(loop, RelayEventLoop):
             loop.on_close.append(self.close)
 
     def _start(self) -> None:

@@ -18,7 +18,8 @@ from gateway._dataplane.engine import (
 )
 from gateway.connection_tap import Tap
 from gateway.contracts.accepting_link import AcceptRule, ServedClients
-from gateway.contracts.link import Relay, Stream
+from gateway.contracts.link import Stream
+from gateway.contracts.relay import Relay
 from gateway.contracts.values import IpNetwork
 from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from gateway.connection_tap import Tap
 from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule, ServedClients
-from gateway.contracts.link import Relay, Stream
+from gateway.contracts.link import Stream
+from gateway.contracts.relay import Relay
 
 _RECALL_AFTER = 2.0
 """Seconds between the stop of a listener and the return of its clients that are not connected to the target. The

@@ -28,7 +28,7 @@ _UNKNOWN: Gauge = (0, 0, 0, 0.0, 0.0, 0, False)
 
 
 class NativeRelay:
-    """The base class of relays whose bytes the native engine forwards; implements `gateway.contracts.link.Relay`.
+    """The base class of relays whose bytes the native engine forwards; implements `gateway.contracts.relay.Relay`.
 
     Args:
         runner: Runs the native engine.
@@ -58,32 +58,32 @@ class NativeRelay:
 
     @property
     def to_backend(self) -> int:
-        """See `gateway.contracts.link.Relay`."""
+        """See `gateway.contracts.relay.Relay`."""
         return self._gauge()[0]
 
     @property
     def from_backend(self) -> int:
-        """See `gateway.contracts.link.Relay`."""
+        """See `gateway.contracts.relay.Relay`."""
         return self._gauge()[1]
 
     @property
     def responses(self) -> int:
-        """See `gateway.contracts.link.Relay`."""
+        """See `gateway.contracts.relay.Relay`."""
         return self._gauge()[2]
 
     @property
     def last_active(self) -> float:
-        """See `gateway.contracts.link.Relay`."""
+        """See `gateway.contracts.relay.Relay`."""
         return self._gauge()[3]
 
     @property
     def awaiting_response(self) -> bool:
-        """See `gateway.contracts.link.Relay`."""
+        """See `gateway.contracts.relay.Relay`."""
         return self._gauge()[4] > 0
 
     @property
     def waiting_since(self) -> float | None:
-        """See `gateway.contracts.link.Relay`."""
+        """See `gateway.contracts.relay.Relay`."""
         return waiting_since(self._tap, self._gauge()[4])
 
     def inspect(self) -> dict[str, int]:
@@ -91,7 +91,7 @@ class NativeRelay:
         return (self._runner.engine.inspect(self._token) or {}) if self._final is None else {}
 
     def abort(self, close_reason: CloseReason) -> None:
-        """See `gateway.contracts.link.Relay`."""
+        """See `gateway.contracts.relay.Relay`."""
         if self._final is None and not self.ended.done():
             self._runner.command(COMMAND_ABORT, self._token, CLOSE_REASONS.index(close_reason))
 

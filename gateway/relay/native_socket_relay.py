@@ -12,7 +12,7 @@ from gateway.relay.poller import poller
 
 
 class NativeSocketRelay(NativeRelay):
-    """Relays bytes between a client socket and a backend socket; implements `gateway.contracts.link.Relay`.
+    """Relays bytes between a client socket and a backend socket; implements `gateway.contracts.relay.Relay`.
 
     Args:
         runner: Runs the native engine.

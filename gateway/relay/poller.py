@@ -1,22 +1,15 @@
-"""Polls the sockets of relays. The event loop's selector calls the relays' handlers, without a task for each event.
+"""Defines pollers, which call handlers when file descriptors are readable or writable.
 
-A relay handles an event with one or two system calls. asyncio's own dispatch, with a handle for each event, would
-take longer than these calls. Therefore, the selector calls the relay handlers inside `select()`. `select()` returns
-to asyncio only when asyncio has work: a descriptor of asyncio is ready, a timer is due, or a callback is scheduled.
-
-On any other event loop, `poller()` provides the same interface on top of `add_reader` and `add_writer`.
+On a `RelayEventLoop`, a poller uses the selector of the loop. On any other event loop, it uses `add_reader` and
+`add_writer`.
 """
 
 import asyncio
-import contextlib
-import logging
-import math
 import select
-import selectors
-import time
 from collections.abc import Callable
 from typing import Protocol
 
+from gateway.relay.event_loop import EventHandler, RelayEventLoop, RelaySelector
 from gateway.relay.per_loop import per_loop
 
 READ = select.EPOLLIN
@@ -26,12 +19,6 @@ HANGUP = select.EPOLLHUP | ERROR
 """Event mask of a hang-up or an error. epoll always reports both, even if the mask does not contain them."""
 EDGE = select.EPOLLET
 """Flag for edge-triggered events: epoll reports a condition only once, when the condition begins (epoll(7))."""
-
-EventHandler = Callable[[int], None]
-"""A function that is called with the events that occurred, as a mask of READ, WRITE and HANGUP."""
-
-log = logging.getLogger(__name__)
-_MAX_EVENTS = 128
 
 
 class Poller(Protocol):
@@ -56,122 +43,6 @@ class Poller(Protocol):
         """Call `callback` once, after all handlers of this loop iteration, for example to send queued data."""
 
 
-class RelaySelector(selectors.EpollSelector):
-    """An epoll selector that runs the handlers of relays inside `select()`."""
-
-    _selector: select.epoll  # a private attribute of `EpollSelector`, unchanged since Python 3.4
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._handlers: dict[int, EventHandler] = {}
-        self.scheduled = False
-        self._at_end: list[Callable[[], None]] = []
-
-    def at_iteration_end(self, callback: Callable[[], None]) -> None:
-        """See `Poller`."""
-        self._at_end.append(callback)
-
-    def _end_iteration(self) -> None:
-        callbacks, self._at_end = self._at_end, []
-        for callback in callbacks:
-            try:
-                callback()
-            except Exception:
-                log.exception("a callback at the end of a loop iteration failed")
-
-    def add(self, fd: int, handler: EventHandler, mask: int) -> None:
-        """See `Poller`."""
-        try:
-            self._selector.register(fd, mask)
-        except FileExistsError:
-            self._selector.modify(fd, mask)
-        self._handlers[fd] = handler
-
-    def modify_mask(self, fd: int, mask: int) -> None:
-        """See `Poller.modify`. `EpollSelector` already has another method with the name `modify`."""
-        self._selector.modify(fd, mask)
-
-    def remove(self, fd: int) -> None:
-        """See `Poller`."""
-        if self._handlers.pop(fd, None) is None:
-            return
-        with contextlib.suppress(OSError):  # the descriptor was closed, so the kernel has removed it
-            self._selector.unregister(fd)
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Run relay handlers until asyncio has work. Return the events of descriptors that asyncio registered.
-
-        Args:
-            timeout: Maximum number of seconds to wait; None for no limit.
-        """
-        deadline = math.inf if timeout is None else time.monotonic() + max(timeout, 0.0)
-        wait = -1.0 if timeout is None else max(timeout, 0.0)
-        poll = self._selector.poll
-        handler_of = self._handlers.get
-        ready: list[tuple[selectors.SelectorKey, int]] = []
-        while True:
-            if self._at_end:
-                self._end_iteration()
-            # Round up to milliseconds. If the timeout were rounded down, the loop would spin until the timer is due.
-            for fd, event in poll(wait if wait < 0 else math.ceil(wait * 1e3) * 1e-3, _MAX_EVENTS):
-                handler = handler_of(fd)
-                if handler is None:
-                    self._add_asyncio_event(ready, fd, event)
-                    continue
-                try:
-                    handler(event)
-                except Exception:
-                    # All relays share the event loop, so an error in one relay must not stop the loop.
-                    log.exception("a relay handler failed: its descriptor is no longer polled")
-                    if self._handlers.get(fd) is handler:
-                        self.remove(fd)
-            if self._at_end:
-                self._end_iteration()
-            if ready or self.scheduled:
-                self.scheduled = False
-                return ready
-            if timeout is not None:
-                wait = deadline - time.monotonic()
-                if wait <= 0:
-                    return ready
-
-    def _add_asyncio_event(self, ready: list[tuple[selectors.SelectorKey, int]], fd: int, event: int) -> None:
-        key = self.get_map().get(fd)
-        if key is None:
-            return
-        mask = 0
-        if event & ~select.EPOLLIN:
-            mask |= selectors.EVENT_WRITE
-        if event & ~select.EPOLLOUT:
-            mask |= selectors.EVENT_READ
-        ready.append((key, mask & key.events))
-
-
-class RelayLoop(asyncio.SelectorEventLoop):
-    """The gateway's event loop. It uses a `RelaySelector`, and notifies the selector of new callbacks and timers."""
-
-    def __init__(self) -> None:
-        self.relays = RelaySelector()
-        self.on_close: list[Callable[[], None]] = []
-        """Callbacks that run before the loop closes, while the poller can still remove descriptors."""
-        super().__init__(self.relays)
-
-    def close(self) -> None:
-        """Run the callbacks of `on_close`, then close the loop."""
-        if not self.is_running():
-            while self.on_close:
-                self.on_close.pop()()
-        super().close()
-
-    def call_soon(self, *args, **kwargs):  # type: ignore[no-untyped-def, override] # noqa: ANN002, ANN003, ANN201, D102
-        self.relays.scheduled = True
-        return super().call_soon(*args, **kwargs)
-
-    def call_at(self, *args, **kwargs):  # type: ignore[no-untyped-def, override] # noqa: ANN002, ANN003, ANN201, D102
-        self.relays.scheduled = True
-        return super().call_at(*args, **kwargs)
-
-
 class _SelectorPoller:
     """A `Poller` that uses a `RelaySelector`."""
 
@@ -183,7 +54,7 @@ class _SelectorPoller:
 
 
 class _FallbackPoller:
-    """A `Poller` for event loops other than `RelayLoop`. It uses `add_reader` and `add_writer`."""
+    """A `Poller` for event loops other than `RelayEventLoop`. It uses `add_reader` and `add_writer`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -218,5 +89,5 @@ class _FallbackPoller:
 
 @per_loop
 def poller(loop: asyncio.AbstractEventLoop) -> Poller:
-    """Return the poller of the running loop. On a `RelayLoop`, the poller uses the loop's selector."""
-    return _SelectorPoller(loop.relays) if isinstance(loop, RelayLoop) else _FallbackPoller(loop)
+    """Return the poller of the running loop. On a `RelayEventLoop`, the poller uses the loop's selector."""
+    return _SelectorPoller(loop.relays) if isinstance(loop, RelayEventLoop) else _FallbackPoller(loop)

@@ -73,7 +73,7 @@ class RelayDirection:
 
         Raises:
             BlockingIOError: The source has no data.
-            SocketError: The source or the sink failed.
+            RelaySocketError: The source or the sink failed.
         """
         # A tap needs the bytes, but `splice` does not return them.
         if self.bulk_reads >= _BULK_AFTER and self.on_data is None and not self.discarding:
@@ -84,7 +84,7 @@ class RelayDirection:
         except BlockingIOError:
             raise
         except OSError as error:
-            raise SocketError(self.source, error, writing=False) from error
+            raise RelaySocketError(self.source, error, writing=False) from error
         if count == 0:
             self.end()
             return
@@ -102,7 +102,7 @@ class RelayDirection:
         """Write as much of the pending data as the sink accepts.
 
         Raises:
-            SocketError: The sink failed.
+            RelaySocketError: The sink failed.
         """
         if self.pending is not None:
             sent = self._send(self.pending)
@@ -113,7 +113,7 @@ class RelayDirection:
             except BlockingIOError:
                 return
             except OSError as error:
-                raise SocketError(self.sink, error, writing=True) from error
+                raise RelaySocketError(self.sink, error, writing=True) from error
         if self.source_eof and not self.blocked:
             self._shut_sink()
 
@@ -121,11 +121,11 @@ class RelayDirection:
         """Handle end-of-file from the source.
 
         Raises:
-            SocketError: The source's peer reset the connection, but the kernel reported end-of-file.
+            RelaySocketError: The source's peer reset the connection, but the kernel reported end-of-file.
         """
         if (isinstance(self.source, PairSocket) and self.source.broken()) or self.reverse.sink_was_reset():
             error = ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-            raise SocketError(self.source, error, writing=False)
+            raise RelaySocketError(self.source, error, writing=False)
         self.source_eof = True
         if not self.blocked:
             self._shut_sink()
@@ -165,7 +165,7 @@ class RelayDirection:
         except BlockingIOError:
             return 0
         except OSError as error:
-            raise SocketError(self.sink, error, writing=True) from error
+            raise RelaySocketError(self.sink, error, writing=True) from error
 
     def _start_splicing(self) -> tuple[int, int] | None:
         """Open and return the pipe; return None if no descriptors are available or the sink has already failed."""
@@ -186,7 +186,7 @@ class RelayDirection:
         except BlockingIOError:
             raise
         except OSError as error:
-            raise SocketError(self.source, error, writing=False) from error
+            raise RelaySocketError(self.source, error, writing=False) from error
         if count == 0:
             self.end()
             return
@@ -197,7 +197,7 @@ class RelayDirection:
         self.drain()
 
 
-class SocketError(Exception):
+class RelaySocketError(Exception):
     """A read from or a write to a socket of a relay failed.
 
     Args:

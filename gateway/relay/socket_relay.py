@@ -11,14 +11,14 @@ from gateway.measurement import Histogram
 from gateway.relay.fd_registration import FdRegistration
 from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.poller import HANGUP, READ, WRITE
-from gateway.relay.relay_direction import RelayDirection, SocketError
+from gateway.relay.relay_direction import RelayDirection, RelaySocketError
 from gateway.relay.sockets import close_gracefully, reset, was_reset
 
 log = logging.getLogger(__name__)
 
 
 class SocketRelay:
-    """Relays bytes between a client socket and a backend socket; implements `gateway.contracts.link.Relay`.
+    """Relays bytes between a client socket and a backend socket; implements `gateway.contracts.relay.Relay`.
 
     Args:
         client: The accepted socket, non-blocking. The relay owns it.
@@ -55,26 +55,26 @@ class SocketRelay:
 
     @property
     def to_backend(self) -> int:
-        """See `gateway.contracts.link.Relay`."""
+        """See `gateway.contracts.relay.Relay`."""
         return self._upload.byte_count
 
     @property
     def from_backend(self) -> int:
-        """See `gateway.contracts.link.Relay`."""
+        """See `gateway.contracts.relay.Relay`."""
         return self._download.byte_count
 
     @property
     def awaiting_response(self) -> bool:
-        """See `gateway.contracts.link.Relay`."""
+        """See `gateway.contracts.relay.Relay`."""
         return self._request_at > 0
 
     @property
     def waiting_since(self) -> float | None:
-        """See `gateway.contracts.link.Relay`."""
+        """See `gateway.contracts.relay.Relay`."""
         return waiting_since(self._tap, self._request_at)
 
     def abort(self, close_reason: CloseReason) -> None:
-        """See `gateway.contracts.link.Relay`."""
+        """See `gateway.contracts.relay.Relay`."""
         if self.ended.done():
             return
         self._release()
@@ -132,7 +132,7 @@ class SocketRelay:
                     self._tap = self._upload.on_data = self._download.on_data = None
         except BlockingIOError:
             pass
-        except SocketError as failure:
+        except RelaySocketError as failure:
             if failure.writing:
                 self._stop_writing_to(failure.sock, failure.error)
             else:

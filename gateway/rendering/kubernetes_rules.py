@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.config import Config
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
 from gateway.errors import UsageError
 from gateway.relay.resolver import is_loopback
 

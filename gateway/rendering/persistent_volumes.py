@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from gateway.backend_support.volume import KernelMountRules, VolumeSpec
+from gateway.backend_support.kernel_mount_rules import KernelMountRules
+from gateway.backend_support.volume import VolumeSpec
 from gateway.config import Config
 from gateway.errors import UsageError
 

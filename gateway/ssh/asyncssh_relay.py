@@ -20,7 +20,7 @@ _READ_SIZE = 64 * 1024
 
 
 class AsyncsshRelay(RelayClientSocket, asyncssh.SSHTCPSession[bytes]):
-    """Relays bytes between a client's socket and an asyncssh channel; implements `gateway.contracts.link.Relay`.
+    """Relays bytes between a client's socket and an asyncssh channel; implements `gateway.contracts.relay.Relay`.
 
     asyncssh uses this object as the channel's session. The methods that asyncssh calls must not raise: an exception
     would close the whole SSH connection.

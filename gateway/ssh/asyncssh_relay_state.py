@@ -56,12 +56,12 @@ class AsyncsshRelayState:
 
     @property
     def awaiting_response(self) -> bool:
-        """See `gateway.contracts.link.Relay`."""
+        """See `gateway.contracts.relay.Relay`."""
         return self._request_time > 0
 
     @property
     def waiting_since(self) -> float | None:
-        """See `gateway.contracts.link.Relay`."""
+        """See `gateway.contracts.relay.Relay`."""
         return waiting_since(self._tap, self._request_time)
 
     @property

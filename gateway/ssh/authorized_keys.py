@@ -58,7 +58,7 @@ def render_authorized_keys(
 ) -> list[str]:
     """Return the lines for a server's authorized_keys that permit a tunnel, with sshd_config(5) lines as comments.
 
-    Reads the tunnel's keys. Blocks.
+    Reads the tunnel's keys. The call blocks.
 
     Args:
         name: The tunnel's name.

@@ -4,7 +4,7 @@ import socket
 from typing import Protocol
 
 from gateway.connection_tap import Tap
-from gateway.contracts.link import Relay
+from gateway.contracts.relay import Relay
 from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram
 

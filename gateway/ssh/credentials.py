@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncssh
 
-from gateway.contracts.security import MonitoredCertificate, ValidityPeriod
+from gateway.contracts.certificate import MonitoredCertificate, ValidityPeriod
 from gateway.errors import Reason, TunnelError
 from gateway.secret_files import read_private_key
 from gateway.ssh.options import SshOptions
@@ -71,7 +71,7 @@ def _fingerprint(public_data: bytes) -> str:
 
 
 def load_keys(options: SshOptions) -> list[Any]:
-    """Load the key pairs of the identity files, with their certificates. Blocks.
+    """Load the key pairs of the identity files, with their certificates. The call blocks.
 
     Raises:
         TunnelError: No credential is configured, or a file is missing, readable by other users, not a key, or
@@ -124,7 +124,7 @@ def certificate_files(options: SshOptions) -> set[Path]:
 
 
 def certificates(options: SshOptions) -> list[MonitoredCertificate]:
-    """Return the certificates that have an expiry date. Skip files that cannot be read. Blocks."""
+    """Return the certificates that have an expiry date. Skip files that cannot be read. The call blocks."""
     credentials = []
     for path in sorted(certificate_files(options)):
         try:

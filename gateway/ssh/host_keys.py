@@ -53,7 +53,9 @@ class TrustedHostKeys:
 
 
 def read_trust(options: SshOptions, address: str = "") -> TrustedHostKeys:
-    """Collect the trusted host keys from the options and the known_hosts files. Blocks: call this in a thread.
+    """Collect the trusted host keys from the options and the known_hosts files.
+
+    The function blocks, so call it in a thread.
 
     Args:
         options: The tunnel's options.
@@ -200,8 +202,8 @@ class HostKeyVerifier(asyncssh.SSHClient):
             cipher, mac = (str(self._conn.get_extra_info(f"{direction}_{what}")) for what in ("cipher", "mac"))
             if algorithms.needs_strict_kex(cipher, mac):
                 raise asyncssh.KeyExchangeFailed(
-                    f"the server offers {cipher}{'' if cipher == mac else f' with {mac}'} without strict key exchange"
-                    " (CVE-2023-48795): update the server, or list only AES-GCM in ciphers"
+                    f"the connection negotiated {cipher}{'' if cipher == mac else f' with {mac}'} without strict key"
+                    " exchange (CVE-2023-48795): update the server, or list only AES-GCM in ciphers"
                 )
 
     def connection_lost(self, exc: Exception | None) -> None:

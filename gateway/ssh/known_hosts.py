@@ -92,7 +92,9 @@ _parsed: dict[tuple[Path, ...], KnownHosts] = {}
 
 
 def load_known_hosts(paths: tuple[Path, ...]) -> KnownHosts:
-    """Return the content of known_hosts files. Parse them only if a file has changed. Blocks: call it in a thread.
+    """Return the content of known_hosts files. Parse them only if a file has changed.
+
+    The function blocks, so call it in a thread.
 
     Raises:
         TunnelError: A file cannot be read or has an invalid line; fatal.

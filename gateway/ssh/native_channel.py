@@ -22,7 +22,7 @@ _IN_ENGINE = ReceiveWindow(ByteBudget(0))
 
 
 class NativeChannel(NativeRelay):
-    """A channel whose bytes the native engine relays; implements `gateway.contracts.link.Relay`.
+    """A channel whose bytes the native engine relays; implements `gateway.contracts.relay.Relay`.
 
     Args:
         runner: Runs the native engine.
@@ -92,7 +92,7 @@ class NativeChannel(NativeRelay):
         self._runner.engine.attach(self._token, client.detach(), self._histogram, flags)
 
     def abort(self, close_reason: CloseReason) -> None:
-        """See `gateway.contracts.link.Relay`. If the channel is not open yet, it is closed when it opens."""
+        """See `gateway.contracts.relay.Relay`. If the channel is not open yet, it is closed when it opens."""
         if self.ended.done():
             return
         super().abort(close_reason)

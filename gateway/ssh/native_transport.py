@@ -220,10 +220,11 @@ async def hand_over(conn: SshConnection) -> None:
     if transport is None or conn.cipher_keys() is None:
         return
     conn.allow_packet_size(flow_control.MAX_RECEIVE_PACKET)
-    while not transport.can_release():  # asyncssh must first process all received bytes
+    # The native engine can take over when asyncssh has sent and processed all packets, and no key exchange runs.
+    while not transport.can_release():
         if conn.transport_closed or transport.is_closing():
             raise asyncssh.ConnectionLost("the connection was lost after the login")
-        await asyncio.sleep(_RETRY_SECONDS)  # wait until the key exchange is complete and all data is sent
+        await asyncio.sleep(_RETRY_SECONDS)
     keys = conn.cipher_keys()
     if keys is None:
         return

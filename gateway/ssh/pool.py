@@ -21,11 +21,11 @@ from gateway.relay.socket_pair import socket_pair
 from gateway.ssh.channel_interfaces import SshChannel
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pool_dialer import DialConnection, PoolDialer
-from gateway.ssh.pool_listener import PoolListener, PoolListenerManager
 from gateway.ssh.pool_policy import SLOW_KEEPALIVE, ConnectionHealth, choose_connection, evaluate
 from gateway.ssh.pool_status import SshStatus, pool_status
 from gateway.ssh.pooled_connection import PooledConnection
 from gateway.ssh.slow_open_detector import SlowOpenDetector
+from gateway.ssh.target_listener import TargetListener, TargetListenerManager
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class SshConnectionPool:
         self._idle_since = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
         self._slow_opens = SlowOpenDetector(self._loop, _SLOW_OPEN, self._check_alive)
-        self._listeners = PoolListenerManager(self._check_alive, self._choose)
+        self._listeners = TargetListenerManager(self._check_alive, self._choose)
 
     @contextlib.asynccontextmanager
     async def running(self, first: PooledConnection) -> AsyncIterator["SshConnectionPool"]:
@@ -107,7 +107,7 @@ class SshConnectionPool:
         finally:
             self._slow_opens.end(token)
 
-    def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> PoolListener | None:
+    def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> TargetListener | None:
         """Accept clients in the native engine. See `gateway.contracts.accepting_link.AcceptingLink`."""
         return self._listeners.listen(rule, permits, [each for each in self._usable if each.alive], handler)
 

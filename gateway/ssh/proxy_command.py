@@ -14,7 +14,7 @@ from gateway.processes.stdio_stream import EXIT_DELAY, StdioStream
 from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.processes.tunnel_program_lookup import look_up_tunnel_program
 from gateway.relay.stream_bridge import StreamBridge
-from gateway.ssh.connector import connect
+from gateway.ssh.connection_opener import connect
 from gateway.ssh.host_keys import LastTrustedKeyType
 from gateway.ssh.options import SshOptions
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from gateway.contracts.security import InsecureSetting, MonitoredCertificate
+from gateway.contracts.certificate import MonitoredCertificate
+from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.contracts.tunnel import Tunnel
 from gateway.contracts.values import Endpoint
 from gateway.facts import FactDefinition

@@ -12,8 +12,8 @@ from gateway.contracts.tunnel import OpenTunnel, TunnelStateCallback
 from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.facts import FactDefinition, hidden
+from gateway.processes.checked_program import insecure_program, resolve_program
 from gateway.processes.child_environment import unset_variables
-from gateway.processes.program_path import insecure_program, resolve_program
 from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.tunnels import TunnelKind
 

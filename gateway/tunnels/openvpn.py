@@ -8,8 +8,8 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from gateway.certificate_validity import pem_validities
+from gateway.contracts.certificate import MonitoredCertificate
 from gateway.contracts.link import Link, NetworkId
-from gateway.contracts.security import MonitoredCertificate
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, TunnelStateCallback
 from gateway.contracts.values import Endpoint

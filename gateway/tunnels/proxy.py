@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Iterator
 from urllib.parse import unquote
 
 from gateway.certificate_validity import ca_credentials
+from gateway.contracts.certificate import MonitoredCertificate
+from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.contracts.link import Link
-from gateway.contracts.security import InsecureSetting, MonitoredCertificate
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, TunnelStateCallback
 from gateway.proxy.link import ProxyLink

@@ -7,20 +7,20 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from gateway._dataplane import is_built
+from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.contracts.link import Link
-from gateway.contracts.security import InsecureSetting
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, TunnelStateCallback
 from gateway.errors import DialError, GatewayError, Reason, TunnelError
 from gateway.facts import FactDefinition, hidden
+from gateway.processes.checked_program import insecure_program, resolve_program
 from gateway.processes.child_environment import unset_variables
 from gateway.processes.output_log import OutputLog
-from gateway.processes.program_path import insecure_program, resolve_program
 from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.relay.sockets import cap_retransmit_interval
 from gateway.ssh import algorithms, credentials, host_keys
 from gateway.ssh.authorized_keys import render_authorized_keys
-from gateway.ssh.connector import connect
+from gateway.ssh.connection_opener import connect
 from gateway.ssh.handshake_limiter import handshake_limiter
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pool import SshConnectionPool

@@ -81,7 +81,7 @@ class WireGuardTunnel:
             stack.push_async_callback(wireguard.stop)
             settings = await wireguard.start()
             await self._wait_for_handshake(wireguard, progress)
-            active = _ActiveDevice(wireguard)
+            active = _ConnectedWireGuardDevice(wireguard)
             stack.callback(active.close)
             link = VpnLink(isolation, via.network.behind(self.far_side), options.silence.thresholds)
             stack.callback(link.close)
@@ -118,7 +118,7 @@ class WireGuardTunnel:
             await wireguard.reconnect()
 
 
-class _ActiveDevice:
+class _ConnectedWireGuardDevice:
     """Maintains the device of an open WireGuard tunnel: reconnects, applies changed files, and reports the status."""
 
     def __init__(self, wireguard: WireGuardDevice) -> None:

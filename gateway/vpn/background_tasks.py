@@ -18,7 +18,7 @@ async def background_tasks(link: VpnLink, *jobs: Coroutine[Any, Any, None]) -> A
         jobs: The coroutines to run as tasks.
 
     Raises:
-        Exception: On exit from the block: the exception of a task, if it is not a `ReachError`.
+        Exception: A task failed with an exception other than a `ReachError`. The block raises it on exit.
     """
     tasks = [asyncio.create_task(job) for job in jobs]
 

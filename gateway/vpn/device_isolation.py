@@ -49,7 +49,7 @@ def create_isolation(isolation: Isolation, device: str) -> "DeviceIsolation":
     Raises:
         TunnelError: The gateway lacks the capabilities to create a network namespace; fatal.
     """
-    return NamespaceIsolation() if isolation == "namespace" else BoundSocketIsolation(device)
+    return NetworkNamespaceIsolation() if isolation == "namespace" else BoundSocketIsolation(device)
 
 
 class DeviceIsolation(Protocol):
@@ -100,7 +100,7 @@ class DeviceIsolation(Protocol):
         """Release all resources. No other method can be called afterward."""
 
 
-class NamespaceIsolation:
+class NetworkNamespaceIsolation:
     """Isolates a VPN device in a separate network namespace, so that the host's routes and DNS do not change."""
 
     def __init__(self) -> None:

@@ -93,7 +93,7 @@ class VpnResolver:
         ]
 
     def _query(self, name: str, kind: dns.rdatatype.RdataType, server: IpAddress) -> Sequence[str]:
-        """Send a query over UDP, and repeat it over TCP if the response is truncated. Blocks."""
+        """Send a query over UDP, and repeat it over TCP if the response is truncated. The call blocks."""
         query = dns.message.make_query(name, kind)
         family = socket.AF_INET if server.version == 4 else socket.AF_INET6
         with self._isolation.create_socket(family, socket.SOCK_DGRAM) as sock:

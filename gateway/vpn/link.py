@@ -9,19 +9,20 @@ from dataclasses import dataclass
 from math import inf
 
 from gateway.connection_tap import Tap
-from gateway.contracts.link import LinkStatus, NetworkId, Relay, Stream
+from gateway.contracts.link import LinkStatus, NetworkId, Stream
 from gateway.contracts.phases import Phases
+from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, Reason, TunnelError
 from gateway.measurement import Histogram
-from gateway.relay.relay_selection import relay_sockets
+from gateway.relay.data_plane_selection import relay_sockets
 from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
 from gateway.vpn.device_isolation import DeviceIsolation
 from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.dns import VpnResolver
 from gateway.vpn.icmp import EchoMonitor
-from gateway.vpn.liveness import Liveness, SilenceThresholds
+from gateway.vpn.silence_timer import SilenceThresholds, SilenceTimer
 
 _ERRORS_FROM_PEER = (errno.ECONNREFUSED, errno.ECONNRESET)
 """Socket errors that prove that a packet from the far side has arrived. Other errors can come from the local kernel,
@@ -58,7 +59,7 @@ class VpnLink:
 
     def __init__(self, isolation: DeviceIsolation, network: NetworkId, thresholds: SilenceThresholds) -> None:
         self.network = network
-        self.liveness = Liveness(thresholds, time.monotonic())
+        self.silence = SilenceTimer(thresholds, time.monotonic())
         self.server: str | None = None
         """The address of the server for the status, see `VpnStatus.server`; None if it is not known yet."""
         self._isolation = isolation
@@ -101,14 +102,14 @@ class VpnLink:
         return relay
 
     async def _dial(self, to: Endpoint, timed: Phases, timeout: float) -> Stream:  # noqa: ASYNC109
-        self.liveness.record_dial(time.monotonic())
+        self.silence.record_dial(time.monotonic())
         try:
             sock = await dial(to, timed, timeout, self._resolver.resolve, self._isolation.create_socket)
         except DialError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in _ERRORS_FROM_PEER:
-                self.liveness.record_reply(time.monotonic())
+                self.silence.record_reply(time.monotonic())
             raise
-        self.liveness.record_reply(time.monotonic())
+        self.silence.record_reply(time.monotonic())
         # Do not ping the host if its address has a scope ID (ValueError), or if it has reset the socket (OSError).
         with contextlib.suppress(ValueError, OSError):
             self._echo.add_host(ipaddress.ip_address(sock.getpeername()[0]))
@@ -117,7 +118,7 @@ class VpnLink:
     def send_echo_requests(self) -> None:
         """Send an ICMP echo request through the VPN to each host that the link pings."""
         if self._echo.send_requests():
-            self.liveness.record_echo_request(time.monotonic())
+            self.silence.record_echo_request(time.monotonic())
 
     def ignore_unresponsive_hosts(self) -> None:
         """Expect no more echo replies from unresponsive hosts. See `EchoMonitor.ignore_unresponsive_hosts`."""
@@ -125,7 +126,7 @@ class VpnLink:
 
     def _on_echo_reply(self, seconds: float) -> None:
         self._rtt = seconds
-        self.liveness.record_reply(time.monotonic())
+        self.silence.record_reply(time.monotonic())
 
     def mark_lost(self, why: str, reason: Reason = Reason.RESET) -> None:
         """Report the link as lost: `lost` then returns an error.

@@ -9,7 +9,7 @@ from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import TunnelStateCallback
 from gateway.errors import Reason
 from gateway.vpn.link import VpnLink
-from gateway.vpn.liveness import SilenceStage
+from gateway.vpn.silence_timer import SilenceStage
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class LivenessMonitor:
     def on_connected(self) -> None:
         """Report the tunnel as up, because the VPN client has reported that it is connected."""
         self._connected = True
-        self._link.liveness.record_reply(time.monotonic())
+        self._link.silence.record_reply(time.monotonic())
         self._stage = SilenceStage.FINE
         self._progress(TunnelState.UP)
 
@@ -57,7 +57,7 @@ class LivenessMonitor:
         """
         if self._connected:
             self._connected = False
-            self._link.liveness.record_echo_request(time.monotonic())
+            self._link.silence.record_echo_request(time.monotonic())
             self._progress(TunnelState.SUSPECT, Reason.RESET, why)
 
     async def run(self) -> None:
@@ -70,20 +70,20 @@ class LivenessMonitor:
             await asyncio.sleep(_INTERVAL)
             now = time.monotonic()
             if now - before > 2 * _INTERVAL + 1:
-                self._link.liveness.record_reply(now)  # ignore the missing replies: this process was suspended
-            liveness = self._link.liveness
+                self._link.silence.record_reply(now)  # ignore the missing replies: this process was suspended
+            silence = self._link.silence
             if not self._connected:
-                liveness.record_echo_request(now)  # treat the missing connection like a missing reply
+                silence.record_echo_request(now)  # treat the missing connection like a missing reply
             received = await self._received()
             # Ignore bytes that arrive during a reconnect, because they belong to the handshake, which can still fail.
-            if self._connected and liveness.record_received(received, now):
+            if self._connected and silence.record_received(received, now):
                 self._link.ignore_unresponsive_hosts()
-            quiet = now - liveness.last_reply >= _ECHO_INTERVAL_QUIET
+            quiet = now - silence.last_reply >= _ECHO_INTERVAL_QUIET
             if (quiet and now - last_request >= _ECHO_INTERVAL_QUIET) or now - last_request >= _ECHO_INTERVAL:
                 last_request = now
                 self._link.send_echo_requests()
-            self._enter(liveness.stage(now))
-            if self._connected and liveness.start_reconnect(now):
+            self._enter(silence.stage(now))
+            if self._connected and silence.start_reconnect(now):
                 log.info("%s: no replies arrive: reconnecting with the same device", self._link.network)
                 await self._reconnect()
 

@@ -7,7 +7,8 @@ import socket
 from types import TracebackType
 from typing import Self
 
-from gateway.contracts.link import Link, Relay
+from gateway.contracts.link import Link
+from gateway.contracts.relay import Relay
 from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError
 from gateway.measurement import Histogram

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
 from gateway.contracts.values import POSITIVE, Duration
-from gateway.vpn.liveness import SilenceThresholds
+from gateway.vpn.silence_timer import SilenceThresholds
 
 Isolation = Literal["namespace", "device"]
 
@@ -35,7 +35,7 @@ class SilenceOptions:
 
     @property
     def thresholds(self) -> SilenceThresholds:
-        """The thresholds for `Liveness`, in seconds."""
+        """The thresholds for `SilenceTimer`, in seconds."""
         return SilenceThresholds(self.suspect, self.suspect + 2, self.down, self.lost, self.restart)
 
 

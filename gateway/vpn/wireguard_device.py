@@ -8,8 +8,8 @@ import subprocess
 
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, TunnelError
+from gateway.processes.checked_program import find_program
 from gateway.processes.child_environment import minimal_environment
-from gateway.processes.program_path import find_program
 from gateway.relay.resolver import resolve
 from gateway.vpn import network_devices
 from gateway.vpn.device_isolation import DeviceIsolation, device_prefix

@@ -3,7 +3,7 @@
 import os
 from dataclasses import replace
 
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.secret_files import check_owner_only, read_private_key
 from gateway.vpn.options import WireGuardOptions

@@ -11,7 +11,7 @@ from gateway.contracts.link import Link
 from gateway.contracts.phases import Phases
 from gateway.contracts.values import Endpoint
 from gateway.errors import UnusableTargetError
-from gateway.relay.poller import RelayLoop
+from gateway.relay.event_loop import RelayEventLoop
 
 _TARGET = Endpoint("server", 1)
 _PATIENCE = 30
@@ -43,7 +43,7 @@ def probe(backend: Backend, answer: Answer, times: int = 1) -> list[ProbeResult 
     async def run() -> list[ProbeResult | UnusableTargetError]:
         return [await _once(backend, answer) for _ in range(times)]
 
-    with asyncio.Runner(loop_factory=RelayLoop) as runner:
+    with asyncio.Runner(loop_factory=RelayEventLoop) as runner:
         return runner.run(run())
 
 

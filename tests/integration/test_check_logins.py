@@ -19,7 +19,7 @@ from gateway.backend_support.tls_options import CheckTlsOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import KIND, MysqlBackend, MysqlCheckOptions
 from gateway.backends.postgres import PostgresBackend
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
 from gateway.contracts.states import HealthState
 from gateway.demo import mariadb, postgres
 from gateway.demo.process import free_port

@@ -12,8 +12,9 @@ from typing import Any, cast
 import pytest
 
 from gateway.connection_tap import Tap
-from gateway.contracts.link import Link, Relay, Stream
+from gateway.contracts.link import Link, Stream
 from gateway.contracts.phases import Phases
+from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram
@@ -28,7 +29,7 @@ _CHUNK = 65536
 
 
 class SimpleRelay:
-    """A relay that consists of two tasks; see `gateway.contracts.link.Relay`.
+    """A relay that consists of two tasks; see `gateway.contracts.relay.Relay`.
 
     Args:
         client: The accepted socket of the client.

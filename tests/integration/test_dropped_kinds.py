@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gateway.demo.process import Process, find, free_port
+from gateway.demo.process import ServerProcess, find, free_port
 from tests.support.files import REPOSITORY
 from tests.support.gateway_process import Gateway, command
 from tests.support.requirements import need
@@ -58,7 +58,7 @@ def web_port(tmp_path: Path) -> Iterator[int]:
     (tmp_path / "www" / "hello.txt").write_bytes(HELLO)
     port = free_port()
     serve = ["-m", "http.server", str(port), "-b", "127.0.0.1", "-d", str(tmp_path / "www")]
-    server = Process([sys.executable, *serve], tmp_path / "www.log")
+    server = ServerProcess([sys.executable, *serve], tmp_path / "www.log")
     server.start(port)
     yield port
     server.stop()
@@ -70,7 +70,7 @@ def hop_port(tmp_path: Path, web_port: int) -> Iterator[int]:
     need(socat is not None, "socat")
     port = free_port()
     options = "bind=127.0.0.1,reuseaddr,fork"
-    forwarder = Process(
+    forwarder = ServerProcess(
         [socat or "", f"TCP-LISTEN:{port},{options}", f"TCP:127.0.0.1:{web_port}"], tmp_path / "hop.log"
     )
     forwarder.start(port)

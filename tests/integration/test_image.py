@@ -25,7 +25,7 @@ from gateway.demo import mariadb, postgres
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.nfs import NfsServer
 from gateway.demo.postgres import Postgres
-from gateway.demo.process import Process, find, free_port
+from gateway.demo.process import ServerProcess, find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.vpn import openvpn_privileges
 from tests.support import kube
@@ -179,7 +179,7 @@ def yard(tmp_path_factory: pytest.TempPathFactory, server_folder: Path) -> Itera
         netns = f"/run/netns/{engine.namespace}"
         # The build downloads packages. slirp4netns connects the namespace to the network in user space, and changes
         # nothing on this host.
-        egress = Process(
+        egress = ServerProcess(
             [find("slirp4netns") or "", "--netns-type=path", "--configure", "--mtu=65520", netns, "tap0"],
             folder / "egress.log",
         )
@@ -272,7 +272,7 @@ def test_the_digest_of_the_base_is_looked_up_and_written(yard: Yard, tmp_path: P
     config, base = tmp_path / "registry.yml", f"127.0.0.1:{(port := free_port())}/base:1"
     storage = {"filesystem": {"rootdirectory": str(tmp_path / "registry")}}
     config.write_text(json.dumps({"version": 0.1, "storage": storage, "http": {"addr": f"127.0.0.1:{port}"}}))
-    registry = Process([find("docker-registry") or "", "serve", str(config)], tmp_path / "registry.log")
+    registry = ServerProcess([find("docker-registry") or "", "serve", str(config)], tmp_path / "registry.log")
 
     def pin(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

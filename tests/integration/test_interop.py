@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 import pytest
 
 from gateway.contracts.values import Endpoint
-from gateway.demo.process import Process, find, free_port
+from gateway.demo.process import ServerProcess, find, free_port
 from gateway.errors import ReachError
 from gateway.measurement import Histogram
 from gateway.relay.sockets import reset, tune
@@ -122,7 +122,9 @@ def table() -> Iterator[None]:
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of the backend, which runs in a separate process."""
     port = free_port()
-    process = Process([sys.executable, str(TRAFFIC), "serve", str(port)], tmp_path_factory.mktemp("traffic") / "log")
+    process = ServerProcess(
+        [sys.executable, str(TRAFFIC), "serve", str(port)], tmp_path_factory.mktemp("traffic") / "log"
+    )
     process.start(port)
     yield port
     process.stop()
@@ -235,7 +237,7 @@ def through_ssh(peer: Peer, cipher: str, backend: int, folder: Path) -> float:
     """Measure the transfer of 200 MB in both directions through `ssh -L` with this cipher; return the seconds."""
     need(find("ssh") is not None, "ssh (package openssh-client)")
     port = free_port()
-    ssh = Process(
+    ssh = ServerProcess(
         ["ssh", "-F", "none", "-N", "-c", cipher, "-i", str(peer.client_key), "-p", str(peer.port),
          "-o", f"UserKnownHostsFile={peer.known_hosts}", "-o", "GlobalKnownHostsFile=none",
          "-o", "StrictHostKeyChecking=yes", "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none",

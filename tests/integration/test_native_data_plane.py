@@ -25,7 +25,7 @@ from gateway.contracts.values import Endpoint
 from gateway.demo.sshd import Bastion
 from gateway.measurement import Histogram
 from gateway.nfs.latency_tap import RpcLatencyTap
-from gateway.relay.poller import RelayLoop
+from gateway.relay.event_loop import RelayEventLoop
 from gateway.relay.sockets import tune
 from gateway.ssh import asyncssh_internals, socket_transport, ssh_connection
 from gateway.ssh.options import PoolOptions
@@ -117,7 +117,7 @@ def test_both_data_planes_carry_the_same_bytes(
 
     with serving(echoing) as port:
         for own in (True, False):
-            with asyncio.Runner(loop_factory=RelayLoop) as runner:
+            with asyncio.Runner(loop_factory=RelayEventLoop) as runner:
                 got = runner.run(through(own=own, port=port))
             assert got == [b"".join(each) for each in traffic]
 
@@ -572,7 +572,7 @@ def test_any_sequence_of_authentic_packets_is_handled(tmp_path: Path, selected: 
                 await loop.sock_sendall(other, b"ping")
                 assert await loop.sock_recv(other, 10) == b"pong"
 
-    with asyncio.Runner(loop_factory=RelayLoop) as runner:
+    with asyncio.Runner(loop_factory=RelayEventLoop) as runner:
         runner.get_loop().set_exception_handler(lambda _, context: problems.append(context))
         stack = contextlib.AsyncExitStack()
         bastion = runner.run(stack.enter_async_context(hostile(tmp_path / "bastion", attack)))

@@ -16,7 +16,7 @@ from gateway.contracts.values import Endpoint
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.nfs import NfsServer
 from gateway.demo.postgres import Postgres
-from gateway.demo.process import Process, find, free_port
+from gateway.demo.process import ServerProcess, find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.measurement import Histogram
 from gateway.proxy.link import ProxyLink
@@ -65,7 +65,7 @@ class Proxy:
                 f"{f'BasicAuth {USER} {PASSWORD}' if login else ''}\n{more}\n"
             )
             command = [str(program), "-d", "-c", str(config)]
-        self.process = Process(command, folder / "log")
+        self.process = ServerProcess(command, folder / "log")
         self.ca = folder / "certificates/ca.pem"
         if scheme == "https":
             self.port = free_port()
@@ -81,7 +81,7 @@ class Proxy:
                 tls.start(self.port)
             yield self
 
-    def _tls(self) -> Process:
+    def _tls(self) -> ServerProcess:
         """Return an HAProxy process that terminates TLS and forwards to the proxy."""
         need(find("haproxy") is not None, "haproxy (package haproxy)")
         certificate, key = Authority(self.folder / "certificates").issue("127.0.0.1", server=True, host="127.0.0.1")
@@ -92,7 +92,7 @@ class Proxy:
             "defaults\n mode tcp\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n"
             f"listen tls\n bind 127.0.0.1:{self.port} ssl crt {both}\n server proxy 127.0.0.1:{self.inner_port}\n"
         )
-        return Process([find("haproxy") or "", "-db", "-f", str(config)], self.folder / "haproxy.log")
+        return ServerProcess([find("haproxy") or "", "-db", "-f", str(config)], self.folder / "haproxy.log")
 
     def keys(self, more: str = "") -> str:
         """Return the configuration keys of a tunnel through this proxy, as a YAML flow mapping."""

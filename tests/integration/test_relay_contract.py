@@ -13,7 +13,7 @@ import pytest
 from hypothesis import Phase, given, settings
 
 from gateway.relay import lingering_close, stream_bridge
-from gateway.relay.poller import RelayLoop
+from gateway.relay.event_loop import RelayEventLoop
 from tests.support import relay_contract as contract
 from tests.support.far_sides import InEngine, Socks, Straight, Tls, Tls12
 from tests.support.plans import Setup, Step, plans
@@ -75,7 +75,7 @@ def benches(
     made: dict[str, Bench] = {}
     terminal: Any = request.config.pluginmanager.get_plugin("terminalreporter")
     capture: Any = request.config.pluginmanager.get_plugin("capturemanager")
-    with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=RelayLoop) as runner:
+    with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=RelayEventLoop) as runner:
         # The default interval would delay each lingering connection by 0.25 s.
         patch.setattr(lingering_close, "_SCAN_INTERVAL", 0.01)
         patch.setattr(stream_bridge, "_POLL_INTERVAL", 0.01)

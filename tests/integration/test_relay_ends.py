@@ -21,7 +21,7 @@ from gateway.measurement import Histogram
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import ProxyOptions
 from gateway.proxy.tls_socket import TlsSocket
-from gateway.relay import sockets, stalled_peer_timeouts, stream_bridge
+from gateway.relay import sockets, stream_bridge, user_timeout_suspender
 from gateway.relay.direct_link import DirectLink
 from gateway.relay.socket_relay import SocketRelay
 from gateway.ssh.options import PoolOptions
@@ -336,7 +336,7 @@ async def test_a_far_side_that_pauses_is_not_closed(
     """If TCP_USER_TIMEOUT were set, the kernel would close the connection although the peer acknowledges probes."""
     monkeypatch.setattr(sockets, "USER_TIMEOUT_MS", 1500)
     for name, seconds in (("_SCAN_INTERVAL", 0.1), ("_STALLED_AFTER", 0.6), ("_ACK_MARGIN", 0.2)):
-        monkeypatch.setattr(stalled_peer_timeouts, name, seconds)
+        monkeypatch.setattr(user_timeout_suspender, name, seconds)
     client, inner = pair
     size = 8 << 20
 

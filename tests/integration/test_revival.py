@@ -17,9 +17,9 @@ import pytest
 
 from gateway.backoff import BackoffPolicy
 from gateway.contracts.values import Duration
-from gateway.docker import last_starts
 from gateway.docker import reconciler as reconciler_module
 from gateway.docker import start_attempts as revivals_module
+from gateway.docker import start_inspection
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_connection import connected
@@ -266,7 +266,7 @@ def test_dependants_are_restarted_after_the_engine_was_restarted_while_the_gatew
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The engine starts its containers before the gateway connects, so the gateway does not see the starts."""
-    monkeypatch.setattr(last_starts, "_MAX_AGE_RUNNING", 3600.0)
+    monkeypatch.setattr(start_inspection, "_MAX_AGE_RUNNING", 3600.0)
     monkeypatch.setattr(reconciler_module, "_EVENT_OVERLAP", 0.0)
     monkeypatch.setattr(reconciler_module, "_RECONNECT", BackoffPolicy(first=0.2, cap=0.4, floor=0.1))
     socket = tmp_path / "docker.sock"

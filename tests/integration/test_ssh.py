@@ -17,9 +17,9 @@ from asyncssh.connection import SSHConnection
 
 from gateway.backends import EmptyOptions
 from gateway.backends.tcp import TcpBackend, TcpCheckOptions
-from gateway.contracts.link import Relay
 from gateway.contracts.phases import Phases
-from gateway.contracts.security import Secret
+from gateway.contracts.relay import Relay
+from gateway.contracts.secret import Secret
 from gateway.contracts.states import CloseReason, TunnelState
 from gateway.contracts.values import Duration, Endpoint
 from gateway.demo.process import find, free_port

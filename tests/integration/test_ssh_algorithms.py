@@ -141,5 +141,5 @@ async def test_each_direction_is_checked(tmp_path: Path, monkeypatch: pytest.Mon
     async with without_strict_exchange(tmp_path / "bastion", monkeypatch) as bastion:
         error = await refused(options(bastion))
     assert (error.reason, error.fatal) == (Reason.PROTOCOL, True)
-    assert "offers chacha20-poly1305@openssh.com without strict key exchange" in error.detail
+    assert "negotiated chacha20-poly1305@openssh.com without strict key exchange" in error.detail
     assert Witness.logins == 0

@@ -21,7 +21,7 @@ import pymysql
 import pytest
 
 from gateway.demo import mariadb, nfs, postgres
-from gateway.demo.process import Process, find, free_port
+from gateway.demo.process import ServerProcess, find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.vpn import network_devices, openvpn_privileges, policy_routing
 from gateway.vpn.device_lock import DeviceLock, is_locked
@@ -117,7 +117,7 @@ def world(server_folder: Path) -> Iterator[World]:
             OpenVpnServer(folder / "openvpn", authority),
             WireGuardPeer(folder / "wireguard"),
         )
-        names = Process([sys.executable, "-c", NAME_SERVER, BEHIND], folder / "names.log")
+        names = ServerProcess([sys.executable, "-c", NAME_SERVER, BEHIND], folder / "names.log")
         stack.callback(names.stop)
         with inside(FAR):
             names.spawn()
@@ -354,7 +354,7 @@ with socket.create_server((sys.argv[1], 4000), family=socket.AF_INET6) as server
 @pytest.mark.parametrize("kind", KINDS)
 def test_ipv6_traffic_never_bypasses_the_vpn(far: World, gateway: Gateway, kind: str, isolation: str) -> None:
     listen = free_port()
-    server = Process([sys.executable, "-c", ECHO, BEHIND_V6], gateway.folder / "echo.log")
+    server = ServerProcess([sys.executable, "-c", ECHO, BEHIND_V6], gateway.folder / "echo.log")
     with inside(FAR):
         server.start(4000)
     try:
@@ -924,7 +924,7 @@ with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as server:
 
 def test_a_proxy_named_by_the_server_does_not_get_the_password(far: World, gateway: Gateway) -> None:
     port = free_port()
-    proxy = Process([sys.executable, "-c", PROXY, str(port)], gateway.folder / "proxy.log")
+    proxy = ServerProcess([sys.executable, "-c", PROXY, str(port)], gateway.folder / "proxy.log")
     proxy.start(port)
     try:
         config = far.openvpn.client(gateway.folder / "office.ovpn", f"http-proxy 127.0.0.1 {port} auto")

@@ -20,14 +20,14 @@ from typing import Any
 from gateway.backend_support.probe_login_limiter import ProbeLoginLimiter
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheckOptions
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
 from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.demo.mariadb import MariaDB
 from gateway.errors import Reason
 from gateway.health.probe import probe_once
 from gateway.relay.direct_link import DirectLink
-from gateway.relay.poller import RelayLoop
+from gateway.relay.event_loop import RelayEventLoop
 from tests.soak.chaos_site import missing
 from tests.support.files import scratch
 
@@ -117,7 +117,7 @@ def counting_server(folder: Path, limit: int) -> MariaDB:
 def probe(count: int, folder: Path) -> Counter[str]:
     """Start a server, probe it `count` times, and return the number of each outcome."""
     server = counting_server(folder / "mariadb", LIMIT)
-    with assigned(ADDRESS), asyncio.Runner(loop_factory=RelayLoop) as runner:
+    with assigned(ADDRESS), asyncio.Runner(loop_factory=RelayEventLoop) as runner:
         server.start()
         server.execute("INSTALL SONAME 'auth_parsec'",
                        f"CREATE USER {_SALTED}@'%' IDENTIFIED VIA parsec USING PASSWORD('secret')")  # fmt: skip

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.demo import mariadb, nfs, postgres
-from gateway.demo.process import Process, find, free_port
+from gateway.demo.process import ServerProcess, find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.ops.service_client import ServiceClient
 from tests.soak.chaos_config import chaos_config
@@ -57,7 +57,7 @@ class Site:
     redis: Redis
     nfs: nfs.NfsServer | None
     ports: dict[str, int]
-    gateway: Process
+    gateway: ServerProcess
     admin: ServiceClient
     ops_port: int = 0
     digest: str = ""
@@ -140,7 +140,7 @@ def running(folder: Path, hold: int) -> Iterator[Site]:
                 "hold: 20s", f"hold: {hold}s"
             )
         )
-        gateway = Process(
+        gateway = ServerProcess(
             [sys.executable, "-m", "gateway", "run", "-c", str(config)],
             folder / "gateway.log",
             environment={"PYTHONPATH": str(REPOSITORY)},

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from gateway.demo.mariadb import MariaDB
-from gateway.demo.process import Process, free_port
+from gateway.demo.process import ServerProcess, free_port
 from gateway.demo.sshd import Bastion
 from gateway.ops.service_client import ServiceClient as Ops
 from tests.soak.chaos_site import missing
@@ -54,7 +54,7 @@ def failover(count: int, folder: Path) -> int:
                 check: {{user: {one.check_user}, password_file: {folder}/secret, rise: 2}}
         """)
         )
-        gateway = Process(
+        gateway = ServerProcess(
             [sys.executable, "-m", "gateway", "run", "-c", str(config)],
             folder / "gateway.log",
             environment={"PYTHONPATH": str(REPOSITORY)},

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.demo.mariadb import MariaDB
-from gateway.demo.process import Process, free_port
+from gateway.demo.process import ServerProcess, free_port
 from gateway.demo.sshd import Bastion
 from gateway.ops.service_client import ServiceClient as Ops
 from tests.soak.chaos_site import missing
@@ -176,7 +176,7 @@ def running(folder: Path, options: str = "") -> Iterator[TwoPaths]:
               only-b: {{{backend}, via: b, listen: "127.0.0.1:{ports["only-b"]}"}}
         """)
         )
-        gateway = Process(
+        gateway = ServerProcess(
             [sys.executable, "-m", "gateway", "run", "-c", str(config)],
             folder / "gateway.log",
             environment={"PYTHONPATH": str(REPOSITORY)},

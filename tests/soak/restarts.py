@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 
 from gateway.demo.postgres import Postgres
-from gateway.demo.process import Process, find, free_port
+from gateway.demo.process import ServerProcess, find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.ops.service_client import ServiceClient
 from tests.support.files import REPOSITORY, scratch, write_secret
@@ -127,7 +127,7 @@ def restarts(count: int, folder: Path) -> int:
     return 1 if failed or refused or set(codes) != {0} else 0
 
 
-def _gateway(folder: Path, bastion: Bastion, server: Postgres) -> tuple[Process, int, int]:
+def _gateway(folder: Path, bastion: Bastion, server: Postgres) -> tuple[ServerProcess, int, int]:
     folder.mkdir()
     ops, port = free_port(), free_port()
     write_secret(folder / "secret", server.check_password)
@@ -148,7 +148,7 @@ def _gateway(folder: Path, bastion: Bastion, server: Postgres) -> tuple[Process,
             check: {{user: {server.check_user}, password_file: {folder}/secret, database: {server.database}}}
     """)
     )
-    process = Process(
+    process = ServerProcess(
         [sys.executable, "-m", "gateway", "run", "-c", str(folder / "gateway.yaml")],
         folder / "log",
         environment={"PYTHONPATH": str(REPOSITORY)},
@@ -167,7 +167,7 @@ def _haproxy(folder: Path, servers: list[tuple[int, int]], stack: contextlib.Exi
         f"listen reports\n  bind 127.0.0.1:{port}\n  balance roundrobin\n"
         f"  option httpchk\n  http-check send meth GET uri /readyz\n  http-check expect status 200\n{lines}\n"
     )
-    process = Process(
+    process = ServerProcess(
         [find("haproxy") or "haproxy", "-db", "-f", str(folder / "haproxy.cfg")], folder / "haproxy.log"
     )
     process.start(port)
@@ -185,7 +185,7 @@ def _wait_ready(ops: int) -> None:
     raise TimeoutError("the gateway was not ready in time")
 
 
-def _terminate(process: Process) -> int:
+def _terminate(process: ServerProcess) -> int:
     child = process._child
     assert child is not None
     process.send(signal.SIGTERM)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gateway.demo.process import find
 from gateway.demo.sshd import Bastion
-from gateway.relay.poller import RelayLoop
+from gateway.relay.event_loop import RelayEventLoop
 from tests.soak import instrumentation
 from tests.soak.client_types import MIX
 from tests.soak.plan import Bench, Outcome, Round, rounds
@@ -61,7 +61,7 @@ def soak(seed: int, seconds: float, clients: int, folder: Path) -> int:
         for at, chosen in enumerate(rounds(chance, length)):
             if at >= len(instrumentation.CIPHERS) and time.monotonic() - began > seconds:
                 break
-            with asyncio.Runner(loop_factory=RelayLoop) as runner:
+            with asyncio.Runner(loop_factory=RelayEventLoop) as runner:
                 started = time.monotonic()
                 outcome = runner.run(play(bench, chosen))
             print(row(chosen, outcome, time.monotonic() - started), flush=True)

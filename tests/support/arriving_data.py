@@ -12,9 +12,9 @@ import socket
 import sys
 
 from gateway.measurement import Histogram
+from gateway.relay.data_plane_selection import relay_sockets
+from gateway.relay.event_loop import RelayEventLoop
 from gateway.relay.native_engine_runner import native_engine_pool
-from gateway.relay.poller import RelayLoop
-from gateway.relay.relay_selection import relay_sockets
 
 SIZE = 4 << 20
 SECONDS = 30
@@ -61,5 +61,5 @@ async def main(library: str, fin: int) -> None:
 
 
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=RelayLoop) as runner:
+    with asyncio.Runner(loop_factory=RelayEventLoop) as runner:
         runner.run(main(sys.argv[1], int(sys.argv[2])))

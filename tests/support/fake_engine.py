@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.docker.engine_flavor import DOCKER
-from gateway.docker.errors import EngineError, ErrorKind
+from gateway.docker.errors import EngineError, EngineErrorKind
 
 
 @dataclass
@@ -112,7 +112,7 @@ class FakeEngine:
             return {"Config": {"Labels": self.image_labels}}
         found = self.containers.get(path.split("/")[1])
         if found is None:
-            raise EngineError(ErrorKind.NOT_FOUND, "No such container")
+            raise EngineError(EngineErrorKind.NOT_FOUND, "No such container")
         listed = {**self._listed(found), "State": {"Status": found.state, "Error": ""}}
         for name, endpoint in found.endpoints.items():
             listed["NetworkSettings"]["Networks"][name]["Aliases"] = list(endpoint.aliases)
@@ -137,7 +137,7 @@ class FakeEngine:
         network = self._network(path.removeprefix("networks/"))
         self.writes.append(("remove", network.name, ""))
         if any(network.name in each.endpoints for each in self.containers.values()):
-            raise EngineError(ErrorKind.FORBIDDEN, f"network {network.name} has active endpoints")
+            raise EngineError(EngineErrorKind.FORBIDDEN, f"network {network.name} has active endpoints")
         if not network.labels:
             self.foreign_touched.append(f"network {network.name} removed")
         del self.networks[network.id]
@@ -146,7 +146,7 @@ class FakeEngine:
         if path == "networks/create":
             self.writes.append(("create", body["Name"], ""))
             if any(each.name == body["Name"] for each in self.networks.values()):
-                raise EngineError(ErrorKind.CONFLICT, f"network with name {body['Name']} already exists")
+                raise EngineError(EngineErrorKind.CONFLICT, f"network with name {body['Name']} already exists")
             self.add_network(
                 body["Name"], driver=body["Driver"], attachable=body["Attachable"], labels=body["Labels"],
                 subnet=body["IPAM"]["Config"][0]["Subnet"], internal=body["Internal"], options=body["Options"],
@@ -156,7 +156,7 @@ class FakeEngine:
         network = self._network(network_id)
         container = self.containers.get(body["Container"])
         if container is None:
-            raise EngineError(ErrorKind.NOT_FOUND, "No such container")
+            raise EngineError(EngineErrorKind.NOT_FOUND, "No such container")
         self.writes.append((verb, network.name, container.name))
         if verb == "connect":
             self._connect(network, container, body["EndpointConfig"]["Aliases"])
@@ -165,22 +165,24 @@ class FakeEngine:
 
     def _connect(self, network: FakeNetwork, container: FakeContainer, aliases: list[str]) -> None:
         if container.mode.startswith("container:"):
-            raise EngineError(ErrorKind.REFUSED, "container sharing network namespace with another container")
+            raise EngineError(EngineErrorKind.REFUSED, "container sharing network namespace with another container")
         if container.mode in ("host", "none"):
-            raise EngineError(ErrorKind.FORBIDDEN, "container cannot be connected to host network")
+            raise EngineError(EngineErrorKind.FORBIDDEN, "container cannot be connected to host network")
         if network.name in container.endpoints:
-            raise EngineError(ErrorKind.FORBIDDEN, f"endpoint with name {container.name} already exists in network")
+            raise EngineError(
+                EngineErrorKind.FORBIDDEN, f"endpoint with name {container.name} already exists in network"
+            )
         if network.driver == "overlay" and not network.attachable:
-            raise EngineError(ErrorKind.FORBIDDEN, f"network {network.name} not manually attachable")
+            raise EngineError(EngineErrorKind.FORBIDDEN, f"network {network.name} not manually attachable")
         if network.full:
-            raise EngineError(ErrorKind.FAILED, "no available IPv4 addresses on this network's address pools")
+            raise EngineError(EngineErrorKind.FAILED, "no available IPv4 addresses on this network's address pools")
         self.join(container, network, list(aliases), foreign=False)
 
     def _disconnect(self, network: FakeNetwork, container: FakeContainer) -> None:
         endpoint = container.endpoints.get(network.name)
         if endpoint is None:
             raise EngineError(
-                ErrorKind.FAILED, f"container {container.id} is not connected to network {network.name}"
+                EngineErrorKind.FAILED, f"container {container.id} is not connected to network {network.name}"
             )
         if endpoint.foreign:
             self.foreign_touched.append(f"{container.name} detached from {network.name}")
@@ -190,7 +192,7 @@ class FakeEngine:
         for network in self.networks.values():
             if name in (network.id, network.name):
                 return network
-        raise EngineError(ErrorKind.NOT_FOUND, f"network {name} not found")
+        raise EngineError(EngineErrorKind.NOT_FOUND, f"network {name} not found")
 
     def _listed(self, container: FakeContainer) -> dict[str, Any]:
         by_name = {network.name: network.id for network in self.networks.values()}
@@ -207,7 +209,7 @@ class FakeEngine:
     def _maybe_fail(self, share: float = 1.0) -> None:
         if self._rng.random() < self.failing * share:
             raise self._rng.choice([
-                EngineError(ErrorKind.TIMEOUT, "no response in time"),
-                EngineError(ErrorKind.UNREACHABLE, "connection lost"),
-                EngineError(ErrorKind.FAILED, "internal error"),
+                EngineError(EngineErrorKind.TIMEOUT, "no response in time"),
+                EngineError(EngineErrorKind.UNREACHABLE, "connection lost"),
+                EngineError(EngineErrorKind.FAILED, "internal error"),
             ])  # fmt: skip

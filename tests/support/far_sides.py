@@ -12,17 +12,18 @@ from math import inf
 from pathlib import Path
 
 from gateway.connection_tap import Tap
-from gateway.contracts.link import Link, Relay, Stream
+from gateway.contracts.link import Link, Stream
 from gateway.contracts.phases import Phases
+from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import ProxyOptions
+from gateway.relay.data_plane_selection import relay_sockets
 from gateway.relay.direct_link import DirectLink
+from gateway.relay.event_loop import RelayEventLoop
 from gateway.relay.lingering_close import lingering_closer
-from gateway.relay.poller import RelayLoop
-from gateway.relay.relay_selection import relay_sockets
 from gateway.relay.socket_relay import SocketRelay
 from tests.support.certificates import Authority
 from tests.support.ends import BACK, FORTH, End
@@ -139,7 +140,7 @@ class Straight:
 def _watched() -> int:
     """Return the number of relay descriptors that the event loop polls."""
     loop = asyncio.get_running_loop()
-    assert isinstance(loop, RelayLoop)
+    assert isinstance(loop, RelayEventLoop)
     return len(loop.relays._handlers)
 
 

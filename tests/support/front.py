@@ -6,7 +6,8 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 
-from gateway.contracts.link import Link, Relay
+from gateway.contracts.link import Link
+from gateway.contracts.relay import Relay
 from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError
 from gateway.measurement import Histogram

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gateway.demo.process import Process, free_port
+from gateway.demo.process import ServerProcess, free_port
 from gateway.ops.service_client import ServiceClient
 from tests.support.files import REPOSITORY
 
@@ -29,7 +29,7 @@ class Gateway:
 
     folder: Path
     ops_port: int = field(default_factory=free_port)
-    process: Process | None = None
+    process: ServerProcess | None = None
     started: float = 0.0
     wrapper: list[str] = field(default_factory=list)
     """Arguments before the command line of the gateway, such as another program that runs it."""
@@ -64,7 +64,7 @@ class Gateway:
 
     def start(self, *arguments: str, environment: dict[str, str] | None = None) -> "Gateway":
         config = ["-c", str(self.config)] if self.config.exists() else []
-        self.process = Process(
+        self.process = ServerProcess(
             [*self.wrapper, sys.executable, "-m", "gateway", "run", *config, *arguments],
             self.folder / "gateway.log",
             environment={"PYTHONPATH": str(REPOSITORY), **(environment or {})},

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import yaml
 
-from gateway.demo.process import Process, find, free_port, run
+from gateway.demo.process import ServerProcess, find, free_port, run
 
 _OWNER = "postgres"
 
@@ -35,7 +35,7 @@ class Etcd:
         folder.mkdir(parents=True)
         self.port, peer = free_port(), free_port()
         client_url, peer_url = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{peer}"
-        self._process = Process(
+        self._process = ServerProcess(
             [find("etcd") or "etcd", "--data-dir", f"{folder}/data", "--listen-client-urls", client_url,
              "--advertise-client-urls", client_url, "--listen-peer-urls", peer_url,
              "--initial-advertise-peer-urls", peer_url, "--initial-cluster", f"default={peer_url}",
@@ -68,7 +68,7 @@ class PatroniCluster:
         self._etcd = Etcd(folder / "etcd")
         self._nodes = {host: self._node(folder / f"node{number}", host) for number, host in enumerate(self.hosts)}
 
-    def _node(self, folder: Path, host: str) -> Process:
+    def _node(self, folder: Path, host: str) -> ServerProcess:
         folder.mkdir(parents=True)
         config = {
             "scope": "shop",
@@ -102,7 +102,7 @@ class PatroniCluster:
         file = folder / "patroni.yaml"
         file.write_text(yaml.safe_dump(config))
         run(["chown", "-R", _OWNER, str(folder)])
-        return Process([find("patroni") or "patroni", str(file)], folder / "log", user=_OWNER)
+        return ServerProcess([find("patroni") or "patroni", str(file)], folder / "log", user=_OWNER)
 
     def start(self) -> "PatroniCluster":
         """Start the cluster, with the primary on 127.0.0.1, and wait until the replica streams."""

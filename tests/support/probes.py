@@ -15,7 +15,7 @@ from gateway.backends.postgres import PostgresBackend
 from gateway.backends.redis import RedisBackend, RedisCheckOptions
 from gateway.backends.tcp import TcpBackend, TcpCheckOptions
 from gateway.contracts.backend import Backend
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
 from gateway.contracts.values import Endpoint
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.postgres import Postgres

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from gateway.demo.process import Process, free_port
+from gateway.demo.process import ServerProcess, free_port
 from tests.support.files import REPOSITORY
 
 RULES = REPOSITORY / "configs" / "prometheus"
@@ -122,7 +122,7 @@ class Prometheus:
         }  # fmt: skip
         path = folder / "prometheus.yaml"
         path.write_text(yaml.safe_dump(config))
-        self._process = Process(
+        self._process = ServerProcess(
             [
                 "prometheus",
                 f"--config.file={path}",

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from gateway.demo.process import Process, find, free_port
+from gateway.demo.process import ServerProcess, find, free_port
 from tests.support.certificates import Issued
 
 Answer = str | int | None | list["Answer"]
@@ -101,7 +101,7 @@ class Redis:
             ]  # fmt: skip
         config = folder / "redis.conf"
         config.write_text("\n".join(lines) + "\n")
-        self._process = Process([find("redis-server") or "redis-server", str(config)], folder / "log")
+        self._process = ServerProcess([find("redis-server") or "redis-server", str(config)], folder / "log")
 
     def start(self) -> "Redis":
         self._process.start(self.port)
@@ -158,7 +158,7 @@ class Sentinel:
             "sentinel down-after-milliseconds shop 1000\nsentinel failover-timeout shop 10000\n"
         )
         program = find("redis-server") or "redis-server"
-        self._process = Process([program, str(config), "--sentinel"], folder / "log")
+        self._process = ServerProcess([program, str(config), "--sentinel"], folder / "log")
 
     def start(self) -> "Sentinel":
         self._process.start(self.port)

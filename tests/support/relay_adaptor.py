@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from gateway.connection_tap import Tap
-from gateway.contracts.link import Relay
+from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from tests.support.ends import End
 from tests.support.plans import Setup, Step, Verbs

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gateway.demo.process import Process, find, free_port
+from gateway.demo.process import ServerProcess, find, free_port
 from gateway.relay.sockets import reset
 
 Behavior = Callable[[socket.socket], None]
@@ -121,7 +121,7 @@ class Samba:
   read only = no
 """)
         command = [find("smbd") or "smbd", "--foreground", "--no-process-group", "-s", str(folder / "smb.conf")]
-        self._process = Process(command, folder / "out")
+        self._process = ServerProcess(command, folder / "out")
 
     def start(self) -> "Samba":
         self._process.start(self.port)

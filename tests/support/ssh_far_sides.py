@@ -12,8 +12,9 @@ import asyncssh
 from asyncssh.packet import UInt32
 
 from gateway.connection_tap import Tap
-from gateway.contracts.link import Link, Relay, Stream
+from gateway.contracts.link import Link, Stream
 from gateway.contracts.phases import Phases
+from gateway.contracts.relay import Relay
 from gateway.contracts.values import Endpoint
 from gateway.demo.sshd import Bastion
 from gateway.relay.direct_link import DirectLink

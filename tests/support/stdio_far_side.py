@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from gateway.connection_tap import Tap
-from gateway.contracts.link import Link, NetworkId, Relay, Stream
+from gateway.contracts.link import Link, NetworkId, Stream
 from gateway.contracts.phases import Phases
+from gateway.contracts.relay import Relay
 from gateway.contracts.values import Endpoint
 from gateway.demo.process import find
 from gateway.measurement import Histogram

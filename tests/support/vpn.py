@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from gateway.demo.process import Process
+from gateway.demo.process import ServerProcess
 from tests.support.certificates import Authority
 from tests.support.netns import BEHIND, BEHIND_V6, NAMES, OUTER_FAR, OUTER_OTHER, inside
 
@@ -66,7 +66,7 @@ class OpenVpnServer:
             {self._login_lines()}
             {more}
         """)
-        self.process = Process(["/usr/sbin/openvpn", "--config", str(config), "--verb", "4"], folder / "log")
+        self.process = ServerProcess(["/usr/sbin/openvpn", "--config", str(config), "--verb", "4"], folder / "log")
 
     def _login_lines(self) -> str:
         if self._login is None:

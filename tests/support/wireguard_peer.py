@@ -6,7 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from gateway.demo.process import Process
+from gateway.demo.process import ServerProcess
 from tests.support.netns import BEHIND, NAMES, OUTER_FAR, inside, run
 
 _COUNTER = itertools.count()
@@ -29,7 +29,7 @@ class WireGuardPeer:
         # Sockets of wireguard-go are in one directory, whatever the namespace: the name must be unique on this host.
         self.device = f"wgs{os.getpid()}n{next(_COUNTER)}"
         self.key, self.client_key = _wg_key(), _wg_key()
-        self.process = Process(["/usr/bin/wireguard-go", "-f", self.device], folder / "log")
+        self.process = ServerProcess(["/usr/bin/wireguard-go", "-f", self.device], folder / "log")
 
     def start(self) -> "WireGuardPeer":
         with inside(self.namespace):

@@ -13,7 +13,7 @@ import pytest
 from gateway import secret_files
 from gateway.config.file_checks import check_files
 from gateway.config.loader import ConfigSources, load
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
 from gateway.demo.sshd import make_key
 from gateway.errors import Reason, TunnelError
 from gateway.secret_files import ExposedSecretError, check_not_exposed, read_private_key, read_secret

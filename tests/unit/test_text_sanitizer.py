@@ -13,7 +13,7 @@ from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.contracts.values import Endpoint
-from gateway.docker.errors import EngineError, ErrorKind
+from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.errors import DialError, Reason
 from gateway.facts import IDENTITY, VERSION
 from gateway.health.probe import probe_once
@@ -73,7 +73,7 @@ def test_truncated_text_ends_with_an_ellipsis() -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [DialError(Reason.REFUSED, "db: " + HOSTILE * 100), EngineError(ErrorKind.FAILED, "db: " + HOSTILE * 100)],
+    [DialError(Reason.REFUSED, "db: " + HOSTILE * 100), EngineError(EngineErrorKind.FAILED, "db: " + HOSTILE * 100)],
 )
 def test_error_details_are_one_line(error: Exception) -> None:
     assert str(error).startswith("db: ?[2J?]0;owned? ?gpj.exe?")

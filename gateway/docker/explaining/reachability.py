@@ -16,7 +16,10 @@ _UNKNOWN = "unknown"
 
 
 def reachability(subject: ExplainedContainer, backend: ExplainedBackend) -> Reachability:
-    """Return whether the container reaches the backend by name, and if not, the first obstacle and its remedy."""
+    """Return whether the container can reach the backend by name, and why, as a `Reachability`.
+
+    If the container cannot reach the backend, the result contains the first obstacle and its remedy.
+    """
     name, base = subject.container.name, subject.base
     if subject.dead is not None:
         return _no(
@@ -44,7 +47,7 @@ def reachability(subject: ExplainedContainer, backend: ExplainedBackend) -> Reac
 
 
 def _served(subject: ExplainedContainer, backend: ExplainedBackend, network: str, base: Container) -> Reachability:
-    """Return whether the container reaches the backend over `network`, a network that it shares with the gateway."""
+    """Return the result for a container that shares `network` with the gateway."""
     found = _not_admitted(subject, backend, network, base)
     state = f"the backend is {backend.state}" + (f": {backend.why}" if backend.why else "")
     if found is None and backend.state not in (*_GOOD, _UNKNOWN):

@@ -3,7 +3,7 @@
 import hashlib
 import ssl
 
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
 from gateway.errors import GatewayError
 
 SUPPORTED = bool(getattr(ssl, "HAS_PSK", False))

@@ -1,9 +1,9 @@
 """Plans which containers to attach, reattach and detach."""
 
-from gateway.docker.errors import AttachBlocker
+from gateway.docker.attach_blocker import AttachBlocker
 from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction
 from gateway.docker.planning.aliases import age, conflicting_holder, remedy, reserve
-from gateway.docker.planning.attach_blockers import block_reason
+from gateway.docker.planning.attachability import block_reason
 from gateway.docker.planning.desired_networks import desired_networks, desired_networks_without_report
 from gateway.docker.planning.endpoint_repair import is_ours, reconcile_endpoint, refuse
 from gateway.docker.planning.gateway_container import own_addresses

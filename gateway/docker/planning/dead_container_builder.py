@@ -6,7 +6,7 @@ from gateway.docker.compose_command import compose_command
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState
 from gateway.docker.grants import SERVICE
 from gateway.docker.snapshot import Container
-from gateway.docker.start_errors import StartFailureCause
+from gateway.docker.start_failure import StartFailureCause
 from gateway.text_sanitizer import one_line
 
 _MAX_COMMAND = 4000

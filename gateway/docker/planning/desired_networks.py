@@ -1,10 +1,10 @@
 """Determines the desired networks of a container from its labels, grants and rules."""
 
 from gateway.docker import labels
+from gateway.docker.attach_blocker import AttachBlocker
 from gateway.docker.consumer_directory import client_networks
-from gateway.docker.errors import AttachBlocker
 from gateway.docker.plan import AttachmentState
-from gateway.docker.planning.attach_blockers import container_block_reason
+from gateway.docker.planning.attachability import container_block_reason
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.snapshot import LIVE, Container
 

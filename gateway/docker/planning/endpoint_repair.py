@@ -1,6 +1,6 @@
 """Compares existing endpoints with the desired state, and plans to reattach or detach containers."""
 
-from gateway.docker.errors import AttachBlocker
+from gateway.docker.attach_blocker import AttachBlocker
 from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction
 from gateway.docker.planning.aliases import reserve
 from gateway.docker.planning.gateway_container import (

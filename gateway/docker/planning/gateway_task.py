@@ -1,6 +1,6 @@
 """Checks whether a gateway that runs as a swarm task has the required networks and aliases."""
 
-from gateway.docker.errors import AttachBlocker
+from gateway.docker.attach_blocker import AttachBlocker
 from gateway.docker.grants import SWARM_SERVICE
 from gateway.docker.plan import AttachmentState
 from gateway.docker.planning.plan_builder import PlanBuilder

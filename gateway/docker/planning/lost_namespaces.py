@@ -7,9 +7,9 @@ from gateway.docker.grants import PROJECT
 from gateway.docker.labels import revives
 from gateway.docker.planning.dead_container_builder import dead_container, dead_container_to_recreate
 from gateway.docker.planning.plan_builder import PlanBuilder
-from gateway.docker.project_network_names import configured_as
+from gateway.docker.separate_network_names import configured_as
 from gateway.docker.snapshot import LIVE, Container, start_order
-from gateway.docker.start_errors import StartFailureCause
+from gateway.docker.start_failure import StartFailureCause
 
 
 def shared_namespaces(builder: PlanBuilder) -> frozenset[str]:

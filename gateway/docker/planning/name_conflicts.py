@@ -6,7 +6,7 @@ from gateway.docker.desired_state import OWNER_ALIAS_PREFIX
 from gateway.docker.name_resolution import ResolvingWorkload
 from gateway.docker.plan import NameConflict
 from gateway.docker.planning.plan_builder import PlanBuilder
-from gateway.docker.snapshot import Container, Service
+from gateway.docker.snapshot import Container, SwarmService
 
 _MOST = 5
 """The maximum number of names in one message."""
@@ -22,7 +22,7 @@ def container_conflicts(builder: PlanBuilder, container: Container, network: str
         _warn_of_hostnames(builder, network)
     who = ResolvingWorkload(container.id, container.name, _lower(() if own else aliases), container.hosts)
     found = builder.names.conflicts(
-        who, network, builder.backend_names(network), _elsewhere(builder, container, network)
+        who, network, builder.backend_names(network), _networks_to_compare(builder, container, network)
     )
     return _add(builder, list(found), refusable=not own)
 
@@ -40,7 +40,7 @@ def report_foreign_endpoints(builder: PlanBuilder, container: Container, wanted:
         if network in builder.options.networks and network not in wanted and not (attached or container.is_task):
             who = ResolvingWorkload(container.id, container.name, hosts=container.hosts)
             found = builder.names.conflicts(
-                who, network, builder.backend_names(network), _elsewhere(builder, container, network)
+                who, network, builder.backend_names(network), _networks_to_compare(builder, container, network)
             )
             _add(builder, list(found), refusable=False)
 
@@ -56,7 +56,7 @@ def _warn_of_hostnames(builder: PlanBuilder, network: str) -> None:
     ]
 
 
-def service_conflicts(builder: PlanBuilder, service: Service, network: str, aliases: Iterable[str]) -> str:
+def service_conflicts(builder: PlanBuilder, service: SwarmService, network: str, aliases: Iterable[str]) -> str:
     """Add a service's name conflicts to the plan.
 
     Return the reason if the service must not be attached; otherwise an empty string.
@@ -67,10 +67,10 @@ def service_conflicts(builder: PlanBuilder, service: Service, network: str, alia
     return _add(builder, list(builder.names.conflicts(who, network, builder.backend_names(network), elsewhere)))
 
 
-def _elsewhere(builder: PlanBuilder, container: Container, network: str) -> list[str]:
-    """Return the other networks of a container to compare with `network`.
+def _networks_to_compare(builder: PlanBuilder, container: Container, network: str) -> list[str]:
+    """Return the other networks of the container whose names may conflict with those on `network`.
 
-    Of two networks of the gateway, only one is compared with the other, so that a conflict is reported only once.
+    If both networks of a pair are configured, omit the pair for one of them, so that each conflict is reported once.
     """
     return [each for each in container.endpoints if each not in builder.options.networks or each < network]
 

@@ -11,7 +11,7 @@ from gateway.docker.options import NetworkOptions
 from gateway.docker.plan import ActionKind, PlannedAction
 from gateway.docker.planning.network_differences import differing
 from gateway.docker.planning.plan_builder import PlanBuilder
-from gateway.docker.project_network_names import PROJECT_BITS
+from gateway.docker.separate_network_names import PROJECT_BITS
 from gateway.docker.snapshot import ENCRYPTED, MTU, NetworkInfo
 
 _POOL = ipaddress.ip_network("10.201.0.0/16")

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gateway.docker import labels
+from gateway.docker.attach_blocker import AttachBlocker
 from gateway.docker.desired_state import DesiredState, backends_on
-from gateway.docker.errors import AttachBlocker
 from gateway.docker.grants import GrantedAccess, granted, owner
 from gateway.docker.labels import LabelRequest
 from gateway.docker.name_resolution import NameTable
 from gateway.docker.options import NetworkOptions
 from gateway.docker.plan import AttachmentState, AttachmentStatus, NameConflict, PlannedAction
-from gateway.docker.project_network_names import network_of
+from gateway.docker.separate_network_names import network_of
 from gateway.docker.snapshot import Container, EngineSnapshot, NetworkInfo
 from gateway.text_sanitizer import one_line
 

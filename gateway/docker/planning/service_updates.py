@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.docker.errors import AttachBlocker
+from gateway.docker.attach_blocker import AttachBlocker
 from gateway.docker.grants import SWARM_SERVICE, owner
 from gateway.docker.labels import LabelRequest
 from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction
 from gateway.docker.planning.name_conflicts import service_conflicts
 from gateway.docker.planning.plan_builder import AliasHolder, PlanBuilder
-from gateway.docker.snapshot import NetworkInfo, Service
+from gateway.docker.snapshot import NetworkInfo, SwarmService
 
 
 def update_services(builder: PlanBuilder) -> None:
@@ -35,20 +35,20 @@ def _acts(builder: PlanBuilder) -> bool:
     return builder.options.services and builder.observed.swarm.leader
 
 
-def service_networks(builder: PlanBuilder, service: Service) -> list[str]:
+def service_networks(builder: PlanBuilder, service: SwarmService) -> list[str]:
     """Return the desired networks of a service."""
     request, names = _wanted(builder, service)
     return [] if request is None or request.refused else names
 
 
-def _wanted(builder: PlanBuilder, service: Service) -> tuple[LabelRequest | None, list[str]]:
+def _wanted(builder: PlanBuilder, service: SwarmService) -> tuple[LabelRequest | None, list[str]]:
     """Return the request of a service, and the networks that the request selects."""
     who, labels = f"service {service.name}", {**service.labels, SWARM_SERVICE: service.name}
     request = builder.request(who, None, labels)
     return request, [] if request is None else builder.networks_of(request, who, service.name, labels)
 
 
-def _attached(builder: PlanBuilder, service: Service) -> tuple[dict[str, frozenset[str]], set[str]]:
+def _attached(builder: PlanBuilder, service: SwarmService) -> tuple[dict[str, frozenset[str]], set[str]]:
     """Return the desired aliases by network ID, and the IDs of the networks that the service requests.
 
     The desired networks are the current networks and the requested networks. Report the status of the latter.
@@ -92,7 +92,11 @@ def _attached(builder: PlanBuilder, service: Service) -> tuple[dict[str, frozens
 
 
 def _block_reason(
-    builder: PlanBuilder, service: Service, there: NetworkInfo, request: LabelRequest, found: frozenset[str] | None
+    builder: PlanBuilder,
+    service: SwarmService,
+    there: NetworkInfo,
+    request: LabelRequest,
+    found: frozenset[str] | None,
 ) -> tuple[AttachmentState, AttachBlocker, str] | None:
     """Return the status and reason if the service's request for a network is blocked; None if it is not blocked."""
     if found is None and there.scope != "swarm":
@@ -128,7 +132,9 @@ def _to_change(builder: PlanBuilder) -> tuple[AttachmentState, AttachBlocker | N
     return AttachmentState.PENDING, None, ""
 
 
-def _conflict(builder: PlanBuilder, service: Service, name: str, request: LabelRequest, found: frozenset[str]) -> str:
+def _conflict(
+    builder: PlanBuilder, service: SwarmService, name: str, request: LabelRequest, found: frozenset[str]
+) -> str:
     """Reserve the service's aliases on a network, or return why the service cannot have them."""
     taken = [alias for alias in request.aliases if alias.lower() in builder.backend_names(name)]
     if taken:
@@ -142,7 +148,7 @@ def _conflict(builder: PlanBuilder, service: Service, name: str, request: LabelR
     return ""
 
 
-def _held(builder: PlanBuilder, service: Service, name: str, alias: str) -> str | None:
+def _held(builder: PlanBuilder, service: SwarmService, name: str, alias: str) -> str | None:
     """Return the holder of an alias that the service cannot share; None if the service can have the alias."""
     holder, network, alias = _holder(builder, service), builder.known[name].id, alias.lower()
     holders = [
@@ -158,12 +164,12 @@ def _held(builder: PlanBuilder, service: Service, name: str, alias: str) -> str 
     return next((other.who for other in holders if not other.shares(alias, holder)), None)
 
 
-def _holder(builder: PlanBuilder, service: Service) -> AliasHolder:
+def _holder(builder: PlanBuilder, service: SwarmService) -> AliasHolder:
     labels = {SWARM_SERVICE: service.name}
     return AliasHolder(f"service {service.name}", owner(service.id, labels), builder.by_configuration(None, labels))
 
 
-def _update(builder: PlanBuilder, service: Service, networks: Mapping[str, frozenset[str]]) -> None:
+def _update(builder: PlanBuilder, service: SwarmService, networks: Mapping[str, frozenset[str]]) -> None:
     """Plan an update of the service if its networks differ from the desired networks."""
     changed = sorted(each for each in networks.keys() | service.networks.keys()
                      if networks.get(each) != service.networks.get(each))  # fmt: skip
@@ -179,7 +185,7 @@ def _update(builder: PlanBuilder, service: Service, networks: Mapping[str, froze
         )  # fmt: skip
 
 
-def _kept(builder: PlanBuilder, service: Service, networks: Mapping[str, frozenset[str]]) -> tuple[str, ...]:
+def _kept(builder: PlanBuilder, service: SwarmService, networks: Mapping[str, frozenset[str]]) -> tuple[str, ...]:
     """Return the networks to add so that a service still reaches external networks after its update.
 
     A service without networks uses the default bridge. The engine detaches the service from this bridge when the

@@ -1,6 +1,6 @@
 """Reports the status of containers that use another container's network namespace (`network_mode: service:…`)."""
 
-from gateway.docker.errors import AttachBlocker
+from gateway.docker.attach_blocker import AttachBlocker
 from gateway.docker.plan import AttachmentState
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.snapshot import Container

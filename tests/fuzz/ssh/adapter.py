@@ -21,7 +21,7 @@ from asyncssh.encryption import get_encryption
 
 import gateway
 from gateway._dataplane import is_built
-from gateway.relay.poller import RelayLoop
+from gateway.relay.event_loop import RelayEventLoop
 from gateway.ssh import flow_control
 from gateway.ssh.asyncssh_relay import AsyncsshRelay
 from gateway.ssh.channel_interfaces import SshChannel
@@ -79,13 +79,13 @@ def budget_taken() -> int:
     return taken + (native_engine_pool().grown_bytes if is_built() else 0)
 
 
-def run_engine_inside(loop: RelayLoop) -> None:
+def run_engine_inside(loop: RelayEventLoop) -> None:
     """Run the engine inside `loop` instead of a thread, so that an execution is deterministic."""
     if is_built():
         native_engine_pool().runners.append(NativeEngineRunner(loop, flow_control.GROWTH_BUDGET_BYTES, thread=False))
 
 
-def registered(loop: RelayLoop) -> int:
+def registered(loop: RelayEventLoop) -> int:
     """Return the number of descriptors that relays and connections have registered with the loop."""
     return len(loop.relays._handlers) - (len(native_engine_pool().runners) if is_built() else 0)
 

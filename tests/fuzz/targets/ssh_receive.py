@@ -4,7 +4,7 @@ import asyncio
 import logging
 import select
 
-from gateway.relay.poller import RelayLoop
+from gateway.relay.event_loop import RelayEventLoop
 from tests.fuzz.ssh import adapter, script
 from tests.fuzz.ssh.drive import Drive
 from tests.fuzz.ssh.judge import compare, judge_closed, judge_open, receive_ends, settle
@@ -34,7 +34,7 @@ def check(data: bytes) -> None:
     log = logging.getLogger("gateway")
     log.addHandler(errors)
     try:
-        with adapter.small_windows(chosen.window), asyncio.Runner(loop_factory=RelayLoop) as runner:
+        with adapter.small_windows(chosen.window), asyncio.Runner(loop_factory=RelayEventLoop) as runner:
             loop = runner.get_loop()
             loop.set_exception_handler(lambda _, context: problems.append(f"in the loop's handler\n{context}"))
             runner.run(_run(chosen, problems))
@@ -46,7 +46,7 @@ def check(data: bytes) -> None:
 
 async def _run(chosen: script.Script, problems: list[str]) -> None:
     loop = asyncio.get_running_loop()
-    assert isinstance(loop, RelayLoop)
+    assert isinstance(loop, RelayEventLoop)
     adapter.run_engine_inside(loop)
     watcher = select.poll()
     watcher.register(loop.relays.fileno(), select.POLLIN)

@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 from gateway.app import certificate_expiry
 from gateway.certificate_validity import ca_credentials, der_validity, pem_validities
 from gateway.config import Config, ConfigSources, load
-from gateway.contracts.security import MonitoredCertificate, ValidityPeriod
+from gateway.contracts.certificate import MonitoredCertificate, ValidityPeriod
 from gateway.demo.sshd import make_key
 from gateway.measurement import Histogram
 from gateway.ops.metrics import families

@@ -13,7 +13,7 @@ from gateway.audit.hazards import build_report
 from gateway.audit.snapshot_collector import AuditScope, take_snapshot
 from gateway.docker.engine_client import EngineClient
 from gateway.docker.engine_flavor import DOCKER
-from gateway.docker.errors import EngineError, ErrorKind
+from gateway.docker.errors import EngineError, EngineErrorKind
 
 ID = "c0ffee" * 10
 INSPECTION = {
@@ -49,7 +49,7 @@ class FakeEngine:
 
     flavor = DOCKER
 
-    def __init__(self, *refused: str, slow: str = "", kind: ErrorKind = ErrorKind.FORBIDDEN) -> None:
+    def __init__(self, *refused: str, slow: str = "", kind: EngineErrorKind = EngineErrorKind.FORBIDDEN) -> None:
         self._refused = refused
         self._slow = slow
         self._kind = kind
@@ -60,12 +60,12 @@ class FakeEngine:
         if self._slow and path.endswith(self._slow):
             await asyncio.Event().wait()
         if path not in ANSWERS:
-            raise EngineError(ErrorKind.NOT_FOUND, "no such container")
+            raise EngineError(EngineErrorKind.NOT_FOUND, "no such container")
         return ANSWERS[path]
 
     async def events(self, since: float, kinds: tuple[str, ...], until: float) -> AsyncIterator[dict[str, Any]]:
         if "events" in self._refused:
-            raise EngineError(ErrorKind.FORBIDDEN, "no")
+            raise EngineError(EngineErrorKind.FORBIDDEN, "no")
         yield {
             "Type": "volume",
             "Action": "mount",
@@ -74,7 +74,7 @@ class FakeEngine:
         }
 
 
-def made(*refused: str, slow: str = "", kind: ErrorKind = ErrorKind.FORBIDDEN) -> EngineClient:
+def made(*refused: str, slow: str = "", kind: EngineErrorKind = EngineErrorKind.FORBIDDEN) -> EngineClient:
     return cast("EngineClient", FakeEngine(*refused, slow=slow, kind=kind))
 
 
@@ -113,9 +113,9 @@ async def test_the_containers_of_the_gateway_are_marked() -> None:
     assert (await take_snapshot(made(), AuditScope({}, is_local=False, own=frozenset({ID})))).containers[0].is_own
 
 
-@pytest.mark.parametrize("kind", [ErrorKind.FORBIDDEN, ErrorKind.TIMEOUT])
+@pytest.mark.parametrize("kind", [EngineErrorKind.FORBIDDEN, EngineErrorKind.TIMEOUT])
 @pytest.mark.parametrize("refused", ["volumes", "system/df", "info", "events", "changes", "images/sha256:1/json"])
-async def test_requests_that_fail_are_reported(refused: str, kind: ErrorKind) -> None:
+async def test_requests_that_fail_are_reported(refused: str, kind: EngineErrorKind) -> None:
     everything = await take_snapshot(made(), AuditScope({}, is_local=False))
     found = await take_snapshot(made(refused, kind=kind), AuditScope({}, is_local=False))
     assert len(found.containers) == 1
@@ -123,13 +123,13 @@ async def test_requests_that_fail_are_reported(refused: str, kind: ErrorKind) ->
 
 
 async def test_an_engine_that_is_slow_to_measure_layers_lists_them_without_sizes() -> None:
-    found = await take_snapshot(made("?size=1", kind=ErrorKind.TIMEOUT), AuditScope({}, is_local=False))
+    found = await take_snapshot(made("?size=1", kind=EngineErrorKind.TIMEOUT), AuditScope({}, is_local=False))
     assert found.containers[0].changes == {"/var/lib/mysql/ibdata1": 1}
     assert any("sizes of writable layers" in each for each in found.unchecked)
 
 
-@pytest.mark.parametrize("kind", [ErrorKind.TIMEOUT, ErrorKind.FAILED])
-async def test_a_container_that_the_engine_does_not_inspect_is_reported(kind: ErrorKind) -> None:
+@pytest.mark.parametrize("kind", [EngineErrorKind.TIMEOUT, EngineErrorKind.FAILED])
+async def test_a_container_that_the_engine_does_not_inspect_is_reported(kind: EngineErrorKind) -> None:
     found = await take_snapshot(made(f"containers/{ID}/json", kind=kind), AuditScope({}, is_local=False))
     assert found.containers == ()
     assert any(f"cannot inspect {ID} (" in each for each in found.unchecked)
@@ -142,8 +142,8 @@ async def test_an_engine_that_compares_slowly_does_not_hold_up_the_audit(monkeyp
     assert any("changed files of 1 containers" in each for each in found.unchecked)
 
 
-@pytest.mark.parametrize("kind", [ErrorKind.FORBIDDEN, ErrorKind.TIMEOUT])
-async def test_an_engine_that_does_not_list_containers_is_an_error(kind: ErrorKind) -> None:
+@pytest.mark.parametrize("kind", [EngineErrorKind.FORBIDDEN, EngineErrorKind.TIMEOUT])
+async def test_an_engine_that_does_not_list_containers_is_an_error(kind: EngineErrorKind) -> None:
     with pytest.raises(EngineError):
         await take_snapshot(made("containers/json", "?size=1", kind=kind), AuditScope({}, is_local=False))
 

@@ -20,7 +20,7 @@ from gateway.app.service import GatewayService
 from gateway.audit_log.events import AuditEvent, encode_line
 from gateway.audit_log.log_destination import LogDestination
 from gateway.audit_log.recorder import AuditRecorder
-from gateway.audit_log.refusal_limiter import OTHERS, WINDOW, RefusalKey, RefusalLogLimiter
+from gateway.audit_log.refusal_event_limiter import OTHERS, WINDOW, RefusalEventLimiter, RefusalKey
 from gateway.audit_log.writer import AuditWriter
 from gateway.config import Config, ConfigSources, load
 from gateway.config.sections import AuditSection
@@ -43,7 +43,7 @@ def test_a_line_is_always_plain_ascii() -> None:
 
 
 def test_refusals_are_written_immediately_and_then_once_a_second() -> None:
-    refusals = RefusalLogLimiter()
+    refusals = RefusalEventLimiter()
     assert refusals.add(refused(), 10.0) == refused()
     assert [refusals.add(refused(), 10.0 + each / 10) for each in range(1, 5)] == [None] * 4
     assert refusals.add(refused("10.0.0.2"), 10.5) == refused("10.0.0.2")
@@ -58,7 +58,7 @@ def test_refusals_are_written_immediately_and_then_once_a_second() -> None:
 
 
 def test_refusals_from_too_many_sources_are_counted_as_others() -> None:
-    refusals = RefusalLogLimiter()
+    refusals = RefusalEventLimiter()
     reported = sum(refusals.add(refused(f"10.0.{each // 256}.{each % 256}"), 1.0) is not None for each in range(5000))
     rest = refusals.drain()
     assert reported + sum(count for _, count in rest) == 5000

@@ -20,7 +20,7 @@ from gateway.config import ConfigSources, load
 from gateway.config.file_checks import check_files
 from gateway.contracts.backend import Backend
 from gateway.contracts.phases import Phases
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
 from gateway.contracts.states import HealthState
 from gateway.contracts.values import Duration, Endpoint
 from gateway.errors import ConfigError, GatewayError, ReachError, Reason, UnusableTargetError

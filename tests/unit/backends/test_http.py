@@ -22,7 +22,7 @@ from gateway.backends.http import KIND, HttpBackend, HttpCheckOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
 from gateway.contracts.states import HealthState
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, UnusableTargetError

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.backends import EmptyOptions
 from gateway.backends.redis import KIND, RedisBackend, RedisCheckOptions
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
 from gateway.contracts.states import HealthState
 from gateway.errors import Reason
 from tests.support.probes import probe

@@ -12,7 +12,7 @@ from gateway.cli import cli
 from gateway.cli.terminal_output import print_text
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState
 from gateway.docker.plan import ActionKind, AttachmentState, AttachmentStatus, Plan, PlannedAction
-from gateway.docker.start_errors import StartFailureCause
+from gateway.docker.start_failure import StartFailureCause
 from gateway.ops.service_client import ServiceClient
 
 LONG = "a container with a very long name uses the network of another container, which was recreated meanwhile"

@@ -6,7 +6,7 @@ import pytest
 
 from gateway import secret_files
 from gateway.config import ConfigSources, load
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
 from gateway.errors import ConfigError
 
 

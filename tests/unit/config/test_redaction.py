@@ -8,7 +8,7 @@ from gateway.app.ops_settings import file_problems, ops_settings
 from gateway.config import ConfigSources, load
 from gateway.config.file_checks import check_files
 from gateway.config.redaction import Redactor, redact
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
 from gateway.errors import ConfigError, GatewayError
 from gateway.ops.settings import read_secrets
 

@@ -9,14 +9,14 @@ import pytest
 from aiodocker.exceptions import DockerError
 
 from gateway.backoff import BackoffPolicy
-from gateway.docker import container_starter, inspection_cache, last_starts, start_attempts
+from gateway.docker import container_starter, inspection_cache, start_attempts, start_inspection
 from gateway.docker.dead_containers import DeadContainerState
 from gateway.docker.desired_state import DesiredState
-from gateway.docker.errors import EngineError, ErrorKind, as_engine_error
+from gateway.docker.errors import EngineError, EngineErrorKind, as_engine_error
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.start_errors import StartFailureCause, StartReason
+from gateway.docker.start_failure import RequestedStart, StartFailureCause
 from gateway.docker.volumes import VolumeMountAddress
 from tests.support.fake_engine import FakeContainer, FakeEngine
 
@@ -117,7 +117,7 @@ async def test_a_slow_start_delays_no_other_action_and_is_requested_once(
         assert engine.requested == ["web"]
         (dead,) = made.plan.dead
         assert dead.state is DeadContainerState.STARTING, "the state from before the start is shown"
-        assert OwnershipRecord(tmp_path).starts == {web.id: StartReason(StartFailureCause.VOLUME, "media")}
+        assert OwnershipRecord(tmp_path).starts == {web.id: RequestedStart(StartFailureCause.VOLUME, "media")}
         engine.proceed.set()
         await reconcile(made, engine)
     assert (web.state, made.plan.dead, made.revivals.revived) == ("running", (), {"volume": 1})
@@ -201,7 +201,7 @@ async def test_a_start_that_was_canceled_is_counted_and_repeated_by_the_next_pro
     [
         as_engine_error(DockerError(502, "Bad Gateway")),
         as_engine_error(DockerError(504, "Gateway Timeout")),
-        EngineError(ErrorKind.FAILED, "error while mounting volume '/data': context canceled"),
+        EngineError(EngineErrorKind.FAILED, "error while mounting volume '/data': context canceled"),
     ],
     ids=["502", "504", "canceled"],
 )
@@ -257,8 +257,8 @@ async def test_a_container_that_was_paused_while_its_restart_was_queued_is_not_r
 async def test_a_start_that_fails_is_listed_before_the_others_are_inspected(
     engine: LockingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(last_starts, "_MAX_INSPECTIONS", 1)
-    monkeypatch.setattr(last_starts, "_MAX_AGE", 0.0)
+    monkeypatch.setattr(start_inspection, "_MAX_INSPECTIONS", 1)
+    monkeypatch.setattr(start_inspection, "_MAX_AGE", 0.0)
     containers = [engine.add_dead(f"web-{number}") for number in range(5)]
     engine.errors = {each.id: "" for each in containers}
     made = reconciler(tmp_path)
@@ -273,7 +273,7 @@ async def test_a_start_that_fails_is_listed_before_the_others_are_inspected(
 async def test_snapshots_follow_soon_until_each_container_was_inspected(
     engine: LockingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(last_starts, "_MAX_INSPECTIONS", 4)
+    monkeypatch.setattr(start_inspection, "_MAX_INSPECTIONS", 4)
     containers = [engine.add_dead(f"web-{number}") for number in range(10)]
     for each in containers[:9]:
         engine.errors[each.id] = ""  # a person stopped it

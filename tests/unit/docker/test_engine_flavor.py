@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from gateway.docker.attach_blocker import AttachBlocker
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_actions import execute
 from gateway.docker.engine_client import EngineClient
 from gateway.docker.engine_flavor import DOCKER, PODMAN, EngineFlavor, flavor, lease_ranges
-from gateway.docker.errors import AttachBlocker, EngineError, ErrorKind
+from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.identity_warnings import can_spoof
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import ActionKind, PlannedAction
@@ -74,7 +75,7 @@ def test_the_engine_and_the_version_are_known_from_one_answer(
 def test_an_unsupported_engine_is_reported_by_name(version: Any, message: str) -> None:
     with pytest.raises(EngineError) as raised:
         asyncio.run(Answering(version).negotiate())
-    assert (raised.value.kind, str(raised.value)) == (ErrorKind.API, message)
+    assert (raised.value.kind, str(raised.value)) == (EngineErrorKind.API, message)
 
 
 def test_disconnected_containers_are_recognized() -> None:
@@ -140,14 +141,14 @@ def test_containers_that_podman_cannot_attach_are_blocked_with_a_reason(
 @pytest.mark.parametrize(
     ("kind", "implementation", "cleared"),
     [
-        (ErrorKind.FAILED, PODMAN, True),  # Podman responds 500.
-        (ErrorKind.FORBIDDEN, PODMAN, False),  # The container is already connected.
-        (ErrorKind.UNREACHABLE, PODMAN, False),  # It is possible that the engine executed the request.
-        (ErrorKind.FAILED, DOCKER, False),
+        (EngineErrorKind.FAILED, PODMAN, True),  # Podman responds 500.
+        (EngineErrorKind.FORBIDDEN, PODMAN, False),  # The container is already connected.
+        (EngineErrorKind.UNREACHABLE, PODMAN, False),  # It is possible that the engine executed the request.
+        (EngineErrorKind.FAILED, DOCKER, False),
     ],
 )
 def test_a_failed_connection_is_removed_on_podman(
-    kind: ErrorKind, implementation: EngineFlavor, cleared: bool
+    kind: EngineErrorKind, implementation: EngineFlavor, cleared: bool
 ) -> None:
     asked = []
 
@@ -157,7 +158,7 @@ def test_a_failed_connection_is_removed_on_podman(
 
         async def post(self, path: str, body: Any) -> None:
             asked.append(path)
-            raise EngineError(kind if path.endswith("connect") else ErrorKind.FAILED, body["Container"])
+            raise EngineError(kind if path.endswith("connect") else EngineErrorKind.FAILED, body["Container"])
 
     with pytest.raises(EngineError) as raised:
         asyncio.run(execute(Failing(), PlannedAction(ActionKind.CONNECT, "apps", "n", "web", "c")))  # type: ignore[arg-type]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from gateway.docker.attach_blocker import AttachBlocker
 from gateway.docker.desired_state import DesiredState
-from gateway.docker.errors import AttachBlocker
 from gateway.docker.explaining import explain, find
 from gateway.docker.explaining.explanation import ExplainedBackend, Explanation, Reachability
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions

@@ -11,11 +11,12 @@ import pytest
 from gateway.app.docker_desired_state import desired as wanted_of
 from gateway.config import load
 from gateway.config.loader import ConfigSources
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
 from gateway.docker.action_failures import ActionFailures
+from gateway.docker.attach_blocker import AttachBlocker
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_flavor import PODMAN
-from gateway.docker.errors import AttachBlocker, EngineError, ErrorKind
+from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.gateway_addresses import choose, is_reserved, range_for_others
 from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
 from gateway.docker.ownership_record import OwnershipRecord
@@ -169,7 +170,7 @@ async def test_after_a_conflict_the_next_address_is_used_and_kept(tmp_path: Path
             wanted = body["EndpointConfig"].get("IPAMConfig", {}).get("IPv4Address")
             asked.append(wanted)
             if wanted in taken:
-                raise EngineError(ErrorKind.FORBIDDEN, "Address already in use")
+                raise EngineError(EngineErrorKind.FORBIDDEN, "Address already in use")
             await super().post(path, body, **params)
             self.containers[body["Container"]].endpoints["apps"].address = wanted
 
@@ -199,7 +200,7 @@ async def test_after_a_conflict_the_next_address_is_used_and_kept(tmp_path: Path
 async def test_an_unavailable_configured_address_is_reported_and_not_replaced(tmp_path: Path) -> None:
     class Taken(FakeEngine):
         async def post(self, path: str, body: Any = None, **params: Any) -> Any:
-            raise EngineError(ErrorKind.FORBIDDEN, "Address already in use")
+            raise EngineError(EngineErrorKind.FORBIDDEN, "Address already in use")
 
     engine = Taken(random.Random(1))
     engine.add_network("apps", subnet="10.9.0.0/24")
@@ -352,7 +353,7 @@ def test_an_address_that_is_refused_names_the_setting_only_if_it_is_set() -> Non
         AttachmentStatus("apps", "gateway", AttachmentState.PENDING, container_id="id-gateway"),
     )
     action = PlannedAction(ActionKind.CONNECT, "apps", "n1", "gateway", "id-gateway", addresses=("10.9.0.9",))
-    failures.failed(action, EngineError(ErrorKind.FORBIDDEN, "Address already in use"), 0.0, {})
+    failures.failed(action, EngineError(EngineErrorKind.FORBIDDEN, "Address already in use"), 0.0, {})
     fixed = NetworkOptions(address=ipaddress.ip_address("10.9.0.9"))
     assert "change docker.networks.apps.address" in failures.with_failure(pending, {"apps": fixed}).message
     for networks in ({"apps": NetworkOptions()}, {}):

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from gateway.docker.attach_blocker import AttachBlocker
 from gateway.docker.consumer_directory import consumer
 from gateway.docker.desired_state import DesiredState
-from gateway.docker.errors import AttachBlocker, EngineError, ErrorKind
+from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
 from gateway.docker.identity_warnings import can_spoof
 from gateway.docker.image_labels import split
@@ -16,7 +17,14 @@ from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOpti
 from gateway.docker.plan import ActionKind, AttachmentState, Plan
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot, NetworkInfo, Service, SwarmMembership
+from gateway.docker.snapshot import (
+    Container,
+    EndpointInfo,
+    EngineSnapshot,
+    NetworkInfo,
+    SwarmMembership,
+    SwarmService,
+)
 from tests.support.fake_engine import FakeEndpoint, FakeEngine
 
 ORDERS = NetworkInfo("n-orders", "orders-net", "bridge", "local", attachable=False)
@@ -36,7 +44,7 @@ def attached(*aliases: str, foreign: bool = False) -> dict[str, EndpointInfo]:
     return {"orders-net": EndpointInfo("n-orders", "e1", ("10.0.0.2",), frozenset({*aliases, *mark}))}
 
 
-def planned(*there: Container, strict: bool = False, services: tuple[Service, ...] = (), **options: Any) -> Plan:
+def planned(*there: Container, strict: bool = False, services: tuple[SwarmService, ...] = (), **options: Any) -> Plan:
     made = DockerOptions(**{"networks": NETWORKS, **options})
     desired = DesiredState(
         "site-a", made, ("orders", "media"), by_label={"orders": "gateway.backends"}, strict=strict
@@ -151,7 +159,7 @@ def test_a_container_that_loses_its_grant_is_detached() -> None:
 
 
 def test_a_service_is_granted_by_its_name() -> None:
-    service = Service("s1", "jobs", 7, {}, {}, {"TaskTemplate": {"Networks": []}})
+    service = SwarmService("s1", "jobs", 7, {}, {}, {"TaskTemplate": {"Networks": []}})
     grants = (Grant(("orders",), swarm_service="jobs"),)
     mesh = {"mesh": NetworkOptions(backends=("orders",))}
     desired = DesiredState(
@@ -161,7 +169,7 @@ def test_a_service_is_granted_by_its_name() -> None:
     leader = SwarmMembership(active=True, manager=True, leader=True)
     found = plan(desired, EngineSnapshot((), (network,), (service,), swarm=leader), frozenset())
     assert [(each.verb, each.container) for each in found.actions] == [(ActionKind.UPDATE_SERVICE, "service jobs")]
-    labeled = Service("s2", "other", 7, ENABLE, {}, {"TaskTemplate": {"Networks": []}})
+    labeled = SwarmService("s2", "other", 7, ENABLE, {}, {"TaskTemplate": {"Networks": []}})
     found = plan(desired, EngineSnapshot((), (network,), (labeled,), swarm=leader), frozenset())
     assert (found.actions, blocked(found)) == ((), [("service other", AttachBlocker.NOT_GRANTED)])
 
@@ -294,7 +302,7 @@ async def test_images_are_queried_once_and_a_refusal_is_explained(tmp_path: Path
             if path.startswith("images/"):
                 self.asked += 1
                 if self.refuses:
-                    raise EngineError(ErrorKind.FORBIDDEN, "Forbidden")
+                    raise EngineError(EngineErrorKind.FORBIDDEN, "Forbidden")
             return await super().get(path, **params)
 
     engine = Counting(random.Random(1))

@@ -10,17 +10,24 @@ from typing import Any
 import pytest
 
 from gateway.docker import labels
+from gateway.docker.attach_blocker import AttachBlocker
 from gateway.docker.desired_state import DesiredState
-from gateway.docker.errors import AttachBlocker
 from gateway.docker.grants import SERVICE
-from gateway.docker.log_limiter import LogLimiter
 from gateway.docker.name_resolution import hostname_of, hosts_of
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import ActionKind, AttachmentState, Plan
+from gateway.docker.plan_log_limiter import PlanLogLimiter
 from gateway.docker.planning import plan
 from gateway.docker.planning.gateway_container import as_running_gateway
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot, NetworkInfo, Service, SwarmMembership
+from gateway.docker.snapshot import (
+    Container,
+    EndpointInfo,
+    EngineSnapshot,
+    NetworkInfo,
+    SwarmMembership,
+    SwarmService,
+)
 from gateway.docker.snapshot_reader import SnapshotReader
 from tests.support.fake_engine import FakeContainer, FakeEngine
 
@@ -196,8 +203,8 @@ def test_refuse_detaches_only_own_attachments_as_repair_permits(
 @pytest.mark.parametrize("policy", ["warn", "refuse"])
 def test_an_ambiguous_swarm_service_is_reported_or_refused(policy: str) -> None:
     overlays = tuple(replace(each, driver="overlay", scope="swarm", attachable=True) for each in (APPS, SHOP))
-    app = Service("s1", "app", 1, OPT_IN, {"n2": frozenset()})
-    other = Service("s2", "shop", 1, {}, {"n2": frozenset({"orders"})})
+    app = SwarmService("s1", "app", 1, OPT_IN, {"n2": frozenset()})
+    other = SwarmService("s2", "shop", 1, {}, {"n2": frozenset({"orders"})})
     leader = SwarmMembership(active=True, manager=True, leader=True)
     observed = EngineSnapshot((GATEWAY,), overlays, (app, other), swarm=leader, own=GATEWAY.id)
     found = plan(desired(services=True, on_name_conflict=policy), observed, frozenset())
@@ -341,7 +348,7 @@ async def test_containers_that_the_gateway_detached_are_attached_again(tmp_path:
 
 
 def test_warnings_are_logged_once_and_at_a_limited_rate() -> None:
-    limiter = LogLimiter(most=3, window=60, repeat_after=600)
+    limiter = PlanLogLimiter(most=3, window=60, repeat_after=600)
     assert limiter.select(["a", "b"], 0) == ["a", "b"]
     assert limiter.select(["a"], 10) == []
     assert limiter.select(["a", "b"], 20) == []  # The last "b" was less than `repeat_after` ago.
@@ -353,7 +360,7 @@ def test_warnings_are_logged_once_and_at_a_limited_rate() -> None:
 
 
 def test_events_beyond_the_bound_are_counted() -> None:
-    limiter = LogLimiter(most=2, window=60)
+    limiter = PlanLogLimiter(most=2, window=60)
     assert [limiter.admit(0) for _ in range(5)] == [True, True, False, False, False]
     assert limiter.take_suppressed(30) == 0
     assert limiter.take_suppressed(60) == 3

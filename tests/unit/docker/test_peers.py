@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gateway.backoff import BackoffPolicy
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
 from gateway.demo.process import free_port
 from gateway.docker.consumer_directory import Consumer, ConsumerDirectory
 from gateway.docker.options import Grant, PeerOptions

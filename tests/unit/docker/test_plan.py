@@ -22,18 +22,19 @@ from gateway.docker import inspection_cache
 from gateway.docker import ownership_record as ownership_module
 from gateway.docker import plan_executor as plan_executor_module
 from gateway.docker import reconciler as reconciler_module
+from gateway.docker.attach_blocker import AttachBlocker
 from gateway.docker.consumer_directory import Consumer, ConsumerDirectory, client_networks
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.detach_limiter import DetachLimiter
-from gateway.docker.errors import AttachBlocker, EngineError, ErrorKind
+from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.grants import PROJECT
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
 from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.plan import ActionKind, AttachmentState, Plan, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.planning.networks import choose_subnet
-from gateway.docker.project_network_names import network_of
 from gateway.docker.reconciler import Reconciler
+from gateway.docker.separate_network_names import network_of
 from gateway.docker.snapshot import (
     ENCRYPTED,
     MTU,
@@ -41,8 +42,8 @@ from gateway.docker.snapshot import (
     EndpointInfo,
     EngineSnapshot,
     NetworkInfo,
-    Service,
     SwarmMembership,
+    SwarmService,
 )
 from tests.support.fake_engine import FakeContainer, FakeEngine
 
@@ -300,12 +301,12 @@ MESH = NetworkInfo("m1", "mesh", "overlay", "swarm", attachable=True)
 LEADER = SwarmMembership(active=True, manager=True, leader=True)
 
 
-def service(networks: dict[str, frozenset[str]], **labels: str) -> Service:
+def service(networks: dict[str, frozenset[str]], **labels: str) -> SwarmService:
     reported = {f"gateway.{key}": text for key, text in labels.items()}
-    return Service("s1", "jobs", 7, reported, networks, {"Name": "jobs", "TaskTemplate": {"Networks": []}})
+    return SwarmService("s1", "jobs", 7, reported, networks, {"Name": "jobs", "TaskTemplate": {"Networks": []}})
 
 
-def services(found: Service, *, swarm: SwarmMembership = LEADER) -> Plan:
+def services(found: SwarmService, *, swarm: SwarmMembership = LEADER) -> Plan:
     wanted = desired(networks={"mesh": NetworkOptions()}, services=True)
     return plan(wanted, EngineSnapshot((), (MESH,), (found,), swarm=swarm), NOTHING)
 
@@ -341,7 +342,7 @@ async def test_containers_that_the_engine_does_not_inspect_are_not_changed(tmp_p
     class HalfDeaf(FakeEngine):
         async def get(self, path: str, **params: Any) -> Any:
             if path.startswith("containers/") and path != "containers/json":
-                raise EngineError(ErrorKind.TIMEOUT, "no response in time")
+                raise EngineError(EngineErrorKind.TIMEOUT, "no response in time")
             return await super().get(path, **params)
 
     engine = HalfDeaf(random.Random(1))
@@ -452,7 +453,7 @@ async def test_an_endpoint_that_cannot_be_detached_does_not_block_others(tmp_pat
     class Stuck(FakeEngine):
         async def post(self, path: str, body: Any = None, **params: Any) -> Any:
             if path.endswith("/disconnect") and body["Container"] in stuck:
-                raise EngineError(ErrorKind.FORBIDDEN, "scripted")
+                raise EngineError(EngineErrorKind.FORBIDDEN, "scripted")
             return await super().post(path, body, **params)
 
     engine = Stuck(random.Random(1))
@@ -472,7 +473,7 @@ async def test_refused_actions_and_their_dependents_are_not_reported_as_done(tmp
     class Refusing(FakeEngine):
         async def post(self, path: str, body: Any = None, **params: Any) -> Any:
             if path == "networks/create":
-                raise EngineError(ErrorKind.FORBIDDEN, "Pool overlaps with other one")
+                raise EngineError(EngineErrorKind.FORBIDDEN, "Pool overlaps with other one")
             return await super().post(path, body, **params)
 
     engine = Refusing(random.Random(1))

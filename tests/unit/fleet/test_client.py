@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from gateway.contracts.values import Endpoint
-from gateway.fleet.client import MemberClient, MemberCredentials, MemberError
+from gateway.fleet.client import MemberClient, MemberCredentials, MemberRequestError
 from gateway.fleet.error_descriptions import describe
 from gateway.fleet.member_addresses import Member
 from gateway.tls_client import client_context
@@ -47,7 +47,7 @@ async def test_a_connection_is_closed_after_its_answer() -> None:
 
 async def test_a_host_name_that_is_not_valid_is_reported() -> None:
     async with MemberClient(WITHIN) as client:
-        with pytest.raises(MemberError, match="the host name is not valid: correct the address"):
+        with pytest.raises(MemberRequestError, match="the host name is not valid: correct the address"):
             await client.ask(Member("http", Endpoint("a..b", 1)))
 
 
@@ -71,7 +71,7 @@ async def test_each_error_of_a_request_says_what_to_do(tmp_path: Path) -> None:
     async def error_of(url: str, port: int, ca_file: Path | None = None) -> str:
         client.credentials = MemberCredentials(tls=client_context(ca_file))
         scheme, _, host = url.partition("://")
-        with pytest.raises(MemberError) as raised:
+        with pytest.raises(MemberRequestError) as raised:
             await client.ask(Member(scheme, Endpoint(host, port)))
         return str(raised.value)
 

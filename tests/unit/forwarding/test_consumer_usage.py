@@ -15,7 +15,7 @@ from gateway.forwarding.listener import Listener
 from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import TargetIdentity
 from gateway.measurement import Histogram
-from gateway.relay.poller import RelayLoop
+from gateway.relay.event_loop import RelayEventLoop
 
 
 def test_relays_counted_as_others_are_still_counted_after_a_merge() -> None:
@@ -86,5 +86,5 @@ def test_a_burst_does_not_exceed_the_quota() -> None:
         assert not forward.consumers.active
         assert forward.consumers["127.0.0.1"].active == 0
 
-    with asyncio.Runner(loop_factory=RelayLoop) as runner:
+    with asyncio.Runner(loop_factory=RelayEventLoop) as runner:
         runner.run(burst())

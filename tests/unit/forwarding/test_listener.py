@@ -16,7 +16,8 @@ from gateway.contracts.values import Endpoint, unix_endpoint
 from gateway.demo.process import free_port
 from gateway.forwarding import listener as listener_module
 from gateway.forwarding.listener import AcceptHandler, BindError, Listener
-from gateway.relay.poller import EventHandler, poller
+from gateway.relay.event_loop import EventHandler
+from gateway.relay.poller import poller
 
 
 def test_localhost_binds_both_addresses_or_none() -> None:

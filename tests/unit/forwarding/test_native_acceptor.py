@@ -16,7 +16,7 @@ from gateway.audit_log.recorder import AuditRecorder
 from gateway.backend_support.postgres_cancel_protocol import PostgresCancelProtocol
 from gateway.cancel_protocol import LoginTap
 from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule, ServedClients
-from gateway.contracts.link import Relay
+from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
 from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget

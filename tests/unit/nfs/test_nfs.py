@@ -65,7 +65,7 @@ async def test_a_reply_in_fragments_is_put_together() -> None:
         (ACCEPTED + uint(2) + uint(3) + uint(3), RpcError, "does not support this version"),
         (ACCEPTED + uint(1), RpcError, "does not support this RPC program"),
         (ACCEPTED + uint(5), RpcError, "system error"),
-        (uint(1) + uint(1) + uint(1), RpcError, "refuses the gateway's credentials"),
+        (uint(1) + uint(1) + uint(1), RpcError, "rejected the credentials of the gateway's call"),
         (uint(0), XdrError, "does not match the call"),
         (ACCEPTED, XdrError, "4 bytes too short"),
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import GatewayError
-from gateway.processes.program_path import insecure_program, resolve_program
+from gateway.processes.checked_program import insecure_program, resolve_program
 from gateway.processes.program_permissions import lookup_steps
 from gateway.tunnels import KINDS
 from tests.support.files import scratch

@@ -10,12 +10,12 @@ import pytest
 from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.proxy import http_connect, socks5
+from gateway.proxy.credentials import ProxyCredentials
 from gateway.proxy.handshake_streams import ProxyStream
-from gateway.proxy.login import ProxyLogin
 from gateway.proxy.reply_error import ProxyReplyError
 
 DB = Endpoint("db.internal", 3306)
-LOGIN = ProxyLogin("user", "pass")
+LOGIN = ProxyCredentials("user", "pass")
 GRANTED = b"\x05\x00\x00\x01" + bytes(6)
 GREETING = b"greeting of the server"
 
@@ -84,7 +84,7 @@ async def test_socks_logs_in_only_if_the_proxy_requests_it(peer: Peer) -> None:
     ],
 )
 async def test_socks_login_failures_have_a_reason(
-    peer: Peer, reply: bytes, login: ProxyLogin | None, reason: Reason
+    peer: Peer, reply: bytes, login: ProxyCredentials | None, reason: Reason
 ) -> None:
     peer.send(reply)
     with pytest.raises(ProxyReplyError) as failure:

@@ -17,8 +17,8 @@ from gateway.contracts.accepting_link import AcceptingLink, AcceptRule, ServedCl
 from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram
 from gateway.relay import native_listener_group
+from gateway.relay.data_plane_selection import relay_sockets, use_native_engine
 from gateway.relay.direct_link import DirectLink
-from gateway.relay.relay_selection import relay_sockets, use_native_engine
 from tests.support.requirements import need_data_plane
 from tests.support.servers import echoing, serving
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from gateway.relay import lingering_close
+from gateway.relay.event_loop import RelayEventLoop
 from gateway.relay.lingering_close import lingering_closer
-from gateway.relay.poller import RelayLoop
 from gateway.relay.sockets import reset_on_process_exit, tune
 
 RESPONSE = bytes(range(256)) * 4096
@@ -138,7 +138,7 @@ def test_data_is_still_delivered_after_the_loop_closes() -> None:
             lingering_closer().close_later(ours, reset_after=False)
             return sent
 
-        with asyncio.Runner(loop_factory=RelayLoop) as runner:
+        with asyncio.Runner(loop_factory=RelayEventLoop) as runner:
             sent = runner.run(leave())
-        with asyncio.Runner(loop_factory=RelayLoop) as runner:
+        with asyncio.Runner(loop_factory=RelayEventLoop) as runner:
             assert runner.run(read_all(client)) == RESPONSE[:sent]

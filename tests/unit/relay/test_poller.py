@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from gateway.relay.poller import READ, RelayLoop, poller
+from gateway.relay.event_loop import RelayEventLoop
+from gateway.relay.poller import READ, poller
 
 
 async def test_handlers_and_timers_share_the_loop() -> None:
@@ -85,6 +86,6 @@ def test_the_poller_has_the_same_interface_on_other_event_loops() -> None:
             far.send(b"plain")
             return bytes(await got)
 
-    for factory in (RelayLoop, asyncio.SelectorEventLoop):
+    for factory in (RelayEventLoop, asyncio.SelectorEventLoop):
         with asyncio.Runner(loop_factory=factory) as runner:
             assert runner.run(talk()) == b"plain"

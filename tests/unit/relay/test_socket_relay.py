@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.connection_tap import Tap
-from gateway.contracts.link import Relay
+from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.measurement import Histogram
 from gateway.nfs.latency_tap import RpcLatencyTap
-from gateway.relay import sockets, stalled_peer_timeouts
-from gateway.relay.poller import RelayLoop
-from gateway.relay.relay_selection import relay_sockets
+from gateway.relay import sockets, user_timeout_suspender
+from gateway.relay.data_plane_selection import relay_sockets
+from gateway.relay.event_loop import RelayEventLoop
 from gateway.relay.socket_relay import SocketRelay
 from gateway.relay.sockets import reset, tune
 from tests.support.requirements import need_data_plane
@@ -101,7 +101,7 @@ def test_bytes_arrive_as_they_were_sent_in_both_directions(
         assert got_back == b"".join(back)
         assert (relay.to_backend, relay.from_backend) == (len(got_forth), len(got_back))
 
-    with asyncio.Runner(loop_factory=RelayLoop) as runner:
+    with asyncio.Runner(loop_factory=RelayEventLoop) as runner:
         runner.run(exchange())
 
 
@@ -256,7 +256,7 @@ async def test_a_client_that_pauses_longer_than_the_user_timeout_loses_nothing(
 ) -> None:
     monkeypatch.setattr(sockets, "USER_TIMEOUT_MS", 4000)
     for name, seconds in (("_SCAN_INTERVAL", 0.2), ("_STALLED_AFTER", 0.6), ("_ACK_MARGIN", 0.2)):
-        monkeypatch.setattr(stalled_peer_timeouts, name, seconds)
+        monkeypatch.setattr(user_timeout_suspender, name, seconds)
     client, backend, relay, _ = await joined(SocketRelay)
     assert isinstance(relay, SocketRelay)
     with client, backend:
@@ -304,5 +304,5 @@ def test_data_that_a_unix_client_sends_before_its_close_arrives(make: Maker, loo
             await asyncio.sleep(0.002)
         return bytes(data)
 
-    with asyncio.Runner(loop_factory=RelayLoop if loop == "own" else None) as runner:
+    with asyncio.Runner(loop_factory=RelayEventLoop if loop == "own" else None) as runner:
         runner.run(close_early())

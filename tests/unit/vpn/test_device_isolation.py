@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from gateway.vpn import device_isolation
-from gateway.vpn.device_isolation import NamespaceIsolation
+from gateway.vpn.device_isolation import NetworkNamespaceIsolation
 from gateway.vpn.network_namespace import NetworkNamespace
 
 
@@ -21,15 +21,15 @@ class Here(NetworkNamespace):
 
 
 @pytest.fixture
-def isolation(monkeypatch: pytest.MonkeyPatch) -> NamespaceIsolation:
+def isolation(monkeypatch: pytest.MonkeyPatch) -> NetworkNamespaceIsolation:
     monkeypatch.setattr(device_isolation, "NetworkNamespace", Here)
-    return NamespaceIsolation()
+    return NetworkNamespaceIsolation()
 
 
 class Busy:
     """A device isolation whose only thread is busy, and a job that waits for the thread."""
 
-    def __init__(self, isolation: NamespaceIsolation) -> None:
+    def __init__(self, isolation: NetworkNamespaceIsolation) -> None:
         self._begun, self._going = threading.Event(), threading.Event()
         self._first = asyncio.ensure_future(isolation.run_blocking(self._hold))
         self.queued = asyncio.ensure_future(isolation.run_blocking(lambda: None))
@@ -47,7 +47,7 @@ class Busy:
         return await self._first
 
 
-async def test_a_job_that_never_ran_is_an_error_and_cancels_no_caller(isolation: NamespaceIsolation) -> None:
+async def test_a_job_that_never_ran_is_an_error_and_cancels_no_caller(isolation: NetworkNamespaceIsolation) -> None:
     busy = Busy(isolation)
     await busy.begun()
     isolation.close()
@@ -58,7 +58,7 @@ async def test_a_job_that_never_ran_is_an_error_and_cancels_no_caller(isolation:
         await isolation.run_blocking(lambda: None)
 
 
-async def test_a_cancelled_caller_stays_cancelled(isolation: NamespaceIsolation) -> None:
+async def test_a_cancelled_caller_stays_cancelled(isolation: NetworkNamespaceIsolation) -> None:
     busy = Busy(isolation)
     await busy.begun()
     busy.queued.cancel()

@@ -12,7 +12,7 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import DialError
 from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.link import VpnLink
-from gateway.vpn.liveness import DIAL_GRACE, SilenceThresholds
+from gateway.vpn.silence_timer import DIAL_GRACE, SilenceThresholds
 
 _T = TypeVar("_T")
 
@@ -55,5 +55,5 @@ async def test_only_replies_of_the_far_side_are_a_sign_of_life(number: int, live
     link = VpnLink(Failing(number), NetworkId(("far",)), SilenceThresholds())
     with pytest.raises(DialError):
         await link.socket(Endpoint("10.0.0.1", 80))
-    later = link.liveness.last_reply + DIAL_GRACE + 3600
-    assert (link.liveness.overdue(later) == 0) is lives
+    later = link.silence.last_reply + DIAL_GRACE + 3600
+    assert (link.silence.overdue(later) == 0) is lives

@@ -10,8 +10,8 @@ import pytest
 from gateway.contracts.link import NetworkId
 from gateway.contracts.states import TunnelState
 from gateway.vpn import liveness_monitor
-from gateway.vpn.liveness import Liveness, SilenceThresholds
 from gateway.vpn.liveness_monitor import LivenessMonitor
+from gateway.vpn.silence_timer import SilenceThresholds, SilenceTimer
 
 
 class Link:
@@ -20,7 +20,7 @@ class Link:
     network = NetworkId(("far",))
 
     def __init__(self, thresholds: SilenceThresholds) -> None:
-        self.liveness = Liveness(thresholds, time.monotonic())
+        self.silence = SilenceTimer(thresholds, time.monotonic())
         self.acts: list[str] = []
 
     def send_echo_requests(self) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.vpn import wireguard_formats
 from gateway.vpn.device_settings import DeviceSettings, likely_peers

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.backend_support.volume import ImportedVolume, KernelMountRules, VolumeOptions, VolumeSpec, build_volume
+from gateway.backend_support.kernel_mount_rules import ImportedVolume, KernelMountRules
+from gateway.backend_support.volume import VolumeOptions, VolumeSpec, build_volume
 from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.link import Connector

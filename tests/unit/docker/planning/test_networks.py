@@ -11,24 +11,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import ConfigSources, load
+from gateway.docker.attach_blocker import AttachBlocker
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_actions import execute
 from gateway.docker.engine_flavor import PODMAN
-from gateway.docker.errors import AttachBlocker
 from gateway.docker.grants import PROJECT, SWARM_SERVICE
 from gateway.docker.options import DockerOptions, Grant, NetworkOptions
 from gateway.docker.plan import ActionKind, AttachmentState, Plan, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.planning.networks import choose_subnet
-from gateway.docker.project_network_names import STACK
+from gateway.docker.separate_network_names import STACK
 from gateway.docker.snapshot import (
     ENCRYPTED,
     Container,
     EndpointInfo,
     EngineSnapshot,
     NetworkInfo,
-    Service,
     SwarmMembership,
+    SwarmService,
 )
 from gateway.docker.snapshot_reader import SnapshotReader
 from gateway.errors import ConfigError
@@ -69,7 +69,7 @@ def planned(
     *containers: Container,
     networks: dict[str, NetworkOptions] | None = None,
     there: tuple[NetworkInfo, ...] = (),
-    services: tuple[Service, ...] = (),
+    services: tuple[SwarmService, ...] = (),
     swarm: SwarmMembership | None = None,
     **more: Any,
 ) -> Plan:
@@ -254,8 +254,8 @@ def test_a_container_that_cannot_be_attached_gets_no_project_network() -> None:
     assert odd.warnings == (reported,)
 
 
-def service(name: str, **labels: str) -> Service:
-    return Service(f"id-{name}", name, 1, {**OPT_IN, **labels}, {}, {"Name": name, "TaskTemplate": {}})
+def service(name: str, **labels: str) -> SwarmService:
+    return SwarmService(f"id-{name}", name, 1, {**OPT_IN, **labels}, {}, {"Name": name, "TaskTemplate": {}})
 
 
 def test_stacks_and_services_get_their_own_overlays() -> None:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
+from gateway.docker.attach_blocker import AttachBlocker
 from gateway.docker.desired_state import DesiredState
-from gateway.docker.errors import AttachBlocker, EngineError, ErrorKind
+from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.grants import SWARM_SERVICE
 from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
 from gateway.docker.plan import ActionKind, AttachmentState, Plan
@@ -20,8 +21,8 @@ from gateway.docker.snapshot import (
     EndpointInfo,
     EngineSnapshot,
     NetworkInfo,
-    Service,
     SwarmMembership,
+    SwarmService,
 )
 from gateway.docker.snapshot_reader import SnapshotReader
 from tests.support.fake_engine import FakeEngine
@@ -34,13 +35,13 @@ MARK = frozenset({"gw-owner-site-a"})
 OPT_IN = {"gateway.enable": "true"}
 
 
-def service(networks: dict[str, frozenset[str]] | None = None, **labels: str) -> Service:
+def service(networks: dict[str, frozenset[str]] | None = None, **labels: str) -> SwarmService:
     found = {f"gateway.{key}": text for key, text in labels.items()}
     spec = {"TaskTemplate": {"Networks": [{"Target": each} for each in networks or {}]}}
-    return Service("s1", "jobs", 7, found, networks or {}, spec)
+    return SwarmService("s1", "jobs", 7, found, networks or {}, spec)
 
 
-def planned(found: Service, *networks: NetworkInfo, swarm: SwarmMembership = LEADER, **options: Any) -> Plan:
+def planned(found: SwarmService, *networks: NetworkInfo, swarm: SwarmMembership = LEADER, **options: Any) -> Plan:
     made = DockerOptions(**{"networks": {each.name: NetworkOptions() for each in networks}, **options})
     return plan(
         DesiredState("site-a", made, ("orders",)), EngineSnapshot((), networks, (found,), swarm=swarm), frozenset()
@@ -85,7 +86,7 @@ async def test_unreadable_services_are_an_error_only_if_services_are_configured(
     class Filtered(FakeEngine):
         async def get(self, path: str, **params: Any) -> Any:
             if path == "services":
-                raise EngineError(ErrorKind.FORBIDDEN, "Forbidden")
+                raise EngineError(EngineErrorKind.FORBIDDEN, "Forbidden")
             return await super().get(path, **params)
 
     engine = Filtered(random.Random(1))
@@ -104,7 +105,7 @@ async def test_unreadable_services_are_an_error_only_if_services_are_configured(
             assert any("GET /services" in line for line in found.warnings)
 
 
-def of_own(*networks: NetworkInfo, services: tuple[Service, ...] = ()) -> Plan:
+def of_own(*networks: NetworkInfo, services: tuple[SwarmService, ...] = ()) -> Plan:
     """Return the plan for a gateway that is a task of the service `jobs`."""
     endpoints = {each.name: EndpointInfo(each.id, f"e-{each.id}", ("10.0.0.2",), None) for each in networks}
     labels = {TASK_LABEL: "t1", SWARM_SERVICE: "jobs"}

@@ -1,4 +1,4 @@
-"""Determines whether a VPN works, from the time for which an expected reply has been missing. Does no I/O."""
+"""Measures how long an expected reply of a VPN has been missing, to detect a VPN that failed. Does no I/O."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -41,7 +41,7 @@ class SilenceStage(StrEnum):
     RESTART = "restart"
 
 
-class Liveness:
+class SilenceTimer:
     """Measures how long an expected reply of one VPN has been missing. All times are monotonic, in seconds.
 
     Args:

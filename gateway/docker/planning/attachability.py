@@ -1,6 +1,6 @@
 """Decides whether a container can be attached to a network, and if not, why."""
 
-from gateway.docker.errors import AttachBlocker
+from gateway.docker.attach_blocker import AttachBlocker
 from gateway.docker.planning.networks import no_overlay
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.snapshot import Container

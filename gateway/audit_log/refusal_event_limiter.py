@@ -22,8 +22,8 @@ class RefusalKey(NamedTuple):
     reason: str
 
 
-class RefusalLogLimiter:
-    """Counts refused clients by key, and limits the audit events for each key to one per second."""
+class RefusalEventLimiter:
+    """Counts refused clients by key, and limits the audit events about them to one per second for each key."""
 
     def __init__(self) -> None:
         self._windows: dict[RefusalKey, tuple[float, int]] = {}

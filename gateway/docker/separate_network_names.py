@@ -1,4 +1,4 @@
-"""Determines the names of the separate networks of projects, stacks, services and containers (`per: project`)."""
+"""Determines the names of the separate networks that the option `per: project` creates."""
 
 import re
 from collections.abc import Mapping

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.contracts.security import Secret
+from gateway.contracts.secret import Secret
 from gateway.errors import Reason, TunnelError
-from gateway.proxy.login import ProxyLogin, read_login
+from gateway.proxy.credentials import ProxyCredentials, read_credentials
 from gateway.proxy.options import ProxyOptions
 
 SOCKS, HTTP = "socks5://proxy", "http://proxy"
@@ -14,21 +14,21 @@ SOCKS, HTTP = "socks5://proxy", "http://proxy"
 
 @pytest.mark.parametrize("url", [SOCKS, HTTP, "http://@proxy"])
 def test_without_user_and_password_there_is_no_login(url: str) -> None:
-    assert read_login(ProxyOptions(url)) is None
+    assert read_credentials(ProxyOptions(url)) is None
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (ProxyOptions(SOCKS, "user", Secret("pass")), ProxyLogin("user", "pass")),
-        (ProxyOptions("http://user@proxy", None, Secret("pass")), ProxyLogin("user", "pass")),
-        (ProxyOptions(SOCKS, None, Secret("user:pa:ss")), ProxyLogin("user", "pa:ss")),
-        (ProxyOptions(HTTP, "user"), ProxyLogin("user", "")),
-        (ProxyOptions(SOCKS, "u" * 255, Secret("p" * 255)), ProxyLogin("u" * 255, "p" * 255)),
+        (ProxyOptions(SOCKS, "user", Secret("pass")), ProxyCredentials("user", "pass")),
+        (ProxyOptions("http://user@proxy", None, Secret("pass")), ProxyCredentials("user", "pass")),
+        (ProxyOptions(SOCKS, None, Secret("user:pa:ss")), ProxyCredentials("user", "pa:ss")),
+        (ProxyOptions(HTTP, "user"), ProxyCredentials("user", "")),
+        (ProxyOptions(SOCKS, "u" * 255, Secret("p" * 255)), ProxyCredentials("u" * 255, "p" * 255)),
     ],
 )
-def test_user_and_password_come_from_the_options(options: ProxyOptions, expected: ProxyLogin) -> None:
-    assert read_login(options) == expected
+def test_user_and_password_come_from_the_options(options: ProxyOptions, expected: ProxyCredentials) -> None:
+    assert read_credentials(options) == expected
 
 
 def test_each_login_reads_the_password_file(tmp_path: Path) -> None:
@@ -36,9 +36,9 @@ def test_each_login_reads_the_password_file(tmp_path: Path) -> None:
     path.write_text("old\n")
     path.chmod(0o600)
     options = ProxyOptions(SOCKS, "user", Secret(path=path))
-    assert read_login(options) == ProxyLogin("user", "old")
+    assert read_credentials(options) == ProxyCredentials("user", "old")
     path.write_text("new\n")
-    assert read_login(options) == ProxyLogin("user", "new")
+    assert read_credentials(options) == ProxyCredentials("user", "new")
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,6 @@ def test_each_login_reads_the_password_file(tmp_path: Path) -> None:
 )
 def test_an_unusable_login_is_fatal(options: ProxyOptions, message: str) -> None:
     with pytest.raises(TunnelError, match=message) as failure:
-        read_login(options)
+        read_credentials(options)
     assert (failure.value.reason, failure.value.fatal) == (Reason.AUTH, True)
     assert "ssword" not in str(failure.value).replace("password", "")

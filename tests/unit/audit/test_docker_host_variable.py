@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gateway.audit import hazard_rules
-from gateway.audit.engine_selection import with_environment
+from gateway.audit.docker_host_variable import with_environment
 from gateway.audit.report import AuditReport, Finding, Severity
 from gateway.docker.options import DockerOptions
 from gateway.tls_client import TlsClientFiles

@@ -1,4 +1,4 @@
-"""Inspects the last start of each container that may have failed to start or may have lost its network namespace."""
+"""Inspects containers that may have failed to start or may have lost their network, to get their last start."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Replaces each configured network that has `per: project` with one network for each project. Does no I/O."""
+"""Replaces each configured network that has `per: project` with its separate networks. Does no I/O."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ from gateway.docker.desired_state import DesiredState
 from gateway.docker.planning.desired_networks import attachable_networks
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.planning.service_updates import service_networks
-from gateway.docker.project_network_names import configured_as
+from gateway.docker.separate_network_names import configured_as
 from gateway.docker.snapshot import EngineSnapshot
 
 

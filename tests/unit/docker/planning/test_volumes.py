@@ -9,7 +9,8 @@ from gateway.app.docker_desired_state import mount_addresses, volumes
 from gateway.app.volume_ports import with_ports
 from gateway.cli import cli
 from gateway.config import Config, ConfigSources, load
-from gateway.docker.volumes import VolumeInfo, VolumeMountAddress, create_body, mount_problems, volume_status
+from gateway.docker.planning.volumes import create_body, mount_problems, volume_status
+from gateway.docker.volumes import VolumeInfo, VolumeMountAddress
 from gateway.errors import GatewayError
 from gateway.rendering.application_container import compose, docker_run, env
 from gateway.rendering.persistent_volumes import persistent_volumes

@@ -1,4 +1,4 @@
-"""Decides which containers to start: those whose start failed, and those that lost their network. Does no I/O."""
+"""Finds dead containers, and plans which of them to start or restart (`docker.revive`). Does no I/O."""
 
 from dataclasses import replace
 
@@ -10,9 +10,9 @@ from gateway.docker.planning.dead_container_builder import dead_container, dead_
 from gateway.docker.planning.gateway_container import is_bound_to_removed_network, reconnect_command
 from gateway.docker.planning.lost_namespaces import without_namespace, without_namespace_while_running
 from gateway.docker.planning.plan_builder import PlanBuilder
-from gateway.docker.project_network_names import configured_as
+from gateway.docker.separate_network_names import configured_as
 from gateway.docker.snapshot import RUNNING, Container
-from gateway.docker.start_errors import CANCELED, StartFailure, StartFailureCause, read_error
+from gateway.docker.start_failure import CANCELED, StartFailure, StartFailureCause, read_error
 from gateway.text_sanitizer import one_line
 
 

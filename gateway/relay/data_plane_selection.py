@@ -8,7 +8,7 @@ from weakref import WeakSet
 from gateway._dataplane import is_built, settings
 from gateway.connection_tap import Tap
 from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule
-from gateway.contracts.link import Relay
+from gateway.contracts.relay import Relay
 from gateway.measurement import Histogram
 from gateway.relay.native_listener_group import NativeListenerGroup
 from gateway.relay.resolver import numeric_addresses

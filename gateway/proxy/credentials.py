@@ -9,7 +9,7 @@ _SOCKS_MAX_LENGTH = 255
 
 
 @dataclass(frozen=True)
-class ProxyLogin:
+class ProxyCredentials:
     """User name and password for a proxy, in ASCII.
 
     Args:
@@ -21,7 +21,7 @@ class ProxyLogin:
     password: str = field(repr=False)
 
 
-def read_login(options: ProxyOptions) -> ProxyLogin | None:
+def read_credentials(options: ProxyOptions) -> ProxyCredentials | None:
     """Read the password file, if one is configured. Return the login; None if no login is configured.
 
     Args:
@@ -44,7 +44,7 @@ def read_login(options: ProxyOptions) -> ProxyLogin | None:
             detail = "password_file contains no user name: set user, or write user:password into the file"
             raise TunnelError(Reason.AUTH, detail, fatal=True)
     _check_encodable(user, password, socks=options.is_socks)
-    return ProxyLogin(user, password)
+    return ProxyCredentials(user, password)
 
 
 def _check_encodable(user: str, password: str, *, socks: bool) -> None:

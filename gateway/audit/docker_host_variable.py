@@ -1,4 +1,4 @@
-"""Makes the commands in an audit report use the audited engine, by variables such as DOCKER_HOST."""
+"""Adds the variable that selects the audited engine (such as DOCKER_HOST) to the commands in an audit report."""
 
 from dataclasses import replace
 

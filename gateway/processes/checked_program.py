@@ -1,4 +1,4 @@
-"""Finds the executable file of a program, and checks that other users cannot change the file."""
+"""Finds the program of a command, and checks that other users cannot change its file."""
 
 import os
 import shutil
@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gateway.contracts.security import InsecureSetting
+from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.errors import GatewayError
 from gateway.processes.child_environment import search_path
 from gateway.processes.program_permissions import lookup_steps, program_writers
 
 
-class Program(NamedTuple):
+class CheckedProgram(NamedTuple):
     """A checked program: the path in the configuration, and the executable file to which it resolves.
 
     Args:
@@ -34,7 +34,7 @@ def _ignore_path(path: str) -> None:
     del path
 
 
-def resolve_program(command: Sequence[str], visit: Callable[[str], None] = _ignore_path) -> Program:
+def resolve_program(command: Sequence[str], visit: Callable[[str], None] = _ignore_path) -> CheckedProgram:
     """Find the program of a command, and check who can change it. Blocks until the file system responds.
 
     Args:
@@ -57,7 +57,7 @@ def resolve_program(command: Sequence[str], visit: Callable[[str], None] = _igno
     for writer in program_writers(path, steps):
         if writer.refused:
             raise GatewayError(writer.problem)
-    return Program(str(path), str(steps[-1]))
+    return CheckedProgram(str(path), str(steps[-1]))
 
 
 def insecure_program(key: str, command: Sequence[str]) -> Iterator[InsecureSetting]:

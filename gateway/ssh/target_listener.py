@@ -1,4 +1,4 @@
-"""Accepts clients in the native engines that carry the SSH connections of a pool, outside the event loop."""
+"""Accepts the clients of targets in native engines, which spread the clients over the SSH connections of a pool."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -15,8 +15,8 @@ from gateway.ssh.pooled_connection import PooledConnection
 log = logging.getLogger(__name__)
 
 
-class PoolListener(NativeListenerGroup):
-    """Accepts the clients of one target in the native engines that carry the SSH connections of a pool.
+class TargetListener(NativeListenerGroup):
+    """Accepts the clients of one target in native engines, which spread the clients over the connections of a pool.
 
     Args:
         rule: The sockets, the target, and the allowed clients.
@@ -35,7 +35,7 @@ class PoolListener(NativeListenerGroup):
         permits: int,
         connections: Sequence[PooledConnection],
         handler: AcceptedClientHandler,
-        owner: "PoolListenerManager",
+        owner: "TargetListenerManager",
     ) -> None:
         self.connections = list(connections)
         self._owner = owner
@@ -75,7 +75,7 @@ def _listener_factories(rule: AcceptRule, connections: Sequence[PooledConnection
     ]
 
 
-class PoolListenerManager:
+class TargetListenerManager:
     """Creates the listeners of one pool, and stops them when the usable connections of the pool change.
 
     Args:
@@ -86,20 +86,20 @@ class PoolListenerManager:
     def __init__(self, check_alive: Callable[[PooledConnection], None], grow: Callable[[], object]) -> None:
         self.grow = grow
         self._check_alive = check_alive
-        self._listeners: set[PoolListener] = set()
+        self._listeners: set[TargetListener] = set()
 
     def check(self, connections: Sequence[PooledConnection]) -> None:
         """Check whether connections are alive. Called if a listener stops and some clients wait for channels."""
         for each in connections:
             self._check_alive(each)
 
-    def remove(self, listener: PoolListener) -> None:
+    def remove(self, listener: TargetListener) -> None:
         """Remove a listener that is closed."""
         self._listeners.discard(listener)
 
     def listen(
         self, rule: AcceptRule, permits: int, connections: Sequence[PooledConnection], handler: AcceptedClientHandler
-    ) -> PoolListener | None:
+    ) -> TargetListener | None:
         """Accept the clients of a target. See `gateway.contracts.accepting_link.AcceptingLink.listen`.
 
         Args:
@@ -114,7 +114,7 @@ class PoolListenerManager:
         if not connections or any(each.native_transport is None for each in connections):
             return None
         try:
-            listener = PoolListener(rule, permits, connections, handler, self)
+            listener = TargetListener(rule, permits, connections, handler, self)
         except OSError as error:
             log.warning("the data plane cannot accept clients, so the event loop accepts them: %s", error.strerror)
             return None

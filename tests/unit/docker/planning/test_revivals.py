@@ -10,7 +10,7 @@ from gateway.docker.compose_command import FILES
 from gateway.docker.dead_containers import DeadContainer, DeadContainerState
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_actions import execute
-from gateway.docker.errors import EngineError, ErrorKind
+from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.grants import PROJECT, SERVICE
 from gateway.docker.inspection_cache import last_start
 from gateway.docker.labels import read as read_labels
@@ -20,7 +20,7 @@ from gateway.docker.plan import ActionKind, Plan, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot, LastStart, NetworkInfo, SwarmMembership
 from gateway.docker.start_attempts import LIMIT, STABLE, StartAttempts
-from gateway.docker.start_errors import StartFailure, StartFailureCause, StartReason, read_error
+from gateway.docker.start_failure import RequestedStart, StartFailure, StartFailureCause, read_error
 from gateway.docker.volumes import VolumeMountAddress
 
 OWNER_ID = "767378fd8e62591fb24091c49e04ffa2a1752d34a2d610bd9eb01763fbc0ae52"
@@ -141,7 +141,7 @@ def test_a_command_without_the_service_starts_no_container_with_a_volume() -> No
     assert (starts(made), only_dead(made).state) == ([], DeadContainerState.WAITING)
     assert only_dead(made).message == "the service starts it when backend media is up"
     for cause, expected in ((StartFailureCause.VOLUME, []), (StartFailureCause.NETWORK, [(ActionKind.START, "web")])):
-        interrupted = replace(unknown, interrupted={"id-web": StartReason(cause, "media")})
+        interrupted = replace(unknown, interrupted={"id-web": RequestedStart(cause, "media")})
         assert starts(planned(failed("context canceled"), wanted=interrupted)) == expected
 
 
@@ -221,7 +221,7 @@ def test_a_label_that_is_neither_true_nor_false_is_reported() -> None:
 
 
 def test_a_start_that_the_gateway_did_not_finish_is_repeated() -> None:
-    interrupted = desired(interrupted={"id-web": StartReason(StartFailureCause.NETWORK, "")})
+    interrupted = desired(interrupted={"id-web": RequestedStart(StartFailureCause.NETWORK, "")})
     made = planned(failed("context canceled"), wanted=interrupted)
     assert starts(made) == [(ActionKind.START, "web")]
     assert only_dead(made).cause is StartFailureCause.NETWORK
@@ -230,7 +230,7 @@ def test_a_start_that_the_gateway_did_not_finish_is_repeated() -> None:
 
 
 def test_a_start_that_the_gateway_did_not_finish_waits_for_the_backend_of_the_volume() -> None:
-    requested = StartReason(StartFailureCause.VOLUME, "media")
+    requested = RequestedStart(StartFailureCause.VOLUME, "media")
     for usable, state in (
         (frozenset({"media"}), DeadContainerState.STARTING),
         ({"orders"}, DeadContainerState.WAITING),
@@ -240,7 +240,7 @@ def test_a_start_that_the_gateway_did_not_finish_waits_for_the_backend_of_the_vo
 
 
 def test_a_start_that_the_gateway_did_not_finish_is_off_if_the_backend_was_removed() -> None:
-    wanted = desired(interrupted={"id-web": StartReason(StartFailureCause.VOLUME, "renamed")})
+    wanted = desired(interrupted={"id-web": RequestedStart(StartFailureCause.VOLUME, "renamed")})
     made = planned(failed("context canceled"), wanted=wanted)
     assert (starts(made), only_dead(made).state) == ([], DeadContainerState.OFF)
     assert (only_dead(made).message, only_dead(made).command) == (
@@ -555,7 +555,7 @@ def test_the_last_start_is_parsed_from_an_inspection() -> None:
 async def test_the_error_of_a_failed_start_contains_no_mount_options(message: str, shown: str) -> None:
     class Refusing:
         async def post_start(self, path: str) -> None:
-            raise EngineError(ErrorKind.FAILED, f"{path}: {message}")
+            raise EngineError(EngineErrorKind.FAILED, f"{path}: {message}")
 
     with pytest.raises(EngineError, match=rf"^{shown}$"):
         await execute(Refusing(), PlannedAction(ActionKind.START, "", container="web", container_id="id-web"))  # type: ignore[arg-type]

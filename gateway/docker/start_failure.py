@@ -1,4 +1,4 @@
-"""Parses the error message of a container that the engine could not start (`State.Error`). Does no I/O.
+"""Defines why a container did not start, and parses the cause from the engine's error message (`State.Error`).
 
 The patterns match messages of Docker Engine 26.1 (`daemon/start.go`, `volume/local`), and of newer engines, which add
 a prefix.
@@ -35,8 +35,8 @@ class StartFailureCause(StrEnum):
     NAMESPACE = "namespace"
 
 
-class StartReason(NamedTuple):
-    """Why the gateway starts a container: the container's earlier start failed for this reason.
+class RequestedStart(NamedTuple):
+    """A start of a container that the gateway requested from the engine, because an earlier start failed.
 
     Args:
         cause: The dependency that was missing at the earlier start.

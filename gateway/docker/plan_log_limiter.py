@@ -1,10 +1,10 @@
-"""Limits the log lines about plans: does not repeat a line while it applies, and limits the rate of lines."""
+"""Limits the log lines about plans and their actions: suppresses repeated lines, and limits the rate of lines."""
 
 from collections import deque
 from collections.abc import Hashable, Iterable
 
 
-class LogLimiter:
+class PlanLogLimiter:
     """Decides which log lines to write. Does no I/O; times are monotonic, in seconds.
 
     Args:

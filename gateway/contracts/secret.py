@@ -1,13 +1,9 @@
-"""Defines the types of secrets, monitored certificates and insecure settings."""
+"""Defines secrets, which the configuration contains, or which are in files that it names."""
 
 import errno
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from gateway.secret_files import read_secret, unreadable
-
-_WEEK = 7 * 86400.0
 
 
 class Secret:
@@ -59,48 +55,3 @@ class Secret:
 
     def __hash__(self) -> int:
         return hash((self._value, self.path))
-
-
-class ValidityPeriod(NamedTuple):
-    """The beginning and end of a certificate's validity, in seconds since the epoch (`time.time()`)."""
-
-    begins: float
-    expires: float
-
-    def expires_soon(self, now: float) -> bool:
-        """Return whether the expiry is near: less than a third of the validity period and less than a week remain.
-
-        Args:
-            now: Seconds since the epoch.
-        """
-        return self.expires - now < min((self.expires - self.begins) / 3, _WEEK)
-
-
-@dataclass(frozen=True)
-class MonitoredCertificate:
-    """A certificate whose expiry the gateway monitors: one that the gateway uses, or one that a server presented.
-
-    Args:
-        kind: `ssh_certificate`, `tls` or `vpn`.
-        name: The path of the certificate's file, or the address of the server that presented the certificate.
-        validity: The certificate's validity period.
-    """
-
-    kind: str
-    name: str
-    validity: ValidityPeriod
-
-
-class InsecureSetting(NamedTuple):
-    """An insecure setting in the configuration, which strict mode refuses.
-
-    Args:
-        key: The configuration key, relative to the tunnel or backend.
-        message: The problem, and the setting to use instead. The message is printed after the key, and continues it
-            as a sentence, such as `is absent, so …`.
-        advised: Whether to warn about the setting if strict mode is off.
-    """
-
-    key: str
-    message: str
-    advised: bool

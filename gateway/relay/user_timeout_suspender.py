@@ -1,4 +1,4 @@
-"""Disables TCP_USER_TIMEOUT of sockets while their peers are alive but do not read data.
+"""Suspends TCP_USER_TIMEOUT of sockets while their peers are alive but do not read data.
 
 A client can legitimately stop reading for minutes. A sender must keep the connection open while the client
 acknowledges window probes (RFC 9293, section 3.8.6.1). However, the kernel closes the connection if the client's
@@ -28,8 +28,8 @@ _LAST_ACK_OFFSET = 56
 """Offset of `tcpi_last_ack_recv`, in milliseconds, in `struct tcp_info` (linux/tcp.h)."""
 
 
-class StalledPeerTimeouts:
-    """Disables TCP_USER_TIMEOUT of those sockets of one event loop whose peers do not read data.
+class UserTimeoutSuspender:
+    """Suspends TCP_USER_TIMEOUT of the sockets of one event loop while their peers do not read data.
 
     Args:
         loop: The event loop.
@@ -74,9 +74,9 @@ class StalledPeerTimeouts:
 
 
 @per_loop
-def stalled_peer_timeouts(loop: asyncio.AbstractEventLoop) -> StalledPeerTimeouts:
-    """Return the `StalledPeerTimeouts` of the running loop."""
-    return StalledPeerTimeouts(loop)
+def user_timeout_suspender(loop: asyncio.AbstractEventLoop) -> UserTimeoutSuspender:
+    """Return the `UserTimeoutSuspender` of the running loop."""
+    return UserTimeoutSuspender(loop)
 
 
 def _seconds_since_ack(fd: int) -> float:

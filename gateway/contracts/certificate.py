@@ -1,0 +1,36 @@
+"""Defines the certificates whose expiry the gateway monitors, and their validity periods."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+_WEEK = 7 * 86400.0
+
+
+class ValidityPeriod(NamedTuple):
+    """The beginning and end of a certificate's validity, in seconds since the epoch (`time.time()`)."""
+
+    begins: float
+    expires: float
+
+    def expires_soon(self, now: float) -> bool:
+        """Return whether the expiry is near: less than a third of the validity period and less than a week remain.
+
+        Args:
+            now: Seconds since the epoch.
+        """
+        return self.expires - now < min((self.expires - self.begins) / 3, _WEEK)
+
+
+@dataclass(frozen=True)
+class MonitoredCertificate:
+    """A certificate whose expiry the gateway monitors: one that the gateway uses, or one that a server presented.
+
+    Args:
+        kind: `ssh_certificate`, `tls` or `vpn`.
+        name: The path of the certificate's file, or the address of the server that presented the certificate.
+        validity: The certificate's validity period.
+    """
+
+    kind: str
+    name: str
+    validity: ValidityPeriod

@@ -1,0 +1,18 @@
+"""Defines insecure settings, which strict mode refuses."""
+
+from typing import NamedTuple
+
+
+class InsecureSetting(NamedTuple):
+    """An insecure setting in the configuration, which strict mode refuses.
+
+    Args:
+        key: The configuration key, relative to the tunnel or backend.
+        message: The problem, and the setting to use instead. The message is printed after the key, and continues it
+            as a sentence, such as `is absent, so …`.
+        advised: Whether to warn about the setting if strict mode is off.
+    """
+
+    key: str
+    message: str
+    advised: bool

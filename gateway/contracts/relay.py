@@ -1,0 +1,43 @@
+"""Defines the interface of relays, which forward bytes between a client and a target."""
+
+import asyncio
+from typing import Protocol
+
+from gateway.contracts.states import CloseReason
+
+
+class Relay(Protocol):
+    """Defines the interface of relays, which forward bytes between a client and a target in both directions."""
+
+    ended: "asyncio.Future[CloseReason]"
+
+    @property
+    def last_active(self) -> float:
+        """Monotonic time of the last activity on either side, in seconds."""
+
+    @property
+    def responses(self) -> int:
+        """Number of responses. A response begins with the first byte from the backend after data from the client."""
+
+    @property
+    def awaiting_response(self) -> bool:
+        """Whether the client probably waits for a response, because it was the last side to send data."""
+
+    @property
+    def waiting_since(self) -> float | None:
+        """Monotonic time since which the client waits for a response; None if it does not wait, or if unknown."""
+
+    @property
+    def to_backend(self) -> int:
+        """Number of bytes read from the client."""
+
+    @property
+    def from_backend(self) -> int:
+        """Number of bytes read from the backend."""
+
+    def abort(self, close_reason: CloseReason) -> None:
+        """Reset both sides, and set the result of `ended` to `close_reason`.
+
+        If the link was lost after the relay has received the end of a response, the relay first sends this data to
+        the client. Otherwise, the reset is immediate.
+        """

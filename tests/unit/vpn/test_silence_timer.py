@@ -1,0 +1,75 @@
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.vpn.silence_timer import DIAL_GRACE, RECONNECT_INTERVAL, SilenceStage, SilenceThresholds, SilenceTimer
+
+THRESHOLDS = SilenceThresholds()
+ORDER = list(SilenceStage)
+
+
+def test_silence_without_a_pending_request_is_ignored() -> None:
+    silence = SilenceTimer(THRESHOLDS, 0)
+    assert silence.stage(10_000) is SilenceStage.FINE
+
+
+def test_overdue_echo_replies_advance_the_stage() -> None:
+    silence = SilenceTimer(THRESHOLDS, 0)
+    silence.record_echo_request(100)
+    silence.record_echo_request(104)  # The stage depends on the first unanswered request.
+    seen = [silence.stage(100 + after) for after in (4.9, 5, 7, 22, 60, 300)]
+    assert seen == [
+        SilenceStage.FINE,
+        SilenceStage.SUSPECT,
+        SilenceStage.RECONNECT,
+        SilenceStage.DOWN,
+        SilenceStage.LOST,
+        SilenceStage.RESTART,
+    ]
+    silence.record_reply(401)
+    assert silence.stage(10_000) is SilenceStage.FINE
+
+
+def test_a_dial_is_weaker_evidence_of_life_than_an_echo_reply() -> None:
+    silence = SilenceTimer(THRESHOLDS, 0)
+    silence.record_dial(100)
+    assert silence.stage(100 + THRESHOLDS.suspect + DIAL_GRACE - 0.1) is SilenceStage.FINE
+    assert silence.stage(100 + THRESHOLDS.suspect + DIAL_GRACE) is SilenceStage.SUSPECT
+
+
+def test_bytes_are_a_sign_of_life_only_when_they_grow() -> None:
+    silence = SilenceTimer(THRESHOLDS, 0)
+    silence.record_received(1000, 1)
+    silence.record_echo_request(10)
+    silence.record_received(1000, 18)
+    assert silence.stage(18) is SilenceStage.RECONNECT
+    silence.record_received(20, 19)  # The lower number means that the kernel has reset the counter.
+    assert silence.stage(19) is SilenceStage.RECONNECT
+    silence.record_received(21, 20)
+    assert silence.stage(20) is SilenceStage.FINE
+
+
+def test_it_reconnects_immediately_and_then_at_an_interval() -> None:
+    silence = SilenceTimer(THRESHOLDS, 0)
+    silence.record_echo_request(100)
+    attempts = [at for at in range(100, 130) if silence.start_reconnect(at)]
+    assert attempts[0] == 100 + THRESHOLDS.reconnect
+    assert all(later - earlier == RECONNECT_INTERVAL for earlier, later in itertools.pairwise(attempts))
+
+
+@given(st.lists(st.tuples(st.sampled_from(["echo", "dial", "hear"]), st.floats(0, 20)), max_size=30))
+def test_without_a_sign_of_life_the_stage_never_improves(steps: list[tuple[str, float]]) -> None:
+    silence, now, before = SilenceTimer(THRESHOLDS, 0), 0.0, SilenceStage.FINE
+    for what, after in steps:
+        now += after
+        if what == "hear":
+            silence.record_reply(now)
+            before = SilenceStage.FINE
+        elif what == "echo":
+            silence.record_echo_request(now)
+        else:
+            silence.record_dial(now)
+        stage = silence.stage(now)
+        assert ORDER.index(stage) >= ORDER.index(before)
+        before = stage
