@@ -229,7 +229,7 @@ class SshConnectionPool:
             for connection in alive
         ]  # fmt: skip
         actions = evaluate(pool, self._options.keepalive, self._target_size)
-        self._usable = [alive[at] for at in actions.usable]
+        usable_before, self._usable = self._usable, [alive[at] for at in actions.usable]
         self._listeners.update(self._usable)
         for at, connection in enumerate(alive):
             connection.stalled = at in actions.suspect and (connection.stalled or at in actions.stalled)
@@ -243,7 +243,9 @@ class SshConnectionPool:
             for at in (*actions.suspect, *actions.slow):
                 alive[at].fail_over_opens()
         for at in actions.close:
-            alive[at].start_closing()
+            # The native engine can have opened a channel just before the listeners were updated.
+            if alive[at] not in usable_before:
+                alive[at].start_closing()
         if actions.dial:
             self._dialer.wake()
         else:
@@ -270,7 +272,7 @@ class SshConnectionPool:
         elif now - self._idle_since > _IDLE_BEFORE_SHRINK:
             self._idle_since = now
             self._target_size = max(self._options.connections.min, len(self._usable) - 1)
-            spare[-1].start_closing()
+            spare[-1].outdated = True
             self._apply_policy(now)
 
     def _missing_count(self) -> int:

@@ -47,7 +47,8 @@ class PooledConnection:
         """Round-trip time of the last keepalive, in seconds; None before the first reply."""
         self.closing = False
         self.outdated = False
-        """Whether the tunnel's credentials have changed since this connection logged in."""
+        """Whether the connection gets no new channels, and is closed after its last channel: the tunnel's credentials
+        have changed since it logged in, or the pool has more connections than it needs."""
         self.stalled = False
         """See `ConnectionHealth.stalled`."""
         self.silence_at_recovery = 0.0
@@ -71,8 +72,9 @@ class PooledConnection:
 
     @property
     def load(self) -> int:
-        """Number of channels that are open or opening."""
-        return len(self._relays) + self._opener.opening_count
+        """Number of channels that are open or opening, including those that the native engine has not reported."""
+        known = len(self._relays) + self._opener.opening_count
+        return max(known, self.native_transport.channel_count) if self.native_transport is not None else known
 
     @property
     def rekeys_often(self) -> bool:

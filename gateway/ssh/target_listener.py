@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule
+from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule, ServedClients
 from gateway.relay.native_listener_group import ListenerFactory, NativeListenerGroup
 from gateway.ssh.channel_interfaces import SshChannel
 from gateway.ssh.flow_control import MAX_RECEIVE_PACKET, MAX_SEND_PACKET
@@ -46,7 +46,17 @@ class TargetListener(NativeListenerGroup):
     def adopt(self, connection: PooledConnection, channel: SshChannel) -> None:
         """See `gateway.ssh.channel_listener.ChannelListenerHandler`."""
         connection.adopt(channel)
-        if connection.load >= CHANNELS_PER_CONNECTION - 1:
+        self._grow_if_full()
+
+    def on_served(self, clients: ServedClients) -> None:
+        """See `gateway.relay.native_listener.NativeListenerHandler`."""
+        for each in self.connections:
+            each.has_answered_open = True
+        self._grow_if_full()
+        super().on_served(clients)
+
+    def _grow_if_full(self) -> None:
+        if any(each.load >= CHANNELS_PER_CONNECTION - 1 for each in self.connections):
             self._owner.grow()
 
     def on_stopped(self) -> None:

@@ -31,6 +31,10 @@ class NativeTransportInterface(Protocol):
     def received_bytes(self) -> int:
         """See `NativeTransport.received_bytes`."""
 
+    @property
+    def channel_count(self) -> int:
+        """See `NativeTransport.channel_count`."""
+
     def set_key(self, key: CipherKey, *, sealing: bool) -> None:
         """See `NativeTransport.set_key`."""
 

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import struct
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from gateway.contracts.values import Endpoint
 from gateway.demo.postgres import Postgres
 from gateway.demo.process import free_port
-from gateway.demo.sshd import Bastion
+from gateway.demo.sshd import Bastion, make_key
 from gateway.forwarding.admission import AdmissionRules
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
@@ -288,3 +289,43 @@ async def test_the_clients_of_a_silent_connection_use_another_one(bastion: Basti
         serving_clients.cancel()
         await asyncio.wait({serving_clients})
     listener.close()
+
+
+def test_short_connections_survive_a_rotated_key(gateway: Gateway, bastion: Bastion) -> None:
+    need_data_plane()
+    listen, done = free_port(), threading.Event()
+
+    def use_repeatedly() -> int:
+        count = 0
+        while not done.is_set():
+            with connect(listen) as client:
+                assert echo(client) == b"hello"
+                time.sleep(0.02)
+                assert echo(client) == b"hello"
+            count += 1
+        return count
+
+    def rotate() -> None:
+        before = set(bastion.sessions())
+        make_key(bastion.client_key)
+        bastion.authorize()
+        gateway.wait(lambda: not before & set(bastion.sessions()))
+
+    with serving(echoing) as port, ThreadPoolExecutor(4) as clients:
+        gateway.write(f"""
+            tunnels:
+              bastion: {ssh_tunnel(bastion, more=", connections: {min: 1, max: 1}")}
+            backends:
+              a: {{kind: tcp, via: bastion, targets: ["127.0.0.1:{port}"], listen: 127.0.0.1:{listen}, {CHECK}}}
+        """)
+        gateway.start().wait_up("a")
+        first = start_accepting(gateway, listen)
+        running = [clients.submit(use_repeatedly) for _ in range(4)]
+        try:
+            rotate()
+            rotate()
+        finally:
+            done.set()
+        total = sum(each.result(timeout=30) for each in running)
+    gateway.wait(lambda: gateway.backend("a")["connections"]["total"] == first + total)
+    assert gateway.backend("a")["connections"]["reset"] == {}
