@@ -1,7 +1,7 @@
 /* Clients of listeners that are joined to their targets.
  *
- * If a client ends soon, Python never gets its token, but the sum of many such clients. Short connections then cost no
- * Python code.
+ * If a client ends soon, Python never gets its token, but the sum of many such clients. Short connections then cost
+ * no Python code.
  */
 #include "listener.h"
 
@@ -28,7 +28,7 @@ static void remove_joined(struct engine *e, struct joined *j)
 }
 
 /* Report a client, so that it belongs to Python. If its bytes are tapped, Python must handle the record soon. */
-static void report_joined(struct listener *l, const struct joined *j)
+static void report_joined(const struct listener *l, const struct joined *j)
 {
     const int64_t arguments[4] = {(int64_t)j->token, (int64_t)j->wire, 0, 0};
 
@@ -36,6 +36,14 @@ static void report_joined(struct listener *l, const struct joined *j)
         emit(l->engine, RECORD_JOINED, l->token, arguments, NULL, 0);
     else
         emit_deferred(l->engine, RECORD_JOINED, l->token, arguments);
+}
+
+static void report_client(struct engine *e, struct joined *j)
+{
+    const struct listener *l = j->listener;
+
+    remove_joined(e, j);
+    report_joined(l, j);
 }
 
 /* Report the clients that have ended since the last report. */
@@ -73,8 +81,8 @@ void joined_add(struct joined *j, struct listener *l, uint64_t token, uint64_t w
     schedule_report(e, j->at + SOON);
 }
 
-/* Handle the end of a client. If Python does not know the client, and it need not handle this end, add the client to
- * the sum of its listener, and return true. Otherwise, report the client if Python does not know it, and return false:
+/* Handle the end of a client. If Python does not know the client, and need not handle this end, add the client to the
+ * sum of its listener, and return true. Otherwise, report the client if Python does not know it, and return false:
  * the caller must report its end.
  *
  * Args: lingers: whether Python gets a descriptor with the end. gauge: the counters of the channel or pair.
@@ -85,29 +93,27 @@ bool joined_end(struct engine *e, struct joined *j, enum close_reason reason, bo
 
     if (!l)
         return false;
-    remove_joined(e, j);
     if (lingers || (reason != CLOSE_FINISHED && reason != CLOSE_CLIENT_RESET)) {
-        report_joined(l, j);
+        report_client(e, j);
         return false;
     }
+    remove_joined(e, j);
     l->served++;
     l->served_resets += reason == CLOSE_CLIENT_RESET;
     l->served_to_backend += atomic_load_explicit(&gauge->to_backend, memory_order_relaxed);
     l->served_from_backend += atomic_load_explicit(&gauge->from_backend, memory_order_relaxed);
-    atomic_store(&l->gauge->to_backend, --l->accepted);
-    schedule_report(e, clock_ns() + SOON);
+    atomic_store(&l->gauge->to_backend, --l->accepted); /* the report that `joined_add` has scheduled is still due */
     return true;
 }
 
 /* Report the clients that were joined some time ago, and the sums of all listeners. */
 void joined_report(struct engine *e, uint64_t now)
 {
-    while (e->joined_first && e->joined_first->at + SOON <= now) {
-        struct joined *j = e->joined_first;
-        struct listener *l = j->listener;
+    struct joined *next;
 
-        remove_joined(e, j);
-        report_joined(l, j);
+    for (struct joined *j = e->joined_first; j && j->at + SOON <= now; j = next) {
+        next = j->next;
+        report_client(e, j);
     }
     for (struct listener *l = e->listeners; l; l = l->next)
         report_served(l);
@@ -123,13 +129,9 @@ static void report_clients(struct engine *e, const struct listener *of, uint64_t
     struct joined *next;
 
     for (struct joined *j = e->joined_first; j; j = next) {
-        struct listener *l = j->listener;
-
         next = j->next;
-        if (of ? l != of : j->wire != wire)
-            continue;
-        remove_joined(e, j);
-        report_joined(l, j);
+        if (of ? j->listener == of : j->wire == wire)
+            report_client(e, j);
     }
 }
 

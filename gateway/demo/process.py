@@ -111,7 +111,7 @@ class ServerProcess:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - it only calls prctl
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - it only calls prctl
                 user=self._user,
                 env=self._environment,
                 cwd="/",
@@ -211,5 +211,6 @@ def run(arguments: list[str], user: str | None = None, timeout: float = 60.0) ->
     return done.stdout
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Let the kernel kill this process when its parent exits (prctl(2), PR_SET_PDEATHSIG)."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -176,8 +176,9 @@ class Forward:
             self._native.review(self._dialer.target_dialer.route)
 
     def active_on(self, uplink: LinkSource) -> int:
-        """Return the number of clients that are connected to a target through `uplink`."""
-        return self._connections.count_on(uplink)
+        """Return the number of clients whose connections use `uplink`."""
+        elsewhere = self._native.count_on(uplink) if self._native is not None else 0
+        return self._connections.count_on(uplink) + elsewhere
 
     def abort_all(self) -> None:
         """Reset every client, including clients that are not connected to a target yet."""

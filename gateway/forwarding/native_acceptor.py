@@ -13,7 +13,7 @@ from gateway.forwarding.acceptor import Acceptor
 from gateway.forwarding.cancel_request_router import CancelRequestRouter
 from gateway.forwarding.listener import Listener
 from gateway.forwarding.route import Route
-from gateway.forwarding.routed_target import RoutedTarget
+from gateway.forwarding.routed_target import LinkSource, RoutedTarget
 from gateway.measurement import Histogram
 
 _RETRY_AFTER = 1.0
@@ -77,6 +77,10 @@ class NativeAcceptor:
     def unreported(self) -> int:
         """Number of clients that links have connected to the target, but not reported yet."""
         return sum(each.unreported for each in self._paths)
+
+    def count_on(self, uplink: LinkSource) -> int:
+        """Return the number of clients that links have accepted for targets behind `uplink`, and not reported yet."""
+        return sum(each.waiting + each.unreported for each, routed in self._paths.items() if routed.uplink is uplink)
 
     def offer(self, routed: RoutedTarget, route: Route, listeners: list[Listener]) -> None:
         """Let a link accept clients, if the rules permit this. Call this method after each client is connected.

@@ -17,11 +17,14 @@ from tests.support.servers import echoing, serving
 from tests.support.swarms import two_nodes
 
 _LONGEST_FIRST = (
-    "test_reboot", "test_image", "test_nfs_hold", "test_vpn", "test_interop", "test_nfs_volumes", "test_systemd",
-    "test_podman", "test_outages", "test_command", "test_networks", "test_docker", "test_docker_stable",
-    "test_docker_engine", "test_nfs_mounts", "test_chart", "test_relay_contract", "test_names", "test_swarm",
-    "test_swarm_stable", "test_revival_swarm", "test_revival", "test_audit", "test_handbook", "test_paths",
-    "test_monitoring", "test_patroni", "test_redis", "test_status_page",
+    "test_reboot", "test_image", "test_nfs_hold", "test_vpn", "test_interop", "test_systemd",
+    # A process with at most two tests gets another module in advance. These modules are short, so that no long module
+    # waits for the modules with one test above.
+    "test_strict", "test_tls", "test_traces",
+    "test_nfs_volumes", "test_outages", "test_podman", "test_command", "test_networks", "test_docker",
+    "test_docker_stable", "test_docker_engine", "test_nfs_mounts", "test_chart", "test_relay_contract", "test_names",
+    "test_swarm", "test_swarm_stable", "test_revival_swarm", "test_revival", "test_audit", "test_handbook",
+    "test_paths", "test_monitoring", "test_patroni", "test_redis", "test_status_page",
 )  # fmt: skip
 """Test modules that take more than 30 s. They start first, to avoid idle test processes at the end of the run."""
 

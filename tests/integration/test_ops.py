@@ -236,7 +236,10 @@ def test_events_follow_changes_and_survive_a_restart(gateway: Gateway) -> None:
     backend = f"echo: {{kind: tcp, targets: ['127.0.0.1:{port}'], check: {{fall: 1, rise: 1, down_interval: 100ms}}}}"
     gateway.write(f"backends: {{{backend}}}")
     gateway.start(environment={"GATEWAY_RELOAD_ON_CHANGE": "false"})
-    first = int(json.loads((gateway.folder / "state" / "events.jsonl").read_text().splitlines()[0])["id"])
+    log = gateway.folder / "state" / "events.jsonl"
+    while not log.exists() or not log.read_text().endswith("\n"):
+        time.sleep(0.02)
+    first = int(json.loads(log.read_text().splitlines()[0])["id"])
     target = f"127.0.0.1:{port}"
     down = events(gateway, first, "down")
     assert [(each["type"], each["name"], each["target"]) for each in down] == [("target", "echo", target)]

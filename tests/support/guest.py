@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from gateway.demo.process import find
+from gateway.demo.process import die_with_parent, find
 from tests.support.guest_image import INIT, MODULES, PACKAGE, add_service, busybox_root, get_kernel, initramfs
 from tests.support.requirements import need
 
@@ -91,6 +91,7 @@ class Guest:
              "-kernel", str(kernel), "-initrd", str(image), "-nic", f"user,model=virtio-net-pci{hosts}", "-append",
              "console=ttyS0 quiet panic=-1 oops=panic"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - it only calls prctl
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -142,6 +142,7 @@ static void on_channel_message(struct far_wire *w, const uint8_t *payload, size_
         break;
     case MSG_CHANNEL_EOF:
         CHECK(size == 5 && !c->engine_ended, "a second EOF");
+        CHECK(c->failed || c->arrived == c->written, "the end of the client's stream before its data");
         c->engine_ended = true;
         break;
     case MSG_CHANNEL_CLOSE:

@@ -177,6 +177,7 @@ async def test_clients_with_short_connections_are_counted() -> None:
         before = forward.accepted, forward.to_backend, forward.from_backend
         listener.unreported = 2
         assert (forward.active, forward.waiting) == (2, 0)
+        assert [forward.active_on(each) for each in rig.uplinks] == [2, 0]
         listener.unreported = 0
         listener.handler.on_served(listener, ServedClients(7, 3, 70, 700))
         assert (forward.accepted, forward.to_backend, forward.from_backend) == (
