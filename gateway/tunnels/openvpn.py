@@ -16,7 +16,8 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.tunnels import TunnelKind
 from gateway.vpn.background_tasks import background_tasks
-from gateway.vpn.device_isolation import DeviceIsolation, create_isolation, new_device_name
+from gateway.vpn.device_isolation import DeviceIsolation, create_isolation
+from gateway.vpn.device_names import new_device_name
 from gateway.vpn.link import VpnLink
 from gateway.vpn.liveness_monitor import LivenessMonitor
 from gateway.vpn.local_forward import LocalForward

@@ -8,7 +8,6 @@ import asyncio
 import errno
 import logging
 import os
-import secrets
 import socket
 from collections.abc import Callable
 from typing import Protocol, TypeVar
@@ -23,20 +22,6 @@ from gateway.vpn.options import Isolation
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-
-
-def new_device_name(letter: str) -> str:
-    """Return a unique name for a new device.
-
-    Args:
-        letter: The kind of VPN: `o` for OpenVPN, `w` for WireGuard.
-    """
-    return device_prefix(letter) + secrets.token_hex(4)
-
-
-def device_prefix(letter: str) -> str:
-    """Return the prefix that all device names of one kind of VPN share. See `new_device_name`."""
-    return f"gw{letter}-"
 
 
 def create_isolation(isolation: Isolation, device: str) -> "DeviceIsolation":

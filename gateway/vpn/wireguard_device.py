@@ -12,8 +12,9 @@ from gateway.processes.checked_program import find_program
 from gateway.processes.child_environment import minimal_environment
 from gateway.relay.resolver import resolve
 from gateway.vpn import network_devices
-from gateway.vpn.device_isolation import DeviceIsolation, device_prefix
+from gateway.vpn.device_isolation import DeviceIsolation
 from gateway.vpn.device_lock import DeviceLock, is_locked
+from gateway.vpn.device_names import device_prefix
 from gateway.vpn.device_settings import DeviceSettings, likely_peers, parse_addresses
 from gateway.vpn.options import WireGuardOptions
 from gateway.vpn.wireguard_formats import WireGuardDeviceStatus, parse_dump, to_setconf

@@ -70,7 +70,8 @@ def service_conflicts(builder: PlanBuilder, service: SwarmService, network: str,
 def _networks_to_compare(builder: PlanBuilder, container: Container, network: str) -> list[str]:
     """Return the other networks of the container whose names may conflict with those on `network`.
 
-    If both networks of a pair are configured, omit the pair for one of them, so that each conflict is reported once.
+    The gateway's networks are compared in alphabetical order, so that each conflict between two of them is reported
+    once.
     """
     return [each for each in container.endpoints if each not in builder.options.networks or each < network]
 
