@@ -17,6 +17,7 @@ from gateway.audit.report import AuditReport
 from gateway.audit.snapshot_collector import AuditScope, take_snapshot
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import BackendSpec, Config
+from gateway.config.suggestions import backend_hint
 from gateway.contracts.link import Link
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.contracts.values import Endpoint
@@ -61,8 +62,7 @@ def check(config: Config, names: tuple[str, ...]) -> list[TargetCheckResult]:
     """
     unknown = [name for name in names if name not in config.backends]
     if unknown:
-        known = ", ".join(sorted(config.backends)) or "none"
-        raise UsageError(f"there is no backend {unknown[0]!r}: use one of {known}")
+        raise UsageError(f"there is no backend {unknown[0]!r}{backend_hint(config.backends)}")
     with asyncio.Runner(loop_factory=RelayEventLoop) as runner:
         return runner.run(_check_backends([config.backends[name] for name in names or config.backends], config))
 

@@ -50,12 +50,12 @@ def image_reference(name: str, image_id: str, tags: Collection[str] | None) -> s
     """
     short = name.removeprefix("sha256:")
     is_fixed = "@" in name or (len(short) >= _SHORT_ID and image_id.removeprefix("sha256:").startswith(short))
-    is_current = _full_name(name) in map(_full_name, tags or ())
+    is_current = _normalized_name(name) in map(_normalized_name, tags or ())
     return name if is_fixed or is_current or not image_id else image_id
 
 
-def _full_name(name: str) -> str:
-    """Return the name of an image with its tag, and without the default prefix (`docker.io/library/`)."""
+def _normalized_name(name: str) -> str:
+    """Return an image name in the form NAME:TAG: without `docker.io/library/`, and with `latest` as default tag."""
     short = name.removeprefix("docker.io/").removeprefix("library/")
     return short if ":" in short.rpartition("/")[2] else f"{short}:latest"
 

@@ -185,7 +185,7 @@ class AuditWriter:
                 self._destination.write(self._writing)
             except OSError as error:
                 self.error = error
-                self._write_error_log.call(lambda: log.error("cannot write audit log", extra=self._details()))
+                self._write_error_log.call(lambda: log.error("cannot write to the audit log", extra=self._details()))
                 if last:
                     self._drop_all()
                     return
@@ -194,7 +194,7 @@ class AuditWriter:
                 self._progress = time.monotonic()
                 if self.error is not None:
                     self.error = None
-                    log.info("audit log is written again", extra={"file": str(self._target)})
+                    log.info("writing to the audit log works again", extra={"file": str(self._target)})
 
     def _drop_all(self) -> None:
 
@@ -203,7 +203,7 @@ class AuditWriter:
             self.dropped += left
             self._queue, self._unreported = [], 0
         self._writing.clear()
-        log.error("cannot write audit log: last events lost", extra={"events": left})
+        log.error("cannot write to the audit log: last events lost", extra={"events": left})
 
 
 class _OncePerMinute:

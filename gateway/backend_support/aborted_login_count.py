@@ -26,7 +26,7 @@ class AbortedLoginCount:
 
     @property
     def aborted(self) -> int:
-        """Upper bound of the number of aborted logins that the server has counted for this tunnel's source address.
+        """The highest number of aborted logins that the server can have counted for this tunnel's source address.
 
         Several tunnels can share this address, but the gateway does not know which ones. Therefore, the result is
         the maximum over all possible sets of tunnels. The count for a set is the number of logins that were aborted

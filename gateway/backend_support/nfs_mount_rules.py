@@ -94,7 +94,7 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
         raise ValueError(f"the export {export} does not begin with /")
     port = mount.pop("port", "") or str(DEFAULT_PORT)
     if not port.isdecimal():
-        raise ValueError(f"port={port} is not a port number")
+        raise ValueError(f"port={port} is not a port number: use 1 to 65535")
     version = mount.pop("nfsvers", "") or mount.pop("vers", "") or "4"
     kept, notes = _imported_options(mount)
     if named.strip("[]") not in ("", server):

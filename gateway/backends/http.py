@@ -17,7 +17,7 @@ from gateway.errors import Reason, UnusableTargetError
 from gateway.facts import VERSION
 
 _NO_LOGIN = "the server requires a login: set check.user and check.password_file"
-_WRONG_LOGIN = "the server refuses the login: correct check.user and check.password_file, or grant the user access"
+_WRONG_LOGIN = "the server rejects the login: correct check.user and check.password_file, or grant the user access"
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
         raise ValueError("the device must have the form //SERVER/SHARE")
     port = mount.pop("port", "") or str(_PORT)
     if not port.isdecimal():
-        raise ValueError(f"port={port} is not a port number")
+        raise ValueError(f"port={port} is not a port number: use 1 to 65535")
     server = mount.pop("addr", "") or mount.pop("ip", "") or match[1]
     keys: dict[str, Any] = {"targets": [str(Endpoint(server.strip("[]"), int(port)))], "share": match[2]}
     notes = [f"directory {match[3]} of the share is not imported: mount it on the host"] if match[3] else []

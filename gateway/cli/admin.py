@@ -14,7 +14,7 @@ from gateway.ops.service_client import ServiceClient
 def _post(admin_socket: str | None, path: str) -> None:
     code, body = ServiceClient(None, admin_socket).post(path)
     if code == 422:
-        raise UsageError(f"the service refused the new configuration, and keeps the previous one:\n{body['detail']}")
+        raise UsageError(f"the service rejected the new configuration, and keeps the previous one:\n{body['detail']}")
     if code != 200:
         raise GatewayError(body["detail"])
     print_text(body["detail"], keep_lines=True)

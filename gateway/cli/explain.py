@@ -13,6 +13,7 @@ from gateway.cli.output_option import output_option
 from gateway.cli.service_options import service_options
 from gateway.cli.terminal_output import print_table, print_wrapped, terminal_width
 from gateway.cli.value_format import format_age, format_clock
+from gateway.config.suggestions import backend_hint
 from gateway.errors import UsageError
 from gateway.ops.service_client import ServiceClient
 from gateway.ops.state_descriptions import state_name
@@ -65,8 +66,7 @@ def _explain_container(client: ServiceClient, name: str, status: dict[str, Any],
         raise UsageError(container["detail"])
     if code != 200 or not isinstance(container, dict) or "remedies" not in container:
         also = "" if status.get("docker") is None else f" and no container {name!r}"
-        known = ", ".join(status["backends"]) or "none"
-        raise UsageError(f"there is no backend {name!r}{also}: the backends are {known}")
+        raise UsageError(f"there is no backend {name!r}{also}{backend_hint(status['backends'])}")
     if output == "json":
         click.echo(json.dumps(container, indent=1))
         return

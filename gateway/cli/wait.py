@@ -8,6 +8,7 @@ import click
 
 from gateway.cli.completion import complete_backends
 from gateway.cli.service_options import service_options
+from gateway.config.suggestions import backend_hint
 from gateway.errors import GatewayError, ServiceUnreachableError, UsageError
 from gateway.ops.service_client import ServiceClient
 
@@ -40,8 +41,7 @@ def wait(names: tuple[str, ...], client: ServiceClient, longest: str) -> None:
             if code == 200:
                 return
             if unknown := body.get("unknown"):
-                known = ", ".join(body["backends"]) or "none"
-                raise UsageError(f"there is no backend {unknown[0]!r}: use one of {known}")
+                raise UsageError(f"there is no backend {unknown[0]!r}{backend_hint(body['backends'])}")
             failure = GatewayError(f"not ready within {longest}: {_missing(body, names)}")
         if time.monotonic() >= deadline:
             raise failure

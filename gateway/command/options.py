@@ -13,7 +13,7 @@ _PLACEHOLDERS = {"port": ("host", "port", "local_port"), "stdio": ("host", "port
 
 @dataclass(frozen=True)
 class CommandOptions:
-    """The keys of a tunnel of kind `command`: the program that connects to targets, and its time limits.
+    """The configuration keys of a tunnel of kind `command`, which runs a program to connect to targets.
 
     Args:
         command: The program and its arguments. It runs without a shell. `{host}` and `{port}` are replaced by the

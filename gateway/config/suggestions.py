@@ -23,3 +23,13 @@ def similar(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean …?` if a known name is similar; otherwise, return an empty string."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def backend_hint(backends: Iterable[str]) -> str:
+    """Return the suffix of an error message about an unknown backend: what the operator can do.
+
+    Args:
+        backends: The names of the configured backends.
+    """
+    names = ", ".join(sorted(backends))
+    return f"; use one of the configured backends ({names})" if names else "; add it to the section `backends`"

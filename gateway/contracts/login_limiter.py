@@ -9,7 +9,7 @@ class LoginLimiter(Protocol):
 
     @property
     def aborted(self) -> int:
-        """Upper bound of the number of aborted logins that the server has counted since the last successful login."""
+        """The highest number of aborted logins that the server can have counted since the last successful login."""
 
     def attempt(self) -> AbstractAsyncContextManager[None]:
         """Return a context manager for one login. Its entry waits if too many other logins are in progress."""

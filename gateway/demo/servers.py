@@ -17,7 +17,7 @@ GREETING = "Hello from the far side of the bastion.\n"
 
 @dataclass
 class DemoServers:
-    """The servers of the demo that run, and the names of those that cannot run on this machine.
+    """The servers that the demo has started, and those that cannot run on this machine.
 
     Args:
         folder: The folder for all files.

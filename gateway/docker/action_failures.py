@@ -72,8 +72,8 @@ class ActionFailures:
         """Return a message for each current failure."""
         return [f"{'/'.join(filter(None, key))}: {error}" for key, (_, _, error) in self._failed.items()]
 
-    def is_final(self, action: PlannedAction) -> bool:
-        """Return whether the action failed for a reason other than a refused address."""
+    def fails_with_any_address(self, action: PlannedAction) -> bool:
+        """Return whether the action failed for a reason that another address of the gateway does not change."""
         error = self._last_error(action.network, action.container_id)
         return error is not None and error.blocked is not AttachBlocker.ADDRESS_REFUSED
 

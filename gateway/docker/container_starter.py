@@ -1,4 +1,4 @@
-"""Starts dead containers in background tasks, because a start can take long: the engine first mounts the volumes.
+"""Starts dead containers in background tasks. A start can take minutes, because the engine first mounts volumes.
 
 Each start uses a separate connection, because the engine cancels a start when its connection closes. A failed
 snapshot closes only the connection of the snapshots.

@@ -61,11 +61,13 @@ class EngineClient:
             ) from error
         if newest < self.flavor.oldest:
             required = f"{self.flavor.release} or later is required"
-            raise EngineError(EngineErrorKind.API, f"{name} has API {answer['ApiVersion']}: {required}, update it")
-        if oldest > NEWEST:
-            supported = f"this gateway supports API {NEWEST[0]}.{NEWEST[1]}: update the gateway"
             raise EngineError(
-                EngineErrorKind.API, f"{name} requires API {answer['MinAPIVersion']} or newer; {supported}"
+                EngineErrorKind.API, f"{name} has API {answer['ApiVersion']}, but {required}: update it"
+            )
+        if oldest > NEWEST:
+            supported = f"but this gateway supports only API {NEWEST[0]}.{NEWEST[1]}: update the gateway"
+            raise EngineError(
+                EngineErrorKind.API, f"{name} requires API {answer['MinAPIVersion']} or newer, {supported}"
             )
         chosen = min(newest, NEWEST)
         self.api_version = f"{chosen[0]}.{chosen[1]}"

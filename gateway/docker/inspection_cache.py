@@ -1,4 +1,6 @@
-"""Caches the values that the gateway uses from inspections of containers. Only the last start can change later.
+"""Caches values from inspections of containers, so that the gateway does not inspect a container repeatedly.
+
+Of these values, only the last start can change after the first inspection.
 
 While the engine starts a container or copies files from it (`docker cp`), the container is locked: the engine does
 not respond to inspections of it. This can take minutes, for example while the engine waits for a mount. A snapshot
@@ -37,17 +39,18 @@ class Inspection:
 
     Args:
         can_spoof: Whether the container can spoof its source address.
-        hostname: The container's host name, see `hostname_of`.
+        hostname: The host name that the configuration of the container sets, in lower case; empty if it sets none.
         hosts: The names in the container's hosts file.
         network_mode: The container's network mode.
-        given_hostname: The container's host name as the engine reports it. It can be the container's short ID.
+        reported_hostname: The container's host name as the engine reports it. If the configuration of the container
+            sets no host name, the engine reports the container's short ID.
     """
 
     can_spoof: bool
     hostname: str
     hosts: frozenset[str]
     network_mode: str
-    given_hostname: str
+    reported_hostname: str
 
 
 class InspectionCache:
@@ -130,10 +133,14 @@ class InspectionCache:
         self._aliases = {key: aliases for key, aliases in self._aliases.items() if key in endpoints}
 
     async def get(self, engine: EngineClient, container: str) -> Inspection | None:
-        """Return the inspection of a container, from the cache if possible; None if the inspection is not possible.
+        """Return the inspection of a container, from the cache if possible.
+
+        Returns:
+            The inspection; None if the container was removed, if it is locked, or if Docker cannot inspect it.
 
         Raises:
-            EngineError: See `inspect`.
+            EngineError: The engine is not available, a proxy in front of it refuses the request, or Podman cannot
+                inspect the container.
         """
         if container not in self._found:
             await self.inspect(engine, container)
@@ -146,7 +153,8 @@ class InspectionCache:
             None if the container was removed, if it is locked, or if Docker cannot inspect it.
 
         Raises:
-            EngineError: The engine did not respond, or a proxy in front of the engine refuses the request.
+            EngineError: The engine is not available, a proxy in front of it refuses the request, or Podman cannot
+                inspect the container.
         """
         if self.is_locked(container):
             return None

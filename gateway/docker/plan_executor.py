@@ -91,7 +91,7 @@ class PlanExecutor:
 
         # The groups are in order of dependency. The actions of one group run concurrently.
         for verbs in (PREREQUISITES, _DEPENDENT, (ActionKind.REMOVE_NETWORK,)):
-            # Do not attach to a network that could not be created.
+            # Without its network, an attachment would fail with an error that hides the actual problem.
             missing = {
                 action.network
                 for action in planned

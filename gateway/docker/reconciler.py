@@ -241,7 +241,7 @@ class Reconciler:
         self._ownership.record_addresses(reserved_addresses(desired, observed))
         done = await self._executor.run(engine, planned.actions, due, wait=once)
         undone = [each for each in planned.actions if each.container_id == observed.own and each not in done]
-        if all(map(self._failures.is_final, undone)):
+        if all(map(self._failures.fails_with_any_address, undone)):
             self.settled.set()
         if not due:
             self._ownership.retain({container.id for container in observed.containers})

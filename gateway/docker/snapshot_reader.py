@@ -132,7 +132,7 @@ class SnapshotReader:
         labels, image_labels = await self._images.split_labels(engine, listed)
         if engine.flavor.lists_aliases:
             inspection = await self.inspections.get(engine, listed["Id"])
-            mode, hostname = (inspection.network_mode, inspection.given_hostname) if inspection else ("", "")
+            mode, hostname = (inspection.network_mode, inspection.reported_hostname) if inspection else ("", "")
             # Ignore the networks of a container that joins a namespace: Podman lists those of the namespace's owner.
             networks = {} if mode.startswith("container:") else networks
         else:

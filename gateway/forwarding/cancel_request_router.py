@@ -186,4 +186,4 @@ async def _send_encryption_request(request: EncryptionRequest, target: TargetIde
                 await loop.sock_sendall(sock, request.request)
                 return await loop.sock_recv(sock, len(request.refusal))
     except (ReachError, OSError, TimeoutError):
-        return b""  # ignore the error: the later dial for the client reports it
+        return b""  # if the target is unavailable, the client's own connection reports this later

@@ -8,7 +8,7 @@ from gateway.relay.unix_sockets import PeerCredentials, peer_of
 
 
 class ConsumerIdentity(Protocol):
-    """Defines the interface of consumers. A consumer is the container or application to which a client belongs."""
+    """Defines the name, ID and permissions of a consumer: the container or application to which a client belongs."""
 
     @property
     def name(self) -> str:

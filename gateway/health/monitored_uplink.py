@@ -1,4 +1,4 @@
-"""Defines the interface through which checks use an uplink: the state of a tunnel, and its link."""
+"""Defines how checks observe the state of a tunnel, and how they get its link to connect to targets."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from gateway.contracts.link import Connector
 
 
 class MonitoredUplink(Protocol):
-    """Defines the interface through which checks use an uplink, that is, the object that keeps a tunnel open."""
+    """Defines the interface that checks use. An uplink is the object that keeps a tunnel open."""
 
     name: str
     settled: asyncio.Event

@@ -131,7 +131,7 @@ class PathSelector:
         self.prefer = prefer
         self.current: int | None = None
         self.switches: Counter[str | None] = Counter()
-        """How often new clients have moved to each tunnel."""
+        """How often the gateway has started to send new clients over each path."""
         self.works_since: list[float | None] = [None] * len(self.names)
         """Monotonic time, in seconds, at which each path started to work. Negative infinity: the path has never
         failed. None: the path does not work, or is not in `confirmed_paths` yet."""

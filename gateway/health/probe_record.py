@@ -6,7 +6,7 @@ from gateway.health.check_results import CheckResult
 
 
 class ProbeRecord:
-    """The last probe result of one target, and the time at which the target became the primary.
+    """What the probes of one target have found: the last result, and when the target was promoted to primary.
 
     The checks over all paths to the target share one record.
     """

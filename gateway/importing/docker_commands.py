@@ -50,7 +50,7 @@ def _run(words: list[str], source: str, command: str, read_env_file: EnvFileRead
     options, rest = read_options(words, notes, f"{source}{command}")
     named = next((value for name, value in options if name == "name"), "")
     if not rest:
-        raise UsageError(f"{source}{command} {named}".rstrip() + ": the image is missing")
+        raise UsageError(f"{source}{command} {named}".rstrip() + ": the image is missing: add it")
     where = f"{source}{command} {named or rest[0]}"
     container = ImportedContainer(where, named, source, image=rest[0], command=rest[1:])
     container.parts["image"] = f"image {rest[0]}"

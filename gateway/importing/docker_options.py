@@ -116,7 +116,7 @@ def read_mount(text: str) -> tuple[ImportedMount, dict[str, str], dict[str, str]
             fields[key] = value
     target = fields.get("target") or fields.get("dst") or fields.get("destination")
     if not target:
-        raise UsageError(f"--mount {text}: target= is missing")
+        raise UsageError(f"--mount {text}: target= is missing: add it")
     read_only = any(fields.get(key, "false") in ("", "1", "true") for key in ("readonly", "ro"))
     return (
         ImportedMount(fields.get("source") or fields.get("src") or "", target, read_only=read_only),

@@ -74,7 +74,7 @@ def container_context(container: ImportedContainer, result: ImportResult) -> Ssh
 
 
 def mounted_key(container: ImportedContainer) -> str:
-    """Return the path of a private key that is mounted in the container; empty if no key is mounted."""
+    """Return the path in the container at which a private key is mounted; empty if no key is mounted."""
     keys = [mount.target for mount in container.mounts if _KEY_NAME.search(mount.target)]
     if keys:
         return keys[0]

@@ -113,6 +113,6 @@ def may_see_details(request: web.Request) -> bool:
 
 
 def is_still_authorized(request: web.Request) -> bool:
-    """Return whether the client of a long request may still receive data. Its token can be revoked meanwhile."""
+    """Return whether the client may still receive events. Its token can be revoked while it receives them."""
     current_role = request.get(_CURRENT_ROLE)  # None for requests on the admin socket, which are always authorized
     return current_role is None or current_role(request) >= request[_ROLE]

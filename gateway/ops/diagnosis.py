@@ -14,7 +14,7 @@ from gateway.ops.plural import plural
 from gateway.ops.severity import BACKEND_STATES, OPEN_STATES, SeverityLevel, backend_level
 from gateway.ops.state_descriptions import cause, remedy, state_name, without_remedy
 from gateway.ops.status_views import BackendView, ServiceView, TunnelView
-from gateway.ops.tunnel_failures import TunnelEffect, effect_of_tunnels, failed_tunnels
+from gateway.ops.tunnel_root_causes import TunnelEffect, effect_of_tunnels, failed_tunnels
 
 MAX_CAUSES = 5
 """Maximum number of failures that the status page and the commands show in detail. For the others, they show only the

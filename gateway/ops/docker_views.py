@@ -11,7 +11,7 @@ DEAD_CAUSES = ("volume", "network", "namespace")
 
 @dataclass(frozen=True)
 class AttachmentView:
-    """Whether one container is connected to one Docker network, as the configuration requires."""
+    """Shows whether one container is connected to a Docker network that the configuration requires."""
 
     network: str
     container: str

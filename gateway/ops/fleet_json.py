@@ -1,4 +1,4 @@
-"""Creates the JSON responses about the fleet, which is a group of gateways, and the summary of this gateway."""
+"""Creates the JSON about the fleet (a group of gateways), and the summary of this gateway for the fleet."""
 
 from collections import Counter
 from dataclasses import asdict

@@ -173,7 +173,9 @@ class GetRequestHandlers:
 
     async def _fleet(self, _: web.Request) -> web.Response:
         async def compute() -> _RenderedResponse:
-            return await _render(health_responses.JsonResponse(200, fleet_json(self._service.fleet(), time.time())))
+            return await _render(
+                health_responses.UnencodedResponse(200, fleet_json(self._service.fleet(), time.time()))
+            )
 
         return await self._respond("/api/v1/fleet", compute)
 
@@ -197,7 +199,7 @@ class GetRequestHandlers:
 
     async def _json(self, path: str, body: Callable[[ServiceView], dict[str, Any]]) -> web.Response:
         async def compute() -> _RenderedResponse:
-            return await _render(health_responses.JsonResponse(200, body(await self._view())))
+            return await _render(health_responses.UnencodedResponse(200, body(await self._view())))
 
         return await self._respond((path, self._service.phase()), compute)
 
@@ -242,7 +244,7 @@ PROBES = ("/livez", "/healthz", "/startupz", "/readyz", "/readyz/{backend}")
 
 
 async def _render(
-    response: health_responses.JsonResponse, content_type: str = _RenderedResponse.content_type
+    response: health_responses.UnencodedResponse, content_type: str = _RenderedResponse.content_type
 ) -> _RenderedResponse:
     return _RenderedResponse(response.status, await encode_in_slices(iter_json(response.body)), content_type)
 

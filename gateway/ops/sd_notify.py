@@ -61,7 +61,7 @@ class SdNotifier:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
                 sock.settimeout(timeout)
                 sock.sendto(message.encode(), self._address)
-        except OSError as error:  # the service must continue, even if the service manager does not read
+        except OSError as error:  # the service must continue, even if the service manager does not respond
             log.debug("cannot notify the service manager", extra={"detail": str(error)})
             return False
         return True

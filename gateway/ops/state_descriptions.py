@@ -11,7 +11,7 @@ CAUSES: dict[str, str] = {
     Reason.RESET: "connection lost",
     Reason.DNS: "host name not found",
     Reason.HOST_KEY: "host key not accepted",
-    Reason.AUTH: "login refused",
+    Reason.AUTH: "login rejected",
     Reason.UNAUTHENTICATED: "login possible without a password",
     Reason.CHANNEL_PROHIBITED: "forwarding prohibited",
     Reason.CHANNEL_FAILED: "target not reachable from the tunnel's server",

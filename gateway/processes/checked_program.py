@@ -61,7 +61,9 @@ def resolve_program(command: Sequence[str], visit: Callable[[str], None] = _igno
 
 
 def insecure_program(key: str, command: Sequence[str]) -> Iterator[InsecureSetting]:
-    """Yield each permission that lets other users change a program and that only strict mode refuses.
+    """Yield a violation of strict mode if other users can change the program of a command.
+
+    Yield nothing if `resolve_program` refuses the program, that is, also without strict mode.
 
     Args:
         key: The configuration key of the command.

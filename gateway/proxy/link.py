@@ -88,11 +88,14 @@ class ProxyLink:
                 bridge = StreamBridge(stream.tls, short=short)
                 return bridge.sock, bridge
         except TimeoutError as error:
-            raise DialError(Reason.TIMEOUT, f"{to}: the proxy did not connect within {timeout:.3g} s") from error
+            raise DialError(
+                Reason.TIMEOUT,
+                f"{to}: the proxy did not connect within {timeout:.3g} s: check the address and the proxy",
+            ) from error
         except ProxyReplyError as error:
             prohibited = error.reason is Reason.CHANNEL_PROHIBITED
             remedy = "permit it in the proxy's rules" if prohibited else "check the address and port"
-            raise DialError(error.reason, f"{to}: the proxy refuses the connection: {error}: {remedy}") from error
+            raise DialError(error.reason, f"{to}: the proxy refuses the connection ({error}): {remedy}") from error
         except UnicodeError as error:
             raise DialError(Reason.DNS, f"{to.host!r} is not a valid host name: correct it") from error
         except OSError as error:
@@ -125,7 +128,7 @@ class ProxyLink:
         except ProxyReplyError as error:
             fatal = error.reason is Reason.AUTH
             raise TunnelError(
-                error.reason, f"the proxy refuses the login: {error}: check user and password_file", fatal=fatal
+                error.reason, f"the proxy rejects the login ({error}): check user and password_file", fatal=fatal
             ) from error
         except OSError as error:
             raise TunnelError(

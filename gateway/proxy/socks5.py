@@ -35,7 +35,7 @@ async def log_in(stream: ProxyStream, login: ProxyCredentials | None) -> None:
         login: The login; None to offer only the method without authentication.
 
     Raises:
-        ProxyReplyError: The proxy refuses the login, or its reply is invalid.
+        ProxyReplyError: The proxy rejects the login, or its reply is invalid.
         OSError: The connection failed.
     """
     methods = bytes([_NO_LOGIN] if login is None else [_NO_LOGIN, _USER_AND_PASSWORD])

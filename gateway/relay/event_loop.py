@@ -53,7 +53,7 @@ class RelaySelector(selectors.EpollSelector):
         self._handlers[fd] = handler
 
     def modify_mask(self, fd: int, mask: int) -> None:
-        """See `gateway.relay.poller.Poller.modify`. `EpollSelector` has another method of that name."""
+        """See `gateway.relay.poller.Poller.modify`. The name differs, because `EpollSelector` has a `modify` too."""
         self._selector.modify(fd, mask)
 
     def remove(self, fd: int) -> None:

@@ -129,7 +129,7 @@ class NativeEngineRunner:
                 log.exception("a record of the data plane could not be handled")
 
     def _restart(self) -> None:
-        """Replace the failed native engine, and notify all its objects."""
+        """Replace the failed native engine. Notify its connections, channels, relays and listeners."""
         lost = list(self._objects.values())
         self.close()
         try:

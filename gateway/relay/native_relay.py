@@ -1,4 +1,4 @@
-"""Defines the base class of relays in the native engine, which controls a relay and reads its counters."""
+"""Defines the base class of the Python objects that control a relay in the native engine and read its counters."""
 
 import asyncio
 
@@ -28,7 +28,9 @@ _UNKNOWN: Gauge = (0, 0, 0, 0.0, 0.0, 0, False)
 
 
 class NativeRelay:
-    """The base class of relays whose bytes the native engine forwards; implements `gateway.contracts.relay.Relay`.
+    """The base class of objects that control a relay in the native engine, and that read its counters.
+
+    Implements `gateway.contracts.relay.Relay`.
 
     Args:
         runner: Runs the native engine.

@@ -44,7 +44,7 @@ def validate(config: Config, name: str, *, services: bool) -> None:
         raise UsageError("a VPN needs capabilities that these manifests do not grant: use the chart with vpn.enabled")
     log = config.audit.log
     if isinstance(log, Path) and (".." in log.parts or not log.is_relative_to(WRITABLE["state"])):
-        raise UsageError(f"audit.log: the pod cannot write {log}: use stdout, or a file in {WRITABLE['state']}")
+        raise UsageError(f"audit.log: the pod cannot write to {log}: use stdout, or a file in {WRITABLE['state']}")
     _validate_backends(config, services=services)
     for place, path in _files(config):
         if path is None:

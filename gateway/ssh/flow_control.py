@@ -50,7 +50,7 @@ class ByteBudget:
         return True
 
     def release(self, size: int) -> None:
-        """Return `size` bytes to the budget."""
+        """Make `size` bytes available again. A window calls this when it no longer uses them."""
         self.available += size
 
 

@@ -61,7 +61,7 @@ def _refusal(options: SshOptions, tried: str, reason: str = "") -> TunnelError:
     says = f", and says {reason!r}" if reason else ""
     user = options.user
     detail = (
-        f"{user}@{options.endpoint}: the server refuses the login{says} (tried: {tried}): check user, and add the key"
+        f"{user}@{options.endpoint}: the server rejects the login{says} (tried: {tried}): check user, and add the key"
         f" to authorized_keys of {user} (gateway render authorized-keys prints the line); the server's log has the"
         " reason, such as a locked account"
     )

@@ -147,8 +147,8 @@ class SshOptions:
         for pin in self.host_keys:
             if pin.startswith("SHA256:") and not _FINGERPRINT.fullmatch(pin):
                 raise ValueError(
-                    f"host_keys: {pin!r} is not a fingerprint: write SHA256: and 43 characters (ssh-keygen -lf prints"
-                    " it)"
+                    f"host_keys: {pin!r} is not a fingerprint; it must be 'SHA256:' followed by 43 base64 characters,"
+                    " as printed by ssh-keygen -lf"
                 )
         if self.proxy_command is not None:
             check_command("proxy_command", self.proxy_command, ("host", "port", "user"))

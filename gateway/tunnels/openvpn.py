@@ -227,7 +227,7 @@ class _OpenVpnClient:
 def _verify(options: OpenVpnOptions) -> None:
     file = load_client_file(options)
     if (options.user is None) != (options.password is None):
-        raise GatewayError("user and password_file must be set together")
+        raise GatewayError("user and password_file must be set together: set both, or neither")
     if file.requires_login and options.user is None:
         raise GatewayError(f"config: {options.config} has auth-user-pass without a file: set user and password_file")
 

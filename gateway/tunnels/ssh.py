@@ -95,7 +95,8 @@ class SshTunnel:
         except TimeoutError as error:
             raise TunnelError(
                 Reason.TIMEOUT,
-                f"{options.endpoint}: no connection within {options.connect_timeout:g} s (connect_timeout)",
+                f"{options.endpoint}: no connection within {options.connect_timeout:g} s (connect_timeout):"
+                " check the address, the port and firewalls",
             ) from error
         except DialError as error:
             raise TunnelError(error.reason, error.detail) from error

@@ -13,5 +13,9 @@ def new_device_name(letter: str) -> str:
 
 
 def device_prefix(letter: str) -> str:
-    """Return the prefix that all device names of one kind of VPN share. See `new_device_name`."""
+    """Return the prefix that all device names of one kind of VPN share.
+
+    Args:
+        letter: The kind of VPN: `o` for OpenVPN, `w` for WireGuard.
+    """
     return f"gw{letter}-"

@@ -124,8 +124,8 @@ def _normalize_login(text: str) -> tuple[str, ...]:
     lines = text.rstrip("\n").split("\n")
     if len(lines) != 2 or not all(0 < len(line.encode()) <= _MAX_LOGIN and line.isprintable() for line in lines):
         raise GatewayError(
-            "must have two lines, the user name and the password: correct the lines, or remove this directive and set"
-            " user and password_file"
+            f"must have two lines, the user name and the password, each with 1 to {_MAX_LOGIN} bytes of printable"
+            " characters: correct the lines, or remove this directive and set user and password_file"
         )
     if any(line.lstrip().startswith("</") for line in lines):
         raise GatewayError(

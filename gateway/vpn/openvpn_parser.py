@@ -63,7 +63,8 @@ def connection_directives(block: OpenVpnDirective) -> Iterator[OpenVpnDirective]
         block: The block.
 
     Raises:
-        GatewayError: As `parse_directives`.
+        GatewayError: A line of the block is not valid, or OpenVPN would parse it in an unexpected way. The message
+            contains the line number.
     """
     return _parse_lines(enumerate(block.block or (), block.line + 1))
 

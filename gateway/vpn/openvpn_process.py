@@ -180,7 +180,7 @@ class OpenVpnProcess:
         request = re.match(r"Need '([^']+)' (username/password|password)", text)
         if request is None:
             if text.startswith("Verification Failed"):
-                detail = f"the server refuses the login: {text}"
+                detail = f"the server rejects the login ({text})"
                 self.failure = OpenVpnFailure(Reason.AUTH, detail, fatal=True, specificity=4)
             return
         kind, fields = request[1], request[2]

@@ -81,7 +81,8 @@ def remove_stale_sockets(directory: Path, pattern: str) -> None:
 
     Args:
         directory: The directory that contains the sockets.
-        pattern: Glob pattern for the names of the sockets. No other program must use such names.
+        pattern: Glob pattern for the names of the sockets. Other programs must not use names that match
+            it.
     """
     for path in directory.glob(pattern):
         with contextlib.suppress(OSError):

@@ -70,7 +70,9 @@ class WireGuardDevice:
         if find_program("wg") is None:
             raise TunnelError(Reason.PROTOCOL, "wg is not installed: install the package wireguard-tools", fatal=True)
         for key in self._file.ignored:
-            log.warning("%s: the key %s is ignored, because the gateway runs no commands", self._options.config, key)
+            log.warning(
+                "%s: ignoring %s, because the gateway does not run commands from the file", self._options.config, key
+            )
         await self._create_in_kernel()
         if not self.in_kernel:
             await self._process.start(_PREFIX)

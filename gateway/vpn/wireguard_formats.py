@@ -132,7 +132,7 @@ def _set_interface_key(file: WireGuardFile, key: str, value: str) -> WireGuardFi
         return replace(file, ignored=(*file.ignored, key))
     if name in _IGNORED:
         return file
-    raise GatewayError(f"unknown key{_printable_key(key)} in [Interface]")
+    raise GatewayError(f"unknown key{_printable_key(key)} in [Interface]: correct or remove the line")
 
 
 def _add_dns(file: WireGuardFile, value: str) -> WireGuardFile:
@@ -149,7 +149,7 @@ def _add_dns(file: WireGuardFile, value: str) -> WireGuardFile:
 def _set_peer_key(peer: WireGuardPeer, key: str, value: str) -> WireGuardPeer:
     name = key.lower()
     if name not in _PEER_KEYS:
-        raise GatewayError(f"unknown key{_printable_key(key)} in [Peer]")
+        raise GatewayError(f"unknown key{_printable_key(key)} in [Peer]: correct or remove the line")
     if name == "publickey":
         return replace(peer, public_key=check_key(value, key))
     if name == "presharedkey":
@@ -175,7 +175,7 @@ def check_key(value: str, name: str) -> str:
         GatewayError: The string is not a key. The message does not contain the string.
     """
     if not _KEY.fullmatch(value):
-        raise GatewayError(f"{name} is not a valid key: a key has 44 characters of base64")
+        raise GatewayError(f"{name} is not a valid key: copy the key again (44 characters of base64)")
     return value
 
 

@@ -246,9 +246,9 @@ def test_a_full_disk_affects_only_the_audit_log(gateway: Gateway, echo_port: int
     exchange(listen, 30)
     gateway.wait(lambda: dropped(gateway) > 10)
     gateway.wait(lambda: any("/dev/full cannot be written" in each for each in gateway.status()["warnings"]))
-    gateway.wait(lambda: "cannot write audit log" in gateway.log)
+    gateway.wait(lambda: "cannot write to the audit log" in gateway.log)
     exchange(listen, 5)
-    assert gateway.log.count("cannot write audit log") == 1
+    assert gateway.log.count("cannot write to the audit log") == 1
     assert gateway.log.count("audit log queue full: events dropped") == 1
     gateway.stop()
     assert "last events lost" in gateway.log
@@ -280,7 +280,7 @@ def test_after_a_full_disk_the_log_records_how_many_events_are_missing(
         gateway.wait(lambda: all_accounted(log, sent + 1))
         # The response of /metrics can be older than the log.
         gateway.wait(lambda: sum(each["count"] for each in lines(log, "dropped")) == dropped(gateway))
-        gateway.wait(lambda: "audit log is written again" in gateway.log)
+        gateway.wait(lambda: "writing to the audit log works again" in gateway.log)
         gateway.stop()
     finally:
         gateway.stop()

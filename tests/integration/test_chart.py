@@ -470,7 +470,7 @@ def test_manifests_without_helm(tmp_path: Path, case: str) -> None:
         ),
         (
             "audit: {log: /var/log/gateway/a}\nbackends: {a: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}}",
-            "audit.log: the pod cannot write /var/log/gateway/a: use stdout",
+            "audit.log: the pod cannot write to /var/log/gateway/a: use stdout",
         ),
         (
             "audit: {log: /var/lib/gateway/../a}\nbackends: {a: {kind: tcp, targets: ['b:1'], listen: 0.0.0.0:1}}",

@@ -117,7 +117,7 @@ def test_status_and_explain(running: Gateway) -> None:
     assert [(each["name"], each["reason"]) for each in reported["causes"]] == [("bad", "refused")]
     assert {"part", "name", "state", "since", "why"} == reported["chain"][0].keys()
     unknown = running.command("explain", "gone")
-    assert (unknown.returncode, "the backends are bad, good" in unknown.stderr) == (2, True)
+    assert (unknown.returncode, "configured backends (bad, good)" in unknown.stderr) == (2, True)
     words = {"_GATEWAY_COMPLETE": "bash_complete", "COMP_WORDS": "gateway pause b", "COMP_CWORD": "2"}
     assert command(environment={**words, **socket_path}).stdout == "plain,bad\n"
 

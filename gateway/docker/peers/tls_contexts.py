@@ -32,8 +32,8 @@ def contexts(secret: Secret) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         raise GatewayError(f"docker.peers.secret_file: {secret.display_path}: {error.strerror}") from error
     if len(text) < MIN_SECRET_LENGTH:
         raise GatewayError(
-            f"docker.peers.secret_file: {secret.display_path}: shorter than {MIN_SECRET_LENGTH} characters: create a"
-            " secret with openssl rand -hex 32"
+            f"docker.peers.secret_file: {secret.display_path}: the secret has fewer than {MIN_SECRET_LENGTH}"
+            " characters: create one with openssl rand -hex 32"
         )
     key = hashlib.sha256(b"gateway peers\0" + text.encode()).digest()
     listening, connecting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

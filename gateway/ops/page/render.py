@@ -15,7 +15,7 @@ from gateway.ops.page.parts import PageItem, PageParts
 from gateway.ops.page.templates import TEMPLATES, age
 from gateway.ops.severity import SeverityLevel
 from gateway.ops.status_views import BackendView, ConfigText, ServiceView
-from gateway.ops.tunnel_failures import path_tunnels, with_outer_tunnels
+from gateway.ops.tunnel_root_causes import path_tunnels, with_outer_tunnels
 
 _LARGE = 100
 """The page shows all details of up to this number of targets. With more targets, it omits details, so that its size

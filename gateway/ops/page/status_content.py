@@ -8,7 +8,7 @@ from gateway.ops.docker_views import UnavailableContainerView
 from gateway.ops.events import StateChange, SubjectType
 from gateway.ops.severity import BACKEND_STATES, SeverityLevel, backend_level, tunnel_level
 from gateway.ops.status_views import BackendView, ServiceView, TunnelView
-from gateway.ops.tunnel_failures import path_tunnels, with_outer_tunnels
+from gateway.ops.tunnel_root_causes import path_tunnels, with_outer_tunnels
 
 MAX_CHANGES = 30
 _SAME_TIME = 5.0

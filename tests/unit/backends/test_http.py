@@ -95,7 +95,7 @@ async def test_status_role_login_and_host() -> None:
             result = await probe(backend(path), port)
             assert (result.reason, words in result.detail) == (reason, True), result.detail
         refused = await probe(backend("/login", user="u", password=Secret("wrong")), port)
-        assert "the server refuses the login: correct check.user" in refused.detail
+        assert "the server rejects the login: correct check.user" in refused.detail
         login = await probe(backend("/login", user="u", password=Secret("p:q"), host="search"), port)
         assert login.state is HealthState.UP
         assert Answers.requests.pop() == ("/login", "search", LOGIN)

@@ -85,7 +85,7 @@ def test_a_failed_part_of_another_path_is_not_the_root_cause() -> None:
             **common,
             "part": "tunnel",
             "name": "edge",
-            "cause": "login refused",
+            "cause": "login rejected",
             "remedy": "`a` b",
             "rerouted": ["orders"],
         },

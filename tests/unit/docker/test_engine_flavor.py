@@ -59,15 +59,15 @@ def test_the_engine_and_the_version_are_known_from_one_answer(
     [
         (
             {"Version": "4.1.1", "ApiVersion": "1.40", "Components": COMPONENTS},
-            "Podman 4.1.1 has API 1.40: Podman 4.2 or later is required, update it",
+            "Podman 4.1.1 has API 1.40, but Podman 4.2 or later is required: update it",
         ),
         (
             {"Version": "24.0.7", "ApiVersion": "1.43"},
-            "Docker 24.0.7 has API 1.43: Docker Engine 25 or later is required, update it",
+            "Docker 24.0.7 has API 1.43, but Docker Engine 25 or later is required: update it",
         ),
         (
             {"Version": "99", "ApiVersion": "1.99", "MinAPIVersion": "1.60", "Components": COMPONENTS},
-            "Podman 99 requires API 1.60 or newer; this gateway supports API 1.48: update the gateway",
+            "Podman 99 requires API 1.60 or newer, but this gateway supports only API 1.48: update the gateway",
         ),
         ("<html>", "not the response of a Docker engine: '<html>': check docker.host"),
     ],

@@ -136,7 +136,7 @@ async def test_the_local_engine_takes_precedence_over_reports() -> None:
 def test_a_missing_or_short_secret_is_refused(tmp_path: Path) -> None:
     with pytest.raises(GatewayError, match=r"secret_file: .*gone: No such file"):
         contexts(Secret(path=tmp_path / "gone"))
-    with pytest.raises(GatewayError, match="shorter than 32 characters"):
+    with pytest.raises(GatewayError, match="fewer than 32 characters"):
         contexts(Secret("short"))
 
 

@@ -27,7 +27,7 @@ def test_a_failed_tunnel_is_the_only_cause_for_the_backends_behind_it() -> None:
     assert found.level is SeverityLevel.BAD
     assert found.headline == "3 backends: 2 blocked, 1 up"
     [cause] = found.causes
-    assert (cause.name, cause.since, cause.cause, cause.blocked) == ("edge", NOW - 60, "login refused", ("a", "b"))
+    assert (cause.name, cause.since, cause.cause, cause.blocked) == ("edge", NOW - 60, "login rejected", ("a", "b"))
     assert (cause.waiting, cause.waiters) == (3, "client")
     assert "authorized-keys" in cause.remedy
 

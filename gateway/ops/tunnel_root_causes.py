@@ -1,4 +1,4 @@
-"""Determines which failed tunnels cause the state of a tunnel or backend. Does no I/O."""
+"""Finds the failed tunnels that explain the state of a tunnel or backend. Does no I/O."""
 
 import itertools
 from collections.abc import Iterable, Mapping
