@@ -127,7 +127,7 @@ def audit(config: Config, mount_table: Path | None = None) -> tuple[AuditReport,
     """
     options = config.docker
     if options is None:
-        raise UsageError("the configuration has no `docker` section")
+        raise UsageError("the configuration has no `docker` section: add one")
     try:
         mounts = mount_table.read_text() if mount_table is not None else None
     except OSError as error:
@@ -167,7 +167,7 @@ async def _with_reconciler(
 ) -> _T:
     options = config.docker
     if options is None:
-        raise UsageError("the configuration has no `docker` section")
+        raise UsageError("the configuration has no `docker` section: add one")
     async with supervise() as supervisor:
         uplinks = _direct_uplink(supervisor)
         tunnel = options.tunnel

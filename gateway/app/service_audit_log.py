@@ -209,7 +209,7 @@ async def _open(section: AuditSection, instance: str) -> AuditWriter | None:
     if error is not None and error.errno in MISCONFIGURED:
         writer.begin_close()
         raise GatewayError(
-            f"audit.log: cannot open {section.log}: {error.strerror}: set audit.log to a writable file"
+            f"audit.log: cannot open {section.log} ({error.strerror}): set audit.log to a writable file"
         )
     return writer
 

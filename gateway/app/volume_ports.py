@@ -69,5 +69,5 @@ def _write(path: Path, ports: dict[str, int]) -> None:
         replace_file(path, json.dumps(ports, indent=1, sort_keys=True) + "\n")
     except OSError as error:
         raise GatewayError(
-            f"{path}: cannot record the ports of volumes: {error.strerror}: set a writable gateway.state_dir"
+            f"{path}: cannot record the ports of volumes ({error.strerror}): set a writable gateway.state_dir"
         ) from error

@@ -99,7 +99,10 @@ class PostgresBackend:
             self._passwords.report(self.check, target, error)
             raise
         except ValueError as error:
-            raise UnusableTargetError(Reason.PROTOCOL, f"not a valid PostgreSQL response: {error}") from error
+            raise UnusableTargetError(
+                Reason.PROTOCOL,
+                f"not a valid PostgreSQL response ({error}): check that the target is a PostgreSQL server",
+            ) from error
         if password and not password_was_used:
             finding = replace(finding, degraded=(Reason.UNAUTHENTICATED, NO_PASSWORD))
         if self.check.tls.mode == "off":

@@ -88,7 +88,9 @@ class RedisBackend:
         try:
             return evaluate(role, read_info(infos), self.check.max_lag)
         except ValueError as error:
-            raise UnusableTargetError(Reason.PROTOCOL, f"not a valid Redis response: {error}") from error
+            raise UnusableTargetError(
+                Reason.PROTOCOL, f"not a valid Redis response ({error}): check that the target is a Redis server"
+            ) from error
 
 
 async def _greet(client: RedisClient, phases: Phases) -> bool:

@@ -57,7 +57,7 @@ class EngineClient:
             name = f"{self.flavor.name} {answer.get('Version', '')}".rstrip()
         except REQUEST_ERRORS as error:
             raise EngineError(
-                EngineErrorKind.API, f"not the response of a Docker engine: {str(answer)[:80]!r}: check docker.host"
+                EngineErrorKind.API, f"not the response of a Docker engine ({str(answer)[:80]!r}): check docker.host"
             ) from error
         if newest < self.flavor.oldest:
             required = f"{self.flavor.release} or later is required"

@@ -172,7 +172,7 @@ class ServiceClient:
             raise ServiceUnreachableError(message) from error
         except (OSError, http.client.HTTPException) as error:
             raise ServiceUnreachableError(
-                f"cannot connect to a gateway at {where}: {_why(error, where)}: start it with gateway run, or set"
+                f"cannot connect to a gateway at {where} ({_why(error, where)}): start it with gateway run, or set"
                 " its address with --admin-socket or --url"
             ) from error
         finally:

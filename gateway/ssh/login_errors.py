@@ -81,13 +81,13 @@ def _host_key_error(
         entry = name if endpoint.port == 22 else f"[{name}]:{endpoint.port}"
         removal = "; ".join(f"ssh-keygen -R '{entry}' -f {shlex.quote(str(path))}" for path in options.known_hosts)
         detail = (
-            f"{endpoint}: the host key has CHANGED: the server offers {offered}, and {files} lists another key: if"
+            f"{endpoint}: the host key has CHANGED (the server offers {offered}, but {files} lists another key): if"
             f" the server was reinstalled, remove the old key ({removal}) and add the new one;"
             " otherwise, another server might be intercepting the connection"
         )
     else:
         detail = (
-            f"{endpoint}: the host key is not known: the server offers {offered}; compare it with the output of"
+            f"{endpoint}: the host key is not known (the server offers {offered}): compare it with the output of"
             f" ssh-keygen -l on the server, then add the key (ssh-keyscan -p {endpoint.port} {endpoint.host}) to"
             " known_hosts or host_keys"
         )
@@ -104,7 +104,9 @@ def _connection_error(error: Exception, where: str, verifier: HostKeyVerifier) -
         detail = f"{where}: the server does not speak SSH{sends}: check host and port"
         return TunnelError(Reason.PROTOCOL, detail)
     if not isinstance(error, (asyncssh.ConnectionLost, OSError)):
-        return TunnelError(Reason.PROTOCOL, f"{where}: the server violates the SSH protocol: {error}")
+        return TunnelError(
+            Reason.PROTOCOL, f"{where}: the server violates the SSH protocol ({error}): check host and port"
+        )
     when = "during the login" if greeting else "before it sent its SSH version"
     detail = (
         f"{where}: the connection was lost {when} ({error_text(error)}): check host and port, and the server's log"

@@ -131,7 +131,9 @@ class WireGuardDevice:
                 if peer.public_key not in self._endpoints:
                     if isinstance(error, TunnelError):
                         raise
-                    raise TunnelError(Reason.DNS, f"Endpoint {peer.endpoint}: name resolution timed out") from error
+                    raise TunnelError(
+                        Reason.DNS, f"Endpoint {peer.endpoint}: name resolution timed out: check DNS"
+                    ) from error
                 found[peer.public_key] = self._endpoints[peer.public_key]
         return found
 
@@ -229,6 +231,6 @@ async def _resolve_endpoint(endpoint: str) -> str:
     except (socket.gaierror, UnicodeError) as error:
         raise TunnelError(Reason.DNS, f"Endpoint {endpoint}: {error}") from error
     except ValueError as error:
-        raise TunnelError(Reason.PROTOCOL, f"Endpoint {endpoint}: must be host:port", fatal=True) from error
+        raise TunnelError(Reason.PROTOCOL, f"Endpoint {endpoint} is not host:port: correct it", fatal=True) from error
     address = found[0][4]
     return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"

@@ -156,7 +156,7 @@ def _set_peer_key(peer: WireGuardPeer, key: str, value: str) -> WireGuardPeer:
         return replace(peer, preshared_key=check_key(value, key))
     if name == "endpoint":
         if not re.fullmatch(r"(\[[0-9a-fA-F:.%]+\]|[^\s:/=+]+):\d{1,5}", value):
-            raise GatewayError("Endpoint must be host:port, such as vpn.example.com:51820")
+            raise GatewayError("Endpoint must be host:port, as in vpn.example.com:51820")
         return replace(peer, endpoint=value)
     if name == "persistentkeepalive":
         return replace(peer, keepalive=_DEFAULT_KEEPALIVE if value == "off" else int(value))

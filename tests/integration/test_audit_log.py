@@ -340,7 +340,7 @@ def test_after_rotation_the_log_continues_in_a_new_file(gateway: Gateway, log: P
     gateway.config.write_text(gateway.config.read_text().replace(f"log: {other}", f"log: {log.parent}/absent/log"))
     refused = gateway.command("reload")
     assert refused.returncode == 1
-    assert "absent/log: No such file or directory" in refused.stderr + refused.stdout
+    assert "absent/log (No such file or directory)" in refused.stderr + refused.stdout
     (line,) = wait_for(gateway, other, "configuration", result="error")
     assert "absent/log" in line["detail"]
     # If a reload disables the log, the last line of the log records this change.

@@ -185,7 +185,7 @@ def test_wait_and_healthcheck(running: Gateway, monkeypatch: pytest.MonkeyPatch,
         ):
             done = CliRunner().invoke(cli, [*arguments, *option], env={**listen, **variable})
             assert isinstance(done.exception, ServiceUnreachableError)
-            assert f"cannot connect to a gateway at {missing}: No such file" in str(done.exception)
+            assert f"cannot connect to a gateway at {missing} (No such file" in str(done.exception)
 
 
 def test_a_command_without_a_running_gateway_is_an_error(tmp_path: Path) -> None:

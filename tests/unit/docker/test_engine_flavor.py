@@ -69,7 +69,7 @@ def test_the_engine_and_the_version_are_known_from_one_answer(
             {"Version": "99", "ApiVersion": "1.99", "MinAPIVersion": "1.60", "Components": COMPONENTS},
             "Podman 99 requires API 1.60 or newer, but this gateway supports only API 1.48: update the gateway",
         ),
-        ("<html>", "not the response of a Docker engine: '<html>': check docker.host"),
+        ("<html>", "not the response of a Docker engine ('<html>'): check docker.host"),
     ],
 )
 def test_an_unsupported_engine_is_reported_by_name(version: Any, message: str) -> None:
