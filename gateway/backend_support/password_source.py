@@ -27,7 +27,10 @@ def reveal(password: Secret | None) -> str:
     try:
         return password.reveal()
     except OSError as error:
-        raise ReachError(Reason.AUTH, f"check.password_file: {password.display_path}: {error.strerror}") from error
+        raise ReachError(
+            Reason.AUTH,
+            f"check.password_file: {password.display_path}: {error.strerror}: check the path and the file",
+        ) from error
 
 
 class PasswordSource:

@@ -197,7 +197,9 @@ def _read_public_key(file: Path | None) -> bytes | None:
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise ReachError(Reason.AUTH, f"check.server_public_key_file: {file}: {error.strerror}") from error
+        raise ReachError(
+            Reason.AUTH, f"check.server_public_key_file: {file}: {error.strerror}: check the path and the file"
+        ) from error
     try:
         key = load_pem_public_key(data)
     except ValueError as error:

@@ -173,4 +173,6 @@ def _read(key: str, reveal: Any) -> str:
     try:
         return str(reveal())
     except OSError as error:
-        raise TunnelError(Reason.AUTH, f"{key}: {error.filename}: {error.strerror}", fatal=True) from error
+        raise TunnelError(
+            Reason.AUTH, f"{key}: {error.filename}: {error.strerror}: check the path and the file", fatal=True
+        ) from error

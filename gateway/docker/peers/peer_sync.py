@@ -68,7 +68,7 @@ class PeerSync:
         self._only_grants = False
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Exchange reports until cancelled. Call `ready` after the secret is read and the first report is ready."""
+        """Exchange reports until cancelled. Call `ready` after the secret is read, before peers are connected."""
         tls = await self._keys()
         self._directory.watchers.append(self._wake)
         try:
