@@ -59,8 +59,10 @@ class LinkListener(Protocol):
 
     @property
     def clients(self) -> int:
-        """Number of current clients that are not passed to the handler yet: those that wait, and those that were
-        connected to the target a few milliseconds ago."""
+        """Number of current clients that are not passed to the handler yet.
+
+        Includes `waiting`, and the clients that were connected to the target a few milliseconds ago.
+        """
 
     @property
     def reserved(self) -> int:
