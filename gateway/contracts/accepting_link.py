@@ -58,12 +58,15 @@ class LinkListener(Protocol):
         """Number of clients that are neither connected to the target nor returned yet."""
 
     @property
-    def unreported(self) -> int:
-        """Number of clients that are connected to the target, but not passed to `on_joined` yet."""
+    def clients(self) -> int:
+        """Number of current clients that are not passed to the handler yet.
+
+        Includes `waiting`, and the clients that were connected to the target a few milliseconds ago.
+        """
 
     @property
-    def unused(self) -> int:
-        """Number of permits that current clients do not use; 0 after `withdraw`."""
+    def reserved(self) -> int:
+        """Number of `clients`, plus the number of clients that the link can still accept without more permits."""
 
     def permit(self, count: int) -> None:
         """Permit the link to accept `count` more clients."""

@@ -73,10 +73,8 @@ class Acceptor:
         """Tasks of clients that are not connected to a target yet."""
         self.group: asyncio.TaskGroup | None = None
         """Runs the tasks of the clients. If it is None, the acceptor resets every new client."""
-        self.waiting_elsewhere: Callable[[], int] = lambda: 0
-        """Returns the number of clients that links have accepted, but not connected to a target yet."""
-        self.connected_elsewhere: Callable[[], int] = lambda: 0
-        """Returns the number of clients that links have connected to a target, but not reported yet."""
+        self.clients_elsewhere: Callable[[], int] = lambda: 0
+        """Returns the number of clients that links have accepted, and not reported yet."""
         self._backend = backend
         self._dialer = dialer
         self._connections = connections
@@ -87,8 +85,12 @@ class Acceptor:
     @property
     def active(self) -> int:
         """Number of current clients, including clients that are not connected to a target yet."""
-        elsewhere = self.waiting_elsewhere() + self.connected_elsewhere()
-        return len(self._connections) + len(self.pending) + elsewhere
+        return self.active_here + self.clients_elsewhere()
+
+    @property
+    def active_here(self) -> int:
+        """Number of current clients, without those that links have accepted and not reported yet."""
+        return len(self._connections) + len(self.pending)
 
     @property
     def accepts_anyone(self) -> bool:

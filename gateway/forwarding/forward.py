@@ -83,8 +83,7 @@ class Forward:
             self._native = native = NativeAcceptor(
                 self._acceptor, self._latency, self._add, self._served, self._cancels
             )
-            self._acceptor.waiting_elsewhere = lambda: native.waiting
-            self._acceptor.connected_elsewhere = lambda: native.unreported
+            self._acceptor.clients_elsewhere = lambda: native.clients
 
     @property
     def active(self) -> int:
@@ -94,7 +93,7 @@ class Forward:
     @property
     def waiting(self) -> int:
         """Number of clients that are not connected to a target yet."""
-        return len(self._acceptor.pending) + self._acceptor.waiting_elsewhere()
+        return len(self._acceptor.pending) + (self._native.waiting if self._native is not None else 0)
 
     @property
     def accepted(self) -> int:

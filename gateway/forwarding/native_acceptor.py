@@ -74,13 +74,13 @@ class NativeAcceptor:
         return sum(each.waiting for each in self._paths)
 
     @property
-    def unreported(self) -> int:
-        """Number of clients that links have connected to the target, but not reported yet."""
-        return sum(each.unreported for each in self._paths)
+    def clients(self) -> int:
+        """Number of current clients that links have accepted, and not passed to this object yet."""
+        return sum(each.clients for each in self._paths)
 
     def count_on(self, uplink: LinkSource) -> int:
-        """Return the number of clients that links have accepted for targets behind `uplink`, and not reported yet."""
-        return sum(each.waiting + each.unreported for each, routed in self._paths.items() if routed.uplink is uplink)
+        """Return the number of `clients` whose target is behind `uplink`."""
+        return sum(each.clients for each, routed in self._paths.items() if routed.uplink is uplink)
 
     def offer(self, routed: RoutedTarget, route: Route, listeners: list[Listener]) -> None:
         """Let a link accept clients, if the rules permit this. Call this method after each client is connected.
@@ -151,10 +151,7 @@ class NativeAcceptor:
         limit = self._acceptor.admission.max_connections
         if self._ended >= limit * _PERMIT_SHARE:
             self._ended = 0
-            # Read `unused` before `active`. If the link accepts a client between these two reads, the client counts
-            # twice. In the other order, it would not count, and the limit could be exceeded.
-            unused = listening.unused
-            room = limit - self._acceptor.active - unused
+            room = limit - self._acceptor.active_here - sum(each.reserved for each in self._paths)
             if room > 0:
                 listening.permit(room)
 

@@ -116,28 +116,32 @@ class NativeListener(ABC):
         """The allowed networks, as the native engine expects them."""
         return pack_networks(self._rule.allow)
 
-    @property
-    def _accepted(self) -> int:
-        return self._handled if self._lost else self._engine.gauge(self._token)[0]
-
-    @property
-    def _lost(self) -> bool:
-        return self._closed or self._runner.engine is not self._engine
+    def _read(self) -> tuple[int, int]:
+        """Return the numbers of clients that use a permit, and of connected clients that are not reported yet."""
+        if self._closed or self._runner.engine is not self._engine:
+            return self._handled, 0
+        accepted, _, unreported, *_ = self._engine.gauge(self._token)
+        return accepted, unreported
 
     @property
     def waiting(self) -> int:
         """See `gateway.contracts.accepting_link.LinkListener`."""
-        return max(0, self._accepted - self._handled - self.unreported)
+        accepted, unreported = self._read()
+        return max(0, accepted - self._handled - unreported)
 
     @property
-    def unreported(self) -> int:
+    def clients(self) -> int:
         """See `gateway.contracts.accepting_link.LinkListener`."""
-        return 0 if self._lost else self._engine.gauge(self._token)[2]
+        return self._read()[0] - self._handled
 
     @property
-    def unused(self) -> int:
-        """See `gateway.contracts.accepting_link.LinkListener`."""
-        return 0 if self._stopped or self._withdrawn else self._permitted - self._accepted
+    def reserved(self) -> int:
+        """See `gateway.contracts.accepting_link.LinkListener`.
+
+        While the listener accepts clients, the value does not depend on the counters of the native engine, which
+        change at any time: each client uses a permit until it is passed to the handler.
+        """
+        return self.clients if self._stopped or self._withdrawn else self._permitted - self._handled
 
     def permit(self, count: int) -> None:
         """Permit `count` more clients. Do nothing after the listener has stopped."""
@@ -177,7 +181,7 @@ class NativeListener(ABC):
             self._stopped = True
             if not self._withdrawn:
                 self._handler.on_stopped()
-        if self._stopped and self._handled == self._accepted:
+        if self._stopped and not self.clients:
             self._runner.forget(self._token)
             self._runner.histograms.release(self._histogram)
             self._runner.histograms.release(self._open_histogram)

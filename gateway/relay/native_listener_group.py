@@ -57,22 +57,22 @@ class NativeListenerGroup:
         return sum(each.waiting for each in self._listeners)
 
     @property
-    def unreported(self) -> int:
+    def clients(self) -> int:
         """See `gateway.contracts.accepting_link.LinkListener`."""
-        return sum(each.unreported for each in self._listeners)
+        return sum(each.clients for each in self._listeners)
 
     @property
-    def unused(self) -> int:
+    def reserved(self) -> int:
         """See `gateway.contracts.accepting_link.LinkListener`."""
-        return sum(each.unused for each in self._listeners)
+        return sum(each.reserved for each in self._listeners)
 
     def permit(self, count: int) -> None:
         """See `gateway.contracts.accepting_link.LinkListener`.
 
-        The native engine with the fewest unused permits gets the new permits.
+        The native engine that can accept the fewest clients gets the new permits.
         """
         if self._active:
-            min(self._listeners, key=lambda each: each.unused).permit(count)
+            min(self._listeners, key=lambda each: each.reserved - each.clients).permit(count)
 
     def withdraw(self) -> None:
         """See `gateway.contracts.accepting_link.LinkListener`."""

@@ -56,7 +56,7 @@ class TargetListener(NativeListenerGroup):
         super().on_served(clients)
 
     def _grow_if_full(self) -> None:
-        if any(each.load >= CHANNELS_PER_CONNECTION - 1 for each in self.connections):
+        if all(each.load >= CHANNELS_PER_CONNECTION - 1 for each in self.connections):
             self._owner.grow()
 
     def on_stopped(self) -> None:

@@ -37,13 +37,13 @@ class FakeListener:
     """A listener of `FakeLink`."""
 
     def __init__(self, link: "FakeLink", rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> None:
-        self.link, self.rule, self.unused, self.handler = link, rule, permits, handler
-        self.waiting = self.unreported = 0
+        self.link, self.rule, self.reserved, self.handler = link, rule, permits, handler
+        self.waiting = self.clients = 0
         self.relays: list[Relay] = []
         self.withdrawn = self.recalled = False
 
     def permit(self, count: int) -> None:
-        self.unused += count
+        self.reserved += count
 
     def withdraw(self) -> None:
         self.withdrawn = True
@@ -55,7 +55,7 @@ class FakeListener:
         """Take a client from the kernel's queue."""
         client, _ = self.rule.sockets[0].accept()
         client.setblocking(False)
-        self.unused -= 1
+        self.reserved -= 1
         return client
 
     async def accept_and_join(self) -> None:
@@ -145,14 +145,14 @@ async def running(
 async def test_clients_of_the_link_count_like_others_and_refused_ones_are_handled_here() -> None:
     async with running(AdmissionRules("b", allow=LOOPBACK, max_connections=8)) as rig:
         forward, listener = rig.forward, await rig.offered()
-        assert (listener.rule.to, listener.rule.allow, listener.unused) == (rig.paths[0].target, LOOPBACK, 8)
+        assert (listener.rule.to, listener.rule.allow, listener.reserved) == (rig.paths[0].target, LOOPBACK, 8)
         with rig.dial() as client:
             await listener.accept_and_join()
             await rig.echo(client)
             assert (forward.accepted, forward.active, forward.waiting) == (2, 1, 0)
-            listener.waiting = 3
+            listener.waiting = listener.clients = 3
             assert (forward.active, forward.waiting) == (4, 3)
-            listener.waiting = 0
+            listener.waiting = listener.clients = 0
         while forward.active:
             await asyncio.sleep(0.01)
         assert (forward.to_backend, forward.from_backend) == (10, 10)
@@ -173,12 +173,12 @@ async def test_clients_of_the_link_count_like_others_and_refused_ones_are_handle
 async def test_clients_with_short_connections_are_counted() -> None:
     async with running(AdmissionRules("b")) as rig:
         listener = await rig.offered()
-        forward, unused = rig.forward, listener.unused
+        forward, reserved = rig.forward, listener.reserved
         before = forward.accepted, forward.to_backend, forward.from_backend
-        listener.unreported = 2
+        listener.clients = 2
         assert (forward.active, forward.waiting) == (2, 0)
         assert [forward.active_on(each) for each in rig.uplinks] == [2, 0]
-        listener.unreported = 0
+        listener.clients = 0
         listener.handler.on_served(listener, ServedClients(7, 3, 70, 700))
         assert (forward.accepted, forward.to_backend, forward.from_backend) == (
             before[0] + 7,
@@ -186,7 +186,7 @@ async def test_clients_with_short_connections_are_counted() -> None:
             before[2] + 700,
         )
         assert dict(forward.resets) == {CloseReason.CLIENT_RESET: 3}
-        assert (forward.active, listener.unused) == (0, unused)  # the listener has the permits back
+        assert (forward.active, listener.reserved) == (0, reserved)  # the listener has the permits back
 
 
 async def test_permits_never_exceed_the_limit() -> None:
@@ -196,11 +196,11 @@ async def test_permits_never_exceed_the_limit() -> None:
             for _ in range(4):
                 clients.enter_context(rig.dial())
                 await listener.accept_and_join()
-            assert (rig.forward.active, listener.unused) == (4, 0)
+            assert (rig.forward.active, listener.reserved) == (4, 0)
         while rig.forward.active:
-            assert rig.forward.active + listener.unused <= 4
+            assert rig.forward.active + listener.reserved <= 4
             await asyncio.sleep(0.01)
-        assert listener.unused == 4
+        assert listener.reserved == 4
 
 
 async def test_a_client_that_the_link_connects_after_the_forward_has_ended_is_reset() -> None:

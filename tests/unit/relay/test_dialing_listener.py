@@ -101,18 +101,18 @@ async def test_all_threads_accept_clients_until_the_rule_is_withdrawn(rig: Rig, 
     assert isinstance(rig.link, AcceptingLink)
     listener = rig.listen("127.0.0.1", echo_port, permits=3)
     assert [runner.load for runner in native_engine_pool().runners] == [1, 1]
-    assert (listener.unused, listener.waiting) == (3, 0)
+    assert (listener.reserved, listener.waiting) == (3, 0)
     with await rig.connect() as client:
         await rig.echo(client)
         await rig.until("joined")
         (relay,) = rig.handler.relays
         assert (relay.to_backend, relay.from_backend, relay.responses) == (5, 5, 1)
-        assert (listener.unused, listener.waiting) == (2, 0)
+        assert (listener.reserved, listener.waiting) == (2, 0)
         listener.permit(2)
-        assert listener.unused == 4
+        assert listener.reserved == 4
         listener.withdraw()
         await rig.until("joined", "closed")
-        assert listener.unused == 0
+        assert listener.reserved == 0
         await rig.echo(client)
     async with asyncio.timeout(10):
         await relay.ended
@@ -124,16 +124,16 @@ async def test_short_connections_are_reported_as_a_sum_and_use_no_permit(rig: Ri
     clients = 0
     async with asyncio.timeout(20):
         while not rig.handler.served:  # a client is reported alone if this process does not run for 50 ms
-            assert listener.unused, "each client used a permit"
+            assert listener.reserved, "each client used a permit"
             with await rig.connect() as client:
                 await rig.echo(client)
             clients += 1
-            while listener.waiting or listener.unreported:
+            while listener.clients:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.1)
     alone = len(rig.handler.relays)
     assert rig.handler.served == [(clients - alone, 0, 5 * (clients - alone), 5 * (clients - alone))]
-    assert listener.unused == 4 - alone
+    assert listener.reserved == 4 - alone
     listener.withdraw()
 
 

@@ -67,12 +67,12 @@ def listen(sock: socket.socket, events: Events) -> tuple[Any, Any]:
 async def test_a_client_without_a_connection_is_returned(sock: socket.socket) -> None:
     events = Events()
     runner, listener = listen(sock, events)
-    assert (listener.unused, listener.waiting) == (5, 0)
+    assert (listener.reserved, listener.waiting) == (5, 0)
     listener.permit(2)
     with socket.create_connection(sock.getsockname(), timeout=10):
         runner.handle_records()
     assert events.calls == ["stopped", "returned 127.0.0.1 0.0", "closed"]
-    assert (listener.unused, events.waiting, runner.load) == (0, [0], 0)
+    assert (listener.reserved, events.waiting, runner.load) == (0, [0], 0)
     for call in (listener.withdraw, listener.recall):
         call()
     runner.close()
@@ -82,7 +82,7 @@ async def test_a_withdrawn_listener_closes_without_being_reported_as_stopped(soc
     events = Events()
     runner, listener = listen(sock, events)
     listener.withdraw()
-    assert listener.unused == 0
+    assert listener.reserved == 0
     runner.handle_records()
     assert events.calls == ["closed"]
     runner.close()
@@ -99,5 +99,5 @@ async def test_the_listeners_of_a_native_engine_that_fails_stop(sock: socket.soc
     runner.engine = cast("Any", SimpleNamespace(turn=lambda: None, take=lose, close=real.close))
     runner.handle_records()
     assert events.calls == ["stopped", "closed"]
-    assert (listener.unused, events.waiting) == (0, [0])
+    assert (listener.reserved, events.waiting) == (0, [0])
     runner.close()
