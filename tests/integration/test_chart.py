@@ -453,7 +453,7 @@ def test_manifests_without_helm(tmp_path: Path, case: str) -> None:
             "the pod has no /root/k",
         ),
         ("backends: {a: {kind: tcp, targets: ['${HERE}:1'], listen: 0.0.0.0:1}}", "HERE"),
-        ("backends: {a: {kind: nfs, targets: [n], export: /x, listen: 127.0.0.1:111}}", "cannot listen on a port below 1024"),
+        ("backends: {a: {kind: nfs, targets: [n], export: /x, listen: 127.0.0.1:111}}", "choose a higher port"),
         (
             (
                 "backends: {a: {kind: mysql, targets: [n], listen: 0.0.0.0:3306, "
