@@ -67,7 +67,7 @@ class NativeEngineRunner:
 
     @property
     def load(self) -> int:
-        """Number of objects in the native engine: SSH connections, channels, pairs of sockets, and listeners."""
+        """Number of SSH connections, channels, pairs of sockets and listeners. Short connections do not count."""
         return len(self._objects)
 
     @property
