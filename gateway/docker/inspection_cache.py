@@ -120,7 +120,7 @@ class InspectionCache:
             self._starts[container] = 0.0, self._starts[container][1]
 
     def forget_start(self, container: str) -> None:
-        """Remove the last start of a container from the cache. Call this when the container was started again."""
+        """Discard what the cache knows about a container's start. Call this after the container was started again."""
         self._starts.pop(container, None)
         self._locked.pop(container, None)
 

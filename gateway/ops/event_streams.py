@@ -42,7 +42,7 @@ class EventStreams:
         self._closed = False
 
     def close(self) -> None:
-        """End all streams, because the server stops."""
+        """End all streams when the server stops."""
         self._closed = True
         for wake in self._wakes:
             wake.set()

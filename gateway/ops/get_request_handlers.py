@@ -83,7 +83,7 @@ class GetRequestHandlers:
         self._views.clear()
 
     async def close_streams(self, _: web.Application) -> None:
-        """End the event streams, because the server stops."""
+        """End the event streams when the server stops."""
         self._streams.close()
 
     def handlers(self, *, probes_only: bool = False) -> dict[str, RequestHandler]:

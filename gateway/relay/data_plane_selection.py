@@ -28,7 +28,7 @@ _listening: WeakSet[NativeListenerGroup] = WeakSet()
 
 
 class _DirectListenerGroup(NativeListenerGroup):
-    """Accepts the clients of one target, which the native engines dial without an SSH channel."""
+    """Accepts clients for one target. The native engines dial the target directly, without an SSH channel."""
 
     def on_stopped(self) -> None:
         """Stop accepting. Return the clients whose dials are not complete, so that the handler dials for them."""

@@ -23,7 +23,7 @@ Arguments = tuple[int, int, int, int]
 
 
 class NativeEventHandler(Protocol):
-    """Defines the methods that handle the records of the native engine for one channel, connection or listener."""
+    """Handles the event records that the native engine emits for one channel, connection or listener."""
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
         """Handle a record. If this record is the last one for the object, call `NativeEngineRunner.forget`.

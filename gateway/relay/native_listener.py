@@ -48,7 +48,7 @@ class NativeListenerHandler(Protocol):
         """
 
     def on_stopped(self) -> None:
-        """Handle that the engine accepts no more clients for this listener. Not called after `withdraw`."""
+        """Accept clients without the listener, because the engine has stopped. Not called after `withdraw`."""
 
     def on_closed(self, listener: "NativeListener") -> None:
         """Handle the end of `listener`. Each of its clients was connected to the target or returned."""
