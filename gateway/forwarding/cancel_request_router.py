@@ -144,8 +144,8 @@ class CancelRequestRouter:
     async def _reply_to(self, request: EncryptionRequest, target: TargetIdentity) -> bytes:
         """Return the target's reply to an encryption request; empty if the gateway did not ask, or got no reply."""
         if any(login.key_hidden for login in self._sessions.get(target, ())):
-            # An open session is encrypted, so the target supports encryption, and the gateway need not ask. Asking would
-            # make the target log an error, because the gateway would close the connection without a TLS handshake.
+            # An open session is encrypted, so the target supports encryption: the gateway need not ask. The target
+            # would log an error for the request, because no TLS handshake follows.
             return b""
         loop = asyncio.get_running_loop()
         self._replies = {

@@ -47,8 +47,8 @@ def working_paths(paths: Sequence[PathCandidate]) -> list[int]:
     """Return the indexes of the paths that new clients can use.
 
     A path works if its tunnel is open, the last dial over it did not fail, and its check does not report the target
-    as down. If the checks of all these paths fail, the fault may lie with the target instead. In this case, the function
-    ignores the checks.
+    as down. If the checks of all these paths fail, the fault may lie with the target instead. In this case, the
+    function ignores the checks.
 
     Args:
         paths: The paths in the order of the configuration.
