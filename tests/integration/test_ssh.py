@@ -218,7 +218,8 @@ async def test_a_secret_that_is_not_text_is_an_error(sshd: Bastion, tmp_path: Pa
     binary = tmp_path / "passphrase"
     binary.write_bytes(b"\xff\xfe")
     error = await refused(options(sshd, passphrase=Secret(path=binary)))
-    assert (error.reason, error.detail) == (Reason.AUTH, f"passphrase_file: {binary}: not valid UTF-8 text")
+    problem = f"passphrase_file: {binary}: not valid UTF-8 text: check the path and the file"
+    assert (error.reason, error.detail) == (Reason.AUTH, problem)
 
 
 @pytest.mark.parametrize("form", ["key", "fingerprint"])
