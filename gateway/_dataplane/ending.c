@@ -100,17 +100,6 @@ void ending_abort(struct channel *c, enum close_reason reason)
     ending_finish(c, reason);
 }
 
-/* Report the latencies of a channel that has ended: together with others if the end itself is, otherwise now. */
-static void report_latencies(const struct channel *c, bool later)
-{
-    struct histogram *h = c->attached && c->measure ? &c->engine->histograms[c->histogram] : NULL;
-
-    if (h && later)
-        h->deferred = true;
-    else if (h && h->dirty)
-        histogram_emit(c->engine, (uint32_t)c->histogram, false);
-}
-
 /* Close the client's connection. If the client must get the whole response first, Python lets the socket linger. */
 void ending_finish(struct channel *c, enum close_reason reason)
 {
@@ -135,7 +124,8 @@ void ending_finish(struct channel *c, enum close_reason reason)
     chunks_free(&c->held);
     gauge_set(&c->gauge->held, 0);
     served = joined_end(c->engine, &c->joined, reason, arguments[1] >= 0, c->gauge);
-    report_latencies(c, served);
+    if (c->attached && c->measure)
+        histogram_report(c->engine, (uint32_t)c->histogram, served);
     channel_release_gauge(c);
     if (served)
         slot_release(c->engine, c->token);

@@ -174,7 +174,7 @@ struct histogram {
     uint64_t counts[MAX_BOUNDS + 1];
     uint64_t sum;
     bool dirty;
-    bool deferred; /* a pair whose end is deferred has used it */
+    bool deferred; /* a channel or pair whose end is deferred has used it */
 };
 
 struct piece {
@@ -375,6 +375,7 @@ void thread_reported(struct engine *);
 bool histogram_ensure(struct engine *, uint32_t index);
 void histogram_add(struct engine *, uint32_t index, uint64_t ns);
 void histogram_emit(struct engine *, uint32_t index, bool closed);
+void histogram_report(struct engine *, uint32_t index, bool later);
 void stall_set(struct engine *, struct stall *, int fd, bool stalled);
 void set_user_timeout(int fd, uint32_t milliseconds);
 void timer_arm(struct engine *);

@@ -59,6 +59,15 @@ void histogram_emit(struct engine *e, uint32_t index, bool closed)
     }
 }
 
+/* Report the latencies of a channel or pair that has ended: with the next deferred records if `later`, otherwise now. */
+void histogram_report(struct engine *e, uint32_t index, bool later)
+{
+    if (later)
+        e->histograms[index].deferred = true;
+    else
+        histogram_emit(e, index, false);
+}
+
 void set_user_timeout(int fd, uint32_t milliseconds)
 {
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &milliseconds, sizeof milliseconds);

@@ -80,10 +80,8 @@ static void finish(struct pair *p, enum close_reason reason, bool reset)
     p->ended = true;
     client = close_side(&p->client, reset);
     backend = close_side(&p->backend, reset);
-    if (p->measure && p->deferred)
-        e->histograms[p->histogram].deferred = true;
-    else if (p->measure && e->histograms[p->histogram].dirty)
-        histogram_emit(e, p->histogram, false);
+    if (p->measure)
+        histogram_report(e, p->histogram, p->deferred);
     if (p->previous)
         p->previous->next = p->next;
     else

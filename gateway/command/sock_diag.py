@@ -77,15 +77,11 @@ def _find(host: str, port: int, client: int) -> _SocketEntry:
     address = ip_address(host)
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     ends = port.to_bytes(2), client.to_bytes(2), address.packed, address.packed if client else b""
-    request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, _ALL_STATES, *ends, 0, b"\xff" * 8)
-    header = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 1, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as netlink:
-        netlink.sendto(header + request, (0, 0))
+        netlink.sendto(_request(family, _ALL_STATES, *ends), (0, 0))
         # The kernel queues its reply before `sendto` returns, so `recv` does not need to wait.
         response = netlink.recv(_MAX_RESPONSE, socket.MSG_DONTWAIT)
-    if _HEADER.unpack_from(response)[1] == _NLMSG_ERROR:
-        number = -struct.unpack_from("=i", response, _HEADER.size)[0]
-        raise OSError(number, os.strerror(number))
+    _raise_error(response)
     _, state, _, _, _, queue, _, owner, inode = _RESPONSE.unpack_from(response, _HEADER.size)
     return _SocketEntry(state, queue, owner, inode)
 
@@ -105,20 +101,32 @@ def _listening_ports(family: int) -> Iterator[int]:
     Raises:
         OSError: The kernel has no sock_diag.
     """
-    request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 1 << LISTEN, b"", b"", b"", b"", 0, b"\xff" * 8)
-    header = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as netlink:
         netlink.settimeout(_TIMEOUT)
-        netlink.sendto(header + request, (0, 0))
+        netlink.sendto(_request(family, 1 << LISTEN, flags=_NLM_F_DUMP), (0, 0))
         while True:
             messages = netlink.recv(_MAX_RESPONSE)
             while messages:
                 length, kind, *_ = _HEADER.unpack_from(messages)
                 if kind == _NLMSG_DONE:
                     return
-                if kind == _NLMSG_ERROR:
-                    number = -struct.unpack_from("=i", messages, _HEADER.size)[0]
-                    raise OSError(number, os.strerror(number))
+                _raise_error(messages)
                 # The source port follows four bytes of `struct inet_diag_msg`.
                 yield int.from_bytes(messages[_HEADER.size + 4 : _HEADER.size + 6])
                 messages = messages[(length + 3) & ~3 :]
+
+
+def _request(
+    family: int, states: int, source: bytes = b"", to: bytes = b"", address: bytes = b"", peer: bytes = b"",
+    *, flags: int = 0,
+) -> bytes:  # fmt: skip
+    """Return a message that requests the TCP sockets in certain states; see `struct inet_diag_req_v2`."""
+    body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, states, source, to, address, peer, 0, b"\xff" * 8)
+    return _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | flags, 1, 0) + body
+
+
+def _raise_error(message: bytes) -> None:
+    """Raise the error that a message from the kernel contains, if it contains one."""
+    if _HEADER.unpack_from(message)[1] == _NLMSG_ERROR:
+        number = -struct.unpack_from("=i", message, _HEADER.size)[0]
+        raise OSError(number, os.strerror(number))

@@ -237,8 +237,7 @@ def test_events_follow_changes_and_survive_a_restart(gateway: Gateway) -> None:
     gateway.write(f"backends: {{{backend}}}")
     gateway.start(environment={"GATEWAY_RELOAD_ON_CHANGE": "false"})
     log = gateway.folder / "state" / "events.jsonl"
-    while not log.exists() or not log.read_text().endswith("\n"):
-        time.sleep(0.02)
+    gateway.wait(lambda: log.exists() and log.read_text().endswith("\n"))
     first = int(json.loads(log.read_text().splitlines()[0])["id"])
     target = f"127.0.0.1:{port}"
     down = events(gateway, first, "down")

@@ -11,7 +11,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from gateway.nfs.latency_tap import RpcRecordScanner
 from gateway.relay.sockets import reset_on_process_exit
 from tests.support import arriving_data
+from tests.support.engine_rig import EngineRig
 from tests.support.files import REPOSITORY
 from tests.support.requirements import need_data_plane
 
@@ -64,11 +65,11 @@ def numbers(*values: int) -> bytes:
     return b"".join(value.to_bytes(4, "big") for value in values)
 
 
-class Rig:
+class Rig(EngineRig):
     """A native engine with one connection, and the server's end of this connection."""
 
     def __init__(self, engine: "Engine", module: Any) -> None:
-        self.engine, self.module = engine, module
+        super().__init__(engine, module)
         near, self.peer = socket.socketpair()
         self.clients: list[socket.socket] = []
         self.listening = socket.create_server(("127.0.0.1", 0))
@@ -82,11 +83,6 @@ class Rig:
         engine.wire(self.wire, near.detach(), key, key, 1 << 18, True, 1 << 40, 1 << 30, 1 << 25, 1 << 18)
         self._ours, self._theirs = Sealer(), Sealer()
         self._received = bytearray()
-        self.records: list[tuple[int, int, tuple[int, int, int, int], bytes]] = []
-
-    def turn(self) -> None:
-        self.engine.turn()
-        self.records += self.engine.take()
 
     def say(self, payload: bytes, times: int = 1) -> None:
         self.peer.sendall(b"".join(self._theirs.seal(payload) for _ in range(times)))
@@ -103,9 +99,6 @@ class Rig:
             payloads.append(self._ours.unseal(bytes(self._received[:size])))
             del self._received[:size]
         return payloads
-
-    def kinds(self, token: int) -> list[int]:
-        return [kind for kind, of, _, _ in self.records if of == token]
 
     def join(self, *, window: int = 1 << 40, tap: int = 0) -> tuple[int, int, socket.socket]:
         """Open a channel and attach a client. Return the token, the channel number, and the client."""
@@ -145,14 +138,6 @@ class Rig:
         self.clients.append(client)
         self.turn()
         return client
-
-    def until(self, condition: Callable[[], object]) -> None:
-        """Run turns until a condition is true."""
-        deadline = time.monotonic() + 20
-        while not condition():
-            assert time.monotonic() < deadline
-            select.select([self.engine.fileno()], [], [], 0.05)
-            self.turn()
 
     def confirm(self, number: int) -> None:
         self.say(bytes([CONFIRMATION]) + numbers(number, 1000 + number, 1 << 21, PACKET))

@@ -7,13 +7,14 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gateway.relay.sockets import reset, reset_on_process_exit
+from tests.support.engine_rig import EngineRig
 from tests.support.requirements import need, need_data_plane
 
 if TYPE_CHECKING:
@@ -24,16 +25,15 @@ IP_LOCAL_PORT_RANGE = 51
 """A socket option of Linux 6.3 and later. Python's `socket` module does not define it."""
 
 
-class Rig:
+class Rig(EngineRig):
     """A native engine, a listening socket whose clients it accepts, and a target."""
 
     def __init__(self, engine: "Engine", module: Any) -> None:
-        self.engine, self.module = engine, module
+        super().__init__(engine, module)
         self.open: list[socket.socket] = []
         self.listening = self.serve()
         reset_on_process_exit(self.listening)
         self.target = self.serve()
-        self.records: list[tuple[int, int, tuple[int, int, int, int], bytes]] = []
 
     def serve(self, host: str = "127.0.0.1", backlog: int = 128) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -69,10 +69,6 @@ class Rig:
         self.turn()
         return token
 
-    def turn(self) -> None:
-        self.engine.turn()
-        self.records += self.engine.take()
-
     def connect(self, source: str = "127.0.0.1") -> socket.socket:
         """Connect a client to `listening`, and let the native engine accept it."""
         client = socket.create_connection(self.listening.getsockname(), timeout=10, source_address=(source, 0))
@@ -86,17 +82,6 @@ class Rig:
         accepted.settimeout(10)
         self.open.append(accepted)
         return accepted
-
-    def until(self, condition: Callable[[], object]) -> None:
-        """Run turns until a condition is true."""
-        deadline = time.monotonic() + 20
-        while not condition():
-            assert time.monotonic() < deadline
-            select.select([self.engine.fileno()], [], [], 0.05)
-            self.turn()
-
-    def kinds(self, token: int) -> list[int]:
-        return [kind for kind, of, _, _ in self.records if of == token]
 
     def joined(self) -> list[int]:
         """Return the tokens of the pairs."""
