@@ -90,10 +90,11 @@ enum record {
     RECORD_HISTOGRAM,  /* a: histogram; b: whether it is closed; c: sum in ns; payload: the counts */
     RECORD_RPC,        /* a: 1 if the bytes are from the backend; b: time; c: XID; d: enum rpc_type, or -1: not RPC */
     RECORD_JOINED,     /* of a listener; a: token of the new channel or pair, whose client is joined; b: token of the
-                          wire, or 0 */
+                          wire, or 0; c: time */
     RECORD_SERVED,     /* of a listener; a: clients that were joined and have ended, each without another record; b: how
                           many of them were reset; c, d: bytes to and from the backend */
-    RECORD_RETURNED,   /* of a listener; a: descriptor of a client that Python now owns; b: nanoseconds as above */
+    RECORD_RETURNED,   /* of a listener; a: descriptor of a client that Python now owns; b: nanoseconds since the client
+                          was accepted; c: whether the target may still accept a connection for the client */
     RECORD_STOPPED,    /* a listener accepts no more clients. Records of pending clients can follow. */
     RECORD_PAIR_ENDED, /* a: enum close_reason; b, c: descriptors of a client and a backend that must linger and then be
                           reset, or -1. The last record of a pair. */
@@ -305,6 +306,7 @@ struct wire {
     struct channel **table;
     uint32_t *free_numbers, table_size, free_count, used_count;
     uint64_t growth_available, growth_reserve, max_window, round_trip;
+    uint64_t overflow; /* channels of listeners that were opened beyond `full_load`; `to_backend` of the gauge */
     uint32_t adjust_bytes;
 };
 

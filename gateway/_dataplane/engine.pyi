@@ -92,8 +92,9 @@ class Engine:
         - Channel or pair: the number of bytes to the backend, the number of bytes from the backend, the number of
           responses, the time of the last activity, the time of the pending request (0 if there is none), the number
           of buffered bytes, and whether the end of the backend's stream was forwarded to the client.
-        - Connection: the second value is the number of bytes received since the last key exchange. The third is the
-          number of channels. The fourth is the time at which data was last received.
+        - Connection: the first value is the number of channels that a listener has opened although each of its
+          connections had at least `full_load` channels. The second is the number of bytes received since the last
+          key exchange. The third is the number of channels. The fourth is the time at which data was last received.
         - Listener: the first value is the number of clients that use a permit. The third is the number of
           clients that are joined, but not reported to Python yet.
 
@@ -189,6 +190,8 @@ class Engine:
         min_window: int,
         window: int,
         max_packet: int,
+        full_load: int,
+        min_responses: int,
         tap: bool,
         wires: bytes,
         networks: bytes,
@@ -207,6 +210,8 @@ class Engine:
             min_window: The initial receive window of a channel if `window` is too large for the growth budgets.
             window: The initial receive window of a channel otherwise.
             max_packet: The maximum size of received packets.
+            full_load: Number of channels of a connection beyond which `gauge` counts new channels.
+            min_responses: A client that ends soon is reported individually if it received fewer responses.
             tap: Whether to report the bytes as RECORD_TAP, until COMMAND_UNTAP.
             wires: Tokens of the connections, as native unsigned 64-bit integers.
             networks: Networks that are allowed to connect; empty to allow all. For each: the size of an address, the
@@ -222,6 +227,7 @@ class Engine:
         histogram: int,
         open_histogram: int,
         permits: int,
+        min_responses: int,
         tap: bool,
         host: bytes,
         port: int,
@@ -238,6 +244,7 @@ class Engine:
             histogram: See `listen`.
             open_histogram: See `listen`.
             permits: See `listen`.
+            min_responses: See `listen`.
             tap: See `listen`.
             host: The IP address of the target: 4 or 16 bytes.
             port: The port of the target.

@@ -158,6 +158,8 @@ static bool open_channel(struct listener *l, int fd)
         slot_release(e, token);
         return false;
     }
+    if (load_of(w) > l->setup->full_load)
+        gauge_set(&w->gauge->to_backend, ++w->overflow);
     w->growth_available -= extra;
     e->growth_available -= extra;
     c->growth = extra;
@@ -176,7 +178,7 @@ static void take_client(struct listener *l, int fd, const struct sockaddr_storag
         return;
     if (permitted)
         listener_stop(l);
-    report_returned(l, fd, 0);
+    report_returned(l, fd, 0, false);
 }
 
 /* Accept the waiting clients. Stop if no more are permitted, or on an error: Python then accepts the clients. */

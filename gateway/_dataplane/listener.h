@@ -28,6 +28,8 @@ struct listener_setup {
     uint32_t open_histogram; /* of the times from accepting to joining a client */
     uint32_t min_window, window; /* initial receive window: `window` while the budgets for growth are large */
     uint32_t max_packet;
+    uint32_t full_load; /* of a wire, in channels: the wire counts the channels that are opened beyond it */
+    uint32_t min_responses; /* a client that got fewer responses is reported even if it ends soon */
     uint32_t wire_count, network_count; /* without networks, every address is allowed */
     uint32_t type_size, rest_size;
     uint32_t tap; /* see struct channel_setup */
@@ -79,7 +81,7 @@ void pending_recall(struct engine *, const struct source *of);
 void pending_stop_slow(struct engine *, uint64_t now);
 void listener_watch(struct listener *);
 void listener_free(struct listener *);
-void report_returned(const struct listener *, int fd, uint64_t waited);
+void report_returned(const struct listener *, int fd, uint64_t waited, bool abandoned);
 
 /* served.c: joined clients, and those that have ended before Python knew them. */
 void joined_add(struct joined *, struct listener *, uint64_t token, uint64_t wire, uint64_t accepted_at);

@@ -44,10 +44,13 @@ int pending_remove(struct pending *p)
     return p->fd;
 }
 
-/* Report a client that is returned to Python. */
-void report_returned(const struct listener *l, int fd, uint64_t waited)
+/* Report a client that is returned to Python.
+ *
+ * Args: abandoned: whether the target may still accept a connection for the client.
+ */
+void report_returned(const struct listener *l, int fd, uint64_t waited, bool abandoned)
 {
-    const int64_t arguments[4] = {fd, (int64_t)waited, 0, 0};
+    const int64_t arguments[4] = {fd, (int64_t)waited, abandoned, 0};
 
     emit(l->engine, RECORD_RETURNED, l->token, arguments, NULL, 0);
 }
@@ -62,19 +65,19 @@ void pending_joined(struct channel *c)
     client_attach(c, pending_remove(&c->pending), histogram, ATTACH_MEASURE);
 }
 
-static void give_back(struct pending *p)
+static void give_back(struct pending *p, bool abandoned)
 {
     const struct listener *l = p->listener; /* valid until the end of the turn */
     uint64_t waited = clock_ns() - p->accepted_at;
 
-    report_returned(l, pending_remove(p), waited);
+    report_returned(l, pending_remove(p), waited, abandoned);
 }
 
 /* Return a client whose channel or dial did not open, and stop the listener: Python handles failures. */
 void pending_failed(struct pending *p)
 {
     listener_stop(p->listener);
-    give_back(p);
+    give_back(p, false);
 }
 
 static struct channel *channel_of(const struct pending *p)
@@ -96,7 +99,7 @@ void pending_recall(struct engine *e, const struct source *of)
             next = p->next;
             if (of != &l->source && !(c && of == &c->wire->source))
                 continue;
-            give_back(p);
+            give_back(p, true);
             if (c)
                 c->abandoned = c->ended = true;
             else

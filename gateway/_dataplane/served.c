@@ -30,7 +30,7 @@ static void remove_joined(struct engine *e, struct joined *j)
 /* Report a client, so that it belongs to Python. If its bytes are tapped, Python must handle the record soon. */
 static void report_joined(const struct listener *l, const struct joined *j)
 {
-    const int64_t arguments[4] = {(int64_t)j->token, (int64_t)j->wire, 0, 0};
+    const int64_t arguments[4] = {(int64_t)j->token, (int64_t)j->wire, (int64_t)j->at, 0};
 
     if (l->setup->tap)
         emit(l->engine, RECORD_JOINED, l->token, arguments, NULL, 0);
@@ -93,7 +93,8 @@ bool joined_end(struct engine *e, struct joined *j, enum close_reason reason, bo
 
     if (!l)
         return false;
-    if (lingers || (reason != CLOSE_FINISHED && reason != CLOSE_CLIENT_RESET)) {
+    if (lingers || (reason != CLOSE_FINISHED && reason != CLOSE_CLIENT_RESET) ||
+        atomic_load_explicit(&gauge->responses, memory_order_relaxed) < l->setup->min_responses) {
         report_client(e, j);
         return false;
     }

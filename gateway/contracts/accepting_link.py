@@ -24,6 +24,8 @@ class AcceptRule:
         open_time: Records the time from accepting each client to connecting it to the target.
         make_tap: Creates a tap for each client, whose `tracker` must be None. If `make_tap` is None, the connections
             have no taps.
+        min_responses: Number of responses that each client of `ServedClients` has received at least. The link reports
+            other clients with `AcceptedClientHandler.on_joined`, even if their connections are short.
     """
 
     sockets: tuple[socket.socket, ...]
@@ -32,6 +34,7 @@ class AcceptRule:
     latency: Histogram
     open_time: Histogram
     make_tap: Callable[[], Tap] | None = None
+    min_responses: int = 0
 
 
 class ServedClients(NamedTuple):
@@ -85,7 +88,7 @@ class LinkListener(Protocol):
 class AcceptedClientHandler(Protocol):
     """Defines the methods that receive the clients that a link has accepted. The methods must not raise."""
 
-    def on_joined(self, listener: LinkListener, relay: Relay, tap: Any) -> None:
+    def on_joined(self, listener: LinkListener, relay: Relay, tap: Any, at: float) -> None:
         """Handle a client that was connected to the target. Its relay might already have forwarded bytes.
 
         The link calls this method before it passes bytes to the tap, and before it reports the end of the relay.
@@ -94,6 +97,7 @@ class AcceptedClientHandler(Protocol):
             listener: The listener.
             relay: Forwards the bytes between the client and the target.
             tap: The client's tap, from the rule's `make_tap`; None if the rule has no `make_tap`.
+            at: Monotonic time at which the client was connected.
         """
 
     def on_served(self, listener: LinkListener, clients: ServedClients) -> None:
@@ -102,13 +106,14 @@ class AcceptedClientHandler(Protocol):
         `on_joined` is not called for them. They have given their permits back to the listener.
         """
 
-    def on_returned(self, listener: LinkListener, client: Stream, seconds: float) -> None:
+    def on_returned(self, listener: LinkListener, client: Stream, seconds: float, *, abandoned: bool) -> None:
         """Handle a client that the link did not connect: the rule refuses it, or the dial failed or took too long.
 
         Args:
             listener: The listener.
             client: The client's socket, from which nothing was read. The handler owns it.
             seconds: Seconds since the client was accepted.
+            abandoned: Whether the target may still accept a connection for the client, which the link then closes.
         """
 
     def on_stopped(self, listener: LinkListener, *, failed: bool) -> None:

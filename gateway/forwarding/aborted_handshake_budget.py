@@ -73,6 +73,11 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         return True
 
     @property
+    def room(self) -> int:
+        """Number of handshakes that clients can abort before clients are admitted one at a time."""
+        return max(0, int(self.limit * _THROTTLE_SHARE) - self.aborted)
+
+    @property
     def needs_login(self) -> bool:
         """Whether the count is so high that a health check should log in soon. A login resets the count."""
         return self.aborted >= self.limit / 2

@@ -9,6 +9,7 @@ from gateway.contracts.accepting_link import AcceptingLink, AcceptRule, LinkList
 from gateway.contracts.link import Stream
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
+from gateway.forwarding.aborted_handshake_budget import LOGIN_RESPONSES, AbortedHandshakeBudget
 from gateway.forwarding.acceptor import Acceptor
 from gateway.forwarding.cancel_request_router import CancelRequestRouter
 from gateway.forwarding.listener import Listener
@@ -22,9 +23,12 @@ _MIN_HOLD = 3.0
 """If `Route.hold` is less than this number of seconds, links accept no clients. Python code accepts them, because it
 enforces such a short limit more precisely."""
 _MIN_ROOM = 0.25
-"""Fraction of `max_connections` that must be free before a link starts to accept clients."""
+"""Fraction of the limit of permits that must be free before a link starts to accept clients."""
 _PERMIT_SHARE = 1 / 64
-"""Fraction of `max_connections`. When this many connections have ended, the link is permitted to accept more."""
+"""Fraction of the limit of permits. When this many permits are free again, the link is permitted to accept more."""
+_BUDGET_SHARE = 0.5
+"""Fraction of the handshakes that clients are still allowed to abort. The clients that a link can accept, and has not
+reported yet, are at most this many. Two backends of one server can use its budget at the same time."""
 
 
 class NativeAcceptor:
@@ -39,8 +43,9 @@ class NativeAcceptor:
         acceptor: Accepts the clients that the link returns.
         latency: Records the response latencies.
         on_joined: Called for each client that the link has connected to the target. Receives the path to the target,
-            the relay, and the tap that observes the login.
+            the relay, the tap that observes the login, and the monotonic time at which the client was connected.
         on_served: Called with the number and the bytes of clients whose connections to the target were short.
+        on_abandoned: Called with the path of a dial that was abandoned, but may still succeed.
         cancels: Routes cancel requests; None if clients send no cancel requests on separate connections. A link sends
             all cancel requests to its only target, so it accepts clients only while no other target has sessions.
     """
@@ -49,14 +54,16 @@ class NativeAcceptor:
         self,
         acceptor: Acceptor,
         latency: Histogram,
-        on_joined: Callable[[RoutedTarget, Relay, LoginTap | None], None],
+        on_joined: Callable[[RoutedTarget, Relay, LoginTap | None, float], None],
         on_served: Callable[[ServedClients], None],
+        on_abandoned: Callable[[RoutedTarget], None],
         cancels: CancelRequestRouter | None = None,
     ) -> None:
         self._acceptor = acceptor
         self._latency = latency
         self._on_joined = on_joined
         self._on_served = on_served
+        self._on_abandoned = on_abandoned
         self._cancels = cancels
         self._listening: LinkListener | None = None
         """The link's listener that currently accepts the clients; None if Python code accepts them."""
@@ -64,8 +71,10 @@ class NativeAcceptor:
         """For each `LinkListener` that still has clients or can accept them: the path over which it dials."""
         self._bound: list[Listener] = []
         """The backend's listeners on whose sockets the link accepts clients."""
-        self._ended = 0
-        """Number of connections that have ended since the link last received permits to accept clients."""
+        self._budget: AbortedHandshakeBudget | None = None
+        """The handshake budget of the path of `_listening`."""
+        self._freed = 0
+        """Number of permits that became free since the link last received permits to accept clients."""
         self._retry_at = 0.0
 
     @property
@@ -92,27 +101,30 @@ class NativeAcceptor:
         """
         if self._listening is not None or (now := time.monotonic()) < self._retry_at:
             return
-        link, admission = routed.uplink.link, self._acceptor.admission
-        room = admission.max_connections - self._acceptor.active
+        link = routed.uplink.link
+        self._budget = route.budget(routed)
+        room = self._room()
         if (
             isinstance(link, AcceptingLink)
             and self._is_simple(routed, route)
             and route.hold >= _MIN_HOLD
-            and route.budget(routed) is None
-            and room >= max(1, int(admission.max_connections * _MIN_ROOM))
+            and room >= max(1, int(self._permit_limit * _MIN_ROOM))
             and listeners
             and all(each.is_tcp for each in listeners)
         ):
             sockets = tuple(sock for each in listeners for sock in each.sockets)
             make_tap = self._cancels.login_tap if self._cancels is not None else None
             open_time = routed.uplink.channel_open
-            rule = AcceptRule(sockets, routed.target, admission.allow, self._latency, open_time, make_tap)
+            rule = AcceptRule(
+                sockets, routed.target, self._acceptor.admission.allow, self._latency, open_time, make_tap,
+                LOGIN_RESPONSES if self._budget is not None else 0,
+            )  # fmt: skip
             self._listening = link.listen(rule, room, self)
         if self._listening is None:
             self._retry_at = now + _RETRY_AFTER
             return
         self._paths[self._listening] = routed
-        self._bound, self._ended = listeners, 0
+        self._bound, self._freed = listeners, 0
         for each in listeners:
             each.delegate(self.withdraw)
 
@@ -142,29 +154,40 @@ class NativeAcceptor:
         for each in self._paths:
             each.recall()
 
-    def on_client_ended(self) -> None:
-        """Count an ended connection, and permit the link to accept more clients if enough connections have ended."""
-        listening = self._listening
-        if listening is None:
-            return
-        self._ended += 1
+    @property
+    def _permit_limit(self) -> int:
+        """The largest number of permits that a link can have at a time."""
         limit = self._acceptor.admission.max_connections
-        if self._ended >= limit * _PERMIT_SHARE:
-            self._ended = 0
-            room = limit - self._acceptor.active_here - sum(each.reserved for each in self._paths)
-            if room > 0:
-                listening.permit(room)
+        return limit if self._budget is None else min(limit, int(self._budget.limit * _BUDGET_SHARE))
+
+    def _room(self) -> int:
+        """Return the number of additional permits that the limits allow."""
+        reserved = sum(each.reserved for each in self._paths)
+        room = self._acceptor.admission.max_connections - self._acceptor.active_here - reserved
+        return room if self._budget is None else min(room, int(self._budget.room * _BUDGET_SHARE) - reserved)
+
+    def on_permit_freed(self) -> None:
+        """Permit the link to accept more clients if enough permits have become free."""
+        if self._listening is not None:
+            self._freed += 1
+            if self._freed >= self._permit_limit * _PERMIT_SHARE:
+                self._freed = 0
+                room = self._room()
+                if room > 0:
+                    self._listening.permit(room)
 
     # The link calls the following methods of `AcceptedClientHandler`.
 
-    def on_joined(self, listener: LinkListener, relay: Relay, tap: Any) -> None:
+    def on_joined(self, listener: LinkListener, relay: Relay, tap: Any, at: float) -> None:
         """See `AcceptedClientHandler`."""
         routed = self._paths.get(listener)
         if routed is None:  # `listen` failed after the link had accepted this client
             relay.abort(CloseReason.ABORTED)
             return
         self._acceptor.accepted += 1
-        self._on_joined(routed, relay, tap)
+        self._on_joined(routed, relay, tap, at)
+        if self._budget is not None:
+            self.on_permit_freed()  # the budget limits only the clients that are not reported yet
 
     def on_served(self, listener: LinkListener, clients: ServedClients) -> None:
         """See `AcceptedClientHandler`."""
@@ -172,11 +195,13 @@ class NativeAcceptor:
         self._acceptor.accepted += clients.total
         self._on_served(clients)
 
-    def on_returned(self, listener: LinkListener, client: Stream, seconds: float) -> None:
+    def on_returned(self, listener: LinkListener, client: Stream, seconds: float, *, abandoned: bool) -> None:
         """See `AcceptedClientHandler`."""
-        del listener
+        routed = self._paths.get(listener)
+        if abandoned and routed is not None:
+            self._on_abandoned(routed)
         self._acceptor.accept(client, seconds)
-        self.on_client_ended()  # the client no longer uses a permit of the link
+        self.on_permit_freed()
 
     def on_stopped(self, listener: LinkListener, *, failed: bool) -> None:
         """See `AcceptedClientHandler`."""

@@ -82,11 +82,15 @@ class TargetDialer:
         try:
             return await retry_dial(
                 lambda left: client.join(link, target, latency, left, tap),
-                lambda: self._count_aborted(routed, AbortedHandshakeBudget.record_abandoned),
+                lambda: self.record_abandoned(routed),
                 max(deadline - time.monotonic(), MIN_DIAL),
             )
         finally:
             slots.release()
+
+    def record_abandoned(self, routed: RoutedTarget) -> None:
+        """Update the handshake budget of a path after a dial was abandoned that may still succeed."""
+        self._count_aborted(routed, AbortedHandshakeBudget.record_abandoned)
 
     def record_end(self, routed: RoutedTarget, relay: Relay, began: float) -> None:
         """Update the handshake budget of a path after a client's connection has ended.

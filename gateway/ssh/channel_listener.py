@@ -13,6 +13,7 @@ from gateway.ssh.channel_interfaces import SshChannel
 from gateway.ssh.channel_target import channel_target
 from gateway.ssh.flow_control import INITIAL_WINDOW, MIN_WINDOW
 from gateway.ssh.native_channel import NativeChannel
+from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION
 from gateway.ssh.pooled_connection import PooledConnection
 
 
@@ -57,9 +58,11 @@ class ChannelListener(NativeListener):
     def _listen(self, descriptor: int, permits: int) -> None:
         wires = struct.pack(f"={len(self._connections)}Q", *self._connections)
         to, tap = self._rule.to, self._rule.make_tap is not None
+        full = CHANNELS_PER_CONNECTION - 1
         self._runner.engine.listen(
             self._token, descriptor, self._histogram, self._open_histogram, permits, MIN_WINDOW, INITIAL_WINDOW,
-            self._max_packet, tap, wires, self._networks, *channel_target(to.host, to.port),
+            self._max_packet, full, self._rule.min_responses, tap, wires, self._networks,
+            *channel_target(to.host, to.port),
         )  # fmt: skip
 
     def _create_relay(self, token: int, wire: int, tap: Tap | None) -> NativeChannel:

@@ -111,6 +111,11 @@ class NativeTransport(asyncio.Transport):
         """Number of channels on this connection, including those that are opening or closing."""
         return 0 if self._closed else self.runner.engine.gauge(self.token)[2]
 
+    @property
+    def overflow_count(self) -> int:
+        """Number of channels that listeners opened although all their connections had many channels."""
+        return 0 if self._closed else self.runner.engine.gauge(self.token)[0]
+
     # The pool calls these methods.
 
     def last_heard(self, within: float) -> float:

@@ -71,7 +71,7 @@ class SshConnectionPool:
         self._idle_since = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
         self._slow_opens = SlowOpenDetector(self._loop, _SLOW_OPEN, self._check_alive)
-        self._listeners = TargetListenerManager(self._check_alive, self._choose)
+        self._listeners = TargetListenerManager(self._check_alive, self._grow)
 
     @contextlib.asynccontextmanager
     async def running(self, first: PooledConnection) -> AsyncIterator["SshConnectionPool"]:
@@ -119,11 +119,18 @@ class SshConnectionPool:
         usable = [connection for connection in self._usable if connection.alive]
         if not usable:
             return None
-        chosen, grow = choose_connection([connection.load for connection in usable], self._options.connections.max)
-        if grow and self._target_size <= len(usable):
-            self._target_size = len(usable) + 1
-            self._dialer.wake()
+        chosen, full = choose_connection([connection.load for connection in usable])
+        if full:
+            self._grow()
         return usable[chosen]
+
+    def _grow(self) -> None:
+        """Start to dial another connection, unless the pool has the maximum number, or already dials one."""
+        usable = sum(connection.alive for connection in self._usable)
+        self._idle_since = time.monotonic()
+        if self._target_size <= usable < self._options.connections.max:
+            self._target_size = usable + 1
+            self._dialer.wake()
 
     def _check_alive(self, connection: PooledConnection) -> None:
         connection.check_alive()

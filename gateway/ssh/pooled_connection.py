@@ -49,6 +49,7 @@ class PooledConnection:
         self.outdated = False
         """Whether the connection gets no new channels, and is closed after its last channel: the tunnel's credentials
         have changed since it logged in, or the pool has more connections than it needs."""
+        self._overflow_count = 0
         self.stalled = False
         """See `ConnectionHealth.stalled`."""
         self.silence_at_recovery = 0.0
@@ -75,6 +76,12 @@ class PooledConnection:
         """Number of channels that are open or opening, including those that the native engine has not reported."""
         known = len(self._relays) + self._opener.opening_count
         return max(known, self.native_transport.channel_count) if self.native_transport is not None else known
+
+    def has_overflowed(self) -> bool:
+        """Return whether `NativeTransport.overflow_count` has increased since the last call."""
+        count = self.native_transport.overflow_count if self.native_transport is not None else 0
+        before, self._overflow_count = self._overflow_count, count
+        return count > before
 
     @property
     def rekeys_often(self) -> bool:

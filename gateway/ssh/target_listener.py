@@ -9,7 +9,6 @@ from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule, 
 from gateway.relay.native_listener_group import ListenerFactory, NativeListenerGroup
 from gateway.ssh.channel_interfaces import SshChannel
 from gateway.ssh.flow_control import MAX_RECEIVE_PACKET, MAX_SEND_PACKET
-from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION
 from gateway.ssh.pooled_connection import PooledConnection
 
 log = logging.getLogger(__name__)
@@ -56,7 +55,13 @@ class TargetListener(NativeListenerGroup):
         super().on_served(clients)
 
     def _grow_if_full(self) -> None:
-        if all(each.load >= CHANNELS_PER_CONNECTION - 1 for each in self.connections):
+        runners, full = set(), set()
+        for each in self.connections:
+            if each.native_transport is not None:
+                runners.add(each.native_transport.runner)
+                if each.has_overflowed():
+                    full.add(each.native_transport.runner)
+        if full == runners:
             self._owner.grow()
 
     def on_stopped(self) -> None:

@@ -88,6 +88,10 @@ def root(tmp_path: Path) -> Iterator[Path]:
     (made / "usr/local/bin/gateway").chmod(0o755)
     for unit in ("gateway.service", "gateway.socket"):
         shutil.copy(REPOSITORY / "configs/systemd" / unit, made / "etc/systemd/system")
+    # An emulated processor is slow, in particular while other tests run.
+    drop_in = made / "etc/systemd/system/gateway.service.d"
+    drop_in.mkdir()
+    (drop_in / "slow.conf").write_text("[Service]\nTimeoutStartSec=600s\n")
     yield made
     shutil.rmtree(made)
 
