@@ -13,9 +13,15 @@ from collections.abc import Sequence
 
 from gateway.backend_support.aborted_login_count import AbortedLoginCount
 from gateway.backend_support.probe_login_limiter import ProbeLoginLimiter
+from gateway.contracts.accepting_link import LinkListener
+from gateway.contracts.relay import Relay
 
 _THROTTLE_SHARE = 0.9
-"""Fraction of the limit. If the server has counted more, the budget admits clients one at a time."""
+"""Fraction of the limit. If the server has counted more, or can soon count more because of clients whose login is not
+proven, the budget admits clients one at a time."""
+_LOGIN_TIMEOUT = 15.0
+"""Seconds after which an open connection proves a login. The server closes a connection without a login earlier
+(`connect_timeout`, by default 10 s)."""
 _THROTTLE_INTERVAL = 10.0
 """Minimum seconds between two clients of one server, while clients are admitted one at a time. The interval applies
 to all tunnels to the server together."""
@@ -39,6 +45,12 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         """Limits the logins of probes."""
         self.next_admission = 0.0
         """Monotonic time before which no client is admitted, if clients are admitted one at a time."""
+        self.dialing = 0
+        """Number of admitted clients that are not connected to the server yet."""
+        self.listeners: set[LinkListener] = set()
+        """The listeners that connect clients to the server themselves."""
+        self._unproven: dict[Relay, float] = {}
+        """The monotonic time at which each client was connected whose responses do not prove a login yet."""
 
     @property
     def limit(self) -> int:
@@ -65,17 +77,42 @@ class AbortedHandshakeBudget(AbortedLoginCount):
 
         If clients are admitted one at a time, a True result also starts the interval until the next client.
         """
-        if self.aborted < self.limit * _THROTTLE_SHARE:
+        if self.room(now) > 0:
             return True
         if now < max(each.next_admission for each in self.peers):
             return False
         self.next_admission = now + _THROTTLE_INTERVAL
         return True
 
-    @property
-    def room(self) -> int:
-        """Number of handshakes that clients can abort before clients are admitted one at a time."""
-        return max(0, int(self.limit * _THROTTLE_SHARE) - self.aborted)
+    def add_client(self, relay: Relay, at: float) -> None:
+        """Count a client until its login is proven, or until `remove_client` is called.
+
+        Args:
+            relay: The client's relay.
+            at: Monotonic time at which the client was connected to the server.
+        """
+        self._unproven[relay] = at
+
+    def remove_client(self, relay: Relay) -> None:
+        """Remove a client whose connection has ended."""
+        self._unproven.pop(relay, None)
+
+    def unproven(self, now: float) -> int:
+        """Return the number of clients through this tunnel whose login is not proven at the monotonic time `now`.
+
+        Includes the clients that `listeners` can still accept.
+        """
+        self._unproven = {
+            relay: at
+            for relay, at in self._unproven.items()
+            if relay.responses < LOGIN_RESPONSES and at > now - _LOGIN_TIMEOUT
+        }
+        return self.dialing + sum(each.reserved for each in self.listeners) + len(self._unproven)
+
+    def room(self, now: float) -> int:
+        """Return how many clients can be admitted at the monotonic time `now`, even if all of them abort."""
+        limit = int(self.limit * _THROTTLE_SHARE)
+        return max(0, limit - self.aborted - sum(each.unproven(now) for each in self.peers))
 
     @property
     def needs_login(self) -> bool:

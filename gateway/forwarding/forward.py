@@ -254,6 +254,7 @@ class Forward:
             self._native.offer(routed, self._dialer.target_dialer.route, self.listeners)
 
     def _add_native(self, routed: RoutedTarget, relay: Relay, login: LoginTap | None, at: float) -> None:
+        self._dialer.target_dialer.record_joined(routed, relay, at)
         self._add(OpenConnection(relay, routed, None, at, login, None))
 
     def _add(self, connection: OpenConnection) -> None:

@@ -27,8 +27,8 @@ _MIN_ROOM = 0.25
 _PERMIT_SHARE = 1 / 64
 """Fraction of the limit of permits. When this many permits are free again, the link is permitted to accept more."""
 _BUDGET_SHARE = 0.5
-"""Fraction of the handshakes that clients are still allowed to abort. The clients that a link can accept, and has not
-reported yet, are at most this many. Two backends of one server can use its budget at the same time."""
+"""Fraction of the clients that a handshake budget can admit. The link can accept at most this many, so that other
+backends of the same server can admit clients, too."""
 
 
 class NativeAcceptor:
@@ -71,6 +71,8 @@ class NativeAcceptor:
         """For each `LinkListener` that still has clients or can accept them: the path over which it dials."""
         self._bound: list[Listener] = []
         """The backend's listeners on whose sockets the link accepts clients."""
+        self._budgets: dict[LinkListener, AbortedHandshakeBudget] = {}
+        """The handshake budgets that count the clients of each `LinkListener` of `_paths`."""
         self._budget: AbortedHandshakeBudget | None = None
         """The handshake budget of the path of `_listening`."""
         self._freed = 0
@@ -124,6 +126,9 @@ class NativeAcceptor:
             self._retry_at = now + _RETRY_AFTER
             return
         self._paths[self._listening] = routed
+        if self._budget is not None:
+            self._budget.listeners.add(self._listening)
+            self._budgets[self._listening] = self._budget
         self._bound, self._freed = listeners, 0
         for each in listeners:
             each.delegate(self.withdraw)
@@ -162,9 +167,13 @@ class NativeAcceptor:
 
     def _room(self) -> int:
         """Return the number of additional permits that the limits allow."""
-        reserved = sum(each.reserved for each in self._paths)
+        budget, reserved = self._budget, sum(each.reserved for each in self._paths)
         room = self._acceptor.admission.max_connections - self._acceptor.active_here - reserved
-        return room if self._budget is None else min(room, int(self._budget.room * _BUDGET_SHARE) - reserved)
+        return (
+            room
+            if budget is None
+            else min(room, int((budget.room(time.monotonic()) + reserved) * _BUDGET_SHARE) - reserved)
+        )
 
     def on_permit_freed(self) -> None:
         """Permit the link to accept more clients if enough permits have become free."""
@@ -187,7 +196,7 @@ class NativeAcceptor:
         self._acceptor.accepted += 1
         self._on_joined(routed, relay, tap, at)
         if self._budget is not None:
-            self.on_permit_freed()  # the budget limits only the clients that are not reported yet
+            self.on_permit_freed()  # the budget itself counts clients that are reported
 
     def on_served(self, listener: LinkListener, clients: ServedClients) -> None:
         """See `AcceptedClientHandler`."""
@@ -214,6 +223,8 @@ class NativeAcceptor:
     def on_closed(self, listener: LinkListener) -> None:
         """See `AcceptedClientHandler`."""
         self._paths.pop(listener, None)
+        if (budget := self._budgets.pop(listener, None)) is not None:
+            budget.listeners.discard(listener)
 
     def _accept_here(self) -> None:
         for each in self._bound:
