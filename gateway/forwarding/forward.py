@@ -85,7 +85,7 @@ class Forward:
                 self._latency,
                 self._add_native,
                 self._served,
-                self._dialer.target_dialer.record_abandoned,
+                lambda routed: self._dialer.target_dialer.record_abandoned(routed),  # a reload replaces this dialer
                 self._cancels,
             )
             self._acceptor.clients_elsewhere = lambda: native.clients

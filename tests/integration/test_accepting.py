@@ -316,3 +316,27 @@ def test_short_connections_survive_a_rotated_key(gateway: Gateway, bastion: Bast
         total = sum(each.result(timeout=30) for each in running)
     gateway.wait(lambda: gateway.backend("a")["connections"]["total"] == first + total)
     assert gateway.backend("a")["connections"]["reset"] == {}
+
+
+def test_the_pool_grows_for_many_short_connections_at_the_same_time(gateway: Gateway, bastion: Bastion) -> None:
+    need_data_plane()
+    listen = free_port()
+
+    def burst() -> bool:
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(connect(listen)) for _ in range(70)]
+            for client in clients:
+                assert echo(client) == b"hello"
+        return len(bastion.sessions()) == 2
+
+    with serving(echoing) as port:
+        gateway.write(f"""
+            tunnels:
+              bastion: {ssh_tunnel(bastion, more=", connections: {min: 1, max: 2}")}
+            backends:
+              a: {{kind: tcp, via: bastion, targets: ["127.0.0.1:{port}"], listen: 127.0.0.1:{listen}, {CHECK}}}
+        """)
+        gateway.start().wait_up("a")
+        start_accepting(gateway, listen)
+        assert len(bastion.sessions()) == 1
+        gateway.wait(burst)
