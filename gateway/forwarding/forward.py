@@ -85,7 +85,7 @@ class Forward:
                 self._latency,
                 self._add_native,
                 self._served,
-                lambda routed: self._dialer.target_dialer.record_abandoned(routed),  # a reload replaces this dialer
+                self._record_abandoned,
                 self._cancels,
             )
             self._acceptor.clients_elsewhere = lambda: native.clients
@@ -256,6 +256,9 @@ class Forward:
     def _add_native(self, routed: RoutedTarget, relay: Relay, login: LoginTap | None, at: float) -> None:
         self._dialer.target_dialer.record_joined(routed, relay, at)
         self._add(OpenConnection(relay, routed, None, at, login, None))
+
+    def _record_abandoned(self, routed: RoutedTarget) -> None:
+        self._dialer.target_dialer.record_abandoned(routed)
 
     def _add(self, connection: OpenConnection) -> None:
         self._connections.add(connection)
