@@ -117,7 +117,10 @@ def parse_file(text: str) -> tuple[list[MemberAddress], list[str]]:
 
 
 def exposed_token(members: Iterable[MemberAddress]) -> str | None:
-    """Return a warning about the first member that would receive the token without encryption; None without one."""
+    """Return a warning about the first member that would receive the token without encryption.
+
+    Return None if there is no such member.
+    """
     exposed = next((each for each in members if each.exposes_token), None)
     return exposed and f"the token is sent to {exposed} without encryption: use https://, and set ops.tls there"
 

@@ -106,7 +106,7 @@ def _time(value: object) -> str:
         found = read.astimezone(UTC)
     except (ValueError, OverflowError):
         return ""
-    # Exclude the year 9999, the last that `datetime` supports: a conversion to another time zone could fail.
+    # Exclude 9999, the last year that `datetime` supports, because a conversion to another time zone can fail.
     valid = read.tzinfo is not None and 1970 <= found.year < MAXYEAR
     return found.isoformat(timespec="milliseconds").replace("+00:00", "Z") if valid else ""
 

@@ -25,7 +25,7 @@ class ControlledService(Protocol):
         """Return a snapshot of the service's state. Do no I/O, and yield to the event loop between the steps."""
 
     async def updated_view(self, view: ServiceView, changed: Collection[str]) -> ServiceView:
-        """Return a copy of an earlier snapshot, but with the current state of some backends.
+        """Return a copy of an earlier snapshot, with the current state of some backends.
 
         Args:
             view: The earlier snapshot.
