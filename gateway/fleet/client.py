@@ -68,8 +68,8 @@ class MemberClient:
         self.credentials = MemberCredentials()
 
     async def __aenter__(self) -> Self:
-        # Close each connection after its response (`force_close`). On idle connections, aiohttp buffers unlimited data,
-        # so a member could exhaust the memory.
+        # Close each connection after its response (`force_close`). On idle connections, aiohttp buffers unlimited
+        # data, so a member could exhaust the memory.
         connector = aiohttp.TCPConnector(limit=0, resolver=_MemberResolver(), force_close=True)
         self._session = aiohttp.ClientSession(
             connector=connector,

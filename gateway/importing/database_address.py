@@ -53,7 +53,9 @@ class DatabaseAddress:
     more: tuple[str, ...] = ()
 
     def kind(self) -> tuple[str, int, str]:
-        """Return the backend kind, the port and a note. The note is empty, unless the kind or the port is a guess.
+        """Return the backend kind, the port and a note. If the kind or the port is a guess, the note says so.
+
+        Otherwise, the note is empty.
 
         Raises:
             UsageError: The port is not a port number.

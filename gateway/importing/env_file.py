@@ -15,8 +15,8 @@ def parse_env_file(text: str, value: Callable[[str], str] | None = None) -> dict
 
     Args:
         text: The content of the file: `NAME=value` lines, with comments, quotes and `export`.
-        value: A function that returns the value of a variable, for references to variables that no earlier line of
-            the file sets; empty if the value is not known. None: do not replace references, as in `docker run`.
+        value: A function that returns the value of a variable that no earlier line of the file sets; empty if the
+            value is not known. None: keep references such as `${NAME}`, as `docker run` does.
     """
     found: dict[str, str] = {}
 

@@ -100,7 +100,7 @@ def reachability_warnings(config: Config) -> Iterator[str]:
 
 
 def _ports(config: Config) -> Iterator[tuple[str, int]]:
-    """Yield the name and the first TCP listener port of each backend. Skip backends that kernels mount, such as NFS."""
+    """Yield the name and first TCP listener port of each backend, except backends that kernels mount, such as NFS."""
     for name, spec in config.backends.items():
         port = next((address.port for address in spec.listen if not address.is_unix), None)
         if port is not None and not spec.kind.kernel_mounts:

@@ -28,9 +28,9 @@ _RESTRICTED = {
 def kubernetes(config: Config, text: str, name: str, image: str, *, podman: bool = False) -> str:
     """Return YAML documents: a ConfigMap, the workload that uses the ConfigMap, and Services or volumes for clients.
 
-    If the kernels of the nodes mount the backends, such as NFS, the workload is a DaemonSet in the nodes' network, with
-    a PersistentVolume and a PersistentVolumeClaim for each volume. Otherwise, the workload is a Deployment, with a
-    Service for each backend.
+    If the kernels of the nodes mount the backends (such as NFS), the workload is a DaemonSet in the nodes' network,
+    with a PersistentVolume and a PersistentVolumeClaim for each volume. Otherwise, the workload is a Deployment, with
+    a Service for each backend.
 
     Args:
         config: The configuration.
