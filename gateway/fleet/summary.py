@@ -67,7 +67,7 @@ def decode_summary(body: bytes) -> MemberSummary:
         raise ValueError(f"the response is not valid JSON: {_CORRECT_PORT}") from error
     if not isinstance(found, dict) or not isinstance(found.get("backends"), dict):
         message = f"the response is not from a gateway: {_CORRECT_PORT}"
-        raise ValueError(message)  # noqa: TRY004 - the value has the wrong content
+        raise ValueError(message)  # noqa: TRY004 - the response is invalid, not a Python type
     problems = found.get("problems")
     return MemberSummary(
         instance=_text(found, "instance"),

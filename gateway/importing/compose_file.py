@@ -94,7 +94,7 @@ def _extended(
     Args:
         name: The name of the service.
         services: The services of the file.
-        source: The prefix of notes about the file, which contains its name; can be empty.
+        source: The prefix of notes about the file: its name, a colon and a space; or empty.
         result: The imported configuration, to which the function adds a note if the service inherits keys from
             another file.
         inner: The names of the services that directly or indirectly extend this service, to detect cycles.

@@ -21,7 +21,8 @@ _FILES = {
     "password_file": "password", "private_key_file": "private_key", "preshared_key_file": "preshared_key",
     "known_hosts": "known_hosts", "config": "config",
 }  # fmt: skip
-"""Maps each configuration key that contains a file path to the last part of the name of its Compose secret."""
+"""Maps each configuration key that contains a file path to the last part of the name of its Compose secret. For
+example, the `password_file` of tunnel `bastion` becomes the secret `bastion_password`."""
 
 
 @dataclass

@@ -92,7 +92,7 @@ class EnvFiles:
         return self._dotenv[key]
 
     def is_read(self, path: str) -> bool:
-        """Return whether a container uses an env file."""
+        """Return whether a container uses the env file at a path."""
         return _key(path) in self._read
 
     def unused(self, path: str) -> list[str]:

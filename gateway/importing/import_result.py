@@ -30,7 +30,7 @@ class ImportResult:
         forwards: The local forwards (`ssh -L`).
         clients: The clients of remote services.
         containers: The containers of all sources.
-        reserved: Names that a backend must not have, because other containers have them.
+        reserved: Names that a backend must not have, because containers that the gateway does not replace have them.
         changes: Pairs of a client and an instruction for the user on how to change the client. For clients in a
             Compose file, the import can create a diff of the file in place of the instructions.
         sections: Additional sections of the configuration.

@@ -18,7 +18,7 @@ _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 _SHELLS = frozenset({
     "sh", "bash", "dash", "ash", "zsh", "su", "sudo", "runuser", "flock", "screen", "tmux", "nohup", "setsid",
 })  # fmt: skip
-"""Programs that run a command line which is one of their arguments, as in `sh -c 'ssh …'`."""
+"""Programs that can run a command line from one of their arguments, as in `sh -c 'ssh …'`."""
 
 
 def import_unit(text: str, source: str, read_env_file: EnvFileReader, result: ImportResult) -> Volumes:
@@ -128,7 +128,7 @@ def _schedule(words: list[str]) -> dict[str, str]:
 
 def _note_other(words: list[str], source: str, result: ImportResult) -> None:
     if words != ["done"]:
-        printed = words[0] in ("echo", "printf")  # hide the arguments, because they can be a secret for a pipe
+        printed = words[0] in ("echo", "printf")  # hide the arguments, as in `echo SECRET | …`
         result.add_note(f"{source}`{f'{words[0]} …' if printed else redacted(words)}`: not imported")
 
 

@@ -34,7 +34,7 @@ class YamlEdit:
                 " of `docker compose config`"
             ) from None
         self._edits: dict[tuple[int, int], str] = {}
-        """The new text for each range (start and end index) of the old text."""
+        """The new text for each changed range (start and end index) of the old text."""
         self._flows: dict[tuple[int, int], KeyPath] = {}
         """The path of each changed flow collection (`{…}` or `[…]`), by its range in the old text. The method `text`
         replaces the whole collection."""

@@ -244,7 +244,10 @@ def _backend_cause(
 
 
 def _waiting(view: ServiceView, backends: Iterable[BackendView]) -> tuple[int, str]:
-    """Return how many containers wait, and the word `container`. Without Docker: how many clients, and `client`."""
+    """Return the number of waiting containers, and the word `container`.
+
+    Without Docker, return the number of waiting clients, and the word `client`.
+    """
     if view.docker is None:
         return sum(each.waiting for each in backends), "client"
     return len({name for each in backends for name, use in each.consumers.items() if use.waiting}), "container"

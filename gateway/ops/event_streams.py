@@ -19,7 +19,7 @@ _BATCH = 50
 """Maximum number of events in one write."""
 _SEND_BUFFER = 32 * 1024
 """Size of the socket's send buffer in bytes. If a client does not read, a small buffer soon becomes full. Then the
-deadline of the connection is no longer extended, and the connection closes."""
+server no longer extends the deadline of the response, and closes the connection."""
 _RESET = "event: reset\ndata: {}\n"
 """Sent to a client that has missed events, so that it reads the whole status again."""
 

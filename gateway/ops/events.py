@@ -105,7 +105,7 @@ class EventLog:
 
     Events of backends and targets have one limit, and all other events have another limit (`MAX_CAUSES`). At the
     limit, a new event replaces the oldest event with the same limit. If the replaced event reports a failure that is
-    still ongoing, the log keeps this event too, in addition to the limit.
+    still ongoing, the log keeps this event too, beyond the limit.
 
     Args:
         limit: Maximum number of events of backends and targets.

@@ -78,5 +78,5 @@ def read_events(path: Path) -> list[StateChange]:
         status = os.fstat(file.fileno())
         file.seek(max(0, status.st_size - _MAX_BYTES))
         text = file.read(_MAX_BYTES).decode(errors="replace")
-    # Use the later time: after a boot without a real-time clock, the current time can be before the last write.
+    # Use the later of both times: after a boot without a real-time clock, the current time can be wrong (too early).
     return list(parse(text, max(time.time(), status.st_mtime)))

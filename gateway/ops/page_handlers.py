@@ -49,7 +49,7 @@ class PageHandlers:
         """Respond with the status page."""
 
         def render(view: ServiceView, parts: "PageParts") -> "LazyPage":
-            from gateway.ops.page.render import render_index  # noqa: PLC0415 - lazy, see `_respond`
+            from gateway.ops.page.render import render_index  # noqa: PLC0415 - lazy import
 
             service = self._service
             return render_index(view, service.events.latest(), service.configuration(), time.time(), parts)
@@ -61,7 +61,7 @@ class PageHandlers:
         name = request.match_info["name"]
 
         def render(view: ServiceView, parts: "PageParts") -> "LazyPage | None":
-            from gateway.ops.page.render import render_backend  # noqa: PLC0415 - lazy, see `_respond`
+            from gateway.ops.page.render import render_backend  # noqa: PLC0415 - lazy import
 
             service = self._service
             backend = next((each for each in view.backends if each.name == name), None)
@@ -76,7 +76,7 @@ class PageHandlers:
         """Respond with the page of the fleet."""
 
         def render(view: ServiceView, parts: "PageParts") -> "LazyPage":
-            from gateway.ops.page.render import render_fleet  # noqa: PLC0415 - lazy, see `_respond`
+            from gateway.ops.page.render import render_fleet  # noqa: PLC0415 - lazy import
 
             return render_fleet(view, self._service.fleet(), time.time(), parts)
 
@@ -95,8 +95,8 @@ class PageHandlers:
         # because the import is slow and would block the event loop.
         if _RENDERER not in sys.modules:
             await asyncio.to_thread(importlib.import_module, _RENDERER)
-        from gateway.ops.page.render import render_login, render_missing  # noqa: PLC0415 - lazy, see `_respond`
-        from gateway.ops.page.templates import SECURITY_POLICY  # noqa: PLC0415 - lazy, see `_respond`
+        from gateway.ops.page.render import render_login, render_missing  # noqa: PLC0415 - lazy import
+        from gateway.ops.page.templates import SECURITY_POLICY  # noqa: PLC0415 - lazy import
 
         headers = {
             "Content-Type": "text/html; charset=utf-8",
@@ -120,7 +120,7 @@ class PageHandlers:
             path: The path of the page.
             root: The URL of `/`, relative to the page.
         """
-        from gateway.ops.page.shared_page import SharedPage  # noqa: PLC0415 - lazy, see `_respond`
+        from gateway.ops.page.shared_page import SharedPage  # noqa: PLC0415 - lazy import
 
         page = self._pages.pop(path, None) or SharedPage(self._views, self._executor, root, self._max_age)
         if len(self._pages) == _MAX_PAGES:

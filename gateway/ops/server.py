@@ -55,7 +55,7 @@ class OpsServer:
         self._settings = settings
         self._secrets = OpsSecrets()
         self._tls_listeners: list[HttpListener] = []
-        # Render metrics in a thread: with many backends, this takes tens of milliseconds.
+        # Render metrics in a thread: with many backends, rendering takes tens of milliseconds.
         self._renderer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
         streams = limits_for(_max_descriptors()).connections // _STREAM_SHARE
         self._uncached, self._cached = (

@@ -18,8 +18,8 @@ class OpsSettings:
     Args:
         listen: Address of the HTTP server.
         admin_socket: Path of the admin socket. Only the owner of the socket can connect.
-        probe_listen: Address of a second HTTP server, only for probes such as `/readyz`. It needs no authentication,
-            and does not use TLS. None: no second server.
+        probe_listen: Address of a second HTTP server, only for probes such as `/readyz`. This server requires no
+            authentication, and does not use TLS. None: no second server.
         hosts: Accepted Host headers in addition to IP addresses and localhost.
         token_file: File with the token that grants access to everything.
         metrics_token_file: File with a token that grants access to `/metrics` and `/api/v1/sd` only.

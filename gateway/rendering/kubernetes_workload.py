@@ -76,7 +76,8 @@ def kubernetes(config: Config, text: str, name: str, image: str, *, podman: bool
 
 def _adapt_to_podman(pod: dict[str, Any]) -> None:
     """Replace or remove the keys of a pod that `podman kube play` does not support."""
-    # Podman ignores fsGroup, so the files of a Secret belong to group root. Add this group to read them.
+    # Podman ignores fsGroup, so the files of a Secret belong to group root. Add this group, so that the gateway can
+    # read the files.
     del pod["securityContext"]["fsGroup"]
     pod["securityContext"]["supplementalGroups"] = [0]
     (container,) = pod["containers"]
