@@ -96,7 +96,7 @@ def parse_file(text: str) -> tuple[list[MemberAddress], list[str]]:
     """Parse a file with one address per line. Return the addresses, and a message for each invalid line.
 
     Args:
-        text: The content of the file. Empty lines and lines that start with `#` are ignored.
+        text: The content of the file. Empty lines and comments (from `#` to the end of the line) are ignored.
 
     Raises:
         ValueError: The file has more than `MAX_MEMBERS` addresses.
