@@ -49,7 +49,9 @@ class ControlledService(Protocol):
         """Read the configuration again, apply it, and return a summary of the changes.
 
         Raises:
-            ConfigError, BindError: The new configuration is not valid. Nothing was changed.
+            ConfigError: The new configuration is not valid. Nothing was changed.
+            UsageError: The new configuration changes a key that requires a restart. Nothing was changed.
+            GatewayError: Another error, such as an address that cannot be bound. Nothing was changed.
         """
 
     def containers(self, name: str) -> list[dict[str, Any]] | None:
