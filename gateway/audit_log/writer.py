@@ -197,7 +197,6 @@ class AuditWriter:
                     log.info("writing to the audit log works again", extra={"file": str(self._target)})
 
     def _drop_all(self) -> None:
-
         with self._lock:
             left = len(self._writing) + len(self._queue)
             self.dropped += left
