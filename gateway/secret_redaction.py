@@ -25,7 +25,8 @@ _OPTIONS_OF_PROGRAMS = (
     ("lftp", r"-u\s*[^\s,'\"]*,"),
     ("curl", r"(?:-u|--user)\s*"),
 )
-"""Names of programs, and the option whose value is a secret. Each pattern matches the characters up to the secret."""
+"""For each pattern of program names: a pattern of the option whose value is a secret. The pattern of the option
+matches all characters before the secret."""
 
 
 def _after(program: str) -> str:

@@ -44,7 +44,7 @@ class ProbeResult:
         safe = {
             fact: one_line(value) if isinstance(value, str) else finite(value) for fact, value in self.facts.items()
         }
-        object.__setattr__(self, "facts", safe)  # because the dataclass is frozen
+        object.__setattr__(self, "facts", safe)  # a frozen dataclass forbids assignment
 
 
 class Backend(Protocol):

@@ -17,17 +17,17 @@ from gateway.contracts.accepting_link import LinkListener
 from gateway.contracts.relay import Relay
 
 _THROTTLE_SHARE = 0.9
-"""Fraction of the limit. If the server has counted more, or can soon count more because of clients whose login is not
-proven, the budget admits clients one at a time."""
+"""Fraction of the limit at which the budget starts to admit clients one at a time. The aborted handshakes that the
+server has counted and the clients whose login is not proven yet count toward this fraction."""
 _LOGIN_TIMEOUT = 15.0
-"""Seconds after which an open connection proves a login. The server closes a connection without a login earlier
-(`connect_timeout`, by default 10 s)."""
+"""A connection that is open for this number of seconds proves that the client has logged in. MySQL closes a
+connection without a login earlier (`connect_timeout`, by default 10 s)."""
 _THROTTLE_INTERVAL = 10.0
-"""Minimum seconds between two clients of one server, while clients are admitted one at a time. The interval applies
-to all tunnels to the server together."""
+"""Minimum seconds between the admission of two clients of one server, while clients are admitted one at a time. The
+interval applies to all tunnels to the server together."""
 _ABANDONED_DIAL_DELAY = 10.0
-"""Maximum seconds until an abandoned dial reaches the server. The server then counts an aborted handshake, even if a
-login has reset the count after the dial was abandoned."""
+"""Maximum seconds until a dial that the gateway has abandoned reaches the server. The server then counts an aborted
+handshake, even if a login has reset the count after the gateway abandoned the dial."""
 LOGIN_RESPONSES = 2
 """Minimum number of responses that prove a login: one to the login itself, and one to the next request."""
 
@@ -44,13 +44,13 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         self.logins = ProbeLoginLimiter(limit)
         """Limits the logins of probes."""
         self.next_admission = 0.0
-        """Monotonic time before which no client is admitted, if clients are admitted one at a time."""
+        """Earliest monotonic time of the next admission, while clients are admitted one at a time."""
         self.dialing = 0
         """Number of admitted clients that are not connected to the server yet."""
         self.listeners: set[LinkListener] = set()
-        """The listeners that connect clients to the server themselves."""
+        """The listeners of links that accept clients, and connect them to the server, without the event loop."""
         self._unproven: dict[Relay, float] = {}
-        """The monotonic time at which each client was connected whose responses do not prove a login yet."""
+        """For each client whose login is not proven yet: the monotonic time at which the client was connected."""
 
     @property
     def limit(self) -> int:
@@ -110,7 +110,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         return self.dialing + sum(each.reserved for each in self.listeners) + len(self._unproven)
 
     def room(self, now: float) -> int:
-        """Return how many clients can be admitted at the monotonic time `now`, even if all of them abort."""
+        """Return how many clients can be admitted at the monotonic time `now`, assuming that all of them abort."""
         limit = int(self.limit * _THROTTLE_SHARE)
         return max(0, limit - self.aborted - sum(each.unproven(now) for each in self.peers))
 

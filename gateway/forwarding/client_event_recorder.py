@@ -92,7 +92,7 @@ class ClientEventRecorder:
         Args:
             record: The client's record.
             ending: Value of the event's field `ending`: a `CloseReason` or `NOT_CONNECTED`.
-            reason: Why no target could be reached; None if this is not why the client was closed.
+            reason: Why no target could be reached; None if the client was closed for another cause.
         """
         if record is not None and self._end(record):
             self._write(record, None, None, ending, reason)

@@ -1,4 +1,4 @@
-"""Spreads the closing of connections in a drain, so that clients do not all reconnect at once. Does no I/O."""
+"""Spreads the closing of connections in a drain, so that not all clients reconnect at the same time. Does no I/O."""
 
 from gateway.contracts.relay import Relay
 

@@ -1,4 +1,4 @@
-"""Checks one target through one tunnel on a schedule, over the connection that also carries the client traffic."""
+"""Checks one target through one tunnel on a schedule, over the link that also carries the client traffic."""
 
 import asyncio
 import contextlib

@@ -54,11 +54,11 @@ def take_unread_data(channel: Any) -> UnreadData:
 def disable_auto_adjust(conn: asyncssh.SSHClientConnection) -> None:
     """Make new channels leave flow control to their session.
 
-    The session must call `send_window_adjust` itself. asyncssh would grant the peer a full window for each packet
-    that the session receives, even if asyncssh still buffers other data. The peer could then send without limit.
+    The session must call `send_window_adjust` itself. By default, asyncssh grants the peer a full window again when
+    the session receives a packet, even if asyncssh still buffers other data. The peer could then send without limit.
 
-    The channels call the session's `resume_writing` each time the peer increases the send window. asyncssh would call
-    it only when its own send buffer drains.
+    In addition, make new channels call the session's `resume_writing` each time the peer increases the send window.
+    By default, asyncssh calls this method only when its own send buffer drains.
     """
     for name in ("create_tcp_channel", "create_unix_channel"):
         setattr(conn, name, partial(_create_without_auto_adjust, getattr(conn, name)))

@@ -124,7 +124,8 @@ class AsyncsshRelay(RelayClientSocket, asyncssh.SSHTCPSession[bytes]):
             return
         room = send_window(channel)
         if not room:
-            # Do not write: asyncssh would buffer the data, and would drop it if the peer closed the channel.
+            # The peer accepts no more data now. Do not write to the channel: asyncssh would buffer the data, and drop
+            # the data if the peer closed the channel.
             self._window_full = True
             self._update_interest()
             return
@@ -145,7 +146,7 @@ class AsyncsshRelay(RelayClientSocket, asyncssh.SSHTCPSession[bytes]):
         self.to_backend += len(data)
         try:
             channel.write(data)
-        except BrokenPipeError:  # the peer has closed the channel, but its earlier data still goes to the client
+        except BrokenPipeError:  # the peer has closed the channel; the client still gets the peer's earlier data
             self._client_data_lost = self._window_full = True
             self._update_interest()
 

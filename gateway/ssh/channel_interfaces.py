@@ -14,9 +14,9 @@ class SshChannel(Relay, Protocol):
 
     @property
     def cut_short(self) -> bool:
-        """Whether the client received less than the backend's whole stream, which ends with end-of-file.
+        """Whether the relay ended before the client received the backend's whole stream and its end-of-file.
 
-        Valid only after the client's stream has ended.
+        Valid only after the stream to the client has ended.
         """
 
     @property

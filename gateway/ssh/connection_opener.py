@@ -40,7 +40,8 @@ async def connect(
         memory: The type of the tunnel's last trusted host key. A successful login updates it.
 
     Returns:
-        An authenticated connection; the caller must close it. Its extra info `verifier` is a `HostKeyVerifier`.
+        An authenticated connection; the caller must close it. Its method `get_extra_info("verifier")`
+        returns the `HostKeyVerifier`.
 
     Raises:
         TunnelError: The login failed; fatal if a retry cannot help.

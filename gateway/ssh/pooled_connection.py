@@ -47,8 +47,8 @@ class PooledConnection:
         """Round-trip time of the last keepalive, in seconds; None before the first reply."""
         self.closing = False
         self.outdated = False
-        """Whether the connection gets no new channels, and is closed after its last channel: the tunnel's credentials
-        have changed since it logged in, or the pool has more connections than it needs."""
+        """Whether the connection gets no new channels, and is closed after its last channel. Reasons: the tunnel's
+        credentials have changed since the connection logged in, or the pool has more connections than it needs."""
         self._overflow_count = 0
         self.stalled = False
         """See `ConnectionHealth.stalled`."""
@@ -101,7 +101,7 @@ class PooledConnection:
     ) -> SshChannel:
         """Open a channel to `to`, and attach `client` to the channel. See `gateway.contracts.link.Link.join`.
 
-        Call this only while `alive` is true.
+        Call this method only while `alive` is true.
         """
         timeout = min(self._options.dial_timeout, within)
         try:
