@@ -5,7 +5,7 @@ be readable by everybody. A file is readable by everybody if its mode lets other
 parent directories let other users traverse them.
 
 Container runtimes mount secrets with mode 0444 (Docker) or 0644 (Kubernetes) into a container, which has no other
-users. The checks accept such mounts: a mount of a single file (Docker, Compose, Swarm), or an in-memory file system
+users. The checks accept these mounts: a mount of a single file (Docker, Compose, Swarm), or an in-memory file system
 in a pod (Kubernetes). They refuse in-memory file systems outside a pod, because other users can read files there.
 """
 

@@ -144,7 +144,7 @@ class AcceptingLink(Protocol):
 
         Args:
             rule: The sockets, the target, and the allowed clients.
-            permits: Number of clients to accept. `LinkListener.permit` increases it.
+            permits: Number of clients to accept. `LinkListener.permit` increases this number.
             handler: Receives the clients.
 
         Returns:

@@ -21,7 +21,7 @@ class Relay(Protocol):
 
     @property
     def awaiting_response(self) -> bool:
-        """Whether the client probably waits for a response, because it was the last side to send data."""
+        """Whether the client probably waits for a response, because the last data came from the client."""
 
     @property
     def waiting_since(self) -> float | None:

@@ -1,4 +1,4 @@
-"""Lets the native engine accept the clients of a backend, as long as this needs no decision by Python code."""
+"""Lets the native engine accept the clients of a backend, as long as no client needs a decision by Python code."""
 
 import time
 from collections.abc import Callable
@@ -20,8 +20,8 @@ from gateway.measurement import Histogram
 _RETRY_AFTER = 1.0
 """Minimum seconds between two attempts to let a link accept clients, if the first attempt or the link has failed."""
 _MIN_HOLD = 3.0
-"""If `Route.hold` is less than this number of seconds, links accept no clients. Python code accepts them, because it
-enforces such a short limit more precisely."""
+"""If `Route.hold` is less than this number of seconds, links accept no clients. Python code then accepts the clients,
+because it enforces a short limit more precisely."""
 _MIN_ROOM = 0.25
 """Minimum fraction of `_permit_limit` that must be available before a link starts to accept clients."""
 _PERMIT_SHARE = 1 / 64

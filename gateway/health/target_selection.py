@@ -111,8 +111,8 @@ def wrong_role_targets(candidates: list[TargetCandidate], prefer: Preference) ->
         read_only = frozenset(each.target for each in candidates if each.read_only or each.role == "replica")
         return read_only | superseded_primaries(candidates, prefer)
     first = next(iter(order_targets(candidates, prefer)), None)
-    # Clients of a primary must move only if the best target is a usable replica. Otherwise, new clients use the
-    # primary too.
+    # With the preference `replica`, clients of a primary must move only if the best target is a usable replica.
+    # Otherwise, new clients use the primary, too.
     if prefer == "replica" and first is not None and first.role == "replica" and first.state in _USABLE:
         return frozenset(each.target for each in candidates if each.role == "primary")
     return frozenset()

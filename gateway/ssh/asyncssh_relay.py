@@ -29,7 +29,7 @@ class AsyncsshRelay(RelayClientSocket, asyncssh.SSHTCPSession[bytes]):
         latency: The histogram for response latency.
         queue: Determines the order in which the relays of the SSH connection send. None if asyncssh's own transport
             sends the data.
-        tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes them.
+        tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes the bytes.
     """
 
     def __init__(self, latency: Histogram, queue: SendQueue | None, tap: Tap | None = None) -> None:

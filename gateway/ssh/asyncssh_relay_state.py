@@ -17,7 +17,7 @@ class AsyncsshRelayState:
 
     Args:
         latency: The histogram for response latency.
-        tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes them.
+        tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes the bytes.
     """
 
     def __init__(self, latency: Histogram, tap: Tap | None = None) -> None:

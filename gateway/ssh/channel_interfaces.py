@@ -47,7 +47,7 @@ class ChannelOpener(Protocol):
             to: The target.
             latency: Records the response latencies.
             timeout: Time limit for the open, in seconds.
-            tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes them.
+            tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes the bytes.
 
         Returns:
             A relay without a client. The caller must call the relay's `attach` or `abort`.

@@ -161,7 +161,7 @@ async def _log_in(
 
 
 def _discard(conn: asyncssh.SSHClientConnection | None, sock: socket.socket) -> None:
-    """Close the connection and socket of a failed login. Does not await, so a cancellation cannot interrupt it."""
+    """Close the connection and socket of a failed login. A cancellation cannot interrupt this function."""
     if isinstance(conn, SshConnection):
         close_now(conn)
     elif conn is not None:

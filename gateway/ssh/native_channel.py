@@ -28,7 +28,7 @@ class NativeChannel(NativeRelay):
     Args:
         runner: Runs the native engine.
         latency: The histogram for response latency.
-        tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes them.
+        tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes the bytes.
         on_answered: Called with this channel when the server has replied to CHANNEL_OPEN, or the connection is lost.
         joined: The token of a channel that the native engine has opened for a client; None to open a new channel.
     """

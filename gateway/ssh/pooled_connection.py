@@ -166,7 +166,7 @@ class PooledConnection:
         self._keepalive_task = self._conn.create_task(self._measure_keepalive())
 
     async def _measure_keepalive(self) -> None:
-        await self._conn._make_global_request(_KEEPALIVE)  # noqa: SLF001 - asyncssh has no public API for it
+        await self._conn._make_global_request(_KEEPALIVE)  # noqa: SLF001 - asyncssh has no public equivalent
         if self.alive:
             self._last_heard = time.monotonic()
             self.round_trip = self._last_heard - self._keepalive_sent

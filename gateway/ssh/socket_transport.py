@@ -208,5 +208,5 @@ def transport_of(conn: asyncssh.SSHClientConnection) -> SocketTransport | None:
 def close_now(conn: SshConnection) -> None:
     """Close a connection's socket and cancel its tasks, without waiting."""
     conn.own_transport.abort()
-    for task in list(conn._tasks):  # noqa: SLF001 - asyncssh has no public API for them
+    for task in list(conn._tasks):  # noqa: SLF001 - asyncssh has no public equivalent
         task.cancel()

@@ -20,7 +20,7 @@ class TargetListener(NativeListenerGroup):
     Args:
         rule: The sockets, the target, and the allowed clients.
         permits: Number of clients that the listener may accept until the gateway permits more.
-        connections: The connections that carry the channels. A native engine carries each of them.
+        connections: The connections that carry the channels. A native engine carries each connection.
         handler: Receives the events of the listener, and the clients that the native engines return.
         owner: Manages the listeners of the pool.
 
