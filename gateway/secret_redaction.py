@@ -59,7 +59,7 @@ pattern matches the characters before the secret."""
 
 
 def is_secret(name: str) -> bool:
-    """Return whether a variable's name indicates that the value is a secret, not the path of a file with a secret."""
+    """Return whether a variable's name indicates that the value is a secret, and not the path of a secret file."""
     return bool(_SECRET.search(name)) and not re.search(r"(?i)(path|file|location|dir)$", name)
 
 

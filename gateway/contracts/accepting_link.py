@@ -87,7 +87,7 @@ class LinkListener(Protocol):
 
 
 class AcceptedClientHandler(Protocol):
-    """Defines the methods that receive the clients that a link has accepted. The methods must not raise."""
+    """Defines the callbacks of links that accept clients in C. The methods must not raise errors."""
 
     def on_joined(self, listener: LinkListener, relay: Relay, tap: Any, at: float) -> None:
         """Handle a client that was connected to the target. Its relay might already have forwarded bytes.

@@ -20,7 +20,7 @@ class ProbeResult:
 
     Args:
         role: The database's role; None if the kind has no roles.
-        read_only: Whether the database refuses writes. If so, the gateway does not use it for clients that need a primary.
+        read_only: Whether the database refuses writes. If so, clients that need a primary are not connected to it.
         facts: Values of the facts that the kind declares. Unknown facts are missing. Numbers that are not finite are
             replaced with None.
         degraded: Reason and detail that make the target `degraded` instead of `up`; None if it is not degraded.

@@ -29,7 +29,7 @@ class DrainSchedule:
 def drain_order(relays: list[Relay], count: int) -> list[Relay]:
     """Return the `count` connections to close first.
 
-    Connections that wait for a response come last. Within the waiting and the other connections, those that have been
+    Connections that wait for a response come after the others. In each of the two groups, connections that have been
     silent for a longer time come first.
     """
     return sorted(relays, key=lambda relay: (relay.awaiting_response, relay.last_active))[:count]

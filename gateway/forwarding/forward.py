@@ -78,7 +78,7 @@ class Forward:
             name, admission, self._dialer, self._connections, self._client_events, self._connect
         )
         self._native: NativeAcceptor | None = None
-        """Lets links accept clients in C. None if a tap measures the latency, because C code does not support it."""
+        """Lets links accept clients in C. None if a tap measures the latency, because C code lacks support for it."""
         if tap is None:
             self._native = native = NativeAcceptor(
                 self._acceptor,
