@@ -24,7 +24,7 @@ def run_in_daemon_thread(function: Callable[[], _T], name: str) -> "Future[_T]":
         OSError: No thread can be started (EAGAIN).
     """
     found: Future[_T] = Future()
-    found.set_running_or_notify_cancel()  # prevent `cancel`, because `set_result` would then raise
+    found.set_running_or_notify_cancel()  # prevent `cancel`: after a cancel, `set_result` would raise
 
     def run() -> None:
         try:

@@ -109,8 +109,8 @@ def _count(node: yaml.Node, counts: dict[yaml.Node, int | None]) -> int:
 
     Args:
         node: The node.
-        counts: The number of values in each node that was already counted. None for the nodes that contain `node`,
-            whose number is not known yet.
+        counts: The number of values in each node that was already counted. None for each node that contains `node`,
+            because its number is not known yet.
 
     Raises:
         yaml.YAMLError: The node contains itself.

@@ -5,7 +5,7 @@ be readable by everybody. A file is readable by everybody if its mode lets other
 parent directories let other users traverse them.
 
 Container runtimes mount secrets with mode 0444 (Docker) or 0644 (Kubernetes) into a container, which has no other
-users. The checks accept such mounts: a mount of a single file (Docker, Compose, Swarm), or an in-memory file system
+users. The checks accept these mounts: a mount of a single file (Docker, Compose, Swarm), or an in-memory file system
 in a pod (Kubernetes). They refuse in-memory file systems outside a pod, because other users can read files there.
 """
 
@@ -122,6 +122,8 @@ def unreadable(path: Path, error: OSError, shown: str | None = None) -> str:
 def check_owner_only(path: Path, status: os.stat_result, what: str = "private key") -> None:
     """Raise an error if users other than the owner can read a file that contains a secret.
 
+    If the file does not belong to the user of this process, the file's group may also read it.
+
     Args:
         path: The file.
         status: The status of the descriptor from which the content was read.
@@ -163,7 +165,7 @@ def _mount(path: Path) -> tuple[str, str]:
     for line in lines:
         fields, _, source = line.partition(" - ")
         point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields.split()[4])
-        # `>=`, because a later mount at the same mount point hides the earlier one.
+        # Compare with `>=`, because a later mount at the same mount point hides the earlier one.
         if point in ancestors and len(point) >= len(mount[0]):
             mount = (point, source.split()[0])
     return mount

@@ -25,7 +25,8 @@ _OPTIONS_OF_PROGRAMS = (
     ("lftp", r"-u\s*[^\s,'\"]*,"),
     ("curl", r"(?:-u|--user)\s*"),
 )
-"""Names of programs, and the option whose value is a secret. Each pattern matches the characters up to the secret."""
+"""For each pattern of program names: a pattern of the option whose value is a secret. The pattern of the option
+matches all characters before the secret."""
 
 
 def _after(program: str) -> str:
@@ -58,7 +59,7 @@ pattern matches the characters before the secret."""
 
 
 def is_secret(name: str) -> bool:
-    """Return whether a variable's name indicates that the value is a secret, not the path of a file with a secret."""
+    """Return whether a variable's name indicates that the value is a secret, and not the path of a secret file."""
     return bool(_SECRET.search(name)) and not re.search(r"(?i)(path|file|location|dir)$", name)
 
 

@@ -46,7 +46,7 @@ class TlsClientFiles:
                         path.open("rb").close()
                 place = f"cert_file: {self.cert_file}" + (f", key_file: {self.key_file}" if self.key_file else "")
                 context.load_cert_chain(self.cert_file, self.key_file)
-        except OSError as error:  # including ssl.SSLError
+        except OSError as error:  # `ssl.SSLError` is a subclass of `OSError`
             raise GatewayError(f"{place}: {error.strerror or error}") from error
         if not verified:
             context.check_hostname = False
@@ -68,8 +68,8 @@ def client_context(ca_file: Path | str | None = None) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
     except ssl.SSLError as error:
         raise ssl.SSLError(error.errno or 1, "contains no usable PEM certificate: replace the file") from error
-    # Clear this flag, which Python 3.13 sets by default: it rejects CAs without the key usage extension, which many
-    # private CAs lack. libpq, curl and Python 3.12 accept such CAs. Without the flag, OpenSSL still verifies the
-    # signature, the validity, the host name and the CA flag.
+    # Clear VERIFY_X509_STRICT, which Python 3.13 sets by default. This flag rejects CAs without the key usage
+    # extension, which many private CAs lack. libpq, curl and Python 3.12 accept these CAs. Without the flag, OpenSSL
+    # still verifies the signature, the validity, the host name and the CA flag.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context

@@ -22,10 +22,11 @@ class AcceptRule:
         allow: Networks that are allowed to connect; empty to allow all.
         latency: Records the response latencies; see `gateway.contracts.link.Link.join`.
         open_time: Records the time from accepting each client to connecting it to the target.
-        make_tap: Creates a tap for each client, whose `tracker` must be None. If `make_tap` is None, the connections
-            have no taps.
-        min_responses: Number of responses that each client of `ServedClients` has received at least. The link reports
-            other clients with `AcceptedClientHandler.on_joined`, even if their connections are short.
+        make_tap: Creates a tap for each client. The `tracker` of the tap must be None. If `make_tap` is None, the
+            connections have no taps.
+        min_responses: Minimum number of responses to each client that the link reports in `ServedClients`. The link
+            reports a client with fewer responses with `AcceptedClientHandler.on_joined`, even if its connection is
+            short.
     """
 
     sockets: tuple[socket.socket, ...]
@@ -38,13 +39,13 @@ class AcceptRule:
 
 
 class ServedClients(NamedTuple):
-    """Clients whose connections were so short that they are reported together, after their end.
+    """Clients with connections so short that the link reports them together, after the connections have ended.
 
     Args:
         total: Number of clients.
         resets: Number of these clients that have reset their connection.
-        to_backend: Number of bytes that they sent to the backend.
-        from_backend: Number of bytes that they received from the backend.
+        to_backend: Number of bytes that these clients sent to the backend.
+        from_backend: Number of bytes that these clients received from the backend.
     """
 
     total: int
@@ -62,7 +63,7 @@ class LinkListener(Protocol):
 
     @property
     def clients(self) -> int:
-        """Number of current clients that are not passed to the handler yet.
+        """Number of current clients that the link has not passed to the handler yet.
 
         Includes `waiting`, and the clients that were connected to the target a few milliseconds ago.
         """
@@ -77,8 +78,8 @@ class LinkListener(Protocol):
     def withdraw(self) -> None:
         """Stop accepting clients immediately, without a call of the handler's `on_stopped`.
 
-        The link still connects or returns the clients that it has already accepted. It returns a client that it
-        accepts during this call.
+        The link still connects or returns the clients that it has already accepted. If it accepts a client during
+        this call, it returns the client.
         """
 
     def recall(self) -> None:
@@ -86,7 +87,7 @@ class LinkListener(Protocol):
 
 
 class AcceptedClientHandler(Protocol):
-    """Defines the methods that receive the clients that a link has accepted. The methods must not raise."""
+    """Defines the callbacks of links that accept clients in C. The methods must not raise errors."""
 
     def on_joined(self, listener: LinkListener, relay: Relay, tap: Any, at: float) -> None:
         """Handle a client that was connected to the target. Its relay might already have forwarded bytes.
@@ -101,9 +102,9 @@ class AcceptedClientHandler(Protocol):
         """
 
     def on_served(self, listener: LinkListener, clients: ServedClients) -> None:
-        """Count clients that were joined to the target, and whose connections ended after a few milliseconds.
+        """Count clients that the link connected to the target, and whose connections ended after a few milliseconds.
 
-        `on_joined` is not called for them. They have given their permits back to the listener.
+        The link does not call `on_joined` for these clients. The listener can use their permits again.
         """
 
     def on_returned(self, listener: LinkListener, client: Stream, seconds: float, *, abandoned: bool) -> None:
@@ -113,7 +114,8 @@ class AcceptedClientHandler(Protocol):
             listener: The listener.
             client: The client's socket, from which nothing was read. The handler owns it.
             seconds: Seconds since the client was accepted.
-            abandoned: Whether the target may still accept a connection for the client, which the link then closes.
+            abandoned: Whether the target may still accept the connection that the link dialed for the client. The
+                link then closes this connection.
         """
 
     def on_stopped(self, listener: LinkListener, *, failed: bool) -> None:
@@ -142,7 +144,7 @@ class AcceptingLink(Protocol):
 
         Args:
             rule: The sockets, the target, and the allowed clients.
-            permits: Number of clients to accept. `LinkListener.permit` increases it.
+            permits: Number of clients to accept. `LinkListener.permit` increases this number.
             handler: Receives the clients.
 
         Returns:

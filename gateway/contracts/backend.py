@@ -20,7 +20,7 @@ class ProbeResult:
 
     Args:
         role: The database's role; None if the kind has no roles.
-        read_only: Whether the database refuses writes. Clients that need a primary are then not connected to it.
+        read_only: Whether the database refuses writes. If so, clients that need a primary are not connected to it.
         facts: Values of the facts that the kind declares. Unknown facts are missing. Numbers that are not finite are
             replaced with None.
         degraded: Reason and detail that make the target `degraded` instead of `up`; None if it is not degraded.
@@ -44,7 +44,7 @@ class ProbeResult:
         safe = {
             fact: one_line(value) if isinstance(value, str) else finite(value) for fact, value in self.facts.items()
         }
-        object.__setattr__(self, "facts", safe)  # because the dataclass is frozen
+        object.__setattr__(self, "facts", safe)  # a frozen dataclass forbids assignment
 
 
 class Backend(Protocol):

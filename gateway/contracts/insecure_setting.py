@@ -1,10 +1,10 @@
-"""Defines insecure settings, which strict mode refuses."""
+"""Defines insecure settings, which the gateway refuses in strict mode (`gateway.strict`)."""
 
 from typing import NamedTuple
 
 
 class InsecureSetting(NamedTuple):
-    """An insecure setting in the configuration, which strict mode refuses.
+    """An insecure setting in the configuration, which the gateway refuses in strict mode (`gateway.strict`).
 
     Args:
         key: The configuration key, relative to the tunnel or backend.

@@ -1,4 +1,4 @@
-"""Defines the interface that limits the logins of probes, because servers can block after aborted logins."""
+"""Defines the interface that limits the logins of probes, because servers can block clients after aborted logins."""
 
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol

@@ -16,7 +16,7 @@ class Phases:
     Args:
         seconds: Duration of each phase in seconds, in order, including a phase that has failed.
         unfinished: The phase that is in progress or has failed; empty if the latest phase has succeeded.
-        on_abandoned: Called when the probe abandons a dial or login, which the server might then count as aborted.
+        on_abandoned: Called when the probe abandons a dial or login that the server might then count as aborted.
         logins: Limits the probe's logins; None if nothing limits them.
         timeout_hint: The likely cause, to report if the current phase times out; empty if the cause is unknown.
         timeout_failure: The reason and a one-line message to report instead of `timeout` if the probe times out, for

@@ -21,7 +21,7 @@ class Relay(Protocol):
 
     @property
     def awaiting_response(self) -> bool:
-        """Whether the client probably waits for a response, because it was the last side to send data."""
+        """Whether the client probably waits for a response, because the last data came from the client."""
 
     @property
     def waiting_since(self) -> float | None:
@@ -38,6 +38,6 @@ class Relay(Protocol):
     def abort(self, close_reason: CloseReason) -> None:
         """Reset both sides, and set the result of `ended` to `close_reason`.
 
-        If the link was lost after the relay has received the end of a response, the relay first sends this data to
-        the client. Otherwise, the reset is immediate.
+        If the link was lost after the relay has received the backend's whole stream, the relay first sends the rest
+        of this stream to the client. Otherwise, the reset is immediate.
         """

@@ -1,4 +1,4 @@
-"""Defines secrets, which the configuration contains, or which are in files that it names."""
+"""Defines the type of secrets. A secret is in the configuration, or in a file that the configuration names."""
 
 import errno
 from pathlib import Path

@@ -40,7 +40,7 @@ class TunnelState(StrEnum):
 
     @property
     def availability(self) -> "TunnelState":
-        """`backoff` for all states in which the tunnel is down; otherwise, the state itself.
+        """`backoff` for all states in which clients cannot use the tunnel; otherwise, the state itself.
 
         The state of a tunnel changes with each attempt to open the tunnel, but the availability does not.
         """

@@ -7,9 +7,9 @@ from typing import NamedTuple, NewType
 IpAddress = IPv4Address | IPv6Address
 IpNetwork = IPv4Network | IPv6Network
 Duration = NewType("Duration", float)
-"""A duration in seconds. In a configuration, it has a unit: `500ms`, `10s`, `5m` or `1h`."""
+"""A duration in seconds. In a configuration, a duration has a unit: `500ms`, `10s`, `5m` or `1h`."""
 Size = NewType("Size", int)
-"""A size in bytes. In a configuration, it has a unit: `64KiB`, `15MiB` or `1GB`."""
+"""A size in bytes. In a configuration, a size has a unit: `64KiB`, `15MiB` or `1GB`."""
 POSITIVE = {"above": 0}
 """Field metadata: the value must be greater than zero."""
 AT_LEAST_ONE = {"least": 1}

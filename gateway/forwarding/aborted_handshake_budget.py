@@ -17,17 +17,17 @@ from gateway.contracts.accepting_link import LinkListener
 from gateway.contracts.relay import Relay
 
 _THROTTLE_SHARE = 0.9
-"""Fraction of the limit. If the server has counted more, or can soon count more because clients have not logged
-in yet, the budget admits clients one at a time."""
+"""Fraction of the limit at which the budget starts to admit clients one at a time. The aborted handshakes that the
+server has counted, and the clients whose login it has not answered yet, count toward this fraction."""
 _LOGIN_TIMEOUT = 15.0
-"""Seconds after which an open connection is logged in. The server closes a connection without a login earlier
-(`connect_timeout`, by default 10 s)."""
+"""If a connection is open for this number of seconds, the client has logged in. MySQL closes a connection without a
+login earlier (`connect_timeout`, by default 10 s)."""
 _THROTTLE_INTERVAL = 10.0
-"""Minimum seconds between two clients of one server, while clients are admitted one at a time. The interval applies
-to all tunnels to the server together."""
+"""Minimum seconds between the admission of two clients of one server, while clients are admitted one at a time. The
+interval applies to all tunnels to the server together."""
 _ABANDONED_DIAL_DELAY = 10.0
-"""Maximum seconds until an abandoned dial reaches the server. The server then counts an aborted handshake, even if a
-login has reset the count after the dial was abandoned."""
+"""Maximum seconds until a dial that the gateway has abandoned reaches the server. The server then counts an aborted
+handshake, even if a login has reset the count after the gateway abandoned the dial."""
 LOGIN_RESPONSES = 2
 """Minimum number of responses that prove a login: one to the login itself, and one to the next request."""
 
@@ -44,13 +44,13 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         self.logins = ProbeLoginLimiter(limit)
         """Limits the logins of probes."""
         self.next_admission = 0.0
-        """Monotonic time before which no client is admitted, if clients are admitted one at a time."""
+        """Earliest monotonic time of the next admission, while clients are admitted one at a time."""
         self.dialing = 0
         """Number of admitted clients that are not connected to the server yet."""
         self.listeners: set[LinkListener] = set()
-        """The listeners that connect clients to the server themselves."""
+        """The listeners of links that accept clients, and connect them to the server, without the event loop."""
         self._unanswered: dict[Relay, float] = {}
-        """The clients whose login the server has not answered, and the monotonic time at which each connected."""
+        """For each client whose login the server has not answered yet: the monotonic time at which it connected."""
 
     @property
     def limit(self) -> int:
@@ -108,7 +108,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         return self.dialing + sum(each.reserved for each in self.listeners) + len(self._unanswered)
 
     def room(self, now: float) -> int:
-        """Return how many clients can be admitted at the monotonic time `now`, even if all of them abort."""
+        """Return how many clients can be admitted at the monotonic time `now`, assuming that all of them abort."""
         limit = int(self.limit * _THROTTLE_SHARE)
         return max(0, limit - self.aborted - sum(each.can_abort(now) for each in self.peers))
 

@@ -74,7 +74,7 @@ class Acceptor:
         self.group: asyncio.TaskGroup | None = None
         """Runs the tasks of the clients. If it is None, the acceptor resets every new client."""
         self.clients_elsewhere: Callable[[], int] = lambda: 0
-        """Returns the number of clients that links have accepted, and not reported yet."""
+        """Returns the number of clients that links have accepted in C, but not yet reported to Python code."""
         self._backend = backend
         self._dialer = dialer
         self._connections = connections
@@ -89,12 +89,12 @@ class Acceptor:
 
     @property
     def active_here(self) -> int:
-        """Number of current clients, without those that links have accepted and not reported yet."""
+        """Number of current clients, except those that links have accepted in C, but not yet reported."""
         return len(self._connections) + len(self.pending)
 
     @property
     def accepts_anyone(self) -> bool:
-        """Whether a link can accept clients itself.
+        """Whether a link can accept the clients of this backend in C, without a decision by Python code.
 
         Admission must depend only on addresses and the number of connections. The audit log and traces must be off.
         """
@@ -187,8 +187,8 @@ class Acceptor:
             on_done(task)
 
         async def run() -> None:
-            # The task has started, so the `finally` block will run. Remove the callback, which does the same for
-            # tasks that are cancelled before they start. It would cost one more iteration of the event loop.
+            # The task has started, so the `finally` block will run. Remove this callback, which does the same for a
+            # task that is cancelled before it starts. The callback would cost one more iteration of the event loop.
             task.remove_done_callback(on_cancelled_before_start)
             try:
                 await job(client)
@@ -255,13 +255,13 @@ class Acceptor:
         if client.request is None:
             self._refuse(client, over_limit.refusal, over_limit.usage)
             return
-        # A client that exceeds only the quota of its consumer was already counted by `accept`.
+        # If a client exceeds only the quota of its consumer, `accept` has already counted the client.
         if over_limit.refusal is RefusalReason.MAX_CONNECTIONS:
             self.accepted += 1
         await self._join(client)
 
     async def _has_label(self, address: str | None) -> bool:
-        """Return whether the client's container has the required label. Ignore the quota."""
+        """Return whether the client's container has the label, if one is required. Ignore the container's quota."""
         admission, consumer = self.admission, None
         if admission.label is None or address is None:
             return True

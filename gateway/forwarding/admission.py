@@ -12,7 +12,7 @@ _FIRST_UNPRIVILEGED_PORT = 1024
 
 
 class RefusalReason(StrEnum):
-    """Why a rule refused a client. The gateway dials no target for such a client."""
+    """Why a rule refused a client. The gateway dials no target for a refused client."""
 
     NOT_ALLOWED = "not_allowed"
     UNPRIVILEGED_PORT = "unprivileged_port"

@@ -70,9 +70,9 @@ class CancelRequestRouter:
     def targets_for(self, request: CancelRequest, default: TargetIdentity | None) -> list[TargetIdentity]:
         """Return the targets that must receive a cancel request.
 
-        If a known session has the key of the request, this is the target of the session. Otherwise, these are all
-        targets that have sessions with unknown keys: a server ignores a request with a wrong key. If there are no
-        such targets, this is `default`.
+        If a known session has the key of the request, return the target of this session. Otherwise, return all
+        targets that have sessions with unknown keys, because a server ignores a request with a wrong key. If no
+        session has an unknown key, return `default`.
 
         Args:
             request: The cancel request.
@@ -186,4 +186,4 @@ async def _send_encryption_request(request: EncryptionRequest, target: TargetIde
                 await loop.sock_sendall(sock, request.request)
                 return await loop.sock_recv(sock, len(request.refusal))
     except (ReachError, OSError, TimeoutError):
-        return b""  # if the target is unavailable, the client's own connection reports this later
+        return b""  # if the target is unavailable, the dial for the client reports this later

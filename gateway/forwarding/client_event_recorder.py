@@ -29,7 +29,7 @@ class ConnectionRecord:
         consumer: The client's container or the consumer of its unix socket; None if unknown.
         audited: Whether the audit log records the client.
         trace: The beginning and end of each phase of the connection; None while traces are disabled.
-        pending: Whether the client still waits for a target. False after it was connected to one, refused or reset.
+        pending: Whether the client still waits for a target. False after it was connected, refused or reset.
     """
 
     __slots__ = ("accepted_at", "audited", "consumer", "pending", "source", "trace")
@@ -92,7 +92,7 @@ class ClientEventRecorder:
         Args:
             record: The client's record.
             ending: Value of the event's field `ending`: a `CloseReason` or `NOT_CONNECTED`.
-            reason: Why no target could be reached; None if this is not why the client was closed.
+            reason: Why no target could be reached; None if the client was closed for another cause.
         """
         if record is not None and self._end(record):
             self._write(record, None, None, ending, reason)

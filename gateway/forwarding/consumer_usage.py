@@ -135,7 +135,7 @@ class ConsumerUsage(dict[str, UsageCounters]):
                     return self._others()
                 self._merge_into_others(self.pop(idle))
             usage = self[name] = UsageCounters(container_id)
-        usage.id = container_id or usage.id  # keep the ID, because connections through unix sockets have none
+        usage.id = container_id or usage.id  # a connection through a unix socket has no ID: keep the old one
         return usage
 
     def _others(self) -> UsageCounters:

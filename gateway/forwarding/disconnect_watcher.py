@@ -38,7 +38,7 @@ class DisconnectWatcher:
             within: Seconds to wait.
 
         Returns:
-            False if `within` seconds have passed without such an event.
+            False if `within` seconds have passed without one of these events.
         """
         fd = self._client.fileno()
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()

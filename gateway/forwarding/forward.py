@@ -32,8 +32,8 @@ _STALL_SCAN_INTERVAL = 0.5
 _STALL_REPORT_INTERVAL = 10.0
 """Minimum seconds between two reports that the same path has stalled. Each report triggers a check."""
 _RESERVE_TIMEOUT = 10.0
-"""Maximum duration, in seconds, of a connection that was admitted beyond a limit for its cancel request. A server
-normally closes such a connection immediately."""
+"""Maximum duration, in seconds, of a connection that was admitted beyond a limit because it carries a cancel request.
+A server normally closes the connection of a cancel request immediately."""
 
 
 class Forward:
@@ -78,7 +78,7 @@ class Forward:
             name, admission, self._dialer, self._connections, self._client_events, self._connect
         )
         self._native: NativeAcceptor | None = None
-        """Lets links accept clients in C. None if a tap measures the latency, because links cannot use such taps."""
+        """Lets links accept clients in C. None if a tap measures the latency, because C code lacks support for it."""
         if tap is None:
             self._native = native = NativeAcceptor(
                 self._acceptor,
@@ -248,8 +248,8 @@ class Forward:
             timer = asyncio.get_running_loop().call_later(_RESERVE_TIMEOUT, relay.abort, CloseReason.ABORTED)
             relay.ended.add_done_callback(lambda _: timer.cancel())
         if self._native is not None:
-            # A link sends all cancel requests to its only target. If the new session is on another target, the link
-            # must stop accepting clients.
+            # A link that accepts clients sends all cancel requests to its only target. If the new session is on
+            # another target, the link must stop accepting clients.
             self.review()
             self._native.offer(routed, self._dialer.target_dialer.route, self.listeners)
 
@@ -265,7 +265,7 @@ class Forward:
         if connection.login is not None and self._cancels is not None:
             self._cancels.add_session(connection.routed.identity, connection.login)
         connection.relay.ended.add_done_callback(self._on_ended)
-        if self._acceptor.group is None:  # the native engine has not yet received the command to stop
+        if self._acceptor.group is None:  # the native engine accepted the client before it got the stop command
             connection.relay.abort(CloseReason.ABORTED)
         if connection.routed.target in self._connections.drained_targets:  # the target lost its role during the dial
             self.move_clients(self._connections.drained_targets, self._connections.left_targets)

@@ -86,7 +86,7 @@ class Listener:
         Logs errors instead of raising them. Does not change a file that has replaced the socket's file.
 
         Args:
-            open_to_all: Whether every user of the host may connect. For sockets on which admission checks the user.
+            open_to_all: Whether every user of the host may connect. Use True only if admission checks the user.
         """
         if self._file is None or open_to_all == self._open_to_all:
             return

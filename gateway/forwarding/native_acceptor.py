@@ -1,4 +1,4 @@
-"""Lets the native engine accept the clients of a backend, as long as this needs no decision by Python code."""
+"""Lets the native engine accept the clients of a backend, as long as no client needs a decision by Python code."""
 
 import time
 from collections.abc import Callable
@@ -20,15 +20,15 @@ from gateway.measurement import Histogram
 _RETRY_AFTER = 1.0
 """Minimum seconds between two attempts to let a link accept clients, if the first attempt or the link has failed."""
 _MIN_HOLD = 3.0
-"""If `Route.hold` is less than this number of seconds, links accept no clients. Python code accepts them, because it
-enforces such a short limit more precisely."""
+"""If `Route.hold` is less than this number of seconds, links accept no clients. Python code then accepts the clients,
+because it enforces a short limit more precisely."""
 _MIN_ROOM = 0.25
-"""Fraction of the limit of permits that must be free before a link starts to accept clients."""
+"""Minimum fraction of `_permit_limit` that must be available before a link starts to accept clients."""
 _PERMIT_SHARE = 1 / 64
-"""Fraction of the limit of permits. When this many permits are free again, the link is permitted to accept more."""
+"""Fraction of `_permit_limit`. When this fraction has become free, the gateway gives the link new permits."""
 _BUDGET_SHARE = 0.5
-"""Fraction of the clients that a handshake budget can admit. The link can accept at most this many, so that other
-backends of the same server can admit clients, too."""
+"""Maximum fraction of a handshake budget that the permits of one link can use. The rest remains for other backends of
+the same server."""
 
 
 class NativeAcceptor:
@@ -44,8 +44,8 @@ class NativeAcceptor:
         latency: Records the response latencies.
         on_joined: Called for each client that the link has connected to the target. Receives the path to the target,
             the relay, the tap that observes the login, and the monotonic time at which the client was connected.
-        on_served: Called with the number and the bytes of clients whose connections to the target were short.
-        on_abandoned: Called with the path of a dial that was abandoned, but may still succeed.
+        on_served: Called with the number and the bytes of clients whose short connections the link reports together.
+        on_abandoned: Called with the path of a dial that the link has abandoned, but that may still succeed.
         cancels: Routes cancel requests; None if clients send no cancel requests on separate connections. A link sends
             all cancel requests to its only target, so it accepts clients only while no other target has sessions.
     """
@@ -76,7 +76,8 @@ class NativeAcceptor:
         self._budget: AbortedHandshakeBudget | None = None
         """The handshake budget of the path of `_listening`."""
         self._freed = 0
-        """Number of permits that became free since the link last received permits to accept clients."""
+        """Number of permits that became free since the link last received permits. With a permit, a link accepts one
+        client."""
         self._retry_at = 0.0
 
     @property
@@ -86,11 +87,11 @@ class NativeAcceptor:
 
     @property
     def clients(self) -> int:
-        """Number of current clients that links have accepted, and not passed to this object yet."""
+        """Number of current clients that links have accepted, but not yet passed to this object."""
         return sum(each.clients for each in self._paths)
 
     def count_on(self, uplink: LinkSource) -> int:
-        """Return the number of `clients` whose target is behind `uplink`."""
+        """Return the number of `clients` that the links of `uplink` have accepted."""
         return sum(each.clients for each, routed in self._paths.items() if routed.uplink is uplink)
 
     def offer(self, routed: RoutedTarget, route: Route, listeners: list[Listener]) -> None:
@@ -148,7 +149,7 @@ class NativeAcceptor:
         )
 
     def withdraw(self) -> None:
-        """If a link accepts clients, stop this. Python code accepts clients again immediately."""
+        """If a link accepts clients, make the link stop. Python code accepts clients again immediately."""
         listening, self._listening = self._listening, None
         if listening is not None:
             listening.withdraw()
@@ -161,7 +162,7 @@ class NativeAcceptor:
 
     @property
     def _permit_limit(self) -> int:
-        """The largest number of permits that a link can have at a time."""
+        """The largest number of permits that a link can have at a time. With each permit, it accepts one client."""
         limit = self._acceptor.admission.max_connections
         return limit if self._budget is None else min(limit, int(self._budget.limit * _BUDGET_SHARE))
 
@@ -176,7 +177,7 @@ class NativeAcceptor:
         )
 
     def on_permit_freed(self) -> None:
-        """Permit the link to accept more clients if enough permits have become free."""
+        """Count a permit that has become free. If enough permits are free, permit the link to accept more clients."""
         if self._listening is not None:
             self._freed += 1
             if self._freed >= self._permit_limit * _PERMIT_SHARE:
@@ -196,7 +197,7 @@ class NativeAcceptor:
         self._acceptor.accepted += 1
         self._on_joined(routed, relay, tap, at)
         if self._budget is not None:
-            self.on_permit_freed()  # the budget itself counts clients that are reported
+            self.on_permit_freed()  # the handshake budget now counts this client instead of its permit
 
     def on_served(self, listener: LinkListener, clients: ServedClients) -> None:
         """See `AcceptedClientHandler`."""

@@ -50,7 +50,7 @@ class OpenConnections:
         self._ended_from_backend = 0
         self._draining = False
         self.drained_targets: frozenset[Endpoint] = frozenset()
-        """Targets whose clients are reset gradually, for example after a change of the role. See `drain`."""
+        """Targets whose clients are reset gradually, for example after a target's role has changed. See `drain`."""
         self.left_targets: frozenset[Endpoint] = frozenset()
         """Targets whose clients are reset immediately: old primaries that still accept writes. See `abort_left`."""
 

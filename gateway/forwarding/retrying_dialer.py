@@ -119,7 +119,7 @@ class RetryingDialer:
         deadline = loop.time() + self.target_dialer.route.hold - client.waited
         pause = _FIRST_RETRY
         while True:
-            dialer = self.target_dialer  # read again after each wait, because a reload might have replaced it
+            dialer = self.target_dialer  # read again after each wait: a reload can replace the dialer
             route = dialer.route
             routes = route.routes()
             uplinks = {each.uplink for each in routes} or set(route.uplinks)
@@ -236,7 +236,7 @@ class RetryingDialer:
 
 
 def _failure(errors: list[ReachError]) -> DialError:
-    """Return the last error. If a retry can fix none of the errors, return it as a permanent error."""
+    """Return the last error. If a retry can fix none of the errors, return the last one as `_PermanentDialError`."""
     if not errors:
         return DialError(Reason.TUNNEL, "the link was lost")
     last = errors[-1]

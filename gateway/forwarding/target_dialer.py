@@ -109,7 +109,7 @@ class TargetDialer:
             slots.release()
 
     def record_joined(self, routed: RoutedTarget, relay: Relay, at: float) -> None:
-        """Update the handshake budget of a path after a link has connected a client that it had accepted.
+        """Update the handshake budget of a path after a link has connected a client that the link itself accepted.
 
         Args:
             routed: The client's path to the target.
@@ -121,7 +121,7 @@ class TargetDialer:
             budget.add_client(relay, at)
 
     def record_abandoned(self, routed: RoutedTarget) -> None:
-        """Update the handshake budget of a path after a dial was abandoned that may still succeed."""
+        """Update the handshake budget of a path after the gateway has abandoned a dial that may still succeed."""
         self._count_aborted(routed, AbortedHandshakeBudget.record_abandoned)
 
     def record_end(self, routed: RoutedTarget, relay: Relay, began: float) -> None:
@@ -141,7 +141,9 @@ class TargetDialer:
                 self._count_aborted(routed, AbortedHandshakeBudget.record_aborted)
 
     def _count_aborted(self, routed: RoutedTarget, record: Callable[[AbortedHandshakeBudget, float], None]) -> None:
-        """Count a handshake that was or might be aborted. If the count is high, request a check: its login resets it.
+        """Count a handshake that was or might be aborted. If the count is high, request a check.
+
+        The login of the check resets the count.
 
         Args:
             routed: The path.
@@ -151,5 +153,5 @@ class TargetDialer:
         if budget is not None:
             record(budget, time.monotonic())
             if budget.needs_login:
-                # Trigger a check, because its login resets the server's count.
+                # `on_failure` triggers a check. The login of the check resets the server's count.
                 self.route.on_failure(routed)

@@ -1,4 +1,4 @@
-"""Checks one target through one tunnel on a schedule, over the connection that also carries the client traffic."""
+"""Checks one target through one tunnel on a schedule, over the link that also carries the client traffic."""
 
 import asyncio
 import contextlib
@@ -145,7 +145,7 @@ class Check:
         self._wake.set()
 
     def set_urgent(self, *, urgent: bool) -> None:
-        """Set whether to check the target every `fast_interval`. Use this while the target's role might change."""
+        """Set whether to check the target every `fast_interval`. Use this method while the role might change."""
         if urgent and not self.urgent:
             self.check_soon()
         self.urgent = urgent

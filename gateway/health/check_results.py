@@ -8,7 +8,7 @@ from gateway.contracts.states import HealthState
 from gateway.errors import Reason
 
 HISTORY = 100
-"""Default maximum number of latest results in a history, and default maximum number of failures."""
+"""Default size of a history, which keeps at most this number of latest results, and at most as many failures."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class CheckResult:
 
     @property
     def succeeded(self) -> bool:
-        """Whether the check succeeded. False if its login was refused, although clients might use the target."""
+        """Whether the check succeeded. False if its login was refused, although clients might be able to log in."""
         return self.passed and self.reason is not Reason.AUTH
 
 

@@ -14,8 +14,8 @@ from gateway.contracts.states import HealthState, PathPreference
 RETURN_AFTER = 30.0
 """Number of seconds for which a path must work after a failure, before new clients use it again."""
 _FASTER, _MIN_GAIN = 0.8, 0.001
-"""With the preference `latency`, new clients move to another path only if its latency is at most this fraction of the
-current path's latency, and lower by at least this number of seconds."""
+"""With the preference `latency`, new clients move to another path only if its latency is at most `_FASTER` times the
+current path's latency, and lower by at least `_MIN_GAIN` seconds."""
 _CONFIRMATIONS = 8
 """Number of consecutive checks in which another path must be faster before new clients move to it. Fewer checks would
 not be reliable, because the latencies of equally fast paths vary on a busy machine."""

@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 _NOT_PROBED = "set check.user and check.password_file, so that the gateway can check the server"
 """The remedy if the gateway has no login for the target, and therefore does not probe the target."""
 _LOGIN_REASONS = (Reason.AUTH, Reason.UNAUTHENTICATED)
-"""Reasons of failed logins. After such a failure, a target is only degraded, because clients use other accounts than
-checks and might be able to log in."""
+"""Reasons of failed logins. After a failed login of a check, the target is only degraded: clients use other accounts
+than the check, and might be able to log in."""
 
 
 async def probe_once(

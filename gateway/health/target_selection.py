@@ -28,8 +28,8 @@ class TargetCandidate:
         promoted: Monotonic time, in seconds, at which a check detected that the target was promoted from replica to
             primary; 0 if there was no promotion.
         probed: Monotonic time, in seconds, at the start of the last probe that got a response.
-        failing: Whether the last probe failed, or a client has waited too long for a response since that probe. This
-            refers to the path that new clients use.
+        failing: Whether the last probe failed, or a client has waited too long for a response since that probe. The
+            value is for the path that new clients use.
     """
 
     target: Endpoint
@@ -60,15 +60,15 @@ class BackendHealth(NamedTuple):
 def superseded_primaries(
     candidates: list[TargetCandidate], prefer: Preference, *, confirmed: bool = False
 ) -> frozenset[Endpoint]:
-    """Return the former primaries: another target, which is not down, was promoted later.
+    """Return the primaries that were superseded, because another target, which is not down, was promoted later.
 
-    A former primary can accept writes until it is demoted. These writes are lost.
+    A superseded primary can accept writes until it is demoted. These writes are lost.
 
     Args:
         candidates: The targets in the order of the configuration.
-        prefer: Which targets new clients use, from the configuration. The result is empty unless this is `primary`.
-        confirmed: Whether to omit former primaries that were not probed successfully since the promotion of the other
-            target. They might have been demoted in the meantime.
+        prefer: Which targets new clients use, from the configuration. The result is empty if this is not `primary`.
+        confirmed: Whether to omit superseded primaries that have not been probed since the promotion of the other
+            target, because they might have been demoted in the meantime. Those that are `failing` are never omitted.
     """
     primaries = [each for each in candidates if prefer == "primary" and each.role == "primary"]
     latest = max((each.promoted for each in primaries if each.state is not HealthState.DOWN), default=0.0)
@@ -111,8 +111,8 @@ def wrong_role_targets(candidates: list[TargetCandidate], prefer: Preference) ->
         read_only = frozenset(each.target for each in candidates if each.read_only or each.role == "replica")
         return read_only | superseded_primaries(candidates, prefer)
     first = next(iter(order_targets(candidates, prefer)), None)
-    # Clients of a primary must move only if the best target is a usable replica. Otherwise, new clients use the
-    # primary too.
+    # With the preference `replica`, clients of a primary must move only if the best target is a usable replica.
+    # Otherwise, new clients use the primary, too.
     if prefer == "replica" and first is not None and first.role == "replica" and first.state in _USABLE:
         return frozenset(each.target for each in candidates if each.role == "primary")
     return frozenset()

@@ -9,8 +9,8 @@ from gateway.health.check_results import CheckResult
 
 _FLAP_WINDOW = 21
 _FLAP_START, _FLAP_STOP = 0.30, 0.20
-"""A target starts to flap if the fraction of state changes among its recent results exceeds the first value. It stops
-if the fraction is at most the second value (Nagios Core manual, "Detection and Handling of State Flapping")."""
+"""A target starts to flap when the fraction of state changes among its recent results exceeds `_FLAP_START`. It stops
+when the fraction is at most `_FLAP_STOP` (Nagios Core manual, "Detection and Handling of State Flapping")."""
 
 
 _IMMEDIATE = (Reason.NO_SPACE, Reason.READ_ONLY)

@@ -29,8 +29,8 @@ KEX = (
     "diffie-hellman-group18-sha512",
     "diffie-hellman-group14-sha256",
 )
-"""The default key exchange algorithms, post-quantum hybrids first. The list omits group exchange, because asyncssh
-accepts groups of 1024 bits."""
+"""The default key exchange algorithms, post-quantum hybrids first. The list omits Diffie-Hellman group exchange,
+because asyncssh then accepts groups of only 1024 bits."""
 CIPHERS = (
     "aes128-gcm@openssh.com",
     "aes256-gcm@openssh.com",
@@ -94,7 +94,7 @@ class NoCommonAlgorithmError(asyncssh.KeyExchangeFailed):
 
 
 def supported(key: str) -> list[str]:
-    """Return the algorithms of one category that asyncssh supports on this machine, without GSSAPI.
+    """Return the algorithms of one category that asyncssh supports on this machine, except GSSAPI algorithms.
 
     Args:
         key: The configuration key of the category, such as `ciphers`.
@@ -190,7 +190,7 @@ def negotiate(proposal: SSHPacket, client: Mapping[str, Sequence[bytes]]) -> tup
         The negotiated host key algorithm, and the list of all host key algorithms that the server offers.
 
     Raises:
-        NoCommonAlgorithmError: There is no common algorithm in one category.
+        NoCommonAlgorithmError: In one category, the client and the server have no common algorithm.
     """
     _choose("kex", client, proposal.get_namelist())
     offered = proposal.get_namelist()
@@ -211,8 +211,9 @@ def _choose(key: str, client: Mapping[str, Sequence[bytes]], server: Sequence[by
 
 
 def needs_strict_kex(cipher: str, mac: str) -> bool:
-    """Return whether an attacker can drop packets unnoticed if the key exchange is not strict (CVE-2023-48795).
+    """Return whether the algorithms need strict key exchange.
 
-    ChaCha20 and the encrypt-then-MAC algorithms are vulnerable. AES-GCM is not vulnerable.
+    Without strict key exchange, an attacker can drop packets unnoticed (CVE-2023-48795). ChaCha20 and the
+    encrypt-then-MAC algorithms are vulnerable. AES-GCM is not vulnerable.
     """
     return cipher.startswith("chacha20") or mac.endswith("-etm@openssh.com")

@@ -15,7 +15,7 @@ from gateway.ssh.asyncssh_relay import AsyncsshRelay
 from gateway.ssh.send_queue import SendQueue
 
 _MAX_PACKET = 32 * 1024
-"""Maximum packet size that the gateway offers, in bytes."""
+"""Maximum size, in bytes, of the channel data packets that the gateway accepts. CHANNEL_OPEN contains this value."""
 _Opened = tuple["asyncssh.SSHTCPChannel[bytes]", "asyncssh.SSHTCPSession[bytes]"]
 
 
@@ -49,8 +49,8 @@ class AsyncsshChannelOpener:
     ) -> AsyncsshRelay:
         """See `gateway.ssh.channel_interfaces.ChannelOpener`."""
         relay = AsyncsshRelay(latency, self._queue, tap)
-        # A separate task opens the channel, because asyncssh leaks the channel if this task is cancelled (asyncssh
-        # #823). If the caller stops waiting, the channel is aborted as soon as it is open.
+        # A separate task opens the channel, because asyncssh leaks a channel if the task that opens it is cancelled
+        # (asyncssh #823). If the caller stops waiting, `_abort_late` aborts the channel as soon as it is open.
         opening: asyncio.Task[_Opened] = asyncio.ensure_future(self._open_channel(relay, to))
         self._opening.add(opening)
         opening.add_done_callback(self._opening.discard)
@@ -59,7 +59,7 @@ class AsyncsshChannelOpener:
             both: set[asyncio.Future[Any]] = {opening, failure}
             await asyncio.wait(both, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         except BaseException:
-            # If `opening` is already done, asyncio calls the callback in the next iteration of the loop.
+            # Even if the task `opening` is already done, asyncio calls this callback, in the next loop iteration.
             opening.add_done_callback(partial(_abort_late, relay))
             raise
         if opening.done():

@@ -20,7 +20,7 @@ def is_supported() -> bool:
 
 def has_strict_kex(conn: asyncssh.SSHClientConnection) -> bool:
     """Return whether strict key exchange was negotiated (OpenSSH's PROTOCOL, section 1.10)."""
-    return bool(getattr(conn, "_strict_kex", False))  # asyncssh has no public API for it
+    return bool(getattr(conn, "_strict_kex", False))  # asyncssh has no public equivalent
 
 
 class UnreadData(NamedTuple):
@@ -45,8 +45,8 @@ def take_unread_data(channel: Any) -> UnreadData:
     """
     if channel is None:
         return UnreadData([], eof=False, closed=False)
-    data, channel._recv_buf = [piece for piece, _ in channel._recv_buf], []  # noqa: SLF001 - asyncssh has no public API for it
-    state = channel._recv_state  # noqa: SLF001 - asyncssh has no public API for it
+    data, channel._recv_buf = [piece for piece, _ in channel._recv_buf], []  # noqa: SLF001 - asyncssh has no public equivalent
+    state = channel._recv_state  # noqa: SLF001 - asyncssh has no public equivalent
     closed = state in ("close_pending", "closed")
     return UnreadData(data, closed or state == "eof_pending", closed)
 
@@ -54,11 +54,11 @@ def take_unread_data(channel: Any) -> UnreadData:
 def disable_auto_adjust(conn: asyncssh.SSHClientConnection) -> None:
     """Make new channels leave flow control to their session.
 
-    The session must call `send_window_adjust` itself. asyncssh would grant the peer a full window for each packet
-    that the session receives, even if asyncssh still buffers other data. The peer could then send without limit.
+    The session must call `send_window_adjust` itself. By default, asyncssh grants the peer a full window again when
+    the session receives a packet, even if asyncssh still buffers other data. The peer could then send without limit.
 
-    The channels call the session's `resume_writing` each time the peer increases the send window. asyncssh would call
-    it only when its own send buffer drains.
+    In addition, make new channels call the session's `resume_writing` each time the peer increases the send window.
+    By default, asyncssh calls this method only when its own send buffer drains.
     """
     for name in ("create_tcp_channel", "create_unix_channel"):
         setattr(conn, name, partial(_create_without_auto_adjust, getattr(conn, name)))
@@ -68,29 +68,29 @@ def _create_without_auto_adjust(make: Callable[..., Any], *args: Any, **kwargs: 
     channel = make(*args, **kwargs)
 
     def deliver(data: bytes, datatype: Any) -> None:
-        session = channel._session  # noqa: SLF001 - asyncssh has no public API for it
+        session = channel._session  # noqa: SLF001 - asyncssh has no public equivalent
         if session is not None:
             session.data_received(data, datatype)
 
-    flush = channel._flush_send_buf  # noqa: SLF001 - asyncssh has no public API for it
+    flush = channel._flush_send_buf  # noqa: SLF001 - asyncssh has no public equivalent
 
     def flush_and_resume() -> None:
         flush()
-        session = channel._session  # noqa: SLF001 - asyncssh has no public API for it
-        if session is not None and channel._send_window:  # noqa: SLF001 - asyncssh has no public API for it
+        session = channel._session  # noqa: SLF001 - asyncssh has no public equivalent
+        if session is not None and channel._send_window:  # noqa: SLF001 - asyncssh has no public equivalent
             session.resume_writing()
 
-    channel._deliver_data = deliver  # noqa: SLF001 - asyncssh has no public API for it
-    channel._flush_send_buf = flush_and_resume  # noqa: SLF001 - asyncssh has no public API for it
+    channel._deliver_data = deliver  # noqa: SLF001 - asyncssh has no public equivalent
+    channel._flush_send_buf = flush_and_resume  # noqa: SLF001 - asyncssh has no public equivalent
     return channel
 
 
 def send_window(channel: Any) -> int:
     """Return how many bytes the peer accepts on an asyncssh channel now."""
-    return int(channel._send_window)  # noqa: SLF001 - asyncssh has no public API for it
+    return int(channel._send_window)  # noqa: SLF001 - asyncssh has no public equivalent
 
 
 def send_window_adjust(channel: Any, count: int) -> None:
     """Allow the peer to send `count` more bytes on an asyncssh channel."""
-    channel._recv_window += count  # noqa: SLF001 - asyncssh has no public API for it
+    channel._recv_window += count  # noqa: SLF001 - asyncssh has no public equivalent
     channel.send_packet(MSG_CHANNEL_WINDOW_ADJUST, UInt32(count))

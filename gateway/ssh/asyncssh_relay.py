@@ -29,7 +29,7 @@ class AsyncsshRelay(RelayClientSocket, asyncssh.SSHTCPSession[bytes]):
         latency: The histogram for response latency.
         queue: Determines the order in which the relays of the SSH connection send. None if asyncssh's own transport
             sends the data.
-        tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes them.
+        tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes the bytes.
     """
 
     def __init__(self, latency: Histogram, queue: SendQueue | None, tap: Tap | None = None) -> None:
@@ -124,7 +124,8 @@ class AsyncsshRelay(RelayClientSocket, asyncssh.SSHTCPSession[bytes]):
             return
         room = send_window(channel)
         if not room:
-            # Do not write: asyncssh would buffer the data, and would drop it if the peer closed the channel.
+            # The peer accepts no more data now. Do not write to the channel: asyncssh would buffer the data, and drop
+            # the data if the peer closed the channel.
             self._window_full = True
             self._update_interest()
             return
@@ -145,7 +146,7 @@ class AsyncsshRelay(RelayClientSocket, asyncssh.SSHTCPSession[bytes]):
         self.to_backend += len(data)
         try:
             channel.write(data)
-        except BrokenPipeError:  # the peer has closed the channel, but its earlier data still goes to the client
+        except BrokenPipeError:  # the peer has closed the channel; the client still gets the peer's earlier data
             self._client_data_lost = self._window_full = True
             self._update_interest()
 

@@ -17,7 +17,7 @@ class AsyncsshRelayState:
 
     Args:
         latency: The histogram for response latency.
-        tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes them.
+        tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes the bytes.
     """
 
     def __init__(self, latency: Histogram, tap: Tap | None = None) -> None:
@@ -33,8 +33,8 @@ class AsyncsshRelayState:
         self._client: socket.socket | None = None
         self._watch: FdRegistration | None = None
         self._send_buffer: SendBuffer | None = None
-        """Data that the client's socket has not accepted. None until it is needed, because most relays need no
-        buffer."""
+        """Data that the client's socket has not accepted. None until the relay needs a buffer, because most relays
+        never need one."""
         self._client_eof = False
         """Whether the client has ended its stream."""
         self._client_unwritable = False

@@ -40,7 +40,9 @@ def key_options(targets: Sequence[str], sources: Sequence[str]) -> str:
 
 
 def sshd_config_lines(user: str, *, unix_sockets: bool) -> list[str]:
-    """Return the sshd_config(5) lines that allow or forbid forwarding to unix sockets. No key option can do this.
+    """Return the sshd_config(5) lines that allow or forbid forwarding to unix sockets.
+
+    No key option of authorized_keys can restrict forwarding to unix sockets.
 
     Args:
         user: The login user.

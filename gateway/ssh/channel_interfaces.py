@@ -14,9 +14,9 @@ class SshChannel(Relay, Protocol):
 
     @property
     def cut_short(self) -> bool:
-        """Whether the client received less than the backend's whole stream, which ends with end-of-file.
+        """Whether the relay ended before the client received the backend's whole stream and its end-of-file.
 
-        Valid only after the client's stream has ended.
+        Valid only after the stream to the client has ended.
         """
 
     @property
@@ -47,7 +47,7 @@ class ChannelOpener(Protocol):
             to: The target.
             latency: Records the response latencies.
             timeout: Time limit for the open, in seconds.
-            tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes them.
+            tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes the bytes.
 
         Returns:
             A relay without a client. The caller must call the relay's `attach` or `abort`.

@@ -1,4 +1,4 @@
-"""Makes a native engine accept clients on a socket, and open an SSH channel to a target for each of them."""
+"""Makes a native engine accept clients on a socket, and open an SSH channel to a target for each client."""
 
 import socket
 import struct
@@ -25,15 +25,15 @@ class ChannelListenerHandler(NativeListenerHandler, Protocol):
 
 
 class ChannelListener(NativeListener):
-    """A listening socket of a native engine. For each client, the engine opens an SSH channel to the target.
+    """A listening socket of a native engine, which opens an SSH channel to the target for each client.
 
     Args:
         runner: Runs the native engine.
         rule: The target, the allowed clients, and what to measure.
-        connections: The SSH connections of this native engine that carry the channels, by token.
+        connections: The SSH connections of this native engine that carry the channels, by their tokens.
         max_packet: The maximum size of received packets, in bytes.
-        sock: The listening socket. The native engine uses a duplicate.
-        permits: Number of clients to accept until more are permitted.
+        sock: The listening socket. The native engine uses a duplicate of its descriptor.
+        permits: Number of clients that the listener may accept until the gateway permits more.
         handler: Receives the accepted clients.
 
     Raises:

@@ -9,7 +9,7 @@ _STREAMLOCAL_RESERVED = String("") + UInt32(0)
 def channel_target(host: str, port: int) -> tuple[bytes, bytes]:
     """Return the parts of CHANNEL_OPEN that identify a TCP port or a unix socket (RFC 4254, section 7.2).
 
-    The parts are the channel type, and the bytes after the maximum packet size.
+    The parts are the channel type, and the bytes that follow the field `maximum packet size`.
 
     Args:
         host: A host name or address; or, if it begins with a slash, the path of a unix socket (OpenSSH's PROTOCOL,

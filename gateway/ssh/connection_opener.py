@@ -40,7 +40,8 @@ async def connect(
         memory: The type of the tunnel's last trusted host key. A successful login updates it.
 
     Returns:
-        An authenticated connection; the caller must close it. Its extra info `verifier` is a `HostKeyVerifier`.
+        An authenticated connection; the caller must close it. Its method `get_extra_info("verifier")`
+        returns the `HostKeyVerifier`.
 
     Raises:
         TunnelError: The login failed; fatal if a retry cannot help.
@@ -160,7 +161,7 @@ async def _log_in(
 
 
 def _discard(conn: asyncssh.SSHClientConnection | None, sock: socket.socket) -> None:
-    """Close the connection and socket of a failed login. Does not await, so a cancellation cannot interrupt it."""
+    """Close the connection and socket of a failed login. A cancellation cannot interrupt this function."""
     if isinstance(conn, SshConnection):
         close_now(conn)
     elif conn is not None:

@@ -140,7 +140,7 @@ def certificates(options: SshOptions) -> list[MonitoredCertificate]:
 
 
 def _validity(certificate: Any) -> ValidityPeriod:
-    begins, expires = certificate._valid_after, certificate._valid_before  # noqa: SLF001 - asyncssh has no public API
+    begins, expires = certificate._valid_after, certificate._valid_before  # noqa: SLF001 - asyncssh has no public equivalent
     return ValidityPeriod(min(begins, _MAX_TIME), min(expires, _MAX_TIME))
 
 

@@ -4,8 +4,8 @@ A window of W bytes limits a channel to W bytes per round trip (RFC 4254, sectio
 window if the channel uses more than half of it within one round trip. The windows of asyncssh's channels do not grow.
 
 Received data uses memory if a client reads slowly. Budgets therefore limit the windows: N channels hold at most
-`INITIAL_BUDGET_BYTES` + `GROWTH_BUDGET_BYTES` + N * `MIN_WINDOW`, plus a tenth of that for the Python objects. A
-window returns its bytes to the budget after the last byte is delivered to the client.
+`INITIAL_BUDGET_BYTES` + `GROWTH_BUDGET_BYTES` + N * `MIN_WINDOW`, plus a tenth of this sum for the Python objects. A
+window returns its bytes to the budget after the gateway has delivered the last byte to the client.
 """
 
 from gateway._dataplane import settings
@@ -18,18 +18,18 @@ INITIAL_BUDGET_BYTES = 512 * 1024 * 1024
 does not count toward this limit."""
 MAX_WINDOW = 32 * 1024 * 1024
 MAX_RECEIVE_PACKET = 128 * 1024
-"""Maximum size, in bytes, of packets that the native engine's channels receive. With 32 KiB and a large window, sshd
-uses several times more CPU time."""
+"""Maximum size, in bytes, of packets that the native engine's channels receive. With packets of 32 KiB and a
+large window, sshd uses several times more CPU time."""
 MAX_SEND_PACKET = 32 * 1024
 """Maximum number of data bytes per sent packet. OpenSSH accepts no more."""
 ADJUST_BYTES = 256 * 1024
-"""Number of consumed bytes after which the gateway sends a window adjust. If the gateway waited until half of the
-window is consumed, the sender would be idle for part of each round trip."""
+"""Number of bytes that a client must consume before the gateway sends a window adjust to the server. If the gateway
+waited until the client has consumed half of the window, the server would be idle for part of each round trip."""
 GROWTH_BUDGET_BYTES = settings.growth_bytes
 """Limit, in bytes, on the growth of all windows of this process together, beyond their initial sizes."""
 CONNECTION_GROWTH_BYTES = 128 * 1024 * 1024
-"""Limit, in bytes, on the window growth of one SSH connection, so that a connection with a long round trip does not
-use the whole budget."""
+"""Limit, in bytes, on the growth of all windows of one SSH connection, so that a connection with a long round trip
+does not use the whole budget."""
 
 
 class ByteBudget:
@@ -43,14 +43,14 @@ class ByteBudget:
         self.available = size
 
     def take(self, size: int) -> bool:
-        """Take `size` bytes if they are available; return whether they were."""
+        """Take `size` bytes if they are available. Return whether they were available."""
         if size > self.available:
             return False
         self.available -= size
         return True
 
     def release(self, size: int) -> None:
-        """Make `size` bytes available again. A window calls this when it no longer uses them."""
+        """Make `size` bytes available again. A window calls this method when it no longer uses these bytes."""
         self.available += size
 
 

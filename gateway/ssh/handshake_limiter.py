@@ -17,7 +17,10 @@ handshake block the loop for milliseconds."""
 
 
 class HandshakeLimiter:
-    """Limits the concurrent SSH handshakes of one event loop. The caller must give each handshake a deadline."""
+    """Limits the concurrent SSH handshakes of one event loop.
+
+    The caller must give each handshake a deadline, so that a server that does not respond frees its slot again.
+    """
 
     def __init__(self) -> None:
         self._servers: dict[tuple[NetworkId, Endpoint], tuple[asyncio.Semaphore, list[None]]] = {}

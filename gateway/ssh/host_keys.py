@@ -34,8 +34,8 @@ class TrustedHostKeys:
     ) -> list[str]:
         """Return the host key algorithms to propose. Algorithms with a trusted key come first, as in OpenSSH.
 
-        The other algorithms follow, so that a server without a trusted key presents a key that the error message can
-        describe.
+        The other algorithms follow. A server that has no trusted key then still presents a key, and the error message
+        can describe this key.
 
         Args:
             allowed: The configured algorithms, in order of preference.
@@ -164,7 +164,7 @@ class HostKeyVerifier(asyncssh.SSHClient):
             self.greeting = lambda: transport.greeting
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
-        """Return whether to accept a key that is not in the trusted list."""
+        """Return whether to accept a host key that is not in asyncssh's trusted list."""
         del host, addr, port
         if key.get_fingerprint() in self.trust.fingerprints or self.trust.insecure:
             return True
@@ -173,7 +173,7 @@ class HostKeyVerifier(asyncssh.SSHClient):
         return False
 
     def validate_host_ca_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
-        """Return whether to accept a certificate from a CA that is not in the trusted list."""
+        """Return whether to accept a host certificate from a CA that is not in asyncssh's trusted list."""
         del host, addr, port
         self.refused_key = f"a certificate signed by {_described(key)}"
         return self.trust.insecure
@@ -190,10 +190,10 @@ class HostKeyVerifier(asyncssh.SSHClient):
         self.refused_key = f"{key} with a certificate signed by {authority} ({reason})"
 
     def begin_auth(self, username: str) -> None:
-        """Refuse ciphers that need strict key exchange, before a user name or credential is sent.
+        """If the server lacks strict key exchange, refuse ciphers that need it. Called before asyncssh logs in.
 
         Raises:
-            asyncssh.KeyExchangeFailed: Such a cipher was negotiated, and the server lacks strict key exchange.
+            asyncssh.KeyExchangeFailed: The negotiated cipher needs strict key exchange, but the server lacks it.
         """
         del username
         if asyncssh_internals.has_strict_kex(self._conn):

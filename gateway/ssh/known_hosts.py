@@ -1,4 +1,4 @@
-"""Reads known_hosts files (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT"). A file with an invalid line is refused."""
+"""Reads known_hosts files (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT"). Refuses files with an invalid line."""
 
 import ipaddress
 import os
@@ -173,7 +173,7 @@ def _read(path: Path) -> tuple[str, tuple[int, ...] | None]:
 
 
 def _is_valid(line: str) -> bool:
-    """Return whether a line is valid. asyncssh must support the type of a revoked key, but not of other keys."""
+    """Return whether a line is valid. In an `@revoked` line, the key must be of a type that asyncssh supports."""
     words = line.split(None, 2)
     if not words or line.startswith("#"):
         return True

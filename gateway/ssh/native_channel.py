@@ -18,7 +18,8 @@ from gateway.relay.sockets import reset
 from gateway.ssh.flow_control import INITIAL_BUDGET, ByteBudget, ReceiveWindow
 
 _IN_ENGINE = ReceiveWindow(ByteBudget(0))
-"""A placeholder for the window of a channel that the native engine has opened. The engine manages that window."""
+"""A placeholder for the window of a channel that the native engine has opened. The native engine manages the real
+window."""
 
 
 class NativeChannel(NativeRelay):
@@ -27,8 +28,8 @@ class NativeChannel(NativeRelay):
     Args:
         runner: Runs the native engine.
         latency: The histogram for response latency.
-        tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes them.
-        on_answered: Called with this channel when CHANNEL_OPEN has a reply, or when the connection is lost.
+        tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes the bytes.
+        on_answered: Called with this channel when the server has replied to CHANNEL_OPEN, or the connection is lost.
         joined: The token of a channel that the native engine has opened for a client; None to open a new channel.
     """
 
@@ -88,7 +89,7 @@ class NativeChannel(NativeRelay):
         if self._measures:
             flags |= ATTACH_MEASURE
         self._histogram = self._runner.histograms.acquire(self._latency)
-        poller().remove(client.fileno())  # the socket can still be registered for an earlier owner
+        poller().remove(client.fileno())  # an earlier owner can have registered the socket
         self._runner.engine.attach(self._token, client.detach(), self._histogram, flags)
 
     def abort(self, close_reason: CloseReason) -> None:

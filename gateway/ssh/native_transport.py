@@ -33,8 +33,8 @@ from gateway.ssh.ssh_connection import SshConnection
 
 log = logging.getLogger(__name__)
 _ACCEPT_BYTES = 64 * 1024
-"""Number of processed bytes after which the transport reports them to the native engine. While more than 256 KiB are
-not reported, the engine does not receive."""
+"""Number of bytes that asyncssh processes before the transport reports them to the native engine. While more than
+256 KiB are not reported, the native engine receives no data on this connection."""
 _RETRY_SECONDS = 0.005
 """Seconds between two checks of whether the connection is ready to be passed to the native engine."""
 
@@ -58,7 +58,7 @@ class NativeTransport(asyncio.Transport):
         self._closed = False
         self._last_received = 0.0
         self._unaccepted = 0
-        """Number of bytes that were passed to asyncssh, but not reported to the native engine as processed yet."""
+        """Number of bytes passed to asyncssh, but not yet reported to the native engine as processed."""
 
     # asyncssh calls these methods.
 
@@ -84,10 +84,10 @@ class NativeTransport(asyncio.Transport):
     # `SshConnection` calls these methods.
 
     def on_sending_changed(self) -> None:
-        """Do nothing: the native engine stops sending data at KEXINIT, and continues with the new key."""
+        """Do nothing: the native engine itself pauses channel data during a key exchange."""
 
     def on_packet_processed(self) -> None:
-        """If enough bytes have been processed, report them to the native engine soon."""
+        """If asyncssh has processed many bytes, report them to the native engine in the next loop iteration."""
         if self._unaccepted >= _ACCEPT_BYTES:
             self._loop.call_soon(self._accept)
 
@@ -113,7 +113,7 @@ class NativeTransport(asyncio.Transport):
 
     @property
     def overflow_count(self) -> int:
-        """Number of channels that listeners opened although all their connections had many channels."""
+        """Number of channels that listeners opened here although all their connections had many channels."""
         return 0 if self._closed else self.runner.engine.gauge(self.token)[0]
 
     # The pool calls these methods.
@@ -216,7 +216,7 @@ async def hand_over(conn: SshConnection) -> None:
     """Pass the connection to the native engine. Do nothing if the engine does not support the ciphers.
 
     Args:
-        conn: A connection from `log_in` that has no channels. Its transport must not be used afterwards.
+        conn: A connection from `log_in` that has no channels. Do not use its transport afterward.
 
     Raises:
         asyncssh.ConnectionLost: The connection was lost.

@@ -28,10 +28,10 @@ def cipher_key(encryption: Encryption | None) -> CipherKey | None:
     """Return the key of `encryption`; None if the native engine does not support the cipher."""
     if isinstance(encryption, GCMEncryption):
         gcm = encryption._cipher  # noqa: SLF001 - asyncssh keeps the key nowhere else
-        return CipherKey(_GCM_NAMES[len(gcm._key)], gcm._key, gcm._iv)  # noqa: SLF001 - as above
+        return CipherKey(_GCM_NAMES[len(gcm._key)], gcm._key, gcm._iv)  # noqa: SLF001 - asyncssh keeps the key nowhere else
     if isinstance(encryption, ChachaEncryption):
         chacha = encryption._cipher  # noqa: SLF001 - asyncssh keeps the key nowhere else
-        return CipherKey("chacha20-poly1305@openssh.com", chacha._key + chacha._adkey, b"")  # noqa: SLF001 - as above
+        return CipherKey("chacha20-poly1305@openssh.com", chacha._key + chacha._adkey, b"")  # noqa: SLF001 - asyncssh keeps the key nowhere else
     return None
 
 

@@ -35,8 +35,8 @@ _SLOW_OPEN = 0.4
 _TIMER_SLACK = 0.01
 """Seconds to add to the delay of a timer, because the event loop can run a timer slightly too early."""
 _LATE_TICK = 1.0
-"""If the keepalive timer runs this number of seconds too late, the pool assumes that this process was suspended. The
-limit is at most half of `keepalive.suspect`."""
+"""If the keepalive timer runs this number of seconds too late, the pool assumes that this process was suspended. If
+half of `keepalive.suspect` is shorter, the pool uses that time instead."""
 _NO_ANSWER_HINT = (
     "the SSH server has not replied to any channel open yet: check that it permits TCP forwarding, "
     "and that the target's firewall does not drop packets"
@@ -125,7 +125,7 @@ class SshConnectionPool:
         return usable[chosen]
 
     def _grow(self) -> None:
-        """Start to dial another connection, unless the pool has the maximum number, or already dials one."""
+        """Start to dial another connection. Do nothing if the pool has its maximum size, or already dials one."""
         usable = sum(connection.alive for connection in self._usable)
         self._idle_since = time.monotonic()
         if self._target_size <= usable < self._options.connections.max:
@@ -134,7 +134,8 @@ class SshConnectionPool:
 
     def _check_alive(self, connection: PooledConnection) -> None:
         connection.check_alive()
-        # Apply the policy as soon as a reply to the keepalive is overdue, before the backend tries another target.
+        # Apply the policy as soon as the reply to the keepalive is overdue. New channels then use another connection
+        # before the gateway tries another target.
         self._loop.call_later(SLOW_KEEPALIVE + _TIMER_SLACK, lambda: self._apply_policy(time.monotonic()))
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
@@ -250,7 +251,8 @@ class SshConnectionPool:
             for at in (*actions.suspect, *actions.slow):
                 alive[at].fail_over_opens()
         for at in actions.close:
-            # The native engine can have opened a channel just before the listeners were updated.
+            # Do not close a connection that was usable until now: the native engine can have opened a channel on this
+            # connection just before the listeners were updated.
             if alive[at] not in usable_before:
                 alive[at].start_closing()
         if actions.dial:

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 _MIN_RETRY, _MAX_RETRY = 0.25, 10.0
 """The first and the highest upper bound of the retry delay, in seconds. The delay is a random time between zero and
-the upper bound, which doubles after each failure."""
+the upper bound. The upper bound doubles after each failure."""
 _FATAL_RETRY = 60.0
 """Retry delay after a refused login, in seconds. The delay is long because sshd penalizes repeated failures
 (sshd_config(5), PerSourcePenalties)."""

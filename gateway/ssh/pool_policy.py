@@ -28,8 +28,8 @@ class ConnectionHealth:
     Args:
         silence: Seconds since the last data from the peer arrived.
         load: Number of channels that are open or opening.
-        outdated: See `PooledConnection.outdated`. An outdated connection gets no new channels, and is closed after
-            its last channel.
+        outdated: See `PooledConnection.outdated`. An outdated connection gets no new channels, and the pool
+            closes it after its last channel has closed.
         stalled: Whether this connection became silent together with all others, because the network path stalled.
         silence_at_recovery: For a stalled connection: how long it had been silent, in seconds, when another
             connection received data again; 0 until then.

@@ -47,8 +47,8 @@ class PooledConnection:
         """Round-trip time of the last keepalive, in seconds; None before the first reply."""
         self.closing = False
         self.outdated = False
-        """Whether the connection gets no new channels, and is closed after its last channel: the tunnel's credentials
-        have changed since it logged in, or the pool has more connections than it needs."""
+        """Whether the connection gets no new channels, and is closed after its last channel. Reasons: the tunnel's
+        credentials have changed since the connection logged in, or the pool has more connections than it needs."""
         self._overflow_count = 0
         self.stalled = False
         """See `ConnectionHealth.stalled`."""
@@ -101,7 +101,7 @@ class PooledConnection:
     ) -> SshChannel:
         """Open a channel to `to`, and attach `client` to the channel. See `gateway.contracts.link.Link.join`.
 
-        Call this only while `alive` is true.
+        Call this method only while `alive` is true.
         """
         timeout = min(self._options.dial_timeout, within)
         try:
@@ -166,7 +166,7 @@ class PooledConnection:
         self._keepalive_task = self._conn.create_task(self._measure_keepalive())
 
     async def _measure_keepalive(self) -> None:
-        await self._conn._make_global_request(_KEEPALIVE)  # noqa: SLF001 - asyncssh has no public API for it
+        await self._conn._make_global_request(_KEEPALIVE)  # noqa: SLF001 - asyncssh has no public equivalent
         if self.alive:
             self._last_heard = time.monotonic()
             self.round_trip = self._last_heard - self._keepalive_sent

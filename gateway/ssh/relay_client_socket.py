@@ -124,7 +124,7 @@ class RelayClientSocket(AsyncsshRelayState):
             return
         try:
             if event == watch.mask == READ:
-                self._read_client()  # this calls `_update_interest` if necessary
+                self._read_client()  # `_read_client` calls `_update_interest` if necessary
             else:
                 self._handle_client_event(event, watch)
         except Exception:

@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 _BATCH_SIZE = 8 * (MAX_SEND_PACKET + 64)
 _SLOW_BATCH_SIZE = 2 * (MAX_SEND_PACKET + 64)
 _SLOW_DRAIN = 0.02
-"""If writing a backlog takes longer than this number of seconds, the path counts as slow: each relay may then send
-only little data per turn, and batches are short."""
+"""If writing a backlog takes longer than this number of seconds, the network path counts as slow. On a slow path,
+relays send only little data per turn, and batches are short."""
 _SLOW_PERIOD = 1.0
-"""Seconds for which a path counts as slow after writing a backlog took longer than `_SLOW_DRAIN`. A slow path often
-accepts data in bursts, so one fast write does not prove that the path has become fast."""
+"""Seconds for which a network path counts as slow after writing a backlog took longer than `_SLOW_DRAIN`. A slow path
+often accepts data in bursts, so one fast write does not prove that the path has become fast."""
 _FAST_NOTSENT_LOWAT = 4 * NOTSENT_LOWAT
 """Limit on unsent bytes in the kernel on a fast path. This larger limit causes fewer wakeups per byte. The kernel
 still sends the data within milliseconds."""
@@ -57,7 +57,7 @@ class SendQueue:
     Args:
         sock: A connected, non-blocking socket, owned by `SocketTransport`.
         conn: The asyncssh connection.
-        on_blocked_changed: Called after `blocked` changes.
+        on_blocked_changed: Called after the attribute `blocked` has changed.
         on_error: Called with an error of the socket.
     """
 
@@ -98,7 +98,7 @@ class SendQueue:
 
     @property
     def contended(self) -> bool:
-        """Whether turns must be short, because the path is slow and relays wait in the queue."""
+        """Whether relays may send only little data per turn, because the path is slow and other relays wait."""
         return self._batch_limit == _SLOW_BATCH_SIZE and (self._round_size > 1 or bool(self._waiting))
 
     @property

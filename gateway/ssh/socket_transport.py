@@ -37,7 +37,7 @@ class SocketTransport(asyncio.Transport):
         self.queue = SendQueue(sock, conn, self._update_interest, self._close)
         """Sends the packets, and decides when each relay of the connection may send."""
         self.greeting = b""
-        """The first bytes that the peer sent. A server that refuses the connection can send the reason in them."""
+        """The first bytes that the peer sent. A server that refuses the connection can send the reason here."""
         self._last_received = time.monotonic()
         self._sock = sock
         self._conn = conn
@@ -208,5 +208,5 @@ def transport_of(conn: asyncssh.SSHClientConnection) -> SocketTransport | None:
 def close_now(conn: SshConnection) -> None:
     """Close a connection's socket and cancel its tasks, without waiting."""
     conn.own_transport.abort()
-    for task in list(conn._tasks):  # noqa: SLF001 - asyncssh has no public API for them
+    for task in list(conn._tasks):  # noqa: SLF001 - asyncssh has no public equivalent
         task.cancel()

@@ -19,9 +19,9 @@ from gateway.ssh.single_algorithm_key import SingleAlgorithmKey
 from gateway.ssh.transport_interfaces import ConnectionTransport, NativeTransportInterface
 
 _FREQUENT_REKEY_BYTES, _FREQUENT_REKEY_SECONDS = 4 << 20, 10.0
-"""Limits on the received bytes and on the seconds since the previous key exchange. A key exchange below both limits
-is frequent. If OpenSSH has a small RekeyLimit, each long packet that OpenSSH sends starts a key exchange (packet.c,
-ssh_packet_need_rekeying)."""
+"""Limits on the received bytes and on the seconds since the previous key exchange. A key exchange within both limits
+follows shortly after the previous one. If OpenSSH has a small RekeyLimit, each long packet that OpenSSH sends starts
+a key exchange (packet.c, ssh_packet_need_rekeying)."""
 
 _MAX_DEFERRED_PACKETS = 16 * 1024
 """Maximum number of packets that asyncssh delays during a key exchange, including replies to the peer's requests. If
@@ -49,13 +49,14 @@ class SshConnection(SSHClientConnection):
         self.kex_started = 0.0
         """The monotonic time at which the most recent key exchange started, in seconds."""
         self.rekeys_often = False
-        """Whether the last two key exchanges were frequent. If so, the peer should send short packets."""
+        """Whether each of the last two key exchanges followed shortly after the previous one. If so, the peer should
+        send short packets."""
         self._last_rekey_soon = False
         super().__init__(asyncio.get_running_loop(), options, wait="auth")
         self._bytes_until_rekey = self._rekey_bytes
         """Number of bytes to receive until the next key exchange is due."""
 
-    # asyncssh assigns new ciphers to these two attributes at each key exchange.
+    # asyncssh assigns new ciphers to `_send_encryption` and `_recv_encryption` at each key exchange.
 
     @property
     def _send_encryption(self) -> Any:
@@ -130,7 +131,7 @@ class SshConnection(SSHClientConnection):
         """Return the key of a host certificate if the certificate is valid or if the key itself is trusted.
 
         A pinned key therefore stays trusted after its certificate has expired. OpenSSH does the same (sshconnect.c,
-        check_host_key).
+        `check_host_key`).
         """
         verifier: Any = self._owner
         refusal = verifier.signature_problem(cert)
@@ -245,7 +246,7 @@ class SshConnection(SSHClientConnection):
     # Closing.
 
     def _force_close(self, exc: Exception | None) -> None:
-        super()._force_close(exc)  # closes the transport in the next iteration of the event loop
+        super()._force_close(exc)  # asyncssh closes the transport in the next loop iteration
         self.own_transport.on_sending_changed()
 
     def disconnect_on_violation(self, detail: str) -> None:

@@ -19,9 +19,9 @@ class TargetListener(NativeListenerGroup):
 
     Args:
         rule: The sockets, the target, and the allowed clients.
-        permits: Number of clients to accept until more are permitted.
-        connections: The connections that carry the channels. A native engine carries each of them.
-        handler: Receives the events of the listener, and the clients that are returned.
+        permits: Number of clients that the listener may accept until the gateway permits more.
+        connections: The connections that carry the channels. A native engine carries each connection.
+        handler: Receives the events of the listener, and the clients that the native engines return.
         owner: Manages the listeners of the pool.
 
     Raises:
@@ -104,7 +104,7 @@ class TargetListenerManager:
         self._listeners: set[TargetListener] = set()
 
     def check(self, connections: Sequence[PooledConnection]) -> None:
-        """Check whether connections are alive. Called if a listener stops and some clients wait for channels."""
+        """Check whether connections are alive. Called when a listener stops while clients wait for channels."""
         for each in connections:
             self._check_alive(each)
 
@@ -119,12 +119,12 @@ class TargetListenerManager:
 
         Args:
             rule: The sockets, the target, and the allowed clients.
-            permits: Number of clients to accept until more are permitted.
+            permits: Number of clients that the listener may accept until the gateway permits more.
             connections: The connections that can get new channels.
-            handler: Receives the events of the listener, and the clients that are returned.
+            handler: Receives the events of the listener, and the clients that the native engines return.
 
         Returns:
-            The listener; None if the native engines cannot accept the clients, so that the event loop must do so.
+            The listener; None if the native engines cannot accept the clients. The event loop must then accept them.
         """
         if not connections or any(each.native_transport is None for each in connections):
             return None

@@ -12,7 +12,7 @@ class ConnectionTransport(Protocol):
     """Defines the methods that an `SshConnection` calls on its transport."""
 
     def on_sending_changed(self) -> None:
-        """Start or stop sending channel data. Called when a key exchange starts or ends, and at the close."""
+        """Start or stop sending channel data. Called when a key exchange starts or ends, or the connection closes."""
 
     def on_packet_processed(self) -> None:
         """React to a received packet that asyncssh has processed."""

@@ -102,7 +102,7 @@ class Uplink:
                     raise cause
                 except ReachError as error:
                     if is_being_cancelled():
-                        raise asyncio.CancelledError from error  # the close of the tunnel has failed
+                        raise asyncio.CancelledError from error  # raised while the cancelled task closed the tunnel
                     fatal = isinstance(error, TunnelError) and error.fatal
                     self.failures[error.reason] += 1
                     self._become(
