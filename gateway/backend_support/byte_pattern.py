@@ -23,11 +23,11 @@ def compile_pattern(pattern: str) -> BytePattern:
         ValueError: The syntax is not valid, the expression is too large, or google-re2 is not installed.
     """
     try:
-        import re2  # noqa: PLC0415 - an optional package
+        import re2  # noqa: PLC0415 - google-re2 is optional
     except ImportError:
         raise ValueError("needs google-re2: pip install 'gateway[patterns]'") from None
     options = re2.Options()
-    options.encoding = re2.Options.Encoding.LATIN1  # each byte is one character
+    options.encoding = re2.Options.Encoding.LATIN1  # in Latin-1, each byte is one character
     options.max_mem = _MAX_MEMORY
     options.log_errors = False
     try:

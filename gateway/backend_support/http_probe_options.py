@@ -86,7 +86,7 @@ def check_status(expected: HttpProbeOptions, response: HttpResponse, refused: st
     """
     if response.status in expected.status:
         return
-    path = expected.path.partition("?")[0]  # without the query, which can contain a secret
+    path = expected.path.partition("?")[0]  # omit the query, because it can contain a secret
     detail = f"{path}: status {response.status}, expected {', '.join(map(str, expected.status))}"
     if response.status in (401, 403):
         raise UnusableTargetError(Reason.AUTH, f"{detail}: {refused}")

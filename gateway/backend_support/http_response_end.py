@@ -24,7 +24,7 @@ class ReceivedDataSocket:
 
 
 class ResponseEndDetector:
-    """Detects the end of a response, to stop reading before the server closes the connection.
+    """Detects the end of a response, so that the probe can stop reading before the server closes the connection.
 
     If the header is not valid or contains no length, the response ends when the server closes the connection.
     """

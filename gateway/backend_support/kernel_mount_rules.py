@@ -15,7 +15,7 @@ ImportedVolume = tuple[dict[str, Any], list[str]]
 class KernelMountRules:
     """How kernels mount the backends of one kind, such as NFS: file system types, mount options and volumes.
 
-    The options of the kind must have a field `volume`.
+    The options class of the kind must have a field `volume`.
 
     Args:
         file_systems: The file system types of this kind, as for `mount -t`. A type that begins with one of them, such

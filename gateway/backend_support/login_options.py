@@ -58,13 +58,13 @@ class LoginCheckOptions:
 
 
 def credentials(options: object, check: Any) -> list[MonitoredCertificate]:
-    """Return the certificates of `check.tls.ca_file`, to monitor their expiry; see `BackendKind.credentials`."""
+    """Return the CA certificates to monitor, from `check.tls.ca_file`; see `BackendKind.credentials`."""
     del options
     return ca_credentials(check.tls.ca_file) if check.tls.mode == "verify" else []
 
 
 def verify(options: object, check: Any) -> None:
-    """Verify the files and the password program that the key `check` names; see `BackendKind.verify`.
+    """Verify the files and the password program to which the key `check` refers; see `BackendKind.verify`.
 
     Args:
         options: Not used.

@@ -35,7 +35,7 @@ async def loopback_port(link: Connector, target: Endpoint, phases: Phases) -> As
     """Open a loopback port to a target. At the end of the `with` block, abort all connections through the port.
 
     Args:
-        link: The link through which the target is reached.
+        link: The link through which to connect to the target.
         target: The target.
         phases: Receives the duration of each phase of the connection attempt to the target.
     """

@@ -32,8 +32,8 @@ _REASONS = {
 """Maps error numbers of servers and clients to reasons (MySQL and MariaDB manuals). All other numbers mean that
 a query failed.
 
-Error 1130 does not map to `AUTH`, because the server rejects all users from the source address. `AUTH` means that the
-server rejects the user of the check.
+Error 1130 does not map to `AUTH`, because `AUTH` means that the server rejects the user of the check. With error
+1130, the server rejects all users from the source address.
 """
 _LOGIN = "correct check.user and check.password_file, and check that the account can log in from this address"
 _TLS = "; an account that requires TLS needs check.tls"
@@ -68,7 +68,7 @@ def mysql_error(error: pymysql.err.MySQLError, *, uses_tls: bool) -> UnusableTar
         return UnusableTargetError(Reason.TLS, describe_tls_error(original))
     number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     text = str(error.args[1]) if len(error.args) > 1 else str(error)
-    if not number:  # not an error packet: PyMySQL has received invalid data
+    if not number:  # PyMySQL has received invalid data instead of an error packet
         return protocol_error(error)
     remedy = _REMEDIES.get(number, "")
     if remedy is _LOGIN and not uses_tls:

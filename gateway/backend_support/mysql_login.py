@@ -1,10 +1,10 @@
 """Logs in to MySQL and MariaDB. Sends no password to an unverified server, and limits the received data.
 
 A server chooses the authentication plugin, and PyMySQL accepts the choice. With some plugins, PyMySQL sends the
-password in plaintext. With others, PyMySQL encrypts the password with a key from the server, which can be an
-attacker. `RestrictedMysqlConnection` sends the password only over verified TLS, or encrypted with a public key of the
-server from the configuration (MySQL Reference Manual, "Caching SHA-2 Pluggable Authentication"; MariaDB
-documentation, "Authentication Plugins").
+password in plaintext. With others, PyMySQL encrypts the password with a public key that it receives from the server.
+The server can be an attacker. `RestrictedMysqlConnection` sends the password only over verified TLS, or encrypted
+with the server's public key from the configuration (MySQL Reference Manual, "Caching SHA-2 Pluggable Authentication";
+MariaDB documentation, "Authentication Plugins").
 """
 
 import contextlib
@@ -60,7 +60,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
     def __init__(self, phases: Phases, *, verified: bool, server_public_key: bytes | None, **arguments: Any) -> None:
         plugins: dict[str, Any] = {_CACHING: _CachingSha2PasswordPlugin, _SHA256: _Sha256PasswordPlugin}
         self.logged_in = False
-        """Whether the handshake is complete. The server counts a connection as aborted if it is closed earlier."""
+        """Whether the handshake is complete. If the connection closes earlier, the server counts it as aborted."""
         self.certificate: ValidityPeriod | None = None
         """The validity of the server's certificate. None: the server has presented no certificate."""
         self._phases = phases
@@ -135,9 +135,9 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
         return self.exchange(_auth.sha2_rsa_encrypt(self.password, login.salt, login.server_public_key))
 
     def refuse(self, why: str, remedy: str = "", response: bytes = _EMPTY_PASSWORD) -> NoReturn:
-        """Send a response that fails the authentication, and raise an error.
+        """Send a response with which the authentication fails, and raise an error.
 
-        The response is necessary, because the server would count a connection without one as an aborted handshake.
+        Without a response, the server would count the connection as an aborted handshake.
 
         Args:
             why: The error message.
@@ -148,9 +148,10 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
             UnusableTargetError: Always.
         """
         error = UnusableTargetError(Reason.AUTH, why, remedy)
-        # Some servers delay their error packet. If the check times out before the packet arrives, report this error.
+        # Store the error as a hint for the timeout message: some servers delay their error packet, and the check can
+        # time out before the packet arrives.
         self._phases.timeout_hint = error.detail
-        with contextlib.suppress(pymysql.err.MySQLError):  # expected: the server refuses the response
+        with contextlib.suppress(pymysql.err.MySQLError):  # as intended, the server refuses the response
             self.exchange(response)
         raise error
 
@@ -219,8 +220,8 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
 class _CachingSha2PasswordPlugin:
     """The authentication plugin `caching_sha2_password`, for `auth_plugin_map` of `pymysql.connect`.
 
-    This class replaces PyMySQL's plugin, in which a server could change the plugin a second time without a check by
-    `RestrictedMysqlConnection.check_plugin`.
+    This class replaces PyMySQL's implementation of the plugin. With that implementation, a server could request a
+    second change of the plugin, which `RestrictedMysqlConnection.check_plugin` would not check.
     """
 
     def __init__(self, login: RestrictedMysqlConnection) -> None:
@@ -244,7 +245,7 @@ class _CachingSha2PasswordPlugin:
 class _Sha256PasswordPlugin:
     """The authentication plugin `sha256_password`, for `auth_plugin_map` of `pymysql.connect`.
 
-    This class replaces PyMySQL's plugin, which encrypts the password with a key from the unverified server.
+    This class replaces PyMySQL's implementation, which encrypts the password with a key from an unverified server.
     """
 
     def __init__(self, login: RestrictedMysqlConnection) -> None:

@@ -24,8 +24,8 @@ def query_status(
     Args:
         connection: A connection that has logged in.
         max_lag: Maximum lag of a usable replica, in seconds. None: no limit.
-        has_password: Whether the check has a password. If so, a server that accepts every login without a password is
-            degraded.
+        has_password: Whether the check has a password. If so, the server is degraded if it accepts every login
+            without a password.
 
     Raises:
         MySQLError: A query failed.
@@ -44,8 +44,8 @@ def query_status(
     if failure and (read_only or max_lag is not None):
         unusable = (Reason.LAG, failure)
     elif failure:
-        # The server accepts writes, for example in circular replication, so clients can use it. Only its replication
-        # has failed.
+        # The replication has failed, but the server accepts writes (for example in circular replication), so clients
+        # can use the server.
         degraded = (Reason.LAG, f"{failure}; if the server was promoted, run RESET REPLICA ALL")
     elif is_replica and max_lag is not None and lag is not None and lag > max_lag:
         unusable = (Reason.LAG, f"{lag:g} s behind its source (max_lag {max_lag:g} s)")

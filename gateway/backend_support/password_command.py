@@ -73,8 +73,8 @@ async def run_password_command(command: Sequence[str], inherited: Sequence[str],
             await _kill_group(process)
         await asyncio.wait({stderr_reader}, timeout=_STDERR_TIMEOUT)
         stderr_reader.cancel()
-        # Close the pipes, which asyncio would otherwise keep open as long as a descendant of the program has them
-        # open. asyncio has no public method to close them.
+        # Close the pipes. Otherwise, asyncio keeps them open until all descendants of the program have closed them.
+        # asyncio has no public method for this.
         process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
     if len(output) > _MAX_OUTPUT:
         failure = f"{name} printed more than {_MAX_OUTPUT >> 10} KiB"
@@ -93,7 +93,7 @@ def _parse_output(output: bytes, name: str) -> str:
     try:
         text = output.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
-        raise _error(f"{name} printed text that is not UTF-8") from None  # the original error would reveal the output
+        raise _error(f"{name} printed text that is not UTF-8") from None  # the original error contains the output
     if not text or "\n" in text or "\0" in text:
         raise _error(
             f"{name} printed {'several lines' if text else 'nothing'}, but must print the password as one line"

@@ -95,7 +95,7 @@ class PostgresLoginTap:
                 self._unanswered -= 1
                 position += 1
                 if data[position - 1 : position] != _REFUSED:
-                    self._finish(key_hidden=True)  # the rest is encrypted
+                    self._finish(key_hidden=True)  # the rest of the connection is encrypted
             elif self._skip:
                 step = min(self._skip, len(data) - position)
                 self._skip -= step
@@ -145,8 +145,8 @@ class PostgresCancelProtocol:
     def classify(self, first: bytes) -> CancelRequest | EncryptionRequest | FirstMessageKind:
         """Classify a connection by its first bytes. See `gateway.cancel_protocol.CancelProtocol`."""
         if first[0] != 0:
-            # A valid packet begins with its length, which is less than 16 MiB, so the first byte would be zero. This
-            # client uses direct TLS or another protocol.
+            # The first packet of a PostgreSQL client begins with its length in four bytes. The length is less than
+            # 16 MiB, so the first byte is zero. Here it is not: the client uses direct TLS or another protocol.
             return FirstMessageKind.SESSION
         if len(first) < _PACKET.size:
             return FirstMessageKind.INCOMPLETE

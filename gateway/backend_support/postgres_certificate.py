@@ -15,7 +15,7 @@ from gateway.errors import ReachError
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)
 _ACCEPTED = b"S"
 _TIMEOUT = 1.0
-"""Time limit for fetching a certificate, in seconds. The limit is short, because it delays the check."""
+"""Time limit for fetching a certificate, in seconds. The limit is short, because the fetch delays the check."""
 _INTERVAL = 600.0
 """Minimum seconds between two attempts to fetch the certificate of one server."""
 _INTERVAL_BEFORE_EXPIRY = 60.0
@@ -25,8 +25,9 @@ _INTERVAL_BEFORE_EXPIRY = 60.0
 class CertificateFetcher:
     """Fetches the certificates of one backend's servers periodically, on separate connections.
 
-    Each connection is closed after the TLS handshake, so that the server does not count or log a session (PostgreSQL
-    manual, chapter "Frontend/Backend Protocol", "SSL Session Encryption"). The certificates are not verified.
+    The fetcher closes each connection after the TLS handshake, so that the server does not count or log a session
+    (PostgreSQL manual, chapter "Frontend/Backend Protocol", "SSL Session Encryption"). It does not verify the
+    certificates.
     """
 
     def __init__(self) -> None:
@@ -38,7 +39,7 @@ class CertificateFetcher:
         """Return the validity of a server's certificate.
 
         Args:
-            link: The link through which the server is reached.
+            link: The link through which to connect to the server.
             target: The server.
 
         Returns:

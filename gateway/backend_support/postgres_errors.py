@@ -2,7 +2,7 @@
 
 from gateway.errors import Reason, UnusableTargetError
 
-NO_PASSWORD = "the server requests no password: write scram-sha-256 in pg_hba.conf"  # noqa: S105 - a message
+NO_PASSWORD = "the server requests no password: write scram-sha-256 in pg_hba.conf"  # noqa: S105 - no password
 _REASONS = {
     "too many clients": Reason.TOO_MANY_CONNECTIONS,
     "remaining connection slots": Reason.TOO_MANY_CONNECTIONS,

@@ -1,8 +1,8 @@
 """Calls libpq's login function in a thread, because a malicious server can make one call last for half an hour.
 
 In SCRAM, the server chooses how many times the client hashes its password (RFC 5802, section 3). libpq accepts up to
-2³¹ iterations, and cannot be interrupted during them. psycopg holds the GIL during such a call, which would block the
-event loop. Therefore, this module calls libpq with ctypes, which releases the GIL.
+2³¹ iterations, and cannot be interrupted during them. psycopg holds the GIL during the call, and so would block
+the event loop. Therefore, this module calls libpq with ctypes, which releases the GIL.
 """
 
 import asyncio
@@ -72,7 +72,7 @@ class PostgresLogin:
             with contextlib.suppress(RuntimeError):  # raised if the event loop is closed
                 loop.call_soon_threadsafe(_set_outcome, polling, status, failure)
 
-        # A daemon thread does not delay the exit of the process.
+        # Use a daemon thread, because it does not delay the exit of the process.
         thread = threading.Thread(target=run, name="postgres-check", daemon=True)
         thread.start()
         hint, phases.timeout_hint = phases.timeout_hint, _COMPUTING
@@ -80,7 +80,7 @@ class PostgresLogin:
             result: pq.PollingStatus = await asyncio.shield(polling)
         except asyncio.CancelledError:
             if thread.native_id is not None:
-                with contextlib.suppress(OSError):  # raised if the thread has exited, or if this is not permitted
+                with contextlib.suppress(OSError):  # raised if the thread has exited or may not be reniced
                     os.setpriority(os.PRIO_PROCESS, thread.native_id, _LOWEST_PRIORITY)
             raise
         phases.timeout_hint = hint

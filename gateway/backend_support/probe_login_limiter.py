@@ -24,7 +24,7 @@ class ProbeLoginLimiter(AbortedLoginCount):
     Implements `gateway.contracts.login_limiter.LoginLimiter`. All times are monotonic.
 
     Args:
-        limit: The count at which the server blocks the source address.
+        limit: The number of aborted logins at which the server blocks the source address.
     """
 
     def __init__(self, limit: int) -> None:
@@ -43,7 +43,8 @@ class ProbeLoginLimiter(AbortedLoginCount):
     async def attempt(self) -> AsyncIterator[None]:
         """Wait until a login can start, and count it as in progress until the end of the `async with` block.
 
-        Logins normally run concurrently. Close to the limit, they run one at a time, so that only one can be aborted.
+        Logins normally run concurrently. If many logins were aborted, further logins run one at a time, so that only
+        one more login can be aborted.
         """
         possible = self.aborted + sum(each.in_progress for each in self.peers)
         async with self._turn if possible >= self._free else contextlib.nullcontext():

@@ -16,7 +16,7 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, UnusableTargetError
 
 _CHUNK = 16 * 1024
-"""Maximum length of one line, and maximum number of bytes to read at once."""
+"""Maximum length of one line, and maximum number of bytes that `read_some` returns."""
 _NO_TLS = "the server does not respond to the TLS handshake: check that it uses TLS on this port"
 _CLOSE_TIMEOUT = 0.5
 """Seconds to wait for the server's close_notify alert when a TLS connection is closed (RFC 8446, section 6.1)."""
@@ -120,7 +120,7 @@ class ProbeDialer:
         """Open a connection. At the end of the `with` block, close it.
 
         Args:
-            link: The link through which the target is reached.
+            link: The link through which to connect to the target.
             target: The target.
             phases: Receives the duration of each phase of the connection attempt, including `tls`.
 

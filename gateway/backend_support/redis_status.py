@@ -33,7 +33,7 @@ _REASONS = {
     "ERR wrong number of arguments for 'auth'": Reason.AUTH,
 }
 """Maps the first words of error replies to reasons. A single word is an error code. Redis before version 6 sends no
-error code for a failed login, so the map also contains the beginnings of such messages."""
+error code for a failed login, so the map also contains the first words of these messages."""
 _WRONG_LOGIN = "correct check.password_file, and check.user for an ACL user"
 _REMEDIES = {
     "NOAUTH": "set check.password_file, and check.user for an ACL user",
@@ -72,7 +72,7 @@ def evaluate(role_reply: Reply, info: Mapping[str, str], max_lag: float | None) 
 
     Args:
         role_reply: The reply to ROLE; its first item is `master`, `slave` or `sentinel`.
-        info: The fields of INFO; empty if the user has no permission to run it.
+        info: The fields of INFO; empty if the user has no permission to run INFO.
         max_lag: Maximum lag of a usable replica, in seconds. None: no limit.
 
     Raises:

@@ -90,6 +90,6 @@ def with_http_role(backend: Backend, via_http: HttpRoleServerOptions | None) -> 
 
     Args:
         backend: The backend to wrap.
-        via_http: The HTTP server; None: return `backend`.
+        via_http: The HTTP server. If it is None, the function returns `backend`.
     """
     return backend if via_http is None else _HttpRoleBackend(backend, via_http)

@@ -35,7 +35,7 @@ class SqlCheckOptions(LoginCheckOptions):
 
 
 def verify(options: object, check: Any) -> None:
-    """Verify the files and the password program that the key `check` names; see `BackendKind.verify`.
+    """Verify the files and the password program to which the key `check` refers; see `BackendKind.verify`.
 
     Args:
         options: Not used.
@@ -50,7 +50,7 @@ def verify(options: object, check: Any) -> None:
 
 
 def credentials(options: object, check: Any) -> list[MonitoredCertificate]:
-    """Return the CA certificates of the check, to monitor their expiry; see `BackendKind.credentials`."""
+    """Return the CA certificates to monitor, including those for `via_http`; see `BackendKind.credentials`."""
     via_http = check.via_http
     of_http = login_options.credentials(options, via_http) if via_http is not None else []
     return [*login_options.credentials(options, check), *of_http]
@@ -63,7 +63,7 @@ def endpoints(check: SqlCheckOptions, target: Endpoint) -> tuple[Endpoint, ...]:
 
 
 def without_database(scheme: str, path: str) -> dict[str, str]:
-    """Raise an error if a URL contains a path, which would name a database. SQL kinds use this as `read_url`.
+    """Raise an error if a URL contains a path (the name of a database). SQL kinds use this function as `read_url`.
 
     Args:
         scheme: The scheme of the URL.

@@ -56,7 +56,7 @@ class VolumeSpec:
 
 _VERSION_OPTIONS = ("vers=", "nfsvers=")
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - not bound
-"""Maps listener addresses that are not valid in mount options to the loopback address that reaches the listener."""
+"""For each listener address that is not valid in mount options: a loopback address that reaches the listener."""
 
 
 def mount_address(volume: VolumeOptions, listener: Endpoint) -> str:

@@ -103,16 +103,16 @@ class BackendKind:
         cancels: Recognizes cancel requests, if clients send them on separate connections. Must be None if `tap` is
             set.
         response_timeout: Maximum seconds that a target may take to respond to a client. If the target takes longer,
-            the gateway counts this as a failed check, and checks the target immediately. None: no limit.
+            the gateway counts the delay as a failed check, and checks the target immediately. None: no limit.
         imports: The keys and the note that `gateway import` adds to an imported backend.
         advice: Receives the settings of all configured backends of this kind, and yields warnings. Each warning names
             the backend and the remedy.
         insecure_settings: Yields the insecure settings. Receives the options, the check, and a flag: whether traffic
             to a target leaves this host unencrypted. Reads no file contents, only the permissions of program files.
-        credentials: Receives the options and the check, and returns the certificates in the files that they name.
+        credentials: Receives the options and the check, and returns the certificates in the configured files.
             Skips unreadable files. Can block.
         init_keys: The keys of `check` that `gateway init` asks for. For a secret, the command asks for a file path.
-        verify: Checks the options, the check, and the files that they name. Raises `GatewayError` if the operator
+        verify: Checks the options, the check, and the configured files. Raises `GatewayError` if the operator
             must change an option or a file.
         remedies: The remedies of this kind, by reason, where they differ from `gateway.remedies.TARGET_REMEDIES`.
     """

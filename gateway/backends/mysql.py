@@ -45,8 +45,8 @@ from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError, Reason, UnusableTargetError
 
 _IO_TIMEOUT = 3600.0
-"""Time limit of one blocking PyMySQL operation, in seconds. It is only a safeguard. The check has an earlier
-deadline, at which it shuts the socket down, so that the operation ends."""
+"""Time limit of one blocking PyMySQL operation, in seconds. The limit is only a safeguard. The check has an
+earlier deadline. At this deadline, the check shuts the socket down, and the operation ends."""
 _THREAD_TIMEOUT = 1.0
 """Maximum seconds to wait until a thread exits after its socket was shut down. Most threads exit immediately, but a
 busy machine can delay the exit."""
@@ -115,10 +115,10 @@ class MysqlBackend:
         loop = asyncio.get_running_loop()
         login = await loop.run_in_executor(self._file_thread, self._create_login, target, phases, password)
         sock = await link.socket(target, phases)
-        # Keep a duplicate, to shut the connection down if the check is cancelled: TLS detaches the descriptor from
-        # the original socket object.
+        # Keep a duplicate of the socket, to shut the connection down if the check is cancelled. The original socket
+        # object does not suffice, because TLS detaches the descriptor from it.
         handle = sock.dup()
-        thread = ThreadPoolExecutor(1, thread_name_prefix="mysql-check")  # PyMySQL calls block
+        thread = ThreadPoolExecutor(1, thread_name_prefix="mysql-check")  # used because PyMySQL calls block
         query = loop.run_in_executor(thread, self._query, login, sock, phases)
         thread.shutdown(wait=False)
         query.add_done_callback(lambda done: _close(done, sock, handle))
@@ -129,7 +129,7 @@ class MysqlBackend:
             return await asyncio.shield(query)
         except asyncio.CancelledError:
             with contextlib.suppress(OSError):  # the socket may already be closed
-                handle.shutdown(socket.SHUT_RDWR)  # so that PyMySQL stops waiting, and its thread exits
+                handle.shutdown(socket.SHUT_RDWR)  # PyMySQL then stops waiting, and its thread exits
             if not login.logged_in:
                 phases.on_abandoned()
                 logins.record_abort(time.monotonic())
@@ -149,7 +149,7 @@ class MysqlBackend:
             server_public_key=_read_public_key(check.server_public_key_file) if context is None else None,
             host=check.tls.server_name or target.host,
             user=check.user,
-            password=password.encode(),  # PyMySQL encodes a str in Latin-1
+            password=password.encode(),  # in UTF-8, because PyMySQL would encode a str in Latin-1
             database=check.database,
             defer_connect=True,
             autocommit=True,
@@ -179,7 +179,7 @@ class MysqlBackend:
 
 
 def _close(query: "asyncio.Future[ProbeResult]", *sockets: socket.socket) -> None:
-    """Close the sockets of a finished query. Retrieve its exception, so that asyncio does not log a warning."""
+    """Close the sockets of a finished query. Retrieve the exception, so that asyncio does not log a warning."""
     for each in sockets:
         each.close()
     if not query.cancelled():
@@ -190,7 +190,7 @@ def _read_public_key(file: Path | None) -> bytes | None:
     """Read a public RSA key in PEM.
 
     Raises:
-        ReachError: The file cannot be read, or does not contain such a key.
+        ReachError: The file cannot be read, or does not contain a public RSA key.
     """
     if file is None:
         return None

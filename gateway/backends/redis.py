@@ -18,8 +18,8 @@ _MAX_BYTES = 64 * 1024
 """Maximum number of bytes to accept from a server in one check. A normal check receives less than 8 KiB."""
 _SECTIONS = ("server", "replication", "memory")
 _NO_PASSWORD = (
-    "without any password configured",  # Redis 6 and later, Valkey
-    "no password is set",  # Redis before 6
+    "without any password configured",  # in messages of Redis 6 and later, and of Valkey
+    "no password is set",  # in messages of Redis before version 6
 )
 _UNAUTHENTICATED = "the server accepts commands without a login: set requirepass, or a password for the user default"
 
@@ -110,7 +110,7 @@ async def _greet(client: RedisClient, phases: Phases) -> bool:
 
 
 def _read_url(scheme: str, path: str) -> dict[str, str]:
-    """Require TLS for `rediss`, and refuse a path. Implements `BackendKind.read_url`.
+    """Require TLS if the scheme is `rediss`, and refuse URLs with a path. Implements `BackendKind.read_url`.
 
     In a Redis URL, the path is a database number. The gateway cannot use the number, because each client selects its
     database itself.

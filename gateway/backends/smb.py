@@ -44,8 +44,7 @@ class SmbOptions:
     Args:
         share: Name of the share.
         volume: A Docker volume for the share, managed by the gateway. Only for shares with guest access, because
-        every
-            user of the Docker engine could read a password in the volume's options.
+            every user of the Docker engine could read a password in the volume's options.
     """
 
     share: str

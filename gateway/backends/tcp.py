@@ -19,8 +19,8 @@ from gateway.errors import Reason, UnusableTargetError
 _MAX_RESPONSE = 16 * 1024
 """Maximum number of bytes to read while waiting for the expected response."""
 _MAX_PIECES = 100
-"""Maximum number of reads for one response. This limits the CPU time, because the check searches the whole response
-after each read."""
+"""Maximum number of reads for one response, to limit the CPU time. After each read, the check searches the whole
+response."""
 _MAX_SHOWN = 80
 """Maximum number of response bytes that an error message quotes."""
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|[rnt0\\]|)")

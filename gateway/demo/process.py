@@ -31,7 +31,7 @@ _allocated: set[int] = set()
 
 
 def free_port() -> int:
-    """Return a free TCP port of 127.0.0.1. Never returns a port twice."""
+    """Return a free TCP port of 127.0.0.1. Never return the same port twice."""
     while True:
         port = secrets.choice(PORTS)
         if port in _allocated:
@@ -158,7 +158,7 @@ class ServerProcess:
             return
         self._child = None
         with contextlib.suppress(ProcessLookupError):
-            if number is not signal.SIGKILL:  # resume stopped processes, which only SIGKILL can terminate
+            if number is not signal.SIGKILL:  # resume stopped processes: only SIGKILL could terminate them
                 os.killpg(child.pid, signal.SIGCONT)
             os.kill(child.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -173,7 +173,7 @@ class ServerProcess:
 
 
 def listening(port: int) -> bool:
-    """Return whether a process listens on a TCP port, with sock_diag(7) or from the socket tables (proc_net(5))."""
+    """Return whether a process listens on a TCP port, according to sock_diag(7) or, if it fails, to proc_net(5)."""
     with contextlib.suppress(OSError):
         return is_listening(port)
     wanted = f":{port:04X}"

@@ -1,4 +1,4 @@
-"""Starts the demo's servers. Skips a server if its program is not installed, or if it requires root."""
+"""Starts the demo's servers. Skips a server if its program is not installed, or if root privileges are missing."""
 
 import contextlib
 import os

@@ -157,7 +157,7 @@ class Bastion:
     def kill_session(session: int, number: signal.Signals = signal.SIGKILL) -> int:
         """Send SIGKILL, SIGSTOP or SIGCONT to the processes of one connection. Return the number of processes."""
         if number is not signal.SIGCONT:
-            _freeze(session)  # stop it first, so that it cannot start further processes meanwhile
+            _freeze(session)  # suspend the session first, so that it cannot start further processes
         processes = [*_children(session), session]
         for pid in processes:
             with contextlib.suppress(ProcessLookupError):
@@ -201,7 +201,7 @@ def _no_penalties(sshd: str) -> str:
 
 
 def _freeze(pid: int) -> None:
-    """Stop a process with SIGSTOP, and wait until it has stopped. Ignores a process that has exited."""
+    """Stop a process with SIGSTOP, and wait until it has stopped. Ignore a process that has exited."""
     deadline = time.monotonic() + _SIGSTOP_TIMEOUT
     with contextlib.suppress(ProcessLookupError, FileNotFoundError):
         os.kill(pid, signal.SIGSTOP)

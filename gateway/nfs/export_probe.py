@@ -26,16 +26,16 @@ class ExportProbe:
 
     Args:
         path: Path of the exported directory in the server's pseudo file system.
-        write: Whether each query also checks that the export is writable, by creating and removing a directory. This
-            check is skipped while the export is full.
+        write: Whether each query also checks that the export is writable, by creating and removing a directory. The
+            query skips this check while the export is full.
     """
 
     def __init__(self, path: str, *, write: bool) -> None:
         self._path = path
         self._write = write
         self._sessions: dict[_QueryKey, Nfs41Session] = {}
-        """The NFSv4.1 sessions with targets that do not support NFSv4.0. Queries reuse the
-        sessions: with a new session for each query, unused sessions would accumulate on the server."""
+        """The NFSv4.1 sessions with targets that do not support NFSv4.0. Queries reuse the sessions, because a new
+        session for each query would leave many unused sessions on the server."""
         self._in_use: set[_QueryKey] = set()
         """The keys of the queries in progress. Each query needs a separate session, because a session carries one
         request at a time."""

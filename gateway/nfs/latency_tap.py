@@ -33,7 +33,7 @@ class RpcRecordScanner:
         """Yield the XID and the message type of each record whose header ends in `data`.
 
         Args:
-            data: The bytes that follow those of the previous call. A record can extend over several calls.
+            data: The next bytes of the connection. A record can begin in earlier bytes, and end in later ones.
         """
         position, end = 0, len(data)
         while position < end and self.is_rpc:
@@ -92,7 +92,7 @@ class RpcLatencyTap:
             self.on_message(xid, kind, now, from_backend=True)
 
     def on_message(self, xid: int, rpc_type: int, now: float, *, from_backend: bool) -> None:
-        """See `gateway.connection_tap.RpcRequestTracker`. Ignores calls by the server and the replies to them."""
+        """See `gateway.connection_tap.RpcRequestTracker`. Ignore calls by the server and replies by the client."""
         if rpc_type not in (_CALL, _REPLY):
             (self._responses if from_backend else self._requests).is_rpc = False
         elif from_backend:
@@ -106,7 +106,7 @@ class RpcLatencyTap:
 
     @property
     def tracker(self) -> "RpcLatencyTap":
-        """Matches replies to calls by XID, because several calls can be pending. See `gateway.connection_tap.Tap`."""
+        """This tap, which matches replies to calls by XID. See `gateway.connection_tap.Tap`."""
         return self
 
     @property

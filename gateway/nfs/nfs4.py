@@ -62,7 +62,7 @@ class NfsExport:
         handle: The file handle of the directory. If it changes, the mounts of clients become stale.
         total: Size of the file system, in bytes.
         available: Space that is available to the user of the check, in bytes.
-        lease: Lease time, in seconds. If a client sends nothing for longer, the server can discard its state.
+        lease: Lease time, in seconds. If a client is silent for longer, the server can discard the client's state.
     """
 
     readable: bool
@@ -85,9 +85,9 @@ async def null(client: RpcClient) -> None:
         client: The RPC client.
 
     Raises:
-        RpcError: As `RpcClient.call`.
-        XdrError: As `RpcClient.call`.
-        OSError: As `RpcClient.call`.
+        RpcError: See `RpcClient.call`.
+        XdrError: See `RpcClient.call`.
+        OSError: See `RpcClient.call`.
     """
     await client.call(_NULL)
 
@@ -101,9 +101,9 @@ async def open_session(client: RpcClient, session: Nfs41Session) -> None:
 
     Raises:
         Nfs4StatusError: The server refuses the session.
-        RpcError: As `RpcClient.call`.
-        XdrError: As `RpcClient.call`.
-        OSError: As `RpcClient.call`.
+        RpcError: See `RpcClient.call`.
+        XdrError: See `RpcClient.call`.
+        OSError: See `RpcClient.call`.
     """
     reply = await _compound(client, [(EXCHANGE_ID, session.exchange_id_arguments())], minor=1)
     _read_result_header(reply)
@@ -123,9 +123,9 @@ async def query_export(client: RpcClient, path: str, session: Nfs41Session | Non
 
     Raises:
         Nfs4StatusError: The server refuses an operation, or `path` is not a directory.
-        RpcError: As `RpcClient.call`.
-        XdrError: As `RpcClient.call`.
-        OSError: As `RpcClient.call`.
+        RpcError: See `RpcClient.call`.
+        XdrError: See `RpcClient.call`.
+        OSError: See `RpcClient.call`.
     """
     access_bits = _ACCESS_READ | _ACCESS_LOOKUP
     attributes = _bitmap(_TYPE, _FSID, _LEASE_TIME, _SPACE_AVAIL, _SPACE_TOTAL)
@@ -142,7 +142,7 @@ async def query_export(client: RpcClient, path: str, session: Nfs41Session | Non
     _read_result_header(reply)
     present, values = reply.bitmap(), XdrReader(reply.opaque())
     fsid, lease, available, total = "", 0, 0, 0
-    for attribute in present:  # in ascending order (RFC 7530, section 5.8)
+    for attribute in present:  # the values are in the order of the attribute numbers (RFC 7530, section 5.8)
         if attribute == _TYPE:
             if values.uint() != _NF4DIR:
                 raise Nfs4StatusError(NFS4ERR_NOTDIR, "GETATTR")
@@ -180,9 +180,9 @@ async def create_and_remove(client: RpcClient, path: str, name: str, session: Nf
 
     Raises:
         Nfs4StatusError: The server refuses an operation.
-        RpcError: As `RpcClient.call`.
-        XdrError: As `RpcClient.call`.
-        OSError: As `RpcClient.call`.
+        RpcError: See `RpcClient.call`.
+        XdrError: See `RpcClient.call`.
+        OSError: See `RpcClient.call`.
     """
     lookups = _lookups(path)
     mode = _bitmap(_MODE) + opaque(uint(0o700))
@@ -228,19 +228,20 @@ def _bitmap(*attributes: int) -> bytes:
 async def _compound(
     client: RpcClient, operations: list[_Operation], session: Nfs41Session | None = None, minor: int = 0
 ) -> XdrReader:
-    """Send a COMPOUND request, and return a reader whose next data is the result of the first operation.
+    """Send a COMPOUND request, and return a reader positioned at the result of the first operation.
 
     Args:
         client: The RPC client.
         operations: The number and the encoded arguments of each operation.
-        session: An open NFSv4.1 session, whose SEQUENCE operation precedes `operations`; None for no session.
-        minor: The minor version of NFSv4 without a session. With a session, the minor version is always 1.
+        session: An open NFSv4.1 session, whose SEQUENCE operation the function sends before `operations`; None for no
+            session.
+        minor: The minor version of NFSv4 if `session` is None. With a session, the minor version is always 1.
 
     Raises:
         Nfs4StatusError: An operation failed.
-        RpcError: As `RpcClient.call`.
-        XdrError: As `RpcClient.call`, or the reply belongs to another session.
-        OSError: As `RpcClient.call`.
+        RpcError: See `RpcClient.call`.
+        XdrError: See `RpcClient.call`; or the reply belongs to another session.
+        OSError: See `RpcClient.call`.
     """
     if session is not None:
         minor, operations = 1, [(SEQUENCE, session.sequence_arguments()), *operations]

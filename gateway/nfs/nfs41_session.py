@@ -17,7 +17,7 @@ _MAX_SIZE = 1 << 20
 _MAX_OPERATIONS = 32
 _CALLBACK_PROGRAM = 0x40000000
 """The program number for callbacks, from the range for transient use (RFC 5531, section 8.4.2). The protocol requires
-such a number, although the gateway accepts no callbacks."""
+this number, although the gateway accepts no callbacks."""
 
 
 class Nfs41Session:

@@ -5,4 +5,4 @@ REPLACED = frozenset({
     "minorversion", "v2", "v3", "v4", "v4.0", "v4.1", "v4.2", "mountport", "mountproto", "mountvers", "mountaddr",
 })  # fmt: skip
 """Options for the NFS version, the transport, locks, and the reaction to failures. The gateway replaces them with its
-own, because all its mounts use NFSv4 over TCP and `hard`."""
+own, because all its mounts use NFSv4 over TCP, and the option `hard`."""

@@ -64,7 +64,7 @@ class RpcClient:
             auth_sys: Whether to send AUTH_SYS credentials of root instead of AUTH_NONE.
 
         Returns:
-            A reader whose next data is the procedure's results.
+            A reader positioned at the results of the procedure.
 
         Raises:
             RpcError: The server refuses the call or cannot execute it.

@@ -61,9 +61,9 @@ def resolve_program(command: Sequence[str], visit: Callable[[str], None] = _igno
 
 
 def insecure_program(key: str, command: Sequence[str]) -> Iterator[InsecureSetting]:
-    """Yield a violation of strict mode if other users can change the program of a command.
+    """Yield an insecure setting, which strict mode refuses, if other users can change the program of a command.
 
-    Yield nothing if `resolve_program` refuses the program, that is, also without strict mode.
+    Yield nothing if `resolve_program` refuses the program, because the gateway then never runs it.
 
     Args:
         key: The configuration key of the command.
@@ -80,7 +80,7 @@ def insecure_program(key: str, command: Sequence[str]) -> Iterator[InsecureSetti
 def _why_not_found(command: Sequence[str]) -> str:
     name = command[0]
     if len(command) == 1 and len(name.split()) > 1:
-        first = name.split()[0]  # do not show the rest, which can be a secret from the environment
+        first = name.split()[0]  # do not show the other words, which can be secrets from the environment
         return f"the command is one word that starts with {first!r}; no shell splits it: write [program, argument, …]"
     if "/" not in name:
         return f"{name} is not installed: install it, or write its path"

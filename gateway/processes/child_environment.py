@@ -17,7 +17,7 @@ def minimal_environment() -> dict[str, str]:
 
 
 def environment_of_user(inherited: Sequence[str]) -> dict[str, str]:
-    """Return the minimal environment, with HOME, USER, LOGNAME and the variables in `inherited` that are set."""
+    """Return the minimal environment, HOME, USER, LOGNAME and the variables in `inherited`, if they are set."""
     return minimal_environment() | _existing((*_OF_USER, *inherited))
 
 

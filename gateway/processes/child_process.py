@@ -52,7 +52,7 @@ class ChildProcess:
         self.exit_code: int | None = None
         """The exit code, or the negative number of the signal that killed the process; None while it runs."""
         self.was_stopped = False
-        """Whether `kill` or `stop` was called before the exit of the process was detected."""
+        """Whether `kill` or `stop` was called before the gateway detected the exit of the process."""
         self._process = process
         self._was_killed = False
         """Whether SIGKILL was sent to each process of the group."""
@@ -86,7 +86,7 @@ class ChildProcess:
             stdin: The file descriptor of the standard input. The caller closes it.
             stdout: The file descriptor of the standard output, which the caller closes. By default, `on_line`
                 receives the standard output and the standard error; otherwise, only the standard error.
-            file: The path of the file to execute (`CheckedProgram.file`). By default, PATH is searched.
+            file: The path of the file to execute (`CheckedProgram.file`). By default, the method searches PATH.
 
         Raises:
             TunnelError: The program is not installed, or the system cannot start another process.
@@ -129,7 +129,7 @@ class ChildProcess:
             pending = pending[:_MAX_PENDING]
             for line in lines[-_MAX_LINES:]:
                 self._handle_line(line)
-            await asyncio.sleep(0)  # otherwise, a pipe that always contains data would block the event loop
+            await asyncio.sleep(0)  # run other tasks, even if the pipe always contains data
         if pending:
             self._handle_line(pending)
 
@@ -153,7 +153,7 @@ class ChildProcess:
         return True
 
     def _is_exiting(self) -> bool:
-        """Return whether the process has begun to exit. On a busy machine, the exit can be complete much later."""
+        """Return whether the process has begun to exit. On a busy machine, the exit can take long."""
         try:
             fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
         except OSError:

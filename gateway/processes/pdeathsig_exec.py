@@ -1,4 +1,4 @@
-"""Executes a command with PR_SET_PDEATHSIG, so that the kernel kills it when the parent process exits.
+"""Executes a command with PR_SET_PDEATHSIG, so that the kernel kills the command when the parent process exits.
 
 Usage: `python pdeathsig_exec.py PARENT PRIVILEGES FILE COMMAND…`
 
@@ -43,10 +43,10 @@ def main(parent: int, privileges: str, file: str, command: list[str]) -> None:
     """
     if privileges != "all":
         _drop_privileges(privileges.partition(":")[2])
-    # Request the signal after the user ID has changed: such a change cancels earlier requests.
+    # Request the parent-death signal after the change of the user ID, because this change cancels earlier requests.
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # Python ignores these signals, and the command would inherit this setting. A command that ignores SIGPIPE can
-    # continue to write after the reader of its output has exited.
+    # Restore the default actions of SIGPIPE and SIGXFSZ, which Python ignores. Otherwise, the command would ignore
+    # them too. A command that ignores SIGPIPE can continue to write after the reader of its output has exited.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     if os.getppid() == parent:
@@ -61,11 +61,12 @@ def _drop_privileges(user: str) -> None:
     Args:
         user: The number to use as user ID and group ID; empty to keep the current IDs.
     """
-    # Without this step, a set-user-ID program could regain the capabilities.
+    # Set no_new_privs. Otherwise, the command could regain the capabilities with a set-user-ID program.
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     for capability in range(_MAX_CAPABILITY + 1):
         if capability != _CAP_NET_ADMIN:
-            # The call fails without CAP_SETPCAP. Ignore the failure, because the call is only defense in depth.
+            # Dropping a capability from the bounding set requires CAP_SETPCAP. Ignore a failure, because this step is
+            # only defense in depth.
             _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
     if user:
         _check(_libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0))
@@ -75,7 +76,7 @@ def _drop_privileges(user: str) -> None:
     _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
     header, sets = (ctypes.c_uint32 * 2)(_LINUX_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
     _check(_libc.capget(header, sets))
-    kept = sets[1] & (1 << _CAP_NET_ADMIN)  # sets[1] is the permitted set
+    kept = sets[1] & (1 << _CAP_NET_ADMIN)  # `sets[1]` contains the permitted capabilities
     _check(_libc.capset(header, (ctypes.c_uint32 * 6)(kept, kept, kept, 0, 0, 0)))
     if kept:
         _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_NET_ADMIN, 0, 0))

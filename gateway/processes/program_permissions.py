@@ -27,7 +27,7 @@ class ProgramPermissionProblem(NamedTuple):
 def lookup_steps(path: Path) -> list[Path]:
     """Return each directory and symbolic link that the kernel visits to find a file, followed by the file itself.
 
-    The path of each step contains no symbolic links above its last component (path_resolution(7)).
+    In the path of each step, only the last component can be a symbolic link (path_resolution(7)).
 
     Args:
         path: The absolute path of the file.
@@ -61,8 +61,8 @@ def lookup_steps(path: Path) -> list[Path]:
 def program_writers(path: Path, steps: Sequence[Path]) -> Iterator[ProgramPermissionProblem]:
     """Yield a problem for each user or group, other than root and the gateway's user, that can change a program.
 
-    Replacing the program, or a directory or link on its path, counts as a change. A program that every user can
-    change is refused. If the gateway runs as root, a program that another user owns is refused too.
+    Replacing the program, or a directory or link on its path, counts as a change. The gateway refuses a
+    program that every user can change. If the gateway runs as root, it also refuses a program that another user owns.
 
     Args:
         path: The absolute path of the program.

@@ -25,7 +25,8 @@ _OUTPUT_END_DELAY = 2.0
 """Seconds to wait for the exit of the program after the end of its output. The exit code shows whether the output is
 complete. If the program continues to run, its output counts as complete."""
 _BOTH_ENDS_DELAY = 5.0
-"""Like `_OUTPUT_END_DELAY`, if the client has ended the input too. Longer, because the program must then exit."""
+"""Seconds to wait for the exit of the program after the end of both its output and its input. The time is longer than
+`_OUTPUT_END_DELAY`, because a program must exit after the end of both."""
 
 
 class StdioStream:
@@ -36,7 +37,7 @@ class StdioStream:
         command: The program and its arguments.
         output: The read end of the pipe from the process's standard output, non-blocking. The stream owns it.
         input: The write end of the pipe to the process's standard input, non-blocking. The stream owns it.
-        end_later: Called by `close` with the process, to stop the process if it does not exit by itself.
+        end_later: Called by `close` with the process, to stop the process if it does not exit in time.
     """
 
     supports_half_close = True
@@ -178,7 +179,7 @@ class StdioStream:
         self._close_input()
 
     def close(self) -> None:
-        """Close the pipes. Stop the process if it does not exit by itself."""
+        """Close the pipes. Stop the process if it does not exit in time."""
         self._close_pipes()
         self._end_later(self.child)
 

@@ -25,7 +25,7 @@ _WATCHDOG_TIMEOUT = 3.0
 
 
 class TunnelProcesses:
-    """The child processes of one tunnel, each in its own process group. Stops them when the `async with` block exits.
+    """Runs the child processes of one tunnel, each in a separate process group, until the `async with` block exits.
 
     If the gateway is killed, a watchdog process kills all processes in these groups.
     """
@@ -68,7 +68,7 @@ class TunnelProcesses:
         return child
 
     def end_later(self, child: ChildProcess) -> None:
-        """In a task, wait until a process exits. After a time limit, stop the process.
+        """Start a task that waits until a process exits, and stops the process after a time limit.
 
         The limit is 60 seconds, or 5 seconds if `_MAX_SLOW` other processes already need more than 5 seconds.
         """
@@ -94,7 +94,7 @@ class TunnelProcesses:
             await child.wait()
             await child.stop()
         finally:
-            child.kill()  # if the wait was cancelled, `stop` has not run
+            child.kill()  # necessary if the wait was cancelled before `stop`
             self._watchdog.remove(child.pid)
             del self._running[child]
 

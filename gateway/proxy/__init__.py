@@ -1,1 +1,1 @@
-"""Implements tunnels through proxies: SOCKS5 and HTTP CONNECT. The proxy can be reached through another tunnel."""
+"""Implements tunnels through proxies: SOCKS5 and HTTP CONNECT. The proxy can be behind another tunnel."""

@@ -21,7 +21,7 @@ async def proxy_connection(options: ProxyOptions, via: Link) -> AsyncIterator[Pr
 
     Args:
         options: The options of the tunnel.
-        via: The link through which the proxy is reached.
+        via: The link through which to connect to the proxy.
 
     Raises:
         TunnelError: The proxy cannot be reached.

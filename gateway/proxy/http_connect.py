@@ -31,7 +31,7 @@ async def connect(stream: ProxyStream, to: Endpoint, login: ProxyCredentials | N
         login: The login; None to send no login.
 
     Raises:
-        ProxyReplyError: The proxy refuses, or its response is invalid.
+        ProxyReplyError: The proxy refuses the connection, or its response is invalid.
         OSError: The connection failed.
     """
     await stream.write(_request(to, login))
@@ -65,8 +65,8 @@ def _is_ipv6(host: str) -> bool:
 async def _read_headers(stream: ProxyStream) -> bytes:
     """Read the status line and the headers, but no byte after the headers.
 
-    If the target sends data first (MySQL, SSH), the target's first bytes can follow directly. They must stay unread,
-    because they are for the client.
+    If the target sends data first (MySQL, SSH), the target's first bytes can directly follow the headers. These bytes
+    must stay unread, because they are for the client.
     """
     headers = bytearray()
     while len(headers) < _MAX_HEADERS:

@@ -39,7 +39,7 @@ class ProxyLink:
 
     Args:
         options: The options of the tunnel.
-        via: The link through which the proxy is reached.
+        via: The link through which to connect to the proxy.
     """
 
     def __init__(self, options: ProxyOptions, via: Link) -> None:
@@ -74,7 +74,7 @@ class ProxyLink:
         *,
         short: bool,
     ) -> tuple[Stream, StreamBridge | None]:
-        """Connect to a target. Return the socket and, if the proxy uses TLS, the bridge between socket and proxy."""
+        """Connect to a target. Return the socket and, if the proxy uses TLS, the `StreamBridge` behind the socket."""
         try:
             async with asyncio.timeout(timeout), proxy_connection(self._options, self._via) as stream:
                 login = read_credentials(self._options)
@@ -107,7 +107,7 @@ class ProxyLink:
     async def probe(self) -> None:
         """Check that the proxy accepts connections and, for a SOCKS5 proxy, the login.
 
-        The login to an HTTP proxy is not checked, because it is part of a request that names a target.
+        Do not check the login to an HTTP proxy, because the gateway sends the login only in a request for a target.
 
         Raises:
             TunnelError: The proxy cannot be used.
@@ -151,7 +151,7 @@ class ProxyLink:
     async def lost(self) -> TunnelError:
         """Wait until the link is lost, and return the cause as an error that is not fatal.
 
-        Open connections are not closed, because they might still work after a probe has failed. See
+        Do not close open connections, because they might still work after a probe has failed. See
         `gateway.contracts.link.Link`.
         """
         return await asyncio.shield(self._lost)

@@ -67,8 +67,8 @@ async def connect(stream: ProxyStream, to: Endpoint) -> None:
         to: The target.
 
     Raises:
-        ProxyReplyError: The proxy refuses, or its reply is invalid.
-        UnicodeError: The name cannot be encoded.
+        ProxyReplyError: The proxy refuses the connection, or its reply is invalid.
+        UnicodeError: The host name cannot be encoded.
         OSError: The connection failed.
     """
     request = bytes([_VERSION, _CONNECT, 0]) + _encoded(to.host) + to.port.to_bytes(2, "big")

@@ -44,7 +44,7 @@ class TlsSocket:
         self._at_end = False
 
     def limit_unsent(self) -> None:
-        """Limit the unsent data in the kernel and the time between retransmissions, so that SSH is responsive."""
+        """Limit the unsent data and the time between retransmissions, so that SSH through the proxy is responsive."""
         cap_retransmit_interval(self._sock)
         limit_unsent(self._sock, _BACKLOG)
 
@@ -70,7 +70,7 @@ class TlsSocket:
         try:
             await self._do_handshake()
         except BaseException:
-            self._send_outgoing()  # sends the TLS alert, which reports the cause to the server
+            self._send_outgoing()  # send the TLS alert, which reports the cause to the server
             self._stop_sending()
             raise
         self._process_incoming()

@@ -45,7 +45,8 @@ class TunnelKind:
         schemes: The schemes of the URLs that can configure tunnels of this kind.
         servers: Receives the options, and returns the servers that the tunnel dials over TCP, through `via` if set.
             Reads the files that the options refer to, and can block. Raises `GatewayError` if a file is not valid.
-        udp_servers: Like `servers`, for the servers that the tunnel dials over UDP, which `via` cannot carry.
+        udp_servers: Receives the options, and returns the servers that the tunnel dials over UDP. An outer tunnel
+            (`via`) cannot carry UDP. Reads files and raises errors like `servers`.
         refuses_via: Receives the options, and returns the reason why the tunnel cannot run inside another tunnel;
             None if it can.
         server_dials_targets: Whether the tunnel's server dials the targets. If so, the targets see the server's
@@ -60,15 +61,16 @@ class TunnelKind:
             the insecure settings. Reads no file contents, only the permissions of program files.
         advice: Receives the options, and yields warnings about settings that are valid but probably unintended. Each
             warning begins with the key. Reads no files.
-        verify: Checks the options and the files that they refer to. Raises `GatewayError` if the tunnel cannot work
-            until the operator changes them.
+        verify: Checks the options and the files to which the options refer. Raises `GatewayError` if the tunnel
+            cannot work until the operator changes an option or a file.
         read_url: Receives the scheme of a URL, and the part after `://` without the query. Returns the configuration
             keys. None if this part always has the form `user@host:port`.
         identity: Set if a server permits only one connection per identity. Receives the options, and returns the
-            identity with which the tunnel connects. The gateway then opens one tunnel for all traffic classes, and
-            closes it before it opens a changed tunnel. None: a server permits several connections.
-        credentials: Receives the options, and returns the certificates in the files that they name. Skips unreadable
-            files. Can block.
+            identity with which the tunnel connects. The gateway then opens one tunnel for all traffic classes. When
+            the tunnel's configuration changes, the gateway closes the old tunnel before it opens the new one. None: a
+            server permits several connections.
+        credentials: Receives the options, and returns the certificates in the files to which the options refer.
+            Skips unreadable files. Can block.
         renewed: Receives the options, and returns the certificate files that an operator can renew with the same key.
             Open connections need no new login after a renewal.
         init_keys: The optional keys that `gateway init` asks for, in addition to the required ones. A tuple contains

@@ -41,7 +41,7 @@ class CommandTunnel:
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[OpenTunnel]:
-        """Open the tunnel; see `gateway.contracts.tunnel.Tunnel`. A process starts only when a target is dialed."""
+        """Open the tunnel; see `gateway.contracts.tunnel.Tunnel`. A process starts when the link dials a target."""
         if not via.network.is_local:
             raise TunnelError(Reason.PROTOCOL, _VIA, fatal=True)
         progress(TunnelState.CONNECTING)

@@ -37,7 +37,7 @@ _TUNNEL_STATES = {
     "AUTH": TunnelState.AUTHENTICATING,
     "GET_CONFIG": TunnelState.AUTHENTICATING,
 }
-"""Maps OpenVPN's states to states of the tunnel. It applies until OpenVPN is connected for the first time."""
+"""Maps OpenVPN's states to states of the tunnel, until OpenVPN is connected for the first time."""
 
 
 class OpenVpnTunnel:
@@ -100,7 +100,8 @@ class _OpenVpnClient:
         Raises:
             TunnelError: The configuration file is not valid, or the process cannot be started.
         """
-        # The child process cannot dial through a link. Inside another tunnel, it connects to a local forward.
+        # The child process cannot dial through a link. If the tunnel runs inside another tunnel, the child process
+        # connects to a local forward, which dials through the link.
         forward = None if via.network.is_local else await stack.enter_async_context(LocalForward(via))
         file = load_client_file(options)
         if forward is not None and file.uses_proxy:
@@ -168,11 +169,11 @@ class _OpenVpnClient:
         self._failure_report = loop.call_later(self._options.connect_timeout, self._report_failure, progress)
 
     def _report_failure(self, progress: TunnelStateCallback) -> None:
-        """Report why OpenVPN is not connected yet. OpenVPN continues, because a restart would cause more delay."""
+        """Report why OpenVPN is not connected yet. Do not restart OpenVPN, because this would cause more delay."""
         error = self._vpn.error(f"no connection within {self._options.connect_timeout:g} s; still trying")
         reason = error.reason if self._vpn.failure else Reason.TIMEOUT
         progress(TunnelState.BACKOFF, reason, error.detail)
-        self._schedule_failure_report(progress)  # OpenVPN can log a more specific failure later
+        self._schedule_failure_report(progress)  # report again: OpenVPN can log a more specific failure later
 
     async def configure(self, link: VpnLink) -> None:
         """Configure the device and the link with the settings that the server has pushed.
@@ -212,7 +213,10 @@ class _OpenVpnClient:
         self._vpn.restart_in_place()
 
     def renew(self) -> None:
-        """Apply changed files: reconnect for a new password, or replace the process for a new configuration file."""
+        """Apply changed files: reconnect, or replace the process if its configuration has changed.
+
+        If only the password has changed, for example, a reconnect suffices.
+        """
         try:
             same = load_client_file(self._options).text == self._file.text
         except TunnelError as error:

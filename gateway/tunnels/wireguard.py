@@ -33,8 +33,8 @@ HANDSHAKE_AGE = FactDefinition(
 )
 
 _HANDSHAKE_TIMEOUT = 5.0
-"""Seconds without the first handshake after which the tunnel resolves the peers' host names again, because addresses
-can change."""
+"""Seconds to wait for the first handshake. After this time, the tunnel resolves the peers' host names again, because
+their addresses can change."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ class _ConnectedWireGuardDevice:
         return WireGuardStatus(**vars(link.status()), device=device, handshake_age_seconds=self._handshake_age)
 
     async def received(self) -> int:
-        """Return the number of bytes that the device has received. Also update the handshake age and the peers."""
+        """Return the number of received bytes. Also update the handshake age and the peers' endpoints."""
         status = await self._wireguard.status()
         if self.link is not None:
             self.link.server = ", ".join(status.endpoints)
@@ -145,7 +145,7 @@ class _ConnectedWireGuardDevice:
     async def reconnect(self) -> None:
         """Resolve the host names of the peers again. Remove and add the peers, so that they perform new handshakes.
 
-        Errors are logged, not raised.
+        Log errors instead of raising them.
         """
         try:
             await self._wireguard.reconnect()
@@ -153,7 +153,7 @@ class _ConnectedWireGuardDevice:
             log.warning("%s", error.detail)  # the monitor calls `reconnect` again, and finally replaces the device
 
     def renew(self) -> None:
-        """Apply changed files. Change the keys and peers of the device; for other changes, replace the device."""
+        """Apply changed files. If only keys and peers have changed, update the device. Otherwise, replace it."""
         try:
             same = self._wireguard.reload_file()
         except TunnelError as error:

@@ -18,7 +18,8 @@ async def background_tasks(link: VpnLink, *jobs: Coroutine[Any, Any, None]) -> A
         jobs: The coroutines to run as tasks.
 
     Raises:
-        Exception: A task failed with an exception other than a `ReachError`. The block raises it on exit.
+        Exception: A task failed with an exception that is not a `ReachError`. This function raises the exception when
+            the block exits.
     """
     tasks = [asyncio.create_task(job) for job in jobs]
 

@@ -1,7 +1,7 @@
 """Isolates a VPN device from the host's other traffic, and creates sockets that use only this device.
 
-The device is either in a separate network namespace, or in the host's network namespace. In the latter case, sockets
-are bound to the device.
+The device is either in a separate network namespace, or in the host's network namespace. In the host's
+namespace, the sockets are bound to the device.
 """
 
 import asyncio
@@ -79,7 +79,7 @@ class DeviceIsolation(Protocol):
         """
 
     async def release_device(self) -> None:
-        """Undo `configure_device`. Call this method after a device was removed, before the next one is configured."""
+        """Undo `configure_device`. Call this method after a device was removed, before the next one is set up."""
 
     def close(self) -> None:
         """Release all resources. No other method can be called afterward."""
@@ -113,7 +113,7 @@ class NetworkNamespaceIsolation:
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
-            # `NetworkNamespace.close` cancels each job that has not started.
+            # If the job is cancelled, but not the caller, `NetworkNamespace.close` has cancelled the job.
             if future.cancelled() and not is_being_cancelled():
                 raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)) from None
             raise
@@ -128,7 +128,7 @@ class NetworkNamespaceIsolation:
 
 
 class BoundSocketIsolation:
-    """Isolates a VPN device in the host's network namespace: only sockets bound to the device use its routing table.
+    """Isolates a VPN device in the host's network namespace, with a routing table for sockets bound to the device.
 
     Args:
         device: Name of the device, to which the sockets are bound (SO_BINDTODEVICE).
@@ -159,7 +159,7 @@ class BoundSocketIsolation:
         """See `DeviceIsolation.release_device`."""
         try:
             await asyncio.to_thread(policy_routing.remove_policy_routing, self._device)
-        except TunnelError as error:  # log only, because closing the tunnel must not fail
+        except TunnelError as error:  # only log the error, because closing the tunnel must not fail
             log.warning("cannot remove the routing rules of %s: %s", self._device, error.detail)
 
     def close(self) -> None:

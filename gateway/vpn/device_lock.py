@@ -1,8 +1,8 @@
 """Locks the names of VPN devices, so that a gateway never removes a device that another running gateway uses.
 
-A lock is an abstract unix socket (unix(7)), which the kernel removes when the process exits. Like a device, such a
-socket belongs to a network namespace. Therefore, a gateway in another container with the same network namespace
-detects the lock. A lock file would require a shared file system.
+A lock is an abstract unix socket (unix(7)), which the kernel removes when the process exits. Like a device, an
+abstract socket belongs to a network namespace. Therefore, a gateway in another container with the same network
+namespace detects the lock. With a lock file, both containers would need a shared file system.
 """
 
 import errno

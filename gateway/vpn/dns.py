@@ -34,7 +34,7 @@ class VpnResolver:
         self._search_domains: tuple[str, ...] = ()
 
     def configure(self, settings: DeviceSettings) -> None:
-        """Set the name servers and search domains for further queries to those of `settings`."""
+        """Use the name servers and search domains of `settings` for further queries."""
         self._name_servers, self._search_domains = settings.name_servers, settings.search_domains
 
     async def resolve(self, to: Endpoint) -> list[Any]:

@@ -21,7 +21,7 @@ _V4 = (socket.AF_INET, socket.IPPROTO_ICMP, 8, 0)
 _V6 = (socket.AF_INET6, socket.IPPROTO_ICMPV6, 128, 129)
 _MAX_PENDING = 64
 _MAX_UNANSWERED = 3
-"""Number of consecutive missing replies after which a host counts as unresponsive, if the VPN itself works."""
+"""Number of consecutive missing replies after which a host counts as unresponsive, if other traffic arrives."""
 
 
 class EchoMonitor:
@@ -47,7 +47,7 @@ class EchoMonitor:
         self._warned = False
 
     def add_host(self, address: IpAddress) -> None:
-        """Add a host behind the VPN. If this exceeds a limit of `EchoMonitor`, remove the oldest hosts."""
+        """Add a host to ping. If the monitor then has more hosts than its limits allow, remove the oldest hosts."""
         if address in self._responds:
             return
         self._responds[address] = False
@@ -61,7 +61,7 @@ class EchoMonitor:
         del self._unanswered[address]
 
     def send_requests(self) -> bool:
-        """Send an echo request to each host. Return whether a reply is expected from at least one of them."""
+        """Send an echo request to each host. Return whether at least one of the hosts is expected to reply."""
         for address in self._responds:
             self._send(address)
             self._unanswered[address] += 1
@@ -70,8 +70,8 @@ class EchoMonitor:
     def ignore_unresponsive_hosts(self) -> None:
         """Expect no more replies from hosts that have not replied to several requests.
 
-        Call this method when other traffic arrives through the VPN. The VPN then works, so the hosts themselves do
-        not reply.
+        Call this method when other traffic arrives through the VPN. This traffic proves that the VPN works, and that
+        only the hosts do not respond.
         """
         for address, requests in self._unanswered.items():
             if requests >= _MAX_UNANSWERED and self._responds.get(address):
@@ -87,7 +87,7 @@ class EchoMonitor:
         if len(self._pending) > _MAX_PENDING:
             del self._pending[next(iter(self._pending))]
         packet = struct.pack("!BBH2sH", request, 0, 0, self._identifier, sequence)
-        # Ignore errors such as a missing route or a full queue: the request then counts as one without a reply.
+        # Ignore errors such as a missing route or a full queue. The monitor then treats the reply as missing.
         with contextlib.suppress(OSError):
             sock.sendto(_with_checksum(packet) if family == socket.AF_INET else packet, (str(address), 0))
 
@@ -130,7 +130,7 @@ class EchoMonitor:
                     if family == socket.AF_INET:
                         packet = packet[(packet[0] & 0x0F) * 4 :]  # remove the IPv4 header (RFC 791)
                     if packet[4:6] != self._identifier:
-                        continue  # the reply belongs to another process
+                        continue  # skip an echo reply for another process
                 if len(packet) < 8 or packet[0] != (0 if family == socket.AF_INET else _V6[3]):
                     continue
                 address, sent_at = self._pending.pop(int.from_bytes(packet[6:8], "big"), (None, 0.0))

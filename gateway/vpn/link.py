@@ -52,9 +52,9 @@ class VpnLink:
     """A link whose sockets send and receive only through a VPN device. Implements `gateway.contracts.link.Link`.
 
     Args:
-        isolation: Creates the sockets. The caller closes it.
+        isolation: Creates the sockets. The caller must close this object.
         network: The identity of the network behind the VPN.
-        thresholds: For how long replies must be missing before the gateway reacts.
+        thresholds: How long a reply must be missing before each reaction of the gateway.
     """
 
     def __init__(self, isolation: DeviceIsolation, network: NetworkId, thresholds: SilenceThresholds) -> None:
@@ -71,7 +71,7 @@ class VpnLink:
         self._settings: DeviceSettings | None = None
 
     def set_device_settings(self, settings: DeviceSettings) -> None:
-        """Use new device settings: query their name servers, and ping their peers and name servers.
+        """Apply new device settings: query their name servers, and ping their gateways, peers and name servers.
 
         If the addresses have changed, reset all client connections, because they no longer work.
 
@@ -144,7 +144,7 @@ class VpnLink:
             relay.abort(CloseReason.LINK_LOST)
 
     async def lost(self) -> TunnelError:
-        """Wait until the link is lost, and return the cause. The error is not fatal."""
+        """Wait until the link is lost, and return the cause. The error is not fatal: a new connection can succeed."""
         return await asyncio.shield(self._lost)
 
     def status(self) -> VpnStatus:

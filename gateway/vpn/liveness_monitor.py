@@ -88,7 +88,10 @@ class LivenessMonitor:
                 await self._reconnect()
 
     def _enter(self, stage: SilenceStage) -> None:
-        """Set the stage. If it has changed, report the new state of the tunnel, and take the action of the stage."""
+        """Set the stage. If it has changed, report the new state of the tunnel.
+
+        At the stage `lost`, also reset the client connections. At the stage `restart`, report the link as lost.
+        """
         before, self._stage = self._stage, stage
         if stage is before:
             return

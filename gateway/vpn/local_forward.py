@@ -26,7 +26,7 @@ class LocalForward:
     Use `LocalForward` with `async with`. On exit from the block, it stops listening.
 
     Args:
-        via: The link through which the target is reached.
+        via: The link through which to connect to the target.
     """
 
     def __init__(self, via: Link) -> None:

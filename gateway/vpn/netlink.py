@@ -46,7 +46,7 @@ def device_index(netlink: IPRoute, name: str) -> int:
 
 @contextmanager
 def ignore_missing() -> Iterator[None]:
-    """Ignore errors about missing objects in the `with` block: another process or the kernel has removed them."""
+    """Ignore errors of the `with` block about missing objects, such as a rule that the kernel has removed."""
     try:
         yield
     except NetlinkError as error:

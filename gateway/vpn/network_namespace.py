@@ -1,4 +1,4 @@
-"""Creates anonymous network namespaces. The kernel removes such a namespace when no process or socket uses it.
+"""Creates anonymous network namespaces. The kernel removes a namespace when no process or socket uses it.
 
 A thread can be in a different network namespace from the rest of its process (network_namespaces(7)). A socket stays
 in the namespace in which it was created. Therefore a thread in the namespace creates the sockets, and the event loop
@@ -29,7 +29,7 @@ class NetworkNamespace:
 
     def __init__(self) -> None:
         self.fd = -1
-        # Use a separate thread to create sockets: the threads of `_workers` can be busy with DNS queries for seconds.
+        # Create sockets in a separate thread, because DNS queries can block the threads of `_workers` for seconds.
         self._socket_thread = ThreadPoolExecutor(1, "vpn-socket", self._enter)
         self._workers = ThreadPoolExecutor(_WORKERS, "vpn", self._enter)
         try:
@@ -59,7 +59,7 @@ class NetworkNamespace:
         """
         try:
             return self._socket_thread.submit(socket.socket, family, kind, protocol).result()
-        except RuntimeError as error:  # the executor is shut down
+        except RuntimeError as error:  # the executor was shut down
             raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)) from error
 
     def submit(self, job: Callable[[], _T]) -> "Future[_T]":
@@ -96,7 +96,7 @@ def _set_namespace(fd: int) -> None:
 
 
 def _libc() -> ctypes.CDLL:
-    # `os.unshare` and `os.setns` require Python 3.12.
+    # Call libc directly, because `os.unshare` and `os.setns` require Python 3.12.
     return ctypes.CDLL(None, use_errno=True)
 
 

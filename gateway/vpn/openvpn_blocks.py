@@ -18,7 +18,7 @@ _SECTIONS = {
     "crl-verify": (_CRL,), "tls-auth": (_STATIC,), "tls-crypt": (_STATIC,),
     "tls-crypt-v2": (_CLIENT_V2,),
 }  # fmt: skip
-"""Labels of the PEM sections that each directive uses. OpenVPN ignores all other sections, so they are dropped."""
+"""Labels of the PEM sections that each directive uses. OpenVPN ignores other sections, so the gateway drops them."""
 _SINGLE_SECTION = {"key", "tls-auth", "tls-crypt", "tls-crypt-v2"}
 """Directives that use only the first PEM section of their content."""
 _STATIC_DIGITS = 512

@@ -5,16 +5,16 @@ from gateway.vpn.openvpn_allowlist import BLOCK_DIRECTIVES, IGNORED_VARIABLES, c
 from gateway.vpn.openvpn_parser import OpenVpnDirective, printable_name
 
 _IGNORED = {
-    # The process and its output.
+    # Directives about the `openvpn` process and its output.
     "daemon", "inetd", "log", "log-append", "syslog", "writepid", "status", "status-version", "verb", "mute", "echo",
     "parameter", "suppress-timestamps", "machine-readable-output", "errors-to-stderr", "nice", "mlock", "chroot",
     "user", "group", "cd", "tmp-dir", "remap-usr1", "persist-key", "disable-dco", "setcon",
     "management", "management-client", "management-hold", "management-query-passwords", "management-query-remote",
     "management-up-down", "management-signal", "management-forget-disconnect", "management-log-cache",
-    # The device, addresses, routes and name resolution.
+    # Directives about the device, addresses, routes and name resolution.
     "dev", "dev-type", "dev-node", "ifconfig-noexec", "ifconfig-nowarn", "route-noexec", "route-up", "route-pre-down",
     "up", "down", "up-delay", "up-restart", "down-pre", "ipchange", "script-security", "dns-updown", "persist-tun",
-    # Connection attempts.
+    # Directives about connection attempts.
     "connect-retry", "connect-retry-max", "connect-timeout", "server-poll-timeout", "resolv-retry", "auth-retry",
     "auth-nocache", "single-session", "ping-exit", "preresolve", "ip-remote-hint",
     # Directives without effect on Linux: those for Windows, and those that OpenVPN ignores.
@@ -23,7 +23,7 @@ _IGNORED = {
     "http-proxy-timeout", "socks-proxy-retry", "max-routes", "prng", "mtu-test", "comp-noadapt",
     "ignore-unknown-option",
 }  # fmt: skip
-"""Directives that the gateway ignores: they have no effect, or would change what the gateway controls."""
+"""Directives that the gateway ignores: they have no effect, or they change settings that the gateway controls."""
 REPORTED = {"up", "down", "route-up", "route-pre-down", "ipchange", "dns-updown"}
 """Ignored directives whose effect the operator probably expects. The gateway logs a warning for each of them."""
 _REFUSED = {
@@ -64,11 +64,11 @@ _REFUSED = {
         "mtu-dynamic", "use-prediction-resistance",
     },
 }  # fmt: skip
-"""The directives that the gateway refuses, for each reason. It also refuses all directives that it does not know."""
+"""The directives that the gateway refuses, by reason. The gateway also refuses all unknown directives."""
 
 
 def is_ignored(directive: OpenVpnDirective) -> bool:
-    """Return whether the gateway ignores a directive. If not, `check_allowed` decides whether to keep it."""
+    """Return whether the gateway ignores a directive. `check_allowed` keeps or refuses the other directives."""
     if directive.name == "setenv":
         return not IGNORED_VARIABLES.isdisjoint(directive.values[:1])
     return directive.block is None and directive.name in _IGNORED
@@ -80,7 +80,7 @@ def is_known(name: str) -> bool:
 
 
 def check_allowed(directive: OpenVpnDirective, *, connection: bool = False) -> None:
-    """Check that a directive is allowed in an OpenVPN client file. The content of a block is not checked.
+    """Check that a directive is allowed in an OpenVPN client file. Do not check the content of a block.
 
     Args:
         directive: A directive that is not ignored.

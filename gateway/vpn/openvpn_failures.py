@@ -42,7 +42,7 @@ _PATTERNS: list[tuple[str, Reason, bool, int]] = [
     (r"Inactivity timeout|\[soft,ping-restart\]", Reason.TIMEOUT, False, 2),
     (r"TLS (Error|handshake failed|object)", Reason.TLS, False, 1),
 ]
-"""The pattern of each message, and `reason`, `fatal` and `specificity` of the failure that it reports."""
+"""For each log message: its pattern, and the fields `reason`, `fatal` and `specificity` of the failure."""
 
 
 def parse_failure(line: str) -> OpenVpnFailure | None:

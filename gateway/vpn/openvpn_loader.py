@@ -1,7 +1,8 @@
-"""Loads an OpenVPN client file, and the files below its directory that its directives refer to.
+"""Loads an OpenVPN client file, and the files to which its directives refer.
 
-The loader opens each file only once. Therefore, the file that it reads is the file that it has checked, even if
-another process replaces the file between the check and the read.
+The files must be in the directory of the client file, or in a subdirectory. The loader opens each file only once.
+Therefore, the file that it reads is the file that it has checked, even if another process replaces the file between
+the check and the read.
 """
 
 import os
@@ -111,8 +112,8 @@ def _read(path: Path, max_size: int, directory: Path | None = None) -> _LoadedFi
     Args:
         path: Path of the file.
         max_size: Maximum size, in bytes.
-        directory: The directory that must contain the file after symbolic links are resolved; None to permit every
-            directory. The path of the directory must not contain symbolic links.
+        directory: A directory, without symbolic links in its path. After the resolution of symbolic links, the file
+            must be in this directory or in a subdirectory. None permits all directories.
 
     Raises:
         OSError: The file is missing or not readable.

@@ -1,4 +1,4 @@
-"""Reduces the privileges of the OpenVPN process to CAP_NET_ADMIN and, if possible, an unprivileged user.
+"""Reduces the privileges of OpenVPN to CAP_NET_ADMIN and, if possible, runs it as an unprivileged user.
 
 OpenVPN parses input from untrusted hosts, so it must not have privileges that it does not need. It needs only
 CAP_NET_ADMIN, to create its device when it starts, and again if the server assigns another address.

@@ -88,7 +88,7 @@ class OpenVpnProcess:
 
     def _command(self, memory: int) -> list[str]:
         return [
-            # A <connection> block inherits only options before the block, so these options are before the file.
+            # A <connection> block inherits only options that precede the block, so these options precede the file.
             "openvpn", "--connect-retry", "1", "2", "--server-poll-timeout", "5", "--allow-compression", "no",
             "--config", f"/dev/fd/{memory}",
             "--dev", self._device, "--dev-type", self._file.layer, "--ifconfig-noexec", "--route-noexec",

@@ -19,7 +19,7 @@ def tcp_remotes(file: SanitizedOpenVpnFile) -> list[Endpoint]:
 
 
 def udp_remotes(file: SanitizedOpenVpnFile) -> list[Endpoint]:
-    """Return the servers that the client dials over UDP, which no outer tunnel can carry.
+    """Return the servers that the client dials over UDP. No outer tunnel can carry these connections.
 
     Args:
         file: The configuration file.

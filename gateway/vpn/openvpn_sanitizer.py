@@ -1,8 +1,8 @@
 """Generates a configuration file for OpenVPN that contains only the safe directives of the operator's file.
 
 OpenVPN never reads the operator's file. The gateway parses each directive (`openvpn_parser.py`), checks the directive
-(`openvpn_directive_policy.py`), and writes it to the generated file. Inline blocks, and the files to which directives
-refer, are written as blocks (`openvpn_blocks.py`). OpenVPN and the gateway parse the generated file in the same way.
+(`openvpn_directive_policy.py`), and writes it to the generated file. The generated file contains inline blocks
+instead of references to files (`openvpn_blocks.py`). OpenVPN and the gateway parse the generated file identically.
 
 This module does no I/O. A callback reads the files to which directives refer.
 """
@@ -106,7 +106,7 @@ class _FileSanitizer:
         self._file_count = 0
         self._secret_files: list[str] = []
         self._optional: set[str] = set()
-        """Names in the directive `ignore-unknown-option`. OpenVPN ignores these directives if they are unknown."""
+        """Names in `ignore-unknown-option`. OpenVPN ignores directives with these names if it does not know them."""
         self._device = self._device_type = ""
         self._requires_login = self._uses_proxy = self._has_secrets = False
 
@@ -185,7 +185,7 @@ class _FileSanitizer:
         return replace(block, block=tuple(lines))
 
     def result(self) -> SanitizedOpenVpnFile:
-        """Return the generated file, after all directives have been added."""
+        """Return the generated file. Call this method after the last call of `add`."""
         return SanitizedOpenVpnFile(
             directives=tuple(self._directives),
             layer="tap" if (self._device_type or self._device).startswith("tap") else "tun",

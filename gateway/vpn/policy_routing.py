@@ -19,8 +19,8 @@ from gateway.vpn.network_devices import bring_up, default_routes
 _NO_PREFIX_ROUTE = 0x200
 """IFA_F_NOPREFIXROUTE: the kernel adds no route for the prefix of the address."""
 _PROTOCOL = 0x67
-"""The protocol number (rt_protos) of the gateway's rules and routes. By this number, a gateway finds the rules and
-routes that killed gateways have left."""
+"""The protocol number (rt_protos) of the gateway's rules and routes. With this number, a gateway finds the rules and
+routes of killed gateways."""
 _FIRST_TABLE, _TABLE_COUNT = 20_000, 10_000
 """The range of routing tables that the gateway uses."""
 _table_lock = threading.Lock()
@@ -69,8 +69,8 @@ def configure_in_host(name: str, settings: DeviceSettings) -> None:
             )  # fmt: skip
             netlink.rule("add", oifname=name, table=table, family=family, protocol=_PROTOCOL, priority=table)
         for each in settings.usable_addresses:
-            # Also match the addresses of the device, because the rules above match only sockets bound to the device.
-            # After such a socket is closed, the kernel replies to late packets itself, without a socket.
+            # Also route packets from the device's addresses through the table. The rule for the device matches only
+            # packets of bound sockets, but the kernel answers late packets for a closed socket without a socket.
             family = socket.AF_INET if each.version == 4 else socket.AF_INET6
             netlink.rule(
                 "add", src=str(each.ip), src_len=each.max_prefixlen, table=table, family=family, protocol=_PROTOCOL,
@@ -104,7 +104,7 @@ def _table_of(netlink: IPRoute, name: str) -> int | None:
 def _free_table(netlink: IPRoute, name: str) -> int:
     """Return the number of a routing table that no rule uses. The search starts at a number derived from `name`."""
     used = {rule.get_attr("FRA_TABLE") for rule in _rules(netlink)}
-    start = zlib.crc32(name.encode())  # gateways that start at the same time then select different tables
+    start = zlib.crc32(name.encode())  # so that simultaneous searches of several gateways find different tables
     return next(
         table
         for offset in range(_TABLE_COUNT)

@@ -16,8 +16,8 @@ _LOCK = "lock"
 _RUN = Path("/run/gateway")
 """Directory to use if the directory for temporary files is not writable, for example in a read-only container."""
 _MIN_AGE = 30.0
-"""Minimum age, in seconds, of directories and sockets that the cleanup removes. A younger one can belong to a gateway
-that is still starting."""
+"""Minimum age, in seconds, of directories and sockets that the cleanup removes. A younger directory or socket can
+belong to a gateway that is still starting."""
 
 
 class RuntimeDirectory:
@@ -38,7 +38,7 @@ class RuntimeDirectory:
             with contextlib.suppress(OSError):
                 _remove_if_stale(old)
         try:
-            self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))  # mode 0700
+            self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))  # mkdtemp sets mode 0700
         except OSError as error:
             permanent = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
             detail = f"{error}: make the directory for temporary files (TMPDIR) or {_RUN} writable"
@@ -81,8 +81,8 @@ def remove_stale_sockets(directory: Path, pattern: str) -> None:
 
     Args:
         directory: The directory that contains the sockets.
-        pattern: Glob pattern for the names of the sockets. Other programs must not use names that match
-            it.
+        pattern: Glob pattern for the names of the sockets. Other programs must not use names that match the
+            pattern.
     """
     for path in directory.glob(pattern):
         with contextlib.suppress(OSError):

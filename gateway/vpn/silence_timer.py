@@ -31,7 +31,7 @@ RECONNECT_INTERVAL = 6.0
 
 
 class SilenceStage(StrEnum):
-    """Names the stages of missing replies, from no missing reply (`fine`) to a necessary restart (`restart`)."""
+    """The stages of missing replies, from `fine` (no reply is missing) to `restart` (the device must be replaced)."""
 
     FINE = "fine"
     SUSPECT = "suspect"
@@ -58,7 +58,7 @@ class SilenceTimer:
         self._last_reconnect = 0.0
 
     def record_reply(self, now: float) -> None:
-        """Record that a packet has arrived through the VPN. No reply is then expected until the next request."""
+        """Record that a packet has arrived through the VPN. Until the next request, no reply is expected."""
         self.last_reply = now
         self._echo_sent = self._dialed = None
         self._last_reconnect = 0.0
@@ -85,7 +85,7 @@ class SilenceTimer:
             self._echo_sent = now
 
     def record_dial(self, now: float) -> None:
-        """Record a connection attempt to a target. Its reply is overdue only after `DIAL_GRACE`."""
+        """Record a connection attempt to a target. The target's reply counts as missing only after `DIAL_GRACE`."""
         if self._dialed is None:
             self._dialed = now
 
@@ -96,7 +96,7 @@ class SilenceTimer:
         return max(0.0, echo, dial)
 
     def stage(self, now: float) -> SilenceStage:
-        """Return how serious the silence is, based on how long an expected reply has been overdue."""
+        """Return the stage that corresponds to the time for which an expected reply has been missing."""
         overdue, thresholds = self.overdue(now), self._thresholds
         for threshold, stage in (
             (thresholds.restart, SilenceStage.RESTART),

@@ -28,7 +28,7 @@ _PREFIX = device_prefix("w")
 _POLL_INTERVAL = 0.05
 _RESOLVE_TIMEOUT = 4.0
 _DEFAULT_MTU = 1420
-"""MTU, in bytes, if neither the file nor the options set one: 80 bytes below that of Ethernet, as in wg-quick."""
+"""MTU, in bytes, if neither the file nor the options set one: 80 bytes less than for Ethernet, as in wg-quick."""
 
 
 class WireGuardDevice:
@@ -37,7 +37,7 @@ class WireGuardDevice:
     Args:
         options: The options of the tunnel.
         device: The name for the device.
-        isolation: Isolates the device. The caller closes it.
+        isolation: Isolates the device. The caller must close this object.
 
     Raises:
         TunnelError: The configuration file cannot be loaded. See `load_wireguard_file`.
@@ -83,7 +83,7 @@ class WireGuardDevice:
         return settings
 
     async def _create_in_kernel(self) -> None:
-        """Try to create the device in the kernel, and set `in_kernel` to whether the kernel supports WireGuard.
+        """Try to create the device in the kernel. Set `in_kernel` if the kernel supports WireGuard.
 
         First remove the devices of killed gateways.
         """
@@ -93,7 +93,7 @@ class WireGuardDevice:
         try:
             self.in_kernel = await asyncio.shield(creation)
         except asyncio.CancelledError:
-            self.in_kernel = await creation  # wait, so that `stop` can remove the device
+            self.in_kernel = await creation  # wait for the creation, so that `stop` can remove the device
             raise
 
     def _device_settings(self) -> DeviceSettings:
@@ -157,7 +157,7 @@ class WireGuardDevice:
         """Load the configuration file again. Can block.
 
         Returns:
-            Whether only keys and peers have changed, so that the device can remain.
+            Whether only keys and peers have changed. If so, the device can remain.
 
         Raises:
             TunnelError: The configuration file cannot be loaded. See `load_wireguard_file`.

@@ -37,7 +37,8 @@ class WireGuardGoProcess:
         """Start the process, and wait until it has created the device.
 
         Args:
-            prefix: Prefix of the gateway's device names. Sockets of killed gateways with this prefix are removed.
+            prefix: Prefix of the gateway's device names. The method removes sockets with this prefix
+                that killed gateways have left.
 
         Raises:
             TunnelError: The process cannot create the device; fatal.

@@ -13,8 +13,8 @@ from gateway.vpn.wireguard_formats import WireGuardFile, check_key, parse_wiregu
 def load_wireguard_file(options: WireGuardOptions) -> WireGuardFile:
     """Load the configuration file of a tunnel, and keys from the key files in the options. Can block.
 
-    The function opens the configuration file only once, so that the file whose permissions it checks is the file that
-    it reads.
+    The function opens the configuration file only once. Therefore, it checks the permissions of the same file that it
+    reads.
 
     Args:
         options: The options of the tunnel.
