@@ -1,4 +1,4 @@
-"""Owns the budgets of aborted handshakes: after too many, a MySQL server blocks the address of the gateway."""
+"""Owns the handshake budgets. A MySQL server blocks the gateway's address after too many aborted handshakes."""
 
 import time
 from collections.abc import Iterable
@@ -12,20 +12,20 @@ _NetworkPath = tuple[str | None, Endpoint]
 
 
 class AbortedHandshakeBudgets:
-    """Owns one budget of aborted handshakes for each path, that is, for each pair of a tunnel and a target address.
+    """Owns one handshake budget for each path, that is, for each pair of a tunnel (or none) and a target address.
 
-    The server counts the aborted handshakes of all paths to it. Therefore, the budgets of these paths share one limit
-    (see `join_budgets`). Two paths lead to the same server if they are paths of one backend to the same target.
-    Backends with the same path share its budget.
+    A server counts aborted handshakes regardless of their path. Therefore, the budgets of all paths to one server
+    share one limit (see `join_budgets`). Two paths lead to the same server if they are paths of one backend to the
+    same target. If several backends use the same path, they share its budget.
 
-    Budgets survive a reload, because the server continues to count.
+    A reload keeps the budgets, because it does not reset the server's count.
     """
 
     def __init__(self) -> None:
         self._budgets: dict[_NetworkPath, AbortedHandshakeBudget] = {}
 
     def update(self, specs: Iterable[BackendSpec]) -> None:
-        """Create the missing budgets of a configuration. Budgets of paths to the same server share one limit.
+        """Create the budgets that do not exist yet. Make the budgets of all paths to one server share one limit.
 
         Args:
             specs: All backends of the configuration.
@@ -55,7 +55,7 @@ class AbortedHandshakeBudgets:
         return self._budgets.get((tunnel, target)) if spec.kind.abort_limit is not None else None
 
     def record_abandoned_dial(self, tunnel: str | None, target: Endpoint) -> None:
-        """Record that a check has abandoned a dial. The server may count the dial as an aborted handshake."""
+        """Record that a check has abandoned a dial, because the server may count it as an aborted handshake."""
         budget = self._budgets.get((tunnel, target))
         if budget is not None:
             budget.record_abandoned(time.monotonic())

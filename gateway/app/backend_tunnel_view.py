@@ -1,4 +1,4 @@
-"""Builds the view of a backend's tunnels for the status page: whether each tunnel works, and why not."""
+"""Builds the view of a backend's tunnels for the status page: whether each tunnel works and, if not, why."""
 
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend
@@ -32,7 +32,7 @@ def backend_tunnel_views(running: RunningBackend) -> list[BackendTunnelView]:
 
 
 def _trouble(monitored: MonitoredTarget, at: int) -> tuple[Reason | None, str] | None:
-    """Return a reason and its details if new clients cannot use a path to a target; None if they can.
+    """Return why new clients cannot use a path to a target: a reason and details. Return None if they can use it.
 
     Args:
         monitored: The target.

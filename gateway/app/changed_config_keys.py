@@ -8,8 +8,8 @@ from gateway.config import Config
 
 _NAMED = ("tunnels", "backends")
 KEY_OF_FIELD = {"options": "", "check_options": "check"}
-"""The configuration key of each field of `TunnelSpec` and `BackendSpec` whose name differs from its key. The key is
-empty if the values of the field are directly in the section of the tunnel or backend."""
+"""Maps fields of `TunnelSpec` and `BackendSpec` to configuration keys. It contains only fields whose name and key
+differ. The key is empty if the keys inside the field are directly in the section of the tunnel or backend."""
 _WHOLE = ("kind",)
 """Fields to compare as a whole, because each of them is a single value in the configuration file."""
 

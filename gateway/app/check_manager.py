@@ -24,7 +24,7 @@ class CheckManager:
 
     Args:
         components: Runs the checks.
-        budgets: Limits how often checks log in to a server that blocks clients after too many aborted handshakes.
+        budgets: The handshake budgets. They limit how often checks log in to a MySQL server.
     """
 
     def __init__(self, components: ComponentManager, budgets: AbortedHandshakeBudgets) -> None:

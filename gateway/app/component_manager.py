@@ -29,10 +29,10 @@ class ComponentManager:
         self._retiring_forwards: set[Forward] = set()
         self._retiring_uplinks: set[Uplink] = set()
         self._stop_early: set[Uplink] = set()
-        """The draining uplinks that must stop immediately: their replacements cannot start earlier."""
+        """The draining uplinks that must stop immediately, because their replacements cannot start before that."""
 
     def start(self, name: str, component: Uplink | Forward | Check) -> None:
-        """Start `component`. Append a number to `name`, because an older component with this name may still drain."""
+        """Start `component`. Append a number to `name`: an older component with this name might still be draining."""
         self._started += 1
         self._names[component] = f"{name} #{self._started}"
         self._supervisor.start(self._names[component], component)
@@ -42,20 +42,20 @@ class ComponentManager:
         self._group.create_task(self._stop(component))
 
     def retire_forward(self, forward: Forward, drain: float) -> None:
-        """Stop a forward when it has no clients, or after `drain` seconds."""
+        """Stop a forward as soon as it has no clients, at the latest after `drain` seconds."""
         self._retiring_forwards.add(forward)
         self._group.create_task(self._retire_forward(forward, drain))
 
     def retire_uplinks(self, uplinks: Collection[Uplink], drain: float, busy: Callable[[Uplink], bool]) -> None:
-        """Stop each uplink when it is not busy, or after `drain` seconds.
+        """Stop each uplink as soon as it is not busy, at the latest after `drain` seconds.
 
         Args:
             uplinks: The uplinks.
             drain: Maximum time to wait, in seconds.
             busy: Returns whether an uplink is in use.
         """
-        # Record all uplinks before the first task runs. An outer tunnel is busy while an inner tunnel drains, and
-        # `busy` finds the inner tunnel in this set.
+        # Add all uplinks to `_retiring_uplinks` before the first task runs. An outer tunnel is busy while an inner
+        # tunnel drains, and `busy` looks for inner tunnels in this set.
         self._retiring_uplinks.update(uplinks)
         for uplink in uplinks:
             self._group.create_task(self._retire_uplink(uplink, drain, busy))
@@ -77,7 +77,7 @@ class ComponentManager:
         self._stop_early.update(uplinks)
 
         async def wait_stopped() -> None:
-            while any(each in self._retiring_uplinks for each in uplinks):  # noqa: ASYNC110 - see _wait_unused
+            while any(each in self._retiring_uplinks for each in uplinks):  # noqa: ASYNC110 - like _wait_unused
                 await asyncio.sleep(_REPLACE_POLL)
 
         return wait_stopped
@@ -102,5 +102,5 @@ class ComponentManager:
 async def _wait_unused(busy: Callable[[], bool], within: float) -> None:
     deadline = time.monotonic() + within
     # Poll instead of waiting for an event: many places in the code would have to set the event.
-    while time.monotonic() < deadline and busy():  # noqa: ASYNC110 - see above
+    while time.monotonic() < deadline and busy():  # noqa: ASYNC110 - polls on purpose
         await asyncio.sleep(min(_DRAIN_POLL, within))

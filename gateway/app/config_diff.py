@@ -18,7 +18,7 @@ class ConfigDiff:
 
     Args:
         tunnels_closed: Tunnels to close after their clients have drained.
-        tunnels_opened: Tunnels to open: new tunnels, changed tunnels, and tunnels inside a changed one.
+        tunnels_opened: Tunnels to open: new tunnels, changed tunnels, and tunnels inside a changed tunnel.
         backends_removed: Backends to drain.
         backends_added: Backends to start.
         backends_changed: Backends to change while their clients stay connected.
@@ -59,7 +59,7 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
             " change"
         )
     reopened = {name for name in new.tunnels if old.tunnels.get(name) != new.tunnels[name]}
-    while True:  # reopening a tunnel also reopens every tunnel inside it, at any depth
+    while True:  # also reopen every tunnel inside a reopened tunnel, at any depth
         inner = {name for name, spec in new.tunnels.items() if reopened.intersection(spec.via)} - reopened
         if not inner:
             break

@@ -68,7 +68,7 @@ class DockerManager:
     def _start_peers(
         self, docker: DockerOptions, options: PeerOptions, instance: str, reconciler: "Reconciler"
     ) -> None:
-        from gateway.docker.peers.peer_sync import PeerSync  # noqa: PLC0415 - as above
+        from gateway.docker.peers.peer_sync import PeerSync  # noqa: PLC0415 - needed only with Docker
 
         self.peers = PeerSync(
             options,
@@ -85,7 +85,7 @@ class DockerManager:
         self._supervisor.start(name, component)
 
     async def settled(self) -> None:
-        """Wait until the gateway's own container is attached to its networks, or the first attempt has failed."""
+        """Wait for the result of the first attempt to attach the gateway's own container to its networks."""
         if self.reconciler is not None:
             await self.reconciler.settled.wait()
 
@@ -97,15 +97,15 @@ class DockerManager:
         """
         if self.reconciler is None or self._runtime is None:
             return None
-        from gateway.app.container_access import explain_containers  # noqa: PLC0415 - as above
+        from gateway.app.container_access import explain_containers  # noqa: PLC0415 - needed only with Docker
 
         return explain_containers(self.reconciler, self._runtime.backends.values(), name)
 
     def desired(self) -> "DesiredState":
         """Return the desired state of Docker for the current configuration and connections."""
-        from gateway.app.docker_desired_state import desired  # noqa: PLC0415 - as above
+        from gateway.app.docker_desired_state import desired  # noqa: PLC0415 - needed only with Docker
 
-        assert self._config is not None  # noqa: S101 - `apply` has set it before it created the reconciler
+        assert self._config is not None  # noqa: S101 - `apply` sets it before it creates the reconciler
         serving = (
             any(running.forward.active for running in self._runtime.backends.values()) if self._runtime else False
         )

@@ -20,7 +20,8 @@ class FileWatcher:
     Args:
         files: Returns the files to watch. Each poll calls it in a thread.
         on_change: Called with the changed files. The call is delayed until a poll finds no further change.
-        initial: The stamps that files had when the caller read them. A change since then is reported too.
+        initial: The stamps (see `FileStamp`) of files at the time when the caller read them. The watcher also reports
+            changes since that time.
     """
 
     def __init__(

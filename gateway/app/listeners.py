@@ -75,7 +75,7 @@ def _listener(address: Endpoint, passed: PassedSockets, *, free_bind: bool) -> L
 
 
 def restrict_sockets(config: Config, listeners: dict[Endpoint, Listener]) -> None:
-    """Permit only a unix socket's owner and group to connect, except for the sockets that `open_sockets` opens."""
+    """Permit only the owner and group of each unix socket to connect. Skip the sockets of `open_sockets`."""
     for address in listeners.keys() - _open_to_all(config):
         listeners[address].set_mode(open_to_all=False)
 

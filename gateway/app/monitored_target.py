@@ -20,7 +20,8 @@ from gateway.supervision.state_describer import describe_all
 log = logging.getLogger(__name__)
 
 _DOUBT_EXPIRES = 60.0
-"""Seconds for which new clients avoid a path after a dial over it failed, unless a check over it succeeds earlier."""
+"""Seconds for which new clients avoid a path after a failed dial over it. A successful check of the path ends this
+time early."""
 
 
 class MonitoredTarget:
@@ -40,15 +41,15 @@ class MonitoredTarget:
         """The target's last state, and the time at which this state began. A change of the path alone does not change
         the time."""
         self.view: tuple[object, TargetView] | None = None
-        """The last input and the last result of `status_view_builder` for this target. None: not computed yet."""
+        """The last input and the last result of `status_view_builder` for this target; None: no result yet."""
         self._dial_failed_at: dict[int, float] = {}
-        """The monotonic time, in seconds, of the last failed dial over each path while another path worked. The keys
-        are indexes in `checks`."""
+        """The monotonic time, in seconds, of the last dial over each path that failed although a dial over another
+        path then succeeded. The keys are indexes in `checks`."""
 
     def inherit(self, other: "MonitoredTarget") -> None:
         """Copy the results of `other`, the object for the same target before a reload.
 
-        Results over paths that no longer exist are dropped.
+        Drop results of checks over paths that no longer exist.
         """
         previous = {check.tunnel: check for check in other.checks}
         self.choice.inherit(other.choice)

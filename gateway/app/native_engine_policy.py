@@ -6,8 +6,8 @@ from gateway.config import Config
 def uses_native_engine(config: Config) -> bool:
     """Return whether connections without an SSH tunnel use the native engine.
 
-    These connections have no option for the native engine. If all SSH tunnels disable it, the operator probably
-    suspects a fault in it, so the other connections do not use it either.
+    These connections have no configuration key for the native engine. If all SSH tunnels disable the native engine,
+    the operator probably suspects a fault in it. Therefore, the other connections then do not use it either.
     """
     permitted = [
         spec.kind.uses_native_engine(spec.options)

@@ -183,7 +183,7 @@ async def _with_reconciler(
             async with connected(options, link) as engine:
                 return await job(reconciler, engine)
         except EngineError as error:
-            trouble = error  # raise it only after the task group, which would wrap it in an ExceptionGroup
+            trouble = error  # raise it later: the task group would wrap it in an ExceptionGroup
     raise _with_client_host(trouble, options)
 
 
@@ -232,7 +232,7 @@ async def _check_target(spec: BackendSpec, target: Endpoint, tunnel: str | None,
 
 
 async def _wait_until_not_up(uplink: Uplink) -> None:
-    """Wait until the uplink has closed a tunnel whose link was lost. Only then is the cause known."""
+    """Wait until the uplink has closed a tunnel whose link was lost. The cause is known only after that."""
     changed = asyncio.Event()
     uplink.watchers.append(changed.set)
     with contextlib.suppress(TimeoutError):

@@ -32,8 +32,8 @@ _LOAD_TIMEOUT = 30.0
 read forever."""
 
 _RECENT = 30.0
-"""Seconds after an automatic reload during which a requested reload reports the changes of the automatic reload. The
-gateway reloads a changed file automatically, so a reload that the operator requests later finds no changes."""
+"""For this many seconds after an automatic reload, a reload without changes reports the changes of the automatic
+reload. Operators often request a reload after the gateway has already reloaded the changed file automatically."""
 
 Loader = Callable[[], Config]
 
@@ -47,7 +47,7 @@ class Reloader:
         file: The configuration file; None if there is none.
         auditing: The audit log, which records the changes. Each reload also reopens the log file.
         notifier: Reports reloads to systemd.
-        stop: Set when the service stops.
+        stop: The event that is set when the service stops.
         passed: The sockets that systemd bound.
         events: Records each reload as an event.
     """
@@ -199,7 +199,7 @@ class Reloader:
 
     async def _apply(self, runtime: Runtime, docker: DockerManager, config: Config, trigger: str) -> str:
         self.check_running()
-        # Before opening a new audit log, raise an error if a change requires a restart.
+        # Raise an error if a change requires a restart. Do this before opening a new audit log.
         diff_configs(runtime.config, config)
         writer = await self._auditing.prepare(config.audit)
         try:
@@ -221,7 +221,7 @@ class Reloader:
             if config.audit != previous.audit:
                 await self._auditing.switch(config.audit, writer)
                 runtime.review_forwards()
-                self._auditing.configured(previous, config, trigger)  # record the change in the new audit log too
+                self._auditing.configured(previous, config, trigger)  # also record the change in the new audit log
         except BaseException:
             self._auditing.discard(writer)
             raise

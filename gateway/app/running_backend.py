@@ -95,9 +95,9 @@ class RunningBackend:
         self.on_result()
 
     def _set_urgent(self, candidates: list[TargetCandidate]) -> None:
-        """Check a target more often while its role might change soon.
+        """Check a target more often while its role (primary or replica) might change soon.
 
-        This applies to a primary that another target might have replaced. If clients have no primary, this applies to
+        These targets are: a primary that another target might have replaced; and, while clients have no primary,
         every target that responds.
         """
         prefer = self.spec.prefer
@@ -118,7 +118,10 @@ class RunningBackend:
         return self.budgets.of(self.spec, target, tunnel)
 
     def _record_login(self, check: Check) -> None:
-        """Record a check's last successful login in the budget of its path: a login resets the server's count."""
+        """Record the last successful login of a check in the handshake budget of its path.
+
+        A login resets the server's count of aborted handshakes. Also set the limit that the server has reported.
+        """
         budget = self.budget(check.target, check.tunnel)
         if budget is not None and check.succeeded_at is not None:
             budget.record_login(check.succeeded_at)

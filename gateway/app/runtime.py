@@ -32,7 +32,7 @@ class Runtime:
         components: Runs the uplinks and forwards.
         uplinks: The uplinks, which keep tunnels open.
         config: The first configuration. The caller must also pass it to `apply`.
-        identity: Finds the container behind a source address, if Docker is configured.
+        identity: Finds the container that has a source address, if Docker is configured.
         checks: Starts and stops the checks of the targets.
         budgets: The handshake budgets.
         recorder: Records clients in the audit log.
@@ -164,10 +164,10 @@ class Runtime:
         self._components.retire_forward(running.forward, drain)
 
     def restart_checks(self, running: RunningBackend) -> None:
-        """Restart the checks of a backend, without their previous results.
+        """Restart the checks of a backend. The new checks keep the previous results.
 
-        An operator uses this after an NFS server has changed the exported file system. The check reports such a
-        change as degraded, until a restarted check accepts the new file system.
+        An operator uses this after an NFS server has started to export another file system. A check reports such a
+        change as degraded, because existing mounts are stale. A restarted check accepts the new file system.
         """
         self._checks.update(running, self.uplinks.of_backend(running.spec.name), keep_results=True)
 

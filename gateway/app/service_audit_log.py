@@ -17,11 +17,11 @@ from gateway.errors import ConfigError, ConfigOrigin, GatewayError
 from gateway.relay.unix_sockets import PeerCredentials
 
 _OPEN_TIMEOUT = 2.0
-"""Maximum number of seconds to wait until the writer's thread has opened the file. After this time, the gateway
-continues without the file, and the thread opens the file as soon as possible."""
+"""Maximum number of seconds to wait until the writer's thread has opened the audit log. After this time, the gateway
+continues, and the thread opens the file as soon as the file system permits it."""
 _CLOSE_TIMEOUT = 2.0
-"""Maximum number of seconds to wait until the writer's thread has written the queued events. The remaining events are
-dropped."""
+"""Maximum number of seconds to wait until the writer's thread has written the queued events to the audit log. After
+this time, the gateway drops the remaining events."""
 _POLL = 0.005
 
 
@@ -53,7 +53,7 @@ class ServiceAuditLog:
         return [trouble] if trouble else []
 
     async def prepare(self, section: AuditSection) -> AuditWriter | None:
-        """Open the writer for `section`; return the current writer if `section` has not changed.
+        """Open a writer for the settings in `section`. If `section` has not changed, return the current writer.
 
         Returns:
             The writer; None if the audit log is disabled. Pass it to `switch` or `discard`.
@@ -64,7 +64,7 @@ class ServiceAuditLog:
         return self._writer if section == self._section else await _open(section, self._instance)
 
     def discard(self, writer: AuditWriter | None) -> None:
-        """Close a writer that `prepare` returned, because it is not needed. The current writer stays open."""
+        """Close a writer from `prepare` that is not needed. If it is the current writer, keep it open."""
         if writer is not None and writer is not self._writer:
             writer.begin_close()
 
@@ -215,10 +215,10 @@ async def _open(section: AuditSection, instance: str) -> AuditWriter | None:
 
 
 async def _close(writer: AuditWriter) -> None:
-    """Write the queued events within two seconds; drop the rest."""
+    """Close `writer`. Wait up to two seconds until it has written its queued events, and drop the rest."""
     writer.begin_close()
     deadline = asyncio.get_running_loop().time() + _CLOSE_TIMEOUT
-    while writer.alive and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - as above
+    while writer.alive and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - polls on purpose
         await asyncio.sleep(_POLL)
     if writer.alive:
         writer.abandon()

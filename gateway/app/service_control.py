@@ -213,7 +213,7 @@ class ServiceControl:
         return True
 
     def fail(self, backend: str, *, failing: bool) -> bool:
-        """Set whether to reset client connections while a backend cannot be reached. If not, clients wait."""
+        """Set whether the gateway resets the clients of an unreachable backend, instead of letting them wait."""
         running = self._find(backend)
         if running is not None:
             running.forward.set_fail_fast(enabled=failing)

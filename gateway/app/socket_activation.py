@@ -100,7 +100,7 @@ def _key(sock: socket.socket) -> str | None:
 
 
 def _keys(address: Endpoint) -> list[str]:
-    """Return the keys, as from `_key`, of the sockets that a listener at `address` needs."""
+    """Return the keys, in the format of `_key`, of the sockets that a listener at `address` needs."""
     if address.is_unix:
         return [address.host]
     hosts = ["127.0.0.1", "::1"] if address.host == "localhost" else [address.host]

@@ -9,8 +9,8 @@ from gateway.ops.events import EventLog, EventSubject, SubjectType
 _IGNORED = (
     TunnelState.IDLE, TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING, TunnelState.STOPPED,
 )  # fmt: skip
-"""States of tunnels that are not reported. During an attempt to open a tunnel, the previous state and its cause still
-apply. A configured tunnel is stopped only when the service stops."""
+"""Tunnel states for which no event is recorded. While the gateway tries to open a tunnel, the previous state and its
+cause still apply. A configured tunnel has the state `STOPPED` only when the service stops."""
 
 
 class StateChangeReporter:

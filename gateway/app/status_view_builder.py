@@ -53,7 +53,7 @@ def backend_view(running: RunningBackend, events: EventLog, *, knows_containers:
     Args:
         running: The backend.
         events: The event log. It shows when a failure began, even if this was before a restart.
-        knows_containers: Whether the gateway identifies the containers behind source addresses. If not, the status
+        knows_containers: Whether the gateway identifies containers by their source addresses. If not, the status
             omits the consumers of TCP listeners, because the gateway knows only their addresses.
     """
     spec, forward, candidates = running.spec, running.forward, running.candidates()

@@ -70,7 +70,7 @@ def trace_problems(config: Config) -> list[ConfigProblem]:
 def _is_installed() -> bool:
     try:
         return importlib.util.find_spec(_PACKAGE) is not None
-    except ModuleNotFoundError:  # `find_spec` raises it if a parent package is missing
+    except ModuleNotFoundError:  # a parent package is missing
         return False
 
 

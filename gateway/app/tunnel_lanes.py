@@ -2,7 +2,7 @@
 
 If a query and a bulk transfer share an SSH connection, the query waits behind the data of the transfer. Therefore
 each traffic class has its own lane, which is a separate connection. A VPN has one lane for both classes, because two
-connections must not use the same key.
+connections of a VPN must not use the same key.
 """
 
 from typing import NamedTuple

@@ -54,7 +54,7 @@ def _tunnel(spec: TunnelSpec, uplinks: list[Uplink], events: EventLog) -> Tunnel
 
 
 def worst_uplink(uplinks: list[Uplink]) -> Uplink:
-    """Return the uplink that determines the state of the tunnel: the first one that is not up, or else the first.
+    """Return the uplink that determines the state of a tunnel: the first one that is not up; the first if all are up.
 
     Args:
         uplinks: All uplinks of the tunnel; at least one.

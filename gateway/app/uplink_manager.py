@@ -33,7 +33,7 @@ class UplinkManager:
 
         Args:
             config: The new configuration.
-            closed: The names of the tunnels that were changed or removed. Their current uplinks are replaced.
+            closed: The names of the tunnels that were changed or removed. The result contains their current uplinks.
 
         Returns:
             The uplinks that are replaced or no longer required. They still run. Pass them to `retire` as soon as new
@@ -62,7 +62,7 @@ class UplinkManager:
         self._components.start(f"tunnel {spec.name}", uplink)
 
     def retire(self, retired: list[Uplink], drain: float, has_clients: Callable[[Uplink], bool]) -> None:
-        """Stop each uplink when neither clients nor other uplinks use it, or after `drain` seconds.
+        """Stop each uplink as soon as no client and no other uplink uses it, at the latest after `drain` seconds.
 
         Args:
             retired: The result of `apply`.

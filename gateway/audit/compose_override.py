@@ -69,8 +69,8 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
     lines += [END, command(client, "kill", name)] if is_live(container, change) else []
     saved = f"before-audit:{name}"
     lines.append(command(client, "commit", name, saved))
-    # From here on, a failure must not remove the new volume: after Compose has removed the old container, the volume
-    # can contain the only copy of the data.
+    # Replace the trap that removes the new volume if the script fails: after Compose has removed the old container,
+    # the volume can contain the only copy of the data.
     lines.append(END if is_live(container, change) else started_on_failure(client, container))
     start = "--detach" if container.running else "--no-start"
     same_image = ("--no-build", "--pull", "never")
@@ -90,8 +90,8 @@ def _lines(container: AuditedContainer, change: MountChanges, service: str, *, o
         given = tmpfs_options(container)
         lines += _list("tmpfs", (f"{each}{given.get(each, '')}" for each in tmpfs if each in left))
     if from_files(container, overridden=overridden) & unmounted_paths(change):
-        # An override file cannot remove a single mount of `secrets` or `configs`, so clear both lists. Their mounts
-        # that must remain are also in the list `volumes` above.
+        # An override file cannot remove a single entry of `secrets` or `configs`. Therefore, clear both lists. The
+        # list `volumes` contains the mounts of both lists that must remain.
         lines += [*_list("secrets", ()), *_list("configs", ())]
     used = {each.volume for each in container.mounts if each.volume and each.path in left}
     named = sorted({*new_volumes(change), *used})

@@ -36,8 +36,8 @@ def copy_commands(
 ) -> list[str]:
     """Return commands that stop a container, copy its data to new volumes, and remove the helper container.
 
-    If the data would be lost when the container stops, the commands pause the container instead, and the caller must
-    add a command that kills it. A database recovers from such a copy as after a power failure.
+    If a stop of the container would delete the data, the commands pause the container instead. The caller must then
+    add a command that kills the container. A database that starts with this copy recovers as after a power failure.
 
     If a command before `END` fails, the script removes the created containers and the new volumes, and starts the old
     container again. The user can then run the same script again.

@@ -42,7 +42,8 @@ _SYSTEM = (
     "/var/lib/dnf/", "/var/lib/yum/", "/var/lib/zypp/", "/var/lib/pacman/", "/var/lib/PackageKit/",
     "/var/lib/mlocate/", "/var/lib/plocate/",
 )  # fmt: skip
-"""Directories of Linux distributions whose database files are only indexes and logs of package managers and tools."""
+"""Directories of Linux distributions. Database files in them are only indexes and logs of package managers and
+tools."""
 
 
 def in_files(names: Iterable[str]) -> tuple[str, str]:

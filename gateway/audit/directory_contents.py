@@ -25,11 +25,11 @@ from gateway.audit.private_keys import (
 )
 
 _MOST_NAMES = 2000
-"""The maximum number of names to read below a directory. After that, the audit reads no further subdirectory."""
+"""The maximum number of names to read below a directory. At this limit, the audit reads no further subdirectory."""
 _MOST_ENTRIES = 10000
 _MOST_LEVELS = 3
 _MOST_OPENED = 200
-"""The maximum number of files below a directory that are opened to find keys."""
+"""The maximum number of files that the audit opens below a directory to find private keys."""
 
 
 @dataclass(frozen=True)

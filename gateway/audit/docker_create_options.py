@@ -67,7 +67,8 @@ def networks(container: AuditedContainer) -> Iterator[tuple[str, list[str]]]:
 def changed_addresses(container: AuditedContainer, first: str) -> Iterator[str]:
     """Yield the names of the networks on which the new container gets another MAC address than the old one.
 
-    `docker create` sets the address on the network `first`. `docker network connect` cannot set it on the others.
+    `docker create` sets the MAC address on the network `first`. `docker network connect` cannot set a MAC address on
+    the other networks.
     """
     found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
     return (
@@ -104,7 +105,7 @@ def _own(container: AuditedContainer) -> Iterator[str]:
 def _mac_address(container: AuditedContainer) -> str:
     """Return the MAC address to set on the first network; empty if the engine derived it from the IPv4 address.
 
-    The address was configured, or Docker 28 or later generated it: these two cases cannot be distinguished.
+    Any other address was configured, or Docker 28 or later generated it. An inspection does not show which.
     """
     config: Mapping[str, Any] = container.inspection.get("Config") or {}
     found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}

@@ -2,4 +2,7 @@
 
 
 class UnsupportedContainerSettingError(Exception):
-    """A setting of a container cannot be reproduced by commands, or is a secret. The message contains the reason."""
+    """Commands cannot reproduce a setting of a container, or must not contain it because it is a secret.
+
+    The message contains the reason.
+    """

@@ -1,6 +1,6 @@
 """Reads the mount table, mounted directories and image files of this host, if the engine runs on it.
 
-The module opens no path on a network file system: if the server does not respond, the system call blocks.
+The module opens no path on a network file system, because the system call blocks while the server does not respond.
 """
 
 import os

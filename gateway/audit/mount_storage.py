@@ -87,8 +87,9 @@ def split_options(text: str) -> dict[str, str]:
 def nfs_version(store: MountStorage) -> str:
     """Return the version of an NFS mount, such as `4.2`; empty if the options do not contain a version.
 
-    If `nfsvers=4` has no minor version, return `4` for a mount of the host, because mount.nfs(8) negotiates the minor
-    version. Return `4.0` for a volume, because the engine mounts the volume without mount.nfs(8).
+    The options can contain `nfsvers=4` without a minor version. In this case, return `4` for a mount of the host,
+    because mount.nfs(8) negotiates the minor version. Return `4.0` for a volume, because the engine mounts the volume
+    without mount.nfs(8).
     """
     options = store.options
     short = (each.removeprefix("v") for each in ("v2", "v3", "v4", "v4.0", "v4.1", "v4.2") if each in options)

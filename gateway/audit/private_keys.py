@@ -44,7 +44,7 @@ def by_content(start: bytes, path: str) -> KeyKind | None:
 
 
 def is_name_of_candidate(name: str) -> bool:
-    """Return whether a file with this name can be a key. Files with only digits in their names are database files."""
+    """Return whether a file with this name can be a key. A file whose name has only digits is a database file."""
     return (posixpath.splitext(name)[1] in _SUFFIXES or by_name(name) is not None) and not name.isdigit()
 
 

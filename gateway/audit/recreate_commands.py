@@ -43,7 +43,7 @@ def volume_for(snapshot: AuditSnapshot, container: AuditedContainer, path: str) 
 
 
 def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChanges) -> str:
-    """Return shell commands that replace a container; only comments if no commands are safe.
+    """Return shell commands that replace a container; only shell comments if no commands are safe.
 
     Args:
         snapshot: The snapshot. It lists the container and volume names that are in use.
@@ -127,7 +127,8 @@ def _create(snapshot: AuditSnapshot, container: AuditedContainer, change: MountC
     create = command(client, "create", *from_stdin, "--name", new, *own, *mounts, container.exact_image, *arguments)
     if not names:
         return create
-    # The values can be secrets, so the command pipes them to `docker create` and does not contain them.
+    # The values of environment variables can be secrets. Therefore, the script does not contain the values, but pipes
+    # them from `docker inspect` to `docker create`.
     pattern = "|".join(re.escape(each) for each in names)
     listed = command(client, "inspect", "-f", _INSPECT_ENV, container.name)
     return f"{listed} | grep -E {shlex.quote(f'^({pattern})=')} | {create}"

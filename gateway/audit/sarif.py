@@ -47,7 +47,8 @@ def sarif(report: AuditReport, version: str) -> dict[str, Any]:
 def _result(finding: Finding, index: int) -> dict[str, Any]:
     name = f"{finding.subject}:{finding.path}" if finding.path else finding.subject
     fingerprint = hashlib.sha256(f"{finding.rule.id} {name}".encode()).hexdigest()
-    # Some viewers show only results with a file. Without a Compose file, derive a file name from the subject.
+    # Some viewers show only results that name a file. If there is no Compose file, use the name of the container or
+    # volume as the file name.
     file = posixpath.basename(finding.source) or f"containers/{finding.subject}"
     return {
         "ruleId": finding.rule.id,

@@ -20,7 +20,7 @@ from gateway.text_sanitizer import one_line
 
 _PARALLEL = 8
 _COMPARING = 15.0
-"""Maximum time in seconds for all requests for the changed files of containers together."""
+"""The maximum total time, in seconds, for the requests that list the changed files of each container."""
 _REMOVED = 2
 """The value of `Kind`, in the engine's list of changes, for a removed file."""
 
@@ -147,8 +147,7 @@ class _OptionalRequests:
 
         Args:
             path: The path below the API version.
-            missing: The end of the message in `unchecked`, which names the hazards that the audit cannot find without
-                this response.
+            missing: The last part of the message in `unchecked`: what the audit cannot find without the response.
             params: The query parameters.
 
         Raises:

@@ -16,9 +16,9 @@ from gateway.audit.storage_locations import VOLATILE
 from gateway.text_sanitizer import one_line
 
 _READING = 1.5
-"""Maximum number of seconds to read directories, for all directories together."""
+"""The maximum total time to read all directories, in seconds."""
 _NAMED = 5
-"""Maximum number of directories to list in a message."""
+"""The maximum number of directories that one message lists."""
 
 
 def with_files(snapshot: AuditSnapshot, info: Mapping[str, Any], unchecked: list[str]) -> AuditSnapshot:

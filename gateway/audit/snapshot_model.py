@@ -23,8 +23,8 @@ class AuditedMount:
         source: The path on the engine's host; empty for `tmpfs`.
         volume: The name of the volume; empty if `kind` is not `volume`.
         writable: Whether the mount is writable in the container.
-        hides: Names of entries that the mount hides, because the image has them at this path and the mounted
-            directory does not.
+        hides: Names of the image's files and directories that the mount hides. The image has them in the directory
+            `path`, and the mounted directory does not have them.
         is_stale: Whether the file was replaced on the host since the container mounted it.
     """
 
@@ -72,8 +72,8 @@ class AuditedContainer:
             hazard, because the gateway needs it.
         inspection: The engine's response to an inspect request. The commands of fixes are derived from this response.
         image_config: The configuration of the image; None if it is not known.
-        image_reference: The image in commands: its name, or its ID if the name may refer to another image now; empty
-            if it is not known.
+        image_reference: The image's name for use in commands, or the image's ID if the name may refer to another
+            image now; empty if it is not known.
     """
 
     id: str

@@ -11,9 +11,9 @@ _MODE = 0o600
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
 _MAX_WRITE = 64 * 1024
 """Maximum number of bytes per write to a file. For a pipe, the limit is PIPE_BUF, because the kernel does not mix
-writes of up to this size with those of other processes (pipe(7))."""
+writes of up to this size with the writes of other processes (pipe(7))."""
 _POLL_TIMEOUT = 1000
-"""Maximum number of milliseconds to wait until a pipe is writable, if another process has made it non-blocking."""
+"""Maximum time, in milliseconds, to wait until a pipe is writable. Another process can make a pipe non-blocking."""
 
 
 class LogDestination:
@@ -45,7 +45,7 @@ class LogDestination:
         status = os.fstat(fd)
         file = (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
         if file is None or file != self._file:
-            self._first_line_written = 0  # this is a new file, so write the whole line to it
+            self._first_line_written = 0  # not the same file as before, so write the whole line to it
         self._fd, self._file = fd, file
         if file is not None and not self._first_line_written and status.st_size and _ends_mid_line(self._target):
             try:
@@ -64,8 +64,8 @@ class LogDestination:
         """Write `lines`. Remove each line from `lines` when the line is written completely.
 
         Raises:
-            OSError: A write failed. `lines` contains the lines that were not written. If a part of the first one was
-                written, the next call writes the rest.
+            OSError: A write failed. `lines` contains the lines that were not written completely. If a part of the
+                first line was written, the next call writes the rest of it.
         """
         if self._fd is None or self._rotated():
             self.open()

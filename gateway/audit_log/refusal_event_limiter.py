@@ -40,7 +40,7 @@ class RefusalEventLimiter:
             now: The current time in monotonic seconds.
 
         Returns:
-            The key of an event to write now. None if a later call to `due` or `drain` returns the refusal.
+            The key of an event to write now; None if a later call of `due` or `drain` reports the refusal.
         """
         if key not in self._windows and len(self._windows) >= _MAX_KEYS:
             key = key._replace(source=OTHERS, path=None, uid=None, consumer=None)

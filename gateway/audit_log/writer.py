@@ -14,7 +14,7 @@ from gateway.audit_log.log_destination import LogDestination
 log = logging.getLogger(__name__)
 
 _BATCH_DELAY = 0.05
-"""Seconds that the writer waits for further events, to write several events at once."""
+"""Seconds that the writer waits for further events, so that one write contains several events."""
 _RETRY_DELAY = 1.0
 _LOG_INTERVAL = 60.0
 _STUCK_AFTER = 5.0
@@ -53,7 +53,7 @@ class AuditWriter:
         self._lock = threading.Lock()
         self._queue: list[AuditEvent] = []
         self._unreported = 0
-        """Number of dropped events that the audit log does not report yet. A `dropped` event reports them."""
+        """Number of dropped events for which the writer has not added an event `dropped` to the audit log yet."""
         self._writing: deque[bytes] = deque()
         """Lines that the thread is writing now."""
         self._progress = time.monotonic()
@@ -155,7 +155,7 @@ class AuditWriter:
         with self._lock:
             events, self._queue = self._queue, []
             unreported, self._unreported = self._unreported, 0
-        if unreported:  # append last, because the queue was full when these events were dropped
+        if unreported:  # append it last, because the queue was already full when the events were dropped
             events.append(AuditEvent(time.time(), "dropped", {"count": unreported, "reason": "queue_full"}))
         self._progress = time.monotonic()
         for each in events:
@@ -175,7 +175,7 @@ class AuditWriter:
         self._wake.set()
 
     def _write_all(self) -> None:
-        """Write all lines, and retry until all are written. After `begin_close`, retry once, then drop the rest."""
+        """Write all lines, and retry after errors. After `begin_close`, retry only once, and then drop the rest."""
         last = False
         while self._writing:
             try:
@@ -197,7 +197,6 @@ class AuditWriter:
                     log.info("writing to the audit log works again", extra={"file": str(self._target)})
 
     def _drop_all(self) -> None:
-
         with self._lock:
             left = len(self._writing) + len(self._queue)
             self.dropped += left

@@ -34,7 +34,7 @@ def _named_command(name: str, collection: str, text: str) -> click.Command:
 
     Args:
         name: The name of the command.
-        collection: What the argument NAME of the command names: `backends` for a backend, `tunnels` for a tunnel.
+        collection: `backends` if the argument NAME of the command is a backend, `tunnels` if it is a tunnel.
         text: The help text.
     """
     complete = complete_tunnels if collection == "tunnels" else complete_backends

@@ -54,7 +54,7 @@ def _complete(
 def _names(parameters: dict[str, Any], section: str) -> list[str]:
     """Return the names in the section `backends` or `tunnels`.
 
-    If no source of names is available, return an empty list: a completion must not print errors.
+    If no source of names is available, return an empty list, because shell completion must not print errors.
     """
     if parameters.get("file") is not None:
         return _configured(parameters["file"], section)

@@ -50,7 +50,8 @@ SETTINGS = {
 }
 """The placeholder for the value (metavar) and the help text of each flag. A flag without a metavar has no value.
 
-This table repeats settings of the configuration model, because importing the model is slow. A test compares both.
+This table repeats settings of the configuration model, because importing the model is slow. A test compares the table
+with the model.
 """
 _HIDDEN = ("workers", "fleet-", "traces-")
 """Prefixes of the flags that --help omits, because the list would be too long for a terminal. docs/reference.md lists

@@ -38,7 +38,8 @@ def load_docker_config(
             the command uses the engine at `DOCKER_HOST`, or else the engine of this host.
 
     Raises:
-        UsageError: The section `docker` is required but absent, or the command cannot connect to `DOCKER_HOST`.
+        UsageError: The section `docker` is required but absent, or the command does not support the scheme of
+            `DOCKER_HOST`.
         ConfigError: The configuration is not valid.
     """
     from gateway.app.instance_name import with_instance  # noqa: PLC0415 - slow to import

@@ -32,8 +32,8 @@ _HINTS = {
     "identity_files": "To create one: ssh-keygen -t ed25519 -f tunnel_key",
     "known_hosts": "To create one: ssh-keyscan -p {port} {host} > known_hosts",
 }
-"""How to create the file that a key names. The command shows this text if the user has none of the usual files.
-Earlier answers replace the placeholders in braces."""
+"""For each key that names a file: how to create the file. `gateway init` shows this text if the user has none of the
+usual files. Earlier answers replace the placeholders in braces."""
 _KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
 
@@ -83,7 +83,7 @@ def _ask_valid(
         config: The configuration. This function adds the tunnel or backend to it.
         section: `tunnels` or `backends`.
         name: The name of the tunnel or backend.
-        ask: Asks the questions and returns the answers. The argument contains the previous answers.
+        ask: Asks the questions and returns the answers. Its argument contains the previous answers.
     """
     before: dict[str, Any] = {}
     while True:
@@ -158,7 +158,7 @@ def _ask_keys(
 
     Args:
         cls: The dataclass that defines the keys.
-        keys: The keys. A tuple contains alternatives: after the first answer, its other keys are skipped.
+        keys: The keys. A tuple contains alternative keys: after the user has answered one of them, skip the others.
         before: The answers of the previous attempt, which are the defaults.
         password_needs_user: Whether to skip the key `password` if there is no answer for the key `user`.
     """

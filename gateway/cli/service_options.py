@@ -24,14 +24,14 @@ _VARIABLES = (
     "OPS_CA_FILE",
     "OPS_TLS_CERT_FILE",
 )
-"""The variables that select a service, without the prefix."""
+"""The environment variables that select a service, without the prefix `GATEWAY_`."""
 _SIMILAR = 0.8
 
 
 def _warn_of_misspelled_variables(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
-    """Warn about environment variables whose names resemble those of `_VARIABLES`; a Click callback.
+    """Warn about environment variables that look like misspelled names of `_VARIABLES`. This is a Click callback.
 
-    Such a name is not an error, because a configuration file can refer to variables with any name.
+    A misspelled name is not an error, because a configuration file can refer to variables with any name.
     """
     del parameter
     known = {*_VARIABLES, *(name.replace("-", "_").upper() for name in SETTINGS)}
@@ -62,7 +62,7 @@ def _configured_socket() -> str | None:
 def admin_socket_option(command: _Command) -> _Command:
     """Add the option `--admin-socket` to a command. The command function receives it as `admin_socket`.
 
-    Use this for commands that control the service, because only the admin socket accepts them.
+    Use this option for commands that control the service, because only the admin socket accepts such commands.
     """
     return click.option(
         "--admin-socket",

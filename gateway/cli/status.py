@@ -124,7 +124,7 @@ def _print_consumers(consumers: dict[str, Any]) -> None:
 
 
 def _failed_tunnels(service: dict[str, Any], backend: str) -> str:
-    """Return the failed tunnels that cause a backend's state, such as `tunnel office is down`; empty if none do."""
+    """Return the failed tunnels that cause a backend's state, such as `tunnel office is down`, or an empty string."""
     causes = [each for each in causes_of(service, backend) if each["part"] == "tunnel"]
     return ", ".join(f"tunnel {each['name']} is {state_name(each['state'])}" for each in causes)
 

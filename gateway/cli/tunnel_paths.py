@@ -7,13 +7,16 @@ from gateway.cli.value_format import format_reason
 
 
 def outer_tunnels(tunnel: dict[str, Any]) -> list[str]:
-    """Return the outer tunnels inside which a tunnel can run, in order of preference; empty if it uses none."""
+    """Return the outer tunnels inside which a tunnel can run, in order of preference; empty if there are none."""
     via = tunnel["via"]
     return via if isinstance(via, list) else [via] if via is not None else []
 
 
 def describe_via(tunnel: dict[str, Any]) -> str:
-    """Return the outer tunnel inside which a tunnel runs, or else all possible ones; `-` if there are none."""
+    """Return the outer tunnel inside which a tunnel runs; `-` if the tunnel connects directly.
+
+    If the status does not name this outer tunnel, return all configured outer tunnels.
+    """
     return tunnel.get("via_in_use") or ", ".join(outer_tunnels(tunnel)) or "-"
 
 

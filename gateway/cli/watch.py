@@ -17,7 +17,7 @@ class _OutputBuffer(io.StringIO):
     """A buffer that captures the output of one call of a function.
 
     Args:
-        terminal: Whether the buffer claims to be a terminal, so that the output contains colors.
+        terminal: The result of `isatty`. If it is True, the output contains colors.
     """
 
     def __init__(self, *, terminal: bool) -> None:
@@ -74,8 +74,8 @@ def watching(
     Args:
         show: Requests data from the service, and prints it.
         interval: Seconds between two calls.
-        count: Maximum number of calls, whose outputs appear below each other. None: no maximum. In this case, each
-            output replaces the previous one on a terminal.
+        count: Maximum number of calls; None: no maximum. With a maximum, the outputs appear below each other. Without
+            one, each output replaces the previous output on a terminal.
         immediately: Whether to make an additional call before the first interval. `count` does not include this call.
 
     Raises:

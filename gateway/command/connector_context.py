@@ -1,4 +1,7 @@
-"""Provides what the connectors to all targets of one tunnel share: options, processes and the command line."""
+"""Provides what all connectors of one tunnel share: the options, the processes and the command line.
+
+A connector opens the connections to one target.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ from gateway.processes.tunnel_program_lookup import look_up_tunnel_program
 
 @dataclass(frozen=True)
 class ConnectorContext:
-    """What the connectors to all targets of one tunnel share: options, processes and the command line.
+    """What all connectors of one tunnel share. A connector opens the connections to one target.
 
     Args:
         options: The options of the tunnel.
@@ -47,8 +50,8 @@ class ConnectorContext:
             local_port: The port on which the program must listen; 0 in mode `stdio`.
 
         Raises:
-            TunnelError: The program does not exist, or another user can change it (fatal). Or the search for the
-                program took more than half of `start_timeout` (not fatal).
+            TunnelError: The error is fatal if the program does not exist, or if another user can change it. The error
+                is not fatal if the search for the program took more than half of `start_timeout`.
         """
         template = self.options.command
         limit = self.options.start_timeout / 2

@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 
 _MAX_TICK = 1.0
 _RECENT = 600.0
-"""Seconds after the last dial of a target for which its processes continue to run. If the tunnel is reopened within
-this time, the tunnel starts processes for the target again."""
+"""Seconds after the last dial of a target for which the tunnel keeps the target's processes running. A tunnel that
+reopens within this time starts processes for the target again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class CommandLink:
         name = options.command[0].rpartition("/")[2]
         self._context = ConnectorContext(options, children, OutputLog(name), self._on_change)
         self._connectors: dict[tuple[str, ...], TargetConnector] = {}
-        """The connector for each command. Targets with the same command share one connector and its processes."""
+        """The connector for each command line. Targets with the same command line share a connector."""
         self._dialed: dict[Endpoint, float] = {}
         """Monotonic time of the last dial of each target, in seconds."""
         self._bridges: set[StreamBridge] = set()
@@ -112,7 +112,7 @@ class CommandLink:
             await asyncio.gather(*(each.close() for each in self._connectors.values()))
 
     async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
-        """Connect a non-blocking socket to `to`, and record the duration as the phase `channel`.
+        """Return a non-blocking socket that is connected to `to`. Record the duration in `phases`, as `channel`.
 
         See `gateway.contracts.link.Link`.
         """
@@ -209,7 +209,7 @@ class CommandLink:
             self._report_suspect(suspect=bool(connectors) and all(each.is_suspect for each in connectors))
 
     async def _close_unused(self, now: float) -> None:
-        """Close connectors whose targets are no longer in use, for example after a reload of the configuration."""
+        """Close the connectors of targets that clients and checks no longer use, for example after a reload."""
         recent = {self._key(to) for to, at in self._dialed.items() if now - at < _RECENT}
         for key in self._connectors.keys() - recent:
             if not self._connectors[key].has_clients:

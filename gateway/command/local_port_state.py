@@ -58,7 +58,7 @@ def read_local_ports(ports: Mapping[int, str]) -> dict[int, LocalPortState]:
     """Return the state of local ports, from `/proc/net/tcp` and `/proc/net/tcp6` (proc_pid_net(5)).
 
     Ignores sockets on other loopback addresses, for example 127.0.0.2, because any user can listen there on the same
-    port. The function blocks. On a host with many connections, the tables are large.
+    port. The function blocks, and takes longer on a host with many connections, because the tables are then large.
 
     Args:
         ports: The address that clients dial (127.0.0.1 or ::1), by TCP port.
@@ -88,7 +88,7 @@ def read_local_ports(ports: Mapping[int, str]) -> dict[int, LocalPortState]:
             if int(state, 16) == LISTEN:
                 if rank > best[number]:
                     continue
-                if rank < best[number]:  # the kernel prefers this listener to those found before
+                if rank < best[number]:  # the kernel prefers this listener to the listeners found before
                     best[number] = rank
                     port.owners, port.listeners, port.backlog = set(), set(), 0
                 port.owners.add(int(owner))
@@ -103,9 +103,10 @@ def read_local_ports(ports: Mapping[int, str]) -> dict[int, LocalPortState]:
 
 @functools.cache
 def _ranks(host: str) -> Mapping[str, int]:
-    """Return the addresses on which a listener gets connections to `host`, in the format of `_hex`, with their ranks.
+    """Return the ranks of the addresses on which a listener receives connections to `host`.
 
-    The kernel passes a connection to the listener whose address has the lowest rank, that is, the most specific one.
+    The keys are addresses in the format of `_hex`. The kernel passes a connection to the listener whose address has
+    the lowest rank, that is, to the listener with the most specific address.
     """
     exact = ("127.0.0.1", "::ffff:127.0.0.1") if host == "127.0.0.1" else (host,)
     wildcards = _WILDCARDS if host == "127.0.0.1" else _WILDCARDS[1:]

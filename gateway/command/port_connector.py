@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 class PortConnector:
     """Connects to one target through processes that listen on a port; implements `TargetConnector`.
 
-    Usually, one process serves all clients. If this process stops responding, another process is started for new
-    clients, and the first one keeps its clients until it recovers or is killed.
+    Usually, one process serves all clients. If this process stops responding, the connector starts another process
+    for new clients. The first process keeps its clients; if it does not recover, the connector kills it.
 
     Args:
         to: The target.
@@ -107,7 +107,7 @@ class PortConnector:
     async def _kill_unless_accepting(self, process: PortProcess) -> None:
         """Kill a process that makes no progress, unless it accepts a new connection.
 
-        If the process accepts a new connection, its target is probably the cause of the missing progress.
+        If it accepts one, the process probably works, and the target is the cause of the missing progress.
         """
         try:
             accepts = await process.accepts(self._context.options.suspect)

@@ -68,8 +68,8 @@ class PortProcess:
         self._command = command
         self._options = options
         self._first: Stream | None = None
-        """The connection with which `wait_ready` or `accepts` tested the process. The next client uses it. If it were
-        closed without data, a database could count it as an aborted login."""
+        """The connection with which `wait_ready` or `accepts` tested the process. The next client uses it. If the
+        gateway closed it without sending data, a database could count an aborted login."""
 
     @property
     def name(self) -> str:
@@ -235,9 +235,9 @@ class PortProcess:
         own = await asyncio.to_thread(session_sockets, self.child.pid)
         if own is None or before.listeners <= own:
             return
-        after = await self._read_sockets()  # ignore listeners that were closed in the meantime
+        after = await self._read_sockets()  # read again, to ignore listeners that have been closed
         if (before.listeners - own) & after.listeners:
-            await self.child.exits_within(EXIT_DELAY)  # if the program exits, its own error is more specific
+            await self.child.exits_within(EXIT_DELAY)  # wait for a possible exit, whose error is more specific
             await self._check_running()
             detail = f"another program listens on the local port {self.port} of {self.name}"
             raise TunnelError(Reason.PERMISSION, detail)

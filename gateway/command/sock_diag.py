@@ -31,7 +31,7 @@ _RESPONSE = struct.Struct("=BBBB48xIIIII")
 """Selected fields of `struct inet_diag_msg` (linux/inet_diag.h)."""
 _MAX_RESPONSE = 32768
 _TIMEOUT = 5.0
-"""The maximum seconds until the next part of a list arrives."""
+"""Maximum number of seconds to wait for the next part of the kernel's reply."""
 
 
 class _SocketEntry(NamedTuple):
@@ -65,7 +65,7 @@ def read_connection(host: str, port: int, client: int) -> LocalPortState:
         log.debug("sock_diag does not find a connection, so the socket tables in /proc are read: %s", error)
         return read_local_ports({port: host})[port]
     found = LocalPortState({listener.owner}, {listener.inode}, listener.queue)
-    if connection.inode:  # a process has the socket open
+    if connection.inode:  # not 0: a process has accepted the connection
         found.owners.add(connection.owner)
     elif connection.state == ESTABLISHED:
         found.pending.add(client)
@@ -111,7 +111,7 @@ def _listening_ports(family: int) -> Iterator[int]:
                 if kind == _NLMSG_DONE:
                     return
                 _raise_error(messages)
-                # The source port follows four bytes of `struct inet_diag_msg`.
+                # In `struct inet_diag_msg`, the source port is at offset 4.
                 yield int.from_bytes(messages[_HEADER.size + 4 : _HEADER.size + 6])
                 messages = messages[(length + 3) & ~3 :]
 

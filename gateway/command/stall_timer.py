@@ -1,6 +1,6 @@
 """Measures for how long a program has made no progress while a client waits for the program. Does no I/O.
 
-The caller decides for how long a stall is acceptable: a program also reads no data while its own network is slow.
+The caller decides how long a stall may last, because a program also reads no data while its own network is slow.
 """
 
 

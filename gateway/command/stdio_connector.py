@@ -22,7 +22,8 @@ _TEST_DURATION = 1.0
 """Seconds to wait for output or the exit of the program. A program that still runs after this time without output
 passes the test, because it probably waits for data from the client."""
 _FIRST_TEST_DURATION = 3.0
-"""Like `_TEST_DURATION`, for the first connection of a tunnel. Longer: the program may not have worked yet."""
+"""Like `_TEST_DURATION`, but for the first connection of a tunnel. Longer, because the program might not work at
+all."""
 _UNUSED_TIMEOUT = 5.0
 """Seconds after which a tested connection is closed if no client has used it."""
 
@@ -56,7 +57,7 @@ class StdioConnector:
     @property
     def failure(self) -> TunnelError | None:
         """See `TargetConnector.failure`."""
-        # A running program without output can still serve its client, for example during an upload.
+        # Report no failure while a program is running. Without output, it can still serve an upload.
         return None if self._streams else self._retry.failure
 
     @property
@@ -170,8 +171,8 @@ class StdioConnector:
     async def _wait(self, stream: StdioStream) -> None:
         """Wait until a process exits. If the process failed without output, record a failure of the target.
 
-        If the client had already ended the connection, the cause of the failure is unknown. Then, record no failure,
-        but test the next connection.
+        If the client had already ended the connection, the cause of the failure is unknown. In this case, record no
+        failure, but test the next connection.
         """
         code = await stream.child.wait()
         if self._streams.pop(stream, None) is None:

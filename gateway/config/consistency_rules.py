@@ -21,7 +21,7 @@ def check_rules(config: Config, root: ParsedMapping, problems: list[ConfigProble
 
     Args:
         config: The valid parts of the configuration.
-        root: The parsed configuration, with the invalid parts, because a valid part can refer to an invalid one.
+        root: The parsed configuration, including invalid parts, because a valid part can refer to an invalid part.
         problems: The list to which problems are added.
     """
     problems.extend(via_problems(root))
@@ -117,7 +117,7 @@ def _is_own_listener(target: Endpoint, listener: Endpoint) -> bool:
 
 
 def conflict(one: Endpoint, other: Endpoint) -> bool:
-    """Return whether two listeners cannot be bound at the same time. Host names are not resolved, only compared."""
+    """Return whether two listeners cannot be bound at the same time. Compare host names without resolving them."""
     if one.is_unix or other.is_unix:
         return one == other
     if one.port != other.port:
@@ -137,7 +137,7 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _place(root: ParsedMapping, *keys: str) -> str:
-    """Return the file, line and column of the value under nested keys. If absent, return those of its parent."""
+    """Return the file, line and column of the value under `keys`. If a key is absent, return those of its parent."""
     place, table = root.place, root
     for name in keys:
         if name not in table.entries:

@@ -36,7 +36,8 @@ class Decoder:
         self.places: dict[str, str] = {}
         """The file, line and column (or the variable or flag) of each decoded value, by dotted key."""
         self.literal_secrets: list[tuple[str, str]] = []
-        """The place and the dotted key of each secret that is written as a literal, not as a reference `${NAME}`."""
+        """The place (such as file, line and column) and the dotted key of each secret that is written as a literal,
+        not as a reference `${NAME}`."""
 
     def problem(self, place: str, key: str, message: str) -> None:
         """Add a problem.
@@ -97,9 +98,9 @@ class Decoder:
         return self.fields(table, cls, key)
 
     def fields(self, table: ParsedMapping, cls: type, key: str) -> Any:
-        """Convert `table` to an instance of `cls`, but ignore unknown keys, which `record` reports.
+        """Convert `table` to an instance of `cls`. If a value is invalid, add a problem and return `INVALID`.
 
-        If a value is invalid, add a problem and return `INVALID`.
+        Ignore unknown keys. To report them, call `check_keys`.
         """
         hints = typing.get_type_hints(cls)
         found: dict[str, Any] = {}

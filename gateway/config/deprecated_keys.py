@@ -27,7 +27,7 @@ def replace_deprecated(config: Config, problems: list[ConfigProblem]) -> Config:
 
 
 def deprecation_warnings(config: Config) -> Iterator[str]:
-    """Yield a warning for each deprecated key, with its place and its replacement.
+    """Yield a warning for each deprecated key, with its place in the configuration and its replacement.
 
     Args:
         config: The result of `replace_deprecated`.

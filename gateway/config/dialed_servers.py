@@ -19,12 +19,12 @@ def direct_addresses(config: Config) -> tuple[str, ...]:
 
 
 def servers_behind_several(config: Config) -> dict[str, tuple[Endpoint, ...]]:
-    """Return the servers of each tunnel that can run inside several tunnels, by the name of the tunnel."""
+    """Return the servers of each tunnel that has several outer tunnels in `via`, by the name of the inner tunnel."""
     return {name: tuple(_servers(spec)) for name, spec in config.tunnels.items() if len(spec.via) > 1}
 
 
 def _servers(spec: TunnelSpec, *, udp: bool = False) -> list[Endpoint]:
     try:
         return [*spec.kind.servers(spec.options), *(spec.kind.udp_servers(spec.options) if udp else ())]
-    except GatewayError:  # the attempt to open the tunnel reports the same error
+    except GatewayError:  # ignore it: the attempt to open the tunnel reports the same error
         return []

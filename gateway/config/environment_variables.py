@@ -93,6 +93,6 @@ def _hint(name: str, settings: list[str]) -> str:
 
 
 def _is_of_service(name: str, environment: Mapping[str, str]) -> bool:
-    """Return whether Kubernetes set a variable for a Service. If so, the variable `…_SERVICE_HOST` is also set."""
+    """Return whether Kubernetes set a variable for a Service. Kubernetes then also sets `…_SERVICE_HOST`."""
     match = _KUBERNETES.fullmatch(name)
     return match is not None and f"{match[1]}_SERVICE_HOST" in environment

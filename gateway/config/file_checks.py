@@ -31,10 +31,10 @@ def named_files(config: Config) -> set[Path]:
 
 
 def check_files(config: Config) -> list[ConfigProblem]:
-    """Return a problem for each file to which a configuration refers, but which cannot be read or written.
+    """Return a problem for each file of a configuration that this process cannot read or write.
 
-    Blocks while it reads the files. The configuration is still valid: a running service reports each problem as an
-    error of one tunnel or backend, and continues to run the others.
+    Blocks while it reads the files. A problem does not make the configuration invalid: a running service reports the
+    problem as an error of one tunnel or backend, and continues to run the others.
     """
     problems = [
         ConfigProblem(_place(config, where, where), where, message)
@@ -83,7 +83,7 @@ def exposed_secrets(config: Config, file: Path | None, literals: list[tuple[str,
     Args:
         config: The configuration.
         file: The configuration file, which is also checked if it contains a secret; None if there is none.
-        literals: The place and the dotted key of each secret that is written as a literal in the configuration.
+        literals: The place (such as file, line and column) and the dotted key of each secret that is a literal.
     """
     problems = []
     for where, secret in all_secrets(config):
@@ -125,7 +125,7 @@ def _exposed(path: Path | None) -> str | None:
             check_not_exposed(path)
     except ExposedSecretError as error:
         return error.strerror
-    except OSError:  # the module that reads the file reports a missing file
+    except OSError:  # ignore a missing file: the code that uses the file reports it
         return None
     return None
 

@@ -71,7 +71,10 @@ def problems_of(config: dict[str, Any]) -> list[ConfigProblem]:
 
 
 def _plain(tree: Tree) -> Any:
-    """Convert a tree to dictionaries, lists and strings. Convert digits to an integer, so that YAML omits quotes."""
+    """Convert a parsed tree to dictionaries, lists and strings.
+
+    Convert a string of digits to an integer, so that the YAML output contains no quotation marks around it.
+    """
     if isinstance(tree, ParsedMapping):
         return {key: _plain(value) for key, (_, value) in tree.entries.items()}
     if isinstance(tree, ParsedSequence):

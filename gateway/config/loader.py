@@ -116,7 +116,7 @@ def _variables(sources: ConfigSources, text: str) -> tuple[str, ...]:
 def _mentioned_variables(sources: ConfigSources, text: str) -> set[str]:
     """Return the `GATEWAY_…` variables whose names occur in the file or in a URL.
 
-    Such a name can be a reference, such as `${GATEWAY_NAME}`, or the name of a variable to pass to a program.
+    The name can occur in a reference, such as `${GATEWAY_NAME}`, or in a list of variables to pass to a program.
     """
     urls = (sources.environment[each] for flag in _EXAMPLES for each in url_variables(sources.environment, flag))
     arguments = (*sources.tunnels, *sources.backends)

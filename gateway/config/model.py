@@ -215,7 +215,7 @@ class Config:
     redactor: Redactor = field(default_factory=Redactor, compare=False, repr=False)
     """Redacts the values of environment variables in error messages."""
     direct: tuple[str, ...] = field(default=(), compare=False)
-    """The IP addresses that the gateway dials without a tunnel. Its Docker networks must not contain these addresses.
-    Empty without a section `docker`."""
+    """The IP addresses that the gateway dials without a tunnel. The gateway's Docker networks must not contain these
+    addresses. Empty if the configuration has no section `docker`."""
     servers: dict[str, tuple[Endpoint, ...]] = field(default_factory=dict, compare=False)
-    """The servers of each tunnel that can run inside several tunnels, by the name of the tunnel."""
+    """The servers of each tunnel that has several outer tunnels in `via`, by the name of the inner tunnel."""

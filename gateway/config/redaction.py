@@ -8,12 +8,12 @@ from urllib.parse import unquote
 _MIN_LENGTH = 3
 """The gateway does not redact values that are shorter than this number of characters."""
 _MIN_LENGTH_IN_WORDS = 6
-"""A value that is shorter than this number of characters is redacted only as a whole word, because an ordinary word
-could contain it by chance."""
+"""The gateway redacts a value that is shorter than this number of characters only where it is a whole word. A longer
+word could contain the value by chance."""
 _SUGGESTION = re.compile(
     r"(?:(?:: use| is not) one of [\w.@+-]+(?:, [\w.@+-]+)*)?(?:; did you mean '[\w.@+-]+'\?|: use '[\w.@+-]+')?$"
 )
-"""Matches the suggested names at the end of a message. They must not be redacted, even if one contains a value."""
+"""Matches the suggested names at the end of a message. They are not redacted, because they are not secret."""
 _COMMON = {"true", "false", "yes", "off", "null", "none"}
 
 
@@ -23,8 +23,9 @@ class Redactor:
 
     Args:
         references: Maps each value to the reference, such as `${NAME}`, that replaces it in all messages.
-        by_place: Values that are redacted only in messages about one environment variable, because in other messages,
-            the same text can be a name. Maps the variable, such as `GATEWAY_OPS_LISTEN`, to values and references.
+        by_place: Maps an environment variable, such as `GATEWAY_OPS_LISTEN`, to its values and their references. The
+            gateway redacts these values only in messages about this variable. In other messages, the same text can be
+            a name.
     """
 
     references: dict[str, str] = field(default_factory=dict, repr=False)

@@ -9,7 +9,7 @@ from gateway.contracts.secret import Secret
 
 
 def known_keys(*classes: type) -> list[str]:
-    """Return all keys of these dataclasses."""
+    """Return all configuration keys of these dataclasses. For a secret, include the key with the suffix `_file`."""
     names = []
     for cls in classes:
         hints = typing.get_type_hints(cls)

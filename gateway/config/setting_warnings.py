@@ -71,7 +71,7 @@ def _no_effect(config: Config) -> Iterator[str]:
 
 
 def _at(config: Config, key: str) -> str:
-    """Return the prefix of a warning about a key: the place, if it is known, and the key."""
+    """Return the prefix of a warning about a key: the place in the configuration, if known, and the key."""
     return ": ".join(filter(None, (config.places.get(key), key)))
 
 

@@ -1,4 +1,4 @@
-"""Finds insecure settings. Strict mode refuses all of them. If strict mode is off, the gateway warns about some.
+"""Finds insecure settings. Strict mode refuses all of them. Otherwise, the gateway warns about some of them.
 
 Does no I/O, except to check the owners and modes of the programs that the gateway runs.
 
@@ -19,10 +19,10 @@ from gateway.relay.resolver import is_loopback
 
 @dataclass(frozen=True)
 class StrictModeViolation:
-    """A setting that strict mode refuses because it is insecure, with its place and remedy.
+    """A setting that strict mode refuses because it is insecure.
 
     Args:
-        problem: The place and the key of the setting, and the remedy.
+        problem: The place in the configuration, the key and the remedy.
         advised: Whether the gateway warns about the setting even if strict mode is off.
     """
 

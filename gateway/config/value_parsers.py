@@ -135,7 +135,10 @@ def thread_count(text: str) -> ThreadCount:
 
 
 def path(text: str) -> Path:
-    """Parse the path of a file. Refuse the content of a file, such as a private key, without showing it."""
+    """Parse the path of a file.
+
+    If the text is the content of a file, such as a private key, raise an error that does not contain the text.
+    """
     if "\n" in text or "-----BEGIN" in text:
         raise PossibleSecretError("contains the content of a file: save it to a file, and set the path of the file")
     return Path(text)

@@ -11,7 +11,7 @@ from gateway.relay.resolver import is_address
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 """Matches the names that Docker accepts for volumes."""
 _RESERVED = frozenset({"addr", "ip", "port", "hard", "soft", "ro", "rw", "sec"})
-"""The mount options that the gateway sets, so the configuration must not."""
+"""The mount options that the gateway sets itself. The configuration must not contain them."""
 _SECRET = {"user", "username", "pass", "password", "password2", "cred", "credentials"}
 
 

@@ -14,7 +14,7 @@ _MAX_ADDRESS_FAILURES = 3
 """Number of failed requests for the gateway's previous address after which the gateway requests another address. A
 slow swarm manager can cause a single failure."""
 PREREQUISITES = (ActionKind.CREATE_NETWORK, ActionKind.CREATE_VOLUME, ActionKind.RECREATE_VOLUME)
-"""Kinds of actions that prepare a network or volume. Other actions on the same object run only after they succeed."""
+"""Kinds of actions that prepare a network or volume. Other actions on the same object wait until these succeed."""
 
 
 class ActionFailures:
@@ -73,7 +73,7 @@ class ActionFailures:
         return [f"{'/'.join(filter(None, key))}: {error}" for key, (_, _, error) in self._failed.items()]
 
     def fails_with_any_address(self, action: PlannedAction) -> bool:
-        """Return whether the action failed for a reason that another address of the gateway does not change."""
+        """Return whether the action failed for a reason that does not depend on the gateway's address."""
         error = self._last_error(action.network, action.container_id)
         return error is not None and error.blocked is not AttachBlocker.ADDRESS_REFUSED
 
@@ -104,8 +104,8 @@ class ActionFailures:
     ) -> None:
         """Count a failure, and add the action's addresses to `refused` if they probably caused the failure.
 
-        The gateway's previous addresses are added after `_MAX_ADDRESS_FAILURES` failures, other addresses after the
-        first failure. If the engine reported the addresses as the cause (`certain`), one failure is sufficient.
+        If the engine reported the addresses as the cause (`certain`), one failure is sufficient. Otherwise, the
+        gateway's previous addresses are added after `_MAX_ADDRESS_FAILURES` failures, and other addresses after one.
         """
         wanted = (action.network, action.addresses)
         self._address_failures[wanted] = self._address_failures.get(wanted, 0) + 1

@@ -24,7 +24,7 @@ class ActionSchedule:
         self._failures = failures
         self._attempts = attempts
         self.signals_since = 0.0
-        """The time since which all signals of other clients to containers have been recorded."""
+        """The gateway has recorded every signal that other clients sent to containers after this time."""
 
     def not_before(self, action: PlannedAction) -> float:
         """Return the time of an action's next attempt; 0 if it is due now, `inf` while an attempt is in progress."""
@@ -32,16 +32,17 @@ class ActionSchedule:
             return math.inf
         again = self._attempts.not_before(action.container_id) if action.verb in REVIVALS else 0.0
         if action.verb is ActionKind.RESTART and action.last_start is not None:
-            # Before this time, another client may still be stopping the container without the gateway's knowledge.
+            # Before `signals_since`, another client may have begun to stop the container without the gateway's
+            # knowledge. Therefore, wait until that stop must have completed.
             again = max(again, self.signals_since + action.last_start.max_stop_time)
         return max(again, self._failures.not_before(action))
 
     def waits(self, actions: Iterable[PlannedAction], now: float) -> list[float]:
-        """Return the number of seconds until each action that waits for its next attempt."""
+        """Return the seconds until the next attempt of each action that is not due yet."""
         return [at - now for each in actions if 0 < (at := self.not_before(each)) < math.inf]
 
     def completed_starts(self, requested: Iterable[str], observed: EngineSnapshot, now: float) -> set[str]:
-        """Return the containers whose requested start has completed, because they run or were removed.
+        """Return the containers in `requested` whose start is complete: they run, or they were removed.
 
         Args:
             requested: IDs of the containers in the ownership record whose start the gateway has requested.

@@ -145,7 +145,7 @@ class ConsumerDirectory:
             self._replace({address: each for address, each in self._by_address.items() if each.id != container_id})
 
     def lookup(self, address: str) -> Consumer | None:
-        """Return the consumer with this address; None if no consumer is known to have it."""
+        """Return the consumer with this address; None if no known consumer has it."""
         return self._by_address.get(address)
 
     def recently_unknown(self, address: str) -> bool:

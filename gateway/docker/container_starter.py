@@ -1,7 +1,8 @@
-"""Starts dead containers in background tasks. A start can take minutes, because the engine first mounts volumes.
+"""Starts dead containers (see `gateway.docker.dead_containers`) in background tasks.
 
-Each start uses a separate connection, because the engine cancels a start when its connection closes. A failed
-snapshot closes only the connection of the snapshots.
+A start can take minutes, because the engine first mounts volumes. The engine cancels a start when the client closes
+the connection of the request. Therefore, each start uses a separate connection: if a snapshot fails, the gateway
+closes only the connection of the snapshots.
 """
 
 import asyncio
@@ -20,11 +21,11 @@ a mount for an hour, and must not delay other starts for so long."""
 
 
 class ContainerStarter:
-    """Starts dead containers in background tasks.
+    """Starts dead containers (see `DeadContainer`) in background tasks.
 
     Args:
         execute: Executes an action on a connection, and returns whether it succeeded.
-        failed: Called with the error if the inspection of a container before its start failed.
+        failed: Called with the error if the gateway cannot inspect a container before its start.
         ended: Called with the ID of a container after each attempt.
         permits: Returns whether an action is still allowed. Called immediately before each start, because a start can
             wait until other starts have completed.
@@ -97,7 +98,7 @@ class ContainerStarter:
 
 
 async def _is_due(engine: EngineClient, action: PlannedAction) -> bool:
-    """Return whether the container was neither started nor stopped nor removed since the action was planned.
+    """Return whether the container is unchanged: not started, stopped or removed since the action was planned.
 
     Raises:
         EngineError: The engine did not respond.

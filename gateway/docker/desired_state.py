@@ -27,7 +27,7 @@ class DesiredState:
         busy: IDs of containers that have connections through the gateway.
         volumes: The configured volumes.
         serving: Whether any client has connections through the gateway.
-        by_label: The label by which each backend admits containers, by the name of the backend.
+        by_label: For the name of each backend, the label by which the backend admits containers.
         strict: `gateway.strict`: whether containers are admitted only by rules in `docker.grants`, not by labels.
         configured: The original networks, if `expand_projects` has replaced networks in `options` with the networks
             of projects; otherwise empty.
@@ -38,10 +38,11 @@ class DesiredState:
         mount_addresses: The addresses at which the engine's host mounts volumes.
         usable: The backends that serve clients now; None in commands that run without the service.
         given_up: The containers that are not started again after too many failed starts; see `StartAttempts`.
-        restarted: Containers that need no restart, each with the last start of the owner of their network namespace;
-            see `StartAttempts.restarted` and `Plan.later_starts`.
+        restarted: Containers that need no restart. Each item is the container's ID, and the last start of the
+            container that owns its network namespace; see `StartAttempts.restarted` and `Plan.later_starts`.
         interrupted: The requested starts to which the engine has not responded, by container ID.
-        namespaces: `Plan.namespaces` of the previous plan.
+        namespaces: IDs of the containers whose network namespace other containers share; `Plan.namespaces` of the
+            previous plan.
         signals: The signals that other clients sent to each container, see `StartAttempts`.
     """
 
@@ -86,7 +87,7 @@ class DesiredState:
     def is_gateway(self, container: Container) -> bool:
         """Return whether a container is a gateway with this instance name.
 
-        Such a container has both `owner_alias` and a backend's name on one network.
+        Such a container has both `owner_alias` and the name of a backend as aliases on the same network.
         """
         backends = {each.lower() for each in self.backends}
         return any(
@@ -96,7 +97,7 @@ class DesiredState:
 
 
 def backends_on(desired: DesiredState, network: str) -> tuple[str, ...]:
-    """Return the backends that are reached by name on a network."""
+    """Return the backends whose names resolve on a network."""
     wanted = desired.network(network).backends
     return tuple(name for name in desired.backends if not wanted or name in wanted)
 

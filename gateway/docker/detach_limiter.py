@@ -31,8 +31,8 @@ class DetachLimiter:
     def admit(self, actions: Sequence[PlannedAction], now: float) -> tuple[list[PlannedAction], list[PlannedAction]]:
         """Split actions into those that the limit allows now and those that must wait.
 
-        An action that detaches more endpoints than the limit is allowed if nothing else was detached in the window.
-        Otherwise, such an action would wait forever.
+        If nothing was detached in the window, one action may exceed the limit. An action that detaches more endpoints
+        than the limit would otherwise wait forever.
         """
         left = self.remaining(now)
         may: list[PlannedAction] = []

@@ -52,7 +52,7 @@ async def _reattach(engine: EngineClient, action: PlannedAction) -> None:
         # Disconnect by name rather than by ID, because the container can be on a removed network of the same name.
         await _disconnect(engine, action.network, action.container_id)
     except EngineError as error:
-        if "is not connected" not in error.message:  # the engine reports this with status 500
+        if "is not connected" not in error.message:  # the engine reports a missing endpoint with status 500
             raise
     await _connect(engine, action)
 
@@ -60,7 +60,7 @@ async def _reattach(engine: EngineClient, action: PlannedAction) -> None:
 async def _connect(engine: EngineClient, action: PlannedAction) -> None:
     settings: dict[str, object] = {"Aliases": list(action.aliases)}
     if has_gateway_priority(engine.api_version):
-        settings["GwPriority"] = -1  # the container's other networks provide its default route
+        settings["GwPriority"] = -1  # keep the container's default route on another network
     if action.addresses:
         settings["IPAMConfig"] = {"IPv6Address" if ":" in each else "IPv4Address": each for each in action.addresses}
     body = {"Container": action.container_id, "EndpointConfig": settings}

@@ -182,7 +182,7 @@ class EngineClient:
         versioned: bool = True,
         total: float | None = None,
     ) -> Any:
-        """Send a request, and return the response. `total`: the timeout in seconds; None: use the configured one."""
+        """Send a request, and return the response. `total`: the timeout in seconds; None: the configured timeout."""
         try:
             query = self._docker._query(  # noqa: SLF001 - aiodocker's classes omit parts of the responses
                 path,
@@ -203,7 +203,7 @@ class EngineClient:
 
 
 async def get_required(engine: EngineClient, path: str, *, versioned: bool = True) -> Any:
-    """Return the response to a GET request that the gateway cannot work without.
+    """Send a GET request whose response the gateway requires, and return the response.
 
     If a proxy in front of the engine refuses the request, the error names the path that the proxy must allow.
 

@@ -44,7 +44,7 @@ class TunnelConnector(aiohttp.BaseConnector):
 
 @asynccontextmanager
 async def connected(options: DockerOptions, link_of: Callable[[str], Link | None]) -> AsyncIterator[EngineClient]:
-    """Connect to an engine, negotiate the API version, and close the connection at the end of the block.
+    """Connect to an engine, negotiate the API version, and close the connection at the end of the `async with` block.
 
     Args:
         options: The engine's address and TLS files.

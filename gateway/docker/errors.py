@@ -47,7 +47,7 @@ class EngineError(GatewayError):
 
     @property
     def may_be_address(self) -> bool:
-        """Whether a refused address may be the cause. Swarm managers report a refused address as a timeout."""
+        """Whether the engine may have refused an address. Swarm managers report a refused address as a timeout."""
         return self.blocked is AttachBlocker.ADDRESS_REFUSED or "attaching to network failed" in self.message
 
 
@@ -56,7 +56,7 @@ _BLOCKED = [
      AttachBlocker.IP_EXHAUSTED),
     (re.compile(r"address pools have been fully subnetted", re.IGNORECASE), AttachBlocker.IP_EXHAUSTED),
     (re.compile(r"address already in use|no configured subnet", re.IGNORECASE), AttachBlocker.ADDRESS_REFUSED),
-    # Podman's messages:
+    # Podman's messages about a refused address:
     (re.compile(r"ip address \S+ is already allocated|static ip \S+ not in any subnet", re.IGNORECASE),
      AttachBlocker.ADDRESS_REFUSED),
     (re.compile(r"not manually attachable|not attachable", re.IGNORECASE), AttachBlocker.NOT_ATTACHABLE),
@@ -97,7 +97,7 @@ def as_engine_error(error: Exception) -> EngineError:
         return EngineError(_KINDS.get(error.status, EngineErrorKind.FAILED), message)
     if isinstance(error, aiohttp.ClientConnectorError):
         cause = error.os_error
-        code = cause.errno or 0  # getaddrinfo(3) uses negative numbers
+        code = cause.errno or 0  # the error codes of getaddrinfo(3) are negative
         text = os.strerror(code) if code > 0 and not isinstance(cause, ssl.SSLError) else error_text(cause)
         return EngineError(EngineErrorKind.UNREACHABLE, f"{text}: {_remedy(cause)}")
     if isinstance(error, aiohttp.ClientError | OSError):

@@ -63,7 +63,7 @@ def spoofing(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
     by_network: dict[str, list[tuple[Container, Container]]] = {}
     for container in observed.containers:
         if not is_gateway(desired, observed, container) and container.state in RUNNING:
-            # Use the owner of the network namespace, which determines the container's addresses.
+            # A container that joins another container's network namespace has the addresses of that container.
             base = observed.base(container) or container
             for name in base.endpoints:
                 if name not in ("host", "none") and (sources is None or name in sources):
@@ -74,7 +74,8 @@ def spoofing(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
             for _, each in there
             if each.can_spoof is not False
         )
-        if not able or len({base.id for base, _ in there}) < 2:  # no other address to spoof
+        # Skip a network on which no container can spoof, or on which there is no other container's address to spoof.
+        if not able or len({base.id for base, _ in there}) < 2:
             continue
         known = [consumer(base, desired.options.grants, strict=desired.strict) for base, _ in there]
         used = [each for each, label in desired.by_label.items() if any(who.has(label, each) for who in known)]

@@ -1,6 +1,6 @@
 """Caches values from inspections of containers, so that the gateway does not inspect a container repeatedly.
 
-Of these values, only the last start can change after the first inspection.
+Only one of these values can change after the first inspection: the result of the last start.
 
 While the engine starts a container or copies files from it (`docker cp`), the container is locked: the engine does
 not respond to inspections of it. This can take minutes, for example while the engine waits for a mount. A snapshot
@@ -23,12 +23,13 @@ from gateway.docker.name_resolution import hostname_of, hosts_of
 from gateway.docker.snapshot import LastStart
 
 _MAX_LOCKED, _MIN_WAIT = 1.0, 0.1
-"""Seconds that one snapshot waits for locked containers: the maximum for all together, and the minimum for each."""
+"""The time, in seconds, that one snapshot waits for inspections of locked containers (see the module's docstring):
+the maximum for all of them together, and the minimum for each."""
 _RUNNING_FACTOR = 3.0
 """The factor by which `_MAX_LOCKED` and `_MIN_WAIT` are longer for a running container. If its inspection takes long,
 the engine is probably slow: running containers are rarely locked."""
 RETRY = 10.0
-"""Seconds after which a container is inspected again if it is locked, or if its inspection failed."""
+"""Seconds after which a container is inspected again if its inspection timed out or failed."""
 _STOP_TIMEOUT = 10.0
 """The engine's default for `StopTimeout` of a container, in seconds."""
 
@@ -80,12 +81,15 @@ class InspectionCache:
         self._idle, self._starting, self._left = frozenset(idle), frozenset(starting), _MAX_LOCKED
 
     def is_locked(self, container: str) -> bool:
-        """Return whether the container is locked. Its cached values can then be outdated."""
+        """Return whether the container is locked: the engine does not respond to inspections, for example at a start.
+
+        The cached values of a locked container can be outdated.
+        """
         locked_at = self._locked.get(container)
         return container in self._starting or (locked_at is not None and locked_at + RETRY > time.monotonic())
 
     def problem(self, container: str) -> str:
-        """Return why the engine cannot inspect a container; empty if it can, or if the container is only locked."""
+        """Return why the engine cannot inspect a container; empty if the engine reported no error."""
         return self._problems.get(container, "")
 
     def cached(self, container: str) -> Inspection | None:
@@ -101,7 +105,7 @@ class InspectionCache:
         return self._starts[container][1] if container in self._starts else None
 
     def start_inspected_at(self, container: str) -> float:
-        """Return the monotonic time at which the cached last start was inspected; 0 if it is absent or expired."""
+        """Return the monotonic time of the inspection of the cached last start; 0 if it is missing or expired."""
         return self._starts[container][0] if container in self._starts else 0.0
 
     def expire_starts(self) -> None:
@@ -136,7 +140,8 @@ class InspectionCache:
         """Return the inspection of a container, from the cache if possible.
 
         Returns:
-            The inspection; None if the container was removed, if it is locked, or if Docker cannot inspect it.
+            The inspection; None if the container was removed, is locked (see `is_locked`), or cannot be inspected by
+                Docker.
 
         Raises:
             EngineError: The engine is not available, a proxy in front of it refuses the request, or Podman cannot
@@ -150,7 +155,7 @@ class InspectionCache:
         """Inspect a container, and return its endpoints by network.
 
         Returns:
-            None if the container was removed, if it is locked, or if Docker cannot inspect it.
+            None if the container was removed, if it is locked (see `is_locked`), or if Docker cannot inspect it.
 
         Raises:
             EngineError: The engine is not available, a proxy in front of it refuses the request, or Podman cannot

@@ -15,7 +15,7 @@ MANAGED_BY, INSTANCE, SPEC_HASH = "managed-by", "instance", "spec-hash"
 _TRUE = {"true", "1", "yes", "on"}
 _FALSE = {"false", "0", "no", "off", ""}
 _CLOSE = 0.75
-"""The error about an unknown label suggests a known label whose similarity (0 to 1) has at least this value."""
+"""The minimum similarity (0 to 1) of an unknown name and a known name at which an error suggests the known name."""
 _MAX_SUGGESTION_KEY = 2 * max(map(len, KEYS))
 """The maximum length, in characters, of an unknown key for which the error suggests a known key."""
 _MAX_SUGGESTIONS = 3
@@ -23,7 +23,8 @@ _MAX_SUGGESTIONS = 3
 _MAX_SUGGESTION_NAME = 63
 """The maximum length, in characters, of an unknown backend's name for which the error suggests a known backend."""
 ALIAS = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)", re.IGNORECASE)
-"""One label of a host name (RFC 1123, section 2.1). Docker also accepts dots, but such names do not resolve."""
+"""Matches a valid alias: one label of a host name (RFC 1123, section 2.1). Docker also accepts aliases with dots, but
+they do not resolve."""
 
 
 @dataclass(frozen=True)
@@ -164,12 +165,13 @@ def by_rules(name: str, labels: Mapping[str, str], rules: Iterable[AttachRule]) 
 
 
 def with_grants(request: LabelRequest, given: GrantedAccess, *, explicit: bool) -> LabelRequest:
-    """Return a copy of the request in which missing backends and aliases are replaced with those of the grants.
+    """Return a copy of the request. If the request lists no backends or aliases, use those of the grants.
 
     Args:
         request: The request by labels.
         given: The access by grants.
-        explicit: Whether the label `enable` is set. If so, missing backends are not replaced: they mean all backends.
+        explicit: Whether the label `enable` is set. A request without backends then means all backends, so the
+            backends of the grants do not replace them.
     """
     backends = request.backends or (() if explicit else given.backends)
     return replace(request, backends=backends, aliases=request.aliases or given.aliases)
@@ -208,7 +210,7 @@ def only_granted(
         refused = "docker.grants allows none of the backends that its labels request"
     elif request.networks and not networks:
         refused = "docker.grants allows no backend that is available on the networks that its labels request"
-    # Keep the lists of a refused request, because an empty list would select everything.
+    # Keep the lists of a refused request, because an empty list selects all backends or networks.
     kept = replace(request, backends=backends or request.backends, networks=networks or request.networks)
     return replace(kept, aliases=aliases, refused=refused), problems
 

@@ -101,7 +101,7 @@ class NameTable:
         Args:
             who: The container or service that resolves the names.
             network: A network of the gateway.
-            backends: The backends that are reached by name on this network, in lower case.
+            backends: The names of the backends that resolve on this network, in lower case.
             elsewhere: The other networks of the container or service.
         """
         there = self._holders.get(network, {})
@@ -111,7 +111,8 @@ class NameTable:
             if place == network or place in WITHOUT_NAMES:
                 continue
             held = self._holders.get(place, {})
-            # Intersect each set separately: merging them first is slow if a container has thousands of aliases.
+            # Intersect `held` with each set separately. To merge the sets first would be slow for a container with
+            # thousands of aliases.
             both = [held.keys() & each for each in (there.keys(), who.aliases, set(backends))]
             for name in sorted(set().union(*both)):
                 others, ours = held[name], there.get(name, {})

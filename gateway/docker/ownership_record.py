@@ -34,7 +34,7 @@ class OwnershipRecord:
         self._namespaces: frozenset[str] = frozenset()
         self._later_starts: dict[str, float] = {}
         self.adopting = True
-        """Whether the file did not exist. If so, the gateway records each endpoint that has its owner alias."""
+        """Whether the file was missing at startup. If so, the gateway records each endpoint with its owner alias."""
         self.problem: str | None = None
         """Why the file cannot be used; None if it is usable. With an unusable file, the gateway detaches nothing that
         an earlier process attached."""
@@ -46,7 +46,7 @@ class OwnershipRecord:
         except (OSError, *_UNREADABLE) as error:
             self.adopting = False
             self.problem = f"{self._path}: {error}"
-            with contextlib.suppress(OSError):  # keep the file, so that an operator can repair it
+            with contextlib.suppress(OSError):  # keep the damaged file, so that an operator can repair it
                 self._path.rename(self._path.with_suffix(".broken"))
         self._read_problem = self.problem
         """Why the file could not be read. A later successful write does not clear this problem."""
@@ -60,10 +60,10 @@ class OwnershipRecord:
         endpoints = {(str(container), str(network)) for container, network in written["endpoints"]}
         addresses = {
             str(name): tuple(str(ipaddress.ip_address(address)) for address in each)
-            for name, each in written.get("addresses", {}).items()  # absent in files of earlier versions
+            for name, each in written.get("addresses", {}).items()  # files of earlier versions lack this key
         }
         starts: dict[str, RequestedStart] = {}
-        # Without valid entries, the gateway does not repeat interrupted starts.
+        # Ignore invalid entries about requested starts. The gateway then does not repeat these starts.
         with contextlib.suppress(*_UNREADABLE):
             starts = {
                 str(container): RequestedStart(StartFailureCause(cause), str(backend))

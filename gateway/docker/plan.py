@@ -143,16 +143,16 @@ class Plan:
     """The items of `warnings` that are about labels."""
     name_conflicts: tuple[NameConflict, ...] = ()
     networks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """The backends that are reached by name on each managed network."""
+    """The backends whose names resolve on each network of the gateway, by network."""
     exposures: tuple[str, ...] = ()
     """Warnings about containers that can spoof addresses. Not in `warnings`, because they change often."""
     dead: tuple[DeadContainer, ...] = ()
     namespaces: frozenset[str] = frozenset()
-    """The result of `gateway.docker.planning.lost_namespaces.shared_namespaces`."""
+    """IDs of the containers whose network namespace other containers share; see `shared_namespaces`."""
     later_starts: Mapping[str, float] = field(default_factory=dict)
-    """The result of `gateway.docker.planning.lost_namespaces.later_starts`."""
+    """Containers that need no restart, with the last start of the namespace's owner; see `lost_namespaces`."""
 
     def without(self, held: Collection[PlannedAction]) -> "Plan":
-        """Return a copy without the actions in `held`. `postponed` is the number of endpoints that they detach."""
+        """Return a copy without the actions in `held`, which would detach `postponed` endpoints in total."""
         actions = tuple(action for action in self.actions if action not in held)
         return replace(self, actions=actions, postponed=sum(action.detaches for action in held))

@@ -91,7 +91,8 @@ class PlanExecutor:
 
         # The groups are in order of dependency. The actions of one group run concurrently.
         for verbs in (PREREQUISITES, _DEPENDENT, (ActionKind.REMOVE_NETWORK,)):
-            # Without its network, an attachment would fail with an error that hides the actual problem.
+            # Do not attach containers to a network that could not be created: the error of such an attachment would
+            # hide the actual problem.
             missing = {
                 action.network
                 for action in planned

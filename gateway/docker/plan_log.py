@@ -1,4 +1,4 @@
-"""Logs what is new in a plan: unavailable containers, refused attachments, and warnings."""
+"""Logs what is new in a plan: dead containers (see `dead_containers`), refused attachments, and warnings."""
 
 import logging
 

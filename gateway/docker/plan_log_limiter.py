@@ -22,7 +22,7 @@ class PlanLogLimiter:
         self._suppressed = 0
 
     def select(self, current: Iterable[Hashable], now: float) -> list[Hashable]:
-        """Return the lines to log now: those that were not logged before. A later call returns lines over the limit.
+        """Return the lines that were not logged before, up to the limit. Later calls return the lines over the limit.
 
         Args:
             current: All lines that apply to the current plan.

@@ -1,4 +1,4 @@
-"""Changes an engine to match the configuration: compares both, and executes plans, on events and at intervals."""
+"""Changes an engine to match the configuration: on events and at intervals, compares both and executes a plan."""
 
 import asyncio
 import logging
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 _MAX_CONNECTION_AGE = 600.0
 _EVENT_OVERLAP = 5.0
-"""Seconds in the past at which an event stream starts, so that no event between two streams is lost."""
+"""How far in the past each event stream starts, in seconds, so that no event between two streams is lost."""
 _JITTER = 0.1
 _RECONNECT = BackoffPolicy(first=0.5, cap=10.0, floor=0.1)
 _MAX_ROUNDS = 20
@@ -270,7 +270,7 @@ class Reconciler:
         return [*dead, *image_labels(desired, observed), *spoofing(desired, observed)], own
 
     def _with_failures(self, planned: Plan) -> Plan:
-        """Return the plan with the failures of actions in the status of attachments.
+        """Return the plan, with the error of each failed action in the status of its attachment.
 
         Also add a warning if the ownership record cannot be used.
         """

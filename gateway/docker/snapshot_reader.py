@@ -133,7 +133,7 @@ class SnapshotReader:
         if engine.flavor.lists_aliases:
             inspection = await self.inspections.get(engine, listed["Id"])
             mode, hostname = (inspection.network_mode, inspection.reported_hostname) if inspection else ("", "")
-            # Ignore the networks of a container that joins a namespace: Podman lists those of the namespace's owner.
+            # Ignore the networks of a container that joins a namespace: Podman lists the owner's networks instead.
             networks = {} if mode.startswith("container:") else networks
         else:
             networks = await self._with_aliases(engine, listed["Id"], networks)
@@ -210,7 +210,7 @@ class SnapshotReader:
         return tuple(self._named(each) for each in containers)
 
     def _named(self, container: Container) -> Container:
-        """Return a copy of the container with its host name, hosts and aliases from the cached inspection."""
+        """Return a copy of the container with the host name, hosts file and aliases of the cached inspection."""
         if (found := self.inspections.cached(container.id)) is not None:
             container = replace(container, hostname=found.hostname, hosts=found.hosts)
         endpoints = {

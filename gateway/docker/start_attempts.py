@@ -1,4 +1,7 @@
-"""Counts the attempts to start each dead container, and decides when to try again or to give up. Does no I/O."""
+"""Counts the attempts to start each dead container (see `dead_containers`), and decides when to retry or give up.
+
+Does no I/O.
+"""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -39,7 +42,7 @@ class StartAttempts:
         self._attempts: dict[str, _ContainerAttempts] = {}
         """The attempts, by the container's ID."""
         self._restarted: dict[str, float] = {}
-        """The `owner_start` of each container's last successful restart, by container ID."""
+        """The `DeadContainer.owner_start` at each container's last successful restart, by container ID."""
         self._signals: dict[str, dict[int, float]] = {}
         """The last time of each signal that another client sent, by container ID and signal number."""
         self._clock_offset = 0.0
@@ -49,12 +52,12 @@ class StartAttempts:
 
     @property
     def given_up(self) -> frozenset[tuple[str, float]]:
-        """The containers that are not started again after too many attempts, each as its ID and `owner_start`."""
+        """The containers that are not started again, each as its ID and its `DeadContainer.owner_start`."""
         return frozenset((key, each.owner_start) for key, each in self._attempts.items() if each.count >= LIMIT)
 
     @property
     def restarted(self) -> frozenset[tuple[str, float]]:
-        """The restarted containers, each as its ID and the `owner_start` that caused the restart."""
+        """The restarted containers, each as its ID and the start of its namespace's owner that caused the restart."""
         return frozenset(self._restarted.items())
 
     @property

@@ -73,7 +73,7 @@ class StartFailure:
 
 
 def read_error(error: str) -> StartFailure | None:
-    """Return why a start failed; None if no missing volume, network or namespace caused the failure.
+    """Return why a start failed; None if the cause is not a missing volume, network or network namespace.
 
     Args:
         error: `State.Error` of an inspection.

@@ -26,8 +26,8 @@ async def with_last_starts(
 ) -> tuple[tuple[Container, ...], bool]:
     """Add the last start to each container that may have failed to start, or that shares a network namespace.
 
-    One call makes at most `_MAX_INSPECTIONS` inspections. Return all containers, and whether the last start of each
-    of these containers has been inspected, now or earlier.
+    One call makes at most `_MAX_INSPECTIONS` inspections. Return all containers, and whether this call or an earlier
+    one has inspected the last start of each container that may have failed to start or that shares a namespace.
 
     Args:
         engine: The engine.

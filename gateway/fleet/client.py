@@ -68,7 +68,8 @@ class MemberClient:
         self.credentials = MemberCredentials()
 
     async def __aenter__(self) -> Self:
-        # `force_close`: aiohttp buffers unlimited data on idle connections, so a member could exhaust the memory.
+        # Close each connection after its response (`force_close`). On idle connections, aiohttp buffers unlimited
+        # data, so a member could exhaust the memory.
         connector = aiohttp.TCPConnector(limit=0, resolver=_MemberResolver(), force_close=True)
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -124,7 +125,7 @@ class MemberClient:
 
 
 class _MemberResolver(AbstractResolver):
-    """An aiohttp resolver for the host names of members. Simultaneous lookups of one host name are combined."""
+    """An aiohttp resolver for the host names of members. Simultaneous requests for the same name share one lookup."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC

@@ -69,7 +69,8 @@ def describe(error: aiohttp.ClientError | OSError | UnicodeError, member: Member
         return f"the response is not HTTP: {_correct_port(member)}"
     if isinstance(error, aiohttp.ClientPayloadError):
         return "the connection ended in the middle of the response: read the log of the member"
-    # If several addresses fail with different errors, aiohappyeyeballs reports the errno values only in its message.
+    # If several addresses fail with different errors, the error of aiohappyeyeballs (a library that aiohttp uses to
+    # connect) contains the errno values only in its message.
     number = getattr(cause, "errno", None)
     numbers = [number] if number else [int(each) for each in _NUMBER.findall(str(cause))]
     closed = isinstance(cause, (aiohttp.ServerDisconnectedError, ConnectionResetError))

@@ -96,7 +96,7 @@ def parse_file(text: str) -> tuple[list[MemberAddress], list[str]]:
     """Parse a file with one address per line. Return the addresses, and a message for each invalid line.
 
     Args:
-        text: The content of the file. Empty lines and lines that start with `#` are ignored.
+        text: The content of the file. Empty lines and comments (from `#` to the end of the line) are ignored.
 
     Raises:
         ValueError: The file has more than `MAX_MEMBERS` addresses.
@@ -117,7 +117,10 @@ def parse_file(text: str) -> tuple[list[MemberAddress], list[str]]:
 
 
 def exposed_token(members: Iterable[MemberAddress]) -> str | None:
-    """Return a warning about the first member that would receive the token without encryption; None without one."""
+    """Return a warning about the first member that would receive the token without encryption.
+
+    Return None if there is no such member.
+    """
     exposed = next((each for each in members if each.exposes_token), None)
     return exposed and f"the token is sent to {exposed} without encryption: use https://, and set ops.tls there"
 

@@ -16,7 +16,8 @@ class MemberDiscovery:
     """Finds the members of a fleet. After a failed read or lookup, keeps the members that it found before.
 
     Args:
-        strict: Whether to ignore addresses in the file to which the gateway would send the token without encryption.
+        strict: Whether to ignore an address in the file if the gateway would send the token to this address without
+            encryption.
     """
 
     def __init__(self, *, strict: bool = False) -> None:

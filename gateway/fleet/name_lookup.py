@@ -40,7 +40,7 @@ async def lookup(
         def on_done(done: asyncio.Future[list[Any]]) -> None:
             in_flight.pop(name, None)
             if not done.cancelled():
-                done.exception()  # otherwise, asyncio logs the exception if all tasks that wait for it are cancelled
+                done.exception()  # retrieve the exception; otherwise, asyncio can log it as never retrieved
 
         pending.add_done_callback(on_done)
     found = await asyncio.shield(pending)

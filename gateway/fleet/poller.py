@@ -19,7 +19,8 @@ from gateway.fleet.snapshot import FleetSnapshot, MemberSnapshot
 log = logging.getLogger(__name__)
 
 _DISCOVERY_INTERVAL = 15.0
-"""Seconds between two discoveries. Each reads the member file and the credentials, and looks up the host names."""
+"""Seconds between two discoveries. Each discovery reads the member file and the credentials, and looks up the names
+with the prefix `dns+`."""
 _CONFIG_CHECK_INTERVAL = 0.5
 """Seconds between two checks for a changed configuration."""
 _JITTER = 0.05
@@ -35,7 +36,8 @@ class FleetPoller:
 
     Args:
         options: Returns the current section `fleet`.
-        strict: Whether to ignore addresses in the file to which the gateway would send the token without encryption.
+        strict: Whether to ignore an address in the file if the gateway would send the token to this address without
+            encryption.
     """
 
     def __init__(self, options: Callable[[], FleetOptions], *, strict: bool = False) -> None:

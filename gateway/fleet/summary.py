@@ -67,7 +67,7 @@ def decode_summary(body: bytes) -> MemberSummary:
         raise ValueError(f"the response is not valid JSON: {_CORRECT_PORT}") from error
     if not isinstance(found, dict) or not isinstance(found.get("backends"), dict):
         message = f"the response is not from a gateway: {_CORRECT_PORT}"
-        raise ValueError(message)  # noqa: TRY004 - the value has the wrong content
+        raise ValueError(message)  # noqa: TRY004 - the response is invalid, not a Python type
     problems = found.get("problems")
     return MemberSummary(
         instance=_text(found, "instance"),
@@ -106,7 +106,7 @@ def _time(value: object) -> str:
         found = read.astimezone(UTC)
     except (ValueError, OverflowError):
         return ""
-    # Exclude the year 9999, the last that `datetime` supports: a conversion to another time zone could fail.
+    # Exclude 9999, the last year that `datetime` supports, because a conversion to another time zone can fail.
     valid = read.tzinfo is not None and 1970 <= found.year < MAXYEAR
     return found.isoformat(timespec="milliseconds").replace("+00:00", "Z") if valid else ""
 

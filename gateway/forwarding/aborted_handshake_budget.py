@@ -17,10 +17,10 @@ from gateway.contracts.accepting_link import LinkListener
 from gateway.contracts.relay import Relay
 
 _THROTTLE_SHARE = 0.9
-"""Fraction of the limit. If the server has counted more, or can soon count more because of clients whose login is not
-proven, the budget admits clients one at a time."""
+"""Fraction of the limit. If the server has counted more, or can soon count more because clients have not logged
+in yet, the budget admits clients one at a time."""
 _LOGIN_TIMEOUT = 15.0
-"""Seconds after which an open connection proves a login. The server closes a connection without a login earlier
+"""Seconds after which an open connection is logged in. The server closes a connection without a login earlier
 (`connect_timeout`, by default 10 s)."""
 _THROTTLE_INTERVAL = 10.0
 """Minimum seconds between two clients of one server, while clients are admitted one at a time. The interval applies
@@ -49,8 +49,8 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         """Number of admitted clients that are not connected to the server yet."""
         self.listeners: set[LinkListener] = set()
         """The listeners that connect clients to the server themselves."""
-        self._unproven: dict[Relay, float] = {}
-        """The monotonic time at which each client was connected whose responses do not prove a login yet."""
+        self._unanswered: dict[Relay, float] = {}
+        """The clients whose login the server has not answered, and the monotonic time at which each connected."""
 
     @property
     def limit(self) -> int:
@@ -85,34 +85,32 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         return True
 
     def add_client(self, relay: Relay, at: float) -> None:
-        """Count a client until its login is proven, or until `remove_client` is called.
+        """Count a client until the server has answered its login, or until `remove_client` is called.
 
         Args:
             relay: The client's relay.
             at: Monotonic time at which the client was connected to the server.
         """
-        self._unproven[relay] = at
+        self._unanswered[relay] = at
 
     def remove_client(self, relay: Relay) -> None:
         """Remove a client whose connection has ended."""
-        self._unproven.pop(relay, None)
+        self._unanswered.pop(relay, None)
 
-    def unproven(self, now: float) -> int:
-        """Return the number of clients through this tunnel whose login is not proven at the monotonic time `now`.
+    def can_abort(self, now: float) -> int:
+        """Return how many clients through this tunnel can still abort their handshake at the monotonic time `now`.
 
         Includes the clients that `listeners` can still accept.
         """
-        self._unproven = {
-            relay: at
-            for relay, at in self._unproven.items()
-            if relay.responses < LOGIN_RESPONSES and at > now - _LOGIN_TIMEOUT
+        self._unanswered = {
+            relay: at for relay, at in self._unanswered.items() if not relay.responses and at > now - _LOGIN_TIMEOUT
         }
-        return self.dialing + sum(each.reserved for each in self.listeners) + len(self._unproven)
+        return self.dialing + sum(each.reserved for each in self.listeners) + len(self._unanswered)
 
     def room(self, now: float) -> int:
         """Return how many clients can be admitted at the monotonic time `now`, even if all of them abort."""
         limit = int(self.limit * _THROTTLE_SHARE)
-        return max(0, limit - self.aborted - sum(each.unproven(now) for each in self.peers))
+        return max(0, limit - self.aborted - sum(each.can_abort(now) for each in self.peers))
 
     @property
     def needs_login(self) -> bool:

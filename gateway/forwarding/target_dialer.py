@@ -65,7 +65,7 @@ class TargetDialer:
             raise DialError(
                 Reason.HOST_BLOCKED,
                 f"{routed.target}: {budget.aborted} aborted handshakes, and clients can still abort"
-                f" {budget.unproven(now)}; at {budget.limit}, the server blocks the gateway",
+                f" {budget.can_abort(now)}; at {budget.limit}, the server blocks the gateway",
             )
         if budget is None:
             return await self._dial(client, link, routed, latency, within, tap)

@@ -1,4 +1,4 @@
-"""Creates backends from imported local forwards and from clients of remote services."""
+"""Creates backends from imported local forwards (`ssh -L`) and from imported clients of remote services."""
 
 import re
 from typing import Any
@@ -22,7 +22,7 @@ _OPS_PORT = 9090
 
 
 def create_backends(result: ImportResult) -> None:
-    """Create a backend for each forward, and for each client that uses no forward.
+    """Create a backend for each local forward, and for each client that uses none of these forwards.
 
     Args:
         result: Contains tunnels, forwards, clients and containers. The function adds the backends.
@@ -171,7 +171,7 @@ def _remove_login(client: RemoteServiceClient) -> None:
 
 
 def _merge_check(client: RemoteServiceClient, check: dict[str, Any], name: str, result: ImportResult) -> None:
-    """Use a client's login for the health check of a backend, unless the check has another user.
+    """Use a client's login for the health check of a backend, if the check has no other user.
 
     Add a note on the parts of the login that the check does not use.
     """
@@ -204,8 +204,8 @@ def _unique_volume(client: RemoteServiceClient, keys: dict[str, Any], result: Im
 def _note_missing(name: str, result: ImportResult) -> None:
     """Add a placeholder for each required key that a backend lacks, and a note that asks the user to replace it.
 
-    If the kind requires no keys, its note explains how to add a login to the health check. The function adds this
-    note if the backend has no check, and removes the note if the backend now has one.
+    Some kinds require no keys, and their note explains how to add a login to the health check. Add this note to a
+    backend without the key `check`. Remove an earlier note that no longer applies.
     """
     backend = result.backends[name]
     imports = KINDS[backend["kind"]].imports

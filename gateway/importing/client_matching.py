@@ -14,6 +14,8 @@ from gateway.importing.imported_objects import (
 def join_networks(result: ImportResult) -> None:
     """Set `via` to a VPN for the clients and tunnels whose containers share the network of the VPN's container.
 
+    A container shares the network of another container with `network_mode: service:NAME` or `container:NAME`.
+
     Args:
         result: Contains the tunnels, forwards and clients, which the function changes.
     """
@@ -41,7 +43,7 @@ def _set_via(inner: str, tunnel: str, result: ImportResult) -> None:
     Args:
         inner: The name of the inner tunnel. If this tunnel already runs inside others, the function sets `via` of the
             outermost one.
-        tunnel: The name of the tunnel that carries the others.
+        tunnel: The name of the tunnel that becomes the outermost one.
         result: Contains the tunnels, which the function changes.
     """
     while "via" in result.tunnels[inner]:
@@ -52,7 +54,7 @@ def _set_via(inner: str, tunnel: str, result: ImportResult) -> None:
 
 
 def forward_of(client: RemoteServiceClient, result: ImportResult) -> ImportedForward | None:
-    """Return the forward to which a client connects; None if the client uses no forward.
+    """Return the local forward (`ssh -L`) to which a client connects; None if the client uses no local forward.
 
     Args:
         client: The client.
@@ -76,7 +78,10 @@ def forward_of(client: RemoteServiceClient, result: ImportResult) -> ImportedFor
 
 
 def published_ports(forward: ImportedForward, result: ImportResult) -> list[int] | None:
-    """Return the ports on this host that publish a forward of a container; None for a forward of the host."""
+    """Return the host ports at which Docker publishes a container's local forward.
+
+    Return None if ssh runs on this host, or in a container with the host's network.
+    """
     for container in result.containers:
         if container.where == forward.where and container.network != "host":
             return sorted(port for host, port in forward.names if host == HERE)
@@ -84,14 +89,14 @@ def published_ports(forward: ImportedForward, result: ImportResult) -> list[int]
 
 
 def _linked(client: RemoteServiceClient) -> str:
-    """Return the host that a client connects to. If this is the alias of a link, return the linked container."""
+    """Return the host that a client connects to. For the alias of a link, return the name of the linked container."""
     return client.container.links.get(client.host, client.host) if client.container is not None else client.host
 
 
 def _forward_of_host(client: RemoteServiceClient, result: ImportResult) -> ImportedForward | None:
     """Return the forward on this host that a container tries to reach at 127.0.0.1; None if there is none.
 
-    Add a note that this never worked, because 127.0.0.1 in a container is the container itself.
+    Add a note that the client never reached the forward, because 127.0.0.1 in a container is the container itself.
     """
     if client.container is None or client.host not in LOOPBACK:
         return None
@@ -105,10 +110,12 @@ def _forward_of_host(client: RemoteServiceClient, result: ImportResult) -> Impor
 
 
 def needs_backend(client: RemoteServiceClient, result: ImportResult) -> bool:
-    """Return whether a client needs its own backend. A client that uses a local server needs none.
+    """Return whether a client needs its own backend.
+
+    A client whose server runs on this host, or in another imported container, needs no backend.
 
     Args:
-        client: A client that uses no forward.
+        client: A client that uses no local forward.
         result: Contains the containers. The function adds notes.
     """
     host = _linked(client)

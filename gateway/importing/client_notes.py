@@ -13,8 +13,8 @@ def _address(
 ) -> str:
     """Return an instruction for the user: the address to which the container must connect.
 
-    The gateway can replace another container to which this container has a link, or whose network this container
-    shares. The instruction then also says to remove the link or the network mode.
+    If the container has a link to a container that the gateway replaces, the instruction also says to remove the
+    link. If it shares the network of a replaced container, the instruction also says to remove the network mode.
     """
     listen, variables = backend["listen"], ", ".join(client.variables)
     if listen.startswith("/"):

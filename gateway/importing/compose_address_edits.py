@@ -94,7 +94,7 @@ def _change_url(
 
 
 def _base(edit: YamlEdit, service: str, variable: str) -> str:
-    """Return the service from which `service` inherits a variable by `extends`; empty if it inherits from none."""
+    """Return the service from which `service` inherits a variable through `extends`; empty if there is none."""
     seen = {service}
     while _written(edit, service, variable) is None:
         extends = edit.get("services", service, "extends")

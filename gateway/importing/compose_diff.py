@@ -205,7 +205,7 @@ def _networks(edit: YamlEdit, result: ImportResult, found: ComposeGatewayConfig)
     aliases = [*found.backends, *result.replaced_names()]
     found_: dict[str, Any] = {name: {"aliases": list(dict.fromkeys(aliases))} for name in used or ["default"]}
     if "default" not in found_ and all(edit.get("networks", name, "internal") for name in found_):
-        found_["default"] = {}  # unlike internal networks, this network has a route to the tunnels' servers
+        found_["default"] = {}  # unlike internal networks, the default network has a route to the tunnels' servers
     return found_
 
 

@@ -21,7 +21,8 @@ _FILES = {
     "password_file": "password", "private_key_file": "private_key", "preshared_key_file": "preshared_key",
     "known_hosts": "known_hosts", "config": "config",
 }  # fmt: skip
-"""Maps each configuration key that contains a file path to the last part of the name of its Compose secret."""
+"""Maps each configuration key that contains a file path to the last part of the name of its Compose secret. For
+example, the `password_file` of tunnel `bastion` becomes the secret `bastion_password`."""
 
 
 @dataclass
@@ -86,7 +87,8 @@ def _listener(
     Args:
         keys: The imported keys of the backend.
         found: The configuration of the gateway's service.
-        published: The host ports that the replaced container publishes; None if the backend replaces no container.
+        published: The host ports that the replaced container publishes; None if the backend replaces no local forward
+            of a container.
         for_containers: Whether containers on a Docker network are clients.
     """
     listen = keys["listen"]
@@ -105,7 +107,7 @@ def _listener(
 
 
 def _move_files(name: str, keys: dict[str, Any], found: ComposeGatewayConfig) -> None:
-    """Define a Compose secret for each file in the keys of a tunnel or backend. Change its path in the keys.
+    """Define a Compose secret for each file in the keys of a tunnel or backend. Set the keys to the secrets' paths.
 
     Args:
         name: The name of the tunnel or backend, for the names of the secrets.

@@ -27,7 +27,7 @@ def import_compose(
 
     Args:
         text: The content of the file.
-        source: The prefix that names the file in notes. It ends with a colon and a space, or is empty.
+        source: The prefix of notes about the file: its name, a colon and a space; or empty.
         files: The env files that were passed as sources.
         result: The imported configuration, to which the function adds the containers, volumes and notes.
         folder: The directory of the file. Relative paths in the file are relative to this directory.

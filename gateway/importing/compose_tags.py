@@ -11,7 +11,7 @@ from gateway.input_limits import LimitedYamlLoader
 
 @dataclass(frozen=True)
 class OverrideValue:
-    """A value with the tag `!override`. Compose does not merge such a value with the value in the overridden file.
+    """A value with the tag `!override`, which Compose does not merge. It replaces the value in the overridden file.
 
     Args:
         value: The value, without the tag.

@@ -31,7 +31,8 @@ class DatabaseAddress:
         prefix: The common prefix of the variables' names.
         host: The host, in its original spelling.
         port: The port as a string; empty if no variable contains the port.
-        words: Words, separated by spaces. One of them can be the name of a database kind or of a driver.
+        words: Words from the variables, separated by spaces, such as a URL scheme. One of them can be the name of a
+            database kind or of a driver.
         user: The user; empty if it is not known.
         password: The name of the variable with the password; empty if there is none.
         database: The database; empty if it is not known.
@@ -53,7 +54,9 @@ class DatabaseAddress:
     more: tuple[str, ...] = ()
 
     def kind(self) -> tuple[str, int, str]:
-        """Return the backend kind, the port and a note. The note is empty, unless the kind or the port is a guess.
+        """Return the backend kind, the port and a note. If the kind or the port is a guess, the note says so.
+
+        Otherwise, the note is empty.
 
         Raises:
             UsageError: The port is not a port number.

@@ -21,7 +21,7 @@ def import_docker(words: list[str], source: str, read_env_file: EnvFileReader, r
 
     Args:
         words: The words of the command. The first word is `docker` or `podman`.
-        source: The prefix that names the source in notes.
+        source: The prefix of notes: the name of the file with the command, a colon and a space; or empty.
         read_env_file: A function that reads an env file of the container.
         result: The imported configuration, to which the function adds the container and notes.
 
@@ -82,7 +82,7 @@ def _run(words: list[str], source: str, command: str, read_env_file: EnvFileRead
 def _apply(
     container: ImportedContainer, name: str, value: str, read_env_file: EnvFileReader, result: ImportResult
 ) -> Volumes:
-    """Apply one option to a container.
+    """Apply one option of `docker run` to an imported container.
 
     Return the driver options of the volume that the option creates, by volume name; empty if it creates none.
     """
@@ -164,7 +164,7 @@ def _intended_volume(
 def _intended_options(container: ImportedContainer, driver: dict[str, str], result: ImportResult) -> Volumes:
     """Apply the option `--opt`, which `docker run` refuses, to the volume that the container mounts.
 
-    Add a note with the correct command. Return the driver options of the volume that the user intended, by its name.
+    Add a note with the correct command. Return the driver options of the intended volume, by volume name.
     """
     name = next((mount.source for mount in container.mounts if mount.source and "/" not in mount.source), "volume")
     options = " ".join(f"--opt {shlex.quote(f'{key}={value}')}" for key, value in driver.items())

@@ -15,8 +15,8 @@ def parse_env_file(text: str, value: Callable[[str], str] | None = None) -> dict
 
     Args:
         text: The content of the file: `NAME=value` lines, with comments, quotes and `export`.
-        value: A function that returns the value of a variable, for references to variables that no earlier line of
-            the file sets; empty if the value is not known. None: do not replace references, as in `docker run`.
+        value: A function that returns the value of a variable that no earlier line of the file sets; empty if the
+            value is not known. None: keep references such as `${NAME}`, as `docker run` does.
     """
     found: dict[str, str] = {}
 
@@ -92,7 +92,7 @@ class EnvFiles:
         return self._dotenv[key]
 
     def is_read(self, path: str) -> bool:
-        """Return whether a container uses an env file."""
+        """Return whether a container uses the env file at a path."""
         return _key(path) in self._read
 
     def unused(self, path: str) -> list[str]:

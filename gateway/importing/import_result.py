@@ -27,12 +27,12 @@ class ImportResult:
         tunnels: The configuration keys of each tunnel, by name.
         backends: The configuration keys of each backend, by name.
         notes: Notes on what was not imported, and on what the user must add.
-        forwards: The local forwards.
+        forwards: The local forwards (`ssh -L`).
         clients: The clients of remote services.
         containers: The containers of all sources.
-        reserved: Names that a backend must not have, because other containers have them.
-        changes: Pairs of a client and an instruction for the user on how to change it. A diff of a Compose file
-            replaces the instructions for the clients in this file.
+        reserved: Names that a backend must not have, because containers that the gateway does not replace have them.
+        changes: Pairs of a client and an instruction for the user on how to change the client. For clients in a
+            Compose file, the import can create a diff of the file in place of the instructions.
         sections: Additional sections of the configuration.
         files: The content of each file that the configuration needs, by path. No file contains secrets.
     """
@@ -62,7 +62,7 @@ class ImportResult:
             host: The server's host, or another string from which to derive the tunnel's name.
 
         Raises:
-            UsageError: The value of the key `host`, or the argument `host` if there is no such key, is not valid.
+            UsageError: The key `host` is not valid, or there is no such key and the argument `host` is not valid.
         """
         if not is_host(str(keys.get("host", host))):
             raise UsageError(f"{keys.get('host', host)!r} is not a host name or an IP address")

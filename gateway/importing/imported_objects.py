@@ -31,8 +31,8 @@ class SshCommandContext:
     """The context in which an imported ssh command runs: its paths, and the addresses of its listeners.
 
     Args:
-        where: The name of the command in notes.
-        names: A function from the port of a listener to the host names and ports at which clients reach it.
+        where: The name of the command in the notes for the user.
+        names: A function from the port of a listener to the host names and ports at which clients reach the listener.
         path: A function from a path in the command to the path on the host.
         in_container: Whether the command runs in a container.
     """
@@ -63,9 +63,10 @@ class ImportedContainer:
     """A service in an imported Compose file, or a container of an imported `docker run` command.
 
     Args:
-        where: The name of the container in notes.
+        where: The name of the container in the notes for the user.
         name: The host name at which other containers reach the container.
-        source: The prefix that names the source of the container in notes, such as a file; empty if there is none.
+        source: The prefix of notes about the file or script with the container: its name, a colon and a space; or
+            empty.
         image: The image.
         command: The words of the entrypoint and the command.
         environment: The environment variables.
@@ -75,8 +76,8 @@ class ImportedContainer:
         aliases: Additional host names at which other containers reach the container.
         links: The name of the linked container for each link's alias.
         published: The published ports: pairs of container port and host port.
-        parts: The parts of the definition that the import has not used, each with its name in notes.
-        used: The parts of the definition that the import has used.
+        parts: The parts of the container's definition that the import has not used, each with its text for notes.
+        used: The parts of the container's definition that the import has used.
         replaced: Whether the gateway replaces the container.
         tunnel: The name of the tunnel that replaces a VPN container; empty for other containers.
     """
@@ -115,7 +116,7 @@ class ImportedContainer:
         self.parts[f"link.{alias or name}"] = f"link {text}"
 
     def use(self, *keys: str) -> None:
-        """Mark parts of the definition as used, so that no note lists them as not imported."""
+        """Mark parts of the container's definition as used, so that no note lists them as not imported."""
         for key in keys:
             if self.parts.pop(key, None) is not None:
                 self.used.append(key)
@@ -134,7 +135,7 @@ class ImportedContainer:
         return ""
 
     def host_path(self, path: str) -> str | None:
-        """Convert a path in the container to a path on the host, and mark its mount as used.
+        """Convert a path in the container to a path on the host, and mark the mount that contains the path as used.
 
         Return None if the path is not on a mount.
         """
@@ -151,7 +152,7 @@ class ImportedForward:
     """A local forward (ssh `-L`) in an imported command or ssh_config file.
 
     Args:
-        where: The name of the forward in notes.
+        where: The name of the forward in the notes for the user.
         via: The name of the tunnel.
         listen: The listener: `host:port` or the path of a unix socket.
         target: The target, as `host:port`.
@@ -172,7 +173,7 @@ class RemoteServiceClient:
     """A client of a remote database or file server: a container, a process, a volume, or a mount of this host.
 
     Args:
-        where: The name of the client in notes.
+        where: The name of the client in the notes for the user.
         name: The name of a new backend for the client.
         kind: The kind of the backend; empty to derive the kind from the port.
         host: The host that the client connects to.
@@ -187,7 +188,7 @@ class RemoteServiceClient:
         volume_key: The key of the volume in its Compose file; empty if the client is not a volume of a Compose file.
         folder: The directory on which this host mounts the file system; empty if this host does not mount it.
         mount_options: The options with which this host mounts the file system.
-        optional: Whether to ignore the client if the client uses no forward.
+        optional: Whether to ignore the client if it uses no local forward.
         notes: Notes about the backend.
         backend: The name of the backend; empty until the import creates the backend.
     """

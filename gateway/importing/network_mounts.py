@@ -17,7 +17,7 @@ def import_volume(name: str, options: Mapping[str, str], where: str, result: Imp
     Args:
         name: The volume's name.
         options: The options of the volume's driver.
-        where: The name of the volume in notes.
+        where: The name of the volume in the notes for the user.
         result: The imported configuration, to which the function adds the client.
         key: The key of the volume in its Compose file; empty if no Compose file defines the volume.
 
@@ -37,8 +37,8 @@ def import_volume(name: str, options: Mapping[str, str], where: str, result: Imp
 def _valid_name(name: str, where: str, result: ImportResult, *, in_compose: bool) -> str:
     """Return `name`, or a similar name that is valid for a Docker volume. If the name changes, add a note.
 
-    Only a name that contains a variable, or that is a key in a Compose file, can be changed. Docker cannot have a
-    volume with any other invalid name.
+    The function changes a name only if it contains a variable, or is a key in a Compose file. Any other invalid name
+    is an error, because Docker accepts no volume with this name.
 
     Raises:
         UsageError: The name is not valid, and cannot be changed.
@@ -110,7 +110,7 @@ def import_fstab(text: str, source: str, result: ImportResult) -> None:
 
     Args:
         text: The content of the file.
-        source: The prefix that names the file in notes.
+        source: The prefix of notes about the file: its name, a colon and a space.
         result: The imported configuration, to which the function adds the clients and notes.
 
     Raises:
@@ -131,7 +131,7 @@ def import_mount_command(words: list[str], where: str, result: ImportResult) -> 
 
     Args:
         words: The words after `mount`.
-        where: The name of the command in notes.
+        where: The name of the command in the notes for the user.
         result: The imported configuration, to which the function adds the client and notes.
     """
     options: list[str] = []
@@ -159,7 +159,7 @@ def import_mount(device: str, folder: str, file_system: str, options: str, where
         folder: The directory on which the file system is mounted.
         file_system: The type of the file system.
         options: The mount options.
-        where: The name of the mount in notes.
+        where: The name of the mount in the notes for the user.
         result: The imported configuration, to which the function adds the client and notes.
 
     Raises:

@@ -19,7 +19,8 @@ _SHELL = re.compile(
     """,
     re.DOTALL | re.VERBOSE,
 )
-"""Matches quoted parts of a command. Its group matches syntax that needs a shell: operators, variables, patterns."""
+"""Matches a quoted part of a command, or, in the group, syntax that needs a shell: an operator, a variable, or a
+wildcard pattern."""
 _VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*)")
 _BRACES = re.compile(r"(?<!\$)\{(\w+)\}")
 _TOKENS = {"%": "%", "h": "{host}", "p": "{port}", "r": "{user}"}

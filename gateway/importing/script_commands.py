@@ -18,7 +18,7 @@ _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 _SHELLS = frozenset({
     "sh", "bash", "dash", "ash", "zsh", "su", "sudo", "runuser", "flock", "screen", "tmux", "nohup", "setsid",
 })  # fmt: skip
-"""Programs that run a command line which is one of their arguments, as in `sh -c 'ssh …'`."""
+"""Programs that can run a command line from one of their arguments, as in `sh -c 'ssh …'`."""
 
 
 def import_unit(text: str, source: str, read_env_file: EnvFileReader, result: ImportResult) -> Volumes:
@@ -26,7 +26,7 @@ def import_unit(text: str, source: str, read_env_file: EnvFileReader, result: Im
 
     Args:
         text: The content of the unit.
-        source: The prefix that names the unit in notes.
+        source: The prefix of notes about the unit: its name, a colon and a space; or empty.
         read_env_file: A function that reads an env file of a container or of the unit.
         result: The imported configuration, to which the function adds the tunnels, forwards, containers and notes
             from the commands.
@@ -73,7 +73,7 @@ def import_script(
 
     Args:
         text: The script or command line.
-        source: The prefix that names the script in notes.
+        source: The prefix of notes about the script: its name, a colon and a space; or empty.
         read_env_file: A function that reads an env file of a container.
         result: The imported configuration, to which the function adds the tunnels, forwards, containers and notes
             from the commands.
@@ -128,7 +128,7 @@ def _schedule(words: list[str]) -> dict[str, str]:
 
 def _note_other(words: list[str], source: str, result: ImportResult) -> None:
     if words != ["done"]:
-        printed = words[0] in ("echo", "printf")  # hide the arguments, because a script can pipe a secret
+        printed = words[0] in ("echo", "printf")  # hide the arguments, as in `echo SECRET | …`
         result.add_note(f"{source}`{f'{words[0]} …' if printed else redacted(words)}`: not imported")
 
 

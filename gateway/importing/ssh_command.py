@@ -78,7 +78,7 @@ def _takes_next(word: str, with_value: str) -> bool:
 
 
 def has_forward(words: Sequence[str]) -> bool:
-    """Return whether an ssh command has an option for a forward."""
+    """Return whether an ssh command has an option for a local, remote or dynamic forward."""
     return any(re.match(r"-\w*[LRD]|(-o)?LocalForward", word) for word in words)
 
 
@@ -156,7 +156,7 @@ def _option(word: str, words: list[str], config: SshHostConfig, skipped: list[st
         words: The words after `word`. The first of them is the value of the last option in `word` if the option
             requires a value.
         config: The settings, to which the function adds the option.
-        skipped: The list to which the function adds options that need no equivalent.
+        skipped: The list to which the function adds options that need no equivalent in the gateway's configuration.
 
     Raises:
         UsageError: ssh does not have the option, or its value is missing.

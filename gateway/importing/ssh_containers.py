@@ -27,7 +27,7 @@ _KEY = ("SSH_KEY_FILE", "SSH_KEY_PATH", "SSH_PRIVATE_KEY_FILE", "SSH_PRIVATE_KEY
 _KNOWN_HOSTS = ("SSH_KNOWN_HOSTS_FILE", "KNOWN_HOSTS_FILE")
 _FORWARD = re.compile(r"(?:[*\w.-]+:)?\d+:[\w.-]+:\d+")
 _LINE = re.compile(r"\b(?:auto)?ssh\b(?:(?!\b(?:auto)?ssh\b).)*?\s-\w*[LRD]", re.DOTALL)
-"""Matches a shell command that contains ssh with a forward."""
+"""Matches a shell command that contains ssh with an option for a forward (`-L`, `-R` or `-D`)."""
 _KEY_NAME = re.compile(r"(?i)(^|[/_.-])(id_\w+|(\w*_)?key|\w+\.pem|identity)$")
 
 

@@ -81,7 +81,7 @@ def expand_tokens(text: str, config: SshHostConfig, command: SshHostConfig) -> s
 
     Args:
         text: The value of a keyword, or the jump host in a ProxyCommand.
-        config: The settings of the server whose values replace the tokens. In a value of ProxyJump, this is the
+        config: The settings whose values replace the tokens. For a value of ProxyJump, these are the settings of the
             server behind the jump host.
         command: The settings of the ssh command's destination. If the server is not a jump host, they equal `config`.
     """
@@ -157,7 +157,7 @@ def _path(
     result: ImportResult,
     command: SshHostConfig,
 ) -> str:
-    """Expand the tokens in a path. Add a note on tokens that have no equivalent."""
+    """Expand the tokens of ssh_config(5) in a path. Add a note on tokens that have no equivalent in the gateway."""
     path = expand_tokens(home(value), config, command)
     unknown = [each for each in re.findall("%.", home(value)) if expand_tokens(each, config, command) == each]
     if unknown:

@@ -183,7 +183,7 @@ def note_unused(config: SshHostConfig, where: str, name: str, result: ImportResu
 
     Args:
         config: The settings.
-        where: The name of the settings in notes.
+        where: The name of the settings in the notes for the user.
         name: The name of the tunnel.
         result: The imported configuration, to which the function adds the notes.
     """

@@ -34,11 +34,12 @@ class YamlEdit:
                 " of `docker compose config`"
             ) from None
         self._edits: dict[tuple[int, int], str] = {}
-        """The new text for each range (start and end index) of the old text."""
+        """The new text for each changed range (start and end index) of the old text."""
         self._flows: dict[tuple[int, int], KeyPath] = {}
-        """The path of each changed `{…}` or `[…]`, by its range in the old text. Such a collection is rewritten."""
+        """The path of each changed flow collection (`{…}` or `[…]`), by its range in the old text. The method `text`
+        replaces the whole collection."""
         self._added: dict[KeyPath, None] = {}
-        """The paths of new values to insert, in order, except those in `{…}` or `[…]`."""
+        """The paths of new values to insert, in order, except values in flow collections (`{…}` or `[…]`)."""
         self._created: set[KeyPath] = set()
         """The paths of all values that the old text does not contain."""
 
@@ -195,7 +196,10 @@ class YamlEdit:
             node = self._entry(node, path[:length])[1]
 
     def _in_flow(self, path: KeyPath) -> bool:
-        """Return whether a value is inside `{…}` or `[…]`. If so, mark the outermost collection to be rewritten."""
+        """Return whether a value is inside a flow collection (`{…}` or `[…]`).
+
+        If so, mark the outermost flow collection as changed.
+        """
         node = self._root
         for index, key in enumerate(path):
             if isinstance(node, yaml.CollectionNode) and node.flow_style:
@@ -209,7 +213,7 @@ class YamlEdit:
         return self._text.rfind("\n", 0, key.start_mark.index) + 1, self._end(value, key.end_mark.index)
 
     def _end(self, node: yaml.Node, otherwise: int) -> int:
-        """Return the position at which the last line of a node ends. Comments below that line do not belong to it.
+        """Return the position at which the last line of a node ends. Exclude comments below this line.
 
         Args:
             node: The node.

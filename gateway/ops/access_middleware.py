@@ -12,8 +12,8 @@ _ROLE = web.RequestKey("role", AccessRole)
 _CURRENT_ROLE = web.RequestKey[Callable[[web.Request], AccessRole]]("current_role")
 _PROBES_PER_SECOND, _PROBE_BURST = 200, 40
 _READS_PER_SECOND, _READ_BURST = 25, 10
-"""The rate limit for all paths except probes: requests per second, and requests in a burst. With this limit, a client
-that polls continuously uses about one percent of the event loop's time."""
+"""The rate limit for all paths except health checks such as `/readyz`: requests per second, and requests in a burst.
+With this limit, a client that polls continuously uses about one percent of the event loop's time."""
 HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 """The headers of every response. `AccessMiddleware` adds them after the handler has returned. A handler that streams
 its response must set them itself, because it sends the headers before it returns."""
@@ -70,7 +70,7 @@ class AccessMiddleware:
         return response
 
     def _refusal(self, request: web.Request, required: AccessRole) -> web.StreamResponse | None:
-        """Return the error response for a request that is not authorized; None if the request is authorized."""
+        """Return the error response for an unknown Host header or missing authorization; None: accept the request."""
         if not is_accepted_host(self._rules, request.headers.getall("Host", [])):
             return web.Response(status=421, text=_UNKNOWN_HOST)
         tokens, role = self._tokens(), self._current_role(request)

@@ -41,7 +41,7 @@ class AccessRules:
 
     Args:
         hosts: Accepted Host headers in addition to IP addresses and localhost, as `normalize_hosts` returns them.
-        authenticate: Whether everything except probes requires a token or a client certificate.
+        authenticate: Whether a client needs a token or a client certificate to get more than `AccessRole.PROBES`.
     """
 
     hosts: frozenset[str]

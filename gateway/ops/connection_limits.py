@@ -8,7 +8,8 @@ from typing import Generic, TypeVar
 _MAX_CONNECTIONS = 64
 _MIN_CONNECTIONS = 8
 _DESCRIPTOR_SHARE = 8
-"""A listener uses at most this fraction (1/8) of the process's file descriptors."""
+"""The maximum number of a listener's connections is the limit of open files divided by this number. The result is
+then limited to the range from `_MIN_CONNECTIONS` to `_MAX_CONNECTIONS`."""
 
 Key = TypeVar("Key", bound=Hashable)
 

@@ -17,11 +17,11 @@ from gateway.ops.status_views import BackendView, ServiceView, TunnelView
 from gateway.ops.tunnel_root_causes import TunnelEffect, effect_of_tunnels, failed_tunnels
 
 MAX_CAUSES = 5
-"""Maximum number of failures that the status page and the commands show in detail. For the others, they show only the
-number."""
+"""Maximum number of failures that the status page and the commands show in detail. They only count further
+failures."""
 _ATTEMPTING = (TunnelState.IDLE, TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING)
-"""States of a tunnel before it opens. After a failed attempt, the tunnel keeps the reason for this failure in these
-states."""
+"""The states of a tunnel that is not open yet. If the previous attempt failed, a tunnel in one of these states still
+has the reason for that failure."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _backend_causes(view: ServiceView, explained: Collection[str]) -> Iterator[F
         if not (backend.state is HealthState.UP or unchecked or backend.name in explained):
             why, detail = cause(backend.reason, backend.state), without_remedy(backend.detail, backend.remedy)
             found = _backend_cause(view, backend, backend_level(backend.state), why, detail, remedy(backend))
-            # The check logs in with its own account, so a refused login does not affect the clients.
+            # The check logs in with its own account. If the server refuses this login, clients can still log in.
             refused = backend.state is HealthState.DEGRADED and backend.reason == Reason.AUTH
             yield replace(found, only_check=refused)
         if backend.failing:
@@ -244,7 +244,10 @@ def _backend_cause(
 
 
 def _waiting(view: ServiceView, backends: Iterable[BackendView]) -> tuple[int, str]:
-    """Return how many containers wait, and the word `container`. Without Docker: how many clients, and `client`."""
+    """Return the number of waiting containers, and the word `container`.
+
+    Without Docker, return the number of waiting clients, and the word `client`.
+    """
     if view.docker is None:
         return sum(each.waiting for each in backends), "client"
     return len({name for each in backends for name, use in each.consumers.items() if use.waiting}), "container"

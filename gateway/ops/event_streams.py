@@ -19,7 +19,7 @@ _BATCH = 50
 """Maximum number of events in one write."""
 _SEND_BUFFER = 32 * 1024
 """Size of the socket's send buffer in bytes. If a client does not read, a small buffer soon becomes full. Then the
-deadline of the connection is no longer extended, and the connection closes."""
+server no longer extends the deadline of the response, and closes the connection."""
 _RESET = "event: reset\ndata: {}\n"
 """Sent to a client that has missed events, so that it reads the whole status again."""
 
@@ -27,8 +27,9 @@ _RESET = "event: reset\ndata: {}\n"
 class EventStreams:
     """Streams events (server-sent events) to HTTP clients, and limits the number of streams.
 
-    A stream has no queue, because it reads from the event log. If a client does not read, its connection is closed at
-    its deadline. The client can then reconnect, and continue with the header `Last-Event-ID`.
+    A stream has no queue, because it reads from the event log. If a client does not read, the server closes the
+    connection at the deadline of the response. The client can then reconnect, and continue with the header
+    `Last-Event-ID`.
 
     Args:
         events: The event log.
@@ -74,7 +75,7 @@ class EventStreams:
     async def _send(self, request: web.Request, response: web.StreamResponse, wake: asyncio.Event) -> None:
         resumed = request.headers.get("Last-Event-ID")
         sent = self._events.last_id if resumed is None else _event_id(resumed)
-        # Send the ID only if the log contains it: a client that reconnects continues after the last ID it received.
+        # A client that reconnects sends the last ID that it received. Therefore, send only IDs that the log contains.
         known = "" if self._events.since(sent) is None else f"id: {sent}\n"
         await response.write(f"retry: {_RETRY_MS}\n{known}\n".encode())
         while not self._closed and is_still_authorized(request):

@@ -93,7 +93,8 @@ class StateChange:
 _KEPT = (SubjectType.BACKEND, SubjectType.TARGET, SubjectType.TUNNEL)
 """The types of subjects whose last state the log restores from the events file after a restart."""
 _MANY = (SubjectType.BACKEND, SubjectType.TARGET)
-"""The types of subjects whose events have the large limit `MAX_EVENTS`: hundreds of them can depend on one tunnel."""
+"""The types of subjects whose events share the large limit `MAX_EVENTS`. One failed tunnel can change the states of
+hundreds of these subjects."""
 _HEALTHY = "up"
 """The state of a subject that works. If this is the first state of a subject, the log adds no event, so that a
 start of the service does not add an event for each subject."""
@@ -103,8 +104,8 @@ class EventLog:
     """The latest events in memory, oldest first.
 
     Events of backends and targets have one limit, and all other events have another limit (`MAX_CAUSES`). At the
-    limit, a new event replaces the oldest event with the same limit. If the oldest event reports a failure that is
-    still ongoing, the log keeps this event in addition.
+    limit, a new event replaces the oldest event with the same limit. If the replaced event reports a failure that is
+    still ongoing, the log keeps this event too, beyond the limit.
 
     Args:
         limit: Maximum number of events of backends and targets.
@@ -121,8 +122,8 @@ class EventLog:
         """The largest ID of a replaced event; 0 if no event has been replaced."""
         self._states: dict[EventSubject, str] = {}
         self._clocks: dict[EventSubject, TimedState] = {}
-        """The latest state of each subject, and when this state began, which can be before a restart of the
-        service."""
+        """The latest state of each subject, and when this state began. The state can have begun before the last
+        restart of the service."""
         self._last: dict[EventSubject, StateChange] = {}
         """The latest event of each subject."""
         self._ongoing: dict[EventSubject, StateChange] = {}
@@ -193,7 +194,9 @@ class EventLog:
             watcher()
 
     def began(self, subject: EventSubject, state: str, otherwise: float) -> float:
-        """Return when the failure of a subject began, in seconds since the epoch. This can be before a restart.
+        """Return when the failure of a subject began, in seconds since the epoch.
+
+        The failure can have begun before the last restart of the service.
 
         Args:
             subject: The subject.

@@ -201,7 +201,7 @@ class EventsFile:
         self._report(f"{effect}: {remedy}", detail, level)
 
     def _report(self, message: str, detail: str, level: int = logging.INFO) -> None:
-        """Log a message, unless this object has already logged it."""
+        """Log a message. Skip a message that this object has already logged."""
         if message not in self._reported:
             self._reported.add(message)
             log.log(level, message, extra={"file": str(self._path), "detail": detail})

@@ -95,7 +95,7 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Create the protocol that parses the requests (see `asyncio.BaseProtocol`)."""
-        self.transport = transport  # type: ignore[assignment] # for a stream socket, it is an `asyncio.Transport`
+        self.transport = transport  # type: ignore[assignment] # a stream socket has an `asyncio.Transport`
         self.handler = self._owner.handler_for(self)
         self.handler.connection_made(transport)
 

@@ -100,7 +100,7 @@ class HttpListener:
     async def complete_response(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Call the handler of a request, and send the whole response; an aiohttp middleware.
+        """Call the handler of a request, and send the whole response. This method is an aiohttp middleware.
 
         If the handler raises an exception, log it, and respond with status 500. The connection's deadline limits how
         long the response can take.
@@ -112,7 +112,7 @@ class HttpListener:
         request[_CONNECTION] = connection
         try:
             response = await handler(request)
-        except web.HTTPException as error:  # convert it to a response, so that this method sends it
+        except web.HTTPException as error:  # an error response that aiohttp or a handler raises: send it below
             allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
             response = web.Response(
                 status=error.status, text=f"{(error.text or error.reason).rstrip()}\n", headers=allow
@@ -159,7 +159,7 @@ class HttpListener:
             return
         oldest = self._connections.oldest()
         if oldest is not None:
-            oldest.abort()  # this frees a descriptor; until then, the new connection waits in the kernel's queue
+            oldest.abort()  # frees a descriptor soon; until then, the new connection waits in the kernel's queue
             return
         log.error(
             "cannot accept clients: raise the limit of open files",
@@ -210,26 +210,29 @@ class HttpListener:
             self.connection_closed(connection)
 
     def handler_for(self, connection: HttpConnection) -> web.RequestHandler:
-        """See `ConnectionOwner`."""
+        """Create the protocol that parses the requests of a new connection (see `ConnectionOwner`)."""
         handler = self._server()
         self._by_handler[handler] = connection
         return handler
 
     def connection_closed(self, connection: HttpConnection) -> None:
-        """See `ConnectionOwner`. If the reserve of file descriptors is not full, keep the connection's descriptor."""
+        """Remove a closed connection (see `ConnectionOwner`).
+
+        If the reserve of file descriptors is not full, keep the connection's descriptor in the reserve.
+        """
         connection.stop_timer()
         self._connections.remove(connection)
         self._by_handler.pop(connection.handler, None)
         self._keep_descriptor(connection.client)
-        # Fill the reserve in the next iteration of the event loop, because asyncio has closed the socket then.
+        # Fill the reserve in the next iteration of the event loop. By then, asyncio has closed the socket.
         self._loop.call_soon(self._fill_reserve)
 
     def request_received(self, connection: HttpConnection) -> None:
-        """See `ConnectionOwner`."""
+        """Record that a complete request has arrived on a connection (see `ConnectionOwner`)."""
         self._connections.request_received(connection)
 
     def response_sent(self, connection: HttpConnection) -> None:
-        """See `ConnectionOwner`."""
+        """Record that the response on a connection is complete (see `ConnectionOwner`)."""
         self._connections.response_sent(connection)
 
 
@@ -252,7 +255,7 @@ async def bind(listen: Endpoint) -> list[socket.socket]:
             try:
                 bound.append(listen_tcp(family, address, BACKLOG, free_bind=True))
             except OSError as error:
-                if not bound or error.errno not in _NO_IPV6_ERRNOS:  # the host has no IPv6, and IPv4 is enough
+                if not bound or error.errno not in _NO_IPV6_ERRNOS:  # on a host without IPv6, IPv4 is enough
                     raise
             else:
                 bound[-1].setblocking(False)

@@ -1,6 +1,6 @@
 """Creates the metrics of specific kinds of tunnels and backends, such as the replication lag of databases.
 
-A kind declares such values as facts (`gateway.facts`).
+A kind declares its specific values as facts (`gateway.facts`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ from gateway.ops.status_views import BackendView, TunnelView
 
 
 def fact_families(facts: Iterable[FactDefinition], *labels: str) -> dict[str, GaugeMetricFamily]:
-    """Return a metric without samples for each fact that is exported as a metric, by the name of the metric.
+    """Return a metric without samples for each fact that has a metric name. The keys are the metric names.
 
     Args:
         facts: The facts.

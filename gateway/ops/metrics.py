@@ -28,7 +28,7 @@ _PROCESS = ProcessCollector(registry=None)
 _SAMPLES_PER_TURN = 100
 _PAUSE = 0.001
 """Seconds for which the rendering thread sleeps after each `_SAMPLES_PER_TURN` samples, so that the thread of the
-event loop gets the GIL. Rendering these samples takes about half of this time."""
+event loop gets the GIL. Rendering `_SAMPLES_PER_TURN` samples takes about half as long as this pause."""
 
 
 def render(view: ServiceView, accept: str) -> tuple[bytes, str]:

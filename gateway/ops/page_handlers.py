@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _RENDERER = "gateway.ops.page.shared_page"
 _MAX_PAGES = 32
-"""Maximum number of rendered pages in memory. If a page was dropped, the next response to each of its clients is the
-whole page instead of only the changes."""
+"""Maximum number of rendered pages in memory. If the gateway has dropped a page, each client of this page gets the
+whole page in the next response, and not only the changes."""
 
 
 class PageHandlers:
@@ -49,7 +49,7 @@ class PageHandlers:
         """Respond with the status page."""
 
         def render(view: ServiceView, parts: "PageParts") -> "LazyPage":
-            from gateway.ops.page.render import render_index  # noqa: PLC0415 - `_respond` has imported it
+            from gateway.ops.page.render import render_index  # noqa: PLC0415 - lazy import
 
             service = self._service
             return render_index(view, service.events.latest(), service.configuration(), time.time(), parts)
@@ -61,7 +61,7 @@ class PageHandlers:
         name = request.match_info["name"]
 
         def render(view: ServiceView, parts: "PageParts") -> "LazyPage | None":
-            from gateway.ops.page.render import render_backend  # noqa: PLC0415 - as above
+            from gateway.ops.page.render import render_backend  # noqa: PLC0415 - lazy import
 
             service = self._service
             backend = next((each for each in view.backends if each.name == name), None)
@@ -76,7 +76,7 @@ class PageHandlers:
         """Respond with the page of the fleet."""
 
         def render(view: ServiceView, parts: "PageParts") -> "LazyPage":
-            from gateway.ops.page.render import render_fleet  # noqa: PLC0415 - as above
+            from gateway.ops.page.render import render_fleet  # noqa: PLC0415 - lazy import
 
             return render_fleet(view, self._service.fleet(), time.time(), parts)
 
@@ -95,8 +95,8 @@ class PageHandlers:
         # because the import is slow and would block the event loop.
         if _RENDERER not in sys.modules:
             await asyncio.to_thread(importlib.import_module, _RENDERER)
-        from gateway.ops.page.render import render_login, render_missing  # noqa: PLC0415 - as above
-        from gateway.ops.page.templates import SECURITY_POLICY  # noqa: PLC0415 - as above
+        from gateway.ops.page.render import render_login, render_missing  # noqa: PLC0415 - lazy import
+        from gateway.ops.page.templates import SECURITY_POLICY  # noqa: PLC0415 - lazy import
 
         headers = {
             "Content-Type": "text/html; charset=utf-8",
@@ -114,13 +114,13 @@ class PageHandlers:
         return web.Response(body=response.body, headers=headers)
 
     def _page(self, path: str, root: str) -> "SharedPage":
-        """Return the rendered page at a path. At the limit, drop the least recently requested page.
+        """Return the rendered page at a path. If memory holds `_MAX_PAGES`, drop the least recently requested page.
 
         Args:
             path: The path of the page.
             root: The URL of `/`, relative to the page.
         """
-        from gateway.ops.page.shared_page import SharedPage  # noqa: PLC0415 - `_respond` has imported it
+        from gateway.ops.page.shared_page import SharedPage  # noqa: PLC0415 - lazy import
 
         page = self._pages.pop(path, None) or SharedPage(self._views, self._executor, root, self._max_age)
         if len(self._pages) == _MAX_PAGES:

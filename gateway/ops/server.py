@@ -35,7 +35,7 @@ _COMMAND_TIMEOUT = 120.0
 """Maximum number of seconds for an admin command. It is long, because a reload reads files that can be slow."""
 _KEEPALIVE = 3600.0
 _STREAM_SHARE = 4
-"""At most this fraction (1/4) of the maximum number of connections of a listener can be event streams."""
+"""The maximum number of event streams is a listener's maximum number of connections, divided by this number."""
 _QUIET = logging.getLogger("gateway.ops.aiohttp")
 _QUIET.setLevel(logging.CRITICAL)
 """Suppresses the log records of aiohttp, which logs a traceback for each invalid request. Errors of the handlers are
@@ -55,7 +55,7 @@ class OpsServer:
         self._settings = settings
         self._secrets = OpsSecrets()
         self._tls_listeners: list[HttpListener] = []
-        # Render metrics in a thread: with many backends, this takes tens of milliseconds.
+        # Render metrics in a thread: with many backends, rendering takes tens of milliseconds.
         self._renderer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
         streams = limits_for(_max_descriptors()).connections // _STREAM_SHARE
         self._uncached, self._cached = (

@@ -40,7 +40,7 @@ class ServiceClient:
     Args:
         url: The HTTP address of the service. None: use `admin_socket`.
         admin_socket: Path of the service's admin socket. None: the default path for the user of this process. If no
-            socket exists there, `get` uses the HTTP address from the environment variables.
+            socket exists at the default path, `get` uses the HTTP address from the environment variables.
         token_file: File with the bearer token for the HTTP address. None: send no token.
         ca_file: File with the certificate authorities for an https:// URL, in PEM. None: use those of the system.
         timeout: Timeout in seconds for the connection attempt and for each read.
@@ -78,8 +78,8 @@ class ServiceClient:
         """Send a GET request for a JSON object, and return the status code and the object.
 
         Raises:
-            ServiceUnreachableError: The service does not respond, or the response is not from a gateway: the object
-                contains neither `backends`, `consumers` nor `members`.
+            ServiceUnreachableError: The service does not respond, or the response is not from a gateway. A gateway's
+                response contains at least one of the keys `backends`, `consumers` and `members`.
             GatewayError, UsageError: As for `get`.
         """
         status, body = self.get(path)
@@ -206,8 +206,8 @@ def _exists(path: Path) -> bool:
 def _default_url(path: str) -> tuple[str, str]:
     """Return the name of the environment variable that contains the service's address, and the URL for this address.
 
-    If `GATEWAY_OPS_PROBE_LISTEN` is set and its listener serves `path`, return this variable. Otherwise, return
-    `GATEWAY_OPS_LISTEN`, which has a default.
+    If `GATEWAY_OPS_PROBE_LISTEN` is set and `path` is a probe such as `/readyz`, return this variable. Otherwise,
+    return `GATEWAY_OPS_LISTEN`, whose value has a default.
     """
     probes = os.environ.get("GATEWAY_OPS_PROBE_LISTEN")
     if probes and path.startswith(_PROBES):

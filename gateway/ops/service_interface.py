@@ -25,7 +25,7 @@ class ControlledService(Protocol):
         """Return a snapshot of the service's state. Do no I/O, and yield to the event loop between the steps."""
 
     async def updated_view(self, view: ServiceView, changed: Collection[str]) -> ServiceView:
-        """Return a copy of an earlier snapshot, but with the current state of some backends.
+        """Return a copy of an earlier snapshot, with the current state of some backends.
 
         Args:
             view: The earlier snapshot.
@@ -49,7 +49,9 @@ class ControlledService(Protocol):
         """Read the configuration again, apply it, and return a summary of the changes.
 
         Raises:
-            ConfigError, BindError: The new configuration is not valid. Nothing was changed.
+            ConfigError: The new configuration is not valid. Nothing was changed.
+            UsageError: The new configuration changes a key that requires a restart. Nothing was changed.
+            GatewayError: Another error, such as an address that cannot be bound. Nothing was changed.
         """
 
     def containers(self, name: str) -> list[dict[str, Any]] | None:

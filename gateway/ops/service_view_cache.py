@@ -74,7 +74,10 @@ class ServiceViewCache:
 def _changed_backends(events: Iterable[StateChange] | None) -> set[str] | None:
     """Return the names of the backends that events concern.
 
-    Return None if the events are not known, or if one of them does not concern a backend or a target.
+    Return None if one of the events does not concern a backend or a target.
+
+    Args:
+        events: The events; None if the event log no longer contains all of them. The result is then None too.
     """
     if events is None or any(each.subject.type not in (SubjectType.BACKEND, SubjectType.TARGET) for each in events):
         return None

@@ -14,7 +14,7 @@ BACKEND_STATES = (
 )
 """The states of backends, worst first."""
 OPEN_STATES = (TunnelState.UP, TunnelState.DRAINING)
-"""The states of a tunnel that has clients or accepts them."""
+"""The states of a tunnel that accepts new clients (`up`), or serves only its existing clients (`draining`)."""
 
 
 class SeverityLevel(StrEnum):

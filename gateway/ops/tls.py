@@ -15,8 +15,8 @@ class TlsFiles:
     Args:
         cert_file: The certificate, followed by intermediate certificates.
         key_file: The private key of the certificate, without a passphrase.
-        client_ca_file: The authorities that sign client certificates. None: the server does not request client
-            certificates.
+        client_ca_file: The certificate authorities that sign client certificates. None: the server does not request
+            client certificates.
     """
 
     cert_file: Path

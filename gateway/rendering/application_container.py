@@ -47,7 +47,7 @@ def compose(config: Config, host: str | None) -> str:
                 "source": spec.name,
                 "target": f"/mnt/{spec.name}",
                 "read_only": spec.read_only,
-                # Without nocopy, Docker copies files of the image to the share as root, which most servers refuse.
+                # Without nocopy, Docker copies files of the image to the share as root. Most servers refuse this.
                 "volume": {"nocopy": True},
             }
             for spec in specs
@@ -100,7 +100,7 @@ def reachability_warnings(config: Config) -> Iterator[str]:
 
 
 def _ports(config: Config) -> Iterator[tuple[str, int]]:
-    """Yield the name and the first listener port of each backend, except backends that kernels mount."""
+    """Yield the name and first TCP listener port of each backend, except backends that kernels mount, such as NFS."""
     for name, spec in config.backends.items():
         port = next((address.port for address in spec.listen if not address.is_unix), None)
         if port is not None and not spec.kind.kernel_mounts:

@@ -8,7 +8,7 @@ from gateway.tunnels import KINDS
 
 
 def authorized_keys(config: Config, sources: Sequence[str]) -> list[str]:
-    """Return authorized_keys lines for all tunnels of the kinds that use such lines, such as `ssh`.
+    """Return the authorized_keys lines for all tunnels whose kind uses them, such as `ssh`.
 
     Blocks, because the function reads the tunnels' key files.
 
@@ -17,7 +17,7 @@ def authorized_keys(config: Config, sources: Sequence[str]) -> list[str]:
         sources: Addresses, networks and patterns from which logins with the keys are allowed; empty to allow all.
 
     Raises:
-        GatewayError: No tunnel has such a kind, or the lines of a tunnel cannot be rendered.
+        GatewayError: No tunnel has a kind that uses authorized_keys, or the lines of a tunnel cannot be rendered.
     """
     lines: list[str] = []
     for name, spec in config.tunnels.items():

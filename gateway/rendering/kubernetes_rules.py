@@ -19,7 +19,8 @@ FIRST_UNPRIVILEGED_PORT = 1024
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 """The file of certificate authorities in the image."""
 _LONGEST_WORKLOAD_NAME = 52
-"""The maximum length of a workload's name. Kubernetes appends up to 11 characters, and a label has at most 63."""
+"""The maximum length of a workload's name. Kubernetes uses the name, plus up to 11 characters, as a label, and limits
+a label to 63 characters."""
 _LONGEST_SERVICE_NAME = 63
 
 

@@ -28,8 +28,9 @@ _RESTRICTED = {
 def kubernetes(config: Config, text: str, name: str, image: str, *, podman: bool = False) -> str:
     """Return YAML documents: a ConfigMap, the workload that uses the ConfigMap, and Services or volumes for clients.
 
-    If kernels mount the backends, the workload is a DaemonSet in the nodes' network, with a PersistentVolume and a
-    PersistentVolumeClaim for each volume. Otherwise, the workload is a Deployment, with a Service for each backend.
+    If the kernels of the nodes mount the backends (such as NFS), the workload is a DaemonSet in the nodes' network,
+    with a PersistentVolume and a PersistentVolumeClaim for each volume. Otherwise, the workload is a Deployment, with
+    a Service for each backend.
 
     Args:
         config: The configuration.
@@ -74,8 +75,9 @@ def kubernetes(config: Config, text: str, name: str, image: str, *, podman: bool
 
 
 def _adapt_to_podman(pod: dict[str, Any]) -> None:
-    """Change the keys of a pod that `podman kube play` does not support."""
-    # Podman ignores fsGroup, so the files of a Secret belong to group root. Add this group to read them.
+    """Replace or remove the keys of a pod that `podman kube play` does not support."""
+    # Podman ignores fsGroup, so the files of a Secret belong to group root. Add this group, so that the gateway can
+    # read the files.
     del pod["securityContext"]["fsGroup"]
     pod["securityContext"]["supplementalGroups"] = [0]
     (container,) = pod["containers"]

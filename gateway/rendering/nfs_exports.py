@@ -19,7 +19,7 @@ _CLIENT = re.compile(r"@[\w.-]+|(?!-)[\w.*?-]+(\[[\w-]+\][\w.*?-]*)*|[\da-fA-F.:
 def exports(config: Config, origins: Sequence[str]) -> list[str]:
     """Return the lines that each server needs in /etc/exports to accept mounts through the gateway.
 
-    A comment before the lines of each server contains the server's name and the path of the file.
+    The lines of each server follow a comment with the server's name and instructions.
 
     Args:
         config: The configuration.
@@ -28,8 +28,8 @@ def exports(config: Config, origins: Sequence[str]) -> list[str]:
             the configuration.
 
     Raises:
-        UsageError: No backend needs such a line, an origin is not valid, or the source address of the gateway's
-            connections to a server cannot be derived from the configuration.
+        UsageError: No backend needs a line in /etc/exports, an origin is not valid, or the source address of the
+            gateway's connections to a server cannot be derived from the configuration.
     """
     for origin in origins:
         if not _CLIENT.fullmatch(origin) or ("/" in origin and _network(origin) is None):
@@ -52,7 +52,7 @@ def exports(config: Config, origins: Sequence[str]) -> list[str]:
 
 
 def open_origins(origins: Sequence[str]) -> list[str]:
-    """Return those origins that match every host, so that the export would be open to all."""
+    """Return the origins that match every host. An export to one of these origins is open to all hosts."""
     networks = {origin: _network(origin) for origin in origins}
     return [origin for origin, network in networks.items() if origin == "*" or (network and network.prefixlen == 0)]
 

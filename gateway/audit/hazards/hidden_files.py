@@ -87,4 +87,5 @@ def _single_file(snapshot: AuditSnapshot, container: AuditedContainer, mount: Au
 
 _SUFFIXES = {".cfg", ".cnf", ".conf", ".crt", ".db", ".env", ".ini", ".json", ".key", ".ovpn", ".pem", ".sqlite",
              ".toml", ".txt", ".xml", ".yaml", ".yml"}  # fmt: skip
-"""Suffixes of file names. If the audit cannot read the host's files, it treats paths with these suffixes as files."""
+"""Suffixes of file names. If the audit cannot read the host's files, it assumes that a mount with such a suffix is a
+file, and not a directory."""

@@ -17,7 +17,7 @@ _SMB_VERSION = "3"
 _LOGIN = {"user", "username", "pass", "passwd", "password", "password2"}
 """Mount options that can be in a credentials file instead (mount.cifs(8))."""
 _UNSAFE_IN_FSTAB = re.compile(r"[\s\\#]")
-"""Matches the characters that fstab(5) requires in octal notation, such as spaces, which separate fields."""
+"""Matches characters that need octal escapes in /etc/fstab, such as the space, which separates fields (fstab(5))."""
 _KEPT_OF_HOST = {"addr", "port", "sec", "ro", "nosuid", "nodev", "noexec"}
 """Options in the host's mount table that a new volume also needs. All other options are left out, because the table
 also lists defaults and values that are specific to the existing mount."""
@@ -26,7 +26,7 @@ also lists defaults and values that are specific to the existing mount."""
 def safe_volume(
     snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountStorage
 ) -> str:
-    """Return commands that create a volume with safe options for the same share, and use it in the container."""
+    """Return commands that replace a mount with a volume that mounts the same export or share with safe options."""
     volume = snapshot.volumes.get(mount.volume)
     used = {*snapshot.volumes, mount.volume}
     name = free_name(mount.volume, used) if mount.volume else volume_for(snapshot, container, mount.path)
@@ -52,7 +52,7 @@ def _driver_options(volume: AuditedVolume | None, store: MountStorage) -> tuple[
 
 
 def safe_options(volume: AuditedVolume | None, store: MountStorage) -> tuple[str, str, str]:
-    """Return the device, type and options of a volume that mounts the same export or share with safe options."""
+    """Return the device, type and options of a volume that mounts the export or share `store` with safe options."""
     found = dict(store.options)
     if store.host_mount is not None:
         device, kind = store.device, store.file_system

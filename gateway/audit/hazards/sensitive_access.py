@@ -18,16 +18,16 @@ _SYSTEM_TREES = ("/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/sbin", "/sy
                  "/var/lib/containerd", "/var/lib/containers", "/var/lib/docker", "/var/lib/kubelet")  # fmt: skip
 _DATA_TREES = ("/dev/shm", "/dev/mqueue", "/dev/hugepages", "/var/lib/docker/volumes/",  # noqa: S108
                "/var/lib/containers/storage/volumes/")  # fmt: skip
-"""Directories below `_SYSTEM_TREES` that contain data of applications. Access to them is not a hazard."""
+"""Directories below `_SYSTEM_TREES` that contain data of applications. Mounts of them are not a hazard."""
 _MODERATE_TREES = ("/dev/", "/etc/", "/usr/share", "/usr/src", "/usr/local/share", "/usr/local/src")
-"""Directories below `_SYSTEM_TREES` that contain few or no programs. Access to them is a less severe hazard."""
+"""Directories below `_SYSTEM_TREES` that contain few or no programs. Mounts of them are a less severe hazard."""
 _HARMLESS = ("/etc/localtime", "/etc/timezone", "/etc/machine-id")
 _SOCKETS = re.compile(r"/(docker|podman|containerd|crio)\.sock$")
 _SOCKET_DIRECTORIES = ("/", "/run", "/var/run", "/var")
 
 
 def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
-    """Yield a finding for each container with access to sensitive files, or without write access to its own mount."""
+    """Yield a finding for each mount that exposes sensitive files, or that the container's user cannot write to."""
     containers = [each for each in snapshot.containers if not each.is_former_task]
     for container in containers:
         for mount in (as_bind(snapshot, each) for each in container.mounts):

@@ -16,7 +16,8 @@ from gateway.audit.storage_locations import EMPTIED_AT_BOOT, VOLATILE
 from gateway.text_sanitizer import format_bytes, one_line
 
 _SMALL = 1 << 20
-"""Minimum size in bytes to report a layer without database files. Smaller layers usually contain only log files."""
+"""The minimum size, in bytes, at which the audit reports a writable layer without database files. Smaller layers
+usually contain only log files."""
 _SHARED = {"/app", "/bin", "/etc", "/home", "/lib", "/opt", "/root", "/run", "/srv", "/tmp", "/usr", "/var",  # noqa: S108
            "/usr/src/app", "/var/lib", "/var/log", "/var/run", "/usr/local"}  # fmt: skip
 """Directories that must not be moved to a volume: they contain files of the image, or programs expect them to be

@@ -32,7 +32,8 @@ def _writers(snapshot: AuditSnapshot) -> Iterator[Finding]:
         names = sorted({container.name for container, _, _ in group})
         services = {container.service or container.name for container, _, _ in group}
         database = next(filter(None, (database_in(snapshot, *each) for each in group)), "")
-        # Ignore the replicas of a single service: except for databases, most programs can share files among replicas.
+        # Do not report the replicas of a single service: most programs, except databases, can share files among their
+        # replicas.
         if len(names) < 2 or (len(services) < 2 and not database):
             continue
         running = len({container.name for container, _, _ in group if container.running})
@@ -71,7 +72,7 @@ def _unused(snapshot: AuditSnapshot, volume: AuditedVolume) -> Finding:
 
 def _save_and_remove(snapshot: AuditSnapshot, volume: AuditedVolume, remove: str) -> str:
     archive = command(f"{volume.name}.tar")
-    if snapshot.client == "podman":  # `podman cp` does not keep the owners of files
+    if snapshot.client == "podman":  # `podman cp` does not keep the owners of files, unlike `podman volume export`
         return script(NEW_FILES, f"{command('podman', 'volume', 'export', volume.name)} > {archive}", remove)
     image = next((each.exact_image for each in snapshot.containers if each.exact_image), "busybox")
     helper = f"save-{volume.name[:20]}"

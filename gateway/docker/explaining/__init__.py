@@ -29,7 +29,7 @@ def explain(
     Args:
         desired: The desired state.
         observed: The observed state.
-        planned: The plan for these two.
+        planned: The plan that changes `observed` to `desired`.
         container: The container, from `observed`.
         backends: The properties of the backends.
     """

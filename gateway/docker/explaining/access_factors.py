@@ -1,4 +1,4 @@
-"""Lists what determines which backends a container reaches, such as its labels, grants and networks."""
+"""Lists the factors that determine which backends a container reaches, such as labels, grants and networks."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Collects what is known about the container whose access to backends is explained."""
+"""Collects the data that is necessary to explain which backends a container can reach."""
 
 from gateway.docker import labels
 from gateway.docker.desired_state import DesiredState
@@ -13,7 +13,7 @@ class ExplainedContainer:
     Args:
         desired: The desired state.
         observed: The observed state.
-        planned: The plan for these two.
+        planned: The plan that changes `observed` to `desired`.
         container: The container, from `observed`.
     """
 
@@ -27,7 +27,7 @@ class ExplainedContainer:
         self.gateway = observed.own_container
         """The gateway's own container; None if the gateway does not run in a container of this engine."""
         self.networks = planned.networks
-        """The backends that are reached by name on each managed network."""
+        """The backends whose names resolve on each network of the gateway, by network."""
         self.attachments = {each.network: each for each in planned.attachments if each.container_id == container.id}
         self.dead = next((each for each in planned.dead if each.container_id == container.id), None)
         """Why the container is dead, see `gateway.docker.dead_containers`; None if it is not dead."""

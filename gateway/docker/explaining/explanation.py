@@ -29,7 +29,7 @@ class ExplainedBackend:
 
 @dataclass(frozen=True)
 class AccessFactor:
-    """Something that determines which backends a container reaches, such as a label or a network.
+    """A factor that determines which backends a container reaches, such as a label or a network.
 
     Args:
         part: The type: `container`, `network of` (another container), `label`, `grants`, `network` or `name`.

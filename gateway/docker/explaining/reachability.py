@@ -69,7 +69,7 @@ def _served(subject: ExplainedContainer, backend: ExplainedBackend, network: str
 
 
 def _shared_network(subject: ExplainedContainer, base: Container, backend: str) -> str | None:
-    """Return a network of the container on which the backend's name resolves to the gateway; None without one."""
+    """Return a network of the container on which the backend's name resolves to the gateway, or None."""
     there = subject.gateway.endpoints if subject.gateway is not None else {}
     for name, endpoint in base.endpoints.items():
         ours = there.get(name)

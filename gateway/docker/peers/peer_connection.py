@@ -12,7 +12,7 @@ from gateway.docker.peers.reports import AddressReport, SharedNetwork, decode
 log = logging.getLogger(__name__)
 
 HEARTBEAT_INTERVAL = 1.0
-"""Seconds between two lines that a gateway sends to a peer. An empty line is a heartbeat."""
+"""The maximum time between two lines that a gateway sends to a peer, in seconds. An empty line is a heartbeat."""
 PEER_TIMEOUT = 5.0
 """Seconds without a line from a peer after which its report is removed. Also the timeout of a connection attempt."""
 _MAX_REPORT = 64 * 1024 * 1024

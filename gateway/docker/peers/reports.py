@@ -93,7 +93,7 @@ def build_report(
         instance: This gateway's name.
         network: The network.
         observed: The last snapshot of this engine.
-        known: This engine's current consumers, by address. Containers that exited after the snapshot are omitted.
+        known: This engine's current consumers, by address. The report contains only these consumers.
     """
     entries = (
         AddressEntry(address, each.id, each.name, dict(each.labels))

@@ -10,13 +10,13 @@ SUPPORTED = bool(getattr(ssl, "HAS_PSK", False))
 """Whether the ssl module supports pre-shared keys (Python 3.13)."""
 NOT_SUPPORTED = "requires Python 3.13 or later for TLS with a pre-shared key: use the gateway's image"
 MIN_SECRET_LENGTH = 32
-"""The minimum length of the secret, in characters. A client that attempts a handshake can then guess the secret
-offline, so a short secret would be unsafe."""
+"""The minimum length of the secret, in characters. A client can guess a short secret offline after one attempted
+handshake."""
 _IDENTITY = "gateway"
 
 
 def contexts(secret: Secret) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Create the TLS contexts of the server and the client. Blocks while reading the secret.
+    """Create the TLS contexts of the server and the client. Blocks while it reads the secret.
 
     Args:
         secret: The pre-shared secret, the same on every node.

@@ -1,4 +1,7 @@
-"""Decides which container gets an alias that several request: the oldest one. A backend's name is never assigned."""
+"""Decides which container gets an alias that several containers request: the oldest one.
+
+No container except the gateway's gets the name of a backend.
+"""
 
 from collections.abc import Iterable
 

@@ -119,12 +119,12 @@ def _connect(builder: PlanBuilder, container: Container, name: str, aliases: tup
 
 
 def _awaits_replacement(builder: PlanBuilder, container: Container, name: str) -> bool:
-    """Return whether an operator has detached a container, so that the gateway can replace an outdated network.
+    """Return whether an operator detached a container to let the gateway replace an outdated network.
 
     The gateway must not reattach such a container before the network is replaced.
     """
     if name not in builder.outdated or (container.id, name) not in builder.seen:
         return False
-    # The gateway's own container stays attached while another container is on the network.
+    # While another container is on the network, the gateway's own container must be attached to it, too.
     own = container.id == builder.observed.own
     return not own or not any(name in each.endpoints for each in builder.observed.containers)

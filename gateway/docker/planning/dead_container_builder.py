@@ -21,7 +21,7 @@ def dead_container(
     message: str = "",
     command: str = "",
 ) -> DeadContainer:
-    """Create the `DeadContainer` of a container. The other arguments are those of `DeadContainer`."""
+    """Create the `DeadContainer` of a container. See `DeadContainer` for the other arguments."""
     return DeadContainer(container.name, container.id, cause, detail, state, message, command)
 
 

@@ -108,7 +108,7 @@ def is_ours(builder: PlanBuilder, container: Container, name: str, endpoint: End
 
 
 def _repair_block(builder: PlanBuilder, container: Container) -> str:
-    """Return why the gateway must not detach or reattach a container; empty if this is permitted."""
+    """Return why the gateway must not detach or reattach a container; empty if the gateway is allowed to do so."""
     own = container.id == builder.observed.own
     busy = container.id in builder.desired.busy or (own and builder.desired.serving)
     if builder.options.repair == "disruptive" or (builder.options.repair == "idle" and not busy):

@@ -36,7 +36,7 @@ def own_addresses(builder: PlanBuilder, name: str) -> tuple[str, ...]:
 
 
 def reserved_addresses(desired: DesiredState, observed: EngineSnapshot) -> dict[str, tuple[str, ...]]:
-    """Return the gateway's current addresses, by network. Omit addresses that the engine can assign to others."""
+    """Return the gateway's current addresses, by network. Omit those that another container can get."""
     own = observed.own_container
     networks = {each.name: each for each in observed.networks}
     found = {}
@@ -139,7 +139,7 @@ def address_warnings(builder: PlanBuilder) -> Iterator[str]:
     own = builder.observed.own_container
     for name, options in builder.options.networks.items():
         network = builder.known.get(name)
-        if network is None or own is None or own.is_task:  # the engine assigns the addresses of tasks
+        if network is None or own is None or own.is_task:  # the engine chooses the address of a swarm task
             continue
         yield from _taken(builder, own, name)
         endpoint = own.endpoints.get(name)
@@ -171,7 +171,7 @@ def _taken(builder: PlanBuilder, own: Container, name: str) -> Iterator[str]:
         if endpoint is None or container.id == own.id:
             continue
         got = sorted(builder.desired.refused.get(name, frozenset()).intersection(endpoint.addresses))
-        # Do not warn about an address of another gateway, which may have requested the address first.
+        # Do not warn if the container is another gateway, because it may have requested the address first.
         if got and not any(each.startswith(OWNER_ALIAS_PREFIX) for each in endpoint.aliases or ()):
             yield (
                 f"network {name}: container {container.name} has {', '.join(got)}, which the gateway requested:"

@@ -29,7 +29,10 @@ def shared_namespaces(builder: PlanBuilder) -> frozenset[str]:
 
 
 def without_namespace(builder: PlanBuilder, container: Container) -> DeadContainer | None:
-    """Return a `DeadContainer` if a container did not start, because the owner of its namespace was not running."""
+    """Return a `DeadContainer` for a container that did not start because its namespace's owner was not running.
+
+    Return None if the gateway is not allowed to start the container.
+    """
     owner = _owner(builder, container)
     if owner is None:
         return _without_owner(builder, container)
@@ -79,8 +82,8 @@ def without_namespace_while_running(builder: PlanBuilder, container: Container) 
 def later_starts(builder: PlanBuilder) -> dict[str, float]:
     """Return the containers that need no restart, although the owner of their namespace seems to have started later.
 
-    This happens if the engine's clock was set back after the owner's start, which then seems to be in the future. The
-    gateway records these containers: when the clock reaches that time, they would seem to need a restart.
+    This happens if the engine's clock was set back after the owner's start. The time of this start is then in the
+    future. Without a record of these containers, the gateway would restart them when the clock reaches that time.
 
     Returns:
         The start of the owner, in seconds since the epoch, by the container's ID.
@@ -120,7 +123,10 @@ def _owner(builder: PlanBuilder, container: Container) -> Container | None:
 
 
 def _is_in_scope(builder: PlanBuilder, container: Container, owner: Container) -> bool:
-    """Return whether the gateway may restart a container: the owner of its namespace or a label permits this."""
+    """Return whether the gateway may restart a container.
+
+    Either a label of the container permits this, or `_concerns_gateway` is true for its network namespace's owner.
+    """
     asks = revives(container.labels, builder.options.label_prefix, default=False)
     return asks or _concerns_gateway(builder, owner)
 

@@ -46,7 +46,7 @@ def report_foreign_endpoints(builder: PlanBuilder, container: Container, wanted:
 
 
 def _warn_of_hostnames(builder: PlanBuilder, network: str) -> None:
-    """Warn about each container on the network that has the name of a backend as its host name."""
+    """Warn about each container on a network if the host name of the container is the name of a backend."""
     taken = builder.backend_names(network)
     builder.warnings += [
         f"{each.name}: its host name is that of backend {each.hostname}, so clients on network {network} reach"
@@ -68,7 +68,7 @@ def service_conflicts(builder: PlanBuilder, service: SwarmService, network: str,
 
 
 def _networks_to_compare(builder: PlanBuilder, container: Container, network: str) -> list[str]:
-    """Return the other networks of the container whose names may conflict with those on `network`.
+    """Return the other networks of a container on which to search for names that conflict with those on `network`.
 
     The gateway's networks are compared in alphabetical order, so that each conflict between two of them is reported
     once.

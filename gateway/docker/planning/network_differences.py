@@ -1,4 +1,4 @@
-"""Warns about existing networks that differ from the configuration, because an engine cannot change a network."""
+"""Warns about existing networks that differ from the configuration. An engine cannot change an existing network."""
 
 import ipaddress
 from collections.abc import Iterator

@@ -26,7 +26,7 @@ def create_networks(builder: PlanBuilder) -> None:
 
 
 def remove_networks(builder: PlanBuilder) -> None:
-    """Plan the removal of managed networks that are neither configured nor used.
+    """Plan the removal of networks that the gateway created, and that are neither configured nor used.
 
     The engine refuses the removal if a container has joined the network in the meantime.
     """

@@ -1,4 +1,4 @@
-"""Finds dead containers, and plans which of them to start or restart (`docker.revive`). Does no I/O."""
+"""Finds dead containers (see `dead_containers`), and plans which of them to start (`docker.revive`). Does no I/O."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ from gateway.text_sanitizer import one_line
 
 
 def revive(builder: PlanBuilder) -> tuple[DeadContainer, ...]:
-    """Return the dead containers. Add actions that start them to the plan, if the configuration permits this.
+    """Return the dead containers. If the configuration permits this, add actions to the plan that start them.
 
     A container that an operator stopped has no start error, so it is not dead. A dead container without a restart
     policy is not started, because the engine would not restart it either.
@@ -135,7 +135,8 @@ def _without_network(builder: PlanBuilder, container: Container, failed: StartFa
         name for name, endpoint in container.endpoints.items() if failed.network in ("", name, endpoint.network_id)
     ]
     if not named and (container.network_mode != failed.network or len(container.endpoints) == 1):
-        # The IDs differ, because the container was later attached to a new network of the same name.
+        # The error contains the ID of a removed network. The container was later attached to a new network with the
+        # same name and another ID.
         named = list(container.endpoints)
     ours = [
         name

@@ -11,7 +11,7 @@ from gateway.docker.snapshot import EngineSnapshot
 
 
 def expand_projects(desired: DesiredState, observed: EngineSnapshot) -> DesiredState:
-    """Return the desired state with each network that has `per: project` replaced with the networks of projects.
+    """Return the desired state, in which the networks of projects replace each network that has `per: project`.
 
     A project gets a network if one of its containers or services requests the network. The result also contains each
     existing network of a project to which a container of this engine is attached.

@@ -51,7 +51,7 @@ def _wanted(builder: PlanBuilder, service: SwarmService) -> tuple[LabelRequest |
 def _attached(builder: PlanBuilder, service: SwarmService) -> tuple[dict[str, frozenset[str]], set[str]]:
     """Return the desired aliases by network ID, and the IDs of the networks that the service requests.
 
-    The desired networks are the current networks and the requested networks. Report the status of the latter.
+    The desired networks are the current and the requested networks. Report the status of each requested network.
     """
     mark, who = builder.desired.owner_alias, f"service {service.name}"
 

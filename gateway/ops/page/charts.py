@@ -51,7 +51,7 @@ _RESULTS = {
 """The index in `_CLASSES` for each state."""
 
 
-@lru_cache(maxsize=1024)  # most targets have the same results
+@lru_cache(maxsize=1024)  # most targets have the same results, and therefore the same chart
 def _draw_history(results: bytes, columns: int) -> Chart:
     """Return a history chart. `results` contains the result of each check, as an index in `_CLASSES`."""
     per_column = -(-WIDTH // columns)

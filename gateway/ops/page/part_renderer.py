@@ -14,7 +14,8 @@ SHORTEST_SCALE = 0.005
 """Minimum duration, in seconds, that the full width of a phases chart represents."""
 END_SECTION = "</section>\n"
 _PERIOD = 3600.0
-"""Seconds after which all parts are rendered again. Otherwise, a time that becomes a day old would lack its date."""
+"""Seconds after which the renderer also renders unchanged parts again. This adds the date to times that are now more
+than a day old."""
 
 
 def macros(template: str) -> Any:

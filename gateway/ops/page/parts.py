@@ -38,12 +38,12 @@ class Part:
 
 
 PageItem = str | Part
-"""A part of a page, or the start or end tag of an element that contains parts. Such an element has an ID and the
-attribute `data-parts`, and contains only parts and other such elements."""
+"""A part of a page, or the start or end tag of a wrapper element. A wrapper element has an ID and the attribute
+`data-parts`. It contains only parts and other wrapper elements."""
 
 
 class PageParts:
-    """The parts of one page, and its version. Both change when the page is rendered again."""
+    """The parts of one page, and the version of the page. Rendering the page again can change both."""
 
     def __init__(self) -> None:
         self._first = self._version = secrets.randbits(_FIRST_BITS)
@@ -72,7 +72,7 @@ class PageParts:
         return known
 
     def commit(self, items: Sequence[PageItem]) -> None:
-        """Set the content of the page, and discard all other parts. If the content has changed, increase the version.
+        """Set the content of the page, and discard old parts. If the content has changed, increase the version.
 
         Args:
             items: The parts and tags of the page, in order.

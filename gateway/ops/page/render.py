@@ -18,8 +18,8 @@ from gateway.ops.status_views import BackendView, ConfigText, ServiceView
 from gateway.ops.tunnel_root_causes import path_tunnels, with_outer_tunnels
 
 _LARGE = 100
-"""The page shows all details of up to this number of targets. With more targets, it omits details, so that its size
-stays below 300 KB. A page with all details shows at most this number of consumers."""
+"""Maximum number of targets for which the page shows all details. With more targets, the page omits details, so that
+its size stays below 300 KB. A page with all details also shows at most this number of consumers."""
 _MAX_CHANGES = 100
 """Maximum number of changes on the page of a backend."""
 _INDEX, _BACKEND, _FLEET = map(macros, ("index.html", "backend.html", "fleet.html"))
@@ -55,7 +55,7 @@ def render_index(
     diagnosis, renderer = diagnose(view), PartRenderer(parts, now, "")
     targets = [target for backend in view.backends for target in backend.targets]
     large = len(targets) > _LARGE
-    # The duration of the longest check is the scale of the phases charts, which large pages do not contain.
+    # The charts of check phases use the longest check as their scale. Large pages do not contain these charts.
     durations = (each.last_duration or 0.0 for each in targets if each.last_phases)
     longest = None if large else max(durations, default=0.0)
 

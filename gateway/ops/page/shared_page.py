@@ -70,7 +70,7 @@ class SharedPage:
         """Return the whole page, or an update with the changed parts; None if the page does not exist.
 
         Args:
-            since: The version that the client has. If the page never had it, the response is the whole page.
+            since: The version that the client has. For an unknown version, the response is the whole page.
             render: Renders the page.
         """
         async with self._lock:

@@ -48,7 +48,7 @@ SECURITY_POLICY = "; ".join(
 
 def _with_code(text: str) -> Markup:
     """Escape text for HTML, and convert words in backquotes to `<code>` elements."""
-    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - it is escaped
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - the text is escaped
 
 
 def _used_paths(backend: BackendView) -> str:
@@ -101,7 +101,7 @@ TEMPLATES = Environment(
 """The Jinja environment of the pages. Most templates define one macro for each part of a page."""
 TEMPLATES.globals.update(
     style=Markup(_STYLE),  # noqa: S704 - a file of this package
-    script=Markup(_SCRIPT),  # noqa: S704 - as above
+    script=Markup(_SCRIPT),  # noqa: S704 - a file of this package
     iso=iso,
     clock_time=clock_time,
     plural=plural,

@@ -6,7 +6,7 @@ _DAY = 86400.0
 
 
 def clock_time(seconds: float, now: float) -> str:
-    """Return a time in UTC, with the date if it is more than a day before `now`.
+    """Return a time in UTC. If it is not within a day of `now`, include the date.
 
     Args:
         seconds: Seconds since the epoch.
@@ -17,7 +17,7 @@ def clock_time(seconds: float, now: float) -> str:
 
 
 def is_recent(seconds: float, now: float) -> bool:
-    """Return whether `clock_time` omits the date, because the time is at most a day before `now`.
+    """Return whether a time is within a day of `now`, so that `clock_time` omits the date.
 
     Args:
         seconds: Seconds since the epoch.

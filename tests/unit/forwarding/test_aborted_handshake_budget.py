@@ -3,7 +3,7 @@ from typing import Any, cast
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.forwarding.aborted_handshake_budget import LOGIN_RESPONSES, AbortedHandshakeBudget, join_budgets
+from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget, join_budgets
 from tests.support.counting_server import CountingServer
 
 PATHS = 3
@@ -44,16 +44,16 @@ class Counted:
     reserved = 15
 
 
-def test_clients_that_can_still_abort_count_until_their_login_is_proven() -> None:
+def test_clients_count_until_the_server_answers_their_login() -> None:
     a, b = joined(2)
     clients: list[Any] = [Counted() for _ in range(60)]
     for client in clients:
         a.add_client(client, 100.0)
     b.dialing = 10
     b.listeners.add(cast("Any", Counted()))
-    assert (a.room(101.0), b.room(101.0), a.unproven(101.0), b.unproven(101.0)) == (5, 5, 60, 25)
+    assert (a.room(101.0), b.room(101.0), a.can_abort(101.0), b.can_abort(101.0)) == (5, 5, 60, 25)
     for client in clients[:20]:
-        client.responses = LOGIN_RESPONSES
+        client.responses = 1
     assert a.room(101.0) == 25
     a.remove_client(clients[20])
     b.dialing = 0
