@@ -1,6 +1,6 @@
 """Contains the native engine: the C module `engine`, which forwards bytes between sockets and SSH channels.
 
-The module is missing if it could not be compiled during the installation.
+The C module is missing if it could not be compiled during the installation.
 """
 
 import importlib
@@ -18,7 +18,7 @@ class NativeEngineSettings:
     """The settings of the native engines in this process: their number, their memory, and what they relay.
 
     Args:
-        threads: Maximum number of native engines of an event loop. Each of them has one thread.
+        threads: Maximum number of native engines per event loop. Each native engine has one thread.
         growth_bytes: Maximum number of bytes by which the receive windows of all SSH channels together may grow.
         relays_sockets: Whether the native engines also relay connections that use no SSH channel.
     """
@@ -29,7 +29,7 @@ class NativeEngineSettings:
 
 
 settings = NativeEngineSettings()
-"""The settings of this process. `threads` and `growth_bytes` have no effect after the first engine has started."""
+"""The settings of this process. Set `threads` and `growth_bytes` only before the first native engine starts."""
 
 
 def thread_count(configured: int | Literal["auto"]) -> int:
@@ -40,7 +40,7 @@ def thread_count(configured: int | Literal["auto"]) -> int:
 
 
 def is_built() -> bool:
-    """Return whether the module `engine` exists."""
+    """Return whether the C module `engine` is installed."""
     return importlib.util.find_spec("gateway._dataplane.engine") is not None
 
 

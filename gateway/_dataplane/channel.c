@@ -1,4 +1,4 @@
-/* The SSH side of a channel: opening, windows, and closing (RFC 4254, section 5). */
+/* Handles the SSH side of a channel: opening, windows, and closing (RFC 4254, section 5). */
 #include <errno.h>
 #include <stdlib.h>
 
@@ -33,7 +33,7 @@ static void send_open(struct wire *w, const struct channel *c, const struct chan
     bytes_free(&payload);
 }
 
-/* Open a channel. Return NULL if the connection is lost or memory is exhausted. */
+/* Start to open a channel. Return NULL if the SSH connection is lost or memory is exhausted. */
 struct channel *channel_open(struct engine *e, struct wire *w, uint64_t token, const struct channel_setup *setup,
                              const uint8_t *rest, size_t size)
 {
@@ -59,7 +59,7 @@ struct channel *channel_open(struct engine *e, struct wire *w, uint64_t token, c
     return c;
 }
 
-/* Open a channel for Python. The result is RECORD_OPENED or RECORD_REFUSED. */
+/* Start to open a channel for Python. RECORD_OPENED or RECORD_REFUSED reports the result. */
 void channel_create(struct engine *e, struct wire *w, uint64_t token, const struct channel_setup *setup,
                     const uint8_t *rest, size_t size)
 {
@@ -69,7 +69,7 @@ void channel_create(struct engine *e, struct wire *w, uint64_t token, const stru
         report_refused(e, token, OPEN_CONNECT_FAILED, (const uint8_t *)refusal, sizeof refusal - 1);
 }
 
-/* Report that a channel did not open. If a client of a listener waits for it, return the client to Python instead. */
+/* Report that a channel did not open. If a listener's client waits for the channel, return this client to Python instead. */
 static void report_unopened(struct channel *c, uint32_t code, const uint8_t *text, size_t size)
 {
     if (c->pending.listener)
@@ -80,7 +80,7 @@ static void report_unopened(struct channel *c, uint32_t code, const uint8_t *tex
         report_refused(c->engine, c->token, code, text, size);
 }
 
-/* Handle CHANNEL_OPEN_CONFIRMATION. If Python has stopped waiting, close the channel. */
+/* Handle CHANNEL_OPEN_CONFIRMATION. If the channel is no longer needed, close it. */
 void channel_confirmed(struct channel *c, uint32_t peer, uint64_t window, uint32_t max_packet)
 {
     c->open = true;
@@ -98,7 +98,7 @@ void channel_confirmed(struct channel *c, uint32_t peer, uint64_t window, uint32
     }
 }
 
-/* End a channel that did not open. The caller has removed it from its wire. */
+/* End a channel that did not open. The caller has already freed the channel's number. */
 void channel_refused(struct channel *c, uint32_t code, const uint8_t *text, size_t size)
 {
     c->ended = true;
@@ -110,7 +110,7 @@ void channel_refused(struct channel *c, uint32_t code, const uint8_t *text, size
 /* Handle CHANNEL_CLOSE if `close` is true; otherwise handle CHANNEL_EOF (RFC 4254, section 5.3). */
 void channel_peer_end(struct channel *c, bool close)
 {
-    c->window_remaining = 0; /* any data after EOF is a violation, like data beyond the window */
+    c->window_remaining = 0; /* data after EOF is then a protocol violation, like data beyond the window */
     if (close) {
         channel_send_close(c);
         channel_free(c);
@@ -138,7 +138,7 @@ void channel_send_close(struct channel *c)
     }
 }
 
-/* Return the bytes by which the window has grown to the budgets. */
+/* Give the growth of the receive window back to the growth budgets of the engine and the SSH connection. */
 static void release_growth(struct channel *c)
 {
     c->engine->growth_available += c->growth;
@@ -147,7 +147,7 @@ static void release_growth(struct channel *c)
     c->growth = 0;
 }
 
-/* Free the number of a channel that is closed on both sides, or whose connection is lost. */
+/* Free the number of a channel that is closed on both sides, was refused, or has lost its SSH connection. */
 void channel_free(struct channel *c)
 {
     struct wire *w = c->wire;
@@ -157,11 +157,12 @@ void channel_free(struct channel *c)
     c->freed = true;
     dequeue_channel(c);
     wire_remove_channel(w, c);
-    w->growth_available += c->growth; /* the engine's budget gets `growth` back only when the client has all bytes */
+    w->growth_available += c->growth; /* the engine's budget gets `growth` back later: when the client has all bytes */
     c->wire = NULL;
 }
 
-/* Double the window if the peer used more than half of it within one round trip; return the growth. */
+/* Double the receive window if the peer uses at least half of it per round trip. The maximum window and the growth budgets
+ * limit the growth. Return the growth in bytes. */
 static uint64_t grow(struct channel *c, uint64_t count, uint64_t now)
 {
     struct wire *w = c->wire;
@@ -204,7 +205,7 @@ void channel_consumed(struct channel *c, uint64_t count, uint64_t now)
     send_short(c->wire, MSG_CHANNEL_WINDOW_ADJUST, c->peer, &grant);
 }
 
-/* Stop using the slot. Called before the last record of the channel is emitted: Python then frees the slot. */
+/* Stop using the channel's slot. Call this before emitting the channel's last record, because Python then frees the slot. */
 void channel_release_gauge(struct channel *c)
 {
     release_growth(c);
@@ -213,7 +214,7 @@ void channel_release_gauge(struct channel *c)
     c->gauge = NULL;
 }
 
-/* Free a channel that has ended and has released its channel number. */
+/* Free a channel if it has ended, and has released its number. */
 void channel_release(struct channel *c)
 {
     struct engine *e = c->engine;

@@ -15,7 +15,7 @@ struct chunk {
     uint8_t data[];
 };
 
-/* Make room for `size` bytes in the last chunk, which can grow to MAX_CHUNK, or in a new chunk. */
+/* Return a chunk with room for `size` more bytes: the last chunk, which can grow to MAX_CHUNK, or a new chunk. */
 static struct chunk *make_room(struct chunks *c, size_t size)
 {
     struct chunk *last = c->last ? *c->last : NULL, *grown = last, *made;

@@ -1,4 +1,5 @@
-/* A queue of bytes for a socket. Short pieces share chunks, so the queue uses little more memory than its bytes. */
+/* A queue of bytes to send on a socket. Short pieces of data share one chunk of memory, so the queue needs little more
+ * memory than its bytes. */
 #ifndef GATEWAY_DATAPLANE_CHUNKS_H
 #define GATEWAY_DATAPLANE_CHUNKS_H
 
@@ -12,18 +13,18 @@ struct chunk;
 /* A zeroed struct is an empty queue. */
 struct chunks {
     struct chunk *first;
-    struct chunk **last; /* the pointer to the last chunk, in this struct or in the chunk before; NULL if empty */
-    size_t sent; /* bytes of the first chunk that were sent */
-    size_t size; /* queued bytes */
+    struct chunk **last; /* address of the pointer to the last chunk: `first`, or `next` of a chunk; NULL if empty */
+    size_t sent; /* number of bytes of the first chunk that were sent */
+    size_t size; /* number of queued bytes */
 };
 
-/* Append a copy. Return false if memory is exhausted. */
+/* Append a copy of the data. Return false if memory is exhausted. */
 bool chunks_append(struct chunks *, const uint8_t *data, size_t size);
 
-/* Send as much as the socket accepts. Return the number of bytes, or -1 if the socket failed (errno). */
+/* Send as much as the socket accepts. Return the number of sent bytes; -1, with errno, if the socket failed. */
 ssize_t chunks_send(struct chunks *, int fd);
 
-/* Return the memory of the queue, in bytes. Excludes the first chunk, of which a part can be sent already. */
+/* Return the size of the queue's memory, in bytes. The result excludes the first chunk: a part of it can be sent already. */
 size_t chunks_memory(const struct chunks *);
 
 void chunks_free(struct chunks *);

@@ -1,4 +1,5 @@
-/* The client's socket of a channel. Reads go directly into the batch of the connection, where the data is sealed. */
+/* Handles the client's socket of a channel. Data from the client is read directly into the batch, the send buffer of the SSH
+ * connection, and encrypted there. */
 #include <errno.h>
 #include <sys/socket.h>
 
@@ -13,7 +14,7 @@ static void set_mask(struct channel *c, uint32_t mask)
 
     if (!c->is_unix && waits != waited)
         stall_set(c->engine, &c->stall, c->fd, waits);
-    /* `epoll_ctl` fails only if the kernel has no memory. The client is then reset. */
+    /* `epoll_ctl` fails only if the kernel has no memory left. The client is then reset. */
     int operation = !mask ? EPOLL_CTL_DEL : c->mask ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
 
     if (epoll_ctl(c->engine->epoll, operation, c->fd, &event) < 0) {
@@ -25,11 +26,12 @@ static void set_mask(struct channel *c, uint32_t mask)
     c->mask = mask;
 }
 
-/* Set the events to wait for.
+/* Set the events that epoll reports for the client's socket.
  *
- * Without any, the loop still watches a TCP socket for failure. If its write side is also shut, epoll continuously
- * reports the normal end of the client's stream as a hang-up, so the registration is edge-triggered. A unix socket is
- * then not registered: epoll reports a hang-up when the client closes, even if unread data remains.
+ * If the channel waits for no event, epoll still reports a failure of a TCP socket. After the write side of this socket is
+ * shut down, epoll would continuously report the normal end of the client's stream as a hang-up. Therefore, the
+ * registration is then edge-triggered. A unix socket is not registered while the channel waits for no event, because epoll
+ * would report a hang-up when the client closes, even if unread data remains.
  */
 void client_update_mask(struct channel *c)
 {
@@ -51,7 +53,7 @@ void client_unregister(struct channel *c)
         set_mask(c, 0);
 }
 
-/* Join a client to an open channel. The engine owns the descriptor from now on. */
+/* Connect a client to an open channel. The engine owns the descriptor from now on. */
 void client_attach(struct channel *c, int fd, int histogram, int64_t flags)
 {
     if (c->attached || c->ended || !histogram_ensure(c->engine, (uint32_t)histogram)) {
@@ -95,7 +97,7 @@ static void on_reset(struct channel *c)
     ending_abort(c, CLOSE_CLIENT_RESET);
 }
 
-/* Seal and queue `count` bytes, which are in place in the batch. */
+/* Encrypt and queue `count` bytes from the client, which are already in their final place in the batch. */
 static void send_read(struct channel *c, uint8_t *batch, size_t count, uint32_t limit, uint64_t now)
 {
     struct wire *w = c->wire;
@@ -110,7 +112,7 @@ static void send_read(struct channel *c, uint8_t *batch, size_t count, uint32_t 
         client_update_mask(c);
     if (c->ended)
         return;
-    c->bulk = count >= limit && limit == MAX_SEND_PACKET; /* the next read probably fills several packets */
+    c->bulk = count >= limit && limit == MAX_SEND_PACKET; /* the next read is likely to fill several packets */
     for (uint8_t *packet = batch; count > 0; packet += stride) {
         uint32_t size = count < MAX_SEND_PACKET ? (uint32_t)count : MAX_SEND_PACKET;
 
@@ -121,7 +123,7 @@ static void send_read(struct channel *c, uint8_t *batch, size_t count, uint32_t 
     }
 }
 
-/* Read from the client once, and send the data on the channel. If it cannot be sent now, wait for a turn. */
+/* Read from the client once, and send the data on the channel. If the SSH connection is busy, queue the channel instead. */
 void client_read(struct channel *c)
 {
     struct wire *w = c->wire;
@@ -162,11 +164,11 @@ void client_read(struct channel *c)
         on_reset(c);
 }
 
-/* Stop sending to the client.
+/* Stop sending to the client, whose socket accepts no more data.
  *
- * If the client had ended its stream earlier, it might have closed the connection normally, and its data is still
- * delivered. After a reset, the data that the channel accepts immediately is sent, and the channel is aborted, because
- * SSH cannot forward a reset (RFC 4254, section 5.3). Otherwise the client can still send.
+ * If the client had already ended its stream, it might have closed the connection normally. The channel then ends after all
+ * data from the client. If the client has reset the connection, send the data that the channel accepts immediately, and
+ * abort the channel: SSH cannot forward a reset (RFC 4254, section 5.3). In other cases, the client can still send data.
  *
  * Args: error: the errno of a failed call, which the kernel reports only once; 0: read SO_ERROR.
  */
@@ -209,7 +211,9 @@ void client_event(struct channel *c, uint32_t events)
         client_read(c);
         return;
     }
-    if (!(mask & (EPOLLIN | EPOLLOUT))) { /* only failures are expected: an edge without EPOLLERR is an end of stream */
+    /* With neither EPOLLIN nor EPOLLOUT, epoll reports only hang-ups and errors. With EPOLLET, a hang-up without EPOLLERR is
+     * the normal end of the client's stream. */
+    if (!(mask & (EPOLLIN | EPOLLOUT))) {
         if (events & EPOLLERR || !(mask & EPOLLET))
             client_unwritable(c, 0);
         return;

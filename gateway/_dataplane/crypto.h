@@ -13,7 +13,8 @@
 
 struct cipher;
 
-/* One algorithm. `packet` points to the packet length (RFC 4253, section 6), followed by `length` bytes and the tag. */
+/* One cipher algorithm. `packet` points to the length field of a packet (RFC 4253, section 6). After this field follow the
+ * `length` bytes of the rest of the packet, and the authentication tag. */
 struct cipher_type {
     const char *name;
     size_t key_size;
@@ -25,12 +26,12 @@ struct cipher_type {
     bool (*open)(struct cipher *, uint32_t seq, uint8_t *packet, uint32_t length);
 };
 
-/* The key of one direction. A zeroed struct has no key. */
+/* The cipher and key of one direction of an SSH connection. A zeroed struct has no key. */
 struct cipher {
     const struct cipher_type *type;
     EVP_CIPHER_CTX *main;
     EVP_CIPHER_CTX *header; /* ChaCha20: encrypts the packet length */
-    EVP_MAC_CTX *mac;       /* ChaCha20: Poly1305 */
+    EVP_MAC_CTX *mac;       /* ChaCha20: computes the authentication tag (Poly1305) */
     bool sealing;
     uint8_t iv[12];         /* AES-GCM: the nonce of the next packet */
 };
@@ -38,7 +39,7 @@ struct cipher {
 /* Return the algorithm with this name (RFC 5647; OpenSSH's PROTOCOL.chacha20poly1305), or NULL. */
 const struct cipher_type *cipher_type_named(const char *name);
 
-/* Replace the key. Return false if sizes do not match or memory is exhausted; the cipher then has no key. */
+/* Replace the key. Return false if the sizes are wrong or memory is exhausted; the cipher then has no key. */
 bool cipher_set(struct cipher *, const struct cipher_type *, bool sealing, const uint8_t *key, size_t key_size,
                 const uint8_t *iv, size_t iv_size);
 

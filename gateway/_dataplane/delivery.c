@@ -1,4 +1,4 @@
-/* Data from the channel to the client. */
+/* Sends the data that arrives on a channel to the channel's client. */
 #include <errno.h>
 #include <sys/socket.h>
 
@@ -7,7 +7,7 @@
 #define MAX_IOVECS 64u  /* pieces per system call; the kernel refuses more than 1024 */
 #define SAMPLE_EVERY 4u /* the latency of one in four responses is recorded, starting with the first */
 
-/* Add data that has arrived on the channel. It stays in the receive buffer until `client_deliver_all`. */
+/* Record data that has arrived on the channel. The data stays in the receive buffer until `client_deliver_all` sends it. */
 void client_add_piece(struct channel *c, const uint8_t *data, uint32_t size)
 {
     struct engine *e = c->engine;
@@ -38,13 +38,14 @@ void client_add_piece(struct channel *c, const uint8_t *data, uint32_t size)
     }
 }
 
-/* Count bytes before they are sent: the counters must include all bytes that a client has received. */
+/* Count the bytes that a system call will try to send. Call this before the system call, because the counter must include
+ * all bytes that the client has received. */
 static void count_offered(struct channel *c, size_t offered)
 {
     atomic_fetch_add_explicit(&c->gauge->from_backend, offered, memory_order_relaxed);
 }
 
-/* Correct the count after the system call. `sent` is the result of the call. */
+/* After a system call, subtract the bytes that it has not sent from the counter. `sent` is the result of the call. */
 static void count_sent(struct channel *c, size_t offered, ssize_t sent)
 {
     size_t rest = offered - (sent > 0 ? (size_t)sent : 0);
@@ -67,7 +68,8 @@ static void record_latency(struct channel *c, uint64_t now)
     gauge_set(&c->gauge->request_time, 0);
 }
 
-/* Keep the pieces from `at` on for the client, without their first `skip` bytes; drop them if the client is gone. */
+/* Keep the pieces of data from index `at` on, until the client's socket accepts them. The first `skip` bytes were already
+ * sent. If the client is gone, drop the pieces. */
 static void hold(struct channel *c, int at, size_t skip, uint64_t now)
 {
     struct piece *pieces = c->engine->pieces;
@@ -88,7 +90,7 @@ static void hold(struct channel *c, int at, size_t skip, uint64_t now)
     client_update_mask(c);
 }
 
-/* Send pieces to the client until its socket is full. Return the first piece that is not sent completely. */
+/* Send pieces to the client until its socket is full. Return the index of the first piece that is not sent completely. */
 static int send_pieces(struct channel *c, size_t *sent_of_first, uint64_t *total)
 {
     struct piece *pieces = c->engine->pieces;
@@ -127,7 +129,7 @@ static int send_pieces(struct channel *c, size_t *sent_of_first, uint64_t *total
     return at;
 }
 
-/* Send the data that has arrived to the client, and hold the bytes that the client's socket does not accept. */
+/* Send the data of a channel to its client, and keep the bytes that the client's socket does not accept. */
 static void deliver(struct channel *c)
 {
     uint64_t now = clock_ns(), total = 0;
@@ -150,7 +152,7 @@ static void deliver(struct channel *c)
         hold(c, rest, skip, now);
 }
 
-/* Let every channel deliver the data that has arrived for it. */
+/* Deliver all data that has arrived on channels to their clients. */
 void client_deliver_all(struct engine *e)
 {
     while (e->touched) {
@@ -164,7 +166,7 @@ void client_deliver_all(struct engine *e)
     e->piece_count = 0;
 }
 
-/* Send the held bytes to the client. */
+/* Send the bytes that the client's socket did not accept earlier. */
 void client_flush(struct channel *c)
 {
     size_t offered = c->held.size;

@@ -7,7 +7,7 @@
 #include "listener.h"
 #include "pair.h"
 
-/* Start or continue to connect. Return 0 when the connection is established, EINPROGRESS before, or the error. */
+/* Start or continue to connect. Return 0 if the connection is established, EINPROGRESS if it is not yet, or the error. */
 static int advance(const struct dial *d)
 {
     const struct listener_setup *setup = d->pending.listener->setup;
@@ -23,8 +23,8 @@ static in_port_t port_of(const struct sockaddr_storage *address)
                                           : ((const struct sockaddr_in *)address)->sin_port;
 }
 
-/* Return whether a socket is connected to itself: the target is on this host, no process listens on its port, and the
- * kernel has chosen this port as the source port (RFC 9293, section 3.5: simultaneous open). */
+/* Return whether a socket is connected to itself. This happens if the target is on this host, no process listens on its
+ * port, and the kernel chooses this port as the source port (RFC 9293, section 3.5: simultaneous open). */
 static bool is_self_connected(int fd, const struct sockaddr_storage *target)
 {
     struct sockaddr_storage local, remote;
@@ -37,7 +37,7 @@ static bool is_self_connected(int fd, const struct sockaddr_storage *target)
     return getpeername(fd, (struct sockaddr *)&remote, &remote_size) < 0 || memcmp(&local, &remote, sizeof local) == 0;
 }
 
-/* Unregister the socket, and free the dial. Its client is not pending any more. */
+/* Unregister the socket from epoll, and free the dial at the end of the turn. */
 static void release(struct dial *d)
 {
     if (d->watched)
@@ -45,14 +45,14 @@ static void release(struct dial *d)
     free_later(d->engine, &d->source);
 }
 
-/* Give up. The client is not pending any more. */
+/* Give up a dial, and close its socket. The caller has already removed the client that waited for the dial. */
 void dial_close(struct dial *d)
 {
     release(d);
     close(d->fd);
 }
 
-/* Relay between the client and the target. Return false if no token is free. */
+/* Start to relay between the client and the target. Return false if no token is free. */
 static bool join(struct dial *d)
 {
     struct engine *e = d->engine;
@@ -67,12 +67,12 @@ static bool join(struct dial *d)
     release(d);
     p = pair_create(e, token, &setup, &d->pending);
     pending_remove(&d->pending);
-    if (p) /* the client has often sent its first bytes during the dial */
+    if (p) /* read now, because the client has often sent its first bytes already */
         side_event(&p->client, EPOLLIN);
     return true;
 }
 
-/* Wait until the kernel reports a change. Return false if the kernel has no memory. */
+/* Let epoll report when the connection is established or has failed. Return false if the kernel has no memory left. */
 static bool watch(struct dial *d)
 {
     struct epoll_event event = {.events = EPOLLOUT, .data.ptr = &d->source};
@@ -82,7 +82,8 @@ static bool watch(struct dial *d)
     return d->watched;
 }
 
-/* Join the client if the connection is established. After a failure, return the client: Python handles failures. */
+/* If the connection is established, relay between the client and the target. If it is in progress, wait. If it has failed,
+ * return the client to Python, which handles failures. */
 static void proceed(struct dial *d, int error)
 {
     bool works;
@@ -128,6 +129,6 @@ bool dial_start(struct listener *l, int client)
     set_options(l, fd);
     pending_add(l, &d->pending, &d->source, client);
     error = advance(d);
-    proceed(d, error == EINPROGRESS ? advance(d) : error); /* on this host, the first call completes the handshake */
+    proceed(d, error == EINPROGRESS ? advance(d) : error); /* a connection on this host is established by now */
     return true;
 }

@@ -1,4 +1,4 @@
-/* The ends of the two directions, which are independent (RFC 4254, section 5.3), and the end of the relay.
+/* Ends the two directions of a channel, independently of each other (RFC 4254, section 5.3), and ends the whole relay.
  *
  * Each side receives either every byte that the other side sent before its end of stream, or a reset.
  */
@@ -22,7 +22,7 @@ void reset_fd(int fd, bool is_unix)
     close(fd);
 }
 
-/* Close a socket with an end of stream, after the data that waits in the kernel. */
+/* Close a socket normally: the kernel delivers the data in the send buffer, and then the end of the stream. */
 void close_gracefully(int fd, bool is_unix)
 {
     if (!is_unix)
@@ -30,7 +30,8 @@ void close_gracefully(int fd, bool is_unix)
     close(fd);
 }
 
-/* Pass the end of the backend's stream on if no bytes are held for the client. Finish if both directions have ended. */
+/* If no bytes wait for the client, forward the end of the backend's stream to the client. If both directions have ended, end
+ * the relay. */
 void ending_propagate(struct channel *c)
 {
     if (!c->attached || c->ended)
@@ -41,8 +42,8 @@ void ending_propagate(struct channel *c)
     }
     if (c->backend_eof && !c->eof_delivered) {
         c->eof_delivered = true;
-        atomic_store(&c->gauge->eof_delivered, 1); /* set this before the client can see the end */
-        if (!c->client_eof || c->link_lost) /* otherwise, the socket is closed now */
+        atomic_store(&c->gauge->eof_delivered, 1); /* set this before the client can receive the end of stream */
+        if (!c->client_eof || c->link_lost) /* otherwise, the socket is closed below */
             shutdown(c->fd, SHUT_WR);
     }
     if (c->link_lost) {
@@ -68,7 +69,8 @@ void ending_backend(struct channel *c, bool close)
     ending_propagate(c);
 }
 
-/* Handle the loss of the SSH connection: reset the client, but first deliver a complete response. */
+/* Handle the loss of the SSH connection: reset the client. If the backend's stream had already ended, first deliver the rest
+ * of the stream to the client. */
 void ending_link_lost(struct channel *c)
 {
     if (c->channel_closed) /* the channel no longer needs the SSH connection */
@@ -83,7 +85,8 @@ void ending_link_lost(struct channel *c)
         ending_finish(c, CLOSE_LINK_LOST);
 }
 
-/* Reset the client and close the channel now, except after CLOSE_LINK_LOST with a complete response. */
+/* Reset the client, and close the channel. If the link was lost after the end of the backend's stream, first deliver the
+ * rest of the stream to the client. */
 void ending_abort(struct channel *c, enum close_reason reason)
 {
     if (c->ended)
@@ -100,7 +103,8 @@ void ending_abort(struct channel *c, enum close_reason reason)
     ending_finish(c, reason);
 }
 
-/* Close the client's connection. If the client must get the whole response first, Python lets the socket linger. */
+/* End the relay, and close the client's socket. If the client must receive the whole response first, pass the socket to
+ * Python, which closes it later. */
 void ending_finish(struct channel *c, enum close_reason reason)
 {
     int64_t arguments[4] = {reason, -1, c->link_lost, 0};

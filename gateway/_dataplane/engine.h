@@ -1,10 +1,11 @@
-/* The engine: one epoll loop, in its own thread, that moves the bytes of SSH channels and of pairs of sockets.
- * docs/architecture.md describes it.
+/* The native engine: one epoll loop, in its own thread, that moves the bytes of SSH channels and of pairs of sockets.
+ * docs/architecture.md describes the native engine.
  *
- * Only the engine's thread calls `engine_turn`, and it never takes the GIL. Other threads only append commands, take
- * records, and read gauges. Without a thread, tests call `engine_turn` themselves.
- * Objects are named by tokens: the number of a slot, and a generation that detects stale tokens.
- * All times are of CLOCK_MONOTONIC, in nanoseconds.
+ * Only the thread of the engine calls `engine_turn`, and this thread never takes Python's GIL. Other threads only append
+ * commands, take records, and read gauges. Some tests start no thread, and call `engine_turn` themselves.
+ * A token identifies an object. It consists of the number of the object's slot, and of a generation number, which shows
+ * whether the slot still belongs to the same object.
+ * All times are in nanoseconds of CLOCK_MONOTONIC.
  */
 #ifndef GATEWAY_DATAPLANE_ENGINE_H
 #define GATEWAY_DATAPLANE_ENGINE_H
@@ -18,18 +19,18 @@
 #include "chunks.h"
 #include "crypto.h"
 
-#define MAX_SEND_PACKET 32768u /* data bytes per sent packet: the maximum that OpenSSH accepts */
-#define DATA_HEADER 14u        /* packet length, padding length, message number, channel, data length */
+#define MAX_SEND_PACKET 32768u /* maximum data bytes per sent packet: OpenSSH accepts no more */
+#define DATA_HEADER 14u        /* bytes before the data: packet and padding length, message number, channel, data length */
 #define DATA_OVERHEAD 10u      /* DATA_HEADER without the packet length */
 #define MIN_PADDING 4u
 #define MAX_PADDING (MAX_BLOCK_SIZE + MIN_PADDING)
 #define PACKET_STRIDE (DATA_HEADER + MAX_SEND_PACKET + MAX_PADDING + TAG_SIZE)
-#define PACKETS_PER_TURN 4u    /* packets that one channel sends in a turn, unless the path is slow and others wait */
+#define PACKETS_PER_TURN 4u    /* maximum packets of a channel per turn; 1 if the connection is slow and others wait */
 #define BATCH_SIZE ((size_t)8 * PACKET_STRIDE)
 #define SLOW_BATCH_SIZE ((size_t)2 * PACKET_STRIDE)
 #define RECEIVE_SIZE ((size_t)512 * 1024)
-#define MAX_UNACCEPTED ((size_t)256 * 1024) /* receiving stops while Python has more bytes of packets to process */
-#define MAX_RECORDS ((size_t)4 * 1024 * 1024) /* the thread waits while Python has more bytes of records to take */
+#define MAX_UNACCEPTED ((size_t)256 * 1024) /* if Python has more bytes of packets to process, receiving pauses */
+#define MAX_RECORDS ((size_t)4 * 1024 * 1024) /* if Python has more bytes of records to take, the thread waits */
 #define MAX_BOUNDS 32u
 #define MAX_PIPES 16u
 #define SECOND 1000000000ull
@@ -55,49 +56,53 @@ enum message {
 
 #define OPEN_CONNECT_FAILED 2u /* a reason code of CHANNEL_OPEN_FAILURE (RFC 4254, section 5.1) */
 
-/* Commands, from Python to the engine. `struct message_header` lists their arguments. */
+/* Commands, which Python sends to the engine. Below, a to d are the arguments in `struct message_header`. */
 enum command {
-    COMMAND_WIRE = 1, /* payload: struct wire_setup */
-    COMMAND_SEND,     /* payload: a packet in plain text, with its length */
-    COMMAND_SEAL_KEY, /* payload: struct key_setup */
-    COMMAND_OPEN_KEY, /* payload: struct key_setup */
-    COMMAND_ACCEPTED, /* a: bytes of packets that Python has processed */
-    COMMAND_ROUND_TRIP, /* a: nanoseconds */
-    COMMAND_CLOSE,    /* of a wire */
-    COMMAND_CHANNEL,  /* a: token of the wire; payload: struct channel_setup */
-    COMMAND_ATTACH,   /* a: descriptor, b: histogram, c: enum attach_flag */
-    COMMAND_UNTAP,
-    COMMAND_ABORT,    /* a: enum close_reason */
-    COMMAND_CLOSE_HISTOGRAM, /* a: histogram */
-    COMMAND_LISTEN,   /* payload: struct listener_setup */
-    COMMAND_PERMIT,   /* of a listener; a: further clients to accept */
-    COMMAND_UNLISTEN, /* accept no more clients */
-    COMMAND_RECALL,   /* of a listener or wire: return the clients that are not joined */
-    COMMAND_PAIR,     /* payload: struct pair_setup */
+    COMMAND_WIRE = 1, /* take over an SSH connection; payload: struct wire_setup */
+    COMMAND_SEND,     /* encrypt and send a packet; payload: the packet, with its length field */
+    COMMAND_SEAL_KEY, /* set the key for sending; payload: struct key_setup */
+    COMMAND_OPEN_KEY, /* set the key for receiving; payload: struct key_setup */
+    COMMAND_ACCEPTED, /* a: number of bytes in the packets that Python has processed since the last COMMAND_ACCEPTED */
+    COMMAND_ROUND_TRIP, /* a: round-trip time of an SSH connection, in nanoseconds */
+    COMMAND_CLOSE,    /* close an SSH connection */
+    COMMAND_CHANNEL,  /* open a channel; a: token of the SSH connection; payload: struct channel_setup */
+    COMMAND_ATTACH,   /* connect a client to a channel; a: the client's socket, b: histogram, c: enum attach_flag */
+    COMMAND_UNTAP,    /* stop reporting the bytes of a channel or pair */
+    COMMAND_ABORT,    /* reset a channel or pair; a: enum close_reason */
+    COMMAND_CLOSE_HISTOGRAM, /* a: index of the histogram */
+    COMMAND_LISTEN,   /* accept clients; payload: struct listener_setup */
+    COMMAND_PERMIT,   /* permit a listener to accept more clients; a: their number */
+    COMMAND_UNLISTEN, /* make a listener accept no more clients */
+    COMMAND_RECALL,   /* of a listener or an SSH connection: return its clients that are not connected to the target yet */
+    COMMAND_PAIR,     /* relay between two sockets; payload: struct pair_setup */
 };
 
-/* Records, from the engine to Python. */
+/* Records, which the engine sends to Python. Below, a to d are the arguments in `struct message_header`. */
 enum record {
-    RECORD_PACKET = 1, /* a: sequence number; payload: a packet in plain text, without its length */
-    RECORD_VIOLATION,  /* a: 1 if the authentication tag is wrong; payload: text */
+    RECORD_PACKET = 1, /* a: sequence number; payload: a decrypted packet, without its length field */
+    RECORD_VIOLATION,  /* the peer broke the SSH protocol; a: 1 if an authentication tag is wrong; payload: error message */
     RECORD_REKEY_DUE,
-    RECORD_LOST,       /* a: errno, or 0 at the end of the stream. The last record of a wire. */
+    RECORD_LOST,       /* a: errno; 0 if Python or the peer closed the SSH connection. The connection's last record. */
     RECORD_OPENED,
-    RECORD_REFUSED,    /* a: reason code; payload: text. The last record of a channel that did not open. */
+    RECORD_REFUSED,    /* a: reason code (RFC 4254, section 5.1); payload: error message. The last record of a channel that
+                          did not open. */
     RECORD_TAP,        /* a: 1 if the bytes are from the backend; b: time; payload: the bytes */
-    RECORD_ENDED,      /* a: enum close_reason; b: descriptor of a client that must linger, or -1; c: whether to reset
-                          it. The last record of a channel. */
-    RECORD_HISTOGRAM,  /* a: histogram; b: whether it is closed; c: sum in ns; payload: the counts */
-    RECORD_RPC,        /* a: 1 if the bytes are from the backend; b: time; c: XID; d: enum rpc_type, or -1: not RPC */
-    RECORD_JOINED,     /* of a listener; a: token of the new channel or pair, whose client is joined; b: token of the
-                          wire, or 0; c: time */
-    RECORD_SERVED,     /* of a listener; a: clients that were joined and have ended, each without another record; b: how
-                          many of them were reset; c, d: bytes to and from the backend */
-    RECORD_RETURNED,   /* of a listener; a: descriptor of a client that Python now owns; b: nanoseconds since the client
+    RECORD_ENDED,      /* a: enum close_reason; b: the client's socket, if Python must close it when the client has received
+                          all data, otherwise -1; c: whether to close this socket with a reset. The last record of a
+                          channel. */
+    RECORD_HISTOGRAM,  /* a: index of the histogram; b: whether the histogram is closed; c: sum of the observations in ns;
+                          payload: number of observations in each bucket */
+    RECORD_RPC,        /* a: 1 if the message is from the backend; b: time; c: XID; d: enum rpc_type; -1: not RPC */
+    RECORD_JOINED,     /* a listener has connected a client to the target; a: token of the new channel or pair; b: token of
+                          the SSH connection, or 0; c: time */
+    RECORD_SERVED,     /* of a listener, about clients that have ended without any other record; a: number of clients;
+                          b: how many of them reset their connection; c, d: bytes to and from the backend */
+    RECORD_RETURNED,   /* a listener returns a client to Python; a: the client's socket; b: nanoseconds since the client
                           was accepted; c: whether the target may still accept a connection for the client */
-    RECORD_STOPPED,    /* a listener accepts no more clients. Records of pending clients can follow. */
-    RECORD_PAIR_ENDED, /* a: enum close_reason; b, c: descriptors of a client and a backend that must linger and then be
-                          reset, or -1. The last record of a pair. */
+    RECORD_STOPPED,    /* a listener accepts no more clients. Records of clients that it accepted earlier can follow. */
+    RECORD_PAIR_ENDED, /* a: enum close_reason; b: the client's socket, c: the backend's socket. If a socket is not -1,
+                          Python must close it with a reset when its peer has received all data. The last record of a
+                          pair. */
 };
 
 enum close_reason {
@@ -107,14 +112,15 @@ enum attach_flag {
     ATTACH_MEASURE = 1,
     ATTACH_UNIX = 2,
     ATTACH_UNIX_BACKEND = 4,
-    ATTACH_DEFERRED = 8, /* of a pair: emit_deferred reports its end; Python does not use this flag */
+    ATTACH_DEFERRED = 8, /* report the end of a pair with `emit_deferred`; only the engine sets this flag */
 };
-enum tap { TAP_NONE, TAP_BYTES, TAP_RPC }; /* which bytes or messages to report to Python, from the first byte on */
+/* What the engine reports to Python about a relay: nothing, all bytes, or the headers of ONC RPC messages. */
+enum tap { TAP_NONE, TAP_BYTES, TAP_RPC };
 enum rpc_type { RPC_CALL, RPC_REPLY };
 
 struct message_header {
-    uint32_t size; /* with the payload and its alignment */
-    uint32_t payload;
+    uint32_t size; /* in bytes, with the payload and its padding for alignment */
+    uint32_t payload; /* size of the payload, in bytes */
     uint32_t kind;
     uint32_t unused;
     uint64_t token;
@@ -133,30 +139,32 @@ struct wire_setup {
     uint32_t send_seq, recv_seq;
     uint32_t max_packet_length;
     uint32_t strict;     /* whether NEWKEYS resets the sequence numbers (OpenSSH's PROTOCOL, section 1.10) */
-    uint32_t adjust_bytes; /* consumed bytes before a window adjust */
+    uint32_t adjust_bytes; /* number of consumed bytes after which the engine sends a window adjust */
     uint64_t rekey_bytes;
-    uint64_t growth_bytes; /* budget for the growth of all windows of the connection */
+    uint64_t growth_bytes; /* limit on the growth of all receive windows of the SSH connection together */
     uint64_t max_window;
 };
 
 struct channel_setup {
     uint32_t window;
     uint32_t max_packet;
-    uint32_t type_size; /* size of the first part after this struct: CHANNEL_OPEN up to the channel number. The second
-                           part is the rest of CHANNEL_OPEN after the maximum packet size (RFC 4254, section 5.1) */
+    uint32_t type_size; /* size of the channel type, with its length field. Two parts of CHANNEL_OPEN (RFC 4254, section 5.1)
+                           follow this struct: the channel type, and the bytes after the maximum packet size */
     uint32_t tap;       /* enum tap */
 };
 
-/* The counters and times of an object. Python reads them at any time; only the engine writes them. One cache line. */
+/* The counters and times of an object, such as a channel. Python can read them at any time. Only the engine writes them,
+ * except `held` of a listener. The struct fills one cache line. */
 struct gauge {
     _Atomic uint64_t to_backend, from_backend, responses;
-    _Atomic uint64_t last_active; /* of a wire: when data was last received */
-    _Atomic uint64_t request_time; /* 0: no request waits for a response */
-    _Atomic uint64_t held;         /* bytes that wait: for the client of a channel, for the peer of a wire */
-    _Atomic uint32_t generation;   /* even while the slot is free */
+    _Atomic uint64_t last_active; /* of an SSH connection: when data was last received */
+    _Atomic uint64_t request_time; /* when the client sent a request that waits for its response; 0: none */
+    _Atomic uint64_t held;         /* number of bytes that wait for a channel's client or for the peer of an SSH connection.
+                                      Of a listener: 1 after Python has withdrawn its rule */
+    _Atomic uint32_t generation;   /* odd while an object uses the slot, even while the slot is free */
     union {
-        uint32_t next_free; /* of a free slot */
-        _Atomic uint32_t eof_delivered; /* of a channel: whether its client got the end of the backend's stream */
+        uint32_t next_free; /* of a free slot: the number of the next free slot plus 1; 0: none */
+        _Atomic uint32_t eof_delivered; /* of a channel: whether the backend's end of stream was forwarded */
     };
     void *object; /* a struct wire, channel, listener or pair; only the engine uses it */
 };
@@ -165,7 +173,7 @@ enum source_kind {
     SOURCE_TIMER, SOURCE_WAKE, SOURCE_WIRE, SOURCE_CHANNEL, SOURCE_LISTENER, SOURCE_DIAL, SOURCE_SIDE, SOURCE_FREED
 };
 
-/* The object of an epoll event. It is the first member of a wire, a channel, a listener, a dial and a side of a pair. */
+/* Identifies the object of an epoll event. It is the first member of struct wire, channel, listener, dial and side. */
 struct source {
     enum source_kind kind;
     struct source *next_freed;
@@ -175,7 +183,7 @@ struct histogram {
     uint64_t counts[MAX_BOUNDS + 1];
     uint64_t sum;
     bool dirty;
-    bool deferred; /* a channel or pair whose end is deferred has used it */
+    bool deferred; /* whether to report the histogram together with the next deferred records */
 };
 
 struct piece {
@@ -184,30 +192,30 @@ struct piece {
     int next;
 };
 
-/* The ONC RPC messages in one direction of a channel or pair. */
+/* The parser of the ONC RPC messages in one direction of a channel or pair. */
 struct rpc_scanner {
-    uint32_t remaining; /* bytes of the fragment that have not arrived */
+    uint32_t remaining; /* bytes of the current fragment that have not arrived yet */
     uint32_t header_size;
     uint8_t header[12];
     bool is_continuation; /* whether the next fragment continues a message */
 };
 
-/* Which bytes or messages of a channel or pair are reported to Python. */
+/* What the engine reports to Python about the bytes of a channel or pair. */
 struct observer {
     enum tap tap;
-    struct rpc_scanner rpc[2]; /* from the client, from the backend */
+    struct rpc_scanner rpc[2]; /* [0]: bytes from the client, [1]: bytes from the backend */
 };
 
-/* Whether and since when a socket accepts no more data. A zeroed struct is a socket that accepts data. */
+/* Whether a socket accepts no more data, and since when. A zeroed struct stands for a socket that accepts data. */
 struct stall {
     uint64_t since; /* 0: the socket accepts data, or is a unix socket */
-    bool suspended; /* whether its TCP_USER_TIMEOUT is disabled */
+    bool suspended; /* whether TCP_USER_TIMEOUT of the socket is disabled */
 };
 
-/* Holds bulk data between two sockets. */
+/* A pipe(2) for splice(2), which holds bulk data on its way from one socket to another. */
 struct pipe {
     int read_end, write_end; /* -1: not open */
-    size_t size;             /* bytes in the pipe */
+    size_t size;             /* number of bytes in the pipe */
 };
 
 struct channel;
@@ -215,67 +223,67 @@ struct listener;
 struct pair;
 struct wire;
 
-/* A client of a listener that is not joined to its target yet. */
+/* A client that a listener has accepted, and that is not connected to its target yet. */
 struct pending {
-    struct listener *listener; /* NULL: no client waits */
+    struct listener *listener; /* NULL: the struct contains no client */
     struct pending *previous, *next;
-    struct source *owner; /* the channel or dial to which the client will be joined */
+    struct source *owner; /* the channel or dial that will connect the client to the target */
     uint64_t accepted_at;
     int fd;
 };
 
-/* A client of a listener that is joined to its target, and that Python does not know yet. */
+/* A client that a listener has accepted and connected to its target, but not reported to Python yet. */
 struct joined {
-    struct listener *listener; /* NULL: Python knows the client, or it was not accepted by a listener */
+    struct listener *listener; /* NULL: Python already knows the client, or has accepted the client itself */
     struct joined *previous, *next;
-    uint64_t token, wire; /* of the channel or pair, and of its wire or 0 */
-    uint64_t at;
+    uint64_t token, wire; /* tokens of the channel or pair, and of its SSH connection (0: none) */
+    uint64_t at; /* when the client was connected */
 };
 
 struct engine {
     int epoll, timer;
-    int wake;   /* eventfd: the thread must run commands, or stop */
-    int report; /* eventfd: Python must take records */
+    int wake;   /* eventfd, readable when the thread must run commands, or stop */
+    int report; /* eventfd, readable when Python must take records */
     pthread_t thread;
     bool has_thread;
-    pthread_mutex_t turn; /* held while events are handled, not while the thread waits for them */
-    pthread_mutex_t lock; /* protects the fields up to `first_free` */
-    pthread_cond_t taken; /* Python has taken records, or the thread must stop */
+    pthread_mutex_t turn; /* locked while the engine handles events, but not while it waits for events */
+    pthread_mutex_t lock; /* protects the fields from here to `first_free` */
+    pthread_cond_t taken; /* signaled when Python has taken records, or when the thread must stop */
     struct bytes commands, records;
-    bool wake_pending, report_pending; /* whether the eventfd was written, but not handled yet */
+    bool wake_pending, report_pending; /* whether the eventfd `wake` or `report` was written, and not read since */
     bool records_urgent; /* whether Python must take the records now */
     bool stopping;
     int failed;        /* the error that has ended the thread; 0: none */
-    bool records_lost; /* memory was exhausted */
+    bool records_lost; /* whether records were lost, because memory was exhausted */
     struct gauge **slabs;
     _Atomic uint32_t slab_count;
     uint32_t first_free;
-    struct bytes running; /* commands that are being executed */
+    struct bytes running; /* memory of the commands that ran last, which later commands use again */
     struct wire *wires, *dirty, *broken;
     struct channel *channels, *touched;
     struct listener *listeners;
-    struct joined *joined_first, *joined_last; /* in order of time */
+    struct joined *joined_first, *joined_last; /* oldest first */
     struct pair *pairs;
-    uint8_t *buffer; /* for the bytes of pairs; NULL before the first pair */
-    size_t share;    /* bytes that a pair may read in this turn */
-    struct pipe pipes[MAX_PIPES]; /* empty pipes, which pairs use again */
+    uint8_t *buffer; /* the shared buffer for the bytes of pairs; NULL before the first pair */
+    size_t share;    /* maximum number of bytes to read from a socket of a pair in this turn */
+    struct pipe pipes[MAX_PIPES]; /* empty pipes, which are kept for later transfers */
     uint32_t pipe_count;
-    bool cannot_splice; /* whether the kernel does not support splice(2) between these sockets */
-    struct source *freed; /* objects to free at the end of the turn: events can still refer to them */
+    bool cannot_splice; /* whether splice(2) has failed, because the kernel does not support or permit it */
+    struct source *freed; /* objects to free at the end of the turn: later events of the turn can refer to them */
     struct piece *pieces;
     int piece_count, piece_capacity;
     struct histogram *histograms;
     uint32_t histogram_count, bound_count;
     uint64_t bounds[MAX_BOUNDS];
     bool histograms_dirty;
-    uint64_t histograms_due, stall_scan_due, slow_scan_due, report_due, timer_set; /* 0: not scheduled */
+    uint64_t histograms_due, stall_scan_due, slow_scan_due, report_due, timer_set; /* times; 0: not scheduled */
     uint64_t growth_available;
-    uint64_t growth_reserve; /* bytes of the budget that the initial windows of accepted clients must not use */
+    uint64_t growth_reserve; /* part of `growth_available` that larger initial windows must leave free */
     uint32_t user_timeout; /* TCP_USER_TIMEOUT of clients, in milliseconds */
     uint8_t padding[MAX_PADDING];
 };
 
-/* One SSH connection after its login. */
+/* A wire: one SSH connection after its login. */
 struct wire {
     struct source source; /* must be first */
     bool closed, disconnected, blocked, paused, dirty, await_key, halted, strict, due_reported, path_is_fast;
@@ -290,8 +298,8 @@ struct wire {
     size_t start, end;
     struct cipher open;
     uint32_t recv_seq, max_packet_length;
-    uint64_t unaccepted; /* bytes of packets that Python has not processed */
-    uint64_t received_bytes, sent_bytes, rekey_bytes; /* since the last key exchange */
+    uint64_t unaccepted; /* bytes of the packets that Python has not processed yet */
+    uint64_t received_bytes, sent_bytes, rekey_bytes; /* since the last key exchange; rekey_bytes: when a new one is due */
     /* sending */
     uint8_t *out;
     size_t out_start, out_end, out_capacity, batch_limit;
@@ -306,25 +314,25 @@ struct wire {
     struct channel **table;
     uint32_t *free_numbers, table_size, free_count, used_count;
     uint64_t growth_available, growth_reserve, max_window, round_trip;
-    uint64_t overflow; /* channels of listeners that were opened beyond `full_load`; `to_backend` of the gauge */
+    uint64_t overflow; /* number of channels that listeners opened beyond `full_load`; also `to_backend` of the gauge */
     uint32_t adjust_bytes;
 };
 
-/* One channel, and the client that is joined to it. */
+/* One SSH channel, and the client that uses it. */
 struct channel {
     struct source source; /* must be first */
     bool open, abandoned, attached, is_unix, measure, bulk, queued, has_turn, touched;
     bool client_eof, client_broken, client_was_reset;
     bool backend_eof, channel_closed, channel_unwritable, link_lost, eof_delivered, sent_close, freed, ended;
-    bool unannounced; /* whether the engine has allocated the token, and the client of a listener is not joined yet */
-    int fd; /* the client; -1 before it is attached */
+    bool unannounced; /* whether a listener opens the channel for a client, and this client is not connected to it yet */
+    int fd; /* the client's socket; -1 before a client is attached */
     uint32_t mask, number, peer, peer_max_packet, until_sample;
     int32_t histogram, first_piece, last_piece;
     struct engine *engine;
-    struct wire *wire; /* NULL after the channel is freed */
+    struct wire *wire; /* NULL after `channel_free` */
     struct channel *previous, *next, *next_touched;
-    struct channel *queue_previous, *queue_next; /* in the queue of the wire */
-    struct pending pending; /* the client of a listener that waits for the channel to open */
+    struct channel *queue_previous, *queue_next; /* in the wire's queue of channels that wait to send */
+    struct pending pending; /* the client for which a listener opens the channel */
     struct joined joined;
     uint64_t token;
     struct gauge *gauge;
@@ -333,7 +341,7 @@ struct channel {
     uint64_t window_size, growth, consumed, adjust_threshold, period_bytes, period_start;
     uint64_t request_time;
     struct stall stall;
-    struct chunks held; /* bytes that the client's socket has not accepted */
+    struct chunks held; /* bytes that the client's socket has not accepted yet */
     struct observer observer;
 };
 
@@ -355,17 +363,17 @@ static inline void gauge_set(_Atomic uint64_t *field, uint64_t value)
     atomic_store_explicit(field, value, memory_order_relaxed);
 }
 
-/* command.c */
+/* command.c: runs commands. */
 void run_commands(struct engine *);
 
-/* loop.c */
+/* loop.c: the engine and its epoll loop. */
 bool engine_init(struct engine *, const uint64_t *bounds, uint32_t bound_count);
 int engine_turn(struct engine *, int timeout_ms);
 void engine_clear(struct engine *);
 void close_reported(const struct bytes *records);
 void free_later(struct engine *, struct source *);
 
-/* thread.c */
+/* thread.c: the engine's thread, and notifications. */
 int thread_start(struct engine *);
 void thread_stop(struct engine *);
 void thread_wake(struct engine *);
@@ -383,7 +391,7 @@ void set_user_timeout(int fd, uint32_t milliseconds);
 void timer_arm(struct engine *);
 void timer_expired(struct engine *);
 
-/* wire.c */
+/* wire.c: SSH connections. */
 void wire_create(struct engine *, uint64_t token, const struct wire_setup *);
 void wire_break(struct wire *, int error);
 void wire_violation(struct wire *, bool bad_tag, const char *format, ...) __attribute__((format(printf, 3, 4)));
@@ -396,11 +404,11 @@ bool wire_add_channel(struct wire *, struct channel *);
 void wire_remove_channel(struct wire *, struct channel *);
 struct channel *wire_find_channel(struct wire *, uint32_t number);
 
-/* receive.c */
+/* receive.c: received packets of SSH connections. */
 void receive_from_peer(struct wire *);
 void receive_packets(struct wire *);
 
-/* send.c */
+/* send.c: packets to send on SSH connections. */
 bool may_send(const struct wire *);
 bool congested(const struct wire *);
 void send_plain(struct wire *, const uint8_t *packet, size_t size);
@@ -419,7 +427,7 @@ void queue_channel(struct channel *);
 void dequeue_channel(struct channel *);
 void serve_queue(struct wire *);
 
-/* channel.c: opening, the channel's packets. */
+/* channel.c: opens channels, and handles their packets. */
 void channel_create(struct engine *, struct wire *, uint64_t token, const struct channel_setup *, const uint8_t *rest,
                     size_t size);
 struct channel *channel_open(struct engine *, struct wire *, uint64_t token, const struct channel_setup *,
@@ -442,7 +450,7 @@ void client_update_mask(struct channel *);
 void client_unwritable(struct channel *, int error);
 void client_unregister(struct channel *);
 
-/* rpc.c */
+/* rpc.c: reports of bytes and ONC RPC messages for taps. */
 void report_tap(struct engine *, uint64_t token, struct observer *, bool from_backend, uint64_t now, const uint8_t *data,
                 size_t size);
 
@@ -451,7 +459,7 @@ void client_add_piece(struct channel *, const uint8_t *data, uint32_t size);
 void client_deliver_all(struct engine *);
 void client_flush(struct channel *);
 
-/* ending.c: the ends of the two directions, and of the relay. */
+/* ending.c: ends the two directions of a channel, and the whole relay. */
 void ending_propagate(struct channel *);
 void ending_backend(struct channel *, bool close);
 void ending_link_lost(struct channel *);

@@ -41,7 +41,7 @@ class Engine:
     to it. Commands are asynchronous: the thread runs them in order.
 
     Args:
-        bounds: Upper bounds of the buckets of histograms, in seconds, ascending.
+        bounds: Upper bounds of the buckets of all histograms, in seconds, in ascending order.
         growth_bytes: Limit, in bytes, on the growth of all receive windows together.
         user_timeout: TCP_USER_TIMEOUT of clients, in milliseconds.
 
@@ -61,7 +61,10 @@ class Engine:
         """Stop the thread, reset all clients, and close all sockets. Other methods then raise ValueError."""
 
     def fileno(self) -> int:
-        """Return a descriptor that is readable when `take` has records. Without a thread: when `turn` has work."""
+        """Return a descriptor that is readable when `take` can return records.
+
+        If the engine has no thread, the descriptor is readable when `turn` has work.
+        """
 
     def turn(self) -> None:
         """Run the queued commands, and handle the events that have occurred. Only for tests, which start no thread.
@@ -71,7 +74,7 @@ class Engine:
         """
 
     def take(self) -> list[tuple[int, int, tuple[int, int, int, int], bytes]]:
-        """Remove and return the records, in order: kind, token, four arguments, payload.
+        """Remove and return the records, oldest first. Each has a kind, a token, four arguments and a payload.
 
         Raises:
             OSError: Records were lost, or the thread has ended. The caller must close the engine.
@@ -87,7 +90,7 @@ class Engine:
     def gauge(self, token: int, /) -> tuple[int, int, int, float, float, int, bool]:
         """Return the counters and times of an object.
 
-        Times are monotonic, in seconds. Values without a meaning for the object are not listed.
+        Times are monotonic, in seconds. The list below omits the values that have no meaning for the object.
 
         - Channel or pair: the number of bytes to the backend, the number of bytes from the backend, the number of
           responses, the time of the last activity, the time of the pending request (0 if there is none), the number
@@ -96,7 +99,7 @@ class Engine:
           connections had at least `full_load` channels. The second is the number of bytes received since the last
           key exchange. The third is the number of channels. The fourth is the time at which data was last received.
         - Listener: the first value is the number of clients that use a permit. The third is the number of
-          clients that are joined, but not reported to Python yet.
+          clients that are connected to the target, but not reported to Python yet.
 
         Raises:
             KeyError: The token was released.
@@ -109,7 +112,7 @@ class Engine:
         """
 
     def growth(self) -> int:
-        """Return the number of bytes by which receive windows can still grow."""
+        """Return the number of bytes by which all receive windows together can still grow."""
 
     def wire(
         self,
@@ -131,7 +134,7 @@ class Engine:
             token: A new token.
             fd: The socket.
             seal: For sending: the name of the cipher, its key and nonce, and the sequence number of the next packet.
-            open_: The same for receiving.
+            open_: The same values for receiving.
             max_packet_length: Maximum length of a received packet.
             strict: Whether new keys reset the sequence numbers (strict key exchange).
             rekey_bytes: Number of bytes in one direction after which the native engine emits RECORD_REKEY_DUE.
@@ -141,13 +144,24 @@ class Engine:
         """
 
     def key(self, token: int, sealing: bool, cipher: str, key: bytes, iv: bytes, /) -> None:
-        """Replace a key: for sending, after NEWKEYS was sent; for receiving, after NEWKEYS was received."""
+        """Replace a key. Call this after NEWKEYS was sent (key for sending) or received (key for receiving).
+
+        Args:
+            token: The token of the connection.
+            sealing: Whether to replace the key for sending; False for the key for receiving.
+            cipher: The name of the cipher.
+            key: The new key.
+            iv: The nonce of the next packet; empty if the cipher needs none.
+        """
 
     def send(self, token: int, packet: bytes, /) -> None:
-        """Encrypt and send a packet of asyncssh: length, padding length, payload and padding."""
+        """Encrypt and send a packet that asyncssh has built: packet length, padding length, payload, padding."""
 
     def command(self, command: int, token: int, argument: int, /) -> None:
-        """Queue a command with one argument. After COMMAND_UNLISTEN, the engine returns every accepted client."""
+        """Queue a command with one argument.
+
+        As soon as COMMAND_UNLISTEN is queued, the listener returns each client that it accepts to Python.
+        """
 
     def channel(
         self, token: int, wire: int, window: int, max_packet: int, tap: int, head: bytes, rest: bytes, /
@@ -205,17 +219,18 @@ class Engine:
             token: A new token.
             fd: A listening TCP socket, non-blocking.
             histogram: The histogram for response latency.
-            open_histogram: The histogram for the times from accepting a client to joining it.
+            open_histogram: The histogram for the times from accepting a client to connecting it to the target.
             permits: Number of clients to accept. COMMAND_PERMIT permits more.
             min_window: The initial receive window of a channel if `window` is too large for the growth budgets.
             window: The initial receive window of a channel otherwise.
             max_packet: The maximum size of received packets.
             full_load: Number of channels of a connection beyond which `gauge` counts new channels.
-            min_responses: A client that ends soon is reported individually if it received fewer responses.
+            min_responses: A client with fewer responses is reported individually, even if its connection is short.
             tap: Whether to report the bytes as RECORD_TAP, until COMMAND_UNTAP.
             wires: Tokens of the connections, as native unsigned 64-bit integers.
-            networks: Networks that are allowed to connect; empty to allow all. For each: the size of an address, the
-                length of the prefix in bits (one byte each), and the address (16 bytes, padded at the end).
+            networks: Networks that are allowed to connect; empty to allow all. Each consists of the size of the
+                address in bytes (one byte), the length of the prefix in bits (one byte), and the address (16 bytes,
+                padded at the end).
             head: The channel type, as in CHANNEL_OPEN.
             rest: The bytes of CHANNEL_OPEN after the maximum packet size.
         """
@@ -236,7 +251,7 @@ class Engine:
         options: bytes,
         /,
     ) -> None:
-        """Accept clients, connect a new socket to the target for each, and relay between the two as `pair` does.
+        """Accept clients. For each, connect a new socket to the target, and relay between both as `pair` does.
 
         Args:
             token: See `listen`.

@@ -1,8 +1,11 @@
-/* Detects whether a TCP socket has received the peer's FIN, and thus all data, before it failed.
+/* Detects whether a TCP socket received the peer's FIN, and thus all data, before the socket failed.
  *
- * If a socket fails after splice(2) has written data to it, the kernel drops the error (ECONNRESET): later writes report
- * EPIPE, and reads report an end of stream, as after a FIN. The kernel counts a FIN as one received byte, but not as an
- * unread one, so its counters distinguish the two.
+ * This check is necessary because splice(2) can hide a reset. If the peer resets the connection after splice(2) has written
+ * some data, the kernel drops the error (ECONNRESET). Later calls then behave as after a FIN: writes report EPIPE, and reads
+ * report the end of the stream.
+ *
+ * The kernel counts a FIN as one received byte (TCP_INFO), but not as an unread byte (FIONREAD). The two counters therefore
+ * show whether a FIN arrived.
  */
 #include <linux/tcp.h>
 #include <netinet/in.h>
@@ -14,7 +17,7 @@
 
 #define MAX_ATTEMPTS 16
 
-enum tcp_state { STATE_ESTABLISHED = 1, STATE_CLOSE_WAIT = 8 }; /* linux/tcp_states.h */
+enum tcp_state { STATE_ESTABLISHED = 1, STATE_CLOSE_WAIT = 8 }; /* from linux/tcp_states.h */
 
 static bool read_info(const struct side *s, struct tcp_info *info)
 {
@@ -24,10 +27,12 @@ static bool read_info(const struct side *s, struct tcp_info *info)
     return getsockopt(s->fd, IPPROTO_TCP, TCP_INFO, info, &size) == 0;
 }
 
-/* Return the number of received bytes that are not unread: those that were read, plus one for a FIN. Set the state.
+/* Set `state` to the TCP state, and `received` to the number of received bytes minus the unread bytes. A FIN counts as one
+ * byte. Return false if the values cannot be read.
  *
- * No system call returns all these values at one time: data can arrive between TCP_INFO and FIONREAD, and TCP_INFO reads
- * the state before it locks the socket. If nothing has changed after FIONREAD, the values belong together.
+ * No system call returns all values together. Data can arrive between TCP_INFO and FIONREAD, and TCP_INFO reads the state
+ * before it locks the socket. Therefore, read TCP_INFO before and after FIONREAD, and repeat this until both results are
+ * equal.
  */
 static bool counters(const struct side *s, uint8_t *state, uint64_t *received)
 {
@@ -46,8 +51,8 @@ static bool counters(const struct side *s, uint8_t *state, uint64_t *received)
     return false;
 }
 
-/* Start to detect a FIN. Return false if the socket has failed, or if data arrives too fast. A unix socket needs no
- * detection. */
+/* Start to detect a FIN. Return false if the socket has failed, or if data arrives too fast to read consistent counters. Do
+ * nothing for a unix socket, and return true. */
 bool fin_track(struct side *s)
 {
     uint64_t received = 0;
@@ -62,7 +67,8 @@ bool fin_track(struct side *s)
     return true;
 }
 
-/* Return whether the connection was reset before a FIN. Call it after the socket has failed, or at its end of stream. */
+/* Return whether the peer has reset the connection before a FIN. Call this only after the socket has failed, or after a read
+ * has reported the end of the stream. */
 bool fin_missing(const struct side *s)
 {
     uint64_t received = 0;

@@ -1,4 +1,4 @@
-/* Response latencies, TCP_USER_TIMEOUT of stalled clients, and the engine's timer. */
+/* Measures response latencies, suspends TCP_USER_TIMEOUT of sockets that accept no data, and sets the engine's timer. */
 #include <errno.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
@@ -12,7 +12,7 @@
 #define HISTOGRAM_DELAY (SECOND / 10)
 #define STALL_SCAN_INTERVAL (10 * SECOND)
 #define STALLED_AFTER (30 * SECOND)
-#define ACK_MARGIN (5 * SECOND) /* an earlier acknowledgment might answer data that was sent before the stall */
+#define ACK_MARGIN (5 * SECOND) /* an acknowledgment at the beginning of a stall might belong to data sent earlier */
 
 bool histogram_ensure(struct engine *e, uint32_t index)
 {
@@ -43,7 +43,7 @@ void histogram_add(struct engine *e, uint32_t index, uint64_t ns)
         e->histograms_due = clock_ns() + HISTOGRAM_DELAY;
 }
 
-/* Report the observations since the last report, and reset them. */
+/* Report the observations of a histogram since its last report, and reset the histogram. */
 void histogram_emit(struct engine *e, uint32_t index, bool closed)
 {
     struct histogram *h;
@@ -59,7 +59,8 @@ void histogram_emit(struct engine *e, uint32_t index, bool closed)
     }
 }
 
-/* Report the latencies of a channel or pair that has ended: with the next deferred records if `later`, otherwise now. */
+/* Report the latencies of a channel or pair that has ended: if `later`, together with the next deferred records, otherwise
+ * immediately. */
 void histogram_report(struct engine *e, uint32_t index, bool later)
 {
     if (later)
@@ -73,7 +74,7 @@ void set_user_timeout(int fd, uint32_t milliseconds)
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &milliseconds, sizeof milliseconds);
 }
 
-/* Return the time since the last acknowledgment from the client; 0 if it is unknown. */
+/* Return the time since the last acknowledgment from the peer; 0 if the kernel does not report it. */
 static uint64_t since_acknowledgment(int fd)
 {
     struct tcp_info info = {0};
@@ -100,10 +101,10 @@ void stall_set(struct engine *e, struct stall *s, int fd, bool stalled)
     *s = (struct stall){.since = stalled ? clock_ns() : 0};
 }
 
-/* Disable TCP_USER_TIMEOUT while the peer acknowledges window probes but does not read.
+/* Disable TCP_USER_TIMEOUT while the peer acknowledges window probes, but reads no data.
  *
- * The kernel would close the connection after a zero window of that duration, although RFC 9293, section 3.8.6.1,
- * requires a sender to keep it open.
+ * Otherwise, the kernel closes the connection if the peer's receive window is zero for longer than TCP_USER_TIMEOUT. But
+ * RFC 9293, section 3.8.6.1, requires a sender to keep this connection open.
  */
 static void check_stalled(struct engine *e, struct stall *s, int fd, uint64_t now)
 {
@@ -156,14 +157,14 @@ static void emit_histograms(struct engine *e, bool only_deferred)
     }
 }
 
-/* Make Python take the deferred records, with the latencies of the pairs that have ended. */
+/* Notify Python of the deferred records, and report the latencies of the channels and pairs that have ended. */
 static void report_deferred(struct engine *e, uint64_t now)
 {
     e->report_due = 0;
     joined_report(e, now);
     emit_histograms(e, true);
     pthread_mutex_lock(&e->lock);
-    e->records_urgent = e->records.size > 0; /* Python can have taken them for another reason */
+    e->records_urgent = e->records.size > 0; /* Python might have taken the records already */
     pthread_mutex_unlock(&e->lock);
 }
 

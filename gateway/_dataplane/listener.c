@@ -1,4 +1,5 @@
-/* Accepts clients by a rule from Python, and opens their channels or dials. Returns the clients that the rule refuses. */
+/* Accepts clients according to a rule from Python. Opens a channel for each client, or dials the target. Returns to Python
+ * the clients that the rule refuses. */
 #include <errno.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -7,7 +8,7 @@
 #include "listener.h"
 
 #define ACCEPTS_PER_TURN 64u
-#define MAX_PENDING 64u /* clients of a listener that are not joined yet; further clients wait in the kernel */
+#define MAX_PENDING 64u /* clients of a listener that wait for a connection to the target; others wait in the kernel */
 
 /* Start to accept clients. Emits RECORD_STOPPED if this fails, or when the listener stops later. */
 void listener_create(struct engine *e, uint64_t token, const struct listener_setup *setup, size_t size)
@@ -37,7 +38,8 @@ void listener_create(struct engine *e, uint64_t token, const struct listener_set
     listener_watch(l);
 }
 
-/* Register the socket unless too many clients are pending. Each client wakes only one of the engines that wait. */
+/* Register the listening socket with epoll. If the listener has stopped, or MAX_PENDING clients wait for a connection to the
+ * target, unregister the socket. With EPOLLEXCLUSIVE, a new client does not wake all engines that share the socket. */
 void listener_watch(struct listener *l)
 {
     bool wanted = !l->stopped && l->pending < MAX_PENDING;
@@ -52,7 +54,7 @@ void listener_watch(struct listener *l)
     }
 }
 
-/* Accept no more clients. Pending clients are still joined. */
+/* Accept no more clients. The engine still connects the clients that it has already accepted to the target. */
 void listener_stop(struct listener *l)
 {
     if (l->stopped)
@@ -66,7 +68,7 @@ void listener_stop(struct listener *l)
     emit(l->engine, RECORD_STOPPED, l->token, NULL, NULL, 0);
 }
 
-/* Free a listener that has stopped and has no pending client. Its memory is valid until the end of the turn. */
+/* Free a listener that has stopped, and for which no client waits. Its memory is valid until the end of the turn. */
 void listener_free(struct listener *l)
 {
     if (l->previous)
@@ -121,7 +123,8 @@ static uint32_t load_of(const struct wire *w)
     return w->used_count - w->free_count;
 }
 
-/* Return the connection with the fewest channels, round-robin among several of them; NULL if all are closed. */
+/* Return the SSH connection with the fewest channels. Choose round-robin among connections with equally few channels. Return
+ * NULL if no connection can open channels. */
 static struct wire *choose_wire(struct listener *l)
 {
     const uint64_t *tokens = (const void *)(l->setup + 1);
@@ -172,7 +175,9 @@ static void take_client(struct listener *l, int fd, const struct sockaddr_storag
 {
     bool permitted;
 
-    atomic_store(&l->gauge->to_backend, ++l->accepted); /* before `held` is read: Python writes and reads in that order */
+    /* Count the client before `withdrawn` reads `held`. Python sets `held` before it reads the count. Therefore, Python sees
+     * this client in the count, or this function sees that the rule is withdrawn. */
+    atomic_store(&l->gauge->to_backend, ++l->accepted);
     permitted = !withdrawn(l) && allowed(l, from);
     if (permitted && (l->setup->address_size ? dial_start(l, fd) : open_channel(l, fd)))
         return;
@@ -181,7 +186,7 @@ static void take_client(struct listener *l, int fd, const struct sockaddr_storag
     report_returned(l, fd, 0, false);
 }
 
-/* Accept the waiting clients. Stop if no more are permitted, or on an error: Python then accepts the clients. */
+/* Accept the waiting clients. If no permits are left or accept4(2) fails, stop: Python then accepts the next clients. */
 void listener_event(struct listener *l)
 {
     struct sockaddr_storage from;

@@ -1,4 +1,4 @@
-/* Clients that the engine accepts without Python. */
+/* Declarations for the clients that the native engine accepts without Python. */
 #ifndef GATEWAY_DATAPLANE_LISTENER_H
 #define GATEWAY_DATAPLANE_LISTENER_H
 
@@ -9,55 +9,55 @@
 /* A network that clients are allowed to connect from. */
 struct network {
     uint8_t size;   /* of the address, in bytes: 4 or 16 */
-    uint8_t prefix; /* in bits */
+    uint8_t prefix; /* length of the prefix, in bits */
     uint8_t address[16];
 };
 
-/* An option of a dialed socket, for setsockopt(2). */
+/* An option, for setsockopt(2), of the sockets that the engine connects to targets. */
 struct socket_option {
     int32_t level, name, value;
 };
 
-/* The rule of a listener. After this struct follow the tokens of the wires and the networks. Then, if the clients are
- * joined to channels, follow the channel type, and the bytes after the maximum packet size in CHANNEL_OPEN (RFC 4254,
- * section 5.1); otherwise, the options of the dialed sockets. */
+/* The rule of a listener. The tokens of the SSH connections and the networks follow this struct. If the engine opens
+ * channels for the clients, two parts of CHANNEL_OPEN (RFC 4254, section 5.1) come next: the channel type, and the bytes
+ * after the maximum packet size. If the engine dials the target, the options of the dialed sockets come next. */
 struct listener_setup {
-    uint64_t permits; /* clients to accept until more are permitted */
+    uint64_t permits; /* number of clients to accept until Python permits more */
     int32_t fd;       /* a listening TCP socket, non-blocking */
-    uint32_t histogram; /* of response latencies */
-    uint32_t open_histogram; /* of the times from accepting to joining a client */
-    uint32_t min_window, window; /* initial receive window: `window` while the budgets for growth are large */
+    uint32_t histogram; /* index of the histogram of response latencies */
+    uint32_t open_histogram; /* index of the histogram of the times from accepting a client to connecting it to the target */
+    uint32_t min_window, window; /* initial receive window: `window` if the growth budgets allow it, else `min_window` */
     uint32_t max_packet;
-    uint32_t full_load; /* of a wire, in channels: the wire counts the channels that are opened beyond it */
-    uint32_t min_responses; /* a client that got fewer responses is reported even if it ends soon */
+    uint32_t full_load; /* number of channels of an SSH connection beyond which the engine counts new channels */
+    uint32_t min_responses; /* a client with fewer responses is reported individually, even if it ends soon */
     uint32_t wire_count, network_count; /* without networks, every address is allowed */
     uint32_t type_size, rest_size;
     uint32_t tap; /* see struct channel_setup */
     uint32_t option_count;
-    socklen_t address_size; /* 0: the clients are joined to channels */
+    socklen_t address_size; /* 0: the engine opens channels instead of dialing an address */
     struct sockaddr_storage address;
 };
 
-/* A listening socket and its rule. Python withdraws the rule by setting `held` of the gauge, then COMMAND_UNLISTEN.
- * `to_backend` of the gauge is `accepted`, `responses` is `unreported`. */
+/* A listening socket and its rule. To withdraw the rule, Python sets `held` of the gauge, and then queues COMMAND_UNLISTEN.
+ * In the gauge, `to_backend` has the value of `accepted`, and `responses` has the value of `unreported`. */
 struct listener {
     struct source source; /* must be first */
     bool watched, stopped;
     int fd;
     uint32_t next_wire, pending;
     uint64_t permitted, token;
-    uint64_t accepted; /* clients that have used a permit. A client that RECORD_SERVED reports gives its permit back. */
-    uint64_t unreported; /* joined clients that Python does not know yet */
-    uint64_t served, served_resets, served_to_backend, served_from_backend; /* since the last RECORD_SERVED */
+    uint64_t accepted; /* number of clients that use a permit. A client that RECORD_SERVED reports gives its permit back. */
+    uint64_t unreported; /* number of clients that are connected to the target, but not reported to Python yet */
+    uint64_t served, served_resets, served_to_backend, served_from_backend; /* sums since the last RECORD_SERVED */
     struct engine *engine;
     struct gauge *gauge;
     struct listener *previous, *next;
-    struct pending *first, *last; /* oldest first */
+    struct pending *first, *last; /* clients that are not connected to the target yet, oldest first */
     struct listener_setup *setup;
-    const uint8_t *networks, *target; /* in the memory of `setup`; target: what follows the networks */
+    const uint8_t *networks, *target; /* in the memory of `setup`; `target`: the data after the networks */
 };
 
-/* A connection to the target of a listener that is not established yet. */
+/* An attempt to connect to a listener's target over TCP, and the client that waits for this connection. */
 struct dial {
     struct source source; /* must be first */
     struct pending pending;
@@ -66,13 +66,13 @@ struct dial {
     bool watched;
 };
 
-/* listener.c */
+/* listener.c: accepts clients. */
 void listener_create(struct engine *, uint64_t token, const struct listener_setup *, size_t size);
 void listener_stop(struct listener *);
 void listener_permit(struct listener *, uint64_t count);
 void listener_event(struct listener *);
 
-/* pending.c: clients that are not joined yet. */
+/* pending.c: clients that are not connected to their target yet. */
 void pending_add(struct listener *, struct pending *, struct source *owner, int fd);
 int pending_remove(struct pending *);
 void pending_joined(struct channel *);
@@ -83,14 +83,14 @@ void listener_watch(struct listener *);
 void listener_free(struct listener *);
 void report_returned(const struct listener *, int fd, uint64_t waited, bool abandoned);
 
-/* served.c: joined clients, and those that have ended before Python knew them. */
+/* served.c: clients that are connected to their target, but not reported to Python yet. */
 void joined_add(struct joined *, struct listener *, uint64_t token, uint64_t wire, uint64_t accepted_at);
 bool joined_end(struct engine *, struct joined *, enum close_reason, bool lingers, const struct gauge *);
 void joined_report(struct engine *, uint64_t now);
 void joined_report_all(struct listener *);
 void joined_report_lost(struct engine *, uint64_t wire);
 
-/* dial.c */
+/* dial.c: connects to targets without SSH. */
 bool dial_start(struct listener *, int client);
 void dial_event(struct dial *);
 void dial_close(struct dial *);

@@ -1,4 +1,4 @@
-/* The epoll loop. */
+/* Runs the epoll loop of a native engine. */
 #include <errno.h>
 #include <stdint.h>
 #include <sys/eventfd.h>
@@ -11,7 +11,7 @@
 #include "pair.h"
 
 #define MAX_EVENTS 256
-#define MAX_TURN ((size_t)4 * 1024 * 1024) /* bytes that all pairs read together in a turn, if MIN_SHARE permits */
+#define MAX_TURN ((size_t)4 * 1024 * 1024) /* bytes to read from pairs per turn, which `share_of` divides among events */
 #define MIN_SHARE ((size_t)64 * 1024)
 #define MAX_SHARE ((size_t)1024 * 1024)
 
@@ -45,7 +45,7 @@ bool engine_init(struct engine *e, const uint64_t *bounds, uint32_t bound_count)
            getrandom(e->padding, sizeof e->padding, 0) == sizeof e->padding;
 }
 
-/* Free a wire, channel, listener, dial or pair at the end of the turn. */
+/* Free an SSH connection, channel, listener, dial or pair at the end of the turn. */
 void free_later(struct engine *e, struct source *source)
 {
     source->kind = SOURCE_FREED;
@@ -71,7 +71,7 @@ static void dispatch(struct engine *e, const struct epoll_event *event)
     case SOURCE_TIMER:
         timer_expired(e);
         break;
-    case SOURCE_WAKE: /* the commands are run after all events */
+    case SOURCE_WAKE: /* `engine_turn` runs the commands after all events */
         thread_woken(e);
         break;
     case SOURCE_WIRE:
@@ -94,7 +94,8 @@ static void dispatch(struct engine *e, const struct epoll_event *event)
     }
 }
 
-/* Close wires that have failed. This is delayed, because the functions that notice a failure still use the wire. */
+/* Free the SSH connections that have failed. The functions that notice a failure only record it, because they still use the
+ * connection afterwards. */
 static void close_broken(struct engine *e)
 {
     while (e->broken) {
@@ -105,7 +106,7 @@ static void close_broken(struct engine *e)
     }
 }
 
-/* Send what the events of this turn have queued, until nothing is left to send. */
+/* Finish a turn: send the queued packets, close the failed SSH connections, set the timer, and free the ended objects. */
 static void finish_turn(struct engine *e)
 {
     do {
@@ -124,7 +125,8 @@ static void finish_turn(struct engine *e)
     free_now(e);
 }
 
-/* Return how many bytes each pair may read in this turn. The limit keeps pairs with little data from waiting long. */
+/* Return the maximum number of bytes to read from each socket of a pair in this turn. The limit prevents bulk data from
+ * delaying other sockets. */
 static size_t share_of(int events)
 {
     size_t share = MAX_TURN / (size_t)events;
@@ -132,7 +134,7 @@ static size_t share_of(int events)
     return share < MIN_SHARE ? MIN_SHARE : share > MAX_SHARE ? MAX_SHARE : share;
 }
 
-/* Run the commands that wait, then wait for events and handle them. Return 0, or the error of epoll_wait(2). */
+/* Run the queued commands, wait for events, and handle the events. Return 0, or the error of epoll_wait(2). */
 int engine_turn(struct engine *e, int timeout_ms)
 {
     struct epoll_event events[MAX_EVENTS];
@@ -156,7 +158,7 @@ int engine_turn(struct engine *e, int timeout_ms)
     return error;
 }
 
-/* Close the descriptors of clients in records that Python does not handle. */
+/* Close the sockets in records that Python does not get. */
 void close_reported(const struct bytes *records)
 {
     struct message_header header;
@@ -171,7 +173,7 @@ void close_reported(const struct bytes *records)
 void engine_clear(struct engine *e)
 {
     thread_stop(e);
-    run_commands(e); /* takes ownership of the descriptors in waiting commands */
+    run_commands(e); /* the engine then owns the sockets in these commands, and can close them */
     for (struct listener *l = e->listeners, *next; l; l = next) {
         next = l->next;
         listener_stop(l);

@@ -1,4 +1,4 @@
-/* The Python type `Engine`. Its methods append commands and take records. */
+/* Implements the Python type `Engine`. Its methods append commands and take records. */
 #include "module.h"
 
 #include <errno.h>

@@ -12,10 +12,10 @@ struct object {
     struct engine *engine; /* NULL after `close` */
 };
 
-/* Return the engine of an object; NULL, with an exception, if it is closed. */
+/* Return the engine of a Python object. If the engine is closed, set an exception, and return NULL. */
 struct engine *engine_of(PyObject *self);
 
-/* module_state.c: methods that take records and read states. */
+/* module_state.c: methods that take records and read the states of objects. */
 PyObject *method_take(PyObject *self, PyObject *unused);
 PyObject *method_token(PyObject *self, PyObject *unused);
 PyObject *method_release(PyObject *self, PyObject *token);
@@ -34,7 +34,7 @@ PyObject *method_pair(PyObject *self, PyObject *args);
 PyObject *queued(struct engine *, const struct message_header *, const void *payload, const void *more,
                  size_t more_size);
 
-/* module_listener.c */
+/* module_listener.c: methods that let the engine accept clients. */
 PyObject *method_listen(PyObject *self, PyObject *args);
 PyObject *method_listen_and_dial(PyObject *self, PyObject *args);
 

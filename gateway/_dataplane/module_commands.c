@@ -13,7 +13,7 @@ PyObject *queued(struct engine *e, const struct message_header *header, const vo
     Py_RETURN_NONE;
 }
 
-/* Copy a key. Return false, with an exception, if its size is not valid. */
+/* Copy a key and its IV into `setup`. If a size is not valid, set an exception, and return false. */
 static bool fill_key(struct key_setup *setup, const char *cipher, const Py_buffer *key, const Py_buffer *iv)
 {
     const struct cipher_type *type = cipher_type_named(cipher);
@@ -103,14 +103,14 @@ PyObject *method_send(PyObject *self, PyObject *args)
     return result;
 }
 
-/* Make a listener return all clients that it accepts from now on, before it runs COMMAND_UNLISTEN. */
+/* Make a listener return to Python each client that it accepts from now on, even before COMMAND_UNLISTEN runs. */
 static void withdraw(struct engine *e, uint64_t token)
 {
     struct gauge *gauge = slot_find(e, token);
 
     if (gauge)
         atomic_store(&gauge->held, 1);
-    atomic_thread_fence(memory_order_seq_cst); /* before Python reads the number of accepted clients */
+    atomic_thread_fence(memory_order_seq_cst); /* Python then reads the number of accepted clients; see `take_client` */
 }
 
 PyObject *method_command(PyObject *self, PyObject *args)

@@ -14,7 +14,7 @@ static bool append(struct bytes *all, const void *data, size_t size)
     return at != NULL;
 }
 
-/* Queue COMMAND_LISTEN. Releases the parts, which follow `setup` in the command. */
+/* Queue COMMAND_LISTEN. Its payload is `setup`, followed by the parts. Release the buffers of the parts. */
 static PyObject *listen_command(struct engine *e, uint64_t token, const struct listener_setup *setup, Py_buffer *parts,
                                 size_t count)
 {
@@ -40,7 +40,7 @@ PyObject *method_listen(PyObject *self, PyObject *args)
 {
     struct engine *e = engine_of(self);
     struct listener_setup setup = {0};
-    Py_buffer parts[4]; /* tokens of wires, networks, channel type, rest of CHANNEL_OPEN */
+    Py_buffer parts[4]; /* tokens of SSH connections, networks, channel type, rest of CHANNEL_OPEN */
     unsigned long long token, permits;
     int tap;
 
@@ -82,7 +82,7 @@ PyObject *method_listen_and_dial(PyObject *self, PyObject *args)
 {
     struct engine *e = engine_of(self);
     struct listener_setup setup = {0};
-    Py_buffer parts[2], host; /* networks, options */
+    Py_buffer parts[2], host; /* parts: networks, options of the sockets to the target */
     unsigned long long token, permits;
     unsigned short port;
     unsigned int scope;

@@ -1,4 +1,4 @@
-/* Methods of `Engine` that take records and read states. */
+/* Methods of `Engine` that take records and read the states of objects. */
 #include <errno.h>
 
 #include "listener.h"
@@ -38,7 +38,7 @@ PyObject *method_take(PyObject *self, PyObject *unused)
         errno = failed;
         PyErr_SetFromErrno(PyExc_OSError);
     }
-    if (!list) /* the records are lost */
+    if (!list) /* Python does not get these records, so close the sockets in them */
         close_reported(&taken);
     bytes_free(&taken);
     return list;
@@ -125,7 +125,8 @@ static PyObject *state_of(struct gauge *g)
                          "backend_eof", PyBool_FromLong(c->backend_eof), "closed", PyBool_FromLong(c->channel_closed));
 }
 
-/* Return the state of a wire, channel, listener or pair as a dict, for tests. Waits for the end of a turn of the thread. */
+/* Return the internal state of an SSH connection, channel, listener or pair as a dict, for tests. If the engine's thread is
+ * handling events, wait until it has finished. */
 PyObject *method_inspect(PyObject *self, PyObject *token)
 {
     struct engine *e = engine_of(self);

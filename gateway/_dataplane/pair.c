@@ -1,6 +1,6 @@
-/* A pair: its registrations, and its end.
+/* Manages a pair of sockets: their registrations with epoll, and the end of the pair.
  *
- * Each end gets either every byte that the other end has sent before its end of stream, or a reset.
+ * The peer of each socket receives either every byte that the other peer has sent before its end of stream, or a reset.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -33,11 +33,11 @@ static void set_mask(struct side *s, uint32_t mask)
         stall_set(e, &s->stall, s->fd, mask & EPOLLOUT);
     if (epoll_ctl(e->epoll, operation, s->fd, &event) == 0)
         s->mask = mask;
-    else /* the kernel has no memory */
+    else /* the kernel has no memory left */
         pair_abort(s->pair, CLOSE_ABORTED);
 }
 
-/* Set the events to wait for; see `client_update_mask` about those of a socket that waits for nothing. */
+/* Set the events that epoll reports for a socket. `client_update_mask` explains the mask of a socket without events. */
 static void update_mask(struct side *s)
 {
     uint32_t mask;
@@ -51,14 +51,15 @@ static void update_mask(struct side *s)
         set_mask(s, mask);
 }
 
-/* Close a socket. Return its descriptor instead if Python must let it linger, because data from its peer was lost. */
+/* Close a socket, and return -1. If data from its peer was discarded, return the descriptor instead: Python then closes the
+ * socket after the peer has received all data. */
 static int close_side(struct side *s, bool reset)
 {
     int lingering = -1;
 
     if (s->mask)
         set_mask(s, 0);
-    if (reset || (s->discarding && s->other->discarding)) /* `other->discarding`: this socket has failed */
+    if (reset || (s->discarding && s->other->discarding)) /* if `other->discarding`, this socket has failed */
         reset_fd(s->fd, s->is_unix);
     else if (s->discarding)
         lingering = s->fd;
@@ -98,13 +99,13 @@ static void finish(struct pair *p, enum close_reason reason, bool reset)
     free_later(e, &p->client.source);
 }
 
-/* Reset both sockets now. */
+/* Reset both sockets immediately, and end the pair. */
 void pair_abort(struct pair *p, enum close_reason reason)
 {
     finish(p, reason, true);
 }
 
-/* Finish if both directions have ended; otherwise, update the registrations. */
+/* End the pair if both directions have ended; otherwise, update the epoll registrations of its sockets. */
 void pair_update(struct pair *p)
 {
     if (p->client.shut && p->backend.shut) {
@@ -130,7 +131,7 @@ static void add_joined(const struct pending *accepted, struct joined *j, uint64_
 
 /* Relay between two connected sockets. The engine owns the descriptors from now on. Return NULL if memory is exhausted.
  *
- * Args: accepted: the client of a listener, or NULL.
+ * Args: accepted: the client, if a listener has accepted it; otherwise NULL.
  */
 struct pair *pair_create(struct engine *e, uint64_t token, const struct pair_setup *setup,
                          const struct pending *accepted)

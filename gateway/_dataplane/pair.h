@@ -13,7 +13,7 @@ struct pair_setup {
     uint32_t tap;   /* enum tap */
 };
 
-/* One socket of a pair, and the direction that reads from it and writes to the other socket. */
+/* One socket of a pair, and the state of the direction that reads from this socket and writes to the other one. */
 struct side {
     struct source source; /* must be first */
     struct pair *pair;
@@ -22,10 +22,10 @@ struct side {
     uint32_t mask;
     bool is_unix;
     bool eof;        /* the peer has ended its stream */
-    bool shut;       /* the other socket's write side is shut down, or it accepts no more data */
-    bool discarding; /* the other socket accepts no more data, so the bytes that are read are dropped */
+    bool shut;       /* the other socket is shut down for writing, or accepts no more data */
+    bool discarding; /* the other socket accepts no more data, so the engine drops the bytes that it reads */
     bool tracks_fin; /* whether `fin_baseline` is set */
-    int bulk_reads;  /* consecutive reads of much data */
+    int bulk_reads;  /* consecutive bulk reads (BULK_READ); negative: bulk reads until the next attempt to use a pipe */
     uint64_t read;   /* number of bytes read, including dropped bytes */
     uint64_t fin_baseline;
     struct stall stall;
@@ -34,7 +34,7 @@ struct side {
 };
 
 struct pair {
-    struct side client; /* must be first: the pair is freed as its source */
+    struct side client; /* must be first: freeing the client's `source` frees the whole pair */
     struct side backend;
     struct engine *engine;
     struct pair *previous, *next;
@@ -43,8 +43,8 @@ struct pair {
     struct gauge *gauge;
     uint64_t request_time;
     uint32_t histogram;
-    bool measure, deferred, ended; /* deferred: Python gets the record of its end with those of other pairs */
-    enum close_reason reason; /* when both directions have ended */
+    bool measure, deferred, ended; /* deferred: whether the end is reported together with other records */
+    enum close_reason reason; /* the reason to report when both directions have ended */
     struct observer observer;
 };
 
@@ -53,20 +53,20 @@ static inline bool side_waits(const struct side *s)
     return s->held.size > 0 || s->pipe.size > 0;
 }
 
-/* pair.c */
+/* pair.c: creates and ends pairs. */
 struct pair *pair_create(struct engine *, uint64_t token, const struct pair_setup *, const struct pending *);
 void pair_abort(struct pair *, enum close_reason);
 void pair_update(struct pair *);
 
 /* side.c: the bytes of one direction. */
 void side_event(struct side *, uint32_t events);
-void side_drop(struct side *); /* frees the bytes that wait */
+void side_drop(struct side *); /* frees the bytes that wait for the other socket */
 
-/* fin.c */
+/* fin.c: detects whether a FIN has arrived. */
 bool fin_track(struct side *);
 bool fin_missing(const struct side *);
 
-/* pipes.c */
+/* pipes.c: pipes for splice(2). */
 bool pipe_take(struct engine *, struct pipe *);
 void pipe_release(struct engine *, struct pipe *);
 void pipes_close(struct engine *);

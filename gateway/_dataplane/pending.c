@@ -1,7 +1,9 @@
-/* Clients of listeners that are not joined yet: each is joined when its channel or dial is open, or returned to Python. */
+/* Manages the clients that a listener has accepted, and that are not connected to the target yet. Each client waits for a
+ * channel or dial. When the channel or dial is open, the engine connects the client. If the channel or dial fails, the
+ * engine returns the client to Python. */
 #include "listener.h"
 
-#define SLOW_OPEN (4 * SECOND / 10) /* if it takes longer, the listener stops: Python checks the connection, or dials */
+#define SLOW_OPEN (4 * SECOND / 10) /* if a client waits longer, the listener stops, and Python handles the problem */
 
 static void schedule(struct engine *e, uint64_t due)
 {
@@ -23,7 +25,7 @@ void pending_add(struct listener *l, struct pending *p, struct source *owner, in
     listener_watch(l);
 }
 
-/* Remove a client, and return its descriptor. If the listener has stopped, and this was its last client, free it. */
+/* Remove a client, and return its socket. If this was the last client of a stopped listener, free the listener. */
 int pending_remove(struct pending *p)
 {
     struct listener *l = p->listener;
@@ -44,7 +46,7 @@ int pending_remove(struct pending *p)
     return p->fd;
 }
 
-/* Report a client that is returned to Python.
+/* Return a client to Python with RECORD_RETURNED.
  *
  * Args: abandoned: whether the target may still accept a connection for the client.
  */
@@ -55,7 +57,7 @@ void report_returned(const struct listener *l, int fd, uint64_t waited, bool aba
     emit(l->engine, RECORD_RETURNED, l->token, arguments, NULL, 0);
 }
 
-/* Join the client to its channel, which has opened. */
+/* Connect a waiting client to its channel, which is now open. */
 void pending_joined(struct channel *c)
 {
     int histogram = (int)c->pending.listener->setup->histogram;
@@ -67,13 +69,13 @@ void pending_joined(struct channel *c)
 
 static void give_back(struct pending *p, bool abandoned)
 {
-    const struct listener *l = p->listener; /* valid until the end of the turn */
+    const struct listener *l = p->listener; /* even if freed, its memory stays valid until the end of the turn */
     uint64_t waited = clock_ns() - p->accepted_at;
 
     report_returned(l, pending_remove(p), waited, abandoned);
 }
 
-/* Return a client whose channel or dial did not open, and stop the listener: Python handles failures. */
+/* Return a client to Python after its channel or dial has failed, and stop the listener, because Python handles failures. */
 void pending_failed(struct pending *p)
 {
     listener_stop(p->listener);
@@ -85,7 +87,8 @@ static struct channel *channel_of(const struct pending *p)
     return p->owner->kind == SOURCE_CHANNEL ? (struct channel *)p->owner : NULL;
 }
 
-/* Return the pending clients of a listener or wire. Their channels are closed if they open later. */
+/* Return the waiting clients of a listener or an SSH connection to Python. If the channel of one of these clients opens
+ * later, the engine closes the channel. */
 void pending_recall(struct engine *e, const struct source *of)
 {
     struct listener *next_listener;
@@ -108,7 +111,7 @@ void pending_recall(struct engine *e, const struct source *of)
     }
 }
 
-/* Stop the listeners that have a client that has waited too long. */
+/* Stop each listener whose oldest waiting client has waited for SLOW_OPEN or longer. */
 void pending_stop_slow(struct engine *e, uint64_t now)
 {
     struct listener *next;

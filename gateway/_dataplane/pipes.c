@@ -1,5 +1,5 @@
-/* The pipes of bulk transfers. A pair has a pipe only while data waits in it. While there are pairs, empty pipes are
- * kept and used again. */
+/* Manages the pipes that bulk transfers use with splice(2). A socket of a pair has a pipe only while the pipe contains data.
+ * Until the last pair ends, up to MAX_PIPES empty pipes are kept for later transfers. */
 #include <errno.h>
 #include <fcntl.h>
 #include <unistd.h>
@@ -18,7 +18,7 @@ static void close_pipe(struct pipe *p)
     *p = (struct pipe){.read_end = -1, .write_end = -1};
 }
 
-/* Take a kept pipe, or open one. Return false if there are no descriptors, or the kernel limits its size (pipe(7)). */
+/* Take a kept pipe, or create one. Return false if no descriptors are left, or if the pipe is too small (pipe(7)). */
 bool pipe_take(struct engine *e, struct pipe *p)
 {
     int ends[2];
@@ -37,7 +37,7 @@ bool pipe_take(struct engine *e, struct pipe *p)
     return true;
 }
 
-/* Give a pipe back. If it is not empty, or enough pipes are kept, close it. */
+/* Keep an empty pipe for later transfers. If it contains data, or MAX_PIPES pipes are kept, close the pipe instead. */
 void pipe_release(struct engine *e, struct pipe *p)
 {
     if (p->read_end >= 0 && !p->size && e->pipe_count < MAX_PIPES) {

@@ -1,4 +1,4 @@
-/* Commands, records and slots: everything that Python and the engine share. */
+/* Manages commands, records and slots, which are all that Python and the engine share. */
 #include <errno.h>
 #include <stdint.h>
 #include <unistd.h>
@@ -43,7 +43,7 @@ bool queue_command(struct engine *e, const struct message_header *header, const 
     return at != NULL;
 }
 
-/* Close the descriptors in a record that Python does not handle. */
+/* Close the sockets in a record that Python does not get. */
 void close_client_of(const struct message_header *header)
 {
     if (header->kind == RECORD_ENDED && header->b >= 0)
@@ -85,8 +85,8 @@ static void append(struct engine *e, enum record kind, uint64_t token, const int
     pthread_mutex_unlock(&e->lock);
 }
 
-/* Append a record. Python is notified at the end of the turn, but immediately of bytes for a tap: it must see these
- * bytes before it handles the next action of the client. */
+/* Append a record. Python is notified at the end of the turn. If the record contains bytes for a tap, Python is notified
+ * immediately, because it must see these bytes before it handles the next action of the client. */
 void emit(struct engine *e, enum record kind, uint64_t token, const int64_t arguments[4], const void *payload,
           size_t size)
 {
@@ -95,21 +95,21 @@ void emit(struct engine *e, enum record kind, uint64_t token, const int64_t argu
         thread_report(e, 0);
 }
 
-/* Append a record for which Python is notified within REPORT_DELAY, so that it handles many of them at a time. */
+/* Append a record that is not urgent. Python is notified within REPORT_DELAY, and then handles many records together. */
 void emit_deferred(struct engine *e, enum record kind, uint64_t token, const int64_t arguments[4])
 {
     append(e, kind, token, arguments, NULL, 0, false);
     schedule_report(e, clock_ns() + REPORT_DELAY);
 }
 
-/* Report the deferred records at `due`, or earlier. */
+/* Notify Python about the records of `emit_deferred` at the time `due`, or earlier. */
 void schedule_report(struct engine *e, uint64_t due)
 {
     if (!e->report_due || due < e->report_due)
         e->report_due = due;
 }
 
-/* Remove and return the records. `failed` is ENOMEM if some were lost, or the error that has ended the thread. */
+/* Remove and return the records. Set `failed` to ENOMEM if records were lost, or the error that ended the thread, or 0. */
 struct bytes take_records(struct engine *e, int *failed)
 {
     struct bytes taken;
@@ -130,7 +130,8 @@ static struct gauge *slot_at(struct engine *e, uint32_t index)
     return e->slabs[index / SLAB_SLOTS] + index % SLAB_SLOTS;
 }
 
-/* Add a slab, whose slots are free. Slots are numbered from 0; `first_free` and `next_free` are a number plus 1. */
+/* Add a slab, which is an array of free slots. The first slot has the number 0. `first_free` and `next_free` contain the
+ * number of a slot plus 1, or 0 for none. */
 static bool add_slab(struct engine *e)
 {
     struct gauge *slab;

@@ -1,10 +1,10 @@
-/* Receiving: opens packets, and passes each to its channel or to Python. */
+/* Receives packets on an SSH connection: decrypts them, and passes each packet to its channel or to Python. */
 #include <errno.h>
 #include <sys/socket.h>
 
 #include "engine.h"
 
-/* A packet in plain text: `body` is the payload, with the message number (RFC 4253, section 6). */
+/* A decrypted packet. `body` is its payload, which begins with the message number (RFC 4253, section 6). */
 struct packet {
     const uint8_t *body;
     uint32_t size;
@@ -110,7 +110,7 @@ static void receive_other(struct wire *w, const uint8_t *packet, uint32_t length
     w->unaccepted += length;
 }
 
-/* Handle one opened packet: `length` bytes of padding length, payload and padding. */
+/* Handle one decrypted packet. Its `length` bytes consist of padding length, payload and padding. */
 static void receive_packet(struct wire *w, const uint8_t *packet, uint32_t length)
 {
     struct packet p = {.body = packet + 1, .size = length - 1 - packet[0]};
@@ -127,13 +127,13 @@ static void receive_packet(struct wire *w, const uint8_t *packet, uint32_t lengt
         receive_reply(w, c, p);
     w->recv_seq++;
     if (formed && p.body[0] == MSG_NEWKEYS) {
-        w->await_key = true; /* stop here: Python must first set the key for the packets that follow */
+        w->await_key = true; /* receive no more: Python must first set the key for the next packets */
         if (w->strict)
             w->recv_seq = 0;
     }
 }
 
-/* Open and handle the complete packets in the buffer. */
+/* Decrypt and handle the complete packets in the receive buffer. */
 void receive_packets(struct wire *w)
 {
     while (!(w->closed || w->halted || w->await_key || w->unaccepted > MAX_UNACCEPTED || congested(w))) {
@@ -168,7 +168,7 @@ void receive_packets(struct wire *w)
     wire_check_rekey(w);
 }
 
-/* Read from the socket once, and handle complete packets. */
+/* Read from the socket of an SSH connection once, and handle the complete packets. */
 void receive_from_peer(struct wire *w)
 {
     ssize_t count;

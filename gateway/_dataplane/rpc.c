@@ -1,5 +1,5 @@
-/* Reports the bytes of a channel or pair to Python, or only the ONC RPC messages in them (RFC 5531, sections 8 and 11), so
- * that Python can measure their latencies without the bytes.
+/* Reports the bytes of a channel or pair to Python, for a tap. For NFS, reports only the headers of the ONC RPC messages
+ * (RFC 5531, sections 8 and 11), from which Python can measure the latencies.
  */
 #include "engine.h"
 
@@ -8,7 +8,7 @@
 #define FIRST_HEADER 12u   /* the record mark, the XID and the message type */
 #define MAX_FRAGMENT (64u * 1024u * 1024u)
 
-/* Handle a complete header of a fragment. Return false if the bytes are not RPC. */
+/* Handle a complete header of a fragment. Return false if the bytes are not ONC RPC. */
 static bool on_header(struct engine *e, uint64_t token, struct rpc_scanner *s, bool from_backend, uint64_t now)
 {
     uint32_t mark = get_u32(s->header), length = mark & ~LAST_FRAGMENT, rest = s->header_size - FRAGMENT_HEADER;
@@ -28,7 +28,8 @@ static bool on_header(struct engine *e, uint64_t token, struct rpc_scanner *s, b
     return true;
 }
 
-/* Report the messages that begin in the next bytes of one direction. After bytes that are not RPC, stop. */
+/* Report the ONC RPC messages that begin in the next bytes of one direction. If the bytes are not ONC RPC, report this, and
+ * report no more messages of the relay. */
 static void scan(struct engine *e, uint64_t token, struct observer *o, bool from_backend, uint64_t now, const uint8_t *data,
                  size_t size)
 {

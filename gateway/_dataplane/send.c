@@ -1,7 +1,7 @@
-/* Sending: seals packets into a batch, and writes the batch with one system call.
+/* Sends packets on an SSH connection: encrypts packets into a buffer, the batch, and writes the batch with one system call.
  *
- * Bytes that the socket does not accept stay in the batch. Until they are sent, only packets of Python and short
- * packets are appended.
+ * Bytes that the socket does not accept stay in the batch. Until these bytes are sent, the engine appends only packets from
+ * Python and control packets to the batch, but no channel data.
  */
 #include <errno.h>
 #include <netinet/in.h>
@@ -10,16 +10,16 @@
 
 #include "engine.h"
 
-#define SLOW_DRAIN (SECOND / 50)    /* if the socket was full for longer, the path is slow */
-#define SLOW_PERIOD SECOND          /* how long a path then counts as slow */
-#define FAST_DRAIN (SECOND / 1000)  /* the path is fast if the socket was full for less (above 64 MB/s) */
-#define NOT_FAST_DRAIN (SECOND / 100) /* below 26 MB/s, the path is no longer fast */
+#define SLOW_DRAIN (SECOND / 50)    /* if the socket was full for longer, the connection is slow */
+#define SLOW_PERIOD SECOND          /* how long the connection then counts as slow */
+#define FAST_DRAIN (SECOND / 1000)  /* if the socket was full for less time (above 64 MB/s), the connection is fast */
+#define NOT_FAST_DRAIN (SECOND / 100) /* if the socket was full for longer (below 26 MB/s), the connection is not fast */
 #define NOTSENT_LOWAT (128 * 1024)
-#define FAST_NOTSENT_LOWAT (4 * NOTSENT_LOWAT) /* fewer wakeups per byte; still sent within milliseconds */
-#define MAX_WAITING ((size_t)1024 * 1024) /* if more bytes wait, receiving stops: replies would add more bytes */
+#define FAST_NOTSENT_LOWAT (4 * NOTSENT_LOWAT) /* causes fewer wakeups; a fast connection sends this in milliseconds */
+#define MAX_WAITING ((size_t)1024 * 1024) /* if more bytes wait to be sent, receiving stops, as replies would add bytes */
 #define MAX_DEFERRED 16384u
 
-/* Whether channel data can be sent now. This is forbidden during a key exchange (RFC 4253, section 7.1). */
+/* Return whether channel data can be sent now. SSH forbids it during a key exchange (RFC 4253, section 7.1). */
 bool may_send(const struct wire *w)
 {
     return !(w->blocked || w->paused || w->closed || w->disconnected);
@@ -80,7 +80,7 @@ void send_flush(struct wire *w)
     gauge_set(&w->gauge->held, w->out_end - w->out_start);
 }
 
-/* Adapt the batch size and the limit on unsent data in the kernel to how long the socket was full. */
+/* Set the batch size, and the limit on unsent data in the kernel, according to how long the socket was full. */
 static void adapt(struct wire *w)
 {
     uint64_t now = clock_ns(), duration = now - w->blocked_at;
@@ -94,7 +94,7 @@ static void adapt(struct wire *w)
         set_unsent_limit(w, false);
 }
 
-/* Write the waiting bytes when the socket is writable again; then give the waiting channels their turns. */
+/* Write the waiting bytes after the socket has become writable again. If the socket accepts all, let the channels send. */
 void send_drain(struct wire *w)
 {
     if (w->closed || !w->blocked)
@@ -115,9 +115,10 @@ void send_drain(struct wire *w)
     gauge_set(&w->gauge->held, w->out_end - w->out_start);
 }
 
-/* Return the address for a packet of `size` bytes with its length and tag; NULL if there is no room now.
+/* Return the address of `size` free bytes at the end of the batch; NULL if the batch has no room now.
  *
- * Args: grow: whether to enlarge the batch if necessary. If this fails, the wire is broken.
+ * Args: size: of a packet, with its length field and authentication tag. grow: whether to enlarge the batch if necessary. If
+ *   memory is exhausted, the connection is then closed.
  */
 uint8_t *send_reserve(struct wire *w, size_t size, bool grow)
 {
@@ -147,7 +148,7 @@ uint8_t *send_reserve(struct wire *w, size_t size, bool grow)
     return w->out + w->out_end;
 }
 
-/* Seal the packet at the end of the batch: `length` bytes after the packet length. */
+/* Encrypt the packet at the end of the batch, and add an authentication tag. `length` is the value of its length field. */
 static void seal(struct wire *w, uint32_t length)
 {
     uint8_t *packet = w->out + w->out_end;
@@ -163,7 +164,7 @@ static void seal(struct wire *w, uint32_t length)
     mark_dirty(w);
 }
 
-/* Return the padding for `size` bytes of padding length and payload (RFC 4253, section 6). */
+/* Return the number of padding bytes of a packet. `size`: padding length field and payload (RFC 4253, section 6). */
 static uint8_t padding_for(const struct wire *w, size_t size)
 {
     uint32_t block = w->seal.type->block_size, padding = (block - (uint32_t)(size % block)) % block;
@@ -171,8 +172,8 @@ static uint8_t padding_for(const struct wire *w, size_t size)
     return (uint8_t)(padding < MIN_PADDING ? padding + block : padding);
 }
 
-/* Send a packet from Python: its length, padding length, payload and padding. KEXINIT starts a key exchange, and
- * NEWKEYS ends it. */
+/* Encrypt and send a packet from Python: packet length, padding length, payload and padding. After KEXINIT, send no channel
+ * data until Python sets the new key. */
 void send_plain(struct wire *w, const uint8_t *packet, size_t size)
 {
     uint8_t *at;
@@ -187,7 +188,7 @@ void send_plain(struct wire *w, const uint8_t *packet, size_t size)
     }
     seal(w, (uint32_t)(size - LENGTH_SIZE));
     if (packet[LENGTH_SIZE + 1] == MSG_DISCONNECT)
-        w->disconnected = true; /* nothing may follow (RFC 4253, section 11.1) */
+        w->disconnected = true; /* no packet may follow MSG_DISCONNECT (RFC 4253, section 11.1) */
     if (packet[LENGTH_SIZE + 1] == MSG_NEWKEYS && w->strict)
         w->send_seq = 0;
 }
@@ -206,7 +207,8 @@ static void seal_payload(struct wire *w, const uint8_t *payload, size_t size)
     seal(w, length);
 }
 
-/* Send a short packet of the connection protocol; during a key exchange, keep it until the exchange is complete. */
+/* Send a control packet of the SSH connection protocol (RFC 4254). During a key exchange, keep the packet until the exchange
+ * is complete. */
 void send_control(struct wire *w, const uint8_t *payload, size_t size)
 {
     uint8_t *at;
@@ -234,7 +236,7 @@ void send_control(struct wire *w, const uint8_t *payload, size_t size)
 
 /* Send a control packet for one channel.
  *
- * Args: peer: the peer's channel number. more: a further number, or NULL.
+ * Args: peer: the peer's channel number. more: a second number for the packet, or NULL.
  */
 void send_short(struct wire *w, enum message type, uint32_t peer, const uint32_t *more)
 {
@@ -246,7 +248,7 @@ void send_short(struct wire *w, enum message type, uint32_t peer, const uint32_t
     send_control(w, payload, more ? 9 : 5);
 }
 
-/* Return the size of a sealed packet with MAX_SEND_PACKET bytes of data. */
+/* Return the size of an encrypted packet with MAX_SEND_PACKET bytes of data. */
 uint32_t full_packet_size(const struct wire *w)
 {
     uint32_t size = DATA_OVERHEAD + MAX_SEND_PACKET;
@@ -254,7 +256,7 @@ uint32_t full_packet_size(const struct wire *w)
     return LENGTH_SIZE + size + padding_for(w, size) + TAG_SIZE;
 }
 
-/* Send channel data, which is already in place: DATA_HEADER bytes after the end of the batch. */
+/* Send channel data. The caller has already stored the data in the batch, DATA_HEADER bytes after the end of the batch. */
 void send_data(struct wire *w, uint32_t peer, uint32_t size)
 {
     uint8_t padding = padding_for(w, DATA_OVERHEAD + size), *packet = w->out + w->out_end;
@@ -267,7 +269,7 @@ void send_data(struct wire *w, uint32_t peer, uint32_t size)
     seal(w, DATA_OVERHEAD + size + padding);
 }
 
-/* Send the packets that waited for the end of the key exchange. */
+/* Send the control packets that waited for the end of the key exchange, and let the waiting channels send. */
 void send_resume(struct wire *w)
 {
     struct bytes deferred = w->deferred;

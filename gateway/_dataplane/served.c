@@ -1,11 +1,11 @@
-/* Clients of listeners that are joined to their targets.
+/* Manages the clients that a listener has accepted and connected to the target.
  *
- * If a client ends soon, Python never gets its token, but the sum of many such clients. Short connections then cost
- * no Python code.
+ * If the connection of a client is short, the engine does not report this client to Python individually. The engine adds the
+ * client to sums over many clients, and reports the sums. Short connections therefore run almost no Python code.
  */
 #include "listener.h"
 
-#define SOON (SECOND / 20) /* clients that are joined for longer are reported to Python one by one */
+#define SOON (SECOND / 20) /* a client that stays connected for longer is reported to Python individually */
 
 static void count_unreported(struct listener *l, int change)
 {
@@ -27,7 +27,7 @@ static void remove_joined(struct engine *e, struct joined *j)
     j->listener = NULL;
 }
 
-/* Report a client, so that it belongs to Python. If its bytes are tapped, Python must handle the record soon. */
+/* Report a connected client to Python: if the client has a tap, at the end of the turn; otherwise, with other records. */
 static void report_joined(const struct listener *l, const struct joined *j)
 {
     const int64_t arguments[4] = {(int64_t)j->token, (int64_t)j->wire, (int64_t)j->at, 0};
@@ -46,7 +46,7 @@ static void report_client(struct engine *e, struct joined *j)
     report_joined(l, j);
 }
 
-/* Report the clients that have ended since the last report. */
+/* Report the sums over the clients that have ended since the last RECORD_SERVED. */
 static void report_served(struct listener *l)
 {
     const int64_t arguments[4] = {(int64_t)l->served, (int64_t)l->served_resets, (int64_t)l->served_to_backend,
@@ -57,9 +57,9 @@ static void report_served(struct listener *l)
     l->served = l->served_resets = l->served_to_backend = l->served_from_backend = 0;
 }
 
-/* Add a client that a listener has accepted and that is joined now.
+/* Add a client that a listener has accepted, and that is now connected to the target.
  *
- * Args: token: of the channel or pair; wire: the token of its wire, or 0.
+ * Args: token: the token of the channel or pair; wire: the token of its SSH connection, or 0.
  */
 void joined_add(struct joined *j, struct listener *l, uint64_t token, uint64_t wire, uint64_t accepted_at)
 {
@@ -81,11 +81,12 @@ void joined_add(struct joined *j, struct listener *l, uint64_t token, uint64_t w
     schedule_report(e, j->at + SOON);
 }
 
-/* Handle the end of a client. If Python does not know the client, and need not handle this end, add the client to the
- * sum of its listener, and return true. Otherwise, report the client if Python does not know it, and return false:
- * the caller must report its end.
+/* Handle the end of a client's connection. Return false if the caller must report the end to Python.
  *
- * Args: lingers: whether Python gets a descriptor with the end. gauge: the counters of the channel or pair.
+ * If Python does not know the client, and has nothing to do at its end, add the client to the sums of its listener, and
+ * return true. In other cases, report the client if Python does not know it, and return false.
+ *
+ * Args: lingers: whether Python gets a socket that it must close later. gauge: the counters of the channel or pair.
  */
 bool joined_end(struct engine *e, struct joined *j, enum close_reason reason, bool lingers, const struct gauge *gauge)
 {
@@ -103,11 +104,11 @@ bool joined_end(struct engine *e, struct joined *j, enum close_reason reason, bo
     l->served_resets += reason == CLOSE_CLIENT_RESET;
     l->served_to_backend += atomic_load_explicit(&gauge->to_backend, memory_order_relaxed);
     l->served_from_backend += atomic_load_explicit(&gauge->from_backend, memory_order_relaxed);
-    atomic_store(&l->gauge->to_backend, --l->accepted); /* the report that `joined_add` has scheduled is still due */
+    atomic_store(&l->gauge->to_backend, --l->accepted); /* the report that `joined_add` has scheduled includes the sums */
     return true;
 }
 
-/* Report the clients that were joined some time ago, and the sums of all listeners. */
+/* Report the clients that have been connected for the time SOON, and the sums of all listeners. */
 void joined_report(struct engine *e, uint64_t now)
 {
     struct joined *next;
@@ -121,9 +122,9 @@ void joined_report(struct engine *e, uint64_t now)
     e->report_due = e->joined_first ? e->joined_first->at + SOON : 0;
 }
 
-/* Report the clients of a listener or wire, before the last record of this listener or wire.
+/* Report the clients of a listener or an SSH connection. Call this before its last record.
  *
- * Args: of: the listener, or NULL; wire: the token of the wire, if `of` is NULL.
+ * Args: of: the listener, or NULL; wire: the token of the SSH connection if `of` is NULL.
  */
 static void report_clients(struct engine *e, const struct listener *of, uint64_t wire)
 {
@@ -136,15 +137,15 @@ static void report_clients(struct engine *e, const struct listener *of, uint64_t
     }
 }
 
-/* Report everything about the clients of a listener that stops. */
+/* Report the sums of a listener that stops, and all of its clients that Python does not know yet. */
 void joined_report_all(struct listener *l)
 {
     report_served(l);
     report_clients(l->engine, l, 0);
 }
 
-/* Report the clients of a connection that is lost. Their channels were closed before, but the clients do not have all
- * bytes yet. */
+/* Report the clients of a lost SSH connection, if Python does not know them yet. The peer had already closed the channels
+ * of these clients, but the clients have not received all bytes yet. */
 void joined_report_lost(struct engine *e, uint64_t wire)
 {
     report_clients(e, NULL, wire);

@@ -1,4 +1,5 @@
-/* Copies the bytes of one direction of a pair. Bulk data passes through a pipe, which does not copy it into memory. */
+/* Copies the bytes of one direction of a pair. Moves bulk data through a pipe with splice(2), without
+ * copying the data into the memory of this process. */
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/socket.h>
@@ -7,7 +8,7 @@
 
 #define BULK_READ 65536
 #define BULK_AFTER 2     /* consecutive reads of BULK_READ bytes after which a direction uses a pipe */
-#define NO_PIPE_FOR 1024 /* such reads after which a direction tries again to use a pipe */
+#define NO_PIPE_FOR 1024 /* if no pipe is available, reads of BULK_READ bytes before the next attempt to use one */
 
 static enum close_reason reset_of(const struct side *s)
 {
@@ -21,10 +22,10 @@ void side_drop(struct side *s)
     pipe_release(s->pair->engine, &s->pipe);
 }
 
-/* Stop writing to a socket.
+/* Stop writing to a socket that accepts no more data.
  *
- * If its peer had ended its stream before, the rest of this stream is still delivered to the other socket, and what the
- * other socket's peer sends is dropped. Otherwise, both sockets are reset, unless the peer can still send.
+ * If the socket's peer has reset the connection before the end of its stream, reset both sockets. Otherwise, continue to
+ * deliver the data of this peer to the other socket, but drop the data in the opposite direction.
  *
  * Args: error: the errno of a failed call, which the kernel reports only once; 0: read SO_ERROR.
  */
@@ -46,7 +47,7 @@ static void stop_writing_to(struct side *s, int error)
         s->pair->reason = CLOSE_CLIENT_RESET;
 }
 
-/* Write the waiting bytes, as many as the other socket accepts. */
+/* Write as many of the waiting bytes as the other socket accepts. */
 static void drain(struct side *s)
 {
     if (s->held.size && chunks_send(&s->held, s->other->fd) < 0) {
@@ -69,7 +70,8 @@ static void drain(struct side *s)
     pipe_release(s->pair->engine, &s->pipe);
 }
 
-/* Pass the end of a stream on. Nothing waits: otherwise, the socket would not have been read. */
+/* Forward the end of a stream to the other socket. No bytes wait for the other socket here, because the engine does not read
+ * from a socket while its bytes wait. */
 static void on_eof(struct side *s)
 {
     if (fin_missing(s)) {
@@ -80,8 +82,8 @@ static void on_eof(struct side *s)
     if (s->shut)
         return;
     s->shut = true;
-    if (!(s->other->eof && s->other->shut) || s->other->discarding) /* otherwise, both sockets are closed now */
-        shutdown(s->other->fd, SHUT_WR); /* fails if the connection has failed, which the next call reports */
+    if (!(s->other->eof && s->other->shut) || s->other->discarding) /* otherwise, `pair_update` closes both sockets */
+        shutdown(s->other->fd, SHUT_WR); /* if this fails, the next call on the socket reports the failure */
 }
 
 static void count_read(struct side *s, uint64_t count, uint64_t now)
@@ -114,7 +116,7 @@ static void on_empty_read(struct side *s, ssize_t result)
         pair_abort(s->pair, reset_of(s));
 }
 
-/* Send bytes from the shared buffer, and keep a copy of those that the other socket does not accept. */
+/* Send bytes from the shared buffer, and keep a copy of the bytes that the other socket does not accept. */
 static void pass_on(struct side *s, const uint8_t *data, size_t size)
 {
     ssize_t sent;
@@ -132,7 +134,7 @@ static void pass_on(struct side *s, const uint8_t *data, size_t size)
         pair_abort(s->pair, CLOSE_ABORTED);
 }
 
-/* Read once, and write as much as the other socket accepts. */
+/* Read once from the socket, and write as many bytes as the other socket accepts. */
 static void copy(struct side *s, uint64_t now)
 {
     struct pair *p = s->pair;
@@ -156,7 +158,7 @@ static void copy(struct side *s, uint64_t now)
     pass_on(s, e->buffer, (size_t)count);
 }
 
-/* Move bytes through the pipe. Return false if this is not possible. */
+/* Move bytes to the other socket through a pipe, with splice(2). Return false if no pipe can be used. */
 static bool move(struct side *s, uint64_t now)
 {
     struct engine *e = s->pair->engine;
@@ -204,7 +206,9 @@ void side_event(struct side *s, uint32_t events)
     if (p->ended)
         return;
     gauge_set(&p->gauge->last_active, now);
-    if (!(mask & (EPOLLIN | EPOLLOUT))) { /* only failures are expected: an edge without EPOLLERR is an end of stream */
+    /* With neither EPOLLIN nor EPOLLOUT, epoll reports only hang-ups and errors. With EPOLLET, a hang-up without EPOLLERR is
+     * the normal end of the peer's stream. */
+    if (!(mask & (EPOLLIN | EPOLLOUT))) {
         if (events & EPOLLERR || !(mask & EPOLLET))
             stop_writing_to(s, 0);
     } else if (events & (uint32_t)(EPOLLOUT | EPOLLHUP | EPOLLERR) && side_waits(s->other)) {

@@ -1,11 +1,11 @@
-/* The thread of an engine. It runs the loop, and never takes the GIL. */
+/* The thread of a native engine. It runs the epoll loop, and never takes Python's GIL. */
 #include <errno.h>
 #include <signal.h>
 #include <unistd.h>
 
 #include "engine.h"
 
-#define MAX_WAITING ((size_t)64 * 1024) /* bytes of records for which Python is not notified immediately */
+#define MAX_WAITING ((size_t)64 * 1024) /* with more bytes of records, Python is notified even if none is urgent */
 
 static void notify(int fd)
 {
@@ -23,7 +23,7 @@ static void clear(int fd)
     (void)size;
 }
 
-/* Wait while Python has too many records to take. Return false if the thread must stop. */
+/* Wait while too many records wait for Python. Return false if the thread must stop. */
 static bool wait_for_python(struct engine *e)
 {
     bool stopping;
@@ -36,7 +36,8 @@ static bool wait_for_python(struct engine *e)
     return !stopping;
 }
 
-/* Notify Python if urgent or many records wait, or the thread ends. Do so only once until Python takes the records.
+/* Notify Python if urgent records or many records wait for it, or if the thread ends. Do nothing if Python was already
+ * notified, and has not taken the records yet.
  *
  * Args: error: the error that ends the thread, or 0.
  */
@@ -67,7 +68,7 @@ static void *run(void *argument)
     return NULL;
 }
 
-/* Start the thread. Return 0 or an error. All signals are blocked in the thread: Python's main thread handles them. */
+/* Start the thread. Return 0 or an error. The thread blocks all signals, because Python's main thread handles them. */
 int thread_start(struct engine *e)
 {
     sigset_t all, before;
@@ -81,7 +82,8 @@ int thread_start(struct engine *e)
     return error;
 }
 
-/* Stop the thread, and wait until it has ended. A turn has no calls that block, so this takes milliseconds. */
+/* Stop the thread, and wait until it has ended. This takes only milliseconds, because the thread handles events without
+ * blocking. */
 void thread_stop(struct engine *e)
 {
     if (!e->has_thread)

@@ -1,13 +1,14 @@
-/* Channels that wait for the socket of their connection take turns, in order of arrival. */
+/* Manages the channels that wait to send on their SSH connection. The channels take turns, in order of arrival. */
 #include "engine.h"
 
-/* Whether each channel may send only one packet per turn, because the path is slow and channels wait. */
+/* Return whether a channel may send only one packet per turn, because the connection is slow and other channels wait. */
 bool contended(const struct wire *w)
 {
     return w->batch_limit == SLOW_BATCH_SIZE && (w->round_size > 1 || w->queue_first);
 }
 
-/* Queue a channel for its next turn. A channel that is queued, or could not use its turn, keeps its position. */
+/* Queue a channel for its next turn. If the channel is already queued, it keeps its position. If it could not send in its
+ * current turn, it becomes the first in the queue. */
 void queue_channel(struct channel *c)
 {
     struct wire *w = c->wire;
@@ -46,7 +47,7 @@ void dequeue_channel(struct channel *c)
     w->queue_size--;
 }
 
-/* Give each waiting channel one turn, in order of arrival, until the socket is full. */
+/* Let each waiting channel send once, in the order of the queue, until the socket is full. */
 void serve_queue(struct wire *w)
 {
     w->round_size = w->queue_size;

@@ -1,4 +1,4 @@
-/* One SSH connection: its socket, its channel numbers, and its end. */
+/* Manages one SSH connection, called a wire: its socket, its channel numbers, and its end. */
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -17,7 +17,7 @@ static bool set_key(struct cipher *c, bool sealing, const struct key_setup *setu
     return type && cipher_set(c, type, sealing, setup->key, setup->key_size, setup->iv, setup->iv_size);
 }
 
-/* Take over a connection after its login. A failure is reported as RECORD_LOST. */
+/* Take over an SSH connection after its login. A failure is reported as RECORD_LOST. */
 void wire_create(struct engine *e, uint64_t token, const struct wire_setup *setup)
 {
     struct gauge *gauge = slot_find(e, token);
@@ -52,7 +52,8 @@ void wire_create(struct engine *e, uint64_t token, const struct wire_setup *setu
         wire_break(w, ENOMEM);
 }
 
-/* Stop using the socket. The wire is closed at the end of the turn: functions on the stack can still use it. */
+/* Stop using an SSH connection that has failed or must be closed. The loop frees the connection at the end of the turn,
+ * because functions on the stack can still use it. */
 void wire_break(struct wire *w, int error)
 {
     if (w->closed)
@@ -63,7 +64,8 @@ void wire_break(struct wire *w, int error)
     w->engine->broken = w;
 }
 
-/* Report a violation of the protocol, and stop receiving. Python sends a disconnect message and closes the wire. */
+/* Report that the peer has broken the SSH protocol, and stop receiving. Python then sends MSG_DISCONNECT, and closes the
+ * connection. */
 void wire_violation(struct wire *w, bool bad_tag, const char *format, ...)
 {
     char text[160];
@@ -80,7 +82,7 @@ void wire_violation(struct wire *w, bool bad_tag, const char *format, ...)
     emit(w->engine, RECORD_VIOLATION, w->token, arguments, text, size < (int)sizeof text ? (size_t)size : sizeof text);
 }
 
-/* Report that a key exchange is due, once for each exchange. */
+/* If `rekey_bytes` bytes were sent or received with the current keys, report once that a key exchange is due. */
 void wire_check_rekey(struct wire *w)
 {
     if (!w->due_reported && !w->paused && (w->received_bytes >= w->rekey_bytes || w->sent_bytes >= w->rekey_bytes)) {
@@ -89,7 +91,7 @@ void wire_check_rekey(struct wire *w)
     }
 }
 
-/* Close the socket and end every channel; report the loss. Called by the loop, or when the engine is closed. */
+/* Close an SSH connection, end its channels, and emit RECORD_LOST. Called by the loop, or when the engine is closed. */
 void wire_free(struct wire *w)
 {
     struct engine *e = w->engine;
@@ -131,7 +133,8 @@ void wire_free(struct wire *w)
     free_later(e, &w->source);
 }
 
-/* Set the events to wait for. Without any, the socket is not registered: epoll would always report a hang-up. */
+/* Set the events that epoll reports for the socket. If the mask is empty, unregister the socket, because epoll reports
+ * hang-ups even for an empty mask. */
 void wire_update_mask(struct wire *w)
 {
     bool paused = w->await_key || w->halted || w->unaccepted > MAX_UNACCEPTED || congested(w) ||
@@ -153,14 +156,14 @@ void wire_event(struct wire *w, uint32_t events)
         return;
     if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) {
         send_drain(w);
-        receive_packets(w); /* packets that were received before the replies filled the batch */
+        receive_packets(w); /* handle the packets that stayed in the receive buffer while `congested` was true */
     }
     if (events & ~(uint32_t)EPOLLOUT && w->mask & EPOLLIN)
         receive_from_peer(w);
     wire_update_mask(w);
 }
 
-/* Give the channel a number. Return false if there is none, or if memory is exhausted. */
+/* Assign a number to the channel. Return false if no number is free, or if memory is exhausted. */
 bool wire_add_channel(struct wire *w, struct channel *c)
 {
     if (!w->free_count && w->used_count == w->table_size) {
@@ -177,7 +180,8 @@ bool wire_add_channel(struct wire *w, struct channel *c)
         w->free_numbers = numbers;
         w->table_size = size;
     }
-    /* A number is used again as late as possible: a peer that has not forgotten it yet would mix the channels up. */
+    /* Prefer numbers that no channel has used yet. If the peer still uses an old channel with the same number, it would
+     * confuse the two channels. */
     c->number = w->used_count < w->table_size ? w->used_count++ : w->free_numbers[--w->free_count];
     w->table[c->number] = c;
     gauge_set(&w->gauge->responses, w->used_count - w->free_count);

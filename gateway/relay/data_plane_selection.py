@@ -31,7 +31,7 @@ class _DirectListenerGroup(NativeListenerGroup):
     """Accepts clients for one target. The native engines dial the target directly, without an SSH channel."""
 
     def on_stopped(self) -> None:
-        """Stop accepting. Return the clients whose dials are not complete, so that the handler dials for them."""
+        """Stop accepting. Return the clients that are not connected yet, so that the handler dials for them."""
         super().on_stopped()
         self.recall()
 

@@ -29,7 +29,7 @@ async def retry_dial(
 
     Raises:
         DialError: `dial` raised this error.
-        LinkLostError: `dial` raised this error. A `RedialRequiredError` means that no time remains for another
+        LinkLostError: `dial` raised this error. If it is a `RedialRequiredError`, no time remains for another
             attempt.
     """
     deadline = time.monotonic() + within

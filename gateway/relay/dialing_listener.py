@@ -10,11 +10,11 @@ from gateway.relay.resolver import numeric_addresses
 from gateway.relay.sockets import TCP_OPTIONS
 
 _OPTIONS = b"".join(struct.pack("=iii", *option) for option in TCP_OPTIONS)
-"""`TCP_OPTIONS` as `Engine.listen_and_dial` expects them."""
+"""`TCP_OPTIONS` in the format that `Engine.listen_and_dial` expects."""
 
 
 class DialingListener(NativeListener):
-    """A listening socket of a native engine. For each client, the engine dials the target, which has an IP address.
+    """A listening socket of a native engine. For each client, the native engine dials the IP address of the target.
 
     See `NativeListener`.
     """

@@ -54,13 +54,13 @@ class DirectLink:
 
 
 class DirectTunnel:
-    """Stands in for a tunnel if the gateway dials directly; implements `gateway.contracts.tunnel.Tunnel`."""
+    """Replaces a tunnel if the gateway dials directly; implements `gateway.contracts.tunnel.Tunnel`."""
 
     far_side = "this host"
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[OpenTunnel]:
-        """See `gateway.contracts.tunnel.Tunnel`. Does nothing with `via`."""
+        """See `gateway.contracts.tunnel.Tunnel`. Ignores `via`."""
         del via
         progress(TunnelState.CONNECTING)
         yield OpenTunnel(DirectLink())

@@ -40,7 +40,7 @@ class FdRegistration:
         Args:
             mask: READ, WRITE, both, or 0.
             shut: Whether the write side of the socket has been shut down. If so, epoll reports the peer's normal
-                end-of-file as a hang-up, and `is_failure` distinguishes the two.
+                end-of-file as a hang-up, and `is_failure` distinguishes this hang-up from a failure.
         """
         if mask == 0 and self._peer_timeouts is not None:
             mask = HANGUP | EDGE if shut else HANGUP  # without EDGE, epoll would report the end-of-file continuously

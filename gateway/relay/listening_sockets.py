@@ -8,7 +8,7 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-_IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # linux/in.h, linux/in6.h
+_IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # from linux/in.h and linux/in6.h
 
 
 def listen_tcp(

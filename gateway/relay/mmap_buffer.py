@@ -1,4 +1,4 @@
-"""Creates large buffers with mmap(2), whose memory the kernel allocates only when it is used."""
+"""Creates large buffers with mmap(2). The kernel allocates memory only for the used part of a buffer."""
 
 import mmap
 

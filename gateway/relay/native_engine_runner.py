@@ -67,7 +67,7 @@ class NativeEngineRunner:
 
     @property
     def load(self) -> int:
-        """Number of SSH connections, channels, pairs of sockets and listeners. Short connections do not count."""
+        """Number of SSH connections, listeners, channels and pairs of sockets that have a Python object."""
         return len(self._objects)
 
     @property
@@ -76,7 +76,7 @@ class NativeEngineRunner:
         return self._growth_bytes - self.engine.growth()
 
     def add(self, thing: NativeEventHandler, token: int | None = None) -> int:
-        """Register an object. It receives the native engine's records for its token until `forget` is called.
+        """Register an object. The object receives the native engine's records for its token until `forget` is called.
 
         Args:
             thing: The object.
@@ -162,8 +162,8 @@ class NativeEnginePool:
     def runner(self) -> NativeEngineRunner:
         """Return the runner of a native engine for a new connection or pair of sockets.
 
-        Start a native engine if there are fewer than `settings.threads`. Otherwise, select the one with the fewest
-        objects.
+        If fewer than `settings.threads` native engines run, start a new one. Otherwise, select the one with the
+        lowest load.
         """
         if len(self.runners) < self._threads:
             self.runners.append(NativeEngineRunner(self._loop, settings.growth_bytes // self._threads))

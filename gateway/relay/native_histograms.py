@@ -6,7 +6,7 @@ from gateway._dataplane.engine import COMMAND_CLOSE_HISTOGRAM, Engine
 from gateway.measurement import LATENCY_BUCKETS, Histogram
 
 _MAX_UNUSED = 64
-"""Maximum number of histograms that stay open without channels. New channels often need the same histograms."""
+"""Maximum number of unused histograms that stay open, because new channels often need the same histograms."""
 _unpack_counts = struct.Struct(f"={len(LATENCY_BUCKETS) + 1}Q").unpack
 
 
@@ -55,7 +55,7 @@ class NativeHistograms:
         return shared.number
 
     def release(self, number: int) -> None:
-        """Release a number that `acquire` returned. An unused histogram stays open for a while, for new channels."""
+        """Release a number that `acquire` returned. If too many histograms are unused, close the oldest of them."""
         shared = self._by_number[number]
         shared.channels -= 1
         if shared.channels:

@@ -49,10 +49,10 @@ class NativeListenerHandler(Protocol):
         """
 
     def on_stopped(self) -> None:
-        """Accept clients without the listener, because the engine has stopped. Not called after `withdraw`."""
+        """Accept clients without the listener, which accepts no more clients. Not called after `withdraw`."""
 
     def on_closed(self, listener: "NativeListener") -> None:
-        """Handle the end of `listener`. Each of its clients was connected to the target or returned."""
+        """Handle the end of `listener`. The listener calls no other method afterwards."""
 
 
 class NativeListener(ABC):
@@ -114,11 +114,11 @@ class NativeListener(ABC):
 
     @property
     def _networks(self) -> bytes:
-        """The allowed networks, as the native engine expects them."""
+        """The allowed networks, in the format that the native engine expects."""
         return pack_networks(self._rule.allow)
 
     def _read(self) -> tuple[int, int]:
-        """Return the numbers of clients that use a permit, and of connected clients that are not reported yet."""
+        """Return the number of clients that use a permit, and the number of connected but unreported clients."""
         if self._closed or self._runner.engine is not self._engine:
             return self._handled, 0
         accepted, _, unreported, *_ = self._engine.gauge(self._token)
@@ -139,8 +139,8 @@ class NativeListener(ABC):
     def reserved(self) -> int:
         """See `gateway.contracts.accepting_link.LinkListener`.
 
-        While the listener accepts clients, the value does not depend on the counters of the native engine, which
-        change at any time: each client uses a permit until it is passed to the handler.
+        While the listener accepts clients, the value is the number of permits minus the number of clients that were
+        passed to the handler. It does not depend on the native engine's counters, which can change at any time.
         """
         return self.clients if self._stopped or self._withdrawn else self._permitted - self._handled
 
@@ -161,7 +161,7 @@ class NativeListener(ABC):
         if not self._closed:
             self._runner.command(COMMAND_RECALL, self._token)
 
-    # The native engine's runner calls these methods.
+    # The native engine's runner calls the following methods.
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
         """See `NativeEventHandler.on_record`."""
@@ -201,7 +201,7 @@ class NativeListener(ABC):
 
 
 def pack_networks(networks: Sequence[IpNetwork]) -> bytes:
-    """Return networks as `Engine.listen` expects them."""
+    """Return networks in the format that `Engine.listen` expects."""
     return b"".join(
         _NETWORK.pack(each.max_prefixlen // 8, each.prefixlen, each.network_address.packed) for each in networks
     )

@@ -10,7 +10,7 @@ from gateway.contracts.link import Stream
 from gateway.contracts.relay import Relay
 
 _RECALL_AFTER = 2.0
-"""Seconds between the stop of a listener and the return of its clients that are not connected to the target. The
+"""Seconds after the stop of a listener at which it returns the clients that are not connected to the target yet. The
 handler then dials for these clients."""
 
 ListenerFactory = Callable[[Any, int, Any], Any]
@@ -21,8 +21,8 @@ ListenerFactory = Callable[[Any, int, Any], Any]
 class NativeListenerGroup:
     """One listener per native engine and socket; implements `gateway.contracts.accepting_link.LinkListener`.
 
-    Each native engine accepts some of the clients. When one of them stops accepting, the others stop too, and the
-    handler must accept all clients itself.
+    Each native engine accepts some of the clients. When one native engine stops accepting, the others stop too. The
+    handler must then accept all clients itself.
 
     Args:
         rule: The sockets, the target, and the allowed clients.
@@ -69,7 +69,7 @@ class NativeListenerGroup:
     def permit(self, count: int) -> None:
         """See `gateway.contracts.accepting_link.LinkListener`.
 
-        The native engine that can accept the fewest clients gets the new permits.
+        The listener with the fewest unused permits gets the new permits.
         """
         if self._active:
             min(self._listeners, key=lambda each: each.reserved - each.clients).permit(count)
@@ -94,7 +94,7 @@ class NativeListenerGroup:
             self.withdraw()
             self._handler.on_stopped(self, failed=failed)
 
-    # The listeners of the native engines call these methods.
+    # The listeners of the native engines call the following methods.
 
     def on_joined(self, relay: Relay, tap: Tap | None, at: float) -> None:
         """See `gateway.relay.native_listener.NativeListenerHandler`."""
@@ -119,5 +119,5 @@ class NativeListenerGroup:
             self.on_all_closed()
 
     def on_all_closed(self) -> None:
-        """Handle the end of the last listener."""
+        """Report the end of the last listener to the handler."""
         self._handler.on_closed(self)

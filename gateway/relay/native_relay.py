@@ -97,7 +97,7 @@ class NativeRelay:
         if self._final is None and not self.ended.done():
             self._runner.command(COMMAND_ABORT, self._token, CLOSE_REASONS.index(close_reason))
 
-    # The native engine's runner calls these methods.
+    # The native engine's runner calls the following methods.
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
         """See `NativeEventHandler.on_record`. Handles the records for the tap."""
@@ -112,7 +112,7 @@ class NativeRelay:
         self._final, self._histogram = _UNKNOWN, None
         self._end(CloseReason.LINK_LOST)
 
-    # Subclasses use these methods.
+    # Subclasses use the following methods.
 
     @property
     def _tap_mode(self) -> int:

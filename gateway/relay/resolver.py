@@ -65,7 +65,7 @@ async def resolve(to: Endpoint) -> Addresses:
         def on_done(done: asyncio.Future[Addresses]) -> None:
             in_flight.pop(to, None)
             if not done.cancelled():
-                done.exception()  # retrieve the exception: asyncio would log it if all waiting tasks were cancelled
+                done.exception()  # if all waiting tasks were cancelled, asyncio would otherwise log the exception
 
         lookup.add_done_callback(on_done)
     return _shuffled(await asyncio.shield(lookup))

@@ -1,4 +1,4 @@
-"""Relays bytes between two sockets, inside the event loop's selector, without a task."""
+"""Relays bytes between two sockets, inside the event loop's selector, without an asyncio task."""
 
 import asyncio
 import logging
@@ -147,12 +147,12 @@ class SocketRelay:
     def _stop_writing_to(self, sock: socket.socket, error: OSError | None = None) -> None:
         """Handle a socket that accepts no more data.
 
-        If the peer of `sock` has already sent end-of-file, deliver the rest of its data to the other socket.
-        Otherwise, reset both sockets.
+        If the peer of `sock` reset the connection before it sent end-of-file, reset both sockets. Otherwise, continue
+        to deliver the peer's data to the other socket, and discard the data for the peer.
 
         Args:
             sock: The client's or the backend's socket.
-            error: The error that a system call on the socket has raised. None: query the socket.
+            error: The error that a system call on the socket has raised. None: read SO_ERROR of the socket.
         """
         upload, download = self._upload, self._download
         reads, writes = (upload, download) if sock is self._client else (download, upload)

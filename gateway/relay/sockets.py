@@ -48,7 +48,7 @@ def cap_retransmit_interval(sock: socket.socket) -> None:
     By default, TCP doubles the timeout after each retransmission. After an outage, a connection can therefore stay
     idle for as long as the outage lasted.
     """
-    with contextlib.suppress(OSError):  # an older kernel, or not a TCP socket
+    with contextlib.suppress(OSError):  # the kernel does not support it, or `sock` is not a TCP socket
         sock.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, _RTO_MAX_MS)
 
 
@@ -63,7 +63,7 @@ def limit_unsent(sock: socket.socket, backlog: int = NOTSENT_LOWAT) -> None:
         sock: Any socket. If it is not a TCP socket, it is left unchanged.
         backlog: Maximum number of bytes that wait in the kernel before they are sent for the first time.
     """
-    with contextlib.suppress(OSError):  # not a TCP socket
+    with contextlib.suppress(OSError):  # `sock` is not a TCP socket
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, backlog)
 
 

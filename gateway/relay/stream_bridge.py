@@ -25,11 +25,11 @@ from gateway.relay.socket_relay import SocketRelay
 _CHUNK = 128 * 1024
 _SHORT_CHUNK = 16 * 1024
 _SHORT_BACKLOG = 16 * 1024
-"""Maximum number of bytes that wait in the socket pair if `short` is true. Urgent data queues behind these bytes."""
+"""Maximum number of bytes that wait in the socket pair if `short` is true. Urgent data waits behind these bytes."""
 _POLL_INTERVAL = 0.5
 _SILENCE_TIMEOUT = 15.0
-"""Seconds without data from the far side after which the bridge closes a stream that does not support half-close. The
-time begins when the user sends end-of-file."""
+"""If the stream does not support half-close, the bridge closes it when the user has sent end-of-file and the far side
+has then sent no data for this number of seconds."""
 _tasks: set[asyncio.Task[None]] = set()
 
 
@@ -45,7 +45,7 @@ class _DownloadResult(enum.Enum):
 
 
 class StreamBridge:
-    """Copies bytes between a stream and a socket pair, until both directions end. Other code uses `sock`.
+    """Copies bytes between a stream and a socket pair, until both directions end. The user reads and writes `sock`.
 
     Args:
         far: The stream. The bridge owns it.
@@ -118,7 +118,7 @@ class StreamBridge:
         """Wait until both directions have ended, or until one direction can no longer make progress."""
         await asyncio.wait({upload, download}, return_when=asyncio.FIRST_COMPLETED)
         if not upload.done() and download.result() is _DownloadResult.COMPLETE:
-            # After end-of-file, no pending read would report a reset of the stream. Therefore, poll for a reset.
+            # After end-of-file, no read is pending that would report a reset of the stream, so poll for a reset.
             while not (upload.done() or self._far.was_reset):
                 await asyncio.wait({upload}, timeout=_POLL_INTERVAL)
         elif not upload.done() and download.result() is _DownloadResult.UNREAD:
@@ -165,7 +165,7 @@ class StreamBridge:
             if self._far.supports_half_close:
                 await self._far.end()
         except OSError:
-            # The far side accepts no more data. Make further writes of the user fail, because they would block.
+            # The far side accepts no more data. Make further writes of the user fail; otherwise, they would block.
             _discard_unread(self._inner)
             self.on_upload_lost()
             return False
@@ -174,7 +174,7 @@ class StreamBridge:
     async def _read_from_user(self) -> bytes:
         try:
             return await asyncio.get_running_loop().sock_recv(self._inner, self._chunk)
-        except OSError:  # the user closed its socket with unread data; all data from the user was received
+        except OSError:  # the user closed its socket before reading all data; all data from the user has arrived
             return b""
 
     async def _download(self) -> _DownloadResult:

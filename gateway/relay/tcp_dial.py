@@ -141,7 +141,7 @@ def _reject_self_connection(sock: Stream) -> None:
 
 
 def _dial_error(to: Endpoint, error: OSError) -> DialError:
-    # When several addresses fail with different errors, aiohappyeyeballs reports the numbers only in its message.
+    # If several addresses fail with different errors, only the message of the exception contains the error numbers.
     numbers = {error.errno} if error.errno else {int(each) for each in _ERRNO_PATTERN.findall(str(error))}
     text = ", ".join(sorted(map(os.strerror, numbers))) or str(error)
     if numbers == {errno.ETIMEDOUT}:
