@@ -51,6 +51,12 @@ def test_links_and_commands_exist(page: Path) -> None:
         assert re.search(rf"^(.* )?{name}( .*)?:", (ROOT / "Makefile").read_text(), re.MULTILINE), name
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_yaml_examples_can_be_parsed(page: Path) -> None:
+    for example in re.findall(r"^ *```ya?ml\n(.*?)^ *```", page.read_text(), re.MULTILINE | re.DOTALL):
+        assert list(yaml.safe_load_all(example)), example
+
+
 def split_rows(text: str) -> list[str]:
     """Return the lines of Markdown tables that do not end with `|` or have not as many cells as the first line."""
     tables = re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL)
