@@ -94,11 +94,11 @@ enum record {
                           payload: number of observations in each bucket */
     RECORD_RPC,        /* a: 1 if the message is from the backend; b: time; c: XID; d: enum rpc_type; -1: not RPC */
     RECORD_JOINED,     /* a listener has connected a client to the target; a: token of the new channel or pair; b: token of
-                          the SSH connection, or 0; c: time */
+                          the SSH connection, or 0 */
     RECORD_SERVED,     /* of a listener, about clients that have ended without any other record; a: number of clients;
                           b: how many of them reset their connection; c, d: bytes to and from the backend */
-    RECORD_RETURNED,   /* a listener returns a client to Python; a: the client's socket; b: nanoseconds since the client
-                          was accepted; c: whether the target may still accept a connection for the client */
+    RECORD_RETURNED,   /* a listener returns a client to Python; a: the client's socket; b: nanoseconds since the engine
+                          accepted the client */
     RECORD_STOPPED,    /* a listener accepts no more clients. Records of clients that it accepted earlier can follow. */
     RECORD_PAIR_ENDED, /* a: enum close_reason; b: the client's socket, c: the backend's socket. If a socket is not -1,
                           Python must close it with a reset when its peer has received all data. The last record of a

@@ -205,7 +205,6 @@ class Engine:
         window: int,
         max_packet: int,
         full_load: int,
-        min_responses: int,
         tap: bool,
         wires: bytes,
         networks: bytes,
@@ -224,8 +223,7 @@ class Engine:
             min_window: The initial receive window of a channel if `window` is too large for the growth budgets.
             window: The initial receive window of a channel otherwise.
             max_packet: The maximum size of received packets.
-            full_load: Number of channels of a connection beyond which `gauge` counts new channels.
-            min_responses: A client with fewer responses is reported individually, even if its connection is short.
+            full_load: See `gauge`.
             tap: Whether to report the bytes as RECORD_TAP, until COMMAND_UNTAP.
             wires: Tokens of the connections, as native unsigned 64-bit integers.
             networks: Networks that are allowed to connect; empty to allow all. Each consists of the size of the
@@ -242,7 +240,6 @@ class Engine:
         histogram: int,
         open_histogram: int,
         permits: int,
-        min_responses: int,
         tap: bool,
         host: bytes,
         port: int,
@@ -259,7 +256,6 @@ class Engine:
             histogram: See `listen`.
             open_histogram: See `listen`.
             permits: See `listen`.
-            min_responses: See `listen`.
             tap: See `listen`.
             host: The IP address of the target: 4 or 16 bytes.
             port: The port of the target.

@@ -183,7 +183,7 @@ static void take_client(struct listener *l, int fd, const struct sockaddr_storag
         return;
     if (permitted)
         listener_stop(l);
-    report_returned(l, fd, 0, false);
+    report_returned(l, fd, 0);
 }
 
 /* Accept the waiting clients. If no permits are left or accept4(2) fails, stop: Python then accepts the next clients. */

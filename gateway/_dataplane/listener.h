@@ -29,7 +29,6 @@ struct listener_setup {
     uint32_t min_window, window; /* initial receive window: `window` if the growth budgets allow it, else `min_window` */
     uint32_t max_packet;
     uint32_t full_load; /* number of channels of an SSH connection beyond which the engine counts new channels */
-    uint32_t min_responses; /* a client with fewer responses is reported individually, even if it ends soon */
     uint32_t wire_count, network_count; /* without networks, every address is allowed */
     uint32_t type_size, rest_size;
     uint32_t tap; /* see struct channel_setup */
@@ -81,7 +80,7 @@ void pending_recall(struct engine *, const struct source *of);
 void pending_stop_slow(struct engine *, uint64_t now);
 void listener_watch(struct listener *);
 void listener_free(struct listener *);
-void report_returned(const struct listener *, int fd, uint64_t waited, bool abandoned);
+void report_returned(const struct listener *, int fd, uint64_t waited);
 
 /* served.c: clients that are connected to their target, but not reported to Python yet. */
 void joined_add(struct joined *, struct listener *, uint64_t token, uint64_t wire, uint64_t accepted_at);

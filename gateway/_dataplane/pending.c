@@ -46,13 +46,10 @@ int pending_remove(struct pending *p)
     return p->fd;
 }
 
-/* Return a client to Python with RECORD_RETURNED.
- *
- * Args: abandoned: whether the target may still accept a connection for the client.
- */
-void report_returned(const struct listener *l, int fd, uint64_t waited, bool abandoned)
+/* Return a client to Python with RECORD_RETURNED. */
+void report_returned(const struct listener *l, int fd, uint64_t waited)
 {
-    const int64_t arguments[4] = {fd, (int64_t)waited, abandoned, 0};
+    const int64_t arguments[4] = {fd, (int64_t)waited, 0, 0};
 
     emit(l->engine, RECORD_RETURNED, l->token, arguments, NULL, 0);
 }
@@ -67,19 +64,19 @@ void pending_joined(struct channel *c)
     client_attach(c, pending_remove(&c->pending), histogram, ATTACH_MEASURE);
 }
 
-static void give_back(struct pending *p, bool abandoned)
+static void give_back(struct pending *p)
 {
     const struct listener *l = p->listener; /* even if freed, its memory stays valid until the end of the turn */
     uint64_t waited = clock_ns() - p->accepted_at;
 
-    report_returned(l, pending_remove(p), waited, abandoned);
+    report_returned(l, pending_remove(p), waited);
 }
 
 /* Return a client to Python after its channel or dial has failed, and stop the listener, because Python handles failures. */
 void pending_failed(struct pending *p)
 {
     listener_stop(p->listener);
-    give_back(p, false);
+    give_back(p);
 }
 
 static struct channel *channel_of(const struct pending *p)
@@ -102,7 +99,7 @@ void pending_recall(struct engine *e, const struct source *of)
             next = p->next;
             if (of != &l->source && !(c && of == &c->wire->source))
                 continue;
-            give_back(p, true);
+            give_back(p);
             if (c)
                 c->abandoned = c->ended = true;
             else

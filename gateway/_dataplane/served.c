@@ -30,7 +30,7 @@ static void remove_joined(struct engine *e, struct joined *j)
 /* Report a connected client to Python: if the client has a tap, at the end of the turn; otherwise, with other records. */
 static void report_joined(const struct listener *l, const struct joined *j)
 {
-    const int64_t arguments[4] = {(int64_t)j->token, (int64_t)j->wire, (int64_t)j->at, 0};
+    const int64_t arguments[4] = {(int64_t)j->token, (int64_t)j->wire, 0, 0};
 
     if (l->setup->tap)
         emit(l->engine, RECORD_JOINED, l->token, arguments, NULL, 0);
@@ -94,8 +94,7 @@ bool joined_end(struct engine *e, struct joined *j, enum close_reason reason, bo
 
     if (!l)
         return false;
-    if (lingers || (reason != CLOSE_FINISHED && reason != CLOSE_CLIENT_RESET) ||
-        atomic_load_explicit(&gauge->responses, memory_order_relaxed) < l->setup->min_responses) {
+    if (lingers || (reason != CLOSE_FINISHED && reason != CLOSE_CLIENT_RESET)) {
         report_client(e, j);
         return false;
     }

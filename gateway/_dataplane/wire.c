@@ -101,7 +101,6 @@ void wire_free(struct wire *w)
     if (w->mask)
         epoll_ctl(e->epoll, EPOLL_CTL_DEL, w->fd, NULL);
     close(w->fd);
-    pending_recall(e, &w->source);
     for (uint32_t at = 0; at < w->used_count; at++) {
         struct channel *c = w->table[at];
 

@@ -24,9 +24,6 @@ class AcceptRule:
         open_time: Records the time from accepting each client to connecting it to the target.
         make_tap: Creates a tap for each client. The `tracker` of the tap must be None. If `make_tap` is None, the
             connections have no taps.
-        min_responses: Minimum number of responses to each client that the link reports in `ServedClients`. The link
-            reports a client with fewer responses with `AcceptedClientHandler.on_joined`, even if its connection is
-            short.
     """
 
     sockets: tuple[socket.socket, ...]
@@ -35,7 +32,6 @@ class AcceptRule:
     latency: Histogram
     open_time: Histogram
     make_tap: Callable[[], Tap] | None = None
-    min_responses: int = 0
 
 
 class ServedClients(NamedTuple):
@@ -89,7 +85,7 @@ class LinkListener(Protocol):
 class AcceptedClientHandler(Protocol):
     """Defines the callbacks of links that accept clients in C. The methods must not raise errors."""
 
-    def on_joined(self, listener: LinkListener, relay: Relay, tap: Any, at: float) -> None:
+    def on_joined(self, listener: LinkListener, relay: Relay, tap: Any) -> None:
         """Handle a client that was connected to the target. Its relay might already have forwarded bytes.
 
         The link calls this method before it passes bytes to the tap, and before it reports the end of the relay.
@@ -98,7 +94,6 @@ class AcceptedClientHandler(Protocol):
             listener: The listener.
             relay: Forwards the bytes between the client and the target.
             tap: The client's tap, from the rule's `make_tap`; None if the rule has no `make_tap`.
-            at: Monotonic time at which the client was connected.
         """
 
     def on_served(self, listener: LinkListener, clients: ServedClients) -> None:
@@ -107,15 +102,13 @@ class AcceptedClientHandler(Protocol):
         The link does not call `on_joined` for these clients. The listener can use their permits again.
         """
 
-    def on_returned(self, listener: LinkListener, client: Stream, seconds: float, *, abandoned: bool) -> None:
+    def on_returned(self, listener: LinkListener, client: Stream, seconds: float) -> None:
         """Handle a client that the link did not connect: the rule refuses it, or the dial failed or took too long.
 
         Args:
             listener: The listener.
             client: The client's socket, from which nothing was read. The handler owns it.
             seconds: Seconds since the client was accepted.
-            abandoned: Whether the target may still accept the connection that the link dialed for the client. The
-                link then closes this connection.
         """
 
     def on_stopped(self, listener: LinkListener, *, failed: bool) -> None:

@@ -13,15 +13,9 @@ from collections.abc import Sequence
 
 from gateway.backend_support.aborted_login_count import AbortedLoginCount
 from gateway.backend_support.probe_login_limiter import ProbeLoginLimiter
-from gateway.contracts.accepting_link import LinkListener
-from gateway.contracts.relay import Relay
 
 _THROTTLE_SHARE = 0.9
-"""Fraction of the limit at which the budget starts to admit clients one at a time. The aborted handshakes that the
-server has counted, and the clients whose login it has not answered yet, count toward this fraction."""
-_LOGIN_TIMEOUT = 15.0
-"""If a connection is open for this number of seconds, the client has logged in. MySQL closes a connection without a
-login earlier (`connect_timeout`, by default 10 s)."""
+"""Fraction of the limit. If the server has counted more, the budget admits clients one at a time."""
 _THROTTLE_INTERVAL = 10.0
 """Minimum seconds between the admission of two clients of one server, while clients are admitted one at a time. The
 interval applies to all tunnels to the server together."""
@@ -45,12 +39,6 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         """Limits the logins of probes."""
         self.next_admission = 0.0
         """Earliest monotonic time of the next admission, while clients are admitted one at a time."""
-        self.dialing = 0
-        """Number of admitted clients that are not connected to the server yet."""
-        self.listeners: set[LinkListener] = set()
-        """The listeners of links that accept clients, and connect them to the server, without the event loop."""
-        self._unanswered: dict[Relay, float] = {}
-        """For each client whose login the server has not answered yet: the monotonic time at which it connected."""
 
     @property
     def limit(self) -> int:
@@ -77,40 +65,12 @@ class AbortedHandshakeBudget(AbortedLoginCount):
 
         If clients are admitted one at a time, a True result also starts the interval until the next client.
         """
-        if self.room(now) > 0:
+        if self.aborted < self.limit * _THROTTLE_SHARE:
             return True
         if now < max(each.next_admission for each in self.peers):
             return False
         self.next_admission = now + _THROTTLE_INTERVAL
         return True
-
-    def add_client(self, relay: Relay, at: float) -> None:
-        """Count a client until the server has answered its login, or until `remove_client` is called.
-
-        Args:
-            relay: The client's relay.
-            at: Monotonic time at which the client was connected to the server.
-        """
-        self._unanswered[relay] = at
-
-    def remove_client(self, relay: Relay) -> None:
-        """Remove a client whose connection has ended."""
-        self._unanswered.pop(relay, None)
-
-    def can_abort(self, now: float) -> int:
-        """Return how many clients through this tunnel can still abort their handshake at the monotonic time `now`.
-
-        Includes the clients that `listeners` can still accept.
-        """
-        self._unanswered = {
-            relay: at for relay, at in self._unanswered.items() if not relay.responses and at > now - _LOGIN_TIMEOUT
-        }
-        return self.dialing + sum(each.reserved for each in self.listeners) + len(self._unanswered)
-
-    def room(self, now: float) -> int:
-        """Return how many clients can be admitted at the monotonic time `now`, assuming that all of them abort."""
-        limit = int(self.limit * _THROTTLE_SHARE)
-        return max(0, limit - self.aborted - sum(each.can_abort(now) for each in self.peers))
 
     @property
     def needs_login(self) -> bool:

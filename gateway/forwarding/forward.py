@@ -17,8 +17,8 @@ from gateway.errors import DialError
 from gateway.forwarding.acceptor import Acceptor
 from gateway.forwarding.admission import AdmissionRules
 from gateway.forwarding.cancel_request_router import CancelRequestRouter
-from gateway.forwarding.client_event_recorder import ClientEventRecorder
-from gateway.forwarding.consumer_usage import ConsumerUsage
+from gateway.forwarding.client_event_recorder import ClientEventRecorder, ConnectionRecord
+from gateway.forwarding.consumer_usage import ConnectionSlot, ConsumerUsage
 from gateway.forwarding.listener import Listener
 from gateway.forwarding.native_acceptor import NativeAcceptor
 from gateway.forwarding.open_connections import OpenConnection, OpenConnections
@@ -81,12 +81,7 @@ class Forward:
         """Lets links accept clients in C. None if a tap measures the latency, because C code lacks support for it."""
         if tap is None:
             self._native = native = NativeAcceptor(
-                self._acceptor,
-                self._latency,
-                self._add_native,
-                self._served,
-                self._record_abandoned,
-                self._cancels,
+                self._acceptor, self._latency, self._add, self._served, self._cancels
             )
             self._acceptor.clients_elsewhere = lambda: native.clients
 
@@ -243,7 +238,7 @@ class Forward:
         if client.slot is not None:
             client.slot.join(relay)
         record = self._client_events.joined(client.record)
-        self._add(OpenConnection(relay, routed, client.slot, time.monotonic(), login, record))
+        self._add(routed, relay, login, client.slot, record)
         if self._acceptor.reserve.rekey(task, relay.ended):
             timer = asyncio.get_running_loop().call_later(_RESERVE_TIMEOUT, relay.abort, CloseReason.ABORTED)
             relay.ended.add_done_callback(lambda _: timer.cancel())
@@ -253,21 +248,21 @@ class Forward:
             self.review()
             self._native.offer(routed, self._dialer.target_dialer.route, self.listeners)
 
-    def _add_native(self, routed: RoutedTarget, relay: Relay, login: LoginTap | None, at: float) -> None:
-        self._dialer.target_dialer.record_joined(routed, relay, at)
-        self._add(OpenConnection(relay, routed, None, at, login, None))
-
-    def _record_abandoned(self, routed: RoutedTarget) -> None:
-        self._dialer.target_dialer.record_abandoned(routed)
-
-    def _add(self, connection: OpenConnection) -> None:
-        self._connections.add(connection)
-        if connection.login is not None and self._cancels is not None:
-            self._cancels.add_session(connection.routed.identity, connection.login)
-        connection.relay.ended.add_done_callback(self._on_ended)
+    def _add(
+        self,
+        routed: RoutedTarget,
+        relay: Relay,
+        login: LoginTap | None,
+        slot: ConnectionSlot | None = None,
+        record: ConnectionRecord | None = None,
+    ) -> None:
+        self._connections.add(OpenConnection(relay, routed, slot, time.monotonic(), login, record))
+        if login is not None and self._cancels is not None:
+            self._cancels.add_session(routed.identity, login)
+        relay.ended.add_done_callback(self._on_ended)
         if self._acceptor.group is None:  # the native engine accepted the client before it got the stop command
-            connection.relay.abort(CloseReason.ABORTED)
-        if connection.routed.target in self._connections.drained_targets:  # the target lost its role during the dial
+            relay.abort(CloseReason.ABORTED)
+        if routed.target in self._connections.drained_targets:  # the target lost its role during the dial
             self.move_clients(self._connections.drained_targets, self._connections.left_targets)
 
     def _served(self, clients: ServedClients) -> None:
@@ -291,4 +286,4 @@ class Forward:
             dialer.route.on_failure(routed)
         dialer.record_end(routed, relay, connection.began)
         if self._native is not None:
-            self._native.on_permit_freed()
+            self._native.on_client_ended()

@@ -9,7 +9,6 @@ from gateway.contracts.accepting_link import AcceptingLink, AcceptRule, LinkList
 from gateway.contracts.link import Stream
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
-from gateway.forwarding.aborted_handshake_budget import LOGIN_RESPONSES, AbortedHandshakeBudget
 from gateway.forwarding.acceptor import Acceptor
 from gateway.forwarding.cancel_request_router import CancelRequestRouter
 from gateway.forwarding.listener import Listener
@@ -23,12 +22,9 @@ _MIN_HOLD = 3.0
 """If `Route.hold` is less than this number of seconds, links accept no clients. Python code then accepts the clients,
 because it enforces a short limit more precisely."""
 _MIN_ROOM = 0.25
-"""Minimum fraction of `_permit_limit` that must be available before a link starts to accept clients."""
+"""Minimum fraction of `max_connections` that must be free before a link starts to accept clients."""
 _PERMIT_SHARE = 1 / 64
-"""Fraction of `_permit_limit`. When this fraction has become free, the gateway gives the link new permits."""
-_BUDGET_SHARE = 0.5
-"""Maximum fraction of a handshake budget that the permits of one link can use. The rest remains for other backends of
-the same server."""
+"""Fraction of `max_connections`. When this many connections have ended, the link is permitted to accept more."""
 
 
 class NativeAcceptor:
@@ -43,9 +39,8 @@ class NativeAcceptor:
         acceptor: Accepts the clients that the link returns.
         latency: Records the response latencies.
         on_joined: Called for each client that the link has connected to the target. Receives the path to the target,
-            the relay, the tap that observes the login, and the monotonic time at which the client was connected.
+            the relay, and the tap that observes the login.
         on_served: Called with the number and the bytes of clients whose short connections the link reports together.
-        on_abandoned: Called with the path of a dial that the link has abandoned, but that may still succeed.
         cancels: Routes cancel requests; None if clients send no cancel requests on separate connections. A link sends
             all cancel requests to its only target, so it accepts clients only while no other target has sessions.
     """
@@ -54,16 +49,14 @@ class NativeAcceptor:
         self,
         acceptor: Acceptor,
         latency: Histogram,
-        on_joined: Callable[[RoutedTarget, Relay, LoginTap | None, float], None],
+        on_joined: Callable[[RoutedTarget, Relay, LoginTap | None], None],
         on_served: Callable[[ServedClients], None],
-        on_abandoned: Callable[[RoutedTarget], None],
         cancels: CancelRequestRouter | None = None,
     ) -> None:
         self._acceptor = acceptor
         self._latency = latency
         self._on_joined = on_joined
         self._on_served = on_served
-        self._on_abandoned = on_abandoned
         self._cancels = cancels
         self._listening: LinkListener | None = None
         """The link's listener that currently accepts the clients; None if Python code accepts them."""
@@ -71,13 +64,8 @@ class NativeAcceptor:
         """For each `LinkListener` that still has clients or can accept them: the path over which it dials."""
         self._bound: list[Listener] = []
         """The backend's listeners on whose sockets the link accepts clients."""
-        self._budgets: dict[LinkListener, AbortedHandshakeBudget] = {}
-        """The handshake budgets that count the clients of each `LinkListener` of `_paths`."""
-        self._budget: AbortedHandshakeBudget | None = None
-        """The handshake budget of the path of `_listening`."""
-        self._freed = 0
-        """Number of permits that became free since the link last received permits. With a permit, a link accepts one
-        client."""
+        self._ended = 0
+        """Number of connections that have ended since the link last received permits to accept clients."""
         self._retry_at = 0.0
 
     @property
@@ -104,33 +92,27 @@ class NativeAcceptor:
         """
         if self._listening is not None or (now := time.monotonic()) < self._retry_at:
             return
-        link = routed.uplink.link
-        self._budget = route.budget(routed)
-        room = self._room()
+        link, admission = routed.uplink.link, self._acceptor.admission
+        room = admission.max_connections - self._acceptor.active
         if (
             isinstance(link, AcceptingLink)
             and self._is_simple(routed, route)
             and route.hold >= _MIN_HOLD
-            and room >= max(1, int(self._permit_limit * _MIN_ROOM))
+            and route.budget(routed) is None
+            and room >= max(1, int(admission.max_connections * _MIN_ROOM))
             and listeners
             and all(each.is_tcp for each in listeners)
         ):
             sockets = tuple(sock for each in listeners for sock in each.sockets)
             make_tap = self._cancels.login_tap if self._cancels is not None else None
             open_time = routed.uplink.channel_open
-            rule = AcceptRule(
-                sockets, routed.target, self._acceptor.admission.allow, self._latency, open_time, make_tap,
-                LOGIN_RESPONSES if self._budget is not None else 0,
-            )  # fmt: skip
+            rule = AcceptRule(sockets, routed.target, admission.allow, self._latency, open_time, make_tap)
             self._listening = link.listen(rule, room, self)
         if self._listening is None:
             self._retry_at = now + _RETRY_AFTER
             return
         self._paths[self._listening] = routed
-        if self._budget is not None:
-            self._budget.listeners.add(self._listening)
-            self._budgets[self._listening] = self._budget
-        self._bound, self._freed = listeners, 0
+        self._bound, self._ended = listeners, 0
         for each in listeners:
             each.delegate(self.withdraw)
 
@@ -160,44 +142,29 @@ class NativeAcceptor:
         for each in self._paths:
             each.recall()
 
-    @property
-    def _permit_limit(self) -> int:
-        """The largest number of permits that a link can have at a time. With each permit, it accepts one client."""
+    def on_client_ended(self) -> None:
+        """Count an ended connection, and permit the link to accept more clients if enough connections have ended."""
+        listening = self._listening
+        if listening is None:
+            return
+        self._ended += 1
         limit = self._acceptor.admission.max_connections
-        return limit if self._budget is None else min(limit, int(self._budget.limit * _BUDGET_SHARE))
-
-    def _room(self) -> int:
-        """Return the number of additional permits that the limits allow."""
-        budget, reserved = self._budget, sum(each.reserved for each in self._paths)
-        room = self._acceptor.admission.max_connections - self._acceptor.active_here - reserved
-        return (
-            room
-            if budget is None
-            else min(room, int((budget.room(time.monotonic()) + reserved) * _BUDGET_SHARE) - reserved)
-        )
-
-    def on_permit_freed(self) -> None:
-        """Count a permit that has become free. If enough permits are free, permit the link to accept more clients."""
-        if self._listening is not None:
-            self._freed += 1
-            if self._freed >= self._permit_limit * _PERMIT_SHARE:
-                self._freed = 0
-                room = self._room()
-                if room > 0:
-                    self._listening.permit(room)
+        if self._ended >= limit * _PERMIT_SHARE:
+            self._ended = 0
+            room = limit - self._acceptor.active_here - sum(each.reserved for each in self._paths)
+            if room > 0:
+                listening.permit(room)
 
     # The link calls the following methods of `AcceptedClientHandler`.
 
-    def on_joined(self, listener: LinkListener, relay: Relay, tap: Any, at: float) -> None:
+    def on_joined(self, listener: LinkListener, relay: Relay, tap: Any) -> None:
         """See `AcceptedClientHandler`."""
         routed = self._paths.get(listener)
         if routed is None:  # `listen` failed after the link had accepted this client
             relay.abort(CloseReason.ABORTED)
             return
         self._acceptor.accepted += 1
-        self._on_joined(routed, relay, tap, at)
-        if self._budget is not None:
-            self.on_permit_freed()  # the handshake budget now counts this client instead of its permit
+        self._on_joined(routed, relay, tap)
 
     def on_served(self, listener: LinkListener, clients: ServedClients) -> None:
         """See `AcceptedClientHandler`."""
@@ -205,13 +172,11 @@ class NativeAcceptor:
         self._acceptor.accepted += clients.total
         self._on_served(clients)
 
-    def on_returned(self, listener: LinkListener, client: Stream, seconds: float, *, abandoned: bool) -> None:
+    def on_returned(self, listener: LinkListener, client: Stream, seconds: float) -> None:
         """See `AcceptedClientHandler`."""
-        routed = self._paths.get(listener)
-        if abandoned and routed is not None:
-            self._on_abandoned(routed)
+        del listener
         self._acceptor.accept(client, seconds)
-        self.on_permit_freed()
+        self.on_client_ended()  # the client no longer uses a permit of the link
 
     def on_stopped(self, listener: LinkListener, *, failed: bool) -> None:
         """See `AcceptedClientHandler`."""
@@ -224,8 +189,6 @@ class NativeAcceptor:
     def on_closed(self, listener: LinkListener) -> None:
         """See `AcceptedClientHandler`."""
         self._paths.pop(listener, None)
-        if (budget := self._budgets.pop(listener, None)) is not None:
-            budget.listeners.discard(listener)
 
     def _accept_here(self) -> None:
         for each in self._bound:

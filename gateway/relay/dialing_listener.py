@@ -23,8 +23,8 @@ class DialingListener(NativeListener):
         ((family, *_, (host, port, *zone)),) = numeric_addresses(self._rule.to)
         scope = zone[1] if zone else 0
         self._runner.engine.listen_and_dial(
-            self._token, descriptor, self._histogram, self._open_histogram, permits, self._rule.min_responses,
-            self._rule.make_tap is not None, socket.inet_pton(family, host), port, scope, self._networks, _OPTIONS,
+            self._token, descriptor, self._histogram, self._open_histogram, permits, self._rule.make_tap is not None,
+            socket.inet_pton(family, host), port, scope, self._networks, _OPTIONS,
         )  # fmt: skip
 
     def _create_relay(self, token: int, wire: int, tap: Tap | None) -> NativeSocketRelay:

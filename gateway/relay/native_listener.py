@@ -33,19 +33,18 @@ class NativeListenerHandler(Protocol):
     Each method corresponds to one of `gateway.contracts.accepting_link.AcceptedClientHandler`.
     """
 
-    def on_joined(self, relay: Relay, tap: Tap | None, at: float) -> None:
-        """Handle a client that the native engine connected to the target at the monotonic time `at`."""
+    def on_joined(self, relay: Relay, tap: Tap | None) -> None:
+        """Handle a client that the native engine connected to the target."""
 
     def on_served(self, clients: ServedClients) -> None:
         """Count clients that the native engine connected to the target, and whose connections have ended."""
 
-    def on_returned(self, client: Stream, seconds: float, *, abandoned: bool) -> None:
+    def on_returned(self, client: Stream, seconds: float) -> None:
         """Handle a client that the rule does not allow, or that the native engine could not connect to the target.
 
         Args:
             client: The client's socket. The handler owns it.
             seconds: Seconds since the native engine accepted the client.
-            abandoned: Whether the target may still accept a connection for the client.
         """
 
     def on_stopped(self) -> None:
@@ -168,16 +167,16 @@ class NativeListener(ABC):
         del payload
         if kind == RECORD_JOINED:
             self._handled += 1
-            token, wire, at, _ = arguments
+            token, wire, _, _ = arguments
             tap = self._rule.make_tap() if self._rule.make_tap is not None else None
-            self._handler.on_joined(self._create_relay(token, wire, tap), tap, at / 1e9)
+            self._handler.on_joined(self._create_relay(token, wire, tap), tap)
         elif kind == RECORD_SERVED:
             self._handler.on_served(ServedClients(*arguments))
         elif kind == RECORD_RETURNED:
             self._handled += 1
             client = socket.socket(fileno=arguments[0])
             client.setblocking(False)
-            self._handler.on_returned(client, arguments[1] / 1e9, abandoned=bool(arguments[2]))
+            self._handler.on_returned(client, arguments[1] / 1e9)
         elif kind == RECORD_STOPPED:
             self._stopped = True
             if not self._withdrawn:

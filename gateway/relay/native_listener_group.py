@@ -96,17 +96,17 @@ class NativeListenerGroup:
 
     # The listeners of the native engines call the following methods.
 
-    def on_joined(self, relay: Relay, tap: Tap | None, at: float) -> None:
+    def on_joined(self, relay: Relay, tap: Tap | None) -> None:
         """See `gateway.relay.native_listener.NativeListenerHandler`."""
-        self._handler.on_joined(self, relay, tap, at)
+        self._handler.on_joined(self, relay, tap)
 
     def on_served(self, clients: ServedClients) -> None:
         """See `gateway.relay.native_listener.NativeListenerHandler`."""
         self._handler.on_served(self, clients)
 
-    def on_returned(self, client: Stream, seconds: float, *, abandoned: bool) -> None:
+    def on_returned(self, client: Stream, seconds: float) -> None:
         """See `gateway.relay.native_listener.NativeListenerHandler`."""
-        self._handler.on_returned(self, client, seconds, abandoned=abandoned)
+        self._handler.on_returned(self, client, seconds)
 
     def on_stopped(self) -> None:
         """See `gateway.relay.native_listener.NativeListenerHandler`."""

@@ -13,7 +13,7 @@ def _never_broken() -> bool:
 class PairSocket(socket.socket):
     """One end of a socket pair, which code can use like the socket of a TCP connection.
 
-    On a socket pair, a reset of the tunneled stream looks like end-of-file. `broken` tells the two apart.
+    On a socket pair, a reset of the tunneled stream looks like end-of-file. `broken` distinguishes the two.
     """
 
     broken: Callable[[], bool] = staticmethod(_never_broken)

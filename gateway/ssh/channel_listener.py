@@ -58,10 +58,9 @@ class ChannelListener(NativeListener):
     def _listen(self, descriptor: int, permits: int) -> None:
         wires = struct.pack(f"={len(self._connections)}Q", *self._connections)
         to, tap = self._rule.to, self._rule.make_tap is not None
-        full = CHANNELS_PER_CONNECTION - 1
         self._runner.engine.listen(
             self._token, descriptor, self._histogram, self._open_histogram, permits, MIN_WINDOW, INITIAL_WINDOW,
-            self._max_packet, full, self._rule.min_responses, tap, wires, self._networks,
+            self._max_packet, CHANNELS_PER_CONNECTION - 1, tap, wires, self._networks,
             *channel_target(to.host, to.port),
         )  # fmt: skip
 

@@ -119,8 +119,8 @@ class SshConnectionPool:
         usable = [connection for connection in self._usable if connection.alive]
         if not usable:
             return None
-        chosen, full = choose_connection([connection.load for connection in usable])
-        if full:
+        chosen, grow = choose_connection([connection.load for connection in usable], self._options.connections.max)
+        if grow:
             self._grow()
         return usable[chosen]
 

@@ -108,14 +108,15 @@ def evaluate(pool: Sequence[ConnectionHealth], keepalive: KeepaliveOptions, targ
     )
 
 
-def choose_connection(loads: Sequence[int]) -> tuple[int, bool]:
+def choose_connection(loads: Sequence[int], max_connections: int) -> tuple[int, bool]:
     """Choose the connection for the next channel.
 
     Args:
         loads: Number of channels of each usable connection. The list must not be empty.
+        max_connections: Maximum number of connections in the pool.
 
     Returns:
-        The index of the least loaded connection, and whether the pool needs another connection.
+        The index of the least loaded connection, and whether the pool should open another connection.
     """
     chosen = min(range(len(loads)), key=loads.__getitem__)
-    return chosen, loads[chosen] >= CHANNELS_PER_CONNECTION - 1
+    return chosen, loads[chosen] >= CHANNELS_PER_CONNECTION - 1 and len(loads) < max_connections

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 import time
+from math import inf
 
 import asyncssh
 
@@ -49,7 +50,7 @@ class PooledConnection:
         self.outdated = False
         """Whether the connection gets no new channels, and is closed after its last channel. Reasons: the tunnel's
         credentials have changed since the connection logged in, or the pool has more connections than it needs."""
-        self._overflow_count = 0
+        self._overflow_count, self._overflow_at = 0, -inf
         self.stalled = False
         """See `ConnectionHealth.stalled`."""
         self.silence_at_recovery = 0.0
@@ -77,11 +78,12 @@ class PooledConnection:
         known = len(self._relays) + self._opener.opening_count
         return max(known, self.native_transport.channel_count) if self.native_transport is not None else known
 
-    def has_overflowed(self) -> bool:
-        """Return whether `NativeTransport.overflow_count` has increased since the last call."""
+    def last_overflow(self) -> float:
+        """Return the monotonic time of the last call that found a higher `NativeTransport.overflow_count`."""
         count = self.native_transport.overflow_count if self.native_transport is not None else 0
-        before, self._overflow_count = self._overflow_count, count
-        return count > before
+        if count > self._overflow_count:
+            self._overflow_count, self._overflow_at = count, time.monotonic()
+        return self._overflow_at
 
     @property
     def rekeys_often(self) -> bool:

@@ -1,6 +1,7 @@
 """Accepts the clients of targets in native engines, which spread the clients over the SSH connections of a pool."""
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -9,9 +10,13 @@ from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule, 
 from gateway.relay.native_listener_group import ListenerFactory, NativeListenerGroup
 from gateway.ssh.channel_interfaces import SshChannel
 from gateway.ssh.flow_control import MAX_RECEIVE_PACKET, MAX_SEND_PACKET
+from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION
 from gateway.ssh.pooled_connection import PooledConnection
 
 log = logging.getLogger(__name__)
+
+_OVERFLOW_PERIOD = 1.0
+"""If the connections of every native engine were full within this number of seconds, the pool needs another one."""
 
 
 class TargetListener(NativeListenerGroup):
@@ -55,13 +60,14 @@ class TargetListener(NativeListenerGroup):
         super().on_served(clients)
 
     def _grow_if_full(self) -> None:
-        runners, full = set(), set()
+        last: dict[Any, float] = {}
         for each in self.connections:
-            if each.native_transport is not None:
-                runners.add(each.native_transport.runner)
-                if each.has_overflowed():
-                    full.add(each.native_transport.runner)
-        if full == runners:
+            runner = each.native_transport.runner if each.native_transport is not None else None
+            last[runner] = max(last.get(runner, 0.0), each.last_overflow())
+        # Each native engine uses only its own connections, and many channels can end before `load` is read.
+        if min(last.values()) > time.monotonic() - _OVERFLOW_PERIOD or all(
+            each.load >= CHANNELS_PER_CONNECTION - 1 for each in self.connections
+        ):
             self._owner.grow()
 
     def on_stopped(self) -> None:

@@ -15,13 +15,11 @@ import pytest
 from gateway.demo import mariadb
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.process import find, free_port
-from gateway.demo.sshd import Bastion
 from tests.soak.abort_budget import assigned, counting_server
-from tests.support.accepting import engine_accepts
 from tests.support.clients import connect, query_mysql
-from tests.support.configs import database_check, ssh_tunnel
+from tests.support.configs import database_check
 from tests.support.gateway_process import Gateway
-from tests.support.requirements import need, need_data_plane
+from tests.support.requirements import need
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -104,44 +102,6 @@ def test_clients_that_abort_over_two_paths_block_no_address(gateway: Gateway, se
     for listen in (app, batch):
         assert query_mysql(server, listen) >= 3
     assert gateway.state("app") == gateway.state("batch") == ("up", None)
-
-
-@pytest.mark.parametrize(("tunnel", "hold"), [(True, 30), (False, 30), (False, 2)], ids=["ssh", "direct", "python"])
-def test_concurrent_clients_that_abort_do_not_block_an_address(
-    gateway: Gateway, server: MariaDB, bastion: Bastion, tunnel: bool, hold: int
-) -> None:
-    """The native engine accepts the clients, except if they wait for at most two seconds."""
-    need_data_plane()
-    listen = free_port()
-    check = database_check(server, gateway.folder, "interval: 60s, fast_interval: 300ms")
-    gateway.write(f"""
-        tunnels:
-          bastion: {ssh_tunnel(bastion)}
-        backends:
-          app: {{kind: mysql, {"via: bastion, " if tunnel else ""}targets: ["{SERVER}:{server.port}"],
-                 listen: 127.0.0.1:{listen}, hold: {hold}s, check: {check}}}
-    """)
-    gateway.start().wait_up("app")
-
-    def serves() -> bool:
-        with contextlib.suppress(pymysql.err.OperationalError):
-            return query_mysql(server, listen) >= 3 and (hold < 3 or engine_accepts(gateway.pid, listen))
-        return False
-
-    def abort(_: int) -> int:
-        greeted = 0
-        for _ in range(ABORTS):
-            with contextlib.suppress(OSError), connect(listen) as client:
-                greeted += client.recv(100)[5:6] != b""
-        return greeted
-
-    gateway.wait(serves)
-    with ThreadPoolExecutor(4) as clients:
-        assert sum(clients.map(abort, range(4))) > LIMIT
-    gateway.wait(serves)
-    target = gateway.backend("app")["targets"][0]
-    assert (target["state"], target["detail"]) == ("up", "")
-    log_in_from(server, SERVER)
 
 
 def test_the_checks_of_all_backends_together_do_not_block_an_address(gateway: Gateway, server: MariaDB) -> None:

@@ -48,8 +48,7 @@ static void listen_step(const struct step *s, bool dials)
                     MAX_NETWORKS * sizeof(struct network) + 32] = {0};
     struct listener_setup setup = {.histogram = s->a >> 4, .open_histogram = OPEN_HISTOGRAM + (uint32_t)listener_count,
                                    .min_window = size_of(s->b % 31), .max_packet = 262144, .type_size = 4,
-                                   .rest_size = 4, .tap = tap_of(s->a >> 2), .full_load = s->b & 3,
-                                   .min_responses = s->b >> 6 & 1};
+                                   .rest_size = 4, .tap = tap_of(s->a >> 2), .full_load = s->b & 3};
     size_t size = sizeof setup;
 
     if (listener_count == MAX_LISTENERS)

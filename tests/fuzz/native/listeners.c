@@ -166,13 +166,12 @@ static void on_returned(struct far_listener *l, const struct message_header *h)
 {
     const struct file *f = file_of((int)h->a);
     struct far_channel *c = &channels[f->owner];
-    bool lost = !l->dials && c->token && !file_is_open(wires[c->wire].fd);
 
     CHECK(f->kind == FILE_CLIENT && c->fd == h->a && c->listener == l - listeners + 1, "not a client of the listener");
     CHECK(!c->opened && !c->final && h->b >= 0, "a client that Python already has");
     CHECK(!f->registered && !f->shut && !c->delivered && (f->dead || f->available == c->written),
           "the client was used");
-    CHECK(!network_allows(l->networks, c->address) || l->stopped || l->recalled || l->withdrawn || lost,
+    CHECK(!network_allows(l->networks, c->address) || l->stopped || l->recalled || l->withdrawn,
           "a client is returned without a reason");
     c->final = c->failed = true;
     l->returned++;

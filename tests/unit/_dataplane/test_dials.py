@@ -56,7 +56,6 @@ class Rig(EngineRig):
         *,
         tap: bool = False,
         histogram: int = 0,
-        min_responses: int = 0,
     ) -> int:
         """Let the native engine accept clients from `listening`. Return the token of the listener."""
         token, (host, port) = self.engine.token(), to or address(self.target)
@@ -64,8 +63,8 @@ class Rig(EngineRig):
         allow = [ipaddress.ip_network(each) for each in networks]
         packed = (struct.pack("BB16s", len(a := n.network_address.packed), n.prefixlen, a) for n in allow)
         self.engine.listen_and_dial(
-            token, os.dup(self.listening.fileno()), histogram, 8, permits, min_responses, tap,
-            socket.inet_pton(family, host), port, 0, b"".join(packed), options,
+            token, os.dup(self.listening.fileno()), histogram, 8, permits, tap, socket.inet_pton(family, host), port,
+            0, b"".join(packed), options,
         )  # fmt: skip
         self.turn()
         return token
@@ -206,24 +205,6 @@ def test_short_connections_are_reported_as_a_sum(rig: Rig) -> None:
     assert served[1] == served[0] - 3
     assert served[2:] == [5 * served[0], 6 * served[0]]
     assert rig.engine.inspect(listener) == {"pending": 0}
-
-
-def test_a_client_with_too_few_responses_is_reported_even_if_it_ends_soon(rig: Rig) -> None:
-    listener = rig.listen(min_responses=1)
-    client, target = rig.connect(), rig.accept()
-    target.sendall(b"greeting")  # answers no request
-    rig.turn()
-    assert client.recv(100) == b"greeting"
-    client.close()
-    rig.turn()
-    target.close()
-    rig.until(lambda: rig.kinds(listener))
-    assert rig.kinds(listener) == [rig.module.RECORD_JOINED]
-    (pair,) = rig.joined()
-    assert rig.engine.gauge(pair)[2] == 0
-    rig.until(lambda: rig.kinds(pair))
-    assert rig.kinds(pair) == [rig.module.RECORD_PAIR_ENDED]
-    assert rig.engine.gauge(listener)[0] == 1  # the client has not given its permit back
 
 
 def test_the_times_until_clients_are_joined_are_reported(rig: Rig) -> None:
@@ -418,4 +399,4 @@ def test_few_dials_are_pending_at_the_same_time(rig: Rig) -> None:
 
 def test_an_address_of_the_wrong_size_is_refused(rig: Rig) -> None:
     with pytest.raises(ValueError, match="neither 4 nor 16 bytes"):
-        rig.engine.listen_and_dial(rig.engine.token(), 0, 0, 0, 1, 0, False, b"abc", 1, 0, b"", b"")
+        rig.engine.listen_and_dial(rig.engine.token(), 0, 0, 0, 1, False, b"abc", 1, 0, b"", b"")

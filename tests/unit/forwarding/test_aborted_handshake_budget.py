@@ -1,5 +1,3 @@
-from typing import Any, cast
-
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -35,32 +33,6 @@ def test_allows_one_client_every_ten_seconds_near_the_limit() -> None:
     for _ in range(90):
         budget.record_aborted(50.5)
     assert [budget.allows(now) for now in (100.0, 100.1, 109.9, 110.0, 110.1)] == [True, False, False, True, False]
-
-
-class Counted:
-    """A relay, or a listener that can accept fifteen clients."""
-
-    responses = 0
-    reserved = 15
-
-
-def test_clients_count_until_the_server_answers_their_login() -> None:
-    a, b = joined(2)
-    clients: list[Any] = [Counted() for _ in range(60)]
-    for client in clients:
-        a.add_client(client, 100.0)
-    b.dialing = 10
-    b.listeners.add(cast("Any", Counted()))
-    assert (a.room(101.0), b.room(101.0), a.can_abort(101.0), b.can_abort(101.0)) == (5, 5, 60, 25)
-    for client in clients[:20]:
-        client.responses = 1
-    assert a.room(101.0) == 25
-    a.remove_client(clients[20])
-    b.dialing = 0
-    assert a.room(101.0) == 36
-    a.record_aborted(101.0)
-    assert a.room(101.0) == 35
-    assert a.room(115.0) == 74  # the server has closed connections without a login
 
 
 def test_a_login_does_not_reset_a_dial_that_may_still_connect() -> None:

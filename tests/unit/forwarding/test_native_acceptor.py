@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
-import time
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -20,7 +19,7 @@ from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule, 
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.values import Endpoint
-from gateway.forwarding.aborted_handshake_budget import LOGIN_RESPONSES, AbortedHandshakeBudget
+from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget
 from gateway.forwarding.admission import AdmissionRules, UnixSocketRule
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
@@ -47,7 +46,7 @@ class FakeListener:
         self.reserved += count
 
     def withdraw(self) -> None:
-        self.withdrawn, self.reserved = True, self.clients
+        self.withdrawn = True
 
     def recall(self) -> None:
         self.recalled = True
@@ -62,7 +61,7 @@ class FakeListener:
     async def accept_and_join(self) -> None:
         relay = await self.link.join(self.accept(), self.rule.to, self.rule.latency)
         self.relays.append(relay)
-        self.handler.on_joined(self, relay, None, time.monotonic())
+        self.handler.on_joined(self, relay, None)
 
 
 class FakeLink(DirectLink):
@@ -160,13 +159,13 @@ async def test_clients_of_the_link_count_like_others_and_refused_ones_are_handle
         assert forward.latency.count == 2
         assert listener.rule.open_time is rig.uplinks[0].channel_open
         with rig.dial("127.0.0.9") as outside:
-            listener.handler.on_returned(listener, listener.accept(), 0.0, abandoned=False)
+            listener.handler.on_returned(listener, listener.accept(), 0.0)
             with pytest.raises(ConnectionResetError):
                 outside.setblocking(True)
                 outside.recv(1)
         assert dict(forward.rejected) == {"not_allowed": 1}
         with rig.dial() as slow:
-            listener.handler.on_returned(listener, listener.accept(), 0.5, abandoned=False)
+            listener.handler.on_returned(listener, listener.accept(), 0.5)
             await rig.echo(slow)
         assert (forward.accepted, rig.accepting) == (3, [listener])
 
@@ -204,39 +203,13 @@ async def test_permits_never_exceed_the_limit() -> None:
         assert listener.reserved == 4
 
 
-async def test_clients_that_can_abort_handshakes_are_limited_by_the_budget() -> None:
-    budget = AbortedHandshakeBudget(40)
-    for _ in range(10):
-        budget.record_aborted(time.monotonic())
-    async with running(AdmissionRules("b"), budget=budget) as rig:
-        while not rig.accepting:
-            with rig.dial() as client:  # its only response does not prove a login
-                await rig.echo(client)
-            while rig.forward.active:
-                await asyncio.sleep(0.01)
-        (listener,) = rig.accepting
-        assert listener.rule.min_responses == LOGIN_RESPONSES
-        assert (budget.aborted, listener.reserved) == (11, 12)  # at 36, clients are admitted one at a time
-        with contextlib.ExitStack() as clients:
-            for _ in range(3):
-                clients.enter_context(rig.dial())
-                await listener.accept_and_join()
-            assert listener.reserved == 11  # half of the room again
-        while rig.forward.active:
-            await asyncio.sleep(0.01)
-        assert (budget.aborted, listener.reserved) == (14, 11)
-        with rig.dial():
-            listener.handler.on_returned(listener, listener.accept(), 2.5, abandoned=True)
-            assert budget.aborted == 15
-
-
 async def test_a_client_that_the_link_connects_after_the_forward_has_ended_is_reset() -> None:
     async with running(AdmissionRules("b")) as rig:
         listener = await rig.offered()
         client = rig.dial()
         relay = await listener.link.join(listener.accept(), listener.rule.to, listener.rule.latency)
     with client:
-        listener.handler.on_joined(listener, relay, None, time.monotonic())
+        listener.handler.on_joined(listener, relay, None)
         assert await relay.ended is CloseReason.ABORTED
 
 
@@ -309,7 +282,7 @@ async def test_a_link_accepts_only_while_one_target_has_sessions_that_can_be_can
         elsewhere = TargetIdentity(Endpoint("127.0.0.2", 1), rig.uplinks)
         with rig.dial() as client:
             relay = await listener.link.join(listener.accept(), listener.rule.to, listener.rule.latency)
-            listener.handler.on_joined(listener, relay, tap, time.monotonic())
+            listener.handler.on_joined(listener, relay, tap)
             await rig.echo(client)
             rig.forward.review()
             assert rig.accepting == [listener]
@@ -329,9 +302,10 @@ async def test_a_link_accepts_only_while_one_target_has_sessions_that_can_be_can
         (AdmissionRules("b", per_consumer=5), {}),
         (AdmissionRules("b", sockets={"/s": UnixSocketRule()}), {}),
         (AdmissionRules("b"), {"hold": 1.0}),
+        (AdmissionRules("b"), {"budget": AbortedHandshakeBudget(100)}),
         (AdmissionRules("b", max_connections=1), {}),
     ],
-    ids=["quota", "unix socket", "short hold", "no room"],
+    ids=["quota", "unix socket", "short hold", "budget", "no room"],
 )
 async def test_only_simple_rules_are_passed_to_a_link(rules: AdmissionRules, more: dict[str, Any]) -> None:
     async with running(rules, **more) as rig:

@@ -34,14 +34,14 @@ class Handler:
         self.relays: list[Any] = []
         self.served: list[ServedClients] = []
 
-    def on_joined(self, listener: Any, relay: Any, tap: Any, at: float) -> None:
+    def on_joined(self, listener: Any, relay: Any, tap: Any) -> None:
         self.calls.append("joined")
         self.relays.append(relay)
 
     def on_served(self, listener: Any, clients: ServedClients) -> None:
         self.served.append(clients)
 
-    def on_returned(self, listener: Any, client: socket.socket, seconds: float, *, abandoned: bool) -> None:
+    def on_returned(self, listener: Any, client: socket.socket, seconds: float) -> None:
         self.calls.append("returned")
         client.close()
 

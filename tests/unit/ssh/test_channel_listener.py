@@ -26,13 +26,13 @@ class Events:
     def adopt(self, connection: Any, channel: Any) -> None:
         self.calls.append("adopted")
 
-    def on_joined(self, relay: Any, tap: Any, at: float) -> None:
+    def on_joined(self, relay: Any, tap: Any) -> None:
         self.calls.append("joined")
 
     def on_served(self, clients: ServedClients) -> None:
         self.calls.append("served")
 
-    def on_returned(self, client: socket.socket, seconds: float, *, abandoned: bool) -> None:
+    def on_returned(self, client: socket.socket, seconds: float) -> None:
         self.calls.append(f"returned {client.getpeername()[0]} {client.gettimeout()}")
         client.close()
 

@@ -81,11 +81,11 @@ def test_invariants_hold_for_any_pool(pool: list[ConnectionHealth], target_size:
         assert all(pool[at].silence >= KEEPALIVE.lost for at in actions.abort)
 
 
-@given(st.lists(st.integers(0, 200), min_size=1, max_size=40))
-def test_the_least_loaded_connection_gets_the_next_channel(loads: list[int]) -> None:
-    chosen, full = choose_connection(loads)
+@given(st.lists(st.integers(0, 200), min_size=1, max_size=40), st.integers(1, 40))
+def test_the_least_loaded_connection_gets_the_next_channel(loads: list[int], most: int) -> None:
+    chosen, grow = choose_connection(loads, most)
     assert loads[chosen] == min(loads)
-    assert full == (min(loads) >= CHANNELS_PER_CONNECTION - 1)
+    assert grow == (min(loads) >= CHANNELS_PER_CONNECTION - 1 and len(loads) < most)
 
 
 @given(st.lists(st.booleans(), max_size=300), st.integers(1, 6))
@@ -94,9 +94,9 @@ def test_placement_keeps_connections_level(opens: list[bool], most: int) -> None
     loads = [0]
     for opening in opens:
         if opening:
-            chosen, full = choose_connection(loads)
+            chosen, grow = choose_connection(loads, most)
             loads[chosen] += 1
-            if full and len(loads) < most:
+            if grow:
                 loads.append(0)
         elif any(loads):
             loads[loads.index(max(loads))] -= 1
