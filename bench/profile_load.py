@@ -23,7 +23,7 @@ from site_paths import LOAD, build
 
 from gateway.app import service
 from gateway.config import ConfigSources, load
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.demo.process import ServerProcess, free_port
 from gateway.demo.sshd import Bastion
 

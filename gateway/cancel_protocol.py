@@ -7,7 +7,7 @@ from typing import Protocol
 from gateway.connection_tap import Tap
 
 
-class FirstMessageKind(Enum):
+class ClientMessageKind(Enum):
     """The kind of a connection's first message, if it is neither a cancel request nor an encryption request."""
 
     SESSION = "session"
@@ -56,7 +56,7 @@ class CancelProtocol(Protocol):
     def login_tap(self) -> LoginTap:
         """Return a tap for one new connection."""
 
-    def classify(self, first: bytes) -> CancelRequest | EncryptionRequest | FirstMessageKind:
+    def classify(self, first: bytes) -> CancelRequest | EncryptionRequest | ClientMessageKind:
         """Classify a connection by its first bytes.
 
         Args:

@@ -37,9 +37,9 @@ from gateway.config.model import (
 )
 from gateway.config.sections import SECTIONS, OpsTls
 from gateway.config.value_parsers import LogTarget, ThreadCount
+from gateway.contracts.config_types import Duration, Endpoint, IpAddress, IpNetwork, ListenAddress, Size
 from gateway.contracts.secret import Secret
 from gateway.contracts.states import HealthState, TunnelState
-from gateway.contracts.values import Duration, Endpoint, IpAddress, IpNetwork, ListenAddress, Size
 from gateway.docker.attach_blocker import AttachBlocker
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions, PeerOptions
 from gateway.docker.plan import ActionKind, AttachmentState
@@ -48,7 +48,7 @@ from gateway.fleet.member_addresses import MemberAddress
 from gateway.forwarding.admission import RefusalReason
 from gateway.measurement import Histogram
 from gateway.ops.authorization import AccessRole
-from gateway.ops.get_request_handlers import ROLES
+from gateway.ops.get_handlers import ROLES
 from gateway.ops.kind_specific_metrics import fact_families
 from gateway.ops.metrics import families
 from gateway.ops.server import OpsServer

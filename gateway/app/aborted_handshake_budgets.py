@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable
 
 from gateway.config import BackendSpec
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget, join_budgets
 
 _NetworkPath = tuple[str | None, Endpoint]

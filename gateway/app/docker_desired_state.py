@@ -2,7 +2,7 @@
 
 from gateway.backend_support.volume import VolumeSpec
 from gateway.config import Config
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.volumes import VolumeMountAddress
 

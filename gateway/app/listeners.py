@@ -4,7 +4,7 @@ import errno
 
 from gateway.app.socket_activation import PassedSockets
 from gateway.config import BackendSpec, Config
-from gateway.contracts.values import Endpoint, unix_endpoint
+from gateway.contracts.config_types import Endpoint, unix_endpoint
 from gateway.forwarding.listener import BindError, Listener
 
 

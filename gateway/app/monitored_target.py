@@ -6,9 +6,9 @@ A path is a tunnel to the target, or the direct connection.
 import logging
 import time
 
+from gateway.contracts.config_types import Endpoint
+from gateway.contracts.state_tracker import StateTracker
 from gateway.contracts.states import HealthState
-from gateway.contracts.timed_state import TimedState
-from gateway.contracts.values import Endpoint
 from gateway.forwarding.routed_target import RoutedTarget
 from gateway.health.check import Check
 from gateway.health.path_selection import PathCandidate, PathSelector, order_paths
@@ -37,7 +37,7 @@ class MonitoredTarget:
         self.checks = checks
         self.choice = choice
         self._routes = routes
-        self.clock = TimedState(time.time())
+        self.clock = StateTracker(time.time())
         """The target's last state, and the time at which this state began. A change of the path alone does not change
         the time."""
         self.view: tuple[object, TargetView] | None = None

@@ -18,9 +18,9 @@ from gateway.audit.snapshot_collector import AuditScope, take_snapshot
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import BackendSpec, Config
 from gateway.config.suggestions import backend_hint
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Link
 from gateway.contracts.states import HealthState, TunnelState
-from gateway.contracts.values import Endpoint
 from gateway.docker.engine_client import EngineClient
 from gateway.docker.engine_connection import connected
 from gateway.docker.errors import EngineError, EngineErrorKind

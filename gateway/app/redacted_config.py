@@ -12,8 +12,8 @@ from gateway.config import Config
 from gateway.config.model import BackendSpec, TunnelSpec
 from gateway.config.redaction import redact
 from gateway.config.sections import SECTIONS
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.secret import Secret
-from gateway.contracts.values import Endpoint
 from gateway.ops.status_views import ConfigText
 from gateway.text_sanitizer import one_line
 from gateway.tunnels import TunnelKind

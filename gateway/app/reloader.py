@@ -17,7 +17,7 @@ from gateway.app.stale_bind_mounts import find_stale_files
 from gateway.config import Config
 from gateway.config.file_checks import named_files
 from gateway.config.setting_warnings import setting_warnings
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.errors import ConfigError, GatewayError
 from gateway.forwarding.listener import Listener
 from gateway.ops import logging_setup

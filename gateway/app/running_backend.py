@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from gateway.app.aborted_handshake_budgets import AbortedHandshakeBudgets
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.config import BackendSpec
-from gateway.contracts.timed_state import TimedState
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
+from gateway.contracts.state_tracker import StateTracker
 from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget, set_limit
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.routed_target import RoutedTarget
@@ -54,7 +54,7 @@ class RunningBackend:
     targets: list[MonitoredTarget] = field(default_factory=list)
     records: ProbeRecords = field(default_factory=dict)
     routes: dict[Endpoint, tuple[RoutedTarget, ...]] = field(default_factory=dict)
-    clock: TimedState = field(default_factory=lambda: TimedState(time.time()))
+    clock: StateTracker = field(default_factory=lambda: StateTracker(time.time()))
     on_state_change: Callable[[], None] = lambda: None
     on_result: Callable[[], None] = lambda: None
 

@@ -13,8 +13,8 @@ from gateway.app.running_backend import RunningBackend
 from gateway.app.uplink_manager import UplinkManager
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import BackendSpec, Config
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.tracing import TraceExporter
-from gateway.contracts.values import Endpoint
 from gateway.forwarding.admission import AdmissionRules
 from gateway.forwarding.client_identity import ConsumerResolver
 from gateway.forwarding.forward import Forward

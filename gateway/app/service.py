@@ -30,8 +30,8 @@ from gateway.app.trace_exporter import exporting
 from gateway.app.uplink_manager import UplinkManager
 from gateway.config import Config
 from gateway.config.setting_warnings import setting_warnings
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.tracing import TraceExporter
-from gateway.contracts.values import Endpoint
 from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.events_file import EventsFile
 from gateway.ops.sd_notify import SdNotifier

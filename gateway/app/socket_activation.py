@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Iterable
 
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.forwarding.listener import prepare
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gateway.atomic_file import replace_file
 from gateway.config import Config
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.errors import GatewayError
 
 FILE = "ports.json"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.backend_support.volume import VolumeSpec
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 
 ImportedVolume = tuple[dict[str, Any], list[str]]
 """The configuration keys of a backend that `gateway import` derives from a volume, and notes for the user."""

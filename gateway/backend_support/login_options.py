@@ -8,9 +8,9 @@ from gateway.backend_support import tls_options
 from gateway.backend_support.tls_options import CheckTlsOptions
 from gateway.certificate_validity import ca_credentials
 from gateway.contracts.certificate import MonitoredCertificate
+from gateway.contracts.config_types import POSITIVE, Duration
 from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.contracts.secret import Secret
-from gateway.contracts.values import POSITIVE, Duration
 from gateway.errors import GatewayError
 from gateway.processes.checked_program import insecure_program, resolve_program
 from gateway.processes.command_template import placeholder_problem

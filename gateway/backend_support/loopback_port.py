@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
-from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram
 from gateway.relay.socket_relay import SocketRelay
 from gateway.relay.sockets import tune

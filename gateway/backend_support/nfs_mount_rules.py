@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.backend_support.kernel_mount_rules import ImportedVolume, KernelMountRules
 from gateway.backend_support.volume import VolumeOptions, VolumeSpec, build_volume, kubernetes_options, mount_address
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 
 DEFAULT_PORT = 2049
 _TIMEO, _MAX_RETRANS = 60, 9

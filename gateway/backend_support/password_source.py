@@ -6,9 +6,9 @@ from functools import partial
 
 from gateway.backend_support.login_options import LoginCheckOptions
 from gateway.backend_support.password_command import run_password_command
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.phases import Phases
 from gateway.contracts.secret import Secret
-from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError, Reason, UnusableTargetError
 from gateway.processes.command_template import fill_placeholders
 

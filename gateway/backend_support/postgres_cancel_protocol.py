@@ -11,7 +11,7 @@ login ends.
 import struct
 from hmac import compare_digest
 
-from gateway.cancel_protocol import CancelRequest, EncryptionRequest, FirstMessageKind
+from gateway.cancel_protocol import CancelRequest, ClientMessageKind, EncryptionRequest
 
 _PACKET = struct.Struct("!II")
 _MESSAGE = struct.Struct("!cI")
@@ -142,17 +142,17 @@ class PostgresCancelProtocol:
         """Return a tap for one new connection. See `gateway.cancel_protocol.CancelProtocol`."""
         return PostgresLoginTap()
 
-    def classify(self, first: bytes) -> CancelRequest | EncryptionRequest | FirstMessageKind:
+    def classify(self, first: bytes) -> CancelRequest | EncryptionRequest | ClientMessageKind:
         """Classify a connection by its first bytes. See `gateway.cancel_protocol.CancelProtocol`."""
         if first[0] != 0:
             # The first packet of a PostgreSQL client begins with its length in four bytes. The length is less than
             # 16 MiB, so the first byte is zero. Here it is not: the client uses direct TLS or another protocol.
-            return FirstMessageKind.SESSION
+            return ClientMessageKind.SESSION
         if len(first) < _PACKET.size:
-            return FirstMessageKind.INCOMPLETE
+            return ClientMessageKind.INCOMPLETE
         length, code = _PACKET.unpack_from(first)
         if code in (_SSL, _GSS) and length == _PACKET.size:
             return EncryptionRequest(first[: _PACKET.size], _REFUSED)
         if code != _CANCEL or length - _PACKET.size - _PID_SIZE not in _KEY_SIZES:
-            return FirstMessageKind.SESSION
-        return CancelRequest(first[:length]) if len(first) >= length else FirstMessageKind.INCOMPLETE
+            return ClientMessageKind.SESSION
+        return CancelRequest(first[:length]) if len(first) >= length else ClientMessageKind.INCOMPLETE

@@ -8,8 +8,8 @@ import time
 
 from gateway.certificate_validity import der_validity
 from gateway.contracts.certificate import ValidityPeriod
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Connector
-from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError
 
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)

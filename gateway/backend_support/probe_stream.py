@@ -10,9 +10,9 @@ from gateway.backend_support import tls_options
 from gateway.backend_support.tls_options import CheckTlsOptions
 from gateway.certificate_validity import der_validity
 from gateway.contracts.certificate import ValidityPeriod
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
-from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, UnusableTargetError
 
 _CHUNK = 16 * 1024

@@ -8,9 +8,9 @@ from gateway.backend_support.probe_stream import ProbeDialer
 from gateway.backend_support.replication_facts import READ_ONLY
 from gateway.backend_support.tls_options import CheckTlsOptions
 from gateway.contracts.backend import Backend, ProbeResult
+from gateway.contracts.config_types import PORT, Endpoint
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
-from gateway.contracts.values import PORT, Endpoint
 from gateway.errors import LinkLostError, ReachError, Reason, UnusableTargetError
 
 

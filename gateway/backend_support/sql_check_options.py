@@ -9,7 +9,7 @@ from gateway.backend_support.login_options import LoginCheckOptions
 from gateway.backend_support.replication_facts import LAG, READ_ONLY
 from gateway.backend_support.role_from_http import HttpRoleServerOptions
 from gateway.contracts.certificate import MonitoredCertificate
-from gateway.contracts.values import Duration, Endpoint
+from gateway.contracts.config_types import Duration, Endpoint
 from gateway.facts import IDENTITY, VERSION
 
 DATABASE_FACTS = (READ_ONLY, LAG, VERSION, IDENTITY)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from gateway.cancel_protocol import CancelProtocol
 from gateway.connection_tap import TapFactory
 from gateway.contracts.backend import Backend
 from gateway.contracts.certificate import MonitoredCertificate
+from gateway.contracts.config_types import Duration, Endpoint
 from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.contracts.states import TrafficClass
-from gateway.contracts.values import Duration, Endpoint
 from gateway.facts import FactDefinition
 from gateway.kind_registry import KindRegistry
 from gateway.remedies import TARGET_REMEDIES

@@ -10,9 +10,9 @@ from gateway.backend_support.probe_stream import ProbeDialer
 from gateway.backend_support.replication_facts import READ_ONLY
 from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
-from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, UnusableTargetError
 from gateway.facts import VERSION
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from gateway.backend_support.nfs_mount_rules import DEFAULT_PORT, MAX_MOUNT_WAIT, NFS_MOUNT_RULES, NfsOptions
 from gateway.backends import BackendKind, BackendSettings, ImportedBackendDefaults
 from gateway.contracts.backend import ProbeResult
+from gateway.contracts.config_types import Duration, Endpoint
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import TrafficClass
-from gateway.contracts.values import Duration, Endpoint
 from gateway.errors import Reason, UnusableTargetError
 from gateway.facts import IDENTITY, FactDefinition, hidden
 from gateway.nfs import nfs4

@@ -41,9 +41,9 @@ from gateway.backend_support.sql_check_options import (
 )
 from gateway.backends import BackendKind, EmptyOptions, ImportedBackendDefaults
 from gateway.contracts.backend import ProbeResult
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
-from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, UnusableTargetError
 from gateway.facts import VERSION
 

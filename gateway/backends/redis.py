@@ -9,9 +9,9 @@ from gateway.backend_support.redis_client import RedisClient, RedisErrorReply
 from gateway.backend_support.redis_status import REDIS_FACTS, evaluate, read_info, reply_error
 from gateway.backends import BackendKind, EmptyOptions, ImportedBackendDefaults, without_path
 from gateway.contracts.backend import ProbeResult
+from gateway.contracts.config_types import Duration, Endpoint
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
-from gateway.contracts.values import Duration, Endpoint
 from gateway.errors import Reason, UnusableTargetError
 
 _MAX_BYTES = 64 * 1024

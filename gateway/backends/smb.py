@@ -12,10 +12,10 @@ from gateway.backend_support.kernel_mount_rules import ImportedVolume, KernelMou
 from gateway.backend_support.volume import VolumeOptions, VolumeSpec, build_volume, kubernetes_options, mount_address
 from gateway.backends import BackendKind, EmptyOptions, ImportedBackendDefaults
 from gateway.contracts.backend import ProbeResult
+from gateway.contracts.config_types import Duration, Endpoint
 from gateway.contracts.link import Connector, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import TrafficClass
-from gateway.contracts.values import Duration, Endpoint
 from gateway.errors import Reason, UnusableTargetError
 from gateway.facts import IDENTITY, VERSION
 from gateway.relay.receive_exactly import receive_exactly

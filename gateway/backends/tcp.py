@@ -11,9 +11,9 @@ from gateway.backend_support.probe_stream import ProbeDialer, ProbeStream
 from gateway.backend_support.tls_options import CheckTlsOptions
 from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
-from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, UnusableTargetError
 
 _MAX_RESPONSE = 16 * 1024

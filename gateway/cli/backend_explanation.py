@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gateway.cli.diagnosis_output import causes_of, describe_cause
-from gateway.cli.tunnel_paths import outer_tunnels, path_hops, path_rows
+from gateway.cli.path_descriptions import outer_tunnels, path_hops, path_rows
 from gateway.cli.value_format import format_clock, format_ms, format_reason, plain_commands
 from gateway.ops.plural import plural
 from gateway.ops.state_descriptions import without_remedy

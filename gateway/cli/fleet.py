@@ -86,7 +86,7 @@ def _fetch_from_members(
     # These imports are slow.
     import asyncio  # noqa: PLC0415
 
-    from gateway.contracts.values import Duration  # noqa: PLC0415
+    from gateway.contracts.config_types import Duration  # noqa: PLC0415
     from gateway.fleet.member_addresses import parse_member  # noqa: PLC0415
     from gateway.fleet.member_discovery import MemberDiscovery  # noqa: PLC0415
     from gateway.fleet.options import FleetOptions  # noqa: PLC0415

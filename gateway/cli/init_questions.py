@@ -22,8 +22,8 @@ from gateway.config import value_parsers
 from gateway.config.consistency_rules import conflict
 from gateway.config.initial_config import from_urls, problems_of
 from gateway.config.sections import OpsSection
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.secret import Secret
-from gateway.contracts.values import Endpoint
 
 _NONE = "none"
 _COMMANDS = ("command",)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.command.options import CommandOptions
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.processes.child_environment import environment_of_user
 from gateway.processes.command_template import fill_placeholders
 from gateway.processes.output_log import OutputLog

@@ -17,12 +17,12 @@ from gateway.command.port_connector import PortConnector
 from gateway.command.stdio_connector import StdioConnector
 from gateway.command.target_connector import TargetConnector
 from gateway.connection_tap import Tap
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import LinkStatus, NetworkId, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason, TunnelState
 from gateway.contracts.tunnel import TunnelStateCallback
-from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason, TunnelError
 from gateway.measurement import Histogram
 from gateway.processes.command_template import fill_placeholders

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gateway.contracts.values import POSITIVE, Duration
+from gateway.contracts.config_types import POSITIVE, Duration
 from gateway.processes.child_environment import check_environment
 from gateway.processes.command_template import check_command
 

@@ -12,7 +12,7 @@ from gateway.command.port_process import NotAcceptedError, PortProcess
 from gateway.command.port_reservations import release_port, reserve_port
 from gateway.command.port_stream import PortStream
 from gateway.command.start_backoff import StartBackoff
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.errors import TunnelError
 from gateway.processes.child_process import exit_error, starting
 

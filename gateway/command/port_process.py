@@ -12,9 +12,9 @@ from gateway.command.local_port_state import LocalPortState, read_local_ports
 from gateway.command.options import CommandOptions
 from gateway.command.sock_diag import read_connection
 from gateway.command.stall_timer import StallTimer
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Stream
 from gateway.contracts.phases import Phases
-from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, Reason, TunnelError
 from gateway.processes.child_process import ChildProcess, exit_error
 from gateway.processes.session_sockets import session_sockets

@@ -11,7 +11,7 @@ from gateway.command.connector_context import ConnectorContext
 from gateway.command.local_port_state import LocalPortState
 from gateway.command.stall_timer import StallTimer
 from gateway.command.start_backoff import StartBackoff
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.errors import TunnelError
 from gateway.processes.child_process import exit_error
 from gateway.processes.stdio_stream import EXIT_DELAY, StdioStream

@@ -20,7 +20,7 @@ from gateway.config.parsed_tree import ParsedMapping, ParsedScalar
 from gateway.config.schema import known_keys
 from gateway.config.sections import SECTIONS
 from gateway.config.suggestions import suggest
-from gateway.contracts.values import Endpoint, unix_endpoint
+from gateway.contracts.config_types import Endpoint, unix_endpoint
 from gateway.docker.options import DockerOptions
 
 

@@ -12,7 +12,7 @@ from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequen
 from gateway.config.schema import known_keys
 from gateway.config.via_rules import via_problems
 from gateway.config.volume_rules import volume_problems
-from gateway.contracts.values import Endpoint, unix_endpoint
+from gateway.contracts.config_types import Endpoint, unix_endpoint
 from gateway.errors import ConfigProblem
 
 

@@ -1,7 +1,7 @@
 """Lists the targets and tunnel servers that the gateway dials. Blocks while reading the files of tunnels."""
 
 from gateway.config.model import Config, TunnelSpec
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.errors import GatewayError
 from gateway.relay.resolver import is_address
 

@@ -15,8 +15,8 @@ from gateway.config.sections import (
     TracesSection,
 )
 from gateway.config.value_parsers import unix_path
+from gateway.contracts.config_types import AT_LEAST_ONE, POSITIVE, Duration, Endpoint, IpNetwork, ListenAddress
 from gateway.contracts.states import PathPreference, Preference
-from gateway.contracts.values import AT_LEAST_ONE, POSITIVE, Duration, Endpoint, IpNetwork, ListenAddress
 from gateway.docker.options import DockerOptions
 from gateway.errors import ConfigOrigin
 from gateway.fleet.options import FleetOptions

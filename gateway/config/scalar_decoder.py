@@ -8,8 +8,8 @@ from typing import Any
 from gateway.config import value_parsers
 from gateway.config.parsed_tree import ParsedScalar
 from gateway.config.suggestions import similar
+from gateway.contracts.config_types import Duration, Endpoint, IpAddress, IpNetwork, ListenAddress, Size
 from gateway.contracts.secret import Secret
-from gateway.contracts.values import Duration, Endpoint, IpAddress, IpNetwork, ListenAddress, Size
 from gateway.fleet.member_addresses import MemberAddress, parse_member
 
 SCALARS: dict[Any, Callable[[str], Any]] = {

@@ -8,7 +8,7 @@ from typing import Literal
 
 from gateway import default_paths
 from gateway.config.value_parsers import LogTarget, ThreadCount
-from gateway.contracts.values import AT_LEAST_ONE, Duration, Endpoint
+from gateway.contracts.config_types import AT_LEAST_ONE, Duration, Endpoint
 from gateway.fleet.options import FleetOptions
 from gateway.tls_client import TlsClientFiles
 

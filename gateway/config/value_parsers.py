@@ -5,7 +5,15 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from gateway.contracts.values import Duration, Endpoint, IpAddress, IpNetwork, ListenAddress, Size, unix_endpoint
+from gateway.contracts.config_types import (
+    Duration,
+    Endpoint,
+    IpAddress,
+    IpNetwork,
+    ListenAddress,
+    Size,
+    unix_endpoint,
+)
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)")

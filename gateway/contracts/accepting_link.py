@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from gateway.connection_tap import Tap
+from gateway.contracts.config_types import Endpoint, IpNetwork
 from gateway.contracts.link import Stream
 from gateway.contracts.relay import Relay
-from gateway.contracts.values import Endpoint, IpNetwork
 from gateway.measurement import Histogram
 
 
@@ -34,7 +34,7 @@ class AcceptRule:
     make_tap: Callable[[], Tap] | None = None
 
 
-class ServedClients(NamedTuple):
+class ShortConnections(NamedTuple):
     """Clients with connections so short that the link reports them together, after the connections have ended.
 
     Args:
@@ -96,7 +96,7 @@ class AcceptedClientHandler(Protocol):
             tap: The client's tap, from the rule's `make_tap`; None if the rule has no `make_tap`.
         """
 
-    def on_served(self, listener: LinkListener, clients: ServedClients) -> None:
+    def on_served(self, listener: LinkListener, clients: ShortConnections) -> None:
         """Count clients that the link connected to the target, and whose connections ended after a few milliseconds.
 
         The link does not call `on_joined` for these clients. The listener can use their permits again.

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.contracts.certificate import ValidityPeriod
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import DatabaseRole
-from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.facts import FactDefinition, FactValue, finite
 from gateway.text_sanitizer import one_line

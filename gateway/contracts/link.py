@@ -6,9 +6,9 @@ from math import inf
 from typing import Protocol
 
 from gateway.connection_tap import Tap
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.phases import Phases
 from gateway.contracts.relay import Relay
-from gateway.contracts.values import Endpoint
 from gateway.errors import TunnelError
 from gateway.measurement import Histogram
 

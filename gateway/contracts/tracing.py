@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 
 _MAX_PHASES = 64
 """Maximum number of recorded phases of one connection. A client that waits for minutes has phases for many dials."""

@@ -6,7 +6,7 @@ from enum import StrEnum
 from gateway.docker.start_failure import StartFailureCause
 
 
-class DeadContainerState(StrEnum):
+class RevivalStatus(StrEnum):
     """Whether the gateway starts a dead container, and if not, why. The values appear in the status."""
 
     STARTING = "starting"
@@ -38,7 +38,7 @@ class DeadContainer:
     container_id: str
     cause: StartFailureCause
     detail: str
-    state: DeadContainerState
+    state: RevivalStatus
     message: str = ""
     command: str = ""
     is_excluded: bool = False

@@ -9,8 +9,8 @@ import aiodocker
 import aiohttp
 from aiohttp.client_reqrep import ClientRequest
 
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Link
-from gateway.contracts.values import Endpoint
 from gateway.docker.engine_client import EngineClient
 from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.options import DockerOptions

@@ -17,7 +17,7 @@ _IGNORED_EVENTS = ("exec_", "health_status", "top", "attach", "resize", "export"
 """Container events that need no new snapshot. Some of them occur many times a minute."""
 
 
-class EngineEventReader:
+class EngineEventHandler:
     """Reads the events of one engine. Immediately removes outdated data about containers, and requests a snapshot.
 
     Args:

@@ -4,7 +4,7 @@ import hashlib
 import ipaddress
 from collections.abc import Collection, Iterable, Iterator
 
-from gateway.contracts.values import IpAddress, IpNetwork
+from gateway.contracts.config_types import IpAddress, IpNetwork
 from gateway.docker.snapshot import NetworkInfo
 
 _MIN_HOST_BITS = 3

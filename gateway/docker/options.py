@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from gateway.contracts.config_types import AT_LEAST_ONE, POSITIVE, Duration, IpAddress, IpNetwork
 from gateway.contracts.secret import Secret
-from gateway.contracts.values import AT_LEAST_ONE, POSITIVE, Duration, IpAddress, IpNetwork
 from gateway.tls_client import TlsClientFiles
 
 

@@ -17,10 +17,11 @@ from gateway.docker.desired_state import DesiredState, marked_endpoints
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine_client import EngineClient
 from gateway.docker.engine_connection import connected
-from gateway.docker.engine_events import EngineEventReader
+from gateway.docker.engine_events import EngineEventHandler
 from gateway.docker.errors import EngineError
 from gateway.docker.identity_warnings import image_labels, is_gateway, spoofing
 from gateway.docker.inspection_cache import RETRY
+from gateway.docker.last_start_inspector import NEXT
 from gateway.docker.options import DockerOptions
 from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.plan import Plan, PlannedAction
@@ -33,7 +34,6 @@ from gateway.docker.signal_events import record_past_events
 from gateway.docker.snapshot import EngineSnapshot
 from gateway.docker.snapshot_reader import SnapshotReader
 from gateway.docker.start_attempts import StartAttempts
-from gateway.docker.start_inspection import NEXT
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class Reconciler:
         )
         self._failures, self.revivals = self._executor.failures, self._executor.revivals
         self._schedule = ActionSchedule(self._executor.starter, self._failures, self.revivals)
-        self._events = EngineEventReader(
+        self._events = EngineEventHandler(
             self._observer.inspections, self.directory, self.revivals, self._executor.starter.requested
         )
         self.writes, self.errors = self._executor.writes, self._executor.errors

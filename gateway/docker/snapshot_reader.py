@@ -13,6 +13,7 @@ from gateway.docker.grants import granted
 from gateway.docker.image_labels import ImageLabelCache
 from gateway.docker.inspection_cache import InspectionCache, epoch
 from gateway.docker.labels import MANAGED_BY, by_rules
+from gateway.docker.last_start_inspector import with_last_starts
 from gateway.docker.name_resolution import WITHOUT_NAMES
 from gateway.docker.options import DockerOptions
 from gateway.docker.own_container_id import own_id
@@ -27,7 +28,6 @@ from gateway.docker.snapshot import (
     SwarmMembership,
     SwarmService,
 )
-from gateway.docker.start_inspection import with_last_starts
 from gateway.docker.volumes import VolumeInfo
 from gateway.text_sanitizer import one_line
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway.contracts.values import POSITIVE, Duration
+from gateway.contracts.config_types import POSITIVE, Duration
 from gateway.fleet.member_addresses import MemberAddress
 from gateway.tls_client import TlsClientFiles
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from gateway.contracts.values import IpNetwork
+from gateway.contracts.config_types import IpNetwork
 from gateway.forwarding.client_identity import ClientSource, ConsumerIdentity, ConsumerResolver, UnixSocketConsumer
 
 _FIRST_UNPRIVILEGED_PORT = 1024

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import socket
 
-from gateway.cancel_protocol import CancelProtocol, CancelRequest, EncryptionRequest, FirstMessageKind, LoginTap
+from gateway.cancel_protocol import CancelProtocol, CancelRequest, ClientMessageKind, EncryptionRequest, LoginTap
 from gateway.contracts.link import Stream
 from gateway.errors import DialError, ReachError, Reason
 from gateway.forwarding.disconnect_watcher import DisconnectWatcher
@@ -123,7 +123,7 @@ class CancelRequestRouter:
 
     async def _classify(
         self, client: Stream, watcher: DisconnectWatcher
-    ) -> FirstMessageKind | EncryptionRequest | CancelRequest:
+    ) -> ClientMessageKind | EncryptionRequest | CancelRequest:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _CLASSIFY_TIMEOUT
         while (left := deadline - loop.time()) > 0 and await watcher.readable(left):
@@ -136,10 +136,10 @@ class CancelRequestRouter:
             if not data:
                 break
             first = self._protocol.classify(data)
-            if first is not FirstMessageKind.INCOMPLETE:
+            if first is not ClientMessageKind.INCOMPLETE:
                 return first
             await asyncio.sleep(_POLL_INTERVAL)  # poll, because the unread bytes keep the socket readable
-        return FirstMessageKind.SESSION
+        return ClientMessageKind.SESSION
 
     async def _reply_to(self, request: EncryptionRequest, target: TargetIdentity) -> bytes:
         """Return the target's reply to an encryption request; empty if the gateway did not ask, or got no reply."""

@@ -8,11 +8,11 @@ from functools import reduce
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.cancel_protocol import CancelProtocol, LoginTap
 from gateway.connection_tap import TapFactory
-from gateway.contracts.accepting_link import ServedClients
+from gateway.contracts.accepting_link import ShortConnections
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.tracing import TraceExporter
-from gateway.contracts.values import Endpoint
 from gateway.errors import DialError
 from gateway.forwarding.acceptor import Acceptor
 from gateway.forwarding.admission import AdmissionRules
@@ -265,7 +265,7 @@ class Forward:
         if routed.target in self._connections.drained_targets:  # the target lost its role during the dial
             self.move_clients(self._connections.drained_targets, self._connections.left_targets)
 
-    def _served(self, clients: ServedClients) -> None:
+    def _served(self, clients: ShortConnections) -> None:
         self._connections.add_ended(clients.to_backend, clients.from_backend)
         if clients.resets:
             self.resets[CloseReason.CLIENT_RESET] += clients.resets

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.errors import GatewayError
 from gateway.relay.bind_errors import describe_bind_error
 from gateway.relay.listening_sockets import listen_tcp

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.cancel_protocol import LoginTap
-from gateway.contracts.accepting_link import AcceptingLink, AcceptRule, LinkListener, ServedClients
+from gateway.contracts.accepting_link import AcceptingLink, AcceptRule, LinkListener, ShortConnections
 from gateway.contracts.link import Stream
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
@@ -50,7 +50,7 @@ class NativeAcceptor:
         acceptor: Acceptor,
         latency: Histogram,
         on_joined: Callable[[RoutedTarget, Relay, LoginTap | None], None],
-        on_served: Callable[[ServedClients], None],
+        on_served: Callable[[ShortConnections], None],
         cancels: CancelRequestRouter | None = None,
     ) -> None:
         self._acceptor = acceptor
@@ -166,7 +166,7 @@ class NativeAcceptor:
         self._acceptor.accepted += 1
         self._on_joined(routed, relay, tap)
 
-    def on_served(self, listener: LinkListener, clients: ServedClients) -> None:
+    def on_served(self, listener: LinkListener, clients: ShortConnections) -> None:
         """See `AcceptedClientHandler`."""
         del listener
         self._acceptor.accepted += clients.total

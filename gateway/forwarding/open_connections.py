@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from gateway.cancel_protocol import LoginTap
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
-from gateway.contracts.values import Endpoint
 from gateway.forwarding.client_event_recorder import ConnectionRecord
 from gateway.forwarding.consumer_usage import ConnectionSlot
 from gateway.forwarding.drain_schedule import DrainSchedule, drain_order

@@ -4,9 +4,9 @@ from math import inf
 
 from gateway.cancel_protocol import CancelRequest
 from gateway.connection_tap import Tap
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Link, Stream
 from gateway.contracts.relay import Relay
-from gateway.contracts.values import Endpoint
 from gateway.forwarding.client_event_recorder import ConnectionRecord
 from gateway.forwarding.consumer_usage import ConnectionSlot
 from gateway.forwarding.disconnect_watcher import DisconnectWatcher

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple, Protocol
 
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Link
-from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram
 
 

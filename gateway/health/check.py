@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Callable
 
 from gateway.contracts.backend import Backend
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.login_limiter import LoginLimiter
 from gateway.contracts.states import HealthState
-from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, Reason
 from gateway.health.check_results import CheckHistory, CheckResult
 from gateway.health.check_schedule import CheckSchedule

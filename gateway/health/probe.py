@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 
 from gateway.contracts.backend import Backend, ProbeResult
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Connector
 from gateway.contracts.login_limiter import LoginLimiter
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import HealthState
-from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, ReachError, Reason, UnusableTargetError
 from gateway.health.check_results import CheckResult
 from gateway.text_sanitizer import error_text, one_line

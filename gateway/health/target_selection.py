@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.states import DatabaseRole, HealthState, Preference
-from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 
 _RANK = {

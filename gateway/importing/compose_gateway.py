@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.backend_support.volume import VolumeOptions, VolumeSpec
 from gateway.backends import KINDS
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.importing.client_matching import published_ports
 from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.imported_objects import ANY_ADDRESS, LOOPBACK

@@ -5,8 +5,8 @@ import secrets
 import socket
 from itertools import count
 
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.phases import Phases
-from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, UnusableTargetError
 from gateway.nfs import nfs4
 from gateway.nfs.nfs41_session import SESSION_LOST, Nfs41Session

@@ -6,7 +6,7 @@ import socket
 
 from aiohttp import web
 
-from gateway.ops.access_middleware import HEADERS, is_still_authorized
+from gateway.ops.authorization_middleware import HEADERS, is_still_authorized
 from gateway.ops.events import EventLog
 from gateway.ops.http_listener import extend_deadline
 

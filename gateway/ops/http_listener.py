@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.ops.connection_limits import ConnectionLimits, ConnectionTable
 from gateway.ops.http_connection import HttpConnection
 from gateway.relay.listening_sockets import listen_tcp

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from gateway.ops.access_middleware import may_see_details
+from gateway.ops.authorization_middleware import may_see_details
 from gateway.ops.service_interface import ControlledService
 from gateway.ops.service_view_cache import ServiceViewCache
 from gateway.ops.status_views import ServiceView

@@ -12,15 +12,15 @@ from typing import Any, ClassVar, cast
 
 from aiohttp import web
 
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.default_paths import make_folder
 from gateway.errors import ConfigError, GatewayError, UsageError
-from gateway.ops.access_middleware import AccessMiddleware
 from gateway.ops.authorization import BearerTokens
+from gateway.ops.authorization_middleware import AuthorizationMiddleware
 from gateway.ops.command_audit import audited
 from gateway.ops.connection_limits import limits_for
-from gateway.ops.get_request_handlers import PROBES, ROLES, GetRequestHandlers, RequestHandler, not_found
-from gateway.ops.get_request_handlers import json_response as _json
+from gateway.ops.get_handlers import PROBES, ROLES, GetHandlers, RequestHandler, not_found
+from gateway.ops.get_handlers import json_response as _json
 from gateway.ops.http_listener import BACKLOG, HttpListener, bind
 from gateway.ops.service_interface import ControlledService
 from gateway.ops.service_view_cache import ServiceViewCache
@@ -59,7 +59,7 @@ class OpsServer:
         self._renderer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
         streams = limits_for(_max_descriptors()).connections // _STREAM_SHARE
         self._uncached, self._cached = (
-            GetRequestHandlers(service, ServiceViewCache(service), self._renderer, cached=cached, max_streams=streams)
+            GetHandlers(service, ServiceViewCache(service), self._renderer, cached=cached, max_streams=streams)
             for cached in (False, True)
         )
 
@@ -110,7 +110,7 @@ class OpsServer:
             self._tls_listeners.append(listener)
         probes = key == "ops.probe_listen"
         tokens = BearerTokens if probes else (lambda: self._secrets.tokens)
-        access = AccessMiddleware(self._settings.rules(probes=probes), tokens, ROLES, PROBES)
+        access = AuthorizationMiddleware(self._settings.rules(probes=probes), tokens, ROLES, PROBES)
         app = web.Application(middlewares=[listener.complete_response, access.handle])
         app.add_routes([web.get(path, handler) for path, handler in handlers.items()])
         app.on_shutdown.append(self._cached.close_streams)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.errors import GatewayError
 from gateway.ops.authorization import AccessRules, BearerTokens, normalize_hosts, read_token
 from gateway.ops.tls import TlsFiles, server_context

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from math import inf
 
 from gateway.connection_tap import Tap
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Link, LinkStatus, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.relay import Relay
-from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
 from gateway.measurement import Histogram
 from gateway.proxy import http_connect, socks5

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from gateway.contracts.config_types import POSITIVE, Duration, Endpoint
 from gateway.contracts.secret import Secret
-from gateway.contracts.values import POSITIVE, Duration, Endpoint
 
 DEFAULT_PORTS = {"socks5": 1080, "socks5h": 1080, "http": 8080, "https": 443}
 """The default port for each URL scheme. `https` means TLS to the proxy."""

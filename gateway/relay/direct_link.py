@@ -8,12 +8,12 @@ from typing import NoReturn
 
 from gateway.connection_tap import Tap
 from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule, LinkListener
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Link, NetworkId, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, TunnelStateCallback
-from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram
 from gateway.relay.data_plane_selection import listen_and_dial, relay_sockets
 from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial

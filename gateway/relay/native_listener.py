@@ -17,10 +17,10 @@ from gateway._dataplane.engine import (
     RECORD_STOPPED,
 )
 from gateway.connection_tap import Tap
-from gateway.contracts.accepting_link import AcceptRule, ServedClients
+from gateway.contracts.accepting_link import AcceptRule, ShortConnections
+from gateway.contracts.config_types import IpNetwork
 from gateway.contracts.link import Stream
 from gateway.contracts.relay import Relay
-from gateway.contracts.values import IpNetwork
 from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner
 
 _NETWORK = struct.Struct("BB16s")
@@ -36,7 +36,7 @@ class NativeListenerHandler(Protocol):
     def on_joined(self, relay: Relay, tap: Tap | None) -> None:
         """Handle a client that the native engine connected to the target."""
 
-    def on_served(self, clients: ServedClients) -> None:
+    def on_served(self, clients: ShortConnections) -> None:
         """Count clients that the native engine connected to the target, and whose connections have ended."""
 
     def on_returned(self, client: Stream, seconds: float) -> None:
@@ -171,7 +171,7 @@ class NativeListener(ABC):
             tap = self._rule.make_tap() if self._rule.make_tap is not None else None
             self._handler.on_joined(self._create_relay(token, wire, tap), tap)
         elif kind == RECORD_SERVED:
-            self._handler.on_served(ServedClients(*arguments))
+            self._handler.on_served(ShortConnections(*arguments))
         elif kind == RECORD_RETURNED:
             self._handled += 1
             client = socket.socket(fileno=arguments[0])

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gateway.connection_tap import Tap
-from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule, ServedClients
+from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule, ShortConnections
 from gateway.contracts.link import Stream
 from gateway.contracts.relay import Relay
 
@@ -100,7 +100,7 @@ class NativeListenerGroup:
         """See `gateway.relay.native_listener.NativeListenerHandler`."""
         self._handler.on_joined(self, relay, tap)
 
-    def on_served(self, clients: ServedClients) -> None:
+    def on_served(self, clients: ShortConnections) -> None:
         """See `gateway.relay.native_listener.NativeListenerHandler`."""
         self._handler.on_served(self, clients)
 

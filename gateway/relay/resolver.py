@@ -13,7 +13,7 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.relay.per_loop import per_loop
 
 _THREADS = ThreadPoolExecutor(64, thread_name_prefix="resolver")

@@ -10,9 +10,9 @@ from typing import Any
 
 import aiohappyeyeballs
 
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Stream
 from gateway.contracts.phases import Phases
-from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, Reason
 from gateway.relay.poller import WRITE, poller
 from gateway.relay.resolver import resolve

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from gateway.backends import KINDS
 from gateway.config import Config
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.errors import UsageError
 from gateway.relay.resolver import is_address
 

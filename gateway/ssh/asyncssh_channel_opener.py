@@ -7,8 +7,8 @@ from typing import Any, cast
 import asyncssh
 
 from gateway.connection_tap import Tap
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.states import CloseReason
-from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram
 from gateway.ssh.asyncssh_internals import disable_auto_adjust
 from gateway.ssh.asyncssh_relay import AsyncsshRelay

@@ -4,8 +4,8 @@ import socket
 from typing import Protocol
 
 from gateway.connection_tap import Tap
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.relay import Relay
-from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram
 
 

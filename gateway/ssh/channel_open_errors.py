@@ -2,7 +2,7 @@
 
 import asyncssh
 
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.errors import DialError, Reason
 
 _CONNECT_REASONS = {

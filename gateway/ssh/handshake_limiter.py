@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import NetworkId
-from gateway.contracts.values import Endpoint
 from gateway.relay.per_loop import per_loop
 
 _PER_SERVER = 4

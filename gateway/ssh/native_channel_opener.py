@@ -5,8 +5,8 @@ import asyncio
 import asyncssh
 
 from gateway.connection_tap import Tap
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.states import CloseReason
-from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram
 from gateway.relay.native_engine_runner import NativeEngineRunner
 from gateway.ssh.channel_target import channel_target

@@ -76,7 +76,7 @@ class NativeTransport(asyncio.Transport):
             self.runner.engine.send(self.token, data)
 
     def abort(self) -> None:
-        """See `ConnectionTransport.abort`."""
+        """See `SshConnectionTransport.abort`."""
         self._close(None)
 
     close = abort

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from gateway.contracts.config_types import AT_LEAST_ONE, PORT, POSITIVE, Duration, Endpoint
 from gateway.contracts.secret import Secret
-from gateway.contracts.values import AT_LEAST_ONE, PORT, POSITIVE, Duration, Endpoint
 from gateway.processes.child_environment import check_environment
 from gateway.processes.command_template import check_command
 from gateway.relay.resolver import is_address

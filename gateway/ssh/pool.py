@@ -9,11 +9,11 @@ from math import inf
 
 from gateway.connection_tap import Tap
 from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import NetworkId, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import TunnelStateCallback
-from gateway.contracts.values import Endpoint
 from gateway.errors import LinkLostError, Reason, TunnelError
 from gateway.measurement import Histogram
 from gateway.relay.dial_retry import retry_dial

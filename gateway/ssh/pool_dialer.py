@@ -6,7 +6,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.errors import ReachError, TunnelError
 from gateway.ssh.pooled_connection import PooledConnection
 from gateway.text_sanitizer import one_line

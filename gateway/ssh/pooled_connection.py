@@ -9,8 +9,8 @@ from math import inf
 import asyncssh
 
 from gateway.connection_tap import Tap
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.states import CloseReason
-from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason, RedialRequiredError
 from gateway.measurement import Histogram
 from gateway.ssh.asyncssh_channel_opener import AsyncsshChannelOpener

@@ -15,12 +15,12 @@ from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.poller import HANGUP, READ, WRITE
 from gateway.relay.send_buffer import SendBuffer
 from gateway.relay.sockets import close_gracefully, reset, shutdown_write, was_reset
-from gateway.ssh.asyncssh_relay_state import AsyncsshRelayState
+from gateway.ssh.asyncssh_relay_counters import AsyncsshRelayCounters
 
 log = logging.getLogger(__name__)
 
 
-class RelayClientSocket(AsyncsshRelayState):
+class RelayClientSocket(AsyncsshRelayCounters):
     """Handles the client's socket of a relay; base class of `AsyncsshRelay`, which handles the channel."""
 
     def attach(self, client: socket.socket) -> None:

@@ -71,7 +71,7 @@ class SocketTransport(asyncio.Transport):
         self.queue.write(data)
 
     def abort(self) -> None:
-        """See `ConnectionTransport.abort`."""
+        """See `SshConnectionTransport.abort`."""
         if self._closed:
             return
         self.queue.flush()
@@ -82,7 +82,7 @@ class SocketTransport(asyncio.Transport):
     # `SshConnection` calls these methods.
 
     def on_sending_changed(self) -> None:
-        """See `ConnectionTransport.on_sending_changed`."""
+        """See `SshConnectionTransport.on_sending_changed`."""
         self.queue.update_may_send()
         if self.queue.may_send:
             self.queue.give_turns_later()

@@ -16,7 +16,7 @@ from asyncssh.packet import SSHPacket
 from gateway.ssh import algorithms
 from gateway.ssh.pass_through_cipher import CipherKey, PassThroughCipher, cipher_key
 from gateway.ssh.single_algorithm_key import SingleAlgorithmKey
-from gateway.ssh.transport_interfaces import ConnectionTransport, NativeTransportInterface
+from gateway.ssh.transport_interfaces import NativeTransportInterface, SshConnectionTransport
 
 _FREQUENT_REKEY_BYTES, _FREQUENT_REKEY_SECONDS = 4 << 20, 10.0
 """Limits on the received bytes and on the seconds since the previous key exchange. A key exchange within both limits
@@ -35,7 +35,7 @@ class SshConnection(SSHClientConnection):
         options: asyncssh's options.
     """
 
-    own_transport: ConnectionTransport
+    own_transport: SshConnectionTransport
     """The transport. Unlike asyncssh's `_transport`, this attribute remains set after the connection is closed."""
 
     def __init__(self, options: SSHClientConnectionOptions) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule, ServedClients
+from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule, ShortConnections
 from gateway.relay.native_listener_group import ListenerFactory, NativeListenerGroup
 from gateway.ssh.channel_interfaces import SshChannel
 from gateway.ssh.flow_control import MAX_RECEIVE_PACKET, MAX_SEND_PACKET
@@ -52,7 +52,7 @@ class TargetListener(NativeListenerGroup):
         connection.adopt(channel)
         self._grow_if_full()
 
-    def on_served(self, clients: ServedClients) -> None:
+    def on_served(self, clients: ShortConnections) -> None:
         """See `gateway.relay.native_listener.NativeListenerHandler`."""
         for each in self.connections:
             each.has_answered_open = True

@@ -8,7 +8,7 @@ from gateway.contracts.accepting_link import AcceptRule
 from gateway.ssh.pass_through_cipher import CipherKey
 
 
-class ConnectionTransport(Protocol):
+class SshConnectionTransport(Protocol):
     """Defines the methods that an `SshConnection` calls on its transport."""
 
     def on_sending_changed(self) -> None:

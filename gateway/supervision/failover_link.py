@@ -7,10 +7,10 @@ from math import inf
 from typing import NoReturn, Protocol, TypeVar
 
 from gateway.connection_tap import Tap
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Link, NetworkId, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.relay import Relay
-from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, ReachError, Reason
 from gateway.measurement import Histogram
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gateway.contracts.certificate import MonitoredCertificate
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.contracts.tunnel import Tunnel
-from gateway.contracts.values import Endpoint
 from gateway.facts import FactDefinition
 from gateway.kind_registry import KindRegistry
 from gateway.remedies import TUNNEL_REMEDIES

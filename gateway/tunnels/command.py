@@ -6,10 +6,10 @@ from pathlib import Path
 
 from gateway.command.link import CommandLink
 from gateway.command.options import CommandOptions
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, TunnelStateCallback
-from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.facts import FactDefinition, hidden
 from gateway.processes.checked_program import insecure_program, resolve_program

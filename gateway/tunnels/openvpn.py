@@ -9,14 +9,13 @@ from typing import Any
 
 from gateway.certificate_validity import pem_validities
 from gateway.contracts.certificate import MonitoredCertificate
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Link, NetworkId
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, TunnelStateCallback
-from gateway.contracts.values import Endpoint
 from gateway.errors import GatewayError, Reason, TunnelError
 from gateway.tunnels import TunnelKind
 from gateway.vpn.background_tasks import background_tasks
-from gateway.vpn.device_isolation import DeviceIsolation, create_isolation
 from gateway.vpn.device_names import new_device_name
 from gateway.vpn.link import VpnLink
 from gateway.vpn.liveness_monitor import LivenessMonitor
@@ -26,6 +25,7 @@ from gateway.vpn.openvpn_process import OpenVpnProcess
 from gateway.vpn.openvpn_remotes import tcp_remotes, udp_remotes
 from gateway.vpn.openvpn_sanitizer import SanitizedOpenVpnFile
 from gateway.vpn.options import OpenVpnOptions, read_path
+from gateway.vpn.vpn_device_isolation import DeviceIsolation, create_isolation
 
 log = logging.getLogger(__name__)
 

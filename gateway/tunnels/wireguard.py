@@ -15,11 +15,11 @@ from gateway.errors import Reason, TunnelError
 from gateway.facts import FactDefinition
 from gateway.tunnels import TunnelKind
 from gateway.vpn.background_tasks import background_tasks
-from gateway.vpn.device_isolation import create_isolation
 from gateway.vpn.device_names import new_device_name
 from gateway.vpn.link import VpnLink, VpnStatus
 from gateway.vpn.liveness_monitor import LivenessMonitor
 from gateway.vpn.options import WireGuardOptions, read_path
+from gateway.vpn.vpn_device_isolation import create_isolation
 from gateway.vpn.wireguard_device import WireGuardDevice
 from gateway.vpn.wireguard_loader import load_wireguard_file
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_address
 
-from gateway.contracts.values import IpAddress
+from gateway.contracts.config_types import IpAddress
 
 IpInterface = IPv4Interface | IPv6Interface
 _IPV6_MIN_MTU = 1280

@@ -11,10 +11,10 @@ import dns.message
 import dns.query
 import dns.rdatatype
 
-from gateway.contracts.values import Endpoint, IpAddress
+from gateway.contracts.config_types import Endpoint, IpAddress
 from gateway.relay.resolver import is_address, resolve
-from gateway.vpn.device_isolation import DeviceIsolation
 from gateway.vpn.device_settings import DeviceSettings
+from gateway.vpn.vpn_device_isolation import DeviceIsolation
 
 _QUERY_TIMEOUT = 2.0
 """Time limit for one query to one name server, in seconds."""

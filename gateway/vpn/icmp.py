@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import count
 
-from gateway.contracts.values import IpAddress
-from gateway.vpn.device_isolation import DeviceIsolation
+from gateway.contracts.config_types import IpAddress
+from gateway.vpn.vpn_device_isolation import DeviceIsolation
 
 log = logging.getLogger(__name__)
 

@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from math import inf
 
 from gateway.connection_tap import Tap
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import LinkStatus, NetworkId, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
-from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, Reason, TunnelError
 from gateway.measurement import Histogram
 from gateway.relay.data_plane_selection import relay_sockets
 from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
-from gateway.vpn.device_isolation import DeviceIsolation
 from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.dns import VpnResolver
 from gateway.vpn.icmp import EchoMonitor
 from gateway.vpn.silence_timer import SilenceThresholds, SilenceTimer
+from gateway.vpn.vpn_device_isolation import DeviceIsolation
 
 _ERRORS_FROM_PEER = (errno.ECONNREFUSED, errno.ECONNRESET)
 """Socket errors that prove that a packet from the far side has arrived. Other errors can come from the local kernel,

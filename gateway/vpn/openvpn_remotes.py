@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.vpn.openvpn_parser import OpenVpnDirective, connection_directives
 from gateway.vpn.openvpn_sanitizer import SanitizedOpenVpnFile
 

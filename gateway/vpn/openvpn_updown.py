@@ -4,7 +4,7 @@ import ipaddress
 import re
 from collections.abc import Mapping
 
-from gateway.contracts.values import IpAddress
+from gateway.contracts.config_types import IpAddress
 from gateway.vpn.device_settings import DeviceSettings, IpInterface
 
 

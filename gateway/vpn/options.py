@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from gateway.contracts.config_types import POSITIVE, Duration
 from gateway.contracts.secret import Secret
-from gateway.contracts.values import POSITIVE, Duration
 from gateway.vpn.silence_timer import SilenceThresholds
 
 Isolation = Literal["namespace", "device"]

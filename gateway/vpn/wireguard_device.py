@@ -6,17 +6,17 @@ import re
 import socket
 import subprocess
 
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.errors import Reason, TunnelError
 from gateway.processes.checked_program import find_program
 from gateway.processes.child_environment import minimal_environment
 from gateway.relay.resolver import resolve
 from gateway.vpn import network_devices
-from gateway.vpn.device_isolation import DeviceIsolation
 from gateway.vpn.device_lock import DeviceLock, is_locked
 from gateway.vpn.device_names import device_prefix
 from gateway.vpn.device_settings import DeviceSettings, likely_peers, parse_addresses
 from gateway.vpn.options import WireGuardOptions
+from gateway.vpn.vpn_device_isolation import DeviceIsolation
 from gateway.vpn.wireguard_formats import WireGuardDeviceStatus, parse_dump, to_setconf
 from gateway.vpn.wireguard_go import WireGuardGoProcess
 from gateway.vpn.wireguard_loader import load_wireguard_file

@@ -4,7 +4,7 @@ import ipaddress
 import re
 from dataclasses import dataclass, replace
 
-from gateway.contracts.values import Endpoint, IpAddress
+from gateway.contracts.config_types import Endpoint, IpAddress
 from gateway.errors import GatewayError
 from gateway.vpn.device_settings import IpInterface
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import cast
 
 from gateway.contracts.backend import Backend, ProbeResult
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Link
 from gateway.contracts.phases import Phases
-from gateway.contracts.values import Endpoint
 from gateway.errors import UnusableTargetError
 from gateway.relay.event_loop import RelayEventLoop
 

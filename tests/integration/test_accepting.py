@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.demo.postgres import Postgres
 from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion, make_key

@@ -16,8 +16,8 @@ import pytest
 
 from gateway.backend_support.postgres_cancel_protocol import PostgresLoginTap
 from gateway.cancel_protocol import CancelRequest
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Link
-from gateway.contracts.values import Endpoint
 from gateway.demo.postgres import Postgres, available
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion

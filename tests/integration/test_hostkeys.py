@@ -12,9 +12,9 @@ import asyncssh
 import pytest
 from asyncssh.public_key import SSHLocalKeyPair
 
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Stream
 from gateway.contracts.phases import Phases
-from gateway.contracts.values import Endpoint
 from gateway.demo.sshd import Bastion, make_key
 from gateway.errors import Reason, TunnelError
 from gateway.relay.direct_link import DirectLink

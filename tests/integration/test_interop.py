@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 
 import pytest
 
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.demo.process import ServerProcess, find, free_port
 from gateway.errors import ReachError
 from gateway.measurement import Histogram

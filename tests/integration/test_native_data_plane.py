@@ -20,8 +20,8 @@ from asyncssh.packet import String, UInt32
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.states import CloseReason
-from gateway.contracts.values import Endpoint
 from gateway.demo.sshd import Bastion
 from gateway.measurement import Histogram
 from gateway.nfs.latency_tap import RpcLatencyTap

@@ -19,8 +19,8 @@ from asyncssh.constants import (
 )
 from asyncssh.packet import Boolean, String, UInt32
 
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.states import CloseReason
-from gateway.contracts.values import Endpoint
 from gateway.demo.sshd import Bastion
 from gateway.measurement import Histogram
 from gateway.relay.sockets import reset, tune

@@ -8,7 +8,7 @@ import pytest
 from gateway.backend_support.nfs_mount_rules import NfsOptions
 from gateway.backend_support.volume import VolumeOptions
 from gateway.backends.nfs import KIND
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.demo.nfs import NfsServer
 from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.states import CloseReason
-from gateway.contracts.values import Endpoint
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.nfs import NfsServer
 from gateway.demo.postgres import Postgres

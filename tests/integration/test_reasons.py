@@ -23,9 +23,9 @@ from gateway.backends.mysql import MysqlBackend, MysqlCheckOptions
 from gateway.backends.nfs import LEASE, SPACE, NfsBackend, NfsCheckOptions
 from gateway.backends.postgres import PostgresBackend
 from gateway.contracts.backend import Backend
+from gateway.contracts.config_types import Duration, Endpoint
 from gateway.contracts.secret import Secret
 from gateway.contracts.states import HealthState
-from gateway.contracts.values import Duration, Endpoint
 from gateway.demo import nfs
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.nfs import NfsServer

@@ -14,9 +14,9 @@ import pytest
 from gateway.backend_support.tls_options import CheckTlsOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.redis import RedisBackend, RedisCheckOptions
+from gateway.contracts.config_types import Duration
 from gateway.contracts.secret import Secret
 from gateway.contracts.states import HealthState
-from gateway.contracts.values import Duration
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.errors import Reason

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.states import CloseReason
-from gateway.contracts.values import Endpoint
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.measurement import Histogram

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from gateway.backoff import BackoffPolicy
-from gateway.contracts.values import Duration
+from gateway.contracts.config_types import Duration
+from gateway.docker import last_start_inspector
 from gateway.docker import reconciler as reconciler_module
 from gateway.docker import start_attempts as revivals_module
-from gateway.docker import start_inspection
-from gateway.docker.dead_containers import DeadContainer, DeadContainerState
+from gateway.docker.dead_containers import DeadContainer, RevivalStatus
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_connection import connected
 from gateway.docker.options import DockerOptions, NetworkOptions
@@ -192,7 +192,7 @@ def test_a_container_that_the_gateway_did_not_attach_starts_after_the_command_in
     engine.docker("start", "web", check=False)
     host.reconcile(lambda: "web" in host.dead() and bool(host.dead()["web"].command))
     found = host.dead()["web"]
-    assert found.state is DeadContainerState.RECREATE
+    assert found.state is RevivalStatus.RECREATE
     for line in found.command.split(" && "):
         engine.docker(*shlex.split(line)[1:])
     assert state(engine, "web") == "running"
@@ -266,7 +266,7 @@ def test_dependants_are_restarted_after_the_engine_was_restarted_while_the_gatew
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The engine starts its containers before the gateway connects, so the gateway does not see the starts."""
-    monkeypatch.setattr(start_inspection, "_MAX_AGE_RUNNING", 3600.0)
+    monkeypatch.setattr(last_start_inspector, "_MAX_AGE_RUNNING", 3600.0)
     monkeypatch.setattr(reconciler_module, "_EVENT_OVERLAP", 0.0)
     monkeypatch.setattr(reconciler_module, "_RECONNECT", BackoffPolicy(first=0.2, cap=0.4, floor=0.1))
     socket = tmp_path / "docker.sock"
@@ -312,7 +312,7 @@ def test_dependants_of_a_stopped_container_are_started_with_it(engine: Engine, t
     engine.docker("start", "web", check=False)
     assert "non running container" in error(engine, "web")
     host.reconcile(lambda: "web" in host.dead())
-    assert host.dead()["web"].state is DeadContainerState.WAITING
+    assert host.dead()["web"].state is RevivalStatus.WAITING
     engine.docker("start", "owner")
     assert host.reconcile(lambda: state(engine, "web") == "running") == 1
 
@@ -369,9 +369,9 @@ def test_a_container_is_given_up_after_repeated_failures(
     run_dead(engine, "once", "-v", "media:/media")  # this container has no restart policy
     host.usable = frozenset()
     host.reconcile_for(3)
-    assert host.dead()["web"].state is DeadContainerState.WAITING, "revival must wait while the backend is not up"
+    assert host.dead()["web"].state is RevivalStatus.WAITING, "revival must wait while the backend is not up"
     host.usable = frozenset({"media"})
-    host.reconcile(lambda: host.dead()["web"].state is DeadContainerState.GIVEN_UP)
+    host.reconcile(lambda: host.dead()["web"].state is RevivalStatus.GIVEN_UP)
     assert host.dead()["web"].command == "docker start web"
     assert "once" not in host.dead()
     assert host.reconcile_for(3) == 0
@@ -384,8 +384,8 @@ def test_without_revival_the_status_shows_the_command(engine: Engine, tmp_path: 
     run_dead(engine, "chosen", RESTARTS, "-v", "media:/media", "--label", "gateway.revive=true")
     host.usable = frozenset()
     host.reconcile(lambda: len(host.dead()) == 2)
-    assert (host.dead()["web"].state, host.dead()["web"].command) == (DeadContainerState.OFF, "docker start web")
-    assert host.dead()["chosen"].state is DeadContainerState.WAITING
+    assert (host.dead()["web"].state, host.dead()["web"].command) == (RevivalStatus.OFF, "docker start web")
+    assert host.dead()["chosen"].state is RevivalStatus.WAITING
 
 
 def _metric(site: Site, name: str) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gateway.contracts.values import Duration
+from gateway.contracts.config_types import Duration
 from gateway.demo.sshd import Bastion
 from gateway.ssh.flow_control import MAX_SEND_PACKET
 from gateway.ssh.options import KeepaliveOptions, PoolOptions, SshOptions

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.demo.process import find, free_port
 from gateway.forwarding.listener import Listener
 from tests.support.files import REPOSITORY

@@ -17,11 +17,11 @@ from asyncssh.connection import SSHConnection
 
 from gateway.backends import EmptyOptions
 from gateway.backends.tcp import TcpBackend, TcpCheckOptions
+from gateway.contracts.config_types import Duration, Endpoint
 from gateway.contracts.phases import Phases
 from gateway.contracts.relay import Relay
 from gateway.contracts.secret import Secret
 from gateway.contracts.states import CloseReason, TunnelState
-from gateway.contracts.values import Duration, Endpoint
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion, make_key
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError

@@ -9,10 +9,10 @@ import pytest
 from cryptography import x509
 
 from gateway.backend_support.tls_options import CheckTlsOptions, verify
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import HealthState
-from gateway.contracts.values import Endpoint
 from gateway.demo import mariadb, postgres
 from gateway.errors import Reason, UnusableTargetError
 from gateway.health.check_results import CheckResult

@@ -20,9 +20,9 @@ from typing import Any
 from gateway.backend_support.probe_login_limiter import ProbeLoginLimiter
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheckOptions
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.secret import Secret
 from gateway.contracts.states import HealthState
-from gateway.contracts.values import Endpoint
 from gateway.demo.mariadb import MariaDB
 from gateway.errors import Reason
 from gateway.health.probe import probe_once

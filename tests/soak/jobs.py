@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.errors import ReachError
 from gateway.ssh.pool import SshConnectionPool
 from tests.soak import instrumentation

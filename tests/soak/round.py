@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 
-from gateway.contracts.values import Duration
+from gateway.contracts.config_types import Duration
 from gateway.relay.direct_link import DirectLink
 from gateway.ssh.options import PoolOptions, SshOptions
 from gateway.ssh.pool import SshConnectionPool

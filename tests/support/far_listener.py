@@ -3,7 +3,7 @@
 import asyncio
 import socket
 
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.relay.sockets import reset_on_process_exit, tune
 from tests.support.plans import Setup
 

@@ -12,11 +12,11 @@ from math import inf
 from pathlib import Path
 
 from gateway.connection_tap import Tap
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Link, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
-from gateway.contracts.values import Endpoint
 from gateway.measurement import Histogram
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import ProxyOptions

@@ -6,9 +6,9 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Link
 from gateway.contracts.relay import Relay
-from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError
 from gateway.measurement import Histogram
 from gateway.relay.dial_retry import retry_dial

@@ -15,8 +15,8 @@ from gateway.backends.postgres import PostgresBackend
 from gateway.backends.redis import RedisBackend, RedisCheckOptions
 from gateway.backends.tcp import TcpBackend, TcpCheckOptions
 from gateway.contracts.backend import Backend
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.secret import Secret
-from gateway.contracts.values import Endpoint
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.postgres import Postgres
 from gateway.health.check_results import CheckResult

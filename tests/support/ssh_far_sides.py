@@ -12,10 +12,10 @@ import asyncssh
 from asyncssh.packet import UInt32
 
 from gateway.connection_tap import Tap
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Link, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.relay import Relay
-from gateway.contracts.values import Endpoint
 from gateway.demo.sshd import Bastion
 from gateway.relay.direct_link import DirectLink
 from gateway.ssh import flow_control

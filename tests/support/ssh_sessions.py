@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from gateway._dataplane import is_built
+from gateway.contracts.config_types import Duration, Endpoint
 from gateway.contracts.link import Link
-from gateway.contracts.values import Duration, Endpoint
 from gateway.demo.sshd import Bastion
 from gateway.errors import TunnelError
 from gateway.relay.direct_link import DirectLink

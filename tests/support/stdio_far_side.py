@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from gateway.connection_tap import Tap
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Link, NetworkId, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.relay import Relay
-from gateway.contracts.values import Endpoint
 from gateway.demo.process import find
 from gateway.measurement import Histogram
 from gateway.processes.child_environment import environment_of_user

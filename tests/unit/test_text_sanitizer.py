@@ -9,10 +9,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.contracts.backend import ProbeResult
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import HealthState, TunnelState
-from gateway.contracts.values import Endpoint
 from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.errors import DialError, Reason
 from gateway.facts import IDENTITY, VERSION

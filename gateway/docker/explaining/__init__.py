@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.explaining.access_factors import access_factors
-from gateway.docker.explaining.explained_container import ExplainedContainer
 from gateway.docker.explaining.explanation import ExplainedBackend, Explanation
+from gateway.docker.explaining.explanation_subject import ExplanationSubject
 from gateway.docker.explaining.reachability import reachability
 from gateway.docker.plan import Plan
 from gateway.docker.snapshot import Container, EngineSnapshot
@@ -33,6 +33,6 @@ def explain(
         container: The container, from `observed`.
         backends: The properties of the backends.
     """
-    subject = ExplainedContainer(desired, observed, planned, container)
+    subject = ExplanationSubject(desired, observed, planned, container)
     found = [reachability(subject, each) for each in backends]
     return Explanation(container.name, container.id, list(access_factors(subject)), found)

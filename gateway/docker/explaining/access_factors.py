@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 from gateway.docker import labels
-from gateway.docker.explaining.explained_container import ExplainedContainer, reason
 from gateway.docker.explaining.explanation import AccessFactor
+from gateway.docker.explaining.explanation_subject import ExplanationSubject, reason
 
 
-def access_factors(subject: ExplainedContainer) -> Iterator[AccessFactor]:
+def access_factors(subject: ExplanationSubject) -> Iterator[AccessFactor]:
     """Yield each factor that determines which backends the container reaches, most important first."""
     container, base = subject.container, subject.base
     yield AccessFactor("container", container.name, container.state)
@@ -36,7 +36,7 @@ def access_factors(subject: ExplainedContainer) -> Iterator[AccessFactor]:
         yield AccessFactor("name", conflict.name, "shadowed", str(conflict))
 
 
-def _labels(subject: ExplainedContainer) -> Iterator[AccessFactor]:
+def _labels(subject: ExplanationSubject) -> Iterator[AccessFactor]:
     prefix = f"{subject.options.label_prefix}."
     asked = set(subject.desired.by_label.values())
     for source, state, why in (
@@ -51,7 +51,7 @@ def _labels(subject: ExplainedContainer) -> Iterator[AccessFactor]:
         yield AccessFactor("label", "", "invalid", mistake)
 
 
-def _network(subject: ExplainedContainer, name: str) -> AccessFactor:
+def _network(subject: ExplanationSubject, name: str) -> AccessFactor:
     attachment, endpoint = subject.attachments.get(name), subject.endpoint(name)
     where = ", ".join(endpoint.addresses) if endpoint is not None else ""
     if attachment is None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gateway.contracts.values import IpNetwork
+from gateway.contracts.config_types import IpNetwork
 
 
 @dataclass(frozen=True)

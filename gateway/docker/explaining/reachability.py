@@ -6,8 +6,8 @@ from dataclasses import replace
 from gateway.docker import labels
 from gateway.docker.consumer_directory import Consumer, consumer
 from gateway.docker.desired_state import backends_on
-from gateway.docker.explaining.explained_container import ExplainedContainer, reason
 from gateway.docker.explaining.explanation import ExplainedBackend, Reachability
+from gateway.docker.explaining.explanation_subject import ExplanationSubject, reason
 from gateway.docker.plan import AttachmentState
 from gateway.docker.snapshot import RUNNING, Container
 
@@ -15,7 +15,7 @@ _GOOD = ("up", "degraded")
 _UNKNOWN = "unknown"
 
 
-def reachability(subject: ExplainedContainer, backend: ExplainedBackend) -> Reachability:
+def reachability(subject: ExplanationSubject, backend: ExplainedBackend) -> Reachability:
     """Return whether the container can reach the backend by name, and why, as a `Reachability`.
 
     If the container cannot reach the backend, the result contains the first obstacle and its remedy.
@@ -46,7 +46,7 @@ def reachability(subject: ExplainedContainer, backend: ExplainedBackend) -> Reac
     return _unattached(subject, backend) if network is None else _served(subject, backend, network, base)
 
 
-def _served(subject: ExplainedContainer, backend: ExplainedBackend, network: str, base: Container) -> Reachability:
+def _served(subject: ExplanationSubject, backend: ExplainedBackend, network: str, base: Container) -> Reachability:
     """Return the result for a container that shares `network` with the gateway."""
     found = _not_admitted(subject, backend, network, base)
     state = f"the backend is {backend.state}" + (f": {backend.why}" if backend.why else "")
@@ -68,7 +68,7 @@ def _served(subject: ExplainedContainer, backend: ExplainedBackend, network: str
     return Reachability(backend.name, "yes", network, f"by the name {backend.name}; the backend is {backend.state}")
 
 
-def _shared_network(subject: ExplainedContainer, base: Container, backend: str) -> str | None:
+def _shared_network(subject: ExplanationSubject, base: Container, backend: str) -> str | None:
     """Return a network of the container on which the backend's name resolves to the gateway, or None."""
     there = subject.gateway.endpoints if subject.gateway is not None else {}
     for name, endpoint in base.endpoints.items():
@@ -79,7 +79,7 @@ def _shared_network(subject: ExplainedContainer, base: Container, backend: str) 
 
 
 def _not_admitted(
-    subject: ExplainedContainer, backend: ExplainedBackend, network: str, base: Container
+    subject: ExplanationSubject, backend: ExplainedBackend, network: str, base: Container
 ) -> Reachability | None:
     """Return why `allow` refuses the container; None if `allow` admits it."""
     if backend.label is not None:
@@ -94,7 +94,7 @@ def _not_admitted(
 
 
 def _without_label(
-    subject: ExplainedContainer, backend: ExplainedBackend, label: str, who: Consumer, base: Container
+    subject: ExplanationSubject, backend: ExplainedBackend, label: str, who: Consumer, base: Container
 ) -> Reachability:
     if subject.desired.strict:
         return _no(backend, f"no rule in docker.grants lets container {who.name} use it", _grant(who.name, backend))
@@ -107,7 +107,7 @@ def _without_label(
     return _no(backend, why, f"{remedy}, or {_grant(who.name, backend)}")
 
 
-def _unattached(subject: ExplainedContainer, backend: ExplainedBackend) -> Reachability:
+def _unattached(subject: ExplanationSubject, backend: ExplainedBackend) -> Reachability:
     """Return why the backend's name resolves on none of the container's networks."""
     configured = [name for name in subject.options.networks if backend.name in backends_on(subject.desired, name)]
     kept = [name for name, backends in subject.networks.items() if backend.name in backends]
@@ -136,7 +136,7 @@ def _unattached(subject: ExplainedContainer, backend: ExplainedBackend) -> Reach
     return _no(backend, f"network {found.network} is {found.state}: {reason(found)}", found.message)
 
 
-def _unasked(subject: ExplainedContainer, backend: ExplainedBackend, configured: list[str]) -> Reachability:
+def _unasked(subject: ExplanationSubject, backend: ExplainedBackend, configured: list[str]) -> Reachability:
     """Return why the gateway does not attach the container to a network on which the backend is available."""
     container, mine, enable = subject.container, subject.container.labels, subject.label("enable")
     grant = _grant(container.name, backend)
@@ -159,7 +159,7 @@ def _unasked(subject: ExplainedContainer, backend: ExplainedBackend, configured:
     return _chosen_otherwise(subject, backend, configured)
 
 
-def _chosen_otherwise(subject: ExplainedContainer, backend: ExplainedBackend, configured: list[str]) -> Reachability:
+def _chosen_otherwise(subject: ExplanationSubject, backend: ExplainedBackend, configured: list[str]) -> Reachability:
     """Return which label, grant or rule selects other backends or networks for the container."""
     container, mine = subject.container, subject.container.labels
     for key, choices in (("network", configured), ("backends", [backend.name])):

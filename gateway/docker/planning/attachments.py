@@ -7,7 +7,7 @@ from gateway.docker.planning.attachability import block_reason
 from gateway.docker.planning.desired_networks import desired_networks, desired_networks_without_report
 from gateway.docker.planning.endpoint_repair import is_ours, reconcile_endpoint, refuse
 from gateway.docker.planning.gateway_container import own_addresses
-from gateway.docker.planning.gateway_task import gateway_task_state
+from gateway.docker.planning.gateway_swarm_task import gateway_swarm_task_state
 from gateway.docker.planning.name_conflicts import container_conflicts, report_foreign_endpoints
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.planning.shared_namespace_status import report_shared_namespace
@@ -63,7 +63,7 @@ def _attachment(builder: PlanBuilder, container: Container, name: str, aliases: 
     endpoint = container.endpoints.get(name)
     if container.id == builder.observed.own and container.is_task:
         container_conflicts(builder, container, name, aliases)
-        builder.report_container(container, name, *gateway_task_state(builder, container, name))
+        builder.report_container(container, name, *gateway_swarm_task_state(builder, container, name))
         return
     if container.id != builder.observed.own and {container.name.lower(), container.hostname} & builder.backend_names(
         name

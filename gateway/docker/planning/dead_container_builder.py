@@ -3,7 +3,7 @@
 import shlex
 
 from gateway.docker.compose_command import compose_command
-from gateway.docker.dead_containers import DeadContainer, DeadContainerState
+from gateway.docker.dead_containers import DeadContainer, RevivalStatus
 from gateway.docker.grants import SERVICE
 from gateway.docker.snapshot import Container
 from gateway.docker.start_failure import StartFailureCause
@@ -17,7 +17,7 @@ def dead_container(
     container: Container,
     cause: StartFailureCause,
     detail: str,
-    state: DeadContainerState,
+    state: RevivalStatus,
     message: str = "",
     command: str = "",
 ) -> DeadContainer:
@@ -41,5 +41,5 @@ def dead_container_to_recreate(container: Container, cause: StartFailureCause, d
         command = shlex.join((*compose, "up", "-d", "--no-deps", "--force-recreate", container.labels[SERVICE]))
     if not safe_command(command):
         message += f" with the options that `docker inspect {container.name}` shows"
-        return dead_container(container, cause, detail, DeadContainerState.RECREATE, message)
-    return dead_container(container, cause, detail, DeadContainerState.RECREATE, message, command)
+        return dead_container(container, cause, detail, RevivalStatus.RECREATE, message)
+    return dead_container(container, cause, detail, RevivalStatus.RECREATE, message, command)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from gateway.docker.dead_containers import DeadContainer, DeadContainerState
+from gateway.docker.dead_containers import DeadContainer, RevivalStatus
 from gateway.docker.grants import PROJECT
 from gateway.docker.labels import revives
 from gateway.docker.planning.dead_container_builder import dead_container, dead_container_to_recreate
@@ -44,11 +44,11 @@ def without_namespace(builder: PlanBuilder, container: Container) -> DeadContain
             container,
             StartFailureCause.NAMESPACE,
             detail,
-            DeadContainerState.WAITING,
+            RevivalStatus.WAITING,
             f"container {owner.name} does not run",
         )
     at = owner.last_start.at if owner.last_start is not None else 0.0
-    dead = dead_container(container, StartFailureCause.NAMESPACE, detail, DeadContainerState.STARTING)
+    dead = dead_container(container, StartFailureCause.NAMESPACE, detail, RevivalStatus.STARTING)
     return replace(dead, owner_start=at)
 
 
@@ -66,7 +66,7 @@ def without_namespace_while_running(builder: PlanBuilder, container: Container) 
     if owner.state not in LIVE:
         message = f"container {owner.name} does not run"
         detail = f"it uses the network of container {owner.name}, which has stopped"
-        return dead_container(container, StartFailureCause.NAMESPACE, detail, DeadContainerState.WAITING, message)
+        return dead_container(container, StartFailureCause.NAMESPACE, detail, RevivalStatus.WAITING, message)
     if owner.state != "running" or container.state != "running":
         return None
     clock = builder.observed.clock
@@ -75,7 +75,7 @@ def without_namespace_while_running(builder: PlanBuilder, container: Container) 
         or (container.id, owners.at) in builder.desired.restarted
     ):
         return None
-    dead = dead_container(container, StartFailureCause.NAMESPACE, detail, DeadContainerState.STARTING)
+    dead = dead_container(container, StartFailureCause.NAMESPACE, detail, RevivalStatus.STARTING)
     return replace(dead, owner_start=owners.at)
 
 

@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Iterable
 from typing import Any
 
-from gateway.contracts.values import IpNetwork
+from gateway.contracts.config_types import IpNetwork
 from gateway.docker import labels
 from gateway.docker.gateway_addresses import range_for_others
 from gateway.docker.options import NetworkOptions

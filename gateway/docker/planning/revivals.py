@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from gateway.docker.dead_containers import DeadContainer, DeadContainerState
+from gateway.docker.dead_containers import DeadContainer, RevivalStatus
 from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.labels import INSTANCE, revives
 from gateway.docker.plan import ActionKind, PlannedAction
@@ -41,7 +41,7 @@ def revive(builder: PlanBuilder) -> tuple[DeadContainer, ...]:
         excluded = not revives(container.labels, builder.options.label_prefix, default=True)
         dead = replace(_with_start_restriction(builder, container, judged), is_excluded=excluded)
         found.append(dead)
-        if dead.state is DeadContainerState.STARTING:
+        if dead.state is RevivalStatus.STARTING:
             verb = ActionKind.RESTART if container.state in RUNNING else ActionKind.START
             builder.actions.append(
                 PlannedAction(
@@ -55,22 +55,22 @@ def revive(builder: PlanBuilder) -> tuple[DeadContainer, ...]:
 
 def _with_start_restriction(builder: PlanBuilder, container: Container, dead: DeadContainer) -> DeadContainer:
     """Return `dead`, or a copy whose state says why the gateway is not allowed to start the container."""
-    if dead.state not in (DeadContainerState.STARTING, DeadContainerState.WAITING):
+    if dead.state not in (RevivalStatus.STARTING, RevivalStatus.WAITING):
         return dead
     options, desired, start = builder.options, builder.desired, container.last_start
     command = f"docker {'restart' if container.state in RUNNING else 'start'} {container.name}"
     chosen = revives(container.labels, options.label_prefix, default=options.revive)
     if not chosen or (desired.strict and not options.revive):
         setting = builder.label("revive") if options.revive else "docker.revive"
-        return replace(dead, state=DeadContainerState.OFF, message=f"{setting} is false", command=command)
+        return replace(dead, state=RevivalStatus.OFF, message=f"{setting} is false", command=command)
     if start is None or not start.restarts:
-        return replace(dead, state=DeadContainerState.OFF, message="it has no restart policy", command=command)
+        return replace(dead, state=RevivalStatus.OFF, message="it has no restart policy", command=command)
     signals = desired.signals.get(container.id, {})
     if container.state in RUNNING and start.may_be_stopped_by(signals, builder.observed.clock):
         message = "another client sent it a signal, which possibly stops it"
-        return replace(dead, state=DeadContainerState.OFF, message=message, command=command)
+        return replace(dead, state=RevivalStatus.OFF, message=message, command=command)
     if (container.id, dead.owner_start) in desired.given_up:
-        return replace(dead, state=DeadContainerState.GIVEN_UP, message="too many starts failed", command=command)
+        return replace(dead, state=RevivalStatus.GIVEN_UP, message="too many starts failed", command=command)
     return dead
 
 
@@ -88,9 +88,9 @@ def _stopped(builder: PlanBuilder, container: Container) -> DeadContainer | None
         if requested.cause is StartFailureCause.VOLUME:
             if all(each.backend != requested.backend for each in builder.desired.mount_addresses):
                 message, command = f"backend {requested.backend} is not configured", f"docker start {container.name}"
-                return dead_container(container, requested.cause, detail, DeadContainerState.OFF, message, command)
+                return dead_container(container, requested.cause, detail, RevivalStatus.OFF, message, command)
             return _when_up(builder, container, requested.backend, detail)
-        return dead_container(container, requested.cause, detail, DeadContainerState.STARTING)
+        return dead_container(container, requested.cause, detail, RevivalStatus.STARTING)
     if (failed := read_error(start.error)) is None:
         return None
     if failed.cause is StartFailureCause.VOLUME:
@@ -121,13 +121,13 @@ def _without_volume(builder: PlanBuilder, container: Container, failed: StartFai
 def _when_up(builder: PlanBuilder, container: Container, backend: str, detail: str) -> DeadContainer:
     """Return a `DeadContainer` for a failed mount. The gateway starts the container when `backend` is up."""
     usable = builder.desired.usable
-    dead = dead_container(container, StartFailureCause.VOLUME, detail, DeadContainerState.STARTING)
+    dead = dead_container(container, StartFailureCause.VOLUME, detail, RevivalStatus.STARTING)
     if usable is not None and backend in usable:
         return replace(dead, backend=backend)
     why = f"backend {backend} is not up"
     if usable is None:  # `gateway plan` and `gateway apply` do not know the states of backends
         why = f"the service starts it when backend {backend} is up"
-    return replace(dead, state=DeadContainerState.WAITING, message=why, backend=backend)
+    return replace(dead, state=RevivalStatus.WAITING, message=why, backend=backend)
 
 
 def _without_network(builder: PlanBuilder, container: Container, failed: StartFailure) -> DeadContainer | None:
@@ -150,28 +150,28 @@ def _without_network(builder: PlanBuilder, container: Container, failed: StartFa
         detail = f"it was not attached to network {name}: {one_line(failed.detail)}"
         if not builder.observed.swarm.active:
             message = "this engine has no connection to the managers of its swarm"
-            return dead_container(container, StartFailureCause.NETWORK, detail, DeadContainerState.WAITING, message)
-        return dead_container(container, StartFailureCause.NETWORK, detail, DeadContainerState.STARTING)
+            return dead_container(container, StartFailureCause.NETWORK, detail, RevivalStatus.WAITING, message)
+        return dead_container(container, StartFailureCause.NETWORK, detail, RevivalStatus.STARTING)
     detail = f"its network {name} did not exist"
     if any(each.container_id == container.id and each.network == name for each in builder.actions):
         return dead_container(
             container,
             StartFailureCause.NETWORK,
             detail,
-            DeadContainerState.WAITING,
+            RevivalStatus.WAITING,
             f"it is attached to network {name} first",
         )
     there, endpoint = builder.known.get(name), container.endpoints[name]
     if is_bound_to_removed_network(builder, container):
         return dead_container_to_recreate(container, StartFailureCause.NETWORK, detail)
     if there is not None and endpoint.network_id in ("", there.id):
-        return dead_container(container, StartFailureCause.NETWORK, detail, DeadContainerState.STARTING)
+        return dead_container(container, StartFailureCause.NETWORK, detail, RevivalStatus.STARTING)
     if (container.id, name) in builder.ours:
         return dead_container(
             container,
             StartFailureCause.NETWORK,
             detail,
-            DeadContainerState.WAITING,
+            RevivalStatus.WAITING,
             f"network {name} does not exist yet",
         )
     reconnect = reconnect_command(builder, container, name)
@@ -179,4 +179,4 @@ def _without_network(builder: PlanBuilder, container: Container, failed: StartFa
         return dead_container_to_recreate(container, StartFailureCause.NETWORK, detail)
     command = f"{reconnect} && docker start {container.name}"
     message = "the gateway did not attach it to the network: every start fails until the container is reconnected"
-    return dead_container(container, StartFailureCause.NETWORK, detail, DeadContainerState.RECREATE, message, command)
+    return dead_container(container, StartFailureCause.NETWORK, detail, RevivalStatus.RECREATE, message, command)

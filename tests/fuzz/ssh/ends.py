@@ -6,8 +6,8 @@ import random
 import socket
 from math import inf
 
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.states import CloseReason
-from gateway.contracts.values import Endpoint
 from gateway.errors import ReachError
 from gateway.measurement import Histogram
 from gateway.relay.sockets import reset, tune

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.app.aborted_handshake_budgets import AbortedHandshakeBudgets
 from gateway.config import Config, ConfigSources, load
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget, set_limit
 
 DB = Endpoint("db", 3306)

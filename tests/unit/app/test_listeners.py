@@ -9,7 +9,7 @@ import pytest
 from gateway.app.listeners import bind_listeners
 from gateway.app.socket_activation import PassedSockets
 from gateway.config import ConfigSources, load
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.forwarding.listener import BindError, Listener
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.contracts.backend import ProbeResult
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Link
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import HealthState
-from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.forwarding.routed_target import LinkSource, TargetIdentity
 from gateway.health.check import Check

@@ -15,8 +15,8 @@ from gateway.app.uplink_manager import UplinkManager
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import Config, ConfigSources, load
 from gateway.contracts.backend import ProbeResult
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.states import DatabaseRole, HealthState
-from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.forwarding import aborted_handshake_budget
 from gateway.health.check_results import CheckResult

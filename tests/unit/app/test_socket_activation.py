@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from gateway.app.socket_activation import PassedSockets, passed_sockets
-from gateway.contracts.values import Endpoint, unix_endpoint
+from gateway.contracts.config_types import Endpoint, unix_endpoint
 
 _PRINT = """
 import os
 from gateway.app.socket_activation import passed_sockets
-from gateway.contracts.values import Endpoint, unix_endpoint
+from gateway.contracts.config_types import Endpoint, unix_endpoint
 passed = passed_sockets()
 print(passed.duplicates(Endpoint("127.0.0.1", {port})) is not None, "LISTEN_FDS" in os.environ, os.get_inheritable(3))
 """

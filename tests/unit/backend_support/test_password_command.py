@@ -19,10 +19,10 @@ from gateway.backends.postgres import PostgresBackend
 from gateway.config import ConfigSources, load
 from gateway.config.file_checks import check_files
 from gateway.contracts.backend import Backend
+from gateway.contracts.config_types import Duration, Endpoint
 from gateway.contracts.phases import Phases
 from gateway.contracts.secret import Secret
 from gateway.contracts.states import HealthState
-from gateway.contracts.values import Duration, Endpoint
 from gateway.errors import ConfigError, GatewayError, ReachError, Reason, UnusableTargetError
 from gateway.health.probe import probe_once
 from gateway.relay.direct_link import DirectLink

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.backend_support.postgres_cancel_protocol import PostgresCancelProtocol, PostgresLoginTap
-from gateway.cancel_protocol import CancelRequest, EncryptionRequest, FirstMessageKind
+from gateway.cancel_protocol import CancelRequest, ClientMessageKind, EncryptionRequest
 
 SSL, GSS = struct.pack("!II", 8, 80877103), struct.pack("!II", 8, 80877104)
 
@@ -160,7 +160,7 @@ def test_a_cancel_request_is_reported_when_it_is_complete(pid: int, key: bytes, 
     cancels = PostgresCancelProtocol()
     whole = cancel(pid, key)
     for cut in range(1, len(whole)):
-        assert cancels.classify(whole[:cut]) is FirstMessageKind.INCOMPLETE
+        assert cancels.classify(whole[:cut]) is ClientMessageKind.INCOMPLETE
     assert cancels.classify(whole + more) == CancelRequest(whole)
     assert len(whole) <= cancels.max_bytes
 
@@ -170,7 +170,7 @@ def test_the_first_bytes_of_other_connections_are_classified() -> None:
     assert read(SSL) == EncryptionRequest(SSL, b"N")
     assert read(GSS) == EncryptionRequest(GSS, b"N")
     for cut in range(1, 8):
-        assert read(SSL[:cut]) is FirstMessageKind.INCOMPLETE
+        assert read(SSL[:cut]) is ClientMessageKind.INCOMPLETE
     for first in (
         startup(),
         cancel(1, b"abc"),
@@ -179,7 +179,7 @@ def test_the_first_bytes_of_other_connections_are_classified() -> None:
         b"GET / HTTP/1.1\r\n",
         SSL[:3] + b"\x09" + SSL[4:],
     ):
-        assert read(first) is FirstMessageKind.SESSION, first
+        assert read(first) is ClientMessageKind.SESSION, first
 
 
 def test_a_request_does_not_print_its_key() -> None:

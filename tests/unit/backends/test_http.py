@@ -20,11 +20,11 @@ from gateway.backend_support.tls_options import CheckTlsOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.http import KIND, HttpBackend, HttpCheckOptions
 from gateway.contracts.backend import ProbeResult
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
 from gateway.contracts.secret import Secret
 from gateway.contracts.states import HealthState
-from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, UnusableTargetError
 from tests.support import certificates
 from tests.support.probes import probe

@@ -3,8 +3,8 @@ from typing import Any
 
 from gateway.backends import target_remedy
 from gateway.cli.backend_explanation import explanation, explanation_json
+from gateway.cli.path_descriptions import hops
 from gateway.cli.severity_order import tunnels_by_severity
-from gateway.cli.tunnel_paths import hops
 from gateway.errors import Reason
 from gateway.remedies import TARGET_REMEDIES, TUNNEL_REMEDIES
 from gateway.tunnels import tunnel_remedy

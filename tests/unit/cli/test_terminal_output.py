@@ -10,7 +10,7 @@ from gateway.app import one_shot_commands
 from gateway.audit.report import AuditReport, Finding, HazardRule, Severity, StorageLocation
 from gateway.cli import cli
 from gateway.cli.terminal_output import print_text
-from gateway.docker.dead_containers import DeadContainer, DeadContainerState
+from gateway.docker.dead_containers import DeadContainer, RevivalStatus
 from gateway.docker.plan import ActionKind, AttachmentState, AttachmentStatus, Plan, PlannedAction
 from gateway.docker.start_failure import StartFailureCause
 from gateway.ops.service_client import ServiceClient
@@ -18,9 +18,7 @@ from gateway.ops.service_client import ServiceClient
 LONG = "a container with a very long name uses the network of another container, which was recreated meanwhile"
 COMMAND = "docker compose -p shop -f /srv/shop/compose.yaml up -d --no-deps --force-recreate application-server"
 NAME = "shop-application-server-with-a-long-name-1"
-DEAD = DeadContainer(
-    NAME, "1", StartFailureCause.NETWORK, LONG, DeadContainerState.RECREATE, "a start fails", COMMAND
-)
+DEAD = DeadContainer(NAME, "1", StartFailureCause.NETWORK, LONG, RevivalStatus.RECREATE, "a start fails", COMMAND)
 PLAN = Plan(
     actions=(
         PlannedAction(

@@ -17,8 +17,8 @@ from gateway.backoff import BackoffPolicy
 from gateway.command import port_connector, port_process, start_backoff, stdio_connector
 from gateway.command.link import CommandLink
 from gateway.command.options import CommandOptions
+from gateway.contracts.config_types import Duration, Endpoint
 from gateway.contracts.link import NetworkId
-from gateway.contracts.values import Duration, Endpoint
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
 from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.relay.sockets import tune

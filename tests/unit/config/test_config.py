@@ -14,8 +14,8 @@ from gateway.config.model import CommonBackendOptions, CommonCheckOptions, Commo
 from gateway.config.schema import hints_by_key
 from gateway.config.sections import SECTIONS, OpsTls
 from gateway.config.setting_warnings import setting_warnings
+from gateway.contracts.config_types import Duration, Endpoint, unix_endpoint
 from gateway.contracts.secret import Secret
-from gateway.contracts.values import Duration, Endpoint, unix_endpoint
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
 from gateway.errors import ConfigError
 from gateway.ssh.options import SshOptions

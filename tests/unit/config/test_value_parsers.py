@@ -1,7 +1,7 @@
 import pytest
 
 from gateway.config import value_parsers
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 
 
 @pytest.mark.parametrize(

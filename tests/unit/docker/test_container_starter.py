@@ -9,8 +9,8 @@ import pytest
 from aiodocker.exceptions import DockerError
 
 from gateway.backoff import BackoffPolicy
-from gateway.docker import container_starter, inspection_cache, start_attempts, start_inspection
-from gateway.docker.dead_containers import DeadContainerState
+from gateway.docker import container_starter, inspection_cache, last_start_inspector, start_attempts
+from gateway.docker.dead_containers import RevivalStatus
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.errors import EngineError, EngineErrorKind, as_engine_error
 from gateway.docker.options import DockerOptions, NetworkOptions
@@ -116,7 +116,7 @@ async def test_a_slow_start_delays_no_other_action_and_is_requested_once(
         assert "apps" in other.endpoints
         assert engine.requested == ["web"]
         (dead,) = made.plan.dead
-        assert dead.state is DeadContainerState.STARTING, "the state from before the start is shown"
+        assert dead.state is RevivalStatus.STARTING, "the state from before the start is shown"
         assert OwnershipRecord(tmp_path).starts == {web.id: RequestedStart(StartFailureCause.VOLUME, "media")}
         engine.proceed.set()
         await reconcile(made, engine)
@@ -257,8 +257,8 @@ async def test_a_container_that_was_paused_while_its_restart_was_queued_is_not_r
 async def test_a_start_that_fails_is_listed_before_the_others_are_inspected(
     engine: LockingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(start_inspection, "_MAX_INSPECTIONS", 1)
-    monkeypatch.setattr(start_inspection, "_MAX_AGE", 0.0)
+    monkeypatch.setattr(last_start_inspector, "_MAX_INSPECTIONS", 1)
+    monkeypatch.setattr(last_start_inspector, "_MAX_AGE", 0.0)
     containers = [engine.add_dead(f"web-{number}") for number in range(5)]
     engine.errors = {each.id: "" for each in containers}
     made = reconciler(tmp_path)
@@ -273,7 +273,7 @@ async def test_a_start_that_fails_is_listed_before_the_others_are_inspected(
 async def test_snapshots_follow_soon_until_each_container_was_inspected(
     engine: LockingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(start_inspection, "_MAX_INSPECTIONS", 4)
+    monkeypatch.setattr(last_start_inspector, "_MAX_INSPECTIONS", 4)
     containers = [engine.add_dead(f"web-{number}") for number in range(10)]
     for each in containers[:9]:
         engine.errors[each.id] = ""  # a person stopped it

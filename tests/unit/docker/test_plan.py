@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from gateway.contracts.values import Duration
+from gateway.contracts.config_types import Duration
 from gateway.docker import inspection_cache
 from gateway.docker import ownership_record as ownership_module
 from gateway.docker import plan_executor as plan_executor_module

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from gateway.docker.desired_state import DesiredState
-from gateway.docker.engine_events import EngineEventReader
+from gateway.docker.engine_events import EngineEventHandler
 from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import ActionKind, PlannedAction
@@ -70,7 +70,7 @@ async def test_an_event_is_handled_by_its_kind(
         yield happened
 
     observer, directory, attempts = Recorder(), Recorder(), StartAttempts()
-    made: Any = EngineEventReader(cast("Any", observer), cast("Any", directory), attempts, set())
+    made: Any = EngineEventHandler(cast("Any", observer), cast("Any", directory), attempts, set())
     attempts.record_signal(OTHER, 15, 1.0)
     await made.watch(SimpleNamespace(events=events, flavor=DOCKER), 0.0)
     assert made.changed.is_set() is changes

@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.fleet.client import MemberClient, MemberCredentials, MemberRequestError
 from gateway.fleet.error_descriptions import describe
 from gateway.fleet.member_addresses import Member

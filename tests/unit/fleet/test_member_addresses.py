@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.fleet.member_addresses import Member, MemberAddress, expand, parse_file, parse_member
 
 

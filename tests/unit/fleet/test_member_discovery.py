@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.contracts.values import Duration
+from gateway.contracts.config_types import Duration
 from gateway.fleet import member_discovery
 from gateway.fleet.member_addresses import MAX_MEMBERS, parse_member
 from gateway.fleet.member_discovery import MemberDiscovery

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.contracts.values import Duration, Endpoint
+from gateway.contracts.config_types import Duration, Endpoint
 from gateway.fleet import poller
 from gateway.fleet.client import MemberClient
 from gateway.fleet.member_addresses import Member, MemberAddress

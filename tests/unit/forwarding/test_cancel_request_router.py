@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from gateway.backend_support.postgres_cancel_protocol import PostgresCancelProtocol
+from gateway.contracts.config_types import Endpoint, unix_endpoint
 from gateway.contracts.link import Link
-from gateway.contracts.values import Endpoint, unix_endpoint
 from gateway.forwarding import cancel_request_router, forward
 from gateway.forwarding.admission import AdmissionRules
 from gateway.forwarding.forward import Forward

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Link
-from gateway.contracts.values import Endpoint
 from gateway.forwarding.admission import AdmissionRules, RefusalReason
 from gateway.forwarding.consumer_usage import MAX_CONSUMERS, OTHERS, ConsumerUsage
 from gateway.forwarding.forward import Forward

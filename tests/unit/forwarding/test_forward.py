@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Link
-from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.forwarding import aborted_handshake_budget
 from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget

@@ -15,10 +15,10 @@ import pytest
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.backend_support.postgres_cancel_protocol import PostgresCancelProtocol
 from gateway.cancel_protocol import LoginTap
-from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule, ServedClients
+from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule, ShortConnections
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
-from gateway.contracts.values import Endpoint
 from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget
 from gateway.forwarding.admission import AdmissionRules, UnixSocketRule
 from gateway.forwarding.forward import Forward
@@ -179,7 +179,7 @@ async def test_clients_with_short_connections_are_counted() -> None:
         assert (forward.active, forward.waiting) == (2, 0)
         assert [forward.active_on(each) for each in rig.uplinks] == [2, 0]
         listener.clients = 0
-        listener.handler.on_served(listener, ServedClients(7, 3, 70, 700))
+        listener.handler.on_served(listener, ShortConnections(7, 3, 70, 700))
         assert (forward.accepted, forward.to_backend, forward.from_backend) == (
             before[0] + 7,
             before[1] + 70,

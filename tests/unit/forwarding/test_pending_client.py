@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Link
-from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, Reason
 from gateway.forwarding.pending_client import PendingClient
 from gateway.measurement import Histogram

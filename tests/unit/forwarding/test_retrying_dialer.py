@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Link
-from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason
 from gateway.forwarding import retrying_dialer as dialer_module
 from gateway.forwarding.pending_client import PendingClient

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from gateway.contracts.backend import ProbeResult
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Connector, Link
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import HealthState
-from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, ReachError, Reason, UnusableTargetError
 from gateway.health.check import Check
 from gateway.health.check_results import CheckResult

@@ -5,10 +5,10 @@ import asyncio
 import pytest
 
 from gateway.contracts.backend import ProbeResult
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import HealthState
-from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, UnusableTargetError
 from gateway.health.probe import probe_once
 from gateway.health.target_state_evaluator import TargetStateEvaluator

@@ -3,8 +3,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.states import DatabaseRole, HealthState, Preference
-from gateway.contracts.values import Endpoint
 from gateway.errors import Reason
 from gateway.health.target_selection import (
     BackendHealth,

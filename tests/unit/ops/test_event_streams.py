@@ -9,7 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.ops import event_streams, server
 from gateway.ops.connection_limits import ConnectionLimits
 from gateway.ops.events import EventLog, EventSubject, SubjectType

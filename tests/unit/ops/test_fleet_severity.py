@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.states import HealthState, TunnelState
-from gateway.contracts.values import Endpoint
 from gateway.fleet.member_addresses import Member
 from gateway.fleet.snapshot import FleetSnapshot, MemberSnapshot
 from gateway.fleet.summary import MemberProblem, MemberSummary

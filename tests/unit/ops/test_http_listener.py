@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.ops.connection_limits import ConnectionLimits
 from gateway.ops.http_listener import HttpListener, bind
 

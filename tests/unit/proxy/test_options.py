@@ -1,7 +1,7 @@
 import pytest
 
 from gateway.config import Config, ConfigSources, load
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.errors import ConfigError
 
 

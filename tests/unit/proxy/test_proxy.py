@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.contracts.values import Endpoint
+from gateway.contracts.config_types import Endpoint
 from gateway.errors import Reason
 from gateway.proxy import http_connect, socks5
 from gateway.proxy.credentials import ProxyCredentials

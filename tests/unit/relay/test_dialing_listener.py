@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from gateway._dataplane import settings
-from gateway.contracts.accepting_link import AcceptingLink, AcceptRule, ServedClients
-from gateway.contracts.values import Endpoint
+from gateway.contracts.accepting_link import AcceptingLink, AcceptRule, ShortConnections
+from gateway.contracts.config_types import Endpoint
 from gateway.measurement import Histogram
 from gateway.relay import native_listener_group
 from gateway.relay.data_plane_selection import relay_sockets, use_native_engine
@@ -32,13 +32,13 @@ class Handler:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.relays: list[Any] = []
-        self.served: list[ServedClients] = []
+        self.served: list[ShortConnections] = []
 
     def on_joined(self, listener: Any, relay: Any, tap: Any) -> None:
         self.calls.append("joined")
         self.relays.append(relay)
 
-    def on_served(self, listener: Any, clients: ServedClients) -> None:
+    def on_served(self, listener: Any, clients: ShortConnections) -> None:
         self.served.append(clients)
 
     def on_returned(self, listener: Any, client: socket.socket, seconds: float) -> None:

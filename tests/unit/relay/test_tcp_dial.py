@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.phases import Phases
-from gateway.contracts.values import Endpoint
 from gateway.demo.process import free_port
 from gateway.errors import DialError, Reason
 from gateway.relay.tcp_dial import _dial_error, _reject_self_connection, dial

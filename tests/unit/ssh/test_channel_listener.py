@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.contracts.accepting_link import AcceptRule, ServedClients
-from gateway.contracts.values import Endpoint
+from gateway.contracts.accepting_link import AcceptRule, ShortConnections
+from gateway.contracts.config_types import Endpoint
 from gateway.measurement import Histogram
 from tests.support.requirements import need_data_plane
 
@@ -29,7 +29,7 @@ class Events:
     def on_joined(self, relay: Any, tap: Any) -> None:
         self.calls.append("joined")
 
-    def on_served(self, clients: ServedClients) -> None:
+    def on_served(self, clients: ShortConnections) -> None:
         self.calls.append("served")
 
     def on_returned(self, client: socket.socket, seconds: float) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Link, NetworkId, Stream
 from gateway.contracts.phases import Phases
-from gateway.contracts.values import Endpoint
 from gateway.errors import DialError, LinkLostError, Reason
 from gateway.measurement import Histogram
 from gateway.relay.direct_link import DirectLink

@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable
 from typing import TypeVar
 
-from gateway.contracts.values import IpAddress
+from gateway.contracts.config_types import IpAddress
 from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.icmp import EchoMonitor
 

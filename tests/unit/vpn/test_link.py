@@ -7,8 +7,8 @@ from typing import TypeVar
 
 import pytest
 
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import NetworkId
-from gateway.contracts.values import Endpoint
 from gateway.errors import DialError
 from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.link import VpnLink

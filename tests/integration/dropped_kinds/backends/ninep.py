@@ -9,10 +9,10 @@ from gateway.backend_support.kernel_mount_rules import ImportedVolume, KernelMou
 from gateway.backend_support.volume import VolumeOptions, VolumeSpec, build_volume
 from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import TrafficClass
-from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, UnusableTargetError
 from gateway.relay.receive_exactly import receive_exactly
 

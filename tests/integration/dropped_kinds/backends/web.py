@@ -8,11 +8,11 @@ from typing import Literal
 
 from gateway.backends import BackendKind, BackendSettings, ImportedBackendDefaults
 from gateway.contracts.backend import ProbeResult
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.contracts.link import Connector
 from gateway.contracts.phases import Phases
 from gateway.contracts.states import TrafficClass
-from gateway.contracts.values import Endpoint
 from gateway.errors import Reason, UnusableTargetError
 from gateway.facts import VERSION, FactDefinition
 

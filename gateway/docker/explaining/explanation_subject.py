@@ -7,7 +7,7 @@ from gateway.docker.plan import AttachmentStatus, Plan
 from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot
 
 
-class ExplainedContainer:
+class ExplanationSubject:
     """The container whose access to backends is explained, with all data that an explanation needs.
 
     Args:

@@ -6,7 +6,7 @@ _INTERRUPTIONS = (HealthState.BLOCKED, HealthState.PAUSED)
 _FAULTS = (HealthState.DOWN, HealthState.DEGRADED)
 
 
-class TimedState:
+class StateTracker:
     """A state, and the time at which the state began (`since`).
 
     In the states `blocked` and `paused`, checks are interrupted. An interruption does not end a fault. If a target is

@@ -10,10 +10,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from gateway.contracts.values import Endpoint
-from gateway.ops import access_middleware
-from gateway.ops.access_middleware import AccessMiddleware
+from gateway.contracts.config_types import Endpoint
+from gateway.ops import authorization_middleware
 from gateway.ops.authorization import AccessRole, AccessRules, BearerTokens
+from gateway.ops.authorization_middleware import AuthorizationMiddleware
 from gateway.ops.server import OpsServer
 from gateway.ops.settings import OpsSettings
 
@@ -30,8 +30,8 @@ async def eventually(holds: Callable[[], bool]) -> None:
 async def test_clients_that_disconnect_delay_no_request_and_leave_no_task(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(access_middleware, "_PROBES_PER_SECOND", 1)
-    monkeypatch.setattr(access_middleware, "_PROBE_BURST", 1)
+    monkeypatch.setattr(authorization_middleware, "_PROBES_PER_SECOND", 1)
+    monkeypatch.setattr(authorization_middleware, "_PROBE_BURST", 1)
     settings = OpsSettings(listen=Endpoint("127.0.0.1", 0), admin_socket=tmp_path / "admin.sock")
     async with OpsServer(Mock(), settings).serving() as address:  # /livez does not use the service.
         before = len(asyncio.all_tasks())
@@ -49,7 +49,7 @@ async def test_clients_that_disconnect_delay_no_request_and_leave_no_task(
 
 async def test_a_path_without_a_role_requires_the_highest_role() -> None:
     rules = AccessRules(frozenset(), authenticate=True)
-    middleware = AccessMiddleware(rules, BearerTokens, {"/livez": AccessRole.PROBES}, ["/livez"]).handle
+    middleware = AuthorizationMiddleware(rules, BearerTokens, {"/livez": AccessRole.PROBES}, ["/livez"]).handle
 
     async def answer(_: web.Request) -> web.StreamResponse:
         return web.Response(text="fine")

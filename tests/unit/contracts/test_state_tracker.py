@@ -1,10 +1,10 @@
+from gateway.contracts.state_tracker import StateTracker
 from gateway.contracts.states import HealthState
-from gateway.contracts.timed_state import TimedState
 
 
 def times(*steps: tuple[float, HealthState]) -> list[float]:
     """Return since when each state lasts, after each step of a time and a state."""
-    clock = TimedState(0.0)
+    clock = StateTracker(0.0)
     found = []
     for now, state in steps:
         clock.enter(state, now)

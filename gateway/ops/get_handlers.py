@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 from aiohttp import web
 
 from gateway.ops import health_responses, metrics
-from gateway.ops.access_middleware import may_see_details
 from gateway.ops.authorization import AccessRole
+from gateway.ops.authorization_middleware import may_see_details
 from gateway.ops.event_streams import EventStreams
 from gateway.ops.fleet_json import discovery_json, fleet_json, summary_json
 from gateway.ops.page_handlers import PageHandlers
@@ -47,7 +47,7 @@ class _RenderedResponse:
     content_type: str = "application/json; charset=utf-8"
 
 
-class GetRequestHandlers:
+class GetHandlers:
     """Handles the GET requests of the ops server.
 
     Args:
@@ -236,7 +236,7 @@ class GetRequestHandlers:
     }
 
 
-ROLES = {path: role for path, (_, role) in GetRequestHandlers.PATHS.items()}
+ROLES = {path: role for path, (_, role) in GetHandlers.PATHS.items()}
 """The role that each path requires. The HTML pages require no role: to a client without `AccessRole.EVERYTHING`, they
 respond with a page that prompts for a token."""
 PROBES = ("/livez", "/healthz", "/startupz", "/readyz", "/readyz/{backend}")
