@@ -1,4 +1,4 @@
-"""Builds the admission rules of a backend, which decide which clients may connect, from its configuration.
+"""Builds the admission rules of a backend from its configuration. The rules decide which clients can connect.
 
 Does no I/O.
 """

@@ -22,7 +22,7 @@ def helper_created(
         container: The container to read from.
         change: The changes to the mounts.
         helper: The name of the helper container.
-        created: The other new containers, which the script also removes if it fails.
+        created: The other new containers. If a command of the fix fails, the fix removes them.
     """
     if not change.copied:
         return []
@@ -47,7 +47,7 @@ def copy_commands(
         container: The container to read from.
         change: The changes to the mounts.
         helper: The name of the helper container; see `helper_created`.
-        created: The other new containers, which the script also removes if it fails.
+        created: The other new containers. If a command of the fix fails, the fix removes them.
     """
     copies = [copy(client, container, helper, path) for path in change.copied]
     copies += [command(client, "rm", "-v", helper)] if change.copied else []

@@ -75,7 +75,7 @@ class CheckHistory:
         return list(self._latest)
 
     def failures(self) -> list[CheckResult]:
-        """Return the latest failures, oldest first, including those older than the results of `latest`.
+        """Return the most recent failures, oldest first. Some can be older than all results that `latest` returns.
 
         A check that did not run because the target was blocked does not count as a failure.
         """

@@ -110,7 +110,7 @@ def import_fstab(text: str, source: str, result: ImportResult) -> None:
 
     Args:
         text: The content of the file.
-        source: The prefix of notes about the file: its name, a colon and a space.
+        source: The text to put before each note about the file: the file's name, a colon and a space.
         result: The imported configuration, to which the function adds the clients and notes.
 
     Raises:

@@ -24,7 +24,7 @@ class OuterTunnel(Protocol):
     """Defines the interface of tunnels through which a `FailoverLink` dials. Uplinks implement this protocol."""
 
     tunnel_name: str | None
-    """The tunnel's name; None for the direct tunnel."""
+    """The tunnel's name; None for connections without a tunnel."""
 
     link: Link | None
     """The open link; None while the tunnel is down or suspect."""

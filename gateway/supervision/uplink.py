@@ -38,7 +38,7 @@ class Uplink:
         name: The tunnel's name in the configuration.
         tunnel: The tunnel.
         vias: The uplinks of the outer tunnels, in the order in which the gateway tries to connect through them. Empty
-            for the direct tunnel.
+            for connections without a tunnel.
         quiet: Whether to omit state changes from the log.
         traffic: The traffic class, for the log, if the tunnel is opened separately for each class; otherwise empty.
         after: Waits until all tunnels that must not be open together with this tunnel have closed; None if there are
@@ -59,7 +59,7 @@ class Uplink:
         self.tunnel = tunnel
         self.vias = vias
         self.tunnel_name = name if vias else None
-        """The tunnel's name; None for the direct tunnel."""
+        """The tunnel's name; None for connections without a tunnel."""
         self.state = TunnelState.IDLE
         self.reason: Reason | None = None
         self.detail = ""
@@ -76,7 +76,7 @@ class Uplink:
         self._log = None if quiet else TunnelStateLog(name, tunnel.far_side, traffic)
         self._retry_now = asyncio.Event()
         self.opened: OpenTunnel | None = None
-        """The open tunnel, even while it is suspect and `link` is None; None if the tunnel is not open."""
+        """The open tunnel; None if the tunnel is not open. It remains set while the tunnel is suspect."""
         self._draining = False
         self._after = after
         self._failover: FailoverLink | None = None
@@ -169,7 +169,7 @@ class Uplink:
     async def _wait_for_via(self) -> Link | None:
         """Wait until at least one outer tunnel is open, and return the link to dial through.
 
-        Return None for the direct tunnel, which has no outer tunnel.
+        Return None if the tunnel needs no outer tunnel, because it uses the host's network directly.
         """
         if not self.vias:
             return None
@@ -199,7 +199,7 @@ class Uplink:
             The number of seconds for which the tunnel was open, and the cause of the loss.
         """
         async with AsyncExitStack() as stack:
-            # `via` is None only for the direct tunnel, which ignores the argument.
+            # `via` is None only if the tunnel needs no outer tunnel. Such a tunnel ignores the argument.
             opened = await stack.enter_async_context(self.tunnel.open(via, self._progress))  # type: ignore[arg-type]
             began = time.monotonic()
             self._retry_now.clear()
