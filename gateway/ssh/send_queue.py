@@ -29,8 +29,8 @@ _SLOW_PERIOD = 1.0
 """Seconds for which a network path counts as slow after writing a backlog took longer than `_SLOW_DRAIN`. A slow path
 often accepts data in bursts, so one fast write does not prove that the path has become fast."""
 _FAST_NOTSENT_LOWAT = 4 * NOTSENT_LOWAT
-"""Limit on unsent bytes in the kernel if the network path is fast. The limit is higher than `NOTSENT_LOWAT`, so that the
-process wakes up less often. The kernel still sends the data within milliseconds."""
+"""Limit on unsent bytes in the kernel if the network path is fast. The limit is higher than `NOTSENT_LOWAT`, so that
+the process wakes up less often. The kernel still sends the data within milliseconds."""
 _FAST_DRAIN = 0.001
 """If the kernel sends half of `NOTSENT_LOWAT` in fewer seconds than this, the path is fast (above 64 MB/s)."""
 _NOT_FAST_DRAIN = 0.01
