@@ -1,19 +1,15 @@
 """The dependencies and the files of a release are pinned and reproducible."""
 
-import hashlib
-import os
 import re
 import runpy
 import subprocess
 import sys
 import tomllib
-import zipfile
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
 from gateway import __version__
-from tests.support.requirements import need_data_plane
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,37 +34,6 @@ def test_the_base_image_is_pinned_by_digest() -> None:
     text = (ROOT / "Dockerfile").read_text()
     assert re.search(r"^ARG BASE=[a-z0-9./:-]+:[a-z0-9.-]+@sha256:[0-9a-f]{64}$", text, re.MULTILINE)
     assert set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) == {"${BASE}", "scratch"}
-
-
-def test_wheel_and_sdist_are_reproducible(tmp_path: Path) -> None:
-    digests = []
-    for at in ("one", "two"):
-        folder = tmp_path / at
-        subprocess.run(
-            [sys.executable, "-m", "hatchling", "build", "-d", str(folder)], cwd=ROOT, check=True, timeout=60,
-            capture_output=True,
-        )  # fmt: skip
-        digests.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()})
-    assert digests[0] == digests[1]
-    assert len(digests[0]) == 2
-    need_data_plane()
-    (wheel,) = (tmp_path / "one").glob("*-cp311-abi3-linux_*.whl")
-    assert "gateway/_dataplane/engine.abi3.so" in files_of_the_engine(wheel)
-
-
-def files_of_the_engine(wheel: Path) -> list[str]:
-    return sorted(name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("gateway/_dataplane/"))
-
-
-def test_the_package_is_built_without_a_compiler(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], cwd=ROOT, check=True,
-        timeout=60, capture_output=True, text=True, env=os.environ | {"CC": "/nowhere/cc"},
-    )  # fmt: skip
-    assert (done.stdout + done.stderr).count("The data plane in C is not built") == 1
-    (wheel,) = tmp_path.iterdir()
-    assert wheel.name.endswith("-py3-none-any.whl")
-    assert files_of_the_engine(wheel) == [f"gateway/_dataplane/{name}" for name in ("__init__.py", "engine.pyi")]
 
 
 def test_extension_modules_without_their_library_are_not_in_the_image(tmp_path: Path) -> None:
