@@ -65,8 +65,8 @@ class ImportedContainer:
     Args:
         where: The name of the container in the notes for the user.
         name: The host name at which other containers reach the container.
-        source: The text to put before each note about the input that contains the container: the input's name, a colon
-            and a space; or empty.
+        source: The text to put before each note about the input that contains the container: the input's name, a
+            colon and a space; or empty.
         image: The image.
         command: The words of the entrypoint and the command.
         environment: The environment variables.
