@@ -199,11 +199,15 @@ def test_a_container_that_the_gateway_did_not_attach_starts_after_the_command_in
     host.reconcile(lambda: not host.dead())
 
 
-def test_a_start_that_takes_longer_than_the_timeout_of_requests_completes(engine: Engine, tmp_path: Path) -> None:
+def test_a_start_that_takes_longer_than_the_timeout_of_requests_completes(tmp_path: Path) -> None:
     """The engine cancels the start of a container if its client disconnects while a volume is mounted."""
-    folder = tmp_path / "volume"
+    folder, plugins = tmp_path / "volume", tmp_path / "plugins"
     folder.mkdir()
-    with volume_plugin(folder) as plugin:
+    plugins.mkdir()
+    with (
+        running_engine(tmp_path / "engine", plugins=plugins) as engine,
+        volume_plugin(folder, plugins) as plugin,
+    ):
         engine.docker("volume", "create", "--driver", plugin.name, "slow")
         host = Host(engine, tmp_path, timeout=2.0)
         engine.run("web", *OPT_IN, RESTARTS, "-v", "slow:/media")
@@ -244,8 +248,6 @@ def test_a_start_that_takes_longer_than_the_timeout_of_requests_completes(engine
         again = Host(engine, tmp_path, timeout=2.0)
         again.run(is_running)
         assert again.revivals.revived == {"network": 1}
-        engine.remove_all()
-        engine.docker("volume", "rm", "slow")
 
 
 def test_a_dependant_that_stops_slowly_is_restarted_once(engine: Engine, tmp_path: Path) -> None:

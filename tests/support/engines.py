@@ -21,6 +21,9 @@ from tests.support.requirements import need
 _DIE = 10.0
 _NUMBERS = itertools.count(1)
 _READY = 40.0
+PLUGINS = Path("/run/docker/plugins")
+"""The directory in which the engines of a host look for plugins. After a plugin has ended, each engine that has seen
+it waits 15 s for it in many requests."""
 _MEMORY = 8 << 30
 """The bytes of available memory from which an engine keeps its data in memory."""
 _DEVICE_SIZE = 16 << 30
@@ -38,7 +41,7 @@ def need_engine() -> None:
 
 
 @contextlib.contextmanager
-def running_engine(folder: Path, *, on_device: bool = False) -> Iterator["Engine"]:
+def running_engine(folder: Path, *, on_device: bool = False, plugins: Path | None = None) -> Iterator["Engine"]:
     """Run an engine with the images `busybox` and `host` until the block ends.
 
     Skips the test, or fails it in CI, if no engine can run.
@@ -46,9 +49,10 @@ def running_engine(folder: Path, *, on_device: bool = False) -> Iterator["Engine
     Args:
         folder: The directory for the engine's data.
         on_device: Whether the data is on a block device, for tests of an audit, which reports volumes in memory.
+        plugins: See `Engine`.
     """
     need_engine()
-    engine = Engine(folder, on_device=on_device).start()
+    engine = Engine(folder, on_device=on_device, plugins=plugins).start()
     try:
         engine.load_busybox()
         engine.load_host()
@@ -65,9 +69,18 @@ class Engine:
         namespace: The network namespace in which dockerd starts; None creates a new namespace.
         options: Additional options of dockerd.
         on_device: Whether the data is on a block device.
+        plugins: The directory in which the engine looks for plugins; None to use the directory of the host, like all
+            other engines.
     """
 
-    def __init__(self, folder: Path, namespace: str | None = None, *options: str, on_device: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        namespace: str | None = None,
+        *options: str,
+        on_device: bool = False,
+        plugins: Path | None = None,
+    ) -> None:
         self.folder = folder
         # containerd limits socket paths to 104 bytes, and paths in pytest's directories are longer.
         self._runtime = Path(tempfile.mkdtemp(prefix="gw-"))
@@ -76,6 +89,7 @@ class Engine:
         self.namespace = namespace or f"gw-{os.getpid()}-{next(_NUMBERS)}"
         self._options = options
         self._on_device = on_device
+        self._plugins = plugins
         self._child: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -103,6 +117,10 @@ class Engine:
             subprocess.run(["ip", "-n", self.namespace, "link", "set", "lo", "up"], check=True, timeout=10)
         self._mount_data()
         prefix = ["nsenter", f"--net=/var/run/netns/{self.namespace}"]
+        if self._plugins is not None:
+            PLUGINS.mkdir(parents=True, exist_ok=True)
+            bind = f'mount --bind "{self._plugins}" {PLUGINS} && exec "$@"'
+            prefix = ["unshare", "--mount", "sh", "-c", bind, "sh", *prefix]
         with (self.folder / "log").open("ab") as log:
             self._child = subprocess.Popen(
                 [*prefix, find("dockerd") or "dockerd", "--data-root", str(self.folder / "data"), "--exec-root",

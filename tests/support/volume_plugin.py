@@ -10,8 +10,6 @@ from pathlib import Path
 from socketserver import ThreadingUnixStreamServer
 from typing import Any
 
-_SOCKETS = Path("/run/docker/plugins")
-"""The directory in which every engine of this host looks for plugins."""
 _MOUNTED = 60.0
 
 
@@ -45,7 +43,7 @@ class VolumePlugin:
             case "/VolumeDriver.Get":
                 return {"Volume": {"Name": name}} if name in self._volumes else {"Err": "no such volume"}
             case "/VolumeDriver.List":
-                return {"Volumes": []}  # every engine of this host asks, but only one has created the volumes
+                return {"Volumes": [{"Name": each} for each in self._volumes]}
             case "/VolumeDriver.Mount":
                 self.mount_requested.set()
                 self.proceed.wait(_MOUNTED)
@@ -54,11 +52,12 @@ class VolumePlugin:
 
 
 @contextmanager
-def volume_plugin(folder: Path) -> Iterator[VolumePlugin]:
+def volume_plugin(folder: Path, plugins: Path) -> Iterator[VolumePlugin]:
     """Serve a plugin until the block ends.
 
     Args:
         folder: The directory that the plugin mounts.
+        plugins: The directory in which the engine looks for plugins.
     """
     plugin = VolumePlugin(f"gw-slow-{os.getpid()}", folder)
 
@@ -74,8 +73,7 @@ def volume_plugin(folder: Path) -> Iterator[VolumePlugin]:
         def log_message(self, *_: object) -> None:
             pass
 
-    _SOCKETS.mkdir(parents=True, exist_ok=True)
-    path = _SOCKETS / f"{plugin.name}.sock"
+    path = plugins / f"{plugin.name}.sock"
     with ThreadingUnixStreamServer(str(path), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
