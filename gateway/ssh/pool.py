@@ -125,7 +125,10 @@ class SshConnectionPool:
         return usable[chosen]
 
     def _grow(self) -> None:
-        """Start to dial another connection. Do nothing if the pool has its maximum size, or already dials one."""
+        """Start to dial another connection, unless the pool has its maximum size, or already dials one.
+
+        In any case, close no idle connection for the next `_IDLE_BEFORE_SHRINK` seconds.
+        """
         usable = sum(connection.alive for connection in self._usable)
         self._idle_since = time.monotonic()
         if self._target_size <= usable < self._options.connections.max:

@@ -51,6 +51,7 @@ class PooledConnection:
         """Whether the connection gets no new channels, and is closed after its last channel. Reasons: the tunnel's
         credentials have changed since the connection logged in, or the pool has more connections than it needs."""
         self._overflow_count, self._overflow_at = 0, -inf
+        """The last value of `NativeTransport.overflow_count`, and when `last_overflow` first read it."""
         self.stalled = False
         """See `ConnectionHealth.stalled`."""
         self.silence_at_recovery = 0.0

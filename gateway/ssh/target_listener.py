@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import inf
 from typing import Any
 
 from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule, ShortConnections
@@ -63,7 +64,7 @@ class TargetListener(NativeListenerGroup):
         last: dict[Any, float] = {}
         for each in self.connections:
             runner = each.native_transport.runner if each.native_transport is not None else None
-            last[runner] = max(last.get(runner, 0.0), each.last_overflow())
+            last[runner] = max(last.get(runner, -inf), each.last_overflow())
         # Each native engine uses only its own connections, and many channels can end before `load` is read.
         if min(last.values()) > time.monotonic() - _OVERFLOW_PERIOD or all(
             each.load >= CHANNELS_PER_CONNECTION - 1 for each in self.connections

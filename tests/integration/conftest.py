@@ -24,7 +24,7 @@ _LONGEST_FIRST = (
     "test_nfs_volumes", "test_outages", "test_podman", "test_command", "test_networks", "test_docker",
     "test_docker_stable", "test_docker_engine", "test_nfs_mounts", "test_chart", "test_relay_contract", "test_names",
     "test_swarm", "test_swarm_stable", "test_revival_swarm", "test_revival", "test_audit", "test_handbook",
-    "test_paths", "test_monitoring", "test_patroni", "test_redis", "test_status_page",
+    "test_paths", "test_monitoring", "test_patroni", "test_redis", "test_status_page", "test_native_fuzzer",
 )  # fmt: skip
 """Test modules that take more than 30 s. They start first, to avoid idle test processes at the end of the run."""
 

@@ -10,6 +10,7 @@ import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -26,7 +27,6 @@ from gateway.forwarding.route import Route
 from gateway.forwarding.routed_target import TargetIdentity
 from gateway.measurement import Histogram
 from gateway.ssh.options import PoolOptions
-from tests.support.accepting import engine_accepts
 from tests.support.audit_lines import lines
 from tests.support.clients import connect, echo, is_refused, is_reset, postgres, query_postgres
 from tests.support.configs import CHECK, database_check, ssh_tunnel
@@ -36,6 +36,21 @@ from tests.support.servers import echoing, serving
 from tests.support.ssh_sessions import opened, options
 
 pytestmark = pytest.mark.integration
+
+
+LISTEN = "0A"
+"""The state of a listening socket in /proc/net/tcp."""
+
+
+def engine_accepts(pid: int, port: int) -> bool:
+    """Return whether an engine of a process has a duplicate of the socket that listens on `port`."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    (inode,) = (row[9] for row in rows if row[3] == LISTEN and row[1] == f"0100007F:{port:04X}")
+    links = []
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            links.append(str(each.readlink()))
+    return links.count(f"socket:[{inode}]") > 1
 
 
 def start_accepting(gateway: Gateway, port: int) -> int:
