@@ -13,14 +13,9 @@ from collections.abc import Sequence
 
 from gateway.backend_support.aborted_login_count import AbortedLoginCount
 from gateway.backend_support.probe_login_limiter import ProbeLoginLimiter
-from gateway.contracts.relay import Relay
 
 _THROTTLE_SHARE = 0.9
-"""Fraction of the limit. If the server has counted more, the budget admits clients one at a time. Once the server has
-counted half of the limit, clients that can still abort count as well."""
-_LOGIN_TIMEOUT = 15.0
-"""If a connection is open for this number of seconds, the client has logged in. MySQL closes a connection without a
-login earlier (`connect_timeout`, by default 10 s)."""
+"""Fraction of the limit. If the server has counted more, the budget admits clients one at a time."""
 _THROTTLE_INTERVAL = 10.0
 """Minimum seconds between the admission of two clients of one server, while clients are admitted one at a time. The
 interval applies to all tunnels to the server together."""
@@ -44,10 +39,6 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         """Limits the logins of probes."""
         self.next_admission = 0.0
         """Earliest monotonic time of the next admission, while clients are admitted one at a time."""
-        self.dialing = 0
-        """Number of admitted clients that are not connected to the server yet."""
-        self._connected: dict[Relay, float] = {}
-        """The monotonic time at which each current client was connected to the server."""
 
     @property
     def limit(self) -> int:
@@ -74,29 +65,12 @@ class AbortedHandshakeBudget(AbortedLoginCount):
 
         If clients are admitted one at a time, a True result also starts the interval until the next client.
         """
-        aborted = self.aborted
-        if aborted >= self.limit / 2:
-            aborted += sum(each.can_abort(now) for each in self.peers)
-        if aborted < self.limit * _THROTTLE_SHARE:
+        if self.aborted < self.limit * _THROTTLE_SHARE:
             return True
         if now < max(each.next_admission for each in self.peers):
             return False
         self.next_admission = now + _THROTTLE_INTERVAL
         return True
-
-    def add_client(self, relay: Relay, at: float) -> None:
-        """Record that a client was connected to the server at the monotonic time `at`."""
-        self._connected[relay] = at
-
-    def remove_client(self, relay: Relay) -> None:
-        """Record that the connection of a client has ended."""
-        self._connected.pop(relay, None)
-
-    def can_abort(self, now: float) -> int:
-        """Return how many clients through this tunnel can still abort their handshake at the monotonic time `now`."""
-        return self.dialing + sum(
-            relay.responses < LOGIN_RESPONSES and at > now - _LOGIN_TIMEOUT for relay, at in self._connected.items()
-        )
 
     @property
     def needs_login(self) -> bool:

@@ -60,33 +60,13 @@ class TargetDialer:
             DialError: The target cannot be reached, or too many handshakes with it were aborted.
             LinkLostError: The link failed during the dial.
         """
+        target = routed.target
         budget = self.route.budget(routed)
-        if budget is None:
-            return await self._dial(client, link, routed, latency, within, tap)
-        if not budget.allows(time.monotonic()):
+        if budget is not None and not budget.allows(time.monotonic()):
             raise DialError(
                 Reason.HOST_BLOCKED,
-                f"{routed.target}: {budget.aborted} aborted handshakes; at {budget.limit}, the server blocks the"
-                " gateway",
+                f"{target}: {budget.aborted} aborted handshakes; at {budget.limit}, the server blocks the gateway",
             )
-        budget.dialing += 1
-        try:
-            relay = await self._dial(client, link, routed, latency, within, tap)
-        finally:
-            budget.dialing -= 1
-        budget.add_client(relay, time.monotonic())
-        return relay
-
-    async def _dial(
-        self,
-        client: PendingClient,
-        link: Link,
-        routed: RoutedTarget,
-        latency: Histogram,
-        within: float,
-        tap: Tap | None,
-    ) -> Relay:
-        target = routed.target
         deadline = time.monotonic() + within
         slots = self._slots.get(routed)
         if slots is None:
@@ -116,13 +96,10 @@ class TargetDialer:
             relay: The client's relay. Its number of responses shows whether the client logged in.
             began: Monotonic time at which the client was connected to the target.
         """
-        budget = self.route.budget(routed)
-        if budget is not None:
-            budget.remove_client(relay)
-            if relay.responses >= LOGIN_RESPONSES:
-                budget.record_login(began)
-            else:
-                self._count_aborted(routed, AbortedHandshakeBudget.record_aborted)
+        if relay.responses < LOGIN_RESPONSES:
+            self._count_aborted(routed, AbortedHandshakeBudget.record_aborted)
+        elif (budget := self.route.budget(routed)) is not None:
+            budget.record_login(began)
 
     def _count_aborted(self, routed: RoutedTarget, record: Callable[[AbortedHandshakeBudget, float], None]) -> None:
         """Count a handshake that was or might be aborted. If the count is high, request a check.

@@ -15,10 +15,9 @@ import pytest
 from gateway.demo import mariadb
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.process import find, free_port
-from gateway.demo.sshd import Bastion
 from tests.soak.abort_budget import assigned, counting_server
 from tests.support.clients import connect, query_mysql
-from tests.support.configs import database_check, ssh_tunnel
+from tests.support.configs import database_check
 from tests.support.gateway_process import Gateway
 from tests.support.requirements import need
 
@@ -103,35 +102,6 @@ def test_clients_that_abort_over_two_paths_block_no_address(gateway: Gateway, se
     for listen in (app, batch):
         assert query_mysql(server, listen) >= 3
     assert gateway.state("app") == gateway.state("batch") == ("up", None)
-
-
-@pytest.mark.parametrize("via", ["via: bastion, ", ""], ids=["ssh", "direct"])
-def test_concurrent_clients_that_abort_do_not_block_an_address(
-    gateway: Gateway, server: MariaDB, bastion: Bastion, via: str
-) -> None:
-    listen = free_port()
-    check = database_check(server, gateway.folder, "interval: 60s, fast_interval: 300ms")
-    gateway.write(f"""
-        tunnels:
-          bastion: {ssh_tunnel(bastion)}
-        backends:
-          app: {{kind: mysql, {via}targets: ["{SERVER}:{server.port}"], listen: 127.0.0.1:{listen}, check: {check}}}
-    """)
-    gateway.start().wait_up("app")
-
-    def abort(_: int) -> int:
-        greeted = 0
-        for _ in range(ABORTS):
-            with contextlib.suppress(OSError), connect(listen) as client:
-                greeted += client.recv(100)[5:6] != b""
-        return greeted
-
-    with ThreadPoolExecutor(4) as clients:
-        assert sum(clients.map(abort, range(4))) > LIMIT
-    gateway.wait(lambda: query_mysql(server, listen) >= 3)
-    target = gateway.backend("app")["targets"][0]
-    assert (target["state"], target["detail"]) == ("up", "")
-    log_in_from(server, SERVER)
 
 
 def test_the_checks_of_all_backends_together_do_not_block_an_address(gateway: Gateway, server: MariaDB) -> None:

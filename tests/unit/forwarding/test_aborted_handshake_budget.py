@@ -1,9 +1,7 @@
-from typing import Any
-
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.forwarding.aborted_handshake_budget import LOGIN_RESPONSES, AbortedHandshakeBudget, join_budgets
+from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget, join_budgets
 from tests.support.counting_server import CountingServer
 
 PATHS = 3
@@ -35,35 +33,6 @@ def test_allows_one_client_every_ten_seconds_near_the_limit() -> None:
     for _ in range(90):
         budget.record_aborted(50.5)
     assert [budget.allows(now) for now in (100.0, 100.1, 109.9, 110.0, 110.1)] == [True, False, False, True, False]
-
-
-class Client:
-    """The relay of a client, as far as a budget uses it."""
-
-    responses = 0
-
-
-def test_clients_that_can_still_abort_count_from_half_of_the_limit() -> None:
-    a, b = joined(2)
-    clients: list[Any] = [Client() for _ in range(30)]
-    for client in clients:
-        a.add_client(client, 100.0)
-    b.dialing = 10
-    for _ in range(49):
-        b.record_aborted(100.0)
-    assert (a.can_abort(101.0), b.can_abort(101.0)) == (30, 10)
-    assert a.allows(101.0)  # without many aborted handshakes, clients can connect at the same time
-    b.record_aborted(100.0)
-    assert [a.allows(101.0), b.allows(101.0)] == [True, False]  # one client every ten seconds
-    a.remove_client(clients[0])
-    assert a.allows(101.0)
-    a.add_client(clients[0], 100.0)
-    clients[1].responses = LOGIN_RESPONSES
-    assert a.allows(101.0)
-    clients[1].responses = 0
-    assert not a.allows(101.0)
-    assert a.allows(115.0)  # the server has closed connections without a login
-    assert a.can_abort(115.0) == 0
 
 
 def test_a_login_does_not_reset_a_dial_that_may_still_connect() -> None:
