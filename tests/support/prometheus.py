@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -134,7 +135,20 @@ class Prometheus:
 
     def start(self) -> "Prometheus":
         self._process.start(self.port)
+        # While Prometheus opens its storage, its API responds with status 503.
+        deadline = time.monotonic() + 60
+        while not self._is_ready():
+            assert time.monotonic() < deadline, "Prometheus is not ready"
+            time.sleep(0.05)
         return self
+
+    def _is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/-/ready", timeout=20):
+                return True
+        except urllib.error.HTTPError as error:
+            error.close()
+            return False
 
     def stop(self) -> None:
         self._process.stop()
