@@ -1,8 +1,10 @@
 """The native engine, without asyncssh and an event loop: the test is the SSH server, and calls `turn` itself."""
 
 import contextlib
+import ctypes
 import ipaddress
 import os
+import platform
 import random
 import resource
 import select
@@ -33,6 +35,13 @@ CIPHER = "aes128-gcm@openssh.com"
 PACKET = 32 * 1024
 OPEN, CONFIRMATION, REFUSAL, ADJUST, DATA, EOF, CLOSE, REQUEST, FAILURE = 90, 91, 92, 93, 94, 96, 97, 98, 100
 KEXINIT, NEWKEYS, DISCONNECT = 20, 21, 1
+SCHED_GETATTR = {"x86_64": 315}.get(platform.machine(), 275)
+"""The number of the system call; 275 is the number of all architectures whose system calls have generic numbers."""
+
+
+def kernel() -> tuple[int, ...]:
+    """Return the version of Linux, such as (6, 12)."""
+    return tuple(int(each) for each in platform.release().split("-")[0].split(".")[:2])
 
 
 class Sealer:
@@ -387,6 +396,18 @@ def test_the_thread_carries_a_channel_while_python_is_busy(rig: Rig) -> None:
     assert rig.engine.inspect(rig.wire) is not None
 
 
+@pytest.mark.skipif(kernel() < (6, 12), reason="Linux before 6.12 has no time slices for each thread")
+def test_the_thread_requests_short_time_slices(rig: Rig) -> None:
+    before = set(thread_ids())
+    rig.engine.start()
+    (thread,) = set(thread_ids()) - before
+    deadline = time.monotonic() + 10
+    while time_slice(thread) != 100_000:
+        assert time.monotonic() < deadline, time_slice(thread)
+        time.sleep(0.01)
+    assert os.getpriority(os.PRIO_PROCESS, thread) == os.getpriority(os.PRIO_PROCESS, 0)
+
+
 def test_the_thread_reports_records_and_stops_with_the_native_engine(rig: Rig) -> None:
     token, _, client = rig.join()
     rig.engine.start()
@@ -397,9 +418,9 @@ def test_the_thread_reports_records_and_stops_with_the_native_engine(rig: Rig) -
     assert rig.module.RECORD_ENDED in {kind for kind, of, _, _ in rig.engine.take() if of == token}
     ready, _, _ = select.select([rig.engine.fileno()], [], [], 0)
     assert not ready
-    before = threads()
+    before = len(thread_ids())
     rig.engine.close()
-    assert threads() == before - 1
+    assert len(thread_ids()) == before - 1
 
 
 def test_a_thread_that_fails_is_reported(rig: Rig) -> None:
@@ -673,9 +694,16 @@ def test_the_thread_accepts_every_client_until_the_rule_is_withdrawn(rig: Rig) -
     assert rig.engine.inspect(listener) is None
 
 
-def threads() -> int:
-    """Return the number of threads of this process."""
-    return len(list(Path("/proc/self/task").iterdir()))
+def thread_ids() -> list[int]:
+    """Return the IDs of the threads of this process."""
+    return [int(each.name) for each in Path("/proc/self/task").iterdir()]
+
+
+def time_slice(thread: int) -> int:
+    """Return the time slice of a thread in nanoseconds (sched_getattr(2))."""
+    attributes = ctypes.create_string_buffer(48)
+    assert ctypes.CDLL(None).syscall(SCHED_GETATTR, thread, attributes, len(attributes), 0) == 0
+    return int(struct.unpack_from("Q", attributes, 24)[0])
 
 
 @pytest.fixture(scope="module")
