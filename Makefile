@@ -33,7 +33,7 @@ check: setup  ## check format, lint, types and layers, and run the unit tests
 	$(BIN)/lint-imports --no-logo
 	@# More processes than processors: some tests wait most of the time. mypy uses the rest of the processors' time.
 	$(BIN)/mypy & types=$$!; \
-	status=0; $(BIN)/pytest -q --numprocesses 3 tests/unit || status=$$?; \
+	status=0; $(BIN)/pytest -q --numprocesses 5 --dist worksteal tests/unit || status=$$?; \
 	wait $$types && exit $$status
 
 bench: setup  ## compare with ssh -L and HAProxy, and write bench/results.md (minutes; ARGS="--rounds 1 --only bulk")

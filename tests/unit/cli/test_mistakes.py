@@ -15,7 +15,6 @@ from gateway import default_paths
 from gateway.cli import main
 
 FOLDER = Path(__file__).parent / "mistakes"
-CASES = [(path, at) for path in sorted(FOLDER.glob("*.yaml")) for at in range(len(yaml.safe_load(path.read_text())))]
 WHAT_TO_DO = re.compile(
     r"(: |, or |; |\()(add|allow|align|change|check|choose|chmod|close|correct|create|edit|fix|indent|install|lower"
     r"|quote|name|percent-encode|remove|rename|replace|save|set|shorten|start|start all|use|write)\b"
@@ -40,6 +39,9 @@ def read(path: Path) -> list[dict[str, Any]]:
     return list(yaml.safe_load(path.read_text()))
 
 
+CASES = [(path, at, case) for path in sorted(FOLDER.glob("*.yaml")) for at, case in enumerate(read(path))]
+
+
 def run(case: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     """Run the command of a case in `folder`; return the exit code, and the error output with `DIR` for the folder."""
     for name, text in {"gateway.yaml": case.get("config"), **case.get("files", {})}.items():
@@ -56,13 +58,16 @@ def run(case: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize(
-    ("path", "at"), CASES, ids=[f"{path.stem}-{read(path)[at]['mistake'].replace(' ', '_')}" for path, at in CASES]
+    ("path", "at", "case"), CASES, ids=[f"{path.stem}-{case['mistake'].replace(' ', '_')}" for path, _, case in CASES]
 )
 def test_a_mistake_has_its_message(
-    path: Path, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    path: Path,
+    at: int,
+    case: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    cases = read(path)
-    case = cases[at]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(default_paths, "admin_socket", lambda: tmp_path / "admin.sock")
@@ -73,7 +78,9 @@ def test_a_mistake_has_its_message(
     tmp_path.chmod(0o755)
     code, output = run(case, tmp_path, capsys)
     if os.environ.get("UPDATE_GOLDEN"):
-        case["exit"], case["output"] = code, output
+        cases = read(path)
+        cases[at] |= {"exit": code, "output": output}
+        case = cases[at]
         path.write_text(yaml.dump(cases, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=118))
     assert (code, output) == (case["exit"], case["output"])
     assert code != 0

@@ -102,7 +102,7 @@ async def test_a_slow_client_gets_the_whole_response_before_its_reset(monkeypatc
             while len(got) < sent:
                 with contextlib.suppress(BlockingIOError):
                     got += client.recv(max(65536, sent // 20))
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.02)
         assert got == RESPONSE[:sent]
         await gone()
 
