@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from gateway.audit_log.events import MAX_TEXT
@@ -41,6 +40,7 @@ class PlanExecutor:
         changed: Called after writes, to request a snapshot.
         on_start: Called with the ID of a container after each attempt to start it.
         revivals: Records the attempts to start containers.
+        monotonic: Returns the monotonic time in seconds.
     """
 
     def __init__(
@@ -53,7 +53,9 @@ class PlanExecutor:
         changed: Callable[[], None],
         on_start: Callable[[str], None],
         revivals: StartAttempts,
+        monotonic: Callable[[], float],
     ) -> None:
+        self._monotonic = monotonic
         self._ownership = ownership
         self._detach_limiter = detach_limiter
         self._directory = directory
@@ -113,7 +115,7 @@ class PlanExecutor:
         return done
 
     def _permits(self, action: PlannedAction) -> bool:
-        return self.revivals.permits(action, time.monotonic())
+        return self.revivals.permits(action, self._monotonic())
 
     def _start_ended(self, container: str) -> None:
         self._on_start(container)
@@ -121,7 +123,7 @@ class PlanExecutor:
 
     def _start_failed(self, action: PlannedAction, error: EngineError) -> None:
         self.count(action.verb, error)
-        self.failures.failed(action, error, time.monotonic(), {})
+        self.failures.failed(action, error, self._monotonic(), {})
 
     async def _execute(self, engine: EngineClient, action: PlannedAction) -> bool:
         """Execute one action, and return whether it succeeded. Only this method writes to the engine."""
@@ -135,7 +137,7 @@ class PlanExecutor:
         if action.verb in REVIVALS:
             start = RequestedStart(StartFailureCause(action.cause), action.backend)
             self._ownership.begin_start(action.container_id, start)
-            if self._log_limiter.admit(time.monotonic()):
+            if self._log_limiter.admit(self._monotonic()):
                 log.info("docker start requested", extra=extra)
         try:
             await execute(engine, action)
@@ -146,21 +148,21 @@ class PlanExecutor:
         except EngineError as error:
             self._record(action, "unknown" if error.kind in _UNCERTAIN else "error", error)
             if error.kind in _UNCERTAIN:
-                self._detach_limiter.record(action.detaches, time.monotonic())
+                self._detach_limiter.record(action.detaches, self._monotonic())
             self.count(action.verb, error)
             is_lost = error.kind in (EngineErrorKind.TIMEOUT, EngineErrorKind.UNREACHABLE) or error.message.endswith(
                 CANCELED
             )
             self._attempted(action, answered=not is_lost)
-            is_new = self.failures.failed(action, error, time.monotonic(), self._ownership.addresses)
-            if is_new and self._log_limiter.admit(time.monotonic()):
+            is_new = self.failures.failed(action, error, self._monotonic(), self._ownership.addresses)
+            if is_new and self._log_limiter.admit(self._monotonic()):
                 log.warning("docker action failed", extra={**extra, "reason": error.kind, "detail": str(error)})
             return False
         self._record(action, "ok")
-        self._detach_limiter.record(action.detaches, time.monotonic())
+        self._detach_limiter.record(action.detaches, self._monotonic())
         self.failures.succeeded(action)
         self._attempted(action, started=True)
-        if self._log_limiter.admit(time.monotonic()):
+        if self._log_limiter.admit(self._monotonic()):
             log.info("docker action completed", extra=extra)
         return True
 
@@ -169,7 +171,7 @@ class PlanExecutor:
             return
         if answered:
             self._ownership.end_starts({action.container_id})
-        self.revivals.attempted(action, time.monotonic(), started=started, answered=answered)
+        self.revivals.attempted(action, self._monotonic(), started=started, answered=answered)
 
     def _record(self, action: PlannedAction, result: str, error: EngineError | None = None) -> None:
         self._recorder.record(

@@ -57,6 +57,7 @@ class Reconciler:
         state_dir: The directory of the ownership record.
         recorder: Records each write to the engine in the audit log; None if writes are not recorded.
         revivals: The attempts of the previous reconciler to start containers; None if there was none.
+        monotonic: Returns the monotonic time in seconds.
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class Reconciler:
         state_dir: Path,
         recorder: AuditRecorder | None = None,
         revivals: StartAttempts | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._options = options
+        self._monotonic = monotonic
         self._wanted = desired
         self._link_of = link_of
         self._ownership = OwnershipRecord(state_dir)
@@ -97,6 +100,7 @@ class Reconciler:
             self.trigger,
             self._observer.inspections.forget_start,
             revivals or StartAttempts(),
+            monotonic,
         )
         self._failures, self.revivals = self._executor.failures, self._executor.revivals
         self._schedule = ActionSchedule(self._executor.starter, self._failures, self.revivals)
@@ -135,7 +139,7 @@ class Reconciler:
     async def _run(self, ready: Callable[[], None]) -> None:
         backoff = Backoff(_RECONNECT)
         while True:
-            started = time.monotonic()
+            started = self._monotonic()
             try:
                 async with connected(self._options, self._link_of) as engine:
                     await self._reconcile_until_disconnected(engine, ready)
@@ -145,7 +149,7 @@ class Reconciler:
                     log.warning("docker engine not usable", extra={"reason": error.kind, "detail": str(error)})
                 self.problem = str(error)
                 self.settled.set()
-            backoff.succeeded(time.monotonic() - started)
+            backoff.succeeded(self._monotonic() - started)
             await asyncio.sleep(backoff.next())
 
     async def _reconcile_until_disconnected(self, engine: EngineClient, ready: Callable[[], None]) -> None:
@@ -155,9 +159,9 @@ class Reconciler:
             engine, self.revivals, self._executor.starter.requested, self._options.timeout
         )
         watching = asyncio.ensure_future(self._events.watch(engine, clock - _EVENT_OVERLAP))
-        recycle_at = time.monotonic() + _MAX_CONNECTION_AGE * random.uniform(1 - _JITTER, 1)  # noqa: S311 - jitter
+        recycle_at = self._monotonic() + _MAX_CONNECTION_AGE * random.uniform(1 - _JITTER, 1)  # noqa: S311 - jitter
         try:
-            while time.monotonic() < recycle_at:
+            while self._monotonic() < recycle_at:
                 if watching.done():
                     watching.result()
                     return
@@ -182,7 +186,7 @@ class Reconciler:
             frozenset(marked_endpoints(desired, observed)) if self._ownership.adopting else self._ownership.endpoints
         )
         planned = plan(desired, observed, ours)
-        return planned.without(self._detach_limiter.admit(planned.actions, time.monotonic())[1])
+        return planned.without(self._detach_limiter.admit(planned.actions, self._monotonic())[1])
 
     async def apply_once(self, engine: EngineClient) -> tuple[Plan, list[str]]:
         """Reconcile until nothing changes. Return the plan with the executed actions, and a line for each failure.
@@ -210,7 +214,7 @@ class Reconciler:
         Raises:
             EngineError: A request for the snapshot failed; nothing was executed.
         """
-        began = time.monotonic()
+        began = self._monotonic()
         observed, desired = await self._observer.snapshot(engine), self.desired()
         if once:
             observed = as_running_gateway(desired, observed)
@@ -225,7 +229,7 @@ class Reconciler:
         if self.problem is not None:
             log.info("docker engine usable again")
         self.observed, self.observed_at, self.problem = observed, time.time(), None
-        now = time.monotonic()
+        now = self._monotonic()
         self.revivals.observed(planned.dead, now, observed.clock)
         self.revivals.retain(there)
         self._ownership.record_namespaces(planned.namespaces)

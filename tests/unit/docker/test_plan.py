@@ -8,7 +8,6 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -74,15 +73,6 @@ def standing(plan_: Plan) -> list[tuple[str, AttachmentState, AttachBlocker | No
 
 
 NOTHING: frozenset[tuple[str, str]] = frozenset()
-
-
-@pytest.fixture
-def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The reconciler's clock, which only the test advances."""
-    hands = [time.monotonic()]
-    for module in (reconciler_module, plan_executor_module):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: hands[0], time=time.time))
-    return hands
 
 
 def unwanted(engine: FakeEngine, count: int, state_dir: Path) -> list[FakeContainer]:
@@ -421,16 +411,17 @@ def test_a_free_range_is_chosen() -> None:
     assert choose_subnet(["10.0.0.0/8"]) is None
 
 
-async def test_the_limit_of_changes_applies_over_many_rounds(tmp_path: Path, now: list[float]) -> None:
+async def test_the_limit_of_changes_applies_over_many_rounds(tmp_path: Path) -> None:
     engine = FakeEngine(random.Random(1))
     unwanted(engine, 25, tmp_path)
     want = desired(max_detaches=3, resync=Duration(0.3))
-    reconciler = Reconciler(want.options, lambda: want, lambda _: None, tmp_path)
+    now = 1000.0
+    reconciler = Reconciler(want.options, lambda: want, lambda _: None, tmp_path, monotonic=lambda: now)
     settled, _ = await reconciler.apply_once(engine)  # type: ignore[arg-type]
     assert (len(settled.actions), settled.postponed) == (3, 22)
     wake, made_now = await reconciler.reconcile(engine)  # type: ignore[arg-type]
     assert (made_now, 0 < wake < 0.31) == ([], True)
-    now[0] += 0.35
+    now += 0.35
     _, made_now = await reconciler.reconcile(engine)  # type: ignore[arg-type]
     assert len(made_now) == 3
 
@@ -449,7 +440,7 @@ def test_actions_on_several_containers_are_held_together_and_oversized_ones_run_
     assert limiter.admit([five, one, join], 10) == ([five, join], [one])
 
 
-async def test_an_endpoint_that_cannot_be_detached_does_not_block_others(tmp_path: Path, now: list[float]) -> None:
+async def test_an_endpoint_that_cannot_be_detached_does_not_block_others(tmp_path: Path) -> None:
     class Stuck(FakeEngine):
         async def post(self, path: str, body: Any = None, **params: Any) -> Any:
             if path.endswith("/disconnect") and body["Container"] in stuck:
@@ -460,10 +451,11 @@ async def test_an_endpoint_that_cannot_be_detached_does_not_block_others(tmp_pat
     there = unwanted(engine, 9, tmp_path)
     stuck = {each.id for each in there[:4]}
     want = desired(max_detaches=3, resync=Duration(0.4))
-    reconciler = Reconciler(want.options, lambda: want, lambda _: None, tmp_path)
+    now = 1000.0
+    reconciler = Reconciler(want.options, lambda: want, lambda _: None, tmp_path, monotonic=lambda: now)
     settled, refused = await reconciler.apply_once(engine)  # type: ignore[arg-type]
     assert (len(settled.actions), len(refused), settled.postponed) == (3, 4, 2)
-    now[0] += 0.45
+    now += 0.45
     settled, refused = await reconciler.apply_once(engine)  # type: ignore[arg-type]
     assert {each.id for each in there if each.endpoints} == stuck
     assert (len(refused), settled.postponed) == (4, 0)
