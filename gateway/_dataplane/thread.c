@@ -1,5 +1,6 @@
 /* The thread of a native engine. It runs the epoll loop, and never takes Python's GIL. */
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -70,7 +71,7 @@ static void request_short_slices(void)
         uint64_t runtime, deadline, period;
     } attributes = {.size = sizeof attributes};
 
-    if (syscall(SYS_sched_getattr, 0, &attributes, sizeof attributes, 0) == 0) {
+    if (syscall(SYS_sched_getattr, 0, &attributes, sizeof attributes, 0) == 0 && attributes.policy == SCHED_OTHER) {
         attributes.runtime = TIME_SLICE;
         syscall(SYS_sched_setattr, 0, &attributes, 0); /* without it, the thread only runs later on a busy machine */
     }
