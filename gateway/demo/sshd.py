@@ -151,7 +151,11 @@ class Bastion:
 
     def kill_sessions(self, number: signal.Signals = signal.SIGKILL) -> int:
         """Send a signal to the processes of every connection. Return the number of processes."""
-        return sum(self.kill_session(session, number) for session in self.sessions())
+        sessions = self.sessions()
+        if number is not signal.SIGCONT:
+            for session in sessions:  # otherwise, a client could move to a connection that is killed a moment later
+                _freeze(session)
+        return sum(self.kill_session(session, number) for session in sessions)
 
     @staticmethod
     def kill_session(session: int, number: signal.Signals = signal.SIGKILL) -> int:
