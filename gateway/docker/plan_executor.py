@@ -55,7 +55,6 @@ class PlanExecutor:
         revivals: StartAttempts,
         monotonic: Callable[[], float],
     ) -> None:
-        self._monotonic = monotonic
         self._ownership = ownership
         self._detach_limiter = detach_limiter
         self._directory = directory
@@ -63,6 +62,7 @@ class PlanExecutor:
         self._recorder = recorder
         self._changed = changed
         self._on_start = on_start
+        self._monotonic = monotonic
         self.failures = ActionFailures()
         self.revivals = revivals
         self.starter = ContainerStarter(self._execute, self._start_failed, self._start_ended, self._permits)

@@ -311,7 +311,7 @@ FAULTS = [
     Fault("program killed", _program_killed, silence=4),
     Fault("program stopped", _program_stopped, (14, 18), replaced=True, failures=2, silence=12),
     Fault("program noisy", _program_noisy, (2, 5), replaced=True, silence=5),
-    Fault("mariadb killed", _mariadb_restart, (0.5, 3), failures=3, program_failures=25),
+    Fault("mariadb killed", _mariadb_restart, (0.5, 3), failures=3, program_failures=10),
     Fault("mariadb frozen", _mariadb_frozen, (1, 8)),
     Fault(
         "postgres restarted",

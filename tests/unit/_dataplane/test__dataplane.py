@@ -6,6 +6,7 @@ import ipaddress
 import os
 import platform
 import random
+import re
 import resource
 import select
 import socket
@@ -41,7 +42,7 @@ SCHED_GETATTR = {"x86_64": 315}.get(platform.machine(), 275)
 
 def kernel() -> tuple[int, ...]:
     """Return the version of Linux, such as (6, 12)."""
-    return tuple(int(each) for each in platform.release().split("-")[0].split(".")[:2])
+    return tuple(int(each) for each in re.findall(r"\d+", platform.release())[:2])
 
 
 class Sealer:
