@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import asyncssh
 import cryptography
-from site_paths import LOAD, MeasuredPath, beside_sshtunnel, running, straight, with_cipher
+from site_paths import LOAD, MeasuredPath, beside_sshtunnel, running, straight, with_cipher, with_two_connections
 
 from gateway.demo.process import find
 
@@ -74,6 +75,17 @@ def far(delay: int, total: int) -> Measure:
 
 def rate(connections: int, ask: int, answer: int) -> Measure:
     return lambda path: load("pp", path.port, connections, ask, answer, 2)
+
+
+def rate_of_two_clients(connections: int, ask: int, answer: int) -> Measure:
+    """Return a function that measures the round trips/s of two load programs with `connections` each."""
+
+    def measure(path: MeasuredPath) -> float:
+        ports = (path.port, path.second.port if path.second else path.port)
+        with ThreadPoolExecutor() as pool:
+            return sum(pool.map(lambda port: load("pp", port, connections, ask, answer, 2), ports))
+
+    return measure
 
 
 def median_time(ask: int, answer: int) -> Measure:
@@ -174,12 +186,15 @@ TUNNEL = [
     Row("bulk from the backend, 8 flows, MB/s", bulk("down", 8, GB)),
     Row("CPU seconds per GB to the backend", cpu_per_gb("up"), smaller=True, digits=2),
     Row("CPU seconds per GB from the backend", cpu_per_gb("down"), smaller=True, digits=2),
-    Row("CPU µs per round trip, 1 B ↔ 1 B, 64 connections", cpu_per_round_trip(64, 1, 1), smaller=True, digits=1),
-    Row(
-        "CPU µs per round trip, 200 B → 4 KiB, 64 connections",
-        cpu_per_round_trip(64, 200, 4096),
-        smaller=True,
-        digits=1,
+    *(
+        Row(f"CPU µs per round trip, {name}", cpu_per_round_trip(count, ask, answer), smaller=True, digits=1)
+        for count, ask, answer, name in (
+            (1, 1, 1, "1 B ↔ 1 B, 1 connection"),
+            (64, 1, 1, "1 B ↔ 1 B, 64 connections"),
+            (256, 1, 1, "1 B ↔ 1 B, 256 connections"),
+            (64, 200, 4096, "200 B → 4 KiB, 64 connections"),
+            (256, 200, 4096, "200 B → 4 KiB, 256 connections"),
+        )
     ),
     Row("CPU µs per new connection", cpu_per_connection, smaller=True, digits=0),
     Row("round trips/s, 1 B ↔ 1 B, 64 connections", rate(64, 1, 1)),
@@ -197,6 +212,10 @@ TUNNEL = [
     Row("a query beside 1,000 idle connections, p50 µs", idle(1000, memory=False), smaller=True),
     Row("a query beside 4,500 idle connections, p50 µs", idle(4500, memory=False), smaller=True),
     Row("pgbench -S, 8 clients, transactions/s", transactions),
+]
+TWO_CONNECTIONS = [
+    Row("round trips/s, 1 B ↔ 1 B, two clients with 32 connections", rate_of_two_clients(32, 1, 1)),
+    Row("round trips/s, 200 B → 4 KiB, two clients with 32 connections", rate_of_two_clients(32, 200, 4096)),
 ]
 SSHTUNNEL = [
     Row("bulk to the backend, 1 flow, MB/s", bulk("up", 1, 200_000_000)),
@@ -223,6 +242,7 @@ STRAIGHT = [
 SECTIONS: list[tuple[str, list[Row], Begin]] = [
     ("Through SSH", TUNNEL, running),
     *((f"Through SSH with {cipher} only", OF_A_CIPHER, partial(with_cipher, cipher=cipher)) for cipher in CIPHERS),
+    ("Two SSH connections, beside two ssh -L", TWO_CONNECTIONS, with_two_connections),
     ("Beside sshtunnel", SSHTUNNEL, beside_sshtunnel),
     ("Straight, without a tunnel", STRAIGHT, straight),
 ]

@@ -33,6 +33,7 @@ class MeasuredPath:
         process: The process whose CPU time and memory are measured; None for the direct path.
         database: Port of a PostgreSQL server; 0 if the server does not run.
         bulk: Port for a bulk transfer that runs during queries; 0 if the transfer uses the port of the queries.
+        second: A second process of the same kind, on a port of its own, that shares the load.
     """
 
     name: str
@@ -41,6 +42,7 @@ class MeasuredPath:
     process: ServerProcess | None = None
     database: int = 0
     bulk: int = 0
+    second: "MeasuredPath | None" = None
 
     def cpu(self) -> float:
         """Return the CPU time of the process and its children in seconds."""
@@ -161,6 +163,20 @@ def with_cipher(folder: Path, cipher: str) -> Iterator[list[MeasuredPath]]:
             _gateway(folder, bastion, server, far, 0, start, f", ciphers: [{cipher}]"),
             _ssh("ssh -L", ["-c", cipher], bastion, server, far, 0, start),
         ]
+
+
+@contextlib.contextmanager
+def with_two_connections(folder: Path) -> Iterator[list[MeasuredPath]]:
+    """Run a gateway with two SSH connections and two threads, and two processes of `ssh -L`, all with AES-GCM."""
+    build()
+    with contextlib.ExitStack() as stack:
+        start, server, bastion = _begin(folder, stack)
+        far = {0: bastion.port}
+        options = ["-c", "aes128-gcm@openssh.com"]
+        first, second = (_ssh("two ssh -L, AES-GCM", options, bastion, server, far, 0, start) for _ in range(2))
+        first.second = second
+        pool = ", connections: {min: 2, max: 2}"
+        yield [_gateway(folder, bastion, server, far, 0, start, pool), first]
 
 
 @contextlib.contextmanager
