@@ -1,5 +1,6 @@
 """Defines fixtures: real servers on loopback, which all tests share, and the gateway as a separate process."""
 
+import gc
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the longest modules first, and keep the order of tests inside each module."""
     rank = {name: at for at, name in enumerate(_LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collect_garbage() -> Iterator[None]:
+    """Collect garbage after each module, so that an unclosed socket fails a test of the module that created it."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
