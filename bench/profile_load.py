@@ -23,7 +23,7 @@ from site_paths import LOAD, build
 
 from gateway.app import service
 from gateway.config import ConfigSources, load
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.demo.process import ServerProcess, free_port
 from gateway.demo.sshd import Bastion
 
@@ -61,7 +61,7 @@ def main(mode: str, seconds: float) -> None:
             )
         )
 
-        def press(_: Endpoint) -> None:
+        def press(_: HostPort) -> None:
             threading.Thread(target=_press, args=(mode, listen, seconds), daemon=True).start()
 
         profile = cProfile.Profile()

@@ -6,7 +6,7 @@
     ├── ConfigError                   the operator: the configuration is invalid
     ├── UsageError                    the caller of a command: its arguments are invalid
     ├── ServiceUnreachableError       the caller of a command: the service does not respond
-    └── ReachError                    depends on the subclass; has a `Reason`
+    └── TargetUnreachableError                    depends on the subclass; has a `FailureReason`
         ├── TunnelError               the operator of the tunnel; `fatal` if a retry cannot succeed soon
         ├── LinkLostError             no one: the uplink reopens the link
         │   └── RedialRequiredError   the calling code: dial again immediately
@@ -20,7 +20,7 @@ from enum import StrEnum
 from gateway.text_sanitizer import one_line
 
 
-class Reason(StrEnum):
+class FailureReason(StrEnum):
     """Why a target, tunnel or connection failed. Metrics, status and HTTP responses contain these values."""
 
     TIMEOUT = "timeout"
@@ -108,7 +108,7 @@ class ServiceUnreachableError(GatewayError):
     """No service responds at the given address or socket."""
 
 
-class ReachError(GatewayError):
+class TargetUnreachableError(GatewayError):
     """A step on the path to a target failed, such as the tunnel or the dial.
 
     Args:
@@ -117,37 +117,37 @@ class ReachError(GatewayError):
             because it can contain strings from a server.
     """
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    def __init__(self, reason: FailureReason, detail: str) -> None:
         self.reason = reason
         self.detail = one_line(detail)
         super().__init__(self.detail)
 
 
-class TunnelError(ReachError):
+class TunnelError(TargetUnreachableError):
     """A tunnel could not be opened.
 
     Args:
         reason: The reason, for metrics and status.
-        detail: A description of the failure, see `ReachError`.
+        detail: A description of the failure, see `TargetUnreachableError`.
         fatal: Whether a retry cannot succeed until an operator acts (host key mismatch, authentication failure).
     """
 
-    def __init__(self, reason: Reason, detail: str, *, fatal: bool = False) -> None:
+    def __init__(self, reason: FailureReason, detail: str, *, fatal: bool = False) -> None:
         super().__init__(reason, detail)
         self.fatal = fatal
 
 
-class LinkLostError(ReachError):
+class LinkLostError(TargetUnreachableError):
     """The link failed while it was in use.
 
     Args:
-        detail: A description of the failure, see `ReachError`.
+        detail: A description of the failure, see `TargetUnreachableError`.
         dial_in_progress: Whether the tunnel's server might still connect to the target, and then close the connection
             without data.
     """
 
     def __init__(self, detail: str = "the link was lost", *, dial_in_progress: bool = False) -> None:
-        super().__init__(Reason.TUNNEL, detail)
+        super().__init__(FailureReason.TUNNEL, detail)
         self.dial_in_progress = dial_in_progress
 
 
@@ -158,20 +158,20 @@ class RedialRequiredError(LinkLostError):
         super().__init__("the connection stopped responding during the dial", dial_in_progress=True)
 
 
-class DialError(ReachError):
+class DialError(TargetUnreachableError):
     """The link works, but the target cannot be reached."""
 
 
-class UnusableTargetError(ReachError):
+class UnusableTargetError(TargetUnreachableError):
     """The target responds, but clients cannot use it: for example, it is read-only or a replica.
 
     Args:
         reason: The reason, for metrics and status.
-        detail: A description of the failure, see `ReachError`.
+        detail: A description of the failure, see `TargetUnreachableError`.
         remedy: The remedy for this specific failure, in the imperative. It is appended to `detail`. If empty, the
             general remedy for `reason` applies.
     """
 
-    def __init__(self, reason: Reason, detail: str, remedy: str = "") -> None:
+    def __init__(self, reason: FailureReason, detail: str, remedy: str = "") -> None:
         super().__init__(reason, f"{detail}: {remedy}" if remedy else detail)
         self.remedy = remedy

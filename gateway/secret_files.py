@@ -15,7 +15,7 @@ import re
 import stat
 from pathlib import Path
 
-from gateway.errors import Reason, TunnelError
+from gateway.errors import FailureReason, TunnelError
 
 _REMEDIES = {
     errno.ENOENT: "create the file, or correct the path",
@@ -91,7 +91,7 @@ def read_private_key(path: Path, what: str = "private key") -> bytes:
             check_owner_only(path, os.fstat(file.fileno()), what)
             return file.read()
     except OSError as error:
-        raise TunnelError(Reason.AUTH, f"{path}: {unreadable(path, error)}", fatal=True) from error
+        raise TunnelError(FailureReason.AUTH, f"{path}: {unreadable(path, error)}", fatal=True) from error
 
 
 def unreadable(path: Path, error: OSError, shown: str | None = None) -> str:
@@ -137,7 +137,7 @@ def check_owner_only(path: Path, status: os.stat_result, what: str = "private ke
     if mode & (0o077 if owned else 0o007) and not _is_runtime_mount(path):
         remedy = f"chmod 600 {path}" if owned else "mount it with mode 0400 (or 0440 for its group)"
         raise TunnelError(
-            Reason.AUTH,
+            FailureReason.AUTH,
             f"{path}: the {what} is readable by others (mode {mode:04o}): {remedy}",
             fatal=True,
         )

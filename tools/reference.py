@@ -22,9 +22,9 @@ import click
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gateway import backends, tunnels
-from gateway.backend_support.http_probe_options import HttpRoleOptions
-from gateway.backend_support.role_from_http import HttpRoleServerOptions
-from gateway.backend_support.tls_options import CheckTlsOptions
+from gateway.backend_support.http_probe_options import RoleInResponseOptions
+from gateway.backend_support.role_from_http import RoleFromHttpOptions
+from gateway.backend_support.tls_options import HealthCheckTlsOptions
 from gateway.cli import cli
 from gateway.config.environment_variables import OTHER_VARIABLES, setting_names, variable_of
 from gateway.config.model import (
@@ -37,16 +37,16 @@ from gateway.config.model import (
 )
 from gateway.config.sections import SECTIONS, OpsTls
 from gateway.config.value_parsers import LogTarget, ThreadCount
-from gateway.contracts.config_types import Duration, Endpoint, IpAddress, IpNetwork, ListenAddress, Size
+from gateway.contracts.config_types import Duration, HostPort, IpAddress, IpNetwork, ListenAddress, Size
 from gateway.contracts.secret import Secret
 from gateway.contracts.states import HealthState, TunnelState
-from gateway.docker.attach_blocker import AttachBlocker
+from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions, PeerOptions
 from gateway.docker.plan import ActionKind, AttachmentState
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 from gateway.fleet.member_addresses import MemberAddress
 from gateway.forwarding.admission import RefusalReason
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.ops.authorization import AccessRole
 from gateway.ops.get_handlers import ROLES
 from gateway.ops.kind_specific_metrics import fact_families
@@ -54,7 +54,7 @@ from gateway.ops.metrics import families
 from gateway.ops.server import OpsServer
 from gateway.ops.status_views import ServiceView
 from gateway.tls_client import TlsClientFiles
-from gateway.vpn.options import SilenceOptions
+from gateway.vpn.options import SilenceDetectionOptions
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference.md"
 _NEEDS = {
@@ -64,7 +64,7 @@ _NEEDS = {
 }
 _NAMES = {
     str: "text", int: "number", bool: "true or false", Duration: "duration", Size: "size", Path: "path",
-    Secret: "secret", Endpoint: "host:port", ListenAddress: "host:port or path", IpNetwork: "network",
+    Secret: "secret", HostPort: "host:port", ListenAddress: "host:port or path", IpNetwork: "network",
     IpAddress: "IP address", MemberAddress: "address of a gateway", LogTarget: "path, `stdout` or `stderr`",
     ThreadCount: "number or `auto`",
 }  # fmt: skip
@@ -107,7 +107,7 @@ def _configuration() -> Iterator[str]:
     yield from _table("`tunnels.NAME`, every kind", CommonTunnelOptions)
     for name, tunnel in sorted(tunnels.KINDS.items()):
         yield from _table(f"`tunnels.NAME`, kind `{name}`", tunnel.options)
-    yield from _table("`silence`, kinds `openvpn` and `wireguard`", SilenceOptions)
+    yield from _table("`silence`, kinds `openvpn` and `wireguard`", SilenceDetectionOptions)
     yield from _table("`backends.NAME`, every kind", CommonBackendOptions)
     ports = {name: kind.default_port for name, kind in sorted(backends.KINDS.items()) if kind.default_port}
     yield ""
@@ -121,9 +121,9 @@ def _configuration() -> Iterator[str]:
         for title, cls in ((f"kind `{name}`", backend.options), (f"kind `{name}`, `check`", backend.check)):
             if dataclasses.fields(cls):
                 yield from _table(f"`backends.NAME`, {title}", cls)
-    yield from _table("`check.tls`, `check.via_http.tls`", CheckTlsOptions)
-    yield from _table("`check.via_http`, kinds `mysql` and `postgres`", HttpRoleServerOptions)
-    yield from _table("`check.role` of kind `http`, `check.via_http.role`", HttpRoleOptions)
+    yield from _table("`check.tls`, `check.via_http.tls`", HealthCheckTlsOptions)
+    yield from _table("`check.via_http`, kinds `mysql` and `postgres`", RoleFromHttpOptions)
+    yield from _table("`check.role` of kind `http`, `check.via_http.role`", RoleInResponseOptions)
     yield from _table("`docker`", DockerOptions)
     yield from _table("`docker.networks.NAME`", NetworkOptions)
     yield from _table("`docker.attach`, each rule", AttachRule)
@@ -211,7 +211,7 @@ def _written(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:g}s"
-    if isinstance(value, tuple) and not isinstance(value, Endpoint):
+    if isinstance(value, tuple) and not isinstance(value, HostPort):
         return ", ".join(str(each) for each in value)
     return str(value)
 
@@ -295,11 +295,11 @@ def _states_and_reasons() -> Iterator[str]:
     yield f"A tunnel is one of: {_list(TunnelState)}."
     yield "`quarantined`: waiting does not fix its error (host key, login), so the gateway rarely retries."
     yield ""
-    yield f"Reasons: {_list(Reason)}. `blocked` always comes with `tunnel`."
+    yield f"Reasons: {_list(FailureReason)}. `blocked` always comes with `tunnel`."
     yield ""
     yield f"Reasons for which clients are rejected: {_list(RefusalReason)}, and those above."
     yield ""
-    yield f"An attachment is one of: {_list(AttachmentState)}. Reasons for `blocked`: {_list(AttachBlocker)}."
+    yield f"An attachment is one of: {_list(AttachmentState)}. Reasons for `blocked`: {_list(AttachmentObstacle)}."
     yield ""
     yield f"Actions in Docker: {_list(ActionKind)}."
 

@@ -4,10 +4,10 @@ import time
 from collections.abc import Iterable
 
 from gateway.config import BackendSpec
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget, join_budgets
 
-_NetworkPath = tuple[str | None, Endpoint]
+_NetworkPath = tuple[str | None, HostPort]
 """A tunnel (None: no tunnel) and the address of a target."""
 
 
@@ -44,7 +44,7 @@ class AbortedHandshakeBudgets:
         for server in set(servers.values()):
             join_budgets([self._budgets[path] for path in server])
 
-    def of(self, spec: BackendSpec, target: Endpoint, tunnel: str | None) -> AbortedHandshakeBudget | None:
+    def of(self, spec: BackendSpec, target: HostPort, tunnel: str | None) -> AbortedHandshakeBudget | None:
         """Return the budget of a path; None if servers of the backend's kind do not count aborted handshakes.
 
         Args:
@@ -54,7 +54,7 @@ class AbortedHandshakeBudgets:
         """
         return self._budgets.get((tunnel, target)) if spec.kind.abort_limit is not None else None
 
-    def record_abandoned_dial(self, tunnel: str | None, target: Endpoint) -> None:
+    def record_abandoned_dial(self, tunnel: str | None, target: HostPort) -> None:
         """Record that a check has abandoned a dial, because the server may count it as an aborted handshake."""
         budget = self._budgets.get((tunnel, target))
         if budget is not None:

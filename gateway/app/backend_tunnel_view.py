@@ -3,7 +3,7 @@
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend
 from gateway.contracts.states import HealthState
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 from gateway.health.path_selection import working_paths
 from gateway.ops.status_views import BackendTunnelView
 
@@ -31,7 +31,7 @@ def backend_tunnel_views(running: RunningBackend) -> list[BackendTunnelView]:
     return found
 
 
-def _trouble(monitored: MonitoredTarget, at: int) -> tuple[Reason | None, str] | None:
+def _trouble(monitored: MonitoredTarget, at: int) -> tuple[FailureReason | None, str] | None:
     """Return why new clients cannot use a path to a target: a reason and details. Return None if they can use it.
 
     Args:
@@ -42,12 +42,12 @@ def _trouble(monitored: MonitoredTarget, at: int) -> tuple[Reason | None, str] |
     if at in working_paths(monitored.health()):
         return None
     if check.uplink.link is None:
-        return Reason.TUNNEL, check.uplink.describe()
+        return FailureReason.TUNNEL, check.uplink.describe()
     if check.verdict.state is HealthState.BLOCKED:
-        return Reason.TUNNEL, f"no check of {monitored.target} has finished since tunnel {check.tunnel} opened"
+        return FailureReason.TUNNEL, f"no check of {monitored.target} has finished since tunnel {check.tunnel} opened"
     if check.verdict.reason is not None:
         return check.verdict.reason, check.verdict.detail
-    return Reason.TIMEOUT, f"a client could not reach {monitored.target} through this tunnel"
+    return FailureReason.TIMEOUT, f"a client could not reach {monitored.target} through this tunnel"
 
 
 def _clients(running: RunningBackend, tunnel: str) -> int:

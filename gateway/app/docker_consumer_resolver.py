@@ -1,7 +1,7 @@
 """Finds the container (consumer) that has the source address of a client."""
 
 from gateway.app.docker_manager import DockerManager
-from gateway.docker.consumer_directory import Consumer
+from gateway.docker.consumer_registry import Consumer
 
 
 class DockerConsumerResolver:

@@ -2,7 +2,7 @@
 
 from gateway.backend_support.volume import VolumeSpec
 from gateway.config import Config
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.volumes import VolumeMountAddress
 
@@ -59,6 +59,6 @@ def volumes(config: Config) -> tuple[VolumeSpec, ...]:
     return tuple(volume for volume in found if volume is not None)
 
 
-def is_loopback_only(address: Endpoint) -> bool:
+def is_loopback_only(address: HostPort) -> bool:
     """Return whether only processes in the same network namespace can connect to a listener at this address."""
     return address.host in ("localhost", "::1") or address.host.startswith("127.")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from gateway.app.runtime import Runtime
+from gateway.app.running_gateway import RunningGateway
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import Config
 from gateway.contracts.component import Component
@@ -38,12 +38,12 @@ class DockerManager:
         self.peers: PeerSync | None = None
         self._supervisor = supervisor
         self._group = group
-        self._runtime: Runtime | None = None
+        self._runtime: RunningGateway | None = None
         self._config: Config | None = None
         self._components: list[str] = []
         self._numbers = itertools.count(1)
 
-    def apply(self, config: Config, runtime: Runtime) -> None:
+    def apply(self, config: Config, runtime: RunningGateway) -> None:
         """Reconcile Docker with `config`. If the section `docker` has changed, start a new reconciler."""
         runtime.on_state_change = self._reconcile_soon
         unchanged = self._config is not None and self._config.docker == config.docker
@@ -97,7 +97,7 @@ class DockerManager:
         """
         if self.reconciler is None or self._runtime is None:
             return None
-        from gateway.app.container_access import explain_containers  # noqa: PLC0415 - needed only with Docker
+        from gateway.app.container_access_explainer import explain_containers  # noqa: PLC0415 - needed only with Docker
 
         return explain_containers(self.reconciler, self._runtime.backends.values(), name)
 

@@ -3,7 +3,7 @@
 from gateway.app.docker_manager import DockerManager
 from gateway.ops.docker_views import (
     AttachmentView,
-    ConsumerContainer,
+    ConsumerContainerView,
     DockerView,
     NameConflictView,
     PlannedChangeView,
@@ -41,16 +41,18 @@ def docker_view(docker: DockerManager) -> DockerView | None:
         ],
         warnings=[*plan.warnings, *plan.exposures, *(docker.peers.warnings() if docker.peers else ())],
         postponed=plan.postponed,
-        dead=[
+        unavailable=[
             UnavailableContainerView(
                 each.container, each.cause, each.detail, each.state, each.message, each.command, each.is_excluded
             )
-            for each in plan.dead
+            for each in plan.unavailable
         ],
         revived=dict(reconciler.revivals.revived),
         writes=dict(reconciler.writes),
         errors=dict(reconciler.errors),
-        consumers={each.name: ConsumerContainer(each.id, each.labels) for each in reconciler.directory.consumers()},
+        consumers={
+            each.name: ConsumerContainerView(each.id, each.labels) for each in reconciler.directory.consumers()
+        },
         peers=[
             SwarmPeerView(
                 network=each.network.name,

@@ -5,9 +5,9 @@ import logging
 from pathlib import Path
 
 from gateway.app.reloader import Reloader
-from gateway.app.runtime import Runtime
+from gateway.app.running_gateway import RunningGateway
 from gateway.config import TunnelSpec
-from gateway.config.file_checks import files_of
+from gateway.config.referenced_file_checks import files_of
 from gateway.errors import GatewayError
 from gateway.ops.server import OpsServer
 
@@ -24,7 +24,7 @@ class FileChangeHandler:
         runtime: The runtime, whose tunnels use the renewed keys and certificates.
     """
 
-    def __init__(self, file: Path | None, reloader: Reloader, ops: OpsServer, runtime: Runtime) -> None:
+    def __init__(self, file: Path | None, reloader: Reloader, ops: OpsServer, runtime: RunningGateway) -> None:
         self._file = file
         self._reloader = reloader
         self._ops = ops

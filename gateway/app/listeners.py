@@ -4,13 +4,13 @@ import errno
 
 from gateway.app.socket_activation import PassedSockets
 from gateway.config import BackendSpec, Config
-from gateway.contracts.config_types import Endpoint, unix_endpoint
+from gateway.contracts.config_types import HostPort, unix_endpoint
 from gateway.forwarding.listener import BindError, Listener
 
 
 def bind_listeners(
-    config: Config, existing: dict[Endpoint, Listener], passed: PassedSockets, *, free_bind: bool
-) -> dict[Endpoint, Listener]:
+    config: Config, existing: dict[HostPort, Listener], passed: PassedSockets, *, free_bind: bool
+) -> dict[HostPort, Listener]:
     """Bind a listener for each address of `config`.
 
     Args:
@@ -26,7 +26,7 @@ def bind_listeners(
     Raises:
         BindError: An address cannot be bound. The listeners that this call created are closed.
     """
-    bound: dict[Endpoint, Listener] = {}
+    bound: dict[HostPort, Listener] = {}
     try:
         for spec in config.backends.values():
             for address in spec.listen:
@@ -45,9 +45,9 @@ def bind_listeners(
 def _with_place(
     error: BindError,
     spec: BackendSpec,
-    address: Endpoint,
+    address: HostPort,
     config: Config,
-    existing: dict[Endpoint, Listener],
+    existing: dict[HostPort, Listener],
     *,
     free_bind: bool,
 ) -> BindError:
@@ -66,7 +66,7 @@ def _with_place(
     return BindError(": ".join(filter(None, (place, key, f"{error}{hint}"))))
 
 
-def _listener(address: Endpoint, passed: PassedSockets, *, free_bind: bool) -> Listener:
+def _listener(address: HostPort, passed: PassedSockets, *, free_bind: bool) -> Listener:
     try:
         sockets = passed.duplicates(address)
     except OSError as error:
@@ -74,13 +74,13 @@ def _listener(address: Endpoint, passed: PassedSockets, *, free_bind: bool) -> L
     return Listener(address, sockets, free_bind=free_bind)
 
 
-def restrict_sockets(config: Config, listeners: dict[Endpoint, Listener]) -> None:
+def restrict_sockets(config: Config, listeners: dict[HostPort, Listener]) -> None:
     """Permit only the owner and group of each unix socket to connect. Skip the sockets of `open_sockets`."""
     for address in listeners.keys() - _open_to_all(config):
         listeners[address].set_mode(open_to_all=False)
 
 
-def open_sockets(config: Config, listeners: dict[Endpoint, Listener]) -> None:
+def open_sockets(config: Config, listeners: dict[HostPort, Listener]) -> None:
     """Permit all users to connect to the unix sockets on which `config` checks the user or group of each client.
 
     Call this function only after `config` has been applied: before that, the gateway does not check the clients.
@@ -89,7 +89,7 @@ def open_sockets(config: Config, listeners: dict[Endpoint, Listener]) -> None:
         listeners[address].set_mode(open_to_all=True)
 
 
-def _open_to_all(config: Config) -> set[Endpoint]:
+def _open_to_all(config: Config) -> set[HostPort]:
     return {
         unix_endpoint(each.unix) for spec in config.backends.values() for each in spec.sockets if each.uid or each.gid
     }

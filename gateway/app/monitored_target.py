@@ -6,16 +6,16 @@ A path is a tunnel to the target, or the direct connection.
 import logging
 import time
 
-from gateway.contracts.config_types import Endpoint
-from gateway.contracts.state_tracker import StateTracker
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.health_state_tracker import HealthStateTracker
 from gateway.contracts.states import HealthState
-from gateway.forwarding.routed_target import RoutedTarget
+from gateway.forwarding.target_with_uplink import TargetWithUplink
 from gateway.health.check import Check
 from gateway.health.path_selection import PathCandidate, PathSelector, order_paths
 from gateway.health.probe_record import ProbeRecord
 from gateway.health.target_selection import TargetCandidate
 from gateway.ops.status_views import TargetView
-from gateway.supervision.state_describer import describe_all
+from gateway.supervision.tunnel_state_describer import describe_all
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +33,11 @@ class MonitoredTarget:
         routes: The same paths, in the form in which the forward dials them.
     """
 
-    def __init__(self, checks: list[Check], choice: PathSelector, routes: tuple[RoutedTarget, ...]) -> None:
+    def __init__(self, checks: list[Check], choice: PathSelector, routes: tuple[TargetWithUplink, ...]) -> None:
         self.checks = checks
         self.choice = choice
         self._routes = routes
-        self.clock = StateTracker(time.time())
+        self.clock = HealthStateTracker(time.time())
         """The target's last state, and the time at which this state began. A change of the path alone does not change
         the time."""
         self.view: tuple[object, TargetView] | None = None
@@ -64,7 +64,7 @@ class MonitoredTarget:
         return any(check.first_result.is_set() for check in self.checks)
 
     @property
-    def target(self) -> Endpoint:
+    def target(self) -> HostPort:
         """The address of the target."""
         return self.checks[0].target
 
@@ -143,7 +143,7 @@ class MonitoredTarget:
         """When a check over any path last succeeded, in epoch seconds; None if no check has succeeded."""
         return max((each.last_success for each in self.checks if each.last_success is not None), default=None)
 
-    def routes(self) -> list[RoutedTarget]:
+    def routes(self) -> list[TargetWithUplink]:
         """Return the paths for a new client, best first."""
         if len(self._routes) == 1:
             return list(self._routes)

@@ -18,7 +18,7 @@ from gateway.audit.snapshot_collector import AuditScope, take_snapshot
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.config import BackendSpec, Config
 from gateway.config.suggestions import backend_hint
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.docker.engine_client import EngineClient
@@ -27,10 +27,10 @@ from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.options import DockerOptions
 from gateway.docker.plan import Plan
 from gateway.docker.reconciler import Reconciler
-from gateway.errors import LinkLostError, Reason, UsageError
+from gateway.errors import FailureReason, LinkLostError, UsageError
 from gateway.health.check_results import CheckResult
 from gateway.health.probe import probe_once
-from gateway.relay.direct_link import DirectTunnel
+from gateway.relay.direct_link import NullTunnel
 from gateway.relay.event_loop import RelayEventLoop
 from gateway.supervision.supervisor import Supervisor, supervise
 from gateway.supervision.uplink import Uplink
@@ -45,7 +45,7 @@ class TargetCheckResult:
     """The result of one check of a target, and the tunnel that the check used (None: no tunnel)."""
 
     backend: str
-    target: Endpoint
+    target: HostPort
     tunnel: str | None
     result: CheckResult
 
@@ -197,7 +197,7 @@ def _with_client_host(error: EngineError, options: DockerOptions) -> EngineError
 
 
 def _direct_uplink(supervisor: Supervisor) -> dict[str | None, Uplink]:
-    uplinks: dict[str | None, Uplink] = {None: Uplink("direct", DirectTunnel(), quiet=True)}
+    uplinks: dict[str | None, Uplink] = {None: Uplink("direct", NullTunnel(), quiet=True)}
     supervisor.start("direct", uplinks[None])
     return uplinks
 
@@ -213,7 +213,7 @@ def _open_tunnel(name: str, config: Config, uplinks: dict[str | None, Uplink], s
     supervisor.start(name, uplinks[name])
 
 
-async def _check_target(spec: BackendSpec, target: Endpoint, tunnel: str | None, uplink: Uplink) -> TargetCheckResult:
+async def _check_target(spec: BackendSpec, target: HostPort, tunnel: str | None, uplink: Uplink) -> TargetCheckResult:
     # Wait until the first attempt to open the tunnel succeeds or fails. The tunnel itself limits the duration of an
     # attempt.
     await uplink.settled.wait()
@@ -227,7 +227,7 @@ async def _check_target(spec: BackendSpec, target: Endpoint, tunnel: str | None,
             lost = error.detail
     await _wait_until_not_up(uplink)
     detail = f"tunnel {uplink.name} is down: {lost}" if uplink.state is TunnelState.UP else uplink.describe()
-    blocked = CheckResult(at=0, duration=0, state=HealthState.BLOCKED, reason=Reason.TUNNEL, detail=detail)
+    blocked = CheckResult(at=0, duration=0, state=HealthState.BLOCKED, reason=FailureReason.TUNNEL, detail=detail)
     return TargetCheckResult(spec.name, target, tunnel, blocked)
 
 

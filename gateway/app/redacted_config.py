@@ -12,7 +12,7 @@ from gateway.config import Config
 from gateway.config.model import BackendSpec, TunnelSpec
 from gateway.config.redaction import redact
 from gateway.config.sections import SECTIONS
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.secret import Secret
 from gateway.ops.status_views import ConfigText
 from gateway.text_sanitizer import one_line
@@ -25,7 +25,7 @@ _SENSITIVE = ("password_command", "command", "proxy_command", "send", "expect", 
 _HIDDEN = "(hidden)"
 _QUERY = re.compile(r"((?:[a-z][a-z0-9+.-]*:/)?/[^?]*\?).+", re.IGNORECASE | re.DOTALL)
 """Matches a path or URL with a query, which can contain a secret. The group is the part before the query."""
-_SINGLE = (str, int, float, Path, Endpoint, Secret, BackendKind, TunnelKind)
+_SINGLE = (str, int, float, Path, HostPort, Secret, BackendKind, TunnelKind)
 """Types that are shown as one value, although some of them have fields."""
 
 

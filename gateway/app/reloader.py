@@ -10,14 +10,14 @@ from gateway.app.config_diff import NO_CHANGE, ConfigDiff, diff_configs
 from gateway.app.docker_manager import DockerManager
 from gateway.app.listeners import bind_listeners, open_sockets, restrict_sockets
 from gateway.app.process_setup import set_io_flusher
-from gateway.app.runtime import Runtime
+from gateway.app.running_gateway import RunningGateway
 from gateway.app.service_audit_log import ServiceAuditLog
 from gateway.app.socket_activation import PassedSockets
 from gateway.app.stale_bind_mounts import find_stale_files
 from gateway.config import Config
-from gateway.config.file_checks import named_files
+from gateway.config.referenced_file_checks import named_files
 from gateway.config.setting_warnings import setting_warnings
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.errors import ConfigError, GatewayError
 from gateway.forwarding.listener import Listener
 from gateway.ops import logging_setup
@@ -65,7 +65,7 @@ class Reloader:
     ) -> None:
         self.config = config
         """The configuration that was applied last."""
-        self.runtime: Runtime | None = None
+        self.runtime: RunningGateway | None = None
         """The running tunnels, forwards and checks; None before `start`."""
         self.docker: DockerManager | None = None
         """Applies the section `docker` of each configuration to the Docker engine; None before `start`."""
@@ -99,7 +99,7 @@ class Reloader:
         self._loading: asyncio.Future[Config] | None = None
 
     def start(
-        self, runtime: Runtime, docker: DockerManager, ops: OpsServer, listeners: dict[Endpoint, Listener]
+        self, runtime: RunningGateway, docker: DockerManager, ops: OpsServer, listeners: dict[HostPort, Listener]
     ) -> None:
         """Apply the first configuration.
 
@@ -115,7 +115,7 @@ class Reloader:
         self._auditing.configured(Config(), self.config, "start")
 
     def _apply_to(
-        self, runtime: Runtime, docker: DockerManager, config: Config, listeners: dict[Endpoint, Listener]
+        self, runtime: RunningGateway, docker: DockerManager, config: Config, listeners: dict[HostPort, Listener]
     ) -> ConfigDiff:
         diff = runtime.apply(config, listeners)
         docker.apply(config, runtime)
@@ -197,7 +197,7 @@ class Reloader:
         except GatewayError:
             return  # `reload` has already logged the error
 
-    async def _apply(self, runtime: Runtime, docker: DockerManager, config: Config, trigger: str) -> str:
+    async def _apply(self, runtime: RunningGateway, docker: DockerManager, config: Config, trigger: str) -> str:
         self.check_running()
         # Raise an error if a change requires a restart. Do this before opening a new audit log.
         diff_configs(runtime.config, config)

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from gateway.app.aborted_handshake_budgets import AbortedHandshakeBudgets
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.config import BackendSpec
-from gateway.contracts.config_types import Endpoint
-from gateway.contracts.state_tracker import StateTracker
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.health_state_tracker import HealthStateTracker
 from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget, set_limit
 from gateway.forwarding.forward import Forward
-from gateway.forwarding.routed_target import RoutedTarget
+from gateway.forwarding.target_with_uplink import TargetWithUplink
 from gateway.health.check import Check
 from gateway.health.probe_record import ProbeRecord
 from gateway.health.target_selection import (
@@ -27,7 +27,7 @@ from gateway.health.target_selection import (
     wrong_role_targets,
 )
 
-ProbeRecords = dict[tuple[str, Endpoint], ProbeRecord]
+ProbeRecords = dict[tuple[str, HostPort], ProbeRecord]
 """The last probe results of each target of a backend, by the backend's kind and the target's address."""
 
 
@@ -53,8 +53,8 @@ class RunningBackend:
     budgets: AbortedHandshakeBudgets
     targets: list[MonitoredTarget] = field(default_factory=list)
     records: ProbeRecords = field(default_factory=dict)
-    routes: dict[Endpoint, tuple[RoutedTarget, ...]] = field(default_factory=dict)
-    clock: StateTracker = field(default_factory=lambda: StateTracker(time.time()))
+    routes: dict[HostPort, tuple[TargetWithUplink, ...]] = field(default_factory=dict)
+    clock: HealthStateTracker = field(default_factory=lambda: HealthStateTracker(time.time()))
     on_state_change: Callable[[], None] = lambda: None
     on_result: Callable[[], None] = lambda: None
 
@@ -108,7 +108,7 @@ class RunningBackend:
         for check in self.checks:
             check.set_urgent(urgent=(lacking and not check.failing) or check.target in unconfirmed)
 
-    def budget(self, target: Endpoint, tunnel: str | None) -> AbortedHandshakeBudget | None:
+    def budget(self, target: HostPort, tunnel: str | None) -> AbortedHandshakeBudget | None:
         """Return the handshake budget of a path; None if servers of this kind do not count aborted handshakes.
 
         Args:
@@ -127,16 +127,16 @@ class RunningBackend:
             budget.record_login(check.succeeded_at)
             set_limit(budget.peers, check.record.probe_result.abort_limit or budget.limit)
 
-    def ordered_targets(self) -> list[Endpoint]:
+    def ordered_targets(self) -> list[HostPort]:
         """Return the targets to try for a new client, best first."""
         return [candidate.target for candidate in order_targets(self.candidates(), self.spec.prefer)]
 
-    def ordered_routes(self) -> list[RoutedTarget]:
+    def ordered_routes(self) -> list[TargetWithUplink]:
         """Return the paths to dial for a new client, best first. All paths to the best target come first."""
         by_target = {each.target: each for each in self.targets}
         return [routed for target in self.ordered_targets() for routed in by_target[target].routes()]
 
-    def on_failure(self, target: Endpoint) -> None:
+    def on_failure(self, target: HostPort) -> None:
         """Check `target` soon over all paths, because client traffic to it failed.
 
         If the targets have roles (primary and replica), also check the other targets: the failure can be part of a
@@ -147,14 +147,14 @@ class RunningBackend:
             if roles or each.target == target:
                 each.check_soon(all_paths=each.target == target)
 
-    def on_stall(self, target: Endpoint, tunnel: str | None) -> None:
+    def on_stall(self, target: HostPort, tunnel: str | None) -> None:
         """Notify the check of `target` through `tunnel` that a client waits too long for a response."""
         for each in self.targets:
             if each.target == target:
                 each.report_stall(tunnel)
         self._set_urgent(self.candidates())
 
-    def on_detour(self, target: Endpoint, tunnel: str | None) -> None:
+    def on_detour(self, target: HostPort, tunnel: str | None) -> None:
         """Prefer other paths to `target`, because a client's dial through `tunnel` failed and another path worked."""
         for each in self.targets:
             if each.target == target:

@@ -20,7 +20,7 @@ from gateway.app.listeners import bind_listeners
 from gateway.app.ops_settings import ops_settings
 from gateway.app.process_setup import prepare_loop, prepare_process
 from gateway.app.reloader import Loader, Reloader
-from gateway.app.runtime import Runtime
+from gateway.app.running_gateway import RunningGateway
 from gateway.app.service_audit_log import ServiceAuditLog
 from gateway.app.service_control import ServiceControl
 from gateway.app.shutdown import shut_down
@@ -30,7 +30,7 @@ from gateway.app.trace_exporter import exporting
 from gateway.app.uplink_manager import UplinkManager
 from gateway.config import Config
 from gateway.config.setting_warnings import setting_warnings
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.tracing import TraceExporter
 from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.events_file import EventsFile
@@ -75,7 +75,7 @@ class GatewayService:
         self._control = ServiceControl(self._reloader, self._auditing, self._stop, self._events, self._events_file)
         self._ops = OpsServer(self._control, ops_settings(config))
 
-    async def run(self, announce: Callable[[Endpoint], None] | None = None) -> None:
+    async def run(self, announce: Callable[[HostPort], None] | None = None) -> None:
         """Run until a signal or an admin command stops the service.
 
         Args:
@@ -94,7 +94,7 @@ class GatewayService:
             await self._auditing.close()
         log.info("stopped")
 
-    async def _serve(self, announce: Callable[[Endpoint], None] | None) -> None:
+    async def _serve(self, announce: Callable[[HostPort], None] | None) -> None:
         config = self._reloader.config
         listeners = bind_listeners(config, {}, self._passed, free_bind=True)
         self._passed.warn_unused(listeners)
@@ -141,11 +141,11 @@ class GatewayService:
         group: asyncio.TaskGroup,
         docker: DockerManager,
         exporter: TraceExporter | None,
-    ) -> Runtime:
+    ) -> RunningGateway:
         config, recorder = self._reloader.config, self._auditing.recorder
         components, budgets = ComponentManager(supervisor, group), AbortedHandshakeBudgets()
         data_plane.settings.threads = data_plane.thread_count(config.gateway.threads)
-        return Runtime(
+        return RunningGateway(
             components,
             UplinkManager(components),
             config,
@@ -181,7 +181,7 @@ class GatewayService:
             self._control.lag.observe(max(0.0, loop.time() - due))
             self._notifier.watchdog()
 
-    async def _await_startup(self, runtime: Runtime, docker: DockerManager) -> None:
+    async def _await_startup(self, runtime: RunningGateway, docker: DockerManager) -> None:
         await wait_first_results(runtime.backends.values)
         try:
             async with asyncio.timeout(_DOCKER_TIMEOUT):
@@ -195,7 +195,7 @@ class GatewayService:
 def run(
     config: Config,
     loader: Loader,
-    announce: Callable[[Endpoint], None] | None = None,
+    announce: Callable[[HostPort], None] | None = None,
     file: Path | None = None,
     stamps: FileStamps | None = None,
 ) -> None:

@@ -12,7 +12,7 @@ from gateway.audit_log.events import MAX_TEXT
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.audit_log.writer import MISCONFIGURED, AuditWriter
 from gateway.config import Config
-from gateway.config.sections import AuditSection
+from gateway.config.sections import AuditLogSection
 from gateway.errors import ConfigError, ConfigOrigin, GatewayError
 from gateway.relay.unix_sockets import PeerCredentials
 
@@ -35,7 +35,7 @@ class ServiceAuditLog:
     def __init__(self, instance: str) -> None:
         self.recorder = AuditRecorder()
         self._instance = instance
-        self._section = AuditSection()
+        self._section = AuditLogSection()
         self._writer: AuditWriter | None = None
         self._closing: list[AuditWriter] = []
         self._dropped = 0
@@ -52,7 +52,7 @@ class ServiceAuditLog:
         trouble = self._writer.fault if self._writer else None
         return [trouble] if trouble else []
 
-    async def prepare(self, section: AuditSection) -> AuditWriter | None:
+    async def prepare(self, section: AuditLogSection) -> AuditWriter | None:
         """Open a writer for the settings in `section`. If `section` has not changed, return the current writer.
 
         Returns:
@@ -68,7 +68,7 @@ class ServiceAuditLog:
         if writer is not None and writer is not self._writer:
             writer.begin_close()
 
-    async def switch(self, section: AuditSection, writer: AuditWriter | None) -> None:
+    async def switch(self, section: AuditLogSection, writer: AuditWriter | None) -> None:
         """Replace the current writer with `writer`, and close the previous writer.
 
         The previous writer has two seconds to write its queued events, and drops the remaining events.
@@ -90,7 +90,7 @@ class ServiceAuditLog:
                 self._closing.remove(before)
                 self._dropped += before.dropped
 
-    async def open(self, section: AuditSection) -> None:
+    async def open(self, section: AuditLogSection) -> None:
         """Start writing the audit log.
 
         Raises:
@@ -100,7 +100,7 @@ class ServiceAuditLog:
 
     async def close(self) -> None:
         """Stop writing the audit log. Waits up to two seconds until the queued events are written."""
-        await self.switch(AuditSection(), None)
+        await self.switch(AuditLogSection(), None)
 
     def reopen(self) -> None:
         """Reopen the file before the next write, because the file might have been rotated."""
@@ -193,7 +193,7 @@ async def recording(config: Config) -> AsyncIterator[AuditRecorder]:
         await auditing.close()
 
 
-async def _open(section: AuditSection, instance: str) -> AuditWriter | None:
+async def _open(section: AuditLogSection, instance: str) -> AuditWriter | None:
     """Create a writer, wait for its first attempt to open the file, and return it.
 
     Return None if the audit log is disabled.

@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Iterable
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.forwarding.listener import prepare
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class PassedSockets:
     def __init__(self, sockets: Iterable[socket.socket] = ()) -> None:
         self._sockets = {key: sock for sock in sockets if (key := _key(sock)) is not None}
 
-    def duplicates(self, address: Endpoint) -> list[socket.socket] | None:
+    def duplicates(self, address: HostPort) -> list[socket.socket] | None:
         """Return duplicates of the sockets for an address. The caller owns them.
 
         Return None if systemd passed no socket for this address.
@@ -49,7 +49,7 @@ class PassedSockets:
             raise
         return copies or None
 
-    def warn_unused(self, addresses: Iterable[Endpoint]) -> None:
+    def warn_unused(self, addresses: Iterable[HostPort]) -> None:
         """Log a warning for each passed socket that no listener uses, because clients of that socket wait forever.
 
         Args:
@@ -99,7 +99,7 @@ def _key(sock: socket.socket) -> str | None:
     return _of_host(name[0], name[1]) if sock.family in (socket.AF_INET, socket.AF_INET6) else None
 
 
-def _keys(address: Endpoint) -> list[str]:
+def _keys(address: HostPort) -> list[str]:
     """Return the keys, in the format of `_key`, of the sockets that a listener at `address` needs."""
     if address.is_unix:
         return [address.host]
@@ -110,4 +110,4 @@ def _keys(address: Endpoint) -> list[str]:
 def _of_host(host: str, port: int) -> str:
     with contextlib.suppress(ValueError):
         host = str(ipaddress.ip_address(host))
-    return str(Endpoint(host, port))
+    return str(HostPort(host, port))

@@ -15,7 +15,7 @@ from gateway.backends import target_remedy
 from gateway.forwarding.consumer_usage import UsageCounters
 from gateway.health.check import Check
 from gateway.health.target_selection import TargetCandidate
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import (

@@ -4,18 +4,18 @@ from collections import Counter
 from functools import reduce
 from typing import Any
 
-from gateway.app.runtime import Runtime
+from gateway.app.running_gateway import RunningGateway
 from gateway.config import TunnelSpec
 from gateway.contracts.link import LinkStatus
 from gateway.contracts.states import TunnelState
 from gateway.facts import FactDefinition
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.status_views import TunnelView
 from gateway.supervision.uplink import Uplink
 
 
-def tunnel_views(runtime: Runtime, events: EventLog) -> list[TunnelView]:
+def tunnel_views(runtime: RunningGateway, events: EventLog) -> list[TunnelView]:
     """Return the status of the configured tunnels, and of the removed tunnels that still drain.
 
     Args:

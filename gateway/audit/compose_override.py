@@ -4,7 +4,7 @@ import posixpath
 import shlex
 from collections.abc import Iterable
 
-from gateway.audit.data_copy import (
+from gateway.audit.data_copy_commands import (
     END,
     copy_commands,
     created_volumes,
@@ -15,8 +15,8 @@ from gateway.audit.data_copy import (
     without_volumes,
 )
 from gateway.audit.errors import UnsupportedContainerSettingError
-from gateway.audit.mount_changes import (
-    MountChanges,
+from gateway.audit.proposed_mount_changes import (
+    ProposedMountChanges,
     from_files,
     needs_long_syntax,
     new_volumes,
@@ -30,7 +30,7 @@ from gateway.docker.compose_command import FILES, compose_command
 from gateway.docker.grants import SERVICE
 
 
-def override(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChanges) -> str:
+def override(snapshot: AuditSnapshot, container: AuditedContainer, change: ProposedMountChanges) -> str:
     """Return commands that write an override file and recreate the container with the changed mounts.
 
     Compose removes the old container, so the commands first save its writable layer as an image.
@@ -82,7 +82,7 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
     ))  # fmt: skip
 
 
-def _lines(container: AuditedContainer, change: MountChanges, service: str, *, overridden: bool) -> list[str]:
+def _lines(container: AuditedContainer, change: ProposedMountChanges, service: str, *, overridden: bool) -> list[str]:
     left = {each.path for each in container.mounts} - unmounted_paths(change)
     tmpfs = [each.path for each in container.mounts if each.kind == "tmpfs"]
     lines = ["services:", f"  {_quote(service)}:", *_list("volumes", short_mounts(container, change))]

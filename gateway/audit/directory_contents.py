@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from gateway.audit.database_files import in_files
-from gateway.audit.host_model import FoundPrivateKey
+from gateway.audit.host_filesystem_model import FoundPrivateKey
 from gateway.audit.private_keys import (
     LARGEST,
     KeyKind,

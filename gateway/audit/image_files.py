@@ -11,7 +11,7 @@ from typing import Any
 
 from gateway.audit.directory_contents import read_start
 from gateway.audit.host_files import HostFiles
-from gateway.audit.snapshot_model import ContainerUser
+from gateway.audit.snapshot_model import ContainerProcessUser
 
 _LARGEST_TABLE = 256 * 1024
 """The maximum number of bytes to read from /etc/passwd or /etc/group of an image."""
@@ -95,7 +95,9 @@ def _is_whiteout(entry: "os.DirEntry[str]") -> bool:
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
-def user_of(host: HostFiles, layers: Iterable[str], given: str, more_groups: Iterable[Any]) -> ContainerUser | None:
+def user_of(
+    host: HostFiles, layers: Iterable[str], given: str, more_groups: Iterable[Any]
+) -> ContainerProcessUser | None:
     """Return the numeric IDs of a container's user; None if the image's files do not contain the user's name.
 
     Args:
@@ -117,7 +119,7 @@ def user_of(host: HostFiles, layers: Iterable[str], given: str, more_groups: Ite
     if not group and entry is not None:
         wanted += [each[2] for each in groups if len(each) > 3 and entry[0] in each[3].split(",")]
     found = [each if _is_id(each) else numbers.get(each, "") for each in wanted]
-    return ContainerUser(uid, frozenset(int(each) for each in found if _is_id(each)))
+    return ContainerProcessUser(uid, frozenset(int(each) for each in found if _is_id(each)))
 
 
 def _is_id(text: str) -> bool:

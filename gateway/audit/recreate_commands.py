@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from gateway.audit.compose_override import override
-from gateway.audit.data_copy import (
+from gateway.audit.container_recreate_obstacles import obstacles
+from gateway.audit.data_copy_commands import (
     END,
     copy_commands,
     created_volumes,
@@ -22,10 +23,9 @@ from gateway.audit.data_copy import (
     without_volumes,
 )
 from gateway.audit.docker_create_options import changed_addresses, networks, options, variables
+from gateway.audit.docker_host_config_options import restart_policy
 from gateway.audit.errors import UnsupportedContainerSettingError
-from gateway.audit.host_config_options import restart_policy
-from gateway.audit.mount_changes import MountChanges, volume_options
-from gateway.audit.replacement_obstacles import obstacles
+from gateway.audit.proposed_mount_changes import ProposedMountChanges, volume_options
 from gateway.audit.shell_commands import command, script
 from gateway.audit.snapshot_model import ONE_OFF, AuditedContainer, AuditSnapshot
 from gateway.audit.swarm_service_update import NODE_LABEL, service_update
@@ -42,7 +42,7 @@ def volume_for(snapshot: AuditSnapshot, container: AuditedContainer, path: str) 
     return free_name(name, snapshot.volumes)
 
 
-def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChanges) -> str:
+def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: ProposedMountChanges) -> str:
     """Return shell commands that replace a container; only shell comments if no commands are safe.
 
     Args:
@@ -76,7 +76,7 @@ def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: Mount
         return _manual_steps(container, change, str(error), client)
 
 
-def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChanges) -> str:
+def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: ProposedMountChanges) -> str:
     client, name = snapshot.client, container.name
     taken = [each.name for each in snapshot.containers]
     old, new, helper = (free_name(f"{name}-{each}", taken) for each in ("old", "new", "copy"))
@@ -115,7 +115,7 @@ def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChan
     ))  # fmt: skip
 
 
-def _create(snapshot: AuditSnapshot, container: AuditedContainer, change: MountChanges, new: str) -> str:
+def _create(snapshot: AuditSnapshot, container: AuditedContainer, change: ProposedMountChanges, new: str) -> str:
     client = snapshot.client
     own, arguments = options(container, snapshot.cgroup_mode)
     for network, extra in networks(container):
@@ -152,7 +152,7 @@ def free_name(name: str, taken: Collection[str]) -> str:
     return free
 
 
-def _manual_steps(container: AuditedContainer, change: MountChanges, left_out: str, client: str) -> str:
+def _manual_steps(container: AuditedContainer, change: ProposedMountChanges, left_out: str, client: str) -> str:
     copies = [saved(client, container, change.copied)] if change.copied else []
     mounts = command(*volume_options(container, change)) or "no -v"
     if change.setup or change.driver_options:
@@ -163,7 +163,7 @@ def _manual_steps(container: AuditedContainer, change: MountChanges, left_out: s
     ))  # fmt: skip
 
 
-def _by_hand(client: str, container: AuditedContainer, change: MountChanges, reasons: Iterable[str]) -> str:
+def _by_hand(client: str, container: AuditedContainer, change: ProposedMountChanges, reasons: Iterable[str]) -> str:
     """Return shell comments that state why no command is safe, and which steps the user must perform."""
     lines = [f"# {one_line(each)}" for each in reasons]
     name = one_line(container.name)

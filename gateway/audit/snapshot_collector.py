@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.audit.engine_responses import container_of, volumes_of
+from gateway.audit.host_file_reader import with_files
 from gateway.audit.host_files import MOUNT_TABLE, parse_mounts
-from gateway.audit.snapshot_files import with_files
 from gateway.audit.snapshot_model import AuditedContainer, AuditSnapshot
 from gateway.audit.volume_last_use import last_uses
 from gateway.docker.engine_client import EngineClient
@@ -54,7 +54,7 @@ async def take_snapshot(engine: EngineClient, scope: AuditScope) -> AuditSnapsho
     Raises:
         EngineError: A required request failed.
     """
-    requests = _OptionalRequests(engine)
+    requests = _OptionalEngineRequests(engine)
     unchecked = requests.unchecked
     (listed, has_sizes), volume_list, usage, info = await asyncio.gather(
         _list_containers(engine, unchecked),
@@ -129,7 +129,7 @@ async def _with_changes(
     return tuple(replace(each, changes=changes.get(each.id, each.changes)) for each in containers)
 
 
-class _OptionalRequests:
+class _OptionalEngineRequests:
     """Sends requests whose failure does not end the audit. Records in `unchecked` what could not be checked.
 
     Args:
@@ -182,7 +182,7 @@ async def _list_containers(engine: EngineClient, unchecked: list[str]) -> tuple[
 
 
 async def _container(
-    requests: _OptionalRequests, listed: Mapping[str, Any], layer: int | None,
+    requests: _OptionalEngineRequests, listed: Mapping[str, Any], layer: int | None,
     images: dict[str, Mapping[str, Any] | None], *, is_own: bool,
 ) -> AuditedContainer | None:  # fmt: skip
     """Return a container; None if the engine cannot inspect it, or if it was removed after the list was created."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from gateway.audit.host_model import HostMount, HostPath
+from gateway.audit.host_filesystem_model import HostMount, HostPath
 from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
 from gateway.docker.image_labels import split
 
@@ -38,7 +38,7 @@ class AuditedMount:
 
 
 @dataclass(frozen=True)
-class ContainerUser:
+class ContainerProcessUser:
     """The user of a container's main process, by numeric IDs.
 
     Args:
@@ -84,7 +84,7 @@ class AuditedContainer:
     mounts: tuple[AuditedMount, ...] = ()
     layer: int = 0
     changes: Mapping[str, int] | None = field(default=None, hash=False)
-    user: ContainerUser | None = None
+    user: ContainerProcessUser | None = None
     shared_memory: str = ""
     is_own: bool = False
     inspection: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)

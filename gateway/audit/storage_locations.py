@@ -2,7 +2,14 @@
 
 from collections.abc import Iterator
 
-from gateway.audit.mount_storage import MountStorage, StorageMedium, as_bind, is_below, memory_of_engine, store_of
+from gateway.audit.mount_backing_storage import (
+    MountBackingStorage,
+    StorageMedium,
+    as_bind,
+    is_below,
+    memory_of_engine,
+    store_of,
+)
 from gateway.audit.report import StorageLocation
 from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.text_sanitizer import format_bytes
@@ -33,7 +40,7 @@ def _place(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedM
 
 
 def _kind_and_loss(
-    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountStorage
+    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountBackingStorage
 ) -> tuple[str, str]:
     if mount.kind == "tmpfs":
         return "tmpfs", "its next stop"

@@ -1,14 +1,14 @@
 """Writes commands that change the mounts of a swarm service. Does no I/O."""
 
-from gateway.audit.data_copy import created_volumes, saved, without_volumes
-from gateway.audit.mount_changes import MountChanges
+from gateway.audit.data_copy_commands import created_volumes, saved, without_volumes
+from gateway.audit.proposed_mount_changes import ProposedMountChanges
 from gateway.audit.shell_commands import command, script
 from gateway.audit.snapshot_model import AuditedContainer
 
 NODE_LABEL = "com.docker.swarm.node.id"
 
 
-def service_update(service: str, container: AuditedContainer, change: MountChanges, client: str) -> str:
+def service_update(service: str, container: AuditedContainer, change: ProposedMountChanges, client: str) -> str:
     """Return commands that change the mounts of a service.
 
     If the change copies data, the commands do not update the service, because an update would start new tasks with

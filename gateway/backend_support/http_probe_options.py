@@ -10,14 +10,14 @@ from gateway.backend_support.http_request import HttpResponse
 from gateway.backend_support.replication_facts import READ_ONLY
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.states import DatabaseRole
-from gateway.errors import Reason, UnusableTargetError
+from gateway.errors import FailureReason, UnusableTargetError
 
 _PRIMARY = ("primary", "master", "leader", "writer")
 _REPLICA = ("replica", "standby", "standby_leader", "secondary", "slave", "follower", "reader")
 
 
 @dataclass(frozen=True)
-class HttpRoleOptions:
+class RoleInResponseOptions:
     """The options of the key `role`: where a response contains the target's role. Set either `json` or `header`.
 
     Args:
@@ -58,7 +58,7 @@ class HttpProbeOptions:
 
     path: str = "/"
     status: tuple[int, ...] = (200,)
-    role: HttpRoleOptions | None = None
+    role: RoleInResponseOptions | None = None
     host: str | None = None
 
     def __post_init__(self) -> None:
@@ -89,14 +89,14 @@ def check_status(expected: HttpProbeOptions, response: HttpResponse, refused: st
     path = expected.path.partition("?")[0]  # omit the query, because it can contain a secret
     detail = f"{path}: status {response.status}, expected {', '.join(map(str, expected.status))}"
     if response.status in (401, 403):
-        raise UnusableTargetError(Reason.AUTH, f"{detail}: {refused}")
+        raise UnusableTargetError(FailureReason.AUTH, f"{detail}: {refused}")
     if 300 <= response.status < 400:
         location = response.headers.get("Location", "an unknown location").partition("?")[0]
         detail += f": redirects are not followed (to {location})"
-    raise UnusableTargetError(Reason.QUERY, detail)
+    raise UnusableTargetError(FailureReason.QUERY, detail)
 
 
-def role_result(role: HttpRoleOptions, response: HttpResponse) -> ProbeResult:
+def role_result(role: RoleInResponseOptions, response: HttpResponse) -> ProbeResult:
     """Return a probe result with the role that a response contains.
 
     If the value in the response is neither in `role.primary` nor in `role.replica`, the result is `unusable`.
@@ -114,7 +114,7 @@ def role_result(role: HttpRoleOptions, response: HttpResponse) -> ProbeResult:
     )
     if value is None:
         raise UnusableTargetError(
-            Reason.PROTOCOL, f"the response does not contain {where}: correct the key role of the check"
+            FailureReason.PROTOCOL, f"the response does not contain {where}: correct the key role of the check"
         )
     text = value.strip().lower()
     if text in map(str.lower, role.primary):
@@ -122,7 +122,7 @@ def role_result(role: HttpRoleOptions, response: HttpResponse) -> ProbeResult:
     if text in map(str.lower, role.replica):
         return of_role("replica")
     detail = f"{where} is {value[:80]!r}: if this is a role, add it to primary or replica of the key role"
-    return ProbeResult(read_only=True, facts={READ_ONLY: True}, unusable=(Reason.ROLE, detail))
+    return ProbeResult(read_only=True, facts={READ_ONLY: True}, unusable=(FailureReason.ROLE, detail))
 
 
 def of_role(role: DatabaseRole) -> ProbeResult:
@@ -136,7 +136,7 @@ def _json_value(path: str, body: bytes) -> str | None:
     try:
         value: Any = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise UnusableTargetError(Reason.PROTOCOL, "the body is not valid JSON") from error
+        raise UnusableTargetError(FailureReason.PROTOCOL, "the body is not valid JSON") from error
     for name in path.split("."):
         if isinstance(value, Mapping):
             value = value.get(name)

@@ -4,9 +4,9 @@ import base64
 import http.client
 from typing import NamedTuple
 
-from gateway.backend_support.http_response_end import ReceivedDataSocket, ResponseEndDetector
+from gateway.backend_support.http_response_end import BufferedResponseSocket, ResponseEndDetector
 from gateway.backend_support.probe_stream import ProbeStream
-from gateway.errors import Reason, UnusableTargetError
+from gateway.errors import FailureReason, UnusableTargetError
 
 MAX_RESPONSE = 64 * 1024
 """Maximum size of a response in bytes, including the header."""
@@ -68,9 +68,9 @@ async def get(stream: ProbeStream, path: str, host: str, authorization: str | No
 
 def _parse(data: bytes) -> HttpResponse:
     try:
-        response = http.client.HTTPResponse(ReceivedDataSocket(data))  # type: ignore[arg-type] # needs only `makefile`
+        response = http.client.HTTPResponse(BufferedResponseSocket(data))  # type: ignore[arg-type] # needs only `makefile`
         response.begin()
         return HttpResponse(response.status, response.headers, response.read())
     except (http.client.HTTPException, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
-        raise UnusableTargetError(Reason.PROTOCOL, f"not a valid HTTP response ({what})") from error
+        raise UnusableTargetError(FailureReason.PROTOCOL, f"not a valid HTTP response ({what})") from error

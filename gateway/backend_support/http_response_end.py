@@ -7,7 +7,7 @@ _MAX_LINE = 1024
 """Maximum length of a line of a chunked body, in bytes. A body with a longer line is invalid."""
 
 
-class ReceivedDataSocket:
+class BufferedResponseSocket:
     """A substitute for a socket, which provides received data to `http.client.HTTPResponse`.
 
     Args:
@@ -58,7 +58,7 @@ class ResponseEndDetector:
         return self._end is not None and len(received) >= self._end
 
     def _read_header(self, header: bytes) -> None:
-        response = http.client.HTTPResponse(ReceivedDataSocket(header))  # type: ignore[arg-type] # needs only `makefile`
+        response = http.client.HTTPResponse(BufferedResponseSocket(header))  # type: ignore[arg-type] # needs only `makefile`
         try:
             response.begin()
         except (http.client.HTTPException, ValueError):

@@ -5,15 +5,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.backend_support import tls_options
-from gateway.backend_support.tls_options import CheckTlsOptions
+from gateway.backend_support.tls_options import HealthCheckTlsOptions
 from gateway.certificate_validity import ca_credentials
 from gateway.contracts.certificate import MonitoredCertificate
 from gateway.contracts.config_types import POSITIVE, Duration
 from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.contracts.secret import Secret
 from gateway.errors import GatewayError
-from gateway.processes.checked_program import insecure_program, resolve_program
 from gateway.processes.command_template import placeholder_problem
+from gateway.processes.verified_program import insecure_program, resolve_program
 
 PLACEHOLDERS = ("host", "port", "user")
 
@@ -41,7 +41,7 @@ class LoginCheckOptions:
     password_environment: tuple[str, ...] = ()
     password_timeout: Duration = field(default=Duration(10.0), metadata=POSITIVE)
     password_cache: Duration = Duration(600.0)
-    tls: CheckTlsOptions = field(default_factory=CheckTlsOptions)
+    tls: HealthCheckTlsOptions = field(default_factory=HealthCheckTlsOptions)
 
     def __post_init__(self) -> None:
         if self.password_command and self.password is not None:

@@ -5,29 +5,29 @@ import ssl
 import pymysql
 
 from gateway.backend_support.tls_options import describe_tls_error
-from gateway.errors import Reason, UnusableTargetError
+from gateway.errors import FailureReason, UnusableTargetError
 
 _REASONS = {
-    1040: Reason.TOO_MANY_CONNECTIONS,
-    1203: Reason.TOO_MANY_CONNECTIONS,
-    1226: Reason.TOO_MANY_CONNECTIONS,
-    1129: Reason.HOST_BLOCKED,
-    1130: Reason.HOST_BLOCKED,
-    1044: Reason.AUTH,
-    1045: Reason.AUTH,
-    1698: Reason.AUTH,
-    1251: Reason.AUTH,
-    1820: Reason.AUTH,
-    1862: Reason.AUTH,
-    3118: Reason.AUTH,
-    4151: Reason.AUTH,
-    1047: Reason.STARTING,
-    1053: Reason.STARTING,
-    2026: Reason.TLS,
-    2002: Reason.RESET,
-    2003: Reason.RESET,
-    2006: Reason.RESET,
-    2013: Reason.RESET,
+    1040: FailureReason.TOO_MANY_CONNECTIONS,
+    1203: FailureReason.TOO_MANY_CONNECTIONS,
+    1226: FailureReason.TOO_MANY_CONNECTIONS,
+    1129: FailureReason.HOST_BLOCKED,
+    1130: FailureReason.HOST_BLOCKED,
+    1044: FailureReason.AUTH,
+    1045: FailureReason.AUTH,
+    1698: FailureReason.AUTH,
+    1251: FailureReason.AUTH,
+    1820: FailureReason.AUTH,
+    1862: FailureReason.AUTH,
+    3118: FailureReason.AUTH,
+    4151: FailureReason.AUTH,
+    1047: FailureReason.STARTING,
+    1053: FailureReason.STARTING,
+    2026: FailureReason.TLS,
+    2002: FailureReason.RESET,
+    2003: FailureReason.RESET,
+    2006: FailureReason.RESET,
+    2013: FailureReason.RESET,
 }
 """Maps error numbers of servers and clients to reasons (MySQL and MariaDB manuals). All other numbers mean that
 a query failed.
@@ -65,7 +65,7 @@ def mysql_error(error: pymysql.err.MySQLError, *, uses_tls: bool) -> UnusableTar
     """
     original = getattr(error, "original_exception", None)
     if isinstance(original, ssl.SSLError):
-        return UnusableTargetError(Reason.TLS, describe_tls_error(original))
+        return UnusableTargetError(FailureReason.TLS, describe_tls_error(original))
     number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     text = str(error.args[1]) if len(error.args) > 1 else str(error)
     if not number:  # PyMySQL has received invalid data instead of an error packet
@@ -73,10 +73,10 @@ def mysql_error(error: pymysql.err.MySQLError, *, uses_tls: bool) -> UnusableTar
     remedy = _REMEDIES.get(number, "")
     if remedy is _LOGIN and not uses_tls:
         remedy += _TLS
-    return UnusableTargetError(_REASONS.get(number, Reason.QUERY), f"{text} (error {number})", remedy)
+    return UnusableTargetError(_REASONS.get(number, FailureReason.QUERY), f"{text} (error {number})", remedy)
 
 
 def protocol_error(error: Exception) -> UnusableTargetError:
     """Return the error to raise if a server's response violates the protocol."""
     detail = f"the response violates the MySQL protocol ({error}): check that the target is a MySQL server"
-    return UnusableTargetError(Reason.PROTOCOL, detail)
+    return UnusableTargetError(FailureReason.PROTOCOL, detail)

@@ -2,7 +2,7 @@
 
 A server chooses the authentication plugin, and PyMySQL accepts the choice. With some plugins, PyMySQL sends the
 password in plaintext. With others, PyMySQL encrypts the password with a public key that it receives from the server.
-The server can be an attacker. `RestrictedMysqlConnection` sends the password only over verified TLS, or encrypted
+The server can be an attacker. `HardenedMysqlConnection` sends the password only over verified TLS, or encrypted
 with the server's public key from the configuration (MySQL Reference Manual, "Caching SHA-2 Pluggable Authentication";
 MariaDB documentation, "Authentication Plugins").
 """
@@ -19,8 +19,8 @@ from pymysql.protocol import MysqlPacket
 
 from gateway.certificate_validity import der_validity
 from gateway.contracts.certificate import ValidityPeriod
-from gateway.contracts.phases import Phases
-from gateway.errors import Reason, UnusableTargetError
+from gateway.contracts.phase_timer import PhaseTimer
+from gateway.errors import FailureReason, UnusableTargetError
 
 MAX_BYTES = 1 << 20
 """Maximum number of bytes to accept from a server for one login and its queries. A normal check receives less than 16
@@ -45,7 +45,7 @@ _EMPTY_PASSWORD = b"\0"
 _ED25519_SIGNATURE_SIZE = 64
 
 
-class RestrictedMysqlConnection(pymysql.connections.Connection):
+class HardenedMysqlConnection(pymysql.connections.Connection):
     """A PyMySQL connection that restricts authentication plugins, limits received data, and records phases.
 
     The class overrides five private methods of PyMySQL 1.2.
@@ -57,7 +57,9 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
         arguments: The arguments of `pymysql.connect`.
     """
 
-    def __init__(self, phases: Phases, *, verified: bool, server_public_key: bytes | None, **arguments: Any) -> None:
+    def __init__(
+        self, phases: PhaseTimer, *, verified: bool, server_public_key: bytes | None, **arguments: Any
+    ) -> None:
         plugins: dict[str, Any] = {_CACHING: _CachingSha2PasswordPlugin, _SHA256: _Sha256PasswordPlugin}
         self.logged_in = False
         """Whether the handshake is complete. If the connection closes earlier, the server counts it as aborted."""
@@ -147,7 +149,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
         Raises:
             UnusableTargetError: Always.
         """
-        error = UnusableTargetError(Reason.AUTH, why, remedy)
+        error = UnusableTargetError(FailureReason.AUTH, why, remedy)
         # Store the error as a hint for the timeout message: some servers delay their error packet, and the check can
         # time out before the packet arrives.
         self._phases.timeout_hint = error.detail
@@ -167,7 +169,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
 
     def _request_authentication(self) -> None:
         context: ssl.SSLContext | None = getattr(self, "ctx", None)
-        tls = _RecordingSslContext(context, self._phases) if self.ssl and context is not None else None
+        tls = _PhaseRecordingSslContext(context, self._phases) if self.ssl and context is not None else None
         if tls is not None:
             self.ctx = tls
         started = time.perf_counter()
@@ -214,17 +216,17 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
 
     def _abort(self, what: str) -> NoReturn:
         self._force_close()  # type: ignore[attr-defined]
-        raise UnusableTargetError(Reason.PROTOCOL, f"the server sent {what} during one check")
+        raise UnusableTargetError(FailureReason.PROTOCOL, f"the server sent {what} during one check")
 
 
 class _CachingSha2PasswordPlugin:
     """The authentication plugin `caching_sha2_password`, for `auth_plugin_map` of `pymysql.connect`.
 
     This class replaces PyMySQL's implementation of the plugin. With that implementation, a server could request a
-    second change of the plugin, which `RestrictedMysqlConnection.check_plugin` would not check.
+    second change of the plugin, which `HardenedMysqlConnection.check_plugin` would not check.
     """
 
-    def __init__(self, login: RestrictedMysqlConnection) -> None:
+    def __init__(self, login: HardenedMysqlConnection) -> None:
         self._login = login
 
     def authenticate(self, packet: Any) -> Any:
@@ -239,7 +241,7 @@ class _CachingSha2PasswordPlugin:
             return login._read_packet()  # noqa: SLF001 - the OK packet
         if data == _FULL_AUTHENTICATION:
             return self._login.send_password(_CACHING)
-        raise UnusableTargetError(Reason.PROTOCOL, f"the server sent an invalid packet during {_CACHING}")
+        raise UnusableTargetError(FailureReason.PROTOCOL, f"the server sent an invalid packet during {_CACHING}")
 
 
 class _Sha256PasswordPlugin:
@@ -248,21 +250,21 @@ class _Sha256PasswordPlugin:
     This class replaces PyMySQL's implementation, which encrypts the password with a key from an unverified server.
     """
 
-    def __init__(self, login: RestrictedMysqlConnection) -> None:
+    def __init__(self, login: HardenedMysqlConnection) -> None:
         self._login = login
 
     def authenticate(self, packet: Any) -> Any:
         if not packet.is_auth_switch_request():
-            raise UnusableTargetError(Reason.PROTOCOL, "the server sent an unrequested public key")
+            raise UnusableTargetError(FailureReason.PROTOCOL, "the server sent an unrequested public key")
         login: Any = self._login
         login.salt = packet.read_all().removesuffix(b"\0")
         return self._login.send_password(_SHA256)
 
 
-class _RecordingSslContext:
+class _PhaseRecordingSslContext:
     """Wraps an `ssl.SSLContext` for PyMySQL, and records the phase `tls` and the server's certificate."""
 
-    def __init__(self, context: ssl.SSLContext, phases: Phases) -> None:
+    def __init__(self, context: ssl.SSLContext, phases: PhaseTimer) -> None:
         self._context = context
         self._phases = phases
         self.seconds = 0.0

@@ -9,7 +9,7 @@ from pymysql.cursors import DictCursor
 from gateway.backend_support.replication_facts import LAG, READ_ONLY
 from gateway.backend_support.sql_check_options import parse_lag
 from gateway.contracts.backend import ProbeResult
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 from gateway.facts import IDENTITY, VERSION
 
 _NO_GRANTS = ("skip-grants user@", "@")
@@ -39,18 +39,18 @@ def query_status(
         row: dict[str, Any] = cursor.fetchone() or {}
         lag, is_replica, failure = _query_replication(cursor)
     read_only = bool(row.get("read_only"))
-    unusable: tuple[Reason, str] | None = None
-    degraded: tuple[Reason, str] | None = None
+    unusable: tuple[FailureReason, str] | None = None
+    degraded: tuple[FailureReason, str] | None = None
     if failure and (read_only or max_lag is not None):
-        unusable = (Reason.LAG, failure)
+        unusable = (FailureReason.LAG, failure)
     elif failure:
         # The replication has failed, but the server accepts writes (for example in circular replication), so clients
         # can use the server.
-        degraded = (Reason.LAG, f"{failure}; if the server was promoted, run RESET REPLICA ALL")
+        degraded = (FailureReason.LAG, f"{failure}; if the server was promoted, run RESET REPLICA ALL")
     elif is_replica and max_lag is not None and lag is not None and lag > max_lag:
-        unusable = (Reason.LAG, f"{lag:g} s behind its source (max_lag {max_lag:g} s)")
+        unusable = (FailureReason.LAG, f"{lag:g} s behind its source (max_lag {max_lag:g} s)")
     if has_password and str(row.get("account")).startswith(_NO_GRANTS):
-        degraded = (Reason.UNAUTHENTICATED, "the server accepts every login: it runs with --skip-grant-tables")
+        degraded = (FailureReason.UNAUTHENTICATED, "the server accepts every login: it runs with --skip-grant-tables")
     return ProbeResult(
         role="replica" if is_replica or read_only else "primary",
         read_only=read_only,

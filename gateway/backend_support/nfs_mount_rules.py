@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.backend_support.kernel_mount_rules import ImportedVolume, KernelMountRules
+from gateway.backend_support.kernel_mount_description import ImportedVolume, KernelMountDescription
 from gateway.backend_support.volume import VolumeOptions, VolumeSpec, build_volume, kubernetes_options, mount_address
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 
 DEFAULT_PORT = 2049
 _TIMEO, _MAX_RETRANS = 60, 9
@@ -45,7 +45,7 @@ class NfsOptions:
     volume: VolumeOptions | None = None
 
 
-def _volume(options: NfsOptions, listener: Endpoint, hold: float) -> VolumeSpec | None:
+def _volume(options: NfsOptions, listener: HostPort, hold: float) -> VolumeSpec | None:
     """Return the definition of the volume. A mount waits for the server for at least `hold` seconds before it fails.
 
     Docker's driver calls mount(2), which rejects options that only mount.nfs implements, such as `retry` and `bg`.
@@ -71,7 +71,7 @@ def _retrans(hold: float) -> int:
 
 
 def _volume_problems(options: NfsOptions) -> Iterator[tuple[str, str]]:
-    """Yield each key that a volume does not support, and the reason. Implements `KernelMountRules.problems`."""
+    """Yield each key that a volume does not support, and the reason. Implements `KernelMountDescription.problems`."""
     if not options.export.startswith("/") or ".." in options.export.split("/"):
         yield "export", f"{options.export!r} must begin with / and contain no .. if volume is set"
     volume = options.volume
@@ -104,7 +104,7 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
     elif version in ("4.0", "4.1"):
         kept.insert(0, f"nfsvers={version}")
     volume: dict[str, Any] = {"read_only": True} if "ro" in mount else {}
-    keys = {"targets": [str(Endpoint(server, int(port)))], "export": export}
+    keys = {"targets": [str(HostPort(server, int(port)))], "export": export}
     return keys | {"volume": volume | ({"mount_options": kept} if kept else {})}, notes
 
 
@@ -117,7 +117,7 @@ def _imported_options(mount: Mapping[str, str]) -> tuple[list[str], list[str]]:
 
 
 def _render_export(options: NfsOptions, clients: Sequence[str]) -> str:
-    """Return the line for /etc/exports on the server (exports(5)). Implements `KernelMountRules.render_export`.
+    """Return the line for /etc/exports on the server (exports(5)). Implements `KernelMountDescription.render_export`.
 
     The line contains the option `insecure`, because sshd and the gateway connect from ports above 1023.
     """
@@ -126,7 +126,7 @@ def _render_export(options: NfsOptions, clients: Sequence[str]) -> str:
     return " ".join((path, *(f"{client}({mode},sync,no_subtree_check,insecure)" for client in clients)))
 
 
-NFS_MOUNT_RULES = KernelMountRules(
+NFS_MOUNT_RULES = KernelMountDescription(
     file_systems=("nfs",),
     build=_volume,
     versions=_VERSIONS,

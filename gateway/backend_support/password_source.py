@@ -6,10 +6,10 @@ from functools import partial
 
 from gateway.backend_support.login_options import LoginCheckOptions
 from gateway.backend_support.password_command import run_password_command
-from gateway.contracts.config_types import Endpoint
-from gateway.contracts.phases import Phases
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.secret import Secret
-from gateway.errors import ReachError, Reason, UnusableTargetError
+from gateway.errors import FailureReason, TargetUnreachableError, UnusableTargetError
 from gateway.processes.command_template import fill_placeholders
 
 
@@ -20,15 +20,15 @@ def reveal(password: Secret | None) -> str:
         password: The value of the check's key `password`; None if the key is not set.
 
     Raises:
-        ReachError: The password file cannot be read.
+        TargetUnreachableError: The password file cannot be read.
     """
     if password is None:
         return ""
     try:
         return password.reveal()
     except OSError as error:
-        raise ReachError(
-            Reason.AUTH,
+        raise TargetUnreachableError(
+            FailureReason.AUTH,
             f"check.password_file: {password.display_path}: {error.strerror}: check the path and the file",
         ) from error
 
@@ -45,7 +45,7 @@ class PasswordSource:
         """For each command: the monotonic time at which it was started, and the password that it printed."""
         self._running: dict[tuple[str, ...], asyncio.Task[str]] = {}
 
-    async def get(self, check: LoginCheckOptions, target: Endpoint, phases: Phases) -> str:
+    async def get(self, check: LoginCheckOptions, target: HostPort, phases: PhaseTimer) -> str:
         """Return the password for a target.
 
         Args:
@@ -54,7 +54,7 @@ class PasswordSource:
             phases: Receives a hint for the error message, in case the check times out during this call.
 
         Raises:
-            ReachError: The file cannot be read, or the program fails.
+            TargetUnreachableError: The file cannot be read, or the program fails.
         """
         if not check.password_command:
             return reveal(check.password)
@@ -79,7 +79,7 @@ class PasswordSource:
         if not task.cancelled() and task.exception() is None:
             self._cache[command] = (started, task.result())
 
-    def report(self, check: LoginCheckOptions, target: Endpoint, error: BaseException | None) -> None:
+    def report(self, check: LoginCheckOptions, target: HostPort, error: BaseException | None) -> None:
         """Record the outcome of a login. An authentication error discards the cached password.
 
         Args:
@@ -87,10 +87,10 @@ class PasswordSource:
             target: The target.
             error: The error of the login; None if the login succeeded.
         """
-        if isinstance(error, UnusableTargetError) and error.reason is Reason.AUTH and check.password_command:
+        if isinstance(error, UnusableTargetError) and error.reason is FailureReason.AUTH and check.password_command:
             self._cache.pop(_command(check, target), None)
 
 
-def _command(check: LoginCheckOptions, target: Endpoint) -> tuple[str, ...]:
+def _command(check: LoginCheckOptions, target: HostPort) -> tuple[str, ...]:
     values = {"host": target.host, "port": str(target.port), "user": check.user or ""}
     return fill_placeholders(check.password_command, values)

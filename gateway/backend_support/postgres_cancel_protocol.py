@@ -11,7 +11,7 @@ login ends.
 import struct
 from hmac import compare_digest
 
-from gateway.cancel_protocol import CancelRequest, ClientMessageKind, EncryptionRequest
+from gateway.query_cancel_protocol import CancelRequest, ClientMessageKind, EncryptionRequest
 
 _PACKET = struct.Struct("!II")
 _MESSAGE = struct.Struct("!cI")
@@ -31,7 +31,7 @@ _MAX_LOGIN = 1 << 20
 
 
 class PostgresLoginTap:
-    """Finds the cancel key in a session's login; implements `gateway.cancel_protocol.LoginTap`.
+    """Finds the cancel key in a session's login; implements `gateway.query_cancel_protocol.CancelKeyTap`.
 
     The tap stores at most one message header or one key at a time.
     """
@@ -62,7 +62,10 @@ class PostgresLoginTap:
         """The process ID and the secret key, in the format of a cancel request."""
 
     def matches(self, request: CancelRequest) -> bool:
-        """Return whether `request` cancels a query of this session. See `gateway.cancel_protocol.LoginTap`."""
+        """Return whether `request` cancels a query of this session.
+
+        See `gateway.query_cancel_protocol.CancelKeyTap`.
+        """
         return self._key is not None and compare_digest(self._key, request.data[_PACKET.size :])
 
     def on_request(self, data: memoryview, now: float) -> None:
@@ -134,16 +137,16 @@ class PostgresLoginTap:
 
 
 class PostgresCancelProtocol:
-    """Recognizes PostgreSQL's cancel requests; implements `gateway.cancel_protocol.CancelProtocol`."""
+    """Recognizes PostgreSQL's cancel requests; implements `gateway.query_cancel_protocol.QueryCancelProtocol`."""
 
     max_bytes = _PACKET.size + _PID_SIZE + _KEY_SIZES[-1]
 
     def login_tap(self) -> PostgresLoginTap:
-        """Return a tap for one new connection. See `gateway.cancel_protocol.CancelProtocol`."""
+        """Return a tap for one new connection. See `gateway.query_cancel_protocol.QueryCancelProtocol`."""
         return PostgresLoginTap()
 
     def classify(self, first: bytes) -> CancelRequest | EncryptionRequest | ClientMessageKind:
-        """Classify a connection by its first bytes. See `gateway.cancel_protocol.CancelProtocol`."""
+        """Classify a connection by its first bytes. See `gateway.query_cancel_protocol.QueryCancelProtocol`."""
         if first[0] != 0:
             # The first packet of a PostgreSQL client begins with its length in four bytes. The length is less than
             # 16 MiB, so the first byte is zero. Here it is not: the client uses direct TLS or another protocol.

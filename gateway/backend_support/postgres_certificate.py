@@ -8,9 +8,9 @@ import time
 
 from gateway.certificate_validity import der_validity
 from gateway.contracts.certificate import ValidityPeriod
-from gateway.contracts.config_types import Endpoint
-from gateway.contracts.link import Connector
-from gateway.errors import ReachError
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.link import SocketConnector
+from gateway.errors import TargetUnreachableError
 
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)
 _ACCEPTED = b"S"
@@ -31,11 +31,11 @@ class CertificateFetcher:
     """
 
     def __init__(self) -> None:
-        self._cache: dict[Endpoint, tuple[float, ValidityPeriod | None]] = {}
+        self._cache: dict[HostPort, tuple[float, ValidityPeriod | None]] = {}
         """For each server: the time of the last attempt in seconds since the epoch, and the certificate's
         validity."""
 
-    async def validity(self, link: Connector, target: Endpoint) -> ValidityPeriod | None:
+    async def validity(self, link: SocketConnector, target: HostPort) -> ValidityPeriod | None:
         """Return the validity of a server's certificate.
 
         Args:
@@ -51,14 +51,16 @@ class CertificateFetcher:
         expires_soon = validity is not None and validity.expires_soon(now)
         if abs(now - fetched_at) < (_INTERVAL_BEFORE_EXPIRY if expires_soon else _INTERVAL):
             return validity
-        with contextlib.suppress(ReachError, OSError, TimeoutError):  # the check does not need the certificate
+        with contextlib.suppress(
+            TargetUnreachableError, OSError, TimeoutError
+        ):  # the check does not need the certificate
             async with asyncio.timeout(_TIMEOUT):
                 validity = await _fetch(link, target)
         self._cache[target] = (now, validity)
         return validity
 
 
-async def _fetch(link: Connector, target: Endpoint) -> ValidityPeriod | None:
+async def _fetch(link: SocketConnector, target: HostPort) -> ValidityPeriod | None:
     """Perform a TLS handshake with the server, and return the validity of its certificate."""
     loop = asyncio.get_running_loop()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # no verification, because no secret is sent

@@ -1,35 +1,35 @@
 """Derives the reasons of failed PostgreSQL logins from libpq's messages: libpq provides no SQLSTATE for them."""
 
-from gateway.errors import Reason, UnusableTargetError
+from gateway.errors import FailureReason, UnusableTargetError
 
 NO_PASSWORD = "the server requests no password: write scram-sha-256 in pg_hba.conf"  # noqa: S105 - no password
 _REASONS = {
-    "too many clients": Reason.TOO_MANY_CONNECTIONS,
-    "remaining connection slots": Reason.TOO_MANY_CONNECTIONS,
-    "too many connections": Reason.TOO_MANY_CONNECTIONS,
-    "starting up": Reason.STARTING,
-    "shutting down": Reason.STARTING,
-    "in recovery mode": Reason.STARTING,
-    "not yet accepting connections": Reason.STARTING,
-    "authenticated client without channel binding": Reason.UNAUTHENTICATED,
-    "channel binding": Reason.AUTH,
-    "authentication failed": Reason.AUTH,
-    "no password supplied": Reason.AUTH,
-    "pg_hba.conf": Reason.AUTH,
-    'role "': Reason.AUTH,
-    "authentication method requirement": Reason.AUTH,
-    "does not support ssl": Reason.TLS,
-    "ssl error": Reason.TLS,
-    "certificate": Reason.TLS,
-    "sslmode": Reason.TLS,
-    'database "': Reason.QUERY,
-    "expected authentication request": Reason.PROTOCOL,
-    "invalid response": Reason.PROTOCOL,
-    "received invalid": Reason.PROTOCOL,
-    "protocol": Reason.PROTOCOL,
-    "server closed the connection": Reason.RESET,
-    "connection reset": Reason.RESET,
-    "could not receive data": Reason.RESET,
+    "too many clients": FailureReason.TOO_MANY_CONNECTIONS,
+    "remaining connection slots": FailureReason.TOO_MANY_CONNECTIONS,
+    "too many connections": FailureReason.TOO_MANY_CONNECTIONS,
+    "starting up": FailureReason.STARTING,
+    "shutting down": FailureReason.STARTING,
+    "in recovery mode": FailureReason.STARTING,
+    "not yet accepting connections": FailureReason.STARTING,
+    "authenticated client without channel binding": FailureReason.UNAUTHENTICATED,
+    "channel binding": FailureReason.AUTH,
+    "authentication failed": FailureReason.AUTH,
+    "no password supplied": FailureReason.AUTH,
+    "pg_hba.conf": FailureReason.AUTH,
+    'role "': FailureReason.AUTH,
+    "authentication method requirement": FailureReason.AUTH,
+    "does not support ssl": FailureReason.TLS,
+    "ssl error": FailureReason.TLS,
+    "certificate": FailureReason.TLS,
+    "sslmode": FailureReason.TLS,
+    'database "': FailureReason.QUERY,
+    "expected authentication request": FailureReason.PROTOCOL,
+    "invalid response": FailureReason.PROTOCOL,
+    "received invalid": FailureReason.PROTOCOL,
+    "protocol": FailureReason.PROTOCOL,
+    "server closed the connection": FailureReason.RESET,
+    "connection reset": FailureReason.RESET,
+    "could not receive data": FailureReason.RESET,
 }
 """Maps phrases in messages of the server or of libpq to reasons. The first matching phrase applies."""
 _REMEDIES = {
@@ -63,6 +63,6 @@ def login_error(text: str) -> UnusableTargetError:
         text: The error message of libpq.
     """
     lowered = text.lower()
-    reason = next((reason for phrase, reason in _REASONS.items() if phrase in lowered), Reason.PROTOCOL)
+    reason = next((reason for phrase, reason in _REASONS.items() if phrase in lowered), FailureReason.PROTOCOL)
     remedy = next((remedy for phrase, remedy in _REMEDIES.items() if phrase in lowered), "")
     return UnusableTargetError(reason, text, remedy)

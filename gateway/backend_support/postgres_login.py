@@ -15,7 +15,7 @@ import threading
 from psycopg import pq
 from psycopg.pq.abc import PGconn
 
-from gateway.contracts.phases import Phases
+from gateway.contracts.phase_timer import PhaseTimer
 
 _COMPUTING = "libpq is computing: the server may request too many SCRAM iterations"
 _LOWEST_PRIORITY = 19
@@ -48,7 +48,7 @@ class PostgresLogin:
         """Whether a thread is inside `PQconnectPoll`. Until the call returns, nothing else may use the connection."""
         return self._polling is not None and not self._polling.done()
 
-    async def poll(self, phases: Phases) -> pq.PollingStatus:
+    async def poll(self, phases: PhaseTimer) -> pq.PollingStatus:
         """Call `PQconnectPoll` in a thread, and return its result.
 
         If the caller is cancelled, the thread continues with the lowest priority until libpq returns.

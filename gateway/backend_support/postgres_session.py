@@ -10,17 +10,17 @@ from psycopg.pq.abc import PGconn
 
 from gateway.backend_support.postgres_errors import login_error
 from gateway.backend_support.postgres_login import PostgresLogin
-from gateway.contracts.phases import Phases
-from gateway.errors import Reason, UnusableTargetError
+from gateway.contracts.phase_timer import PhaseTimer
+from gateway.errors import FailureReason, UnusableTargetError
 
 _SQLSTATES = {
-    "53300": Reason.TOO_MANY_CONNECTIONS,
-    "57P03": Reason.STARTING,
-    "57P01": Reason.STARTING,
-    "57P02": Reason.STARTING,
-    "28P01": Reason.AUTH,
-    "28000": Reason.AUTH,
-    "42501": Reason.AUTH,
+    "53300": FailureReason.TOO_MANY_CONNECTIONS,
+    "57P03": FailureReason.STARTING,
+    "57P01": FailureReason.STARTING,
+    "57P02": FailureReason.STARTING,
+    "28P01": FailureReason.AUTH,
+    "28000": FailureReason.AUTH,
+    "42501": FailureReason.AUTH,
 }
 """Maps SQLSTATE codes to reasons (PostgreSQL manual, appendix A)."""
 _MAX_BYTES = 64 * 1024
@@ -50,7 +50,7 @@ async def _wait_ready(sock: socket.socket, *, write: bool) -> None:
     (received,) = _RECEIVED.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RECEIVED.size))
     if received > _MAX_BYTES:
         detail = f"the server sent more than {_MAX_BYTES >> 10} KiB during one check"
-        raise UnusableTargetError(Reason.PROTOCOL, detail)
+        raise UnusableTargetError(FailureReason.PROTOCOL, detail)
 
 
 async def _wait_event(fd: int, *, write: bool) -> None:
@@ -74,7 +74,7 @@ async def _wait_event(fd: int, *, write: bool) -> None:
             loop.remove_reader(fd)
 
 
-async def log_in(login: PostgresLogin, sock: socket.socket, phases: Phases) -> None:
+async def log_in(login: PostgresLogin, sock: socket.socket, phases: PhaseTimer) -> None:
     """Complete the login of a connection that `connect_start` has begun.
 
     Args:
@@ -127,7 +127,7 @@ async def run_query(conn: PGconn, sock: socket.socket, sql: bytes) -> list[str |
         if result.status != pq.ExecStatus.TUPLES_OK:
             state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
             text = result.error_message.decode(errors="replace").strip()
-            raise UnusableTargetError(_SQLSTATES.get(state, Reason.QUERY), text)
+            raise UnusableTargetError(_SQLSTATES.get(state, FailureReason.QUERY), text)
         values = [result.get_value(0, column) for column in range(result.nfields)]
         row = [value.decode() if value is not None else None for value in values]
 

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
 from gateway.backend_support import tls_options
-from gateway.backend_support.tls_options import CheckTlsOptions
+from gateway.backend_support.tls_options import HealthCheckTlsOptions
 from gateway.certificate_validity import der_validity
 from gateway.contracts.certificate import ValidityPeriod
-from gateway.contracts.config_types import Endpoint
-from gateway.contracts.link import Connector
-from gateway.contracts.phases import Phases
-from gateway.errors import Reason, UnusableTargetError
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.link import SocketConnector
+from gateway.contracts.phase_timer import PhaseTimer
+from gateway.errors import FailureReason, UnusableTargetError
 
 _CHUNK = 16 * 1024
 """Maximum length of one line, and maximum number of bytes that `read_some` returns."""
@@ -82,7 +82,7 @@ class ProbeStream:
             return self._count(await self._reader.readuntil(b"\r\n"))[:-2]
         except asyncio.LimitOverrunError as error:
             raise UnusableTargetError(
-                Reason.PROTOCOL, f"the server sent a line of more than {_CHUNK >> 10} KiB"
+                FailureReason.PROTOCOL, f"the server sent a line of more than {_CHUNK >> 10} KiB"
             ) from error
         except asyncio.IncompleteReadError as error:
             raise _closed() from error
@@ -95,7 +95,7 @@ class ProbeStream:
 
     def _too_much(self) -> UnusableTargetError:
         return UnusableTargetError(
-            Reason.PROTOCOL, f"the server sent more than {self._limit >> 10} KiB during one check"
+            FailureReason.PROTOCOL, f"the server sent more than {self._limit >> 10} KiB during one check"
         )
 
 
@@ -108,7 +108,7 @@ class ProbeDialer:
         key: The configuration key of the TLS settings, for messages.
     """
 
-    def __init__(self, options: CheckTlsOptions, limit: int, key: str = "check.tls") -> None:
+    def __init__(self, options: HealthCheckTlsOptions, limit: int, key: str = "check.tls") -> None:
         self._options = options
         self._limit = limit
         self._key = key
@@ -116,7 +116,7 @@ class ProbeDialer:
         """Executor with one thread, which reads the CA file. If the file system hangs, only this thread blocks."""
 
     @contextlib.asynccontextmanager
-    async def open(self, link: Connector, target: Endpoint, phases: Phases) -> AsyncIterator[ProbeStream]:
+    async def open(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> AsyncIterator[ProbeStream]:
         """Open a connection. At the end of the `with` block, close it.
 
         Args:
@@ -125,7 +125,7 @@ class ProbeDialer:
             phases: Receives the duration of each phase of the connection attempt, including `tls`.
 
         Raises:
-            ReachError: The target cannot be reached, or the TLS handshake fails.
+            TargetUnreachableError: The target cannot be reached, or the TLS handshake fails.
         """
         context = None
         if self._options.mode != "off":
@@ -145,7 +145,7 @@ class ProbeDialer:
                 phases.timeout_hint = hint
         except ssl.SSLError as error:
             sock.close()
-            raise UnusableTargetError(Reason.TLS, tls_options.describe_tls_error(error, self._key)) from error
+            raise UnusableTargetError(FailureReason.TLS, tls_options.describe_tls_error(error, self._key)) from error
         except BaseException:
             sock.close()
             raise
@@ -156,7 +156,7 @@ class ProbeDialer:
                 async with asyncio.timeout(_CLOSE_TIMEOUT):
                     await writer.wait_closed()
         except ssl.SSLError as error:
-            raise UnusableTargetError(Reason.TLS, tls_options.describe_tls_error(error, self._key)) from error
+            raise UnusableTargetError(FailureReason.TLS, tls_options.describe_tls_error(error, self._key)) from error
         finally:
             writer.transport.abort()
 
@@ -167,4 +167,4 @@ def _certificate(writer: asyncio.StreamWriter) -> ValidityPeriod | None:
 
 
 def _closed() -> UnusableTargetError:
-    return UnusableTargetError(Reason.RESET, "the server closed the connection")
+    return UnusableTargetError(FailureReason.RESET, "the server closed the connection")

@@ -5,7 +5,7 @@ limits the number of bytes.
 """
 
 from gateway.backend_support.probe_stream import ProbeStream
-from gateway.errors import Reason, UnusableTargetError
+from gateway.errors import FailureReason, UnusableTargetError
 
 _MAX_DEPTH = 4
 _MAX_ITEMS = 1024
@@ -87,4 +87,4 @@ def _integer(text: bytes) -> int:
 
 
 def _invalid(why: str) -> UnusableTargetError:
-    return UnusableTargetError(Reason.PROTOCOL, f"not a Redis server: {why}")
+    return UnusableTargetError(FailureReason.PROTOCOL, f"not a Redis server: {why}")

@@ -6,7 +6,7 @@ from gateway.backend_support.redis_client import RedisErrorReply, Reply
 from gateway.backend_support.replication_facts import LAG, READ_ONLY
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.states import DatabaseRole
-from gateway.errors import Reason, UnusableTargetError
+from gateway.errors import FailureReason, UnusableTargetError
 from gateway.facts import VERSION, FactDefinition
 from gateway.text_sanitizer import format_bytes
 
@@ -20,17 +20,17 @@ MEMORY = FactDefinition(
 REDIS_FACTS = (READ_ONLY, LAG, VERSION, MEMORY)
 
 _REASONS = {
-    "LOADING": Reason.STARTING,
-    "BUSY": Reason.STARTING,
-    "MASTERDOWN": Reason.LAG,
-    "NOAUTH": Reason.AUTH,
-    "WRONGPASS": Reason.AUTH,
-    "NOPERM": Reason.AUTH,
-    "DENIED": Reason.HOST_BLOCKED,
-    "ERR max number of clients": Reason.TOO_MANY_CONNECTIONS,
-    "ERR invalid password": Reason.AUTH,
-    "ERR operation not permitted": Reason.AUTH,
-    "ERR wrong number of arguments for 'auth'": Reason.AUTH,
+    "LOADING": FailureReason.STARTING,
+    "BUSY": FailureReason.STARTING,
+    "MASTERDOWN": FailureReason.LAG,
+    "NOAUTH": FailureReason.AUTH,
+    "WRONGPASS": FailureReason.AUTH,
+    "NOPERM": FailureReason.AUTH,
+    "DENIED": FailureReason.HOST_BLOCKED,
+    "ERR max number of clients": FailureReason.TOO_MANY_CONNECTIONS,
+    "ERR invalid password": FailureReason.AUTH,
+    "ERR operation not permitted": FailureReason.AUTH,
+    "ERR wrong number of arguments for 'auth'": FailureReason.AUTH,
 }
 """Maps the first words of error replies to reasons. A single word is an error code. Redis before version 6 sends no
 error code for a failed login, so the map also contains the first words of these messages."""
@@ -51,7 +51,7 @@ def reply_error(error: RedisErrorReply) -> UnusableTargetError:
     Args:
         error: The error reply.
     """
-    reason = next((reason for words, reason in _REASONS.items() if error.startswith(words)), Reason.QUERY)
+    reason = next((reason for words, reason in _REASONS.items() if error.startswith(words)), FailureReason.QUERY)
     remedy = next((remedy for words, remedy in _REMEDIES.items() if error.startswith(words)), "")
     return UnusableTargetError(reason, str(error), remedy)
 
@@ -102,7 +102,7 @@ def _role(role_reply: Reply, info: Mapping[str, str]) -> DatabaseRole:
     word = role_reply[0] if isinstance(role_reply, list) and role_reply else info.get("role", "").encode()
     if word == b"sentinel" or info.get("redis_mode") == "sentinel":
         raise UnusableTargetError(
-            Reason.PROTOCOL,
+            FailureReason.PROTOCOL,
             "this is a Sentinel, not a Redis server",
             "set the port of the Redis server (usually 6379)",
         )
@@ -112,7 +112,7 @@ def _role(role_reply: Reply, info: Mapping[str, str]) -> DatabaseRole:
         return "replica"
     if isinstance(role_reply, RedisErrorReply):
         raise reply_error(role_reply)
-    raise UnusableTargetError(Reason.PROTOCOL, "not a Redis server: neither ROLE nor INFO contains a role")
+    raise UnusableTargetError(FailureReason.PROTOCOL, "not a Redis server: neither ROLE nor INFO contains a role")
 
 
 def _version(info: Mapping[str, str]) -> str | None:
@@ -141,31 +141,33 @@ def _number(info: Mapping[str, str], field: str, least: int) -> int:
     return number
 
 
-def _replication_problem(role_reply: Reply, info: Mapping[str, str], lag: float | None) -> tuple[Reason, str] | None:
+def _replication_problem(
+    role_reply: Reply, info: Mapping[str, str], lag: float | None
+) -> tuple[FailureReason, str] | None:
     state = role_reply[3] if isinstance(role_reply, list) and len(role_reply) > 3 else b"connected"
     if state == b"connected" and info.get("master_link_status", "up") == "up":
         return None
     since = f" for {lag:g} s" if lag is not None else ""
     primary = f"{info['master_host']}:{info.get('master_port', '')}" if "master_host" in info else "its primary"
     remedy = "if the primary requires a password, set masterauth, and masteruser for an ACL user"
-    return Reason.LAG, f"the replica is not connected to {primary}{since}: see the replica's log; {remedy}"
+    return FailureReason.LAG, f"the replica is not connected to {primary}{since}: see the replica's log; {remedy}"
 
 
-def _memory_problem(info: Mapping[str, str], memory: Mapping[str, int]) -> tuple[Reason, str] | None:
+def _memory_problem(info: Mapping[str, str], memory: Mapping[str, int]) -> tuple[FailureReason, str] | None:
     is_full = "max" in memory and memory.get("used", 0) >= memory["max"]
     if not is_full or info.get("maxmemory_policy") != "noeviction":
         return None
     limit = format_bytes(memory["max"])
     return (
-        Reason.NO_SPACE,
+        FailureReason.NO_SPACE,
         f"the server refuses writes: it uses all of maxmemory ({limit}), and the policy is noeviction",
     )
 
 
-def _unusable(info: Mapping[str, str], lag: float | None, max_lag: float | None) -> tuple[Reason, str] | None:
+def _unusable(info: Mapping[str, str], lag: float | None, max_lag: float | None) -> tuple[FailureReason, str] | None:
     if info.get("master_sync_in_progress", "0") != "0":
-        return Reason.STARTING, "the replica is copying all data from its primary"
+        return FailureReason.STARTING, "the replica is copying all data from its primary"
     if max_lag is not None and (lag is None or lag > max_lag):
         behind = "an unknown time" if lag is None else f"up to {lag:g} s"
-        return Reason.LAG, f"{behind} behind its primary (max_lag {max_lag:g} s)"
+        return FailureReason.LAG, f"{behind} behind its primary (max_lag {max_lag:g} s)"
     return None

@@ -6,16 +6,16 @@ from gateway.backend_support import http_request
 from gateway.backend_support.http_probe_options import HttpProbeOptions, check_status, of_role, role_result
 from gateway.backend_support.probe_stream import ProbeDialer
 from gateway.backend_support.replication_facts import READ_ONLY
-from gateway.backend_support.tls_options import CheckTlsOptions
+from gateway.backend_support.tls_options import HealthCheckTlsOptions
 from gateway.contracts.backend import Backend, ProbeResult
-from gateway.contracts.config_types import PORT, Endpoint
-from gateway.contracts.link import Connector
-from gateway.contracts.phases import Phases
-from gateway.errors import LinkLostError, ReachError, Reason, UnusableTargetError
+from gateway.contracts.config_types import PORT, HostPort
+from gateway.contracts.link import SocketConnector
+from gateway.contracts.phase_timer import PhaseTimer
+from gateway.errors import FailureReason, LinkLostError, TargetUnreachableError, UnusableTargetError
 
 
 @dataclass(frozen=True)
-class HttpRoleServerOptions(HttpProbeOptions):
+class RoleFromHttpOptions(HttpProbeOptions):
     """The options of the key `via_http`: an HTTP server on the target's host that reports the role of the database.
 
     Args:
@@ -26,14 +26,14 @@ class HttpRoleServerOptions(HttpProbeOptions):
     """
 
     port: int = field(kw_only=True, metadata=PORT)
-    tls: CheckTlsOptions = field(default_factory=CheckTlsOptions)
+    tls: HealthCheckTlsOptions = field(default_factory=HealthCheckTlsOptions)
 
-    def server(self, target: Endpoint) -> Endpoint:
+    def server(self, target: HostPort) -> HostPort:
         """Return the address of the HTTP server for a target."""
-        return Endpoint(target.host, self.port)
+        return HostPort(target.host, self.port)
 
 
-class _HttpRoleBackend:
+class _RoleFromHttpBackend:
     """Wraps a backend, and adds the role to its probe results; implements `Backend`.
 
     Args:
@@ -41,12 +41,12 @@ class _HttpRoleBackend:
         via_http: The HTTP server.
     """
 
-    def __init__(self, backend: Backend, via_http: HttpRoleServerOptions) -> None:
+    def __init__(self, backend: Backend, via_http: RoleFromHttpOptions) -> None:
         self._backend = backend
         self._via_http = via_http
         self._dialer = ProbeDialer(via_http.tls, http_request.MAX_RESPONSE, "check.via_http.tls")
 
-    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
+    async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
         """Request the role, then probe the database; see `gateway.contracts.backend.Backend`."""
         name = f"via_http, port {self._via_http.port}"
         hint, phases.timeout_hint = phases.timeout_hint, f"{name} does not respond"
@@ -54,27 +54,27 @@ class _HttpRoleBackend:
             result = await self._request_role(link, self._via_http.server(target), phases)
         except LinkLostError:
             raise
-        except ReachError as error:
+        except TargetUnreachableError as error:
             # The HTTP server refused the request. Replace the reason `auth`, because `auth` would mean that the
             # database refused a login.
-            reason = Reason.QUERY if error.reason is Reason.AUTH else error.reason
+            reason = FailureReason.QUERY if error.reason is FailureReason.AUTH else error.reason
             raise UnusableTargetError(reason, f"{name}: {error.detail}") from error
         except OSError as error:
-            raise UnusableTargetError(Reason.RESET, f"{name}: {error}") from error
+            raise UnusableTargetError(FailureReason.RESET, f"{name}: {error}") from error
         phases.timeout_hint = hint
         if result.unusable:
             return result
         try:
             found = await self._backend.probe(link, target, phases)
         except UnusableTargetError as error:
-            if error.reason is not Reason.AUTH:
+            if error.reason is not FailureReason.AUTH:
                 raise
             return replace(result, degraded=(error.reason, error.detail))
         read_only = bool(result.read_only or found.read_only)
         facts = {**found.facts, READ_ONLY: read_only}
         return replace(found, role=result.role, read_only=read_only, facts=facts, unprobed=None)
 
-    async def _request_role(self, link: Connector, server: Endpoint, phases: Phases) -> ProbeResult:
+    async def _request_role(self, link: SocketConnector, server: HostPort, phases: PhaseTimer) -> ProbeResult:
         via = self._via_http
         async with self._dialer.open(link, server, phases) as stream:
             with phases("query"):
@@ -85,11 +85,11 @@ class _HttpRoleBackend:
         return role_result(via.role, response)
 
 
-def with_http_role(backend: Backend, via_http: HttpRoleServerOptions | None) -> Backend:
+def with_http_role(backend: Backend, via_http: RoleFromHttpOptions | None) -> Backend:
     """Return a backend whose probes request the role from an HTTP server.
 
     Args:
         backend: The backend to wrap.
         via_http: The HTTP server. If it is None, the function returns `backend`.
     """
-    return backend if via_http is None else _HttpRoleBackend(backend, via_http)
+    return backend if via_http is None else _RoleFromHttpBackend(backend, via_http)

@@ -7,9 +7,9 @@ from typing import Any
 from gateway.backend_support import login_options, tls_options
 from gateway.backend_support.login_options import LoginCheckOptions
 from gateway.backend_support.replication_facts import LAG, READ_ONLY
-from gateway.backend_support.role_from_http import HttpRoleServerOptions
+from gateway.backend_support.role_from_http import RoleFromHttpOptions
 from gateway.contracts.certificate import MonitoredCertificate
-from gateway.contracts.config_types import Duration, Endpoint
+from gateway.contracts.config_types import Duration, HostPort
 from gateway.facts import IDENTITY, VERSION
 
 DATABASE_FACTS = (READ_ONLY, LAG, VERSION, IDENTITY)
@@ -31,7 +31,7 @@ class SqlCheckOptions(LoginCheckOptions):
 
     database: str | None = None
     max_lag: Duration | None = None
-    via_http: HttpRoleServerOptions | None = None
+    via_http: RoleFromHttpOptions | None = None
 
 
 def verify(options: object, check: Any) -> None:
@@ -56,7 +56,7 @@ def credentials(options: object, check: Any) -> list[MonitoredCertificate]:
     return [*login_options.credentials(options, check), *of_http]
 
 
-def endpoints(check: SqlCheckOptions, target: Endpoint) -> tuple[Endpoint, ...]:
+def endpoints(check: SqlCheckOptions, target: HostPort) -> tuple[HostPort, ...]:
     """Return the target and, if `via_http` is set, the HTTP server on its host; see `BackendKind.endpoints`."""
     via_http = check.via_http
     return (target, via_http.server(target)) if via_http is not None else (target,)

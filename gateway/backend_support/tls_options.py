@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from gateway.errors import GatewayError, Reason, UnusableTargetError
+from gateway.errors import FailureReason, GatewayError, UnusableTargetError
 from gateway.tls_client import TlsClientFiles
 
 
 @dataclass(frozen=True)
-class CheckTlsOptions:
+class HealthCheckTlsOptions:
     """The TLS settings of a check.
 
     Args:
@@ -25,7 +25,7 @@ class CheckTlsOptions:
     server_name: str | None = None
 
 
-def context(tls: CheckTlsOptions, key: str = "check.tls") -> ssl.SSLContext | None:
+def context(tls: HealthCheckTlsOptions, key: str = "check.tls") -> ssl.SSLContext | None:
     """Return a client context for TLS settings; None if TLS is off.
 
     Args:
@@ -40,7 +40,7 @@ def context(tls: CheckTlsOptions, key: str = "check.tls") -> ssl.SSLContext | No
     try:
         return TlsClientFiles(tls.ca_file).context(verified=tls.mode == "verify")
     except GatewayError as error:
-        raise UnusableTargetError(Reason.TLS, f"{key}.{error}") from error
+        raise UnusableTargetError(FailureReason.TLS, f"{key}.{error}") from error
 
 
 def describe_tls_error(error: ssl.SSLError, key: str = "check.tls") -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # n
 """For each listener address that is not valid in mount options: a loopback address that reaches the listener."""
 
 
-def mount_address(volume: VolumeOptions, listener: Endpoint) -> str:
+def mount_address(volume: VolumeOptions, listener: HostPort) -> str:
     """Return the address at which the Docker host reaches the listener.
 
     Args:
@@ -78,7 +78,7 @@ def kubernetes_options(volume: VolumeSpec) -> list[str]:
 
 
 def build_volume(
-    volume: VolumeOptions, listener: Endpoint, kind: str, export: str, device: str, options: tuple[str, ...]
+    volume: VolumeOptions, listener: HostPort, kind: str, export: str, device: str, options: tuple[str, ...]
 ) -> VolumeSpec:
     """Return the definition of a volume.
 

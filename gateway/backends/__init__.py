@@ -4,21 +4,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gateway.backend_support.kernel_mount_rules import KernelMountRules
+from gateway.backend_support.kernel_mount_description import KernelMountDescription
 from gateway.backend_support.volume import VolumeOptions, VolumeSpec
-from gateway.cancel_protocol import CancelProtocol
 from gateway.connection_tap import TapFactory
 from gateway.contracts.backend import Backend
 from gateway.contracts.certificate import MonitoredCertificate
-from gateway.contracts.config_types import Duration, Endpoint
+from gateway.contracts.config_types import Duration, HostPort
 from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.contracts.states import TrafficClass
 from gateway.facts import FactDefinition
 from gateway.kind_registry import KindRegistry
+from gateway.query_cancel_protocol import QueryCancelProtocol
 from gateway.remedies import TARGET_REMEDIES
 
 
-class BackendSettings(Protocol):
+class BackendAdviceInput(Protocol):
     """The settings of one backend, from which the function `BackendKind.advice` derives warnings."""
 
     @property
@@ -29,11 +29,11 @@ class BackendSettings(Protocol):
     def hold(self) -> float:
         """Maximum number of seconds for which a new client waits while no target can be reached."""
 
-    def paths(self, target: Endpoint) -> tuple[str, ...]:
+    def paths(self, target: HostPort) -> tuple[str, ...]:
         """Return the names of the tunnels to a target. Empty: the gateway connects to the target directly."""
 
     @property
-    def targets(self) -> tuple[Endpoint, ...]:
+    def targets(self) -> tuple[HostPort, ...]:
         """The addresses of the backend's servers."""
 
 
@@ -126,18 +126,18 @@ class BackendKind:
     aliases: tuple[str, ...] = ()
     read_url: Callable[[str, str], Mapping[str, str]] = without_path
     hold: Duration = Duration(10.0)
-    endpoints: Callable[[Any, Endpoint], tuple[Endpoint, ...]] = lambda _check, target: (target,)
+    endpoints: Callable[[Any, HostPort], tuple[HostPort, ...]] = lambda _check, target: (target,)
     has_roles: Callable[[Any], bool] = lambda _: False
     traffic_class: TrafficClass = TrafficClass.INTERACTIVE
-    mount: KernelMountRules | None = None
+    mount: KernelMountDescription | None = None
     facts: tuple[FactDefinition, ...] = ()
     privileged_only: Callable[[Any], bool] = lambda _: False
     abort_limit: int | None = None
     tap: TapFactory | None = None
-    cancels: CancelProtocol | None = None
+    cancels: QueryCancelProtocol | None = None
     response_timeout: float | None = None
     imports: ImportedBackendDefaults = field(default_factory=ImportedBackendDefaults)
-    advice: Callable[[Sequence[BackendSettings]], Iterator[str]] = lambda _: iter(())
+    advice: Callable[[Sequence[BackendAdviceInput]], Iterator[str]] = lambda _: iter(())
     insecure_settings: Callable[[Any, Any, bool], Iterator[InsecureSetting]] = lambda *_: iter(())
     credentials: Callable[[Any, Any], list[MonitoredCertificate]] = lambda _options, _check: []
     init_keys: tuple[str, ...] = ()
@@ -159,7 +159,7 @@ class BackendKind:
         volume: VolumeOptions | None = options.volume if self.mount else None
         return volume
 
-    def volume(self, options: Any, listen: Sequence[Endpoint], hold: float) -> VolumeSpec | None:
+    def volume(self, options: Any, listen: Sequence[HostPort], hold: float) -> VolumeSpec | None:
         """Return the definition of the Docker volume; None if no volume is configured, or if no listener uses TCP.
 
         Args:

@@ -10,10 +10,10 @@ from gateway.backend_support.probe_stream import ProbeDialer
 from gateway.backend_support.replication_facts import READ_ONLY
 from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
-from gateway.contracts.config_types import Endpoint
-from gateway.contracts.link import Connector
-from gateway.contracts.phases import Phases
-from gateway.errors import Reason, UnusableTargetError
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.link import SocketConnector
+from gateway.contracts.phase_timer import PhaseTimer
+from gateway.errors import FailureReason, UnusableTargetError
 from gateway.facts import VERSION
 
 _NO_LOGIN = "the server requires a login: set check.user and check.password_file"
@@ -51,7 +51,7 @@ class HttpBackend:
         self._passwords = PasswordSource()
         self._dialer = ProbeDialer(check.tls, http_request.MAX_RESPONSE)
 
-    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
+    async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
         """Request `check.path`, and evaluate the status code and role; see `gateway.contracts.backend.Backend`."""
         check = self.check
         login = None
@@ -91,7 +91,9 @@ KIND = BackendKind(
     credentials=credentials,
     init_keys=("path", "user", "password"),
     remedies={
-        Reason.QUERY: "correct check.path or check.status, or read the log of the server",
-        Reason.ROLE: "promote a primary, correct prefer, or add the server's value to check.role.primary or replica",
+        FailureReason.QUERY: "correct check.path or check.status, or read the log of the server",
+        FailureReason.ROLE: (
+            "promote a primary, correct prefer, or add the server's value to check.role.primary or replica"
+        ),
     },
 )

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from gateway.backend_support import tls_options
 from gateway.backend_support.login_options import insecure_settings
 from gateway.backend_support.mysql_errors import mysql_error, protocol_error
-from gateway.backend_support.mysql_login import RestrictedMysqlConnection
+from gateway.backend_support.mysql_login import HardenedMysqlConnection
 from gateway.backend_support.mysql_status import query_status
 from gateway.backend_support.password_source import PasswordSource
 from gateway.backend_support.probe_login_limiter import ProbeLoginLimiter
@@ -38,11 +38,11 @@ from gateway.backend_support.sql_check_options import (
 )
 from gateway.backends import BackendKind, EmptyOptions, ImportedBackendDefaults
 from gateway.contracts.backend import ProbeResult
-from gateway.contracts.config_types import Endpoint
-from gateway.contracts.link import Connector
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.link import SocketConnector
 from gateway.contracts.login_limiter import LoginLimiter
-from gateway.contracts.phases import Phases
-from gateway.errors import ReachError, Reason, UnusableTargetError
+from gateway.contracts.phase_timer import PhaseTimer
+from gateway.errors import FailureReason, TargetUnreachableError, UnusableTargetError
 
 _IO_TIMEOUT = 3600.0
 """Time limit of one blocking PyMySQL operation, in seconds. The limit is only a safeguard. The check has an
@@ -89,7 +89,7 @@ class MysqlBackend:
         """Executor with one thread, which reads the files that logins need. If a file system hangs, only this thread
         blocks."""
 
-    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
+    async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
         """Log in, and query role, version and replication lag; see `gateway.contracts.backend.Backend`.
 
         After several logins that were aborted at the deadline, `phases.logins` requires a pause. During the pause,
@@ -101,11 +101,13 @@ class MysqlBackend:
         async with logins.attempt():
             return await self._log_in(link, target, phases, logins)
 
-    async def _log_in(self, link: Connector, target: Endpoint, phases: Phases, logins: LoginLimiter) -> ProbeResult:
+    async def _log_in(
+        self, link: SocketConnector, target: HostPort, phases: PhaseTimer, logins: LoginLimiter
+    ) -> ProbeResult:
         pause = logins.pause(time.monotonic())
         if pause:
-            raise ReachError(
-                Reason.TIMEOUT,
+            raise TargetUnreachableError(
+                FailureReason.TIMEOUT,
                 f"the last {logins.aborted} logins timed out, and too many aborted logins make the server block the"
                 f" gateway (max_connect_errors): the next login is in {pause:.0f} s",
             )
@@ -139,11 +141,11 @@ class MysqlBackend:
             if login.logged_in:
                 logins.record_success(time.monotonic())
 
-    def _create_login(self, target: Endpoint, phases: Phases, password: str) -> RestrictedMysqlConnection:
+    def _create_login(self, target: HostPort, phases: PhaseTimer, password: str) -> HardenedMysqlConnection:
         """Return a connection object that is not connected yet. Reads the TLS files, and can block."""
         check = self.check
         context = tls_options.context(check.tls)
-        return RestrictedMysqlConnection(
+        return HardenedMysqlConnection(
             phases,
             verified=check.tls.mode == "verify",
             server_public_key=_read_public_key(check.server_public_key_file) if context is None else None,
@@ -160,7 +162,7 @@ class MysqlBackend:
             program_name="gateway-check",
         )
 
-    def _query(self, login: RestrictedMysqlConnection, sock: socket.socket, phases: Phases) -> ProbeResult:
+    def _query(self, login: HardenedMysqlConnection, sock: socket.socket, phases: PhaseTimer) -> ProbeResult:
         """Log in and query the status. The call blocks. To cancel this call, another thread shuts `sock` down."""
         try:
             login.connect(sock)
@@ -168,7 +170,7 @@ class MysqlBackend:
                 found = query_status(login, self.check.max_lag, has_password=self.check.has_password)
             return replace(found, certificate=login.certificate)
         except ssl.SSLError as error:
-            raise UnusableTargetError(Reason.TLS, tls_options.describe_tls_error(error)) from error
+            raise UnusableTargetError(FailureReason.TLS, tls_options.describe_tls_error(error)) from error
         except pymysql.err.MySQLError as error:
             raise mysql_error(error, uses_tls=self.check.tls.mode != "off") from error
         except _PROTOCOL_ERRORS as error:
@@ -190,23 +192,23 @@ def _read_public_key(file: Path | None) -> bytes | None:
     """Read a public RSA key in PEM.
 
     Raises:
-        ReachError: The file cannot be read, or does not contain a public RSA key.
+        TargetUnreachableError: The file cannot be read, or does not contain a public RSA key.
     """
     if file is None:
         return None
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise ReachError(
-            Reason.AUTH, f"check.server_public_key_file: {file}: {error.strerror}: check the path and the file"
+        raise TargetUnreachableError(
+            FailureReason.AUTH, f"check.server_public_key_file: {file}: {error.strerror}: check the path and the file"
         ) from error
     try:
         key = load_pem_public_key(data)
     except ValueError as error:
         detail = f"check.server_public_key_file: {file}: does not contain a public key in PEM format"
-        raise ReachError(Reason.AUTH, detail) from error
+        raise TargetUnreachableError(FailureReason.AUTH, detail) from error
     if not isinstance(key, RSAPublicKey):
-        raise ReachError(Reason.AUTH, f"check.server_public_key_file: {file}: is not an RSA key")
+        raise TargetUnreachableError(FailureReason.AUTH, f"check.server_public_key_file: {file}: is not an RSA key")
     return data
 
 
@@ -214,8 +216,8 @@ def _verify(options: EmptyOptions, check: MysqlCheckOptions) -> None:
     verify(options, check)
     _read_public_key(check.server_public_key_file)
     if check.server_public_key_file is not None and check.tls.mode != "off":
-        raise ReachError(
-            Reason.AUTH,
+        raise TargetUnreachableError(
+            FailureReason.AUTH,
             "check.server_public_key_file is not used with TLS, which already encrypts the password: remove it, and"
             " set check.tls.mode: verify",
         )

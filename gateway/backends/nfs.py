@@ -4,13 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gateway.backend_support.nfs_mount_rules import DEFAULT_PORT, MAX_MOUNT_WAIT, NFS_MOUNT_RULES, NfsOptions
-from gateway.backends import BackendKind, BackendSettings, ImportedBackendDefaults
+from gateway.backends import BackendAdviceInput, BackendKind, ImportedBackendDefaults
 from gateway.contracts.backend import ProbeResult
-from gateway.contracts.config_types import Duration, Endpoint
-from gateway.contracts.link import Connector
-from gateway.contracts.phases import Phases
+from gateway.contracts.config_types import Duration, HostPort
+from gateway.contracts.link import SocketConnector
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.states import TrafficClass
-from gateway.errors import Reason, UnusableTargetError
+from gateway.errors import FailureReason, UnusableTargetError
 from gateway.facts import IDENTITY, FactDefinition, hidden
 from gateway.nfs import nfs4
 from gateway.nfs.export_probe import ExportProbe
@@ -35,18 +35,18 @@ LEASE = FactDefinition(
     describe=lambda seconds: f"lease of {seconds} s",
 )
 _REASONS = {
-    nfs4.NFS4ERR_NOENT: Reason.EXPORT,
-    nfs4.NFS4ERR_NOTDIR: Reason.EXPORT,
-    nfs4.NFS4ERR_PERM: Reason.PERMISSION,
-    nfs4.NFS4ERR_ACCESS: Reason.PERMISSION,
-    nfs4.NFS4ERR_WRONGSEC: Reason.PERMISSION,
-    nfs4.NFS4ERR_NOSPC: Reason.NO_SPACE,
-    nfs4.NFS4ERR_DQUOT: Reason.NO_SPACE,
-    nfs4.NFS4ERR_ROFS: Reason.READ_ONLY,
-    nfs4.NFS4ERR_STALE: Reason.EXPORT,
-    nfs4.NFS4ERR_FHEXPIRED: Reason.EXPORT,
-    nfs4.NFS4ERR_DELAY: Reason.STARTING,
-    nfs4.NFS4ERR_GRACE: Reason.STARTING,
+    nfs4.NFS4ERR_NOENT: FailureReason.EXPORT,
+    nfs4.NFS4ERR_NOTDIR: FailureReason.EXPORT,
+    nfs4.NFS4ERR_PERM: FailureReason.PERMISSION,
+    nfs4.NFS4ERR_ACCESS: FailureReason.PERMISSION,
+    nfs4.NFS4ERR_WRONGSEC: FailureReason.PERMISSION,
+    nfs4.NFS4ERR_NOSPC: FailureReason.NO_SPACE,
+    nfs4.NFS4ERR_DQUOT: FailureReason.NO_SPACE,
+    nfs4.NFS4ERR_ROFS: FailureReason.READ_ONLY,
+    nfs4.NFS4ERR_STALE: FailureReason.EXPORT,
+    nfs4.NFS4ERR_FHEXPIRED: FailureReason.EXPORT,
+    nfs4.NFS4ERR_DELAY: FailureReason.STARTING,
+    nfs4.NFS4ERR_GRACE: FailureReason.STARTING,
 }
 
 
@@ -73,10 +73,10 @@ class NfsBackend:
         self.options = options
         self.check = check
         self._export_probe = ExportProbe(options.export, write=check.write)
-        self._first_seen: dict[Endpoint, nfs4.NfsExport] = {}
+        self._first_seen: dict[HostPort, nfs4.NfsExport] = {}
         """The properties of the export at the first probe of each target, to detect changes."""
 
-    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
+    async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
         """Query the export on `target`; see `gateway.contracts.backend.Backend`.
 
         If `check.write` is set, also create and remove a directory.
@@ -90,19 +90,19 @@ class NfsBackend:
             except RpcError as error:
                 versions = f" (it supports {error.versions[0]} to {error.versions[1]})" if error.versions else ""
                 raise UnusableTargetError(
-                    Reason.PERMISSION if error.denied else Reason.PROTOCOL, f"{error}{versions}"
+                    FailureReason.PERMISSION if error.denied else FailureReason.PROTOCOL, f"{error}{versions}"
                 ) from error
             except nfs4.Nfs4StatusError as error:
                 raise UnusableTargetError(
-                    _REASONS.get(error.status, Reason.PROTOCOL), f"{self.options.export}: {error}"
+                    _REASONS.get(error.status, FailureReason.PROTOCOL), f"{self.options.export}: {error}"
                 ) from error
             except XdrError as error:
                 raise UnusableTargetError(
-                    Reason.PROTOCOL,
+                    FailureReason.PROTOCOL,
                     f"not a valid NFS response ({error}): check that the target is an NFS server",
                 ) from error
             except OSError as error:
-                raise UnusableTargetError(Reason.RESET, error_text(error)) from error
+                raise UnusableTargetError(FailureReason.RESET, error_text(error)) from error
         changed = _describe_change(self._first_seen.setdefault(target, export), export)
         return ProbeResult(
             facts={
@@ -111,8 +111,8 @@ class NfsBackend:
                 SPACE: {"total": export.total, "available": export.available},
                 LEASE: export.lease,
             },
-            degraded=(Reason.EXPORT, f"{self.options.export}: {changed}: remount it") if changed else None,
-            unusable=(Reason.NO_SPACE, f"{self.options.export}: none of {export.total} bytes is free")
+            degraded=(FailureReason.EXPORT, f"{self.options.export}: {changed}: remount it") if changed else None,
+            unusable=(FailureReason.NO_SPACE, f"{self.options.export}: none of {export.total} bytes is free")
             if export.is_full
             else None,
         )
@@ -131,7 +131,7 @@ def _read_url(scheme: str, path: str) -> dict[str, str]:
     return {"export": path} if path.strip("/") else {}
 
 
-def _advice(backends: Sequence[BackendSettings]) -> Iterator[str]:
+def _advice(backends: Sequence[BackendAdviceInput]) -> Iterator[str]:
     """Warn if `hold` exceeds the kernel's limit, and if several backends use the same NFS server.
 
     If a host mounts two backends of the same server, its kernel uses one connection for both mounts (RFC 8881,
@@ -174,6 +174,8 @@ KIND = BackendKind(
     advice=_advice,
     privileged_only=lambda options: not options.allow_unprivileged_ports,
     remedies={
-        Reason.PERMISSION: "permit the gateway's address on the server (gateway render exports prints the line)",
+        FailureReason.PERMISSION: (
+            "permit the gateway's address on the server (gateway render exports prints the line)"
+        ),
     },
 )

@@ -20,7 +20,7 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from gateway.backend_support.login_options import insecure_settings
-from gateway.backend_support.loopback_port import loopback_port
+from gateway.backend_support.loopback_forwarder import loopback_port
 from gateway.backend_support.password_source import PasswordSource
 from gateway.backend_support.postgres_cancel_protocol import PostgresCancelProtocol
 from gateway.backend_support.postgres_certificate import CertificateFetcher
@@ -41,10 +41,10 @@ from gateway.backend_support.sql_check_options import (
 )
 from gateway.backends import BackendKind, EmptyOptions, ImportedBackendDefaults
 from gateway.contracts.backend import ProbeResult
-from gateway.contracts.config_types import Endpoint
-from gateway.contracts.link import Connector
-from gateway.contracts.phases import Phases
-from gateway.errors import Reason, UnusableTargetError
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.link import SocketConnector
+from gateway.contracts.phase_timer import PhaseTimer
+from gateway.errors import FailureReason, UnusableTargetError
 from gateway.facts import VERSION
 
 _QUERY = b"""
@@ -77,20 +77,20 @@ class PostgresBackend:
     def __init__(self, options: EmptyOptions, check: SqlCheckOptions) -> None:
         self.options = options
         self.check = check
-        self._last_in_sync: dict[Endpoint, float] = {}
+        self._last_in_sync: dict[HostPort, float] = {}
         """For each standby: the monotonic time at which it last had all data of its primary."""
         self._passwords = PasswordSource()
         self._certificates = CertificateFetcher()
-        self._abandoned: dict[Endpoint, PostgresLogin] = {}
+        self._abandoned: dict[HostPort, PostgresLogin] = {}
         """For each target: the last login that a check abandoned while libpq was hashing the password. As long as
         libpq is hashing, further checks of the target fail."""
 
-    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
+    async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
         """Log in, and query role, version and replication lag; see `gateway.contracts.backend.Backend`."""
         if self.check.user is None:
             return ProbeResult(unprobed="check.user is not set")
         if target in self._abandoned and self._abandoned[target].is_computing:
-            raise UnusableTargetError(Reason.PROTOCOL, _STILL_COMPUTING)
+            raise UnusableTargetError(FailureReason.PROTOCOL, _STILL_COMPUTING)
         password = await self._passwords.get(self.check, target, phases)
         try:
             row, password_was_used = await self._query(link, target, phases, password)
@@ -100,17 +100,17 @@ class PostgresBackend:
             raise
         except ValueError as error:
             raise UnusableTargetError(
-                Reason.PROTOCOL,
+                FailureReason.PROTOCOL,
                 f"not a valid PostgreSQL response ({error}): check that the target is a PostgreSQL server",
             ) from error
         if password and not password_was_used:
-            finding = replace(finding, degraded=(Reason.UNAUTHENTICATED, NO_PASSWORD))
+            finding = replace(finding, degraded=(FailureReason.UNAUTHENTICATED, NO_PASSWORD))
         if self.check.tls.mode == "off":
             return finding
         return replace(finding, certificate=await self._certificates.validity(link, target))
 
     async def _query(
-        self, link: Connector, target: Endpoint, phases: Phases, password: str
+        self, link: SocketConnector, target: HostPort, phases: PhaseTimer, password: str
     ) -> tuple[list[str | None], bool]:
         """Log in and run `_QUERY`. Return the selected row, and whether the server requested the password."""
         async with loopback_port(link, target, phases) as local:
@@ -118,7 +118,7 @@ class PostgresBackend:
             login = PostgresLogin(conn)
             try:
                 if conn.status == pq.ConnStatus.BAD:
-                    raise UnusableTargetError(Reason.PROTOCOL, error_message(conn))
+                    raise UnusableTargetError(FailureReason.PROTOCOL, error_message(conn))
                 with socket.socket(fileno=socket.dup(conn.socket)) as sock:
                     await local.join(sock.getsockname())
                     await log_in(login, sock, phases)
@@ -131,7 +131,7 @@ class PostgresBackend:
                     self._abandoned[target] = login
                 login.finish()
 
-    def _conninfo(self, target: Endpoint, port: int, password: str) -> bytes:
+    def _conninfo(self, target: HostPort, port: int, password: str) -> bytes:
         check = self.check
         arguments: dict[str, Any] = {
             # libpq verifies the certificate against `host`, and connects to `hostaddr`.
@@ -154,7 +154,7 @@ class PostgresBackend:
             arguments["channel_binding"] = "require"
         return make_conninfo("", **arguments).encode()
 
-    def _evaluate(self, row: list[str | None], target: Endpoint, now: float) -> ProbeResult:
+    def _evaluate(self, row: list[str | None], target: HostPort, now: float) -> ProbeResult:
         """Convert the row that `_QUERY` selected to a probe result. `now` is the current monotonic time."""
         in_recovery, default_read_only, version, lag_text, streaming = row
         read_only = in_recovery == "t" or default_read_only == "t"
@@ -170,12 +170,14 @@ class PostgresBackend:
         unusable = None
         if in_recovery == "t" and max_lag is not None and (lag is None or lag > max_lag):
             behind = "an unknown time" if lag is None else f"{lag:g} s"
-            unusable = (Reason.LAG, f"{behind} behind its primary (max_lag {max_lag:g} s)")
+            unusable = (FailureReason.LAG, f"{behind} behind its primary (max_lag {max_lag:g} s)")
         return ProbeResult(
             role="replica" if in_recovery == "t" else "primary",
             read_only=read_only,
             facts={READ_ONLY: read_only, LAG: lag, VERSION: version},
-            degraded=(Reason.LAG, "the replica is not streaming from its primary") if streaming == "f" else None,
+            degraded=(FailureReason.LAG, "the replica is not streaming from its primary")
+            if streaming == "f"
+            else None,
             unusable=unusable,
         )
 

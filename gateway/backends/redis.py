@@ -9,10 +9,10 @@ from gateway.backend_support.redis_client import RedisClient, RedisErrorReply
 from gateway.backend_support.redis_status import REDIS_FACTS, evaluate, read_info, reply_error
 from gateway.backends import BackendKind, EmptyOptions, ImportedBackendDefaults, without_path
 from gateway.contracts.backend import ProbeResult
-from gateway.contracts.config_types import Duration, Endpoint
-from gateway.contracts.link import Connector
-from gateway.contracts.phases import Phases
-from gateway.errors import Reason, UnusableTargetError
+from gateway.contracts.config_types import Duration, HostPort
+from gateway.contracts.link import SocketConnector
+from gateway.contracts.phase_timer import PhaseTimer
+from gateway.errors import FailureReason, UnusableTargetError
 
 _MAX_BYTES = 64 * 1024
 """Maximum number of bytes to accept from a server in one check. A normal check receives less than 8 KiB."""
@@ -52,7 +52,7 @@ class RedisBackend:
         self._passwords = PasswordSource()
         self._dialer = ProbeDialer(check.tls, _MAX_BYTES)
 
-    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
+    async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
         """Log in, and query role, replication, memory and version; see `gateway.contracts.backend.Backend`."""
         password = await self._passwords.get(self.check, target, phases)
         async with self._dialer.open(link, target, phases) as stream:
@@ -69,10 +69,10 @@ class RedisBackend:
                 self._passwords.report(self.check, target, error)
                 raise
         if is_open and password:
-            found = replace(found, degraded=(Reason.UNAUTHENTICATED, _UNAUTHENTICATED))
+            found = replace(found, degraded=(FailureReason.UNAUTHENTICATED, _UNAUTHENTICATED))
         return replace(found, certificate=stream.certificate)
 
-    async def _log_in(self, client: RedisClient, password: str, phases: Phases) -> None:
+    async def _log_in(self, client: RedisClient, password: str, phases: PhaseTimer) -> None:
         with phases("auth"):
             user = (self.check.user,) if self.check.user else ()
             (reply,) = await client.run(("AUTH", *user, password))
@@ -89,11 +89,12 @@ class RedisBackend:
             return evaluate(role, read_info(infos), self.check.max_lag)
         except ValueError as error:
             raise UnusableTargetError(
-                Reason.PROTOCOL, f"not a valid Redis response ({error}): check that the target is a Redis server"
+                FailureReason.PROTOCOL,
+                f"not a valid Redis response ({error}): check that the target is a Redis server",
             ) from error
 
 
-async def _greet(client: RedisClient, phases: Phases) -> bool:
+async def _greet(client: RedisClient, phases: PhaseTimer) -> bool:
     """Send PING. Return whether the server accepts this command without a login.
 
     Raises:
@@ -104,7 +105,7 @@ async def _greet(client: RedisClient, phases: Phases) -> bool:
     if not isinstance(reply, RedisErrorReply):
         return True
     error = reply_error(reply)
-    if error.reason is not Reason.AUTH:
+    if error.reason is not FailureReason.AUTH:
         raise error
     return False
 
@@ -139,8 +140,10 @@ KIND = BackendKind(
     credentials=credentials,
     init_keys=("user", "password"),
     remedies={
-        Reason.HOST_BLOCKED: "on the server, set a password, or set protected-mode to no",
-        Reason.QUERY: "correct the privileges of check.user",
-        Reason.NO_SPACE: "raise maxmemory on the server, delete keys, or set an eviction policy (maxmemory-policy)",
+        FailureReason.HOST_BLOCKED: "on the server, set a password, or set protected-mode to no",
+        FailureReason.QUERY: "correct the privileges of check.user",
+        FailureReason.NO_SPACE: (
+            "raise maxmemory on the server, delete keys, or set an eviction policy (maxmemory-policy)"
+        ),
     },
 )

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.backend_support.kernel_mount_rules import ImportedVolume, KernelMountRules
+from gateway.backend_support.kernel_mount_description import ImportedVolume, KernelMountDescription
 from gateway.backend_support.volume import VolumeOptions, VolumeSpec, build_volume, kubernetes_options, mount_address
 from gateway.backends import BackendKind, EmptyOptions, ImportedBackendDefaults
 from gateway.contracts.backend import ProbeResult
-from gateway.contracts.config_types import Duration, Endpoint
-from gateway.contracts.link import Connector, Stream
-from gateway.contracts.phases import Phases
+from gateway.contracts.config_types import Duration, HostPort
+from gateway.contracts.link import SocketConnector, Stream
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.states import TrafficClass
-from gateway.errors import Reason, UnusableTargetError
+from gateway.errors import FailureReason, UnusableTargetError
 from gateway.facts import IDENTITY, VERSION
 from gateway.relay.receive_exactly import receive_exactly
 
@@ -63,7 +63,7 @@ class SmbBackend:
         self.options = options
         self.check = check
 
-    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
+    async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
         """Negotiate a dialect of SMB with `target`; see `gateway.contracts.backend.Backend`.
 
         The probe does not check whether the share exists, or whether a user can log in.
@@ -75,11 +75,11 @@ class SmbBackend:
             except _UnsupportedDialectError:
                 return ProbeResult(facts={VERSION: "SMB newer than 3.0.2"})
             except OSError as error:
-                raise UnusableTargetError(Reason.RESET, str(error)) from error
+                raise UnusableTargetError(FailureReason.RESET, str(error)) from error
         _, mode, dialect, _, guid = _RESPONSE.unpack_from(response, _HEADER.size)
         if dialect not in _DIALECTS:
             raise UnusableTargetError(
-                Reason.PROTOCOL, f"the server chose dialect {dialect:#06x}, which the gateway did not offer"
+                FailureReason.PROTOCOL, f"the server chose dialect {dialect:#06x}, which the gateway did not offer"
             )
         signing = ", signing required" if mode & _SIGNING_REQUIRED else ""
         return ProbeResult(facts={VERSION: f"SMB {_DIALECTS[dialect]}{signing}", IDENTITY: guid.hex()})
@@ -107,21 +107,23 @@ async def _negotiate(sock: Stream) -> bytes:
     await loop.sock_sendall(sock, struct.pack(">I", len(header) + len(body)) + header + body)
     length = int.from_bytes(await receive_exactly(sock, 4), "big")
     if not _HEADER.size <= length <= _MAX_RESPONSE:
-        raise UnusableTargetError(Reason.PROTOCOL, f"not an SMB server: it sent a response of {length} bytes")
+        raise UnusableTargetError(FailureReason.PROTOCOL, f"not an SMB server: it sent a response of {length} bytes")
     response = await receive_exactly(sock, length)
     magic, size, _, status, command = _HEADER.unpack_from(response)[:5]
     if magic != _MAGIC or size != _HEADER.size or command != _NEGOTIATE:
-        raise UnusableTargetError(Reason.PROTOCOL, "not an SMB 2 server")
+        raise UnusableTargetError(FailureReason.PROTOCOL, "not an SMB 2 server")
     if status == _NOT_SUPPORTED:
         raise _UnsupportedDialectError
     if status != 0:
-        raise UnusableTargetError(Reason.PROTOCOL, f"the server refuses to negotiate (NTSTATUS {status:#010x})")
+        raise UnusableTargetError(
+            FailureReason.PROTOCOL, f"the server refuses to negotiate (NTSTATUS {status:#010x})"
+        )
     if length < _HEADER.size + _RESPONSE.size:
-        raise UnusableTargetError(Reason.PROTOCOL, f"not an SMB server: it sent a response of {length} bytes")
+        raise UnusableTargetError(FailureReason.PROTOCOL, f"not an SMB server: it sent a response of {length} bytes")
     return response
 
 
-def _volume(options: SmbOptions, listener: Endpoint, hold: float) -> VolumeSpec | None:
+def _volume(options: SmbOptions, listener: HostPort, hold: float) -> VolumeSpec | None:
     del hold  # not used: SMB has no mount option for the time that the kernel waits for the server
     volume = options.volume
     if volume is None:
@@ -131,7 +133,7 @@ def _volume(options: SmbOptions, listener: Endpoint, hold: float) -> VolumeSpec 
 
 
 def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
-    """Return the SMB-specific keys of a PersistentVolume. Implements `KernelMountRules.persistent_volume`.
+    """Return the SMB-specific keys of a PersistentVolume. Implements `KernelMountDescription.persistent_volume`.
 
     The volume uses the CSI driver for SMB, because Kubernetes has no built-in SMB volume.
     """
@@ -154,7 +156,7 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
     if not port.isdecimal():
         raise ValueError(f"port={port} is not a port number: use 1 to 65535")
     server = mount.pop("addr", "") or mount.pop("ip", "") or match[1]
-    keys: dict[str, Any] = {"targets": [str(Endpoint(server.strip("[]"), int(port)))], "share": match[2]}
+    keys: dict[str, Any] = {"targets": [str(HostPort(server.strip("[]"), int(port)))], "share": match[2]}
     notes = [f"directory {match[3]} of the share is not imported: mount it on the host"] if match[3] else []
     if server != match[1]:
         notes.append(f"the device names {match[1]}, but the target is addr={server}")
@@ -191,7 +193,7 @@ KIND = BackendKind(
     read_url=_read_url,
     hold=Duration(60.0),
     traffic_class=TrafficClass.BULK,
-    mount=KernelMountRules(
+    mount=KernelMountDescription(
         file_systems=("cifs", "smb"),
         build=_volume,
         versions=_VERSIONS,

@@ -8,13 +8,13 @@ from gateway.backend_support import tls_options
 from gateway.backend_support.byte_pattern import compile_pattern
 from gateway.backend_support.login_options import credentials
 from gateway.backend_support.probe_stream import ProbeDialer, ProbeStream
-from gateway.backend_support.tls_options import CheckTlsOptions
+from gateway.backend_support.tls_options import HealthCheckTlsOptions
 from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
-from gateway.contracts.config_types import Endpoint
-from gateway.contracts.link import Connector
-from gateway.contracts.phases import Phases
-from gateway.errors import Reason, UnusableTargetError
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.link import SocketConnector
+from gateway.contracts.phase_timer import PhaseTimer
+from gateway.errors import FailureReason, UnusableTargetError
 
 _MAX_RESPONSE = 16 * 1024
 """Maximum number of bytes to read while waiting for the expected response."""
@@ -42,7 +42,7 @@ class TcpCheckOptions:
     send: str | None = None
     expect: str | None = None
     expect_pattern: str | None = None
-    tls: CheckTlsOptions = field(default_factory=CheckTlsOptions)
+    tls: HealthCheckTlsOptions = field(default_factory=HealthCheckTlsOptions)
 
     def __post_init__(self) -> None:
         for key in ("send", "expect"):
@@ -75,7 +75,7 @@ class TcpBackend:
         self._pattern = compile_pattern(check.expect_pattern) if check.expect_pattern is not None else None
         self._dialer = ProbeDialer(check.tls, _MAX_RESPONSE)
 
-    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
+    async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
         """Connect, send `check.send` if set, and wait for the response; see `gateway.contracts.backend.Backend`."""
         async with self._dialer.open(link, target, phases) as stream:
             if self._send or self._expect or self._pattern is not None:
@@ -83,14 +83,14 @@ class TcpBackend:
                     await self._exchange(stream, phases)
         return ProbeResult(certificate=stream.certificate)
 
-    async def _exchange(self, stream: ProbeStream, phases: Phases) -> None:
+    async def _exchange(self, stream: ProbeStream, phases: PhaseTimer) -> None:
         await stream.send(self._send)
         received, pieces = b"", 0
         while not self._is_expected(received):
             piece = await stream.read_some()
             received, pieces = received + piece, pieces + 1
             expected = "contain check.expect" if self._pattern is None else "match check.expect_pattern"
-            failure = Reason.PROTOCOL, f"the response {received[:_MAX_SHOWN]!r} does not {expected}"
+            failure = FailureReason.PROTOCOL, f"the response {received[:_MAX_SHOWN]!r} does not {expected}"
             if not piece or len(received) >= _MAX_RESPONSE or pieces == _MAX_PIECES:
                 raise UnusableTargetError(*failure)
             phases.timeout_failure = failure

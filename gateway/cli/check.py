@@ -11,7 +11,7 @@ import click
 
 from gateway.cli.completion import complete_backends
 from gateway.cli.config_options import config_options, config_sources
-from gateway.cli.immediate_exit import exit_immediately
+from gateway.cli.exit_without_waiting import exit_immediately
 from gateway.cli.output_option import output_option
 from gateway.cli.terminal_output import print_table, print_text
 from gateway.cli.value_format import format_reason
@@ -36,7 +36,7 @@ def validate(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, .
     from gateway.app.ops_settings import file_problems  # noqa: PLC0415 - slow to import
     from gateway.app.trace_exporter import trace_problems  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
-    from gateway.config.file_checks import check_files, exposed_fleet_token  # noqa: PLC0415 - slow to import
+    from gateway.config.referenced_file_checks import check_files, exposed_fleet_token  # noqa: PLC0415 - slow to import
     from gateway.config.setting_warnings import setting_warnings  # noqa: PLC0415 - slow to import
 
     config = load(config_sources(file, tunnels, backends, settings))

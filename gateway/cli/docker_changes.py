@@ -69,11 +69,11 @@ def _print(made: "Plan", output: str) -> None:
         rows = [[each.spec.name, each.state] for each in made.volumes]
         print_table(["VOLUME", "STATE"], rows, [each.message for each in made.volumes], width)
         click.echo()
-    if made.dead:
-        rows = [[each.container, each.state] for each in made.dead]
-        notes = ["\n".join(filter(None, (each.detail, each.message))) for each in made.dead]
+    if made.unavailable:
+        rows = [[each.container, each.state] for each in made.unavailable]
+        notes = ["\n".join(filter(None, (each.detail, each.message))) for each in made.unavailable]
         print_table(["UNAVAILABLE", "STATE"], rows, notes, width)
-        for command in filter(None, (each.command for each in made.dead)):
+        for command in filter(None, (each.command for each in made.unavailable)):
             print_text(f"to do: {command}")  # do not wrap the command, so that users can paste it
         click.echo()
     if made.actions:
@@ -110,7 +110,7 @@ def _json(made: "Plan") -> dict[str, object]:
         "dead_containers": [
             {"container": each.container, "cause": each.cause, "detail": each.detail, "state": each.state,
              "message": each.message, "command": each.command}
-            for each in made.dead
+            for each in made.unavailable
         ],
         "warnings": [*made.warnings, *made.exposures],
         "postponed": made.postponed,

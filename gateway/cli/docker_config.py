@@ -43,7 +43,7 @@ def load_docker_config(
         ConfigError: The configuration is not valid.
     """
     from gateway.app.instance_name import with_instance  # noqa: PLC0415 - slow to import
-    from gateway.app.volume_ports import with_ports  # noqa: PLC0415 - slow to import
+    from gateway.app.volume_listener_ports import with_ports  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.ops import logging_setup  # noqa: PLC0415 - slow to import
 

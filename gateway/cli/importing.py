@@ -36,7 +36,7 @@ def import_(sources: tuple[str, ...], diff: bool) -> None:
     The command recognizes the format of each source. To set the format, write one of these words before the source:
     ssh, ssh-config, compose, docker-run, env or fstab.
     """
-    from gateway.importing.conversion import convert, note_rest  # noqa: PLC0415 - slow to import
+    from gateway.importing.config_conversion import convert, note_rest  # noqa: PLC0415 - slow to import
 
     given = _read(sources)
     result = convert(given)

@@ -22,7 +22,7 @@ from gateway.config import value_parsers
 from gateway.config.consistency_rules import conflict
 from gateway.config.initial_config import from_urls, problems_of
 from gateway.config.sections import OpsSection
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.secret import Secret
 
 _NONE = "none"
@@ -102,7 +102,7 @@ def _tunnel(kind: str, before: dict[str, Any]) -> dict[str, Any]:
     return {"kind": kind, **_ask_keys(found.options, keys, before)}
 
 
-def _backend(kind: str, via: list[str], taken: Iterable[Endpoint], before: dict[str, Any]) -> dict[str, Any]:
+def _backend(kind: str, via: list[str], taken: Iterable[HostPort], before: dict[str, Any]) -> dict[str, Any]:
     found = backends.KINDS[kind]
     answers: dict[str, Any] = {"kind": kind, **({"via": via[0]} if via else {})}
     target = click.prompt(
@@ -126,7 +126,7 @@ def _backend(kind: str, via: list[str], taken: Iterable[Endpoint], before: dict[
     return {**answers, **({"check": check} if check else {})}
 
 
-def _free_listener(answer: str | None, port: int, taken: Collection[Endpoint]) -> str:
+def _free_listener(answer: str | None, port: int, taken: Collection[HostPort]) -> str:
     """Return the default address of a listener: the previous answer, if no other listener uses this address.
 
     Otherwise, return a loopback address with the port of the server. If another listener uses this port, return the

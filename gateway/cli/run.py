@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gateway.cli.config_options import config_options, config_sources
-from gateway.cli.immediate_exit import exit_immediately
+from gateway.cli.exit_without_waiting import exit_immediately
 
 if TYPE_CHECKING:
     from gateway.config import Config
@@ -23,7 +23,7 @@ def run(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], 
     from gateway.app import service  # noqa: PLC0415 - slow to import
     from gateway.app.file_watcher import stat_files  # noqa: PLC0415 - slow to import
     from gateway.app.instance_name import with_instance  # noqa: PLC0415 - slow to import
-    from gateway.app.volume_ports import with_ports  # noqa: PLC0415 - slow to import
+    from gateway.app.volume_listener_ports import with_ports  # noqa: PLC0415 - slow to import
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.ops import logging_setup  # noqa: PLC0415 - slow to import
 

@@ -20,7 +20,7 @@ from gateway.config.parsed_tree import ParsedMapping, ParsedScalar
 from gateway.config.schema import known_keys
 from gateway.config.sections import SECTIONS
 from gateway.config.suggestions import suggest
-from gateway.contracts.config_types import Endpoint, unix_endpoint
+from gateway.contracts.config_types import HostPort, unix_endpoint
 from gateway.docker.options import DockerOptions
 
 
@@ -142,13 +142,13 @@ def _backend(name: str, table: ParsedMapping, decoder: Decoder) -> BackendSpec |
 
 def _targets(
     table: ParsedMapping, common: CommonBackendOptions, kind: BackendKind, key: str, decoder: Decoder
-) -> dict[Endpoint, tuple[str, ...] | None] | None:
+) -> dict[HostPort, tuple[str, ...] | None] | None:
     """Return the targets of a backend, each with its own `via`, or with None if it uses the backend's `via`.
 
     If any target is invalid, add a problem and return None.
     """
     place = table.entries["targets"][1].place
-    found: dict[Endpoint, tuple[str, ...] | None] = {}
+    found: dict[HostPort, tuple[str, ...] | None] = {}
     for item in common.targets:
         text, via = (item, None) if isinstance(item, str) else (item.address, item.via)
         try:

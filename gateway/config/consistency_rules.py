@@ -12,7 +12,7 @@ from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequen
 from gateway.config.schema import known_keys
 from gateway.config.via_rules import via_problems
 from gateway.config.volume_rules import volume_problems
-from gateway.contracts.config_types import Endpoint, unix_endpoint
+from gateway.contracts.config_types import HostPort, unix_endpoint
 from gateway.errors import ConfigProblem
 
 
@@ -45,7 +45,7 @@ def check_rules(config: Config, root: ParsedMapping, problems: list[ConfigProble
 
 
 def _check_listeners(config: Config, root: ParsedMapping, problems: list[ConfigProblem]) -> None:
-    taken: list[tuple[str, Endpoint]] = [
+    taken: list[tuple[str, HostPort]] = [
         ("ops.listen", config.ops.listen),
         ("ops.admin_socket", unix_endpoint(config.ops.admin_socket)),
     ]
@@ -65,7 +65,7 @@ def _check_listeners(config: Config, root: ParsedMapping, problems: list[ConfigP
             taken.append((key, listener))
 
 
-def _listeners(table: ParsedMapping) -> Iterator[tuple[str, Endpoint]]:
+def _listeners(table: ParsedMapping) -> Iterator[tuple[str, HostPort]]:
     tree = table.entries.get("listen", ("", ParsedScalar("", None)))[1]
     for each in tree.items if isinstance(tree, ParsedSequence) else [tree]:
         item = each.entries["unix"][1] if isinstance(each, ParsedMapping) and "unix" in each.entries else each
@@ -106,7 +106,7 @@ def _check_backends(config: Config, root: ParsedMapping, problems: list[ConfigPr
                 problems.append(ConfigProblem(place, f"backends.{name}.targets", message))
 
 
-def _is_own_listener(target: Endpoint, listener: Endpoint) -> bool:
+def _is_own_listener(target: HostPort, listener: HostPort) -> bool:
     """Return whether a connection to the target would reach the listener, so that the gateway would dial itself."""
     if listener.is_unix or not conflict(target, listener):
         return False
@@ -116,7 +116,7 @@ def _is_own_listener(target: Endpoint, listener: Endpoint) -> bool:
     )
 
 
-def conflict(one: Endpoint, other: Endpoint) -> bool:
+def conflict(one: HostPort, other: HostPort) -> bool:
     """Return whether two listeners cannot be bound at the same time. Compare host names without resolving them."""
     if one.is_unix or other.is_unix:
         return one == other

@@ -7,7 +7,7 @@ from gateway.config.model import Config
 from gateway.config.suggestions import suggest
 from gateway.docker.labels import ALIAS
 from gateway.docker.options import DockerOptions, Grant, NetworkOptions, PeerOptions
-from gateway.docker.separate_network_names import PROJECT_BITS
+from gateway.docker.per_project_network_names import PROJECT_BITS
 
 Violation = tuple[tuple[str, ...], str]
 """A violation of a rule: the path of the key, relative to the section `docker`, and a message."""

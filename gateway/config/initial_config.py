@@ -14,9 +14,9 @@ import yaml
 from gateway import backends, tunnels
 from gateway.config import url_parser
 from gateway.config.environment_variables import PREFIX
-from gateway.config.file_checks import check_files
 from gateway.config.loader import ConfigSources, load
 from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequence, Tree
+from gateway.config.referenced_file_checks import check_files
 from gateway.errors import ConfigError, ConfigProblem
 
 

@@ -9,15 +9,15 @@ from pathlib import Path
 from gateway import backends, tunnels
 from gateway.config import url_parser
 from gateway.config.builder import build
+from gateway.config.configured_servers import direct_addresses, servers_behind_several
 from gateway.config.consistency_rules import check_rules
 from gateway.config.decoder import Decoder
 from gateway.config.deprecated_keys import replace_deprecated
-from gateway.config.dialed_servers import direct_addresses, servers_behind_several
 from gateway.config.environment_variables import PREFIX, setting_names, unknown_variables, url_variables, variable_of
-from gateway.config.file_checks import exposed_fleet_token, exposed_secrets
 from gateway.config.model import Config
 from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequence, Tree
 from gateway.config.redaction import Redactor
+from gateway.config.referenced_file_checks import exposed_fleet_token, exposed_secrets
 from gateway.config.schema import hints_by_key, is_list
 from gateway.config.sections import SECTIONS
 from gateway.config.strict_mode import strict_mode_violations

@@ -7,7 +7,7 @@ from typing import Any
 from gateway.backends import BackendKind
 from gateway.config.redaction import Redactor
 from gateway.config.sections import (
-    AuditSection,
+    AuditLogSection,
     GatewaySection,
     LogSection,
     OpsSection,
@@ -15,7 +15,7 @@ from gateway.config.sections import (
     TracesSection,
 )
 from gateway.config.value_parsers import unix_path
-from gateway.contracts.config_types import AT_LEAST_ONE, POSITIVE, Duration, Endpoint, IpNetwork, ListenAddress
+from gateway.contracts.config_types import AT_LEAST_ONE, POSITIVE, Duration, HostPort, IpNetwork, ListenAddress
 from gateway.contracts.states import PathPreference, Preference
 from gateway.docker.options import DockerOptions
 from gateway.errors import ConfigOrigin
@@ -162,10 +162,10 @@ class BackendSpec:
     name: str
     kind: BackendKind
     via: tuple[str, ...]
-    targets: tuple[Endpoint, ...]
+    targets: tuple[HostPort, ...]
     prefer: Preference
     prefer_way: PathPreference
-    listen: tuple[Endpoint, ...]
+    listen: tuple[HostPort, ...]
     hold: float
     max_connections: int
     max_connections_per_consumer: int | None
@@ -175,11 +175,11 @@ class BackendSpec:
     check_options: Any
     sockets: tuple[UnixListener, ...] = ()
     """The unix sockets in `listen` that have further settings, such as `uid`."""
-    own_paths: dict[Endpoint, tuple[str, ...]] = field(default_factory=dict)
+    own_paths: dict[HostPort, tuple[str, ...]] = field(default_factory=dict)
     """The tunnels of each target that has its own `via`."""
     place: str = field(compare=False, default="")
 
-    def paths(self, target: Endpoint) -> tuple[str, ...]:
+    def paths(self, target: HostPort) -> tuple[str, ...]:
         """Return the tunnels that can carry connections to a target; empty: the gateway connects to it directly."""
         return self.own_paths.get(target, self.via)
 
@@ -202,7 +202,7 @@ class Config:
     ops: OpsSection = field(default_factory=OpsSection)
     shutdown: ShutdownSection = field(default_factory=ShutdownSection)
     log: LogSection = field(default_factory=LogSection)
-    audit: AuditSection = field(default_factory=AuditSection)
+    audit: AuditLogSection = field(default_factory=AuditLogSection)
     fleet: FleetOptions = field(default_factory=FleetOptions)
     traces: TracesSection = field(default_factory=TracesSection)
     docker: DockerOptions | None = None
@@ -217,5 +217,5 @@ class Config:
     direct: tuple[str, ...] = field(default=(), compare=False)
     """The IP addresses that the gateway dials without a tunnel. The gateway's Docker networks must not contain these
     addresses. Empty if the configuration has no section `docker`."""
-    servers: dict[str, tuple[Endpoint, ...]] = field(default_factory=dict, compare=False)
+    servers: dict[str, tuple[HostPort, ...]] = field(default_factory=dict, compare=False)
     """The servers of each tunnel that has several outer tunnels in `via`, by the name of the inner tunnel."""

@@ -8,7 +8,7 @@ from typing import Any
 from gateway.config import value_parsers
 from gateway.config.parsed_tree import ParsedScalar
 from gateway.config.suggestions import similar
-from gateway.contracts.config_types import Duration, Endpoint, IpAddress, IpNetwork, ListenAddress, Size
+from gateway.contracts.config_types import Duration, HostPort, IpAddress, IpNetwork, ListenAddress, Size
 from gateway.contracts.secret import Secret
 from gateway.fleet.member_addresses import MemberAddress, parse_member
 
@@ -20,7 +20,7 @@ SCALARS: dict[Any, Callable[[str], Any]] = {
     Size: value_parsers.size,
     Path: value_parsers.path,
     Secret: Secret,
-    Endpoint: value_parsers.endpoint,
+    HostPort: value_parsers.endpoint,
     ListenAddress: value_parsers.listener,
     IpNetwork: value_parsers.network,
     IpAddress: value_parsers.address,
@@ -46,7 +46,7 @@ def read_scalar(tree: ParsedScalar, text: str, read: Callable[[str], Any]) -> An
     try:
         _check_text(text)
         return read(text)
-    except value_parsers.PossibleSecretError:
+    except value_parsers.SuspectedSecretError:
         raise
     except ValueError:
         if tree.written is None:
@@ -58,16 +58,16 @@ def _check_text(text: str) -> None:
     """Check that a value contains only characters that are valid in file names, addresses and passwords.
 
     Raises:
-        PossibleSecretError: The text contains a null character or an unpaired surrogate.
+        SuspectedSecretError: The text contains a null character or an unpaired surrogate.
     """
     try:
         null = b"\0" in os.fsencode(text)
     except UnicodeEncodeError as error:
-        raise value_parsers.PossibleSecretError(
+        raise value_parsers.SuspectedSecretError(
             "contains an unpaired surrogate, which is not valid text: remove it"
         ) from error
     if null:
-        raise value_parsers.PossibleSecretError("contains a null character: remove it")
+        raise value_parsers.SuspectedSecretError("contains a null character: remove it")
 
 
 def _error_of_reference(written: str, read: Callable[[str], Any]) -> str:

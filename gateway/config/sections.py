@@ -8,7 +8,7 @@ from typing import Literal
 
 from gateway import default_paths
 from gateway.config.value_parsers import LogTarget, ThreadCount
-from gateway.contracts.config_types import AT_LEAST_ONE, Duration, Endpoint
+from gateway.contracts.config_types import AT_LEAST_ONE, Duration, HostPort
 from gateway.fleet.options import FleetOptions
 from gateway.tls_client import TlsClientFiles
 
@@ -75,8 +75,8 @@ class OpsSection:
         tls: Certificate and key for `listen`; absent: plain HTTP.
     """
 
-    listen: Endpoint = Endpoint("127.0.0.1", 9090)
-    probe_listen: Endpoint | None = None
+    listen: HostPort = HostPort("127.0.0.1", 9090)
+    probe_listen: HostPort | None = None
     admin_socket: Path = field(default_factory=default_paths.admin_socket)
     hosts: tuple[str, ...] = ()
     token_file: Path | None = None
@@ -118,7 +118,7 @@ class LogSection:
 
 
 @dataclass(frozen=True)
-class AuditSection:
+class AuditLogSection:
     """The section `audit`: the audit log, in JSON lines; see docs/audit-log.md.
 
     Args:
@@ -157,7 +157,7 @@ SECTIONS: dict[str, type] = {
     "ops": OpsSection,
     "shutdown": ShutdownSection,
     "log": LogSection,
-    "audit": AuditSection,
+    "audit": AuditLogSection,
     "fleet": FleetOptions,
     "traces": TracesSection,
 }

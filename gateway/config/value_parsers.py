@@ -7,7 +7,7 @@ from typing import Literal
 
 from gateway.contracts.config_types import (
     Duration,
-    Endpoint,
+    HostPort,
     IpAddress,
     IpNetwork,
     ListenAddress,
@@ -33,7 +33,7 @@ ThreadCount = Literal["auto"] | int
 _STREAMS: dict[str, LogTarget] = {"stdout": "stdout", "stderr": "stderr"}
 
 
-class PossibleSecretError(ValueError):
+class SuspectedSecretError(ValueError):
     """An invalid value that might be a secret. The message contains no part of the value."""
 
 
@@ -87,7 +87,7 @@ def name(text: str) -> str:
     return text
 
 
-def endpoint(text: str, default_port: int = 0) -> Endpoint:
+def endpoint(text: str, default_port: int = 0) -> HostPort:
     """Parse `host:port` or `[IPv6]:port`. If `default_port` is not 0, the port is optional."""
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^:\[\]\s/]+))(?::(\d+))?", text)
     if not match:
@@ -100,7 +100,7 @@ def endpoint(text: str, default_port: int = 0) -> Endpoint:
     port = int(match[3]) if match[3] else default_port
     if not 0 < port <= _MAX_PORT:
         raise ValueError(f"{text!r} needs a port from 1 to {_MAX_PORT}, as in db.internal:3306")
-    return Endpoint(match[1] or match[2], port)
+    return HostPort(match[1] or match[2], port)
 
 
 def listener(text: str) -> ListenAddress:
@@ -148,7 +148,7 @@ def path(text: str) -> Path:
     If the text is the content of a file, such as a private key, raise an error that does not contain the text.
     """
     if "\n" in text or "-----BEGIN" in text:
-        raise PossibleSecretError("contains the content of a file: save it to a file, and set the path of the file")
+        raise SuspectedSecretError("contains the content of a file: save it to a file, and set the path of the file")
     return Path(text)
 
 

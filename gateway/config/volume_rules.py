@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from gateway.backend_support.kernel_mount_rules import KernelMountRules
+from gateway.backend_support.kernel_mount_description import KernelMountDescription
 from gateway.backend_support.volume import VolumeOptions
 from gateway.config.model import BackendSpec, Config
 from gateway.relay.resolver import is_address
@@ -29,7 +29,7 @@ def volume_problems(config: Config) -> Iterator[tuple[str, str, str]]:
         yield from ((name, key, message) for key, message in _of_volume(spec, volume, mount))
 
 
-def _of_volume(spec: BackendSpec, volume: VolumeOptions, mount: KernelMountRules) -> Iterator[tuple[str, str]]:
+def _of_volume(spec: BackendSpec, volume: VolumeOptions, mount: KernelMountDescription) -> Iterator[tuple[str, str]]:
     if not _NAME.fullmatch(volume.name):
         yield "volume.name", f"{volume.name!r} is not a volume name: use letters, digits and '_.-', at least two"
     if spec.listen and all(address.is_unix for address in spec.listen):
@@ -46,7 +46,7 @@ def _of_volume(spec: BackendSpec, volume: VolumeOptions, mount: KernelMountRules
             yield "volume.mount_options", problem
 
 
-def _of_option(mount: KernelMountRules, option: str) -> str | None:
+def _of_option(mount: KernelMountDescription, option: str) -> str | None:
     key, _, value = option.partition("=")
     if re.search(r"[\s,]", option) or not option:
         return f"{option!r}: write one option per item, without commas and spaces"

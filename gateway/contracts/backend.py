@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.contracts.certificate import ValidityPeriod
-from gateway.contracts.config_types import Endpoint
-from gateway.contracts.link import Connector
-from gateway.contracts.phases import Phases
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.link import SocketConnector
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.states import DatabaseRole
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 from gateway.facts import FactDefinition, FactValue, finite
 from gateway.text_sanitizer import one_line
 
@@ -34,8 +34,8 @@ class ProbeResult:
     role: DatabaseRole | None = None
     read_only: bool | None = None
     facts: Mapping[FactDefinition, FactValue] = field(default_factory=dict)
-    degraded: tuple[Reason, str] | None = None
-    unusable: tuple[Reason, str] | None = None
+    degraded: tuple[FailureReason, str] | None = None
+    unusable: tuple[FailureReason, str] | None = None
     unprobed: str | None = None
     abort_limit: int | None = None
     certificate: ValidityPeriod | None = None
@@ -50,7 +50,7 @@ class ProbeResult:
 class Backend(Protocol):
     """Defines the interface of backends. A backend has a probe, which checks one of its targets."""
 
-    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
+    async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
         """Check whether clients can use `target`, through the link that carries their traffic.
 
         The caller enforces the deadline by cancelling this method, which then releases all its resources immediately.
@@ -61,5 +61,5 @@ class Backend(Protocol):
             phases: Receives the durations of the probe's phases.
 
         Raises:
-            ReachError: The target cannot be used.
+            TargetUnreachableError: The target cannot be used.
         """

@@ -18,7 +18,7 @@ PORT = {"least": 1, "most": 65535}
 """Field metadata: the value is a TCP port."""
 
 
-class Endpoint(NamedTuple):
+class HostPort(NamedTuple):
     """A host name or address, and a TCP port. A host that starts with a slash is the path of a unix socket."""
 
     host: str
@@ -35,11 +35,11 @@ class Endpoint(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-ListenAddress = NewType("ListenAddress", Endpoint)
+ListenAddress = NewType("ListenAddress", HostPort)
 """An address of this host or a unix socket, to listen on. In a configuration, it is written as `127.0.0.1:3306`, or
 as the path of the socket."""
 
 
-def unix_endpoint(path: Path) -> Endpoint:
+def unix_endpoint(path: Path) -> HostPort:
     """Return the endpoint of a unix socket."""
-    return Endpoint(str(path), 0)
+    return HostPort(str(path), 0)

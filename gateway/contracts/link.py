@@ -6,18 +6,18 @@ from math import inf
 from typing import Protocol
 
 from gateway.connection_tap import Tap
-from gateway.contracts.config_types import Endpoint
-from gateway.contracts.phases import Phases
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.relay import Relay
 from gateway.errors import TunnelError
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 
 Stream = socket.socket
 """A connected, non-blocking stream socket."""
 
 
 @dataclass(frozen=True)
-class NetworkId:
+class LinkNetworkId:
     """A network in which links connect sockets. The same address in two networks belongs to two different hosts.
 
     Args:
@@ -32,23 +32,23 @@ class NetworkId:
         """Whether this is the network of this host, which the gateway reaches without a tunnel."""
         return not self.hops
 
-    def behind(self, hop: str) -> "NetworkId":
+    def behind(self, hop: str) -> "LinkNetworkId":
         """Return the network behind a tunnel whose server is in this network.
 
         Args:
             hop: The server of the tunnel, such as `user@bastion:22`.
         """
-        return NetworkId((*self.hops, hop))
+        return LinkNetworkId((*self.hops, hop))
 
     def __str__(self) -> str:
         """Return the name of the network for messages: its hops, such as `user@a:22 > user@b:22`, or `this host`."""
         return " > ".join(self.hops) or "this host"
 
 
-class Connector(Protocol):
+class SocketConnector(Protocol):
     """Defines the part of a link's interface that probes use: connecting a socket to a target."""
 
-    async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
+    async def socket(self, to: HostPort, phases: PhaseTimer | None = None) -> Stream:
         """Connect a non-blocking socket to `to`.
 
         Args:
@@ -64,14 +64,14 @@ class Connector(Protocol):
         """
 
 
-class Link(Connector, Protocol):
+class Link(SocketConnector, Protocol):
     """Defines the interface of links. A link is an open connection into a network, and connects sockets there."""
 
-    network: NetworkId
+    network: LinkNetworkId
     """The network of the targets."""
 
     async def join(
-        self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
+        self, client: Stream, to: HostPort, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
         """Dial `to`, and forward bytes between the target and `client`.
 

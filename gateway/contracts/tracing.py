@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 
 _MAX_PHASES = 64
 """Maximum number of recorded phases of one connection. A client that waits for minutes has phases for many dials."""
@@ -30,7 +30,7 @@ class TracedPhase(NamedTuple):
     ended: int
 
 
-class ConnectionTrace:
+class ConnectionPhaseRecorder:
     """Records when a client was accepted, and the consecutive phases until it is connected to a target.
 
     All times are in nanoseconds since the epoch. They are derived from the monotonic clock, so that a change of the
@@ -64,7 +64,7 @@ class ConnectionTrace:
 
 
 @dataclass(frozen=True)
-class TracedConnection:
+class ConnectionSpanData:
     """A client connection that has ended, with the data for its span.
 
     Args:
@@ -81,13 +81,13 @@ class TracedConnection:
         from_backend: Bytes to the client.
     """
 
-    trace: ConnectionTrace
+    trace: ConnectionPhaseRecorder
     ended: int
     backend: str
     ending: str
     reason: str | None = None
     tunnel: str | None = None
-    target: Endpoint | None = None
+    target: HostPort | None = None
     client: str | None = None
     consumer: str | None = None
     to_backend: int = 0
@@ -97,7 +97,7 @@ class TracedConnection:
 class TraceExporter(Protocol):
     """Defines the interface of exporters, which send the span of each ended client connection to a collector."""
 
-    def export(self, connection: TracedConnection) -> None:
+    def export(self, connection: ConnectionSpanData) -> None:
         """Queue the span of a connection, or drop it if the collector is too slow. Return immediately."""
 
     async def close(self) -> None:

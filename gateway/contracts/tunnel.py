@@ -7,11 +7,11 @@ from typing import Protocol
 
 from gateway.contracts.link import Link, LinkStatus
 from gateway.contracts.states import TunnelState
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 
 
 @dataclass(frozen=True)
-class OpenTunnel:
+class OpenedTunnel:
     """An open tunnel: its link, a function that returns its status, and a function that applies changed key files.
 
     Args:
@@ -29,7 +29,7 @@ class OpenTunnel:
 class TunnelStateCallback(Protocol):
     """A callback that a tunnel calls when its state changes, for example to `up` or `suspect`."""
 
-    def __call__(self, state: TunnelState, reason: Reason | None = None, detail: str = "", /) -> None:
+    def __call__(self, state: TunnelState, reason: FailureReason | None = None, detail: str = "", /) -> None:
         """Report a new state, its reason and one line of detail."""
 
 
@@ -40,7 +40,7 @@ class Tunnel(Protocol):
     def far_side(self) -> str:
         """The tunnel's server in messages, such as `user@host:port`."""
 
-    def open(self, via: Link, progress: TunnelStateCallback) -> AbstractAsyncContextManager[OpenTunnel]:
+    def open(self, via: Link, progress: TunnelStateCallback) -> AbstractAsyncContextManager[OpenedTunnel]:
         """Open the tunnel through `via`. The tunnel closes when the context exits.
 
         If the peer of an open tunnel stops responding, the tunnel reports `suspect` to `progress`. When the peer

@@ -11,7 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from gateway.command.sock_diag import is_listening
+from gateway.command_tunnel.sock_diag import is_listening
 from gateway.errors import GatewayError
 
 _PR_SET_PDEATHSIG = 1

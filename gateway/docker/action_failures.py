@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from gateway.backoff import Backoff, BackoffPolicy
-from gateway.docker.attach_blocker import AttachBlocker
+from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.docker.errors import EngineError
 from gateway.docker.options import NetworkOptions
-from gateway.docker.plan import ActionKind, AttachmentState, AttachmentStatus, PlannedAction
+from gateway.docker.plan import ActionKind, AttachmentState, DesiredAttachmentStatus, PlannedAction
 
 _POLICY = BackoffPolicy(first=0.2, cap=60.0, floor=0.1)
 _MAX_ADDRESS_FAILURES = 3
@@ -40,7 +40,7 @@ class ActionFailures:
             previous: The gateway's previous addresses, by network.
         """
         if action.addresses and error.may_be_address:
-            self._count_address_failure(action, previous, certain=error.blocked is AttachBlocker.ADDRESS_REFUSED)
+            self._count_address_failure(action, previous, certain=error.blocked is AttachmentObstacle.ADDRESS_REFUSED)
         before = self._failed.get(action.key)
         backoff = before[0] if before is not None else Backoff(_POLICY)
         self._failed[action.key] = backoff, now + backoff.next(), error
@@ -75,9 +75,11 @@ class ActionFailures:
     def fails_with_any_address(self, action: PlannedAction) -> bool:
         """Return whether the action failed for a reason that does not depend on the gateway's address."""
         error = self._last_error(action.network, action.container_id)
-        return error is not None and error.blocked is not AttachBlocker.ADDRESS_REFUSED
+        return error is not None and error.blocked is not AttachmentObstacle.ADDRESS_REFUSED
 
-    def with_failure(self, attachment: AttachmentStatus, networks: Mapping[str, NetworkOptions]) -> AttachmentStatus:
+    def with_failure(
+        self, attachment: DesiredAttachmentStatus, networks: Mapping[str, NetworkOptions]
+    ) -> DesiredAttachmentStatus:
         """Add the current failure to the status of an attachment. Without a failure, return the status unchanged.
 
         Args:
@@ -88,7 +90,7 @@ class ActionFailures:
         if attachment.state is not AttachmentState.PENDING or error is None:
             return attachment
         message = error.message
-        if error.blocked is AttachBlocker.ADDRESS_REFUSED:
+        if error.blocked is AttachmentObstacle.ADDRESS_REFUSED:
             options = networks.get(attachment.network)
             fixed = options is not None and options.address is not None
             setting = f"docker.networks.{attachment.network}.address"

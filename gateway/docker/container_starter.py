@@ -1,4 +1,4 @@
-"""Starts dead containers (see `gateway.docker.dead_containers`) in background tasks.
+"""Starts unavailable containers (see `gateway.docker.unavailable_containers`) in background tasks.
 
 A start can take minutes, because the engine first mounts volumes. The engine cancels a start when the client closes
 the connection of the request. Therefore, each start uses a separate connection: if a snapshot fails, the gateway
@@ -21,7 +21,7 @@ a mount for an hour, and must not delay other starts for so long."""
 
 
 class ContainerStarter:
-    """Starts dead containers (see `DeadContainer`) in background tasks.
+    """Starts unavailable containers (see `UnavailableContainer`) in background tasks.
 
     Args:
         execute: Executes an action on a connection, and returns whether it succeeded.

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from gateway.backend_support.volume import VolumeSpec
 from gateway.docker.options import DockerOptions, NetworkOptions
-from gateway.docker.separate_network_names import configured_as
+from gateway.docker.per_project_network_names import configured_as
 from gateway.docker.snapshot import Container, EngineSnapshot
-from gateway.docker.start_failure import RequestedStart
+from gateway.docker.start_failure import RequestedContainerStart
 from gateway.docker.volumes import VolumeMountAddress
 
 OWNER_ALIAS_PREFIX = "gw-owner-"
@@ -62,7 +62,7 @@ class DesiredState:
     usable: frozenset[str] | None = None
     given_up: frozenset[tuple[str, float]] = frozenset()
     restarted: frozenset[tuple[str, float]] = frozenset()
-    interrupted: Mapping[str, RequestedStart] = field(default_factory=dict)
+    interrupted: Mapping[str, RequestedContainerStart] = field(default_factory=dict)
     namespaces: frozenset[str] = frozenset()
     signals: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 

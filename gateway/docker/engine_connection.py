@@ -9,15 +9,15 @@ import aiodocker
 import aiohttp
 from aiohttp.client_reqrep import ClientRequest
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link
 from gateway.docker.engine_client import EngineClient
 from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.options import DockerOptions
-from gateway.errors import GatewayError, ReachError
+from gateway.errors import GatewayError, TargetUnreachableError
 
 
-class TunnelConnector(aiohttp.BaseConnector):
+class TunnelHttpConnector(aiohttp.BaseConnector):
     """An aiohttp connector that connects to an engine through a tunnel.
 
     Args:
@@ -80,10 +80,10 @@ def _connector(options: DockerOptions, link_of: Callable[[str], Link | None]) ->
         return aiohttp.TCPConnector(ssl=context or True), f"{scheme}://{address}"
     if host.startswith("ssh://"):
         path = "/" + (host.removeprefix("ssh://").partition("/")[2] or "var/run/docker.sock")
-        to, name = Endpoint(path, 0), "localhost"
+        to, name = HostPort(path, 0), "localhost"
     else:
         name, _, port = host.removeprefix("tcp://").rpartition(":")
-        to = Endpoint(name, int(port))
+        to = HostPort(name, int(port))
 
     async def dial() -> Any:
         link = link_of(tunnel)
@@ -91,10 +91,10 @@ def _connector(options: DockerOptions, link_of: Callable[[str], Link | None]) ->
             raise OSError(f"tunnel {tunnel} is down")
         try:
             return await link.socket(to)
-        except ReachError as error:
+        except TargetUnreachableError as error:
             raise OSError(f"through tunnel {tunnel}: {error}") from error
 
-    return TunnelConnector(dial, context, name), "http://localhost"
+    return TunnelHttpConnector(dial, context, name), "http://localhost"
 
 
 def _tls(options: DockerOptions) -> ssl.SSLContext | None:

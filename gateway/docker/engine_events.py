@@ -4,10 +4,10 @@ import asyncio
 import time
 from collections.abc import Collection
 
-from gateway.docker.consumer_directory import ConsumerDirectory
+from gateway.docker.consumer_registry import ConsumerRegistry
+from gateway.docker.container_signal_events import record_event
 from gateway.docker.engine_client import EngineClient
 from gateway.docker.inspection_cache import InspectionCache
-from gateway.docker.signal_events import record_event
 from gateway.docker.start_attempts import StartAttempts
 
 _DEBOUNCE, _MAX_DEBOUNCE = 0.2, 2.0
@@ -30,7 +30,7 @@ class EngineEventHandler:
     def __init__(
         self,
         inspections: InspectionCache,
-        directory: ConsumerDirectory,
+        directory: ConsumerRegistry,
         revivals: StartAttempts,
         requested: Collection[str],
     ) -> None:

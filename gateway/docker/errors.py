@@ -9,7 +9,7 @@ from enum import StrEnum
 import aiohttp
 from aiodocker.exceptions import DockerError
 
-from gateway.docker.attach_blocker import AttachBlocker
+from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.errors import GatewayError
 from gateway.text_sanitizer import error_text, one_line
 
@@ -41,30 +41,35 @@ class EngineError(GatewayError):
         super().__init__(self.message)
 
     @property
-    def blocked(self) -> AttachBlocker:
+    def blocked(self) -> AttachmentObstacle:
         """Why an attachment failed, from the text of the message: the engine reports no error code for the reason."""
-        return next((reason for pattern, reason in _BLOCKED if pattern.search(self.message)), AttachBlocker.REFUSED)
+        return next(
+            (reason for pattern, reason in _BLOCKED if pattern.search(self.message)), AttachmentObstacle.REFUSED
+        )
 
     @property
     def may_be_address(self) -> bool:
         """Whether the engine may have refused an address. Swarm managers report a refused address as a timeout."""
-        return self.blocked is AttachBlocker.ADDRESS_REFUSED or "attaching to network failed" in self.message
+        return self.blocked is AttachmentObstacle.ADDRESS_REFUSED or "attaching to network failed" in self.message
 
 
 _BLOCKED = [
     (re.compile(r"no available (IPv[46] )?address|find an available|find free IP", re.IGNORECASE),
-     AttachBlocker.IP_EXHAUSTED),
-    (re.compile(r"address pools have been fully subnetted", re.IGNORECASE), AttachBlocker.IP_EXHAUSTED),
-    (re.compile(r"address already in use|no configured subnet", re.IGNORECASE), AttachBlocker.ADDRESS_REFUSED),
+     AttachmentObstacle.IP_EXHAUSTED),
+    (re.compile(r"address pools have been fully subnetted", re.IGNORECASE), AttachmentObstacle.IP_EXHAUSTED),
+    (re.compile(r"address already in use|no configured subnet", re.IGNORECASE), AttachmentObstacle.ADDRESS_REFUSED),
     # Podman's messages about a refused address:
     (re.compile(r"ip address \S+ is already allocated|static ip \S+ not in any subnet", re.IGNORECASE),
-     AttachBlocker.ADDRESS_REFUSED),
-    (re.compile(r"not manually attachable|not attachable", re.IGNORECASE), AttachBlocker.NOT_ATTACHABLE),
-    (re.compile(r"sharing network namespace|container sharing", re.IGNORECASE), AttachBlocker.SHARED_NETWORK),
-    (re.compile(r"host network", re.IGNORECASE), AttachBlocker.HOST_NETWORK),
-    (re.compile(r"private \(none\)|\(none\) mode", re.IGNORECASE), AttachBlocker.NO_NETWORK),
-    (re.compile(r"not a swarm manager|not part of a swarm|only.* manager", re.IGNORECASE), AttachBlocker.NOT_MANAGER),
-    (re.compile(r"network .*not found|no such network", re.IGNORECASE), AttachBlocker.UNKNOWN_NETWORK),
+     AttachmentObstacle.ADDRESS_REFUSED),
+    (re.compile(r"not manually attachable|not attachable", re.IGNORECASE), AttachmentObstacle.NOT_ATTACHABLE),
+    (re.compile(r"sharing network namespace|container sharing", re.IGNORECASE), AttachmentObstacle.SHARED_NETWORK),
+    (re.compile(r"host network", re.IGNORECASE), AttachmentObstacle.HOST_NETWORK),
+    (re.compile(r"private \(none\)|\(none\) mode", re.IGNORECASE), AttachmentObstacle.NO_NETWORK),
+    (
+        re.compile(r"not a swarm manager|not part of a swarm|only.* manager", re.IGNORECASE),
+        AttachmentObstacle.NOT_MANAGER,
+    ),
+    (re.compile(r"network .*not found|no such network", re.IGNORECASE), AttachmentObstacle.UNKNOWN_NETWORK),
 ]  # fmt: skip
 
 _KINDS = {

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from gateway.docker.consumer_identity_warnings import can_spoof
 from gateway.docker.engine_client import EngineClient, get_required
 from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.errors import EngineError, EngineErrorKind
-from gateway.docker.identity_warnings import can_spoof
 from gateway.docker.name_resolution import hostname_of, hosts_of
 from gateway.docker.snapshot import LastStart
 

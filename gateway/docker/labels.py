@@ -28,7 +28,7 @@ they do not resolve."""
 
 
 @dataclass(frozen=True)
-class LabelRequest:
+class AccessRequestedByLabels:
     """The networks, backends and aliases that a container or service requests by its labels.
 
     Args:
@@ -49,7 +49,7 @@ class LabelRequest:
 
 def read(
     labels: Mapping[str, str], prefix: str, instance: str, backends: Iterable[str], *, granted: bool = False
-) -> tuple[LabelRequest | None, list[str]]:
+) -> tuple[AccessRequestedByLabels | None, list[str]]:
     """Parse labels. Return the request to this gateway (None if there is none), and a message for each error.
 
     Args:
@@ -81,7 +81,7 @@ def read(
     if wanted and not known & set(wanted):
         # None of the named backends exists. Return no request, because an empty list would select all backends.
         return None, problems
-    request = LabelRequest(
+    request = AccessRequestedByLabels(
         networks=listed(mine.get("network", "")),
         backends=tuple(name for name in wanted if name in known),
         aliases=tuple(alias for alias in aliases if ALIAS.fullmatch(alias)),
@@ -155,16 +155,16 @@ def _similar(name: str, known: Collection[str]) -> str:
     return f": did you mean {close[0]!r}?" if close else ""
 
 
-def by_rules(name: str, labels: Mapping[str, str], rules: Iterable[AttachRule]) -> LabelRequest | None:
+def by_rules(name: str, labels: Mapping[str, str], rules: Iterable[AttachRule]) -> AccessRequestedByLabels | None:
     """Return the request of the first matching rule in `docker.attach`; None if no rule matches."""
     for rule in rules:
         named = not rule.names or any(fnmatch.fnmatchcase(name, pattern) for pattern in rule.names)
         if named and all(_has(labels, label) for label in rule.labels) and (rule.names or rule.labels):
-            return LabelRequest(rule.networks, rule.backends, rule.aliases, rule.on_stop == "detach")
+            return AccessRequestedByLabels(rule.networks, rule.backends, rule.aliases, rule.on_stop == "detach")
     return None
 
 
-def with_grants(request: LabelRequest, given: GrantedAccess, *, explicit: bool) -> LabelRequest:
+def with_grants(request: AccessRequestedByLabels, given: GrantedAccess, *, explicit: bool) -> AccessRequestedByLabels:
     """Return a copy of the request. If the request lists no backends or aliases, use those of the grants.
 
     Args:
@@ -178,8 +178,8 @@ def with_grants(request: LabelRequest, given: GrantedAccess, *, explicit: bool) 
 
 
 def only_granted(
-    request: LabelRequest, given: GrantedAccess | None, closed: Collection[str]
-) -> tuple[LabelRequest, list[str]]:
+    request: AccessRequestedByLabels, given: GrantedAccess | None, closed: Collection[str]
+) -> tuple[AccessRequestedByLabels, list[str]]:
     """Remove the networks, backends and aliases that grants do not allow. Return a message for each removed item.
 
     Args:

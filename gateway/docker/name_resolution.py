@@ -7,12 +7,12 @@ from typing import Any
 from gateway.docker.desired_state import OWNER_ALIAS_PREFIX, DesiredState
 from gateway.docker.grants import SERVICE, SWARM_SERVICE
 from gateway.docker.plan import NameConflict
-from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot
+from gateway.docker.snapshot import Container, EngineSnapshot, NetworkEndpoint
 
 WITHOUT_NAMES = frozenset({"bridge", "host", "none"})
 """The predefined networks, on which Docker's DNS server resolves no names."""
 _GATEWAY = "gateway"
-"""The key that `NameTable` uses for the gateway instead of the ID of the gateway's container or service."""
+"""The key that `DnsNameTable` uses for the gateway instead of the ID of the gateway's container or service."""
 _BACKEND = "a backend"
 _SHORT_ID = 12
 
@@ -45,7 +45,7 @@ def hosts_of(inspection: Mapping[str, Any]) -> frozenset[str]:
 
 
 @dataclass(frozen=True)
-class ResolvingWorkload:
+class NameLookupClient:
     """A container or service that resolves names with the DNS server of the engine.
 
     Args:
@@ -61,7 +61,7 @@ class ResolvingWorkload:
     hosts: frozenset[str] = frozenset()
 
 
-class NameTable:
+class DnsNameTable:
     """Finds the containers and services to which a name resolves on each network.
 
     Args:
@@ -91,7 +91,7 @@ class NameTable:
 
     def conflicts(
         self,
-        who: ResolvingWorkload,
+        who: NameLookupClient,
         network: str,
         backends: Collection[str],
         elsewhere: Iterable[str],
@@ -138,7 +138,7 @@ class NameTable:
                 known.setdefault(name, {}).setdefault(*holder)
 
 
-def names_on(container: Container, endpoint: EndpointInfo) -> set[str]:
+def names_on(container: Container, endpoint: NetworkEndpoint) -> set[str]:
     """Return a container's names on a network, in lower case, except the short ID and the alias `gw-owner-…`."""
     names = {container.name.lower(), container.hostname} - {""}
     # A stopped container lacks an alias that Compose sets when the container starts: the name of the service.

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from gateway.atomic_file import replace_file
-from gateway.docker.start_failure import RequestedStart, StartFailureCause
+from gateway.docker.start_failure import RequestedContainerStart, StartFailureCause
 
 FILE = "docker.json"
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
@@ -30,7 +30,7 @@ class OwnershipRecord:
         self._path = folder / FILE
         self._endpoints: set[tuple[str, str]] = set()
         self._addresses: dict[str, tuple[str, ...]] = {}
-        self._starts: dict[str, RequestedStart] = {}
+        self._starts: dict[str, RequestedContainerStart] = {}
         self._namespaces: frozenset[str] = frozenset()
         self._later_starts: dict[str, float] = {}
         self.adopting = True
@@ -54,7 +54,11 @@ class OwnershipRecord:
     def _read(
         self,
     ) -> tuple[
-        set[tuple[str, str]], dict[str, tuple[str, ...]], dict[str, RequestedStart], frozenset[str], dict[str, float]
+        set[tuple[str, str]],
+        dict[str, tuple[str, ...]],
+        dict[str, RequestedContainerStart],
+        frozenset[str],
+        dict[str, float],
     ]:
         written = json.loads(self._path.read_text())
         endpoints = {(str(container), str(network)) for container, network in written["endpoints"]}
@@ -62,11 +66,11 @@ class OwnershipRecord:
             str(name): tuple(str(ipaddress.ip_address(address)) for address in each)
             for name, each in written.get("addresses", {}).items()  # files of earlier versions lack this key
         }
-        starts: dict[str, RequestedStart] = {}
+        starts: dict[str, RequestedContainerStart] = {}
         # Ignore invalid entries about requested starts. The gateway then does not repeat these starts.
         with contextlib.suppress(*_UNREADABLE):
             starts = {
-                str(container): RequestedStart(StartFailureCause(cause), str(backend))
+                str(container): RequestedContainerStart(StartFailureCause(cause), str(backend))
                 for container, (cause, backend) in written.get("starts", {}).items()
             }
         later = {str(container): float(at) for container, at in written.get("later_starts", {}).items()}
@@ -90,7 +94,7 @@ class OwnershipRecord:
         return dict(self._addresses)
 
     @property
-    def starts(self) -> dict[str, RequestedStart]:
+    def starts(self) -> dict[str, RequestedContainerStart]:
         """The requested starts to which the engine has not responded yet, by the container's ID."""
         return dict(self._starts)
 
@@ -119,7 +123,7 @@ class OwnershipRecord:
             self._later_starts = recorded
             self._write()
 
-    def begin_start(self, container: str, start: RequestedStart) -> None:
+    def begin_start(self, container: str, start: RequestedContainerStart) -> None:
         """Record that the gateway is about to start a container."""
         self._merge()
         self._starts[container] = start

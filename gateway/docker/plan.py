@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from gateway.docker.attach_blocker import AttachBlocker
-from gateway.docker.dead_containers import DeadContainer
+from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.docker.snapshot import LastStart
+from gateway.docker.unavailable_containers import UnavailableContainer
 from gateway.docker.volumes import VolumeStatus
 
 
@@ -63,7 +63,7 @@ class PlannedAction:
     last_start: LastStart | None = field(default=None, compare=False)
     """The container's last start in the snapshot. The gateway skips the action if the container has started since."""
     owner_start: float = field(default=0.0, compare=False)
-    """The last start of the owner of the container's network namespace; see `DeadContainer.owner_start`."""
+    """The last start of the owner of the container's network namespace; see `UnavailableContainer.owner_start`."""
     backend: str = field(default="", compare=False)
     """The backend whose volume was not mounted at the failed start; empty for another cause."""
 
@@ -91,7 +91,7 @@ class AttachmentState(StrEnum):
 
 
 @dataclass(frozen=True)
-class AttachmentStatus:
+class DesiredAttachmentStatus:
     """The status of a desired attachment of a container or service to a network.
 
     Args:
@@ -102,7 +102,7 @@ class AttachmentStatus:
     network: str
     container: str
     state: AttachmentState
-    reason: AttachBlocker | None = None
+    reason: AttachmentObstacle | None = None
     message: str = ""
     container_id: str = ""
 
@@ -134,7 +134,7 @@ class Plan:
     """The result of planning: the actions, the status of attachments and volumes, and warnings for the operator."""
 
     actions: tuple[PlannedAction, ...] = ()
-    attachments: tuple[AttachmentStatus, ...] = ()
+    attachments: tuple[DesiredAttachmentStatus, ...] = ()
     warnings: tuple[str, ...] = ()
     postponed: int = 0
     """The number of endpoints that the gateway detaches later, because the limit `max_detaches` is reached."""
@@ -146,7 +146,7 @@ class Plan:
     """The backends whose names resolve on each network of the gateway, by network."""
     exposures: tuple[str, ...] = ()
     """Warnings about containers that can spoof addresses. Not in `warnings`, because they change often."""
-    dead: tuple[DeadContainer, ...] = ()
+    unavailable: tuple[UnavailableContainer, ...] = ()
     namespaces: frozenset[str] = frozenset()
     """IDs of the containers whose network namespace other containers share; see `shared_namespaces`."""
     later_starts: Mapping[str, float] = field(default_factory=dict)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from gateway.audit_log.events import MAX_TEXT
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.docker.action_failures import PREREQUISITES, ActionFailures
-from gateway.docker.consumer_directory import ConsumerDirectory
+from gateway.docker.consumer_registry import ConsumerRegistry
 from gateway.docker.container_starter import ContainerStarter
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine_actions import execute
@@ -17,8 +17,8 @@ from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.plan import REVIVALS, ActionKind, PlannedAction
 from gateway.docker.plan_log_limiter import PlanLogLimiter
 from gateway.docker.start_attempts import StartAttempts
-from gateway.docker.start_failure import CANCELED, RequestedStart, StartFailureCause
-from gateway.measurement import Tally
+from gateway.docker.start_failure import CANCELED, RequestedContainerStart, StartFailureCause
+from gateway.metric_types import Tally
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class PlanExecutor:
         self,
         ownership: OwnershipRecord,
         detach_limiter: DetachLimiter,
-        directory: ConsumerDirectory,
+        directory: ConsumerRegistry,
         log_limiter: PlanLogLimiter,
         recorder: AuditRecorder,
         changed: Callable[[], None],
@@ -135,7 +135,7 @@ class PlanExecutor:
         extra = {"action": action.verb, "network": action.network, "container": action.container, "why": action.why}
         self.writes[action.verb] += 1
         if action.verb in REVIVALS:
-            start = RequestedStart(StartFailureCause(action.cause), action.backend)
+            start = RequestedContainerStart(StartFailureCause(action.cause), action.backend)
             self._ownership.begin_start(action.container_id, start)
             if self._log_limiter.admit(self._monotonic()):
                 log.info("docker start requested", extra=extra)

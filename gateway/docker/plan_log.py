@@ -1,4 +1,4 @@
-"""Logs what is new in a plan: dead containers (see `dead_containers`), refused attachments, and warnings."""
+"""Logs what is new in a plan: unavailable containers, refused attachments, and warnings."""
 
 import logging
 
@@ -21,9 +21,11 @@ def log_changes(planned: Plan, limiter: PlanLogLimiter, now: float) -> None:
         for each in planned.attachments
         if each.state is AttachmentState.BLOCKED
     ]
-    dead = [(each.container, str(each.cause), each.detail, each.message, each.command) for each in planned.dead]
-    new = set(limiter.select(dead, now))
-    for container, cause, detail, why, command in filter(new.__contains__, dead):
+    unavailable = [
+        (each.container, str(each.cause), each.detail, each.message, each.command) for each in planned.unavailable
+    ]
+    new = set(limiter.select(unavailable, now))
+    for container, cause, detail, why, command in filter(new.__contains__, unavailable):
         extra = {"container": container, "cause": cause, "detail": detail, "why": why, "command": command}
         log.warning("docker: container unavailable", extra=extra)
     if count := limiter.take_suppressed(now):

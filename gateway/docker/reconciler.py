@@ -12,14 +12,15 @@ from gateway.audit_log.recorder import AuditRecorder
 from gateway.backoff import Backoff, BackoffPolicy
 from gateway.contracts.link import Link
 from gateway.docker.action_schedule import ActionSchedule
-from gateway.docker.consumer_directory import ConsumerDirectory, client_networks
+from gateway.docker.consumer_identity_warnings import image_labels, is_gateway, spoofing
+from gateway.docker.consumer_registry import ConsumerRegistry, client_networks
+from gateway.docker.container_signal_events import record_past_events
 from gateway.docker.desired_state import DesiredState, marked_endpoints
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine_client import EngineClient
 from gateway.docker.engine_connection import connected
 from gateway.docker.engine_events import EngineEventHandler
 from gateway.docker.errors import EngineError
-from gateway.docker.identity_warnings import image_labels, is_gateway, spoofing
 from gateway.docker.inspection_cache import RETRY
 from gateway.docker.last_start_inspector import NEXT
 from gateway.docker.options import DockerOptions
@@ -30,7 +31,6 @@ from gateway.docker.plan_log import log_changes
 from gateway.docker.plan_log_limiter import PlanLogLimiter
 from gateway.docker.planning import plan
 from gateway.docker.planning.gateway_container import as_running_gateway, reserved_addresses
-from gateway.docker.signal_events import record_past_events
 from gateway.docker.snapshot import EngineSnapshot
 from gateway.docker.snapshot_reader import SnapshotReader
 from gateway.docker.start_attempts import StartAttempts
@@ -83,7 +83,7 @@ class Reconciler:
             starting=lambda: self._executor.starter.requested,
         )
         self._detach_limiter = DetachLimiter(options.max_detaches, options.resync)
-        self.directory = ConsumerDirectory(self.trigger)
+        self.directory = ConsumerRegistry(self.trigger)
         self.observed: EngineSnapshot | None = None
         self.plan = Plan()
         self.observed_at: float | None = None
@@ -230,7 +230,7 @@ class Reconciler:
             log.info("docker engine usable again")
         self.observed, self.observed_at, self.problem = observed, time.time(), None
         now = self._monotonic()
-        self.revivals.observed(planned.dead, now, observed.clock)
+        self.revivals.observed(planned.unavailable, now, observed.clock)
         self.revivals.retain(there)
         self._ownership.record_namespaces(planned.namespaces)
         self._ownership.record_later_starts(planned.later_starts)
@@ -262,7 +262,8 @@ class Reconciler:
     async def exposures(self, engine: EngineClient) -> tuple[list[str], frozenset[str]]:
         """Return findings for `gateway audit`, and the IDs of the gateway's containers.
 
-        A finding concerns a dead container, a container that can spoof an address, or an ignored label of an image.
+        A finding concerns an unavailable container, a container that can spoof an address, or an ignored label of an
+        image.
 
         Raises:
             EngineError: A request failed.
@@ -270,8 +271,8 @@ class Reconciler:
         desired, observed = self.desired(), await self._observer.snapshot(engine)
         own = frozenset(each.id for each in observed.containers if is_gateway(desired, observed, each))
         planned = plan(desired, observed, self._ownership.endpoints)
-        dead = [f"container {each.container}: {each}" for each in planned.dead]
-        return [*dead, *image_labels(desired, observed), *spoofing(desired, observed)], own
+        unavailable = [f"container {each.container}: {each}" for each in planned.unavailable]
+        return [*unavailable, *image_labels(desired, observed), *spoofing(desired, observed)], own
 
     def _with_failures(self, planned: Plan) -> Plan:
         """Return the plan, with the error of each failed action in the status of its attachment.

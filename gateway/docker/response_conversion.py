@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from gateway.docker.snapshot import NetworkInfo, SwarmMembership, SwarmService
-from gateway.docker.volumes import VolumeInfo
+from gateway.docker.volumes import EngineVolume
 
 _WAITING = ("pending", "error", "locked")
 
@@ -44,7 +44,7 @@ def network(found: Mapping[str, Any]) -> NetworkInfo:
     )
 
 
-def volumes(found: Mapping[str, Any], containers: Iterable[Mapping[str, Any]]) -> Iterator[VolumeInfo]:
+def volumes(found: Mapping[str, Any], containers: Iterable[Mapping[str, Any]]) -> Iterator[EngineVolume]:
     """Convert the volumes from the engine's response.
 
     Args:
@@ -58,7 +58,7 @@ def volumes(found: Mapping[str, Any], containers: Iterable[Mapping[str, Any]]) -
         if mount.get("Type") == "volume"
     }
     for each in found.get("Volumes") or ():
-        yield VolumeInfo(
+        yield EngineVolume(
             name=each["Name"],
             driver=each["Driver"],
             options=each.get("Options") or {},

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from gateway.docker.engine_flavor import DOCKER, EngineFlavor
-from gateway.docker.volumes import VolumeInfo
+from gateway.docker.volumes import EngineVolume
 
 TASK_LABEL = "com.docker.swarm.task.id"
 RUNNING = {"running", "paused", "restarting"}
@@ -25,7 +25,7 @@ MTU, ENCRYPTED = "com.docker.network.driver.mtu", "encrypted"
 
 
 @dataclass(frozen=True)
-class EndpointInfo:
+class NetworkEndpoint:
     """A container's endpoint on a network.
 
     Args:
@@ -128,7 +128,7 @@ class Container:
     state: str
     labels: Mapping[str, str]
     network_mode: str
-    endpoints: Mapping[str, EndpointInfo]
+    endpoints: Mapping[str, NetworkEndpoint]
     image_labels: Mapping[str, str] = field(default_factory=dict)
     created: int = 0
     can_spoof: bool | None = None
@@ -216,7 +216,7 @@ class EngineSnapshot:
     containers: tuple[Container, ...] = ()
     networks: tuple[NetworkInfo, ...] = ()
     services: tuple[SwarmService, ...] = ()
-    volumes: tuple[VolumeInfo, ...] = ()
+    volumes: tuple[EngineVolume, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
     swarm: SwarmMembership = SwarmMembership()
     services_hidden: bool = False

@@ -17,18 +17,18 @@ from gateway.docker.last_start_inspector import with_last_starts
 from gateway.docker.name_resolution import WITHOUT_NAMES
 from gateway.docker.options import DockerOptions
 from gateway.docker.own_container_id import own_id
-from gateway.docker.separate_network_names import configured_as
+from gateway.docker.per_project_network_names import configured_as
 from gateway.docker.snapshot import (
     RUNNING,
     TASK_LABEL,
     Container,
-    EndpointInfo,
     EngineSnapshot,
+    NetworkEndpoint,
     NetworkInfo,
     SwarmMembership,
     SwarmService,
 )
-from gateway.docker.volumes import VolumeInfo
+from gateway.docker.volumes import EngineVolume
 from gateway.text_sanitizer import one_line
 
 
@@ -88,7 +88,7 @@ class SnapshotReader:
             containers = tuple([await self._container(engine, each) for each in listed])
             if self._options.networks:
                 containers = await self._with_names(engine, containers, own)
-            volumes: tuple[VolumeInfo, ...] = ()
+            volumes: tuple[EngineVolume, ...] = ()
             if self._volumes():
                 volumes = tuple(response_conversion.volumes(await engine.get("volumes"), listed))
             if labels := self._consumers():
@@ -139,7 +139,7 @@ class SnapshotReader:
             networks = await self._with_aliases(engine, listed["Id"], networks)
         is_locked = self.inspections.is_locked(listed["Id"])
         endpoints = {
-            name: EndpointInfo(
+            name: NetworkEndpoint(
                 network_id=str(each.get("NetworkID", "")),
                 endpoint_id=str(each.get("EndpointID", "")),
                 addresses=tuple(filter(None, (each.get("IPAddress"), each.get("GlobalIPv6Address")))),

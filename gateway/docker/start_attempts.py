@@ -1,4 +1,4 @@
-"""Counts the attempts to start each dead container (see `dead_containers`), and decides when to retry or give up.
+"""Counts the attempts to start each unavailable container, and decides when to retry or give up.
 
 Does no I/O.
 """
@@ -7,9 +7,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from gateway.backoff import Backoff, BackoffPolicy
-from gateway.docker.dead_containers import DeadContainer
 from gateway.docker.plan import ActionKind, PlannedAction
-from gateway.measurement import Tally
+from gateway.docker.unavailable_containers import UnavailableContainer
+from gateway.metric_types import Tally
 
 _POLICY = BackoffPolicy(first=1.0, cap=60.0, floor=0.5)
 LIMIT = 20
@@ -21,28 +21,28 @@ STABLE = 600.0
 
 
 @dataclass
-class _ContainerAttempts:
-    """The attempts to start one dead container.
+class _ContainerStartAttempts:
+    """The attempts to start one unavailable container.
 
     Args:
-        owner_start: The last start of the network namespace's owner, see `DeadContainer.owner_start`.
+        owner_start: The last start of the network namespace's owner, see `UnavailableContainer.owner_start`.
     """
 
     owner_start: float = 0.0
     count: int = 0
     not_before: float = 0.0
-    dead_at: float = 0.0
+    unavailable_at: float = 0.0
     backoff: Backoff = field(default_factory=lambda: Backoff(_POLICY))
 
 
 class StartAttempts:
-    """Counts the attempts to start each dead container. Does no I/O; times are monotonic, in seconds."""
+    """Counts the attempts to start each unavailable container. Does no I/O; times are monotonic, in seconds."""
 
     def __init__(self) -> None:
-        self._attempts: dict[str, _ContainerAttempts] = {}
+        self._attempts: dict[str, _ContainerStartAttempts] = {}
         """The attempts, by the container's ID."""
         self._restarted: dict[str, float] = {}
-        """The `DeadContainer.owner_start` at each container's last successful restart, by container ID."""
+        """The `UnavailableContainer.owner_start` at each container's last successful restart, by container ID."""
         self._signals: dict[str, dict[int, float]] = {}
         """The last time of each signal that another client sent, by container ID and signal number."""
         self._clock_offset = 0.0
@@ -52,7 +52,7 @@ class StartAttempts:
 
     @property
     def given_up(self) -> frozenset[tuple[str, float]]:
-        """The containers that are not started again, each as its ID and its `DeadContainer.owner_start`."""
+        """The containers that are not started again, each as its ID and its `UnavailableContainer.owner_start`."""
         return frozenset((key, each.owner_start) for key, each in self._attempts.items() if each.count >= LIMIT)
 
     @property
@@ -87,19 +87,19 @@ class StartAttempts:
         self._restarted = {key: each for key, each in self._restarted.items() if key in containers}
         self._signals = {key: each for key, each in self._signals.items() if key in containers}
 
-    def observed(self, dead: Collection[DeadContainer], now: float, clock: float = 0.0) -> None:
-        """Record which containers are dead now. Remove the attempts of containers that have run for `STABLE` seconds.
+    def observed(self, unavailable: Collection[UnavailableContainer], now: float, clock: float = 0.0) -> None:
+        """Record the unavailable containers. Remove the attempts of containers that have run for `STABLE` seconds.
 
         Args:
-            dead: The dead containers.
+            unavailable: The unavailable containers.
             now: The time.
             clock: The engine's time, see `EngineSnapshot`.
         """
         self._clock_offset = clock and clock - now
-        for each in dead:
+        for each in unavailable:
             if each.container_id in self._attempts:
-                self._attempts[each.container_id].dead_at = now
-        self._attempts = {key: each for key, each in self._attempts.items() if each.dead_at + STABLE > now}
+                self._attempts[each.container_id].unavailable_at = now
+        self._attempts = {key: each for key, each in self._attempts.items() if each.unavailable_at + STABLE > now}
 
     def attempted(self, action: PlannedAction, now: float, *, started: bool = False, answered: bool = True) -> None:
         """Record an attempt to start a container.
@@ -115,14 +115,14 @@ class StartAttempts:
         """
         found = self._attempts.get(action.container_id)
         if found is None or found.owner_start != action.owner_start:
-            found = self._attempts[action.container_id] = _ContainerAttempts(action.owner_start)
+            found = self._attempts[action.container_id] = _ContainerStartAttempts(action.owner_start)
         found.count += 1
         if started:
             found.backoff = Backoff(_POLICY)
         found.not_before = now + found.backoff.next()
         if not answered and action.verb is ActionKind.RESTART and action.last_start is not None:
             found.not_before = max(found.not_before, now + action.last_start.max_stop_time + _STOP_MARGIN)
-        found.dead_at = now
+        found.unavailable_at = now
         if started:
             self.revived[action.cause] += 1
         if started and action.verb is ActionKind.RESTART:

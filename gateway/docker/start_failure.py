@@ -35,7 +35,7 @@ class StartFailureCause(StrEnum):
     NAMESPACE = "namespace"
 
 
-class RequestedStart(NamedTuple):
+class RequestedContainerStart(NamedTuple):
     """A start of a container that the gateway requested from the engine, because an earlier start failed.
 
     Args:

@@ -9,7 +9,7 @@ from gateway.backend_support.volume import VolumeSpec
 
 
 @dataclass(frozen=True)
-class VolumeInfo:
+class EngineVolume:
     """A volume of this engine."""
 
     name: str

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.relay.resolver import is_loopback
 
 _DISCOVER = "dns+"
@@ -26,7 +26,7 @@ class MemberAddress(NamedTuple):
     """
 
     scheme: str
-    endpoint: Endpoint
+    endpoint: HostPort
     discover: bool = False
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ class Member:
     """
 
     scheme: str
-    endpoint: Endpoint
+    endpoint: HostPort
     server_name: str | None = None
 
     @property
@@ -89,7 +89,7 @@ def parse_member(text: str) -> MemberAddress:
             f"{text!r} is not the address of a gateway: write gateway-1.example.com:9090,"
             " https://gateway-1.example.com:9090, or dns+tasks.gateway:9090 for all addresses of a name"
         )
-    return MemberAddress(parts.scheme, Endpoint(host, port), text.startswith(_DISCOVER))
+    return MemberAddress(parts.scheme, HostPort(host, port), text.startswith(_DISCOVER))
 
 
 def parse_file(text: str) -> tuple[list[MemberAddress], list[str]]:
@@ -133,6 +133,6 @@ def expand(address: MemberAddress, hosts: list[str]) -> list[Member]:
         hosts: The IP addresses of the host name.
     """
     return [
-        Member(address.scheme, Endpoint(host, address.endpoint.port), address.endpoint.host)
+        Member(address.scheme, HostPort(host, address.endpoint.port), address.endpoint.host)
         for host in sorted(set(hosts))
     ]

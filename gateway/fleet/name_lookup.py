@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from gateway.daemon_thread import run_in_daemon_thread
-from gateway.relay.per_loop import per_loop
+from gateway.relay.per_loop_instances import per_loop
 
 _Name = tuple[str, socket.AddressFamily]
 

@@ -9,17 +9,17 @@ from typing import NamedTuple
 
 from gateway.contracts.link import Stream
 from gateway.contracts.states import CloseReason
-from gateway.errors import DialError, Reason
+from gateway.errors import DialError, FailureReason
 from gateway.forwarding.admission import AdmissionRules, RefusalReason
-from gateway.forwarding.cancel_request_reserve import CancelRequestReserve
+from gateway.forwarding.cancel_request_slots import CancelRequestSlots
 from gateway.forwarding.client_event_recorder import NOT_CONNECTED, ClientEventRecorder
-from gateway.forwarding.client_identity import ClientSource, ConsumerIdentity
+from gateway.forwarding.client_identity import ClientSourceAddress, ConsumerIdentity
 from gateway.forwarding.consumer_usage import UNKNOWN, ConsumerUsage, UsageCounters
 from gateway.forwarding.open_connections import OpenConnections
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.refusal_log import RefusalLog
 from gateway.forwarding.retrying_dialer import RetryingDialer
-from gateway.measurement import Tally
+from gateway.metric_types import Tally
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _IDENTIFY_TIMEOUT = 3.0
 """Maximum seconds to wait for the identity of a client's container, if admission depends on the container."""
 _SHORT_IDENTIFY_TIMEOUT = 0.5
 """Maximum seconds to wait for the identity of a client's container, if only the usage counters depend on it."""
-_ANY_SOURCE = ClientSource()
+_ANY_SOURCE = ClientSourceAddress()
 """A placeholder, used if no rule depends on the client's source. The gateway then needs no system call to find the
 source."""
 _LIMITS = (RefusalReason.MAX_CONNECTIONS, RefusalReason.CONSUMER_QUOTA)
@@ -67,7 +67,7 @@ class Acceptor:
         self.accepted = 0
         self.rejected: Tally = Tally()
         """Number of clients rejected before they were connected to a target, by reason."""
-        self.reserve = CancelRequestReserve()
+        self.reserve = CancelRequestSlots()
         """The clients that exceed a limit, but might send a cancel request."""
         self.pending: set[asyncio.Task[None] | None] = set()
         """Tasks of clients that are not connected to a target yet."""
@@ -121,7 +121,9 @@ class Acceptor:
                 wait for a target.
         """
         client, admission, group = PendingClient(sock, waited), self.admission, self.group
-        source = ClientSource.of(sock) if admission.needs_source or self._client_events.enabled else _ANY_SOURCE
+        source = (
+            ClientSourceAddress.of(sock) if admission.needs_source or self._client_events.enabled else _ANY_SOURCE
+        )
         client.record = self._client_events.accepted(source)
         refusal = admission.refusal(source, self.active - len(self.reserve))
         if refusal is not None:
@@ -163,7 +165,9 @@ class Acceptor:
         self, client: PendingClient, refusal: RefusalReason, usage: UsageCounters | None
     ) -> "_OverLimitClient | None":
         """Return an `_OverLimitClient` if the client might send a cancel request. None: refuse the client now."""
-        source = ClientSource.of(client.sock) if self._dialer.knows_cancel_requests and refusal in _LIMITS else None
+        source = (
+            ClientSourceAddress.of(client.sock) if self._dialer.knows_cancel_requests and refusal in _LIMITS else None
+        )
         room = source is not None and self.reserve.has_room(source.address)
         if source is None or not room or self.admission.refusal(source, 0) is not None:
             return None
@@ -197,8 +201,8 @@ class Acceptor:
                 raise
             except Exception:
                 log.exception("unexpected error: the client is reset", extra={"backend": self._backend})
-                self.rejected[Reason.PROTOCOL] += 1
-                self._client_events.not_joined(client.record, NOT_CONNECTED, Reason.PROTOCOL)
+                self.rejected[FailureReason.PROTOCOL] += 1
+                self._client_events.not_joined(client.record, NOT_CONNECTED, FailureReason.PROTOCOL)
             finally:
                 on_done(task)
 

@@ -6,7 +6,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from gateway.contracts.config_types import IpNetwork
-from gateway.forwarding.client_identity import ClientSource, ConsumerIdentity, ConsumerResolver, UnixSocketConsumer
+from gateway.forwarding.client_identity import (
+    ClientSourceAddress,
+    ConsumerIdentity,
+    ConsumerResolver,
+    UnixSocketConsumer,
+)
 
 _FIRST_UNPRIVILEGED_PORT = 1024
 
@@ -35,7 +40,7 @@ class UnixSocketRule:
     uids: frozenset[int] = frozenset()
     gids: frozenset[int] = frozenset()
 
-    def admits(self, source: ClientSource) -> bool:
+    def admits(self, source: ClientSourceAddress) -> bool:
         """Return whether the peer's user and group are allowed to connect."""
         peer = source.peer
         if peer is None:
@@ -78,12 +83,12 @@ class AdmissionRules:
         rules = (self.privileged_only, self.label, self.identity, self.per_consumer, self.sockets)
         return any(rules)
 
-    def socket_consumer(self, source: ClientSource | None) -> UnixSocketConsumer | None:
+    def socket_consumer(self, source: ClientSourceAddress | None) -> UnixSocketConsumer | None:
         """Return the consumer that is assigned to the client's unix socket; None if there is none."""
         rule = self.sockets.get(source.path) if source is not None else None
         return rule.consumer if rule is not None else None
 
-    def refusal(self, source: ClientSource | None, open_connections: int) -> RefusalReason | None:
+    def refusal(self, source: ClientSourceAddress | None, open_connections: int) -> RefusalReason | None:
         """Check the rules that do not depend on the consumer.
 
         Args:

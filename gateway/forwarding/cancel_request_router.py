@@ -4,11 +4,17 @@ import asyncio
 import logging
 import socket
 
-from gateway.cancel_protocol import CancelProtocol, CancelRequest, ClientMessageKind, EncryptionRequest, LoginTap
 from gateway.contracts.link import Stream
-from gateway.errors import DialError, ReachError, Reason
+from gateway.errors import DialError, FailureReason, TargetUnreachableError
 from gateway.forwarding.disconnect_watcher import DisconnectWatcher
-from gateway.forwarding.routed_target import TargetIdentity
+from gateway.forwarding.target_with_uplink import TargetIdentity
+from gateway.query_cancel_protocol import (
+    CancelKeyTap,
+    CancelRequest,
+    ClientMessageKind,
+    EncryptionRequest,
+    QueryCancelProtocol,
+)
 
 log = logging.getLogger(__name__)
 
@@ -43,20 +49,20 @@ class CancelRequestRouter:
         protocol: Parses the first bytes of connections.
     """
 
-    def __init__(self, protocol: CancelProtocol) -> None:
+    def __init__(self, protocol: QueryCancelProtocol) -> None:
         self._protocol = protocol
-        self._sessions: dict[TargetIdentity, set[LoginTap]] = {}
+        self._sessions: dict[TargetIdentity, set[CancelKeyTap]] = {}
         self._replies: dict[tuple[TargetIdentity, bytes], _CachedEncryptionReply] = {}
 
-    def login_tap(self) -> LoginTap:
+    def login_tap(self) -> CancelKeyTap:
         """Return a tap for a new connection. The tap reads the session's cancel key from the login."""
         return self._protocol.login_tap()
 
-    def add_session(self, target: TargetIdentity, login: LoginTap) -> None:
+    def add_session(self, target: TargetIdentity, login: CancelKeyTap) -> None:
         """Record that `target` serves the session whose login the tap `login` observes."""
         self._sessions.setdefault(target, set()).add(login)
 
-    def remove_session(self, target: TargetIdentity, login: LoginTap) -> None:
+    def remove_session(self, target: TargetIdentity, login: CancelKeyTap) -> None:
         """Remove a session that has ended, and its cancel key."""
         logins = self._sessions[target]
         logins.discard(login)
@@ -168,12 +174,14 @@ async def send_copy(request: CancelRequest, target: TargetIdentity) -> None:
                 with await link.socket(target.target) as sock:
                     await loop.sock_sendall(sock, request.data)
                     await loop.sock_recv(sock, 1)
-    except (ReachError, OSError, TimeoutError) as error:
+    except (TargetUnreachableError, OSError, TimeoutError) as error:
         log.debug("cancel request not copied", extra={"target": str(target.target), "detail": str(error)})
 
 
 def _client_disconnected(error: OSError) -> DialError:
-    return DialError(Reason.RESET, f"the client disconnected before it was connected to a target: {error.strerror}")
+    return DialError(
+        FailureReason.RESET, f"the client disconnected before it was connected to a target: {error.strerror}"
+    )
 
 
 async def _send_encryption_request(request: EncryptionRequest, target: TargetIdentity) -> bytes:
@@ -185,5 +193,5 @@ async def _send_encryption_request(request: EncryptionRequest, target: TargetIde
             with await link.socket(target.target) as sock:
                 await loop.sock_sendall(sock, request.request)
                 return await loop.sock_recv(sock, len(request.refusal))
-    except (ReachError, OSError, TimeoutError):
+    except (TargetUnreachableError, OSError, TimeoutError):
         return b""  # if the target is unavailable, the dial for the client reports this later

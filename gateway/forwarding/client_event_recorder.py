@@ -7,11 +7,11 @@ from gateway.audit_log.recorder import AuditRecorder
 from gateway.audit_log.refusal_event_limiter import RefusalKey
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
-from gateway.contracts.tracing import ConnectionTrace, TracedConnection, TraceExporter
-from gateway.errors import Reason
+from gateway.contracts.tracing import ConnectionPhaseRecorder, ConnectionSpanData, TraceExporter
+from gateway.errors import FailureReason
 from gateway.forwarding.admission import RefusalReason
-from gateway.forwarding.client_identity import ClientSource, ConsumerIdentity
-from gateway.forwarding.routed_target import RoutedTarget
+from gateway.forwarding.client_identity import ClientSourceAddress, ConsumerIdentity
+from gateway.forwarding.target_with_uplink import TargetWithUplink
 
 NOT_CONNECTED = "not_connected"
 """Value of the field `ending` for a client that was admitted, but could not be connected to a target."""
@@ -33,11 +33,11 @@ class ConnectionRecord:
     """
 
     __slots__ = ("accepted_at", "audited", "consumer", "pending", "source", "trace")
-    source: ClientSource | None
+    source: ClientSourceAddress | None
     accepted_at: float
     consumer: ConsumerIdentity | None
     audited: bool
-    trace: ConnectionTrace | None
+    trace: ConnectionPhaseRecorder | None
     pending: bool
 
 
@@ -60,10 +60,10 @@ class ClientEventRecorder:
         """Whether the audit log or traces are enabled, so that clients are recorded."""
         return self._recorder.enabled or self._exporter is not None
 
-    def accepted(self, source: ClientSource | None) -> ConnectionRecord | None:
+    def accepted(self, source: ClientSourceAddress | None) -> ConnectionRecord | None:
         """Return a new record for an accepted client; None while both the audit log and traces are disabled."""
         audited = self._recorder.enabled
-        trace = ConnectionTrace() if self._exporter is not None else None
+        trace = ConnectionPhaseRecorder() if self._exporter is not None else None
         if not audited and trace is None:
             return None
         return ConnectionRecord(source, time.monotonic(), None, audited=audited, trace=trace, pending=True)
@@ -86,7 +86,7 @@ class ClientEventRecorder:
             )
             self._recorder.record_refusal(key)
 
-    def not_joined(self, record: ConnectionRecord | None, ending: str, reason: Reason | None = None) -> None:
+    def not_joined(self, record: ConnectionRecord | None, ending: str, reason: FailureReason | None = None) -> None:
         """Record that a client was closed before it was connected to a target. Further calls do nothing.
 
         Args:
@@ -106,7 +106,7 @@ class ClientEventRecorder:
         return record
 
     def ended(
-        self, record: ConnectionRecord | None, routed: RoutedTarget, relay: Relay, close_reason: CloseReason
+        self, record: ConnectionRecord | None, routed: TargetWithUplink, relay: Relay, close_reason: CloseReason
     ) -> None:
         """Record that a client's connection to a target has ended.
 
@@ -129,10 +129,10 @@ class ClientEventRecorder:
     def _write(
         self,
         record: ConnectionRecord,
-        routed: RoutedTarget | None,
+        routed: TargetWithUplink | None,
         relay: Relay | None,
         ending: str,
-        reason: Reason | None,
+        reason: FailureReason | None,
     ) -> None:
         self._export(record, routed, relay, ending, reason)
         if not record.audited:
@@ -159,7 +159,7 @@ class ClientEventRecorder:
     def _export(
         self,
         record: ConnectionRecord,
-        routed: RoutedTarget | None,
+        routed: TargetWithUplink | None,
         relay: Relay | None,
         ending: str,
         reason: str | None,
@@ -168,7 +168,7 @@ class ClientEventRecorder:
             return
         record.trace.enter("")
         self._exporter.export(
-            TracedConnection(
+            ConnectionSpanData(
                 record.trace,
                 ended=record.trace.now,
                 backend=self._backend,

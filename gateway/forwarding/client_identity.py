@@ -36,7 +36,7 @@ class ConsumerResolver(Protocol):
 
 
 @dataclass(frozen=True)
-class ClientSource:
+class ClientSourceAddress:
     """The source of a client: its IP address and port, or the path of the unix socket and the peer's credentials."""
 
     address: str | None = None
@@ -50,7 +50,7 @@ class ClientSource:
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
     @classmethod
-    def of(cls, client: socket.socket) -> "ClientSource | None":
+    def of(cls, client: socket.socket) -> "ClientSourceAddress | None":
         """Return the source of `client`; None if the client has disconnected."""
         try:
             if client.family == socket.AF_UNIX:

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from gateway.contracts.relay import Relay
-from gateway.measurement import Histogram, Tally
+from gateway.metric_types import Histogram, Tally
 
 MAX_CONSUMERS = 256
 """Maximum number of consumers with separate counters. Further consumers share the counters of `OTHERS`."""

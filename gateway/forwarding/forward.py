@@ -6,16 +6,16 @@ from collections.abc import Callable
 from functools import reduce
 
 from gateway.audit_log.recorder import AuditRecorder
-from gateway.cancel_protocol import CancelProtocol, LoginTap
 from gateway.connection_tap import TapFactory
-from gateway.contracts.accepting_link import ShortConnections
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.listening_link import ShortConnectionTotals
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.tracing import TraceExporter
 from gateway.errors import DialError
 from gateway.forwarding.acceptor import Acceptor
 from gateway.forwarding.admission import AdmissionRules
+from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.cancel_request_router import CancelRequestRouter
 from gateway.forwarding.client_event_recorder import ClientEventRecorder, ConnectionRecord
 from gateway.forwarding.consumer_usage import ConnectionSlot, ConsumerUsage
@@ -24,9 +24,9 @@ from gateway.forwarding.native_acceptor import NativeAcceptor
 from gateway.forwarding.open_connections import OpenConnection, OpenConnections
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.retrying_dialer import RetryingDialer
-from gateway.forwarding.route import Route
-from gateway.forwarding.routed_target import LinkSource, RoutedTarget
-from gateway.measurement import Histogram, Tally
+from gateway.forwarding.target_with_uplink import LinkProvider, TargetWithUplink
+from gateway.metric_types import Histogram, Tally
+from gateway.query_cancel_protocol import CancelKeyTap, QueryCancelProtocol
 
 _STALL_SCAN_INTERVAL = 0.5
 _STALL_REPORT_INTERVAL = 10.0
@@ -46,7 +46,7 @@ class Forward:
         route: The uplinks and targets, and the time limits.
         tap: Creates a tap that measures the latency of one connection; None if the relay itself measures the latency.
         response_timeout: Maximum seconds that a target may take to respond to a client. If the target takes longer,
-            `Route.on_stall` is called. None: no limit.
+            `BackendRoute.on_stall` is called. None: no limit.
         cancels: The protocol of cancel requests; None if clients send no cancel requests on separate connections.
         recorder: Records clients in the audit log; None if the audit log is disabled.
         exporter: Receives a span for each client; None if traces are disabled.
@@ -57,10 +57,10 @@ class Forward:
         name: str,
         listeners: list[Listener],
         admission: AdmissionRules,
-        route: Route,
+        route: BackendRoute,
         tap: TapFactory | None = None,
         response_timeout: float | None = None,
-        cancels: CancelProtocol | None = None,
+        cancels: QueryCancelProtocol | None = None,
         recorder: AuditRecorder | None = None,
         exporter: TraceExporter | None = None,
     ) -> None:
@@ -138,14 +138,14 @@ class Forward:
                 self.abort_all()
 
     async def _report_stalls(self) -> None:
-        """Call `Route.on_stall`, which triggers a check, for targets that do not respond within `response_timeout`.
+        """Call `BackendRoute.on_stall`, which triggers a check, for targets that exceed `response_timeout`.
 
         This method searches periodically, because no event reports a server that hangs with open connections.
         """
         if self._response_timeout is None:
             await asyncio.Event().wait()
             return
-        reported: dict[RoutedTarget, float] = {}
+        reported: dict[TargetWithUplink, float] = {}
         while True:
             await asyncio.sleep(_STALL_SCAN_INTERVAL)
             now = time.monotonic()
@@ -155,7 +155,7 @@ class Forward:
                     reported[routed] = now
                     self._dialer.target_dialer.route.on_stall(routed)
 
-    def update(self, listeners: list[Listener], admission: AdmissionRules, route: Route) -> None:
+    def update(self, listeners: list[Listener], admission: AdmissionRules, route: BackendRoute) -> None:
         """Replace the listeners, admission rules and route. Clients that are connected to a target are not affected.
 
         This method does not close removed listeners, because another backend might use them.
@@ -174,7 +174,7 @@ class Forward:
         if self._native is not None:
             self._native.review(self._dialer.target_dialer.route)
 
-    def active_on(self, uplink: LinkSource) -> int:
+    def active_on(self, uplink: LinkProvider) -> int:
         """Return the number of clients whose connections use `uplink`."""
         elsewhere = self._native.count_on(uplink) if self._native is not None else 0
         return self._connections.count_on(uplink) + elsewhere
@@ -200,7 +200,7 @@ class Forward:
         """Set whether to reset clients, instead of letting them wait, while all uplinks are down."""
         self._dialer.set_fail_fast(enabled=enabled)
 
-    def move_clients(self, drained: frozenset[Endpoint], left: frozenset[Endpoint] = frozenset()) -> None:
+    def move_clients(self, drained: frozenset[HostPort], left: frozenset[HostPort] = frozenset()) -> None:
         """Reset the clients of targets that have the wrong role, so that they reconnect to the right target.
 
         Args:
@@ -250,9 +250,9 @@ class Forward:
 
     def _add(
         self,
-        routed: RoutedTarget,
+        routed: TargetWithUplink,
         relay: Relay,
-        login: LoginTap | None,
+        login: CancelKeyTap | None,
         slot: ConnectionSlot | None = None,
         record: ConnectionRecord | None = None,
     ) -> None:
@@ -265,7 +265,7 @@ class Forward:
         if routed.target in self._connections.drained_targets:  # the target lost its role during the dial
             self.move_clients(self._connections.drained_targets, self._connections.left_targets)
 
-    def _served(self, clients: ShortConnections) -> None:
+    def _served(self, clients: ShortConnectionTotals) -> None:
         self._connections.add_ended(clients.to_backend, clients.from_backend)
         if clients.resets:
             self.resets[CloseReason.CLIENT_RESET] += clients.resets

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.errors import GatewayError
 from gateway.relay.bind_errors import describe_bind_error
 from gateway.relay.listening_sockets import listen_tcp
@@ -45,7 +45,7 @@ class Listener:
     """
 
     def __init__(
-        self, address: Endpoint, sockets: list[socket.socket] | None = None, *, free_bind: bool = False
+        self, address: HostPort, sockets: list[socket.socket] | None = None, *, free_bind: bool = False
     ) -> None:
         self.address = address
         self._sockets = _bind(address, free_bind=free_bind) if sockets is None else sockets
@@ -177,7 +177,7 @@ def prepare(sock: socket.socket) -> None:
     reset_on_process_exit(sock)
 
 
-def _bind(address: Endpoint, *, free_bind: bool) -> list[socket.socket]:
+def _bind(address: HostPort, *, free_bind: bool) -> list[socket.socket]:
     if address.is_unix:
         return [_bind_unix(Path(address.host))]
     hosts = ["127.0.0.1", "::1"] if address.host == "localhost" else [address.host]
@@ -207,7 +207,7 @@ def _bind_unix(path: Path) -> socket.socket:
     return sock
 
 
-def _change_mode(address: Endpoint, bound: os.stat_result, mode: int) -> None:
+def _change_mode(address: HostPort, bound: os.stat_result, mode: int) -> None:
     """Change the mode of a socket's file, but not of a file or symlink that has replaced it.
 
     Raises:

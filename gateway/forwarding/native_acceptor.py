@@ -4,22 +4,27 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from gateway.cancel_protocol import LoginTap
-from gateway.contracts.accepting_link import AcceptingLink, AcceptRule, LinkListener, ShortConnections
 from gateway.contracts.link import Stream
+from gateway.contracts.listening_link import (
+    ClientAcceptRule,
+    LinkClientListener,
+    ListeningLink,
+    ShortConnectionTotals,
+)
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.forwarding.acceptor import Acceptor
+from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.cancel_request_router import CancelRequestRouter
 from gateway.forwarding.listener import Listener
-from gateway.forwarding.route import Route
-from gateway.forwarding.routed_target import LinkSource, RoutedTarget
-from gateway.measurement import Histogram
+from gateway.forwarding.target_with_uplink import LinkProvider, TargetWithUplink
+from gateway.metric_types import Histogram
+from gateway.query_cancel_protocol import CancelKeyTap
 
 _RETRY_AFTER = 1.0
 """Minimum seconds between two attempts to let a link accept clients, if the first attempt or the link has failed."""
 _MIN_HOLD = 3.0
-"""If `Route.hold` is less than this number of seconds, links accept no clients. Python code then accepts the clients,
+"""If `BackendRoute.hold` is less than this number of seconds, links accept no clients. Python code then accepts them,
 because it enforces a short limit more precisely."""
 _MIN_ROOM = 0.25
 """Minimum fraction of `max_connections` that must be free before a link starts to accept clients."""
@@ -49,8 +54,8 @@ class NativeAcceptor:
         self,
         acceptor: Acceptor,
         latency: Histogram,
-        on_joined: Callable[[RoutedTarget, Relay, LoginTap | None], None],
-        on_served: Callable[[ShortConnections], None],
+        on_joined: Callable[[TargetWithUplink, Relay, CancelKeyTap | None], None],
+        on_served: Callable[[ShortConnectionTotals], None],
         cancels: CancelRequestRouter | None = None,
     ) -> None:
         self._acceptor = acceptor
@@ -58,10 +63,10 @@ class NativeAcceptor:
         self._on_joined = on_joined
         self._on_served = on_served
         self._cancels = cancels
-        self._listening: LinkListener | None = None
+        self._listening: LinkClientListener | None = None
         """The link's listener that currently accepts the clients; None if Python code accepts them."""
-        self._paths: dict[LinkListener, RoutedTarget] = {}
-        """For each `LinkListener` that still has clients or can accept them: the path over which it dials."""
+        self._paths: dict[LinkClientListener, TargetWithUplink] = {}
+        """For each `LinkClientListener` that still has clients or can accept them: the path over which it dials."""
         self._bound: list[Listener] = []
         """The backend's listeners on whose sockets the link accepts clients."""
         self._ended = 0
@@ -78,11 +83,11 @@ class NativeAcceptor:
         """Number of current clients that links have accepted, but not yet passed to this object."""
         return sum(each.clients for each in self._paths)
 
-    def count_on(self, uplink: LinkSource) -> int:
+    def count_on(self, uplink: LinkProvider) -> int:
         """Return the number of `clients` that the links of `uplink` have accepted."""
         return sum(each.clients for each, routed in self._paths.items() if routed.uplink is uplink)
 
-    def offer(self, routed: RoutedTarget, route: Route, listeners: list[Listener]) -> None:
+    def offer(self, routed: TargetWithUplink, route: BackendRoute, listeners: list[Listener]) -> None:
         """Let a link accept clients, if the rules permit this. Call this method after each client is connected.
 
         Args:
@@ -95,7 +100,7 @@ class NativeAcceptor:
         link, admission = routed.uplink.link, self._acceptor.admission
         room = admission.max_connections - self._acceptor.active
         if (
-            isinstance(link, AcceptingLink)
+            isinstance(link, ListeningLink)
             and self._is_simple(routed, route)
             and route.hold >= _MIN_HOLD
             and route.budget(routed) is None
@@ -106,7 +111,7 @@ class NativeAcceptor:
             sockets = tuple(sock for each in listeners for sock in each.sockets)
             make_tap = self._cancels.login_tap if self._cancels is not None else None
             open_time = routed.uplink.channel_open
-            rule = AcceptRule(sockets, routed.target, admission.allow, self._latency, open_time, make_tap)
+            rule = ClientAcceptRule(sockets, routed.target, admission.allow, self._latency, open_time, make_tap)
             self._listening = link.listen(rule, room, self)
         if self._listening is None:
             self._retry_at = now + _RETRY_AFTER
@@ -116,13 +121,13 @@ class NativeAcceptor:
         for each in listeners:
             each.delegate(self.withdraw)
 
-    def review(self, route: Route) -> None:
+    def review(self, route: BackendRoute) -> None:
         """Stop the link from accepting clients if it can no longer handle all new clients of this backend."""
         listening = self._listening
         if listening is not None and not self._is_simple(self._paths[listening], route):
             self.withdraw()
 
-    def _is_simple(self, routed: RoutedTarget, route: Route) -> bool:
+    def _is_simple(self, routed: TargetWithUplink, route: BackendRoute) -> bool:
         """Return whether all new clients use this path, independent of their identity and data."""
         return (
             self._acceptor.accepts_anyone
@@ -157,7 +162,7 @@ class NativeAcceptor:
 
     # The link calls the following methods of `AcceptedClientHandler`.
 
-    def on_joined(self, listener: LinkListener, relay: Relay, tap: Any) -> None:
+    def on_joined(self, listener: LinkClientListener, relay: Relay, tap: Any) -> None:
         """See `AcceptedClientHandler`."""
         routed = self._paths.get(listener)
         if routed is None:  # `listen` failed after the link had accepted this client
@@ -166,19 +171,19 @@ class NativeAcceptor:
         self._acceptor.accepted += 1
         self._on_joined(routed, relay, tap)
 
-    def on_served(self, listener: LinkListener, clients: ShortConnections) -> None:
+    def on_served(self, listener: LinkClientListener, clients: ShortConnectionTotals) -> None:
         """See `AcceptedClientHandler`."""
         del listener
         self._acceptor.accepted += clients.total
         self._on_served(clients)
 
-    def on_returned(self, listener: LinkListener, client: Stream, seconds: float) -> None:
+    def on_returned(self, listener: LinkClientListener, client: Stream, seconds: float) -> None:
         """See `AcceptedClientHandler`."""
         del listener
         self._acceptor.accept(client, seconds)
         self.on_client_ended()  # the client no longer uses a permit of the link
 
-    def on_stopped(self, listener: LinkListener, *, failed: bool) -> None:
+    def on_stopped(self, listener: LinkClientListener, *, failed: bool) -> None:
         """See `AcceptedClientHandler`."""
         if listener is self._listening:
             self._listening = None
@@ -186,7 +191,7 @@ class NativeAcceptor:
                 self._retry_at = time.monotonic() + _RETRY_AFTER
             self._accept_here()
 
-    def on_closed(self, listener: LinkListener) -> None:
+    def on_closed(self, listener: LinkClientListener) -> None:
         """See `AcceptedClientHandler`."""
         self._paths.pop(listener, None)
 

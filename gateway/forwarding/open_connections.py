@@ -6,14 +6,14 @@ import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from gateway.cancel_protocol import LoginTap
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.forwarding.client_event_recorder import ConnectionRecord
 from gateway.forwarding.consumer_usage import ConnectionSlot
 from gateway.forwarding.drain_schedule import DrainSchedule, drain_order
-from gateway.forwarding.routed_target import LinkSource, RoutedTarget
+from gateway.forwarding.target_with_uplink import LinkProvider, TargetWithUplink
+from gateway.query_cancel_protocol import CancelKeyTap
 
 _DRAIN_INTERVAL = (0.1, 0.4)
 
@@ -34,10 +34,10 @@ class OpenConnection:
 
     __slots__ = ("began", "login", "record", "relay", "routed", "slot")
     relay: Relay
-    routed: RoutedTarget
+    routed: TargetWithUplink
     slot: ConnectionSlot | None
     began: float
-    login: LoginTap | None
+    login: CancelKeyTap | None
     record: ConnectionRecord | None
 
 
@@ -49,9 +49,9 @@ class OpenConnections:
         self._ended_to_backend = 0
         self._ended_from_backend = 0
         self._draining = False
-        self.drained_targets: frozenset[Endpoint] = frozenset()
+        self.drained_targets: frozenset[HostPort] = frozenset()
         """Targets whose clients are reset gradually, for example after a target's role has changed. See `drain`."""
-        self.left_targets: frozenset[Endpoint] = frozenset()
+        self.left_targets: frozenset[HostPort] = frozenset()
         """Targets whose clients are reset immediately: old primaries that still accept writes. See `abort_left`."""
 
     def __len__(self) -> int:
@@ -85,7 +85,7 @@ class OpenConnections:
         self._ended_to_backend += to_backend
         self._ended_from_backend += from_backend
 
-    def count_on(self, uplink: LinkSource) -> int:
+    def count_on(self, uplink: LinkProvider) -> int:
         """Return the number of clients that are connected to a target through `uplink`."""
         return sum(each.routed.uplink is uplink for each in self)
 
@@ -101,7 +101,7 @@ class OpenConnections:
             if relay.last_active < before and not relay.awaiting_response:
                 relay.abort(CloseReason.ABORTED)
 
-    def stalled(self, before: float) -> Iterator[RoutedTarget]:
+    def stalled(self, before: float) -> Iterator[TargetWithUplink]:
         """Yield the path of each client whose wait for a response began before the monotonic time `before`."""
         for each in self:
             since = each.relay.waiting_since
@@ -134,5 +134,5 @@ class OpenConnections:
         finally:
             self._draining = False
 
-    def _on(self, targets: Collection[Endpoint]) -> list[Relay]:
+    def _on(self, targets: Collection[HostPort]) -> list[Relay]:
         return [each.relay for each in self if each.routed.target in targets]

@@ -2,15 +2,15 @@
 
 from math import inf
 
-from gateway.cancel_protocol import CancelRequest
 from gateway.connection_tap import Tap
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link, Stream
 from gateway.contracts.relay import Relay
 from gateway.forwarding.client_event_recorder import ConnectionRecord
 from gateway.forwarding.consumer_usage import ConnectionSlot
 from gateway.forwarding.disconnect_watcher import DisconnectWatcher
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
+from gateway.query_cancel_protocol import CancelRequest
 from gateway.relay.sockets import reset
 
 
@@ -49,7 +49,7 @@ class PendingClient:
             self.record.trace.enter(phase)
 
     async def join(
-        self, link: Link, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
+        self, link: Link, to: HostPort, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
         """Connect the client to a target; see `gateway.contracts.link.Link.join`. The relay then owns the socket."""
         relay = await link.join(self.sock, to, latency, within, tap)

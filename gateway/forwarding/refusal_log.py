@@ -3,9 +3,9 @@
 import logging
 
 from gateway.contracts.link import Stream
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 from gateway.forwarding.admission import RefusalReason
-from gateway.forwarding.client_identity import ClientSource
+from gateway.forwarding.client_identity import ClientSourceAddress
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +26,11 @@ class RefusalLog:
 
     def __init__(self, backend: str) -> None:
         self._backend = backend
-        self._logged: dict[tuple[str, RefusalReason | Reason], float] = {}
+        self._logged: dict[tuple[str, RefusalReason | FailureReason], float] = {}
         self._window_ends = 0.0
         self._lines = self._omitted = 0
 
-    def refused(self, client: Stream, reason: RefusalReason | Reason, now: float, detail: str = "") -> None:
+    def refused(self, client: Stream, reason: RefusalReason | FailureReason, now: float, detail: str = "") -> None:
         """Log a refused client, unless the same source and reason were logged in the last ten minutes.
 
         Args:
@@ -44,7 +44,7 @@ class RefusalLog:
         if self._lines >= _MAX_LINES:
             self._omitted += 1
             return
-        source = ClientSource.of(client)
+        source = ClientSourceAddress.of(client)
         key = ((source.address or source.path) if source is not None else "disconnected", reason)
         if key not in self._logged:
             self._logged[key] = now

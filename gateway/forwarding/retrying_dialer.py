@@ -6,18 +6,18 @@ import time
 from collections.abc import Collection
 from typing import NamedTuple
 
-from gateway.cancel_protocol import CancelRequest, LoginTap
 from gateway.connection_tap import TapFactory
 from gateway.contracts.relay import Relay
 from gateway.contracts.tracing import DIAL, HOLD
-from gateway.errors import DialError, LinkLostError, ReachError, Reason
-from gateway.forwarding.cancel_request_forwarding import join_cancel_request
+from gateway.errors import DialError, FailureReason, LinkLostError, TargetUnreachableError
+from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.cancel_request_router import CancelRequestRouter
+from gateway.forwarding.cancel_request_sender import join_cancel_request
 from gateway.forwarding.pending_client import PendingClient
-from gateway.forwarding.route import Route
-from gateway.forwarding.routed_target import LinkSource, RoutedTarget
 from gateway.forwarding.target_dialer import MIN_DIAL, TargetDialer
-from gateway.measurement import Histogram
+from gateway.forwarding.target_with_uplink import LinkProvider, TargetWithUplink
+from gateway.metric_types import Histogram
+from gateway.query_cancel_protocol import CancelKeyTap, CancelRequest
 
 _FIRST_RETRY = 0.05
 _LAST_RETRY = 1.0
@@ -28,7 +28,7 @@ _RECHECK_INTERVAL = 1.0
 """If the route has several uplinks: seconds after which the paths for a waiting client are determined again, because
 the best path can change."""
 _NO_PRIMARY = "no target is a writable primary"
-_PERMANENT = {Reason.CHANNEL_PROHIBITED}
+_PERMANENT = {FailureReason.CHANNEL_PROHIBITED}
 """Reasons of failures that a retry cannot fix."""
 
 
@@ -39,9 +39,9 @@ class _PermanentDialError(DialError):
 class DialResult(NamedTuple):
     """The result of a successful dial: the target, the uplink used, and the relay between client and target."""
 
-    routed: RoutedTarget
+    routed: TargetWithUplink
     relay: Relay
-    login: LoginTap | None = None
+    login: CancelKeyTap | None = None
     """Observes the login; None if the kind has no cancel requests, or if the client sends a cancel request."""
 
 
@@ -56,7 +56,7 @@ class RetryingDialer:
     """
 
     def __init__(
-        self, route: Route, make_tap: TapFactory | None = None, cancels: CancelRequestRouter | None = None
+        self, route: BackendRoute, make_tap: TapFactory | None = None, cancels: CancelRequestRouter | None = None
     ) -> None:
         self.target_dialer = TargetDialer(route)
         """Dials the targets of the current route."""
@@ -82,7 +82,7 @@ class RetryingDialer:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def set_route(self, route: Route) -> None:
+    def set_route(self, route: BackendRoute) -> None:
         """Replace the route for new clients and for clients that wait for a tunnel."""
         self.target_dialer = TargetDialer(route)
         self._wake_waiting()
@@ -125,14 +125,18 @@ class RetryingDialer:
             uplinks = {each.uplink for each in routes} or set(route.uplinks)
             if all(each.link is None for each in uplinks):
                 if self.fail_fast:
-                    raise DialError(Reason.TUNNEL, "no tunnel is open, and `gateway fail` has turned off waiting")
+                    raise DialError(
+                        FailureReason.TUNNEL, "no tunnel is open, and `gateway fail` has turned off waiting"
+                    )
                 client.enter(HOLD)
                 client.watcher.start()
                 try:
                     async with asyncio.timeout_at(deadline):
                         await self._wait_link(uplinks, None if len(route.uplinks) == 1 else _RECHECK_INTERVAL)
                 except TimeoutError:
-                    raise DialError(Reason.TUNNEL, f"no tunnel opened within {route.hold:g} s (`hold`)") from None
+                    raise DialError(
+                        FailureReason.TUNNEL, f"no tunnel opened within {route.hold:g} s (`hold`)"
+                    ) from None
                 continue
             try:
                 return await self._dial(client, dialer, routes, latency, deadline)
@@ -149,7 +153,7 @@ class RetryingDialer:
         self,
         client: PendingClient,
         dialer: TargetDialer,
-        routes: list[RoutedTarget],
+        routes: list[TargetWithUplink],
         latency: Histogram,
         deadline: float,
     ) -> DialResult:
@@ -157,8 +161,8 @@ class RetryingDialer:
         if not routes:
             if self._cancels and (request := await self._cancel_request(client, None)) is not None:
                 return await self._join_cancel(client, request, dialer, latency)
-            raise DialError(Reason.ROLE, _NO_PRIMARY)
-        failures: dict[RoutedTarget, ReachError] = {}
+            raise DialError(FailureReason.ROLE, _NO_PRIMARY)
+        failures: dict[TargetWithUplink, TargetUnreachableError] = {}
         dialed = [each for each in routes if each.uplink.link is not None]
         for routed in dialed:
             client.enter(DIAL)
@@ -181,7 +185,7 @@ class RetryingDialer:
         raise _failure(list(failures.values()))
 
     async def _join_route(
-        self, client: PendingClient, dialer: TargetDialer, routed: RoutedTarget, latency: Histogram, within: float
+        self, client: PendingClient, dialer: TargetDialer, routed: TargetWithUplink, latency: Histogram, within: float
     ) -> DialResult:
         """Connect the client to a target over one path. Fail if the dial takes longer than `within` seconds."""
         started = time.perf_counter()
@@ -193,7 +197,7 @@ class RetryingDialer:
         routed.uplink.channel_open.observe(time.perf_counter() - started)
         return DialResult(routed, relay, login)
 
-    async def _cancel_request(self, client: PendingClient, routed: RoutedTarget | None) -> CancelRequest | None:
+    async def _cancel_request(self, client: PendingClient, routed: TargetWithUplink | None) -> CancelRequest | None:
         """Return the client's cancel request; None if the client sends none.
 
         If all sessions are on the target of `routed`, return None without reading. A cancel request then goes to this
@@ -217,14 +221,14 @@ class RetryingDialer:
         request: CancelRequest,
         dialer: TargetDialer,
         latency: Histogram,
-        default: RoutedTarget | None = None,
+        default: TargetWithUplink | None = None,
     ) -> DialResult:
         candidates = self._cancels.targets_for(request, default and default.identity) if self._cancels else []
         if not candidates:
-            raise DialError(Reason.ROLE, _NO_PRIMARY)
+            raise DialError(FailureReason.ROLE, _NO_PRIMARY)
         return DialResult(*await join_cancel_request(client, request, dialer, latency, candidates, default))
 
-    async def _wait_link(self, uplinks: Collection[LinkSource], within: float | None) -> None:
+    async def _wait_link(self, uplinks: Collection[LinkProvider], within: float | None) -> None:
         """Wait until an uplink has a link, the route or `fail_fast` changes, or `within` seconds have passed."""
         waiting = [asyncio.ensure_future(each.wait_link()) for each in uplinks]
         changed = asyncio.ensure_future(self._changed.wait())
@@ -235,10 +239,10 @@ class RetryingDialer:
                 each.cancel()
 
 
-def _failure(errors: list[ReachError]) -> DialError:
+def _failure(errors: list[TargetUnreachableError]) -> DialError:
     """Return the last error. If a retry can fix none of the errors, return the last one as `_PermanentDialError`."""
     if not errors:
-        return DialError(Reason.TUNNEL, "the link was lost")
+        return DialError(FailureReason.TUNNEL, "the link was lost")
     last = errors[-1]
     if all(isinstance(each, DialError) and each.reason in _PERMANENT for each in errors):
         return _PermanentDialError(last.reason, last.detail)

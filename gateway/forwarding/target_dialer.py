@@ -11,12 +11,12 @@ from gateway.connection_tap import Tap
 from gateway.contracts.link import Link
 from gateway.contracts.relay import Relay
 from gateway.contracts.tracing import CHANNEL
-from gateway.errors import DialError, Reason
+from gateway.errors import DialError, FailureReason
 from gateway.forwarding.aborted_handshake_budget import LOGIN_RESPONSES, AbortedHandshakeBudget
+from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.pending_client import PendingClient
-from gateway.forwarding.route import Route
-from gateway.forwarding.routed_target import RoutedTarget
-from gateway.measurement import Histogram
+from gateway.forwarding.target_with_uplink import TargetWithUplink
+from gateway.metric_types import Histogram
 from gateway.relay.dial_retry import retry_dial
 
 MIN_DIAL = 0.05
@@ -33,15 +33,15 @@ class TargetDialer:
         route: The route to the targets.
     """
 
-    def __init__(self, route: Route) -> None:
+    def __init__(self, route: BackendRoute) -> None:
         self.route = route
-        self._slots: dict[RoutedTarget, asyncio.Semaphore] = {}
+        self._slots: dict[TargetWithUplink, asyncio.Semaphore] = {}
 
     async def join(
         self,
         client: PendingClient,
         link: Link,
-        routed: RoutedTarget,
+        routed: TargetWithUplink,
         latency: Histogram,
         within: float,
         tap: Tap | None = None,
@@ -64,7 +64,7 @@ class TargetDialer:
         budget = self.route.budget(routed)
         if budget is not None and not budget.allows(time.monotonic()):
             raise DialError(
-                Reason.HOST_BLOCKED,
+                FailureReason.HOST_BLOCKED,
                 f"{target}: {budget.aborted} aborted handshakes; at {budget.limit}, the server blocks the gateway",
             )
         deadline = time.monotonic() + within
@@ -75,7 +75,7 @@ class TargetDialer:
             try:
                 await asyncio.wait_for(slots.acquire(), within)
             except TimeoutError:
-                raise DialError(Reason.TIMEOUT, f"{target}: too many concurrent dials") from None
+                raise DialError(FailureReason.TIMEOUT, f"{target}: too many concurrent dials") from None
         else:
             await slots.acquire()
         client.enter(CHANNEL)
@@ -88,7 +88,7 @@ class TargetDialer:
         finally:
             slots.release()
 
-    def record_end(self, routed: RoutedTarget, relay: Relay, began: float) -> None:
+    def record_end(self, routed: TargetWithUplink, relay: Relay, began: float) -> None:
         """Update the handshake budget of a path after a client's connection has ended.
 
         Args:
@@ -101,7 +101,9 @@ class TargetDialer:
         elif (budget := self.route.budget(routed)) is not None:
             budget.record_login(began)
 
-    def _count_aborted(self, routed: RoutedTarget, record: Callable[[AbortedHandshakeBudget, float], None]) -> None:
+    def _count_aborted(
+        self, routed: TargetWithUplink, record: Callable[[AbortedHandshakeBudget, float], None]
+    ) -> None:
         """Count a handshake that was or might be aborted. If the count is high, request a check.
 
         The login of the check resets the count.

@@ -11,17 +11,17 @@ from collections import deque
 from collections.abc import Callable
 
 from gateway.contracts.backend import Backend
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.login_limiter import LoginLimiter
 from gateway.contracts.states import HealthState
-from gateway.errors import LinkLostError, Reason
+from gateway.errors import FailureReason, LinkLostError
 from gateway.health.check_results import CheckHistory, CheckResult
 from gateway.health.check_schedule import CheckSchedule
 from gateway.health.monitored_uplink import MonitoredUplink
 from gateway.health.probe import probe_once
 from gateway.health.probe_record import ProbeRecord
 from gateway.health.target_state_evaluator import TargetStateEvaluator
-from gateway.measurement import Histogram, Summary, Tally
+from gateway.metric_types import Histogram, SummaryMetric, Tally
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Check:
         self,
         name: str,
         backend: Backend,
-        target: Endpoint,
+        target: HostPort,
         uplink: MonitoredUplink,
         schedule: CheckSchedule,
         on_change: Callable[[], object] = lambda: None,
@@ -86,7 +86,7 @@ class Check:
         self.attempts = 0
         self.failures: Tally = Tally()
         self.duration = Histogram()
-        self.phases: dict[str, Summary] = {}
+        self.phases: dict[str, SummaryMetric] = {}
         self.first_result = asyncio.Event()
         """Set when the first check has finished, successfully or not."""
         self.paused = False
@@ -202,11 +202,11 @@ class Check:
         Add an entry to the history once per interval, as a check would do.
         """
         detail = self.uplink.describe()
-        changed = self.verdict.override(HealthState.BLOCKED, Reason.TUNNEL, detail)
+        changed = self.verdict.override(HealthState.BLOCKED, FailureReason.TUNNEL, detail)
         now = time.monotonic()
         if changed or now - self._blocked_at >= self._interval * (1 - _JITTER):
             self._blocked_at = now
-            self.history.add(CheckResult(time.time(), 0.0, HealthState.BLOCKED, Reason.TUNNEL, detail))
+            self.history.add(CheckResult(time.time(), 0.0, HealthState.BLOCKED, FailureReason.TUNNEL, detail))
         return self._publish(changed)
 
     @property
@@ -221,7 +221,7 @@ class Check:
         self.history.add(result)
         self.duration.observe(result.duration)
         for phase, seconds in result.phases.items():
-            self.phases.setdefault(phase, Summary()).observe(seconds)
+            self.phases.setdefault(phase, SummaryMetric()).observe(seconds)
         if result.succeeded:
             self.last_success, self.succeeded_at = result.at, now
             self.durations.append(result.duration)

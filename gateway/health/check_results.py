@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.states import HealthState
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 
 HISTORY = 100
 """Default size of a history, which keeps at most this number of latest results, and at most as many failures."""
@@ -29,7 +29,7 @@ class CheckResult:
     at: float
     duration: float
     state: HealthState
-    reason: Reason | None = None
+    reason: FailureReason | None = None
     detail: str = ""
     phases: dict[str, float] = field(default_factory=dict)
     probe_result: ProbeResult | None = None
@@ -43,7 +43,7 @@ class CheckResult:
     @property
     def succeeded(self) -> bool:
         """Whether the check succeeded. False if its login was refused, although clients might be able to log in."""
-        return self.passed and self.reason is not Reason.AUTH
+        return self.passed and self.reason is not FailureReason.AUTH
 
 
 class CheckHistory:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from gateway.contracts.link import Connector
+from gateway.contracts.link import SocketConnector
 
 
 class MonitoredUplink(Protocol):
@@ -15,7 +15,7 @@ class MonitoredUplink(Protocol):
     watchers: list[Callable[[], None]]
 
     @property
-    def link(self) -> Connector | None:
+    def link(self) -> SocketConnector | None:
         """The link through the open tunnel; None while the tunnel is not open."""
 
     def describe(self) -> str:

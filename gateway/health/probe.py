@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 
 from gateway.contracts.backend import Backend, ProbeResult
-from gateway.contracts.config_types import Endpoint
-from gateway.contracts.link import Connector
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.link import SocketConnector
 from gateway.contracts.login_limiter import LoginLimiter
-from gateway.contracts.phases import Phases
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.states import HealthState
-from gateway.errors import LinkLostError, ReachError, Reason, UnusableTargetError
+from gateway.errors import FailureReason, LinkLostError, TargetUnreachableError, UnusableTargetError
 from gateway.health.check_results import CheckResult
 from gateway.text_sanitizer import error_text, one_line
 
@@ -19,15 +19,15 @@ log = logging.getLogger(__name__)
 
 _NOT_PROBED = "set check.user and check.password_file, so that the gateway can check the server"
 """The remedy if the gateway has no login for the target, and therefore does not probe the target."""
-_LOGIN_REASONS = (Reason.AUTH, Reason.UNAUTHENTICATED)
+_LOGIN_REASONS = (FailureReason.AUTH, FailureReason.UNAUTHENTICATED)
 """Reasons of failed logins. After a failed login of a check, the target is only degraded: clients use other accounts
 than the check, and might be able to log in."""
 
 
 async def probe_once(
     backend: Backend,
-    link: Connector,
-    target: Endpoint,
+    link: SocketConnector,
+    target: HostPort,
     timeout: float,  # noqa: ASYNC109 - expiry is a result, not an exception
     on_abandoned: Callable[[], None] = lambda: None,
     logins: LoginLimiter | None = None,
@@ -45,7 +45,7 @@ async def probe_once(
     Raises:
         LinkLostError: The link was lost during the probe, so the result shows nothing about the target.
     """
-    phases = Phases(on_abandoned=on_abandoned, logins=logins)
+    phases = PhaseTimer(on_abandoned=on_abandoned, logins=logins)
     started = time.perf_counter()
     probe_result: ProbeResult | None = None
     state, reason, detail, remedy = HealthState.UP, None, "", ""
@@ -64,19 +64,19 @@ async def probe_once(
         phase = f" in the phase {phases.unfinished}" if phases.unfinished else ""
         hint = f": {phases.timeout_hint}" if phases.timeout_hint else ""
         detail = f"no response within {timeout:g} s{phase} (completed: {completed}){hint}"
-        reason, detail = phases.timeout_failure or (Reason.TIMEOUT, detail)
+        reason, detail = phases.timeout_failure or (FailureReason.TIMEOUT, detail)
     except LinkLostError:
         raise
-    except ReachError as error:
+    except TargetUnreachableError as error:
         usable = isinstance(error, UnusableTargetError) and error.reason in _LOGIN_REASONS
         state, reason, detail = HealthState.DEGRADED if usable else HealthState.DOWN, error.reason, error.detail
         remedy = error.remedy if isinstance(error, UnusableTargetError) else ""
     except OSError as error:
-        state, reason, detail = HealthState.DOWN, Reason.RESET, error_text(error)
+        state, reason, detail = HealthState.DOWN, FailureReason.RESET, error_text(error)
     except Exception as error:
         # If the server sends malformed data, a client library can raise any exception. Count this as a failed probe.
         log.exception("a check raised an unexpected error", extra={"target": str(target)})
-        state, reason, detail = HealthState.DOWN, Reason.PROTOCOL, f"{type(error).__name__}: {error}"
+        state, reason, detail = HealthState.DOWN, FailureReason.PROTOCOL, f"{type(error).__name__}: {error}"
     return CheckResult(
         at=time.time(),
         duration=time.perf_counter() - started,

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.states import DatabaseRole, HealthState, Preference
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 
 _RANK = {
     HealthState.UP: 0,
@@ -32,9 +32,9 @@ class TargetCandidate:
             value is for the path that new clients use.
     """
 
-    target: Endpoint
+    target: HostPort
     state: HealthState
-    reason: Reason | None = None
+    reason: FailureReason | None = None
     detail: str = ""
     remedy: str = ""
     role: DatabaseRole | None = None
@@ -52,14 +52,14 @@ class BackendHealth(NamedTuple):
     """
 
     state: HealthState
-    reason: Reason | None = None
+    reason: FailureReason | None = None
     detail: str = ""
     remedy: str = ""
 
 
 def superseded_primaries(
     candidates: list[TargetCandidate], prefer: Preference, *, confirmed: bool = False
-) -> frozenset[Endpoint]:
+) -> frozenset[HostPort]:
     """Return the primaries that were superseded, because another target, which is not down, was promoted later.
 
     A superseded primary can accept writes until it is demoted. These writes are lost.
@@ -98,7 +98,7 @@ def order_targets(candidates: list[TargetCandidate], prefer: Preference) -> list
     return sorted(usable, key=rank)
 
 
-def wrong_role_targets(candidates: list[TargetCandidate], prefer: Preference) -> frozenset[Endpoint]:
+def wrong_role_targets(candidates: list[TargetCandidate], prefer: Preference) -> frozenset[HostPort]:
     """Return the targets that have the wrong role. Their clients must reconnect, to get another target.
 
     The result can contain targets that are down.
@@ -146,7 +146,7 @@ def backend_state(candidates: list[TargetCandidate], prefer: Preference) -> Back
         if bad is not None and all(each.state is not HealthState.UNKNOWN for each in chosen):
             return BackendHealth(state, bad.reason, bad.detail, bad.remedy)
     if not chosen:
-        return BackendHealth(HealthState.DOWN, Reason.ROLE, "no target is a writable primary")
+        return BackendHealth(HealthState.DOWN, FailureReason.ROLE, "no target is a writable primary")
     unknown = next(each for each in chosen if each.state is HealthState.UNKNOWN)
     return BackendHealth(HealthState.UNKNOWN, None, unknown.detail, unknown.remedy)
 
@@ -163,11 +163,13 @@ def _usable_state(candidates: list[TargetCandidate], first: TargetCandidate, pre
         )
     if prefer == "replica" and first.role == "primary":
         detail = "no replica is up, so the primary serves the clients"
-        return BackendHealth(HealthState.DEGRADED, Reason.ROLE, detail, "start a replica, or add one to targets")
+        return BackendHealth(
+            HealthState.DEGRADED, FailureReason.ROLE, detail, "start a replica, or add one to targets"
+        )
     superseded = superseded_primaries(candidates, prefer)
     if superseded:
         others = ", ".join(sorted(map(str, superseded)))
         detail = f"{others} was not demoted: {first.target} was promoted later and gets all clients"
         remedy = f"demote {others}, because two primaries accept writes"
-        return BackendHealth(HealthState.DEGRADED, Reason.ROLE, detail, remedy)
+        return BackendHealth(HealthState.DEGRADED, FailureReason.ROLE, detail, remedy)
     return BackendHealth(HealthState.UP)

@@ -4,7 +4,7 @@ from collections import deque
 from itertools import pairwise
 
 from gateway.contracts.states import HealthState
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 from gateway.health.check_results import CheckResult
 
 _FLAP_WINDOW = 21
@@ -13,7 +13,7 @@ _FLAP_START, _FLAP_STOP = 0.30, 0.20
 when the fraction is at most `_FLAP_STOP` (Nagios Core manual, "Detection and Handling of State Flapping")."""
 
 
-_IMMEDIATE = (Reason.NO_SPACE, Reason.READ_ONLY)
+_IMMEDIATE = (FailureReason.NO_SPACE, FailureReason.READ_ONLY)
 """Reasons that change the state to down after one failed check, because the server itself has reported them."""
 
 
@@ -30,7 +30,7 @@ class TargetStateEvaluator:
         self.rise = rise
         self.fall = fall
         self.state = HealthState.UNKNOWN
-        self.reason: Reason | None = None
+        self.reason: FailureReason | None = None
         self.detail = ""
         self.remedy = ""
         self.flapping = False
@@ -63,7 +63,7 @@ class TargetStateEvaluator:
         if self.state in (HealthState.UP, HealthState.DEGRADED):
             self._consecutive = max(self._consecutive, 1)
 
-    def override(self, state: HealthState, reason: Reason | None, detail: str) -> bool:
+    def override(self, state: HealthState, reason: FailureReason | None, detail: str) -> bool:
         """Set the state to blocked or paused, without a check. The next check result replaces this state immediately.
 
         Args:

@@ -11,11 +11,11 @@ import yaml
 
 from gateway.backends import KINDS
 from gateway.errors import UsageError
-from gateway.importing.client_matching import published_ports
+from gateway.importing.client_forward_matching import published_ports
 from gateway.importing.compose_address_edits import change_address
-from gateway.importing.compose_gateway import BRIDGE, ComposeGatewayConfig, adapt_to_compose, service
 from gateway.importing.compose_service_edits import change_service, change_volume
-from gateway.importing.compose_values import list_of
+from gateway.importing.compose_value_parsers import list_of
+from gateway.importing.gateway_compose_service import BRIDGE, GatewayComposeServiceConfig, adapt_to_compose, service
 from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.imported_objects import HERE, ImportedContainer
 from gateway.importing.yaml_edit import YamlEdit
@@ -110,7 +110,7 @@ def _relative(changes: list[tuple[str, str, str]], folder: str, result: ImportRe
     return [(posixpath.basename(path), old, new) for path, old, new in changes]
 
 
-def _note_ports(found: ComposeGatewayConfig, ports: list[str], result: ImportResult) -> None:
+def _note_ports(found: GatewayComposeServiceConfig, ports: list[str], result: ImportResult) -> None:
     mounted = {name for name, keys in found.backends.items() if KINDS[keys["kind"]].kernel_mounts}
     on_loopback: list[str] = []
     for forward in result.forwards:
@@ -125,7 +125,7 @@ def _note_ports(found: ComposeGatewayConfig, ports: list[str], result: ImportRes
         result.add_note(f"services.gateway: publishes ports only on this host's loopback: {', '.join(shown)}")
 
 
-def _note_requirements(found: ComposeGatewayConfig, result: ImportResult) -> None:
+def _note_requirements(found: GatewayComposeServiceConfig, result: ImportResult) -> None:
     if found.has_vpn:
         result.add_note("services.gateway: build the image with `docker build --target vpn -t gateway-vpn .`")
         result.add_note("services.gateway: root must own the files of its secrets")
@@ -146,7 +146,7 @@ def _note_requirements(found: ComposeGatewayConfig, result: ImportResult) -> Non
 
 
 def _note_internal_networks(
-    edit: YamlEdit, container: ImportedContainer, found: ComposeGatewayConfig, result: ImportResult
+    edit: YamlEdit, container: ImportedContainer, found: GatewayComposeServiceConfig, result: ImportResult
 ) -> None:
     """Add a note if a client cannot reach a gateway that listens on the host.
 
@@ -177,7 +177,7 @@ def _diff(name: str, old: str, new: str) -> str:
     return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
 
 
-def _configuration(found: ComposeGatewayConfig, result: ImportResult) -> str:
+def _configuration(found: GatewayComposeServiceConfig, result: ImportResult) -> str:
     sections = {**result.sections, "tunnels": found.tunnels, "backends": found.backends}
     return yaml.safe_dump({key: each for key, each in sections.items() if each}, sort_keys=False, width=100)
 
@@ -193,7 +193,7 @@ def _put(edit: YamlEdit, section: str, entries: dict[str, Any]) -> None:
             edit.put((section, name), entry)
 
 
-def _networks(edit: YamlEdit, result: ImportResult, found: ComposeGatewayConfig) -> dict[str, Any]:
+def _networks(edit: YamlEdit, result: ImportResult, found: GatewayComposeServiceConfig) -> dict[str, Any]:
     """Return the value of `networks` for the gateway's service, with the gateway's aliases on each network.
 
     The gateway joins the networks of its clients and of the services that it replaces.

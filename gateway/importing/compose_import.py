@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from gateway.importing.compose_file import read_compose
-from gateway.importing.compose_values import environment, list_of, mapping, words_of
+from gateway.importing.compose_value_parsers import environment, list_of, mapping, words_of
 from gateway.importing.docker_commands import published
 from gateway.importing.docker_options import read_bind
 from gateway.importing.env_file import EnvFiles

@@ -2,16 +2,16 @@
 
 from typing import Any
 
-from gateway.importing.compose_gateway import ComposeGatewayConfig, volume_of
-from gateway.importing.compose_values import environment, list_of, mapping
+from gateway.importing.compose_value_parsers import environment, list_of, mapping
 from gateway.importing.docker_options import read_bind
+from gateway.importing.gateway_compose_service import GatewayComposeServiceConfig, volume_of
 from gateway.importing.import_result import ImportResult
-from gateway.importing.imported_objects import ImportedContainer, RemoteServiceClient
+from gateway.importing.imported_objects import ImportedClient, ImportedContainer
 from gateway.importing.yaml_edit import YamlEdit
 
 
 def change_volume(
-    edit: YamlEdit, client: RemoteServiceClient, found: ComposeGatewayConfig, result: ImportResult
+    edit: YamlEdit, client: ImportedClient, found: GatewayComposeServiceConfig, result: ImportResult
 ) -> None:
     """Change the driver options of a volume so that Docker mounts the volume through the gateway.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 HERE = "localhost"
-"""The host name of this host (not of a container) in `ImportedForward.names` and `RemoteServiceClient.host`."""
+"""The host name of this host (not of a container) in `ImportedForward.names` and `ImportedClient.host`."""
 HOST_NAMES = frozenset({
     HERE, "127.0.0.1", "::1", "0.0.0.0", "::", "host.docker.internal", "host.containers.internal", "172.17.0.1",  # noqa: S104
     "gateway.docker.internal", "docker.for.mac.localhost",
@@ -27,7 +27,7 @@ def names_on_host(port: int) -> set[tuple[str, int]]:
 
 
 @dataclass(frozen=True)
-class SshCommandContext:
+class SshCommandOrigin:
     """The context in which an imported ssh command runs: its paths, and the addresses of its listeners.
 
     Args:
@@ -169,7 +169,7 @@ class ImportedForward:
 
 
 @dataclass
-class RemoteServiceClient:
+class ImportedClient:
     """A client of a remote database or file server: a container, a process, a volume, or a mount of this host.
 
     Args:

@@ -31,7 +31,7 @@ _CORKSCREW = re.compile(r"corkscrew\s+(\S+)\s+(\d+)\s+%h\s+%p")
 
 
 @dataclass(frozen=True)
-class JumpOrProxy:
+class ParsedProxyCommand:
     """The jump host or the proxy through which a `ProxyCommand` connects.
 
     Args:
@@ -43,24 +43,24 @@ class JumpOrProxy:
     url: str = ""
 
 
-def jump_or_proxy(command: str) -> JumpOrProxy:
+def jump_or_proxy(command: str) -> ParsedProxyCommand:
     """Return the jump host or the proxy of a `ProxyCommand`. Both fields are empty if the command is not recognized.
 
     Args:
         command: The command. It can contain the tokens of ssh_config(5), such as `%h`.
     """
     if match := _JUMP.fullmatch(command.strip()):
-        return JumpOrProxy(jump=match[1] or match[2] or match[3])
+        return ParsedProxyCommand(jump=match[1] or match[2] or match[3])
     if match := _CORKSCREW.fullmatch(command.strip()):
-        return JumpOrProxy(url=f"http://{match[1]}:{match[2]}")
+        return ParsedProxyCommand(url=f"http://{match[1]}:{match[2]}")
     if match := _NETCAT.fullmatch(command.strip()):
         address = re.search(r"(?:-x|--proxy)[ =]([\w.-]+:\d+)(?=\s)", match[1])
         scheme = re.search(r"(?:-X|--proxy-type)[ =](\S+)", match[1])
         known = {"5": "socks5", "socks5": "socks5", "connect": "http", "http": "http"}
         kind = known.get(scheme[1] if scheme else "5")
         if address and kind and "--proxy-auth" not in match[1]:
-            return JumpOrProxy(url=f"{kind}://{address[1]}")
-    return JumpOrProxy()
+            return ParsedProxyCommand(url=f"{kind}://{address[1]}")
+    return ParsedProxyCommand()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult, split_target
-from gateway.importing.imported_objects import ImportedForward, SshCommandContext
+from gateway.importing.imported_objects import ImportedForward, SshCommandOrigin
 from gateway.importing.proxy_command import jump_or_proxy, program
 from gateway.importing.ssh_forward import read_forward
 from gateway.importing.ssh_host_config import SshHostConfig, destination_host, expand_tokens, server_keys
@@ -32,7 +32,7 @@ _ALGORITHMS = {
 
 def add_host(
     config: SshHostConfig,
-    context: SshCommandContext,
+    context: SshCommandOrigin,
     result: ImportResult,
     look_up: Callable[[str], SshHostConfig] = SshHostConfig,
 ) -> str:
@@ -78,7 +78,7 @@ def add_host(
 
 def _path(
     config: SshHostConfig,
-    context: SshCommandContext,
+    context: SshCommandOrigin,
     result: ImportResult,
     look_up: Callable[[str], SshHostConfig],
     command: SshHostConfig,
@@ -134,7 +134,7 @@ def _path(
 
 
 def _program_keys(
-    command: str, config: SshHostConfig, context: SshCommandContext, result: ImportResult
+    command: str, config: SshHostConfig, context: SshCommandOrigin, result: ImportResult
 ) -> dict[str, Any]:
     """Return the configuration keys for a ProxyCommand that uses neither a jump host nor a proxy.
 

@@ -5,9 +5,9 @@ import secrets
 import socket
 from itertools import count
 
-from gateway.contracts.config_types import Endpoint
-from gateway.contracts.phases import Phases
-from gateway.errors import Reason, UnusableTargetError
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.phase_timer import PhaseTimer
+from gateway.errors import FailureReason, UnusableTargetError
 from gateway.nfs import nfs4
 from gateway.nfs.nfs41_session import SESSION_LOST, Nfs41Session
 from gateway.nfs.rpc import RpcClient
@@ -15,7 +15,7 @@ from gateway.nfs.rpc import RpcClient
 CANARY = f".gateway-canary-{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]}"
 """Name of the directory that the write check creates. The name contains a hash of the host name, so that gateways
 on several hosts can check the same export."""
-_QueryKey = tuple[Endpoint, int]
+_QueryKey = tuple[HostPort, int]
 """Identifies one of several simultaneous queries: the target, and a number."""
 _INSTANCE_ID = secrets.token_hex(4)
 """Part of the client owner (RFC 8881, section 2.4). It distinguishes this process from other NFSv4.1 clients."""
@@ -40,7 +40,7 @@ class ExportProbe:
         """The keys of the queries in progress. Each query needs a separate session, because a session carries one
         request at a time."""
 
-    async def query(self, client: RpcClient, target: Endpoint, phases: Phases) -> nfs4.NfsExport:
+    async def query(self, client: RpcClient, target: HostPort, phases: PhaseTimer) -> nfs4.NfsExport:
         """Query the export with NFSv4.0, or with an NFSv4.1 session if the server does not support NFSv4.0.
 
         Args:
@@ -62,7 +62,7 @@ class ExportProbe:
         finally:
             self._in_use.remove(key)
 
-    async def _query(self, client: RpcClient, key: _QueryKey, phases: Phases) -> nfs4.NfsExport:
+    async def _query(self, client: RpcClient, key: _QueryKey, phases: PhaseTimer) -> nfs4.NfsExport:
         if key not in self._sessions:
             try:
                 return await self._query_with(None, client, key, phases)
@@ -82,7 +82,7 @@ class ExportProbe:
         return await self._query_with(session, client, key, phases)
 
     async def _query_with(
-        self, session: Nfs41Session | None, client: RpcClient, key: _QueryKey, phases: Phases
+        self, session: Nfs41Session | None, client: RpcClient, key: _QueryKey, phases: PhaseTimer
     ) -> nfs4.NfsExport:
         """Query the export with an NFSv4.1 session, or with NFSv4.0 if `session` is None.
 
@@ -108,7 +108,7 @@ class ExportProbe:
     def _check_readable(self, export: nfs4.NfsExport) -> None:
         if not export.readable:
             raise UnusableTargetError(
-                Reason.PERMISSION, f"{self._path}: the server does not permit reading this directory"
+                FailureReason.PERMISSION, f"{self._path}: the server does not permit reading this directory"
             )
 
     def _keep(self, session: Nfs41Session | None, key: _QueryKey) -> None:

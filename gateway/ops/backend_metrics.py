@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import (
 )
 
 from gateway.contracts.states import HealthState
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 from gateway.ops.status_views import BackendView
 
 _USABLE = (HealthState.UP, HealthState.DEGRADED)
@@ -143,7 +143,7 @@ def check_metrics(backends: list[BackendView]) -> Iterator[Metric]:
     for backend, target in ((each, target) for each in backends for target in each.targets):
         labels = [backend.name, target.target]
         if target.state is not HealthState.UNKNOWN:
-            up.add_metric(labels, float(target.state in _USABLE and target.reason != Reason.AUTH))
+            up.add_metric(labels, float(target.state in _USABLE and target.reason != FailureReason.AUTH))
         attempts.add_metric(labels, target.attempts)
         for reason, count in target.failures.items():
             failures.add_metric([*labels, reason], count)

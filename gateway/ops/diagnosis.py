@@ -9,12 +9,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from gateway.contracts.states import HealthState, TunnelState
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 from gateway.ops.plural import plural
-from gateway.ops.severity import BACKEND_STATES, OPEN_STATES, SeverityLevel, backend_level
+from gateway.ops.severity import BACKEND_STATES, OPEN_STATES, DisplaySeverity, backend_level
 from gateway.ops.state_descriptions import cause, remedy, state_name, without_remedy
 from gateway.ops.status_views import BackendView, ServiceView, TunnelView
-from gateway.ops.tunnel_root_causes import TunnelEffect, effect_of_tunnels, failed_tunnels
+from gateway.ops.tunnel_root_causes import TunnelFailureEffect, effect_of_tunnels, failed_tunnels
 
 MAX_CAUSES = 5
 """Maximum number of failures that the status page and the commands show in detail. They only count further
@@ -25,7 +25,7 @@ has the reason for that failure."""
 
 
 @dataclass(frozen=True)
-class Failure:
+class DiagnosedFailure:
     """A tunnel or backend that has failed, with the cause, the consequences and the remedy.
 
     Args:
@@ -47,7 +47,7 @@ class Failure:
         only_check: Whether the failure affects only checks, and not clients.
     """
 
-    level: SeverityLevel
+    level: DisplaySeverity
     part: str
     name: str
     state: str
@@ -97,9 +97,9 @@ class Diagnosis:
         causes: The failed tunnels and backends, worst first.
     """
 
-    level: SeverityLevel
+    level: DisplaySeverity
     headline: str
-    causes: list[Failure]
+    causes: list[DiagnosedFailure]
 
     @property
     def title(self) -> str:
@@ -111,25 +111,25 @@ class Diagnosis:
 def diagnose(view: ServiceView) -> Diagnosis:
     """Return the diagnosis of a service."""
     tunnels = {tunnel.name: tunnel for tunnel in view.tunnels}
-    affected: dict[str, dict[TunnelEffect, list[BackendView]]] = {}
+    affected: dict[str, dict[TunnelFailureEffect, list[BackendView]]] = {}
     explained = set()
     for backend in view.backends:
         if backend.state is HealthState.UP and len(backend.paths) <= 1:
             continue
         effect, roots = effect_of_tunnels(tunnels, backend)
         for root in roots:
-            affected.setdefault(root, {each: [] for each in TunnelEffect})[effect].append(backend)
-        if roots and effect is not TunnelEffect.REROUTED:
+            affected.setdefault(root, {each: [] for each in TunnelFailureEffect})[effect].append(backend)
+        if roots and effect is not TunnelFailureEffect.REROUTED:
             explained.add(backend.name)
     causes = [*_tunnel_causes(view, tunnels, affected), *_backend_causes(view, explained)]
-    causes.sort(key=lambda each: (each.level is not SeverityLevel.BAD, -len(each.blocked), each.since))
-    if any(each.level is SeverityLevel.BAD for each in causes):
-        level = SeverityLevel.BAD
+    causes.sort(key=lambda each: (each.level is not DisplaySeverity.BAD, -len(each.blocked), each.since))
+    if any(each.level is DisplaySeverity.BAD for each in causes):
+        level = DisplaySeverity.BAD
     else:
         level = (
-            SeverityLevel.WARNING
+            DisplaySeverity.WARNING
             if causes or view.status != "ready" or not view.reload_successful
-            else SeverityLevel.GOOD
+            else DisplaySeverity.GOOD
         )
     return Diagnosis(level, _headline(view), causes)
 
@@ -153,19 +153,19 @@ def _headline(view: ServiceView) -> str:
 def _tunnel_causes(
     view: ServiceView,
     tunnels: Mapping[str, TunnelView],
-    affected: Mapping[str, dict[TunnelEffect, list[BackendView]]],
-) -> Iterator[Failure]:
+    affected: Mapping[str, dict[TunnelFailureEffect, list[BackendView]]],
+) -> Iterator[DiagnosedFailure]:
     for tunnel in view.tunnels:
         if failed_tunnels(tunnels, tunnel.name) != [tunnel]:
             continue
-        backends = affected.get(tunnel.name, {each: [] for each in TunnelEffect})
-        blocked = backends[TunnelEffect.BLOCKED]
+        backends = affected.get(tunnel.name, {each: [] for each in TunnelFailureEffect})
+        blocked = backends[TunnelFailureEffect.BLOCKED]
         first_attempt = tunnel.state in _ATTEMPTING and tunnel.reason is None
         if first_attempt and not blocked:
             continue
         waiting, waiters = _waiting(view, blocked)
-        yield Failure(
-            level=SeverityLevel.BAD if blocked else SeverityLevel.WARNING,
+        yield DiagnosedFailure(
+            level=DisplaySeverity.BAD if blocked else DisplaySeverity.WARNING,
             part="tunnel",
             name=tunnel.name,
             state="down" if _retries(tunnel) else tunnel.state,
@@ -177,8 +177,8 @@ def _tunnel_causes(
             waiting=waiting,
             waiters=waiters,
             blocked=tuple(each.name for each in blocked),
-            degraded=tuple(each.name for each in backends[TunnelEffect.DEGRADED]),
-            rerouted=tuple(each.name for each in backends[TunnelEffect.REROUTED]),
+            degraded=tuple(each.name for each in backends[TunnelFailureEffect.DEGRADED]),
+            rerouted=tuple(each.name for each in backends[TunnelFailureEffect.REROUTED]),
             rerouted_tunnels=tuple(_rerouted_tunnels(view, tunnels, tunnel)),
         )
 
@@ -196,7 +196,7 @@ def _retries(tunnel: TunnelView) -> bool:
     return tunnel.state in (TunnelState.BACKOFF, TunnelState.WAITING)
 
 
-def _backend_causes(view: ServiceView, explained: Collection[str]) -> Iterator[Failure]:
+def _backend_causes(view: ServiceView, explained: Collection[str]) -> Iterator[DiagnosedFailure]:
     """Yield a failure for each backend that is not up, resets clients (`gateway fail`), or is at its client limit.
 
     Args:
@@ -210,25 +210,25 @@ def _backend_causes(view: ServiceView, explained: Collection[str]) -> Iterator[F
             why, detail = cause(backend.reason, backend.state), without_remedy(backend.detail, backend.remedy)
             found = _backend_cause(view, backend, backend_level(backend.state), why, detail, remedy(backend))
             # The check logs in with its own account. If the server refuses this login, clients can still log in.
-            refused = backend.state is HealthState.DEGRADED and backend.reason == Reason.AUTH
+            refused = backend.state is HealthState.DEGRADED and backend.reason == FailureReason.AUTH
             yield replace(found, only_check=refused)
         if backend.failing:
             why, to_do = (
                 "clients are reset while the backend cannot be reached",
                 f"run `gateway fail {backend.name} --undo`",
             )
-            yield _backend_cause(view, backend, SeverityLevel.WARNING, why, "", to_do)
+            yield _backend_cause(view, backend, DisplaySeverity.WARNING, why, "", to_do)
         if backend.max_connections and backend.connections >= backend.max_connections:
             why = f"all {backend.max_connections} connections are in use"
             to_do = f"raise max_connections of backend {backend.name}, or close idle clients"
-            yield _backend_cause(view, backend, SeverityLevel.WARNING, why, "", to_do)
+            yield _backend_cause(view, backend, DisplaySeverity.WARNING, why, "", to_do)
 
 
 def _backend_cause(
-    view: ServiceView, backend: BackendView, level: SeverityLevel, why: str, detail: str, to_do: str
-) -> Failure:
+    view: ServiceView, backend: BackendView, level: DisplaySeverity, why: str, detail: str, to_do: str
+) -> DiagnosedFailure:
     waiting, waiters = _waiting(view, [backend])
-    return Failure(
+    return DiagnosedFailure(
         level=level,
         part="backend",
         name=backend.name,

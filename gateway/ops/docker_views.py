@@ -66,7 +66,7 @@ class UnavailableContainerView:
 
 
 @dataclass(frozen=True)
-class ConsumerContainer:
+class ConsumerContainerView:
     """A container that is allowed to use backends, with its ID and labels."""
 
     id: str
@@ -99,9 +99,9 @@ class DockerView:
     postponed: int
     writes: dict[str, int]
     errors: dict[tuple[str, str], int]
-    consumers: dict[str, ConsumerContainer]
+    consumers: dict[str, ConsumerContainerView]
     shadows: list[NameConflictView] = field(default_factory=list)
     peers: list[SwarmPeerView] = field(default_factory=list)
-    dead: list[UnavailableContainerView] = field(default_factory=list)
+    unavailable: list[UnavailableContainerView] = field(default_factory=list)
     revived: dict[str, int] = field(default_factory=dict)
     """Number of unavailable containers that the gateway has started again, by the cause of their failure."""

@@ -10,7 +10,7 @@ from enum import StrEnum
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from gateway.contracts.state_tracker import StateTracker
+from gateway.contracts.health_state_tracker import HealthStateTracker
 from gateway.contracts.states import TunnelState
 from gateway.ops.status_json import iso
 from gateway.text_sanitizer import one_line
@@ -121,7 +121,7 @@ class EventLog:
         self._replaced = 0
         """The largest ID of a replaced event; 0 if no event has been replaced."""
         self._states: dict[EventSubject, str] = {}
-        self._clocks: dict[EventSubject, StateTracker] = {}
+        self._clocks: dict[EventSubject, HealthStateTracker] = {}
         """The latest state of each subject, and when this state began. The state can have begun before the last
         restart of the service."""
         self._last: dict[EventSubject, StateChange] = {}
@@ -231,7 +231,7 @@ class EventLog:
         self._merged = None
         subject = event.subject
         if subject.type in _KEPT:
-            clock = self._clocks.setdefault(subject, StateTracker(event.at))
+            clock = self._clocks.setdefault(subject, HealthStateTracker(event.at))
             clock.enter(_timed(subject, event.state), event.at)
             self._last[subject] = event
             self._ongoing.pop(subject, None)

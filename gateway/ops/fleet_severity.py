@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from gateway.contracts.states import HealthState
 from gateway.fleet.snapshot import MemberSnapshot
-from gateway.ops.severity import SeverityLevel, backend_level
+from gateway.ops.severity import DisplaySeverity, backend_level
 
 
 def fails(member: MemberSnapshot) -> bool:
@@ -13,12 +13,12 @@ def fails(member: MemberSnapshot) -> bool:
     return not member.error and found is not None and bool(found.problems or not found.reload_successful)
 
 
-def member_level(member: MemberSnapshot) -> SeverityLevel:
+def member_level(member: MemberSnapshot) -> DisplaySeverity:
     """Return the severity of a member: bad if it does not respond, or if one of its backends is down or blocked."""
     found = member.summary.backends if member.summary else {}
-    if member.error or any(found.get(state) for state in HealthState if backend_level(state) is SeverityLevel.BAD):
-        return SeverityLevel.BAD
-    return SeverityLevel.GOOD if member.state == "ready" and not fails(member) else SeverityLevel.WARNING
+    if member.error or any(found.get(state) for state in HealthState if backend_level(state) is DisplaySeverity.BAD):
+        return DisplaySeverity.BAD
+    return DisplaySeverity.GOOD if member.state == "ready" and not fails(member) else DisplaySeverity.WARNING
 
 
 def worst_first(members: Iterable[MemberSnapshot]) -> list[MemberSnapshot]:
@@ -26,5 +26,5 @@ def worst_first(members: Iterable[MemberSnapshot]) -> list[MemberSnapshot]:
 
     Members with the same severity keep their order.
     """
-    levels = list(SeverityLevel)
+    levels = list(DisplaySeverity)
     return sorted(members, key=lambda each: (levels.index(member_level(each)), not each.error))

@@ -18,7 +18,7 @@ from gateway.ops.event_streams import EventStreams
 from gateway.ops.fleet_json import discovery_json, fleet_json, summary_json
 from gateway.ops.page_handlers import PageHandlers
 from gateway.ops.response_cache import ResponseCache, encode_in_slices
-from gateway.ops.service_interface import ControlledService
+from gateway.ops.service_interface import ServiceInterface
 from gateway.ops.service_view_cache import ServiceViewCache
 from gateway.ops.status_json import consumers_json, iter_json, plan_json, service_json
 from gateway.ops.status_views import ServiceView
@@ -61,7 +61,7 @@ class GetHandlers:
 
     def __init__(
         self,
-        service: ControlledService,
+        service: ServiceInterface,
         views: ServiceViewCache,
         renderer: ThreadPoolExecutor,
         *,
@@ -174,7 +174,7 @@ class GetHandlers:
     async def _fleet(self, _: web.Request) -> web.Response:
         async def compute() -> _RenderedResponse:
             return await _render(
-                health_responses.UnencodedResponse(200, fleet_json(self._service.fleet(), time.time()))
+                health_responses.JsonObjectResponse(200, fleet_json(self._service.fleet(), time.time()))
             )
 
         return await self._respond("/api/v1/fleet", compute)
@@ -199,7 +199,7 @@ class GetHandlers:
 
     async def _json(self, path: str, body: Callable[[ServiceView], dict[str, Any]]) -> web.Response:
         async def compute() -> _RenderedResponse:
-            return await _render(health_responses.UnencodedResponse(200, body(await self._view())))
+            return await _render(health_responses.JsonObjectResponse(200, body(await self._view())))
 
         return await self._respond((path, self._service.phase()), compute)
 
@@ -244,7 +244,7 @@ PROBES = ("/livez", "/healthz", "/startupz", "/readyz", "/readyz/{backend}")
 
 
 async def _render(
-    response: health_responses.UnencodedResponse, content_type: str = _RenderedResponse.content_type
+    response: health_responses.JsonObjectResponse, content_type: str = _RenderedResponse.content_type
 ) -> _RenderedResponse:
     return _RenderedResponse(response.status, await encode_in_slices(iter_json(response.body)), content_type)
 

@@ -19,7 +19,7 @@ _FAIL = "fail"
 
 
 @dataclass(frozen=True)
-class UnencodedResponse:
+class JsonObjectResponse:
     """A response whose body is not encoded as JSON yet.
 
     Args:
@@ -31,7 +31,7 @@ class UnencodedResponse:
     body: dict[str, Any]
 
 
-def backend_readiness(backend: BackendStatus | BackendView, *, details: bool = True) -> UnencodedResponse:
+def backend_readiness(backend: BackendStatus | BackendView, *, details: bool = True) -> JsonObjectResponse:
     """Return the response of `/readyz/{backend}`.
 
     Args:
@@ -41,7 +41,7 @@ def backend_readiness(backend: BackendStatus | BackendView, *, details: bool = T
     body = {"status": backend.state, "reason": backend.reason, "since": iso(backend.since)}
     if backend.detail and details:
         body["detail"] = backend.detail
-    return UnencodedResponse(200 if backend.state in _READY else 503, body)
+    return JsonObjectResponse(200 if backend.state in _READY else 503, body)
 
 
 def readiness(
@@ -51,7 +51,7 @@ def readiness(
     min_ready: int,
     *,
     details: bool = True,
-) -> UnencodedResponse:
+) -> JsonObjectResponse:
     """Return the response of `/readyz`.
 
     With an empty `require` and a `min_ready` of 0, the status code does not depend on the backends.
@@ -74,10 +74,10 @@ def readiness(
     unknown = [name for name in require if name not in by_name]
     if unknown:
         body["unknown"] = unknown
-    return UnencodedResponse(200 if ready else 503, body)
+    return JsonObjectResponse(200 if ready else 503, body)
 
 
-def health(view: ServiceView, require: list[str], min_ready: int) -> UnencodedResponse:
+def health(view: ServiceView, require: list[str], min_ready: int) -> JsonObjectResponse:
     """Return the response of `/health`, in the format of draft-inadarei-api-health-check-06.
 
     Args:
@@ -103,4 +103,4 @@ def health(view: ServiceView, require: list[str], min_ready: int) -> UnencodedRe
     statuses = {_HEALTH_JSON_STATUS.get(backend.state, _FAIL) for backend in view.backends}
     status = _FAIL if ready.status != 200 else ("pass" if statuses <= {"pass"} else "warn")
     body = {"status": status, "version": view.version, "serviceId": view.instance, "checks": checks}
-    return UnencodedResponse(ready.status, body)
+    return JsonObjectResponse(ready.status, body)

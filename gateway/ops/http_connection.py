@@ -9,7 +9,7 @@ from aiohttp import web
 from gateway.ops.connection_limits import ConnectionLimits
 
 
-class ConnectionOwner(Protocol):
+class HttpConnectionCallbacks(Protocol):
     """The methods that an HTTP connection calls on the listener that owns the connection."""
 
     def handler_for(self, connection: "HttpConnection") -> web.RequestHandler:
@@ -41,7 +41,7 @@ class HttpConnection(asyncio.Protocol):
         handler: The protocol that parses the requests; None until the connection is open.
     """
 
-    def __init__(self, owner: ConnectionOwner, limits: ConnectionLimits, client: socket.socket) -> None:
+    def __init__(self, owner: HttpConnectionCallbacks, limits: ConnectionLimits, client: socket.socket) -> None:
         self.client = client
         self._owner = owner
         self._limits = limits

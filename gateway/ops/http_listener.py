@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.ops.connection_limits import ConnectionLimits, ConnectionTable
 from gateway.ops.http_connection import HttpConnection
 from gateway.relay.listening_sockets import listen_tcp
@@ -210,13 +210,13 @@ class HttpListener:
             self.connection_closed(connection)
 
     def handler_for(self, connection: HttpConnection) -> web.RequestHandler:
-        """Create the protocol that parses the requests of a new connection (see `ConnectionOwner`)."""
+        """Create the protocol that parses the requests of a new connection (see `HttpConnectionCallbacks`)."""
         handler = self._server()
         self._by_handler[handler] = connection
         return handler
 
     def connection_closed(self, connection: HttpConnection) -> None:
-        """Remove a closed connection (see `ConnectionOwner`).
+        """Remove a closed connection (see `HttpConnectionCallbacks`).
 
         If the reserve of file descriptors is not full, keep the connection's descriptor in the reserve.
         """
@@ -228,11 +228,11 @@ class HttpListener:
         self._loop.call_soon(self._fill_reserve)
 
     def request_received(self, connection: HttpConnection) -> None:
-        """Record that a complete request has arrived on a connection (see `ConnectionOwner`)."""
+        """Record that a complete request has arrived on a connection (see `HttpConnectionCallbacks`)."""
         self._connections.request_received(connection)
 
     def response_sent(self, connection: HttpConnection) -> None:
-        """Record that the response on a connection is complete (see `ConnectionOwner`)."""
+        """Record that the response on a connection is complete (see `HttpConnectionCallbacks`)."""
         self._connections.response_sent(connection)
 
 
@@ -241,7 +241,7 @@ def extend_deadline(request: web.Request) -> None:
     request[_CONNECTION].extend_response()
 
 
-async def bind(listen: Endpoint) -> list[socket.socket]:
+async def bind(listen: HostPort) -> list[socket.socket]:
     """Resolve `listen`, and return a non-blocking listening socket for each address. The caller owns the sockets.
 
     Raises:

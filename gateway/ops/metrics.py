@@ -39,7 +39,7 @@ def render(view: ServiceView, accept: str) -> tuple[bytes, str]:
         accept: The Accept header of the request, which selects the format.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_ViewCollector(view))
+    registry.register(_StatusMetricsCollector(view))
     encoder, kind = choose_encoder(accept)
     return encoder(registry), kind
 
@@ -70,7 +70,7 @@ def families(view: ServiceView) -> Iterator[Metric]:
     )
 
 
-class _ViewCollector(Collector):
+class _StatusMetricsCollector(Collector):
     """A `prometheus_client` collector that returns the metrics of one snapshot of the service's state."""
 
     def __init__(self, view: ServiceView) -> None:
@@ -81,11 +81,11 @@ class _ViewCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         for family in families(self._view):
-            family.samples = _YieldingSamples(family.samples)
+            family.samples = _CooperativeSampleList(family.samples)
             yield family
 
 
-class _YieldingSamples(list[Sample]):
+class _CooperativeSampleList(list[Sample]):
     """A list of samples. Iteration over the list sleeps regularly, so that the thread of the event loop can run."""
 
     def __iter__(self) -> Iterator[Sample]:
@@ -168,7 +168,7 @@ def _docker(view: DockerView | None) -> Iterator[Metric]:
     errors = CounterMetricFamily(
         "gateway_docker_errors", "Failed changes in Docker, by action and reason.", labels=["action", "reason"]
     )
-    dead = GaugeMetricFamily(
+    unavailable = GaugeMetricFamily(
         "gateway_containers_dead",
         "Containers that are unavailable because a volume, a network or a network namespace was missing.",
         labels=["reason"],
@@ -180,7 +180,9 @@ def _docker(view: DockerView | None) -> Iterator[Metric]:
     )
     if view is not None:
         for cause in DEAD_CAUSES:
-            dead.add_metric([cause], sum(each.cause == cause and not each.is_excluded for each in view.dead))
+            unavailable.add_metric(
+                [cause], sum(each.cause == cause and not each.is_excluded for each in view.unavailable)
+            )
             revived.add_metric([cause], view.revived.get(cause, 0))
         up.add_metric([], float(view.trouble is None and view.looked_at is not None))
         for each in view.attachments:
@@ -190,7 +192,7 @@ def _docker(view: DockerView | None) -> Iterator[Metric]:
             writes.add_metric([action], count)
         for (action, reason), count in view.errors.items():
             errors.add_metric([action, reason], count)
-    yield from (up, attachment, writes, errors, dead, revived)
+    yield from (up, attachment, writes, errors, unavailable, revived)
 
 
 def _credentials(credentials: list[CertificateView]) -> Iterator[Metric]:

@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from requests.adapters import HTTPAdapter
 
 from gateway.contracts.states import CloseReason
-from gateway.contracts.tracing import TracedConnection
+from gateway.contracts.tracing import ConnectionSpanData
 from gateway.tls_client import TlsClientFiles
 
 _SHUTDOWN_TIMEOUT = 3.0
@@ -64,7 +64,7 @@ class OtlpExporter:
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("gateway")
 
-    def export(self, connection: TracedConnection) -> None:
+    def export(self, connection: ConnectionSpanData) -> None:
         """Queue the span of a connection, and return immediately. If the queue is full, drop the span."""
         attributes: dict[str, str | int | None] = {
             "gateway.backend": connection.backend,
@@ -110,7 +110,7 @@ class OtlpExporter:
             return
 
 
-class _StatusOnlyAdapter(HTTPAdapter):
+class _DiscardBodyHttpAdapter(HTTPAdapter):
     """An HTTP adapter for `requests` that reads the status and headers of a response, but not the body.
 
     The exporter needs only the status. Without this adapter, `requests` would read the whole body, and a collector
@@ -128,7 +128,7 @@ class _StatusOnlyAdapter(HTTPAdapter):
 def _session() -> requests.Session:
     session = requests.Session()
     for scheme in ("http://", "https://"):
-        session.mount(scheme, _StatusOnlyAdapter())
+        session.mount(scheme, _DiscardBodyHttpAdapter())
     return session
 
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from gateway.ops.authorization_middleware import may_see_details
-from gateway.ops.service_interface import ControlledService
+from gateway.ops.service_interface import ServiceInterface
 from gateway.ops.service_view_cache import ServiceViewCache
 from gateway.ops.status_views import ServiceView
 
 if TYPE_CHECKING:
-    from gateway.ops.page.parts import PageParts
+    from gateway.ops.page.cached_page import CachedPage, RenderPage
+    from gateway.ops.page.page_elements import PageElements
     from gateway.ops.page.render import LazyPage
-    from gateway.ops.page.shared_page import RenderPage, SharedPage
 
-_RENDERER = "gateway.ops.page.shared_page"
+_RENDERER = "gateway.ops.page.cached_page"
 _MAX_PAGES = 32
 """Maximum number of rendered pages in memory. If the gateway has dropped a page, each client of this page gets the
 whole page in the next response, and not only the changes."""
@@ -36,19 +36,19 @@ class PageHandlers:
     """
 
     def __init__(
-        self, service: ControlledService, views: ServiceViewCache, executor: Executor, max_age: float
+        self, service: ServiceInterface, views: ServiceViewCache, executor: Executor, max_age: float
     ) -> None:
         self._service = service
         self._views = views
         self._executor = executor
         self._max_age = max_age
-        self._pages: dict[str, SharedPage] = {}
+        self._pages: dict[str, CachedPage] = {}
         """The rendered pages by path, in the order of their last requests."""
 
     async def index(self, request: web.Request) -> web.Response:
         """Respond with the status page."""
 
-        def render(view: ServiceView, parts: "PageParts") -> "LazyPage":
+        def render(view: ServiceView, parts: "PageElements") -> "LazyPage":
             from gateway.ops.page.render import render_index  # noqa: PLC0415 - lazy import
 
             service = self._service
@@ -60,7 +60,7 @@ class PageHandlers:
         """Respond with the page of one backend."""
         name = request.match_info["name"]
 
-        def render(view: ServiceView, parts: "PageParts") -> "LazyPage | None":
+        def render(view: ServiceView, parts: "PageElements") -> "LazyPage | None":
             from gateway.ops.page.render import render_backend  # noqa: PLC0415 - lazy import
 
             service = self._service
@@ -75,7 +75,7 @@ class PageHandlers:
     async def fleet(self, request: web.Request) -> web.Response:
         """Respond with the page of the fleet."""
 
-        def render(view: ServiceView, parts: "PageParts") -> "LazyPage":
+        def render(view: ServiceView, parts: "PageElements") -> "LazyPage":
             from gateway.ops.page.render import render_fleet  # noqa: PLC0415 - lazy import
 
             return render_fleet(view, self._service.fleet(), time.time(), parts)
@@ -113,16 +113,16 @@ class PageHandlers:
             return web.Response(body=response.compressed, headers={**headers, "Content-Encoding": "gzip"})
         return web.Response(body=response.body, headers=headers)
 
-    def _page(self, path: str, root: str) -> "SharedPage":
+    def _page(self, path: str, root: str) -> "CachedPage":
         """Return the rendered page at a path. If memory holds `_MAX_PAGES`, drop the least recently requested page.
 
         Args:
             path: The path of the page.
             root: The URL of `/`, relative to the page.
         """
-        from gateway.ops.page.shared_page import SharedPage  # noqa: PLC0415 - lazy import
+        from gateway.ops.page.cached_page import CachedPage  # noqa: PLC0415 - lazy import
 
-        page = self._pages.pop(path, None) or SharedPage(self._views, self._executor, root, self._max_age)
+        page = self._pages.pop(path, None) or CachedPage(self._views, self._executor, root, self._max_age)
         if len(self._pages) == _MAX_PAGES:
             del self._pages[next(iter(self._pages))]
         self._pages[path] = page

@@ -12,17 +12,17 @@ from typing import Any, ClassVar, cast
 
 from aiohttp import web
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.default_paths import make_folder
 from gateway.errors import ConfigError, GatewayError, UsageError
 from gateway.ops.authorization import BearerTokens
 from gateway.ops.authorization_middleware import AuthorizationMiddleware
-from gateway.ops.command_audit import audited
+from gateway.ops.command_audit_log import audited
 from gateway.ops.connection_limits import limits_for
 from gateway.ops.get_handlers import PROBES, ROLES, GetHandlers, RequestHandler, not_found
 from gateway.ops.get_handlers import json_response as _json
 from gateway.ops.http_listener import BACKLOG, HttpListener, bind
-from gateway.ops.service_interface import ControlledService
+from gateway.ops.service_interface import ServiceInterface
 from gateway.ops.service_view_cache import ServiceViewCache
 from gateway.ops.settings import OpsSecrets, OpsSettings, read_secrets
 from gateway.relay.bind_errors import describe_bind_error
@@ -50,7 +50,7 @@ class OpsServer:
         settings: The addresses of the server, and what clients must send to get access.
     """
 
-    def __init__(self, service: ControlledService, settings: OpsSettings) -> None:
+    def __init__(self, service: ServiceInterface, settings: OpsSettings) -> None:
         self._service = service
         self._settings = settings
         self._secrets = OpsSecrets()
@@ -64,7 +64,7 @@ class OpsServer:
         )
 
     @contextlib.asynccontextmanager
-    async def serving(self) -> AsyncIterator[Endpoint]:
+    async def serving(self) -> AsyncIterator[HostPort]:
         """Serve until the end of the `async with` block.
 
         Yields the address of `ops.listen`. If its port is configured as 0, the address contains the actual port.
@@ -101,8 +101,8 @@ class OpsServer:
             listener.abort_certified()
 
     async def _serve_tcp(
-        self, stack: contextlib.AsyncExitStack, key: str, listen: Endpoint, handlers: dict[str, RequestHandler]
-    ) -> Endpoint:
+        self, stack: contextlib.AsyncExitStack, key: str, listen: HostPort, handlers: dict[str, RequestHandler]
+    ) -> HostPort:
         use_tls = key == "ops.listen" and self._settings.tls is not None
         limits = limits_for(_max_descriptors())
         listener = HttpListener(key, limits, (lambda: self._secrets.tls) if use_tls else None)
@@ -118,7 +118,7 @@ class OpsServer:
             sockets = await bind(listen)
         except OSError as error:
             raise GatewayError(f"{key}: cannot listen on {listen}: {describe_bind_error(error)}") from error
-        address = Endpoint(*sockets[0].getsockname()[:2])
+        address = HostPort(*sockets[0].getsockname()[:2])
         await self._start(stack, listener, app, sockets, cancel_handlers=True)
         return address
 

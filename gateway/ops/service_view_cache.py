@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from gateway.ops.events import StateChange, SubjectType
-from gateway.ops.service_interface import ControlledService
+from gateway.ops.service_interface import ServiceInterface
 from gateway.ops.status_views import ServiceView
 
 
-class NumberedView(NamedTuple):
+class VersionedServiceView(NamedTuple):
     """A snapshot of the service's state, with a number that increases with each new snapshot.
 
     Args:
@@ -35,15 +35,15 @@ class ServiceViewCache:
         service: The service.
     """
 
-    def __init__(self, service: ControlledService) -> None:
+    def __init__(self, service: ServiceInterface) -> None:
         self._service = service
         self._lock = asyncio.Lock()
-        self._last: NumberedView | None = None
+        self._last: VersionedServiceView | None = None
         self._completed = 0.0
         """Monotonic time, in seconds, at which the service began to build the last complete snapshot."""
         self._commands = self._commands_seen = 0
 
-    async def get(self, max_age: float) -> NumberedView:
+    async def get(self, max_age: float) -> VersionedServiceView:
         """Return a snapshot that contains the current phase and the effects of all events.
 
         Args:
@@ -63,7 +63,7 @@ class ServiceViewCache:
                 self._completed, self._commands_seen = now, commands
             else:
                 view = await self._service.updated_view(last.view, changed)
-            self._last = NumberedView(view, event, last.number + 1 if last else 1)
+            self._last = VersionedServiceView(view, event, last.number + 1 if last else 1)
             return self._last
 
     def clear(self) -> None:

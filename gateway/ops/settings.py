@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.errors import GatewayError
 from gateway.ops.authorization import AccessRules, BearerTokens, normalize_hosts, read_token
 from gateway.ops.tls import TlsFiles, server_context
@@ -28,9 +28,9 @@ class OpsSettings:
         redact: Replaces secret values in an error message.
     """
 
-    listen: Endpoint
+    listen: HostPort
     admin_socket: Path
-    probe_listen: Endpoint | None = None
+    probe_listen: HostPort | None = None
     hosts: tuple[str, ...] = ()
     token_file: Path | None = None
     metrics_token_file: Path | None = None

@@ -17,7 +17,7 @@ OPEN_STATES = (TunnelState.UP, TunnelState.DRAINING)
 """The states of a tunnel that accepts new clients (`up`), or serves only its existing clients (`draining`)."""
 
 
-class SeverityLevel(StrEnum):
+class DisplaySeverity(StrEnum):
     """The severity of a state: good, warning or bad. The HTML pages use the values as CSS classes."""
 
     BAD = "bad"
@@ -25,19 +25,19 @@ class SeverityLevel(StrEnum):
     GOOD = "good"
 
 
-def backend_level(state: HealthState) -> SeverityLevel:
+def backend_level(state: HealthState) -> DisplaySeverity:
     """Return the severity of a backend's state."""
     if state is HealthState.UP:
-        return SeverityLevel.GOOD
-    return SeverityLevel.BAD if state in (HealthState.DOWN, HealthState.BLOCKED) else SeverityLevel.WARNING
+        return DisplaySeverity.GOOD
+    return DisplaySeverity.BAD if state in (HealthState.DOWN, HealthState.BLOCKED) else DisplaySeverity.WARNING
 
 
-def tunnel_level(state: TunnelState) -> SeverityLevel:
+def tunnel_level(state: TunnelState) -> DisplaySeverity:
     """Return the severity of a tunnel's state."""
     if state in OPEN_STATES:
-        return SeverityLevel.GOOD
+        return DisplaySeverity.GOOD
     return (
-        SeverityLevel.BAD
+        DisplaySeverity.BAD
         if state in (TunnelState.BACKOFF, TunnelState.QUARANTINED, TunnelState.WAITING)
-        else SeverityLevel.WARNING
+        else DisplaySeverity.WARNING
     )

@@ -1,33 +1,33 @@
 """Describes the state of a tunnel or backend for users: a word for the state, the cause, and what to do."""
 
 from gateway.contracts.states import HealthState, TunnelState
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 from gateway.ops.status_views import BackendView, TunnelView
 from gateway.tunnels import tunnel_remedy
 
 CAUSES: dict[str, str] = {
-    Reason.TIMEOUT: "no response in time",
-    Reason.REFUSED: "connection refused",
-    Reason.RESET: "connection lost",
-    Reason.DNS: "host name not found",
-    Reason.HOST_KEY: "host key not accepted",
-    Reason.AUTH: "login rejected",
-    Reason.UNAUTHENTICATED: "login possible without a password",
-    Reason.CHANNEL_PROHIBITED: "forwarding prohibited",
-    Reason.CHANNEL_FAILED: "target not reachable from the tunnel's server",
-    Reason.TLS: "TLS failed",
-    Reason.TOO_MANY_CONNECTIONS: "too many connections",
-    Reason.HOST_BLOCKED: "this host is blocked by the server",
-    Reason.STARTING: "still starting",
-    Reason.ROLE: "no target has the required role",
-    Reason.LAG: "the replica lags",
-    Reason.QUERY: "query failed",
-    Reason.PROTOCOL: "unexpected response",
-    Reason.EXPORT: "export missing",
-    Reason.PERMISSION: "access denied",
-    Reason.READ_ONLY: "read-only",
-    Reason.NO_SPACE: "no space left",
-    Reason.TUNNEL: "a tunnel is down",
+    FailureReason.TIMEOUT: "no response in time",
+    FailureReason.REFUSED: "connection refused",
+    FailureReason.RESET: "connection lost",
+    FailureReason.DNS: "host name not found",
+    FailureReason.HOST_KEY: "host key not accepted",
+    FailureReason.AUTH: "login rejected",
+    FailureReason.UNAUTHENTICATED: "login possible without a password",
+    FailureReason.CHANNEL_PROHIBITED: "forwarding prohibited",
+    FailureReason.CHANNEL_FAILED: "target not reachable from the tunnel's server",
+    FailureReason.TLS: "TLS failed",
+    FailureReason.TOO_MANY_CONNECTIONS: "too many connections",
+    FailureReason.HOST_BLOCKED: "this host is blocked by the server",
+    FailureReason.STARTING: "still starting",
+    FailureReason.ROLE: "no target has the required role",
+    FailureReason.LAG: "the replica lags",
+    FailureReason.QUERY: "query failed",
+    FailureReason.PROTOCOL: "unexpected response",
+    FailureReason.EXPORT: "export missing",
+    FailureReason.PERMISSION: "access denied",
+    FailureReason.READ_ONLY: "read-only",
+    FailureReason.NO_SPACE: "no space left",
+    FailureReason.TUNNEL: "a tunnel is down",
 }
 _NAMES: dict[str, str] = {TunnelState.BACKOFF: "down", TunnelState.QUARANTINED: "down (quarantined)"}
 _STATES: dict[str, str] = {

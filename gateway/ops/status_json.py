@@ -132,7 +132,7 @@ def plan_json(view: DockerView | None) -> dict[str, Any]:
         "attachments": [asdict(attachment) for attachment in view.attachments],
         "volumes": [asdict(volume) for volume in view.volumes],
         "shadowed_names": [asdict(each) for each in view.shadows],
-        "dead_containers": [asdict(each) for each in view.dead],
+        "dead_containers": [asdict(each) for each in view.unavailable],
         "warnings": view.warnings,
         "postponed": view.postponed,
     }
@@ -170,7 +170,7 @@ def docker_json(view: DockerView | None) -> dict[str, Any] | None:
         "attachments": [asdict(attachment) for attachment in view.attachments],
         "volumes": [asdict(volume) for volume in view.volumes],
         "shadowed_names": [asdict(each) for each in view.shadows],
-        "dead_containers": [asdict(each) for each in view.dead],
+        "dead_containers": [asdict(each) for each in view.unavailable],
         "peers": [asdict(peer) for peer in view.peers],
         "pending_actions": len(view.actions),
         "warnings": view.warnings,

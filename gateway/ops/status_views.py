@@ -9,7 +9,7 @@ from typing import Protocol
 
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.facts import FactDefinition, FactValue
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.ops.docker_views import DockerView
 
 ConfigText = dict[str, list[tuple[str, str]]]

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Mapping
 from enum import Enum, auto
 
 from gateway.contracts.states import HealthState
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 from gateway.ops.severity import OPEN_STATES
 from gateway.ops.status_views import BackendView, TunnelView
 
 
-class TunnelEffect(Enum):
+class TunnelFailureEffect(Enum):
     """How a failed tunnel affects a backend: blocked, degraded or rerouted."""
 
     BLOCKED = auto()
@@ -56,7 +56,9 @@ def failed_tunnels(tunnels: Mapping[str, TunnelView], name: str) -> list[TunnelV
     return list(itertools.chain.from_iterable(outer)) if outer and all(outer) else [tunnel]
 
 
-def effect_of_tunnels(tunnels: Mapping[str, TunnelView], backend: BackendView) -> tuple[TunnelEffect, list[str]]:
+def effect_of_tunnels(
+    tunnels: Mapping[str, TunnelView], backend: BackendView
+) -> tuple[TunnelFailureEffect, list[str]]:
     """Return the effect of failed tunnels on a backend, and the names of these tunnels.
 
     If there are no such tunnels, the list of names is empty, and the effect has no meaning.
@@ -64,7 +66,7 @@ def effect_of_tunnels(tunnels: Mapping[str, TunnelView], backend: BackendView) -
     failed = [failed_tunnels(tunnels, name) for name in path_tunnels(backend)]
     roots = list({each.name: None for tunnels_of_path in failed for each in tunnels_of_path})
     if backend.state is HealthState.BLOCKED:
-        return TunnelEffect.BLOCKED, roots
-    if backend.state is HealthState.DEGRADED and backend.reason == Reason.TUNNEL:
-        return TunnelEffect.DEGRADED, roots
-    return TunnelEffect.REROUTED, [] if all(failed) else roots
+        return TunnelFailureEffect.BLOCKED, roots
+    if backend.state is HealthState.DEGRADED and backend.reason == FailureReason.TUNNEL:
+        return TunnelFailureEffect.DEGRADED, roots
+    return TunnelFailureEffect.REROUTED, [] if all(failed) else roots

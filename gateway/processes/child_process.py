@@ -9,12 +9,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from gateway.errors import Reason, TunnelError
+from gateway.errors import FailureReason, TunnelError
 from gateway.processes import pdeathsig_exec
-from gateway.processes.checked_program import find_program
 from gateway.processes.child_environment import minimal_environment
 from gateway.processes.child_exit import wait_exit
 from gateway.processes.pipes import open_pipe, read_pipe
+from gateway.processes.verified_program import find_program
 from gateway.text_sanitizer import one_line
 
 _TERMINATE_TIMEOUT = 3.0
@@ -86,7 +86,7 @@ class ChildProcess:
             stdin: The file descriptor of the standard input. The caller closes it.
             stdout: The file descriptor of the standard output, which the caller closes. By default, `on_line`
                 receives the standard output and the standard error; otherwise, only the standard error.
-            file: The path of the file to execute (`CheckedProgram.file`). By default, the method searches PATH.
+            file: The path of the file to execute (`VerifiedProgram.file`). By default, the method searches PATH.
 
         Raises:
             TunnelError: The program is not installed, or the system cannot start another process.
@@ -94,7 +94,7 @@ class ChildProcess:
         program = command[0] if file is not None else find_program(command[0])
         if program is None:
             fix = f": install the package {package}" if package else ": install it"
-            raise TunnelError(Reason.PROTOCOL, f"{command[0]} is not installed{fix}", fatal=True)
+            raise TunnelError(FailureReason.PROTOCOL, f"{command[0]} is not installed{fix}", fatal=True)
         with starting(command):
             output, written = open_pipe()
             os.set_blocking(output, False)
@@ -204,7 +204,9 @@ def starting(command: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise TunnelError(Reason.RESET, f"{_name(command)} cannot be started: {error.strerror or error}") from error
+        raise TunnelError(
+            FailureReason.RESET, f"{_name(command)} cannot be started: {error.strerror or error}"
+        ) from error
 
 
 def describe_exit(code: int) -> str:
@@ -228,7 +230,7 @@ def exit_error(command: Sequence[str], child: ChildProcess, login_exit_codes: Se
     is_login = code in login_exit_codes
     output = f": {child.last_line}" if child.last_line else ""
     detail = f"{_name(command)} ended with {describe_exit(code)}{output}"
-    return TunnelError(Reason.AUTH if is_login else Reason.RESET, detail, fatal=is_login)
+    return TunnelError(FailureReason.AUTH if is_login else FailureReason.RESET, detail, fatal=is_login)
 
 
 def _name(command: Sequence[str]) -> str:

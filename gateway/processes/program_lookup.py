@@ -10,8 +10,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from gateway.daemon_thread import run_in_daemon_thread
-from gateway.processes.checked_program import CheckedProgram, resolve_program
-from gateway.relay.per_loop import per_loop
+from gateway.processes.verified_program import VerifiedProgram, resolve_program
+from gateway.relay.per_loop_instances import per_loop
 
 
 class LookupTimeoutError(Exception):
@@ -31,7 +31,7 @@ class _ExaminedPath:
 @dataclass(frozen=True)
 class _PendingProgramLookup:
     examined: _ExaminedPath
-    found: "Future[CheckedProgram]"
+    found: "Future[VerifiedProgram]"
 
 
 @per_loop
@@ -40,7 +40,7 @@ def _in_flight(loop: asyncio.AbstractEventLoop) -> dict[tuple[str, ...], _Pendin
     return {}
 
 
-async def look_up_program(command: Sequence[str], timeout: float) -> CheckedProgram:  # noqa: ASYNC109
+async def look_up_program(command: Sequence[str], timeout: float) -> VerifiedProgram:  # noqa: ASYNC109
     """Call `resolve_program` in a thread, with a time limit.
 
     Args:

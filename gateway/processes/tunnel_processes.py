@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-from gateway.processes import group_watchdog
+from gateway.processes import process_group_watchdog
 from gateway.processes.child_process import ChildProcess
 
 log = logging.getLogger(__name__)
@@ -52,8 +52,8 @@ class TunnelProcesses:
         """Start a program; see `ChildProcess.start`.
 
         Args:
-            command: The name of the program (`CheckedProgram.name`), and its arguments.
-            file: The file to execute (`CheckedProgram.file`).
+            command: The name of the program (`VerifiedProgram.name`), and its arguments.
+            file: The file to execute (`VerifiedProgram.file`).
             environment: The environment variables of the program.
             on_line: Called with each line of output.
             stdin: The file descriptor of the standard input.
@@ -116,7 +116,7 @@ class TunnelProcesses:
 
 
 class _WatchdogProcess:
-    """Runs the helper program `group_watchdog.py`, and restarts it if it exits."""
+    """Runs the helper program `process_group_watchdog.py`, and restarts it if it exits."""
 
     def __init__(self) -> None:
         self._groups: set[int] = set()
@@ -153,7 +153,7 @@ class _WatchdogProcess:
 
     async def _run_once(self) -> None:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-I", "-S", group_watchdog.__file__,
+            sys.executable, "-I", "-S", process_group_watchdog.__file__,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,

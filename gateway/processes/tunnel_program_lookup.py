@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from gateway.errors import GatewayError, Reason, TunnelError
-from gateway.processes.checked_program import CheckedProgram
+from gateway.errors import FailureReason, GatewayError, TunnelError
 from gateway.processes.child_process import starting
 from gateway.processes.program_lookup import LookupTimeoutError, look_up_program
+from gateway.processes.verified_program import VerifiedProgram
 
 
 async def look_up_tunnel_program(
@@ -13,7 +13,7 @@ async def look_up_tunnel_program(
     command: Sequence[str],
     timeout: float,  # noqa: ASYNC109
     limit: str,
-) -> CheckedProgram:
+) -> VerifiedProgram:
     """Call `look_up_program`, and convert its errors to `TunnelError`.
 
     Args:
@@ -30,8 +30,8 @@ async def look_up_tunnel_program(
         with starting(command):
             return await look_up_program(command, timeout)
     except LookupTimeoutError as error:
-        raise TunnelError(Reason.TIMEOUT, f"{option}: {error} ({limit})") from error
+        raise TunnelError(FailureReason.TIMEOUT, f"{option}: {error} ({limit})") from error
     except TunnelError:
         raise
     except GatewayError as error:
-        raise TunnelError(Reason.PROTOCOL, f"{option}: {error}", fatal=True) from error
+        raise TunnelError(FailureReason.PROTOCOL, f"{option}: {error}", fatal=True) from error

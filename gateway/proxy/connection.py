@@ -6,7 +6,7 @@ import ssl
 from collections.abc import AsyncIterator
 
 from gateway.contracts.link import Link, Stream
-from gateway.errors import DialError, GatewayError, Reason, TunnelError
+from gateway.errors import DialError, FailureReason, GatewayError, TunnelError
 from gateway.proxy.handshake_streams import ProxyStream, TlsProxyStream
 from gateway.proxy.options import ProxyOptions
 from gateway.proxy.tls_socket import TlsSocket
@@ -31,7 +31,7 @@ async def proxy_connection(options: ProxyOptions, via: Link) -> AsyncIterator[Pr
             stream = await _start_tls(options, await via.socket(options.endpoint))
     except TimeoutError as error:
         detail = f"{options.endpoint}: no connection within {options.connect_timeout:g} s (connect_timeout)"
-        raise TunnelError(Reason.TIMEOUT, detail) from error
+        raise TunnelError(FailureReason.TIMEOUT, detail) from error
     except DialError as error:
         raise TunnelError(error.reason, error.detail) from error
     try:
@@ -54,17 +54,17 @@ async def _start_tls(options: ProxyOptions, sock: Stream) -> ProxyStream:
         return TlsProxyStream(sock, tls)
     except GatewayError as error:
         sock.close()
-        raise TunnelError(Reason.TLS, str(error)) from error
+        raise TunnelError(FailureReason.TLS, str(error)) from error
     except ssl.SSLError as error:
         sock.close()
         if isinstance(error, ssl.SSLCertVerificationError):
             detail = f"the certificate of the proxy is not trusted ({error.verify_message}): set ca_file"
-            raise TunnelError(Reason.TLS, f"{options.endpoint}: {detail}", fatal=True) from error
+            raise TunnelError(FailureReason.TLS, f"{options.endpoint}: {detail}", fatal=True) from error
         detail = f"the TLS handshake failed ({error.reason or error}): check that the proxy supports TLS on this port"
-        raise TunnelError(Reason.TLS, f"{options.endpoint}: {detail}") from error
+        raise TunnelError(FailureReason.TLS, f"{options.endpoint}: {detail}") from error
     except OSError as error:
         sock.close()
-        raise TunnelError(Reason.RESET, f"{options.endpoint}: {error.strerror or error}") from error
+        raise TunnelError(FailureReason.RESET, f"{options.endpoint}: {error.strerror or error}") from error
     except BaseException:
         sock.close()
         raise

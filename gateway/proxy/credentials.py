@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from gateway.errors import Reason, TunnelError
+from gateway.errors import FailureReason, TunnelError
 from gateway.proxy.options import ProxyOptions
 
 _SOCKS_MAX_LENGTH = 255
@@ -34,7 +34,7 @@ def read_credentials(options: ProxyOptions) -> ProxyCredentials | None:
         password = options.password.reveal() if options.password else ""
     except OSError as error:
         detail = f"password_file: {error.filename}: {error.strerror}"
-        raise TunnelError(Reason.AUTH, detail, fatal=True) from error
+        raise TunnelError(FailureReason.AUTH, detail, fatal=True) from error
     if not options.login and options.password is None:
         return None
     user = options.login
@@ -42,7 +42,7 @@ def read_credentials(options: ProxyOptions) -> ProxyCredentials | None:
         user, colon, password = password.partition(":")
         if not colon:
             detail = "password_file contains no user name: set user, or write user:password into the file"
-            raise TunnelError(Reason.AUTH, detail, fatal=True)
+            raise TunnelError(FailureReason.AUTH, detail, fatal=True)
     _check_encodable(user, password, socks=options.is_socks)
     return ProxyCredentials(user, password)
 
@@ -56,4 +56,4 @@ def _check_encodable(user: str, password: str, *, socks: bool) -> None:
         encodable = user.isascii() and password.isascii() and ":" not in user
         rule = "be ASCII, without a colon in the user"
     if not encodable:
-        raise TunnelError(Reason.AUTH, f"user and password must {rule}: change them", fatal=True)
+        raise TunnelError(FailureReason.AUTH, f"user and password must {rule}: change them", fatal=True)

@@ -4,25 +4,25 @@ import base64
 import ipaddress
 import re
 
-from gateway.contracts.config_types import Endpoint
-from gateway.errors import Reason
+from gateway.contracts.config_types import HostPort
+from gateway.errors import FailureReason
 from gateway.proxy.credentials import ProxyCredentials
 from gateway.proxy.handshake_streams import ProxyStream
 from gateway.proxy.reply_error import ProxyReplyError
 
 _REASONS = {
-    401: Reason.AUTH,
-    403: Reason.CHANNEL_PROHIBITED,
-    405: Reason.CHANNEL_PROHIBITED,
-    407: Reason.AUTH,
-    504: Reason.TIMEOUT,
+    401: FailureReason.AUTH,
+    403: FailureReason.CHANNEL_PROHIBITED,
+    405: FailureReason.CHANNEL_PROHIBITED,
+    407: FailureReason.AUTH,
+    504: FailureReason.TIMEOUT,
 }
 _STATUS_LINE = re.compile(r"HTTP/\S+ +(?P<status>(?P<code>[1-9][0-9]{2})(?: .*)?)")
 _END_OF_HEADERS = b"\r\n\r\n"
 _MAX_HEADERS = 16 * 1024
 
 
-async def connect(stream: ProxyStream, to: Endpoint, login: ProxyCredentials | None) -> None:
+async def connect(stream: ProxyStream, to: HostPort, login: ProxyCredentials | None) -> None:
     """Request a connection to a target. If the target is a host name, the proxy resolves it.
 
     Args:
@@ -40,13 +40,13 @@ async def connect(stream: ProxyStream, to: Endpoint, login: ProxyCredentials | N
         line = (await _read_headers(stream)).split(b"\r\n", 1)[0].decode("utf-8", "replace")
         match = _STATUS_LINE.fullmatch(line)
         if match is None:
-            raise ProxyReplyError(Reason.PROTOCOL, f"the proxy's response has an invalid status line: {line}")
+            raise ProxyReplyError(FailureReason.PROTOCOL, f"the proxy's response has an invalid status line: {line}")
         code, status = int(match["code"]), match["status"].strip()
     if code // 100 != 2:
-        raise ProxyReplyError(_REASONS.get(code, Reason.CHANNEL_FAILED), status)
+        raise ProxyReplyError(_REASONS.get(code, FailureReason.CHANNEL_FAILED), status)
 
 
-def _request(to: Endpoint, login: ProxyCredentials | None) -> bytes:
+def _request(to: HostPort, login: ProxyCredentials | None) -> bytes:
     host = f"[{to.host}]" if _is_ipv6(to.host) else to.host
     lines = [f"CONNECT {host}:{to.port} HTTP/1.1", f"Host: {host}:{to.port}", "User-Agent: gateway"]
     if login is not None:
@@ -73,4 +73,6 @@ async def _read_headers(stream: ProxyStream) -> bytes:
         headers += await stream.read_exactly(1)  # single bytes are fast enough: a response has about 50 bytes
         if headers.endswith(_END_OF_HEADERS):
             return bytes(headers)
-    raise ProxyReplyError(Reason.PROTOCOL, f"the proxy's response has headers longer than {_MAX_HEADERS} bytes")
+    raise ProxyReplyError(
+        FailureReason.PROTOCOL, f"the proxy's response has headers longer than {_MAX_HEADERS} bytes"
+    )

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from math import inf
 
 from gateway.connection_tap import Tap
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link, LinkStatus, Stream
-from gateway.contracts.phases import Phases
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.relay import Relay
-from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
-from gateway.measurement import Histogram
+from gateway.errors import DialError, FailureReason, LinkLostError, TargetUnreachableError, TunnelError
+from gateway.metric_types import Histogram
 from gateway.proxy import http_connect, socks5
 from gateway.proxy.connection import proxy_connection
 from gateway.proxy.credentials import read_credentials
@@ -48,12 +48,12 @@ class ProxyLink:
         self._lost: asyncio.Future[TunnelError] = asyncio.get_running_loop().create_future()
         self.network = via.network.behind(options.url)
 
-    async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
+    async def socket(self, to: HostPort, phases: PhaseTimer | None = None) -> Stream:
         """Connect a non-blocking socket to `to`, and record the duration as the phase `channel`.
 
         See `gateway.contracts.link.Link`.
         """
-        timed = phases or Phases()
+        timed = phases or PhaseTimer()
         with timed("channel"):
             sock, _ = await retry_dial(
                 lambda within: self._dial(to, within, short=True), timed.on_abandoned, self._options.dial_timeout
@@ -61,7 +61,7 @@ class ProxyLink:
         return sock
 
     async def join(
-        self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
+        self, client: Stream, to: HostPort, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
         """Dial `to`, and forward bytes between the target and `client`. See `gateway.contracts.link.Link`."""
         sock, bridge = await self._dial(to, min(self._options.dial_timeout, within), short=False)
@@ -69,7 +69,7 @@ class ProxyLink:
 
     async def _dial(
         self,
-        to: Endpoint,
+        to: HostPort,
         timeout: float,  # noqa: ASYNC109
         *,
         short: bool,
@@ -89,17 +89,19 @@ class ProxyLink:
                 return bridge.sock, bridge
         except TimeoutError as error:
             raise DialError(
-                Reason.TIMEOUT,
+                FailureReason.TIMEOUT,
                 f"{to}: the proxy did not connect within {timeout:.3g} s: check the address and the proxy",
             ) from error
         except ProxyReplyError as error:
-            prohibited = error.reason is Reason.CHANNEL_PROHIBITED
+            prohibited = error.reason is FailureReason.CHANNEL_PROHIBITED
             remedy = "permit it in the proxy's rules" if prohibited else "check the address and port"
             raise DialError(error.reason, f"{to}: the proxy refuses the connection ({error}): {remedy}") from error
         except UnicodeError as error:
-            raise DialError(Reason.DNS, f"{to.host!r} is not a valid host name: correct it") from error
+            raise DialError(FailureReason.DNS, f"{to.host!r} is not a valid host name: correct it") from error
         except OSError as error:
-            raise DialError(Reason.RESET, f"{to}: the connection to the proxy failed: {error_text(error)}") from error
+            raise DialError(
+                FailureReason.RESET, f"{to}: the connection to the proxy failed: {error_text(error)}"
+            ) from error
         except TunnelError as error:
             self._mark_lost(error)
             raise LinkLostError(error.detail) from error
@@ -123,16 +125,17 @@ class ProxyLink:
                 stream.close()
         except TimeoutError as error:
             raise TunnelError(
-                Reason.TIMEOUT, f"{endpoint}: the proxy does not respond: check the address, the port and firewalls"
+                FailureReason.TIMEOUT,
+                f"{endpoint}: the proxy does not respond: check the address, the port and firewalls",
             ) from error
         except ProxyReplyError as error:
-            fatal = error.reason is Reason.AUTH
+            fatal = error.reason is FailureReason.AUTH
             raise TunnelError(
                 error.reason, f"the proxy rejects the login ({error}): check user and password_file", fatal=fatal
             ) from error
         except OSError as error:
             raise TunnelError(
-                Reason.RESET, f"{endpoint}: {error_text(error)}: check that a proxy listens on this port"
+                FailureReason.RESET, f"{endpoint}: {error_text(error)}: check that a proxy listens on this port"
             ) from error
 
     async def monitor(self) -> None:
@@ -141,10 +144,10 @@ class ProxyLink:
             await asyncio.sleep(self._options.interval)
             try:
                 await self.probe()
-            except ReachError as error:
+            except TargetUnreachableError as error:
                 self._mark_lost(error)
 
-    def _mark_lost(self, error: ReachError) -> None:
+    def _mark_lost(self, error: TargetUnreachableError) -> None:
         if not self._lost.done():
             self._lost.set_result(TunnelError(error.reason, error.detail))
 

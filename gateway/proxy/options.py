@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from gateway.contracts.config_types import POSITIVE, Duration, Endpoint
+from gateway.contracts.config_types import POSITIVE, Duration, HostPort
 from gateway.contracts.secret import Secret
 
 DEFAULT_PORTS = {"socks5": 1080, "socks5h": 1080, "http": 8080, "https": 443}
@@ -55,10 +55,10 @@ class ProxyOptions:
             raise ValueError("url: contains a user name, but user is set too: remove one of them")
 
     @property
-    def endpoint(self) -> Endpoint:
+    def endpoint(self) -> HostPort:
         """The host and port of the proxy."""
         parts = urlsplit(self.url)
-        return Endpoint(parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme])
+        return HostPort(parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme])
 
     @property
     def is_socks(self) -> bool:

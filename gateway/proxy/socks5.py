@@ -2,8 +2,8 @@
 
 import ipaddress
 
-from gateway.contracts.config_types import Endpoint
-from gateway.errors import Reason
+from gateway.contracts.config_types import HostPort
+from gateway.errors import FailureReason
 from gateway.proxy.credentials import ProxyCredentials
 from gateway.proxy.handshake_streams import ProxyStream
 from gateway.proxy.reply_error import ProxyReplyError
@@ -15,14 +15,14 @@ _NO_LOGIN, _USER_AND_PASSWORD, _NO_ACCEPTABLE_METHOD = 0x00, 0x02, 0xFF
 _IPV4, _NAME, _IPV6 = 1, 3, 4
 _MAX_NAME = 255
 _REPLIES = {
-    1: (Reason.CHANNEL_FAILED, "general SOCKS server failure"),
-    2: (Reason.CHANNEL_PROHIBITED, "connection not allowed by ruleset"),
-    3: (Reason.REFUSED, "network unreachable"),
-    4: (Reason.REFUSED, "host unreachable"),
-    5: (Reason.REFUSED, "connection refused"),
-    6: (Reason.TIMEOUT, "TTL expired"),
-    7: (Reason.CHANNEL_FAILED, "command not supported"),
-    8: (Reason.CHANNEL_FAILED, "address type not supported"),
+    1: (FailureReason.CHANNEL_FAILED, "general SOCKS server failure"),
+    2: (FailureReason.CHANNEL_PROHIBITED, "connection not allowed by ruleset"),
+    3: (FailureReason.REFUSED, "network unreachable"),
+    4: (FailureReason.REFUSED, "host unreachable"),
+    5: (FailureReason.REFUSED, "connection refused"),
+    6: (FailureReason.TIMEOUT, "TTL expired"),
+    7: (FailureReason.CHANNEL_FAILED, "command not supported"),
+    8: (FailureReason.CHANNEL_FAILED, "address type not supported"),
 }
 """The reason and the message for each reply code that reports a failure (RFC 1928, section 6)."""
 
@@ -43,10 +43,11 @@ async def log_in(stream: ProxyStream, login: ProxyCredentials | None) -> None:
     version, method = await stream.read_exactly(2)
     _check_version(version)
     if method == _NO_ACCEPTABLE_METHOD:
-        raise ProxyReplyError(Reason.AUTH, "the proxy accepts none of the offered authentication methods")
+        raise ProxyReplyError(FailureReason.AUTH, "the proxy accepts none of the offered authentication methods")
     if method not in methods:
         raise ProxyReplyError(
-            Reason.AUTH, f"the proxy selected an authentication method that the gateway did not offer: {method}"
+            FailureReason.AUTH,
+            f"the proxy selected an authentication method that the gateway did not offer: {method}",
         )
     if method == _NO_LOGIN or login is None:
         return
@@ -54,12 +55,12 @@ async def log_in(stream: ProxyStream, login: ProxyCredentials | None) -> None:
     await stream.write(bytes([_LOGIN_VERSION, len(user)]) + user + bytes([len(password)]) + password)
     version, status = await stream.read_exactly(2)
     if version != _LOGIN_VERSION:
-        raise ProxyReplyError(Reason.AUTH, f"the proxy's reply to the login has the invalid version {version}")
+        raise ProxyReplyError(FailureReason.AUTH, f"the proxy's reply to the login has the invalid version {version}")
     if status != 0:
-        raise ProxyReplyError(Reason.AUTH, "wrong user name or password")
+        raise ProxyReplyError(FailureReason.AUTH, "wrong user name or password")
 
 
-async def connect(stream: ProxyStream, to: Endpoint) -> None:
+async def connect(stream: ProxyStream, to: HostPort) -> None:
     """Request a connection to a target (RFC 1928, sections 4 to 6). The proxy resolves host names.
 
     Args:
@@ -76,10 +77,12 @@ async def connect(stream: ProxyStream, to: Endpoint) -> None:
     version, reply, reserved = await stream.read_exactly(3)
     _check_version(version)
     if reply != 0:
-        reason, message = _REPLIES.get(reply, (Reason.PROTOCOL, f"the proxy sent the unknown reply code {reply}"))
+        reason, message = _REPLIES.get(
+            reply, (FailureReason.PROTOCOL, f"the proxy sent the unknown reply code {reply}")
+        )
         raise ProxyReplyError(reason, message)
     if reserved != 0:
-        raise ProxyReplyError(Reason.PROTOCOL, f"the reserved byte of the proxy's reply is {reserved}, not 0")
+        raise ProxyReplyError(FailureReason.PROTOCOL, f"the reserved byte of the proxy's reply is {reserved}, not 0")
     await _skip_address(stream)
 
 
@@ -103,10 +106,12 @@ async def _skip_address(stream: ProxyStream) -> None:
     elif kind in (_IPV4, _IPV6):
         size = 4 if kind == _IPV4 else 16
     else:
-        raise ProxyReplyError(Reason.PROTOCOL, f"the proxy's reply has the unknown address type {kind}")
+        raise ProxyReplyError(FailureReason.PROTOCOL, f"the proxy's reply has the unknown address type {kind}")
     await stream.read_exactly(size + 2)
 
 
 def _check_version(version: int) -> None:
     if version != _VERSION:
-        raise ProxyReplyError(Reason.PROTOCOL, f"the proxy's reply has SOCKS version {version}, not {_VERSION}")
+        raise ProxyReplyError(
+            FailureReason.PROTOCOL, f"the proxy's reply has SOCKS version {version}, not {_VERSION}"
+        )

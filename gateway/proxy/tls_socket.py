@@ -13,7 +13,7 @@ import ssl
 from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.send_buffer import SendBuffer
 from gateway.relay.sockets import cap_retransmit_interval, limit_unsent, reset
-from gateway.relay.user_timeout_suspender import user_timeout_suspender
+from gateway.relay.tcp_user_timeout_suspender import user_timeout_suspender
 
 _CHUNK = 128 * 1024
 _BACKLOG = 64 * 1024

@@ -7,19 +7,19 @@ from weakref import WeakSet
 
 from gateway._dataplane import is_built, settings
 from gateway.connection_tap import Tap
-from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule
+from gateway.contracts.listening_link import AcceptedClientHandler, ClientAcceptRule
 from gateway.contracts.relay import Relay
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.relay.native_listener_group import NativeListenerGroup
 from gateway.relay.resolver import numeric_addresses
-from gateway.relay.socket_pair import PairSocket
+from gateway.relay.socket_pair import SocketPairEnd
 from gateway.relay.socket_relay import SocketRelay
 
 log = logging.getLogger(__name__)
 _HAS_ENGINE = is_built()
 
 if _HAS_ENGINE:
-    from gateway.relay.dialing_listener import DialingListener
+    from gateway.relay.direct_forwarding_listener import DirectForwardingListener
     from gateway.relay.native_engine_runner import native_engine_pool
     from gateway.relay.native_socket_relay import NativeSocketRelay
 
@@ -47,8 +47,8 @@ def use_native_engine(*, enabled: bool) -> None:
 def relay_sockets(client: socket.socket, backend: socket.socket, latency: Histogram, tap: Tap | None = None) -> Relay:
     """Relay bytes between two sockets, until both directions have ended.
 
-    The native engine relays between ordinary sockets. The event loop relays for a `PairSocket`, because the native
-    engine cannot detect whether the stream behind a `PairSocket` was reset.
+    The native engine relays between ordinary sockets. The event loop relays for a `SocketPairEnd`, because the native
+    engine cannot detect whether the stream behind a `SocketPairEnd` was reset.
 
     Args:
         client: The accepted socket, non-blocking. The relay owns it.
@@ -57,7 +57,7 @@ def relay_sockets(client: socket.socket, backend: socket.socket, latency: Histog
         tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes them.
     """
     enabled = _HAS_ENGINE and settings.relays_sockets
-    if enabled and not isinstance(client, PairSocket) and not isinstance(backend, PairSocket):
+    if enabled and not isinstance(client, SocketPairEnd) and not isinstance(backend, SocketPairEnd):
         try:
             runner = native_engine_pool().runner()
         except OSError as error:
@@ -69,16 +69,18 @@ def relay_sockets(client: socket.socket, backend: socket.socket, latency: Histog
     return SocketRelay(client, backend, latency, tap)
 
 
-def listen_and_dial(rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> NativeListenerGroup | None:
+def listen_and_dial(
+    rule: ClientAcceptRule, permits: int, handler: AcceptedClientHandler
+) -> NativeListenerGroup | None:
     """Accept clients in the native engine, and dial the target for each client.
 
-    Implements `gateway.contracts.accepting_link.AcceptingLink.listen`. If the target is a host name, the function
+    Implements `gateway.contracts.listening_link.ListeningLink.listen`. If the target is a host name, the function
     returns None: the event loop must then accept the clients, because the native engine cannot resolve names.
     """
     if not (_HAS_ENGINE and settings.relays_sockets and numeric_addresses(rule.to)):
         return None
     try:
-        factories = [partial(DialingListener, runner, rule) for runner in native_engine_pool().all_runners()]
+        factories = [partial(DirectForwardingListener, runner, rule) for runner in native_engine_pool().all_runners()]
         listener = _DirectListenerGroup(rule, permits, factories, handler)
     except OSError as error:
         log.warning("the data plane cannot accept clients, so the event loop accepts them: %s", error.strerror)

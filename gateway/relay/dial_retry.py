@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from math import inf
 from typing import TypeVar
 
-from gateway.errors import DialError, LinkLostError, Reason, RedialRequiredError
+from gateway.errors import DialError, FailureReason, LinkLostError, RedialRequiredError
 
 _Connected = TypeVar("_Connected")
 
@@ -47,7 +47,7 @@ async def retry_dial(
                 on_abandoned()
             raise
         except DialError as error:
-            if error.reason is Reason.TIMEOUT:
+            if error.reason is FailureReason.TIMEOUT:
                 on_abandoned()
             raise
         except asyncio.CancelledError:

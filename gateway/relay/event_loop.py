@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 _MAX_EVENTS = 128
 
 
-class RelaySelector(selectors.EpollSelector):
+class RelayIoSelector(selectors.EpollSelector):
     """An epoll selector that runs the handlers of relays inside `select()`."""
 
     _selector: select.epoll  # a private attribute of `EpollSelector`, unchanged since Python 3.4
@@ -113,10 +113,10 @@ class RelaySelector(selectors.EpollSelector):
 
 
 class RelayEventLoop(asyncio.SelectorEventLoop):
-    """The gateway's asyncio event loop. It uses a `RelaySelector`, which also runs the handlers of relays."""
+    """The gateway's asyncio event loop. It uses a `RelayIoSelector`, which also runs the handlers of relays."""
 
     def __init__(self) -> None:
-        self.relays = RelaySelector()
+        self.relays = RelayIoSelector()
         self.on_close: list[Callable[[], None]] = []
         """Callbacks that run before the loop closes, while the poller can still remove descriptors."""
         super().__init__(self.relays)

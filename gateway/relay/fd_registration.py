@@ -4,7 +4,7 @@ import socket
 
 from gateway.relay.event_loop import EventHandler
 from gateway.relay.poller import EDGE, ERROR, HANGUP, WRITE, poller
-from gateway.relay.user_timeout_suspender import UserTimeoutSuspender, user_timeout_suspender
+from gateway.relay.tcp_user_timeout_suspender import TcpUserTimeoutSuspender, user_timeout_suspender
 
 
 class FdRegistration:
@@ -22,7 +22,7 @@ class FdRegistration:
 
     def __init__(self, sock: socket.socket, handler: EventHandler, mask: int) -> None:
         self._fd = fd = sock.fileno()
-        self._peer_timeouts: UserTimeoutSuspender | None = (
+        self._peer_timeouts: TcpUserTimeoutSuspender | None = (
             user_timeout_suspender() if sock.family != socket.AF_UNIX else None
         )
         self._handler = handler

@@ -9,10 +9,10 @@ from typing import Protocol
 
 from gateway._dataplane import settings
 from gateway._dataplane.engine import RECORD_HISTOGRAM, Engine
-from gateway.measurement import LATENCY_BUCKETS
+from gateway.metric_types import LATENCY_BUCKETS
 from gateway.relay.event_loop import RelayEventLoop
 from gateway.relay.native_histograms import NativeHistograms
-from gateway.relay.per_loop import per_loop
+from gateway.relay.per_loop_instances import per_loop
 from gateway.relay.poller import READ, poller
 from gateway.relay.sockets import USER_TIMEOUT_MS
 

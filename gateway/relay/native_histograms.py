@@ -3,7 +3,7 @@
 import struct
 
 from gateway._dataplane.engine import COMMAND_CLOSE_HISTOGRAM, Engine
-from gateway.measurement import LATENCY_BUCKETS, Histogram
+from gateway.metric_types import LATENCY_BUCKETS, Histogram
 
 _MAX_UNUSED = 64
 """Maximum number of unused histograms that stay open, because new channels often need the same histograms."""

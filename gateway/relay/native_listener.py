@@ -17,9 +17,9 @@ from gateway._dataplane.engine import (
     RECORD_STOPPED,
 )
 from gateway.connection_tap import Tap
-from gateway.contracts.accepting_link import AcceptRule, ShortConnections
 from gateway.contracts.config_types import IpNetwork
 from gateway.contracts.link import Stream
+from gateway.contracts.listening_link import ClientAcceptRule, ShortConnectionTotals
 from gateway.contracts.relay import Relay
 from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner
 
@@ -30,13 +30,13 @@ _NETWORK = struct.Struct("BB16s")
 class NativeListenerHandler(Protocol):
     """Defines the methods that handle the clients of a `NativeListener`, and the end of the listener.
 
-    Each method corresponds to one of `gateway.contracts.accepting_link.AcceptedClientHandler`.
+    Each method corresponds to one of `gateway.contracts.listening_link.AcceptedClientHandler`.
     """
 
     def on_joined(self, relay: Relay, tap: Tap | None) -> None:
         """Handle a client that the native engine connected to the target."""
 
-    def on_served(self, clients: ShortConnections) -> None:
+    def on_served(self, clients: ShortConnectionTotals) -> None:
         """Count clients that the native engine connected to the target, and whose connections have ended."""
 
     def on_returned(self, client: Stream, seconds: float) -> None:
@@ -73,7 +73,7 @@ class NativeListener(ABC):
     def __init__(
         self,
         runner: NativeEngineRunner,
-        rule: AcceptRule,
+        rule: ClientAcceptRule,
         sock: socket.socket,
         permits: int,
         handler: NativeListenerHandler,
@@ -125,18 +125,18 @@ class NativeListener(ABC):
 
     @property
     def waiting(self) -> int:
-        """See `gateway.contracts.accepting_link.LinkListener`."""
+        """See `gateway.contracts.listening_link.LinkClientListener`."""
         accepted, unreported = self._read()
         return max(0, accepted - self._handled - unreported)
 
     @property
     def clients(self) -> int:
-        """See `gateway.contracts.accepting_link.LinkListener`."""
+        """See `gateway.contracts.listening_link.LinkClientListener`."""
         return self._read()[0] - self._handled
 
     @property
     def reserved(self) -> int:
-        """See `gateway.contracts.accepting_link.LinkListener`.
+        """See `gateway.contracts.listening_link.LinkClientListener`.
 
         While the listener accepts clients, the value is the number of permits minus the number of clients that were
         passed to the handler. It does not depend on the native engine's counters, which can change at any time.
@@ -150,13 +150,13 @@ class NativeListener(ABC):
             self._runner.command(COMMAND_PERMIT, self._token, count)
 
     def withdraw(self) -> None:
-        """See `gateway.contracts.accepting_link.LinkListener`."""
+        """See `gateway.contracts.listening_link.LinkClientListener`."""
         if not (self._stopped or self._withdrawn):
             self._withdrawn = True
             self._runner.command(COMMAND_UNLISTEN, self._token)
 
     def recall(self) -> None:
-        """See `gateway.contracts.accepting_link.LinkListener`."""
+        """See `gateway.contracts.listening_link.LinkClientListener`."""
         if not self._closed:
             self._runner.command(COMMAND_RECALL, self._token)
 
@@ -171,7 +171,7 @@ class NativeListener(ABC):
             tap = self._rule.make_tap() if self._rule.make_tap is not None else None
             self._handler.on_joined(self._create_relay(token, wire, tap), tap)
         elif kind == RECORD_SERVED:
-            self._handler.on_served(ShortConnections(*arguments))
+            self._handler.on_served(ShortConnectionTotals(*arguments))
         elif kind == RECORD_RETURNED:
             self._handled += 1
             client = socket.socket(fileno=arguments[0])

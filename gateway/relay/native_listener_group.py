@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gateway.connection_tap import Tap
-from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule, ShortConnections
 from gateway.contracts.link import Stream
+from gateway.contracts.listening_link import AcceptedClientHandler, ClientAcceptRule, ShortConnectionTotals
 from gateway.contracts.relay import Relay
 
 _RECALL_AFTER = 2.0
@@ -19,7 +19,7 @@ ListenerFactory = Callable[[Any, int, Any], Any]
 
 
 class NativeListenerGroup:
-    """One listener per native engine and socket; implements `gateway.contracts.accepting_link.LinkListener`.
+    """One listener per native engine and socket; implements `gateway.contracts.listening_link.LinkClientListener`.
 
     Each native engine accepts some of the clients. When one native engine stops accepting, the others stop too. The
     handler must then accept all clients itself.
@@ -35,7 +35,11 @@ class NativeListenerGroup:
     """
 
     def __init__(
-        self, rule: AcceptRule, permits: int, factories: Sequence[ListenerFactory], handler: AcceptedClientHandler
+        self,
+        rule: ClientAcceptRule,
+        permits: int,
+        factories: Sequence[ListenerFactory],
+        handler: AcceptedClientHandler,
     ) -> None:
         self._handler = handler
         self._active = True
@@ -53,21 +57,21 @@ class NativeListenerGroup:
 
     @property
     def waiting(self) -> int:
-        """See `gateway.contracts.accepting_link.LinkListener`."""
+        """See `gateway.contracts.listening_link.LinkClientListener`."""
         return sum(each.waiting for each in self._listeners)
 
     @property
     def clients(self) -> int:
-        """See `gateway.contracts.accepting_link.LinkListener`."""
+        """See `gateway.contracts.listening_link.LinkClientListener`."""
         return sum(each.clients for each in self._listeners)
 
     @property
     def reserved(self) -> int:
-        """See `gateway.contracts.accepting_link.LinkListener`."""
+        """See `gateway.contracts.listening_link.LinkClientListener`."""
         return sum(each.reserved for each in self._listeners)
 
     def permit(self, count: int) -> None:
-        """See `gateway.contracts.accepting_link.LinkListener`.
+        """See `gateway.contracts.listening_link.LinkClientListener`.
 
         The listener with the fewest unused permits gets the new permits.
         """
@@ -75,7 +79,7 @@ class NativeListenerGroup:
             min(self._listeners, key=lambda each: each.reserved - each.clients).permit(count)
 
     def withdraw(self) -> None:
-        """See `gateway.contracts.accepting_link.LinkListener`."""
+        """See `gateway.contracts.listening_link.LinkClientListener`."""
         if self._active:
             self._active = False
             for each in self._listeners:
@@ -84,7 +88,7 @@ class NativeListenerGroup:
                 asyncio.get_running_loop().call_later(_RECALL_AFTER, self.recall)
 
     def recall(self) -> None:
-        """See `gateway.contracts.accepting_link.LinkListener`."""
+        """See `gateway.contracts.listening_link.LinkClientListener`."""
         for each in self._listeners:
             each.recall()
 
@@ -100,7 +104,7 @@ class NativeListenerGroup:
         """See `gateway.relay.native_listener.NativeListenerHandler`."""
         self._handler.on_joined(self, relay, tap)
 
-    def on_served(self, clients: ShortConnections) -> None:
+    def on_served(self, clients: ShortConnectionTotals) -> None:
         """See `gateway.relay.native_listener.NativeListenerHandler`."""
         self._handler.on_served(self, clients)
 

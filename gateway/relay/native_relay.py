@@ -13,7 +13,7 @@ from gateway._dataplane.engine import (
 )
 from gateway.connection_tap import Tap, waiting_since
 from gateway.contracts.states import CloseReason
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner
 
 CLOSE_REASONS = (

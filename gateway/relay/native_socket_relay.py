@@ -4,7 +4,7 @@ import socket
 
 from gateway._dataplane.engine import ATTACH_MEASURE, ATTACH_UNIX, ATTACH_UNIX_BACKEND, RECORD_PAIR_ENDED
 from gateway.connection_tap import Tap
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner
 from gateway.relay.native_relay import CLOSE_REASONS, NativeRelay

@@ -9,8 +9,8 @@ import select
 from collections.abc import Callable
 from typing import Protocol
 
-from gateway.relay.event_loop import EventHandler, RelayEventLoop, RelaySelector
-from gateway.relay.per_loop import per_loop
+from gateway.relay.event_loop import EventHandler, RelayEventLoop, RelayIoSelector
+from gateway.relay.per_loop_instances import per_loop
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
@@ -44,9 +44,9 @@ class Poller(Protocol):
 
 
 class _SelectorPoller:
-    """A `Poller` that uses a `RelaySelector`."""
+    """A `Poller` that uses a `RelayIoSelector`."""
 
-    def __init__(self, selector: RelaySelector) -> None:
+    def __init__(self, selector: RelayIoSelector) -> None:
         self.add = selector.add
         self.modify = selector.modify_mask
         self.remove = selector.remove

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from gateway.relay.fin_detector import FinDetector
 from gateway.relay.mmap_buffer import mmap_buffer
-from gateway.relay.socket_pair import PairSocket
+from gateway.relay.socket_pair import SocketPairEnd
 from gateway.relay.sockets import shutdown_write
 
 _BUFFER = mmap_buffer(256 * 1024)
@@ -123,7 +123,7 @@ class RelayDirection:
         Raises:
             RelaySocketError: The source's peer reset the connection, but the kernel reported end-of-file.
         """
-        if (isinstance(self.source, PairSocket) and self.source.broken()) or self.reverse.sink_was_reset():
+        if (isinstance(self.source, SocketPairEnd) and self.source.broken()) or self.reverse.sink_was_reset():
             error = ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
             raise RelaySocketError(self.source, error, writing=False)
         self.source_eof = True

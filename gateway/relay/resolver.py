@@ -13,8 +13,8 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
-from gateway.contracts.config_types import Endpoint
-from gateway.relay.per_loop import per_loop
+from gateway.contracts.config_types import HostPort
+from gateway.relay.per_loop_instances import per_loop
 
 _THREADS = ThreadPoolExecutor(64, thread_name_prefix="resolver")
 Addresses = list[Any]
@@ -22,7 +22,7 @@ Addresses = list[Any]
 
 
 @per_loop
-def _in_flight(loop: asyncio.AbstractEventLoop) -> dict[Endpoint, asyncio.Future[Addresses]]:
+def _in_flight(loop: asyncio.AbstractEventLoop) -> dict[HostPort, asyncio.Future[Addresses]]:
     """Return the lookups of the running loop that have no result yet."""
     del loop
     return {}
@@ -42,7 +42,7 @@ def is_loopback(host: str) -> bool:
     return host == "localhost" or (is_address(host) and ipaddress.ip_address(host.partition("%")[0]).is_loopback)
 
 
-async def resolve(to: Endpoint) -> Addresses:
+async def resolve(to: HostPort) -> Addresses:
     """Resolve a host, and return its addresses.
 
     The addresses of each family are shuffled, so that dials do not all start with the same address.
@@ -71,7 +71,7 @@ async def resolve(to: Endpoint) -> Addresses:
     return _shuffled(await asyncio.shield(lookup))
 
 
-async def _look_up(to: Endpoint) -> Addresses:
+async def _look_up(to: HostPort) -> Addresses:
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(_THREADS, lambda: socket.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM))
 
@@ -87,7 +87,7 @@ def _shuffled(addresses: Addresses) -> Addresses:
 
 
 @lru_cache(maxsize=1024)
-def numeric_addresses(to: Endpoint) -> Addresses:
+def numeric_addresses(to: HostPort) -> Addresses:
     """Return a list with the address if the host is an IP address; otherwise, an empty list. Never blocks."""
     try:
         return socket.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)

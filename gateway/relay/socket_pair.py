@@ -10,7 +10,7 @@ def _never_broken() -> bool:
     return False
 
 
-class PairSocket(socket.socket):
+class SocketPairEnd(socket.socket):
     """One end of a socket pair, which code can use like the socket of a TCP connection.
 
     On a socket pair, a reset of the tunneled stream looks like end-of-file. `broken` distinguishes the two.
@@ -20,7 +20,7 @@ class PairSocket(socket.socket):
     """Returns whether the tunneled stream ended in a reset. Call it only after end-of-file."""
 
 
-def socket_pair(backlog: int | None = None) -> tuple[PairSocket, socket.socket]:
+def socket_pair(backlog: int | None = None) -> tuple[SocketPairEnd, socket.socket]:
     """Create a pair of connected non-blocking sockets.
 
     Args:
@@ -31,7 +31,7 @@ def socket_pair(backlog: int | None = None) -> tuple[PairSocket, socket.socket]:
         The user's end and the tunnel's end. The caller owns both.
     """
     ours, theirs = socket.socketpair()
-    user = PairSocket(fileno=ours.detach())
+    user = SocketPairEnd(fileno=ours.detach())
     if backlog is not None:
         # On unix sockets, the size of the sender's buffer limits the queued data (unix(7)).
         user.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, backlog)

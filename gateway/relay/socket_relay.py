@@ -7,7 +7,7 @@ import time
 
 from gateway.connection_tap import Tap, waiting_since
 from gateway.contracts.states import CloseReason
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.relay.fd_registration import FdRegistration
 from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.poller import HANGUP, READ, WRITE

@@ -16,8 +16,8 @@ from math import inf
 from gateway.connection_tap import Tap
 from gateway.contracts.link import Stream
 from gateway.contracts.states import CloseReason
-from gateway.measurement import Histogram
-from gateway.relay.bridged_stream import BridgedStream
+from gateway.metric_types import Histogram
+from gateway.relay.byte_stream import ByteStream
 from gateway.relay.lingering_close import LINGER_TIMEOUT
 from gateway.relay.socket_pair import socket_pair
 from gateway.relay.socket_relay import SocketRelay
@@ -33,7 +33,7 @@ has then sent no data for this number of seconds."""
 _tasks: set[asyncio.Task[None]] = set()
 
 
-class _DownloadResult(enum.Enum):
+class _TargetToClientResult(enum.Enum):
     """How a download ended."""
 
     COMPLETE = enum.auto()
@@ -53,7 +53,7 @@ class StreamBridge:
             such as SSH.
     """
 
-    def __init__(self, far: BridgedStream, *, short: bool) -> None:
+    def __init__(self, far: ByteStream, *, short: bool) -> None:
         if short:
             far.limit_unsent()
         self._chunk = _SHORT_CHUNK if short else _CHUNK
@@ -114,14 +114,16 @@ class StreamBridge:
             if isinstance(failure, Exception):
                 raise failure
 
-    async def _wait_for_both(self, upload: "asyncio.Task[bool]", download: "asyncio.Task[_DownloadResult]") -> None:
+    async def _wait_for_both(
+        self, upload: "asyncio.Task[bool]", download: "asyncio.Task[_TargetToClientResult]"
+    ) -> None:
         """Wait until both directions have ended, or until one direction can no longer make progress."""
         await asyncio.wait({upload, download}, return_when=asyncio.FIRST_COMPLETED)
-        if not upload.done() and download.result() is _DownloadResult.COMPLETE:
+        if not upload.done() and download.result() is _TargetToClientResult.COMPLETE:
             # After end-of-file, no read is pending that would report a reset of the stream, so poll for a reset.
             while not (upload.done() or self._far.was_reset):
                 await asyncio.wait({upload}, timeout=_POLL_INTERVAL)
-        elif not upload.done() and download.result() is _DownloadResult.UNREAD:
+        elif not upload.done() and download.result() is _TargetToClientResult.UNREAD:
             await self._wait_for_upload(upload)
         if not self._far.supports_half_close:
             await self._wait_for_download(download, _SILENCE_TIMEOUT)
@@ -138,7 +140,9 @@ class StreamBridge:
             before = self._uploaded
             await asyncio.wait({upload}, timeout=LINGER_TIMEOUT)
 
-    async def _wait_for_download(self, download: "asyncio.Task[_DownloadResult]", silence_timeout: float) -> None:
+    async def _wait_for_download(
+        self, download: "asyncio.Task[_TargetToClientResult]", silence_timeout: float
+    ) -> None:
         """Wait for the rest of the download. Return early if the user closes its socket.
 
         Args:
@@ -177,7 +181,7 @@ class StreamBridge:
         except OSError:  # the user closed its socket before reading all data; all data from the user has arrived
             return b""
 
-    async def _download(self) -> _DownloadResult:
+    async def _download(self) -> _TargetToClientResult:
         """Copy data from the far side to the user. Return how the download ended."""
         loop = asyncio.get_running_loop()
         while True:
@@ -185,30 +189,30 @@ class StreamBridge:
             try:
                 data = await self._far.read()
             except OSError:
-                return _DownloadResult.BROKEN
+                return _TargetToClientResult.BROKEN
             self._reading_since = None
             try:
                 if not data:
                     self._inner.shutdown(socket.SHUT_WR)
-                    return _DownloadResult.COMPLETE
+                    return _TargetToClientResult.COMPLETE
                 await loop.sock_sendall(self._inner, data)
             except OSError:
-                return _DownloadResult.UNREAD
+                return _TargetToClientResult.UNREAD
 
     def _close(self, *, uploaded: bool, downloaded: object) -> None:
-        if downloaded is _DownloadResult.BROKEN or downloaded is None:
+        if downloaded is _TargetToClientResult.BROKEN or downloaded is None:
             self._broken = True
         discarded = _discard_unread(self._inner)
-        if downloaded is _DownloadResult.COMPLETE and (discarded or not uploaded):
+        if downloaded is _TargetToClientResult.COMPLETE and (discarded or not uploaded):
             self.on_upload_lost()
         self._inner.close()
-        if uploaded and downloaded is not _DownloadResult.BROKEN:
+        if uploaded and downloaded is not _TargetToClientResult.BROKEN:
             self._far.close()
         else:
             self._far.abort()
 
 
-def _result(task: "asyncio.Task[bool] | asyncio.Task[_DownloadResult]") -> object:
+def _result(task: "asyncio.Task[bool] | asyncio.Task[_TargetToClientResult]") -> object:
     """Return the result or the exception of a task; None if the task was cancelled or is still running."""
     return None if not task.done() or task.cancelled() else task.exception() or task.result()
 

@@ -10,17 +10,17 @@ from typing import Any
 
 import aiohappyeyeballs
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Stream
-from gateway.contracts.phases import Phases
-from gateway.errors import DialError, Reason
+from gateway.contracts.phase_timer import PhaseTimer
+from gateway.errors import DialError, FailureReason
 from gateway.relay.poller import WRITE, poller
 from gateway.relay.resolver import resolve
 from gateway.relay.sockets import tune_tcp
 
 DIAL_TIMEOUT = 10.0
 """Default time limit, in seconds, for name resolution and connection establishment together."""
-Resolver = Callable[[Endpoint], Awaitable[list[Any]]]
+Resolver = Callable[[HostPort], Awaitable[list[Any]]]
 """Resolves an endpoint to addresses in the format of `socket.getaddrinfo`."""
 SocketFactory = Callable[[int, int, int], socket.socket]
 """Creates a socket from a family, a type and a protocol. The function can select a network namespace or a device."""
@@ -31,8 +31,8 @@ _REFUSED = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EAC
 
 
 async def dial(
-    to: Endpoint,
-    phases: Phases,
+    to: HostPort,
+    phases: PhaseTimer,
     timeout: float,  # noqa: ASYNC109 - expiry raises DialError; the caller's own timeout raises TimeoutError
     resolver: Resolver = resolve,
     socket_factory: SocketFactory = socket.socket,
@@ -61,12 +61,15 @@ async def dial(
                 _reject_self_connection(sock)
     except TimeoutError as error:
         raise DialError(
-            Reason.TIMEOUT, f"{to}: no connection within {timeout:.3g} s: check the address, the port and firewalls"
+            FailureReason.TIMEOUT,
+            f"{to}: no connection within {timeout:.3g} s: check the address, the port and firewalls",
         ) from error
     except socket.gaierror as error:
-        raise DialError(Reason.DNS, f"{to.host}: {error.strerror}: check the spelling and the DNS server") from error
+        raise DialError(
+            FailureReason.DNS, f"{to.host}: {error.strerror}: check the spelling and the DNS server"
+        ) from error
     except UnicodeError as error:
-        raise DialError(Reason.DNS, f"{to.host!r} is not a valid host name: correct it") from error
+        raise DialError(FailureReason.DNS, f"{to.host!r} is not a valid host name: correct it") from error
     except OSError as error:
         raise _dial_error(to, error) from error
     tune_tcp(sock)
@@ -140,12 +143,14 @@ def _reject_self_connection(sock: Stream) -> None:
         raise
 
 
-def _dial_error(to: Endpoint, error: OSError) -> DialError:
+def _dial_error(to: HostPort, error: OSError) -> DialError:
     # If several addresses fail with different errors, only the message of the exception contains the error numbers.
     numbers = {error.errno} if error.errno else {int(each) for each in _ERRNO_PATTERN.findall(str(error))}
     text = ", ".join(sorted(map(os.strerror, numbers))) or str(error)
     if numbers == {errno.ETIMEDOUT}:
-        return DialError(Reason.TIMEOUT, f"{to}: {text}: check the address, the port and firewalls")
+        return DialError(FailureReason.TIMEOUT, f"{to}: {text}: check the address, the port and firewalls")
     if numbers and numbers <= _REFUSED:
-        return DialError(Reason.REFUSED, f"{to}: {text}: check firewalls, and that a server listens on this port")
-    return DialError(Reason.RESET, f"{to}: {text}")
+        return DialError(
+            FailureReason.REFUSED, f"{to}: {text}: check firewalls, and that a server listens on this port"
+        )
+    return DialError(FailureReason.RESET, f"{to}: {text}")

@@ -7,9 +7,9 @@ from typing import Any, cast
 import asyncssh
 
 from gateway.connection_tap import Tap
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.states import CloseReason
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.ssh.asyncssh_internals import disable_auto_adjust
 from gateway.ssh.asyncssh_relay import AsyncsshRelay
 from gateway.ssh.send_queue import SendQueue
@@ -42,7 +42,7 @@ class AsyncsshChannelOpener:
 
     async def open(
         self,
-        to: Endpoint,
+        to: HostPort,
         latency: Histogram,
         timeout: float,  # noqa: ASYNC109 - `ChannelOpener` defines it
         tap: Tap | None = None,
@@ -76,7 +76,7 @@ class AsyncsshChannelOpener:
         failure.set_exception(error)
         failure.exception()  # retrieve the exception: otherwise, asyncio logs it if no `open` is pending
 
-    async def _open_channel(self, relay: AsyncsshRelay, to: Endpoint) -> _Opened:
+    async def _open_channel(self, relay: AsyncsshRelay, to: HostPort) -> _Opened:
         try:
             if to.is_unix:
                 opened: Any = await self._conn.create_unix_connection(

@@ -23,7 +23,7 @@ def has_strict_kex(conn: asyncssh.SSHClientConnection) -> bool:
     return bool(getattr(conn, "_strict_kex", False))  # asyncssh has no public equivalent
 
 
-class UnreadData(NamedTuple):
+class UnreadChannelData(NamedTuple):
     """Data that an asyncssh channel has received, but has not passed to its session.
 
     Args:
@@ -37,18 +37,18 @@ class UnreadData(NamedTuple):
     closed: bool
 
 
-def take_unread_data(channel: Any) -> UnreadData:
+def take_unread_data(channel: Any) -> UnreadChannelData:
     """Remove and return the data that a closed or lost channel has not passed to its session.
 
     Args:
         channel: The asyncssh channel. None: there is no data.
     """
     if channel is None:
-        return UnreadData([], eof=False, closed=False)
+        return UnreadChannelData([], eof=False, closed=False)
     data, channel._recv_buf = [piece for piece, _ in channel._recv_buf], []  # noqa: SLF001 - asyncssh has no public equivalent
     state = channel._recv_state  # noqa: SLF001 - asyncssh has no public equivalent
     closed = state in ("close_pending", "closed")
-    return UnreadData(data, closed or state == "eof_pending", closed)
+    return UnreadChannelData(data, closed or state == "eof_pending", closed)
 
 
 def disable_auto_adjust(conn: asyncssh.SSHClientConnection) -> None:

@@ -6,14 +6,14 @@ import time
 
 from gateway.connection_tap import Tap, waiting_since
 from gateway.contracts.states import CloseReason
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.relay.fd_registration import FdRegistration
 from gateway.relay.send_buffer import SendBuffer
 from gateway.ssh.flow_control import INITIAL_BUDGET, ReceiveWindow
 
 
 class AsyncsshRelayCounters:
-    """The counters and the state of an `AsyncsshRelay`; base class of `RelayClientSocket`.
+    """The counters and the state of an `AsyncsshRelay`; base class of `ClientSocketHandler`.
 
     Args:
         latency: The histogram for response latency.

@@ -4,9 +4,9 @@ import socket
 from typing import Protocol
 
 from gateway.connection_tap import Tap
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.relay import Relay
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 
 
 class SshChannel(Relay, Protocol):
@@ -36,7 +36,7 @@ class ChannelOpener(Protocol):
 
     async def open(
         self,
-        to: Endpoint,
+        to: HostPort,
         latency: Histogram,
         timeout: float,  # noqa: ASYNC109 - every dial takes its timeout as an argument
         tap: Tap | None = None,

@@ -2,23 +2,23 @@
 
 import asyncssh
 
-from gateway.contracts.config_types import Endpoint
-from gateway.errors import DialError, Reason
+from gateway.contracts.config_types import HostPort
+from gateway.errors import DialError, FailureReason
 
 _CONNECT_REASONS = {
-    "refused": Reason.REFUSED,
-    "timed out": Reason.TIMEOUT,
-    "timeout": Reason.TIMEOUT,
-    "name or service not known": Reason.DNS,
-    "name resolution": Reason.DNS,
-    "no address": Reason.DNS,
-    "unknown host": Reason.DNS,
-    "could not resolve": Reason.DNS,
-    "reset": Reason.RESET,
+    "refused": FailureReason.REFUSED,
+    "timed out": FailureReason.TIMEOUT,
+    "timeout": FailureReason.TIMEOUT,
+    "name or service not known": FailureReason.DNS,
+    "name resolution": FailureReason.DNS,
+    "no address": FailureReason.DNS,
+    "unknown host": FailureReason.DNS,
+    "could not resolve": FailureReason.DNS,
+    "reset": FailureReason.RESET,
 }
 
 
-def channel_open_error(error: asyncssh.ChannelOpenError, to: Endpoint) -> DialError:
+def channel_open_error(error: asyncssh.ChannelOpenError, to: HostPort) -> DialError:
     """Return the dial error for a channel that the server did not open.
 
     Args:
@@ -28,7 +28,7 @@ def channel_open_error(error: asyncssh.ChannelOpenError, to: Endpoint) -> DialEr
     text = error.reason
     if error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
         return DialError(
-            Reason.CHANNEL_PROHIBITED,
+            FailureReason.CHANNEL_PROHIBITED,
             f"the SSH server does not permit connections to {to} ({text!r}): permit them with permitopen in"
             " authorized_keys, and with PermitOpen and AllowTcpForwarding in sshd_config",
         )
@@ -38,10 +38,10 @@ def channel_open_error(error: asyncssh.ChannelOpenError, to: Endpoint) -> DialEr
     )
 
 
-def _connect_reason(text: str) -> Reason:
+def _connect_reason(text: str) -> FailureReason:
     """Derive a reason from the message of a CHANNEL_OPEN_FAILURE, which often contains the text of strerror(3)."""
     lowered = text.lower()
     for phrase, reason in _CONNECT_REASONS.items():
         if phrase in lowered:
             return reason
-    return Reason.CHANNEL_FAILED
+    return FailureReason.CHANNEL_FAILED

@@ -13,9 +13,9 @@ import asyncssh
 from gateway._dataplane import is_built
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import TunnelStateCallback
-from gateway.errors import Reason, TunnelError
+from gateway.errors import FailureReason, TunnelError
 from gateway.ssh import algorithms, asyncssh_internals, credentials
-from gateway.ssh.host_keys import HostKeyVerifier, LastTrustedKeyType, read_trust
+from gateway.ssh.host_keys import HostKeyVerifier, RememberedHostKeyType, read_trust
 from gateway.ssh.login_errors import TryOtherKeyTypeError, login_error
 from gateway.ssh.options import SshOptions
 from gateway.ssh.socket_transport import close_now, log_in
@@ -26,7 +26,7 @@ async def connect(
     options: SshOptions,
     dial: Callable[[], Awaitable[socket.socket]],
     progress: TunnelStateCallback,
-    memory: LastTrustedKeyType,
+    memory: RememberedHostKeyType,
 ) -> asyncssh.SSHClientConnection:
     """Connect, verify the host key and log in.
 
@@ -58,7 +58,7 @@ async def _connect(
     options: SshOptions,
     sock: socket.socket,
     progress: TunnelStateCallback,
-    memory: LastTrustedKeyType,
+    memory: RememberedHostKeyType,
     refusals: list[HostKeyVerifier],
 ) -> asyncssh.SSHClientConnection:
     """Connect once. On failure, close the connection and the socket.
@@ -90,7 +90,7 @@ async def _connect(
         _discard(conn, sock)
         if isinstance(error, TimeoutError) and deadline.expired():
             raise TunnelError(
-                Reason.TIMEOUT,
+                FailureReason.TIMEOUT,
                 f"{options.endpoint}: no login within {options.login_timeout:g} s (login_timeout): check that an SSH"
                 " server listens on this port",
             ) from error

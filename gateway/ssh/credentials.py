@@ -11,7 +11,7 @@ from typing import Any
 import asyncssh
 
 from gateway.contracts.certificate import MonitoredCertificate, ValidityPeriod
-from gateway.errors import Reason, TunnelError
+from gateway.errors import FailureReason, TunnelError
 from gateway.secret_files import read_private_key
 from gateway.ssh.options import SshOptions
 from gateway.text_sanitizer import error_text
@@ -37,7 +37,7 @@ async def login_arguments(options: SshOptions) -> AsyncIterator[dict[str, Any]]:
                 keys += await agent.get_keys()
             except (OSError, ValueError) as error:
                 detail = f"agent {options.agent}: {error_text(error)}: check that an SSH agent listens on this socket"
-                raise TunnelError(Reason.AUTH, detail, fatal=True) from error
+                raise TunnelError(FailureReason.AUTH, detail, fatal=True) from error
         yield {
             "username": options.user,
             "client_keys": keys or None,
@@ -80,7 +80,9 @@ def load_keys(options: SshOptions) -> list[Any]:
     passphrase = read_passphrase(options)
     if not (options.identity_files or options.agent or options.password):
         raise TunnelError(
-            Reason.AUTH, "no credentials are configured: set identity_files, agent or password_file", fatal=True
+            FailureReason.AUTH,
+            "no credentials are configured: set identity_files, agent or password_file",
+            fatal=True,
         )
     keys: list[Any] = []
     for path in options.identity_files:
@@ -89,20 +91,20 @@ def load_keys(options: SshOptions) -> list[Any]:
             keys.extend(_key_pairs(path, content, passphrase))
         except asyncssh.KeyEncryptionError as error:
             raise TunnelError(
-                Reason.AUTH, f"{path}: the key cannot be decrypted: check passphrase_file", fatal=True
+                FailureReason.AUTH, f"{path}: the key cannot be decrypted: check passphrase_file", fatal=True
             ) from error
         except (asyncssh.KeyImportError, OSError) as error:
             encrypted = isinstance(error, asyncssh.KeyImportError) and "assphrase" in str(error)
             hint = "set passphrase_file" if encrypted else "set the path of a private key"
             detail = f"{path}: not a usable private key ({error_text(error)}): {hint}"
-            raise TunnelError(Reason.AUTH, detail, fatal=True) from error
+            raise TunnelError(FailureReason.AUTH, detail, fatal=True) from error
     if options.certificate_files:
         certificates = [each for path in options.certificate_files for each in _certificates(path)]
         try:
             keys = list(asyncssh.load_keypairs(keys, passphrase, certificates))
         except (asyncssh.KeyImportError, OSError, ValueError) as error:
             raise TunnelError(
-                Reason.AUTH,
+                FailureReason.AUTH,
                 f"certificate_files: {error_text(error)}: each certificate must belong to a key",
                 fatal=True,
             ) from error
@@ -161,10 +163,10 @@ def _certificates(path: Path) -> Sequence[Any]:
         certificates = asyncssh.load_certificates(str(path))
     except (asyncssh.KeyImportError, OSError, ValueError) as error:
         detail = f"{path}: not a usable certificate ({error_text(error)}): set the path of an OpenSSH certificate"
-        raise TunnelError(Reason.AUTH, detail, fatal=True) from error
+        raise TunnelError(FailureReason.AUTH, detail, fatal=True) from error
     if not certificates:
         raise TunnelError(
-            Reason.AUTH, f"{path}: contains no certificate (ssh-keygen -s creates KEY-cert.pub)", fatal=True
+            FailureReason.AUTH, f"{path}: contains no certificate (ssh-keygen -s creates KEY-cert.pub)", fatal=True
         )
     return certificates
 
@@ -174,5 +176,5 @@ def _read(key: str, reveal: Any) -> str:
         return str(reveal())
     except OSError as error:
         raise TunnelError(
-            Reason.AUTH, f"{key}: {error.filename}: {error.strerror}: check the path and the file", fatal=True
+            FailureReason.AUTH, f"{key}: {error.filename}: {error.strerror}: check the path and the file", fatal=True
         ) from error

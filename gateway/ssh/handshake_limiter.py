@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from gateway.contracts.config_types import Endpoint
-from gateway.contracts.link import NetworkId
-from gateway.relay.per_loop import per_loop
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.link import LinkNetworkId
+from gateway.relay.per_loop_instances import per_loop
 
 _PER_SERVER = 4
 """Maximum number of concurrent handshakes with one server. The limit is well below sshd's MaxStartups, above which
@@ -23,11 +23,11 @@ class HandshakeLimiter:
     """
 
     def __init__(self) -> None:
-        self._servers: dict[tuple[NetworkId, Endpoint], tuple[asyncio.Semaphore, list[None]]] = {}
+        self._servers: dict[tuple[LinkNetworkId, HostPort], tuple[asyncio.Semaphore, list[None]]] = {}
         self._all = asyncio.Semaphore(_PER_LOOP)
 
     @asynccontextmanager
-    async def slot(self, server: Endpoint, network: NetworkId) -> AsyncIterator[None]:
+    async def slot(self, server: HostPort, network: LinkNetworkId) -> AsyncIterator[None]:
         """Wait for a slot, and occupy the slot until the context exits.
 
         Args:

@@ -6,7 +6,7 @@ from typing import Any
 
 import asyncssh
 
-from gateway.errors import Reason, TunnelError
+from gateway.errors import FailureReason, TunnelError
 from gateway.ssh import algorithms, asyncssh_internals
 from gateway.ssh.known_hosts import KnownHostEntries, load_known_hosts
 from gateway.ssh.options import SshOptions
@@ -67,7 +67,7 @@ def read_trust(options: SshOptions, address: str = "") -> TrustedHostKeys:
     """
     if not (options.known_hosts or options.host_keys or options.insecure_host_key):
         raise TunnelError(
-            Reason.HOST_KEY,
+            FailureReason.HOST_KEY,
             "no host key is trusted: set known_hosts or host_keys (ssh-keyscan prints a server's keys)",
             fatal=True,
         )
@@ -85,7 +85,7 @@ def read_trust(options: SshOptions, address: str = "") -> TrustedHostKeys:
     if key_types and not (key_types & accepted or trust.fingerprints or listed.authorities or trust.insecure):
         types = " or ".join(sorted(key_types))
         raise TunnelError(
-            Reason.HOST_KEY,
+            FailureReason.HOST_KEY,
             f"host_key_algorithms excludes the types of all trusted host keys: add an algorithm for {types}",
             fatal=True,
         )
@@ -93,7 +93,7 @@ def read_trust(options: SshOptions, address: str = "") -> TrustedHostKeys:
 
 
 @dataclass
-class LastTrustedKeyType:
+class RememberedHostKeyType:
     """Remembers the type of the host key that a tunnel last trusted, so that the next connection proposes it first.
 
     Args:
@@ -117,7 +117,7 @@ class HostKeyVerifier(asyncssh.SSHClient):
         self,
         trust: TrustedHostKeys,
         options: SshOptions,
-        memory: LastTrustedKeyType,
+        memory: RememberedHostKeyType,
         before: "Sequence[HostKeyVerifier]" = (),
     ) -> None:
         self.trust = trust
@@ -220,7 +220,7 @@ def _public_key(pin: str) -> asyncssh.SSHKey:
         return asyncssh.import_public_key(pin)
     except asyncssh.KeyImportError as error:
         raise TunnelError(
-            Reason.HOST_KEY,
+            FailureReason.HOST_KEY,
             f"host_keys: {pin[:40]!r} is not valid: use a public key or a SHA256:… fingerprint",
             fatal=True,
         ) from error

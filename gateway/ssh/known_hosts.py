@@ -11,7 +11,7 @@ from typing import Any
 import asyncssh
 from asyncssh.public_key import import_certificate_subject
 
-from gateway.errors import Reason, TunnelError
+from gateway.errors import FailureReason, TunnelError
 from gateway.text_sanitizer import error_text
 
 _MARKERS = ("@cert-authority", "@revoked")
@@ -76,7 +76,7 @@ class KnownHosts:
         matches = match(name, _literal(name), None if port == _SSH_PORT else port)
         if any(not each.is_x509 for each in matches[3]):
             raise TunnelError(
-                Reason.HOST_KEY,
+                FailureReason.HOST_KEY,
                 f"known_hosts: a line for {name} trusts a certificate: list its key, or its CA with @cert-authority",
                 fatal=True,
             )
@@ -111,7 +111,9 @@ def load_known_hosts(paths: tuple[Path, ...]) -> KnownHosts:
         hosts = asyncssh.import_known_hosts("\n".join(map(_with_lower_hosts, texts)))
     except _PARSE_ERRORS as error:
         location = _error_location(paths, texts)
-        raise TunnelError(Reason.HOST_KEY, f"{location}: {error}: fix or remove this line", fatal=True) from error
+        raise TunnelError(
+            FailureReason.HOST_KEY, f"{location}: {error}: fix or remove this line", fatal=True
+        ) from error
     parsed = KnownHosts(hosts, None if None in stamps else tuple(each for each in stamps if each is not None))
     _parsed[paths] = parsed
     return parsed
@@ -164,11 +166,11 @@ def _read(path: Path) -> tuple[str, tuple[int, ...] | None]:
             settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _MTIME_SETTLED_NS
             text = file.read().decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise TunnelError(Reason.HOST_KEY, f"{path}: {error_text(error)}", fatal=True) from error
+        raise TunnelError(FailureReason.HOST_KEY, f"{path}: {error_text(error)}", fatal=True) from error
     for number, line in enumerate(text.splitlines(), 1):
         if not _is_valid(line.strip()):
             detail = f"{path}:{number}: not a valid known_hosts line (hosts, key type, key): fix or remove it"
-            raise TunnelError(Reason.HOST_KEY, detail, fatal=True)
+            raise TunnelError(FailureReason.HOST_KEY, detail, fatal=True)
     return text, _stamp(status) if settled else None
 
 

@@ -4,7 +4,7 @@ import shlex
 
 import asyncssh
 
-from gateway.errors import Reason, TunnelError
+from gateway.errors import FailureReason, TunnelError
 from gateway.ssh.host_keys import HostKeyVerifier
 from gateway.ssh.options import SshOptions
 from gateway.text_sanitizer import error_text
@@ -39,13 +39,15 @@ def login_error(error: Exception, options: SshOptions, verifier: HostKeyVerifier
         case asyncssh.PermissionDenied():
             return _refusal(options, tried)
         case asyncssh.KeyExchangeFailed() | asyncssh.ProtocolNotSupported():
-            return TunnelError(Reason.PROTOCOL, f"{where}: {error.reason}", fatal=True)
+            return TunnelError(FailureReason.PROTOCOL, f"{where}: {error.reason}", fatal=True)
         case asyncssh.DisconnectError() if error.code == asyncssh.DISC_TOO_MANY_CONNECTIONS:
-            return TunnelError(Reason.TOO_MANY_CONNECTIONS, f"{where}: {error.reason}")
+            return TunnelError(FailureReason.TOO_MANY_CONNECTIONS, f"{where}: {error.reason}")
         case asyncssh.DisconnectError() if error.code in _LOGIN_REFUSED or "authentication" in error.reason:
             return _refusal(options, tried, error.reason)
         case TimeoutError():
-            return TunnelError(Reason.TIMEOUT, f"{where}: {error_text(error)}: check the network and firewalls")
+            return TunnelError(
+                FailureReason.TIMEOUT, f"{where}: {error_text(error)}: check the network and firewalls"
+            )
         case _:
             return _connection_error(error, where, verifier)
 
@@ -65,7 +67,7 @@ def _refusal(options: SshOptions, tried: str, reason: str = "") -> TunnelError:
         f" to authorized_keys of {user} (gateway render authorized-keys prints the line); the server's log has the"
         " reason, such as a locked account"
     )
-    return TunnelError(Reason.AUTH, detail, fatal=True)
+    return TunnelError(FailureReason.AUTH, detail, fatal=True)
 
 
 def _host_key_error(
@@ -73,7 +75,7 @@ def _host_key_error(
 ) -> TunnelError:
     endpoint, offered = options.endpoint, verifier.offered
     if offered is None:
-        return TunnelError(Reason.HOST_KEY, f"{endpoint}: {error.reason}", fatal=True)
+        return TunnelError(FailureReason.HOST_KEY, f"{endpoint}: {error.reason}", fatal=True)
     listed = verifier.trust.listed
     if listed.keys or listed.authorities:
         files = ", ".join(map(str, options.known_hosts))
@@ -92,23 +94,23 @@ def _host_key_error(
             " known_hosts or host_keys"
         )
     error_type = TryOtherKeyTypeError if verifier.has_other_key_types else TunnelError
-    return error_type(Reason.HOST_KEY, detail, fatal=True)
+    return error_type(FailureReason.HOST_KEY, detail, fatal=True)
 
 
 def _connection_error(error: Exception, where: str, verifier: HostKeyVerifier) -> TunnelError:
     greeting = verifier.greeting().decode("ascii", "replace").strip()
     if greeting.startswith(_OPENSSH_REFUSALS):
-        return TunnelError(Reason.TOO_MANY_CONNECTIONS, f"{where}: the server says {greeting!r}")
+        return TunnelError(FailureReason.TOO_MANY_CONNECTIONS, f"{where}: the server says {greeting!r}")
     if greeting and "SSH-" not in greeting:
         sends = f", and sends {greeting[:40]!r}" if greeting.isprintable() else ""
         detail = f"{where}: the server does not speak SSH{sends}: check host and port"
-        return TunnelError(Reason.PROTOCOL, detail)
+        return TunnelError(FailureReason.PROTOCOL, detail)
     if not isinstance(error, (asyncssh.ConnectionLost, OSError)):
         return TunnelError(
-            Reason.PROTOCOL, f"{where}: the server violates the SSH protocol ({error}): check host and port"
+            FailureReason.PROTOCOL, f"{where}: the server violates the SSH protocol ({error}): check host and port"
         )
     when = "during the login" if greeting else "before it sent its SSH version"
     detail = (
         f"{where}: the connection was lost {when} ({error_text(error)}): check host and port, and the server's log"
     )
-    return TunnelError(Reason.RESET, detail)
+    return TunnelError(FailureReason.RESET, detail)

@@ -9,7 +9,7 @@ import asyncssh
 from gateway._dataplane.engine import ATTACH_MEASURE, ATTACH_UNIX, RECORD_ENDED, RECORD_OPENED, RECORD_REFUSED
 from gateway.connection_tap import Tap
 from gateway.contracts.states import CloseReason
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner
 from gateway.relay.native_relay import CLOSE_REASONS, NativeRelay

@@ -5,11 +5,11 @@ import asyncio
 import asyncssh
 
 from gateway.connection_tap import Tap
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.states import CloseReason
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.relay.native_engine_runner import NativeEngineRunner
-from gateway.ssh.channel_target import channel_target
+from gateway.ssh.channel_target_encoding import channel_target
 from gateway.ssh.flow_control import MAX_RECEIVE_PACKET, MAX_SEND_PACKET
 from gateway.ssh.native_channel import NativeChannel
 from gateway.ssh.ssh_connection import SshConnection
@@ -37,7 +37,7 @@ class NativeChannelOpener:
 
     async def open(
         self,
-        to: Endpoint,
+        to: HostPort,
         latency: Histogram,
         timeout: float,  # noqa: ASYNC109 - `ChannelOpener` defines it
         tap: Tap | None = None,

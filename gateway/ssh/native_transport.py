@@ -20,16 +20,16 @@ from gateway._dataplane.engine import (
     RECORD_REKEY_DUE,
     RECORD_VIOLATION,
 )
-from gateway.contracts.accepting_link import AcceptRule
+from gateway.contracts.listening_link import ClientAcceptRule
 from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner, native_engine_pool
 from gateway.ssh import flow_control
 from gateway.ssh.asyncssh_internals import has_strict_kex
-from gateway.ssh.channel_listener import ChannelListener, ChannelListenerHandler
 from gateway.ssh.native_channel_opener import NativeChannelOpener
-from gateway.ssh.pass_through_cipher import CipherKey, with_tag
+from gateway.ssh.offloaded_cipher import CipherKey, with_tag
 from gateway.ssh.pooled_connection import PooledConnection
 from gateway.ssh.socket_transport import transport_of
 from gateway.ssh.ssh_connection import SshConnection
+from gateway.ssh.ssh_forwarding_listener import SshForwardingListener, SshForwardingListenerHandler
 
 log = logging.getLogger(__name__)
 _ACCEPT_BYTES = 64 * 1024
@@ -137,20 +137,20 @@ class NativeTransport(asyncio.Transport):
 
     def make_listener(
         self,
-        rule: AcceptRule,
+        rule: ClientAcceptRule,
         connections: Mapping[int, PooledConnection],
         max_packet: int,
         sock: socket.socket,
         permits: int,
-        handler: ChannelListenerHandler,
-    ) -> ChannelListener:
-        """Accept clients in the native engine of this connection; see `ChannelListener`."""
-        return ChannelListener(self.runner, rule, connections, max_packet, sock, permits, handler)
+        handler: SshForwardingListenerHandler,
+    ) -> SshForwardingListener:
+        """Accept clients in the native engine of this connection; see `SshForwardingListener`."""
+        return SshForwardingListener(self.runner, rule, connections, max_packet, sock, permits, handler)
 
     def recall_clients(self) -> None:
         """Make the native engine return the accepted clients that wait for a channel of this connection.
 
-        See `gateway.contracts.accepting_link.LinkListener.recall`.
+        See `gateway.contracts.listening_link.LinkClientListener.recall`.
         """
         if not self._closed:
             self.runner.command(COMMAND_RECALL, self.token)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from gateway.contracts.config_types import AT_LEAST_ONE, PORT, POSITIVE, Duration, Endpoint
+from gateway.contracts.config_types import AT_LEAST_ONE, PORT, POSITIVE, Duration, HostPort
 from gateway.contracts.secret import Secret
 from gateway.processes.child_environment import check_environment
 from gateway.processes.command_template import check_command
@@ -160,9 +160,9 @@ class SshOptions:
             algorithms.validate(key, getattr(self, key))
 
     @property
-    def endpoint(self) -> Endpoint:
+    def endpoint(self) -> HostPort:
         """The server's address."""
-        return Endpoint(self.host, self.port)
+        return HostPort(self.host, self.port)
 
     @property
     def files(self) -> tuple[Path, ...]:

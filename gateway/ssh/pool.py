@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator, Coroutine
 from math import inf
 
 from gateway.connection_tap import Tap
-from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule
-from gateway.contracts.config_types import Endpoint
-from gateway.contracts.link import NetworkId, Stream
-from gateway.contracts.phases import Phases
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.link import LinkNetworkId, Stream
+from gateway.contracts.listening_link import AcceptedClientHandler, ClientAcceptRule
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import TunnelStateCallback
-from gateway.errors import LinkLostError, Reason, TunnelError
-from gateway.measurement import Histogram
+from gateway.errors import FailureReason, LinkLostError, TunnelError
+from gateway.metric_types import Histogram
 from gateway.relay.dial_retry import retry_dial
 from gateway.relay.socket_pair import socket_pair
 from gateway.ssh.channel_interfaces import SshChannel
@@ -24,8 +24,8 @@ from gateway.ssh.pool_dialer import DialConnection, PoolDialer
 from gateway.ssh.pool_policy import SLOW_KEEPALIVE, ConnectionHealth, choose_connection, evaluate
 from gateway.ssh.pool_status import SshStatus, pool_status
 from gateway.ssh.pooled_connection import PooledConnection
-from gateway.ssh.slow_open_detector import SlowOpenDetector
-from gateway.ssh.target_listener import TargetListener, TargetListenerManager
+from gateway.ssh.pooled_forwarding_listener import PooledForwardingListener, PooledForwardingListenerManager
+from gateway.ssh.slow_channel_open_detector import SlowChannelOpenDetector
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +51,12 @@ class SshConnectionPool:
     Args:
         options: The tunnel's options.
         network: The network in which the addresses of the targets are valid.
-        dial: Opens a connection. It raises `ReachError` if it fails.
+        dial: Opens a connection. It raises `TargetUnreachableError` if it fails.
         progress: Called when all connections have become silent, and when one of them receives data again.
     """
 
     def __init__(
-        self, options: SshOptions, network: NetworkId, dial: DialConnection, progress: TunnelStateCallback
+        self, options: SshOptions, network: LinkNetworkId, dial: DialConnection, progress: TunnelStateCallback
     ) -> None:
         self.network = network
         self._options = options
@@ -70,8 +70,8 @@ class SshConnectionPool:
         self._all_silent = False
         self._idle_since = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._slow_opens = SlowOpenDetector(self._loop, _SLOW_OPEN, self._check_alive)
-        self._listeners = TargetListenerManager(self._check_alive, self._grow)
+        self._slow_opens = SlowChannelOpenDetector(self._loop, _SLOW_OPEN, self._check_alive)
+        self._listeners = PooledForwardingListenerManager(self._check_alive, self._grow)
 
     @contextlib.asynccontextmanager
     async def running(self, first: PooledConnection) -> AsyncIterator["SshConnectionPool"]:
@@ -95,7 +95,7 @@ class SshConnectionPool:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def join(
-        self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
+        self, client: Stream, to: HostPort, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> SshChannel:
         """Dial `to`, and forward bytes between the target and `client`. See `gateway.contracts.link.Link`."""
         connection = self._choose()
@@ -107,8 +107,10 @@ class SshConnectionPool:
         finally:
             self._slow_opens.end(token)
 
-    def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> TargetListener | None:
-        """Accept clients in the native engine. See `gateway.contracts.accepting_link.AcceptingLink`."""
+    def listen(
+        self, rule: ClientAcceptRule, permits: int, handler: AcceptedClientHandler
+    ) -> PooledForwardingListener | None:
+        """Accept clients in the native engine. See `gateway.contracts.listening_link.ListeningLink`."""
         return self._listeners.listen(rule, permits, [each for each in self._usable if each.alive], handler)
 
     def _choose(self) -> PooledConnection | None:
@@ -141,13 +143,13 @@ class SshConnectionPool:
         # before the gateway tries another target.
         self._loop.call_later(SLOW_KEEPALIVE + _TIMER_SLACK, lambda: self._apply_policy(time.monotonic()))
 
-    async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
+    async def socket(self, to: HostPort, phases: PhaseTimer | None = None) -> Stream:
         """Connect a non-blocking socket to `to`; see `gateway.contracts.link.Link`.
 
         Record the duration of the channel open in `phases` as `channel`.
         """
         caller_end, relay_end = socket_pair()
-        timed = phases or Phases()
+        timed = phases or PhaseTimer()
         answered = any(connection.has_answered_open for connection in self._connections)
         timed.timeout_hint = "" if answered else _NO_ANSWER_HINT
         try:
@@ -195,7 +197,7 @@ class SshConnectionPool:
             # The pool cannot work without this task. Report the link as lost, so that the tunnel is opened again.
             log.error("the pool of %s failed: the tunnel opens again", self._options.endpoint, exc_info=error)
             if not self._lost.done():
-                self._lost.set_result(TunnelError(Reason.RESET, f"{type(error).__name__}: {error}"))
+                self._lost.set_result(TunnelError(FailureReason.RESET, f"{type(error).__name__}: {error}"))
 
     def _add(self, connection: PooledConnection) -> None:
         self._connections.append(connection)
@@ -209,7 +211,7 @@ class SshConnectionPool:
         self._apply_policy(time.monotonic())
         self._dialer.wake()
         if not any(other.alive for other in self._connections) and not self._lost.done():
-            self._lost.set_result(TunnelError(Reason.RESET, why))
+            self._lost.set_result(TunnelError(FailureReason.RESET, why))
 
     async def _send_keepalives(self) -> None:
         """At each tick, send the keepalives that are due, apply the pool policy, and close unneeded connections."""
@@ -272,7 +274,9 @@ class SshConnectionPool:
             silence: The shortest silence of all connections, in seconds; None if not all are silent.
         """
         if silence is not None and not self._all_silent:
-            self._progress(TunnelState.SUSPECT, Reason.TIMEOUT, f"no data received for at least {silence:.0f} s")
+            self._progress(
+                TunnelState.SUSPECT, FailureReason.TIMEOUT, f"no data received for at least {silence:.0f} s"
+            )
         elif self._all_silent and self._usable:
             self._progress(TunnelState.UP)
         self._all_silent = silence is not None

@@ -45,7 +45,7 @@ class ConnectionHealth:
 
 
 @dataclass(frozen=True)
-class PoolActions:
+class PoolDecision:
     """The actions that a pool must take. Each list contains the indexes of connections in the pool.
 
     Args:
@@ -67,7 +67,7 @@ class PoolActions:
     stalled: list[int]
 
 
-def evaluate(pool: Sequence[ConnectionHealth], keepalive: KeepaliveOptions, target_size: int) -> PoolActions:
+def evaluate(pool: Sequence[ConnectionHealth], keepalive: KeepaliveOptions, target_size: int) -> PoolDecision:
     """Decide which actions a pool must take.
 
     Args:
@@ -97,7 +97,7 @@ def evaluate(pool: Sequence[ConnectionHealth], keepalive: KeepaliveOptions, targ
         elif heard and each.silence >= abort_after:
             abort.append(at)
     enough = len(current) >= max(1, target_size)
-    return PoolActions(
+    return PoolDecision(
         usable=prompt or current or heard,
         suspect=suspect,
         slow=[at for at in current if at not in prompt] if prompt else [],

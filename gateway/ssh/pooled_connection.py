@@ -9,10 +9,10 @@ from math import inf
 import asyncssh
 
 from gateway.connection_tap import Tap
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.states import CloseReason
-from gateway.errors import DialError, LinkLostError, Reason, RedialRequiredError
-from gateway.measurement import Histogram
+from gateway.errors import DialError, FailureReason, LinkLostError, RedialRequiredError
+from gateway.metric_types import Histogram
 from gateway.ssh.asyncssh_channel_opener import AsyncsshChannelOpener
 from gateway.ssh.channel_interfaces import ChannelOpener, SshChannel
 from gateway.ssh.channel_open_errors import channel_open_error
@@ -100,7 +100,7 @@ class PooledConnection:
         return not (isinstance(self._conn, SshConnection) and self._conn.transport_closed)
 
     async def join(
-        self, client: socket.socket, to: Endpoint, latency: Histogram, within: float, tap: Tap | None = None
+        self, client: socket.socket, to: HostPort, latency: Histogram, within: float, tap: Tap | None = None
     ) -> SshChannel:
         """Open a channel to `to`, and attach `client` to the channel. See `gateway.contracts.link.Link.join`.
 
@@ -110,10 +110,10 @@ class PooledConnection:
         try:
             relay = await self._opener.open(to, latency, timeout, tap)
         except TimeoutError as error:
-            raise DialError(Reason.TIMEOUT, f"no channel to {to} opened within {timeout:.3g} s") from error
+            raise DialError(FailureReason.TIMEOUT, f"no channel to {to} opened within {timeout:.3g} s") from error
         except ValueError as error:
             raise DialError(
-                Reason.PROTOCOL,
+                FailureReason.PROTOCOL,
                 f"{to}: the reply of the SSH server is not valid ({error_text(error)}): see data_plane in"
                 " docs/outages.md",
             ) from error

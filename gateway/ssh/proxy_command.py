@@ -5,7 +5,7 @@ import socket
 import asyncssh
 
 from gateway.contracts.tunnel import TunnelStateCallback
-from gateway.errors import Reason, TunnelError
+from gateway.errors import FailureReason, TunnelError
 from gateway.processes.child_environment import environment_of_user
 from gateway.processes.child_process import exit_error
 from gateway.processes.command_template import fill_placeholders
@@ -15,7 +15,7 @@ from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.processes.tunnel_program_lookup import look_up_tunnel_program
 from gateway.relay.stream_bridge import StreamBridge
 from gateway.ssh.connection_opener import connect
-from gateway.ssh.host_keys import LastTrustedKeyType
+from gateway.ssh.host_keys import RememberedHostKeyType
 from gateway.ssh.options import SshOptions
 
 
@@ -24,7 +24,7 @@ async def connect_through_program(
     children: TunnelProcesses,
     output: OutputLog,
     progress: TunnelStateCallback,
-    memory: LastTrustedKeyType,
+    memory: RememberedHostKeyType,
 ) -> asyncssh.SSHClientConnection:
     """Start the program of `proxy_command`, and log in to the server over the program's standard streams.
 
@@ -51,7 +51,7 @@ async def connect_through_program(
         return await connect(options, dial, progress, memory)
     except TunnelError as error:
         # If the program has exited, its exit code explains the failure better than the lost connection.
-        if error.reason is Reason.RESET and streams and await streams[-1].child.exits_within(EXIT_DELAY):
+        if error.reason is FailureReason.RESET and streams and await streams[-1].child.exits_within(EXIT_DELAY):
             raise exit_error(command, streams[-1].child, options.login_exit_codes) from error
         raise
 

@@ -14,8 +14,8 @@ from asyncssh.constants import MSG_IGNORE, MSG_KEXINIT
 from asyncssh.packet import SSHPacket
 
 from gateway.ssh import algorithms
-from gateway.ssh.pass_through_cipher import CipherKey, PassThroughCipher, cipher_key
-from gateway.ssh.single_algorithm_key import SingleAlgorithmKey
+from gateway.ssh.offloaded_cipher import CipherKey, OffloadedCipher, cipher_key
+from gateway.ssh.single_signature_algorithm_key import SingleSignatureAlgorithmKey
 from gateway.ssh.transport_interfaces import NativeTransportInterface, SshConnectionTransport
 
 _FREQUENT_REKEY_BYTES, _FREQUENT_REKEY_SECONDS = 4 << 20, 10.0
@@ -82,7 +82,7 @@ class SshConnection(SSHClientConnection):
         if key is None:
             raise asyncssh.KeyExchangeFailed("the server changed to a cipher that the data plane does not support")
         self.native_transport.set_key(key, sealing=sealing)
-        return PassThroughCipher()
+        return OffloadedCipher()
 
     def cipher_keys(self) -> tuple[CipherKey, CipherKey] | None:
         """Return the keys for sending and receiving; None if the native engine does not support the ciphers."""
@@ -91,7 +91,7 @@ class SshConnection(SSHClientConnection):
 
     def use_native_engine(self, transport: Any) -> None:
         """Use a `NativeTransport` from now on. The native engine must already have this connection's keys."""
-        self._send_encryption_object = self._recv_encryption_object = PassThroughCipher()
+        self._send_encryption_object = self._recv_encryption_object = OffloadedCipher()
         self.native_transport = self._transport = self.own_transport = transport
 
     # Host keys.
@@ -125,7 +125,7 @@ class SshConnection(SSHClientConnection):
             raise asyncssh.KeyExchangeFailed(
                 f"the type of the server's host key does not match the negotiated {self._host_key_algorithm}"
             )
-        return SingleAlgorithmKey(super().validate_server_host_key(key_data), self._host_key_algorithm)
+        return SingleSignatureAlgorithmKey(super().validate_server_host_key(key_data), self._host_key_algorithm)
 
     def _validate_openssh_host_certificate(self, host: str, addr: str, port: int, cert: Any) -> Any:
         """Return the key of a host certificate if the certificate is valid or if the key itself is trusted.

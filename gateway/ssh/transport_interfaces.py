@@ -4,8 +4,8 @@ import socket
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from gateway.contracts.accepting_link import AcceptRule
-from gateway.ssh.pass_through_cipher import CipherKey
+from gateway.contracts.listening_link import ClientAcceptRule
+from gateway.ssh.offloaded_cipher import CipherKey
 
 
 class SshConnectionTransport(Protocol):
@@ -53,7 +53,7 @@ class NativeTransportInterface(Protocol):
 
     def make_listener(
         self,
-        rule: AcceptRule,
+        rule: ClientAcceptRule,
         connections: Mapping[int, Any],
         max_packet: int,
         sock: socket.socket,

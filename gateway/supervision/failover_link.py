@@ -7,12 +7,12 @@ from math import inf
 from typing import NoReturn, Protocol, TypeVar
 
 from gateway.connection_tap import Tap
-from gateway.contracts.config_types import Endpoint
-from gateway.contracts.link import Link, NetworkId, Stream
-from gateway.contracts.phases import Phases
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.link import Link, LinkNetworkId, Stream
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.relay import Relay
-from gateway.errors import DialError, LinkLostError, ReachError, Reason
-from gateway.measurement import Histogram
+from gateway.errors import DialError, FailureReason, LinkLostError, TargetUnreachableError
+from gateway.metric_types import Histogram
 
 _NEXT_TUNNEL_AFTER = 2.0
 """Time limit, in seconds, for a dial through one tunnel. It does not apply to the last tunnel to try."""
@@ -40,18 +40,18 @@ class FailoverLink:
         network: The network on the far side, which is the same for all of these tunnels.
     """
 
-    def __init__(self, tunnels: Sequence[OuterTunnel], network: NetworkId) -> None:
+    def __init__(self, tunnels: Sequence[OuterTunnel], network: LinkNetworkId) -> None:
         self.network = network
         self._tunnels = list(tunnels)
         self.used: OuterTunnel | None = None
         """The tunnel of the last successful dial; None if no dial has succeeded."""
 
-    async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
+    async def socket(self, to: HostPort, phases: PhaseTimer | None = None) -> Stream:
         """Connect a non-blocking socket to `to`. See `gateway.contracts.link.Link`."""
         return await self._first(lambda link, _: link.socket(to, phases), inf)
 
     async def join(
-        self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
+        self, client: Stream, to: HostPort, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
         """Dial `to`, and forward bytes between the target and `client`. See `gateway.contracts.link.Link`."""
         return await self._first(lambda link, left: link.join(client, to, latency, left, tap), within)
@@ -69,10 +69,10 @@ class FailoverLink:
             within: Time limit for all dials together, in seconds.
 
         Raises:
-            ReachError: All dials failed. The error is that of the last dial.
+            TargetUnreachableError: All dials failed. The error is that of the last dial.
         """
         deadline = time.monotonic() + within
-        failure: ReachError = LinkLostError("none of the tunnels is open")
+        failure: TargetUnreachableError = LinkLostError("none of the tunnels is open")
         open_tunnels = [(tunnel, tunnel.link) for tunnel in self._tunnels if tunnel.link is not None]
         for tunnel, link in open_tunnels:
             is_last = tunnel is open_tunnels[-1][0]
@@ -81,7 +81,9 @@ class FailoverLink:
                 async with asyncio.timeout(None if is_last else _NEXT_TUNNEL_AFTER):
                     connected = await dial(link, left if is_last else min(left, _NEXT_TUNNEL_AFTER))
             except TimeoutError:
-                failure = DialError(Reason.TIMEOUT, f"{link.network}: no connection within {_NEXT_TUNNEL_AFTER:g} s")
+                failure = DialError(
+                    FailureReason.TIMEOUT, f"{link.network}: no connection within {_NEXT_TUNNEL_AFTER:g} s"
+                )
             except (DialError, LinkLostError) as error:
                 failure = error
             else:

@@ -3,7 +3,7 @@
 import logging
 
 from gateway.contracts.states import TunnelState
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 
 log = logging.getLogger(__name__)
 
@@ -21,9 +21,9 @@ class TunnelStateLog:
         self._extra = {"tunnel": tunnel, "far_side": far_side}
         if traffic:
             self._extra["traffic"] = traffic
-        self._last: tuple[TunnelState, Reason | None] | None = None
+        self._last: tuple[TunnelState, FailureReason | None] | None = None
 
-    def record(self, state: TunnelState, reason: Reason | None, detail: str) -> None:
+    def record(self, state: TunnelState, reason: FailureReason | None, detail: str) -> None:
         """Log a state, unless the state and the reason are the same as in the last call."""
         if (state, reason) == self._last:
             return

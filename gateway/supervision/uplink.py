@@ -19,11 +19,11 @@ from contextlib import AsyncExitStack
 from gateway.backoff import QUARANTINE, RECONNECT, Backoff
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenTunnel, Tunnel
-from gateway.errors import ReachError, Reason, TunnelError
-from gateway.measurement import Histogram, Tally
+from gateway.contracts.tunnel import OpenedTunnel, Tunnel
+from gateway.errors import FailureReason, TargetUnreachableError, TunnelError
+from gateway.metric_types import Histogram, Tally
 from gateway.supervision.failover_link import FailoverLink
-from gateway.supervision.state_describer import describe_all
+from gateway.supervision.tunnel_state_describer import describe_all
 from gateway.supervision.tunnel_state_log import TunnelStateLog
 from gateway.task_cancellation import is_being_cancelled
 from gateway.text_sanitizer import one_line
@@ -61,7 +61,7 @@ class Uplink:
         self.tunnel_name = name if vias else None
         """The tunnel's name; None for connections without a tunnel."""
         self.state = TunnelState.IDLE
-        self.reason: Reason | None = None
+        self.reason: FailureReason | None = None
         self.detail = ""
         self.since = time.time()
         self.connects = 0
@@ -75,7 +75,7 @@ class Uplink:
         self._has_link = asyncio.Event()
         self._log = None if quiet else TunnelStateLog(name, tunnel.far_side, traffic)
         self._retry_now = asyncio.Event()
-        self.opened: OpenTunnel | None = None
+        self.opened: OpenedTunnel | None = None
         """The open tunnel; None if the tunnel is not open. It remains set while the tunnel is suspect."""
         self._draining = False
         self._after = after
@@ -100,7 +100,7 @@ class Uplink:
                     reconnect.succeeded(lasted)
                     quarantine.attempts = 0
                     raise cause
-                except ReachError as error:
+                except TargetUnreachableError as error:
                     if is_being_cancelled():
                         raise asyncio.CancelledError from error  # raised while the cancelled task closed the tunnel
                     fatal = isinstance(error, TunnelError) and error.fatal
@@ -178,7 +178,7 @@ class Uplink:
         try:
             await asyncio.wait({*opened, settled}, return_when=asyncio.FIRST_COMPLETED)
             if all(each.link is None for each in self.vias):
-                self._become(TunnelState.WAITING, Reason.TUNNEL, describe_all(self.vias))
+                self._become(TunnelState.WAITING, FailureReason.TUNNEL, describe_all(self.vias))
             done, _ = await asyncio.wait(opened, return_when=asyncio.FIRST_COMPLETED)
         finally:
             settled.cancel()
@@ -214,7 +214,7 @@ class Uplink:
                 self._publish(None)
         return time.monotonic() - began, cause
 
-    def _progress(self, state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
+    def _progress(self, state: TunnelState, reason: FailureReason | None = None, detail: str = "") -> None:
         """Handle a state that the tunnel reports. Publish the link while the tunnel is open and up."""
         if self.opened is not None:
             self._publish(self.opened.link if state is TunnelState.UP else None)
@@ -228,7 +228,7 @@ class Uplink:
         requested = asyncio.ensure_future(self._retry_now.wait())
         try:
             await asyncio.wait({lost, requested}, return_when=asyncio.FIRST_COMPLETED)
-            return lost.result() if lost.done() else TunnelError(Reason.RESET, "reconnect requested")
+            return lost.result() if lost.done() else TunnelError(FailureReason.RESET, "reconnect requested")
         finally:
             lost.cancel()
             requested.cancel()
@@ -247,7 +247,7 @@ class Uplink:
         else:
             self._has_link.set()
 
-    def _become(self, state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
+    def _become(self, state: TunnelState, reason: FailureReason | None = None, detail: str = "") -> None:
         """Change the state, and log the change. No other method changes the state.
 
         During an attempt, the reason and detail of the previous failure remain. `since` changes only when the tunnel

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gateway.contracts.certificate import MonitoredCertificate
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.contracts.tunnel import Tunnel
 from gateway.facts import FactDefinition
@@ -76,7 +76,7 @@ class TunnelKind:
         init_keys: The optional keys that `gateway init` asks for, in addition to the required ones. A tuple contains
             alternatives: when the user has entered one of them, the command does not ask for the others.
         files: Receives the options, and returns the files that the tunnel's own configuration file refers to. If one
-            of them changes, the gateway calls `OpenTunnel.renew`. Can block.
+            of them changes, the gateway calls `OpenedTunnel.renew`. Can block.
         uses_native_engine: Receives the options, and returns whether the operator permits the native engine (the data
             plane in C). None if tunnels of this kind have no such option.
         remedies: The remedies of this kind, by reason, where they differ from `gateway.remedies.TUNNEL_REMEDIES`.
@@ -86,8 +86,8 @@ class TunnelKind:
     options: type
     create: Callable[[Any], Tunnel]
     schemes: tuple[str, ...]
-    servers: Callable[[Any], Iterable[Endpoint]]
-    udp_servers: Callable[[Any], Iterable[Endpoint]] = lambda _: ()
+    servers: Callable[[Any], Iterable[HostPort]]
+    udp_servers: Callable[[Any], Iterable[HostPort]] = lambda _: ()
     refuses_via: Callable[[Any], str | None] = lambda _: None
     server_dials_targets: bool = False
     aliases: tuple[str, ...] = ()

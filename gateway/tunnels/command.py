@@ -4,17 +4,17 @@ import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from gateway.command.link import CommandLink
-from gateway.command.options import CommandOptions
-from gateway.contracts.config_types import Endpoint
+from gateway.command_tunnel.link import CommandLink
+from gateway.command_tunnel.options import CommandOptions
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenTunnel, TunnelStateCallback
-from gateway.errors import GatewayError, Reason, TunnelError
+from gateway.contracts.tunnel import OpenedTunnel, TunnelStateCallback
+from gateway.errors import FailureReason, GatewayError, TunnelError
 from gateway.facts import FactDefinition, hidden
-from gateway.processes.checked_program import insecure_program, resolve_program
 from gateway.processes.child_environment import unset_variables
 from gateway.processes.tunnel_processes import TunnelProcesses
+from gateway.processes.verified_program import insecure_program, resolve_program
 from gateway.tunnels import TunnelKind
 
 PROCESSES = FactDefinition("processes", "Running processes of a command tunnel.", describe=hidden, additive=True)
@@ -30,7 +30,7 @@ class CommandTunnel:
 
     def __init__(self, options: CommandOptions) -> None:
         self._options = options
-        self._targets: list[Endpoint] = []
+        self._targets: list[HostPort] = []
         """The targets that clients recently dialed through the previous link. After a restart, the tunnel is `up`
         only if it can dial at least one of these targets."""
 
@@ -40,17 +40,17 @@ class CommandTunnel:
         return Path(self._options.command[0]).name
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[OpenTunnel]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[OpenedTunnel]:
         """Open the tunnel; see `gateway.contracts.tunnel.Tunnel`. A process starts when the link dials a target."""
         if not via.network.is_local:
-            raise TunnelError(Reason.PROTOCOL, _VIA, fatal=True)
+            raise TunnelError(FailureReason.PROTOCOL, _VIA, fatal=True)
         progress(TunnelState.CONNECTING)
         async with TunnelProcesses() as children:
             link = CommandLink(self._options, via.network, children, progress)
             async with link.running(self._targets):
                 try:
                     # The tunnel needs no `renew`, because each new process reads its credentials itself.
-                    yield OpenTunnel(link, link.status)
+                    yield OpenedTunnel(link, link.status)
                 finally:
                     self._targets = link.recent_targets() or self._targets
 
@@ -87,10 +87,10 @@ KIND = TunnelKind(
     read_url=_read_url,
     refuses_via=lambda _: _VIA,
     remedies={
-        Reason.TIMEOUT: "read the output of the program in the gateway's log, or raise start_timeout",
-        Reason.RESET: "read the output of the program in the gateway's log; the gateway starts it again",
-        Reason.AUTH: "renew the login of the program on this host",
-        Reason.PERMISSION: "stop the other process that listens on the port",
-        Reason.PROTOCOL: "remove via",
+        FailureReason.TIMEOUT: "read the output of the program in the gateway's log, or raise start_timeout",
+        FailureReason.RESET: "read the output of the program in the gateway's log; the gateway starts it again",
+        FailureReason.AUTH: "renew the login of the program on this host",
+        FailureReason.PERMISSION: "stop the other process that listens on the port",
+        FailureReason.PROTOCOL: "remove via",
     },
 )

@@ -9,11 +9,11 @@ from typing import Any
 
 from gateway.certificate_validity import pem_validities
 from gateway.contracts.certificate import MonitoredCertificate
-from gateway.contracts.config_types import Endpoint
-from gateway.contracts.link import Link, NetworkId
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.link import Link, LinkNetworkId
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenTunnel, TunnelStateCallback
-from gateway.errors import GatewayError, Reason, TunnelError
+from gateway.contracts.tunnel import OpenedTunnel, TunnelStateCallback
+from gateway.errors import FailureReason, GatewayError, TunnelError
 from gateway.tunnels import TunnelKind
 from gateway.vpn.background_tasks import background_tasks
 from gateway.vpn.device_names import new_device_name
@@ -56,7 +56,7 @@ class OpenVpnTunnel:
         return str(self._options.config)
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[OpenTunnel]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[OpenedTunnel]:
         """Start OpenVPN, wait until it is connected, and monitor it; see `gateway.contracts.tunnel.Tunnel`."""
         options = self._options
         progress(TunnelState.CONNECTING)
@@ -68,14 +68,14 @@ class OpenVpnTunnel:
             await client.configure(link)
             monitor = LivenessMonitor(link, progress, client.received, client.restart_in_place)
             async with background_tasks(link, monitor.run(), client.follow_states(link, monitor)):
-                yield OpenTunnel(link, link.status, client.renew)
+                yield OpenedTunnel(link, link.status, client.renew)
 
 
 class _OpenVpnClient:
     """Runs one OpenVPN client process, and configures its network device."""
 
     def __init__(
-        self, options: OpenVpnOptions, file: SanitizedOpenVpnFile, forward: LocalForward | None, via: NetworkId
+        self, options: OpenVpnOptions, file: SanitizedOpenVpnFile, forward: LocalForward | None, via: LinkNetworkId
     ) -> None:
         self._options = options
         self._forward = forward
@@ -106,7 +106,7 @@ class _OpenVpnClient:
         file = load_client_file(options)
         if forward is not None and file.uses_proxy:
             bypass = f"http-proxy and socks-proxy would bypass the tunnel to {via.network}"
-            raise TunnelError(Reason.PROTOCOL, f"{options.config}: {bypass}; remove them, or via", fatal=True)
+            raise TunnelError(FailureReason.PROTOCOL, f"{options.config}: {bypass}; remove them, or via", fatal=True)
         client = cls(options, file, forward, via.network)
         stack.callback(client.isolation.close)
         stack.push_async_callback(client.isolation.release_device)
@@ -116,7 +116,7 @@ class _OpenVpnClient:
         stack.callback(client._ended.cancel)
         return client
 
-    def _redirect(self, server: Endpoint, protocol: str) -> Endpoint | None:
+    def _redirect(self, server: HostPort, protocol: str) -> HostPort | None:
         """Return the address to dial instead of `server`: the local forward. None if there is no local forward.
 
         This is the `redirect` callback of `OpenVpnProcess`.
@@ -128,7 +128,7 @@ class _OpenVpnClient:
             return None
         if not protocol.startswith("tcp"):
             detail = f"{server} uses UDP, which the tunnel to {self._via} cannot carry: use `proto tcp`"
-            raise TunnelError(Reason.PROTOCOL, detail, fatal=True)
+            raise TunnelError(FailureReason.PROTOCOL, detail, fatal=True)
         return self._forward.set_target(server)
 
     async def _next_state(self) -> str | None:
@@ -171,7 +171,7 @@ class _OpenVpnClient:
     def _report_failure(self, progress: TunnelStateCallback) -> None:
         """Report why OpenVPN is not connected yet. Do not restart OpenVPN, because this would cause more delay."""
         error = self._vpn.error(f"no connection within {self._options.connect_timeout:g} s; still trying")
-        reason = error.reason if self._vpn.failure else Reason.TIMEOUT
+        reason = error.reason if self._vpn.failure else FailureReason.TIMEOUT
         progress(TunnelState.BACKOFF, reason, error.detail)
         self._schedule_failure_report(progress)  # report again: OpenVPN can log a more specific failure later
 
@@ -186,7 +186,7 @@ class _OpenVpnClient:
         """
         settings = self._vpn.device_settings
         if settings is None or not settings.addresses:
-            raise TunnelError(Reason.PROTOCOL, "the server has assigned no address")
+            raise TunnelError(FailureReason.PROTOCOL, "the server has assigned no address")
         await self.isolation.configure_device(self._device, settings)
         link.set_device_settings(settings)
         link.server = str(self._vpn.server)

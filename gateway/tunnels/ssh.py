@@ -10,13 +10,13 @@ from gateway._dataplane import is_built
 from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenTunnel, TunnelStateCallback
-from gateway.errors import DialError, GatewayError, Reason, TunnelError
+from gateway.contracts.tunnel import OpenedTunnel, TunnelStateCallback
+from gateway.errors import DialError, FailureReason, GatewayError, TunnelError
 from gateway.facts import FactDefinition, hidden
-from gateway.processes.checked_program import insecure_program, resolve_program
 from gateway.processes.child_environment import unset_variables
 from gateway.processes.output_log import OutputLog
 from gateway.processes.tunnel_processes import TunnelProcesses
+from gateway.processes.verified_program import insecure_program, resolve_program
 from gateway.relay.sockets import cap_retransmit_interval
 from gateway.ssh import algorithms, credentials, host_keys
 from gateway.ssh.authorized_keys import render_authorized_keys
@@ -49,7 +49,7 @@ class SshTunnel:
 
     def __init__(self, options: SshOptions) -> None:
         self._options = options
-        self._memory = host_keys.LastTrustedKeyType()
+        self._memory = host_keys.RememberedHostKeyType()
         self._output = OutputLog(Path(options.proxy_command[0]).name if options.proxy_command else "")
 
     @property
@@ -58,13 +58,13 @@ class SshTunnel:
         return f"{self._options.user}@{self._options.endpoint}"
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[OpenTunnel]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[OpenedTunnel]:
         """Open the tunnel, and maintain its pool of connections; see `gateway.contracts.tunnel.Tunnel`."""
         async with (
             TunnelProcesses() if self._options.proxy_command is not None else contextlib.nullcontext() as children
         ):
             if children is not None and not via.network.is_local:
-                raise TunnelError(Reason.PROTOCOL, _VIA_AND_PROGRAM, fatal=True)
+                raise TunnelError(FailureReason.PROTOCOL, _VIA_AND_PROGRAM, fatal=True)
             first = await self._connect(via, children, progress)
             link = SshConnectionPool(
                 self._options,
@@ -73,7 +73,7 @@ class SshTunnel:
                 progress,
             )
             async with link.running(first):
-                yield OpenTunnel(link, link.status, link.renew)
+                yield OpenedTunnel(link, link.status, link.renew)
 
     async def _connect(
         self, via: Link, children: TunnelProcesses | None, progress: TunnelStateCallback
@@ -94,7 +94,7 @@ class SshTunnel:
                 sock = await via.socket(options.endpoint)
         except TimeoutError as error:
             raise TunnelError(
-                Reason.TIMEOUT,
+                FailureReason.TIMEOUT,
                 f"{options.endpoint}: no connection within {options.connect_timeout:g} s (connect_timeout):"
                 " check the address, the port and firewalls",
             ) from error
@@ -104,7 +104,7 @@ class SshTunnel:
         return sock
 
 
-def _ignore_progress(state: TunnelState, reason: Reason | None = None, detail: str = "") -> None:
+def _ignore_progress(state: TunnelState, reason: FailureReason | None = None, detail: str = "") -> None:
     """Ignore the progress of an additional connection, because it does not change the tunnel's state."""
     del state, reason, detail
 

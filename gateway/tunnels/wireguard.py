@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenTunnel, TunnelStateCallback
-from gateway.errors import Reason, TunnelError
+from gateway.contracts.tunnel import OpenedTunnel, TunnelStateCallback
+from gateway.errors import FailureReason, TunnelError
 from gateway.facts import FactDefinition
 from gateway.tunnels import TunnelKind
 from gateway.vpn.background_tasks import background_tasks
@@ -66,12 +66,12 @@ class WireGuardTunnel:
         return str(self._options.config)
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[OpenTunnel]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[OpenedTunnel]:
         """Create the device, wait for a handshake, and monitor the VPN; see `gateway.contracts.tunnel.Tunnel`."""
         options = self._options
         if not via.network.is_local:
             detail = f"WireGuard uses UDP, which the tunnel to {via.network} cannot carry: remove via"
-            raise TunnelError(Reason.PROTOCOL, detail, fatal=True)
+            raise TunnelError(FailureReason.PROTOCOL, detail, fatal=True)
         progress(TunnelState.CONNECTING)
         async with AsyncExitStack() as stack:
             device = new_device_name("w")
@@ -90,7 +90,7 @@ class WireGuardTunnel:
             link.set_device_settings(settings)
             monitor = LivenessMonitor(link, progress, active.received, active.reconnect)
             async with background_tasks(link, monitor.run(), active.wait_for_child()):
-                yield OpenTunnel(link, lambda: active.status(link), active.renew)
+                yield OpenedTunnel(link, lambda: active.status(link), active.renew)
 
     async def _wait_for_handshake(self, wireguard: WireGuardDevice, progress: TunnelStateCallback) -> None:
         """Wait for the first handshake. Until it succeeds, reconnect to the peers every few seconds.
@@ -112,10 +112,10 @@ class WireGuardTunnel:
                 waited = time.monotonic() - started
             detail = f"no handshake with {wireguard.server}: check that the peer is reachable and that the keys match"
             if waited >= silence.restart:
-                raise TunnelError(Reason.TIMEOUT, detail)
+                raise TunnelError(FailureReason.TIMEOUT, detail)
             if waited >= self._options.connect_timeout and not reported:
                 reported = True
-                progress(TunnelState.BACKOFF, Reason.TIMEOUT, f"{detail}; still trying")
+                progress(TunnelState.BACKOFF, FailureReason.TIMEOUT, f"{detail}; still trying")
             await wireguard.reconnect()
 
 

@@ -11,7 +11,7 @@ import dns.message
 import dns.query
 import dns.rdatatype
 
-from gateway.contracts.config_types import Endpoint, IpAddress
+from gateway.contracts.config_types import HostPort, IpAddress
 from gateway.relay.resolver import is_address, resolve
 from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.vpn_device_isolation import DeviceIsolation
@@ -37,7 +37,7 @@ class VpnResolver:
         """Use the name servers and search domains of `settings` for further queries."""
         self._name_servers, self._search_domains = settings.name_servers, settings.search_domains
 
-    async def resolve(self, to: Endpoint) -> list[Any]:
+    async def resolve(self, to: HostPort) -> list[Any]:
         """Resolve the host of `to`.
 
         Args:

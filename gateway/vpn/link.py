@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from math import inf
 
 from gateway.connection_tap import Tap
-from gateway.contracts.config_types import Endpoint
-from gateway.contracts.link import LinkStatus, NetworkId, Stream
-from gateway.contracts.phases import Phases
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.link import LinkNetworkId, LinkStatus, Stream
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
-from gateway.errors import DialError, Reason, TunnelError
-from gateway.measurement import Histogram
+from gateway.errors import DialError, FailureReason, TunnelError
+from gateway.metric_types import Histogram
 from gateway.relay.data_plane_selection import relay_sockets
 from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
 from gateway.vpn.device_settings import DeviceSettings
@@ -57,7 +57,7 @@ class VpnLink:
         thresholds: How long a reply must be missing before each reaction of the gateway.
     """
 
-    def __init__(self, isolation: DeviceIsolation, network: NetworkId, thresholds: SilenceThresholds) -> None:
+    def __init__(self, isolation: DeviceIsolation, network: LinkNetworkId, thresholds: SilenceThresholds) -> None:
         self.network = network
         self.silence = SilenceTimer(thresholds, time.monotonic())
         self.server: str | None = None
@@ -85,23 +85,23 @@ class VpnLink:
         for peer in (*settings.gateways, *settings.peers, *settings.name_servers):
             self._echo.add_host(peer)
 
-    async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
+    async def socket(self, to: HostPort, phases: PhaseTimer | None = None) -> Stream:
         """Connect a non-blocking socket to `to`, and record the durations of the phases `dns` and `tcp`.
 
         See `gateway.contracts.link.Link`.
         """
-        return await self._dial(to, phases or Phases(), DIAL_TIMEOUT)
+        return await self._dial(to, phases or PhaseTimer(), DIAL_TIMEOUT)
 
     async def join(
-        self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
+        self, client: Stream, to: HostPort, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
         """Dial `to`, and forward bytes between the target and `client`. See `gateway.contracts.link.Link`."""
-        relay = relay_sockets(client, await self._dial(to, Phases(), min(DIAL_TIMEOUT, within)), latency, tap)
+        relay = relay_sockets(client, await self._dial(to, PhaseTimer(), min(DIAL_TIMEOUT, within)), latency, tap)
         self._relays.add(relay)
         relay.ended.add_done_callback(lambda _: self._relays.discard(relay))
         return relay
 
-    async def _dial(self, to: Endpoint, timed: Phases, timeout: float) -> Stream:  # noqa: ASYNC109
+    async def _dial(self, to: HostPort, timed: PhaseTimer, timeout: float) -> Stream:  # noqa: ASYNC109
         self.silence.record_dial(time.monotonic())
         try:
             sock = await dial(to, timed, timeout, self._resolver.resolve, self._isolation.create_socket)
@@ -128,7 +128,7 @@ class VpnLink:
         self._rtt = seconds
         self.silence.record_reply(time.monotonic())
 
-    def mark_lost(self, why: str, reason: Reason = Reason.RESET) -> None:
+    def mark_lost(self, why: str, reason: FailureReason = FailureReason.RESET) -> None:
         """Report the link as lost: `lost` then returns an error.
 
         Args:

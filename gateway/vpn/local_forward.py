@@ -7,11 +7,11 @@ import socket
 from types import TracebackType
 from typing import Self
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link
 from gateway.contracts.relay import Relay
-from gateway.errors import ReachError
-from gateway.measurement import Histogram
+from gateway.errors import TargetUnreachableError
+from gateway.metric_types import Histogram
 from gateway.relay.dial_retry import retry_dial
 from gateway.relay.sockets import reset, tune
 
@@ -31,18 +31,18 @@ class LocalForward:
 
     def __init__(self, via: Link) -> None:
         self._via = via
-        self._target: Endpoint | None = None
+        self._target: HostPort | None = None
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.setblocking(False)
         self._acceptor = asyncio.get_running_loop().create_task(self._accept_clients())
         self._joins: set[asyncio.Task[None]] = set()
         self._relays: set[Relay] = set()
 
-    def set_target(self, target: Endpoint) -> Endpoint:
+    def set_target(self, target: HostPort) -> HostPort:
         """Set the target for new clients, and return the address to which they must connect."""
         self._target = target
         host, port = self._listener.getsockname()
-        return Endpoint(host, port)
+        return HostPort(host, port)
 
     async def _accept_clients(self) -> None:
         loop = asyncio.get_running_loop()
@@ -63,7 +63,7 @@ class LocalForward:
         try:
             if target is not None:
                 relay = await retry_dial(lambda within: self._via.join(client, target, Histogram(), within))
-        except ReachError as error:
+        except TargetUnreachableError as error:
             log.warning("cannot reach %s through %s: %s", target, self._via.network, error)
         finally:
             if relay is None:

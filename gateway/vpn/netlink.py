@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pyroute2 import IPRoute  # type: ignore[import-untyped]
 from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
 
-from gateway.errors import Reason, TunnelError
+from gateway.errors import FailureReason, TunnelError
 
 
 @contextmanager
@@ -23,9 +23,9 @@ def netlink_socket() -> Iterator[IPRoute]:
     except NetlinkError as error:
         if error.code == errno.EPERM:
             raise TunnelError(
-                Reason.PERMISSION, "cannot configure network devices: CAP_NET_ADMIN is required", fatal=True
+                FailureReason.PERMISSION, "cannot configure network devices: CAP_NET_ADMIN is required", fatal=True
             ) from error
-        raise TunnelError(Reason.PROTOCOL, f"cannot configure the network device: {error}") from error
+        raise TunnelError(FailureReason.PROTOCOL, f"cannot configure the network device: {error}") from error
 
 
 def device_index(netlink: IPRoute, name: str) -> int:
@@ -40,7 +40,7 @@ def device_index(netlink: IPRoute, name: str) -> int:
     """
     found = netlink.link_lookup(ifname=name)
     if not found:
-        raise TunnelError(Reason.RESET, f"the network device {name} no longer exists")
+        raise TunnelError(FailureReason.RESET, f"the network device {name} no longer exists")
     return int(found[0])
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from gateway.errors import Reason, TunnelError
+from gateway.errors import FailureReason, TunnelError
 
 _CLONE_NEWNET = 0x40000000
 _WORKERS = 8
@@ -37,7 +37,7 @@ class NetworkNamespace:
         except OSError as error:
             self.close()
             raise TunnelError(
-                Reason.PERMISSION,
+                FailureReason.PERMISSION,
                 f"cannot create a network namespace ({error.strerror}): CAP_SYS_ADMIN and CAP_NET_ADMIN are required;"
                 " `isolation: device` requires only CAP_NET_ADMIN",
                 fatal=True,

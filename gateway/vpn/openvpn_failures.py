@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 
 
 @dataclass(frozen=True)
@@ -17,30 +17,30 @@ class OpenVpnFailure:
         specificity: The precision with which the message explains the failure, from 1 (lowest) to 5 (highest).
     """
 
-    reason: Reason
+    reason: FailureReason
     detail: str
     fatal: bool = False
     specificity: int = 1
 
 
-_PATTERNS: list[tuple[str, Reason, bool, int]] = [
-    (r"Options error: Please correct these errors", Reason.PROTOCOL, True, 1),
-    (r"Options error|Unrecognized option", Reason.PROTOCOL, True, 4),
-    (r"OPTIONS ERROR: server pushed", Reason.PROTOCOL, True, 4),
-    (r"/dev/net/tun|Cannot (open|ioctl|allocate) TUN|TUNSETIFF|TUNSETPERSIST", Reason.PERMISSION, True, 5),
-    (r"Cannot load (certificate|private key|CA)|cannot be read|No such file", Reason.PROTOCOL, True, 4),
-    (r"private key password verification failed", Reason.AUTH, True, 4),
-    (r"AUTH_FAILED|auth-failure", Reason.AUTH, True, 4),
-    (r"VERIFY (KU |EKU |X509NAME |SCRIPT )?ERROR", Reason.TLS, True, 4),
-    (r"certificate (has )?expired|certificate verify failed", Reason.TLS, True, 3),
-    (r"alert (unknown ca|bad certificate|certificate)", Reason.TLS, True, 3),
-    (r"tls-crypt unwrap error|HMAC authentication failed|Authenticate/Decrypt packet", Reason.TLS, False, 3),
-    (r"RESOLVE: Cannot resolve|Cannot resolve host", Reason.DNS, False, 2),
-    (r"Connection refused|[Nn]o route to host|Network is unreachable", Reason.REFUSED, False, 2),
-    (r"[Cc]onnection reset", Reason.RESET, False, 2),
-    (r"TLS key negotiation failed to occur|[Tt]imed out|[Ss]erver.poll.timeout", Reason.TIMEOUT, False, 2),
-    (r"Inactivity timeout|\[soft,ping-restart\]", Reason.TIMEOUT, False, 2),
-    (r"TLS (Error|handshake failed|object)", Reason.TLS, False, 1),
+_PATTERNS: list[tuple[str, FailureReason, bool, int]] = [
+    (r"Options error: Please correct these errors", FailureReason.PROTOCOL, True, 1),
+    (r"Options error|Unrecognized option", FailureReason.PROTOCOL, True, 4),
+    (r"OPTIONS ERROR: server pushed", FailureReason.PROTOCOL, True, 4),
+    (r"/dev/net/tun|Cannot (open|ioctl|allocate) TUN|TUNSETIFF|TUNSETPERSIST", FailureReason.PERMISSION, True, 5),
+    (r"Cannot load (certificate|private key|CA)|cannot be read|No such file", FailureReason.PROTOCOL, True, 4),
+    (r"private key password verification failed", FailureReason.AUTH, True, 4),
+    (r"AUTH_FAILED|auth-failure", FailureReason.AUTH, True, 4),
+    (r"VERIFY (KU |EKU |X509NAME |SCRIPT )?ERROR", FailureReason.TLS, True, 4),
+    (r"certificate (has )?expired|certificate verify failed", FailureReason.TLS, True, 3),
+    (r"alert (unknown ca|bad certificate|certificate)", FailureReason.TLS, True, 3),
+    (r"tls-crypt unwrap error|HMAC authentication failed|Authenticate/Decrypt packet", FailureReason.TLS, False, 3),
+    (r"RESOLVE: Cannot resolve|Cannot resolve host", FailureReason.DNS, False, 2),
+    (r"Connection refused|[Nn]o route to host|Network is unreachable", FailureReason.REFUSED, False, 2),
+    (r"[Cc]onnection reset", FailureReason.RESET, False, 2),
+    (r"TLS key negotiation failed to occur|[Tt]imed out|[Ss]erver.poll.timeout", FailureReason.TIMEOUT, False, 2),
+    (r"Inactivity timeout|\[soft,ping-restart\]", FailureReason.TIMEOUT, False, 2),
+    (r"TLS (Error|handshake failed|object)", FailureReason.TLS, False, 1),
 ]
 """For each log message: its pattern, and the fields `reason`, `fatal` and `specificity` of the failure."""
 

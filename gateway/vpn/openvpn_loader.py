@@ -10,7 +10,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.errors import GatewayError, Reason, TunnelError
+from gateway.errors import FailureReason, GatewayError, TunnelError
 from gateway.secret_files import check_owner_only
 from gateway.vpn.openvpn_allowlist import FILE_DIRECTIVES
 from gateway.vpn.openvpn_parser import parse_directives
@@ -59,7 +59,7 @@ def load_client_file(options: OpenVpnOptions) -> SanitizedOpenVpnFile:
 
         file = parse_client_file(_decode(config.data), read_named)
     except (OSError, GatewayError) as error:
-        raise TunnelError(Reason.PROTOCOL, f"config: {options.config}: {error}", fatal=True) from error
+        raise TunnelError(FailureReason.PROTOCOL, f"config: {options.config}: {error}", fatal=True) from error
     if file.has_secrets:
         check_owner_only(options.config, config.status)
     for name in file.secret_files:

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.errors import Reason, TunnelError
+from gateway.errors import FailureReason, TunnelError
 from gateway.vpn.openvpn_privileges import grant_access, unprivileged_user
 from gateway.vpn.runtime_directory import RuntimeDirectory
 
@@ -55,7 +55,7 @@ class ManagementInterface:
             self._server = await asyncio.start_unix_server(self._serve, self.path)
         except OSError as error:
             detail = f"cannot create OpenVPN's management socket: {error}: set TMPDIR to another directory"
-            raise TunnelError(Reason.PERMISSION, detail, fatal=True) from error
+            raise TunnelError(FailureReason.PERMISSION, detail, fatal=True) from error
         user = unprivileged_user(self._directory.path)
         if user is not None:
             grant_access(self.path, 0o660)

@@ -6,8 +6,8 @@ import os
 import re
 from collections.abc import Callable
 
-from gateway.contracts.config_types import Endpoint
-from gateway.errors import Reason, TunnelError
+from gateway.contracts.config_types import HostPort
+from gateway.errors import FailureReason, TunnelError
 from gateway.processes.child_process import ChildProcess
 from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.openvpn_failures import OpenVpnFailure, more_specific, parse_failure
@@ -43,7 +43,7 @@ class OpenVpnProcess:
         options: OpenVpnOptions,
         file: SanitizedOpenVpnFile,
         device: str,
-        redirect: Callable[[Endpoint, str], Endpoint | None],
+        redirect: Callable[[HostPort, str], HostPort | None],
         on_state: Callable[[str], None],
     ) -> None:
         self.state_detail = ""
@@ -54,7 +54,7 @@ class OpenVpnProcess:
         """The most specific failure since the last successful connection."""
         self.device_settings: DeviceSettings | None = None
         """The device settings that the server last pushed; None if the server has not pushed any."""
-        self.server: Endpoint | None = None
+        self.server: HostPort | None = None
         self._options = options
         self._file = file if options.user is None else file.with_login_query()
         self._device = device
@@ -111,7 +111,7 @@ class OpenVpnProcess:
         Args:
             default: The detail of the error if the child has reported no failure.
         """
-        failure = self.failure or OpenVpnFailure(Reason.RESET, default)
+        failure = self.failure or OpenVpnFailure(FailureReason.RESET, default)
         return TunnelError(failure.reason, failure.detail, fatal=failure.fatal)
 
     def restart_in_place(self) -> None:
@@ -154,7 +154,7 @@ class OpenVpnProcess:
         elif kind == "UPDOWN":
             self._on_updown(text)
         elif kind == "FATAL":
-            failure = parse_failure(text) or OpenVpnFailure(Reason.PROTOCOL, text, fatal=True, specificity=3)
+            failure = parse_failure(text) or OpenVpnFailure(FailureReason.PROTOCOL, text, fatal=True, specificity=3)
             self.failure = more_specific(self.failure, failure)
 
     def _on_state_notification(self, fields: list[str]) -> None:
@@ -167,7 +167,7 @@ class OpenVpnProcess:
     def _on_remote(self, text: str) -> None:
         """Handle a REMOTE notification: accept the server, or replace it with the result of `redirect`."""
         host, port, protocol = text.split(",")[:3]
-        self.server = Endpoint(host, int(port))
+        self.server = HostPort(host, int(port))
         try:
             address = self._redirect(self.server, protocol)
         except TunnelError as error:
@@ -181,7 +181,7 @@ class OpenVpnProcess:
         if request is None:
             if text.startswith("Verification Failed"):
                 detail = f"the server rejects the login ({text})"
-                self.failure = OpenVpnFailure(Reason.AUTH, detail, fatal=True, specificity=4)
+                self.failure = OpenVpnFailure(FailureReason.AUTH, detail, fatal=True, specificity=4)
             return
         kind, fields = request[1], request[2]
         options = self._options
@@ -190,13 +190,13 @@ class OpenVpnProcess:
         key = {"Private Key": "key_password_file", "Auth": "user and password_file"}.get(kind, "a login in the file")
         if secret is None or (fields.startswith("username") and options.user is None):
             detail = f"OpenVPN requests a secret ({kind}): set {key}"
-            self._give_up(OpenVpnFailure(Reason.AUTH, detail, fatal=True, specificity=5))
+            self._give_up(OpenVpnFailure(FailureReason.AUTH, detail, fatal=True, specificity=5))
             return
         try:
             value = secret.reveal()
         except OSError as error:
             detail = f"{error.filename}: {error.strerror}"
-            self._give_up(OpenVpnFailure(Reason.AUTH, detail, fatal=True, specificity=5))
+            self._give_up(OpenVpnFailure(FailureReason.AUTH, detail, fatal=True, specificity=5))
             return
         if fields.startswith("username"):
             self._management.send_credential("username", kind, options.user or "")

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.vpn.openvpn_parser import OpenVpnDirective, connection_directives
 from gateway.vpn.openvpn_sanitizer import SanitizedOpenVpnFile
 
 _DEFAULT_PORT = "1194"
 
 
-def tcp_remotes(file: SanitizedOpenVpnFile) -> list[Endpoint]:
+def tcp_remotes(file: SanitizedOpenVpnFile) -> list[HostPort]:
     """Return the servers that the client dials over TCP. An outer tunnel can carry these connections.
 
     Args:
@@ -18,7 +18,7 @@ def tcp_remotes(file: SanitizedOpenVpnFile) -> list[Endpoint]:
     return [endpoint for endpoint, protocol in _file_remotes(file) if protocol.startswith("tcp")]
 
 
-def udp_remotes(file: SanitizedOpenVpnFile) -> list[Endpoint]:
+def udp_remotes(file: SanitizedOpenVpnFile) -> list[HostPort]:
     """Return the servers that the client dials over UDP. No outer tunnel can carry these connections.
 
     Args:
@@ -27,7 +27,7 @@ def udp_remotes(file: SanitizedOpenVpnFile) -> list[Endpoint]:
     return [endpoint for endpoint, protocol in _file_remotes(file) if not protocol.startswith("tcp")]
 
 
-def _file_remotes(file: SanitizedOpenVpnFile) -> list[tuple[Endpoint, str]]:
+def _file_remotes(file: SanitizedOpenVpnFile) -> list[tuple[HostPort, str]]:
     """Return each server of the file, with its protocol. Omit duplicates."""
     blocks = [each for each in file.directives if each.name == "connection"]
     common = [each for each in file.directives if each.block is None]
@@ -40,7 +40,7 @@ def _file_remotes(file: SanitizedOpenVpnFile) -> list[tuple[Endpoint, str]]:
     )
 
 
-def _remotes(directives: Iterable[OpenVpnDirective]) -> Iterator[tuple[Endpoint, str]]:
+def _remotes(directives: Iterable[OpenVpnDirective]) -> Iterator[tuple[HostPort, str]]:
     remotes: list[tuple[str, ...]] = []
     port, protocol = _DEFAULT_PORT, "udp"
     for each in directives:
@@ -51,4 +51,4 @@ def _remotes(directives: Iterable[OpenVpnDirective]) -> Iterator[tuple[Endpoint,
         elif each.name == "proto":
             protocol = each.values[0]
     for host, *rest in remotes:
-        yield Endpoint(host, int(rest[0] if rest else port)), rest[1] if len(rest) > 1 else protocol
+        yield HostPort(host, int(rest[0] if rest else port)), rest[1] if len(rest) > 1 else protocol

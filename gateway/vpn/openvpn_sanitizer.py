@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from gateway.errors import GatewayError
 from gateway.vpn.openvpn_allowlist import FILE_DIRECTIVES, SECRET_DIRECTIVES
-from gateway.vpn.openvpn_blocks import decode_file, normalize_block
 from gateway.vpn.openvpn_directive_policy import REPORTED, check_allowed, is_ignored, is_known
+from gateway.vpn.openvpn_inline_blocks import decode_file, normalize_block
 from gateway.vpn.openvpn_parser import (
     OpenVpnDirective,
     connection_directives,

@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from gateway.errors import Reason, TunnelError
+from gateway.errors import FailureReason, TunnelError
 
 _LOCK = "lock"
 _RUN = Path("/run/gateway")
@@ -42,7 +42,9 @@ class RuntimeDirectory:
         except OSError as error:
             permanent = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
             detail = f"{error}: make the directory for temporary files (TMPDIR) or {_RUN} writable"
-            raise TunnelError(Reason.PERMISSION if permanent else Reason.PROTOCOL, detail, fatal=permanent) from error
+            raise TunnelError(
+                FailureReason.PERMISSION if permanent else FailureReason.PROTOCOL, detail, fatal=permanent
+            ) from error
         # The kernel releases the lock when the descriptor is closed or the process exits (flock(2)).
         self._lock = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock, fcntl.LOCK_EX)

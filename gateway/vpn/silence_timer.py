@@ -6,7 +6,7 @@ from enum import StrEnum
 
 @dataclass(frozen=True)
 class SilenceThresholds:
-    """Defines for how many seconds an expected reply must be missing before each `SilenceStage` begins.
+    """Defines for how many seconds an expected reply must be missing before each `NoReplyStage` begins.
 
     Args:
         suspect: Seconds after which new clients wait.
@@ -30,7 +30,7 @@ RECONNECT_INTERVAL = 6.0
 """Seconds between two attempts to reconnect the VPN with the same device."""
 
 
-class SilenceStage(StrEnum):
+class NoReplyStage(StrEnum):
     """The stages of missing replies, from `fine` (no reply is missing) to `restart` (the device must be replaced)."""
 
     FINE = "fine"
@@ -95,19 +95,19 @@ class SilenceTimer:
         dial = now - self._dialed - DIAL_GRACE if self._dialed is not None else 0.0
         return max(0.0, echo, dial)
 
-    def stage(self, now: float) -> SilenceStage:
+    def stage(self, now: float) -> NoReplyStage:
         """Return the stage that corresponds to the time for which an expected reply has been missing."""
         overdue, thresholds = self.overdue(now), self._thresholds
         for threshold, stage in (
-            (thresholds.restart, SilenceStage.RESTART),
-            (thresholds.lost, SilenceStage.LOST),
-            (thresholds.down, SilenceStage.DOWN),
-            (thresholds.reconnect, SilenceStage.RECONNECT),
-            (thresholds.suspect, SilenceStage.SUSPECT),
+            (thresholds.restart, NoReplyStage.RESTART),
+            (thresholds.lost, NoReplyStage.LOST),
+            (thresholds.down, NoReplyStage.DOWN),
+            (thresholds.reconnect, NoReplyStage.RECONNECT),
+            (thresholds.suspect, NoReplyStage.SUSPECT),
         ):
             if overdue >= threshold:
                 return stage
-        return SilenceStage.FINE
+        return NoReplyStage.FINE
 
     def start_reconnect(self, now: float) -> bool:
         """Return whether the caller must reconnect the VPN now. If so, store `now` as the time of the attempt."""

@@ -34,7 +34,7 @@ def create_isolation(isolation: Isolation, device: str) -> "DeviceIsolation":
     Raises:
         TunnelError: The gateway lacks the capabilities to create a network namespace; fatal.
     """
-    return NetworkNamespaceIsolation() if isolation == "namespace" else BoundSocketIsolation(device)
+    return NetworkNamespaceIsolation() if isolation == "namespace" else BindToDeviceIsolation(device)
 
 
 class DeviceIsolation(Protocol):
@@ -127,7 +127,7 @@ class NetworkNamespaceIsolation:
         self._namespace.close()
 
 
-class BoundSocketIsolation:
+class BindToDeviceIsolation:
     """Isolates a VPN device in the host's network namespace, with a routing table for sockets bound to the device.
 
     Args:

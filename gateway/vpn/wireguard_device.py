@@ -6,10 +6,10 @@ import re
 import socket
 import subprocess
 
-from gateway.contracts.config_types import Endpoint
-from gateway.errors import Reason, TunnelError
-from gateway.processes.checked_program import find_program
+from gateway.contracts.config_types import HostPort
+from gateway.errors import FailureReason, TunnelError
 from gateway.processes.child_environment import minimal_environment
+from gateway.processes.verified_program import find_program
 from gateway.relay.resolver import resolve
 from gateway.vpn import network_devices
 from gateway.vpn.device_lock import DeviceLock, is_locked
@@ -68,7 +68,9 @@ class WireGuardDevice:
             TunnelError: The device cannot be created or configured.
         """
         if find_program("wg") is None:
-            raise TunnelError(Reason.PROTOCOL, "wg is not installed: install the package wireguard-tools", fatal=True)
+            raise TunnelError(
+                FailureReason.PROTOCOL, "wg is not installed: install the package wireguard-tools", fatal=True
+            )
         for key in self._file.ignored:
             log.warning(
                 "%s: ignoring %s, because the gateway does not run commands from the file", self._options.config, key
@@ -132,7 +134,7 @@ class WireGuardDevice:
                     if isinstance(error, TunnelError):
                         raise
                     raise TunnelError(
-                        Reason.DNS, f"Endpoint {peer.endpoint}: name resolution timed out: check DNS"
+                        FailureReason.DNS, f"Endpoint {peer.endpoint}: name resolution timed out: check DNS"
                     ) from error
                 found[peer.public_key] = self._endpoints[peer.public_key]
         return found
@@ -196,13 +198,15 @@ class WireGuardDevice:
             if done.returncode:
                 # Remove quoted values, because they can be keys.
                 message = re.sub(r"`[^']*'", "a value", done.stderr.strip().partition("\n")[0])
-                raise TunnelError(Reason.PROTOCOL, f"wg {arguments[0]}: {message}")
+                raise TunnelError(FailureReason.PROTOCOL, f"wg {arguments[0]}: {message}")
             return done.stdout
 
         try:
             return await self._isolation.run_blocking(run)
         except subprocess.TimeoutExpired as error:
-            raise TunnelError(Reason.TIMEOUT, f"wg {arguments[0]} did not exit within {_WG_TIMEOUT:g} s") from error
+            raise TunnelError(
+                FailureReason.TIMEOUT, f"wg {arguments[0]} did not exit within {_WG_TIMEOUT:g} s"
+            ) from error
 
     async def wait(self) -> str:
         """Wait until wireguard-go exits, and return the cause. If the kernel provides the device, wait forever."""
@@ -227,10 +231,12 @@ async def _resolve_endpoint(endpoint: str) -> str:
     """Resolve the name in `host:port` with the resolver of this host, and return `address:port`."""
     host, _, port = endpoint.rpartition(":")
     try:
-        found = await resolve(Endpoint(host.strip("[]"), int(port)))
+        found = await resolve(HostPort(host.strip("[]"), int(port)))
     except (socket.gaierror, UnicodeError) as error:
-        raise TunnelError(Reason.DNS, f"Endpoint {endpoint}: {error}") from error
+        raise TunnelError(FailureReason.DNS, f"Endpoint {endpoint}: {error}") from error
     except ValueError as error:
-        raise TunnelError(Reason.PROTOCOL, f"Endpoint {endpoint} is not host:port: correct it", fatal=True) from error
+        raise TunnelError(
+            FailureReason.PROTOCOL, f"Endpoint {endpoint} is not host:port: correct it", fatal=True
+        ) from error
     address = found[0][4]
     return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"

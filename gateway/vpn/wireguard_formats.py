@@ -4,7 +4,7 @@ import ipaddress
 import re
 from dataclasses import dataclass, replace
 
-from gateway.contracts.config_types import Endpoint, IpAddress
+from gateway.contracts.config_types import HostPort, IpAddress
 from gateway.errors import GatewayError
 from gateway.vpn.device_settings import IpInterface
 
@@ -62,10 +62,10 @@ class WireGuardFile:
     ignored: tuple[str, ...] = ()
 
     @property
-    def endpoints(self) -> list[Endpoint]:
+    def endpoints(self) -> list[HostPort]:
         """The endpoints of the peers, before name resolution."""
         found = (peer.endpoint.rpartition(":") for peer in self.peers if peer.endpoint is not None)
-        return [Endpoint(host.strip("[]"), int(port)) for host, _, port in found]
+        return [HostPort(host.strip("[]"), int(port)) for host, _, port in found]
 
 
 def parse_wireguard_file(text: str) -> WireGuardFile:

@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from gateway.errors import Reason, TunnelError
+from gateway.errors import FailureReason, TunnelError
 from gateway.processes.child_process import ChildProcess
 from gateway.vpn import runtime_directory
 
@@ -47,7 +47,7 @@ class WireGuardGoProcess:
             _check_writable(_SOCKET_DIRECTORY)
         except OSError as error:
             detail = f"{error}: wireguard-go creates its socket there: make the directory writable (mount a tmpfs)"
-            raise TunnelError(Reason.PERMISSION, detail, fatal=True) from error
+            raise TunnelError(FailureReason.PERMISSION, detail, fatal=True) from error
         runtime_directory.remove_stale_sockets(_SOCKET_DIRECTORY, f"{prefix}*.sock")
         self._child = await ChildProcess.start(
             ["wireguard-go", "-f", self._device], "wireguard-go", self._on_output, {"LOG_LEVEL": "error"}
@@ -66,7 +66,7 @@ class WireGuardGoProcess:
         output = self._last_output
         permitted = "not permitted" not in output and "denied" not in output
         return TunnelError(
-            Reason.PROTOCOL if permitted and output else Reason.PERMISSION,
+            FailureReason.PROTOCOL if permitted and output else FailureReason.PERMISSION,
             f"wireguard-go cannot create a device ({output or 'without output'}):"
             " CAP_NET_ADMIN and /dev/net/tun are required",
             fatal=True,

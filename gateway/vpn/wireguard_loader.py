@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 
 from gateway.contracts.secret import Secret
-from gateway.errors import GatewayError, Reason, TunnelError
+from gateway.errors import FailureReason, GatewayError, TunnelError
 from gateway.secret_files import check_owner_only, read_private_key
 from gateway.vpn.options import WireGuardOptions
 from gateway.vpn.wireguard_formats import WireGuardFile, check_key, parse_wireguard_file
@@ -31,7 +31,7 @@ def load_wireguard_file(options: WireGuardOptions) -> WireGuardFile:
     except TunnelError:
         raise
     except (OSError, UnicodeDecodeError, GatewayError) as error:
-        raise TunnelError(Reason.PROTOCOL, f"config: {options.config}: {error}", fatal=True) from error
+        raise TunnelError(FailureReason.PROTOCOL, f"config: {options.config}: {error}", fatal=True) from error
 
 
 def _with_keys(file: WireGuardFile, options: WireGuardOptions) -> WireGuardFile:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import cast
 
 from gateway.contracts.backend import Backend, ProbeResult
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link
-from gateway.contracts.phases import Phases
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.errors import UnusableTargetError
 from gateway.relay.event_loop import RelayEventLoop
 
-_TARGET = Endpoint("server", 1)
+_TARGET = HostPort("server", 1)
 _PATIENCE = 30
 Answer = Callable[[bytes], tuple[bytes, bool]]
 """Function of a server: takes the received bytes; returns the response, and whether to close after the response."""
@@ -29,7 +29,7 @@ class _Near:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
 
-    async def socket(self, to: Endpoint, phases: Phases | None = None) -> socket.socket:
+    async def socket(self, to: HostPort, phases: PhaseTimer | None = None) -> socket.socket:
         return self._sock
 
 
@@ -55,7 +55,7 @@ async def _once(backend: Backend, answer: Answer) -> ProbeResult | UnusableTarge
         server = asyncio.ensure_future(_serve(far, answer))
         try:
             async with asyncio.timeout(_PATIENCE):
-                return await backend.probe(cast("Link", _Near(near)), _TARGET, Phases())
+                return await backend.probe(cast("Link", _Near(near)), _TARGET, PhaseTimer())
         except UnusableTargetError as error:
             assert error.detail, "an error without a detail"
             return error

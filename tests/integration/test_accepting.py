@@ -16,16 +16,16 @@ from typing import Any
 import psycopg
 import pytest
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.demo.postgres import Postgres
 from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion, make_key
 from gateway.forwarding.admission import AdmissionRules
+from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
-from gateway.forwarding.route import Route
-from gateway.forwarding.routed_target import TargetIdentity
-from gateway.measurement import Histogram
+from gateway.forwarding.target_with_uplink import TargetIdentity
+from gateway.metric_types import Histogram
 from gateway.ssh.options import PoolOptions
 from tests.support.audit_lines import lines
 from tests.support.clients import connect, echo, is_refused, is_reset, postgres, query_postgres
@@ -266,7 +266,7 @@ def test_clients_without_a_tunnel_use_another_target_or_wait_if_the_target_dies(
 async def test_the_clients_of_a_silent_connection_use_another_one(bastion: Bastion, echo_port: int) -> None:
     need_data_plane()
     loop = asyncio.get_running_loop()
-    listener = Listener(Endpoint("127.0.0.1", 0))
+    listener = Listener(HostPort("127.0.0.1", 0))
     address = listener.sockets[0].getsockname()
 
     async def use_one() -> None:
@@ -277,8 +277,8 @@ async def test_the_clients_of_a_silent_connection_use_another_one(bastion: Basti
 
     async with opened(options(bastion, connections=PoolOptions(2, 2))) as link, asyncio.timeout(40):
         uplink = Uplink(link)
-        paths = list(TargetIdentity(Endpoint("127.0.0.1", echo_port), (uplink,)).routes())
-        route = Route((uplink,), lambda: paths, lambda _: None, 30.0)
+        paths = list(TargetIdentity(HostPort("127.0.0.1", echo_port), (uplink,)).routes())
+        route = BackendRoute((uplink,), lambda: paths, lambda _: None, 30.0)
         forward = Forward("b", [listener], AdmissionRules("b"), route)
         serving_clients = asyncio.create_task(forward.run(lambda: None))
         while len(bastion.sessions()) < 2 or not engine_accepts(os.getpid(), address[1]):

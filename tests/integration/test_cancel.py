@@ -15,13 +15,13 @@ import psycopg
 import pytest
 
 from gateway.backend_support.postgres_cancel_protocol import PostgresLoginTap
-from gateway.cancel_protocol import CancelRequest
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link
 from gateway.demo.postgres import Postgres, available
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
+from gateway.query_cancel_protocol import CancelRequest
 from gateway.relay.direct_link import DirectLink
 from gateway.relay.sockets import tune
 from tests.support import certificates
@@ -400,7 +400,7 @@ async def joined(link: Link, server: Postgres, latency: Histogram, tap: Postgres
         opening = asyncio.ensure_future(asyncio.to_thread(connect, server, listener.getsockname()[1]))
         client, _ = await asyncio.get_running_loop().sock_accept(listener)
         tune(client)
-        relay: Any = await link.join(client, Endpoint("127.0.0.1", server.port), latency, tap=tap)
+        relay: Any = await link.join(client, HostPort("127.0.0.1", server.port), latency, tap=tap)
         session = await opening
     try:
         yield session, relay

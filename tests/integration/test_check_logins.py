@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from gateway.backend_support.sql_check_options import SqlCheckOptions
-from gateway.backend_support.tls_options import CheckTlsOptions
+from gateway.backend_support.tls_options import HealthCheckTlsOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import KIND, MysqlBackend, MysqlCheckOptions
 from gateway.backends.postgres import PostgresBackend
@@ -23,7 +23,7 @@ from gateway.contracts.secret import Secret
 from gateway.contracts.states import HealthState
 from gateway.demo import mariadb, postgres
 from gateway.demo.process import free_port
-from gateway.errors import ReachError, Reason
+from gateway.errors import FailureReason, TargetUnreachableError
 from tests.support import certificates, postgres_end
 from tests.support.clients import query_mysql
 from tests.support.gateway_process import Gateway
@@ -53,9 +53,9 @@ def key_file(tmp_path: Path) -> Path:
     return file
 
 
-def checking(password: str, tls: CheckTlsOptions | None = None, key: Path | None = None) -> MysqlBackend:
+def checking(password: str, tls: HealthCheckTlsOptions | None = None, key: Path | None = None) -> MysqlBackend:
     check = MysqlCheckOptions(
-        user="u", password=Secret(password), tls=tls or CheckTlsOptions(), server_public_key_file=key
+        user="u", password=Secret(password), tls=tls or HealthCheckTlsOptions(), server_public_key_file=key
     )
     return MysqlBackend(EmptyOptions(), check)
 
@@ -98,13 +98,13 @@ async def test_a_server_cannot_take_the_checks_password(
 ) -> None:
     script = HOSTILE[attack] if mode == "off" else over_tls(authority, HOSTILE[attack])
     with playing(script) as (port, heard):
-        result = await probe(checking(password, CheckTlsOptions(mode)), port)
+        result = await probe(checking(password, HealthCheckTlsOptions(mode)), port)
     assert heard
     assert not revealed(heard, password)
     if "second_switch" in attack:  # a correct server sends at most one switch request
-        assert (result.state, result.reason) == (HealthState.DOWN, Reason.PROTOCOL), result.detail
+        assert (result.state, result.reason) == (HealthState.DOWN, FailureReason.PROTOCOL), result.detail
         return
-    assert (result.state, result.reason) == (HealthState.DEGRADED, Reason.AUTH), result.detail
+    assert (result.state, result.reason) == (HealthState.DEGRADED, FailureReason.AUTH), result.detail
     if attack != "by_sha256_as_default":  # this script does not request the password
         assert "check.tls.mode: verify" in result.detail
 
@@ -162,7 +162,9 @@ async def test_verified_tls_opens_the_full_path(authority: certificates.Issued, 
         end.serve()
 
     with playing(over_tls(authority, full)) as (port, _):
-        result = await probe(checking(password, CheckTlsOptions("verify", authority.ca, certificates.NAME)), port)
+        result = await probe(
+            checking(password, HealthCheckTlsOptions("verify", authority.ca, certificates.NAME)), port
+        )
     assert result.state is HealthState.UP, result.detail
 
 
@@ -170,14 +172,14 @@ def test_a_key_file_that_is_wrong_or_unused_is_refused(
     tmp_path: Path, key_file: Path, authority: certificates.Issued
 ) -> None:
     def refusal(**changes: Any) -> str:
-        with pytest.raises(ReachError, match="server_public_key_file") as caught:
+        with pytest.raises(TargetUnreachableError, match="server_public_key_file") as caught:
             KIND.verify(EmptyOptions(), MysqlCheckOptions(**changes))
         return caught.value.detail
 
     KIND.verify(EmptyOptions(), MysqlCheckOptions(server_public_key_file=key_file))
     assert "not contain a public key in PEM" in refusal(server_public_key_file=authority.ca)
     assert "No such file" in refusal(server_public_key_file=tmp_path / "nothing")
-    assert "not used with TLS" in refusal(server_public_key_file=key_file, tls=CheckTlsOptions("require"))
+    assert "not used with TLS" in refusal(server_public_key_file=key_file, tls=HealthCheckTlsOptions("require"))
     elliptic = tmp_path / "ec.pem"
     private = serialization.load_pem_private_key(authority.key.read_bytes(), None)
     elliptic.write_bytes(
@@ -196,22 +198,22 @@ async def test_mariadb_logs_in_by_ed25519_and_refuses_an_unsupported_plugin(
         "CREATE USER salted@'%' IDENTIFIED VIA parsec USING PASSWORD('secret')",
     )
 
-    async def ask(user: str, password: str) -> tuple[HealthState, Reason | None, str]:
+    async def ask(user: str, password: str) -> tuple[HealthState, FailureReason | None, str]:
         backend = mysql_backend(shared_mariadb, user=user, password=Secret(password), database=None)
         result = await probe(backend, shared_mariadb.port)
         return result.state, result.reason, result.detail
 
     assert (await ask("signing", "secret"))[0] is HealthState.UP
-    assert (await ask("signing", "wrong"))[:2] == (HealthState.DEGRADED, Reason.AUTH)
+    assert (await ask("signing", "wrong"))[:2] == (HealthState.DEGRADED, FailureReason.AUTH)
     state, reason, detail = await ask("salted", "secret")
-    assert (state, reason, "parsec" in detail) == (HealthState.DEGRADED, Reason.AUTH, True)
+    assert (state, reason, "parsec" in detail) == (HealthState.DEGRADED, FailureReason.AUTH, True)
 
     def missing(*_: object) -> bytes:
         raise RuntimeError("'pynacl' package is required")
 
     monkeypatch.setattr("pymysql._auth.ed25519_password", missing)
     state, reason, detail = await ask("signing", "secret")
-    assert (state, reason, "gateway[ed25519]" in detail) == (HealthState.DEGRADED, Reason.AUTH, True)
+    assert (state, reason, "gateway[ed25519]" in detail) == (HealthState.DEGRADED, FailureReason.AUTH, True)
 
 
 async def test_a_password_may_have_any_characters(shared_mariadb: mariadb.MariaDB) -> None:
@@ -234,7 +236,7 @@ async def test_the_files_of_a_mysql_login_are_read_in_a_thread(
         return read(path)
 
     monkeypatch.setattr(Path, "read_bytes", reading)
-    assert (await probe(checking("x", key=key_file), free_port())).reason is Reason.REFUSED
+    assert (await probe(checking("x", key=key_file), free_port())).reason is FailureReason.REFUSED
     assert len(readers) == 1
     assert threading.main_thread() not in readers
 
@@ -247,7 +249,7 @@ async def test_a_mysql_that_asks_for_no_password_is_unauthenticated(server_folde
     open_to_all.start()
     try:
         result = await probe(mysql_backend(open_to_all), open_to_all.port)
-        assert (result.state, result.reason) == (HealthState.DEGRADED, Reason.UNAUTHENTICATED), result.detail
+        assert (result.state, result.reason) == (HealthState.DEGRADED, FailureReason.UNAUTHENTICATED), result.detail
         assert result.probe_result is not None
         assert result.probe_result.role == "primary"
         assert (await probe(mysql_backend(open_to_all, password=None), open_to_all.port)).state is HealthState.UP
@@ -302,9 +304,9 @@ def login_methods(server_folder: Path) -> Iterator[tuple[postgres.Postgres, cert
     server.stop()
 
 
-def as_user(server: postgres.Postgres, user: str, tls: CheckTlsOptions | None = None) -> Any:
+def as_user(server: postgres.Postgres, user: str, tls: HealthCheckTlsOptions | None = None) -> Any:
     return postgres_backend(
-        server, user=user, password=Secret("secret"), database="shop", tls=tls or CheckTlsOptions()
+        server, user=user, password=Secret("secret"), database="shop", tls=tls or HealthCheckTlsOptions()
     )
 
 
@@ -314,9 +316,13 @@ async def test_a_postgres_check_logs_in_by_scram_only(
     login_methods: tuple[postgres.Postgres, certificates.Issued], user: str, mode: Any
 ) -> None:
     server, authority = login_methods
-    tls = CheckTlsOptions(mode, authority.ca, certificates.NAME) if mode == "verify" else CheckTlsOptions(mode)
+    tls = (
+        HealthCheckTlsOptions(mode, authority.ca, certificates.NAME)
+        if mode == "verify"
+        else HealthCheckTlsOptions(mode)
+    )
     result = await probe(as_user(server, user, tls), server.port)
-    assert (result.state, result.reason) == (HealthState.DEGRADED, Reason.AUTH), result.detail
+    assert (result.state, result.reason) == (HealthState.DEGRADED, FailureReason.AUTH), result.detail
     assert "write scram-sha-256 in pg_hba.conf" in result.detail
 
 
@@ -325,9 +331,13 @@ async def test_a_postgres_that_asks_for_no_password_is_unauthenticated(
     login_methods: tuple[postgres.Postgres, certificates.Issued], mode: Any
 ) -> None:
     server, authority = login_methods
-    tls = CheckTlsOptions(mode, authority.ca, certificates.NAME) if mode == "verify" else CheckTlsOptions(mode)
+    tls = (
+        HealthCheckTlsOptions(mode, authority.ca, certificates.NAME)
+        if mode == "verify"
+        else HealthCheckTlsOptions(mode)
+    )
     result = await probe(as_user(server, "trusted", tls), server.port)
-    assert (result.state, result.reason) == (HealthState.DEGRADED, Reason.UNAUTHENTICATED), result.detail
+    assert (result.state, result.reason) == (HealthState.DEGRADED, FailureReason.UNAUTHENTICATED), result.detail
     assert "pg_hba.conf" in result.detail
     if mode != "require":
         assert result.probe_result is not None
@@ -368,11 +378,13 @@ async def test_a_server_in_between_cannot_relay_a_postgres_login(
     shared_postgres: postgres.Postgres, authority: certificates.Issued
 ) -> None:
     with in_between(shared_postgres, authority) as port:
-        result = await probe(postgres_backend(shared_postgres, tls=CheckTlsOptions("require")), port)
-        assert (result.state, result.reason) == (HealthState.DEGRADED, Reason.AUTH), result.detail
+        result = await probe(postgres_backend(shared_postgres, tls=HealthCheckTlsOptions("require")), port)
+        assert (result.state, result.reason) == (HealthState.DEGRADED, FailureReason.AUTH), result.detail
         assert "set check.tls.mode: verify" in result.detail
         # This relay now behaves like a pooler, which has a valid certificate but no channel binding.
-        verified = postgres_backend(shared_postgres, tls=CheckTlsOptions("verify", authority.ca, certificates.NAME))
+        verified = postgres_backend(
+            shared_postgres, tls=HealthCheckTlsOptions("verify", authority.ca, certificates.NAME)
+        )
         assert (await probe(verified, port)).state is HealthState.UP
 
 
@@ -387,7 +399,7 @@ async def test_no_thread_or_connection_of_a_mysql_check_outlives_its_deadline() 
             gone.set()
 
     with playing(never_answer) as (port, _):
-        assert (await probe(checking("p"), port, timeout=0.5)).reason is Reason.TIMEOUT
+        assert (await probe(checking("p"), port, timeout=0.5)).reason is FailureReason.TIMEOUT
         assert await asyncio.to_thread(gone.wait, 10)
         assert not [each.name for each in threading.enumerate() if each.name.startswith("mysql-check")]
 
@@ -418,10 +430,10 @@ async def test_scram_iterations_of_a_server_delay_neither_the_event_loop_nor_the
         result = await probe(backend, port, timeout=0.4)
         still = computing()
         assert asked.is_set()
-        assert (result.state, result.reason, still) == (HealthState.DOWN, Reason.TIMEOUT, 1), result.detail
+        assert (result.state, result.reason, still) == (HealthState.DOWN, FailureReason.TIMEOUT, 1), result.detail
         assert "SCRAM iterations" in result.detail
         again = await probe(backend, port, timeout=1)
-        assert (again.state, again.reason) == (HealthState.DOWN, Reason.PROTOCOL), again.detail
+        assert (again.state, again.reason) == (HealthState.DOWN, FailureReason.PROTOCOL), again.detail
         assert "SCRAM iterations" in again.detail
         assert computing() == 1  # later checks do not start a second computation
     beating.cancel()

@@ -12,12 +12,12 @@ from typing import Any, cast
 import pytest
 
 from gateway.connection_tap import Tap
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link, Stream
-from gateway.contracts.phases import Phases
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.relay.sockets import close_gracefully, reset, tune
 from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
 from tests.support import relay_contract as contract
@@ -151,9 +151,9 @@ class SimpleLink:
         self.small = False
 
     async def join(
-        self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
+        self, client: Stream, to: HostPort, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
-        backend = await dial(to, Phases(), min(DIAL_TIMEOUT, within))
+        backend = await dial(to, PhaseTimer(), min(DIAL_TIMEOUT, within))
         shrink(backend, small=self.small)
         tune(client)
         self.made.append(SimpleRelay(client, backend, tap, self._fault))
@@ -180,7 +180,7 @@ class Simple(Straight):
             await relay.clear()
         await super().close()
 
-    def _link(self, setup: Setup) -> tuple[Link, Endpoint]:
+    def _link(self, setup: Setup) -> tuple[Link, HostPort]:
         self._simple.small = setup.small
         return cast("Any", self._simple), self._far.address(setup)
 

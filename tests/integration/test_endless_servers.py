@@ -14,7 +14,7 @@ from gateway.backends import EmptyOptions
 from gateway.backends.smb import SmbBackend, SmbOptions
 from gateway.contracts.backend import Backend
 from gateway.contracts.states import HealthState
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 from tests.support.mysql_end import MysqlEnd
 from tests.support.probes import DEADLINE, KINDS, probe
 from tests.support.servers import dripping, serving
@@ -201,8 +201,10 @@ async def test_endless_data_from_a_server_uses_little_memory_and_ends_with_the_c
         assert gone.wait(10)  # the check has closed the connection to the server
     if kind != "tcp":  # a TCP check reads nothing
         assert (result.state, result.reason) in (
-            (HealthState.DOWN, Reason.PROTOCOL), (HealthState.DOWN, Reason.RESET), (HealthState.DOWN, Reason.TIMEOUT),
-        ), result.detail  # fmt: skip
+            (HealthState.DOWN, FailureReason.PROTOCOL),
+            (HealthState.DOWN, FailureReason.RESET),
+            (HealthState.DOWN, FailureReason.TIMEOUT),
+        ), result.detail
 
 
 @pytest.mark.parametrize(
@@ -216,5 +218,5 @@ async def test_a_check_of_a_server_that_sends_single_bytes_ends_at_the_deadline(
     with serving(dripping(first)) as port:
         started = time.monotonic()
         result = await probe(BACKENDS[kind], port, timeout=DEADLINE)
-        assert (result.reason is Reason.TIMEOUT) == (kind != "tcp"), result.detail
+        assert (result.reason is FailureReason.TIMEOUT) == (kind != "tcp"), result.detail
         assert time.monotonic() - started < DEADLINE + 5

@@ -22,7 +22,7 @@ from gateway.backends.postgres import PostgresBackend
 from gateway.contracts.states import HealthState
 from gateway.demo.process import free_port
 from gateway.demo.sshd import make_key
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 from tests.support import postgres_end
 from tests.support.configs import CHECK
 from tests.support.gateway_process import Gateway, command
@@ -295,9 +295,11 @@ async def test_a_lag_that_is_not_a_number_is_a_protocol_error(lag: str) -> None:
     ):
         with serving(script) as port:
             result = await probe(backend, port)
-        assert (result.state, result.reason, result.probe_result) == (HealthState.DOWN, Reason.PROTOCOL, None), (
-            result.detail
-        )
+        assert (result.state, result.reason, result.probe_result) == (
+            HealthState.DOWN,
+            FailureReason.PROTOCOL,
+            None,
+        ), result.detail
 
 
 async def test_a_mysql_that_requests_a_file_gives_a_one_line_error(caplog: pytest.LogCaptureFixture) -> None:
@@ -311,6 +313,6 @@ async def test_a_mysql_that_requests_a_file_gives_a_one_line_error(caplog: pytes
 
     with serving(ask_for_file) as port:
         result = await probe(MysqlBackend(EmptyOptions(), MysqlCheckOptions(user="u")), port)
-    assert (result.state, result.reason) == (HealthState.DOWN, Reason.PROTOCOL), result.detail
+    assert (result.state, result.reason) == (HealthState.DOWN, FailureReason.PROTOCOL), result.detail
     assert "LOAD_LOCAL" in result.detail
     assert not caplog.records

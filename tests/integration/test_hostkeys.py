@@ -12,11 +12,11 @@ import asyncssh
 import pytest
 from asyncssh.public_key import SSHLocalKeyPair
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Stream
-from gateway.contracts.phases import Phases
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.demo.sshd import Bastion, make_key
-from gateway.errors import Reason, TunnelError
+from gateway.errors import FailureReason, TunnelError
 from gateway.relay.direct_link import DirectLink
 from gateway.ssh import known_hosts
 from gateway.ssh.host_keys import read_trust
@@ -37,7 +37,7 @@ class Counting(DirectLink):
 
     opened = 0
 
-    async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
+    async def socket(self, to: HostPort, phases: PhaseTimer | None = None) -> Stream:
         self.opened += 1
         return await super().socket(to, phases)
 
@@ -90,7 +90,7 @@ async def test_an_unknown_fingerprint_costs_one_connection_per_key_type(usual: B
     with pytest.raises(TunnelError) as caught:
         async with opened(trusting(usual, "SHA256:" + "A" * 43), via):
             """The tunnel never opens."""
-    assert (caught.value.reason, caught.value.fatal) == (Reason.HOST_KEY, True)
+    assert (caught.value.reason, caught.value.fatal) == (FailureReason.HOST_KEY, True)
     assert via.opened == len(KINDS)
     for kind in KINDS:
         assert f"{kind} {fingerprint(usual, kind)}" in caught.value.detail
@@ -121,7 +121,7 @@ async def test_pinned_keys_and_known_hosts_are_combined(tmp_path: Path) -> None:
 async def test_keys_of_types_that_are_not_accepted_are_reported_before_connecting(usual: Bastion) -> None:
     only = trusting(usual, public(usual, "ssh-rsa"), host_key_algorithms=("ssh-ed25519",))
     error = await refused(only)
-    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+    assert (error.reason, error.fatal) == (FailureReason.HOST_KEY, True)
     assert error.detail == (
         "host_key_algorithms excludes the types of all trusted host keys: add an algorithm for ssh-rsa"
     )
@@ -185,14 +185,14 @@ async def test_a_certificate_is_accepted_if_its_key_is_trusted(certified: Bastio
 async def test_a_revoked_key_is_refused_in_a_certificate_too(certified: Bastion, whose: str) -> None:
     chosen = trusting(certified, public(certified, "ssh-ed25519"), listed=f"@revoked * {public(certified, whose)}\n")
     error = await refused(chosen)
-    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+    assert (error.reason, error.fatal) == (FailureReason.HOST_KEY, True)
     assert "revoked" in error.detail
 
 
 @pytest.mark.parametrize("certified", [EXPIRED], indirect=True)
 async def test_an_expired_certificate_is_not_trusted_through_its_authority(certified: Bastion) -> None:
     error = await refused(trusting(certified, listed=f"@cert-authority * {public(certified, 'authority')}\n"))
-    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+    assert (error.reason, error.fatal) == (FailureReason.HOST_KEY, True)
     assert "expired" in error.detail
     assert fingerprint(certified, "ssh-ed25519") in error.detail
 
@@ -201,7 +201,7 @@ async def test_an_expired_certificate_is_not_trusted_through_its_authority(certi
 async def test_an_authority_that_signs_with_sha1_is_trusted_only_if_configured(certified: Bastion) -> None:
     chosen = trusting(certified, listed=f"@cert-authority * {public(certified, 'authority')}\n")
     error = await refused(chosen)
-    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+    assert (error.reason, error.fatal) == (FailureReason.HOST_KEY, True)
     assert "signed with ssh-rsa" in error.detail
     async with opened(replace(chosen, host_key_algorithms=(*chosen.host_key_algorithms, "ssh-rsa"))):
         """The operator has permitted ssh-rsa."""
@@ -234,7 +234,7 @@ async def test_a_key_listed_for_an_address_is_not_trusted_for_a_name_of_that_add
     async with opened(trusting(usual, listed=listed)):
         """The tunnel trusts a key that known_hosts lists for the address."""
     error = await refused(trusting(usual, listed=listed, host="localhost"))
-    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+    assert (error.reason, error.fatal) == (FailureReason.HOST_KEY, True)
     assert "the host key is not known" in error.detail
     assert "ssh-keyscan -p" in error.detail
 
@@ -246,7 +246,7 @@ async def test_a_key_that_is_revoked_for_an_address_is_revoked_for_its_names(usu
     key = public(usual, "ssh-ed25519")
     listed = f"@revoked {where.format(port=usual.port)} {key}\nlocalhost {key}\n"
     error = await refused(trusting(usual, key, listed=listed, host="localhost"))
-    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+    assert (error.reason, error.fatal) == (FailureReason.HOST_KEY, True)
     assert "revoked" in error.detail
 
 
@@ -257,7 +257,7 @@ async def test_a_key_is_revoked_in_every_notation_of_its_host(usual: Bastion, wh
     key = public(usual, "ssh-ed25519")
     listed = f"@revoked {where.format(port=usual.port)} {key}\n* {key}\n"
     error = await refused(trusting(usual, *([key] if pinned else []), listed=listed, host="LOCALHOST"))
-    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+    assert (error.reason, error.fatal) == (FailureReason.HOST_KEY, True)
     assert "revoked" in error.detail
 
 
@@ -318,7 +318,7 @@ async def test_a_server_that_signs_with_another_algorithm_than_agreed_is_refused
 
         monkeypatch.setattr(SSHLocalKeyPair, "sign", sign)
         error = await refused(chosen)
-        assert (error.reason, error.fatal) == (Reason.PROTOCOL, True)
+        assert (error.reason, error.fatal) == (FailureReason.PROTOCOL, True)
         async with opened(replace(chosen, host_key_algorithms=("ssh-rsa",))):
             """Both sides have negotiated ssh-rsa."""
 
@@ -336,5 +336,5 @@ async def test_a_server_that_sends_another_kind_of_key_than_agreed_is_refused(
         (theirs,) = asyncssh.public_key.load_keypairs([other])
         monkeypatch.setattr(asyncssh.connection.SSHServerConnection, "get_server_host_key", lambda _: theirs)
         error = await refused(trusting(bastion, *pins))
-        assert (error.reason, error.fatal) == (Reason.PROTOCOL, True)
+        assert (error.reason, error.fatal) == (FailureReason.PROTOCOL, True)
         assert "the type of the server's host key does not match the negotiated ssh-ed25519" in error.detail

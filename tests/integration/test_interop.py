@@ -21,10 +21,10 @@ from weakref import WeakKeyDictionary
 
 import pytest
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.demo.process import ServerProcess, find, free_port
-from gateway.errors import ReachError
-from gateway.measurement import Histogram
+from gateway.errors import TargetUnreachableError
+from gateway.metric_types import Histogram
 from gateway.relay.sockets import reset, tune
 from gateway.ssh import socket_transport, ssh_connection
 from gateway.ssh.algorithms import CIPHERS
@@ -159,8 +159,8 @@ async def forwarding(link: SshConnectionPool, to: int) -> AsyncIterator[int]:
 
     async def join(client: socket.socket) -> None:
         try:
-            await link.join(client, Endpoint("127.0.0.1", to), Histogram())
-        except (ReachError, OSError):
+            await link.join(client, HostPort("127.0.0.1", to), Histogram())
+        except (TargetUnreachableError, OSError):
             reset(client)
 
     async def accept() -> None:

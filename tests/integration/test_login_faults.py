@@ -11,7 +11,7 @@ import pytest
 
 from gateway.demo.process import find
 from gateway.demo.sshd import Bastion
-from gateway.errors import Reason, TunnelError
+from gateway.errors import FailureReason, TunnelError
 from gateway.relay.direct_link import DirectLink
 from gateway.ssh import asyncssh_internals
 from gateway.ssh.options import SshOptions
@@ -139,7 +139,9 @@ async def test_a_fault_at_any_await_of_a_login_leaks_nothing(
         else:
             assert struck.struck
             assert isinstance(outcome, (asyncio.CancelledError, OSError, TunnelError))
-            assert fault != "expired" or (isinstance(outcome, TunnelError) and outcome.reason is Reason.TIMEOUT)
+            assert fault != "expired" or (
+                isinstance(outcome, TunnelError) and outcome.reason is FailureReason.TIMEOUT
+            )
         monkeypatch.setattr(asyncio, "timeout", original)
         await until_only(before, server)
     else:

@@ -15,7 +15,7 @@ from gateway.demo.nfs import NfsServer
 from gateway.demo.postgres import Postgres
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.ops.kind_specific_metrics import fact_families
 from gateway.ops.metrics import families
 from gateway.ops.status_views import ServiceView

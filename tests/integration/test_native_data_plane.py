@@ -20,10 +20,10 @@ from asyncssh.packet import String, UInt32
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.states import CloseReason
 from gateway.demo.sshd import Bastion
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.nfs.latency_tap import RpcLatencyTap
 from gateway.relay.event_loop import RelayEventLoop
 from gateway.relay.sockets import tune
@@ -66,7 +66,7 @@ def plane(link: SshConnectionPool) -> str:
 async def exchange(link: SshConnectionPool, port: int, forth: list[bytes], *, end_first: bool) -> bytes:
     """Send `forth` to an echo server; return the response. If `end_first` is true, half-close before reading."""
     loop = asyncio.get_running_loop()
-    sock = await link.socket(Endpoint("127.0.0.1", port))
+    sock = await link.socket(HostPort("127.0.0.1", port))
     got = bytearray()
 
     async def send() -> None:
@@ -145,7 +145,7 @@ async def test_every_size_from_one_byte_to_several_packets(
     with serving(echoing) as port:
         async with opened(options(bastions["openssh"], **selected)) as link:
             loop = asyncio.get_running_loop()
-            with await link.socket(Endpoint("127.0.0.1", port)) as sock:
+            with await link.socket(HostPort("127.0.0.1", port)) as sock:
                 for size in (*range(1, 200), *range(32700, 32800), 65535, 65536, 131072, 131073):
                     sent = os.urandom(size)
                     await loop.sock_sendall(sock, sent)
@@ -214,7 +214,7 @@ async def test_a_query_is_answered_beside_clients_that_do_not_read(
 
     with serving(flood) as flooding, serving(echoing) as port:
         async with opened(options(bastions["openssh"], connections=PoolOptions(1, 1), **selected)) as link:
-            deaf = [await link.socket(Endpoint("127.0.0.1", flooding)) for _ in range(20)]
+            deaf = [await link.socket(HostPort("127.0.0.1", flooding)) for _ in range(20)]
 
             def held() -> int:
                 return sum(relay.buffered for relay in link._connections[0]._relays.values())
@@ -287,11 +287,11 @@ async def test_a_protocol_violation_closes_only_its_own_connection(
         opened(options(bastion, **selected)) as bystander,
         asyncio.timeout(10),
     ):
-        other = await bystander.socket(Endpoint("db", 1))
+        other = await bystander.socket(HostPort("db", 1))
         ours, theirs = socket.socketpair()
         tune(ours)
         tune(theirs)
-        relay = await victim.join(theirs, Endpoint("db", 1), Histogram())
+        relay = await victim.join(theirs, HostPort("db", 1), Histogram())
         await loop.sock_sendall(ours, b"attack")
         assert re.search(reported, (await victim.lost()).detail)
         assert await relay.ended is CloseReason.LINK_LOST
@@ -329,7 +329,7 @@ async def test_data_arrives_even_if_the_close_precedes_the_join_of_the_client(
     async with server, opened(options(bastion, **selected)) as link:
         loop = asyncio.get_running_loop()
         for _ in range(50):  # each round reuses the same descriptor
-            sock = await link.socket(Endpoint("db", 1))
+            sock = await link.socket(HostPort("db", 1))
             got = bytearray()
             async with asyncio.timeout(15):
                 while piece := await loop.sock_recv(sock, 100):
@@ -352,9 +352,9 @@ async def test_data_from_a_client_after_the_backend_has_closed_disturbs_no_other
     one = options(bastions["openssh"], connections=PoolOptions(1, 1), **selected)
     with serving(answer_and_close) as closing, serving(echoing) as port:
         async with opened(one) as link, asyncio.timeout(20):
-            other = await link.socket(Endpoint("127.0.0.1", port))
+            other = await link.socket(HostPort("127.0.0.1", port))
             for _ in range(5):
-                sock = await link.socket(Endpoint("127.0.0.1", closing))
+                sock = await link.socket(HostPort("127.0.0.1", closing))
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 await loop.sock_sendall(sock, b"go")
                 await asyncio.sleep(0.1)
@@ -398,7 +398,7 @@ async def test_the_latencies_of_rpc_messages_are_measured(
             tune(theirs)
             with ours:
                 tap = RpcLatencyTap(latencies.append)
-                relay = await link.join(theirs, Endpoint("127.0.0.1", port), Histogram(), tap=tap)
+                relay = await link.join(theirs, HostPort("127.0.0.1", port), Histogram(), tap=tap)
                 began = time.monotonic()
                 await loop.sock_sendall(ours, message(1, 0, 100_000) + message(2, 0, 100_000))
                 got = 0
@@ -423,7 +423,7 @@ async def test_thousands_of_tiny_packets_in_one_turn(bastions: dict[str, Bastion
     loop = asyncio.get_running_loop()
     with serving(drizzle) as port:
         async with opened(options(bastions["openssh"], **selected)) as link, asyncio.timeout(20):
-            sock = await link.socket(Endpoint("127.0.0.1", port))
+            sock = await link.socket(HostPort("127.0.0.1", port))
             for _ in range(10):
                 time.sleep(0.1)  # noqa: ASYNC251 - block the loop, so that all data arrives together
                 await asyncio.sleep(0)
@@ -445,7 +445,7 @@ async def test_a_connection_that_fails_during_uploads_is_noticed(
     with serving(swallow) as port:
         for _ in range(5):
             async with opened(options(bastions["openssh"], connections=PoolOptions(1, 1), **selected)) as link:
-                socks = [await link.socket(Endpoint("127.0.0.1", port)) for _ in range(20)]
+                socks = [await link.socket(HostPort("127.0.0.1", port)) for _ in range(20)]
 
                 async def upload(sock: socket.socket) -> None:
                     with contextlib.suppress(OSError):
@@ -506,7 +506,7 @@ async def test_a_modified_packet_closes_the_connection(
     with serving(echoing) as echo:
         async with changed(bastions["openssh"], tmp_path, change, **selected) as link:
             await echo_once(link, echo)
-            sock = await link.socket(Endpoint("127.0.0.1", echo))
+            sock = await link.socket(HostPort("127.0.0.1", echo))
             flip = True
             await loop.sock_sendall(sock, b"precious")
             assert "MAC verification failed" in (await link.lost()).detail
@@ -532,7 +532,7 @@ async def test_garbage_instead_of_packets_closes_only_the_connection(
         async with opened(options(bastions["openssh"], **selected)) as bystander:
             for size in (1, 3, 4, 19, 20, 36, 100, 5000, 600_000):
                 async with changed(bastions["openssh"], tmp_path, change, **selected) as link:
-                    with await link.socket(Endpoint("127.0.0.1", echo)) as sock:
+                    with await link.socket(HostPort("127.0.0.1", echo)) as sock:
                         noise.append(rng.randbytes(size))
                         await loop.sock_sendall(sock, b"ask")
                         while noise:
@@ -565,10 +565,10 @@ def test_any_sequence_of_authentic_packets_is_handled(tmp_path: Path, selected: 
         loop = asyncio.get_running_loop()
         chosen = options(bastion, connections=PoolOptions(1, 1), keepalive=PATIENT, **selected)
         async with opened(chosen) as victim, asyncio.timeout(20):
-            with await victim.socket(Endpoint("db", 1)) as sock:
+            with await victim.socket(HostPort("db", 1)) as sock:
                 await loop.sock_sendall(sock, b"attack")
                 await asyncio.sleep(0.01)
-            with await bystander.socket(Endpoint("db", 1)) as other:
+            with await bystander.socket(HostPort("db", 1)) as other:
                 await loop.sock_sendall(other, b"ping")
                 assert await loop.sock_recv(other, 10) == b"pong"
 

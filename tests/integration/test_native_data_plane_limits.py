@@ -19,10 +19,10 @@ from asyncssh.constants import (
 )
 from asyncssh.packet import Boolean, String, UInt32
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.states import CloseReason
 from gateway.demo.sshd import Bastion
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.relay.sockets import reset, tune
 from gateway.ssh import send_queue, socket_transport, ssh_connection
 from gateway.ssh.flow_control import INITIAL_BUDGET
@@ -90,7 +90,7 @@ async def attacked(folder: Path, attack: Callable[..., None], *, engine: bool) -
 
 
 async def join(link: SshConnectionPool, client: socket.socket) -> Any:
-    return await link.join(client, Endpoint("db", 1), Histogram())
+    return await link.join(client, HostPort("db", 1), Histogram())
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -235,7 +235,7 @@ async def test_received_bytes_count_towards_a_key_exchange(
                 opened(options(bastion, data_plane=data_plane, connections=PoolOptions(1, 1))) as link,
                 asyncio.timeout(50),
             ):
-                sock = await link.socket(Endpoint("127.0.0.1", port))
+                sock = await link.socket(HostPort("127.0.0.1", port))
                 with sock:
                     assert await read_all(sock) == said
                 assert len(exchanges) > 4
@@ -257,7 +257,7 @@ async def test_a_server_that_overcounts_long_packets_gets_short_packets(
                 seen = []
                 for _ in range(2):
                     exchanges.clear()
-                    with await link.socket(Endpoint("127.0.0.1", port)) as sock:
+                    with await link.socket(HostPort("127.0.0.1", port)) as sock:
                         assert await read_all(sock) == said
                     seen.append(len(exchanges))
                 assert seen[1] < seen[0] / 2, seen

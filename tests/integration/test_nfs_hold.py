@@ -8,7 +8,7 @@ import pytest
 from gateway.backend_support.nfs_mount_rules import NfsOptions
 from gateway.backend_support.volume import VolumeOptions
 from gateway.backends.nfs import KIND
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.demo.nfs import NfsServer
 from gateway.demo.process import free_port
 from gateway.demo.sshd import Bastion
@@ -30,7 +30,7 @@ def test_the_mount_of_a_volume_waits_as_long_as_hold(
     bastion.stop()
     gateway.start()
     wanted = NfsOptions(export="/media", volume=VolumeOptions("media", address=HOST))
-    volume = KIND.volume(wanted, [Endpoint("127.0.0.1", port)], KIND.hold)
+    volume = KIND.volume(wanted, [HostPort("127.0.0.1", port)], KIND.hold)
     assert volume is not None
     options = ",".join((*volume.options, "clientaddr=10.0.2.15"))
     script = f"mount -i -t nfs4 -o {options} {volume.device} /mnt && cat /mnt/hello || echo MOUNT-FAILED\n"

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.states import CloseReason
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.nfs import NfsServer
 from gateway.demo.postgres import Postgres
 from gateway.demo.process import ServerProcess, find, free_port
 from gateway.demo.sshd import Bastion
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import ProxyOptions
 from gateway.relay.direct_link import DirectLink
@@ -358,7 +358,7 @@ async def test_a_response_through_tls_is_complete_or_reset(
             for sock in (client, inner):
                 sock.setblocking(False)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
-            relay = await link.join(inner, Endpoint("db", 1), Histogram())
+            relay = await link.join(inner, HostPort("db", 1), Histogram())
             got = bytearray()
             async with asyncio.timeout(20):
                 await asyncio.sleep(0.5)
@@ -395,7 +395,7 @@ async def test_a_half_close_costs_no_response_before_tls_13(tmp_path: Path) -> N
         with socket.create_server(("127.0.0.1", 0)) as door, socket.create_connection(door.getsockname()) as client:
             inner, _ = door.accept()
             inner.setblocking(False)
-            relay = await link.join(inner, Endpoint("db", 1), Histogram())
+            relay = await link.join(inner, HostPort("db", 1), Histogram())
             client.sendall(b"question")
             client.shutdown(socket.SHUT_WR)
             client.setblocking(False)
@@ -425,7 +425,7 @@ async def test_a_reset_client_does_not_end_its_upload_cleanly(tmp_path: Path) ->
             client = socket.create_connection(door.getsockname())
             inner, _ = door.accept()
             inner.setblocking(False)
-            relay = await link.join(inner, Endpoint("db", 1), Histogram())
+            relay = await link.join(inner, HostPort("db", 1), Histogram())
             client.sendall(bytes(100_000))
             await asyncio.sleep(0.2)
             reset(client)

@@ -17,13 +17,13 @@ import pytest
 from gateway.backend_support.nfs_mount_rules import NfsOptions
 from gateway.backend_support.replication_facts import LAG
 from gateway.backend_support.sql_check_options import SqlCheckOptions
-from gateway.backend_support.tls_options import CheckTlsOptions
+from gateway.backend_support.tls_options import HealthCheckTlsOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheckOptions
 from gateway.backends.nfs import LEASE, SPACE, NfsBackend, NfsCheckOptions
 from gateway.backends.postgres import PostgresBackend
 from gateway.contracts.backend import Backend
-from gateway.contracts.config_types import Duration, Endpoint
+from gateway.contracts.config_types import Duration, HostPort
 from gateway.contracts.secret import Secret
 from gateway.contracts.states import HealthState
 from gateway.demo import nfs
@@ -31,7 +31,7 @@ from gateway.demo.mariadb import MariaDB
 from gateway.demo.nfs import NfsServer
 from gateway.demo.postgres import Postgres
 from gateway.demo.process import free_port
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 from gateway.facts import VERSION
 from gateway.health.check_results import CheckResult
 from gateway.health.probe import probe_once
@@ -58,19 +58,19 @@ FIRST_READS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_refused_connection_has_its_reason(kind: str) -> None:
-    assert (await probe(KINDS[kind], free_port())).reason is Reason.REFUSED
+    assert (await probe(KINDS[kind], free_port())).reason is FailureReason.REFUSED
 
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_an_unknown_host_name_has_its_reason(kind: str) -> None:
-    assert (await probe(KINDS[kind], 1, host="no-such-host.invalid", timeout=12)).reason is Reason.DNS
+    assert (await probe(KINDS[kind], 1, host="no-such-host.invalid", timeout=12)).reason is FailureReason.DNS
 
 
 @pytest.mark.parametrize("kind", FIRST_READS)
 async def test_a_silent_server_is_a_timeout_within_the_deadline(kind: str) -> None:
     with serving(silent) as port:
         result = await probe(KINDS[kind], port, timeout=DEADLINE)
-    assert (result.state, result.reason) == (HealthState.DOWN, Reason.TIMEOUT)
+    assert (result.state, result.reason) == (HealthState.DOWN, FailureReason.TIMEOUT)
     assert result.detail == f"no response within {DEADLINE:g} s in the phase {FIRST_READS[kind]}"
 
 
@@ -79,20 +79,20 @@ async def test_a_silent_server_is_a_timeout_within_the_deadline(kind: str) -> No
 )
 async def test_a_dripping_server_is_a_timeout_within_the_deadline(kind: str, first: bytes) -> None:
     with serving(dripping(first)) as port:
-        assert (await probe(KINDS[kind], port, timeout=DEADLINE)).reason is Reason.TIMEOUT
+        assert (await probe(KINDS[kind], port, timeout=DEADLINE)).reason is FailureReason.TIMEOUT
 
 
 @pytest.mark.parametrize("kind", PROTOCOLS)
 async def test_a_reset_connection_has_its_reason(kind: str) -> None:
     with serving(resetting) as port:
-        assert (await probe(KINDS[kind], port)).reason is Reason.RESET
+        assert (await probe(KINDS[kind], port)).reason is FailureReason.RESET
 
 
 @pytest.mark.parametrize("kind", PROTOCOLS)
 async def test_a_server_with_another_protocol_has_its_reason(kind: str) -> None:
     with serving(talking(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n" * 10)) as port:
         result = await probe(KINDS[kind], port)
-    assert result.reason in (Reason.PROTOCOL, Reason.RESET)
+    assert result.reason in (FailureReason.PROTOCOL, FailureReason.RESET)
 
 
 async def test_a_frozen_server_is_a_timeout_and_leaves_no_thread(
@@ -107,7 +107,7 @@ async def test_a_frozen_server_is_a_timeout_and_leaves_no_thread(
         assert (await probe(backend, server.port)).state is HealthState.UP
         server.send(signal.SIGSTOP)
         try:
-            assert (await probe(backend, server.port, timeout=DEADLINE)).reason is Reason.TIMEOUT
+            assert (await probe(backend, server.port, timeout=DEADLINE)).reason is FailureReason.TIMEOUT
         finally:
             server.send(signal.SIGCONT)
         assert (await probe(backend, server.port, timeout=5)).state is HealthState.UP
@@ -120,7 +120,7 @@ async def test_a_half_open_path_is_a_timeout_within_the_deadline(shared_postgres
     subprocess.run(["iptables", "-w", "-I", *rule], check=True, timeout=10)  # noqa: ASYNC221
     try:
         result = await probe(postgres_backend(shared_postgres), shared_postgres.port, timeout=DEADLINE)
-        assert result.reason is Reason.TIMEOUT
+        assert result.reason is FailureReason.TIMEOUT
     finally:
         subprocess.run(["iptables", "-w", "-D", *rule], check=True, timeout=10)  # noqa: ASYNC221
 
@@ -137,14 +137,14 @@ async def test_a_mysql_check_reports_role_version_and_phases(shared_mariadb: Mar
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"password": Secret("wrong")}, Reason.AUTH),
-        ({"user": "nobody"}, Reason.AUTH),
-        ({"database": "mysql"}, Reason.AUTH),
-        ({"password": Secret(path=Path("/nonexistent"))}, Reason.AUTH),
+        ({"password": Secret("wrong")}, FailureReason.AUTH),
+        ({"user": "nobody"}, FailureReason.AUTH),
+        ({"database": "mysql"}, FailureReason.AUTH),
+        ({"password": Secret(path=Path("/nonexistent"))}, FailureReason.AUTH),
     ],
 )
 async def test_each_refusal_by_mysql_has_its_reason(
-    shared_mariadb: MariaDB, changes: dict[str, Any], reason: Reason
+    shared_mariadb: MariaDB, changes: dict[str, Any], reason: FailureReason
 ) -> None:
     assert (await probe(mysql_backend(shared_mariadb, **changes), shared_mariadb.port)).reason is reason
 
@@ -152,7 +152,7 @@ async def test_each_refusal_by_mysql_has_its_reason(
 async def test_a_missing_mysql_database_is_reported(shared_mariadb: MariaDB) -> None:
     shared_mariadb.execute(f"GRANT SELECT ON nothing.* TO {shared_mariadb.check_user}@'%'")
     result = await probe(mysql_backend(shared_mariadb, database="nothing"), shared_mariadb.port)
-    assert (result.reason, "nothing" in result.detail) == (Reason.QUERY, True)
+    assert (result.reason, "nothing" in result.detail) == (FailureReason.QUERY, True)
 
 
 async def test_mysql_without_a_user_is_not_probed(shared_mariadb: MariaDB) -> None:
@@ -185,7 +185,7 @@ async def test_mysql_with_too_many_connections(shared_mariadb: MariaDB) -> None:
                     raise
                 await asyncio.sleep(0.05)
         result = await probe(mysql_backend(shared_mariadb), shared_mariadb.port)
-        assert result.reason is Reason.TOO_MANY_CONNECTIONS
+        assert result.reason is FailureReason.TOO_MANY_CONNECTIONS
     finally:
         for connection in held:
             connection.close()
@@ -198,7 +198,7 @@ async def test_a_mysql_that_has_blocked_this_host_is_reported() -> None:
     message = b"Host '10.0.0.1' is blocked because of many connection errors"
     packet = b"\xff" + (1129).to_bytes(2, "little") + message
     with serving(talking(len(packet).to_bytes(3, "little") + b"\x00" + packet)) as port:
-        assert (await probe(KINDS["mysql"], port)).reason is Reason.HOST_BLOCKED
+        assert (await probe(KINDS["mysql"], port)).reason is FailureReason.HOST_BLOCKED
 
 
 async def test_mysql_probes_do_not_count_as_aborted_connections(shared_mariadb: MariaDB) -> None:
@@ -228,14 +228,14 @@ async def test_a_postgres_check_reports_role_version_and_phases(shared_postgres:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"password": Secret("wrong")}, Reason.AUTH),
-        ({"user": "nobody"}, Reason.AUTH),
-        ({"database": "nothing"}, Reason.QUERY),
-        ({"tls": CheckTlsOptions(mode="require")}, Reason.TLS),
+        ({"password": Secret("wrong")}, FailureReason.AUTH),
+        ({"user": "nobody"}, FailureReason.AUTH),
+        ({"database": "nothing"}, FailureReason.QUERY),
+        ({"tls": HealthCheckTlsOptions(mode="require")}, FailureReason.TLS),
     ],
 )
 async def test_each_refusal_by_postgres_has_its_reason(
-    shared_postgres: Postgres, changes: dict[str, Any], reason: Reason
+    shared_postgres: Postgres, changes: dict[str, Any], reason: FailureReason
 ) -> None:
     result = await probe(postgres_backend(shared_postgres, **changes), shared_postgres.port)
     assert result.reason is reason
@@ -244,7 +244,7 @@ async def test_each_refusal_by_postgres_has_its_reason(
 
 async def simultaneous_failures(backend: Backend, port: int) -> list[str]:
     """Probe a server three times simultaneously, as over three paths, and return the details of the failures."""
-    probes = (probe_once(backend, DirectLink(), Endpoint("127.0.0.1", port), 10) for _ in range(3))
+    probes = (probe_once(backend, DirectLink(), HostPort("127.0.0.1", port), 10) for _ in range(3))
     return [result.detail for result in await asyncio.gather(*probes) if result.state is not HealthState.UP]
 
 
@@ -279,7 +279,7 @@ async def test_postgres_with_too_many_connections(
                     raise
                 time.sleep(0.05)  # noqa: ASYNC251 - nothing else runs
         result = await probe(postgres_backend(server), server.port)
-        assert result.reason is Reason.TOO_MANY_CONNECTIONS
+        assert result.reason is FailureReason.TOO_MANY_CONNECTIONS
     finally:
         for connection in held:
             connection.close()
@@ -290,7 +290,7 @@ async def test_postgres_that_is_starting_up() -> None:
     message = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0"
     packet = b"E" + (len(message) + 4).to_bytes(4, "big") + message
     with serving(talking(packet)) as port:
-        assert (await probe(KINDS["postgres"], port)).reason is Reason.STARTING
+        assert (await probe(KINDS["postgres"], port)).reason is FailureReason.STARTING
 
 
 async def test_postgres_that_hangs_up_after_the_login() -> None:
@@ -304,17 +304,17 @@ async def test_postgres_that_hangs_up_after_the_login() -> None:
         client.recv(4096)
 
     with serving(hang_up) as port:
-        assert (await probe(KINDS["postgres"], port)).reason is Reason.RESET
+        assert (await probe(KINDS["postgres"], port)).reason is FailureReason.RESET
 
 
 async def test_mysql_with_a_malformed_greeting() -> None:
     packet = b"\x0a8.0\x00\x01"
     with serving(talking(len(packet).to_bytes(3, "little") + b"\x00" + packet)) as port:
-        assert (await probe(KINDS["mysql"], port)).reason is Reason.PROTOCOL
+        assert (await probe(KINDS["mysql"], port)).reason is FailureReason.PROTOCOL
 
 
 async def test_an_invalid_host_name_is_a_dns_error() -> None:
-    assert (await probe(KINDS["tcp"], 1, host="a..b")).reason is Reason.DNS
+    assert (await probe(KINDS["tcp"], 1, host="a..b")).reason is FailureReason.DNS
 
 
 async def test_the_postgres_check_never_sends_its_password_unencrypted() -> None:
@@ -330,7 +330,7 @@ async def test_the_postgres_check_never_sends_its_password_unencrypted() -> None
     backend = PostgresBackend(EmptyOptions(), SqlCheckOptions(user="u", password=Secret("topsecret")))
     with serving(listen) as port:
         result = await probe(backend, port)
-    assert result.reason is Reason.AUTH
+    assert result.reason is FailureReason.AUTH
     assert b"topsecret" not in heard
 
 
@@ -339,17 +339,17 @@ async def test_postgres_replica_lag(server_folder: Path, shared_postgres: Postgr
     from gateway.backends.postgres import PostgresBackend as Backend_  # noqa: PLC0415 - the pure part
 
     backend = Backend_(EmptyOptions(), SqlCheckOptions(user="u", max_lag=Duration(10.0)))
-    here, other = Endpoint("a", 1), Endpoint("b", 1)
+    here, other = HostPort("a", 1), HostPort("b", 1)
     good = backend._evaluate(["t", "on", "17", "1.5", "t"], here, 0)
     assert (good.role, good.read_only, good.facts[LAG], good.degraded) == ("replica", True, 1.5, None)
     lonely = backend._evaluate(["t", "on", "17", "1.5", "f"], here, 0)
     assert lonely.degraded is not None
-    assert lonely.degraded[0] is Reason.LAG
+    assert lonely.degraded[0] is FailureReason.LAG
     for lag in ("11", None):
         late = backend._evaluate(["t", "on", "17", lag, "t"], here, 0)
         assert late.role == "replica"
         assert late.unusable is not None
-        assert late.unusable[0] is Reason.LAG
+        assert late.unusable[0] is FailureReason.LAG
     # If a replica was up to date recently, the time in which its primary was idle before is not lag.
     assert backend._evaluate(["t", "on", "17", "0", "t"], here, 100).facts[LAG] == 0
     assert (backend._evaluate(["t", "on", "17", "3600", "f"], here, 105)).facts[LAG] == 5
@@ -381,7 +381,7 @@ async def test_a_disconnected_postgres_standby_is_not_reported_as_current(
         assert (await probe(backend, standby.port)).state is HealthState.UP
         standby.execute("ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
         down = await until(lambda result: result.state is HealthState.DOWN)
-        assert (down.reason, "behind its primary" in down.detail) == (Reason.LAG, True)
+        assert (down.reason, "behind its primary" in down.detail) == (FailureReason.LAG, True)
     finally:
         standby.stop()
 
@@ -406,7 +406,7 @@ async def test_an_nfs_check_reports_space_and_phases(shared_nfs: NfsServer) -> N
 @pytest.mark.parametrize("export", ["/nothing", "/media/nothing", "/media/hello.txt"])
 async def test_an_unusable_nfs_export_has_its_reason(shared_nfs: NfsServer, export: str) -> None:
     result = await probe(nfs_backend(export), shared_nfs.port)
-    assert result.reason is Reason.EXPORT
+    assert result.reason is FailureReason.EXPORT
     assert export in result.detail
 
 
@@ -417,7 +417,7 @@ async def test_an_nfs_canary_left_by_a_crash_is_removed(shared_nfs: NfsServer) -
 
 
 async def test_nfs_many_gateways_may_check_one_export(shared_nfs: NfsServer) -> None:
-    target = Endpoint("127.0.0.1", shared_nfs.port)
+    target = HostPort("127.0.0.1", shared_nfs.port)
     checks = [probe_once(nfs_backend(write=True), DirectLink(), target, 10) for _ in range(30)]
     assert [result.detail for result in await asyncio.gather(*checks) if result.state is not HealthState.UP] == []
 
@@ -441,7 +441,7 @@ async def test_a_full_nfs_export_has_its_reason(tmp_path: Path, small_export: Pa
                 file.write(bytes(4096))
                 file.flush()
         result = await probe(nfs_backend(), server.port)
-        assert result.reason is Reason.NO_SPACE
+        assert result.reason is FailureReason.NO_SPACE
     finally:
         server.stop()
 
@@ -458,7 +458,7 @@ async def test_nfs_without_version_4_0_is_checked_in_one_long_session(tmp_path: 
             sessions.update(session.session_id for session in backend._export_probe._sessions.values())
         assert len(sessions) == 1
         assert await simultaneous_failures(backend, server.port) == []
-        assert (await probe(nfs_backend("/nowhere"), server.port)).reason is Reason.EXPORT
+        assert (await probe(nfs_backend("/nowhere"), server.port)).reason is FailureReason.EXPORT
         server.stop()
         server.start()  # the new server process has no record of the session
         assert (await probe(backend, server.port)).state is HealthState.UP
@@ -473,13 +473,13 @@ async def test_a_changed_nfs_file_system_is_reported(tmp_path: Path, small_expor
         assert (await probe(backend, first.port)).state is HealthState.UP
         first.stop()
         second = NfsServer(tmp_path / "second", export=small_export)
-        backend._first_seen[Endpoint("127.0.0.1", second.port)] = backend._first_seen[
-            Endpoint("127.0.0.1", first.port)
+        backend._first_seen[HostPort("127.0.0.1", second.port)] = backend._first_seen[
+            HostPort("127.0.0.1", first.port)
         ]
         second.start()
         first = second
         result = await probe(backend, second.port)
-        assert (result.state, result.reason) == (HealthState.DEGRADED, Reason.EXPORT), result.detail
+        assert (result.state, result.reason) == (HealthState.DEGRADED, FailureReason.EXPORT), result.detail
         assert "a different file system than before" in result.detail
     finally:
         first.stop()
@@ -501,7 +501,7 @@ async def test_a_recreated_nfs_directory_is_reported(tmp_path: Path) -> None:
         shared.mkdir()
         server.start()
         result = await probe(backend, server.port)
-        assert (result.state, result.reason) == (HealthState.DEGRADED, Reason.EXPORT)
+        assert (result.state, result.reason) == (HealthState.DEGRADED, FailureReason.EXPORT)
         assert "a different directory than before" in result.detail
     finally:
         server.stop()
@@ -511,6 +511,6 @@ async def test_a_read_only_nfs_export_has_its_reason(tmp_path: Path, shared_nfs:
     server = NfsServer(tmp_path / "server", access="RO").start()
     try:
         assert (await probe(nfs_backend(), server.port)).state is HealthState.UP
-        assert (await probe(nfs_backend(write=True), server.port)).reason is Reason.READ_ONLY
+        assert (await probe(nfs_backend(write=True), server.port)).reason is FailureReason.READ_ONLY
     finally:
         server.stop()

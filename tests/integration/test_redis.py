@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from gateway.backend_support.tls_options import CheckTlsOptions
+from gateway.backend_support.tls_options import HealthCheckTlsOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.redis import RedisBackend, RedisCheckOptions
 from gateway.contracts.config_types import Duration
@@ -19,7 +19,7 @@ from gateway.contracts.secret import Secret
 from gateway.contracts.states import HealthState
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 from tests.support import certificates
 from tests.support.certificates import Issued
 from tests.support.configs import ssh_tunnel
@@ -88,27 +88,35 @@ async def test_a_check_reports_role_lag_memory_and_replication_problems(pair: Pa
     assert replica.probe_result is not None
     assert (replica.probe_result.role, replica.probe_result.read_only) == ("replica", True)
     refused = await probe(backend(pair.refused), pair.refused.port)
-    assert (refused.state, refused.reason) == (HealthState.DEGRADED, Reason.LAG)
+    assert (refused.state, refused.reason) == (HealthState.DEGRADED, FailureReason.LAG)
     assert f"not connected to 127.0.0.1:{pair.primary.port}" in refused.detail
     assert "set masterauth" in refused.detail
     limited = await probe(backend(pair.refused, max_lag=Duration(60.0)), pair.refused.port)
-    assert (limited.state, limited.reason) == (HealthState.DOWN, Reason.LAG)
+    assert (limited.state, limited.reason) == (HealthState.DOWN, FailureReason.LAG)
 
 
 async def test_each_failed_login_has_a_reason_and_a_remedy(pair: Pair) -> None:
     port = pair.primary.port
     for changes, reason, words in (
-        ({"password": Secret("wrong")}, Reason.AUTH, "WRONGPASS"),
-        ({"user": None, "password": Secret("wrong")}, Reason.AUTH, "WRONGPASS"),
-        ({"user": None, "password": None}, Reason.AUTH, "NOAUTH Authentication required: set check.password_file"),
-        ({"tls": CheckTlsOptions("require")}, Reason.TIMEOUT, "the server does not respond to the TLS handshake"),
+        ({"password": Secret("wrong")}, FailureReason.AUTH, "WRONGPASS"),
+        ({"user": None, "password": Secret("wrong")}, FailureReason.AUTH, "WRONGPASS"),
+        (
+            {"user": None, "password": None},
+            FailureReason.AUTH,
+            "NOAUTH Authentication required: set check.password_file",
+        ),
+        (
+            {"tls": HealthCheckTlsOptions("require")},
+            FailureReason.TIMEOUT,
+            "the server does not respond to the TLS handshake",
+        ),
     ):
         result = await probe(backend(pair.primary, **changes), port, timeout=DEADLINE)
         assert (result.reason, words in result.detail) == (reason, True), result.detail
         assert "wrong" not in result.detail
     pair.primary.run("ACL", "SETUSER", "narrow", "on", ">narrow", "-@all", "+ping")
     narrow = await probe(backend(pair.primary, user="narrow", password=Secret("narrow")), port)
-    assert (narrow.state, narrow.reason) == (HealthState.DEGRADED, Reason.AUTH)
+    assert (narrow.state, narrow.reason) == (HealthState.DEGRADED, FailureReason.AUTH)
     assert "grant the user of the check the ACL rules +ping +role +info" in narrow.detail
     pair.primary.run("ACL", "SETUSER", "narrow", "+role")
     without_info = await probe(backend(pair.primary, user="narrow", password=Secret("narrow")), port)
@@ -119,18 +127,21 @@ async def test_each_failed_login_has_a_reason_and_a_remedy(pair: Pair) -> None:
 
 async def test_tls_verifies_the_server_and_reports_its_certificate(pair: Pair, tmp_path: Path) -> None:
     other = certificates.issue(tmp_path / "other")
-    trusted = CheckTlsOptions("verify", pair.issued.ca, certificates.NAME)
+    trusted = HealthCheckTlsOptions("verify", pair.issued.ca, certificates.NAME)
     result = await probe(backend(pair.primary, tls=trusted), pair.primary.tls_port)
     assert result.state is HealthState.UP, result.detail
     assert result.probe_result is not None
     assert result.probe_result.certificate is not None
     assert result.probe_result.certificate.expires > time.time() + 3600
     assert "tls" in result.phases
-    required = await probe(backend(pair.primary, tls=CheckTlsOptions("require")), pair.primary.tls_port)
+    required = await probe(backend(pair.primary, tls=HealthCheckTlsOptions("require")), pair.primary.tls_port)
     assert required.state is HealthState.UP, required.detail
-    for wrong in (CheckTlsOptions("verify", other.ca, certificates.NAME), CheckTlsOptions("verify", pair.issued.ca)):
+    for wrong in (
+        HealthCheckTlsOptions("verify", other.ca, certificates.NAME),
+        HealthCheckTlsOptions("verify", pair.issued.ca),
+    ):
         result = await probe(backend(pair.primary, tls=wrong), pair.primary.tls_port)
-        assert (result.state, result.reason) == (HealthState.DOWN, Reason.TLS), result.detail
+        assert (result.state, result.reason) == (HealthState.DOWN, FailureReason.TLS), result.detail
 
 
 async def test_a_loading_server_an_open_server_and_a_sentinel_are_recognized(tmp_path: Path) -> None:
@@ -145,19 +156,19 @@ async def test_a_loading_server_an_open_server_and_a_sentinel_are_recognized(tmp
     loading.start()
     try:
         result = await probe(backend(loading), loading.port)
-        assert (result.state, result.reason) == (HealthState.DOWN, Reason.STARTING), result.detail
+        assert (result.state, result.reason) == (HealthState.DOWN, FailureReason.STARTING), result.detail
     finally:
         loading.stop()
     server = Redis(tmp_path / "open", "maxmemory 100kb", "maxmemory-policy noeviction").start()
     sentinel = Sentinel(tmp_path / "sentinel", server).start()
     try:
         full = await probe(backend(server), server.port)
-        assert (full.state, full.reason) == (HealthState.DEGRADED, Reason.NO_SPACE), full.detail
+        assert (full.state, full.reason) == (HealthState.DEGRADED, FailureReason.NO_SPACE), full.detail
         server.run("CONFIG", "SET", "requirepass", "")
         result = await probe(backend(server), server.port)
-        assert (result.state, result.reason) == (HealthState.DEGRADED, Reason.UNAUTHENTICATED), result.detail
+        assert (result.state, result.reason) == (HealthState.DEGRADED, FailureReason.UNAUTHENTICATED), result.detail
         result = await probe(backend(server, user=None, password=None), sentinel.port)
-        assert (result.state, result.reason) == (HealthState.DOWN, Reason.PROTOCOL)
+        assert (result.state, result.reason) == (HealthState.DOWN, FailureReason.PROTOCOL)
         assert "this is a Sentinel" in result.detail
     finally:
         sentinel.stop()

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.states import CloseReason
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import ProxyOptions
 from gateway.proxy.tls_socket import TlsSocket
-from gateway.relay import sockets, stream_bridge, user_timeout_suspender
+from gateway.relay import sockets, stream_bridge, tcp_user_timeout_suspender
 from gateway.relay.direct_link import DirectLink
 from gateway.relay.socket_relay import SocketRelay
 from gateway.ssh.options import PoolOptions
@@ -116,7 +116,7 @@ async def test_a_lost_ssh_connection_under_a_proxy_resets_the_response(
             chosen = options(bastion, connections=PoolOptions(1, 1))
             async with asyncio.timeout(30), opened(chosen) as ssh:
                 url = f"{kind}://127.0.0.1:{server.getsockname()[1]}"
-                relay = await ProxyLink(ProxyOptions(url=url), ssh).join(inner, Endpoint("db", 1), Histogram())
+                relay = await ProxyLink(ProxyOptions(url=url), ssh).join(inner, HostPort("db", 1), Histogram())
                 assert await loop.sock_recv(client, 100) == b"half of it"
                 assert bastion.kill_sessions() > 0
                 with pytest.raises(ConnectionResetError):
@@ -150,7 +150,7 @@ async def test_a_slow_client_that_has_half_closed_gets_the_whole_response_before
     loop = asyncio.get_running_loop()
     with tls_proxy(tmp_path / "ca", answer, ssl.TLSVersion.TLSv1_2) as (port, authority):
         link = ProxyLink(ProxyOptions(url=f"https://127.0.0.1:{port}", ca_file=authority), DirectLink())
-        relay = await link.join(inner, Endpoint("db", 1), Histogram())
+        relay = await link.join(inner, HostPort("db", 1), Histogram())
         await loop.sock_sendall(client, b"question")
         client.shutdown(socket.SHUT_WR)
         await asyncio.sleep(1)  # the client pauses before it reads
@@ -231,7 +231,7 @@ async def test_a_finished_upload_arrives_although_its_client_does_not_read(
 
     with tls_proxy(tmp_path / "ca", answer_first, version) as (port, authority):
         link = ProxyLink(ProxyOptions(url=f"https://127.0.0.1:{port}", ca_file=authority), DirectLink())
-        relay = await link.join(inner, Endpoint("db", 1), Histogram())
+        relay = await link.join(inner, HostPort("db", 1), Histogram())
         await asyncio.to_thread(client.sendall, UPLOAD)
         client.close()
         async with asyncio.timeout(20):
@@ -265,7 +265,7 @@ async def test_a_client_with_a_failed_upload_gets_its_response_and_a_reset(
 
     with tls_proxy(tmp_path / "ca", answer) as (port, authority):
         link = ProxyLink(ProxyOptions(url=f"https://127.0.0.1:{port}", ca_file=authority), DirectLink())
-        relay = await link.join(inner, Endpoint("db", 1), Histogram())
+        relay = await link.join(inner, HostPort("db", 1), Histogram())
         monkeypatch.setattr(TlsSocket, "write", fail)
         client.settimeout(10)
         await asyncio.to_thread(client.sendall, UPLOAD if goes_on else b"question")
@@ -315,7 +315,7 @@ async def test_a_tls_renegotiation_by_the_far_side_loses_no_upload(
                 await asyncio.to_thread(until, b"ACCEPT")
                 url = f"https://127.0.0.1:{port}"
                 link = ProxyLink(ProxyOptions(url=url, ca_file=tmp_path / "ca/ca.pem"), DirectLink())
-                joining = asyncio.create_task(link.join(inner, Endpoint("db", 1), Histogram()))
+                joining = asyncio.create_task(link.join(inner, HostPort("db", 1), Histogram()))
                 await asyncio.to_thread(until, b"CONNECT db:1")
                 server.stdin.write(b"HTTP/1.1 200 yes\r\n\r\n")
                 relay = await joining
@@ -336,7 +336,7 @@ async def test_a_far_side_that_pauses_is_not_closed(
     """If TCP_USER_TIMEOUT were set, the kernel would close the connection although the peer acknowledges probes."""
     monkeypatch.setattr(sockets, "USER_TIMEOUT_MS", 1500)
     for name, seconds in (("_SCAN_INTERVAL", 0.1), ("_STALLED_AFTER", 0.6), ("_ACK_MARGIN", 0.2)):
-        monkeypatch.setattr(user_timeout_suspender, name, seconds)
+        monkeypatch.setattr(tcp_user_timeout_suspender, name, seconds)
     client, inner = pair
     size = 8 << 20
 
@@ -350,7 +350,7 @@ async def test_a_far_side_that_pauses_is_not_closed(
 
     with tls_proxy(tmp_path / "ca", pause) as (port, authority):
         link = ProxyLink(ProxyOptions(url=f"https://127.0.0.1:{port}", ca_file=authority), DirectLink())
-        await link.join(inner, Endpoint("db", 1), Histogram())
+        await link.join(inner, HostPort("db", 1), Histogram())
         client.settimeout(20)
 
         def upload() -> bytes:
@@ -372,7 +372,7 @@ async def test_little_data_is_buffered_between_a_tunnel_and_a_tls_proxy(tmp_path
 
     with tls_proxy(tmp_path / "ca", take_nothing) as (port, authority):
         link = ProxyLink(ProxyOptions(url=f"https://127.0.0.1:{port}", ca_file=authority), DirectLink())
-        with await link.socket(Endpoint("bastion", 22)) as user:
+        with await link.socket(HostPort("bastion", 22)) as user:
             taken, quiet = 0, 0
             while quiet < 10:
                 await asyncio.sleep(0.02)

@@ -20,13 +20,13 @@ from gateway.contracts.config_types import Duration
 from gateway.docker import last_start_inspector
 from gateway.docker import reconciler as reconciler_module
 from gateway.docker import start_attempts as revivals_module
-from gateway.docker.dead_containers import DeadContainer, RevivalStatus
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_connection import connected
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import ActionKind
 from gateway.docker.reconciler import Reconciler
 from gateway.docker.start_attempts import StartAttempts
+from gateway.docker.unavailable_containers import RevivalStatus, UnavailableContainer
 from gateway.docker.volumes import VolumeMountAddress
 from tests.support.docker_site import OPT_IN, Site
 from tests.support.engines import Engine, running_engine
@@ -103,7 +103,7 @@ class Host:
         """The warnings about the last snapshot."""
         return self._reconciler.plan.warnings
 
-    def dead(self) -> dict[str, DeadContainer]:
+    def dead(self) -> dict[str, UnavailableContainer]:
         """Return the containers that failed to start, according to the last snapshot."""
         return {each.container: each for each in self._reconciler.plan.dead}
 

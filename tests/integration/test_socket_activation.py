@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.demo.process import find, free_port
 from gateway.forwarding.listener import Listener
 from tests.support.files import REPOSITORY
@@ -79,7 +79,7 @@ def test_a_listener_on_a_bridge_serves_clients_after_the_bridge_is_created() -> 
     run(f"ip netns add {name}")
     try:
         with inside(name):
-            listener = Listener(Endpoint("172.17.0.1", 3306), free_bind=True)
+            listener = Listener(HostPort("172.17.0.1", 3306), free_bind=True)
             run("ip link add docker0 type bridge; ip addr add 172.17.0.1/16 dev docker0; ip link set docker0 up")
             run("ip link set lo up")
             socket.create_connection(("172.17.0.1", 3306), 10).close()

@@ -17,16 +17,16 @@ from asyncssh.connection import SSHConnection
 
 from gateway.backends import EmptyOptions
 from gateway.backends.tcp import TcpBackend, TcpCheckOptions
-from gateway.contracts.config_types import Duration, Endpoint
-from gateway.contracts.phases import Phases
+from gateway.contracts.config_types import Duration, HostPort
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.relay import Relay
 from gateway.contracts.secret import Secret
 from gateway.contracts.states import CloseReason, TunnelState
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion, make_key
-from gateway.errors import DialError, LinkLostError, ReachError, Reason, TunnelError
+from gateway.errors import DialError, FailureReason, LinkLostError, TargetUnreachableError, TunnelError
 from gateway.health.probe import probe_once
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.relay.direct_link import DirectLink
 from gateway.relay.sockets import reset, tune
 from gateway.ssh import pool
@@ -90,7 +90,7 @@ async def test_a_slow_client_holds_no_more_than_its_window(sshd: Bastion) -> Non
             ours, theirs = socket.socketpair()
             tune(ours)
             tune(theirs)
-            relay = await link.join(theirs, Endpoint("127.0.0.1", port), Histogram())
+            relay = await link.join(theirs, HostPort("127.0.0.1", port), Histogram())
             first = 0
             async with asyncio.timeout(20):
                 while first == 0 or relay.from_backend != first:
@@ -104,11 +104,11 @@ async def test_a_slow_client_holds_no_more_than_its_window(sshd: Bastion) -> Non
 async def test_the_pool_grows_with_its_channels_and_never_beyond_max(sshd: Bastion) -> None:
     with serving(silent) as port:
         async with opened(options(sshd, connections=PoolOptions(min=1, max=2))) as link:
-            held = [await link.socket(Endpoint("127.0.0.1", port)) for _ in range(70)]
+            held = [await link.socket(HostPort("127.0.0.1", port)) for _ in range(70)]
             async with asyncio.timeout(15):
                 while link.status().connections != 2:
                     await asyncio.sleep(0.05)
-            held += [await link.socket(Endpoint("127.0.0.1", port)) for _ in range(70)]
+            held += [await link.socket(HostPort("127.0.0.1", port)) for _ in range(70)]
             loads = [session.load for session in link._connections]
             assert sum(loads) == 140
             assert max(loads) - min(loads) <= 1
@@ -152,12 +152,12 @@ async def test_a_server_that_forbids_forwarding_is_reported(sshd: Bastion) -> No
     async with server:
         port = server.sockets[0].getsockname()[1]
         async with opened(options(sshd, port=port, known_hosts=(), insecure_host_key=True)) as link:
-            result = await probe_once(tcp, link, Endpoint("127.0.0.1", 9), 0.5)
-            assert result.reason is Reason.TIMEOUT
+            result = await probe_once(tcp, link, HostPort("127.0.0.1", 9), 0.5)
+            assert result.reason is FailureReason.TIMEOUT
             assert result.detail.endswith(pool._NO_ANSWER_HINT)
     async with opened(options(sshd)) as link:
-        closed = Endpoint("127.0.0.1", free_port())
-        assert (await probe_once(tcp, link, closed, 10)).reason is Reason.REFUSED
+        closed = HostPort("127.0.0.1", free_port())
+        assert (await probe_once(tcp, link, closed, 10)).reason is FailureReason.REFUSED
         with frozen(sshd):  # the bastion had already refused the last channel request
             result = await probe_once(tcp, link, closed, 0.5)
         assert result.detail == "no response within 0.5 s in the phase channel (completed: nothing)"
@@ -168,26 +168,26 @@ async def test_a_wrong_host_key_is_fatal_and_the_error_shows_the_offered_key(bas
     other = (bastion.folder / "other.pub").read_text()
     bastion.known_hosts.write_text(f"[127.0.0.1]:{bastion.port} {other}")
     error = await refused(options(bastion))
-    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+    assert (error.reason, error.fatal) == (FailureReason.HOST_KEY, True)
     assert "ssh-ed25519 SHA256:" in error.detail
 
 
 async def test_without_trusted_keys_the_tunnel_fails_before_connecting(sshd: Bastion) -> None:
     error = await refused(options(sshd, known_hosts=()))
-    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+    assert (error.reason, error.fatal) == (FailureReason.HOST_KEY, True)
     assert "set known_hosts or host_keys" in error.detail
 
 
 async def test_an_unreadable_known_hosts_is_refused(sshd: Bastion) -> None:
     error = await refused(options(sshd, known_hosts=(Path("/nonexistent"),)))
-    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+    assert (error.reason, error.fatal) == (FailureReason.HOST_KEY, True)
 
 
 async def test_an_invalid_line_of_known_hosts_is_reported(sshd: Bastion) -> None:
     """The gateway must report an invalid line of known_hosts, because this line could revoke a key."""
     sshd.known_hosts.write_text(f"# ours\n{sshd.known_hosts.read_text()}garbage\n")
     error = await refused(options(sshd))
-    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+    assert (error.reason, error.fatal) == (FailureReason.HOST_KEY, True)
     number = len(sshd.known_hosts.read_text().splitlines())
     assert error.detail.startswith(f"{sshd.known_hosts}:{number}: not a valid known_hosts line")
     assert "garbage" not in error.detail
@@ -210,7 +210,7 @@ async def test_a_key_of_an_unknown_type_is_ignored(sshd: Bastion) -> None:
 
 async def test_a_file_without_a_certificate_is_reported(sshd: Bastion) -> None:
     error = await refused(options(sshd, certificate_files=(sshd.client_key,)))
-    assert (error.reason, error.fatal) == (Reason.AUTH, True)
+    assert (error.reason, error.fatal) == (FailureReason.AUTH, True)
     assert str(sshd.client_key) in error.detail
 
 
@@ -219,7 +219,7 @@ async def test_a_secret_that_is_not_text_is_an_error(sshd: Bastion, tmp_path: Pa
     binary.write_bytes(b"\xff\xfe")
     error = await refused(options(sshd, passphrase=Secret(path=binary)))
     problem = f"passphrase_file: {binary}: not valid UTF-8 text: check the path and the file"
-    assert (error.reason, error.detail) == (Reason.AUTH, problem)
+    assert (error.reason, error.detail) == (FailureReason.AUTH, problem)
 
 
 @pytest.mark.parametrize("form", ["key", "fingerprint"])
@@ -233,7 +233,7 @@ async def test_only_the_pinned_host_key_is_trusted(sshd: Bastion, form: str) -> 
         pass
     make_key(sshd.folder / "other")
     wrong = (sshd.folder / "other.pub").read_text().strip()
-    assert (await refused(options(sshd, known_hosts=(), host_keys=(wrong,)))).reason is Reason.HOST_KEY
+    assert (await refused(options(sshd, known_hosts=(), host_keys=(wrong,)))).reason is FailureReason.HOST_KEY
 
 
 async def test_a_host_certificate_of_a_trusted_authority(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ async def test_a_host_certificate_of_a_trusted_authority(tmp_path: Path) -> None
         make_key(tmp_path / "other_ca")
         authority = (tmp_path / "other_ca.pub").read_text()
         server.known_hosts.write_text(f"@cert-authority [127.0.0.1]:{server.port} {authority}")
-        assert (await refused(options(server))).reason is Reason.HOST_KEY
+        assert (await refused(options(server))).reason is FailureReason.HOST_KEY
     finally:
         server.stop()
 
@@ -256,7 +256,7 @@ async def test_a_revoked_key_is_refused_even_when_it_is_pinned(sshd: Bastion) ->
     public = (sshd.folder / "host_key.pub").read_text()
     sshd.known_hosts.write_text(f"@revoked [127.0.0.1]:{sshd.port} {public}")
     error = await refused(options(sshd, host_keys=(public.strip(),)))
-    assert (error.reason, error.fatal) == (Reason.HOST_KEY, True)
+    assert (error.reason, error.fatal) == (FailureReason.HOST_KEY, True)
 
 
 async def test_insecure_host_key_accepts_any_key_only_if_configured(sshd: Bastion) -> None:
@@ -273,7 +273,7 @@ async def test_each_hop_uses_its_own_keys(sshd: Bastion, tmp_path: Path) -> None
             with pytest.raises(TunnelError) as caught:
                 async with opened(options(inner, known_hosts=(sshd.known_hosts,)), outer):
                     pass
-            assert caught.value.reason is Reason.HOST_KEY
+            assert caught.value.reason is FailureReason.HOST_KEY
     finally:
         inner.stop()
 
@@ -282,13 +282,13 @@ async def test_a_refused_login_is_fatal(bastion: Bastion) -> None:
     bastion.authorize()
     make_key(bastion.folder / "stranger")
     error = await refused(options(bastion, identity_files=(bastion.folder / "stranger",)))
-    assert (error.reason, error.fatal) == (Reason.AUTH, True)
+    assert (error.reason, error.fatal) == (FailureReason.AUTH, True)
 
 
 async def test_a_key_that_others_can_read_is_refused_with_advice(sshd: Bastion) -> None:
     sshd.client_key.chmod(0o644)
     error = await refused(options(sshd))
-    assert (error.reason, error.fatal) == (Reason.AUTH, True)
+    assert (error.reason, error.fatal) == (FailureReason.AUTH, True)
     assert f"chmod 600 {sshd.client_key}" in error.detail
 
 
@@ -299,7 +299,7 @@ async def test_an_encrypted_key_and_its_passphrase(sshd: Bastion, passphrase: st
     async with opened(options(sshd, passphrase=Secret("open sesame"))):
         pass
     error = await refused(options(sshd, passphrase=Secret(passphrase) if passphrase else None))
-    assert (error.reason, error.fatal) == (Reason.AUTH, True)
+    assert (error.reason, error.fatal) == (FailureReason.AUTH, True)
     assert message in error.detail
 
 
@@ -307,7 +307,7 @@ async def test_a_login_with_a_user_certificate(sshd: Bastion) -> None:
     make_key(sshd.folder / "user_ca")
     authority = (sshd.folder / "user_ca.pub").read_text()
     (sshd.folder / "authorized_keys").write_text(f"cert-authority {authority}")
-    assert (await refused(options(sshd))).reason is Reason.AUTH
+    assert (await refused(options(sshd))).reason is FailureReason.AUTH
     subprocess.run(  # noqa: ASYNC221
         ["ssh-keygen", "-q", "-s", str(sshd.folder / "user_ca"), "-I", "gateway", "-n", sshd.user, "-V", "+1h",
          str(sshd.client_key.with_suffix(".pub"))],
@@ -354,16 +354,16 @@ async def test_chacha_is_refused_from_a_server_without_strict_key_exchange(
         async with opened(options(bastion, ciphers=("aes128-gcm@openssh.com",))):
             pass
         error = await refused(options(bastion, ciphers=("chacha20-poly1305@openssh.com",)))
-        assert (error.reason, error.fatal) == (Reason.PROTOCOL, True)
+        assert (error.reason, error.fatal) == (FailureReason.PROTOCOL, True)
         assert "without strict key exchange" in error.detail
 
 
 async def test_refused_silent_and_foreign_servers_have_their_reasons(sshd: Bastion) -> None:
     error = await refused(options(sshd, port=free_port()))
-    assert (error.reason, error.fatal) == (Reason.REFUSED, False)
+    assert (error.reason, error.fatal) == (FailureReason.REFUSED, False)
     for behavior, reasons in (
-        (silent, {Reason.TIMEOUT}),
-        (talking(b"HTTP/1.1 400\r\n\r\n"), {Reason.TIMEOUT, Reason.PROTOCOL}),
+        (silent, {FailureReason.TIMEOUT}),
+        (talking(b"HTTP/1.1 400\r\n\r\n"), {FailureReason.TIMEOUT, FailureReason.PROTOCOL}),
     ):
         with serving(behavior) as port:
             started = time.monotonic()
@@ -382,9 +382,9 @@ async def test_prohibited_refused_and_unknown_targets_have_their_reasons(tmp_pat
             async with opened(options(server)) as link:
                 await echo_once(link, port)
                 for to, reason in (
-                    (Endpoint("127.0.0.1", closed), Reason.REFUSED),
-                    (Endpoint("localhost", port), Reason.CHANNEL_PROHIBITED),
-                    (Endpoint("no-such-host.invalid", 1), Reason.DNS),
+                    (HostPort("127.0.0.1", closed), FailureReason.REFUSED),
+                    (HostPort("localhost", port), FailureReason.CHANNEL_PROHIBITED),
+                    (HostPort("no-such-host.invalid", 1), FailureReason.DNS),
                 ):
                     with pytest.raises(DialError) as caught:
                         await link.socket(to)
@@ -399,15 +399,15 @@ async def test_a_frozen_bastion_costs_a_dial_its_deadline_and_leaks_no_channel(s
         slow = options(sshd, dial_timeout=Duration(1.5), keepalive=PATIENT)
         async with opened(slow) as link:
             sshd.kill_sessions(signal.SIGSTOP)
-            late = asyncio.ensure_future(link.socket(Endpoint("127.0.0.1", port)))
-            given_up = asyncio.ensure_future(link.socket(Endpoint("127.0.0.1", port)))
+            late = asyncio.ensure_future(link.socket(HostPort("127.0.0.1", port)))
+            given_up = asyncio.ensure_future(link.socket(HostPort("127.0.0.1", port)))
             await asyncio.sleep(0.1)
             given_up.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await given_up
             with pytest.raises(DialError) as caught:
                 await late
-            assert caught.value.reason is Reason.TIMEOUT
+            assert caught.value.reason is FailureReason.TIMEOUT
             assert link.status().channels == 2
             sshd.kill_sessions(signal.SIGCONT)
             async with asyncio.timeout(15):
@@ -438,7 +438,7 @@ async def test_a_slow_client_gets_all_data_sent_before_the_end(sshd: Bastion, ci
                 theirs, _ = door.accept()
                 theirs.setblocking(False)
                 theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
-                relay = await link.join(theirs, Endpoint("127.0.0.1", port), Histogram())
+                relay = await link.join(theirs, HostPort("127.0.0.1", port), Histogram())
                 client.sendall(b"ask")
                 client.shutdown(socket.SHUT_WR)
                 await asyncio.sleep(1)  # the channel closes while most data is still buffered
@@ -485,7 +485,7 @@ async def test_complete_responses_outlive_the_ssh_connection_and_incomplete_ones
             theirs, _ = door.accept()
             theirs.setblocking(False)
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
-            relay = await AsyncsshChannelOpener(connected).open(Endpoint("127.0.0.1", port), Histogram(), 5)
+            relay = await AsyncsshChannelOpener(connected).open(HostPort("127.0.0.1", port), Histogram(), 5)
             relay.attach(theirs)
             client.sendall(b"ask")
             async with asyncio.timeout(10):
@@ -511,7 +511,7 @@ async def test_an_open_that_is_cancelled_as_it_completes_leaks_no_channel(sshd: 
             session = link._connections[0]
             channels = session._opener
             assert isinstance(channels, AsyncsshChannelOpener)
-            opening = asyncio.ensure_future(channels.open(Endpoint("127.0.0.1", port), Histogram(), 5))
+            opening = asyncio.ensure_future(channels.open(HostPort("127.0.0.1", port), Histogram(), 5))
             while not channels._opening:
                 await asyncio.sleep(0)
             (inner,) = channels._opening
@@ -531,7 +531,7 @@ async def test_a_closed_ssh_connection_is_not_a_failure_of_the_target(sshd: Bast
             session._conn.own_transport._close(None)  # type: ignore[attr-defined]
             assert not session.alive
             with pytest.raises(LinkLostError):
-                await session.join(theirs, Endpoint("127.0.0.1", 9), Histogram(), 5)
+                await session.join(theirs, HostPort("127.0.0.1", 9), Histogram(), 5)
 
 
 async def test_a_frozen_connection_is_replaced_and_its_clients_are_reset(sshd: Bastion) -> None:
@@ -539,7 +539,7 @@ async def test_a_frozen_connection_is_replaced_and_its_clients_are_reset(sshd: B
         # If the pool did not replace the frozen connection, the dial would wait for 10 s.
         keepalive = replace(HASTY, replace=Duration(1.0), lost=Duration(10.0))
         async with opened(options(sshd, keepalive=keepalive)) as link:
-            held = await link.socket(Endpoint("127.0.0.1", port))
+            held = await link.socket(HostPort("127.0.0.1", port))
             silent_one = link._connections[0]
             started = time.monotonic()
             sshd.kill_sessions(signal.SIGSTOP)
@@ -586,9 +586,9 @@ async def test_abandoned_dials_of_a_check_that_connect_later_are_reported(sshd: 
             broken.append(1)
 
     reported: list[int] = []
-    probe = Phases(on_abandoned=lambda: reported.append(1))
+    probe = PhaseTimer(on_abandoned=lambda: reported.append(1))
     with serving(counting) as port:
-        to = Endpoint("127.0.0.1", port)
+        to = HostPort("127.0.0.1", port)
         two = options(sshd, connections=PoolOptions(2, 2), keepalive=replace(PATIENT, interval=Duration(2.0)),
                       ciphers=(cipher,))  # fmt: skip
         async with opened(two) as link:
@@ -626,7 +626,7 @@ async def test_a_dial_that_is_under_way_when_its_connection_ends_is_reported(ssh
     async with opened(options(sshd, keepalive=PATIENT)) as link:
         with frozen(sshd):
             check = asyncio.ensure_future(
-                link.socket(Endpoint("127.0.0.1", 9), Phases(on_abandoned=lambda: reported.append(1)))
+                link.socket(HostPort("127.0.0.1", 9), PhaseTimer(on_abandoned=lambda: reported.append(1)))
             )
             await asyncio.sleep(0.1)
             link._connections[0].abort("it is enough")
@@ -634,7 +634,7 @@ async def test_a_dial_that_is_under_way_when_its_connection_ends_is_reported(ssh
                 await check
             assert reported == [1]
             with pytest.raises(LinkLostError):
-                await link.socket(Endpoint("127.0.0.1", 9), Phases(on_abandoned=lambda: reported.append(1)))
+                await link.socket(HostPort("127.0.0.1", 9), PhaseTimer(on_abandoned=lambda: reported.append(1)))
             assert reported == [1]  # the second call started no dial
 
 
@@ -646,14 +646,14 @@ async def test_a_stall_of_the_whole_path_closes_no_connection(sshd: Bastion) -> 
         async with tunnel.open(DirectLink(), lambda state, *_: states.append(state)) as open_tunnel:
             link = open_tunnel.link
             tunnel._options = replace(tunnel._options, login_timeout=Duration(0.4))  # affects only later logins
-            held = await link.socket(Endpoint("127.0.0.1", port))
+            held = await link.socket(HostPort("127.0.0.1", port))
             with frozen(sshd):
                 async with asyncio.timeout(15):
                     while states[-1:] != [TunnelState.SUSPECT]:
                         await asyncio.sleep(0.02)
                 await asyncio.sleep(1.0)  # the gateway would close a single silent connection earlier
                 with pytest.raises(LinkLostError):
-                    await link.socket(Endpoint("127.0.0.1", port))
+                    await link.socket(HostPort("127.0.0.1", port))
                 await loop.sock_sendall(held, b"still there?")
             with held:
                 async with asyncio.timeout(15):
@@ -674,8 +674,8 @@ async def test_a_path_that_stays_silent_is_closed(sshd: Bastion) -> None:
             async with asyncio.timeout(20):
                 assert "silent for" in (await link.lost()).detail
             assert time.monotonic() - started > 2.0  # the gateway would close a single silent connection after 0.8 s
-            with pytest.raises(ReachError):
-                await link.socket(Endpoint("127.0.0.1", 1))
+            with pytest.raises(TargetUnreachableError):
+                await link.socket(HostPort("127.0.0.1", 1))
 
 
 @pytest.mark.parametrize(("suspect", "lost", "slept"), [(1.5, 1.8, 2.0), (0.5, 0.8, 0.9)])
@@ -685,7 +685,7 @@ async def test_a_pause_of_the_gateway_does_not_make_connections_suspect(
     keepalive = replace(HASTY, suspect=Duration(suspect), lost=Duration(lost))
     with serving(echoing) as port:
         async with opened(options(sshd, keepalive=keepalive)) as link:
-            held = await link.socket(Endpoint("127.0.0.1", port))
+            held = await link.socket(HostPort("127.0.0.1", port))
             time.sleep(slept)  # noqa: ASYNC251 - block the event loop
             await asyncio.sleep(0.5)
             assert link.status().suspect_connections == 0
@@ -699,7 +699,7 @@ async def test_renewed_credentials_replace_the_connection_and_drain_the_old_one(
     loop = asyncio.get_running_loop()
     with serving(echoing) as port:
         async with opened(options(sshd)) as link:
-            held = await link.socket(Endpoint("127.0.0.1", port))
+            held = await link.socket(HostPort("127.0.0.1", port))
             before = sshd.sessions()
             make_key(sshd.client_key)
             sshd.authorize()
@@ -740,7 +740,7 @@ async def test_an_invalid_known_hosts_resets_no_connected_client(sshd: Bastion) 
     good = sshd.known_hosts.read_text()
     with serving(echoing) as port:
         async with opened(options(sshd)) as link:
-            held = await link.socket(Endpoint("127.0.0.1", port))
+            held = await link.socket(HostPort("127.0.0.1", port))
             sshd.known_hosts.write_text("garbage\n")
             link.renew()
             async with asyncio.timeout(15):
@@ -761,7 +761,7 @@ async def test_an_invalid_known_hosts_resets_no_connected_client(sshd: Bastion) 
 async def test_a_server_that_refuses_before_the_handshake_has_too_many_connections(tmp_path: Path) -> None:
     with serving(talking(b"Not allowed at this time\r\n", then_close=True)) as port:
         error = await refused(options(sshd_like(tmp_path, port)))
-        assert (error.reason, error.fatal) == (Reason.TOO_MANY_CONNECTIONS, False)
+        assert (error.reason, error.fatal) == (FailureReason.TOO_MANY_CONNECTIONS, False)
         assert "Not allowed at this time" in error.detail
 
 
@@ -804,7 +804,7 @@ async def test_a_lost_path_resets_the_client_and_never_ends_it_cleanly(sshd: Bas
             accepted, _ = server.accept()
             tune(accepted)
             tune(client)
-            relay: Relay = await link.join(accepted, Endpoint("127.0.0.1", port), Histogram())
+            relay: Relay = await link.join(accepted, HostPort("127.0.0.1", port), Histogram())
             sshd.kill_sessions()
             assert await relay.ended is CloseReason.LINK_LOST
             with client, pytest.raises(ConnectionResetError):
@@ -825,7 +825,7 @@ async def test_ten_thousand_aborted_clients_leak_nothing(sshd: Bastion) -> None:
                 client = socket.create_connection(server.getsockname())
                 accepted, _ = await loop.sock_accept(server)
                 tune(accepted)
-                joining = asyncio.ensure_future(link.join(accepted, Endpoint("127.0.0.1", port), Histogram()))
+                joining = asyncio.ensure_future(link.join(accepted, HostPort("127.0.0.1", port), Histogram()))
                 if at % 3:
                     await asyncio.sleep(0)
                 reset(client)
@@ -833,7 +833,7 @@ async def test_ten_thousand_aborted_clients_leak_nothing(sshd: Bastion) -> None:
                     joining.cancel()
                 try:
                     await (await joining).ended
-                except (asyncio.CancelledError, ReachError):
+                except (asyncio.CancelledError, TargetUnreachableError):
                     accepted.close()
 
             for batch in range(0, 10_000, 100):

@@ -13,7 +13,7 @@ from asyncssh.kex import get_kex
 from asyncssh.packet import NameList, SSHPacket
 
 from gateway.demo.sshd import Bastion
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 from gateway.ssh import algorithms
 from tests.support.host_keys import public, sshd_with, trusting
 from tests.support.requirements import need
@@ -36,7 +36,7 @@ async def test_errors_name_the_algorithms_that_an_old_server_lacks(tmp_path: Pat
         chosen: dict[str, Any] = {}
         for key, (_, name, sort) in old.items():
             error = await refused(trusting(server, public(server, "ssh-rsa"), **chosen))
-            assert (error.reason, error.fatal) == (Reason.PROTOCOL, True)
+            assert (error.reason, error.fatal) == (FailureReason.PROTOCOL, True)
             assert error.detail.startswith(f"127.0.0.1:{server.port}: no {sort} in common: the server offers {name}")
             assert error.detail.endswith(f" to {key}")
             chosen[key] = (name,)
@@ -107,7 +107,7 @@ async def test_ciphers_that_need_strict_key_exchange_are_not_used_without_it(
                 assert Witness.logins == 1
             return
         error = await refused(chosen)
-        assert (error.reason, error.fatal) == (Reason.PROTOCOL, True)
+        assert (error.reason, error.fatal) == (FailureReason.PROTOCOL, True)
         assert "without strict key exchange" in error.detail
         assert Witness.logins == 0
 
@@ -140,6 +140,6 @@ async def test_each_direction_is_checked(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(SSHServerConnection, "_choose_alg", take_turns)
     async with without_strict_exchange(tmp_path / "bastion", monkeypatch) as bastion:
         error = await refused(options(bastion))
-    assert (error.reason, error.fatal) == (Reason.PROTOCOL, True)
+    assert (error.reason, error.fatal) == (FailureReason.PROTOCOL, True)
     assert "negotiated chacha20-poly1305@openssh.com without strict key exchange" in error.detail
     assert Witness.logins == 0

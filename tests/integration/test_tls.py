@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from gateway.backend_support.tls_options import CheckTlsOptions, verify
-from gateway.contracts.config_types import Endpoint
+from gateway.backend_support.tls_options import HealthCheckTlsOptions, verify
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Stream
-from gateway.contracts.phases import Phases
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.states import HealthState
 from gateway.demo import mariadb, postgres
-from gateway.errors import Reason, UnusableTargetError
+from gateway.errors import FailureReason, UnusableTargetError
 from gateway.health.check_results import CheckResult
 from gateway.relay.direct_link import DirectLink
 from tests.support import certificates
@@ -48,14 +48,17 @@ async def test_mysql(tls_mariadb: tuple[mariadb.MariaDB, certificates.Issued], t
     server, authority = tls_mariadb
     other = certificates.issue(tmp_path / "other")
     for tls, reason in (
-        (CheckTlsOptions(), None),
-        (CheckTlsOptions("require"), None),
-        (CheckTlsOptions("verify", authority.ca, certificates.NAME), None),
-        (CheckTlsOptions("verify", authority.ca), Reason.TLS),  # the certificate does not contain 127.0.0.1
-        (CheckTlsOptions("verify", other.ca, certificates.NAME), Reason.TLS),
+        (HealthCheckTlsOptions(), None),
+        (HealthCheckTlsOptions("require"), None),
+        (HealthCheckTlsOptions("verify", authority.ca, certificates.NAME), None),
         (
-            CheckTlsOptions("verify", server_name=certificates.NAME),
-            Reason.TLS,
+            HealthCheckTlsOptions("verify", authority.ca),
+            FailureReason.TLS,
+        ),  # the certificate does not contain 127.0.0.1
+        (HealthCheckTlsOptions("verify", other.ca, certificates.NAME), FailureReason.TLS),
+        (
+            HealthCheckTlsOptions("verify", server_name=certificates.NAME),
+            FailureReason.TLS,
         ),  # the system does not trust the authority
     ):
         result = await probe(mysql_backend(server, tls=tls), server.port, timeout=5)
@@ -68,12 +71,12 @@ async def test_postgres(tls_postgres: tuple[postgres.Postgres, certificates.Issu
     server, authority = tls_postgres
     other = certificates.issue(tmp_path / "other")
     for tls, reason in (
-        (CheckTlsOptions(), None),
-        (CheckTlsOptions("require"), None),
-        (CheckTlsOptions("verify", authority.ca, certificates.NAME), None),
-        (CheckTlsOptions("verify", authority.ca), Reason.TLS),
-        (CheckTlsOptions("verify", other.ca, certificates.NAME), Reason.TLS),
-        (CheckTlsOptions("verify", server_name=certificates.NAME), Reason.TLS),
+        (HealthCheckTlsOptions(), None),
+        (HealthCheckTlsOptions("require"), None),
+        (HealthCheckTlsOptions("verify", authority.ca, certificates.NAME), None),
+        (HealthCheckTlsOptions("verify", authority.ca), FailureReason.TLS),
+        (HealthCheckTlsOptions("verify", other.ca, certificates.NAME), FailureReason.TLS),
+        (HealthCheckTlsOptions("verify", server_name=certificates.NAME), FailureReason.TLS),
     ):
         result = await probe(postgres_backend(server, tls=tls), server.port, timeout=5)
         assert result.reason is reason, (tls, result.detail)
@@ -85,11 +88,11 @@ async def test_a_postgres_certificate_is_requested_rarely(
     tls_postgres: tuple[postgres.Postgres, certificates.Issued], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, authority = tls_postgres
-    backend = postgres_backend(server, tls=CheckTlsOptions("require"))
-    dialed: list[Endpoint] = []
+    backend = postgres_backend(server, tls=HealthCheckTlsOptions("require"))
+    dialed: list[HostPort] = []
     dial = DirectLink.socket
 
-    async def counting(link: DirectLink, to: Endpoint, phases: Phases | None = None) -> Stream:
+    async def counting(link: DirectLink, to: HostPort, phases: PhaseTimer | None = None) -> Stream:
         dialed.append(to)
         return await dial(link, to, phases)
 
@@ -118,8 +121,8 @@ async def test_mysql_without_tls_is_refused_when_tls_is_required(server_folder: 
     need(mariadb.available(), "mariadbd (package mariadb-server)")
     server = mariadb.MariaDB(server_folder / "mariadb-plain", "--skip-ssl").start()
     try:
-        result = await probe(mysql_backend(server, tls=CheckTlsOptions("require")), server.port, timeout=5)
-        assert result.reason is Reason.TLS, result.detail
+        result = await probe(mysql_backend(server, tls=HealthCheckTlsOptions("require")), server.port, timeout=5)
+        assert result.reason is FailureReason.TLS, result.detail
     finally:
         server.stop()
 
@@ -133,6 +136,6 @@ def test_an_invalid_ca_file_is_reported(tmp_path: Path) -> None:
 def mysql_backend_check(ca: Path) -> object:
     @dataclass
     class Check:
-        tls: CheckTlsOptions
+        tls: HealthCheckTlsOptions
 
-    return Check(CheckTlsOptions("verify", ca))
+    return Check(HealthCheckTlsOptions("verify", ca))

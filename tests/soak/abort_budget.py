@@ -20,11 +20,11 @@ from typing import Any
 from gateway.backend_support.probe_login_limiter import ProbeLoginLimiter
 from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheckOptions
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.secret import Secret
 from gateway.contracts.states import HealthState
 from gateway.demo.mariadb import MariaDB
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 from gateway.health.probe import probe_once
 from gateway.relay.direct_link import DirectLink
 from gateway.relay.event_loop import RelayEventLoop
@@ -41,7 +41,7 @@ _SALTED = "salted"
 
 async def mixed(server: MariaDB, count: int) -> Counter[str]:
     """Run `count` probes, each with randomly chosen settings; return the number of each outcome."""
-    target = Endpoint(ADDRESS, server.port)
+    target = HostPort(ADDRESS, server.port)
     good = MysqlCheckOptions(user=server.check_user, password=Secret(server.check_password), database=server.database)
     logins = ProbeLoginLimiter(LIMIT)  # The server has one counter for the aborted logins of all these checks.
 
@@ -68,7 +68,7 @@ async def mixed(server: MariaDB, count: int) -> Counter[str]:
                 timeout = random.uniform(0, _HASTE)  # A random timeout aborts logins at different steps.
             result = await probe_once(backend, link, target, 0.01 if frozen else timeout, logins=logins)
             outcomes[f"{case}: {result.reason or result.state}"] += 1
-            if result.reason is Reason.HOST_BLOCKED:
+            if result.reason is FailureReason.HOST_BLOCKED:
                 return outcomes
         if frozen:
             server.send(signal.SIGCONT)
@@ -93,7 +93,7 @@ def main() -> int:
         outcomes = probe(options.count, folder)
     for outcome, times in sorted(outcomes.items()):
         print(f"{times:6} {outcome}")
-    blocked = sum(times for outcome, times in outcomes.items() if outcome.endswith(Reason.HOST_BLOCKED))
+    blocked = sum(times for outcome, times in outcomes.items() if outcome.endswith(FailureReason.HOST_BLOCKED))
     print(f"{sum(outcomes.values())} probes at max_connect_errors={LIMIT}: refused for it {blocked} times")
     return 1 if blocked else 0
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from gateway.contracts.config_types import Endpoint
-from gateway.errors import ReachError
+from gateway.contracts.config_types import HostPort
+from gateway.errors import TargetUnreachableError
 from gateway.ssh.pool import SshConnectionPool
 from tests.soak import instrumentation
 from tests.soak.plan import Bench, Outcome, Round
@@ -66,7 +66,7 @@ async def check(bench: Bench, chosen: Round, link: SshConnectionPool, outcome: O
                 await _ask(bench, link)
         except (TimeoutError, WrongBytesError) as error:
             outcome.audit.note("a check failed", f"{type(error).__name__}: {error}")
-        except (ReachError, OSError, EarlyEndError) as error:
+        except (TargetUnreachableError, OSError, EarlyEndError) as error:
             if chosen.trouble != "cuts":
                 outcome.audit.note("a check failed", f"{type(error).__name__}: {error}")
         finally:  # Also record the check that the end of the round interrupts.
@@ -75,7 +75,7 @@ async def check(bench: Bench, chosen: Round, link: SshConnectionPool, outcome: O
 
 
 async def _ask(bench: Bench, link: SshConnectionPool) -> None:
-    with await link.socket(Endpoint("127.0.0.1", bench.backend_port)) as sock:
+    with await link.socket(HostPort("127.0.0.1", bench.backend_port)) as sock:
         end = End(sock, bench.pattern, FORTH, bench.checks)
         await asyncio.get_running_loop().sock_sendall(sock, put_head(Kind.ASK, end.stream, 100, 1000))
         await end.send(100)

@@ -11,7 +11,7 @@ import ctypes
 import socket
 import sys
 
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.relay.data_plane_selection import relay_sockets
 from gateway.relay.event_loop import RelayEventLoop
 from gateway.relay.native_engine_runner import native_engine_pool

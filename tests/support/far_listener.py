@@ -3,7 +3,7 @@
 import asyncio
 import socket
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.relay.sockets import reset_on_process_exit, tune
 from tests.support.plans import Setup
 
@@ -31,8 +31,8 @@ class Listener:
             if near:
                 reset_on_process_exit(sock)
 
-    def address(self, setup: Setup) -> Endpoint:
-        return Endpoint(*self._sockets[setup.small].getsockname())
+    def address(self, setup: Setup) -> HostPort:
+        return HostPort(*self._sockets[setup.small].getsockname())
 
     async def connect(self, setup: Setup) -> socket.socket:
         sock = socket.socket()

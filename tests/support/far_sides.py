@@ -12,12 +12,12 @@ from math import inf
 from pathlib import Path
 
 from gateway.connection_tap import Tap
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link, Stream
-from gateway.contracts.phases import Phases
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import ProxyOptions
 from gateway.relay.data_plane_selection import relay_sockets
@@ -43,13 +43,13 @@ class _SmallBuffers(DirectLink):
         self._setup = setup
         self._relay = relay
 
-    async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
+    async def socket(self, to: HostPort, phases: PhaseTimer | None = None) -> Stream:
         made = await super().socket(to, phases)
         shrink(made, small=self._setup.small)
         return made
 
     async def join(
-        self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
+        self, client: Stream, to: HostPort, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
         del within
         return self._relay(client, await self.socket(to), latency, tap)
@@ -124,7 +124,7 @@ class Straight:
         lingering = set(map(id, lingering_closer()._sockets.values())) - self._lingering
         return left + (["a socket that lingers"] if lingering else [])
 
-    def _link(self, setup: Setup) -> tuple[Link, Endpoint]:
+    def _link(self, setup: Setup) -> tuple[Link, HostPort]:
         return _SmallBuffers(setup, SocketRelay), self._far.address(setup)
 
     async def _far_side(self, setup: Setup, changed: Callable[[], None]) -> End:
@@ -179,7 +179,7 @@ class InEngine(Straight):
     def leftovers(self, relay: Relay) -> list[str]:
         return super().leftovers(relay) + (["a pair"] if _load_of_engines() > self._load else [])
 
-    def _link(self, setup: Setup) -> tuple[Link, Endpoint]:
+    def _link(self, setup: Setup) -> tuple[Link, HostPort]:
         return _SmallBuffers(setup, relay_sockets), self._far.address(setup)
 
 
@@ -188,9 +188,9 @@ class Socks(InEngine):
 
     name = "socks5"
 
-    def _link(self, setup: Setup) -> tuple[Link, Endpoint]:
+    def _link(self, setup: Setup) -> tuple[Link, HostPort]:
         url = f"socks5://{self._far.address(setup)}"
-        return ProxyLink(ProxyOptions(url=url), _SmallBuffers(setup, relay_sockets)), Endpoint("127.0.0.1", 1)
+        return ProxyLink(ProxyOptions(url=url), _SmallBuffers(setup, relay_sockets)), HostPort("127.0.0.1", 1)
 
     async def _far_side(self, setup: Setup, changed: Callable[[], None]) -> End:
         loop = asyncio.get_running_loop()
@@ -222,9 +222,9 @@ class Tls(Straight):
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.load_cert_chain(*authority.issue("127.0.0.1", server=True, host="127.0.0.1"))
 
-    def _link(self, setup: Setup) -> tuple[Link, Endpoint]:
+    def _link(self, setup: Setup) -> tuple[Link, HostPort]:
         url = f"https://{self._far.address(setup)}"
-        return ProxyLink(ProxyOptions(url=url, ca_file=self._ca), DirectLink()), Endpoint("db", 1)
+        return ProxyLink(ProxyOptions(url=url, ca_file=self._ca), DirectLink()), HostPort("db", 1)
 
     async def _far_side(self, setup: Setup, changed: Callable[[], None]) -> End:
         loop = asyncio.get_running_loop()

@@ -6,11 +6,11 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link
 from gateway.contracts.relay import Relay
-from gateway.errors import ReachError
-from gateway.measurement import Histogram
+from gateway.errors import TargetUnreachableError
+from gateway.metric_types import Histogram
 from gateway.relay.dial_retry import retry_dial
 from gateway.relay.sockets import reset, tune
 
@@ -27,7 +27,7 @@ class Front:
         listener: A bound, listening, non-blocking socket; the caller closes it.
     """
 
-    def __init__(self, link: Link, to: Endpoint, listener: socket.socket) -> None:
+    def __init__(self, link: Link, to: HostPort, listener: socket.socket) -> None:
         self.port: int = listener.getsockname()[1]
         self.relays: set[Relay] = set()
         """The open relays."""
@@ -63,7 +63,7 @@ class Front:
             relay = await retry_dial(
                 lambda within: self._link.join(client, self._to, Histogram(), within), self._given_up, DIAL_WITHIN
             )
-        except ReachError as error:
+        except TargetUnreachableError as error:
             self.endings[f"unreachable: {error}"] += 1
             reset(client)
             return
@@ -94,7 +94,7 @@ async def fronting(link: Link, port: int, send_buffer: int = 0) -> AsyncIterator
         listener.setblocking(False)
         if send_buffer:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-        front = Front(link, Endpoint("127.0.0.1", port), listener)
+        front = Front(link, HostPort("127.0.0.1", port), listener)
         task = asyncio.ensure_future(front.run())
         try:
             yield front

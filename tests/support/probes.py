@@ -15,7 +15,7 @@ from gateway.backends.postgres import PostgresBackend
 from gateway.backends.redis import RedisBackend, RedisCheckOptions
 from gateway.backends.tcp import TcpBackend, TcpCheckOptions
 from gateway.contracts.backend import Backend
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.secret import Secret
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.postgres import Postgres
@@ -42,7 +42,7 @@ async def probe(backend: Backend, port: int, host: str = "127.0.0.1", timeout: f
     tasks = len(asyncio.all_tasks())
     started = time.monotonic()
     with Lateness() as machine:
-        result = await probe_once(backend, DirectLink(), Endpoint(host, port), timeout)
+        result = await probe_once(backend, DirectLink(), HostPort(host, port), timeout)
         took = time.monotonic() - started
     assert took < timeout + 0.1 + machine.worst
     await asyncio.sleep(0.01)

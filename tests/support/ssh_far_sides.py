@@ -12,9 +12,9 @@ import asyncssh
 from asyncssh.packet import UInt32
 
 from gateway.connection_tap import Tap
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link, Stream
-from gateway.contracts.phases import Phases
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.relay import Relay
 from gateway.demo.sshd import Bastion
 from gateway.relay.direct_link import DirectLink
@@ -40,7 +40,7 @@ _CIPHERS: dict[str, str] = {
 class _SmallBuffers(DirectLink):
     """A direct link whose sockets have small send buffers, so that a sender soon waits."""
 
-    async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
+    async def socket(self, to: HostPort, phases: PhaseTimer | None = None) -> Stream:
         made = await super().socket(to, phases)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
         return made
@@ -132,7 +132,7 @@ class OpenSsh(Straight):
         )  # fmt: skip
         self._ssh_link = await self._stack.enter_async_context(opened(chosen, self._via))
 
-    def _link(self, setup: Setup) -> tuple[Link, Endpoint]:
+    def _link(self, setup: Setup) -> tuple[Link, HostPort]:
         return self._ssh_link, self._far.address(setup)
 
     @property
@@ -235,8 +235,8 @@ class Scripted(OpenSsh):
         await super()._connect()
         self.stalled = False
 
-    def _link(self, setup: Setup) -> tuple[Link, Endpoint]:
-        return self._ssh_link, Endpoint("db", 1)
+    def _link(self, setup: Setup) -> tuple[Link, HostPort]:
+        return self._ssh_link, HostPort("db", 1)
 
     async def _far_side(self, setup: Setup, changed: Callable[[], None]) -> End:
         self._next = setup, changed

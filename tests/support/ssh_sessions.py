@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway._dataplane import is_built
-from gateway.contracts.config_types import Duration, Endpoint
+from gateway.contracts.config_types import Duration, HostPort
 from gateway.contracts.link import Link
 from gateway.demo.sshd import Bastion
 from gateway.errors import TunnelError
@@ -61,7 +61,7 @@ async def refused(chosen: SshOptions) -> TunnelError:
 
 async def echo_once(link: Link, port: int, payload: bytes = b"hello") -> None:
     loop = asyncio.get_running_loop()
-    sock = await link.socket(Endpoint("127.0.0.1", port))
+    sock = await link.socket(HostPort("127.0.0.1", port))
     with sock:
         await loop.sock_sendall(sock, payload)
         sock.shutdown(socket.SHUT_WR)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.contracts.states import HealthState, TunnelState
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.ops.docker_views import DockerView
 from gateway.ops.status_views import (
     BackendTunnelView,

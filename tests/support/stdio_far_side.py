@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from gateway.connection_tap import Tap
-from gateway.contracts.config_types import Endpoint
-from gateway.contracts.link import Link, NetworkId, Stream
-from gateway.contracts.phases import Phases
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.link import Link, LinkNetworkId, Stream
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.relay import Relay
 from gateway.demo.process import find
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.processes.child_environment import environment_of_user
 from gateway.processes.stdio_stream import StdioStream
 from gateway.processes.tunnel_processes import TunnelProcesses
@@ -44,27 +44,27 @@ class Stdio(Straight):
         await self._stack.aclose()
         await super().close()
 
-    def _link(self, setup: Setup) -> tuple[Link, Endpoint]:
+    def _link(self, setup: Setup) -> tuple[Link, HostPort]:
         return _ProgramLink(self._children), self._far.address(setup)
 
 
 class _ProgramLink:
     """Joins each client to a new process. See `gateway.contracts.link.Link`."""
 
-    network = NetworkId()
+    network = LinkNetworkId()
 
     def __init__(self, children: TunnelProcesses) -> None:
         self._children = children
 
     async def join(
-        self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
+        self, client: Stream, to: HostPort, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
         program = find("socat") or "socat"
         command = [program, "-t", "3600", "STDIN!!STDOUT,shut-close", f"TCP:{to}"]
         stream = await StdioStream.start(self._children, command, program, environment_of_user(()), lambda _: None)
         return StreamBridge(stream, short=False).join(client, latency, tap)
 
-    async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
+    async def socket(self, to: HostPort, phases: PhaseTimer | None = None) -> Stream:
         raise NotImplementedError
 
     async def lost(self) -> NoReturn:

@@ -12,7 +12,7 @@ import yaml
 from gateway.cli import cli
 from gateway.contracts.states import CloseReason, HealthState, TunnelState
 from gateway.docker.plan import ActionKind
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 from gateway.forwarding.admission import RefusalReason
 from gateway.ops.docker_views import DEAD_CAUSES
 from gateway.remedies import TUNNEL_REMEDIES
@@ -20,8 +20,9 @@ from gateway.remedies import TUNNEL_REMEDIES
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 DIAL_REASONS = {
-    Reason.TIMEOUT, Reason.REFUSED, Reason.RESET, Reason.DNS, Reason.CHANNEL_PROHIBITED, Reason.CHANNEL_FAILED,
-    Reason.ROLE, Reason.HOST_BLOCKED, Reason.PROTOCOL,
+    FailureReason.TIMEOUT, FailureReason.REFUSED, FailureReason.RESET, FailureReason.DNS,
+    FailureReason.CHANNEL_PROHIBITED, FailureReason.CHANNEL_FAILED, FailureReason.ROLE, FailureReason.HOST_BLOCKED,
+    FailureReason.PROTOCOL,
 }  # fmt: skip
 """Reasons for which a client is not connected to a target, except those that a tunnel or a limit causes."""
 EXAMPLES = sorted(path for name in ("compose", "stack") for path in (ROOT / "configs").rglob(f"{name}.yaml"))
@@ -78,7 +79,7 @@ def test_no_row_of_a_table_is_split() -> None:
 
 def test_the_page_about_troubleshooting_has_every_state_and_reason() -> None:
     text = (ROOT / "docs" / "troubleshooting.md").read_text()
-    assert re.findall(r"^### `(\w+)`$", text, re.MULTILINE) == list(Reason)
+    assert re.findall(r"^### `(\w+)`$", text, re.MULTILINE) == list(FailureReason)
     rows = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE))))
     assert rows >= {*HealthState, *TunnelState, *RefusalReason, *CloseReason} - {CloseReason.FINISHED}
 
@@ -93,10 +94,20 @@ def _row_words(name: str) -> set[str]:
     ("alert", "shown"),
     [
         ("GatewayTunnelDown", set(TUNNEL_REMEDIES)),
-        ("GatewayBackendDown", set(Reason) - {Reason.TUNNEL, Reason.UNAUTHENTICATED, Reason.HOST_BLOCKED}),
-        ("GatewayBackendDegraded", {Reason.ROLE, Reason.LAG, Reason.NO_SPACE, Reason.UNAUTHENTICATED}),
+        (
+            "GatewayBackendDown",
+            set(FailureReason) - {FailureReason.TUNNEL, FailureReason.UNAUTHENTICATED, FailureReason.HOST_BLOCKED},
+        ),
+        (
+            "GatewayBackendDegraded",
+            {FailureReason.ROLE, FailureReason.LAG, FailureReason.NO_SPACE, FailureReason.UNAUTHENTICATED},
+        ),
         ("GatewayBackendAvailabilityBurn", DIAL_REASONS),
-        ("GatewayPathDown", DIAL_REASONS - {Reason.ROLE, Reason.HOST_BLOCKED, Reason.PROTOCOL} | {Reason.TUNNEL}),
+        (
+            "GatewayPathDown",
+            DIAL_REASONS - {FailureReason.ROLE, FailureReason.HOST_BLOCKED, FailureReason.PROTOCOL}
+            | {FailureReason.TUNNEL},
+        ),
         ("GatewayClientsRejected", set(RefusalReason)),
         ("GatewayContainersDead", set(DEAD_CAUSES)),
         ("GatewayDockerErrors", set(ActionKind)),
@@ -106,7 +117,7 @@ def test_a_runbook_has_a_row_for_each_reason_that_its_alert_can_show(alert: str,
     words = _row_words(alert)
     assert {str(each) for each in shown} <= words
     # No row names a reason that the alert cannot show.
-    assert words & {*Reason, *RefusalReason} <= {str(each) for each in shown}
+    assert words & {*FailureReason, *RefusalReason} <= {str(each) for each in shown}
 
 
 def test_the_packages_of_the_architecture_page_are_those_of_the_code() -> None:

@@ -10,7 +10,7 @@ from gateway.backends import kind_of_file_system, kind_of_port
 from gateway.cli import cli
 from gateway.contracts.backend import ProbeResult
 from gateway.facts import FactDefinition
-from gateway.importing.conversion import convert
+from gateway.importing.config_conversion import convert
 from gateway.importing.source_format import ImportSource
 from gateway.kind_registry import KindRegistry
 

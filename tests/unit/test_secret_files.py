@@ -11,11 +11,11 @@ import asyncssh
 import pytest
 
 from gateway import secret_files
-from gateway.config.file_checks import check_files
 from gateway.config.loader import ConfigSources, load
+from gateway.config.referenced_file_checks import check_files
 from gateway.contracts.secret import Secret
 from gateway.demo.sshd import make_key
-from gateway.errors import Reason, TunnelError
+from gateway.errors import FailureReason, TunnelError
 from gateway.secret_files import ExposedSecretError, check_not_exposed, read_private_key, read_secret
 from gateway.ssh.credentials import load_keys
 from gateway.ssh.options import SshOptions
@@ -59,7 +59,7 @@ def test_a_key_must_be_readable_by_its_owner_only(tmp_path: Path, mode: int, *, 
         return
     with pytest.raises(TunnelError, match=f"chmod 600 {path}") as caught:
         read_private_key(path)
-    assert (caught.value.reason, caught.value.fatal) == (Reason.AUTH, True)
+    assert (caught.value.reason, caught.value.fatal) == (FailureReason.AUTH, True)
 
 
 def test_a_path_that_is_not_a_file_is_reported(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from gateway.cli import cli
 from gateway.errors import UsageError
-from gateway.importing.conversion import convert, note_rest
+from gateway.importing.config_conversion import convert, note_rest
 from gateway.importing.import_result import ImportResult
 from gateway.importing.source_format import ImportSource
 from gateway.secret_redaction import has_secrets, hide_secrets, redacted

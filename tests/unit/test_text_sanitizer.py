@@ -9,17 +9,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.contracts.backend import ProbeResult
-from gateway.contracts.config_types import Endpoint
-from gateway.contracts.link import Connector
-from gateway.contracts.phases import Phases
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.link import SocketConnector
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.docker.errors import EngineError, EngineErrorKind
-from gateway.errors import DialError, Reason
+from gateway.errors import DialError, FailureReason
 from gateway.facts import IDENTITY, VERSION
 from gateway.health.probe import probe_once
 from gateway.ops import logging_setup
 from gateway.processes.child_process import ChildProcess
-from gateway.relay.direct_link import DirectLink, DirectTunnel
+from gateway.relay.direct_link import DirectLink, NullTunnel
 from gateway.supervision.uplink import Uplink
 from gateway.text_sanitizer import one_line, printable
 
@@ -73,7 +73,10 @@ def test_truncated_text_ends_with_an_ellipsis() -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [DialError(Reason.REFUSED, "db: " + HOSTILE * 100), EngineError(EngineErrorKind.FAILED, "db: " + HOSTILE * 100)],
+    [
+        DialError(FailureReason.REFUSED, "db: " + HOSTILE * 100),
+        EngineError(EngineErrorKind.FAILED, "db: " + HOSTILE * 100),
+    ],
 )
 def test_error_details_are_one_line(error: Exception) -> None:
     assert str(error).startswith("db: ?[2J?]0;owned? ?gpj.exe?")
@@ -82,8 +85,8 @@ def test_error_details_are_one_line(error: Exception) -> None:
 
 
 async def test_a_tunnels_detail_is_one_line() -> None:
-    uplink = Uplink("bastion", DirectTunnel(), quiet=True)
-    uplink._progress(TunnelState.SUSPECT, Reason.TIMEOUT, f"it says {HOSTILE}")
+    uplink = Uplink("bastion", NullTunnel(), quiet=True)
+    uplink._progress(TunnelState.SUSPECT, FailureReason.TIMEOUT, f"it says {HOSTILE}")
     assert uplink.detail.startswith("it says ?[2J")
     assert uplink.detail.isprintable()
 
@@ -105,7 +108,7 @@ class Saying:
     def __init__(self, said: ProbeResult | Exception) -> None:
         self.said = said
 
-    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
+    async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
         if isinstance(self.said, Exception):
             raise self.said
         return self.said
@@ -116,13 +119,13 @@ class Saying:
     [
         (ValueError(HOSTILE), HealthState.DOWN),
         (OSError(HOSTILE), HealthState.DOWN),
-        (ProbeResult(unusable=(Reason.LAG, HOSTILE)), HealthState.DOWN),
-        (ProbeResult(degraded=(Reason.LAG, HOSTILE)), HealthState.DEGRADED),
+        (ProbeResult(unusable=(FailureReason.LAG, HOSTILE)), HealthState.DOWN),
+        (ProbeResult(degraded=(FailureReason.LAG, HOSTILE)), HealthState.DEGRADED),
         (ProbeResult(facts={VERSION: HOSTILE, IDENTITY: HOSTILE}), HealthState.UP),
     ],
 )
 async def test_check_results_are_one_line(said: ProbeResult | Exception, state: HealthState) -> None:
-    result = await probe_once(Saying(said), DirectLink(), Endpoint("db", 1), 5.0)
+    result = await probe_once(Saying(said), DirectLink(), HostPort("db", 1), 5.0)
     assert result.state is state
     found = result.probe_result or ProbeResult()
     texts = [str(text) for text in (result.detail, *found.facts.values()) if text]

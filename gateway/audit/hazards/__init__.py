@@ -1,11 +1,17 @@
 """Finds the hazards in a snapshot. The function `find` of each module yields findings. Does no I/O."""
 
-from gateway.audit.hazards import hidden_files, network_mounts, sensitive_access, volatile_data, volume_usage
+from gateway.audit.hazards import (
+    files_hidden_by_mounts,
+    network_mounts,
+    sensitive_host_access,
+    shared_and_unused_volumes,
+    volatile_data,
+)
 from gateway.audit.report import AuditReport, Finding, Severity
 from gateway.audit.snapshot_model import AuditSnapshot
 from gateway.audit.storage_locations import places
 
-_MODULES = (volatile_data, network_mounts, volume_usage, sensitive_access, hidden_files)
+_MODULES = (volatile_data, network_mounts, shared_and_unused_volumes, sensitive_host_access, files_hidden_by_mounts)
 
 
 def build_report(snapshot: AuditSnapshot) -> AuditReport:

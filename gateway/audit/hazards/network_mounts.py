@@ -6,7 +6,7 @@ Does no I/O.
 from collections.abc import Iterator
 
 from gateway.audit import hazard_rules
-from gateway.audit.hazards.container_findings import database_in, mounts, on_container
+from gateway.audit.hazards.finding_builders import database_in, mounts, on_container
 from gateway.audit.hazards.network_mount_fixes import (
     after_mount,
     changed_options,
@@ -14,8 +14,8 @@ from gateway.audit.hazards.network_mount_fixes import (
     safe_replacement,
     safe_volume,
 )
-from gateway.audit.mount_changes import MountChanges
-from gateway.audit.mount_storage import SECRETS, MountStorage, StorageMedium, nfs_version, of_volume
+from gateway.audit.mount_backing_storage import SECRETS, MountBackingStorage, StorageMedium, nfs_version, of_volume
+from gateway.audit.proposed_mount_changes import ProposedMountChanges
 from gateway.audit.recreate_commands import volume_for
 from gateway.audit.report import Finding, HazardRule, Severity
 from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot
@@ -43,7 +43,7 @@ def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
 
 
 def _issues(
-    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountStorage
+    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountBackingStorage
 ) -> Iterator[Issue]:
     database = database_in(snapshot, container, mount, store)
     yield from options(store, writable=mount.writable, database=database)
@@ -54,10 +54,14 @@ def _issues(
 
 
 def _fix(
-    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountStorage, rule: HazardRule
-) -> str | MountChanges:
+    snapshot: AuditSnapshot,
+    container: AuditedContainer,
+    mount: AuditedMount,
+    store: MountBackingStorage,
+    rule: HazardRule,
+) -> str | ProposedMountChanges:
     if rule is hazard_rules.REMOTE_DATABASE:
-        return MountChanges({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
+        return ProposedMountChanges({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
     if store.host_mount is None and SECRETS & store.options.keys():
         return host_mount(snapshot, container, mount, store)
     if store.host_mount is not None and store.medium is not StorageMedium.NFS:
@@ -67,7 +71,7 @@ def _fix(
     return safe_volume(snapshot, container, mount, store)
 
 
-def options(store: MountStorage, *, writable: bool, database: str) -> Iterator[Issue]:
+def options(store: MountBackingStorage, *, writable: bool, database: str) -> Iterator[Issue]:
     """Yield the hazards in the options of a network mount.
 
     Args:
@@ -87,7 +91,7 @@ def options(store: MountStorage, *, writable: bool, database: str) -> Iterator[I
             yield hazard_rules.PASSWORD, Severity.MEDIUM, f"the password of {store.title}"
 
 
-def _nfs(store: MountStorage, *, writable: bool, database: str) -> Iterator[Issue]:
+def _nfs(store: MountBackingStorage, *, writable: bool, database: str) -> Iterator[Issue]:
     found = store.options
     soft = next((each for each in ("soft", "softerr") if each in found), None)
     if soft is not None:
@@ -111,7 +115,7 @@ def _severity(database: str) -> Severity:
     return Severity.HIGH if database else Severity.MEDIUM
 
 
-def _database(store: MountStorage, database: str) -> Iterator[Issue]:
+def _database(store: MountBackingStorage, database: str) -> Iterator[Issue]:
     if not database:
         return
     what = f"{database} files on {store.title}"

@@ -4,10 +4,10 @@ import posixpath
 from collections.abc import Iterator, Mapping
 
 from gateway.audit import database_files, hazard_rules
-from gateway.audit.data_copy import saved
-from gateway.audit.hazards.container_findings import database_in, mounts, on_container
-from gateway.audit.mount_changes import MountChanges
-from gateway.audit.mount_storage import MountStorage, StorageMedium, is_below, memory_of_engine
+from gateway.audit.data_copy_commands import saved
+from gateway.audit.hazards.finding_builders import database_in, mounts, on_container
+from gateway.audit.mount_backing_storage import MountBackingStorage, StorageMedium, is_below, memory_of_engine
+from gateway.audit.proposed_mount_changes import ProposedMountChanges
 from gateway.audit.recreate_commands import volume_for
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell_commands import NEW_FILES, command, only_on_host, script
@@ -72,7 +72,7 @@ def _main_directory(written: Mapping[str, int]) -> str:
     return max((each for each, size in sizes.items() if size > half), key=lambda each: each.count("/"), default="/")
 
 
-def _move(snapshot: AuditSnapshot, container: AuditedContainer, directory: str) -> str | MountChanges:
+def _move(snapshot: AuditSnapshot, container: AuditedContainer, directory: str) -> str | ProposedMountChanges:
     """Return the fix that moves a directory to a volume: the changes to the mounts, or manual steps as text."""
     if not directory.isprintable():
         return "# the name of the directory contains control characters: no command is safe to print"
@@ -86,18 +86,18 @@ def _move(snapshot: AuditSnapshot, container: AuditedContainer, directory: str) 
             f"# then configure {container.name} to store the data in a separate directory, and mount a volume there"
         )
         return f"{saved(snapshot.client, container, (directory,))}\n{then}"
-    return MountChanges({directory: volume_for(snapshot, container, directory)}, copied=(directory,))
+    return ProposedMountChanges({directory: volume_for(snapshot, container, directory)}, copied=(directory,))
 
 
 def _anonymous(
-    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountStorage
+    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountBackingStorage
 ) -> Iterator[Finding]:
     database = database_in(snapshot, container, mount, store)
     size = snapshot.volumes[mount.volume].size
     content = "data" if size is None else format_bytes(size)
     content = f"{database} files, {content}," if database else content
     what = f"{content} in the anonymous volume {mount.volume[:12]}"
-    fix = MountChanges({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
+    fix = ProposedMountChanges({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
     severity = Severity.HIGH if database else (Severity.LOW if size == 0 else Severity.MEDIUM)
     rule = hazard_rules.ANONYMOUS
     if container.removed:
@@ -107,7 +107,7 @@ def _anonymous(
 
 
 def _memory(
-    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountStorage
+    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountBackingStorage
 ) -> Iterator[Finding]:
     database = database_in(snapshot, container, mount, store)
     if not mount.writable or (not database and any(is_below(mount.path, each) for each in VOLATILE)):
@@ -116,7 +116,7 @@ def _memory(
         return
     where = "a tmpfs" if mount.kind == "tmpfs" else store.title
     what = f"{f'{database} files' if database else 'data'} in {where}"
-    fix = MountChanges(
+    fix = ProposedMountChanges(
         {mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,), vanishes=mount.kind != "bind"
     )
     severity = Severity.HIGH if database else Severity.MEDIUM
@@ -151,7 +151,7 @@ def _emptied_at_boot(snapshot: AuditSnapshot, container: AuditedContainer, mount
         and _is_directory(snapshot, mount)
     ):
         what = f"data in {mount.source}, which the host may clear at the next boot"
-        fix = MountChanges({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
+        fix = ProposedMountChanges({mount.path: volume_for(snapshot, container, mount.path)}, copied=(mount.path,))
         yield on_container(snapshot, hazard_rules.MEMORY, Severity.MEDIUM, container, mount.path, what, fix)
 
 

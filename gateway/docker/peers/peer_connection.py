@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gateway.backoff import Backoff, BackoffPolicy
-from gateway.docker.peers.reports import AddressReport, SharedNetwork, decode
+from gateway.docker.peers.address_reports import ContainerAddressReport, SharedNetwork, decode
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Peer:
 
     network: SharedNetwork
     address: str
-    report: AddressReport | None = None
+    report: ContainerAddressReport | None = None
     problem: str = "not connected yet"
     seen: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the peer connects to this gateway. This gateway then reconnects to the peer without waiting."""

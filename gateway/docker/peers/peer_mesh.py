@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from gateway.docker.options import PeerOptions
+from gateway.docker.peers.address_reports import ContainerAddressReport, SharedNetwork
 from gateway.docker.peers.peer_connection import (
     HEARTBEAT_INTERVAL,
     PEER_TIMEOUT,
@@ -15,7 +16,6 @@ from gateway.docker.peers.peer_connection import (
     maintain_peer,
     wait_at_most,
 )
-from gateway.docker.peers.reports import AddressReport, SharedNetwork
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class PeerMesh:
         for network in lines.keys() - self._servers.keys():
             self._serve(network)
 
-    def reports(self) -> list[AddressReport]:
+    def reports(self) -> list[ContainerAddressReport]:
         """Return the last report of each connected peer on the shared networks."""
         networks = {network.id for network in self._servers}
         return [each.report for (network, _), each in self.peers.items() if each.report and network in networks]

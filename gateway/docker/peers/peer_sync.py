@@ -5,12 +5,10 @@ import logging
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 
-from gateway.docker.consumer_directory import Consumer, ConsumerDirectory
+from gateway.docker.consumer_registry import Consumer, ConsumerRegistry
 from gateway.docker.options import Grant, PeerOptions
-from gateway.docker.peers.peer_connection import HEARTBEAT_INTERVAL, Peer, wait_at_most
-from gateway.docker.peers.peer_mesh import PeerMesh
-from gateway.docker.peers.reports import (
-    AddressReport,
+from gateway.docker.peers.address_reports import (
+    ContainerAddressReport,
     SharedNetwork,
     build_report,
     consumers_of,
@@ -18,6 +16,8 @@ from gateway.docker.peers.reports import (
     merge_consumers,
     shared_networks,
 )
+from gateway.docker.peers.peer_connection import HEARTBEAT_INTERVAL, Peer, wait_at_most
+from gateway.docker.peers.peer_mesh import PeerMesh
 from gateway.docker.peers.tls_contexts import contexts
 from gateway.docker.snapshot import EngineSnapshot
 from gateway.errors import GatewayError
@@ -49,7 +49,7 @@ class PeerSync:
         grants: tuple[Grant, ...],
         strict: Callable[[], bool],
         observed: Callable[[], EngineSnapshot | None],
-        directory: ConsumerDirectory,
+        directory: ConsumerRegistry,
     ) -> None:
         self._options = options
         self._instance = instance
@@ -63,7 +63,7 @@ class PeerSync:
         self._encoded_from: tuple[EngineSnapshot | None, Mapping[str, Consumer]] = None, {}
         """The values from which the current reports were encoded."""
         self._lines: dict[SharedNetwork, bytes] = {}
-        self._reports: list[tuple[AddressReport, dict[str, Consumer]]] = []
+        self._reports: list[tuple[ContainerAddressReport, dict[str, Consumer]]] = []
         """The last report of each peer, with its consumers."""
         self._only_grants = False
 

@@ -2,17 +2,17 @@
 
 from collections.abc import Iterator
 
+from gateway.docker.consumer_identity_warnings import image_labels, spoofing
 from gateway.docker.desired_state import DesiredState, backends_on
-from gateway.docker.identity_warnings import image_labels, spoofing
 from gateway.docker.plan import ActionKind, Plan, PlannedAction
 from gateway.docker.planning.attachments import attach, detach
-from gateway.docker.planning.external_route import external_route_warnings
+from gateway.docker.planning.external_network_access import external_route_warnings
 from gateway.docker.planning.gateway_container import address_warnings, duplicate_gateways, reattach_stopped_gateway
 from gateway.docker.planning.lost_namespaces import later_starts, shared_namespaces
 from gateway.docker.planning.networks import create_networks, remove_networks
+from gateway.docker.planning.per_project_networks import expand_projects
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.planning.revivals import revive
-from gateway.docker.planning.separate_networks import expand_projects
 from gateway.docker.planning.service_updates import update_services
 from gateway.docker.planning.volumes import create_body, mount_problems, volume_status
 from gateway.docker.snapshot import EngineSnapshot
@@ -62,7 +62,7 @@ def plan(
     update_services(builder)
     detach(builder)
     remove_networks(builder)
-    dead = revive(builder)
+    unavailable = revive(builder)
     volumes = tuple(_volumes(builder))
     exposures = tuple(spoofing(desired, observed))
     return Plan(
@@ -74,7 +74,7 @@ def plan(
         name_conflicts=tuple(builder.name_conflicts),
         networks={name: backends_on(builder.desired, name) for name in builder.options.networks},
         exposures=exposures,
-        dead=dead,
+        unavailable=unavailable,
         namespaces=shared_namespaces(builder),
         later_starts=later_starts(builder),
     )

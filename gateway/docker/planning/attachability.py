@@ -1,6 +1,6 @@
 """Decides whether a container can be attached to a network, and if not, why."""
 
-from gateway.docker.attach_blocker import AttachBlocker
+from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.docker.planning.networks import no_overlay
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.snapshot import Container
@@ -9,56 +9,56 @@ _USER_MODE = {"pasta", "slirp4netns"}
 """The network modes of rootless Podman with which a container cannot join networks."""
 
 
-def block_reason(builder: PlanBuilder, container: Container, name: str) -> tuple[AttachBlocker | None, str]:
+def block_reason(builder: PlanBuilder, container: Container, name: str) -> tuple[AttachmentObstacle | None, str]:
     """Return why a container cannot be attached to a network, and a message; None if it can be attached."""
     blocked, message = container_block_reason(container)
     return (blocked, message) if blocked is not None else _network_block_reason(builder, name)
 
 
-def container_block_reason(container: Container) -> tuple[AttachBlocker | None, str]:
+def container_block_reason(container: Container) -> tuple[AttachmentObstacle | None, str]:
     """Return why a container cannot be attached to any network, and a message; None if it can be attached."""
     mode = container.network_mode
     if mode == "host":
         return (
-            AttachBlocker.HOST_NETWORK,
+            AttachmentObstacle.HOST_NETWORK,
             "it uses the host's network: connect to listeners at the host's addresses",
         )
     if mode == "none":
-        return AttachBlocker.NO_NETWORK, "it was created with --network none: recreate it without this option"
+        return AttachmentObstacle.NO_NETWORK, "it was created with --network none: recreate it without this option"
     if mode in _USER_MODE:
         message = f"it uses {mode}, with which Podman cannot join a network: recreate it with --network bridge"
-        return AttachBlocker.NOT_ATTACHABLE, message
+        return AttachmentObstacle.NOT_ATTACHABLE, message
     if container.is_task:
         return (
-            AttachBlocker.SWARM_TASK,
+            AttachmentObstacle.SWARM_TASK,
             "it is a task of a service: set the labels on the service, and set docker.services",
         )
     return None, ""
 
 
-def _network_block_reason(builder: PlanBuilder, name: str) -> tuple[AttachBlocker | None, str]:
+def _network_block_reason(builder: PlanBuilder, name: str) -> tuple[AttachmentObstacle | None, str]:
     network = builder.known.get(name)
     options = builder.desired.network(name)
     overlay = network.driver == "overlay" if network else builder.driver(options) == "overlay"
     if network is not None and overlay and not network.attachable:
         return (
-            AttachBlocker.NOT_ATTACHABLE,
+            AttachmentObstacle.NOT_ATTACHABLE,
             f"only services can join network {name}: recreate it with --attachable",
         )
     if name in builder.no_free_range:
-        return AttachBlocker.IP_EXHAUSTED, builder.no_free_range[name]
+        return AttachmentObstacle.IP_EXHAUSTED, builder.no_free_range[name]
     if network is None and name not in builder.creatable:
         swarm = builder.observed.swarm
         if overlay and not builder.observed.flavor.has_swarm:
-            return AttachBlocker.NOT_MANAGER, no_overlay(builder, name)
+            return AttachmentObstacle.NOT_MANAGER, no_overlay(builder, name)
         if overlay and not swarm.member:
             return (
-                AttachBlocker.NOT_MANAGER,
+                AttachmentObstacle.NOT_MANAGER,
                 f"network {name} is an overlay, and this engine is not in a swarm",
             )
         if not overlay or swarm.leader:
             return (
-                AttachBlocker.UNKNOWN_NETWORK,
+                AttachmentObstacle.UNKNOWN_NETWORK,
                 f"network {name} does not exist, and docker.networks.NAME.create is false",
             )
     return None, ""

@@ -1,6 +1,6 @@
 """Plans which containers to attach, reattach and detach."""
 
-from gateway.docker.attach_blocker import AttachBlocker
+from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction
 from gateway.docker.planning.aliases import age, conflicting_holder, remedy, reserve
 from gateway.docker.planning.attachability import block_reason
@@ -69,10 +69,10 @@ def _attachment(builder: PlanBuilder, container: Container, name: str, aliases: 
         name
     ):
         message = "the container has the name of a backend as its name or host name: rename one of them"
-        refuse(builder, container, name, AttachBlocker.ALIAS_CONFLICT, message)
+        refuse(builder, container, name, AttachmentObstacle.ALIAS_CONFLICT, message)
         return
     if conflict := container_conflicts(builder, container, name, aliases):
-        refuse(builder, container, name, AttachBlocker.NAME_CONFLICT, conflict)
+        refuse(builder, container, name, AttachmentObstacle.NAME_CONFLICT, conflict)
         return
     conflicts = {alias: other for alias in aliases if (other := conflicting_holder(builder, container, name, alias))}
     free = tuple(alias for alias in aliases if alias not in conflicts)
@@ -81,7 +81,7 @@ def _attachment(builder: PlanBuilder, container: Container, name: str, aliases: 
     ours = endpoint is not None and is_ours(builder, container, name, endpoint)
     if conflicts and ((endpoint is None and not own) or (not free and (own or not ours))):
         message = f"{taken}: {remedy(conflicts.values())}"
-        builder.report_container(container, name, AttachmentState.BLOCKED, AttachBlocker.ALIAS_CONFLICT, message)
+        builder.report_container(container, name, AttachmentState.BLOCKED, AttachmentObstacle.ALIAS_CONFLICT, message)
     elif endpoint is None:
         _connect(builder, container, name, free)
     else:

@@ -1,8 +1,8 @@
 """Determines the desired networks of a container from its labels, grants and rules."""
 
 from gateway.docker import labels
-from gateway.docker.attach_blocker import AttachBlocker
-from gateway.docker.consumer_directory import client_networks
+from gateway.docker.attachment_obstacle import AttachmentObstacle
+from gateway.docker.consumer_registry import client_networks
 from gateway.docker.plan import AttachmentState
 from gateway.docker.planning.attachability import container_block_reason
 from gateway.docker.planning.plan_builder import PlanBuilder
@@ -22,7 +22,7 @@ def desired_networks(builder: PlanBuilder, container: Container) -> dict[str, tu
     if request.refused:
         for name in networks:
             builder.report_container(
-                container, name, AttachmentState.BLOCKED, AttachBlocker.NOT_GRANTED, request.refused
+                container, name, AttachmentState.BLOCKED, AttachmentObstacle.NOT_GRANTED, request.refused
             )
         return {}
     return dict.fromkeys(networks, request.aliases)

@@ -1,6 +1,6 @@
 """Compares existing endpoints with the desired state, and plans to reattach or detach containers."""
 
-from gateway.docker.attach_blocker import AttachBlocker
+from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction
 from gateway.docker.planning.aliases import reserve
 from gateway.docker.planning.gateway_container import (
@@ -10,14 +10,14 @@ from gateway.docker.planning.gateway_container import (
     removed_network_message,
 )
 from gateway.docker.planning.plan_builder import PlanBuilder
-from gateway.docker.snapshot import RUNNING, Container, EndpointInfo
+from gateway.docker.snapshot import RUNNING, Container, NetworkEndpoint
 
 
 def reconcile_endpoint(
     builder: PlanBuilder,
     container: Container,
     name: str,
-    endpoint: EndpointInfo,
+    endpoint: NetworkEndpoint,
     free: tuple[str, ...],
     taken: str,
     *,
@@ -71,12 +71,12 @@ def reconcile_endpoint(
             message += f": run {command}, and the gateway reattaches itself"
         builder.report_container(container, name, AttachmentState.DRIFTED, None, message)
     elif taken:
-        builder.report_container(container, name, AttachmentState.DRIFTED, AttachBlocker.ALIAS_CONFLICT, taken)
+        builder.report_container(container, name, AttachmentState.DRIFTED, AttachmentObstacle.ALIAS_CONFLICT, taken)
     else:
         builder.report_container(container, name, AttachmentState.ATTACHED)
 
 
-def refuse(builder: PlanBuilder, container: Container, name: str, reason: AttachBlocker, message: str) -> None:
+def refuse(builder: PlanBuilder, container: Container, name: str, reason: AttachmentObstacle, message: str) -> None:
     """Report a container as blocked on a network. If `docker.repair` permits this, also plan to detach the container.
 
     Containers that another program attached are never detached.
@@ -101,7 +101,7 @@ def refuse(builder: PlanBuilder, container: Container, name: str, reason: Attach
     )  # fmt: skip
 
 
-def is_ours(builder: PlanBuilder, container: Container, name: str, endpoint: EndpointInfo) -> bool:
+def is_ours(builder: PlanBuilder, container: Container, name: str, endpoint: NetworkEndpoint) -> bool:
     """Return whether the gateway attached the container to the network."""
     known = endpoint.aliases is not None and builder.desired.owner_alias in endpoint.aliases
     return known and (container.id, name) in builder.ours
@@ -135,7 +135,12 @@ def _stale(builder: PlanBuilder, container: Container, name: str, aliases: tuple
 
 
 def _repair(
-    builder: PlanBuilder, container: Container, name: str, endpoint: EndpointInfo, aliases: tuple[str, ...], why: str
+    builder: PlanBuilder,
+    container: Container,
+    name: str,
+    endpoint: NetworkEndpoint,
+    aliases: tuple[str, ...],
+    why: str,
 ) -> None:
     if kept := _repair_block(builder, container):
         builder.report_container(container, name, AttachmentState.DRIFTED, None, f"{why}; not repaired: {kept}")

@@ -8,9 +8,9 @@ from dataclasses import replace
 from gateway.docker.desired_state import OWNER_ALIAS_PREFIX, DesiredState
 from gateway.docker.gateway_addresses import choose, is_reserved
 from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction
-from gateway.docker.planning.dead_container_builder import safe_command
 from gateway.docker.planning.plan_builder import PlanBuilder
-from gateway.docker.snapshot import RUNNING, Container, EndpointInfo, EngineSnapshot, NetworkInfo
+from gateway.docker.planning.unavailable_container_detection import safe_command
+from gateway.docker.snapshot import RUNNING, Container, EngineSnapshot, NetworkEndpoint, NetworkInfo
 
 _NETWORK_ID = re.compile("[0-9a-f]{64}")
 _FIX = 'see docs/docker.md, "The gateway\'s address"'
@@ -47,7 +47,7 @@ def reserved_addresses(desired: DesiredState, observed: EngineSnapshot) -> dict[
     return found
 
 
-def address_change(builder: PlanBuilder, name: str, endpoint: EndpointInfo) -> str:
+def address_change(builder: PlanBuilder, name: str, endpoint: NetworkEndpoint) -> str:
     """Return why the gateway's endpoint needs another address; empty if the address is correct."""
     network, fixed = builder.known.get(name), builder.options.networks[name].address
     if network is None or not endpoint.addresses:

@@ -1,6 +1,6 @@
 """Checks whether a gateway that runs as a swarm task has the required networks and aliases."""
 
-from gateway.docker.attach_blocker import AttachBlocker
+from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.docker.grants import SWARM_SERVICE
 from gateway.docker.plan import AttachmentState
 from gateway.docker.planning.plan_builder import PlanBuilder
@@ -9,7 +9,7 @@ from gateway.docker.snapshot import Container
 
 def gateway_swarm_task_state(
     builder: PlanBuilder, own: Container, name: str
-) -> tuple[AttachmentState, AttachBlocker | None, str]:
+) -> tuple[AttachmentState, AttachmentObstacle | None, str]:
     """Return the state of the gateway's own attachment to a network.
 
     The engine does not report the aliases of a task. The aliases are checked only on swarm managers, which list the
@@ -27,7 +27,7 @@ def gateway_swarm_task_state(
             f"the gateway is a task, which cannot be attached: add network {name} to its service, with the"
             f" aliases {', '.join(names)}"
         )
-        return AttachmentState.BLOCKED, AttachBlocker.SWARM_TASK, message
+        return AttachmentState.BLOCKED, AttachmentObstacle.SWARM_TASK, message
     called = own.labels.get(SWARM_SERVICE, "")
     service = next((each for each in builder.observed.services if each.name == called), None)
     if service is not None:

@@ -2,14 +2,17 @@
 
 from dataclasses import replace
 
-from gateway.docker.dead_containers import DeadContainer, RevivalStatus
 from gateway.docker.grants import PROJECT
 from gateway.docker.labels import revives
-from gateway.docker.planning.dead_container_builder import dead_container, dead_container_to_recreate
+from gateway.docker.per_project_network_names import configured_as
 from gateway.docker.planning.plan_builder import PlanBuilder
-from gateway.docker.separate_network_names import configured_as
+from gateway.docker.planning.unavailable_container_detection import (
+    unavailable_container,
+    unavailable_container_to_recreate,
+)
 from gateway.docker.snapshot import LIVE, Container, start_order
 from gateway.docker.start_failure import StartFailureCause
+from gateway.docker.unavailable_containers import RevivalStatus, UnavailableContainer
 
 
 def shared_namespaces(builder: PlanBuilder) -> frozenset[str]:
@@ -28,8 +31,8 @@ def shared_namespaces(builder: PlanBuilder) -> frozenset[str]:
     return frozenset(found)
 
 
-def without_namespace(builder: PlanBuilder, container: Container) -> DeadContainer | None:
-    """Return a `DeadContainer` for a container that did not start because its namespace's owner was not running.
+def without_namespace(builder: PlanBuilder, container: Container) -> UnavailableContainer | None:
+    """Return an `UnavailableContainer` for a container that did not start because its namespace's owner did not run.
 
     Return None if the gateway is not allowed to start the container.
     """
@@ -40,7 +43,7 @@ def without_namespace(builder: PlanBuilder, container: Container) -> DeadContain
         return None
     detail = f"it uses the network of container {owner.name}, which did not run"
     if owner.state != "running":
-        return dead_container(
+        return unavailable_container(
             container,
             StartFailureCause.NAMESPACE,
             detail,
@@ -48,12 +51,12 @@ def without_namespace(builder: PlanBuilder, container: Container) -> DeadContain
             f"container {owner.name} does not run",
         )
     at = owner.last_start.at if owner.last_start is not None else 0.0
-    dead = dead_container(container, StartFailureCause.NAMESPACE, detail, RevivalStatus.STARTING)
-    return replace(dead, owner_start=at)
+    unavailable = unavailable_container(container, StartFailureCause.NAMESPACE, detail, RevivalStatus.STARTING)
+    return replace(unavailable, owner_start=at)
 
 
-def without_namespace_while_running(builder: PlanBuilder, container: Container) -> DeadContainer | None:
-    """Return a `DeadContainer` for a running container that has lost its shared network namespace; otherwise None."""
+def without_namespace_while_running(builder: PlanBuilder, container: Container) -> UnavailableContainer | None:
+    """Return an `UnavailableContainer` for a running container that has lost its shared namespace; otherwise None."""
     if not container.joins:
         return None
     owner = _owner(builder, container)
@@ -66,7 +69,7 @@ def without_namespace_while_running(builder: PlanBuilder, container: Container) 
     if owner.state not in LIVE:
         message = f"container {owner.name} does not run"
         detail = f"it uses the network of container {owner.name}, which has stopped"
-        return dead_container(container, StartFailureCause.NAMESPACE, detail, RevivalStatus.WAITING, message)
+        return unavailable_container(container, StartFailureCause.NAMESPACE, detail, RevivalStatus.WAITING, message)
     if owner.state != "running" or container.state != "running":
         return None
     clock = builder.observed.clock
@@ -75,8 +78,8 @@ def without_namespace_while_running(builder: PlanBuilder, container: Container) 
         or (container.id, owners.at) in builder.desired.restarted
     ):
         return None
-    dead = dead_container(container, StartFailureCause.NAMESPACE, detail, RevivalStatus.STARTING)
-    return replace(dead, owner_start=owners.at)
+    unavailable = unavailable_container(container, StartFailureCause.NAMESPACE, detail, RevivalStatus.STARTING)
+    return replace(unavailable, owner_start=owners.at)
 
 
 def later_starts(builder: PlanBuilder) -> dict[str, float]:
@@ -97,12 +100,12 @@ def later_starts(builder: PlanBuilder) -> dict[str, float]:
     return found
 
 
-def _without_owner(builder: PlanBuilder, container: Container) -> DeadContainer | None:
+def _without_owner(builder: PlanBuilder, container: Container) -> UnavailableContainer | None:
     recorded = container.joins in builder.desired.namespaces
     asks = revives(container.labels, builder.options.label_prefix, default=False)
     if not (recorded or asks or _is_probably_ours(builder, container)):
         return None
-    return dead_container_to_recreate(
+    return unavailable_container_to_recreate(
         container, StartFailureCause.NAMESPACE, "it uses the network of a container that was removed"
     )
 

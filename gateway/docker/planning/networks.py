@@ -8,10 +8,10 @@ from gateway.contracts.config_types import IpNetwork
 from gateway.docker import labels
 from gateway.docker.gateway_addresses import range_for_others
 from gateway.docker.options import NetworkOptions
+from gateway.docker.per_project_network_names import PROJECT_BITS
 from gateway.docker.plan import ActionKind, PlannedAction
 from gateway.docker.planning.network_differences import differing
 from gateway.docker.planning.plan_builder import PlanBuilder
-from gateway.docker.separate_network_names import PROJECT_BITS
 from gateway.docker.snapshot import ENCRYPTED, MTU, NetworkInfo
 
 _POOL = ipaddress.ip_network("10.201.0.0/16")

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gateway.docker import labels
-from gateway.docker.attach_blocker import AttachBlocker
+from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.docker.desired_state import DesiredState, backends_on
 from gateway.docker.grants import GrantedAccess, granted, owner
-from gateway.docker.labels import LabelRequest
-from gateway.docker.name_resolution import NameTable
+from gateway.docker.labels import AccessRequestedByLabels
+from gateway.docker.name_resolution import DnsNameTable
 from gateway.docker.options import NetworkOptions
-from gateway.docker.plan import AttachmentState, AttachmentStatus, NameConflict, PlannedAction
-from gateway.docker.separate_network_names import network_of
+from gateway.docker.per_project_network_names import network_of
+from gateway.docker.plan import AttachmentState, DesiredAttachmentStatus, NameConflict, PlannedAction
 from gateway.docker.snapshot import Container, EngineSnapshot, NetworkInfo
 from gateway.text_sanitizer import one_line
 
@@ -20,7 +20,7 @@ _MAX_LABEL_ERRORS = 10
 
 
 @dataclass(frozen=True)
-class AliasHolder:
+class AliasedContainer:
     """A container or service that holds an alias on a network.
 
     Args:
@@ -33,7 +33,7 @@ class AliasHolder:
     owner: tuple[str, str]
     listed: frozenset[str] = frozenset()
 
-    def shares(self, alias: str, other: "AliasHolder") -> bool:
+    def shares(self, alias: str, other: "AliasedContainer") -> bool:
         """Return whether both holders can have the alias: if they have the same owner, or if both list the alias."""
         return self.owner == other.owner or (alias in self.listed and alias in other.listed)
 
@@ -71,17 +71,17 @@ class PlanBuilder:
         self.no_free_range: dict[str, str] = {}
         """Messages about missing networks for which no subnet is free, by the network's name."""
         self.actions: list[PlannedAction] = []
-        self.attachments: list[AttachmentStatus] = []
+        self.attachments: list[DesiredAttachmentStatus] = []
         self.warnings: list[str] = []
         self.label_errors: list[str] = []
         """The warnings that are about labels."""
-        self.names = NameTable(desired, observed)
+        self.names = DnsNameTable(desired, observed)
         self.name_conflicts: list[NameConflict] = []
         self.outdated: set[str] = set()
         """Networks that this gateway created with other options than those that are configured now."""
         self._containers_named: dict[str, dict[str, list[tuple[Container, bool]]]] = {}
         """A cache of the results of `containers_named`, by network and name."""
-        self.reserved: dict[tuple[str, str], AliasHolder] = {}
+        self.reserved: dict[tuple[str, str], AliasedContainer] = {}
         """The container or service for which this plan reserves each alias, by network and alias."""
 
     def driver(self, options: NetworkOptions) -> str:
@@ -104,7 +104,7 @@ class PlanBuilder:
             and found.get(self.label(labels.INSTANCE)) == self.desired.instance
         )
 
-    def request(self, who: str, name: str | None, found: Mapping[str, str]) -> LabelRequest | None:
+    def request(self, who: str, name: str | None, found: Mapping[str, str]) -> AccessRequestedByLabels | None:
         """Return the request of a container or service by its labels, grants and rules; None if there is none.
 
         Args:
@@ -155,12 +155,14 @@ class PlanBuilder:
         rule = None if given or self.desired.strict else labels.by_rules(name or "", found, self.options.attach)
         return frozenset(each.lower() for part in (given, rule) if part is not None for each in part.aliases)
 
-    def holder(self, container: Container) -> AliasHolder:
-        """Return a container as an `AliasHolder`."""
+    def holder(self, container: Container) -> AliasedContainer:
+        """Return a container as an `AliasedContainer`."""
         listed = self.by_configuration(container.name, container.labels)
-        return AliasHolder(f"container {container.name}", owner(container.id, container.labels), listed)
+        return AliasedContainer(f"container {container.name}", owner(container.id, container.labels), listed)
 
-    def networks_of(self, request: LabelRequest, who: str, name: str, found: Mapping[str, str]) -> list[str]:
+    def networks_of(
+        self, request: AccessRequestedByLabels, who: str, name: str, found: Mapping[str, str]
+    ) -> list[str]:
         """Return the networks that a request selects.
 
         Args:
@@ -215,18 +217,18 @@ class PlanBuilder:
         who_id: str,
         network: str,
         state: AttachmentState,
-        reason: AttachBlocker | None = None,
+        reason: AttachmentObstacle | None = None,
         message: str = "",
     ) -> None:
         """Add the status of an attachment of a container or service."""
-        self.attachments.append(AttachmentStatus(network, who, state, reason, message, who_id))
+        self.attachments.append(DesiredAttachmentStatus(network, who, state, reason, message, who_id))
 
     def report_container(
         self,
         container: Container,
         network: str,
         state: AttachmentState,
-        reason: AttachBlocker | None = None,
+        reason: AttachmentObstacle | None = None,
         message: str = "",
     ) -> None:
         """Add the status of an attachment of a container."""

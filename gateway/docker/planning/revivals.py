@@ -1,26 +1,32 @@
-"""Finds dead containers (see `dead_containers`), and plans which of them to start (`docker.revive`). Does no I/O."""
+"""Finds unavailable containers (see `unavailable_containers`), and plans which of them to start (`docker.revive`).
+
+Does no I/O.
+"""
 
 from dataclasses import replace
 
-from gateway.docker.dead_containers import DeadContainer, RevivalStatus
 from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.labels import INSTANCE, revives
+from gateway.docker.per_project_network_names import configured_as
 from gateway.docker.plan import ActionKind, PlannedAction
-from gateway.docker.planning.dead_container_builder import dead_container, dead_container_to_recreate
 from gateway.docker.planning.gateway_container import is_bound_to_removed_network, reconnect_command
 from gateway.docker.planning.lost_namespaces import without_namespace, without_namespace_while_running
 from gateway.docker.planning.plan_builder import PlanBuilder
-from gateway.docker.separate_network_names import configured_as
+from gateway.docker.planning.unavailable_container_detection import (
+    unavailable_container,
+    unavailable_container_to_recreate,
+)
 from gateway.docker.snapshot import RUNNING, Container
 from gateway.docker.start_failure import CANCELED, StartFailure, StartFailureCause, read_error
+from gateway.docker.unavailable_containers import RevivalStatus, UnavailableContainer
 from gateway.text_sanitizer import one_line
 
 
-def revive(builder: PlanBuilder) -> tuple[DeadContainer, ...]:
-    """Return the dead containers. If the configuration permits this, add actions to the plan that start them.
+def revive(builder: PlanBuilder) -> tuple[UnavailableContainer, ...]:
+    """Return the unavailable containers. If the configuration permits this, add actions to the plan that start them.
 
-    A container that an operator stopped has no start error, so it is not dead. A dead container without a restart
-    policy is not started, because the engine would not restart it either.
+    A container that an operator stopped has no start error, so it is not unavailable. An unavailable container
+    without a restart policy is not started, because the engine would not restart it either.
 
     Args:
         builder: The plan so far, with all other actions.
@@ -39,46 +45,48 @@ def revive(builder: PlanBuilder) -> tuple[DeadContainer, ...]:
         if judged is None:
             continue
         excluded = not revives(container.labels, builder.options.label_prefix, default=True)
-        dead = replace(_with_start_restriction(builder, container, judged), is_excluded=excluded)
-        found.append(dead)
-        if dead.state is RevivalStatus.STARTING:
+        unavailable = replace(_with_start_restriction(builder, container, judged), is_excluded=excluded)
+        found.append(unavailable)
+        if unavailable.state is RevivalStatus.STARTING:
             verb = ActionKind.RESTART if container.state in RUNNING else ActionKind.START
             builder.actions.append(
                 PlannedAction(
                     verb, "", "", container.name, container.id,
-                    why=dead.detail, cause=dead.cause, last_start=container.last_start,
-                    owner_start=dead.owner_start, backend=dead.backend,
+                    why=unavailable.detail, cause=unavailable.cause, last_start=container.last_start,
+                    owner_start=unavailable.owner_start, backend=unavailable.backend,
                 )
             )  # fmt: skip
     return tuple(found)
 
 
-def _with_start_restriction(builder: PlanBuilder, container: Container, dead: DeadContainer) -> DeadContainer:
+def _with_start_restriction(
+    builder: PlanBuilder, container: Container, unavailable: UnavailableContainer
+) -> UnavailableContainer:
     """Return `dead`, or a copy whose state says why the gateway is not allowed to start the container."""
-    if dead.state not in (RevivalStatus.STARTING, RevivalStatus.WAITING):
-        return dead
+    if unavailable.state not in (RevivalStatus.STARTING, RevivalStatus.WAITING):
+        return unavailable
     options, desired, start = builder.options, builder.desired, container.last_start
     command = f"docker {'restart' if container.state in RUNNING else 'start'} {container.name}"
     chosen = revives(container.labels, options.label_prefix, default=options.revive)
     if not chosen or (desired.strict and not options.revive):
         setting = builder.label("revive") if options.revive else "docker.revive"
-        return replace(dead, state=RevivalStatus.OFF, message=f"{setting} is false", command=command)
+        return replace(unavailable, state=RevivalStatus.OFF, message=f"{setting} is false", command=command)
     if start is None or not start.restarts:
-        return replace(dead, state=RevivalStatus.OFF, message="it has no restart policy", command=command)
+        return replace(unavailable, state=RevivalStatus.OFF, message="it has no restart policy", command=command)
     signals = desired.signals.get(container.id, {})
     if container.state in RUNNING and start.may_be_stopped_by(signals, builder.observed.clock):
         message = "another client sent it a signal, which possibly stops it"
-        return replace(dead, state=RevivalStatus.OFF, message=message, command=command)
-    if (container.id, dead.owner_start) in desired.given_up:
-        return replace(dead, state=RevivalStatus.GIVEN_UP, message="too many starts failed", command=command)
-    return dead
+        return replace(unavailable, state=RevivalStatus.OFF, message=message, command=command)
+    if (container.id, unavailable.owner_start) in desired.given_up:
+        return replace(unavailable, state=RevivalStatus.GIVEN_UP, message="too many starts failed", command=command)
+    return unavailable
 
 
 def _is_for_other_gateway(builder: PlanBuilder, container: Container) -> bool:
     return container.labels.get(builder.label(INSTANCE), builder.desired.instance) != builder.desired.instance
 
 
-def _stopped(builder: PlanBuilder, container: Container) -> DeadContainer | None:
+def _stopped(builder: PlanBuilder, container: Container) -> UnavailableContainer | None:
     start = container.last_start
     if start is None or not start.restarts:
         return None
@@ -88,9 +96,9 @@ def _stopped(builder: PlanBuilder, container: Container) -> DeadContainer | None
         if requested.cause is StartFailureCause.VOLUME:
             if all(each.backend != requested.backend for each in builder.desired.mount_addresses):
                 message, command = f"backend {requested.backend} is not configured", f"docker start {container.name}"
-                return dead_container(container, requested.cause, detail, RevivalStatus.OFF, message, command)
+                return unavailable_container(container, requested.cause, detail, RevivalStatus.OFF, message, command)
             return _when_up(builder, container, requested.backend, detail)
-        return dead_container(container, requested.cause, detail, RevivalStatus.STARTING)
+        return unavailable_container(container, requested.cause, detail, RevivalStatus.STARTING)
     if (failed := read_error(start.error)) is None:
         return None
     if failed.cause is StartFailureCause.VOLUME:
@@ -100,7 +108,7 @@ def _stopped(builder: PlanBuilder, container: Container) -> DeadContainer | None
     return _without_network(builder, container, failed)
 
 
-def _without_volume(builder: PlanBuilder, container: Container, failed: StartFailure) -> DeadContainer | None:
+def _without_volume(builder: PlanBuilder, container: Container, failed: StartFailure) -> UnavailableContainer | None:
     bridges = {
         each for network in builder.observed.networks if network.driver == "bridge" for each in network.gateways
     }
@@ -118,19 +126,19 @@ def _without_volume(builder: PlanBuilder, container: Container, failed: StartFai
     return _when_up(builder, container, backend, detail)
 
 
-def _when_up(builder: PlanBuilder, container: Container, backend: str, detail: str) -> DeadContainer:
-    """Return a `DeadContainer` for a failed mount. The gateway starts the container when `backend` is up."""
+def _when_up(builder: PlanBuilder, container: Container, backend: str, detail: str) -> UnavailableContainer:
+    """Return an `UnavailableContainer` for a failed mount. The gateway starts the container when `backend` is up."""
     usable = builder.desired.usable
-    dead = dead_container(container, StartFailureCause.VOLUME, detail, RevivalStatus.STARTING)
+    unavailable = unavailable_container(container, StartFailureCause.VOLUME, detail, RevivalStatus.STARTING)
     if usable is not None and backend in usable:
-        return replace(dead, backend=backend)
+        return replace(unavailable, backend=backend)
     why = f"backend {backend} is not up"
     if usable is None:  # `gateway plan` and `gateway apply` do not know the states of backends
         why = f"the service starts it when backend {backend} is up"
-    return replace(dead, state=RevivalStatus.WAITING, message=why, backend=backend)
+    return replace(unavailable, state=RevivalStatus.WAITING, message=why, backend=backend)
 
 
-def _without_network(builder: PlanBuilder, container: Container, failed: StartFailure) -> DeadContainer | None:
+def _without_network(builder: PlanBuilder, container: Container, failed: StartFailure) -> UnavailableContainer | None:
     named = [
         name for name, endpoint in container.endpoints.items() if failed.network in ("", name, endpoint.network_id)
     ]
@@ -150,11 +158,11 @@ def _without_network(builder: PlanBuilder, container: Container, failed: StartFa
         detail = f"it was not attached to network {name}: {one_line(failed.detail)}"
         if not builder.observed.swarm.active:
             message = "this engine has no connection to the managers of its swarm"
-            return dead_container(container, StartFailureCause.NETWORK, detail, RevivalStatus.WAITING, message)
-        return dead_container(container, StartFailureCause.NETWORK, detail, RevivalStatus.STARTING)
+            return unavailable_container(container, StartFailureCause.NETWORK, detail, RevivalStatus.WAITING, message)
+        return unavailable_container(container, StartFailureCause.NETWORK, detail, RevivalStatus.STARTING)
     detail = f"its network {name} did not exist"
     if any(each.container_id == container.id and each.network == name for each in builder.actions):
-        return dead_container(
+        return unavailable_container(
             container,
             StartFailureCause.NETWORK,
             detail,
@@ -163,11 +171,11 @@ def _without_network(builder: PlanBuilder, container: Container, failed: StartFa
         )
     there, endpoint = builder.known.get(name), container.endpoints[name]
     if is_bound_to_removed_network(builder, container):
-        return dead_container_to_recreate(container, StartFailureCause.NETWORK, detail)
+        return unavailable_container_to_recreate(container, StartFailureCause.NETWORK, detail)
     if there is not None and endpoint.network_id in ("", there.id):
-        return dead_container(container, StartFailureCause.NETWORK, detail, RevivalStatus.STARTING)
+        return unavailable_container(container, StartFailureCause.NETWORK, detail, RevivalStatus.STARTING)
     if (container.id, name) in builder.ours:
-        return dead_container(
+        return unavailable_container(
             container,
             StartFailureCause.NETWORK,
             detail,
@@ -176,7 +184,9 @@ def _without_network(builder: PlanBuilder, container: Container, failed: StartFa
         )
     reconnect = reconnect_command(builder, container, name)
     if not reconnect:
-        return dead_container_to_recreate(container, StartFailureCause.NETWORK, detail)
+        return unavailable_container_to_recreate(container, StartFailureCause.NETWORK, detail)
     command = f"{reconnect} && docker start {container.name}"
     message = "the gateway did not attach it to the network: every start fails until the container is reconnected"
-    return dead_container(container, StartFailureCause.NETWORK, detail, RevivalStatus.RECREATE, message, command)
+    return unavailable_container(
+        container, StartFailureCause.NETWORK, detail, RevivalStatus.RECREATE, message, command
+    )

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.docker.attach_blocker import AttachBlocker
+from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.docker.grants import SWARM_SERVICE, owner
-from gateway.docker.labels import LabelRequest
+from gateway.docker.labels import AccessRequestedByLabels
 from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction
 from gateway.docker.planning.name_conflicts import service_conflicts
-from gateway.docker.planning.plan_builder import AliasHolder, PlanBuilder
+from gateway.docker.planning.plan_builder import AliasedContainer, PlanBuilder
 from gateway.docker.snapshot import NetworkInfo, SwarmService
 
 
@@ -41,7 +41,7 @@ def service_networks(builder: PlanBuilder, service: SwarmService) -> list[str]:
     return [] if request is None or request.refused else names
 
 
-def _wanted(builder: PlanBuilder, service: SwarmService) -> tuple[LabelRequest | None, list[str]]:
+def _wanted(builder: PlanBuilder, service: SwarmService) -> tuple[AccessRequestedByLabels | None, list[str]]:
     """Return the request of a service, and the networks that the request selects."""
     who, labels = f"service {service.name}", {**service.labels, SWARM_SERVICE: service.name}
     request = builder.request(who, None, labels)
@@ -55,7 +55,9 @@ def _attached(builder: PlanBuilder, service: SwarmService) -> tuple[dict[str, fr
     """
     mark, who = builder.desired.owner_alias, f"service {service.name}"
 
-    def report(name: str, state: AttachmentState, reason: AttachBlocker | None = None, message: str = "") -> None:
+    def report(
+        name: str, state: AttachmentState, reason: AttachmentObstacle | None = None, message: str = ""
+    ) -> None:
         builder.report(who, service.id, name, state, reason, message)
 
     request, names = _wanted(builder, service)
@@ -65,11 +67,11 @@ def _attached(builder: PlanBuilder, service: SwarmService) -> tuple[dict[str, fr
         return networks, wanted
     for name in names:
         if request.refused:
-            report(name, AttachmentState.BLOCKED, AttachBlocker.NOT_GRANTED, request.refused)
+            report(name, AttachmentState.BLOCKED, AttachmentObstacle.NOT_GRANTED, request.refused)
             continue
         there = builder.known.get(name)
         if name in builder.no_free_range:
-            report(name, AttachmentState.BLOCKED, AttachBlocker.IP_EXHAUSTED, builder.no_free_range[name])
+            report(name, AttachmentState.BLOCKED, AttachmentObstacle.IP_EXHAUSTED, builder.no_free_range[name])
             continue
         if there is None:
             report(name, AttachmentState.PENDING, None, f"network {name} does not exist yet")
@@ -95,22 +97,22 @@ def _block_reason(
     builder: PlanBuilder,
     service: SwarmService,
     there: NetworkInfo,
-    request: LabelRequest,
+    request: AccessRequestedByLabels,
     found: frozenset[str] | None,
-) -> tuple[AttachmentState, AttachBlocker, str] | None:
+) -> tuple[AttachmentState, AttachmentObstacle, str] | None:
     """Return the status and reason if the service's request for a network is blocked; None if it is not blocked."""
     if found is None and there.scope != "swarm":
-        return AttachmentState.BLOCKED, AttachBlocker.LOCAL_NETWORK, _local(builder, there)
+        return AttachmentState.BLOCKED, AttachmentObstacle.LOCAL_NETWORK, _local(builder, there)
     if conflicts := service_conflicts(builder, service, there.name, request.aliases):
         if found is None:
-            return AttachmentState.BLOCKED, AttachBlocker.NAME_CONFLICT, conflicts
+            return AttachmentState.BLOCKED, AttachmentObstacle.NAME_CONFLICT, conflicts
         return (
             AttachmentState.DRIFTED,
-            AttachBlocker.NAME_CONFLICT,
+            AttachmentObstacle.NAME_CONFLICT,
             f"{conflicts}; it stays attached, because a change would restart its tasks",
         )
     conflict = _conflict(builder, service, there.name, request, found or frozenset())
-    return (AttachmentState.BLOCKED, AttachBlocker.ALIAS_CONFLICT, conflict) if conflict else None
+    return (AttachmentState.BLOCKED, AttachmentObstacle.ALIAS_CONFLICT, conflict) if conflict else None
 
 
 def _local(builder: PlanBuilder, there: NetworkInfo) -> str:
@@ -120,20 +122,20 @@ def _local(builder: PlanBuilder, there: NetworkInfo) -> str:
     )
 
 
-def _to_change(builder: PlanBuilder) -> tuple[AttachmentState, AttachBlocker | None, str]:
+def _to_change(builder: PlanBuilder) -> tuple[AttachmentState, AttachmentObstacle | None, str]:
     """Return the status for a requested network that is not in the service's specification yet."""
     if not builder.options.services:
         message = (
             "docker.services is false: set it to true, and the gateway adds the network, which restarts the tasks"
         )
-        return AttachmentState.BLOCKED, AttachBlocker.SERVICES_OFF, message
+        return AttachmentState.BLOCKED, AttachmentObstacle.SERVICES_OFF, message
     if not builder.observed.swarm.leader:
         return AttachmentState.PENDING, None, "the agent on the swarm's leading manager adds the network"
     return AttachmentState.PENDING, None, ""
 
 
 def _conflict(
-    builder: PlanBuilder, service: SwarmService, name: str, request: LabelRequest, found: frozenset[str]
+    builder: PlanBuilder, service: SwarmService, name: str, request: AccessRequestedByLabels, found: frozenset[str]
 ) -> str:
     """Reserve the service's aliases on a network, or return why the service cannot have them."""
     taken = [alias for alias in request.aliases if alias.lower() in builder.backend_names(name)]
@@ -164,9 +166,11 @@ def _held(builder: PlanBuilder, service: SwarmService, name: str, alias: str) ->
     return next((other.who for other in holders if not other.shares(alias, holder)), None)
 
 
-def _holder(builder: PlanBuilder, service: SwarmService) -> AliasHolder:
+def _holder(builder: PlanBuilder, service: SwarmService) -> AliasedContainer:
     labels = {SWARM_SERVICE: service.name}
-    return AliasHolder(f"service {service.name}", owner(service.id, labels), builder.by_configuration(None, labels))
+    return AliasedContainer(
+        f"service {service.name}", owner(service.id, labels), builder.by_configuration(None, labels)
+    )
 
 
 def _update(builder: PlanBuilder, service: SwarmService, networks: Mapping[str, frozenset[str]]) -> None:

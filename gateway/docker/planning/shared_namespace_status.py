@@ -1,6 +1,6 @@
 """Reports the status of containers that use another container's network namespace (`network_mode: service:…`)."""
 
-from gateway.docker.attach_blocker import AttachBlocker
+from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.docker.plan import AttachmentState
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.snapshot import Container
@@ -19,13 +19,13 @@ def report_shared_namespace(
         coming: Whether the other container requests `network`, so that the gateway will attach that container.
     """
 
-    def report(state: AttachmentState, reason: AttachBlocker | None, message: str) -> None:
+    def report(state: AttachmentState, reason: AttachmentObstacle | None, message: str) -> None:
         builder.report_container(container, network, state, reason, message)
 
     base = builder.observed.base(container)
     if base is None:
         message = "it uses the network of a container that was removed: recreate it"
-        report(AttachmentState.BLOCKED, AttachBlocker.SHARED_NETWORK, message)
+        report(AttachmentState.BLOCKED, AttachmentObstacle.SHARED_NETWORK, message)
         return
     through = f"it uses the network of container {base.name}"
     endpoint = base.endpoints.get(network)
@@ -38,18 +38,18 @@ def report_shared_namespace(
         if refused is not None:
             report(
                 AttachmentState.BLOCKED,
-                AttachBlocker.SHARED_NETWORK,
+                AttachmentObstacle.SHARED_NETWORK,
                 f"{through}, which is blocked: {refused.message}",
             )
         elif coming:
             report(AttachmentState.PENDING, None, f"{through}, which is attached first")
         else:
             message = f"{through}, which is not attached: set the labels on that container"
-            report(AttachmentState.BLOCKED, AttachBlocker.SHARED_NETWORK, message)
+            report(AttachmentState.BLOCKED, AttachmentObstacle.SHARED_NETWORK, message)
         return
     missing = [each for each in aliases if endpoint.aliases is not None and each.lower() not in endpoint.names]
     if missing:
         message = f"{through}, which lacks the aliases {', '.join(missing)}: set them on that container"
-        report(AttachmentState.DRIFTED, AttachBlocker.SHARED_NETWORK, message)
+        report(AttachmentState.DRIFTED, AttachmentObstacle.SHARED_NETWORK, message)
     else:
         report(AttachmentState.ATTACHED, None, f"{through}, which is attached")

@@ -7,10 +7,10 @@ from typing import Any
 
 from gateway.backend_support.volume import VolumeSpec
 from gateway.docker.labels import INSTANCE, MANAGED_BY, SPEC_HASH
-from gateway.docker.volumes import VolumeInfo, VolumeStatus
+from gateway.docker.volumes import EngineVolume, VolumeStatus
 
 
-def volume_status(spec: VolumeSpec, there: VolumeInfo | None, prefix: str, instance: str) -> VolumeStatus:
+def volume_status(spec: VolumeSpec, there: EngineVolume | None, prefix: str, instance: str) -> VolumeStatus:
     """Return the status of a configured volume.
 
     Args:

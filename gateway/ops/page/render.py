@@ -10,10 +10,10 @@ from gateway.ops.diagnosis import diagnose
 from gateway.ops.events import StateChange
 from gateway.ops.fleet_severity import fails, member_level, worst_first
 from gateway.ops.page import status_content
+from gateway.ops.page.page_elements import PageElements, PageItem
 from gateway.ops.page.part_renderer import END_SECTION, SHORTEST_SCALE, PartRenderer, macros
-from gateway.ops.page.parts import PageItem, PageParts
 from gateway.ops.page.templates import TEMPLATES, age
-from gateway.ops.severity import SeverityLevel
+from gateway.ops.severity import DisplaySeverity
 from gateway.ops.status_views import BackendView, ConfigText, ServiceView
 from gateway.ops.tunnel_root_causes import path_tunnels, with_outer_tunnels
 
@@ -41,7 +41,7 @@ class LazyPage:
 
 
 def render_index(
-    view: ServiceView, events: Sequence[StateChange], configuration: ConfigText, now: float, parts: PageParts
+    view: ServiceView, events: Sequence[StateChange], configuration: ConfigText, now: float, parts: PageElements
 ) -> LazyPage:
     """Render the status page.
 
@@ -94,7 +94,7 @@ def render_backend(
     events: Sequence[StateChange],
     configuration: ConfigText,
     now: float,
-    parts: PageParts,
+    parts: PageElements,
 ) -> LazyPage:
     """Render the page of one backend.
 
@@ -136,7 +136,7 @@ def render_backend(
     return LazyPage(f"{backend.name} is {backend.state} \N{EN DASH} {view.instance}", items())
 
 
-def render_fleet(view: ServiceView, fleet: FleetSnapshot, now: float, parts: PageParts) -> LazyPage:
+def render_fleet(view: ServiceView, fleet: FleetSnapshot, now: float, parts: PageElements) -> LazyPage:
     """Render the page of the fleet.
 
     Args:
@@ -150,7 +150,7 @@ def render_fleet(view: ServiceView, fleet: FleetSnapshot, now: float, parts: Pag
     def items() -> Iterator[PageItem]:
         yield renderer.part("top", view.instance, _FLEET.top, view)
         yield from renderer.start()
-        level = member_level(members[0]) if members else SeverityLevel.WARNING
+        level = member_level(members[0]) if members else DisplaySeverity.WARNING
         counts = sum(bool(each.error) for each in members), sum(map(fails, members))
         yield renderer.part("verdict", (fleet, counts), _FLEET.verdict, fleet, level, *counts)
         yield END_SECTION

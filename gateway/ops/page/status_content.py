@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.docker_views import UnavailableContainerView
 from gateway.ops.events import StateChange, SubjectType
-from gateway.ops.severity import BACKEND_STATES, SeverityLevel, backend_level, tunnel_level
+from gateway.ops.severity import BACKEND_STATES, DisplaySeverity, backend_level, tunnel_level
 from gateway.ops.status_views import BackendView, ServiceView, TunnelView
 from gateway.ops.tunnel_root_causes import path_tunnels, with_outer_tunnels
 
@@ -64,20 +64,20 @@ class Notices:
         reload_failed_at: When the last reload failed, in seconds since the epoch; None if it was successful.
         reload_error: Why the last reload failed; empty if it was successful.
         docker_trouble: Why the gateway cannot use the Docker engine; None if the gateway can use it.
-        dead: The containers that are unavailable.
+        unavailable: The containers that are unavailable.
         warnings: The warnings.
     """
 
     reload_failed_at: float | None
     reload_error: str
     docker_trouble: str | None
-    dead: Sequence[UnavailableContainerView]
+    unavailable: Sequence[UnavailableContainerView]
     warnings: Sequence[str]
 
     @property
     def exist(self) -> bool:
         """Whether there is at least one notice."""
-        return self.reload_failed_at is not None or bool(self.docker_trouble or self.dead or self.warnings)
+        return self.reload_failed_at is not None or bool(self.docker_trouble or self.unavailable or self.warnings)
 
 
 def notices(view: ServiceView) -> Notices:
@@ -87,7 +87,7 @@ def notices(view: ServiceView) -> Notices:
         view.reload_failed_at,
         view.reload_error,
         docker.trouble if docker else None,
-        docker.dead if docker else (),
+        docker.unavailable if docker else (),
         [*view.warnings, *(docker.warnings if docker else ())],
     )
 
@@ -170,11 +170,11 @@ def consumer_rows(backends: Iterable[BackendView]) -> Iterator[ConsumerRow]:
     yield from sorted(rows, key=lambda row: (-row.waiting, -row.connected, row.name, row.backend))
 
 
-def event_level(event: StateChange) -> SeverityLevel:
+def event_level(event: StateChange) -> DisplaySeverity:
     """Return the severity of an event's state."""
     match event.subject.type:
         case SubjectType.BACKEND | SubjectType.TARGET if event.state in list(HealthState):
             return backend_level(HealthState(event.state))
         case SubjectType.TUNNEL if event.state in list(TunnelState):
             return tunnel_level(TunnelState(event.state))
-    return SeverityLevel.WARNING if event.state in ("draining", "failed") else SeverityLevel.GOOD
+    return DisplaySeverity.WARNING if event.state in ("draining", "failed") else DisplaySeverity.GOOD

@@ -6,10 +6,10 @@ import random
 import socket
 from math import inf
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.states import CloseReason
-from gateway.errors import ReachError
-from gateway.measurement import Histogram
+from gateway.errors import TargetUnreachableError
+from gateway.metric_types import Histogram
 from gateway.relay.sockets import reset, tune
 from gateway.ssh.channel_interfaces import SshChannel
 from gateway.ssh.pooled_connection import PooledConnection
@@ -20,7 +20,7 @@ _PERIOD = 1 << 20
 _PATTERN = random.Random(0).randbytes(_PERIOD) * 3
 _STRIDE = 77_777
 _SMALL = 4096
-_TARGET = Endpoint("db", 3306)
+_TARGET = HostPort("db", 3306)
 
 
 def pattern(stream: int, at: int, size: int) -> bytes:
@@ -81,7 +81,7 @@ class End:
     async def _join(self, session: PooledConnection) -> None:
         try:
             self.relay = await session.join(self._ours, _TARGET, Histogram(), inf)
-        except (ReachError, asyncio.CancelledError) as error:
+        except (TargetUnreachableError, asyncio.CancelledError) as error:
             self.failed = error
             self._ours.close()
             if isinstance(error, asyncio.CancelledError):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gateway import backends, tunnels
 from gateway.config import ConfigSources, load
-from gateway.config.file_checks import check_files
+from gateway.config.referenced_file_checks import check_files
 from gateway.config.setting_warnings import setting_warnings
 from gateway.errors import ConfigError
 from tests.fuzz.files import as_file

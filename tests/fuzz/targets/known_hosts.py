@@ -2,7 +2,7 @@
 
 import re
 
-from gateway.errors import Reason, TunnelError
+from gateway.errors import FailureReason, TunnelError
 from gateway.ssh import known_hosts
 from tests.fuzz.files import as_file
 
@@ -47,4 +47,4 @@ def check(data: bytes) -> None:
 
 
 def _is_fatal(error: TunnelError) -> bool:
-    return error.fatal and error.reason is Reason.HOST_KEY
+    return error.fatal and error.reason is FailureReason.HOST_KEY

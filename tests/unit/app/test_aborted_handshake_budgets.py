@@ -7,10 +7,10 @@ import pytest
 
 from gateway.app.aborted_handshake_budgets import AbortedHandshakeBudgets
 from gateway.config import Config, ConfigSources, load
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget, set_limit
 
-DB = Endpoint("db", 3306)
+DB = HostPort("db", 3306)
 ONLY_A, ONLY_B, ORDERS = "mysql://db?via=a", "mysql://db?via=b", "mysql://db?via=a,b"
 
 

@@ -21,7 +21,7 @@ from gateway.certificate_validity import ca_credentials, der_validity, pem_valid
 from gateway.config import Config, ConfigSources, load
 from gateway.contracts.certificate import MonitoredCertificate, ValidityPeriod
 from gateway.demo.sshd import make_key
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.ops.metrics import families
 from gateway.ops.status_views import CertificateView, ServiceView
 from gateway.ssh.credentials import certificates

@@ -9,7 +9,7 @@ import pytest
 from gateway.app.listeners import bind_listeners
 from gateway.app.socket_activation import PassedSockets
 from gateway.config import ConfigSources, load
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.forwarding.listener import BindError, Listener
 
 
@@ -23,7 +23,7 @@ from gateway.forwarding.listener import BindError, Listener
 def test_a_reload_that_cannot_bind_an_address_says_what_to_do(tmp_path: Path, host: str, hint: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as bound:
         port = bound.getsockname()[1]
-        existing: dict[Endpoint, Listener] = {Endpoint("127.0.0.1", port): Mock()}
+        existing: dict[HostPort, Listener] = {HostPort("127.0.0.1", port): Mock()}
         file = tmp_path / "gateway.yaml"
         listen = f"['{host}:{port}']"
         file.write_text(f"backends: {{a: {{kind: tcp, targets: ['h:1'], listen: {listen}}}}}\n")

@@ -9,12 +9,12 @@ import pytest
 
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.contracts.backend import ProbeResult
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link
-from gateway.contracts.phases import Phases
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.states import HealthState
-from gateway.errors import Reason
-from gateway.forwarding.routed_target import LinkSource, TargetIdentity
+from gateway.errors import FailureReason
+from gateway.forwarding.target_with_uplink import LinkProvider, TargetIdentity
 from gateway.health.check import Check
 from gateway.health.check_results import CheckResult
 from gateway.health.check_schedule import CheckSchedule
@@ -23,7 +23,7 @@ from gateway.health.probe_record import ProbeRecord
 from gateway.relay.direct_link import DirectLink
 from tests.support.clock import set_clock_back
 
-TARGET = Endpoint("db", 3306)
+TARGET = HostPort("db", 3306)
 SCHEDULE = CheckSchedule(interval=10, fast_interval=1, down_interval=5, timeout=3, rise=1, fall=1)
 
 
@@ -43,7 +43,7 @@ class Uplink:
 class Backend:
     """A backend that is never probed, because the tests add the results."""
 
-    async def probe(self, link: object, target: Endpoint, phases: Phases) -> ProbeResult:
+    async def probe(self, link: object, target: HostPort, phases: PhaseTimer) -> ProbeResult:
         raise NotImplementedError
 
 
@@ -57,12 +57,12 @@ class Paths:
             Check("orders", Backend(), TARGET, uplink, SCHEDULE, record=record, tunnel=uplink.name)
             for uplink in self.uplinks
         ]
-        routes = TargetIdentity(TARGET, cast("tuple[LinkSource, ...]", tuple(self.uplinks))).routes()
+        routes = TargetIdentity(TARGET, cast("tuple[LinkProvider, ...]", tuple(self.uplinks))).routes()
         self.target = MonitoredTarget(checks, PathSelector(["a", "b"], "order"), routes)
 
     def close(self, at: int) -> None:
         self.uplinks[at].link = None
-        self.target.checks[at].verdict.override(HealthState.BLOCKED, Reason.TUNNEL, "closed")
+        self.target.checks[at].verdict.override(HealthState.BLOCKED, FailureReason.TUNNEL, "closed")
 
     def probed(self, at: int, state: HealthState, **result: object) -> None:
         check = self.target.checks[at]
@@ -80,7 +80,7 @@ async def test_a_target_is_blocked_only_if_every_path_is_closed_and_names_a_comm
     paths.close(1)
     blocked = paths.target.candidate()
     assert (blocked.state, blocked.reason, blocked.detail) == (
-        HealthState.BLOCKED, Reason.TUNNEL, "tunnel outer is quarantined",
+        HealthState.BLOCKED, FailureReason.TUNNEL, "tunnel outer is quarantined",
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.app.socket_activation import PassedSockets, passed_sockets
-from gateway.contracts.config_types import Endpoint, unix_endpoint
+from gateway.contracts.config_types import HostPort, unix_endpoint
 
 _PRINT = """
 import os
@@ -29,14 +29,14 @@ def listening() -> Iterator[socket.socket]:
 
 def test_a_listener_gets_the_socket_of_its_address(listening: socket.socket) -> None:
     passed, port = PassedSockets([listening]), listening.getsockname()[1]
-    assert passed.duplicates(Endpoint("127.0.0.1", port + 1)) is None
+    assert passed.duplicates(HostPort("127.0.0.1", port + 1)) is None
     assert passed.duplicates(unix_endpoint(Path("/run/gateway/orders.sock"))) is None
-    first = passed.duplicates(Endpoint("127.0.0.1", port))
+    first = passed.duplicates(HostPort("127.0.0.1", port))
     assert first is not None
     first[0].close()
     # A listener that is removed and added again gets the same socket. Clients that connected in between are kept.
     with socket.create_connection(("127.0.0.1", port)) as client:
-        (again,) = passed.duplicates(Endpoint("localhost", port)) or []
+        (again,) = passed.duplicates(HostPort("localhost", port)) or []
         again.settimeout(5)
         accepted, address = again.accept()
         assert address == client.getsockname()
@@ -53,15 +53,15 @@ def test_addresses_are_compared_as_addresses(tmp_path: Path) -> None:
         found.close()
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as sock:
         port = sock.getsockname()[1]
-        (found,) = PassedSockets([sock]).duplicates(Endpoint("0:0:0:0:0:0:0:1", port)) or []
+        (found,) = PassedSockets([sock]).duplicates(HostPort("0:0:0:0:0:0:0:1", port)) or []
         found.close()
 
 
 def test_a_socket_without_a_backend_is_reported(listening: socket.socket, caplog: pytest.LogCaptureFixture) -> None:
     passed, port = PassedSockets([listening]), listening.getsockname()[1]
-    passed.warn_unused([Endpoint("127.0.0.1", port)])
+    passed.warn_unused([HostPort("127.0.0.1", port)])
     assert caplog.records == []
-    passed.warn_unused([Endpoint("127.0.0.1", port + 1)])
+    passed.warn_unused([HostPort("127.0.0.1", port + 1)])
     (record,) = caplog.records
     assert f"no backend listens on 127.0.0.1:{port}" in str(vars(record)["detail"])
 
@@ -81,4 +81,4 @@ def test_descriptors_are_used_only_by_the_process_in_listen_pid(listening: socke
 
 def test_without_systemd_no_sockets_are_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LISTEN_FDS", raising=False)
-    assert passed_sockets().duplicates(Endpoint("127.0.0.1", 1)) is None
+    assert passed_sockets().duplicates(HostPort("127.0.0.1", 1)) is None

@@ -6,7 +6,7 @@ from unittest.mock import Mock
 
 from gateway.app.state_change_reporter import StateChangeReporter
 from gateway.contracts.states import HealthState, TunnelState
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 from gateway.health.target_selection import BackendHealth
 from gateway.ops.events import EventLog
 
@@ -20,7 +20,7 @@ def running(state: HealthState, *targets: Any) -> Any:
     return SimpleNamespace(
         spec=SimpleNamespace(name="orders"),
         targets=targets,
-        evaluate=lambda: BackendHealth(state, Reason.REFUSED, "cannot connect"),
+        evaluate=lambda: BackendHealth(state, FailureReason.REFUSED, "cannot connect"),
     )
 
 
@@ -60,7 +60,7 @@ def test_a_blocked_target_and_its_recovery_cause_no_event() -> None:
 
 def test_attempts_to_open_a_tunnel_cause_no_event() -> None:
     runtime = Mock()
-    uplink = Mock(reason=Reason.AUTH, detail="no", since=0.0, connects=0, failures={}, link=None, opened=None)
+    uplink = Mock(reason=FailureReason.AUTH, detail="no", since=0.0, connects=0, failures={}, link=None, opened=None)
     runtime.uplinks.of_tunnel = lambda _: [uplink]
     transitions, log = observed(runtime)
     for state in (

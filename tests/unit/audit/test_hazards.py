@@ -11,11 +11,17 @@ import pytest
 from gateway.audit import hazard_rules
 from gateway.audit.database_files import at, in_files
 from gateway.audit.hazards import build_report
-from gateway.audit.hazards.sensitive_access import may_write
-from gateway.audit.host_model import FoundPrivateKey, HostMount, HostPath
+from gateway.audit.hazards.sensitive_host_access import may_write
+from gateway.audit.host_filesystem_model import FoundPrivateKey, HostMount, HostPath
 from gateway.audit.report import Finding, Severity
 from gateway.audit.sarif import sarif
-from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot, ContainerUser
+from gateway.audit.snapshot_model import (
+    AuditedContainer,
+    AuditedMount,
+    AuditedVolume,
+    AuditSnapshot,
+    ContainerProcessUser,
+)
 
 ANONYMOUS = "a" * 64
 NFS = {"type": "nfs", "o": "addr=192.0.2.1,nfsvers=4.2,hard,rw", "device": ":/export"}
@@ -71,7 +77,7 @@ def test_a_clean_engine_has_no_findings() -> None:
         bind("/srv/own", "/own"),
         layer=5000,
         changes=("/var/log/app.log", "/tmp/x.db"),  # noqa: S108
-        user=ContainerUser(0, frozenset({0}), ignores_permissions=True),
+        user=ContainerProcessUser(0, frozenset({0}), ignores_permissions=True),
     )
     assert found(clean, volumes=(volume(),)) == set()
 
@@ -435,34 +441,34 @@ def test_a_single_file_is_found() -> None:
 
 
 def test_a_user_that_cannot_write_is_found() -> None:
-    app = container(bind("/srv/x"), user=ContainerUser(1000, frozenset({1000})))
+    app = container(bind("/srv/x"), user=ContainerProcessUser(1000, frozenset({1000})))
     assert found(app, paths={"/srv/x": directory()}) == {("not-writable", "medium")}
     assert findings(app, paths={"/srv/x": directory()})[0].fix == "chown -h 1000:1000 /srv/x"
-    forged = container(bind("/srv/x\nrm"), user=ContainerUser(1000, frozenset({1000})))
+    forged = container(bind("/srv/x\nrm"), user=ContainerProcessUser(1000, frozenset({1000})))
     assert findings(forged, paths={"/srv/x\nrm": directory()})[0].fix.startswith("# the name of the directory")
     assert found(app, paths={"/srv/x": directory(uid=1000)}) == set()
     assert found(app, paths={"/srv/x": directory(mode=0o777)}) == set()
     assert found(app, paths={"/srv/x": directory(has_acl=True)}) == set()
     assert found(replace(app, user=None), paths={"/srv/x": directory()}) == set()
-    reader = container(bind("/srv/x", writable=False), user=ContainerUser(1000, frozenset({1000})))
+    reader = container(bind("/srv/x", writable=False), user=ContainerProcessUser(1000, frozenset({1000})))
     assert found(reader, paths={"/srv/x": directory()}) == set()
 
 
 @pytest.mark.parametrize("source", ["/etc", "/etc/app", "/usr/share", "/sys", "/run", "/"])
 def test_no_command_changes_the_owner_of_a_system_directory(source: str) -> None:
-    app = container(bind(source), user=ContainerUser(1000, frozenset({1000})))
+    app = container(bind(source), user=ContainerProcessUser(1000, frozenset({1000})))
     assert not [each.fix for each in findings(app, paths={source: directory()}) if "chown" in each.fix]
 
 
 def test_permission_bits_are_read_as_the_kernel_does() -> None:
-    user = ContainerUser(1000, frozenset({50}))
+    user = ContainerProcessUser(1000, frozenset({50}))
     assert may_write(user, 1000, 0, 0o300)
     assert not may_write(user, 1000, 50, 0o077)  # The owner's mode bits apply, although the group's bits permit more.
     assert may_write(user, 0, 50, 0o030)
     assert not may_write(user, 0, 50, 0o020)  # To create a file, a process needs the x permission on the directory.
     assert may_write(user, 0, 0, 0o003)
-    assert may_write(ContainerUser(0, frozenset(), ignores_permissions=True), 1000, 1000, 0)
-    assert not may_write(ContainerUser(0, frozenset()), 1000, 1000, 0o755)
+    assert may_write(ContainerProcessUser(0, frozenset(), ignores_permissions=True), 1000, 1000, 0)
+    assert not may_write(ContainerProcessUser(0, frozenset()), 1000, 1000, 0o755)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import pytest
 from gateway.audit import directory_contents, image_files
 from gateway.audit.capabilities import ignores_permissions
 from gateway.audit.host_files import HostFiles, parse_mounts, stale_files
-from gateway.audit.host_model import HostMount
+from gateway.audit.host_filesystem_model import HostMount
 from gateway.audit.image_files import changes, image_names, user_of
-from gateway.audit.snapshot_model import ContainerUser
+from gateway.audit.snapshot_model import ContainerProcessUser
 from gateway.audit.volume_last_use import collect
 
 TABLE = r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda1 rw,errors=remount-ro
@@ -217,20 +217,20 @@ def test_a_removed_file_of_an_image_is_not_one_of_its_files(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("given", "more", "expected"),
     [
-        ("", (), ContainerUser(0, frozenset({0}))),
-        ("app", (), ContainerUser(1000, frozenset({1000, 50}))),
-        ("1000", ("wheel", 7), ContainerUser(1000, frozenset({1000, 50, 10, 7}))),
-        ("app:wheel", (), ContainerUser(1000, frozenset({10}))),
-        ("4711", (), ContainerUser(4711, frozenset({0}))),
+        ("", (), ContainerProcessUser(0, frozenset({0}))),
+        ("app", (), ContainerProcessUser(1000, frozenset({1000, 50}))),
+        ("1000", ("wheel", 7), ContainerProcessUser(1000, frozenset({1000, 50, 10, 7}))),
+        ("app:wheel", (), ContainerProcessUser(1000, frozenset({10}))),
+        ("4711", (), ContainerProcessUser(4711, frozenset({0}))),
         ("unknown", (), None),
         ("bad", (), None),
         ("long", (), None),
         ("9" * 5000, (), None),
-        ("app", ("9" * 5000,), ContainerUser(1000, frozenset({1000, 50}))),
+        ("app", ("9" * 5000,), ContainerProcessUser(1000, frozenset({1000, 50}))),
     ],
 )
 def test_users_and_groups_are_those_of_the_image(
-    tmp_path: Path, given: str, more: tuple[object, ...], expected: ContainerUser | None
+    tmp_path: Path, given: str, more: tuple[object, ...], expected: ContainerProcessUser | None
 ) -> None:
     passwd = "root:x:0:0::/:/bin/sh\napp:x:1000:1000::/:\nbad:x:many:0::/:\n" + f"long:x:{'9' * 5000}:0::/:\n"
     image = layer(tmp_path, etc__passwd=passwd, etc__group="wheel:x:10:\nstaff:x:50:other,app\n")

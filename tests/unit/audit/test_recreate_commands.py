@@ -14,9 +14,9 @@ import yaml
 
 from gateway.audit.hazards import build_report
 from gateway.audit.hazards.network_mount_fixes import after_mount, safe_options
-from gateway.audit.host_model import HostMount
-from gateway.audit.mount_changes import MountChanges
-from gateway.audit.mount_storage import of_volume
+from gateway.audit.host_filesystem_model import HostMount
+from gateway.audit.mount_backing_storage import of_volume
+from gateway.audit.proposed_mount_changes import ProposedMountChanges
 from gateway.audit.recreate_commands import recreate, volume_for
 from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
 
@@ -37,11 +37,11 @@ def container(
     )
 
 
-def lines(container: AuditedContainer, change: MountChanges, *others: AuditedContainer) -> list[str]:
+def lines(container: AuditedContainer, change: ProposedMountChanges, *others: AuditedContainer) -> list[str]:
     return recreate(AuditSnapshot((container, *others)), container, change).splitlines()
 
 
-MOVE = MountChanges({"/var/lib/mysql": "db-mysql"}, copied=("/var/lib/mysql",))
+MOVE = ProposedMountChanges({"/var/lib/mysql": "db-mysql"}, copied=("/var/lib/mysql",))
 
 
 GUARD = (
@@ -242,7 +242,7 @@ def test_options_that_no_command_can_read_are_left_to_the_user() -> None:
 
 def test_a_network_that_was_given_by_its_id_is_joined_once() -> None:
     app = container(host={"NetworkMode": "f00d"}, networks={"apps": {"NetworkID": "f00d", "Aliases": ["orders"]}})
-    text = lines(app, MountChanges())
+    text = lines(app, ProposedMountChanges())
     assert text[1] == "docker create --name db-new --network f00d --network-alias orders mariadb:11"
     assert not [each for each in text if "network connect" in each]
 
@@ -255,10 +255,10 @@ def test_the_addresses_of_a_container_are_kept(mac_address: str, options: str) -
     endpoint = {"IPAMConfig": given, "IPAddress": "10.5.0.9", "MacAddress": mac_address}
     further = {**endpoint, "IPAMConfig": given}
     app = container(host={"NetworkMode": "apps"}, networks={"apps": endpoint, "two": further})
-    text = lines(app, MountChanges())
+    text = lines(app, ProposedMountChanges())
     changes = "# db gets another MAC address on two: docker network connect cannot set it"
     assert (changes in text) is bool(options)
-    assert (changes in lines(replace(app, removed=True), MountChanges())) is bool(options)
+    assert (changes in lines(replace(app, removed=True), ProposedMountChanges())) is bool(options)
     assert text[1] == (
         f"docker create --name db-new --network apps {options}--ip 10.5.0.9 --ip6 fd00:9::77 mariadb:11"
     )
@@ -275,9 +275,9 @@ def test_options_of_the_image_are_not_repeated_in_the_command() -> None:
         "User": "u",
     }
     app = container(image=image, Hostname="c0ffeec0ffee", **image)
-    assert lines(app, MountChanges())[1] == "docker create --name db-new mariadb:11"
+    assert lines(app, ProposedMountChanges())[1] == "docker create --name db-new mariadb:11"
     app = container(image=image, **{**image, "Entrypoint": ["sh", "-c"], "Cmd": ["z"]})
-    assert lines(app, MountChanges())[1] == "docker create --name db-new --entrypoint sh mariadb:11 -c z"
+    assert lines(app, ProposedMountChanges())[1] == "docker create --name db-new --entrypoint sh mariadb:11 -c z"
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_a_container_with_rm_is_paused_while_its_data_are_copied() -> None:
 
 def test_data_in_memory_are_copied_while_the_container_exists() -> None:
     app = container(AuditedMount("tmpfs", "/var/lib/mysql"), host={"Tmpfs": {"/var/lib/mysql": ""}})
-    change = MountChanges({"/var/lib/mysql": "db-mysql"}, copied=("/var/lib/mysql",), vanishes=True)
+    change = ProposedMountChanges({"/var/lib/mysql": "db-mysql"}, copied=("/var/lib/mysql",), vanishes=True)
     text = lines(app, change)
     copied = next(at for at, line in enumerate(text) if line.startswith("tar -c -C"))
     assert text.index("docker pause db") < copied < text.index("docker kill db")
@@ -335,7 +335,7 @@ def test_data_in_memory_are_copied_while_the_container_exists() -> None:
 )
 def test_data_in_memory_are_saved_where_docker_cp_does_not_see_them(more: dict[str, Any]) -> None:
     app = container(AuditedMount("tmpfs", "/data"), **more)
-    text = "\n".join(lines(app, MountChanges({"/data": "db-data"}, copied=("/data",), vanishes=True)))
+    text = "\n".join(lines(app, ProposedMountChanges({"/data": "db-data"}, copied=("/data",), vanishes=True)))
     assert "tar -c -C /proc/self/fd/3 --transform 's,^\\.,data,S' . > ./db-data.tar" in text
     assert "docker cp" not in text
 
@@ -356,8 +356,10 @@ def test_a_stopped_container_stays_stopped() -> None:
 
 def test_mounts_are_dropped_and_made_read_only() -> None:
     app = container(AuditedMount("bind", "/key", "/srv/key"), AuditedMount("volume", "/data", "", "data"))
-    assert lines(app, MountChanges(dropped=frozenset({"/key"})))[1].endswith(" -v data:/data mariadb:11")
-    assert lines(app, MountChanges(read_only=frozenset({"/data"})))[1].endswith(" -v data:/data:ro mariadb:11")
+    assert lines(app, ProposedMountChanges(dropped=frozenset({"/key"})))[1].endswith(" -v data:/data mariadb:11")
+    assert lines(app, ProposedMountChanges(read_only=frozenset({"/data"})))[1].endswith(
+        " -v data:/data:ro mariadb:11"
+    )
 
 
 @pytest.mark.parametrize("labels", [{}, COMPOSE])
@@ -393,7 +395,7 @@ def test_a_copy_that_fails_leaves_no_helper(tmp_path: Path) -> None:
 
 def test_names_of_existing_objects_are_not_used() -> None:
     old = AuditedContainer("1", "db-old")
-    assert "docker rename db db-old-2" in lines(container(), MountChanges(), old)
+    assert "docker rename db db-old-2" in lines(container(), ProposedMountChanges(), old)
     snapshot = AuditSnapshot(volumes={"db-mysql": AuditedVolume("db-mysql")})
     assert volume_for(snapshot, container(), "/var/lib/mysql") == "db-mysql-2"
 
@@ -445,7 +447,7 @@ def test_compose_gets_the_project_directory_and_environment_files_of_the_contain
     assert f"docker compose -p shop {options} -f /srv/shop/compose.yaml -f /srv/shop/db.audit.yaml up" in text
 
 
-def override_of(app: AuditedContainer, change: MountChanges) -> Any:
+def override_of(app: AuditedContainer, change: ProposedMountChanges) -> Any:
     text = "\n".join(lines(app, change))
     return yaml.safe_load(text.partition("<<'YAML'\n")[2].partition("\nYAML")[0].replace("!override", ""))
 
@@ -470,7 +472,7 @@ def test_an_override_file_removes_a_key_that_comes_from_secrets() -> None:
     other = AuditedMount("bind", "/run/secrets/other", "/srv/other", writable=False)
     given = [{"Type": "bind", "Target": each.path, "ReadOnly": True} for each in (secret, other)]
     app = container(secret, other, host={"Mounts": given}, Labels=COMPOSE)
-    change = MountChanges(dropped=frozenset({secret.path}))
+    change = ProposedMountChanges(dropped=frozenset({secret.path}))
     assert override_of(app, change)["services"]["db"] == {
         "volumes": ["/srv/other:/run/secrets/other:ro"], "secrets": [], "configs": [],
     }  # fmt: skip
@@ -493,7 +495,7 @@ def test_compose_replaces_no_other_container() -> None:
 
 def test_in_memory_data_of_compose_are_copied_before_the_container_is_killed() -> None:
     app = container(AuditedMount("tmpfs", "/data"), Labels=COMPOSE)
-    text = lines(app, MountChanges({"/data": "db-data"}, copied=("/data",), vanishes=True))
+    text = lines(app, ProposedMountChanges({"/data": "db-data"}, copied=("/data",), vanishes=True))
     order = ["docker pause db", "tar -c -C", "trap - EXIT", "docker kill db", "docker commit", "docker compose"]
     places = [
         max(at for at, line in enumerate(text) if line.startswith(each) and line != text[-1]) for each in order[:2]
@@ -521,8 +523,10 @@ def test_a_container_of_an_image_that_compose_built_gets_an_override_file() -> N
 
 def test_a_task_of_a_service_is_changed_by_its_service() -> None:
     app = container(AuditedMount("bind", "/key", "/srv/key"), Labels={"com.docker.swarm.service.name": "shop_db"})
-    assert lines(app, MountChanges(dropped=frozenset({"/key"}))) == ["docker service update --mount-rm /key shop_db"]
-    assert lines(app, MountChanges(read_only=frozenset({"/key"}))) == [
+    assert lines(app, ProposedMountChanges(dropped=frozenset({"/key"}))) == [
+        "docker service update --mount-rm /key shop_db"
+    ]
+    assert lines(app, ProposedMountChanges(read_only=frozenset({"/key"}))) == [
         "docker service update --mount-rm /key --mount-add type=bind,source=/srv/key,target=/key,readonly shop_db"
     ]
 
@@ -542,7 +546,7 @@ def test_no_command_gives_a_service_an_empty_volume() -> None:
 
 def test_a_value_of_mount_is_quoted_for_a_task_of_a_service() -> None:
     app = container(AuditedMount("bind", "/x", '/srv/a,"b'), Labels={"com.docker.swarm.service.name": "shop_db"})
-    (line,) = lines(app, MountChanges(read_only=frozenset({"/x"})))
+    (line,) = lines(app, ProposedMountChanges(read_only=frozenset({"/x"})))
     assert next(csv.reader([shlex.split(line)[-2]])) == ["type=bind", 'source=/srv/a,"b', "target=/x", "readonly"]
 
 
@@ -555,7 +559,7 @@ def test_a_path_with_a_colon_gives_no_command(mount: AuditedMount) -> None:
 def test_a_copy_never_includes_another_mount() -> None:
     """`docker cp` writes through the mounts of the new container, for example to a shared directory or to a key."""
     data = AuditedMount("volume", "/data", "", "a" * 64)
-    change = MountChanges({"/data": "db-data"}, copied=("/data",))
+    change = ProposedMountChanges({"/data": "db-data"}, copied=("/data",))
     for labels in ({}, COMPOSE):
         app = container(data, AuditedMount("bind", "/data/.ssh/id_ed25519", "/srv/key"), Labels=labels)
         text = lines(app, change)
@@ -565,7 +569,8 @@ def test_a_copy_never_includes_another_mount() -> None:
     beside = container(data, AuditedMount("bind", "/data-2", "/srv/x"))
     assert "docker stop db" in lines(beside, change)
     above = lines(
-        container(AuditedMount("bind", "/data", "/srv/x")), MountChanges({"/data/x": "v"}, copied=("/data/x",))
+        container(AuditedMount("bind", "/data", "/srv/x")),
+        ProposedMountChanges({"/data/x": "v"}, copied=("/data/x",)),
     )
     assert all(each.startswith("# ") for each in above)
 
@@ -581,7 +586,7 @@ def test_a_copy_never_includes_another_mount() -> None:
 def test_data_that_another_container_uses_is_not_moved(first: AuditedMount, second: AuditedMount) -> None:
     volumes = {each.volume: AuditedVolume(each.volume) for each in (first,) if each.volume}
     app, other = container(first), AuditedContainer("1", "backup", mounts=(second,))
-    change = MountChanges({"/data": "db-data"}, copied=("/data",))
+    change = ProposedMountChanges({"/data": "db-data"}, copied=("/data",))
     text = recreate(AuditSnapshot((app, other), volumes), app, change).splitlines()
     assert all(each.startswith("# ") for each in text)
     assert "# backup also uses the data of /data" in text
@@ -604,7 +609,7 @@ def test_a_container_that_reads_all_volumes_does_not_prevent_a_fix(
     app = container(AuditedMount("volume", "/data", "", "x"))
     other = AuditedContainer("1", "exporter", mounts=(AuditedMount("bind", "/host", source, writable=writable),))
     snapshot = AuditSnapshot((app, other), volumes, volume_directory="/srv/docker/volumes")
-    text = recreate(snapshot, app, MountChanges({"/data": "db-data"}, copied=("/data",))).splitlines()
+    text = recreate(snapshot, app, ProposedMountChanges({"/data": "db-data"}, copied=("/data",))).splitlines()
     assert ("docker stop db" in text) is is_safe
     assert ("# exporter also uses the data of /data" in text) is not is_safe
 
@@ -633,7 +638,7 @@ def test_a_container_to_which_others_link_is_not_replaced() -> None:
 
 
 def test_a_path_with_control_characters_gives_no_command() -> None:
-    (only,) = lines(container(), MountChanges({"/x\nFIX\nrm -rf ~": "v"}))
+    (only,) = lines(container(), ProposedMountChanges({"/x\nFIX\nrm -rf ~": "v"}))
     assert only.startswith("# db: ")
 
 

@@ -23,7 +23,7 @@ from gateway.audit_log.recorder import AuditRecorder
 from gateway.audit_log.refusal_event_limiter import OTHERS, WINDOW, RefusalEventLimiter, RefusalKey
 from gateway.audit_log.writer import AuditWriter
 from gateway.config import Config, ConfigSources, load
-from gateway.config.sections import AuditSection
+from gateway.config.sections import AuditLogSection
 from gateway.errors import ConfigError
 
 
@@ -223,7 +223,7 @@ async def test_the_count_of_dropped_events_never_decreases(tmp_path: Path, monke
     path = tmp_path / "fifo"
     os.mkfifo(path)  # The FIFO has no reader, so opening it for writing does not succeed.
     ours = service_audit_log.ServiceAuditLog("site-a")
-    await ours.open(AuditSection(log=path, queue=1))
+    await ours.open(AuditLogSection(log=path, queue=1))
     for _ in range(5):
         ours.recorder.record("event")
     assert ours.dropped == 4
@@ -237,7 +237,7 @@ async def test_the_count_of_dropped_events_never_decreases(tmp_path: Path, monke
 
 async def test_a_reload_that_fails_late_leaves_no_writer(tmp_path: Path) -> None:
     old = configuration("a=tcp://b:1")
-    new = replace(old, audit=AuditSection(log=tmp_path / "audit.jsonl"))
+    new = replace(old, audit=AuditLogSection(log=tmp_path / "audit.jsonl"))
     service, before = GatewayService(old, lambda: new), set(threading.enumerate())
     docker = Mock(apply=Mock(side_effect=RuntimeError("late")))
     with pytest.raises(RuntimeError, match="late"):
@@ -269,7 +269,7 @@ def test_changes_are_named_without_values() -> None:
     }  # fmt: skip
     assert "very-secret" not in json.dumps(found)
     assert changed_config_keys(new, new) == {"added": [], "removed": [], "changed": []}
-    assert changed_config_keys(new, replace(new, audit=AuditSection(Path("/x"))))["changed"] == ["audit.log"]
+    assert changed_config_keys(new, replace(new, audit=AuditLogSection(Path("/x"))))["changed"] == ["audit.log"]
     other = configuration("two=tcp://db:1", environment=secret)
     kind = configuration(environment={"GATEWAY_BACKEND_TWO": "postgres://db:3306"})
     assert "backends.two.kind" in changed_config_keys(other, kind)["changed"]

@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from pymysql.err import MySQLError
 
-from gateway.backend_support.mysql_login import RestrictedMysqlConnection
-from gateway.contracts.phases import Phases
-from gateway.errors import ReachError
+from gateway.backend_support.mysql_login import HardenedMysqlConnection
+from gateway.contracts.phase_timer import PhaseTimer
+from gateway.errors import TargetUnreachableError
 
 PASSWORD = "correct horse battery"
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -60,11 +60,16 @@ def takes(plugin: bytes, words: tuple[bytes, ...]) -> bool:
     heard: list[bytes] = []
     server = threading.Thread(target=served, args=(theirs, plugin, words, heard), daemon=True)
     server.start()
-    login = RestrictedMysqlConnection(
-        Phases(), verified=False, server_public_key=None, host="h", user="u", password=PASSWORD,
+    login = HardenedMysqlConnection(
+        PhaseTimer(), verified=False, server_public_key=None, host="h", user="u", password=PASSWORD,
         defer_connect=True, ssl_disabled=True, read_timeout=1,
     )  # fmt: skip
-    with ours, contextlib.suppress(MySQLError, ReachError, OSError, ValueError, LookupError, TypeError, RuntimeError):
+    with (
+        ours,
+        contextlib.suppress(
+            MySQLError, TargetUnreachableError, OSError, ValueError, LookupError, TypeError, RuntimeError
+        ),
+    ):
         login.connect(ours)
     login._force_close()  # type: ignore[attr-defined]
     server.join(10)

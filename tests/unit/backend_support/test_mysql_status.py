@@ -6,7 +6,7 @@ import pytest
 
 from gateway.backend_support.mysql_status import query_status
 from gateway.backend_support.replication_facts import LAG
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 
 STOPPED = {"Seconds_Behind_Source": None, "Last_IO_Error": "error connecting to source"}
 
@@ -55,19 +55,19 @@ def test_a_writable_server_with_stopped_replication_is_degraded_but_not_down() -
     found = query_status(Server(read_only=False, replication=STOPPED), None)  # type: ignore[arg-type]
     assert found.role == "replica"
     assert found.degraded is not None
-    assert found.degraded[0] is Reason.LAG
+    assert found.degraded[0] is FailureReason.LAG
 
 
 @pytest.mark.parametrize(("read_only", "max_lag"), [(True, None), (True, 10.0), (False, 10.0)])
 def test_a_stopped_replica_is_down_and_has_the_role_replica(read_only: bool, max_lag: float | None) -> None:
     found = query_status(Server(read_only=read_only, replication=STOPPED), max_lag)  # type: ignore[arg-type]
-    assert found.unusable == (Reason.LAG, "error connecting to source")
+    assert found.unusable == (FailureReason.LAG, "error connecting to source")
     assert (found.role, found.read_only) == ("replica", read_only)
 
 
 def test_a_replica_too_far_behind_is_down() -> None:
     found = query_status(Server(read_only=True, replication={"Seconds_Behind_Source": 12}), 10.0)  # type: ignore[arg-type]
-    assert found.unusable == (Reason.LAG, "12 s behind its source (max_lag 10 s)")
+    assert found.unusable == (FailureReason.LAG, "12 s behind its source (max_lag 10 s)")
     assert found.facts[LAG] == 12
 
 

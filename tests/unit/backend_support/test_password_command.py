@@ -17,17 +17,17 @@ from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheckOptions
 from gateway.backends.postgres import PostgresBackend
 from gateway.config import ConfigSources, load
-from gateway.config.file_checks import check_files
+from gateway.config.referenced_file_checks import check_files
 from gateway.contracts.backend import Backend
-from gateway.contracts.config_types import Duration, Endpoint
-from gateway.contracts.phases import Phases
+from gateway.contracts.config_types import Duration, HostPort
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.secret import Secret
 from gateway.contracts.states import HealthState
-from gateway.errors import ConfigError, GatewayError, ReachError, Reason, UnusableTargetError
+from gateway.errors import ConfigError, FailureReason, GatewayError, TargetUnreachableError, UnusableTargetError
 from gateway.health.probe import probe_once
 from gateway.relay.direct_link import DirectLink
 
-TARGET = Endpoint("db.internal", 3306)
+TARGET = HostPort("db.internal", 3306)
 
 
 def script(folder: Path, body: str) -> str:
@@ -38,9 +38,9 @@ def script(folder: Path, body: str) -> str:
 
 
 async def failure(*command: str, within: float = 30.0) -> str:
-    with pytest.raises(ReachError) as caught:
+    with pytest.raises(TargetUnreachableError) as caught:
         await run_password_command(command, (), within)
-    assert caught.value.reason is Reason.AUTH
+    assert caught.value.reason is FailureReason.AUTH
     return caught.value.detail
 
 
@@ -138,15 +138,15 @@ def counting(folder: Path) -> str:
 async def test_the_password_is_cached_and_requested_again_after_a_refused_login(tmp_path: Path) -> None:
     passwords = PasswordSource()
     check = SqlCheckOptions(user="u", password_command=(counting(tmp_path), "{host}:{port}", "--user={user}"))
-    assert await passwords.get(check, TARGET, Phases()) == "1 db.internal:3306 --user=u"
-    assert await passwords.get(check, TARGET, Phases()) == "1 db.internal:3306 --user=u"
-    assert await passwords.get(check, Endpoint("other", 1), Phases()) == "2 other:1 --user=u"
-    passwords.report(check, TARGET, UnusableTargetError(Reason.TIMEOUT, "no"))
+    assert await passwords.get(check, TARGET, PhaseTimer()) == "1 db.internal:3306 --user=u"
+    assert await passwords.get(check, TARGET, PhaseTimer()) == "1 db.internal:3306 --user=u"
+    assert await passwords.get(check, HostPort("other", 1), PhaseTimer()) == "2 other:1 --user=u"
+    passwords.report(check, TARGET, UnusableTargetError(FailureReason.TIMEOUT, "no"))
     passwords.report(check, TARGET, None)
-    assert (await passwords.get(check, TARGET, Phases())).startswith("1 ")
-    passwords.report(check, TARGET, UnusableTargetError(Reason.AUTH, "no"))
-    assert (await passwords.get(check, TARGET, Phases())).startswith("3 ")
-    assert (await passwords.get(check, Endpoint("other", 1), Phases())).startswith("2 ")
+    assert (await passwords.get(check, TARGET, PhaseTimer())).startswith("1 ")
+    passwords.report(check, TARGET, UnusableTargetError(FailureReason.AUTH, "no"))
+    assert (await passwords.get(check, TARGET, PhaseTimer())).startswith("3 ")
+    assert (await passwords.get(check, HostPort("other", 1), PhaseTimer())).startswith("2 ")
 
 
 @pytest.mark.parametrize(
@@ -158,20 +158,20 @@ async def test_the_password_is_cached_and_requested_again_after_a_refused_login(
     ids=["mysql", "postgres"],
 )
 async def test_a_failing_password_command_makes_the_target_down(backend: Backend) -> None:
-    result = await probe_once(backend, DirectLink(), Endpoint("127.0.0.1", 1), 30)
-    assert (result.state, result.reason) == (HealthState.DOWN, Reason.AUTH)
+    result = await probe_once(backend, DirectLink(), HostPort("127.0.0.1", 1), 30)
+    assert (result.state, result.reason) == (HealthState.DOWN, FailureReason.AUTH)
     assert result.detail == "check.password_command: false ended with exit code 1"
 
 
 async def test_an_old_password_is_requested_again(tmp_path: Path) -> None:
     passwords = PasswordSource()
     check = SqlCheckOptions(user="u", password_command=(counting(tmp_path),), password_cache=Duration(0.0))
-    found = [await passwords.get(check, TARGET, Phases()) for _ in range(2)]
+    found = [await passwords.get(check, TARGET, PhaseTimer()) for _ in range(2)]
     assert [each[0] for each in found] == ["1", "2"]
 
 
 async def test_a_check_that_ends_first_leaves_the_program_running_for_the_next(tmp_path: Path) -> None:
-    passwords, phases, go = PasswordSource(), Phases(), tmp_path / "go"
+    passwords, phases, go = PasswordSource(), PhaseTimer(), tmp_path / "go"
     slow = script(tmp_path, f"echo x >> {tmp_path}/runs; while ! test -e {go}; do sleep 0.05; done; echo token")
     check = SqlCheckOptions(user="u", password_command=(slow,), password_timeout=Duration(60.0))
     for _ in range(2):

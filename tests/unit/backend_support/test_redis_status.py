@@ -3,7 +3,7 @@ import pytest
 from gateway.backend_support.redis_client import RedisErrorReply, Reply
 from gateway.backend_support.redis_status import MEMORY, evaluate, read_info, reply_error
 from gateway.backend_support.replication_facts import LAG, READ_ONLY
-from gateway.errors import Reason, UnusableTargetError
+from gateway.errors import FailureReason, UnusableTargetError
 from gateway.facts import VERSION
 
 MASTER: Reply = [b"master", 10, []]
@@ -28,7 +28,7 @@ def test_a_primary_and_its_memory() -> None:
     assert evaluate(MASTER, {**full, "maxmemory_policy": "allkeys-lru"}, None).degraded is None
     degraded = evaluate(MASTER, {**full, "maxmemory_policy": "noeviction"}, None).degraded
     assert degraded is not None
-    assert degraded[0] is Reason.NO_SPACE
+    assert degraded[0] is FailureReason.NO_SPACE
 
 
 def test_a_replica_and_its_lag() -> None:
@@ -36,7 +36,7 @@ def test_a_replica_and_its_lag() -> None:
     assert (found.role, found.read_only, found.facts[LAG]) == ("replica", True, 3.0)
     assert (found.degraded, found.unusable) == (None, None)
     late = evaluate(SLAVE, REPLICATING, 2.0)
-    assert late.unusable == (Reason.LAG, "up to 3 s behind its primary (max_lag 2 s)")
+    assert late.unusable == (FailureReason.LAG, "up to 3 s behind its primary (max_lag 2 s)")
     broken = REPLICATING | {
         "master_link_status": "down", "master_last_io_seconds_ago": "-1", "master_link_down_since_seconds": "40",
     }  # fmt: skip
@@ -45,10 +45,10 @@ def test_a_replica_and_its_lag() -> None:
     assert found.degraded is not None
     assert "not connected to 10.0.0.1:6379 for 40 s" in found.degraded[1]
     never = evaluate(SLAVE, broken | {"master_link_down_since_seconds": "-1"}, 60.0)
-    assert never.unusable == (Reason.LAG, "an unknown time behind its primary (max_lag 60 s)")
+    assert never.unusable == (FailureReason.LAG, "an unknown time behind its primary (max_lag 60 s)")
     copying = evaluate(SLAVE, broken | {"master_sync_in_progress": "1"}, None)
     assert copying.unusable is not None
-    assert copying.unusable[0] is Reason.STARTING
+    assert copying.unusable[0] is FailureReason.STARTING
     assert evaluate(SLAVE, REPLICATING | {"slave_read_only": "0"}, None).read_only is False
 
 
@@ -59,7 +59,7 @@ def test_either_role_or_info_is_enough() -> None:
     assert evaluate(SLAVE, {}, None).role == "replica"
     with pytest.raises(UnusableTargetError, match="grant the user of the check") as caught:
         evaluate(refused, {}, None)
-    assert caught.value.reason is Reason.AUTH
+    assert caught.value.reason is FailureReason.AUTH
 
 
 @pytest.mark.parametrize(
@@ -83,23 +83,23 @@ def test_a_number_out_of_range_is_refused(reply: Reply, field: str, number: str)
 def test_a_reply_without_a_role_is_a_protocol_error(reply: Reply) -> None:
     with pytest.raises(UnusableTargetError) as caught:
         evaluate(reply, {}, None)
-    assert caught.value.reason is Reason.PROTOCOL
+    assert caught.value.reason is FailureReason.PROTOCOL
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("LOADING Redis is loading the dataset in memory", Reason.STARTING),
-        ("BUSY Redis is busy running a script", Reason.STARTING),
-        ("MASTERDOWN Link with MASTER is down", Reason.LAG),
-        ("NOAUTH Authentication required.", Reason.AUTH),
-        ("WRONGPASS invalid username-password pair", Reason.AUTH),
-        ("ERR invalid password", Reason.AUTH),
-        ("ERR wrong number of arguments for 'auth' command", Reason.AUTH),
-        ("DENIED Redis is running in protected mode", Reason.HOST_BLOCKED),
-        ("ERR max number of clients reached", Reason.TOO_MANY_CONNECTIONS),
-        ("ERR unknown command", Reason.QUERY),
+        ("LOADING Redis is loading the dataset in memory", FailureReason.STARTING),
+        ("BUSY Redis is busy running a script", FailureReason.STARTING),
+        ("MASTERDOWN Link with MASTER is down", FailureReason.LAG),
+        ("NOAUTH Authentication required.", FailureReason.AUTH),
+        ("WRONGPASS invalid username-password pair", FailureReason.AUTH),
+        ("ERR invalid password", FailureReason.AUTH),
+        ("ERR wrong number of arguments for 'auth' command", FailureReason.AUTH),
+        ("DENIED Redis is running in protected mode", FailureReason.HOST_BLOCKED),
+        ("ERR max number of clients reached", FailureReason.TOO_MANY_CONNECTIONS),
+        ("ERR unknown command", FailureReason.QUERY),
     ],
 )
-def test_reasons_of_error_replies(text: str, reason: Reason) -> None:
+def test_reasons_of_error_replies(text: str, reason: FailureReason) -> None:
     assert reply_error(RedisErrorReply(text)).reason is reason

@@ -12,20 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from gateway.backend_support.http_probe_options import HttpRoleOptions
+from gateway.backend_support.http_probe_options import RoleInResponseOptions
 from gateway.backend_support.http_response_end import ResponseEndDetector
-from gateway.backend_support.role_from_http import HttpRoleServerOptions, with_http_role
+from gateway.backend_support.role_from_http import RoleFromHttpOptions, with_http_role
 from gateway.backend_support.sql_check_options import SqlCheckOptions, credentials
-from gateway.backend_support.tls_options import CheckTlsOptions
+from gateway.backend_support.tls_options import HealthCheckTlsOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.http import KIND, HttpBackend, HttpCheckOptions
 from gateway.contracts.backend import ProbeResult
-from gateway.contracts.config_types import Endpoint
-from gateway.contracts.link import Connector
-from gateway.contracts.phases import Phases
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.link import SocketConnector
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.secret import Secret
 from gateway.contracts.states import HealthState
-from gateway.errors import Reason, UnusableTargetError
+from gateway.errors import FailureReason, UnusableTargetError
 from tests.support import certificates
 from tests.support.probes import probe
 from tests.support.servers import resetting, serving, silent
@@ -88,9 +88,13 @@ async def test_status_role_login_and_host() -> None:
         assert Answers.requests.pop() == ("/", f"127.0.0.1:{port}", None)
         assert (await probe(backend("/primary", status=(503,)), port)).state is HealthState.UP
         for path, reason, words in (
-            ("/primary?token=secret", Reason.QUERY, "/primary: status 503, expected 200"),
-            ("/moved", Reason.QUERY, "redirects are not followed (to http://192.0.2.1/)"),
-            ("/login", Reason.AUTH, "/login: status 401, expected 200: the server requires a login: set check.user"),
+            ("/primary?token=secret", FailureReason.QUERY, "/primary: status 503, expected 200"),
+            ("/moved", FailureReason.QUERY, "redirects are not followed (to http://192.0.2.1/)"),
+            (
+                "/login",
+                FailureReason.AUTH,
+                "/login: status 401, expected 200: the server requires a login: set check.user",
+            ),
         ):
             result = await probe(backend(path), port)
             assert (result.reason, words in result.detail) == (reason, True), result.detail
@@ -100,23 +104,23 @@ async def test_status_role_login_and_host() -> None:
         assert login.state is HealthState.UP
         assert Answers.requests.pop() == ("/login", "search", LOGIN)
         for path, role, found in (
-            ("/leader", HttpRoleOptions(header="x-role"), "primary"),
-            ("/json", HttpRoleOptions(json="node.roles.1"), "replica"),
-            ("/json", HttpRoleOptions(json="node.ready", primary=("true",), replica=("false",)), "primary"),
-            ("/json", HttpRoleOptions(json="node.n", primary=("2",), replica=("1",)), "replica"),
+            ("/leader", RoleInResponseOptions(header="x-role"), "primary"),
+            ("/json", RoleInResponseOptions(json="node.roles.1"), "replica"),
+            ("/json", RoleInResponseOptions(json="node.ready", primary=("true",), replica=("false",)), "primary"),
+            ("/json", RoleInResponseOptions(json="node.n", primary=("2",), replica=("1",)), "replica"),
         ):
             result = await probe(backend(path, role=role), port)
             assert result.probe_result is not None, result.detail
             assert (result.probe_result.role, result.probe_result.read_only) == (found, found == "replica")
-        unknown = await probe(backend("/strange", role=HttpRoleOptions(header="X-Role")), port)
-        assert (unknown.state, unknown.reason) == (HealthState.DOWN, Reason.ROLE)
+        unknown = await probe(backend("/strange", role=RoleInResponseOptions(header="X-Role")), port)
+        assert (unknown.state, unknown.reason) == (HealthState.DOWN, FailureReason.ROLE)
         assert unknown.probe_result is not None
         assert (unknown.probe_result.role, unknown.probe_result.read_only) == (None, True)
         for path, role in (
-            ("/strange", HttpRoleOptions(json="role")), ("/json", HttpRoleOptions(json="node.roles.9")),
-            ("/json", HttpRoleOptions(json="node")), ("/leader", HttpRoleOptions(header="Absent")),
+            ("/strange", RoleInResponseOptions(json="role")), ("/json", RoleInResponseOptions(json="node.roles.9")),
+            ("/json", RoleInResponseOptions(json="node")), ("/leader", RoleInResponseOptions(header="Absent")),
         ):  # fmt: skip
-            assert (await probe(backend(path, role=role), port)).reason is Reason.PROTOCOL
+            assert (await probe(backend(path, role=role), port)).reason is FailureReason.PROTOCOL
 
 
 async def test_tls_verifies_the_server(tmp_path: Path) -> None:
@@ -124,15 +128,17 @@ async def test_tls_verifies_the_server(tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(issued.certificate, issued.key)
     with http_server(context) as port:
-        result = await probe(backend(tls=CheckTlsOptions("verify", issued.ca, certificates.NAME)), port)
+        result = await probe(backend(tls=HealthCheckTlsOptions("verify", issued.ca, certificates.NAME)), port)
         assert result.state is HealthState.UP, result.detail
         assert result.probe_result is not None
         assert result.probe_result.certificate is not None
-        refused = await probe(backend(tls=CheckTlsOptions("verify", issued.ca)), port)
-        assert (refused.reason, "set check.tls.server_name" in refused.detail) == (Reason.TLS, True), refused.detail
+        refused = await probe(backend(tls=HealthCheckTlsOptions("verify", issued.ca)), port)
+        assert (refused.reason, "set check.tls.server_name" in refused.detail) == (FailureReason.TLS, True), (
+            refused.detail
+        )
     with http_server() as port:
-        refused = await probe(backend(tls=CheckTlsOptions("require")), port)
-        assert refused.reason is Reason.TLS
+        refused = await probe(backend(tls=HealthCheckTlsOptions("require")), port)
+        assert refused.reason is FailureReason.TLS
         assert refused.detail.startswith("the server does not use TLS on this port: correct the port"), refused.detail
 
 
@@ -153,7 +159,7 @@ async def test_an_invalid_response_is_a_protocol_error(response: bytes) -> None:
 
     with serving(respond) as port:
         result = await probe(backend(), port)
-    assert (result.state, result.reason) == (HealthState.DOWN, Reason.PROTOCOL), result.detail
+    assert (result.state, result.reason) == (HealthState.DOWN, FailureReason.PROTOCOL), result.detail
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -189,7 +195,7 @@ class Database:
     def __init__(self, found: ProbeResult | UnusableTargetError) -> None:
         self.found = found
 
-    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
+    async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
         if isinstance(self.found, UnusableTargetError):
             raise self.found
         return self.found
@@ -201,23 +207,46 @@ PRIMARY = ProbeResult(role="primary", read_only=False)
 @pytest.mark.parametrize(
     ("path", "role", "database", "expected"),
     [
-        ("/leader", HttpRoleOptions(header="X-Role"), PRIMARY, (HealthState.UP, None, "primary", False)),
+        ("/leader", RoleInResponseOptions(header="X-Role"), PRIMARY, (HealthState.UP, None, "primary", False)),
         ("/", None, PRIMARY, (HealthState.UP, None, "primary", False)),
         ("/primary", None, PRIMARY, (HealthState.UP, None, "replica", True)),
         # During a promotion, the database is still read-only.
         ("/", None, ProbeResult(role="replica", read_only=True), (HealthState.UP, None, "primary", True)),
         ("/", None, ProbeResult(unprobed="no user"), (HealthState.UP, None, "primary", False)),
-        ("/", None, UnusableTargetError(Reason.AUTH, "no"), (HealthState.DEGRADED, Reason.AUTH, "primary", False)),
-        ("/", None, UnusableTargetError(Reason.STARTING, "soon"), (HealthState.DOWN, Reason.STARTING, None, None)),
-        ("/strange", HttpRoleOptions(header="X-Role"), PRIMARY, (HealthState.DOWN, Reason.ROLE, None, True)),
-        ("/login", HttpRoleOptions(header="X-Role"), PRIMARY, (HealthState.DOWN, Reason.QUERY, None, None)),
+        (
+            "/",
+            None,
+            UnusableTargetError(FailureReason.AUTH, "no"),
+            (HealthState.DEGRADED, FailureReason.AUTH, "primary", False),
+        ),
+        (
+            "/",
+            None,
+            UnusableTargetError(FailureReason.STARTING, "soon"),
+            (HealthState.DOWN, FailureReason.STARTING, None, None),
+        ),
+        (
+            "/strange",
+            RoleInResponseOptions(header="X-Role"),
+            PRIMARY,
+            (HealthState.DOWN, FailureReason.ROLE, None, True),
+        ),
+        (
+            "/login",
+            RoleInResponseOptions(header="X-Role"),
+            PRIMARY,
+            (HealthState.DOWN, FailureReason.QUERY, None, None),
+        ),
     ],
 )
 async def test_the_role_of_a_database_comes_from_http(
-    path: str, role: HttpRoleOptions | None, database: ProbeResult | UnusableTargetError, expected: tuple[object, ...]
+    path: str,
+    role: RoleInResponseOptions | None,
+    database: ProbeResult | UnusableTargetError,
+    expected: tuple[object, ...],
 ) -> None:
     with http_server() as port:
-        wrapped = with_http_role(Database(database), HttpRoleServerOptions(path=path, role=role, port=port))
+        wrapped = with_http_role(Database(database), RoleFromHttpOptions(path=path, role=role, port=port))
         result = await probe(wrapped, 1)
     found = result.probe_result or ProbeResult()
     assert (result.state, result.reason, found.role, found.read_only) == expected, result.detail
@@ -225,20 +254,20 @@ async def test_the_role_of_a_database_comes_from_http(
 
 def test_the_authority_of_the_http_server_is_monitored(tmp_path: Path) -> None:
     issued, other = certificates.issue(tmp_path / "one"), certificates.issue(tmp_path / "other")
-    via_http = HttpRoleServerOptions(port=1, tls=CheckTlsOptions("verify", other.ca))
-    check = SqlCheckOptions(tls=CheckTlsOptions("verify", issued.ca), via_http=via_http)
+    via_http = RoleFromHttpOptions(port=1, tls=HealthCheckTlsOptions("verify", other.ca))
+    check = SqlCheckOptions(tls=HealthCheckTlsOptions("verify", issued.ca), via_http=via_http)
     assert [each.name for each in credentials(EmptyOptions(), check)] == [str(issued.ca), str(other.ca)]
 
 
 async def test_a_failed_request_names_the_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
-    result = await probe(with_http_role(Database(PRIMARY), HttpRoleServerOptions(port=port)), 1)
-    assert (result.state, result.reason) == (HealthState.DOWN, Reason.REFUSED)
+    result = await probe(with_http_role(Database(PRIMARY), RoleFromHttpOptions(port=port)), 1)
+    assert (result.state, result.reason) == (HealthState.DOWN, FailureReason.REFUSED)
     assert result.detail.startswith(f"via_http, port {port}: ")
-    for behavior, reason in ((silent, Reason.TIMEOUT), (resetting, Reason.RESET)):
+    for behavior, reason in ((silent, FailureReason.TIMEOUT), (resetting, FailureReason.RESET)):
         with serving(behavior) as port:
-            result = await probe(with_http_role(Database(PRIMARY), HttpRoleServerOptions(port=port)), 1, timeout=0.5)
+            result = await probe(with_http_role(Database(PRIMARY), RoleFromHttpOptions(port=port)), 1, timeout=0.5)
         assert (result.reason, f"via_http, port {port}" in result.detail) == (reason, True), result.detail
 
 
@@ -272,7 +301,7 @@ def test_a_wrong_check_is_an_error_with_its_key(changes: dict[str, object], erro
 )
 def test_a_wrong_role_is_an_error_with_its_key(changes: dict[str, object], error: str) -> None:
     with pytest.raises(ValueError, match=error):
-        HttpRoleOptions(**changes)  # type: ignore[arg-type] # any field
+        RoleInResponseOptions(**changes)  # type: ignore[arg-type] # any field
 
 
 def test_a_url_selects_path_and_tls() -> None:

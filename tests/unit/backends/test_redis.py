@@ -10,7 +10,7 @@ from gateway.backends import EmptyOptions
 from gateway.backends.redis import KIND, RedisBackend, RedisCheckOptions
 from gateway.contracts.secret import Secret
 from gateway.contracts.states import HealthState
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 from tests.support.probes import probe
 from tests.support.servers import Behavior, serving
 
@@ -38,29 +38,29 @@ INFO = b"$0\r\n\r\n" * 3
 @pytest.mark.parametrize(
     ("replies", "reason", "words"),
     [
-        ((b"HTTP/1.1 400 Bad Request\r\n",), Reason.PROTOCOL, "a reply begins with b'HTTP/1.1 400"),
-        ((b"+" + b"x" * 100_000,), Reason.PROTOCOL, "a line of more than 16 KiB"),
-        ((b"$1000000\r\n",), Reason.PROTOCOL, "more than 64 KiB"),
-        ((b"$-2\r\n",), Reason.PROTOCOL, "a length is negative"),
-        ((b"$999999999999999999999999\r\n",), Reason.PROTOCOL, "is not a number"),
-        ((b":one\r\n",), Reason.PROTOCOL, "is not a number"),
-        ((b"$1\r\nxyz",), Reason.PROTOCOL, "longer than its declared length"),
-        ((b"*1\r\n" * 1000,), Reason.PROTOCOL, "too many levels"),
-        ((b"*100000\r\n" + b":1\r\n" * 10_000,), Reason.PROTOCOL, "too many items or too many levels"),
-        ((b"*2\r\n+a\r\n",), Reason.RESET, "closed the connection"),
-        ((GREETING,), Reason.RESET, "closed the connection"),
-        ((GREETING, b"-WRONGPASS invalid\r\n"), Reason.AUTH, "WRONGPASS invalid: correct check.password_file"),
-        ((GREETING, LOGIN, b"+PONG\r\n*1\r\n$4\r\nking\r\n" + INFO), Reason.PROTOCOL, "contains a role"),
+        ((b"HTTP/1.1 400 Bad Request\r\n",), FailureReason.PROTOCOL, "a reply begins with b'HTTP/1.1 400"),
+        ((b"+" + b"x" * 100_000,), FailureReason.PROTOCOL, "a line of more than 16 KiB"),
+        ((b"$1000000\r\n",), FailureReason.PROTOCOL, "more than 64 KiB"),
+        ((b"$-2\r\n",), FailureReason.PROTOCOL, "a length is negative"),
+        ((b"$999999999999999999999999\r\n",), FailureReason.PROTOCOL, "is not a number"),
+        ((b":one\r\n",), FailureReason.PROTOCOL, "is not a number"),
+        ((b"$1\r\nxyz",), FailureReason.PROTOCOL, "longer than its declared length"),
+        ((b"*1\r\n" * 1000,), FailureReason.PROTOCOL, "too many levels"),
+        ((b"*100000\r\n" + b":1\r\n" * 10_000,), FailureReason.PROTOCOL, "too many items or too many levels"),
+        ((b"*2\r\n+a\r\n",), FailureReason.RESET, "closed the connection"),
+        ((GREETING,), FailureReason.RESET, "closed the connection"),
+        ((GREETING, b"-WRONGPASS invalid\r\n"), FailureReason.AUTH, "WRONGPASS invalid: correct check.password_file"),
+        ((GREETING, LOGIN, b"+PONG\r\n*1\r\n$4\r\nking\r\n" + INFO), FailureReason.PROTOCOL, "contains a role"),
         (
             (GREETING, LOGIN, b"+PONG\r\n*1\r\n$6\r\nmaster\r\n$15\r\nused_memory:lot\r\n" + INFO),
-            Reason.PROTOCOL,
+            FailureReason.PROTOCOL,
             "'lot'",
         ),
-        ((b"-LOADING Redis is loading\r\n",), Reason.STARTING, "LOADING"),
+        ((b"-LOADING Redis is loading\r\n",), FailureReason.STARTING, "LOADING"),
     ],
 )
 async def test_an_invalid_reply_is_an_error_with_a_reason(
-    replies: tuple[bytes, ...], reason: Reason, words: str
+    replies: tuple[bytes, ...], reason: FailureReason, words: str
 ) -> None:
     with serving(replying(*replies)) as port:
         result = await probe(BACKEND, port)
@@ -72,7 +72,7 @@ async def test_a_server_of_an_old_version_without_a_password_is_unauthenticated(
     refused = b"-ERR Client sent AUTH, but no password is set\r\n"
     with serving(replying(b"+PONG\r\n", refused, b"+PONG\r\n*1\r\n$6\r\nmaster\r\n" + INFO)) as port:
         result = await probe(BACKEND, port)
-    assert (result.state, result.reason) == (HealthState.DEGRADED, Reason.UNAUTHENTICATED), result.detail
+    assert (result.state, result.reason) == (HealthState.DEGRADED, FailureReason.UNAUTHENTICATED), result.detail
 
 
 WORDS = st.sampled_from(

@@ -7,18 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from gateway.backend_support.tls_options import CheckTlsOptions
+from gateway.backend_support.tls_options import HealthCheckTlsOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.tcp import TcpBackend, TcpCheckOptions, unescape
 from gateway.contracts.states import HealthState
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 from tests.support import certificates
 from tests.support.probes import probe
 from tests.support.servers import dripping, serving, silent, talking
 
 
-def backend(send: str | None = None, expect: str | None = None, tls: CheckTlsOptions | None = None) -> TcpBackend:
-    return TcpBackend(EmptyOptions(), TcpCheckOptions(send, expect, tls=tls or CheckTlsOptions()))
+def backend(
+    send: str | None = None, expect: str | None = None, tls: HealthCheckTlsOptions | None = None
+) -> TcpBackend:
+    return TcpBackend(EmptyOptions(), TcpCheckOptions(send, expect, tls=tls or HealthCheckTlsOptions()))
 
 
 def ponging(client: socket.socket) -> None:
@@ -53,17 +55,17 @@ async def test_the_response_decides() -> None:
     with serving(talking(b"220 ready\r\n")) as port:
         assert (await probe(backend(expect="220 "), port)).state is HealthState.UP
         result = await probe(backend(expect="PONG"), port, timeout=0.5)
-    assert (result.state, result.reason) == (HealthState.DOWN, Reason.PROTOCOL)
+    assert (result.state, result.reason) == (HealthState.DOWN, FailureReason.PROTOCOL)
     assert result.detail == r"the response b'220 ready\r\n' does not contain check.expect"
     with serving(talking(b"-ERR\r\n\x1b[2J", then_close=True)) as port:
         result = await probe(backend(expect="PONG"), port)
-    assert (result.state, result.reason) == (HealthState.DOWN, Reason.PROTOCOL)
+    assert (result.state, result.reason) == (HealthState.DOWN, FailureReason.PROTOCOL)
     assert result.detail == r"the response b'-ERR\r\n\x1b[2J' does not contain check.expect"
     with serving(talking(b"x" * 100_000)) as port:
         result = await probe(backend(expect="PONG"), port)
-    assert (result.state, result.reason) == (HealthState.DOWN, Reason.PROTOCOL)
+    assert (result.state, result.reason) == (HealthState.DOWN, FailureReason.PROTOCOL)
     assert len(result.detail) < 200
-    for server, reason in ((dripping(b""), Reason.PROTOCOL), (silent, Reason.TIMEOUT)):
+    for server, reason in ((dripping(b""), FailureReason.PROTOCOL), (silent, FailureReason.TIMEOUT)):
         with serving(server) as port:
             assert (await probe(backend(expect="PONG"), port, timeout=0.5)).reason is reason
 
@@ -82,7 +84,7 @@ async def test_a_pattern_matches_bytes_in_linear_time() -> None:
     with serving(respond) as port:
         assert (await probe(pattern(r"\xff\x00a"), port)).state is HealthState.UP
         result = await probe(pattern("((a*)*)*b"), port)
-    assert (result.state, result.reason) == (HealthState.DOWN, Reason.PROTOCOL)
+    assert (result.state, result.reason) == (HealthState.DOWN, FailureReason.PROTOCOL)
     assert result.detail.endswith("does not match check.expect_pattern")
     for text, words in (
         ("(", "missing \\)"), (r"(a)\1", "invalid escape"), ("((a{100}){100}){100}", "invalid repetition|too large"),
@@ -101,7 +103,7 @@ async def test_a_response_in_many_pieces_is_refused() -> None:
 
     with serving(in_pieces) as port:
         result = await probe(backend(expect="PONG"), port)
-    assert (result.state, result.reason) == (HealthState.DOWN, Reason.PROTOCOL), result.detail
+    assert (result.state, result.reason) == (HealthState.DOWN, FailureReason.PROTOCOL), result.detail
 
 
 async def test_tls_verifies_the_server_and_reports_its_certificate(tmp_path: Path) -> None:
@@ -115,15 +117,18 @@ async def test_tls_verifies_the_server_and_reports_its_certificate(tmp_path: Pat
             ponging(secure)
 
     with serving(over_tls) as port:
-        for tls in (CheckTlsOptions("verify", issued.ca, certificates.NAME), CheckTlsOptions("require")):
+        for tls in (HealthCheckTlsOptions("verify", issued.ca, certificates.NAME), HealthCheckTlsOptions("require")):
             result = await probe(backend("PING\r\n", "PONG", tls), port)
             assert result.state is HealthState.UP, result.detail
             assert result.probe_result is not None
             assert result.probe_result.certificate is not None
-        for tls in (CheckTlsOptions("verify", other.ca, certificates.NAME), CheckTlsOptions("verify", issued.ca)):
+        for tls in (
+            HealthCheckTlsOptions("verify", other.ca, certificates.NAME),
+            HealthCheckTlsOptions("verify", issued.ca),
+        ):
             result = await probe(backend("PING\r\n", "PONG", tls), port)
-            assert (result.state, result.reason) == (HealthState.DOWN, Reason.TLS), result.detail
-        missing = await probe(backend(tls=CheckTlsOptions("verify", tmp_path / "missing.pem")), port)
-        assert (missing.reason, "check.tls.ca_file" in missing.detail) == (Reason.TLS, True)
+            assert (result.state, result.reason) == (HealthState.DOWN, FailureReason.TLS), result.detail
+        missing = await probe(backend(tls=HealthCheckTlsOptions("verify", tmp_path / "missing.pem")), port)
+        assert (missing.reason, "check.tls.ca_file" in missing.detail) == (FailureReason.TLS, True)
     with serving(ponging) as port:
-        assert (await probe(backend(tls=CheckTlsOptions("require")), port)).reason is Reason.TLS
+        assert (await probe(backend(tls=HealthCheckTlsOptions("require")), port)).reason is FailureReason.TLS

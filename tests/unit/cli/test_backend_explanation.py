@@ -5,7 +5,7 @@ from gateway.backends import target_remedy
 from gateway.cli.backend_explanation import explanation, explanation_json
 from gateway.cli.path_descriptions import hops
 from gateway.cli.severity_order import tunnels_by_severity
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 from gateway.remedies import TARGET_REMEDIES, TUNNEL_REMEDIES
 from gateway.tunnels import tunnel_remedy
 from tests.support.files import REPOSITORY
@@ -106,11 +106,11 @@ def test_the_worst_tunnels_come_first() -> None:
 
 
 def test_every_reason_has_a_remedy() -> None:
-    assert set(TARGET_REMEDIES) == set(Reason)
+    assert set(TARGET_REMEDIES) == set(FailureReason)
     packages = ("tunnels", "ssh", "vpn", "proxy", "command", "supervision")
     sources = [path.read_text() for package in packages for path in (REPOSITORY / "gateway" / package).glob("*.py")]
     names = set(re.findall(r"\bReason\.([A-Z_]+)", "".join(sources)))
-    assert set(TUNNEL_REMEDIES) == {Reason[name] for name in names}
+    assert set(TUNNEL_REMEDIES) == {FailureReason[name] for name in names}
 
 
 def test_remedies_fit_the_kind() -> None:

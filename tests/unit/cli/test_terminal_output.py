@@ -10,24 +10,26 @@ from gateway.app import one_shot_commands
 from gateway.audit.report import AuditReport, Finding, HazardRule, Severity, StorageLocation
 from gateway.cli import cli
 from gateway.cli.terminal_output import print_text
-from gateway.docker.dead_containers import DeadContainer, RevivalStatus
-from gateway.docker.plan import ActionKind, AttachmentState, AttachmentStatus, Plan, PlannedAction
+from gateway.docker.plan import ActionKind, AttachmentState, DesiredAttachmentStatus, Plan, PlannedAction
 from gateway.docker.start_failure import StartFailureCause
+from gateway.docker.unavailable_containers import RevivalStatus, UnavailableContainer
 from gateway.ops.service_client import ServiceClient
 
 LONG = "a container with a very long name uses the network of another container, which was recreated meanwhile"
 COMMAND = "docker compose -p shop -f /srv/shop/compose.yaml up -d --no-deps --force-recreate application-server"
 NAME = "shop-application-server-with-a-long-name-1"
-DEAD = DeadContainer(NAME, "1", StartFailureCause.NETWORK, LONG, RevivalStatus.RECREATE, "a start fails", COMMAND)
+DEAD = UnavailableContainer(
+    NAME, "1", StartFailureCause.NETWORK, LONG, RevivalStatus.RECREATE, "a start fails", COMMAND
+)
 PLAN = Plan(
     actions=(
         PlannedAction(
             ActionKind.CONNECT, network="apps-of-the-shop", container=NAME, aliases=("orders", "www"), why=LONG
         ),
     ),
-    attachments=(AttachmentStatus("apps-of-the-shop", NAME, AttachmentState.BLOCKED, None, LONG),),
+    attachments=(DesiredAttachmentStatus("apps-of-the-shop", NAME, AttachmentState.BLOCKED, None, LONG),),
     warnings=(LONG,),
-    dead=(DEAD,),
+    unavailable=(DEAD,),
 )
 REPORT = AuditReport(
     places=(StorageLocation(NAME, "/var/lib/mysql/data", "rw", "anonymous volume", "0fe5219457ea", LONG),),

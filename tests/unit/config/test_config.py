@@ -14,7 +14,7 @@ from gateway.config.model import CommonBackendOptions, CommonCheckOptions, Commo
 from gateway.config.schema import hints_by_key
 from gateway.config.sections import SECTIONS, OpsTls
 from gateway.config.setting_warnings import setting_warnings
-from gateway.contracts.config_types import Duration, Endpoint, unix_endpoint
+from gateway.contracts.config_types import Duration, HostPort, unix_endpoint
 from gateway.contracts.secret import Secret
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
 from gateway.errors import ConfigError
@@ -66,11 +66,11 @@ def test_the_demo_configuration_is_valid() -> None:
 def test_the_defaults_of_a_configuration(tmp_path: Path) -> None:
     config = read("backends: {a: {kind: mysql, targets: db}, n: {kind: nfs, targets: nas, export: /x}}", tmp_path)
     orders = config.backends["a"]
-    assert orders.targets == (Endpoint("db", 3306),)
+    assert orders.targets == (HostPort("db", 3306),)
     assert (orders.hold, orders.max_connections, orders.prefer) == (10.0, 1000, "order")
     assert (orders.check.interval, orders.check.timeout, orders.check.rise, orders.check.fall) == (10.0, 3.0, 2, 3)
     assert config.backends["n"].hold == 300.0
-    assert config.ops.listen == Endpoint("127.0.0.1", 9090)
+    assert config.ops.listen == HostPort("127.0.0.1", 9090)
     assert (config.shutdown.delay, config.shutdown.drain) == (5.0, 20.0)
 
 
@@ -85,7 +85,7 @@ def test_several_targets_prefer_the_primary(tmp_path: Path) -> None:
 def test_variables_of_the_environment_are_expanded(tmp_path: Path) -> None:
     text = "backends: {a: {kind: tcp, targets: ['${HOST}:${PORT:-80}'], listen: '/run/$$x'}}"
     backend = read(text, tmp_path, HOST="db").backends["a"]
-    assert backend.targets == (Endpoint("db", 80),)
+    assert backend.targets == (HostPort("db", 80),)
     assert backend.listen == (unix_endpoint(Path("/run/$x")),)
 
 
@@ -108,7 +108,7 @@ backends:
 """
     config = read(text, tmp_path)
     assert config.backends["b"].hold == 3.0
-    assert config.backends["b"].targets == (Endpoint("b", 1),)
+    assert config.backends["b"].targets == (HostPort("b", 1),)
 
 
 def test_aliases_that_repeat_each_other_are_bounded(tmp_path: Path) -> None:
@@ -164,8 +164,8 @@ def test_urls_carry_every_key() -> None:
     assert options.identity_files == (Path("/k1"), Path("/k2"))
     assert options.keepalive.lost == Duration(5)
     orders = config.backends["orders"]
-    assert orders.targets == (Endpoint("db-1", 3306), Endpoint("db-2", 3306))
-    assert orders.listen == (Endpoint("127.0.0.1", 1), Endpoint("127.0.0.1", 2))
+    assert orders.targets == (HostPort("db-1", 3306), HostPort("db-2", 3306))
+    assert orders.listen == (HostPort("127.0.0.1", 1), HostPort("127.0.0.1", 2))
     assert orders.check_options.tls.mode == "verify"
     assert config.backends["media"].options.export == "/path/to/folder"
 
@@ -254,8 +254,8 @@ def test_flags_override_the_environment_which_overrides_the_file(tmp_path: Path)
     config = load(ConfigSources(file, settings={"ops-listen": "127.0.0.1:3"}, environment=environment))
     assert config.ops.listen.port == 3
     assert config.gateway.instance == "environment"
-    assert config.backends["a"].targets == (Endpoint("b", 2),)
-    assert config.backends["my-db"].targets == (Endpoint("pg", 5432),)
+    assert config.backends["a"].targets == (HostPort("b", 2),)
+    assert config.backends["my-db"].targets == (HostPort("pg", 5432),)
 
 
 def test_variables_of_a_kubernetes_service_named_gateway_are_ignored() -> None:

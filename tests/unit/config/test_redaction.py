@@ -6,8 +6,8 @@ import pytest
 
 from gateway.app.ops_settings import file_problems, ops_settings
 from gateway.config import ConfigSources, load
-from gateway.config.file_checks import check_files
 from gateway.config.redaction import Redactor, redact
+from gateway.config.referenced_file_checks import check_files
 from gateway.contracts.secret import Secret
 from gateway.errors import ConfigError, GatewayError
 from gateway.ops.settings import read_secrets

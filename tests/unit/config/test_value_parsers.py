@@ -1,7 +1,7 @@
 import pytest
 
 from gateway.config import value_parsers
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 
 
 @pytest.mark.parametrize(
@@ -32,13 +32,13 @@ def test_an_invalid_size_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "default", "found"),
     [
-        ("db:3306", 0, Endpoint("db", 3306)),
-        ("db", 5432, Endpoint("db", 5432)),
-        ("[fd00::1]:3306", 0, Endpoint("fd00::1", 3306)),
-        ("[fd00::1]", 22, Endpoint("fd00::1", 22)),
+        ("db:3306", 0, HostPort("db", 3306)),
+        ("db", 5432, HostPort("db", 5432)),
+        ("[fd00::1]:3306", 0, HostPort("fd00::1", 3306)),
+        ("[fd00::1]", 22, HostPort("fd00::1", 22)),
     ],
 )
-def test_endpoint(text: str, default: int, found: Endpoint) -> None:
+def test_endpoint(text: str, default: int, found: HostPort) -> None:
     assert value_parsers.endpoint(text, default) == found
 
 
@@ -49,14 +49,14 @@ def test_an_invalid_endpoint_is_refused(text: str) -> None:
 
 
 def test_an_endpoint_prints_as_it_is_written() -> None:
-    assert str(Endpoint("fd00::1", 1)) == "[fd00::1]:1"
-    assert str(Endpoint("db", 1)) == "db:1"
+    assert str(HostPort("fd00::1", 1)) == "[fd00::1]:1"
+    assert str(HostPort("db", 1)) == "db:1"
 
 
 def test_listener_takes_addresses_and_paths_only() -> None:
     assert str(value_parsers.listener("/run/x.sock")) == "/run/x.sock"
     assert str(value_parsers.listener("unix:/run/x.sock")) == "/run/x.sock"
-    assert value_parsers.listener("[::1]:3306") == Endpoint("::1", 3306)
+    assert value_parsers.listener("[::1]:3306") == HostPort("::1", 3306)
     with pytest.raises(ValueError, match="must be an IP address of this host"):
         value_parsers.listener("db.example.com:3306")
     for text in ("3306", ":3306"):

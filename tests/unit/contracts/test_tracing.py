@@ -4,11 +4,11 @@ from itertools import pairwise
 
 import pytest
 
-from gateway.contracts.tracing import CHANNEL, DIAL, HOLD, ConnectionTrace
+from gateway.contracts.tracing import CHANNEL, DIAL, HOLD, ConnectionPhaseRecorder
 
 
 def test_phases_are_consecutive_and_do_not_depend_on_the_system_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    trace = ConnectionTrace()
+    trace = ConnectionPhaseRecorder()
     monkeypatch.setattr("time.time_ns", lambda: 0)
     for name in (HOLD, DIAL, CHANNEL, "", ""):
         trace.enter(name)
@@ -18,7 +18,7 @@ def test_phases_are_consecutive_and_do_not_depend_on_the_system_time(monkeypatch
 
 
 def test_a_client_that_dials_repeatedly_has_a_limited_number_of_phases() -> None:
-    trace = ConnectionTrace()
+    trace = ConnectionPhaseRecorder()
     for _ in range(1000):
         trace.enter(DIAL)
     assert len(trace.phases) == 64

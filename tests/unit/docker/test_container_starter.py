@@ -10,13 +10,13 @@ from aiodocker.exceptions import DockerError
 
 from gateway.backoff import BackoffPolicy
 from gateway.docker import container_starter, inspection_cache, last_start_inspector, start_attempts
-from gateway.docker.dead_containers import RevivalStatus
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.errors import EngineError, EngineErrorKind, as_engine_error
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.start_failure import RequestedStart, StartFailureCause
+from gateway.docker.start_failure import RequestedContainerStart, StartFailureCause
+from gateway.docker.unavailable_containers import RevivalStatus
 from gateway.docker.volumes import VolumeMountAddress
 from tests.support.fake_engine import FakeContainer, FakeEngine
 
@@ -115,12 +115,14 @@ async def test_a_slow_start_delays_no_other_action_and_is_requested_once(
         await reconcile(made, engine, 5)
         assert "apps" in other.endpoints
         assert engine.requested == ["web"]
-        (dead,) = made.plan.dead
-        assert dead.state is RevivalStatus.STARTING, "the state from before the start is shown"
-        assert OwnershipRecord(tmp_path).starts == {web.id: RequestedStart(StartFailureCause.VOLUME, "media")}
+        (unavailable,) = made.plan.unavailable
+        assert unavailable.state is RevivalStatus.STARTING, "the state from before the start is shown"
+        assert OwnershipRecord(tmp_path).starts == {
+            web.id: RequestedContainerStart(StartFailureCause.VOLUME, "media")
+        }
         engine.proceed.set()
         await reconcile(made, engine)
-    assert (web.state, made.plan.dead, made.revivals.revived) == ("running", (), {"volume": 1})
+    assert (web.state, made.plan.unavailable, made.revivals.revived) == ("running", (), {"volume": 1})
     assert OwnershipRecord(tmp_path).starts == {}
 
 
@@ -233,7 +235,7 @@ async def test_a_container_that_changed_while_its_start_was_queued_is_not_starte
     engine.proceed.set()
     await reconcile(made, engine)
     assert [each.state for each in containers] == [*4 * ["running"], "exited"]
-    assert made.plan.dead == ()
+    assert made.plan.unavailable == ()
 
 
 async def test_a_container_that_was_paused_while_its_restart_was_queued_is_not_restarted(
@@ -266,7 +268,7 @@ async def test_a_start_that_fails_is_listed_before_the_others_are_inspected(
     engine.errors[containers[4].id] = REFUSED
     made._observer.inspections.expire_start(containers[4].id)  # the event `unmount` of its volume
     await made.reconcile(engine)  # type: ignore[arg-type]
-    assert [each.container for each in made.plan.dead] == ["web-4"]
+    assert [each.container for each in made.plan.unavailable] == ["web-4"]
     await made._executor.starter.cancel()
 
 
@@ -281,7 +283,7 @@ async def test_snapshots_follow_soon_until_each_container_was_inspected(
     for expected in (True, True, False):
         wake, _ = await made.reconcile(engine)  # type: ignore[arg-type]
         assert (wake <= 1.0) is expected
-    assert [each.container for each in made.plan.dead] == ["web-9"]
+    assert [each.container for each in made.plan.unavailable] == ["web-9"]
     await made._executor.starter.cancel()
 
 
@@ -298,7 +300,7 @@ async def test_slow_starts_do_not_delay_the_others_for_long(
         while made._executor.starter._gate._value < 4:
             await asyncio.sleep(0.05)
         engine.proceed.set()
-        while made.plan.dead:
+        while made.plan.unavailable:
             await reconcile(made, engine)
     assert made._executor.starter._gate._value == 4, "each attempt releases its slot once"
     assert sorted(engine.requested) == names

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from gateway.docker.attach_blocker import AttachBlocker
+from gateway.docker.attachment_obstacle import AttachmentObstacle
+from gateway.docker.consumer_identity_warnings import can_spoof
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_actions import execute
 from gateway.docker.engine_client import EngineClient
 from gateway.docker.engine_flavor import DOCKER, PODMAN, EngineFlavor, flavor, lease_ranges
 from gateway.docker.errors import EngineError, EngineErrorKind
-from gateway.docker.identity_warnings import can_spoof
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import ActionKind, PlannedAction
 from gateway.docker.planning import plan
@@ -116,19 +116,19 @@ def test_the_capabilities_of_a_podman_container_are_read() -> None:
         (
             "pasta",
             {"apps": NetworkOptions()},
-            AttachBlocker.NOT_ATTACHABLE,
+            AttachmentObstacle.NOT_ATTACHABLE,
             "it uses pasta, with which Podman cannot join",
         ),
         (
             "bridge",
             {"apps": NetworkOptions("overlay")},
-            AttachBlocker.NOT_MANAGER,
+            AttachmentObstacle.NOT_MANAGER,
             "network apps: Podman has no overlay",
         ),
     ],
 )
 def test_containers_that_podman_cannot_attach_are_blocked_with_a_reason(
-    mode: str, networks: dict[str, NetworkOptions], reason: AttachBlocker, message: str
+    mode: str, networks: dict[str, NetworkOptions], reason: AttachmentObstacle, message: str
 ) -> None:
     container = Container(WEB.id, WEB.name, WEB.state, WEB.labels, mode, {})
     wanted = DesiredState("site", DockerOptions(networks=networks, services=True), ("orders",))

@@ -6,22 +6,22 @@ from typing import Any
 
 import pytest
 
-from gateway.docker.attach_blocker import AttachBlocker
+from gateway.docker.access_explanation import explain, find
+from gateway.docker.access_explanation.explanation import ExplainedBackend, Explanation, Reachability
+from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.docker.desired_state import DesiredState
-from gateway.docker.explaining import explain, find
-from gateway.docker.explaining.explanation import ExplainedBackend, Explanation, Reachability
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
-from gateway.docker.plan import AttachmentState, AttachmentStatus, Plan
+from gateway.docker.plan import AttachmentState, DesiredAttachmentStatus, Plan
 from gateway.docker.planning import plan
-from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot, LastStart, NetworkInfo
+from gateway.docker.snapshot import Container, EngineSnapshot, LastStart, NetworkEndpoint, NetworkInfo
 
 MARK = "gw-owner-site-a"
 OPT_IN = {"gateway.enable": "true"}
 UP = ExplainedBackend("orders", "up", "", ("0.0.0.0:3306",))
 
 
-def endpoint(*aliases: str, network: str = "n1", address: str = "10.201.0.5") -> EndpointInfo:
-    return EndpointInfo(network, f"e-{network}", (address,), frozenset(aliases))
+def endpoint(*aliases: str, network: str = "n1", address: str = "10.201.0.5") -> NetworkEndpoint:
+    return NetworkEndpoint(network, f"e-{network}", (address,), frozenset(aliases))
 
 
 def container(name: str, **more: Any) -> Container:
@@ -164,8 +164,8 @@ def test_networks_are_those_of_the_plan_which_may_be_other_than_the_configured_o
     own = replace(GATEWAY, endpoints={"apps-shop": endpoint(MARK)})
     wanted = DesiredState("site-a", DockerOptions(networks={"apps": NetworkOptions()}), ("orders",))
     observed = EngineSnapshot((own, web), own=own.id)
-    blocked = AttachmentStatus(
-        "apps-shop", "web", AttachmentState.BLOCKED, AttachBlocker.IP_EXHAUSTED, "full", web.id
+    blocked = DesiredAttachmentStatus(
+        "apps-shop", "web", AttachmentState.BLOCKED, AttachmentObstacle.IP_EXHAUSTED, "full", web.id
     )
     planned = Plan(attachments=(blocked,), networks={"apps-shop": ("orders",), "apps-other": ("orders",)})
     found = explain(wanted, observed, planned, web, [UP])

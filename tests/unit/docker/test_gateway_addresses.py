@@ -13,17 +13,17 @@ from gateway.config import load
 from gateway.config.loader import ConfigSources
 from gateway.contracts.secret import Secret
 from gateway.docker.action_failures import ActionFailures
-from gateway.docker.attach_blocker import AttachBlocker
+from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_flavor import PODMAN
 from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.gateway_addresses import choose, is_reserved, range_for_others
 from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
 from gateway.docker.ownership_record import OwnershipRecord
-from gateway.docker.plan import ActionKind, AttachmentState, AttachmentStatus, Plan, PlannedAction
+from gateway.docker.plan import ActionKind, AttachmentState, DesiredAttachmentStatus, Plan, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot, NetworkInfo
+from gateway.docker.snapshot import Container, EngineSnapshot, NetworkEndpoint, NetworkInfo
 from gateway.errors import ConfigError
 from tests.support.fake_engine import FakeEngine
 
@@ -41,9 +41,9 @@ def desired(**more: Any) -> DesiredState:
 
 
 def gateway(address: str, *aliases: str, **more: Any) -> Container:
-    there = EndpointInfo("n1", "e1", (address,), frozenset(aliases or ("orders", MARK)))
+    there = NetworkEndpoint("n1", "e1", (address,), frozenset(aliases or ("orders", MARK)))
     return Container(
-        "id-gateway", "gateway", "running", {}, "far", {"apps": there, "far": EndpointInfo("n0", "e0")}, **more
+        "id-gateway", "gateway", "running", {}, "far", {"apps": there, "far": NetworkEndpoint("n0", "e0")}, **more
     )
 
 
@@ -213,7 +213,7 @@ async def test_an_unavailable_configured_address_is_reported_and_not_replaced(tm
     for _ in range(2):
         await reconciler.reconcile(engine)  # type: ignore[arg-type]
     (condition,) = reconciler.plan.attachments
-    assert (condition.state, condition.reason) == (AttachmentState.BLOCKED, AttachBlocker.ADDRESS_REFUSED)
+    assert (condition.state, condition.reason) == (AttachmentState.BLOCKED, AttachmentObstacle.ADDRESS_REFUSED)
     assert "docker.networks.apps.address" in condition.message
 
 
@@ -251,7 +251,7 @@ def test_invalid_addresses_are_refused(tmp_path: Path, network: str, place: str,
 
 STOPPED = Container(
     "id-old", "gateway-1", "exited", {}, "far",
-    {"apps": EndpointInfo("gone", "", (), frozenset({"orders", MARK}))},
+    {"apps": NetworkEndpoint("gone", "", (), frozenset({"orders", MARK}))},
 )  # fmt: skip
 
 
@@ -282,7 +282,7 @@ def test_stopped_apps_with_a_pruned_network_are_not_attached() -> None:
     labels = {"gateway.enable": "true"}
 
     def web(*aliases: str) -> Container:
-        there = EndpointInfo("gone", "", (), frozenset(aliases))
+        there = NetworkEndpoint("gone", "", (), frozenset(aliases))
         return Container("id-web", "web", "exited", labels, "bridge", {"apps": there})
 
     ours, foreign = web(MARK), web("web")
@@ -305,7 +305,7 @@ def test_a_container_with_the_address_of_the_gateway_is_reported() -> None:
     wanted = replace(desired(), refused={"apps": frozenset(asked)})
     own = Container("id-own", "gateway-1", "running", {}, "bridge", {})
     for mark, named in ((), True), (("gw-owner-other",), False):
-        there = {"apps": EndpointInfo("n1", "e", asked, frozenset(mark))}
+        there = {"apps": NetworkEndpoint("n1", "e", asked, frozenset(mark))}
         other = Container("id-evil", "evil", "running", {}, "bridge", there)
         found = plan(wanted, EngineSnapshot((own, other), (NET,), own="id-own"), frozenset()).warnings
         assert any(f"container evil has {asked[0]}" in each for each in found) is named
@@ -350,7 +350,7 @@ def test_a_network_must_not_contain_addresses_that_the_gateway_dials_directly(tm
 def test_an_address_that_is_refused_names_the_setting_only_if_it_is_set() -> None:
     failures, pending = (
         ActionFailures(),
-        AttachmentStatus("apps", "gateway", AttachmentState.PENDING, container_id="id-gateway"),
+        DesiredAttachmentStatus("apps", "gateway", AttachmentState.PENDING, container_id="id-gateway"),
     )
     action = PlannedAction(ActionKind.CONNECT, "apps", "n1", "gateway", "id-gateway", addresses=("10.9.0.9",))
     failures.failed(action, EngineError(EngineErrorKind.FORBIDDEN, "Address already in use"), 0.0, {})
@@ -358,5 +358,5 @@ def test_an_address_that_is_refused_names_the_setting_only_if_it_is_set() -> Non
     assert "change docker.networks.apps.address" in failures.with_failure(pending, {"apps": fixed}).message
     for networks in ({"apps": NetworkOptions()}, {}):
         found = failures.with_failure(pending, networks)
-        assert (found.state, found.reason) == (AttachmentState.BLOCKED, AttachBlocker.ADDRESS_REFUSED)
+        assert (found.state, found.reason) == (AttachmentState.BLOCKED, AttachmentObstacle.ADDRESS_REFUSED)
         assert "docker.networks" not in found.message

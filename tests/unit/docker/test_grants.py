@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from gateway.docker.attach_blocker import AttachBlocker
-from gateway.docker.consumer_directory import consumer
+from gateway.docker.attachment_obstacle import AttachmentObstacle
+from gateway.docker.consumer_identity_warnings import can_spoof
+from gateway.docker.consumer_registry import consumer
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
-from gateway.docker.identity_warnings import can_spoof
 from gateway.docker.image_labels import split
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
 from gateway.docker.plan import ActionKind, AttachmentState, Plan
@@ -19,8 +19,8 @@ from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
 from gateway.docker.snapshot import (
     Container,
-    EndpointInfo,
     EngineSnapshot,
+    NetworkEndpoint,
     NetworkInfo,
     SwarmMembership,
     SwarmService,
@@ -39,9 +39,9 @@ def container(name: str = "web", labels: dict[str, str] | None = None, **more: A
     return Container(id=f"id-{name}", name=name, labels=labels or {}, **{**plain, **more})
 
 
-def attached(*aliases: str, foreign: bool = False) -> dict[str, EndpointInfo]:
+def attached(*aliases: str, foreign: bool = False) -> dict[str, NetworkEndpoint]:
     mark = () if foreign else ("gw-owner-site-a",)
-    return {"orders-net": EndpointInfo("n-orders", "e1", ("10.0.0.2",), frozenset({*aliases, *mark}))}
+    return {"orders-net": NetworkEndpoint("n-orders", "e1", ("10.0.0.2",), frozenset({*aliases, *mark}))}
 
 
 def planned(*there: Container, strict: bool = False, services: tuple[SwarmService, ...] = (), **options: Any) -> Plan:
@@ -58,7 +58,7 @@ def joins(found: Plan) -> dict[str, tuple[str, ...]]:
     return {each.network: each.aliases[:-1] for each in found.actions if each.verb is ActionKind.CONNECT}
 
 
-def blocked(found: Plan) -> list[tuple[str, AttachBlocker | None]]:
+def blocked(found: Plan) -> list[tuple[str, AttachmentObstacle | None]]:
     return [(each.container, each.reason) for each in found.attachments if each.state is AttachmentState.BLOCKED]
 
 
@@ -112,7 +112,7 @@ def test_labels_count_in_addition_to_grants_unless_strict() -> None:
     assert (who.has("gateway.backends", "orders"), who.has("gateway.backends", "media")) == (True, True)
     for each in (plain, granted):
         found = planned(each, grants=grants, strict=True)
-        assert (joins(found), blocked(found)) == ({}, [(each.name, AttachBlocker.NOT_GRANTED)])
+        assert (joins(found), blocked(found)) == ({}, [(each.name, AttachmentObstacle.NOT_GRANTED)])
     assert not consumer(plain, grants, strict=True).has("gateway.backends", "media")
     assert not consumer(granted, grants, strict=True).has("gateway.backends", "media")
 
@@ -141,11 +141,11 @@ def test_strict_mode_refuses_a_network_without_granted_backends() -> None:
         return planned(container(labels={"gateway.network": networks}, **more), grants=grants, strict=True)
 
     refused = asking("media-net")
-    assert (joins(refused), blocked(refused)) == ({}, [("web", AttachBlocker.NOT_GRANTED)])
+    assert (joins(refused), blocked(refused)) == ({}, [("web", AttachmentObstacle.NOT_GRANTED)])
     some = asking("media-net,orders-net")
     assert joins(some) == {"orders-net": ()}
     assert "web: network media-net carries no backend that is granted to it (docker.grants)" in some.warnings
-    there = {"media-net": EndpointInfo("n-media", "e1", ("10.0.0.2",), frozenset({"gw-owner-site-a"}))}
+    there = {"media-net": NetworkEndpoint("n-media", "e1", ("10.0.0.2",), frozenset({"gw-owner-site-a"}))}
     assert [each.verb for each in asking("media-net", endpoints=there).actions] == [ActionKind.DISCONNECT]
     unknown = asking("nowhere,orders-net")
     assert joins(unknown) == {"orders-net": ()}
@@ -171,7 +171,7 @@ def test_a_service_is_granted_by_its_name() -> None:
     assert [(each.verb, each.container) for each in found.actions] == [(ActionKind.UPDATE_SERVICE, "service jobs")]
     labeled = SwarmService("s2", "other", 7, ENABLE, {}, {"TaskTemplate": {"Networks": []}})
     found = plan(desired, EngineSnapshot((), (network,), (labeled,), swarm=leader), frozenset())
-    assert (found.actions, blocked(found)) == ((), [("service other", AttachBlocker.NOT_GRANTED)])
+    assert (found.actions, blocked(found)) == ((), [("service other", AttachmentObstacle.NOT_GRANTED)])
 
 
 def named(name: str, alias: str, project: str | None = None, **more: Any) -> Container:
@@ -183,7 +183,7 @@ def test_an_alias_belongs_to_one_project_or_service() -> None:
     holder = named("web", "front", "shop", endpoints=attached("front"))
     for thief in (named("thief", "front"), named("thief", "FRONT", "other")):
         found = planned(thief, holder)
-        assert (joins(found), blocked(found)) == ({}, [("thief", AttachBlocker.ALIAS_CONFLICT)])
+        assert (joins(found), blocked(found)) == ({}, [("thief", AttachmentObstacle.ALIAS_CONFLICT)])
         assert "container web" in found.attachments[0].message
     assert joins(planned(named("web-2", "front", "shop"), holder)) == {"orders-net": ("front",)}
 
@@ -191,7 +191,7 @@ def test_an_alias_belongs_to_one_project_or_service() -> None:
 def test_the_older_of_two_containers_gets_the_alias() -> None:
     found = planned(named("young", "front", created=9), named("old", "front", created=5))
     assert [each.container for each in found.actions if each.verb is ActionKind.CONNECT] == ["old"]
-    assert blocked(found) == [("young", AttachBlocker.ALIAS_CONFLICT)]
+    assert blocked(found) == [("young", AttachmentObstacle.ALIAS_CONFLICT)]
 
 
 def test_a_second_container_with_an_alias_loses_it() -> None:
@@ -211,7 +211,7 @@ def test_the_configuration_may_give_one_alias_to_many() -> None:
     assert joins(planned(holder, container("batch-2"), attach=rules)) == {"orders-net": ("batch",)}
     one = (Grant(("orders",), container="batch-1", aliases=("batch",)),)
     assert blocked(planned(holder, named("batch-2", "batch"), grants=one)) == [
-        ("batch-2", AttachBlocker.ALIAS_CONFLICT)
+        ("batch-2", AttachmentObstacle.ALIAS_CONFLICT)
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.docker import labels
-from gateway.docker.attach_blocker import AttachBlocker
+from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.grants import SERVICE
 from gateway.docker.name_resolution import hostname_of, hosts_of
@@ -22,8 +22,8 @@ from gateway.docker.planning.gateway_container import as_running_gateway
 from gateway.docker.reconciler import Reconciler
 from gateway.docker.snapshot import (
     Container,
-    EndpointInfo,
     EngineSnapshot,
+    NetworkEndpoint,
     NetworkInfo,
     SwarmMembership,
     SwarmService,
@@ -45,8 +45,8 @@ def desired(**more: Any) -> DesiredState:
     return DesiredState("site-a", options, ("orders", "media"))
 
 
-def endpoint(*aliases: str, network: str = "n1") -> EndpointInfo:
-    return EndpointInfo(network, f"e-{network}", ("10.0.0.2",), frozenset(aliases))
+def endpoint(*aliases: str, network: str = "n1") -> NetworkEndpoint:
+    return NetworkEndpoint(network, f"e-{network}", ("10.0.0.2",), frozenset(aliases))
 
 
 def container(name: str, **more: Any) -> Container:
@@ -65,7 +65,7 @@ def planned(*containers: Container, ours: tuple[str, ...] = ("gateway",), wanted
     return plan(wanted or desired(), observed, frozenset((f"id-{name}", "apps") for name in ours))
 
 
-def standing(found: Plan, name: str) -> tuple[AttachmentState, AttachBlocker | None]:
+def standing(found: Plan, name: str) -> tuple[AttachmentState, AttachmentObstacle | None]:
     return next((each.state, each.reason) for each in found.attachments if each.container == name)
 
 
@@ -77,7 +77,11 @@ def standing(found: Plan, name: str) -> tuple[AttachmentState, AttachBlocker | N
             "container shop-1 on network shop_default",
         ),
         (
-            {"labels": {SERVICE: "orders"}, "endpoints": {"shop_default": EndpointInfo("n2", "")}, "state": "exited"},
+            {
+                "labels": {SERVICE: "orders"},
+                "endpoints": {"shop_default": NetworkEndpoint("n2", "")},
+                "state": "exited",
+            },
             "container shop-1 on network shop_default",
         ),
     ],
@@ -111,15 +115,15 @@ def test_a_container_with_the_host_name_of_a_backend_is_blocked() -> None:
     assert hostname_of({"Id": "0123456789abcdef", "Config": {"Hostname": "Orders"}}) == "orders"
     assert hostname_of({"Id": "0123456789abcdef", "Config": {"Hostname": "0123456789ab"}}) == ""
     thief = replace(WEB, hostname="orders")
-    assert standing(planned(thief), "web") == (AttachmentState.BLOCKED, AttachBlocker.ALIAS_CONFLICT)
+    assert standing(planned(thief), "web") == (AttachmentState.BLOCKED, AttachmentObstacle.ALIAS_CONFLICT)
     # If the backend is added after the attachment, the gateway detaches the container unless the container is in use.
     there = replace(thief, endpoints={**WEB.endpoints, "apps": endpoint(MARK)})
     found = planned(there, ours=("gateway", "web"))
-    assert standing(found, "web") == (AttachmentState.BLOCKED, AttachBlocker.ALIAS_CONFLICT)
+    assert standing(found, "web") == (AttachmentState.BLOCKED, AttachmentObstacle.ALIAS_CONFLICT)
     assert [(each.verb, each.container) for each in found.actions] == [(ActionKind.DISCONNECT, "web")]
     found = planned(there, ours=("gateway", "web"), wanted=replace(desired(), busy=frozenset({WEB.id})))
     assert (standing(found, "web"), found.actions) == (
-        (AttachmentState.DRIFTED, AttachBlocker.ALIAS_CONFLICT),
+        (AttachmentState.DRIFTED, AttachmentObstacle.ALIAS_CONFLICT),
         (),
     )
     guest = container("guest", hostname="orders", endpoints={"apps": endpoint()})
@@ -174,7 +178,7 @@ CLASH = container("shop-1", endpoints={"shop_default": endpoint("orders", networ
 
 def test_refuse_does_not_attach_containers_with_ambiguous_names() -> None:
     found = planned(WEB, CLASH, wanted=desired(on_name_conflict="refuse"))
-    assert standing(found, "web") == (AttachmentState.BLOCKED, AttachBlocker.NAME_CONFLICT)
+    assert standing(found, "web") == (AttachmentState.BLOCKED, AttachmentObstacle.NAME_CONFLICT)
     assert (found.actions, found.warnings) == ((), ())
     assert "docker.networks.apps.backends" in next(each.message for each in found.attachments if each.message)
 
@@ -197,7 +201,7 @@ def test_refuse_detaches_only_own_attachments_as_repair_permits(
     wanted = replace(wanted, busy=frozenset({there.id} if busy else ()))
     found = planned(there, CLASH, ours=("gateway", *ours), wanted=wanted)
     state, reason = standing(found, "web")
-    assert ((state, [each.verb for each in found.actions]), reason) == (expected, AttachBlocker.NAME_CONFLICT)
+    assert ((state, [each.verb for each in found.actions]), reason) == (expected, AttachmentObstacle.NAME_CONFLICT)
 
 
 @pytest.mark.parametrize("policy", ["warn", "refuse"])
@@ -213,7 +217,7 @@ def test_an_ambiguous_swarm_service_is_reported_or_refused(policy: str) -> None:
         assert [each.verb for each in found.actions] == [ActionKind.UPDATE_SERVICE]
     else:
         assert (standing(found, "service app"), found.actions) == (
-            (AttachmentState.BLOCKED, AttachBlocker.NAME_CONFLICT),
+            (AttachmentState.BLOCKED, AttachmentObstacle.NAME_CONFLICT),
             (),
         )
 
@@ -263,7 +267,7 @@ def test_a_container_in_the_network_of_one_that_is_attached_is_attached() -> Non
     named = replace(side, labels={**OPT_IN, "gateway.aliases": "side"})
     assert standing(planned(there, named, ours=("web",)), "side") == (
         AttachmentState.DRIFTED,
-        AttachBlocker.SHARED_NETWORK,
+        AttachmentObstacle.SHARED_NETWORK,
     )
 
 
@@ -272,7 +276,7 @@ def test_a_blocked_container_names_the_owner_of_its_network_namespace() -> None:
     assert standing(planned(WEB, side), "side") == (AttachmentState.PENDING, None)
     for base in (replace(WEB, labels={}), container("other")):
         found = planned(base, side)
-        assert standing(found, "side") == (AttachmentState.BLOCKED, AttachBlocker.SHARED_NETWORK)
+        assert standing(found, "side") == (AttachmentState.BLOCKED, AttachmentObstacle.SHARED_NETWORK)
     assert "that was removed" in found.attachments[-1].message
 
 
@@ -486,7 +490,7 @@ def test_a_container_bound_to_a_removed_network_by_its_id_must_be_recreated() ->
 def test_a_container_in_the_network_of_one_that_is_blocked_is_blocked_too() -> None:
     base = container("orders", labels=OPT_IN)
     side = container("side", labels=OPT_IN, network_mode="container:orders", created=1)
-    assert standing(planned(base, side), "side") == (AttachmentState.BLOCKED, AttachBlocker.SHARED_NETWORK)
+    assert standing(planned(base, side), "side") == (AttachmentState.BLOCKED, AttachmentObstacle.SHARED_NETWORK)
 
 
 def test_a_backends_name_as_an_alias_needs_another_alias() -> None:

@@ -15,13 +15,12 @@ import pytest
 from gateway.backoff import BackoffPolicy
 from gateway.contracts.secret import Secret
 from gateway.demo.process import free_port
-from gateway.docker.consumer_directory import Consumer, ConsumerDirectory
+from gateway.docker.consumer_registry import Consumer, ConsumerRegistry
 from gateway.docker.options import Grant, PeerOptions
 from gateway.docker.peers import peer_connection
-from gateway.docker.peers.peer_sync import PeerSync
-from gateway.docker.peers.reports import (
-    AddressEntry,
-    AddressReport,
+from gateway.docker.peers.address_reports import (
+    ContainerAddressReport,
+    ReportedContainerAddress,
     SharedNetwork,
     build_report,
     consumers_of,
@@ -30,8 +29,9 @@ from gateway.docker.peers.reports import (
     merge_consumers,
     shared_networks,
 )
+from gateway.docker.peers.peer_sync import PeerSync
 from gateway.docker.peers.tls_contexts import SUPPORTED, contexts
-from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot, NetworkInfo
+from gateway.docker.snapshot import Container, EngineSnapshot, NetworkEndpoint, NetworkInfo
 from gateway.errors import GatewayError
 
 MESH = NetworkInfo("n-mesh", "mesh", "overlay", "swarm", attachable=True, subnets=("127.0.0.0/24",))
@@ -43,7 +43,7 @@ needs_psk = pytest.mark.skipif(not SUPPORTED, reason="TLS with a shared key: Pyt
 
 def container(name: str, **addresses: str) -> Container:
     endpoints = {
-        network: EndpointInfo(f"n-{network}", f"e-{name}", (address,)) for network, address in addresses.items()
+        network: NetworkEndpoint(f"n-{network}", f"e-{name}", (address,)) for network, address in addresses.items()
     }
     return Container(f"id-{name}", name, "running", NAMES_ORDERS, "bridge", endpoints)
 
@@ -62,8 +62,8 @@ def known(*there: Container) -> dict[str, Consumer]:
     }
 
 
-def claim(address: str, name: str = "app") -> AddressEntry:
-    return AddressEntry(address, f"id-{name}", name, NAMES_ORDERS)
+def claim(address: str, name: str = "app") -> ReportedContainerAddress:
+    return ReportedContainerAddress(address, f"id-{name}", name, NAMES_ORDERS)
 
 
 def test_reports_contain_only_running_containers_on_swarm_networks() -> None:
@@ -76,7 +76,7 @@ def test_reports_contain_only_running_containers_on_swarm_networks() -> None:
     (network,) = shared_networks(seen)
     assert network == HERE
     reported = build_report("node-1", network, seen, known(app, other))
-    assert reported == AddressReport("node-1", "127.0.0.1", "n-mesh", (claim("127.0.0.7"),))
+    assert reported == ContainerAddressReport("node-1", "127.0.0.1", "n-mesh", (claim("127.0.0.7"),))
     assert decode(encode(reported), HERE, "127.0.0.1") == reported
     assert shared_networks(replace(seen, own=None)) == ()
 
@@ -84,13 +84,19 @@ def test_reports_contain_only_running_containers_on_swarm_networks() -> None:
 @pytest.mark.parametrize(
     ("reported", "wrong"),
     [
-        (AddressReport("node-2", "127.0.0.3", "n-mesh"), "names 127.0.0.3 as its sender, but came from 127.0.0.2"),
-        (AddressReport("node-2", "127.0.0.2", "n-else"), "is not about network mesh"),
-        (AddressReport("node-2", "127.0.0.2", "n-mesh", (claim("172.17.0.3"),)), "not an address of network mesh"),
-        (AddressReport("node-2", "127.0.0.2", "n-mesh", (claim("nonsense"),)), "nonsense"),
+        (
+            ContainerAddressReport("node-2", "127.0.0.3", "n-mesh"),
+            "names 127.0.0.3 as its sender, but came from 127.0.0.2",
+        ),
+        (ContainerAddressReport("node-2", "127.0.0.2", "n-else"), "is not about network mesh"),
+        (
+            ContainerAddressReport("node-2", "127.0.0.2", "n-mesh", (claim("172.17.0.3"),)),
+            "not an address of network mesh",
+        ),
+        (ContainerAddressReport("node-2", "127.0.0.2", "n-mesh", (claim("nonsense"),)), "nonsense"),
     ],
 )
-def test_a_report_with_other_addresses_is_refused(reported: AddressReport, wrong: str) -> None:
+def test_a_report_with_other_addresses_is_refused(reported: ContainerAddressReport, wrong: str) -> None:
     with pytest.raises(ValueError, match=wrong):
         decode(encode(reported), HERE, "127.0.0.2")
     for line in (b"[]\n", b"{}\n", b"\xff\n", b'{"containers": [1]}\n', b"[" * 100_000 + b"\n"):
@@ -100,8 +106,8 @@ def test_a_report_with_other_addresses_is_refused(reported: AddressReport, wrong
 
 def test_a_container_of_another_node_is_admitted_as_one_of_this_node_is() -> None:
     reported = [
-        AddressReport("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"), claim("127.0.0.9", "batch-1"))),
-        AddressReport("node-3", "127.0.0.3", "n-mesh", (claim("127.0.0.8"),)),
+        ContainerAddressReport("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"), claim("127.0.0.9", "batch-1"))),
+        ContainerAddressReport("node-3", "127.0.0.3", "n-mesh", (claim("127.0.0.8"),)),
     ]
     grants = (Grant(("reports",), container="batch-*"),)
     found = merge_consumers(consumers_of(each, grants, strict=False) for each in reported)
@@ -115,14 +121,16 @@ def test_a_container_of_another_node_is_admitted_as_one_of_this_node_is() -> Non
 
 def test_an_address_that_two_nodes_claim_belongs_to_no_container() -> None:
     reported = [
-        AddressReport("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"), claim("127.0.0.8", "same"))),
-        AddressReport("node-3", "127.0.0.3", "n-mesh", (claim("127.0.0.7", "thief"), claim("127.0.0.8", "same"))),
+        ContainerAddressReport("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"), claim("127.0.0.8", "same"))),
+        ContainerAddressReport(
+            "node-3", "127.0.0.3", "n-mesh", (claim("127.0.0.7", "thief"), claim("127.0.0.8", "same"))
+        ),
     ]
     assert set(merge_consumers(consumers_of(each, (), strict=False) for each in reported)) == {"127.0.0.8"}
 
 
 async def test_the_local_engine_takes_precedence_over_reports() -> None:
-    directory = ConsumerDirectory(lambda: None)
+    directory = ConsumerRegistry(lambda: None)
     app = container("app", mesh="127.0.0.7")
     directory.update_remote({each: Consumer("far@node-2", "far", {}) for each in ("127.0.0.7", "127.0.0.8")})
     directory.update((app,), 0.0, None)
@@ -145,7 +153,7 @@ class Node:
 
     def __init__(self, number: int, port: int, secret: str) -> None:
         self.address = f"127.0.0.{number}"
-        self.directory = ConsumerDirectory(lambda: None)
+        self.directory = ConsumerRegistry(lambda: None)
         self.strict = False
         self.seen = observed(address=self.address)
         options = PeerOptions(Secret(secret), port)
@@ -268,7 +276,7 @@ async def test_a_certificate_does_not_replace_the_key(named: set[str], certifica
     cert, key = certificate
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
-    port, lie = free_port(), encode(AddressReport("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"),)))
+    port, lie = free_port(), encode(ContainerAddressReport("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"),)))
 
     async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.closing(writer):
@@ -288,7 +296,7 @@ async def test_reports_of_a_silent_agent_expire(named: set[str], monkeypatch: py
     monkeypatch.setattr(peer_connection, "PEER_TIMEOUT", 1.0)
     port = free_port()
     listening, _ = contexts(Secret(SECRET))
-    line = encode(AddressReport("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"),)))
+    line = encode(ContainerAddressReport("node-2", "127.0.0.2", "n-mesh", (claim("127.0.0.7"),)))
     silent, ended = asyncio.Event(), asyncio.Event()
 
     async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

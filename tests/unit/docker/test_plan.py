@@ -21,25 +21,25 @@ from gateway.docker import inspection_cache
 from gateway.docker import ownership_record as ownership_module
 from gateway.docker import plan_executor as plan_executor_module
 from gateway.docker import reconciler as reconciler_module
-from gateway.docker.attach_blocker import AttachBlocker
-from gateway.docker.consumer_directory import Consumer, ConsumerDirectory, client_networks
+from gateway.docker.attachment_obstacle import AttachmentObstacle
+from gateway.docker.consumer_registry import Consumer, ConsumerRegistry, client_networks
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.grants import PROJECT
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
 from gateway.docker.ownership_record import OwnershipRecord
+from gateway.docker.per_project_network_names import network_of
 from gateway.docker.plan import ActionKind, AttachmentState, Plan, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.planning.networks import choose_subnet
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.separate_network_names import network_of
 from gateway.docker.snapshot import (
     ENCRYPTED,
     MTU,
     Container,
-    EndpointInfo,
     EngineSnapshot,
+    NetworkEndpoint,
     NetworkInfo,
     SwarmMembership,
     SwarmService,
@@ -60,15 +60,15 @@ def container(name: str = "web", **more: Any) -> Container:
     return Container(id=f"id-{name}", name=name, **{**plain, **more})
 
 
-def endpoint(*aliases: str) -> EndpointInfo:
-    return EndpointInfo("n1", "e1", ("10.0.0.2",), frozenset(aliases))
+def endpoint(*aliases: str) -> NetworkEndpoint:
+    return NetworkEndpoint("n1", "e1", ("10.0.0.2",), frozenset(aliases))
 
 
 def made(plan_: Plan) -> list[tuple[ActionKind, str, str]]:
     return [(action.verb, action.network, action.container) for action in plan_.actions]
 
 
-def standing(plan_: Plan) -> list[tuple[str, AttachmentState, AttachBlocker | None]]:
+def standing(plan_: Plan) -> list[tuple[str, AttachmentState, AttachmentObstacle | None]]:
     return [(each.container, each.state, each.reason) for each in plan_.attachments]
 
 
@@ -127,14 +127,14 @@ async def test_a_mistake_detaches_a_limited_number_of_containers(tmp_path: Path)
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
-        ({"network_mode": "container:abc"}, AttachBlocker.SHARED_NETWORK),
-        ({"network_mode": "host"}, AttachBlocker.HOST_NETWORK),
-        ({"network_mode": "none"}, AttachBlocker.NO_NETWORK),
-        ({"labels": {**OPT_IN, "com.docker.swarm.task.id": "x"}}, AttachBlocker.SWARM_TASK),
-        ({"labels": {**OPT_IN, "gateway.aliases": "orders"}}, AttachBlocker.ALIAS_CONFLICT),
+        ({"network_mode": "container:abc"}, AttachmentObstacle.SHARED_NETWORK),
+        ({"network_mode": "host"}, AttachmentObstacle.HOST_NETWORK),
+        ({"network_mode": "none"}, AttachmentObstacle.NO_NETWORK),
+        ({"labels": {**OPT_IN, "com.docker.swarm.task.id": "x"}}, AttachmentObstacle.SWARM_TASK),
+        ({"labels": {**OPT_IN, "gateway.aliases": "orders"}}, AttachmentObstacle.ALIAS_CONFLICT),
     ],
 )
-def test_blocked_containers_have_a_reason(more: dict[str, Any], reason: AttachBlocker) -> None:
+def test_blocked_containers_have_a_reason(more: dict[str, Any], reason: AttachmentObstacle) -> None:
     found = plan(desired(), EngineSnapshot((container(**more),), (BRIDGE,)), NOTHING)
     assert (made(found), standing(found)) == ([], [("web", AttachmentState.BLOCKED, reason)])
     assert found.attachments[0].message
@@ -143,13 +143,13 @@ def test_blocked_containers_have_a_reason(more: dict[str, Any], reason: AttachBl
 def test_networks_that_cannot_be_joined_have_a_reason() -> None:
     overlay = {"networks": {"apps": NetworkOptions(driver="overlay")}}
     alone = plan(desired(**overlay), EngineSnapshot((container(),)), NOTHING)
-    assert standing(alone) == [("web", AttachmentState.BLOCKED, AttachBlocker.NOT_MANAGER)]
+    assert standing(alone) == [("web", AttachmentState.BLOCKED, AttachmentObstacle.NOT_MANAGER)]
     closed = NetworkInfo("n1", "apps", "overlay", "swarm", attachable=False)
     swarm = SwarmMembership(active=True, manager=True, leader=True)
     found = plan(desired(**overlay), EngineSnapshot((container(),), (closed,), swarm=swarm), NOTHING)
-    assert standing(found) == [("web", AttachmentState.BLOCKED, AttachBlocker.NOT_ATTACHABLE)]
+    assert standing(found) == [("web", AttachmentState.BLOCKED, AttachmentObstacle.NOT_ATTACHABLE)]
     missing = plan(desired(networks={"apps": NetworkOptions(create=False)}), EngineSnapshot((container(),)), NOTHING)
-    assert standing(missing) == [("web", AttachmentState.BLOCKED, AttachBlocker.UNKNOWN_NETWORK)]
+    assert standing(missing) == [("web", AttachmentState.BLOCKED, AttachmentObstacle.UNKNOWN_NETWORK)]
 
 
 def test_a_worker_connects_to_an_overlay_that_it_does_not_see_by_its_name() -> None:
@@ -163,7 +163,7 @@ def test_a_foreign_container_keeps_the_name_of_a_backend() -> None:
     for alias in ("db", "www"):
         wish = container(labels={**OPT_IN, "gateway.aliases": alias})
         found = plan(desired(), EngineSnapshot((wish, other), (BRIDGE,)), NOTHING)
-        assert standing(found) == [("web", AttachmentState.BLOCKED, AttachBlocker.ALIAS_CONFLICT)]
+        assert standing(found) == [("web", AttachmentState.BLOCKED, AttachmentObstacle.ALIAS_CONFLICT)]
     named = {**OPT_IN, "gateway.aliases": "www", PROJECT: "shop"}
     twin = container("web-2", labels=named, endpoints={"apps": endpoint("www", "gw-owner-site-a")})
     wish = container(labels=named)
@@ -226,18 +226,18 @@ def test_an_own_network_is_removed_when_it_is_unused() -> None:
     )
     found = plan(desired(), EngineSnapshot((), (BRIDGE, old, foreign, others)), NOTHING)
     assert made(found) == [(ActionKind.REMOVE_NETWORK, "old", "")]
-    on_it = container(labels={}, endpoints={"old": EndpointInfo("old", "e")})
+    on_it = container(labels={}, endpoints={"old": NetworkEndpoint("old", "e")})
     assert made(plan(desired(), EngineSnapshot((on_it,), (BRIDGE, old)), NOTHING)) == []
 
 
 def test_containers_cannot_claim_the_name_of_a_backend() -> None:
     loud = container(labels={**OPT_IN, "gateway.aliases": "ORDERS"})
     assert standing(plan(desired(), EngineSnapshot((loud,), (BRIDGE,)), NOTHING)) == [
-        ("web", AttachmentState.BLOCKED, AttachBlocker.ALIAS_CONFLICT)
+        ("web", AttachmentState.BLOCKED, AttachmentObstacle.ALIAS_CONFLICT)
     ]
     namesake = container("orders")
     assert standing(plan(desired(), EngineSnapshot((namesake,), (BRIDGE,)), NOTHING)) == [
-        ("orders", AttachmentState.BLOCKED, AttachBlocker.ALIAS_CONFLICT)
+        ("orders", AttachmentState.BLOCKED, AttachmentObstacle.ALIAS_CONFLICT)
     ]
     own = container("gateway-1", labels={})
     other = container("stranger", labels={}, endpoints={"apps": endpoint("orders", "gw-owner-other")})
@@ -272,7 +272,7 @@ def test_the_gateway_never_detaches_itself_and_keeps_its_address() -> None:
 
 
 def test_an_endpoint_on_a_removed_network_is_recreated() -> None:
-    stale = container(endpoints={"apps": EndpointInfo("gone", "e1", (), frozenset({"gw-owner-site-a"}))})
+    stale = container(endpoints={"apps": NetworkEndpoint("gone", "e1", (), frozenset({"gw-owner-site-a"}))})
     found = plan(desired(), EngineSnapshot((stale,), (BRIDGE,)), frozenset({(stale.id, "apps")}))
     assert made(found) == [(ActionKind.REATTACH, "apps", "web")]
     assert found.actions[0].network_id == "n1"
@@ -313,7 +313,7 @@ def test_the_leader_attaches_services_and_detaches_only_its_own_attachments() ->
     assert let_go.actions[0].body["TaskTemplate"]["Networks"] == [{"Target": "x", "Aliases": ["y"]}]
     assert made(services(service({"m1": frozenset()}))) == []
     clash = services(service({}, enable="true", aliases="orders"))
-    assert (made(clash), clash.attachments[0].reason) == ([], AttachBlocker.ALIAS_CONFLICT)
+    assert (made(clash), clash.attachments[0].reason) == ([], AttachmentObstacle.ALIAS_CONFLICT)
 
 
 def test_only_the_leader_creates_and_removes_overlays() -> None:
@@ -356,7 +356,7 @@ async def test_attachments_are_recorded_before_they_are_made(tmp_path: Path) -> 
 
 
 async def test_a_stopped_container_is_not_a_consumer_and_watchers_are_notified() -> None:
-    directory = ConsumerDirectory(lambda: None)
+    directory = ConsumerRegistry(lambda: None)
     reported: list[dict[str, Consumer]] = []
     directory.watchers.append(reported.append)
     there = container(endpoints={"apps": endpoint()})
@@ -377,9 +377,9 @@ async def test_a_stopped_container_is_not_a_consumer_and_watchers_are_notified()
     [
         ({}, None, True),
         ({"host": "tcp://127.0.0.1:2375"}, None, True),
-        ({}, {"endpoints": {"apps": EndpointInfo("n1", "e2", ("10.0.0.9",))}}, True),
-        ({}, {"network_mode": "host", "endpoints": {"host": EndpointInfo("h", "e")}}, True),
-        ({}, {"endpoints": {"other": EndpointInfo("o", "e", ("10.9.0.1",))}}, False),
+        ({}, {"endpoints": {"apps": NetworkEndpoint("n1", "e2", ("10.0.0.9",))}}, True),
+        ({}, {"network_mode": "host", "endpoints": {"host": NetworkEndpoint("h", "e")}}, True),
+        ({}, {"endpoints": {"other": NetworkEndpoint("o", "e", ("10.9.0.1",))}}, False),
         ({"container": "gone"}, None, False),
         ({"host": "tcp://engine:2375"}, None, False),
         ({"host": "ssh://bastion/run/docker.sock"}, None, False),
@@ -392,7 +392,7 @@ def test_only_addresses_that_can_be_a_client_source_belong_to_consumers(
     there = container(endpoints={"apps": endpoint()})
     gateway = (container("gateway-1", labels={}, **own),) if own else ()
     observed = EngineSnapshot((there, *gateway), own=gateway[0].id if gateway else None)
-    directory = ConsumerDirectory(lambda: None)
+    directory = ConsumerRegistry(lambda: None)
     directory.update(observed.containers, 1.0, client_networks(observed, DockerOptions(**options)))
     assert (directory.lookup("10.0.0.2") is not None) is known
 
@@ -670,7 +670,7 @@ def test_any_sequence_of_docker_events_converges(monkeypatch: pytest.MonkeyPatch
     )
 
 
-class CountedEndpoints(dict[str, EndpointInfo]):
+class CountedEndpoints(dict[str, NetworkEndpoint]):
     """A dictionary of a container's endpoints that counts reads."""
 
     asked = 0
@@ -682,7 +682,9 @@ class CountedEndpoints(dict[str, EndpointInfo]):
 
 def test_the_cost_of_aliases_is_not_quadratic_in_containers() -> None:
     there = [
-        container(f"c{at}", endpoints=CountedEndpoints(apps=EndpointInfo("n1", f"e{at}", ("10.0.0.2",), frozenset())))
+        container(
+            f"c{at}", endpoints=CountedEndpoints(apps=NetworkEndpoint("n1", f"e{at}", ("10.0.0.2",), frozenset()))
+        )
         for at in range(50)
     ]
     asked = []
@@ -763,6 +765,6 @@ def test_a_write_after_a_failed_write_clears_the_problem(tmp_path: Path, monkeyp
 
 def test_the_names_of_an_endpoint_are_computed_once() -> None:
     """The plan reads the names once per alias. If it computed them each time, it would block the event loop."""
-    endpoint = EndpointInfo("n1", "e1", ("10.0.0.2",), frozenset({"Web", "web-1"}))
+    endpoint = NetworkEndpoint("n1", "e1", ("10.0.0.2",), frozenset({"Web", "web-1"}))
     assert endpoint.names == {"web", "web-1"}
     assert endpoint.names is endpoint.names

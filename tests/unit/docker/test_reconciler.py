@@ -10,13 +10,13 @@ from typing import Any, cast
 
 import pytest
 
+from gateway.docker.container_signal_events import record_past_events
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_events import EngineEventHandler
 from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import ActionKind, PlannedAction
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.signal_events import record_past_events
 from gateway.docker.snapshot import LastStart
 from gateway.docker.start_attempts import StartAttempts
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.fleet.client import MemberClient, MemberCredentials, MemberRequestError
 from gateway.fleet.error_descriptions import describe
 from gateway.fleet.member_addresses import Member
@@ -41,14 +41,14 @@ async def test_a_connection_is_closed_after_its_answer() -> None:
     async with server, asyncio.timeout(WITHIN):
         port = server.sockets[0].getsockname()[1]
         async with MemberClient(WITHIN) as client:
-            assert (await client.ask(Member("http", Endpoint("127.0.0.1", port)))).instance == "a"
+            assert (await client.ask(Member("http", HostPort("127.0.0.1", port)))).instance == "a"
             await ended.wait()
 
 
 async def test_a_host_name_that_is_not_valid_is_reported() -> None:
     async with MemberClient(WITHIN) as client:
         with pytest.raises(MemberRequestError, match="the host name is not valid: correct the address"):
-            await client.ask(Member("http", Endpoint("a..b", 1)))
+            await client.ask(Member("http", HostPort("a..b", 1)))
 
 
 async def test_each_error_of_a_request_says_what_to_do(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ async def test_each_error_of_a_request_says_what_to_do(tmp_path: Path) -> None:
         client.credentials = MemberCredentials(tls=client_context(ca_file))
         scheme, _, host = url.partition("://")
         with pytest.raises(MemberRequestError) as raised:
-            await client.ask(Member(scheme, Endpoint(host, port)))
+            await client.ask(Member(scheme, HostPort(host, port)))
         return str(raised.value)
 
     async with (
@@ -120,4 +120,4 @@ async def test_each_error_of_a_request_says_what_to_do(tmp_path: Path) -> None:
     ],
 )
 def test_an_error_of_the_network_says_what_to_do(error: OSError, text: str) -> None:
-    assert describe(error, Member("http", Endpoint("localhost", 9090))) == text
+    assert describe(error, Member("http", HostPort("localhost", 9090))) == text

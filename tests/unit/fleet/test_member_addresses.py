@@ -2,19 +2,19 @@
 
 import pytest
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.fleet.member_addresses import Member, MemberAddress, expand, parse_file, parse_member
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("gw:9090", MemberAddress("http", Endpoint("gw", 9090))),
-        ("http://gw:9090/", MemberAddress("http", Endpoint("gw", 9090))),
-        ("https://gw.example.com:443", MemberAddress("https", Endpoint("gw.example.com", 443))),
-        ("[2001:db8::1]:9090", MemberAddress("http", Endpoint("2001:db8::1", 9090))),
-        ("dns+tasks.gateway:9090", MemberAddress("http", Endpoint("tasks.gateway", 9090), discover=True)),
-        ("dns+https://gateway:9090", MemberAddress("https", Endpoint("gateway", 9090), discover=True)),
+        ("gw:9090", MemberAddress("http", HostPort("gw", 9090))),
+        ("http://gw:9090/", MemberAddress("http", HostPort("gw", 9090))),
+        ("https://gw.example.com:443", MemberAddress("https", HostPort("gw.example.com", 443))),
+        ("[2001:db8::1]:9090", MemberAddress("http", HostPort("2001:db8::1", 9090))),
+        ("dns+tasks.gateway:9090", MemberAddress("http", HostPort("tasks.gateway", 9090), discover=True)),
+        ("dns+https://gateway:9090", MemberAddress("https", HostPort("gateway", 9090), discover=True)),
     ],
 )
 def test_an_address_is_parsed_and_written(text: str, expected: MemberAddress) -> None:
@@ -41,6 +41,6 @@ def test_a_file_has_one_address_per_line_and_comments() -> None:
 
 def test_each_address_of_a_name_is_a_member_with_the_name_for_its_certificate() -> None:
     found = expand(parse_member("dns+https://tasks.gateway:9090"), ["10.0.0.3", "10.0.0.2", "10.0.0.3"])
-    assert found == [Member("https", Endpoint(host, 9090), "tasks.gateway") for host in ("10.0.0.2", "10.0.0.3")]
+    assert found == [Member("https", HostPort(host, 9090), "tasks.gateway") for host in ("10.0.0.2", "10.0.0.3")]
     assert found[0].url("/x") == "https://10.0.0.2:9090/x"
     assert found[0].name == "10.0.0.2:9090 (tasks.gateway)"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.contracts.config_types import Duration, Endpoint
+from gateway.contracts.config_types import Duration, HostPort
 from gateway.fleet import poller
 from gateway.fleet.client import MemberClient
 from gateway.fleet.member_addresses import Member, MemberAddress
@@ -27,7 +27,7 @@ async def test_first_requests_are_not_sent_at_the_same_time(monkeypatch: pytest.
 
     monkeypatch.setattr(poller, "ask", ask)
     monkeypatch.setattr(poller, "_SPACING", 0.05)
-    options = FleetOptions(members=tuple(MemberAddress("http", Endpoint("127.0.0.1", port)) for port in (1, 2, 3)))
+    options = FleetOptions(members=tuple(MemberAddress("http", HostPort("127.0.0.1", port)) for port in (1, 2, 3)))
     task = asyncio.create_task(FleetPoller(lambda: options).run(lambda: None))
     async with asyncio.timeout(WITHIN):
         while len(times) < 3:
@@ -58,7 +58,7 @@ async def test_a_token_on_a_file_system_that_hangs_delays_no_member(
     monkeypatch.setattr(poller, "_CONFIG_CHECK_INTERVAL", 0.01)
     token = tmp_path / "token"
     write_secret(token, "t" * 40)
-    members = (MemberAddress("http", Endpoint("127.0.0.1", 1)),)
+    members = (MemberAddress("http", HostPort("127.0.0.1", 1)),)
     options = FleetOptions(members=members, token_file=token, timeout=Duration(0.05))
     found = FleetPoller(lambda: options)
     task = asyncio.create_task(found.run(lambda: None))

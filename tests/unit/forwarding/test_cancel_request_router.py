@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from gateway.backend_support.postgres_cancel_protocol import PostgresCancelProtocol
-from gateway.contracts.config_types import Endpoint, unix_endpoint
+from gateway.contracts.config_types import HostPort, unix_endpoint
 from gateway.contracts.link import Link
 from gateway.forwarding import cancel_request_router, forward
 from gateway.forwarding.admission import AdmissionRules
+from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
-from gateway.forwarding.route import Route
-from gateway.forwarding.routed_target import RoutedTarget, TargetIdentity
-from gateway.measurement import Histogram
+from gateway.forwarding.target_with_uplink import TargetIdentity, TargetWithUplink
+from gateway.metric_types import Histogram
 from gateway.relay.direct_link import DirectLink
 from gateway.relay.sockets import reset
 from gateway.relay.unix_sockets import bind_unix
@@ -58,7 +58,7 @@ class Server:
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator["Server"]:
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.endpoint = Endpoint("127.0.0.1", server.sockets[0].getsockname()[1])
+        self.endpoint = HostPort("127.0.0.1", server.sockets[0].getsockname()[1])
         self.server = server
         try:
             yield self
@@ -107,13 +107,13 @@ class Gate:
 
     def __init__(self, targets: list[Server], **rules: Any) -> None:
         self._targets = targets
-        self.failed: list[Endpoint] = []
+        self.failed: list[HostPort] = []
         self.uplinks = [OpenUplink()]
-        route = Route(tuple(self.uplinks), self.routes, lambda routed: self.failed.append(routed.target), 20)
+        route = BackendRoute(tuple(self.uplinks), self.routes, lambda routed: self.failed.append(routed.target), 20)
         bound = socket.create_server(("127.0.0.1", 0), backlog=100)
         bound.setblocking(False)
         self.port = bound.getsockname()[1]
-        self.listeners = [Listener(Endpoint("127.0.0.1", self.port), [bound])]
+        self.listeners = [Listener(HostPort("127.0.0.1", self.port), [bound])]
         self.admission = AdmissionRules("b", **rules)
         self.forward = Forward("b", self.listeners, self.admission, route, cancels=PostgresCancelProtocol())
         self.clients: list[socket.socket] = []
@@ -123,7 +123,7 @@ class Gate:
         self._targets = list(targets)
         self.forward.review()
 
-    def routes(self) -> list[RoutedTarget]:
+    def routes(self) -> list[TargetWithUplink]:
         identities = [TargetIdentity(each.endpoint, tuple(self.uplinks)) for each in self._targets]
         return [routed for identity in identities for routed in identity.routes()]
 

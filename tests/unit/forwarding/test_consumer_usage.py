@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link
 from gateway.forwarding.admission import AdmissionRules, RefusalReason
+from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.consumer_usage import MAX_CONSUMERS, OTHERS, ConsumerUsage
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
-from gateway.forwarding.route import Route
-from gateway.forwarding.routed_target import TargetIdentity
-from gateway.measurement import Histogram
+from gateway.forwarding.target_with_uplink import TargetIdentity
+from gateway.metric_types import Histogram
 from gateway.relay.event_loop import RelayEventLoop
 
 
@@ -66,9 +66,9 @@ def test_a_burst_does_not_exceed_the_quota() -> None:
         bound = socket.create_server(("127.0.0.1", 0), backlog=100)
         bound.setblocking(False)
         port = bound.getsockname()[1]
-        listener = Listener(Endpoint("127.0.0.1", port), [bound])
-        routes = TargetIdentity(Endpoint("x", 1), (NoLink(),)).routes()
-        route = Route((routes[0].uplink,), lambda: list(routes), lambda _: None, 30)
+        listener = Listener(HostPort("127.0.0.1", port), [bound])
+        routes = TargetIdentity(HostPort("x", 1), (NoLink(),)).routes()
+        route = BackendRoute((routes[0].uplink,), lambda: list(routes), lambda _: None, 30)
         forward = Forward("b", [listener], AdmissionRules("b", per_consumer=5, max_connections=1000), route)
         clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
         serving = asyncio.ensure_future(forward.run(lambda: None))

@@ -7,16 +7,16 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 from gateway.forwarding import aborted_handshake_budget
 from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget
 from gateway.forwarding.admission import AdmissionRules
+from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.forward import Forward
-from gateway.forwarding.route import Route
-from gateway.forwarding.routed_target import TargetIdentity
-from gateway.measurement import Histogram
+from gateway.forwarding.target_with_uplink import TargetIdentity
+from gateway.metric_types import Histogram
 from gateway.relay.direct_link import DirectLink
 from tests.support.clock import set_clock_back
 
@@ -46,10 +46,10 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 async def forwarding(budget: AbortedHandshakeBudget) -> AsyncIterator[Forward]:
     """Run a forward to an echo server. The server counts aborted handshakes in `budget`."""
     async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
-        target = Endpoint(*server.sockets[0].getsockname())
+        target = HostPort(*server.sockets[0].getsockname())
         uplink = Uplink()
         routes = list(TargetIdentity(target, (uplink,)).routes())
-        route = Route((uplink,), lambda: routes, lambda _: None, 0.0, lambda _: budget)
+        route = BackendRoute((uplink,), lambda: routes, lambda _: None, 0.0, lambda _: budget)
         forward = Forward("orders", [], AdmissionRules("orders"), route)
         task = asyncio.create_task(forward.run(lambda: None))
         await asyncio.sleep(0)
@@ -85,6 +85,6 @@ async def test_the_budget_does_not_depend_on_the_system_time(monkeypatch: pytest
         assert budget.aborted == 2
         set_clock_back(monkeypatch)
         await connect(forward, 0)
-        assert (budget.aborted, forward.rejected[Reason.HOST_BLOCKED]) == (3, 0)
+        assert (budget.aborted, forward.rejected[FailureReason.HOST_BLOCKED]) == (3, 0)
         await connect(forward, 2)
         assert budget.aborted == 0

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gateway.contracts.config_types import Endpoint, unix_endpoint
+from gateway.contracts.config_types import HostPort, unix_endpoint
 from gateway.demo.process import free_port
 from gateway.forwarding import listener as listener_module
 from gateway.forwarding.listener import AcceptHandler, BindError, Listener
@@ -27,17 +27,17 @@ def test_localhost_binds_both_addresses_or_none() -> None:
         taken.bind(("::1", port))
         taken.listen()
         with pytest.raises(BindError, match=rf"cannot listen on \[::1\]:{port}: Address already in use"):
-            Listener(Endpoint("localhost", port))
+            Listener(HostPort("localhost", port))
         with socket.create_server(("127.0.0.1", port)):
             """Assert that no socket is left on this address."""
-    listener = Listener(Endpoint("localhost", port))
+    listener = Listener(HostPort("localhost", port))
     assert len(listener.sockets) == 2
     listener.close()
 
 
 @pytest.mark.parametrize("host", ["198.51.100.77", "2001:db8::77"])
 def test_an_address_that_the_host_does_not_have_yet_is_bound(host: str, caplog: pytest.LogCaptureFixture) -> None:
-    listener = Listener(Endpoint(host, 0), free_bind=True)
+    listener = Listener(HostPort(host, 0), free_bind=True)
     try:
         (sock,) = listener.sockets
         assert sock.getsockname()[0] == host
@@ -121,7 +121,7 @@ async def ends(address: tuple[str, int]) -> bytes | None:
 
 @asynccontextmanager
 async def accepting(sock: socket.socket, on_accept: AcceptHandler) -> AsyncIterator[Listener]:
-    listener = Listener(Endpoint("127.0.0.1", sock.getsockname()[1]), [sock])
+    listener = Listener(HostPort("127.0.0.1", sock.getsockname()[1]), [sock])
     listener.start(on_accept)
     try:
         yield listener

@@ -14,18 +14,18 @@ import pytest
 
 from gateway.audit_log.recorder import AuditRecorder
 from gateway.backend_support.postgres_cancel_protocol import PostgresCancelProtocol
-from gateway.cancel_protocol import LoginTap
-from gateway.contracts.accepting_link import AcceptedClientHandler, AcceptRule, ShortConnections
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.listening_link import AcceptedClientHandler, ClientAcceptRule, ShortConnectionTotals
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget
 from gateway.forwarding.admission import AdmissionRules, UnixSocketRule
+from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
-from gateway.forwarding.route import Route
-from gateway.forwarding.routed_target import TargetIdentity
-from gateway.measurement import Histogram
+from gateway.forwarding.target_with_uplink import TargetIdentity
+from gateway.metric_types import Histogram
+from gateway.query_cancel_protocol import CancelKeyTap
 from gateway.relay.direct_link import DirectLink
 from tests.support.servers import echoing, serving
 
@@ -36,7 +36,9 @@ LOOPBACK = (ipaddress.ip_network("127.0.0.0/30"),)
 class FakeListener:
     """A listener of `FakeLink`."""
 
-    def __init__(self, link: "FakeLink", rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> None:
+    def __init__(
+        self, link: "FakeLink", rule: ClientAcceptRule, permits: int, handler: AcceptedClientHandler
+    ) -> None:
         self.link, self.rule, self.reserved, self.handler = link, rule, permits, handler
         self.waiting = self.clients = 0
         self.relays: list[Relay] = []
@@ -71,7 +73,7 @@ class FakeLink(DirectLink):
         super().__init__()
         self.listeners: list[FakeListener] = []
 
-    def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> FakeListener:
+    def listen(self, rule: ClientAcceptRule, permits: int, handler: AcceptedClientHandler) -> FakeListener:
         self.listeners.append(FakeListener(self, rule, permits, handler))
         return self.listeners[-1]
 
@@ -93,10 +95,10 @@ class Rig:
 
     def __init__(self, port: int, rules: AdmissionRules, hold: float, budget: AbortedHandshakeBudget | None) -> None:
         self.uplinks = Uplink(), Uplink()
-        self.paths = list(TargetIdentity(Endpoint("127.0.0.1", port), self.uplinks).routes())
-        self.route = Route(self.uplinks, lambda: self.paths, lambda _: None, hold, lambda _: budget)
+        self.paths = list(TargetIdentity(HostPort("127.0.0.1", port), self.uplinks).routes())
+        self.route = BackendRoute(self.uplinks, lambda: self.paths, lambda _: None, hold, lambda _: budget)
         self.rules = rules
-        self.listener = Listener(Endpoint("127.0.0.1", 0))
+        self.listener = Listener(HostPort("127.0.0.1", 0))
 
     @property
     def accepting(self) -> list[FakeListener]:
@@ -179,7 +181,7 @@ async def test_clients_with_short_connections_are_counted() -> None:
         assert (forward.active, forward.waiting) == (2, 0)
         assert [forward.active_on(each) for each in rig.uplinks] == [2, 0]
         listener.clients = 0
-        listener.handler.on_served(listener, ShortConnections(7, 3, 70, 700))
+        listener.handler.on_served(listener, ShortConnectionTotals(7, 3, 70, 700))
         assert (forward.accepted, forward.to_backend, forward.from_backend) == (
             before[0] + 7,
             before[1] + 70,
@@ -278,8 +280,8 @@ async def test_a_link_accepts_only_while_one_target_has_sessions_that_can_be_can
         listener = await rig.offered()
         make_tap = listener.rule.make_tap
         assert make_tap is not None
-        tap = cast("LoginTap", make_tap())
-        elsewhere = TargetIdentity(Endpoint("127.0.0.2", 1), rig.uplinks)
+        tap = cast("CancelKeyTap", make_tap())
+        elsewhere = TargetIdentity(HostPort("127.0.0.2", 1), rig.uplinks)
         with rig.dial() as client:
             relay = await listener.link.join(listener.accept(), listener.rule.to, listener.rule.latency)
             listener.handler.on_joined(listener, relay, tap)

@@ -6,16 +6,16 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link
-from gateway.errors import DialError, Reason
+from gateway.errors import DialError, FailureReason
 from gateway.forwarding.pending_client import PendingClient
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.relay.direct_link import DirectLink
 from gateway.relay.poller import poller
 from gateway.relay.sockets import reset
 
-TARGET = Endpoint("db", 1)
+TARGET = HostPort("db", 1)
 
 
 class Joining(DirectLink):
@@ -43,7 +43,7 @@ async def received(client: socket.socket) -> bytes:
         return await asyncio.get_running_loop().sock_recv(client, 1)
 
 
-@pytest.mark.parametrize("error", [None, DialError(Reason.REFUSED, "no")])
+@pytest.mark.parametrize("error", [None, DialError(FailureReason.REFUSED, "no")])
 async def test_only_a_client_that_was_not_joined_is_reset(error: Exception | None) -> None:
     client, sock = await accepted()
     pending = PendingClient(sock)

@@ -39,7 +39,7 @@ def test_many_sources_are_summarized_in_few_lines(
     caplog.set_level(logging.INFO)
     sources = iter(range(1000))
     monkeypatch.setattr(
-        "gateway.forwarding.refusal_log.ClientSource.of", lambda _: _Source(f"10.0.0.{next(sources)}")
+        "gateway.forwarding.refusal_log.ClientSourceAddress.of", lambda _: _Source(f"10.0.0.{next(sources)}")
     )
     log = RefusalLog("orders")
     with socket.socket() as client:

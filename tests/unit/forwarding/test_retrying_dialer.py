@@ -9,20 +9,20 @@ from typing import Any
 
 import pytest
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link
-from gateway.errors import DialError, LinkLostError, Reason
+from gateway.errors import DialError, FailureReason, LinkLostError
 from gateway.forwarding import retrying_dialer as dialer_module
+from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.retrying_dialer import DialResult, RetryingDialer
-from gateway.forwarding.route import Route
-from gateway.forwarding.routed_target import RoutedTarget, TargetIdentity
-from gateway.measurement import Histogram
+from gateway.forwarding.target_with_uplink import TargetIdentity, TargetWithUplink
+from gateway.metric_types import Histogram
 from gateway.relay.direct_link import DirectLink
 
 pytestmark = pytest.mark.timeout(20)
 
-ONE, TWO = Endpoint("one", 1), Endpoint("two", 1)
+ONE, TWO = HostPort("one", 1), HostPort("two", 1)
 
 
 class Scripted(DirectLink):
@@ -32,17 +32,17 @@ class Scripted(DirectLink):
         super().__init__()
         self.outcome = outcome
 
-    async def join(self, client: Any, to: Endpoint, latency: Any, within: float = inf, tap: Any = None) -> Any:
+    async def join(self, client: Any, to: HostPort, latency: Any, within: float = inf, tap: Any = None) -> Any:
         del client, to, latency, tap
         if self.outcome == "hangs":
             await asyncio.sleep(within)
-            raise DialError(Reason.TIMEOUT, "no answer")
+            raise DialError(FailureReason.TIMEOUT, "no answer")
         if self.outcome == "lost":
             raise LinkLostError
         if self.outcome == "refused":
-            raise DialError(Reason.REFUSED, "no")
+            raise DialError(FailureReason.REFUSED, "no")
         if self.outcome == "prohibited":
-            raise DialError(Reason.CHANNEL_PROHIBITED, "no")
+            raise DialError(FailureReason.CHANNEL_PROHIBITED, "no")
         return self
 
 
@@ -70,13 +70,13 @@ class Uplink:
 class Paths:
     """Two paths to each target of a backend."""
 
-    def __init__(self, one: Link | None, two: Link | None, *targets: Endpoint, hold: float = 5.0) -> None:
+    def __init__(self, one: Link | None, two: Link | None, *targets: HostPort, hold: float = 5.0) -> None:
         self.uplinks = (Uplink(one), Uplink(two))
         self.routes = [each for target in targets or (ONE,) for each in TargetIdentity(target, self.uplinks).routes()]
-        self.failed: list[RoutedTarget] = []
-        self.left: list[RoutedTarget] = []
+        self.failed: list[TargetWithUplink] = []
+        self.left: list[TargetWithUplink] = []
         self.dialer = RetryingDialer(
-            Route(self.uplinks, lambda: self.routes, self.failed.append, hold, on_detour=self.left.append)
+            BackendRoute(self.uplinks, lambda: self.routes, self.failed.append, hold, on_detour=self.left.append)
         )
 
     async def join(self) -> DialResult:

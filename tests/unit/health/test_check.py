@@ -7,18 +7,18 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from gateway.contracts.backend import ProbeResult
-from gateway.contracts.config_types import Endpoint
-from gateway.contracts.link import Connector, Link
-from gateway.contracts.phases import Phases
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.link import Link, SocketConnector
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.states import HealthState
-from gateway.errors import DialError, LinkLostError, ReachError, Reason, UnusableTargetError
+from gateway.errors import DialError, FailureReason, LinkLostError, TargetUnreachableError, UnusableTargetError
 from gateway.health.check import Check
 from gateway.health.check_results import CheckResult
 from gateway.health.check_schedule import CheckSchedule
 from gateway.health.probe_record import ProbeRecord
 from gateway.relay.direct_link import DirectLink
 
-TARGET = Endpoint("db", 3306)
+TARGET = HostPort("db", 3306)
 
 
 class Uplink:
@@ -43,7 +43,7 @@ class Scripted:
         self.script = list(script)
         self.probed_at: list[float] = []
 
-    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
+    async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
         del link, target, phases
         self.probed_at.append(time.monotonic())
         step = self.script.pop(0) if len(self.script) > 1 else self.script[0]
@@ -76,8 +76,8 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_a_promotion_is_recorded_and_kept_while_the_target_is_down() -> None:
     primary, replica = ProbeResult(role="primary"), ProbeResult(role="replica")
-    unknown = ProbeResult(unusable=(Reason.ROLE, "demoted"))
-    refused = DialError(Reason.REFUSED, "")
+    unknown = ProbeResult(unusable=(FailureReason.ROLE, "demoted"))
+    refused = DialError(FailureReason.REFUSED, "")
     started = time.monotonic()
     script = Scripted(primary, refused, primary, replica, unknown, primary, refused, primary)
     promoted = []
@@ -106,14 +106,14 @@ async def test_an_urgent_check_does_not_wait_for_its_interval() -> None:
 
 async def test_a_failed_check_updates_the_role() -> None:
     primary = ProbeResult(role="primary", read_only=False)
-    demoted = ProbeResult(role="replica", read_only=True, unusable=(Reason.LAG, "replication is stopped"))
+    demoted = ProbeResult(role="replica", read_only=True, unusable=(FailureReason.LAG, "replication is stopped"))
     async with checking(Scripted(primary, demoted), Uplink()) as check:
         assert (check.verdict.state, check.record.probe_result.role) == (HealthState.UP, "primary")
         check.check_soon()
         await until(lambda: check.record.probe_result.role == "replica")
         assert check.verdict.state is HealthState.UP  # `fall` is 3 failed checks.
         await until(lambda: check.verdict.state is HealthState.DOWN)
-        assert (check.verdict.reason, check.verdict.detail) == (Reason.LAG, "replication is stopped")
+        assert (check.verdict.reason, check.verdict.detail) == (FailureReason.LAG, "replication is stopped")
         assert check.record.probe_result.read_only
 
 
@@ -178,31 +178,35 @@ async def test_checks_immediately_when_the_tunnel_is_up_again() -> None:
 
 
 async def test_a_failed_login_of_the_check_makes_the_target_degraded() -> None:
-    denied = UnusableTargetError(Reason.AUTH, "access denied")
+    denied = UnusableTargetError(FailureReason.AUTH, "access denied")
     async with checking(Scripted(ProbeResult(role="primary"), denied), Uplink(), fall=3) as check:
         succeeded = check.last_success
         check.check_soon()
         await until(lambda: check.attempts > 1)
-        assert (check.verdict.state, check.verdict.reason) == (HealthState.DEGRADED, Reason.AUTH)
-        assert (check.failures[Reason.AUTH], check.last_success) == (1, succeeded)
+        assert (check.verdict.state, check.verdict.reason) == (HealthState.DEGRADED, FailureReason.AUTH)
+        assert (check.failures[FailureReason.AUTH], check.last_success) == (1, succeeded)
         assert check.record.probe_result.role == "primary"  # The last successful probe found this role.
 
 
 async def test_a_target_recovers_although_the_login_of_the_check_fails() -> None:
-    script = Scripted(DialError(Reason.REFUSED, "refused"), UnusableTargetError(Reason.AUTH, "access denied"))
+    script = Scripted(
+        DialError(FailureReason.REFUSED, "refused"), UnusableTargetError(FailureReason.AUTH, "access denied")
+    )
     async with checking(script, Uplink(), down_interval=0.01) as check:
         assert check.verdict.state is HealthState.DOWN
         await until(lambda: check.verdict.state is HealthState.DEGRADED)
 
 
 async def test_an_unreadable_password_file_makes_the_target_down() -> None:
-    async with checking(Scripted(ReachError(Reason.AUTH, "check.password_file: no such file")), Uplink()) as check:
-        assert (check.verdict.state, check.verdict.reason) == (HealthState.DOWN, Reason.AUTH)
+    async with checking(
+        Scripted(TargetUnreachableError(FailureReason.AUTH, "check.password_file: no such file")), Uplink()
+    ) as check:
+        assert (check.verdict.state, check.verdict.reason) == (HealthState.DOWN, FailureReason.AUTH)
 
 
 async def test_a_path_that_hangs_does_not_delay_the_checks_of_other_paths() -> None:
     class Hanging:
-        async def probe(self, link: Any, target: Endpoint, phases: Phases) -> ProbeResult:
+        async def probe(self, link: Any, target: HostPort, phases: PhaseTimer) -> ProbeResult:
             del link, target, phases
             await asyncio.Event().wait()
             raise NotImplementedError
@@ -230,8 +234,8 @@ def test_an_answer_that_is_older_than_the_recorded_one_is_discarded() -> None:
     record.add(answer(role="replica"), 2.0, 2.1)
     record.add(answer(role="primary"), 1.0, 4.0)
     assert (record.probe_result.role, record.probed, record.promoted) == ("replica", 2.0, 0.0)
-    record.add(CheckResult(0.0, 0.1, HealthState.DOWN, Reason.REFUSED), 6.0, 6.1)
+    record.add(CheckResult(0.0, 0.1, HealthState.DOWN, FailureReason.REFUSED), 6.0, 6.1)
     record.add(answer(role="primary"), 5.0, 7.0)  # no answer is newer
     assert (record.probe_result.role, record.probed, record.promoted) == ("primary", 5.0, 7.0)
-    record.add(CheckResult(0.0, 0.1, HealthState.DEGRADED, Reason.AUTH), 8.0, 8.1)
+    record.add(CheckResult(0.0, 0.1, HealthState.DEGRADED, FailureReason.AUTH), 8.0, 8.1)
     assert (record.probe_result.role, record.probed) == ("primary", 8.0)

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 
 from gateway.contracts.backend import ProbeResult
-from gateway.contracts.config_types import Endpoint
-from gateway.contracts.link import Connector
-from gateway.contracts.phases import Phases
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.link import SocketConnector
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.states import HealthState
-from gateway.errors import Reason, UnusableTargetError
+from gateway.errors import FailureReason, UnusableTargetError
 from gateway.health.probe import probe_once
 from gateway.health.target_state_evaluator import TargetStateEvaluator
 from gateway.relay.direct_link import DirectLink
@@ -21,7 +21,7 @@ class Stuck:
     def __init__(self, *phases: str) -> None:
         self._phases = phases
 
-    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
+    async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
         """See `gateway.contracts.backend.Backend`."""
         for name in self._phases:
             with phases(name):
@@ -40,8 +40,8 @@ class Stuck:
     ],
 )
 async def test_the_detail_of_a_timeout_separates_the_unfinished_phase(phases: tuple[str, ...], detail: str) -> None:
-    result = await probe_once(Stuck(*phases), DirectLink(), Endpoint("db", 1), 0.01)
-    assert (result.reason, result.detail) == (Reason.TIMEOUT, detail)
+    result = await probe_once(Stuck(*phases), DirectLink(), HostPort("db", 1), 0.01)
+    assert (result.reason, result.detail) == (FailureReason.TIMEOUT, detail)
     assert tuple(result.phases) == phases
 
 
@@ -51,7 +51,7 @@ class Answers:
     def __init__(self, answer: ProbeResult | UnusableTargetError) -> None:
         self._answer = answer
 
-    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
+    async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
         """See `gateway.contracts.backend.Backend`."""
         if isinstance(self._answer, UnusableTargetError):
             raise self._answer
@@ -62,17 +62,17 @@ class Answers:
     ("answer", "remedy"),
     [
         (ProbeResult(unprobed="check.user is not set"), "set check.user"),
-        (UnusableTargetError(Reason.HOST_BLOCKED, "no account", "create the account"), "create the account"),
+        (UnusableTargetError(FailureReason.HOST_BLOCKED, "no account", "create the account"), "create the account"),
         (ProbeResult(), ""),
     ],
 )
 async def test_a_result_has_the_remedy_of_its_own_failure(
     answer: ProbeResult | UnusableTargetError, remedy: str
 ) -> None:
-    result = await probe_once(Answers(answer), DirectLink(), Endpoint("db", 1), 10)
+    result = await probe_once(Answers(answer), DirectLink(), HostPort("db", 1), 10)
     verdict = TargetStateEvaluator(rise=1, fall=1)
     verdict.add(result)
     assert verdict.remedy.startswith(remedy)
     assert bool(verdict.remedy) == bool(remedy)
-    verdict.override(HealthState.BLOCKED, Reason.TUNNEL, "the tunnel is down")
+    verdict.override(HealthState.BLOCKED, FailureReason.TUNNEL, "the tunnel is down")
     assert verdict.remedy == ""

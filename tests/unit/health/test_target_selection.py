@@ -3,9 +3,9 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.states import DatabaseRole, HealthState, Preference
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 from gateway.health.target_selection import (
     BackendHealth,
     TargetCandidate,
@@ -16,22 +16,22 @@ from gateway.health.target_selection import (
     wrong_role_targets,
 )
 
-ONE, TWO, THREE = (Endpoint("db", port) for port in (1, 2, 3))
+ONE, TWO, THREE = (HostPort("db", port) for port in (1, 2, 3))
 STATES = st.sampled_from(list(HealthState))
 
 
 def candidate(
-    target: Endpoint,
+    target: HostPort,
     state: HealthState = HealthState.UP,
     role: DatabaseRole | None = None,
     *,
     read_only: bool | None = None,
 ) -> TargetCandidate:
-    reason = None if state is HealthState.UP else Reason.REFUSED
+    reason = None if state is HealthState.UP else FailureReason.REFUSED
     return TargetCandidate(target, state, reason, "why", role=role, read_only=read_only)
 
 
-def targets(candidates: list[TargetCandidate]) -> list[Endpoint]:
+def targets(candidates: list[TargetCandidate]) -> list[HostPort]:
     return [each.target for each in candidates]
 
 
@@ -58,7 +58,7 @@ def test_primary_excludes_read_only_targets() -> None:
     given_ = [candidate(ONE, role="replica"), candidate(TWO, read_only=True), candidate(THREE, role="primary")]
     assert targets(order_targets(given_, "primary")) == [THREE]
     assert order_targets(given_[:2], "primary") == []
-    assert backend_state(given_[:2], "primary")[:2] == (HealthState.DOWN, Reason.ROLE)
+    assert backend_state(given_[:2], "primary")[:2] == (HealthState.DOWN, FailureReason.ROLE)
 
 
 def test_clients_leave_a_demoted_target_that_is_down() -> None:
@@ -75,7 +75,7 @@ def test_a_primary_that_was_replaced_gets_no_clients() -> None:
     assert superseded_primaries(both, "primary") == superseded_primaries(both, "primary", confirmed=True) == {ONE}
     assert wrong_role_targets(both, "primary") == {ONE}
     found = backend_state(both, "primary")
-    assert (found.state, found.reason, found.detail.split()[0]) == (HealthState.DEGRADED, Reason.ROLE, "db:1")
+    assert (found.state, found.reason, found.detail.split()[0]) == (HealthState.DEGRADED, FailureReason.ROLE, "db:1")
     assert found.remedy.startswith("demote db:1")
     # Without a probe since the promotion, the old primary can already be demoted.
     unprobed = [replace(old, probed=9.0), new]
@@ -115,7 +115,7 @@ def test_replica_prefers_a_replica_and_falls_back_to_the_primary() -> None:
     assert targets(order_targets(both, "replica")) == [TWO, ONE]
     assert backend_state(both, "replica")[0] is HealthState.UP
     found = backend_state(both[:1], "replica")
-    assert (found.state, found.reason) == (HealthState.DEGRADED, Reason.ROLE)
+    assert (found.state, found.reason) == (HealthState.DEGRADED, FailureReason.ROLE)
     assert found.remedy.startswith("start a replica")
 
 
@@ -123,7 +123,7 @@ def test_backend_states() -> None:
     up, down = candidate(ONE), candidate(TWO, HealthState.DOWN)
     assert backend_state([up], "order") == BackendHealth(HealthState.UP)
     assert backend_state([up, down], "order")[0] is HealthState.DEGRADED
-    assert backend_state([down], "order")[:2] == (HealthState.DOWN, Reason.REFUSED)
+    assert backend_state([down], "order")[:2] == (HealthState.DOWN, FailureReason.REFUSED)
     assert backend_state([candidate(ONE, HealthState.BLOCKED)], "order")[0] is HealthState.BLOCKED
     assert backend_state([candidate(ONE, HealthState.PAUSED)], "order")[0] is HealthState.PAUSED
     assert backend_state([candidate(ONE, HealthState.UNKNOWN)], "order")[0] is HealthState.UNKNOWN

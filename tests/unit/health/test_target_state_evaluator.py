@@ -2,13 +2,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.contracts.states import HealthState
-from gateway.errors import Reason
+from gateway.errors import FailureReason
 from gateway.health.check_results import CheckHistory, CheckResult
 from gateway.health.target_state_evaluator import TargetStateEvaluator
 
 
 def result(state: HealthState, at: float = 0.0) -> CheckResult:
-    reason = None if state in (HealthState.UP, HealthState.UNKNOWN) else Reason.REFUSED
+    reason = None if state in (HealthState.UP, HealthState.UNKNOWN) else FailureReason.REFUSED
     return CheckResult(at=at, duration=0.01, state=state, reason=reason)
 
 
@@ -26,7 +26,7 @@ def test_the_state_changes_after_fall_failures_and_rise_successes() -> None:
     verdict = TargetStateEvaluator(rise=2, fall=3)
     verdict.add(UP)
     assert [verdict.add(DOWN) for _ in range(3)] == [False, False, True]
-    assert (verdict.state, verdict.reason) == (HealthState.DOWN, Reason.REFUSED)
+    assert (verdict.state, verdict.reason) == (HealthState.DOWN, FailureReason.REFUSED)
     assert [verdict.add(UP) for _ in range(2)] == [False, True]
     assert (verdict.state, verdict.reason) == (HealthState.UP, None)
 
@@ -42,8 +42,8 @@ def test_a_success_resets_the_count_of_failures() -> None:
 def test_the_first_result_after_blocked_decides() -> None:
     verdict = TargetStateEvaluator(rise=2, fall=3)
     verdict.add(UP)
-    assert verdict.override(HealthState.BLOCKED, Reason.TUNNEL, "tunnel edge is down")
-    assert not verdict.override(HealthState.BLOCKED, Reason.TUNNEL, "still")
+    assert verdict.override(HealthState.BLOCKED, FailureReason.TUNNEL, "tunnel edge is down")
+    assert not verdict.override(HealthState.BLOCKED, FailureReason.TUNNEL, "still")
     assert verdict.add(DOWN)
     assert verdict.state is HealthState.DOWN
 
@@ -130,7 +130,7 @@ def test_stalled_traffic_counts_once_until_a_check_passes() -> None:
 
 
 def test_a_full_or_read_only_export_is_down_immediately() -> None:
-    for reason in (Reason.NO_SPACE, Reason.READ_ONLY):
+    for reason in (FailureReason.NO_SPACE, FailureReason.READ_ONLY):
         verdict = TargetStateEvaluator(rise=2, fall=3)
         verdict.add(UP)
         assert verdict.add(CheckResult(at=0.0, duration=0.01, state=HealthState.DOWN, reason=reason))

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from gateway.cli import cli
 from gateway.config import ConfigSources, load
 from gateway.errors import UsageError
-from gateway.importing.conversion import convert
+from gateway.importing.config_conversion import convert
 from gateway.importing.source_format import FORMS, ImportSource
 from tests.support.import_cases import CORPUS, load_compose, sections
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from gateway.cli import cli
 from gateway.errors import UsageError
 from gateway.importing.compose_diff import compose_diff
-from gateway.importing.conversion import convert, note_rest
+from gateway.importing.config_conversion import convert, note_rest
 from gateway.importing.import_result import ImportResult
 from gateway.importing.proxy_command import jump_or_proxy
 from gateway.importing.shell_parser import read_script

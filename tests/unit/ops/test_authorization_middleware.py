@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.ops import authorization_middleware
 from gateway.ops.authorization import AccessRole, AccessRules, BearerTokens
 from gateway.ops.authorization_middleware import AuthorizationMiddleware
@@ -32,7 +32,7 @@ async def test_clients_that_disconnect_delay_no_request_and_leave_no_task(
 ) -> None:
     monkeypatch.setattr(authorization_middleware, "_PROBES_PER_SECOND", 1)
     monkeypatch.setattr(authorization_middleware, "_PROBE_BURST", 1)
-    settings = OpsSettings(listen=Endpoint("127.0.0.1", 0), admin_socket=tmp_path / "admin.sock")
+    settings = OpsSettings(listen=HostPort("127.0.0.1", 0), admin_socket=tmp_path / "admin.sock")
     async with OpsServer(Mock(), settings).serving() as address:  # /livez does not use the service.
         before = len(asyncio.all_tasks())
         for _ in range(200):  # The limit is one request per second.

@@ -4,7 +4,7 @@ import pytest
 
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.diagnosis import diagnose
-from gateway.ops.severity import SeverityLevel
+from gateway.ops.severity import DisplaySeverity
 from tests.support.status_views import NOW, backend, consumer, service, tunnel
 
 DOCKER = object()
@@ -12,7 +12,7 @@ DOCKER = object()
 
 def test_a_healthy_service_has_no_cause() -> None:
     found = diagnose(service([tunnel()], [backend("a", via=["bastion"]), backend("b")]))
-    assert (found.level, found.headline, found.causes) == (SeverityLevel.GOOD, "All 2 backends are up", [])
+    assert (found.level, found.headline, found.causes) == (DisplaySeverity.GOOD, "All 2 backends are up", [])
 
 
 def test_a_failed_tunnel_is_the_only_cause_for_the_backends_behind_it() -> None:
@@ -24,7 +24,7 @@ def test_a_failed_tunnel_is_the_only_cause_for_the_backends_behind_it() -> None:
         backend("c"),
     ]
     found = diagnose(service([inner, down], backends))
-    assert found.level is SeverityLevel.BAD
+    assert found.level is DisplaySeverity.BAD
     assert found.headline == "3 backends: 2 blocked, 1 up"
     [cause] = found.causes
     assert (cause.name, cause.since, cause.cause, cause.blocked) == ("edge", NOW - 60, "login rejected", ("a", "b"))
@@ -35,7 +35,7 @@ def test_a_failed_tunnel_is_the_only_cause_for_the_backends_behind_it() -> None:
 def test_a_backend_with_a_path_that_works_is_not_blocked() -> None:
     tunnels = [tunnel("a", TunnelState.BACKOFF, reason="timeout"), tunnel("b")]
     [cause] = diagnose(service(tunnels, [backend("x", via=["a", "b"])])).causes
-    assert (cause.name, cause.level, cause.blocked, cause.rerouted) == ("a", SeverityLevel.WARNING, (), ("x",))
+    assert (cause.name, cause.level, cause.blocked, cause.rerouted) == ("a", DisplaySeverity.WARNING, (), ("x",))
     assert cause.effects == "1 backend rerouted"
 
 
@@ -68,12 +68,12 @@ def test_waiting_containers_are_counted_once() -> None:
 @pytest.mark.parametrize(
     ("state", "level"),
     [
-        (HealthState.DOWN, SeverityLevel.BAD),
-        (HealthState.DEGRADED, SeverityLevel.WARNING),
-        (HealthState.PAUSED, SeverityLevel.WARNING),
+        (HealthState.DOWN, DisplaySeverity.BAD),
+        (HealthState.DEGRADED, DisplaySeverity.WARNING),
+        (HealthState.PAUSED, DisplaySeverity.WARNING),
     ],
 )
-def test_a_backend_with_a_failure_behind_its_tunnel_is_a_cause(state: HealthState, level: SeverityLevel) -> None:
+def test_a_backend_with_a_failure_behind_its_tunnel_is_a_cause(state: HealthState, level: DisplaySeverity) -> None:
     found = diagnose(service([tunnel()], [backend("a", state, via=["bastion"], reason="refused"), backend("b")]))
     assert (found.level, [each.name for each in found.causes]) == (level, ["a"])
 
@@ -90,7 +90,7 @@ def test_a_tunnel_that_degrades_a_backend_is_its_cause() -> None:
     tunnels = [tunnel("a", TunnelState.BACKOFF, reason="timeout"), tunnel("b")]
     split = backend("split", HealthState.DEGRADED, via=["a", "b"], reason="tunnel", waiting=1)
     [cause] = diagnose(service(tunnels, [split])).causes
-    assert (cause.name, cause.level, cause.effects) == ("a", SeverityLevel.WARNING, "1 backend degraded")
+    assert (cause.name, cause.level, cause.effects) == ("a", DisplaySeverity.WARNING, "1 backend degraded")
     assert cause.explains("split")
 
 
@@ -106,8 +106,8 @@ def test_a_working_backend_that_refuses_clients_is_a_warning() -> None:
     full = backend("full", max_connections=2, connections=2)
     found = diagnose(service(backends=[full, backend("fast", failing=True)])).causes
     assert {(each.name, each.level, each.state) for each in found} == {
-        ("full", SeverityLevel.WARNING, "up"),
-        ("fast", SeverityLevel.WARNING, "up"),
+        ("full", DisplaySeverity.WARNING, "up"),
+        ("fast", DisplaySeverity.WARNING, "up"),
     }
     assert "gateway fail fast --undo" in next(each.remedy for each in found if each.name == "fast")
 
@@ -129,9 +129,9 @@ def test_a_refused_login_of_the_check_does_not_affect_clients(
 
 def test_phases_and_a_failed_reload_are_warnings() -> None:
     starting = diagnose(service(backends=[backend(state=HealthState.UNKNOWN)], startup_done=False))
-    assert (starting.level, starting.causes) == (SeverityLevel.WARNING, [])
+    assert (starting.level, starting.causes) == (DisplaySeverity.WARNING, [])
     assert starting.headline.startswith("Starting")
     draining = diagnose(service(backends=[backend()], draining=True))
-    assert (draining.level, draining.headline) == (SeverityLevel.WARNING, "Draining, not ready: the backend is up")
-    assert diagnose(service(backends=[backend()], reload_successful=False)).level is SeverityLevel.WARNING
+    assert (draining.level, draining.headline) == (DisplaySeverity.WARNING, "Draining, not ready: the backend is up")
+    assert diagnose(service(backends=[backend()], reload_successful=False)).level is DisplaySeverity.WARNING
     assert diagnose(service()).headline == "No backend is configured"

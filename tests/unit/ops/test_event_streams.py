@@ -9,7 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.ops import event_streams, server
 from gateway.ops.connection_limits import ConnectionLimits
 from gateway.ops.events import EventLog, EventSubject, SubjectType
@@ -22,14 +22,14 @@ Reader = asyncio.StreamReader
 
 
 @contextlib.asynccontextmanager
-async def serving(folder: Path, log: EventLog) -> AsyncIterator[Endpoint]:
-    settings = OpsSettings(listen=Endpoint("127.0.0.1", 0), admin_socket=folder / "admin.sock")
+async def serving(folder: Path, log: EventLog) -> AsyncIterator[HostPort]:
+    settings = OpsSettings(listen=HostPort("127.0.0.1", 0), admin_socket=folder / "admin.sock")
     async with OpsServer(Mock(events=log), settings).serving() as address:
         yield address
 
 
 async def subscribe(
-    address: Endpoint, last_id: int | str | None = None, token: str | None = None
+    address: HostPort, last_id: int | str | None = None, token: str | None = None
 ) -> tuple[Reader, asyncio.StreamWriter, bytes]:
     """Open a stream; return the reader, the writer and the head of the response."""
     reader, writer = await asyncio.open_connection(*address)
@@ -118,7 +118,7 @@ async def test_streams_are_limited_and_end_with_the_server(tmp_path: Path, monke
 
 async def test_a_stream_ends_when_its_token_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log, file, tokens = EventLog(), tmp_path / "token", ["a" * 16, "b" * 16]
-    settings = OpsSettings(Endpoint("127.0.0.1", 0), tmp_path / "admin.sock", token_file=file, authenticated=True)
+    settings = OpsSettings(HostPort("127.0.0.1", 0), tmp_path / "admin.sock", token_file=file, authenticated=True)
     ops = OpsServer(Mock(events=log), settings)
 
     async def replace(token: str) -> None:

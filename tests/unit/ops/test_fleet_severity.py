@@ -5,16 +5,16 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.fleet.member_addresses import Member
 from gateway.fleet.snapshot import FleetSnapshot, MemberSnapshot
 from gateway.fleet.summary import MemberProblem, MemberSummary
 from gateway.ops.fleet_json import fleet_json, summary_json
 from gateway.ops.fleet_severity import member_level, worst_first
-from gateway.ops.page.parts import PageParts
+from gateway.ops.page.page_elements import PageElements
 from gateway.ops.page.render import render_fleet
-from gateway.ops.severity import SeverityLevel
+from gateway.ops.severity import DisplaySeverity
 from tests.support.status_pages import whole_page
 from tests.support.status_views import NOW, backend, service, tunnel
 
@@ -29,7 +29,7 @@ TUNNEL = MemberProblem(
 
 
 def member(name: str, summary: MemberSummary | None = SUMMARY, error: str = "") -> MemberSnapshot:
-    return MemberSnapshot(Member("http", Endpoint(name, 9090)), summary, NOW, NOW, 0.1, error)
+    return MemberSnapshot(Member("http", HostPort(name, 9090)), summary, NOW, NOW, 0.1, error)
 
 
 READY = member("ready")
@@ -42,15 +42,15 @@ DEAD = member("dead", None, "no response within 2 s")
 @pytest.mark.parametrize(
     ("view", "level"),
     [
-        (READY, SeverityLevel.GOOD), (WARNING, SeverityLevel.WARNING), (BLOCKED, SeverityLevel.BAD),
-        (DOWN, SeverityLevel.BAD), (DEAD, SeverityLevel.BAD),
-        (member("new", None), SeverityLevel.WARNING),
-        (member("draining", replace(SUMMARY, status="draining")), SeverityLevel.WARNING),
-        (member("reload", replace(SUMMARY, reload_successful=False)), SeverityLevel.WARNING),
-        (member("was-ready", error="Connection refused"), SeverityLevel.BAD),
+        (READY, DisplaySeverity.GOOD), (WARNING, DisplaySeverity.WARNING), (BLOCKED, DisplaySeverity.BAD),
+        (DOWN, DisplaySeverity.BAD), (DEAD, DisplaySeverity.BAD),
+        (member("new", None), DisplaySeverity.WARNING),
+        (member("draining", replace(SUMMARY, status="draining")), DisplaySeverity.WARNING),
+        (member("reload", replace(SUMMARY, reload_successful=False)), DisplaySeverity.WARNING),
+        (member("was-ready", error="Connection refused"), DisplaySeverity.BAD),
     ],
 )  # fmt: skip
-def test_a_member_with_a_backend_that_does_not_work_is_bad(view: MemberSnapshot, level: SeverityLevel) -> None:
+def test_a_member_with_a_backend_that_does_not_work_is_bad(view: MemberSnapshot, level: DisplaySeverity) -> None:
     assert member_level(view) is level
 
 
@@ -64,7 +64,7 @@ def test_the_worst_members_come_first() -> None:
 
 
 def test_the_page_shows_since_when_and_the_effects() -> None:
-    parts = PageParts()
+    parts = PageElements()
     page = whole_page(render_fleet(service([], []), FleetSnapshot([READY, WARNING, BLOCKED]), NOW, parts), parts)
     text = " ".join(re.sub("<[^>]+>", "", page).split())
     assert "tunnel bastion is down since 2026-01-01 10:20 UTC (3 backends blocked): timeout: no answer" in text

@@ -2,7 +2,7 @@ import time
 from dataclasses import replace
 
 from gateway.contracts.states import HealthState
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.ops.health_responses import health, readiness
 from gateway.ops.metrics import render
 from gateway.ops.status_views import BackendView, ServiceView

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.ops.connection_limits import ConnectionLimits
 from gateway.ops.http_listener import HttpListener, bind
 
@@ -37,7 +37,7 @@ async def serving(limits: ConnectionLimits) -> AsyncIterator[tuple[HttpListener,
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     assert runner.server is not None
-    sockets = await bind(Endpoint("127.0.0.1", 0))
+    sockets = await bind(HostPort("127.0.0.1", 0))
     address = sockets[0].getsockname()
     listener.start(sockets, runner.server)
     try:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from gateway.contracts.tracing import ConnectionTrace, TracedConnection
+from gateway.contracts.tracing import ConnectionPhaseRecorder, ConnectionSpanData
 from gateway.ops.otlp_exporter import OtlpExporter
 from gateway.tls_client import TlsClientFiles
 from tests.support.servers import serving
@@ -34,7 +34,7 @@ async def test_the_body_of_a_response_is_not_read(head: str) -> None:
 
     with serving(respond) as port:
         exporter = OtlpExporter(f"http://127.0.0.1:{port}/v1/traces", None, TlsClientFiles(), 100, {})
-        exporter.export(TracedConnection(ConnectionTrace(), time.time_ns(), "orders", "finished"))
+        exporter.export(ConnectionSpanData(ConnectionPhaseRecorder(), time.time_ns(), "orders", "finished"))
         await exporter.close()
         assert ended.wait(WITHIN)
     assert max(sent) < BLOCKS

@@ -218,7 +218,7 @@ def watchdogs_of(parent: int) -> list[int]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             of = int((process / "stat").read_text().rpartition(") ")[2].split()[1])
-            if of == parent and b"group_watchdog.py" in (process / "cmdline").read_bytes():
+            if of == parent and b"process_group_watchdog.py" in (process / "cmdline").read_bytes():
                 found.append(int(process.name))
         except OSError:
             continue

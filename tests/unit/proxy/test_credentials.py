@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gateway.contracts.secret import Secret
-from gateway.errors import Reason, TunnelError
+from gateway.errors import FailureReason, TunnelError
 from gateway.proxy.credentials import ProxyCredentials, read_credentials
 from gateway.proxy.options import ProxyOptions
 
@@ -55,5 +55,5 @@ def test_each_login_reads_the_password_file(tmp_path: Path) -> None:
 def test_an_unusable_login_is_fatal(options: ProxyOptions, message: str) -> None:
     with pytest.raises(TunnelError, match=message) as failure:
         read_credentials(options)
-    assert (failure.value.reason, failure.value.fatal) == (Reason.AUTH, True)
+    assert (failure.value.reason, failure.value.fatal) == (FailureReason.AUTH, True)
     assert "ssword" not in str(failure.value).replace("password", "")

@@ -1,7 +1,7 @@
 import pytest
 
 from gateway.config import Config, ConfigSources, load
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.errors import ConfigError
 
 
@@ -12,14 +12,14 @@ def config(tunnel: str) -> Config:
 @pytest.mark.parametrize(
     ("url", "endpoint", "tls"),
     [
-        ("socks5://proxy", Endpoint("proxy", 1080), False),
-        ("socks5h://clerk@proxy:1081", Endpoint("proxy", 1081), False),
-        ("http://proxy.example:3128", Endpoint("proxy.example", 3128), False),
-        ("http://[fd00::1]", Endpoint("fd00::1", 8080), False),
-        ("https://proxy", Endpoint("proxy", 443), True),
+        ("socks5://proxy", HostPort("proxy", 1080), False),
+        ("socks5h://clerk@proxy:1081", HostPort("proxy", 1081), False),
+        ("http://proxy.example:3128", HostPort("proxy.example", 3128), False),
+        ("http://[fd00::1]", HostPort("fd00::1", 8080), False),
+        ("https://proxy", HostPort("proxy", 443), True),
     ],
 )
-def test_a_proxy_as_a_url(url: str, endpoint: Endpoint, tls: bool) -> None:
+def test_a_proxy_as_a_url(url: str, endpoint: HostPort, tls: bool) -> None:
     options = config(url).tunnels["egress"].options
     assert (options.endpoint, options.tls) == (endpoint, tls)
     assert options.login == ("clerk" if "clerk" in url else None)

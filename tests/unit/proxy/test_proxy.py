@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.contracts.config_types import Endpoint
-from gateway.errors import Reason
+from gateway.contracts.config_types import HostPort
+from gateway.errors import FailureReason
 from gateway.proxy import http_connect, socks5
 from gateway.proxy.credentials import ProxyCredentials
 from gateway.proxy.handshake_streams import ProxyStream
 from gateway.proxy.reply_error import ProxyReplyError
 
-DB = Endpoint("db.internal", 3306)
+DB = HostPort("db.internal", 3306)
 LOGIN = ProxyCredentials("user", "pass")
 GRANTED = b"\x05\x00\x00\x01" + bytes(6)
 GREETING = b"greeting of the server"
@@ -75,16 +75,16 @@ async def test_socks_logs_in_only_if_the_proxy_requests_it(peer: Peer) -> None:
 @pytest.mark.parametrize(
     ("reply", "login", "reason"),
     [
-        (b"\x05\xff", LOGIN, Reason.AUTH),
-        (b"\x05\x02", None, Reason.AUTH),
-        (b"\x05\x01", LOGIN, Reason.AUTH),
-        (b"\x04\x00", LOGIN, Reason.PROTOCOL),
-        (b"\x05\x02\x01\x01", LOGIN, Reason.AUTH),
-        (b"\x05\x02\x05\x00", LOGIN, Reason.AUTH),
+        (b"\x05\xff", LOGIN, FailureReason.AUTH),
+        (b"\x05\x02", None, FailureReason.AUTH),
+        (b"\x05\x01", LOGIN, FailureReason.AUTH),
+        (b"\x04\x00", LOGIN, FailureReason.PROTOCOL),
+        (b"\x05\x02\x01\x01", LOGIN, FailureReason.AUTH),
+        (b"\x05\x02\x05\x00", LOGIN, FailureReason.AUTH),
     ],
 )
 async def test_socks_login_failures_have_a_reason(
-    peer: Peer, reply: bytes, login: ProxyCredentials | None, reason: Reason
+    peer: Peer, reply: bytes, login: ProxyCredentials | None, reason: FailureReason
 ) -> None:
     peer.send(reply)
     with pytest.raises(ProxyReplyError) as failure:
@@ -104,14 +104,14 @@ async def test_socks_login_failures_have_a_reason(
 )
 async def test_socks_encodes_names_and_addresses(peer: Peer, host: str, encoded: bytes) -> None:
     peer.send(GRANTED)
-    await socks5.connect(peer.stream, Endpoint(host, 3306))
+    await socks5.connect(peer.stream, HostPort(host, 3306))
     assert peer.received() == b"\x05\x01\x00" + encoded + b"\x0c\xea"
 
 
 @pytest.mark.parametrize("host", ["a" * 64, ".".join(["a" * 60] * 5)], ids=["long label", "long name"])
 async def test_socks_refuses_names_that_it_cannot_encode(peer: Peer, host: str) -> None:
     with pytest.raises(UnicodeError):
-        await socks5.connect(peer.stream, Endpoint(host, 3306))
+        await socks5.connect(peer.stream, HostPort(host, 3306))
     assert peer.received() == b""
 
 
@@ -127,21 +127,21 @@ async def test_socks_reads_no_byte_after_the_reply(peer: Peer, address: bytes) -
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [
-        (b"\x05\x01\x00", Reason.CHANNEL_FAILED),
-        (b"\x05\x02\x00", Reason.CHANNEL_PROHIBITED),
-        (b"\x05\x03\x00", Reason.REFUSED),
-        (b"\x05\x04\x00", Reason.REFUSED),
-        (b"\x05\x05\x00", Reason.REFUSED),
-        (b"\x05\x06\x00", Reason.TIMEOUT),
-        (b"\x05\x07\x00", Reason.CHANNEL_FAILED),
-        (b"\x05\x08\x00", Reason.CHANNEL_FAILED),
-        (b"\x05\x63\x00", Reason.PROTOCOL),
-        (b"\x04\x00\x00", Reason.PROTOCOL),
-        (b"\x05\x00\x01", Reason.PROTOCOL),
-        (b"\x05\x00\x00\x02", Reason.PROTOCOL),
+        (b"\x05\x01\x00", FailureReason.CHANNEL_FAILED),
+        (b"\x05\x02\x00", FailureReason.CHANNEL_PROHIBITED),
+        (b"\x05\x03\x00", FailureReason.REFUSED),
+        (b"\x05\x04\x00", FailureReason.REFUSED),
+        (b"\x05\x05\x00", FailureReason.REFUSED),
+        (b"\x05\x06\x00", FailureReason.TIMEOUT),
+        (b"\x05\x07\x00", FailureReason.CHANNEL_FAILED),
+        (b"\x05\x08\x00", FailureReason.CHANNEL_FAILED),
+        (b"\x05\x63\x00", FailureReason.PROTOCOL),
+        (b"\x04\x00\x00", FailureReason.PROTOCOL),
+        (b"\x05\x00\x01", FailureReason.PROTOCOL),
+        (b"\x05\x00\x00\x02", FailureReason.PROTOCOL),
     ],
 )
-async def test_socks_refusals_have_a_reason(peer: Peer, reply: bytes, reason: Reason) -> None:
+async def test_socks_refusals_have_a_reason(peer: Peer, reply: bytes, reason: FailureReason) -> None:
     peer.send(reply)
     with pytest.raises(ProxyReplyError) as failure:
         await socks5.connect(peer.stream, DB)
@@ -180,29 +180,29 @@ async def test_connect_sends_basic_authentication(peer: Peer) -> None:
 
 async def test_connect_puts_ipv6_addresses_in_brackets(peer: Peer) -> None:
     peer.send(b"HTTP/1.1 200 OK\r\n\r\n")
-    await http_connect.connect(peer.stream, Endpoint("2001:db8::1", 443), None)
+    await http_connect.connect(peer.stream, HostPort("2001:db8::1", 443), None)
     assert peer.received().startswith(b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\nHost: [2001:db8::1]:443\r\n")
 
 
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b"HTTP/1.1 401 Unauthorized", Reason.AUTH),
-        (b"HTTP/1.1 407 Proxy Authentication Required", Reason.AUTH),
-        (b"HTTP/1.1 403 Forbidden", Reason.CHANNEL_PROHIBITED),
-        (b"HTTP/1.1 405 Method Not Allowed", Reason.CHANNEL_PROHIBITED),
-        (b"HTTP/1.1 504 Gateway Timeout", Reason.TIMEOUT),
-        (b"HTTP/1.1 502 Bad Gateway", Reason.CHANNEL_FAILED),
-        (b"HTTP/1.1 302 Found", Reason.CHANNEL_FAILED),
-        (b"HTTP/1.1 \xff", Reason.PROTOCOL),
-        (b"HTTP/1.1", Reason.PROTOCOL),
-        (b"HTTP/1.1 " + b"2" * 5000 + b" OK", Reason.PROTOCOL),
-        (b"HTTP/1.1 099 OK", Reason.PROTOCOL),
-        (b"SSH-2.0 200", Reason.PROTOCOL),
-        (b"", Reason.PROTOCOL),
+        (b"HTTP/1.1 401 Unauthorized", FailureReason.AUTH),
+        (b"HTTP/1.1 407 Proxy Authentication Required", FailureReason.AUTH),
+        (b"HTTP/1.1 403 Forbidden", FailureReason.CHANNEL_PROHIBITED),
+        (b"HTTP/1.1 405 Method Not Allowed", FailureReason.CHANNEL_PROHIBITED),
+        (b"HTTP/1.1 504 Gateway Timeout", FailureReason.TIMEOUT),
+        (b"HTTP/1.1 502 Bad Gateway", FailureReason.CHANNEL_FAILED),
+        (b"HTTP/1.1 302 Found", FailureReason.CHANNEL_FAILED),
+        (b"HTTP/1.1 \xff", FailureReason.PROTOCOL),
+        (b"HTTP/1.1", FailureReason.PROTOCOL),
+        (b"HTTP/1.1 " + b"2" * 5000 + b" OK", FailureReason.PROTOCOL),
+        (b"HTTP/1.1 099 OK", FailureReason.PROTOCOL),
+        (b"SSH-2.0 200", FailureReason.PROTOCOL),
+        (b"", FailureReason.PROTOCOL),
     ],
 )
-async def test_connect_refusals_have_a_reason(peer: Peer, line: bytes, reason: Reason) -> None:
+async def test_connect_refusals_have_a_reason(peer: Peer, line: bytes, reason: FailureReason) -> None:
     peer.send(line + b"\r\nServer: test\r\n\r\n")
     with pytest.raises(ProxyReplyError) as failure:
         await http_connect.connect(peer.stream, DB, LOGIN)

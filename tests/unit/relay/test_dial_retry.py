@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from gateway.errors import DialError, LinkLostError, Reason, RedialRequiredError
+from gateway.errors import DialError, FailureReason, LinkLostError, RedialRequiredError
 from gateway.relay.dial_retry import retry_dial
 
 
@@ -25,8 +25,8 @@ def failing(*errors: BaseException) -> tuple[Callable[[float], Awaitable[str]], 
 @pytest.mark.parametrize(
     ("error", "reported"),
     [
-        (DialError(Reason.TIMEOUT, "late"), 1),
-        (DialError(Reason.REFUSED, "no"), 0),
+        (DialError(FailureReason.TIMEOUT, "late"), 1),
+        (DialError(FailureReason.REFUSED, "no"), 0),
         (LinkLostError(dial_in_progress=True), 1),
         (LinkLostError(), 0),
         (asyncio.CancelledError(), 1),

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from gateway.connection_tap import Tap
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.nfs.latency_tap import RpcLatencyTap
-from gateway.relay import sockets, user_timeout_suspender
+from gateway.relay import sockets, tcp_user_timeout_suspender
 from gateway.relay.data_plane_selection import relay_sockets
 from gateway.relay.event_loop import RelayEventLoop
 from gateway.relay.socket_relay import SocketRelay
@@ -256,7 +256,7 @@ async def test_a_client_that_pauses_longer_than_the_user_timeout_loses_nothing(
 ) -> None:
     monkeypatch.setattr(sockets, "USER_TIMEOUT_MS", 4000)
     for name, seconds in (("_SCAN_INTERVAL", 0.2), ("_STALLED_AFTER", 0.6), ("_ACK_MARGIN", 0.2)):
-        monkeypatch.setattr(user_timeout_suspender, name, seconds)
+        monkeypatch.setattr(tcp_user_timeout_suspender, name, seconds)
     client, backend, relay, _ = await joined(SocketRelay)
     assert isinstance(relay, SocketRelay)
     with client, backend:

@@ -5,10 +5,10 @@ import socket
 
 import pytest
 
-from gateway.contracts.config_types import Endpoint
-from gateway.contracts.phases import Phases
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.demo.process import free_port
-from gateway.errors import DialError, Reason
+from gateway.errors import DialError, FailureReason
 from gateway.relay.tcp_dial import _dial_error, _reject_self_connection, dial
 
 
@@ -22,8 +22,8 @@ async def test_a_connection_to_itself_is_refused() -> None:
         return sock
 
     with pytest.raises(DialError) as caught:
-        await dial(Endpoint("127.0.0.1", port), Phases(), 5, socket_factory=make)
-    assert caught.value.reason is Reason.REFUSED
+        await dial(HostPort("127.0.0.1", port), PhaseTimer(), 5, socket_factory=make)
+    assert caught.value.reason is FailureReason.REFUSED
 
 
 def test_a_connection_that_fails_immediately_leaves_no_open_socket() -> None:
@@ -36,18 +36,18 @@ def test_a_connection_that_fails_immediately_leaves_no_open_socket() -> None:
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (OSError(errno.ECONNREFUSED, "x"), Reason.REFUSED),
-        (OSError(errno.ETIMEDOUT, "x"), Reason.TIMEOUT),
-        (OSError(errno.ECONNRESET, "x"), Reason.RESET),
+        (OSError(errno.ECONNREFUSED, "x"), FailureReason.REFUSED),
+        (OSError(errno.ETIMEDOUT, "x"), FailureReason.TIMEOUT),
+        (OSError(errno.ECONNRESET, "x"), FailureReason.RESET),
         (
             OSError("Multiple exceptions: [Errno 113] No route to host, [Errno 111] Connection refused"),
-            Reason.REFUSED,
+            FailureReason.REFUSED,
         ),
-        (OSError("Multiple exceptions: [Errno 104] Reset, [Errno 111] Connection refused"), Reason.RESET),
-        (OSError("whatever"), Reason.RESET),
+        (OSError("Multiple exceptions: [Errno 104] Reset, [Errno 111] Connection refused"), FailureReason.RESET),
+        (OSError("whatever"), FailureReason.RESET),
     ],
 )
-def test_the_reason_covers_all_addresses(error: OSError, reason: Reason) -> None:
-    found = _dial_error(Endpoint("db", 1), error)
+def test_the_reason_covers_all_addresses(error: OSError, reason: FailureReason) -> None:
+    found = _dial_error(HostPort("db", 1), error)
     assert found.reason is reason
     assert "Errno" not in found.detail

@@ -6,7 +6,7 @@ import struct
 from typing import cast
 from unittest.mock import Mock
 
-from gateway.forwarding.client_identity import ClientSource
+from gateway.forwarding.client_identity import ClientSourceAddress
 from gateway.relay.unix_sockets import PeerCredentials, peer_of
 
 
@@ -15,7 +15,7 @@ def test_peer_credentials() -> None:
     with ours, theirs:
         me = PeerCredentials(os.getpid(), os.getuid(), os.getgid())
         assert peer_of(ours) == me
-        assert ClientSource.of(ours) == ClientSource(path="", peer=me)
+        assert ClientSourceAddress.of(ours) == ClientSourceAddress(path="", peer=me)
 
 
 def test_large_user_ids_are_not_negative() -> None:

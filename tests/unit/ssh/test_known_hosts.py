@@ -10,7 +10,7 @@ from typing import Any
 import asyncssh
 import pytest
 
-from gateway.errors import Reason, TunnelError
+from gateway.errors import FailureReason, TunnelError
 from gateway.ssh import known_hosts
 from gateway.ssh.host_keys import read_trust
 from gateway.ssh.known_hosts import load_known_hosts
@@ -189,7 +189,7 @@ def test_a_removed_file_is_an_error_although_it_was_read_before(
     path.unlink()
     with pytest.raises(TunnelError, match="No such file") as caught:
         trusted(path, "h")
-    assert (caught.value.reason, caught.value.fatal) == (Reason.HOST_KEY, True)
+    assert (caught.value.reason, caught.value.fatal) == (FailureReason.HOST_KEY, True)
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from gateway.contracts.config_types import Endpoint
-from gateway.contracts.link import Link, NetworkId, Stream
-from gateway.contracts.phases import Phases
-from gateway.errors import DialError, LinkLostError, Reason
-from gateway.measurement import Histogram
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.link import Link, LinkNetworkId, Stream
+from gateway.contracts.phase_timer import PhaseTimer
+from gateway.errors import DialError, FailureReason, LinkLostError
+from gateway.metric_types import Histogram
 from gateway.relay.direct_link import DirectLink
 from gateway.supervision import failover_link
 from gateway.supervision.failover_link import FailoverLink
 
-TO = Endpoint("127.0.0.1", 1)
+TO = HostPort("127.0.0.1", 1)
 
 
 class Scripted(DirectLink):
@@ -25,7 +25,7 @@ class Scripted(DirectLink):
         super().__init__()
         self.outcome, self.hangs, self.dials = outcome, hangs, 0
 
-    async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
+    async def socket(self, to: HostPort, phases: PhaseTimer | None = None) -> Stream:
         del to, phases
         self.dials += 1
         if self.hangs:
@@ -51,13 +51,13 @@ class Outer:
 async def test_the_next_tunnel_is_used_at_once_and_stays_in_use() -> None:
     broken, good, closed = Scripted(LinkLostError()), Scripted(), Outer(None)
     second = Outer(good)
-    link = FailoverLink([Outer(broken), closed, second], NetworkId(("a",)))
+    link = FailoverLink([Outer(broken), closed, second], LinkNetworkId(("a",)))
     assert link.used is None
     for _ in range(3):
         (await link.socket(TO)).close()
         assert link.used is second
     assert (broken.dials, good.dials) == (1, 3)
-    good.outcome = DialError(Reason.REFUSED, "no")
+    good.outcome = DialError(FailureReason.REFUSED, "no")
     with pytest.raises(LinkLostError):
         await link.socket(TO)
     assert (broken.dials, good.dials) == (2, 4)
@@ -70,7 +70,7 @@ async def test_the_next_tunnel_is_used_at_once_and_stays_in_use() -> None:
 async def test_a_tunnel_that_does_not_answer_does_not_use_up_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failover_link, "_NEXT_TUNNEL_AFTER", 0.05)
     silent, good = Scripted(hangs=True), Scripted()
-    link = FailoverLink([Outer(silent), Outer(good)], NetworkId(("a",)))
+    link = FailoverLink([Outer(silent), Outer(good)], LinkNetworkId(("a",)))
     async with asyncio.timeout(5):
         (await link.socket(TO)).close()
     assert (silent.dials, good.dials) == (1, 1)
@@ -78,4 +78,4 @@ async def test_a_tunnel_that_does_not_answer_does_not_use_up_the_time(monkeypatc
 
 async def test_without_an_open_tunnel_the_link_is_lost() -> None:
     with pytest.raises(LinkLostError, match="none of the tunnels is open"):
-        await FailoverLink([Outer(None), Outer(None)], NetworkId(("a",))).socket(TO)
+        await FailoverLink([Outer(None), Outer(None)], LinkNetworkId(("a",))).socket(TO)

@@ -7,9 +7,9 @@ import pytest
 from gateway.backoff import BackoffPolicy
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenTunnel, TunnelStateCallback
-from gateway.errors import Reason, TunnelError
-from gateway.relay.direct_link import DirectLink, DirectTunnel
+from gateway.contracts.tunnel import OpenedTunnel, TunnelStateCallback
+from gateway.errors import FailureReason, TunnelError
+from gateway.relay.direct_link import DirectLink, NullTunnel
 from gateway.supervision import supervisor as supervisor_module
 from gateway.supervision import uplink as uplink_module
 from gateway.supervision.failover_link import FailoverLink
@@ -34,7 +34,7 @@ class Losing(DirectLink):
 
     async def lost(self) -> TunnelError:  # type: ignore[override] # a direct link is never lost
         await self.end.wait()
-        return TunnelError(Reason.RESET, "requested")
+        return TunnelError(FailureReason.RESET, "requested")
 
 
 class Flaky:
@@ -47,13 +47,13 @@ class Flaky:
         self.opened_via: list[Link] = []
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[OpenTunnel]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[OpenedTunnel]:
         progress(TunnelState.CONNECTING)
         self.opened_via.append(via)
         step = self.script.pop(0)
         if isinstance(step, TunnelError):
             raise step
-        yield OpenTunnel(step)
+        yield OpenedTunnel(step)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -64,30 +64,30 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_a_tunnel_opens_after_failures_and_reopens_after_a_loss() -> None:
     first, second = Losing(), Losing()
-    uplink = Uplink("t", Flaky(TunnelError(Reason.REFUSED, "no"), first, second), [Uplink("d", DirectTunnel())])
+    uplink = Uplink("t", Flaky(TunnelError(FailureReason.REFUSED, "no"), first, second), [Uplink("d", NullTunnel())])
     async with supervise() as components:
         components.start("direct", uplink.vias[0])
         components.start("t", uplink)
         await until(lambda: uplink.link is first)
         assert (uplink.state, uplink.reason) == (TunnelState.UP, None)
-        assert uplink.failures == {Reason.REFUSED: 1}
+        assert uplink.failures == {FailureReason.REFUSED: 1}
         first.end.set()
         await until(lambda: uplink.link is second)
         assert uplink.connects == 2
-        assert uplink.failures == {Reason.REFUSED: 1, Reason.RESET: 1}
+        assert uplink.failures == {FailureReason.REFUSED: 1, FailureReason.RESET: 1}
     assert uplink.state is TunnelState.STOPPED
 
 
 async def test_a_fatal_error_quarantines_until_a_reconnect_is_requested() -> None:
     link = Losing()
-    failures = TunnelError(Reason.REFUSED, "no"), TunnelError(Reason.HOST_KEY, "changed", fatal=True)
+    failures = TunnelError(FailureReason.REFUSED, "no"), TunnelError(FailureReason.HOST_KEY, "changed", fatal=True)
     uplink = Uplink("t", Flaky(*failures, link))
     began = uplink.since
     async with supervise() as components:
         components.start("t", uplink)
         await until(lambda: uplink.state is TunnelState.QUARANTINED)
         assert uplink.since == began  # the tunnel was down before, too
-        assert (uplink.reason, uplink.detail) == (Reason.HOST_KEY, "changed")
+        assert (uplink.reason, uplink.detail) == (FailureReason.HOST_KEY, "changed")
         await asyncio.sleep(0.05)
         assert uplink.link is None
         uplink.reconnect()
@@ -95,18 +95,18 @@ async def test_a_fatal_error_quarantines_until_a_reconnect_is_requested() -> Non
 
 
 async def test_an_inner_tunnel_waits_for_its_outer_tunnel_and_reports_it() -> None:
-    outer = Uplink("outer", Flaky(TunnelError(Reason.AUTH, "refused", fatal=True)))
+    outer = Uplink("outer", Flaky(TunnelError(FailureReason.AUTH, "refused", fatal=True)))
     inner = Uplink("inner", Flaky(Losing()), [outer])
     async with supervise() as components:
         components.start("outer", outer)
         components.start("inner", inner)
         await until(lambda: inner.state is TunnelState.WAITING)
-        assert inner.reason is Reason.TUNNEL
+        assert inner.reason is FailureReason.TUNNEL
         assert "outer is quarantined: refused" in inner.detail
 
 
 async def test_an_inner_tunnel_waits_for_any_of_its_outer_tunnels_and_names_a_common_cause_once() -> None:
-    edge = Uplink("edge", Flaky(TunnelError(Reason.AUTH, "refused", fatal=True)))
+    edge = Uplink("edge", Flaky(TunnelError(FailureReason.AUTH, "refused", fatal=True)))
     one, two = (Uplink(name, Flaky(Losing()), [edge]) for name in ("one", "two"))
     tunnel = Flaky(Losing())
     inner = Uplink("inner", tunnel, [one, two])
@@ -115,7 +115,7 @@ async def test_an_inner_tunnel_waits_for_any_of_its_outer_tunnels_and_names_a_co
             components.start(each.name, each)
         await until(lambda: inner.state is TunnelState.WAITING)
         assert inner.describe() == "tunnel edge is quarantined: refused"
-        two.vias = [Uplink("direct", DirectTunnel())]
+        two.vias = [Uplink("direct", NullTunnel())]
         components.start("direct", two.vias[0])
         await components.stop("two")
         components.start("two", two)

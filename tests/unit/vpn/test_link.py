@@ -7,8 +7,8 @@ from typing import TypeVar
 
 import pytest
 
-from gateway.contracts.config_types import Endpoint
-from gateway.contracts.link import NetworkId
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.link import LinkNetworkId
 from gateway.errors import DialError
 from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.link import VpnLink
@@ -52,8 +52,8 @@ class Failing:
     ],
 )
 async def test_only_replies_of_the_far_side_are_a_sign_of_life(number: int, lives: bool) -> None:
-    link = VpnLink(Failing(number), NetworkId(("far",)), SilenceThresholds())
+    link = VpnLink(Failing(number), LinkNetworkId(("far",)), SilenceThresholds())
     with pytest.raises(DialError):
-        await link.socket(Endpoint("10.0.0.1", 80))
+        await link.socket(HostPort("10.0.0.1", 80))
     later = link.silence.last_reply + DIAL_GRACE + 3600
     assert (link.silence.overdue(later) == 0) is lives

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.contracts.link import NetworkId
+from gateway.contracts.link import LinkNetworkId
 from gateway.contracts.states import TunnelState
 from gateway.vpn import liveness_monitor
 from gateway.vpn.liveness_monitor import LivenessMonitor
@@ -17,7 +17,7 @@ from gateway.vpn.silence_timer import SilenceThresholds, SilenceTimer
 class Link:
     """A link of a VPN behind which no host responds."""
 
-    network = NetworkId(("far",))
+    network = LinkNetworkId(("far",))
 
     def __init__(self, thresholds: SilenceThresholds) -> None:
         self.silence = SilenceTimer(thresholds, time.monotonic())

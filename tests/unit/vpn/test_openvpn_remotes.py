@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.vpn.openvpn_remotes import tcp_remotes, udp_remotes
 from gateway.vpn.openvpn_sanitizer import parse_client_file
 
@@ -27,4 +27,4 @@ def test_the_servers_over_udp() -> None:
 
 
 def test_the_ipv6_server_of_a_file() -> None:
-    assert tcp_remotes(parse_client_file("remote fd00::1 1 tcp6")) == [Endpoint("fd00::1", 1)]
+    assert tcp_remotes(parse_client_file("remote fd00::1 1 tcp6")) == [HostPort("fd00::1", 1)]

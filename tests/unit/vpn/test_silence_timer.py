@@ -3,15 +3,15 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.vpn.silence_timer import DIAL_GRACE, RECONNECT_INTERVAL, SilenceStage, SilenceThresholds, SilenceTimer
+from gateway.vpn.silence_timer import DIAL_GRACE, RECONNECT_INTERVAL, NoReplyStage, SilenceThresholds, SilenceTimer
 
 THRESHOLDS = SilenceThresholds()
-ORDER = list(SilenceStage)
+ORDER = list(NoReplyStage)
 
 
 def test_silence_without_a_pending_request_is_ignored() -> None:
     silence = SilenceTimer(THRESHOLDS, 0)
-    assert silence.stage(10_000) is SilenceStage.FINE
+    assert silence.stage(10_000) is NoReplyStage.FINE
 
 
 def test_overdue_echo_replies_advance_the_stage() -> None:
@@ -20,22 +20,22 @@ def test_overdue_echo_replies_advance_the_stage() -> None:
     silence.record_echo_request(104)  # The stage depends on the first unanswered request.
     seen = [silence.stage(100 + after) for after in (4.9, 5, 7, 22, 60, 300)]
     assert seen == [
-        SilenceStage.FINE,
-        SilenceStage.SUSPECT,
-        SilenceStage.RECONNECT,
-        SilenceStage.DOWN,
-        SilenceStage.LOST,
-        SilenceStage.RESTART,
+        NoReplyStage.FINE,
+        NoReplyStage.SUSPECT,
+        NoReplyStage.RECONNECT,
+        NoReplyStage.DOWN,
+        NoReplyStage.LOST,
+        NoReplyStage.RESTART,
     ]
     silence.record_reply(401)
-    assert silence.stage(10_000) is SilenceStage.FINE
+    assert silence.stage(10_000) is NoReplyStage.FINE
 
 
 def test_a_dial_is_weaker_evidence_of_life_than_an_echo_reply() -> None:
     silence = SilenceTimer(THRESHOLDS, 0)
     silence.record_dial(100)
-    assert silence.stage(100 + THRESHOLDS.suspect + DIAL_GRACE - 0.1) is SilenceStage.FINE
-    assert silence.stage(100 + THRESHOLDS.suspect + DIAL_GRACE) is SilenceStage.SUSPECT
+    assert silence.stage(100 + THRESHOLDS.suspect + DIAL_GRACE - 0.1) is NoReplyStage.FINE
+    assert silence.stage(100 + THRESHOLDS.suspect + DIAL_GRACE) is NoReplyStage.SUSPECT
 
 
 def test_bytes_are_a_sign_of_life_only_when_they_grow() -> None:
@@ -43,11 +43,11 @@ def test_bytes_are_a_sign_of_life_only_when_they_grow() -> None:
     silence.record_received(1000, 1)
     silence.record_echo_request(10)
     silence.record_received(1000, 18)
-    assert silence.stage(18) is SilenceStage.RECONNECT
+    assert silence.stage(18) is NoReplyStage.RECONNECT
     silence.record_received(20, 19)  # The lower number means that the kernel has reset the counter.
-    assert silence.stage(19) is SilenceStage.RECONNECT
+    assert silence.stage(19) is NoReplyStage.RECONNECT
     silence.record_received(21, 20)
-    assert silence.stage(20) is SilenceStage.FINE
+    assert silence.stage(20) is NoReplyStage.FINE
 
 
 def test_it_reconnects_immediately_and_then_at_an_interval() -> None:
@@ -60,12 +60,12 @@ def test_it_reconnects_immediately_and_then_at_an_interval() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from(["echo", "dial", "hear"]), st.floats(0, 20)), max_size=30))
 def test_without_a_sign_of_life_the_stage_never_improves(steps: list[tuple[str, float]]) -> None:
-    silence, now, before = SilenceTimer(THRESHOLDS, 0), 0.0, SilenceStage.FINE
+    silence, now, before = SilenceTimer(THRESHOLDS, 0), 0.0, NoReplyStage.FINE
     for what, after in steps:
         now += after
         if what == "hear":
             silence.record_reply(now)
-            before = SilenceStage.FINE
+            before = NoReplyStage.FINE
         elif what == "echo":
             silence.record_echo_request(now)
         else:

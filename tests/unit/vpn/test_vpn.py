@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.contracts.secret import Secret
-from gateway.errors import GatewayError, Reason, TunnelError
+from gateway.errors import FailureReason, GatewayError, TunnelError
 from gateway.vpn import wireguard_formats
 from gateway.vpn.device_settings import DeviceSettings, likely_peers
 from gateway.vpn.openvpn_failures import more_specific, parse_failure
@@ -33,16 +33,16 @@ def wireguard(interface: str = "", peer: str = "") -> str:
 @pytest.mark.parametrize(
     ("line", "reason", "fatal"),
     [
-        ("AUTH: Received control message: AUTH_FAILED", Reason.AUTH, True),
-        ("VERIFY ERROR: depth=1, error=certificate has expired: CN=x", Reason.TLS, True),
-        ("RESOLVE: Cannot resolve host address: x:1194 (Name or service not known)", Reason.DNS, False),
-        ("ERROR: Cannot ioctl TUNSETIFF gwo: Operation not permitted (errno=1)", Reason.PERMISSION, True),
-        ("TLS Error: TLS key negotiation failed to occur within 60 seconds", Reason.TIMEOUT, False),
-        ("Options error: Unrecognized option or missing parameter(s) in x:3: y", Reason.PROTOCOL, True),
-        ("read UDPv4 [ECONNREFUSED]: Connection refused (fd=4,code=111)", Reason.REFUSED, False),
+        ("AUTH: Received control message: AUTH_FAILED", FailureReason.AUTH, True),
+        ("VERIFY ERROR: depth=1, error=certificate has expired: CN=x", FailureReason.TLS, True),
+        ("RESOLVE: Cannot resolve host address: x:1194 (Name or service not known)", FailureReason.DNS, False),
+        ("ERROR: Cannot ioctl TUNSETIFF gwo: Operation not permitted (errno=1)", FailureReason.PERMISSION, True),
+        ("TLS Error: TLS key negotiation failed to occur within 60 seconds", FailureReason.TIMEOUT, False),
+        ("Options error: Unrecognized option or missing parameter(s) in x:3: y", FailureReason.PROTOCOL, True),
+        ("read UDPv4 [ECONNREFUSED]: Connection refused (fd=4,code=111)", FailureReason.REFUSED, False),
     ],
 )
-def test_openvpn_log_lines_have_reasons(line: str, reason: Reason, fatal: bool) -> None:
+def test_openvpn_log_lines_have_reasons(line: str, reason: FailureReason, fatal: bool) -> None:
     failure = parse_failure(line)
     assert failure is not None
     assert (failure.reason, failure.fatal) == (reason, fatal)

@@ -5,15 +5,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.backend_support.kernel_mount_rules import ImportedVolume, KernelMountRules
+from gateway.backend_support.kernel_mount_description import ImportedVolume, KernelMountDescription
 from gateway.backend_support.volume import VolumeOptions, VolumeSpec, build_volume
 from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
-from gateway.contracts.config_types import Endpoint
-from gateway.contracts.link import Connector
-from gateway.contracts.phases import Phases
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.link import SocketConnector
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.states import TrafficClass
-from gateway.errors import Reason, UnusableTargetError
+from gateway.errors import FailureReason, UnusableTargetError
 from gateway.relay.receive_exactly import receive_exactly
 
 
@@ -42,16 +42,16 @@ class NinepBackend:
         self.options = options
         self.check = check
 
-    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
+    async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
         """See `gateway.contracts.backend.Backend`: negotiate the version."""
         with await link.socket(target, phases) as sock:
             sock.send(struct.pack("<IBHIH", 21, 100, 0xFFFF, 8192, 8) + b"9P2000.L")
             if (await receive_exactly(sock, 5))[4] != 101:
-                raise UnusableTargetError(Reason.PROTOCOL, "not a 9P server")
+                raise UnusableTargetError(FailureReason.PROTOCOL, "not a 9P server")
         return ProbeResult()
 
 
-def _build(options: NinepOptions, listener: Endpoint, hold: float) -> VolumeSpec | None:
+def _build(options: NinepOptions, listener: HostPort, hold: float) -> VolumeSpec | None:
     del hold
     volume = options.volume
     mount_options = ("trans=tcp", "version=9p2000.L")
@@ -84,7 +84,7 @@ KIND = BackendKind(
     default_port=564,
     read_url=lambda _scheme, path: {"tree": path} if path else {},
     traffic_class=TrafficClass.BULK,
-    mount=KernelMountRules(
+    mount=KernelMountDescription(
         file_systems=("9p",),
         build=_build,
         persistent_volume=_persistent_volume,

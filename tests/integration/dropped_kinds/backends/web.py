@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gateway.backends import BackendKind, BackendSettings, ImportedBackendDefaults
+from gateway.backends import BackendAdviceInput, BackendKind, ImportedBackendDefaults
 from gateway.contracts.backend import ProbeResult
-from gateway.contracts.config_types import Endpoint
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.insecure_setting import InsecureSetting
-from gateway.contracts.link import Connector
-from gateway.contracts.phases import Phases
+from gateway.contracts.link import SocketConnector
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.states import TrafficClass
-from gateway.errors import Reason, UnusableTargetError
+from gateway.errors import FailureReason, UnusableTargetError
 from gateway.facts import VERSION, FactDefinition
 
 FILE_SIZE = FactDefinition(
@@ -63,7 +63,7 @@ class WebBackend:
         self.options = options
         self.check = check
 
-    async def probe(self, link: Connector, target: Endpoint, phases: Phases) -> ProbeResult:
+    async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
         """See `gateway.contracts.backend.Backend`: request the file."""
         loop = asyncio.get_running_loop()
         with await link.socket(target, phases) as sock, phases("query"):
@@ -77,9 +77,9 @@ class WebBackend:
         head = response.partition(b"\r\n\r\n")[0].decode("latin-1")
         status = re.match(r"HTTP/1\.[01] (\d{3})", head)
         if status is None:
-            raise UnusableTargetError(Reason.PROTOCOL, "not an HTTP server")
+            raise UnusableTargetError(FailureReason.PROTOCOL, "not an HTTP server")
         if status[1] != "200":
-            raise UnusableTargetError(Reason.QUERY, f"{self.options.file}: status {status[1]}")
+            raise UnusableTargetError(FailureReason.QUERY, f"{self.options.file}: status {status[1]}")
         headers = dict(re.findall(r"^([\w-]+): *(.*)$", head.replace("\r", ""), re.MULTILINE))
         size = int(headers["Content-Length"])
         return ProbeResult(facts={VERSION: headers["Server"], FILE_SIZE: size, HEADERS: dict.fromkeys(headers, 1)})
@@ -89,7 +89,7 @@ def _read_url(scheme: str, path: str) -> dict[str, str]:
     return ({"file": path} if path else {}) | ({"check.method": "HEAD"} if scheme == "webhead" else {})
 
 
-def _advice(backends: Sequence[BackendSettings]) -> Iterator[str]:
+def _advice(backends: Sequence[BackendAdviceInput]) -> Iterator[str]:
     if len(backends) > 1:
         yield f"backend {backends[1].name}: backend {backends[0].name} is of kind web, too"
 

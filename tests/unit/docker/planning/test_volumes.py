@@ -6,14 +6,14 @@ import yaml
 from click.testing import CliRunner
 
 from gateway.app.docker_desired_state import mount_addresses, volumes
-from gateway.app.volume_ports import with_ports
+from gateway.app.volume_listener_ports import with_ports
 from gateway.cli import cli
 from gateway.config import Config, ConfigSources, load
+from gateway.config_rendering.application_container_settings import compose, docker_run, env
+from gateway.config_rendering.persistent_volumes import persistent_volumes
 from gateway.docker.planning.volumes import create_body, mount_problems, volume_status
-from gateway.docker.volumes import VolumeInfo, VolumeMountAddress
+from gateway.docker.volumes import EngineVolume, VolumeMountAddress
 from gateway.errors import GatewayError
-from gateway.rendering.application_container import compose, docker_run, env
-from gateway.rendering.persistent_volumes import persistent_volumes
 
 MEDIA = "media=nfs://nas:2049/export/media?volume.name=shared&volume.mount_options=nconnect=4"
 ORDERS = "orders=mysql://db:3306?listen=0.0.0.0:3306"
@@ -88,7 +88,7 @@ def test_a_read_only_command_saves_no_port(tmp_path: Path, monkeypatch: pytest.M
 def test_existing_volumes_are_compared_and_foreign_ones_are_kept(tmp_path: Path) -> None:
     (spec,) = volumes(config(tmp_path, MEDIA))
     made = create_body(spec, "gateway", "here")
-    there = VolumeInfo("shared", "local", made["DriverOpts"], made["Labels"], used=True)
+    there = EngineVolume("shared", "local", made["DriverOpts"], made["Labels"], used=True)
     assert volume_status(spec, None, "gateway", "here").change == "create"
     assert (
         volume_status(spec, there, "gateway", "here").state,

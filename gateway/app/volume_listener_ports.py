@@ -1,0 +1,73 @@
+"""Assigns a port to each backend that has a Docker volume but no configured listener.
+
+A backend keeps its port forever, because the Docker volume contains the port and cannot be edited.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from gateway.atomic_file import replace_file
+from gateway.config import Config
+from gateway.contracts.config_types import HostPort
+from gateway.errors import GatewayError
+
+FILE = "ports.json"
+_FIRST, _LAST = 20490, 20990
+_LOOPBACK = "127.0.0.1"
+
+
+def with_ports(config: Config, *, record: bool = True) -> Config:
+    """Return the configuration with a listener on loopback for each backend that has a volume but no listener.
+
+    Args:
+        config: The configuration as it is in the file.
+        record: Whether to write newly assigned ports to `state_dir`.
+
+    Raises:
+        GatewayError: The record of ports cannot be read or written, or no port is free. Without the record, the
+            gateway might assign a port that the volume of another backend already uses.
+    """
+    unassigned = [
+        name
+        for name, spec in config.backends.items()
+        if not spec.listen and spec.kind.volume_options(spec.options) is not None
+    ]
+    if not unassigned:
+        return config
+    path = config.gateway.state_dir / FILE
+    ports = _read(path)
+    taken = {*ports.values(), *(each.port for spec in config.backends.values() for each in spec.listen
+                                if not each.is_unix)}  # fmt: skip
+    for name in unassigned:
+        if name not in ports:
+            port = next((port for port in range(_FIRST, _LAST) if port not in taken), None)
+            if port is None:
+                raise GatewayError(f"no port from {_FIRST} to {_LAST - 1} is free: set listen for backend {name}")
+            ports[name] = port
+            taken.add(port)
+            if record:
+                _write(path, ports)
+    listening = {
+        name: replace(spec, listen=(HostPort(_LOOPBACK, ports[name]),)) if name in unassigned else spec
+        for name, spec in config.backends.items()
+    }
+    return replace(config, backends=listening)
+
+
+def _read(path: Path) -> dict[str, int]:
+    try:
+        return {str(name): int(port) for name, port in json.loads(path.read_text()).items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError) as error:
+        raise GatewayError(f"{path}: {error}: repair the file, or set listen for backends with a volume") from error
+
+
+def _write(path: Path, ports: dict[str, int]) -> None:
+    try:
+        replace_file(path, json.dumps(ports, indent=1, sort_keys=True) + "\n")
+    except OSError as error:
+        raise GatewayError(
+            f"{path}: cannot record the ports of volumes ({error.strerror}): set a writable gateway.state_dir"
+        ) from error

@@ -1,0 +1,124 @@
+"""Writes shell commands that copy a container's data while no process changes the data. Does no I/O."""
+
+import shlex
+
+from gateway.audit.proposed_mount_changes import ProposedMountChanges, new_volumes
+from gateway.audit.shell_commands import COPY_ROOT, command, copy, save, script
+from gateway.audit.snapshot_model import AuditedContainer
+
+END = "trap - EXIT"
+"""The command that removes the trap of `on_exit`, so that a later failure does not run the commands in the trap."""
+
+
+def helper_created(
+    client: str, container: AuditedContainer, change: ProposedMountChanges, helper: str, *created: str
+) -> list[str]:
+    """Return commands that create the helper container, which mounts the new volumes during the copy.
+
+    Return no commands if the change copies no data.
+
+    Args:
+        client: The engine's command line client.
+        container: The container to read from.
+        change: The changes to the mounts.
+        helper: The name of the helper container.
+        created: The other new containers. If a command of the fix fails, the fix removes them.
+    """
+    if not change.copied:
+        return []
+    mounts = [argument for each in change.copied for argument in ("-v", f"{change.mounts[each]}:{COPY_ROOT}{each}")]
+    create = command(client, "create", "--name", helper, *mounts, container.exact_image, "none")
+    return [create, *removed_on_failure(client, change, helper, *created)]
+
+
+def copy_commands(
+    client: str, container: AuditedContainer, change: ProposedMountChanges, helper: str, *created: str
+) -> list[str]:
+    """Return commands that stop a container, copy its data to new volumes, and remove the helper container.
+
+    If a stop of the container would delete the data, the commands pause the container instead. The caller must then
+    add a command that kills the container. A database that starts with this copy recovers as after a power failure.
+
+    If a command before `END` fails, the script removes the created containers and the new volumes, and starts the old
+    container again. The user can then run the same script again.
+
+    Args:
+        client: The engine's command line client.
+        container: The container to read from.
+        change: The changes to the mounts.
+        helper: The name of the helper container; see `helper_created`.
+        created: The other new containers. If a command of the fix fails, the fix removes them.
+    """
+    copies = [copy(client, container, helper, path) for path in change.copied]
+    copies += [command(client, "rm", "-v", helper)] if change.copied else []
+    helpers = (helper,) if change.copied else ()
+    remove, name = _removal(client, change, *helpers, *created), container.name
+    if not container.running:
+        return copies
+    if is_live(container, change):
+        return [on_exit(command(client, "unpause", name), *remove), command(client, "pause", name), *copies]
+    return [on_exit(command(client, "start", name), *remove), command(client, "stop", name), *copies]
+
+
+def on_exit(*commands: str) -> str:
+    """Return a command that sets a trap: the shell runs `commands` when the script exits, unless `END` ran before."""
+    # Without `set +e`, the shell would skip the rest of the trap after the first command that fails.
+    return f"trap {shlex.quote('; '.join(('set +e', *commands)))} EXIT"
+
+
+def without_volumes(client: str, change: ProposedMountChanges) -> list[str]:
+    """Return commands that stop the script if a volume with the name of a new volume already exists.
+
+    The existing volume can belong to another application, or contain incomplete data from an earlier attempt.
+    """
+    return [
+        f"{command(client, 'volume', 'inspect', each)} > /dev/null 2>&1 && "
+        f"{{ echo {shlex.quote(f'the volume {each} exists: run gateway audit again')} >&2; exit 1; }}"
+        for each in new_volumes(change)
+    ]
+
+
+def created_volumes(client: str, change: ProposedMountChanges) -> list[str]:
+    """Return commands that create the new volumes."""
+    return [command(client, "volume", "create", *change.driver_options, each) for each in new_volumes(change)]
+
+
+def removed_on_failure(client: str, change: ProposedMountChanges, *created: str) -> list[str]:
+    """Return a trap that removes the new volumes and the containers `created` if the script fails; see `on_exit`."""
+    removal = _removal(client, change, *created)
+    return [on_exit(*removal)] if removal else []
+
+
+def started_on_failure(client: str, container: AuditedContainer) -> str:
+    """Return a trap that starts the container again if the script fails; see `on_exit`.
+
+    If the container was not running, return `END`, which only removes the previous trap.
+    """
+    return on_exit(command(client, "start", container.name)) if container.running else END
+
+
+def saved(client: str, container: AuditedContainer, paths: tuple[str, ...]) -> str:
+    """Return a script that copies directories of a container to the shell's current directory.
+
+    The script pauses the container while it copies the data.
+
+    Args:
+        client: The engine's command line client.
+        container: The container.
+        paths: The directories inside the container.
+    """
+    lines = [save(client, container, each) for each in paths]
+    if not container.running:
+        return script(*lines)
+    resume = command(client, "unpause", container.name)
+    return script(on_exit(resume), command(client, "pause", container.name), *lines)
+
+
+def is_live(container: AuditedContainer, change: ProposedMountChanges) -> bool:
+    """Return whether the data to copy is lost when the container stops."""
+    return container.running and (container.removed or change.vanishes)
+
+
+def _removal(client: str, change: ProposedMountChanges, *created: str) -> list[str]:
+    containers = [command(client, "rm", "-f", "-v", *created)] if created else []
+    return [*containers, *(command(client, "volume", "rm", each) for each in new_volumes(change))]

@@ -1,0 +1,59 @@
+"""Provides functions that create findings about containers, for the other modules in this package. Does no I/O."""
+
+from collections.abc import Iterator
+
+from gateway.audit import database_files
+from gateway.audit.mount_backing_storage import MountBackingStorage, as_bind, store_of
+from gateway.audit.proposed_mount_changes import ProposedMountChanges
+from gateway.audit.recreate_commands import recreate
+from gateway.audit.report import Finding, HazardRule, Severity
+from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot
+from gateway.docker.compose_command import FILES
+from gateway.text_sanitizer import one_line
+
+
+def mounts(snapshot: AuditSnapshot) -> Iterator[tuple[AuditedContainer, AuditedMount, MountBackingStorage]]:
+    """Yield each mount of each container, with the storage that holds the mount's data.
+
+    If a volume has the option `o=bind`, yield its mount as a bind mount of the host's directory.
+    """
+    for container in snapshot.containers:
+        for mount in (as_bind(snapshot, each) for each in container.mounts):
+            yield container, mount, store_of(snapshot, mount)
+
+
+def database_in(
+    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountBackingStorage
+) -> str:
+    """Return the kind of database that stores its files on a mount; empty if no kind is known.
+
+    If the files cannot be read, the mount point and the image determine the kind.
+    """
+    listed = snapshot.paths.get(store.host_path)
+    found = listed.database if listed is not None else ""
+    return found or database_files.at(mount.path, container.image, container.environment.get("PGDATA", ""))
+
+
+def on_container(
+    snapshot: AuditSnapshot,
+    rule: HazardRule,
+    severity: Severity,
+    container: AuditedContainer,
+    path: str,
+    what: str,
+    fix: str | ProposedMountChanges,
+) -> Finding:
+    """Return a finding about a container.
+
+    Args:
+        snapshot: The snapshot.
+        rule: The kind of hazard.
+        severity: The severity of the hazard.
+        container: The container.
+        path: The path inside the container.
+        what: A description of the finding.
+        fix: The commands that fix the hazard, or the changes to the mounts, for which this function writes commands.
+    """
+    commands = fix if isinstance(fix, str) else recreate(snapshot, container, fix)
+    source = container.labels.get(FILES, "").partition(",")[0]
+    return Finding(rule, severity, container.name, one_line(path), one_line(what), commands, source)

@@ -1,0 +1,171 @@
+"""`gateway render`: prints configuration for other programs, such as OpenSSH, Compose and Kubernetes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gateway.cli.config_options import config_options, config_sources
+from gateway.config_rendering import application_container_settings
+from gateway.errors import UsageError
+
+if TYPE_CHECKING:
+    from gateway.config import Config
+
+
+@click.group()
+def render() -> None:
+    """Print configuration for servers, applications and clusters.
+
+    Each subcommand derives the configuration of another program from the configuration of the gateway.
+    """
+
+
+@render.command("authorized-keys")
+@config_options
+@click.option(
+    "--from",
+    "origins",
+    multiple=True,
+    metavar="PATTERN",
+    help="Address, network or pattern from which logins are allowed, such as 192.0.2.0/24. Can be repeated.",
+)
+def authorized_keys(
+    file: Path | None,
+    tunnels: tuple[str, ...],
+    backends: tuple[str, ...],
+    origins: tuple[str, ...],
+    **settings: str | None,
+) -> None:
+    """Print lines for authorized_keys and sshd_config.
+
+    With these lines, an SSH server permits the gateway's key to connect only to the configured targets. The lines
+    require OpenSSH 7.8 or later. Without those for sshd_config, the key can also open listeners on unix sockets.
+    """
+    from gateway.config import load  # noqa: PLC0415 - slow to import
+    from gateway.config_rendering.authorized_keys import authorized_keys as lines  # noqa: PLC0415 - slow to import
+
+    click.echo("\n".join(lines(load(config_sources(file, tunnels, backends, settings)), origins)))
+
+
+@render.command()
+@config_options
+@click.option(
+    "--from",
+    "origins",
+    multiple=True,
+    metavar="CLIENT",
+    help="Address, network or name from which the connections arrive at the NFS server. Can be repeated.",
+)
+def exports(
+    file: Path | None,
+    tunnels: tuple[str, ...],
+    backends: tuple[str, ...],
+    origins: tuple[str, ...],
+    **settings: str | None,
+) -> None:
+    """Print lines for /etc/exports on the NFS servers.
+
+    The lines permit mounts from one address only: the SSH server or proxy at the end of the tunnel, which connects to
+    the NFS server. If the configuration does not contain this address, add it with --from.
+    """
+    from gateway.config import load  # noqa: PLC0415 - slow to import
+    from gateway.config_rendering.nfs_exports import exports as lines  # noqa: PLC0415 - slow to import
+    from gateway.config_rendering.nfs_exports import open_origins  # noqa: PLC0415 - slow to import
+
+    text = "\n".join(lines(load(config_sources(file, tunnels, backends, settings)), origins))
+    for origin in open_origins(origins):
+        warning = f"--from {origin}: every host that reaches the server can mount these exports"
+        click.secho(f"# {warning}", err=True, fg="yellow")
+    click.echo(text)
+
+
+def _application_command(name: str, text: str) -> click.Command:
+    """Return a command that prints the configuration of an application that uses the gateway.
+
+    Args:
+        name: The name of the command: `env`, `compose` or `docker-run`.
+        text: The help text.
+    """
+
+    @click.command(name, help=text)
+    @config_options
+    @click.option(
+        "--host",
+        metavar="ADDRESS",
+        help="Address at which containers reach the gateway. Default: the names of the backends.",
+    )
+    def command(
+        file: Path | None,
+        tunnels: tuple[str, ...],
+        backends: tuple[str, ...],
+        host: str | None,
+        **settings: str | None,
+    ) -> None:
+        from gateway.app.volume_listener_ports import with_ports  # noqa: PLC0415 - slow to import
+        from gateway.config import load  # noqa: PLC0415 - slow to import
+
+        functions: dict[str, Callable[[Config, str | None], str]] = {
+            "env": lambda config, host: "\n".join(application_container_settings.env(config, host)),
+            "compose": application_container_settings.compose,
+            "docker-run": application_container_settings.docker_run,
+        }
+        config = with_ports(load(config_sources(file, tunnels, backends, settings)))
+        for warning in application_container_settings.reachability_warnings(config) if host is None else ():
+            click.secho(f"# {warning}", err=True, fg="yellow")
+        click.echo(functions[name](config, host).rstrip())
+
+    return command
+
+
+render.add_command(_application_command("env", "Print variables with the address of each backend."))
+render.add_command(
+    _application_command(
+        "compose", "Print an application's part of a Compose file.\n\nEnvironment, labels, mounts and volumes."
+    )
+)
+render.add_command(
+    _application_command(
+        "docker-run",
+        "Print Docker commands that start an application.\n\nWith its environment, labels, mounts and volumes.",
+    )
+)
+
+
+@render.command()
+@config_options
+@click.option("--image", default="gateway", show_default=True, metavar="IMAGE", help="The container's image.")
+@click.option("--name", default="gateway", show_default=True, metavar="NAME", help="Name of the Kubernetes objects.")
+@click.option("--podman", is_flag=True, help="Write for `podman kube play`; see docs/platforms.md.")
+def kubernetes(
+    file: Path | None,
+    tunnels: tuple[str, ...],
+    backends: tuple[str, ...],
+    image: str,
+    name: str,
+    podman: bool,
+    **settings: str | None,
+) -> None:
+    """Print Kubernetes manifests that run the gateway.
+
+    Secret files, such as passwords and keys, must be in a Secret with the name from --name. The Helm chart has more
+    options.
+    """
+    from gateway.config import ConfigSources, load  # noqa: PLC0415 - slow to import
+    from gateway.config_rendering import kubernetes_workload  # noqa: PLC0415 - slow to import
+    from gateway.config_rendering.kubernetes_compatibility import SECRETS  # noqa: PLC0415 - slow to import
+
+    if file is None:
+        raise UsageError("the ConfigMap needs a configuration file: add -c FILE")
+    if tunnels or backends or any(settings.values()):
+        raise UsageError("the ConfigMap contains only the configuration file: move the other options into it")
+    # Do not expand environment variables of this process, because the pod does not have them.
+    unset = f"the pod has no environment variable {{name}}: write its value, or for a file, a path in {SECRETS}"
+    config = load(ConfigSources(file=file, environment={}, unset=unset))
+    documents = kubernetes_workload.kubernetes(config, file.read_text(), name, image, podman=podman)
+    hint = f"create the Secret first: kubectl create secret generic {name} --from-file=DIRECTORY"
+    if podman:
+        hint = f"create the Secret {name} first, with `podman kube play`"
+    click.secho(f"# {hint} (the files that the configuration names)", err=True, fg="yellow")
+    click.echo(documents.rstrip())

@@ -1,0 +1,89 @@
+"""Renders the lines that NFS servers need in /etc/exports to accept mounts through the gateway. Does no I/O."""
+
+import ipaddress
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+
+from gateway.backends import KINDS
+from gateway.config import Config
+from gateway.contracts.config_types import HostPort
+from gateway.errors import UsageError
+from gateway.relay.resolver import is_address
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_CLIENT = re.compile(r"@[\w.-]+|(?!-)[\w.*?-]+(\[[\w-]+\][\w.*?-]*)*|[\da-fA-F.:]+(/[\d.]+)?")
+"""Matches a client in exports(5): a netgroup, a name with wildcards, an address or a network."""
+
+
+def exports(config: Config, origins: Sequence[str]) -> list[str]:
+    """Return the lines that each server needs in /etc/exports to accept mounts through the gateway.
+
+    The lines of each server follow a comment with the server's name and instructions.
+
+    Args:
+        config: The configuration.
+        origins: The source addresses, networks or names from which the gateway's connections reach the servers. For
+            connections through an SSH tunnel, these are the bastion's addresses. Empty to derive the addresses from
+            the configuration.
+
+    Raises:
+        UsageError: No backend needs a line in /etc/exports, an origin is not valid, or the source address of the
+            gateway's connections to a server cannot be derived from the configuration.
+    """
+    for origin in origins:
+        if not _CLIENT.fullmatch(origin) or ("/" in origin and _network(origin) is None):
+            raise UsageError(
+                f"--from {origin!r} is not an address, a network or a name: write only one of these, because options,"
+                " such as rw, come from the configuration"
+            )
+    lines: dict[str, list[str]] = {}
+    for name, spec in config.backends.items():
+        render = spec.kind.mount.render_export if spec.kind.mount is not None else None
+        if render is None:
+            continue
+        for target in spec.targets:
+            clients = list(origins) or _clients(config, name, spec.paths(target), target)
+            lines.setdefault(target.host, []).append(render(spec.options, clients))
+    if not lines:
+        kinds = " or ".join(name for name, kind in KINDS.items() if kind.mount and kind.mount.render_export)
+        raise UsageError(f"no backend of kind {kinds} is configured")
+    return [line for host, found in lines.items() for line in _for_server(host, found)]
+
+
+def open_origins(origins: Sequence[str]) -> list[str]:
+    """Return the origins that match every host. An export to one of these origins is open to all hosts."""
+    networks = {origin: _network(origin) for origin in origins}
+    return [origin for origin, network in networks.items() if origin == "*" or (network and network.prefixlen == 0)]
+
+
+def _network(origin: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    try:
+        return ipaddress.ip_network(origin, strict=False)
+    except ValueError:
+        return None
+
+
+def _for_server(host: str, lines: Sequence[str]) -> Iterator[str]:
+    yield f"# {host}: add to /etc/exports, then run: exportfs -ra"
+    yield from dict.fromkeys(lines)
+
+
+def _clients(config: Config, name: str, paths: Sequence[str], target: HostPort) -> list[str]:
+    """Return the source addresses from which connections reach a target: the server of each tunnel in `paths`.
+
+    IPv6 addresses have no brackets, because exports(5) defines brackets as a wildcard. If the target is the tunnel's
+    server, the result includes `localhost`, because the server can connect to itself from a loopback address.
+    """
+    if target.host in _LOOPBACK:
+        return ["localhost"]
+    tunnels = [config.tunnels[tunnel] for tunnel in paths]
+    if not tunnels or not all(tunnel.kind.server_dials_targets for tunnel in tunnels):
+        raise UsageError(
+            f"backends.{name}: the configuration does not show from which address the gateway's connections reach"
+            f" {target.host}: add this address with --from"
+        )
+    servers = dict.fromkeys(next(iter(tunnel.kind.servers(tunnel.options))).host for tunnel in tunnels)
+    is_on_server = target.host in servers and not is_address(target.host)
+    clients = [host if is_address(host) else shlex.quote(host) for host in servers]
+    return [*clients, *(["localhost"] if is_on_server else [])]

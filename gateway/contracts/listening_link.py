@@ -1,0 +1,147 @@
+"""Defines the interfaces of links that accept clients in C, and connect them to a target outside the event loop."""
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from gateway.connection_tap import Tap
+from gateway.contracts.config_types import HostPort, IpNetwork
+from gateway.contracts.link import Stream
+from gateway.contracts.relay import Relay
+from gateway.metric_types import Histogram
+
+
+@dataclass(frozen=True)
+class ClientAcceptRule:
+    """The rule by which a link accepts clients: on which sockets, from which networks, and for which target.
+
+    Args:
+        sockets: Listening TCP sockets, non-blocking. The link uses duplicates; the caller still owns the sockets.
+        to: The target.
+        allow: Networks that are allowed to connect; empty to allow all.
+        latency: Records the response latencies; see `gateway.contracts.link.Link.join`.
+        open_time: Records the time from accepting each client to connecting it to the target.
+        make_tap: Creates a tap for each client. The `tracker` of the tap must be None. If `make_tap` is None, the
+            connections have no taps.
+    """
+
+    sockets: tuple[socket.socket, ...]
+    to: HostPort
+    allow: tuple[IpNetwork, ...]
+    latency: Histogram
+    open_time: Histogram
+    make_tap: Callable[[], Tap] | None = None
+
+
+class ShortConnectionTotals(NamedTuple):
+    """Clients with connections so short that the link reports them together, after the connections have ended.
+
+    Args:
+        total: Number of clients.
+        resets: Number of these clients that have reset their connection.
+        to_backend: Number of bytes that these clients sent to the backend.
+        from_backend: Number of bytes that these clients received from the backend.
+    """
+
+    total: int
+    resets: int
+    to_backend: int
+    from_backend: int
+
+
+class LinkClientListener(Protocol):
+    """Defines the interface of a listener that accepts clients according to one `ClientAcceptRule`."""
+
+    @property
+    def waiting(self) -> int:
+        """Number of clients that are neither connected to the target nor returned yet."""
+
+    @property
+    def clients(self) -> int:
+        """Number of current clients that the link has not passed to the handler yet.
+
+        Includes `waiting`, and the clients that were connected to the target a few milliseconds ago.
+        """
+
+    @property
+    def reserved(self) -> int:
+        """Number of `clients`, plus the number of clients that the link can still accept without more permits."""
+
+    def permit(self, count: int) -> None:
+        """Permit the link to accept `count` more clients."""
+
+    def withdraw(self) -> None:
+        """Stop accepting clients immediately, without a call of the handler's `on_stopped`.
+
+        The link still connects or returns the clients that it has already accepted. If it accepts a client during
+        this call, it returns the client.
+        """
+
+    def recall(self) -> None:
+        """Pass all clients that are not connected to the target yet to the handler's `on_returned`."""
+
+
+class AcceptedClientHandler(Protocol):
+    """Defines the callbacks of links that accept clients in C. The methods must not raise errors."""
+
+    def on_joined(self, listener: LinkClientListener, relay: Relay, tap: Any) -> None:
+        """Handle a client that was connected to the target. Its relay might already have forwarded bytes.
+
+        The link calls this method before it passes bytes to the tap, and before it reports the end of the relay.
+
+        Args:
+            listener: The listener.
+            relay: Forwards the bytes between the client and the target.
+            tap: The client's tap, from the rule's `make_tap`; None if the rule has no `make_tap`.
+        """
+
+    def on_served(self, listener: LinkClientListener, clients: ShortConnectionTotals) -> None:
+        """Count clients that the link connected to the target, and whose connections ended after a few milliseconds.
+
+        The link does not call `on_joined` for these clients. The listener can use their permits again.
+        """
+
+    def on_returned(self, listener: LinkClientListener, client: Stream, seconds: float) -> None:
+        """Handle a client that the link did not connect: the rule refuses it, or the dial failed or took too long.
+
+        Args:
+            listener: The listener.
+            client: The client's socket, from which nothing was read. The handler owns it.
+            seconds: Seconds since the client was accepted.
+        """
+
+    def on_stopped(self, listener: LinkClientListener, *, failed: bool) -> None:
+        """Accept further clients without the link, because the listener accepts no more clients.
+
+        Args:
+            listener: The listener.
+            failed: True after a failed or slow dial, after an error of accept(2), or if no permits are left. False if
+                the connections or the settings of the link have changed. The handler can then call `listen` again
+                immediately.
+        """
+
+    def on_closed(self, listener: LinkClientListener) -> None:
+        """Release the resources of a stopped listener.
+
+        The link makes this call last, after it has passed all clients of the listener to the handler.
+        """
+
+
+@runtime_checkable
+class ListeningLink(Protocol):
+    """Defines the interface of links that accept clients, and connect them to a target, without the event loop."""
+
+    def listen(
+        self, rule: ClientAcceptRule, permits: int, handler: AcceptedClientHandler
+    ) -> LinkClientListener | None:
+        """Accept clients according to a rule, and connect them to the target of the rule.
+
+        Args:
+            rule: The sockets, the target, and the allowed clients.
+            permits: Number of clients to accept. `LinkClientListener.permit` increases this number.
+            handler: Receives the clients.
+
+        Returns:
+            The listener; None if this link cannot accept clients now.
+        """

@@ -1,0 +1,78 @@
+"""Defines `Explanation`: which backends a container can reach, and why."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from gateway.contracts.config_types import IpNetwork
+
+
+@dataclass(frozen=True)
+class ExplainedBackend:
+    """A backend, with the properties that an explanation uses.
+
+    Args:
+        name: The backend's name.
+        state: The backend's state.
+        why: The reason for the state; empty if there is none.
+        listen: The backend's listeners, for messages.
+        allow: The source networks that are allowed to connect; empty if all are allowed.
+        label: The label by which the backend admits containers; None if it does not use a label.
+    """
+
+    name: str
+    state: str
+    why: str
+    listen: tuple[str, ...]
+    allow: tuple[IpNetwork, ...] = ()
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class AccessCondition:
+    """A factor that determines which backends a container reaches, such as a label or a network.
+
+    Args:
+        part: The type: `container`, `network of` (another container), `label`, `grants`, `network` or `name`.
+        name: The name of the label, network or container.
+        state: The state of the factor, in one or two words.
+        why: Details.
+    """
+
+    part: str
+    name: str
+    state: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Reachability:
+    """Whether the explained container reaches one backend, and why.
+
+    Args:
+        backend: The backend's name.
+        reached: `yes`, `no`, or `maybe` if the answer depends on something that the gateway does not observe.
+        network: The network over which the container reaches the backend; empty if there is none.
+        why: The reason for `reached`.
+        remedy: What to do; empty if there is nothing to do.
+    """
+
+    backend: str
+    reached: Literal["yes", "no", "maybe"]
+    network: str = ""
+    why: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why one container can or cannot reach backends."""
+
+    container: str
+    id: str
+    parts: list[AccessCondition] = field(default_factory=list)
+    backends: list[Reachability] = field(default_factory=list)
+
+    @property
+    def remedies(self) -> list[str]:
+        """The remedies, without duplicates."""
+        return list(dict.fromkeys(each.remedy for each in self.backends if each.remedy))

@@ -1,0 +1,23 @@
+"""Defines the reasons why a container or service is not attached to a network."""
+
+from enum import StrEnum
+
+
+class AttachmentObstacle(StrEnum):
+    """The reason why a container or service cannot be attached to a network. The values appear in the status."""
+
+    SHARED_NETWORK = "shared_namespace"
+    HOST_NETWORK = "host_network"
+    NO_NETWORK = "no_network"
+    SWARM_TASK = "swarm_task"
+    NOT_ATTACHABLE = "not_attachable"
+    IP_EXHAUSTED = "ip_exhausted"
+    ADDRESS_REFUSED = "address_refused"
+    NOT_MANAGER = "not_a_manager"
+    ALIAS_CONFLICT = "alias_conflict"
+    NAME_CONFLICT = "name_conflict"
+    UNKNOWN_NETWORK = "unknown_network"
+    NOT_GRANTED = "not_granted"
+    LOCAL_NETWORK = "local_network"
+    SERVICES_OFF = "services_off"
+    REFUSED = "refused"

@@ -1,0 +1,31 @@
+"""Defines the route of a backend: the uplinks (tunnels or direct links) and targets that its clients use."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget
+from gateway.forwarding.target_with_uplink import LinkProvider, TargetWithUplink
+
+
+@dataclass(frozen=True)
+class BackendRoute:
+    """The uplinks and targets of one backend, how long clients wait for them, and the callbacks for failures.
+
+    Args:
+        uplinks: All uplinks that lead to the targets.
+        routes: Returns the paths to dial for a new client, in the current order of preference.
+        on_failure: Called with a path each time a dial over this path fails, or its target resets a connection.
+        hold: Maximum time, in seconds, that a client waits while no target can be reached.
+        budget: Returns the handshake budget of a path; None if the server does not count aborted handshakes.
+        on_stall: Called with a path when its target does not respond to a client in time.
+        on_detour: Called with a path each time a dial over this path fails, and a dial over another path to the same
+            target then succeeds.
+    """
+
+    uplinks: tuple[LinkProvider, ...]
+    routes: Callable[[], list[TargetWithUplink]]
+    on_failure: Callable[[TargetWithUplink], None]
+    hold: float
+    budget: Callable[[TargetWithUplink], AbortedHandshakeBudget | None] = lambda _: None
+    on_stall: Callable[[TargetWithUplink], None] = lambda _: None
+    on_detour: Callable[[TargetWithUplink], None] = lambda _: None

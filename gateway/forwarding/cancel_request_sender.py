@@ -1,0 +1,71 @@
+"""Forwards a cancel request to the target that runs the query, or to each target that might run the query."""
+
+import asyncio
+from collections.abc import Sequence
+
+from gateway.contracts.relay import Relay
+from gateway.contracts.states import CloseReason
+from gateway.errors import DialError, FailureReason, LinkLostError
+from gateway.forwarding.cancel_request_router import send_copy
+from gateway.forwarding.pending_client import PendingClient
+from gateway.forwarding.target_dialer import TargetDialer
+from gateway.forwarding.target_with_uplink import TargetIdentity, TargetWithUplink
+from gateway.metric_types import Histogram
+from gateway.query_cancel_protocol import CancelRequest
+
+_DIAL_TIMEOUT = 5.0
+"""Maximum seconds to dial the target of a cancel request. The limit is short, because a late request would cancel the
+session's next query."""
+
+
+async def join_cancel_request(
+    client: PendingClient,
+    request: CancelRequest,
+    dialer: TargetDialer,
+    latency: Histogram,
+    candidates: Sequence[TargetIdentity],
+    default: TargetWithUplink | None,
+) -> tuple[TargetWithUplink, Relay]:
+    """Connect a client to one of `candidates`. Send copies of its cancel request to the other candidates.
+
+    Any open path to a target is suitable, because a server accepts a cancel request on every connection.
+
+    Args:
+        client: The client.
+        request: The client's cancel request.
+        dialer: Dials the targets.
+        latency: Records the response latencies.
+        candidates: The targets that might have the session; at least one.
+        default: The path that a new session would use; None if there is none.
+
+    Returns:
+        The path to the target to which the client was connected, and the relay.
+
+    Raises:
+        DialError: The target cannot be reached.
+    """
+    chosen = default.identity if default is not None and default.identity in candidates else candidates[0]
+    uplink = chosen.open_uplink
+    if default is not None and chosen == default.identity and default.uplink.link is not None:
+        uplink = default.uplink
+    if uplink is None or uplink.link is None:
+        raise DialError(FailureReason.TUNNEL, f"no path to {chosen.target} is open, so its sessions have ended")
+    routed = TargetWithUplink(chosen, uplink)
+    copies = asyncio.gather(*(send_copy(request, each) for each in candidates if each != chosen))
+    relay: Relay | None = None
+    try:
+        relay = await dialer.join(client, uplink.link, routed, latency, _DIAL_TIMEOUT)
+        await copies
+    except DialError:
+        dialer.route.on_failure(routed)
+        await copies
+        raise
+    except LinkLostError as error:
+        await copies
+        raise DialError(FailureReason.TUNNEL, error.detail) from error
+    except BaseException:
+        copies.cancel()
+        if relay is not None:
+            relay.abort(CloseReason.ABORTED)
+        raise
+    return routed, relay

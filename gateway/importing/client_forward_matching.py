@@ -1,0 +1,135 @@
+"""Finds the local forward or the tunnel that each imported client of a remote service uses."""
+
+from gateway.importing.import_result import ImportResult
+from gateway.importing.imported_objects import (
+    HERE,
+    HOST_NAMES,
+    LOOPBACK,
+    ImportedClient,
+    ImportedContainer,
+    ImportedForward,
+)
+
+
+def join_networks(result: ImportResult) -> None:
+    """Set `via` to a VPN for the clients and tunnels whose containers share the network of the VPN's container.
+
+    A container shares the network of another container with `network_mode: service:NAME` or `container:NAME`.
+
+    Args:
+        result: Contains the tunnels, forwards and clients, which the function changes.
+    """
+    tunnels = {name: each.tunnel for each in result.containers if each.tunnel for name in each.names}
+    for client in result.clients:
+        tunnel = _shared_tunnel(client.container, tunnels)
+        if tunnel and client.via is None:
+            client.via = tunnel
+        elif tunnel and client.via is not None:
+            _set_via(client.via, tunnel, result)
+    for forward in result.forwards:
+        container = next((each for each in result.containers if each.where == forward.where), None)
+        tunnel = _shared_tunnel(container, tunnels)
+        if tunnel and forward.via:
+            _set_via(forward.via, tunnel, result)
+
+
+def _shared_tunnel(container: ImportedContainer | None, tunnels: dict[str, str]) -> str:
+    return tunnels.get(container.network.partition(":")[2], "") if container is not None else ""
+
+
+def _set_via(inner: str, tunnel: str, result: ImportResult) -> None:
+    """Make a tunnel run inside another tunnel.
+
+    Args:
+        inner: The name of the inner tunnel. If this tunnel already runs inside others, the function sets `via` of the
+            outermost one.
+        tunnel: The name of the tunnel that becomes the outermost one.
+        result: Contains the tunnels, which the function changes.
+    """
+    while "via" in result.tunnels[inner]:
+        inner = result.tunnels[inner]["via"]
+    if inner != tunnel:
+        keys = result.tunnels[inner]
+        result.tunnels[inner] = {"kind": keys.pop("kind"), "via": tunnel, **keys}
+
+
+def forward_of(client: ImportedClient, result: ImportResult) -> ImportedForward | None:
+    """Return the local forward (`ssh -L`) to which a client connects; None if the client uses no local forward.
+
+    Args:
+        client: The client.
+        result: Contains the forwards. The function adds notes.
+    """
+    container = client.container
+    hosts = {_linked(client)}
+    if client.host in HOST_NAMES and (
+        container is None or client.host not in LOOPBACK or container.network == "host"
+    ):
+        hosts = {HERE}
+    elif client.host in LOOPBACK and container is not None:
+        hosts = {*container.names, container.network.partition(":")[2]} - {""}
+        hosts |= {name for each in result.containers for name in each.names
+                  if each.network.partition(":")[2] in container.names}  # fmt: skip
+    if client.via is not None and client.host in LOOPBACK:
+        return None  # the container opens its own tunnel, so it does not use a forward of another container
+    return next(
+        (each for each in result.forwards if any((host, client.port) in each.names for host in hosts)), None
+    ) or _forward_of_host(client, result)
+
+
+def published_ports(forward: ImportedForward, result: ImportResult) -> list[int] | None:
+    """Return the host ports at which Docker publishes a container's local forward.
+
+    Return None if ssh runs on this host, or in a container with the host's network.
+    """
+    for container in result.containers:
+        if container.where == forward.where and container.network != "host":
+            return sorted(port for host, port in forward.names if host == HERE)
+    return None
+
+
+def _linked(client: ImportedClient) -> str:
+    """Return the host that a client connects to. For the alias of a link, return the name of the linked container."""
+    return client.container.links.get(client.host, client.host) if client.container is not None else client.host
+
+
+def _forward_of_host(client: ImportedClient, result: ImportResult) -> ImportedForward | None:
+    """Return the forward on this host that a container tries to reach at 127.0.0.1; None if there is none.
+
+    Add a note that the client never reached the forward, because 127.0.0.1 in a container is the container itself.
+    """
+    if client.container is None or client.host not in LOOPBACK:
+        return None
+    forward = next((each for each in result.forwards if (HERE, client.port) in each.names), None)
+    if forward is not None:
+        result.add_note(
+            f"{client.where}: in a container, {client.host} is the container itself, so this client never reached the"
+            f" forward of {forward.where}"
+        )
+    return forward
+
+
+def needs_backend(client: ImportedClient, result: ImportResult) -> bool:
+    """Return whether a client needs its own backend.
+
+    A client whose server runs on this host, or in another imported container, needs no backend.
+
+    Args:
+        client: A client that uses no local forward.
+        result: Contains the containers. The function adds notes.
+    """
+    host = _linked(client)
+    own = next((each for each in result.containers if host in each.names and not each.replaced), None)
+    address = f"{client.host}:{client.port}"
+    if client.optional:
+        return False
+    if own is not None:
+        result.add_note(f"{client.where}: not imported, because {client.host} is {own.where}")
+        return False
+    if client.host not in HOST_NAMES or client.via is not None:
+        return True
+    if client.volume or client.folder:
+        result.add_note(f"{client.where}: no source forwards {address}; pass the ssh command as another source")
+        return True
+    result.add_note(f"{client.where}: not imported, because {address} is this host, and no source forwards it")
+    return False

@@ -1,0 +1,64 @@
+"""Defines the interface of protocols, such as PostgreSQL, whose clients cancel queries on separate connections."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from gateway.connection_tap import Tap
+
+
+class ClientMessageKind(Enum):
+    """The kind of a connection's first message, if it is neither a cancel request nor an encryption request."""
+
+    SESSION = "session"
+    """The client starts a session."""
+    INCOMPLETE = "incomplete"
+    """The client has sent too few bytes to classify the connection."""
+
+
+@dataclass(frozen=True)
+class CancelRequest:
+    """A request to cancel the query of another session. Contains the secret key of that session."""
+
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class EncryptionRequest:
+    """A request for encryption, which a client can send before other requests.
+
+    Args:
+        request: The bytes that the client has sent.
+        refusal: The response with which a server refuses encryption. The client then continues unencrypted.
+    """
+
+    request: bytes
+    refusal: bytes
+
+
+class CancelKeyTap(Tap, Protocol):
+    """Defines the interface of taps that find a session's cancel key in the bytes of its login."""
+
+    @property
+    def key_hidden(self) -> bool:
+        """Whether the tap cannot read the cancel key of the session, for example because the session is encrypted."""
+
+    def matches(self, request: CancelRequest) -> bool:
+        """Return whether `request` cancels a query of this session."""
+
+
+class QueryCancelProtocol(Protocol):
+    """Defines the interface for recognizing the cancel requests and the logins of one protocol."""
+
+    max_bytes: int
+    """Maximum number of bytes that `classify` needs."""
+
+    def login_tap(self) -> CancelKeyTap:
+        """Return a tap for one new connection."""
+
+    def classify(self, first: bytes) -> CancelRequest | EncryptionRequest | ClientMessageKind:
+        """Classify a connection by its first bytes.
+
+        Args:
+            first: One byte or more.
+        """

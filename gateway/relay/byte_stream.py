@@ -1,0 +1,36 @@
+"""Defines the interface of streams, such as TLS, that a `StreamBridge` connects to a socket pair."""
+
+from typing import Protocol
+
+
+class ByteStream(Protocol):
+    """Defines the interface of a stream, such as a TLS connection, for `StreamBridge`.
+
+    All methods raise `OSError` if the stream has failed.
+    """
+
+    @property
+    def supports_half_close(self) -> bool:
+        """Whether the far side can still send data after it has received end-of-file."""
+
+    @property
+    def was_reset(self) -> bool:
+        """Whether the stream failed. If so, sent data might be lost."""
+
+    def limit_unsent(self) -> None:
+        """Keep the stream's send buffers small, so that urgent data does not queue behind bulk data."""
+
+    async def read(self) -> bytes:
+        """Wait for data. Return no bytes if the far side has sent end-of-file."""
+
+    async def write(self, data: bytes) -> None:
+        """Send all of `data`."""
+
+    async def end(self) -> None:
+        """Send end-of-file to the far side."""
+
+    def close(self) -> None:
+        """Close the stream. The far side still receives all sent data."""
+
+    def abort(self) -> None:
+        """Reset the stream."""

@@ -1,0 +1,154 @@
+"""Accepts the clients of targets in native engines, which spread the clients over the SSH connections of a pool."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import inf
+from typing import Any
+
+from gateway.contracts.listening_link import AcceptedClientHandler, ClientAcceptRule, ShortConnectionTotals
+from gateway.relay.native_listener_group import ListenerFactory, NativeListenerGroup
+from gateway.ssh.channel_interfaces import SshChannel
+from gateway.ssh.flow_control import MAX_RECEIVE_PACKET, MAX_SEND_PACKET
+from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION
+from gateway.ssh.pooled_connection import PooledConnection
+
+log = logging.getLogger(__name__)
+
+_OVERFLOW_PERIOD = 1.0
+"""If the connections of every native engine were full within this number of seconds, the pool needs another one."""
+
+
+class PooledForwardingListener(NativeListenerGroup):
+    """Accepts the clients of one target in native engines, which spread the clients over the connections of a pool.
+
+    Args:
+        rule: The sockets, the target, and the allowed clients.
+        permits: Number of clients that the listener may accept until the gateway permits more.
+        connections: The connections that carry the channels. A native engine carries each connection.
+        handler: Receives the events of the listener, and the clients that the native engines return.
+        owner: Manages the listeners of the pool.
+
+    Raises:
+        OSError: The process has no file descriptors left.
+    """
+
+    def __init__(
+        self,
+        rule: ClientAcceptRule,
+        permits: int,
+        connections: Sequence[PooledConnection],
+        handler: AcceptedClientHandler,
+        owner: "PooledForwardingListenerManager",
+    ) -> None:
+        self.connections = list(connections)
+        self._owner = owner
+        super().__init__(rule, permits, _listener_factories(rule, connections), handler)
+
+    # The listeners of the native engines call these methods.
+
+    def adopt(self, connection: PooledConnection, channel: SshChannel) -> None:
+        """See `gateway.ssh.ssh_forwarding_listener.SshForwardingListenerHandler`."""
+        connection.adopt(channel)
+        self._grow_if_full()
+
+    def on_served(self, clients: ShortConnectionTotals) -> None:
+        """See `gateway.relay.native_listener.NativeListenerHandler`."""
+        for each in self.connections:
+            each.has_answered_open = True
+        self._grow_if_full()
+        super().on_served(clients)
+
+    def _grow_if_full(self) -> None:
+        last: dict[Any, float] = {}
+        for each in self.connections:
+            runner = each.native_transport.runner if each.native_transport is not None else None
+            last[runner] = max(last.get(runner, -inf), each.last_overflow())
+        # Each native engine uses only its own connections, and many channels can end before `load` is read.
+        if min(last.values()) > time.monotonic() - _OVERFLOW_PERIOD or all(
+            each.load >= CHANNELS_PER_CONNECTION - 1 for each in self.connections
+        ):
+            self._owner.grow()
+
+    def on_stopped(self) -> None:
+        """See `gateway.relay.native_listener.NativeListenerHandler`."""
+        if self.waiting:
+            self._owner.check(self.connections)
+        super().on_stopped()
+
+    def on_all_closed(self) -> None:
+        """See `NativeListenerGroup.on_all_closed`."""
+        super().on_all_closed()
+        self._owner.remove(self)
+
+
+def _listener_factories(rule: ClientAcceptRule, connections: Sequence[PooledConnection]) -> list[ListenerFactory]:
+    """Return a factory for each native engine that carries some of the connections."""
+    by_runner: dict[Any, dict[int, PooledConnection]] = {}
+    for each in connections:
+        if each.native_transport is not None:
+            by_runner.setdefault(each.native_transport.runner, {})[each.native_transport.token] = each
+    max_packet = MAX_SEND_PACKET if any(each.rekeys_often for each in connections) else MAX_RECEIVE_PACKET
+    return [
+        partial(transport.make_listener, rule, carriers, max_packet)
+        for carriers in by_runner.values()
+        if (transport := next(iter(carriers.values())).native_transport) is not None
+    ]
+
+
+class PooledForwardingListenerManager:
+    """Creates the listeners of one pool, and stops them when the usable connections of the pool change.
+
+    Args:
+        check_alive: Checks whether a connection is alive.
+        grow: Opens another connection if all connections have many channels.
+    """
+
+    def __init__(self, check_alive: Callable[[PooledConnection], None], grow: Callable[[], object]) -> None:
+        self.grow = grow
+        self._check_alive = check_alive
+        self._listeners: set[PooledForwardingListener] = set()
+
+    def check(self, connections: Sequence[PooledConnection]) -> None:
+        """Check whether connections are alive. Called when a listener stops while clients wait for channels."""
+        for each in connections:
+            self._check_alive(each)
+
+    def remove(self, listener: PooledForwardingListener) -> None:
+        """Remove a listener that is closed."""
+        self._listeners.discard(listener)
+
+    def listen(
+        self,
+        rule: ClientAcceptRule,
+        permits: int,
+        connections: Sequence[PooledConnection],
+        handler: AcceptedClientHandler,
+    ) -> PooledForwardingListener | None:
+        """Accept the clients of a target. See `gateway.contracts.listening_link.ListeningLink.listen`.
+
+        Args:
+            rule: The sockets, the target, and the allowed clients.
+            permits: Number of clients that the listener may accept until the gateway permits more.
+            connections: The connections that can get new channels.
+            handler: Receives the events of the listener, and the clients that the native engines return.
+
+        Returns:
+            The listener; None if the native engines cannot accept the clients. The event loop must then accept them.
+        """
+        if not connections or any(each.native_transport is None for each in connections):
+            return None
+        try:
+            listener = PooledForwardingListener(rule, permits, connections, handler, self)
+        except OSError as error:
+            log.warning("the data plane cannot accept clients, so the event loop accepts them: %s", error.strerror)
+            return None
+        self._listeners.add(listener)
+        return listener
+
+    def update(self, connections: Sequence[PooledConnection]) -> None:
+        """Stop each listener that does not use exactly these connections. An empty sequence stops all listeners."""
+        for each in list(self._listeners):
+            if each.connections != list(connections):
+                each.stop(failed=False)

@@ -1,0 +1,16 @@
+"""Describes the states of several tunnels in one line, for messages."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+
+class TunnelStateDescriber(Protocol):
+    """Defines the interface of objects that describe the state of a tunnel in one line. Uplinks implement it."""
+
+    def describe(self) -> str:
+        """Return one line with the state of the tunnel and its cause."""
+
+
+def describe_all(tunnels: Iterable[TunnelStateDescriber]) -> str:
+    """Return one line with the states of several tunnels. Identical states appear only once."""
+    return "; ".join(dict.fromkeys(tunnel.describe() for tunnel in tunnels))
