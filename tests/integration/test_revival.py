@@ -105,7 +105,7 @@ class Host:
 
     def dead(self) -> dict[str, UnavailableContainer]:
         """Return the containers that failed to start, according to the last snapshot."""
-        return {each.container: each for each in self._reconciler.plan.dead}
+        return {each.container: each for each in self._reconciler.plan.unavailable}
 
     def reconcile(self, until: Callable[[], bool], within: float = 30.0) -> int:
         """Reconcile until a condition is true; return the number of containers that the reconciler started."""
