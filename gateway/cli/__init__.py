@@ -26,11 +26,11 @@ _COMMANDS = {
     "fleet": ("fleet",),
     "wait": ("wait",),
     "healthcheck": ("healthcheck",),
-    "admin": ("reload", "drain", "undrain", "shutdown", "pause", "resume", "reconnect", "fail"),
+    "service_commands": ("reload", "drain", "undrain", "shutdown", "pause", "resume", "reconnect", "fail"),
     "top": ("top",),
     "importing": ("import",),
     "init": ("init",),
-    "render": ("render",),
+    "render_command": ("render",),
     "demo": ("demo",),
     "completion": ("completion",),
 }

@@ -15,6 +15,11 @@ from tests.support.guest_image import INIT, MODULES, PACKAGE, add_service, busyb
 from tests.support.requirements import need
 
 HOST = "10.0.2.2"
+_CPU = "max,-erms,-fsrm"
+"""The emulated processor. With the features erms and fsrm, the kernel copies memory by single bytes (`rep movsb`).
+
+QEMU emulates this instruction slowly. Without these features and the mitigations of the kernel, a guest with an
+engine uses a fifth less CPU time."""
 _RUN = """hostname guest
 echo 7 > /proc/sys/kernel/printk_devkmsg 2>/dev/null
 echo GUEST-STARTED
@@ -87,9 +92,9 @@ class Guest:
         image = initramfs(folder, root, tree, (*MODULES, *modules))
         hosts = "".join(f",hostfwd=tcp:127.0.0.1:{here}-:{there}" for here, there in (forwards or {}).items())
         self._child = subprocess.Popen(
-            ["qemu-system-x86_64", "-cpu", "max", "-m", str(memory), "-nographic", "-no-reboot", *drives,
+            ["qemu-system-x86_64", "-cpu", _CPU, "-m", str(memory), "-nographic", "-no-reboot", *drives,
              "-kernel", str(kernel), "-initrd", str(image), "-nic", f"user,model=virtio-net-pci{hosts}", "-append",
-             "console=ttyS0 quiet panic=-1 oops=panic"],
+             "console=ttyS0 quiet panic=-1 oops=panic mitigations=off"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
             preexec_fn=die_with_parent,  # noqa: PLW1509 - it only calls prctl
         )  # fmt: skip

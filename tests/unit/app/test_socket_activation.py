@@ -15,9 +15,9 @@ from gateway.contracts.config_types import HostPort, unix_endpoint
 _PRINT = """
 import os
 from gateway.app.socket_activation import passed_sockets
-from gateway.contracts.config_types import Endpoint, unix_endpoint
+from gateway.contracts.config_types import HostPort, unix_endpoint
 passed = passed_sockets()
-print(passed.duplicates(Endpoint("127.0.0.1", {port})) is not None, "LISTEN_FDS" in os.environ, os.get_inheritable(3))
+print(passed.duplicates(HostPort("127.0.0.1", {port})) is not None, "LISTEN_FDS" in os.environ, os.get_inheritable(3))
 """
 
 

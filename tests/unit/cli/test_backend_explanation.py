@@ -107,9 +107,9 @@ def test_the_worst_tunnels_come_first() -> None:
 
 def test_every_reason_has_a_remedy() -> None:
     assert set(TARGET_REMEDIES) == set(FailureReason)
-    packages = ("tunnels", "ssh", "vpn", "proxy", "command", "supervision")
+    packages = ("tunnels", "ssh", "vpn", "proxy", "command_tunnel", "supervision")
     sources = [path.read_text() for package in packages for path in (REPOSITORY / "gateway" / package).glob("*.py")]
-    names = set(re.findall(r"\bReason\.([A-Z_]+)", "".join(sources)))
+    names = set(re.findall(r"\bFailureReason\.([A-Z_]+)", "".join(sources)))
     assert set(TUNNEL_REMEDIES) == {FailureReason[name] for name in names}
 
 
