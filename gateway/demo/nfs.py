@@ -60,6 +60,8 @@ class NfsServer:
             [find("ganesha.nfsd") or "ganesha.nfsd", "-F", "-f", str(config), "-L", str(folder / "ganesha.log"),
              "-p", str(folder / "pid")],
             folder / "log",
+            # The cache of libblkid can contain the UUID of an earlier file system on the same loop device.
+            environment={"BLKID_FILE": os.devnull},
         )  # fmt: skip
 
     @property
