@@ -6,7 +6,7 @@
     ├── ConfigError                   the operator: the configuration is invalid
     ├── UsageError                    the caller of a command: its arguments are invalid
     ├── ServiceUnreachableError       the caller of a command: the service does not respond
-    └── TargetUnreachableError                    depends on the subclass; has a `FailureReason`
+    └── TargetAccessError             depends on the subclass; has a `FailureReason`
         ├── TunnelError               the operator of the tunnel; `fatal` if a retry cannot succeed soon
         ├── LinkLostError             no one: the uplink reopens the link
         │   └── RedialRequiredError   the calling code: dial again immediately
@@ -108,7 +108,7 @@ class ServiceUnreachableError(GatewayError):
     """No service responds at the given address or socket."""
 
 
-class TargetUnreachableError(GatewayError):
+class TargetAccessError(GatewayError):
     """A step on the path to a target failed, such as the tunnel or the dial.
 
     Args:
@@ -123,12 +123,12 @@ class TargetUnreachableError(GatewayError):
         super().__init__(self.detail)
 
 
-class TunnelError(TargetUnreachableError):
+class TunnelError(TargetAccessError):
     """A tunnel could not be opened.
 
     Args:
         reason: The reason, for metrics and status.
-        detail: A description of the failure, see `TargetUnreachableError`.
+        detail: A description of the failure, see `TargetAccessError`.
         fatal: Whether a retry cannot succeed until an operator acts (host key mismatch, authentication failure).
     """
 
@@ -137,11 +137,11 @@ class TunnelError(TargetUnreachableError):
         self.fatal = fatal
 
 
-class LinkLostError(TargetUnreachableError):
+class LinkLostError(TargetAccessError):
     """The link failed while it was in use.
 
     Args:
-        detail: A description of the failure, see `TargetUnreachableError`.
+        detail: A description of the failure, see `TargetAccessError`.
         dial_in_progress: Whether the tunnel's server might still connect to the target, and then close the connection
             without data.
     """
@@ -158,16 +158,16 @@ class RedialRequiredError(LinkLostError):
         super().__init__("the connection stopped responding during the dial", dial_in_progress=True)
 
 
-class DialError(TargetUnreachableError):
+class DialError(TargetAccessError):
     """The link works, but the target cannot be reached."""
 
 
-class UnusableTargetError(TargetUnreachableError):
+class UnusableTargetError(TargetAccessError):
     """The target responds, but clients cannot use it: for example, it is read-only or a replica.
 
     Args:
         reason: The reason, for metrics and status.
-        detail: A description of the failure, see `TargetUnreachableError`.
+        detail: A description of the failure, see `TargetAccessError`.
         remedy: The remedy for this specific failure, in the imperative. It is appended to `detail`. If empty, the
             general remedy for `reason` applies.
     """

@@ -53,7 +53,7 @@ class QueryCancelProtocol(Protocol):
     max_bytes: int
     """Maximum number of bytes that `classify` needs."""
 
-    def login_tap(self) -> CancelKeyTap:
+    def cancel_key_tap(self) -> CancelKeyTap:
         """Return a tap for one new connection."""
 
     def classify(self, first: bytes) -> CancelRequest | EncryptionRequest | ClientMessageKind:

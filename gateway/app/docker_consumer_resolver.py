@@ -16,12 +16,12 @@ class DockerConsumerResolver:
 
     def lookup(self, address: str) -> Consumer | None:
         """Return the container (consumer) with this source address; None if no known container has it."""
-        return self._docker.reconciler.directory.lookup(address) if self._docker.reconciler else None
+        return self._docker.reconciler.registry.lookup(address) if self._docker.reconciler else None
 
     def recently_unknown(self, address: str) -> bool:
         """Return whether a recent lookup of this source address found no container."""
         reconciler = self._docker.reconciler
-        return reconciler is None or reconciler.directory.recently_unknown(address)
+        return reconciler is None or reconciler.registry.recently_unknown(address)
 
     async def wait_for(self, address: str, within: float) -> Consumer | None:
         """Return the container with this source address. If the container is starting, wait up to `within` seconds.
@@ -29,4 +29,4 @@ class DockerConsumerResolver:
         Return None if no container has this address.
         """
         reconciler = self._docker.reconciler
-        return await reconciler.directory.wait_for(address, within) if reconciler else None
+        return await reconciler.registry.wait_for(address, within) if reconciler else None

@@ -76,7 +76,7 @@ class DockerManager:
             docker.grants,
             lambda: self._config is not None and self._config.gateway.strict,
             lambda: reconciler.observed,
-            reconciler.directory,
+            reconciler.registry,
         )
         self._start(f"docker peers #{next(self._numbers)}", self.peers)
 

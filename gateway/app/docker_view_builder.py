@@ -51,7 +51,7 @@ def docker_view(docker: DockerManager) -> DockerView | None:
         writes=dict(reconciler.writes),
         errors=dict(reconciler.errors),
         consumers={
-            each.name: ConsumerContainerView(each.id, each.labels) for each in reconciler.directory.consumers()
+            each.name: ConsumerContainerView(each.id, each.labels) for each in reconciler.registry.consumers()
         },
         peers=[
             SwarmPeerView(

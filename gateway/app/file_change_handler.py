@@ -21,7 +21,7 @@ class FileChangeHandler:
         file: The configuration file; None if there is none.
         reloader: Reloads the configuration file.
         ops: The ops server, which reads its token and certificate files again after a change.
-        runtime: The runtime, whose tunnels use the renewed keys and certificates.
+        runtime: The running gateway, whose tunnels use the renewed keys and certificates.
     """
 
     def __init__(self, file: Path | None, reloader: Reloader, ops: OpsServer, runtime: RunningGateway) -> None:

@@ -104,10 +104,10 @@ class Reloader:
         """Apply the first configuration.
 
         Args:
-            runtime: The runtime, to which no configuration has been applied yet.
+            runtime: The running gateway, to which no configuration has been applied yet.
             docker: Applies the section `docker` of each configuration to the Docker engine.
             ops: The ops server. At each reload, it reads its token and certificate files again.
-            listeners: The bound listeners of the configuration. The runtime takes ownership of them.
+            listeners: The bound listeners of the configuration. The running gateway takes ownership of them.
         """
         self.runtime, self.docker, self._ops = runtime, docker, ops
         self._apply_to(runtime, docker, self.config, listeners)

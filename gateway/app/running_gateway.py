@@ -72,7 +72,7 @@ class RunningGateway:
 
         Args:
             config: The new configuration.
-            listeners: The bound listeners of the configuration. The runtime takes ownership of them.
+            listeners: The bound listeners of the configuration. The running gateway takes ownership of them.
 
         Raises:
             UsageError: A key that requires a restart differs. Nothing was changed.
@@ -111,14 +111,13 @@ class RunningGateway:
             forward.review()
 
     def _add(self, spec: BackendSpec, admission: AdmissionRules, listeners: dict[HostPort, Listener]) -> None:
-        route = BackendRoute(
-            (), list, lambda _: None, spec.hold
-        )  # a placeholder: `_change` sets the actual route before the forward starts
+        # A placeholder: `_change` sets the actual route before the forward starts.
+        route = BackendRoute((), list, lambda _: None, spec.hold)
         kind = spec.kind
         recorders = self._recorder, self._exporter
         forward = Forward(spec.name, [], admission, route, kind.tap, kind.response_timeout, kind.cancels, *recorders)
         running = RunningBackend(spec, forward, self._budgets)
-        running.on_state_change = lambda: self.on_state_change()  # noqa: PLW0108 - the runtime's callback may change
+        running.on_state_change = lambda: self.on_state_change()  # noqa: PLW0108 - the running gateway's callback may change
         running.on_result = lambda: self.on_check_result(running)
         self.backends[spec.name] = running
         self._change(running, spec, admission, listeners)

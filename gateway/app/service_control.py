@@ -34,7 +34,7 @@ class ServiceControl:
     """The status and the commands of a running gateway; implements `gateway.ops.service_interface.ServiceInterface`.
 
     Args:
-        reloader: Holds the current configuration and the runtime.
+        reloader: Holds the current configuration and the running gateway.
         auditing: Records commands.
         stop: Set by the first call of `shutdown`.
         events: The state changes of tunnels, targets and backends.

@@ -19,7 +19,7 @@ async def shut_down(runtime: RunningGateway, options: ShutdownSection, immediate
     reset the remaining connections. The tunnels are not closed.
 
     Args:
-        runtime: The running runtime.
+        runtime: The running gateway.
         options: The maximum duration of each step of the shutdown, in seconds.
         immediately: Ends all waits when it is set.
     """

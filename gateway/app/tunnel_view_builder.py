@@ -19,7 +19,7 @@ def tunnel_views(runtime: RunningGateway, events: EventLog) -> list[TunnelView]:
     """Return the status of the configured tunnels, and of the removed tunnels that still drain.
 
     Args:
-        runtime: The runtime.
+        runtime: The running gateway.
         events: The event log. It shows when a failure began, even if this was before a restart.
     """
     configured = [

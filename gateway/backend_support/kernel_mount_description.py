@@ -1,4 +1,4 @@
-"""Defines the rules by which kernels mount the backends of one kind, such as NFS."""
+"""Describes how kernels mount the backends of one kind, such as NFS."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

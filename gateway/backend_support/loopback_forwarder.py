@@ -1,4 +1,4 @@
-"""Opens a loopback port that forwards to a target, for libraries that cannot use an existing socket."""
+"""Forwards connections from a loopback port to a target, for libraries that cannot use an existing socket."""
 
 import asyncio
 import socket
@@ -31,7 +31,7 @@ class LoopbackForwarder:
 
 
 @asynccontextmanager
-async def loopback_port(
+async def loopback_forwarder(
     link: SocketConnector, target: HostPort, phases: PhaseTimer
 ) -> AsyncIterator[LoopbackForwarder]:
     """Open a loopback port to a target. At the end of the `with` block, abort all connections through the port.

@@ -126,7 +126,7 @@ def _render_export(options: NfsOptions, clients: Sequence[str]) -> str:
     return " ".join((path, *(f"{client}({mode},sync,no_subtree_check,insecure)" for client in clients)))
 
 
-NFS_MOUNT_RULES = KernelMountDescription(
+NFS_MOUNT_DESCRIPTION = KernelMountDescription(
     file_systems=("nfs",),
     build=_volume,
     versions=_VERSIONS,

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateway.errors import FailureReason, GatewayError, TargetUnreachableError
+from gateway.errors import FailureReason, GatewayError, TargetAccessError
 from gateway.processes import pdeathsig_exec
 from gateway.processes.child_environment import minimal_environment
 from gateway.processes.child_process import describe_exit
@@ -40,7 +40,7 @@ async def run_password_command(command: Sequence[str], inherited: Sequence[str],
         timeout: Time limit in seconds.
 
     Raises:
-        TargetUnreachableError: The program failed. The message contains none of the program's output.
+        TargetAccessError: The program failed. The message contains none of the program's output.
     """
     name = Path(command[0]).name
     try:
@@ -101,8 +101,8 @@ def _parse_output(output: bytes, name: str) -> str:
     return text
 
 
-def _error(why: str) -> TargetUnreachableError:
-    return TargetUnreachableError(FailureReason.AUTH, f"check.password_command: {why}")
+def _error(why: str) -> TargetAccessError:
+    return TargetAccessError(FailureReason.AUTH, f"check.password_command: {why}")
 
 
 async def _read_output(stream: asyncio.StreamReader | None) -> bytes:

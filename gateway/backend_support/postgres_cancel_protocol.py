@@ -30,7 +30,7 @@ _MAX_LOGIN = 1 << 20
 """Maximum number of bytes from the server before the key. If there are more, the tap stops searching."""
 
 
-class PostgresLoginTap:
+class PostgresCancelKeyTap:
     """Finds the cancel key in a session's login; implements `gateway.query_cancel_protocol.CancelKeyTap`.
 
     The tap stores at most one message header or one key at a time.
@@ -141,9 +141,9 @@ class PostgresCancelProtocol:
 
     max_bytes = _PACKET.size + _PID_SIZE + _KEY_SIZES[-1]
 
-    def login_tap(self) -> PostgresLoginTap:
+    def cancel_key_tap(self) -> PostgresCancelKeyTap:
         """Return a tap for one new connection. See `gateway.query_cancel_protocol.QueryCancelProtocol`."""
-        return PostgresLoginTap()
+        return PostgresCancelKeyTap()
 
     def classify(self, first: bytes) -> CancelRequest | EncryptionRequest | ClientMessageKind:
         """Classify a connection by its first bytes. See `gateway.query_cancel_protocol.QueryCancelProtocol`."""

@@ -10,7 +10,7 @@ from gateway.certificate_validity import der_validity
 from gateway.contracts.certificate import ValidityPeriod
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import SocketConnector
-from gateway.errors import TargetUnreachableError
+from gateway.errors import TargetAccessError
 
 _SSL_REQUEST = struct.pack("!II", 8, 80877103)
 _ACCEPTED = b"S"
@@ -51,9 +51,7 @@ class CertificateFetcher:
         expires_soon = validity is not None and validity.expires_soon(now)
         if abs(now - fetched_at) < (_INTERVAL_BEFORE_EXPIRY if expires_soon else _INTERVAL):
             return validity
-        with contextlib.suppress(
-            TargetUnreachableError, OSError, TimeoutError
-        ):  # the check does not need the certificate
+        with contextlib.suppress(TargetAccessError, OSError, TimeoutError):  # the check does not need the certificate
             async with asyncio.timeout(_TIMEOUT):
                 validity = await _fetch(link, target)
         self._cache[target] = (now, validity)

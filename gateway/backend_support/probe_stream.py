@@ -125,7 +125,7 @@ class ProbeDialer:
             phases: Receives the duration of each phase of the connection attempt, including `tls`.
 
         Raises:
-            TargetUnreachableError: The target cannot be reached, or the TLS handshake fails.
+            TargetAccessError: The target cannot be reached, or the TLS handshake fails.
         """
         context = None
         if self._options.mode != "off":

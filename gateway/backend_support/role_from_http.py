@@ -11,7 +11,7 @@ from gateway.contracts.backend import Backend, ProbeResult
 from gateway.contracts.config_types import PORT, HostPort
 from gateway.contracts.link import SocketConnector
 from gateway.contracts.phase_timer import PhaseTimer
-from gateway.errors import FailureReason, LinkLostError, TargetUnreachableError, UnusableTargetError
+from gateway.errors import FailureReason, LinkLostError, TargetAccessError, UnusableTargetError
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class _RoleFromHttpBackend:
             result = await self._request_role(link, self._via_http.server(target), phases)
         except LinkLostError:
             raise
-        except TargetUnreachableError as error:
+        except TargetAccessError as error:
             # The HTTP server refused the request. Replace the reason `auth`, because `auth` would mean that the
             # database refused a login.
             reason = FailureReason.QUERY if error.reason is FailureReason.AUTH else error.reason

@@ -92,7 +92,7 @@ class BackendKind:
         has_roles: Receives the check, and returns whether each target has a role: primary or replica.
         traffic_class: The class of the clients' traffic. `BULK`: the clients use separate SSH connections, so that
             they do not delay the clients of other backends.
-        mount: The rules for mounting the backend in the kernel. None: programs connect to the backend directly.
+        mount: How kernels mount the backend. None: programs connect to the backend directly.
         facts: The facts (values for the status and the metrics) that probes report, in display order.
         privileged_only: Receives the options. Returns whether the gateway refuses clients with a source port above
             1023.

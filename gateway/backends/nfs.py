@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from gateway.backend_support.nfs_mount_rules import DEFAULT_PORT, MAX_MOUNT_WAIT, NFS_MOUNT_RULES, NfsOptions
+from gateway.backend_support.nfs_mount_rules import DEFAULT_PORT, MAX_MOUNT_WAIT, NFS_MOUNT_DESCRIPTION, NfsOptions
 from gateway.backends import BackendAdviceInput, BackendKind, ImportedBackendDefaults
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.config_types import Duration, HostPort
@@ -166,7 +166,7 @@ KIND = BackendKind(
     read_url=_read_url,
     hold=Duration(300.0),
     traffic_class=TrafficClass.BULK,
-    mount=NFS_MOUNT_RULES,
+    mount=NFS_MOUNT_DESCRIPTION,
     facts=(EXPORT_READ_ONLY, IDENTITY, SPACE, LEASE),
     tap=RpcLatencyTap,
     response_timeout=1.5,

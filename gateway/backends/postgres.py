@@ -20,7 +20,7 @@ from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from gateway.backend_support.login_options import insecure_settings
-from gateway.backend_support.loopback_forwarder import loopback_port
+from gateway.backend_support.loopback_forwarder import loopback_forwarder
 from gateway.backend_support.password_source import PasswordSource
 from gateway.backend_support.postgres_cancel_protocol import PostgresCancelProtocol
 from gateway.backend_support.postgres_certificate import CertificateFetcher
@@ -113,7 +113,7 @@ class PostgresBackend:
         self, link: SocketConnector, target: HostPort, phases: PhaseTimer, password: str
     ) -> tuple[list[str | None], bool]:
         """Log in and run `_QUERY`. Return the selected row, and whether the server requested the password."""
-        async with loopback_port(link, target, phases) as local:
+        async with loopback_forwarder(link, target, phases) as local:
             conn = pq.PGconn.connect_start(self._conninfo(target, local.port, password))
             login = PostgresLogin(conn)
             try:

@@ -31,7 +31,7 @@ _FIRST_TIMEOUT = 5.0
 _MIN_ACCEPT_POLL, _MAX_ACCEPT_POLL = 0.005, 0.2
 
 
-class PortNotListeningError(Exception):
+class ConnectionNotAcceptedError(Exception):
     """The process has not accepted a connection to its local port, so the caller must try another process."""
 
 
@@ -104,7 +104,7 @@ class ListeningProcess:
         """Return a new connection to the target. The caller owns it.
 
         Raises:
-            PortNotListeningError: The process is suspect. The caller must use another process.
+            ConnectionNotAcceptedError: The process is suspect. The caller must use another process.
             TunnelError: The process has exited, or another user listens on the port.
             DialError: The process does not listen.
         """
@@ -188,7 +188,7 @@ class ListeningProcess:
 
         Args:
             sock: The connection. It is reset if this method raises.
-            leave: Whether to raise `PortNotListeningError` as soon as the process is suspect; False to wait.
+            leave: Whether to raise `ConnectionNotAcceptedError` as soon as the process is suspect; False to wait.
         """
         pause = _MIN_ACCEPT_POLL
         try:
@@ -244,7 +244,7 @@ class ListeningProcess:
 
     def _check_answering(self) -> None:
         if self.suspect:
-            raise PortNotListeningError
+            raise ConnectionNotAcceptedError
 
     async def _check_running(self) -> None:
         if self.child.exit_code is not None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from gateway.command_tunnel.background_tasks import BackgroundTasks
 from gateway.command_tunnel.connector_dependencies import ConnectorDependencies
-from gateway.command_tunnel.listening_process import ListeningProcess, PortNotListeningError
+from gateway.command_tunnel.listening_process import ConnectionNotAcceptedError, ListeningProcess
 from gateway.command_tunnel.local_port_state import LocalPortState
 from gateway.command_tunnel.local_port_stream import LocalPortStream
 from gateway.command_tunnel.port_reservations import release_port, reserve_port
@@ -27,12 +27,12 @@ class LocalPortConnector:
 
     Args:
         to: The target.
-        context: The options and helpers that all connectors of the link share.
+        dependencies: The options and helpers that all connectors of the link share.
     """
 
-    def __init__(self, to: HostPort, context: ConnectorDependencies) -> None:
+    def __init__(self, to: HostPort, dependencies: ConnectorDependencies) -> None:
         self._to = to
-        self._context = context
+        self._dependencies = dependencies
         self._processes: list[ListeningProcess] = []
         """The running processes, newest last. Each of them has accepted at least one connection."""
         self._starting: asyncio.Task[ListeningProcess] | None = None
@@ -66,12 +66,12 @@ class LocalPortConnector:
             process = next((each for each in self._processes if each.has_unused), None) or await self._process()
             try:
                 return LocalPortStream(await process.connect(), process)
-            except PortNotListeningError:
+            except ConnectionNotAcceptedError:
                 continue
 
     def local_ports(self, now: float) -> dict[int, str]:
         """See `ProgramConnector.local_ports`."""
-        lost = self._context.options.lost
+        lost = self._dependencies.options.lost
         return {each.port: each.host for each in self._processes if each.connections or now - each.last_dial < lost}
 
     def check(self, now: float, ports: Mapping[int, LocalPortState]) -> None:
@@ -79,7 +79,7 @@ class LocalPortConnector:
 
         See `ProgramConnector.check`.
         """
-        options = self._context.options
+        options = self._dependencies.options
         for process in self._processes:
             process.close_unused(now)
             stalled = process.update_stall(ports.get(process.port) or LocalPortState(), now)
@@ -94,7 +94,7 @@ class LocalPortConnector:
         for process in self._processes:
             if usable not in (None, process) and not (process.connections or process.suspect or process.retired):
                 process.retired = True
-                self._context.children.end_later(process.child)
+                self._dependencies.children.end_later(process.child)
 
     async def close(self) -> None:
         """See `ProgramConnector.close`."""
@@ -102,7 +102,7 @@ class LocalPortConnector:
         for process in self._processes:
             process.close_unused()
             if not process.connections:
-                self._context.children.end_later(process.child)
+                self._dependencies.children.end_later(process.child)
 
     async def _kill_unless_accepting(self, process: ListeningProcess) -> None:
         """Kill a process that makes no progress, unless it accepts a new connection.
@@ -110,7 +110,7 @@ class LocalPortConnector:
         If it accepts one, the process probably works, and the target is the cause of the missing progress.
         """
         try:
-            accepts = await process.accepts(self._context.options.suspect)
+            accepts = await process.accepts(self._dependencies.options.suspect)
         finally:
             self._in_test.discard(process)
         if process not in self._processes:
@@ -118,7 +118,7 @@ class LocalPortConnector:
         elif not accepts:
             log.warning(
                 "killing a program that does not respond",
-                extra={"program": process.name, "target": str(self._to), "seconds": self._context.options.lost},
+                extra={"program": process.name, "target": str(self._to), "seconds": self._dependencies.options.lost},
             )
             process.child.kill()
 
@@ -143,15 +143,17 @@ class LocalPortConnector:
         self._starting = self._tasks.start(self._start_process())
 
     async def _start_process(self) -> ListeningProcess:
-        context = self._context
+        dependencies = self._dependencies
         process: ListeningProcess | None = None
         port = 0
         try:
-            with starting(context.options.command):
+            with starting(dependencies.options.command):
                 port = reserve_port()
-            command, file = await context.command(self._to, port)
-            child = await context.children.start(command, file, context.environment, context.output.on_line)
-            process = ListeningProcess(child, command, port, context.options)
+            command, file = await dependencies.command(self._to, port)
+            child = await dependencies.children.start(
+                command, file, dependencies.environment, dependencies.output.on_line
+            )
+            process = ListeningProcess(child, command, port, dependencies.options)
             await process.wait_ready()
         except BaseException as error:
             release_port(port)
@@ -160,7 +162,7 @@ class LocalPortConnector:
                 process.child.kill()
             if isinstance(error, TunnelError):
                 self._retry.failed(error)
-                context.on_change()
+                dependencies.on_change()
             raise
         else:
             self._retry.started()
@@ -181,5 +183,5 @@ class LocalPortConnector:
         process.close_unused()
         self._processes.remove(process)
         if not self._processes:
-            self._retry.failed(exit_error(command, process.child, self._context.options.login_exit_codes))
-        self._context.on_change()
+            self._retry.failed(exit_error(command, process.child, self._dependencies.options.login_exit_codes))
+        self._dependencies.on_change()

@@ -37,12 +37,12 @@ class StdioConnector:
 
     Args:
         to: The target.
-        context: The options and helpers that all connectors of the link share.
+        dependencies: The options and helpers that all connectors of the link share.
     """
 
-    def __init__(self, to: HostPort, context: ConnectorDependencies) -> None:
+    def __init__(self, to: HostPort, dependencies: ConnectorDependencies) -> None:
         self._to = to
-        self._context = context
+        self._dependencies = dependencies
         self._streams: dict[StdioStream, StallTimer] = {}
         """The streams of the running processes."""
         self._tested: tuple[StdioStream, float] | None = None
@@ -93,10 +93,10 @@ class StdioConnector:
         self._close_unused(now)
         for stream, timer in self._streams.items():
             silence = timer.update(now, stream.last_progress(now), waits=stream.unread > 0)
-            if silence >= self._context.options.lost:
+            if silence >= self._dependencies.options.lost:
                 log.warning(
                     "killing a program that does not respond",
-                    extra={"program": self._context.name, "target": str(self._to), "seconds": round(silence)},
+                    extra={"program": self._dependencies.name, "target": str(self._to), "seconds": round(silence)},
                 )
                 stream.child.kill()
 
@@ -150,16 +150,16 @@ class StdioConnector:
             return
         if not stream.has_output and await stream.child.exits_within(EXIT_DELAY):
             self._streams.pop(stream, None)  # remove the stream, so that `_wait` does not count the failure again
-            error = exit_error(stream.command, stream.child, self._context.options.login_exit_codes)
+            error = exit_error(stream.command, stream.child, self._dependencies.options.login_exit_codes)
             self._on_failure(error)
             raise error
 
     async def _open(self) -> StdioStream:
-        context = self._context
+        dependencies = self._dependencies
         try:
-            command, file = await context.command(self._to)
+            command, file = await dependencies.command(self._to)
             stream = await StdioStream.start(
-                context.children, command, file, context.environment, context.output.on_line
+                dependencies.children, command, file, dependencies.environment, dependencies.output.on_line
             )
         except TunnelError as error:
             self._on_failure(error)
@@ -177,7 +177,7 @@ class StdioConnector:
         code = await stream.child.wait()
         if self._streams.pop(stream, None) is None:
             return
-        login_exit_codes = self._context.options.login_exit_codes
+        login_exit_codes = self._dependencies.options.login_exit_codes
         if stream.received or stream.has_output:
             self._has_worked = True
             self._retry.delivered()
@@ -191,4 +191,4 @@ class StdioConnector:
     def _on_failure(self, error: TunnelError) -> None:
         self._has_worked = False
         self._retry.failed(error)
-        self._context.on_change()
+        self._dependencies.on_change()

@@ -61,5 +61,5 @@ class Backend(Protocol):
             phases: Receives the durations of the probe's phases.
 
         Raises:
-            TargetUnreachableError: The target cannot be used.
+            TargetAccessError: The target cannot be used.
         """

@@ -22,7 +22,7 @@ class EngineEventHandler:
 
     Args:
         inspections: The cached inspections. When a container starts, its last start is removed from the cache.
-        directory: Maps addresses to containers. The reader removes containers that exit or leave a network.
+        registry: Maps addresses to containers. The reader removes containers that exit or leave a network.
         revivals: Records the signals that other clients send to containers.
         requested: IDs of the containers that the gateway is starting. Their signals are not recorded.
     """
@@ -30,12 +30,12 @@ class EngineEventHandler:
     def __init__(
         self,
         inspections: InspectionCache,
-        directory: ConsumerRegistry,
+        registry: ConsumerRegistry,
         revivals: StartAttempts,
         requested: Collection[str],
     ) -> None:
         self._inspections = inspections
-        self._directory = directory
+        self._registry = registry
         self._revivals = revivals
         self._requested = requested
         self.changed = asyncio.Event()
@@ -61,12 +61,12 @@ class EngineEventHandler:
                     self._inspections.forget_start(container)
                 record_event(event, self._revivals, self._requested)
                 if action in _END_EVENTS:
-                    self._directory.forget(container)
+                    self._registry.forget(container)
             else:
                 # A failed start causes no event of the container, only events of its networks and volumes.
                 self._inspections.expire_start(str(event.get("Actor", {}).get("Attributes", {}).get("container", "")))
                 if action == "disconnect":
-                    self._directory.forget(engine.flavor.disconnected_container(event))
+                    self._registry.forget(engine.flavor.disconnected_container(event))
             self.changed.set()
 
     async def wait(self, at_most: float, watching: "asyncio.Task[None]") -> None:

@@ -28,7 +28,7 @@ they do not resolve."""
 
 
 @dataclass(frozen=True)
-class AccessRequestedByLabels:
+class RequestedAccess:
     """The networks, backends and aliases that a container or service requests by its labels.
 
     Args:
@@ -49,7 +49,7 @@ class AccessRequestedByLabels:
 
 def read(
     labels: Mapping[str, str], prefix: str, instance: str, backends: Iterable[str], *, granted: bool = False
-) -> tuple[AccessRequestedByLabels | None, list[str]]:
+) -> tuple[RequestedAccess | None, list[str]]:
     """Parse labels. Return the request to this gateway (None if there is none), and a message for each error.
 
     Args:
@@ -81,7 +81,7 @@ def read(
     if wanted and not known & set(wanted):
         # None of the named backends exists. Return no request, because an empty list would select all backends.
         return None, problems
-    request = AccessRequestedByLabels(
+    request = RequestedAccess(
         networks=listed(mine.get("network", "")),
         backends=tuple(name for name in wanted if name in known),
         aliases=tuple(alias for alias in aliases if ALIAS.fullmatch(alias)),
@@ -155,20 +155,20 @@ def _similar(name: str, known: Collection[str]) -> str:
     return f": did you mean {close[0]!r}?" if close else ""
 
 
-def by_rules(name: str, labels: Mapping[str, str], rules: Iterable[AttachRule]) -> AccessRequestedByLabels | None:
+def by_rules(name: str, labels: Mapping[str, str], rules: Iterable[AttachRule]) -> RequestedAccess | None:
     """Return the request of the first matching rule in `docker.attach`; None if no rule matches."""
     for rule in rules:
         named = not rule.names or any(fnmatch.fnmatchcase(name, pattern) for pattern in rule.names)
         if named and all(_has(labels, label) for label in rule.labels) and (rule.names or rule.labels):
-            return AccessRequestedByLabels(rule.networks, rule.backends, rule.aliases, rule.on_stop == "detach")
+            return RequestedAccess(rule.networks, rule.backends, rule.aliases, rule.on_stop == "detach")
     return None
 
 
-def with_grants(request: AccessRequestedByLabels, given: GrantedAccess, *, explicit: bool) -> AccessRequestedByLabels:
+def with_grants(request: RequestedAccess, given: GrantedAccess, *, explicit: bool) -> RequestedAccess:
     """Return a copy of the request. If the request lists no backends or aliases, use those of the grants.
 
     Args:
-        request: The request by labels.
+        request: The requested access.
         given: The access by grants.
         explicit: Whether the label `enable` is set. A request without backends then means all backends, so the
             backends of the grants do not replace them.
@@ -178,12 +178,12 @@ def with_grants(request: AccessRequestedByLabels, given: GrantedAccess, *, expli
 
 
 def only_granted(
-    request: AccessRequestedByLabels, given: GrantedAccess | None, closed: Collection[str]
-) -> tuple[AccessRequestedByLabels, list[str]]:
+    request: RequestedAccess, given: GrantedAccess | None, closed: Collection[str]
+) -> tuple[RequestedAccess, list[str]]:
     """Remove the networks, backends and aliases that grants do not allow. Return a message for each removed item.
 
     Args:
-        request: The request by labels.
+        request: The requested access.
         given: The access by grants; None if no grant matches.
         closed: The configured networks on which no granted backend is available.
     """

@@ -1,4 +1,4 @@
-"""Determines the names of the separate networks that the option `per: project` creates."""
+"""Determines the names of the per-project networks that the option `per: project` creates."""
 
 import re
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ def group(name: str, labels: Mapping[str, str]) -> str:
 def network_of(configured: str, options: NetworkOptions, name: str, labels: Mapping[str, str]) -> str:
     """Return the actual name of a configured network for a container or service.
 
-    With `per: project`, this is the name of the separate network of the container's or service's project.
+    With `per: project`, this is the name of the per-project network of the container's or service's project.
 
     Args:
         configured: The configured name.

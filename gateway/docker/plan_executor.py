@@ -34,7 +34,7 @@ class PlanExecutor:
     Args:
         ownership: The ownership record, to which each endpoint is added before it is created.
         detach_limiter: Counts detached endpoints.
-        directory: The consumer directory. The executor removes detached containers from it.
+        registry: The consumer registry. The executor removes detached containers from it.
         log_limiter: Limits how many lines are logged.
         recorder: Records each write in the audit log.
         changed: Called after writes, to request a snapshot.
@@ -47,7 +47,7 @@ class PlanExecutor:
         self,
         ownership: OwnershipRecord,
         detach_limiter: DetachLimiter,
-        directory: ConsumerRegistry,
+        registry: ConsumerRegistry,
         log_limiter: PlanLogLimiter,
         recorder: AuditRecorder,
         changed: Callable[[], None],
@@ -57,7 +57,7 @@ class PlanExecutor:
     ) -> None:
         self._ownership = ownership
         self._detach_limiter = detach_limiter
-        self._directory = directory
+        self._registry = registry
         self._log_limiter = log_limiter
         self._recorder = recorder
         self._changed = changed
@@ -131,7 +131,7 @@ class PlanExecutor:
             self._ownership.add(action.container_id, action.network)
         if action.verb in (ActionKind.DISCONNECT, ActionKind.REATTACH):
             self.seen.discard((action.container_id, action.network))
-            self._directory.forget(action.container_id)
+            self._registry.forget(action.container_id)
         extra = {"action": action.verb, "network": action.network, "container": action.container, "why": action.why}
         self.writes[action.verb] += 1
         if action.verb in REVIVALS:

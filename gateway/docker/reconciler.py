@@ -83,7 +83,7 @@ class Reconciler:
             starting=lambda: self._executor.starter.requested,
         )
         self._detach_limiter = DetachLimiter(options.max_detaches, options.resync)
-        self.directory = ConsumerRegistry(self.trigger)
+        self.registry = ConsumerRegistry(self.trigger)
         self.observed: EngineSnapshot | None = None
         self.plan = Plan()
         self.observed_at: float | None = None
@@ -94,7 +94,7 @@ class Reconciler:
         self._executor = PlanExecutor(
             self._ownership,
             self._detach_limiter,
-            self.directory,
+            self.registry,
             self._log_limiter,
             recorder or AuditRecorder(),
             self.trigger,
@@ -105,7 +105,7 @@ class Reconciler:
         self._failures, self.revivals = self._executor.failures, self._executor.revivals
         self._schedule = ActionSchedule(self._executor.starter, self._failures, self.revivals)
         self._events = EngineEventHandler(
-            self._observer.inspections, self.directory, self.revivals, self._executor.starter.requested
+            self._observer.inspections, self.registry, self.revivals, self._executor.starter.requested
         )
         self.writes, self.errors = self._executor.writes, self._executor.errors
         self.settled = asyncio.Event()
@@ -219,7 +219,7 @@ class Reconciler:
         if once:
             observed = as_running_gateway(desired, observed)
         sources = client_networks(observed, self._options)
-        self.directory.update(observed.containers, began, sources, self._options.grants, strict=desired.strict)
+        self.registry.update(observed.containers, began, sources, self._options.grants, strict=desired.strict)
         if self._ownership.adopting:
             self._ownership.adopt(marked_endpoints(desired, observed))
         there = {each.id for each in observed.containers}

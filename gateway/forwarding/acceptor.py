@@ -67,7 +67,7 @@ class Acceptor:
         self.accepted = 0
         self.rejected: Tally = Tally()
         """Number of clients rejected before they were connected to a target, by reason."""
-        self.reserve = CancelRequestSlots()
+        self.cancel_slots = CancelRequestSlots()
         """The clients that exceed a limit, but might send a cancel request."""
         self.pending: set[asyncio.Task[None] | None] = set()
         """Tasks of clients that are not connected to a target yet."""
@@ -125,7 +125,7 @@ class Acceptor:
             ClientSourceAddress.of(sock) if admission.needs_source or self._client_events.enabled else _ANY_SOURCE
         )
         client.record = self._client_events.accepted(source)
-        refusal = admission.refusal(source, self.active - len(self.reserve))
+        refusal = admission.refusal(source, self.active - len(self.cancel_slots))
         if refusal is not None:
             self._refuse_or_reserve(client, refusal)
             return
@@ -159,7 +159,7 @@ class Acceptor:
             self._refuse(client, refusal, usage)
             return
         task = self._start_task(self.group, client, lambda client: self._connect_cancel_request(client, over_limit))
-        self.reserve.add(task, over_limit.address)
+        self.cancel_slots.add(task, over_limit.address)
 
     def _cancel_candidate(
         self, client: PendingClient, refusal: RefusalReason, usage: UsageCounters | None
@@ -168,7 +168,7 @@ class Acceptor:
         source = (
             ClientSourceAddress.of(client.sock) if self._dialer.knows_cancel_requests and refusal in _LIMITS else None
         )
-        room = source is not None and self.reserve.has_room(source.address)
+        room = source is not None and self.cancel_slots.has_room(source.address)
         if source is None or not room or self.admission.refusal(source, 0) is not None:
             return None
         return _OverLimitClient(refusal, source.address, usage)
@@ -183,7 +183,7 @@ class Acceptor:
 
         def on_done(task: asyncio.Task[None]) -> None:
             self.pending.discard(task)
-            self.reserve.remove(task)
+            self.cancel_slots.remove(task)
             client.reset()
 
         def on_cancelled_before_start(task: asyncio.Task[None]) -> None:
@@ -228,7 +228,7 @@ class Acceptor:
         if refused is None:
             await self._join(client)
         elif (over_limit := self._cancel_candidate(client, *refused)) is not None:
-            self.reserve.add(asyncio.current_task(), over_limit.address)
+            self.cancel_slots.add(asyncio.current_task(), over_limit.address)
             await self._connect_cancel_request(client, over_limit)
         else:
             self._refuse(client, *refused)

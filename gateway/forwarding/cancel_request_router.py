@@ -5,7 +5,7 @@ import logging
 import socket
 
 from gateway.contracts.link import Stream
-from gateway.errors import DialError, FailureReason, TargetUnreachableError
+from gateway.errors import DialError, FailureReason, TargetAccessError
 from gateway.forwarding.disconnect_watcher import DisconnectWatcher
 from gateway.forwarding.target_with_uplink import TargetIdentity
 from gateway.query_cancel_protocol import (
@@ -54,9 +54,9 @@ class CancelRequestRouter:
         self._sessions: dict[TargetIdentity, set[CancelKeyTap]] = {}
         self._replies: dict[tuple[TargetIdentity, bytes], _CachedEncryptionReply] = {}
 
-    def login_tap(self) -> CancelKeyTap:
+    def cancel_key_tap(self) -> CancelKeyTap:
         """Return a tap for a new connection. The tap reads the session's cancel key from the login."""
-        return self._protocol.login_tap()
+        return self._protocol.cancel_key_tap()
 
     def add_session(self, target: TargetIdentity, login: CancelKeyTap) -> None:
         """Record that `target` serves the session whose login the tap `login` observes."""
@@ -174,7 +174,7 @@ async def send_copy(request: CancelRequest, target: TargetIdentity) -> None:
                 with await link.socket(target.target) as sock:
                     await loop.sock_sendall(sock, request.data)
                     await loop.sock_recv(sock, 1)
-    except (TargetUnreachableError, OSError, TimeoutError) as error:
+    except (TargetAccessError, OSError, TimeoutError) as error:
         log.debug("cancel request not copied", extra={"target": str(target.target), "detail": str(error)})
 
 
@@ -193,5 +193,5 @@ async def _send_encryption_request(request: EncryptionRequest, target: TargetIde
             with await link.socket(target.target) as sock:
                 await loop.sock_sendall(sock, request.request)
                 return await loop.sock_recv(sock, len(request.refusal))
-    except (TargetUnreachableError, OSError, TimeoutError):
+    except (TargetAccessError, OSError, TimeoutError):
         return b""  # if the target is unavailable, the dial for the client reports this later

@@ -4,7 +4,7 @@ from collections.abc import Hashable
 
 _MAX_CLIENTS = 32
 _MAX_PER_ADDRESS = _MAX_CLIENTS // 2
-"""Maximum number of clients with one address, so that idle clients with this address cannot fill the reserve."""
+"""Maximum number of clients with one address, so that idle clients with this address cannot fill all slots."""
 
 
 class CancelRequestSlots:
@@ -30,12 +30,12 @@ class CancelRequestSlots:
         self._addresses[key] = address
 
     def rekey(self, old: Hashable, new: Hashable) -> bool:
-        """Change a client's key from `old` to `new`. Return False if `old` is not in the reserve."""
+        """Change a client's key from `old` to `new`. Return False if `old` has no slot."""
         if old not in self._addresses:
             return False
         self._addresses[new] = self._addresses.pop(old)
         return True
 
     def remove(self, key: Hashable) -> None:
-        """Remove a client. Do nothing if the client is not in the reserve."""
+        """Remove a client. Do nothing if the client has no slot."""
         self._addresses.pop(key, None)

@@ -239,7 +239,7 @@ class Forward:
             client.slot.join(relay)
         record = self._client_events.joined(client.record)
         self._add(routed, relay, login, client.slot, record)
-        if self._acceptor.reserve.rekey(task, relay.ended):
+        if self._acceptor.cancel_slots.rekey(task, relay.ended):
             timer = asyncio.get_running_loop().call_later(_RESERVE_TIMEOUT, relay.abort, CloseReason.ABORTED)
             relay.ended.add_done_callback(lambda _: timer.cancel())
         if self._native is not None:
@@ -273,7 +273,7 @@ class Forward:
     def _ended(self, ended: asyncio.Future[CloseReason]) -> None:
         connection, close_reason = self._connections.remove(ended), ended.result()
         relay, routed = connection.relay, connection.routed
-        self._acceptor.reserve.remove(ended)
+        self._acceptor.cancel_slots.remove(ended)
         self._client_events.ended(connection.record, routed, relay, close_reason)
         if connection.login is not None and self._cancels is not None:
             self._cancels.remove_session(routed.identity, connection.login)

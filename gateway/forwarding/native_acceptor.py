@@ -109,7 +109,7 @@ class NativeAcceptor:
             and all(each.is_tcp for each in listeners)
         ):
             sockets = tuple(sock for each in listeners for sock in each.sockets)
-            make_tap = self._cancels.login_tap if self._cancels is not None else None
+            make_tap = self._cancels.cancel_key_tap if self._cancels is not None else None
             open_time = routed.uplink.channel_open
             rule = ClientAcceptRule(sockets, routed.target, admission.allow, self._latency, open_time, make_tap)
             self._listening = link.listen(rule, room, self)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from gateway.connection_tap import TapFactory
 from gateway.contracts.relay import Relay
 from gateway.contracts.tracing import DIAL, HOLD
-from gateway.errors import DialError, FailureReason, LinkLostError, TargetUnreachableError
+from gateway.errors import DialError, FailureReason, LinkLostError, TargetAccessError
 from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.cancel_request_router import CancelRequestRouter
 from gateway.forwarding.cancel_request_sender import join_cancel_request
@@ -162,7 +162,7 @@ class RetryingDialer:
             if self._cancels and (request := await self._cancel_request(client, None)) is not None:
                 return await self._join_cancel(client, request, dialer, latency)
             raise DialError(FailureReason.ROLE, _NO_PRIMARY)
-        failures: dict[TargetWithUplink, TargetUnreachableError] = {}
+        failures: dict[TargetWithUplink, TargetAccessError] = {}
         dialed = [each for each in routes if each.uplink.link is not None]
         for routed in dialed:
             client.enter(DIAL)
@@ -189,7 +189,7 @@ class RetryingDialer:
     ) -> DialResult:
         """Connect the client to a target over one path. Fail if the dial takes longer than `within` seconds."""
         started = time.perf_counter()
-        login = self._cancels.login_tap() if self._cancels else None
+        login = self._cancels.cancel_key_tap() if self._cancels else None
         tap = login or (self._make_tap(latency.observe) if self._make_tap else None)
         if routed.uplink.link is None:
             raise LinkLostError
@@ -239,7 +239,7 @@ class RetryingDialer:
                 each.cancel()
 
 
-def _failure(errors: list[TargetUnreachableError]) -> DialError:
+def _failure(errors: list[TargetAccessError]) -> DialError:
     """Return the last error. If a retry can fix none of the errors, return the last one as `_PermanentDialError`."""
     if not errors:
         return DialError(FailureReason.TUNNEL, "the link was lost")

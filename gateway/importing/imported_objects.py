@@ -27,8 +27,8 @@ def names_on_host(port: int) -> set[tuple[str, int]]:
 
 
 @dataclass(frozen=True)
-class SshCommandOrigin:
-    """The context in which an imported ssh command runs: its paths, and the addresses of its listeners.
+class SshCommandEnvironment:
+    """The environment in which an imported ssh command runs: its paths, and the addresses of its listeners.
 
     Args:
         where: The name of the command in the notes for the user.

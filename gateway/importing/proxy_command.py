@@ -43,7 +43,7 @@ class ParsedProxyCommand:
     url: str = ""
 
 
-def jump_or_proxy(command: str) -> ParsedProxyCommand:
+def parse_proxy_command(command: str) -> ParsedProxyCommand:
     """Return the jump host or the proxy of a `ProxyCommand`. Both fields are empty if the command is not recognized.
 
     Args:

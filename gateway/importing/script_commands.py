@@ -8,7 +8,7 @@ from gateway.importing.compose_value_parsers import words_of
 from gateway.importing.docker_commands import Volumes, import_docker
 from gateway.importing.env_file import EnvFileReader
 from gateway.importing.import_result import ImportResult
-from gateway.importing.imported_objects import ImportedContainer, SshCommandOrigin
+from gateway.importing.imported_objects import ImportedContainer, SshCommandEnvironment
 from gateway.importing.network_mounts import import_mount_command
 from gateway.importing.shell_parser import ShellCommand, read_script
 from gateway.importing.ssh_command import has_forward, import_command, schedule_length, ssh_program
@@ -107,7 +107,10 @@ def import_script(
         elif ssh_program(words) is not None:
             destination = next((word for word in words if re.fullmatch(r"[\w.-]+@[\w.${}-]+", word)), "")
             import_command(
-                words, SshCommandOrigin(f"{source}ssh {destination}".rstrip()), result, need_forward=form == "ssh"
+                words,
+                SshCommandEnvironment(f"{source}ssh {destination}".rstrip()),
+                result,
+                need_forward=form == "ssh",
             )
         elif line := _command_line(words):
             rest = redacted([word for word in words if word != line])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.importing.import_result import ImportResult
-from gateway.importing.imported_objects import SshCommandOrigin, home
+from gateway.importing.imported_objects import SshCommandEnvironment, home
 from gateway.importing.ssh_forward import port_number
 
 _KNOWN_HOSTS = "~/.ssh/known_hosts"
@@ -42,7 +42,11 @@ class SshHostConfig:
 
 
 def server_keys(
-    config: SshHostConfig, via: str | None, context: SshCommandOrigin, result: ImportResult, command: SshHostConfig
+    config: SshHostConfig,
+    via: str | None,
+    context: SshCommandEnvironment,
+    result: ImportResult,
+    command: SshHostConfig,
 ) -> dict[str, Any]:
     """Return the configuration keys of a tunnel to a server.
 
@@ -113,7 +117,7 @@ def _address(config: SshHostConfig, command: SshHostConfig) -> tuple[str, str, s
 
 
 def _login(
-    config: SshHostConfig, context: SshCommandOrigin, result: ImportResult, command: SshHostConfig
+    config: SshHostConfig, context: SshCommandEnvironment, result: ImportResult, command: SshHostConfig
 ) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     given = config.all("identityfile") or command.all("identityfile")
@@ -141,7 +145,7 @@ def _paths(
     keyword: str,
     values: list[str],
     config: SshHostConfig,
-    context: SshCommandOrigin,
+    context: SshCommandEnvironment,
     result: ImportResult,
     command: SshHostConfig,
 ) -> list[str]:
@@ -153,7 +157,7 @@ def _path(
     keyword: str,
     value: str,
     config: SshHostConfig,
-    context: SshCommandOrigin,
+    context: SshCommandEnvironment,
     result: ImportResult,
     command: SshHostConfig,
 ) -> str:

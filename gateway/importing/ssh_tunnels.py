@@ -6,8 +6,8 @@ from typing import Any
 
 from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult, split_target
-from gateway.importing.imported_objects import ImportedForward, SshCommandOrigin
-from gateway.importing.proxy_command import jump_or_proxy, program
+from gateway.importing.imported_objects import ImportedForward, SshCommandEnvironment
+from gateway.importing.proxy_command import parse_proxy_command, program
 from gateway.importing.ssh_forward import read_forward
 from gateway.importing.ssh_host_config import SshHostConfig, destination_host, expand_tokens, server_keys
 from gateway.secret_redaction import hide_secrets
@@ -32,7 +32,7 @@ _ALGORITHMS = {
 
 def add_host(
     config: SshHostConfig,
-    context: SshCommandOrigin,
+    context: SshCommandEnvironment,
     result: ImportResult,
     look_up: Callable[[str], SshHostConfig] = SshHostConfig,
 ) -> str:
@@ -78,7 +78,7 @@ def add_host(
 
 def _path(
     config: SshHostConfig,
-    context: SshCommandOrigin,
+    context: SshCommandEnvironment,
     result: ImportResult,
     look_up: Callable[[str], SshHostConfig],
     command: SshHostConfig,
@@ -111,7 +111,7 @@ def _path(
             result.add_note(f"{context.where}: not needed with the gateway: {names[key]} {value}")
         return None, {}
     if key == "proxycommand":
-        proxy = jump_or_proxy(value)
+        proxy = parse_proxy_command(value)
         if proxy.url:
             keys = {"kind": "proxy", "url": proxy.url}
             return result.add_tunnel(keys, proxy.url.rpartition("//")[2].split(":")[0]), {}
@@ -134,7 +134,7 @@ def _path(
 
 
 def _program_keys(
-    command: str, config: SshHostConfig, context: SshCommandOrigin, result: ImportResult
+    command: str, config: SshHostConfig, context: SshCommandEnvironment, result: ImportResult
 ) -> dict[str, Any]:
     """Return the configuration keys for a ProxyCommand that uses neither a jump host nor a proxy.
 

@@ -6,7 +6,7 @@ Times are seconds since the epoch.
 from dataclasses import dataclass, field
 
 ATTACHMENT_STATES = ("attached", "pending", "drifted", "blocked")
-DEAD_CAUSES = ("volume", "network", "namespace")
+UNAVAILABLE_CAUSES = ("volume", "network", "namespace")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from prometheus_client.samples import Sample
 
 from gateway.contracts.states import TunnelState
 from gateway.ops.backend_metrics import backend_metrics, check_metrics, consumer_metrics, path_metrics
-from gateway.ops.docker_views import ATTACHMENT_STATES, DEAD_CAUSES, DockerView
+from gateway.ops.docker_views import ATTACHMENT_STATES, UNAVAILABLE_CAUSES, DockerView
 from gateway.ops.kind_specific_metrics import target_fact_metrics, tunnel_fact_metrics
 from gateway.ops.status_views import CertificateView, ServiceView, TunnelView
 
@@ -179,7 +179,7 @@ def _docker(view: DockerView | None) -> Iterator[Metric]:
         labels=["reason"],
     )
     if view is not None:
-        for cause in DEAD_CAUSES:
+        for cause in UNAVAILABLE_CAUSES:
             unavailable.add_metric(
                 [cause], sum(each.cause == cause and not each.is_excluded for each in view.unavailable)
             )

@@ -16,7 +16,7 @@ from gateway.ops.status_views import ServiceView
 
 if TYPE_CHECKING:
     from gateway.ops.page.cached_page import CachedPage, RenderPage
-    from gateway.ops.page.page_elements import PageElements
+    from gateway.ops.page.page_parts import PageParts
     from gateway.ops.page.render import LazyPage
 
 _RENDERER = "gateway.ops.page.cached_page"
@@ -48,7 +48,7 @@ class PageHandlers:
     async def index(self, request: web.Request) -> web.Response:
         """Respond with the status page."""
 
-        def render(view: ServiceView, parts: "PageElements") -> "LazyPage":
+        def render(view: ServiceView, parts: "PageParts") -> "LazyPage":
             from gateway.ops.page.render import render_index  # noqa: PLC0415 - lazy import
 
             service = self._service
@@ -60,7 +60,7 @@ class PageHandlers:
         """Respond with the page of one backend."""
         name = request.match_info["name"]
 
-        def render(view: ServiceView, parts: "PageElements") -> "LazyPage | None":
+        def render(view: ServiceView, parts: "PageParts") -> "LazyPage | None":
             from gateway.ops.page.render import render_backend  # noqa: PLC0415 - lazy import
 
             service = self._service
@@ -75,7 +75,7 @@ class PageHandlers:
     async def fleet(self, request: web.Request) -> web.Response:
         """Respond with the page of the fleet."""
 
-        def render(view: ServiceView, parts: "PageElements") -> "LazyPage":
+        def render(view: ServiceView, parts: "PageParts") -> "LazyPage":
             from gateway.ops.page.render import render_fleet  # noqa: PLC0415 - lazy import
 
             return render_fleet(view, self._service.fleet(), time.time(), parts)

@@ -1,6 +1,6 @@
 """A helper program: kills the gateway's child process groups when the gateway exits.
 
-Usage: `python group_watchdog.py`
+Usage: `python process_group_watchdog.py`
 
 The kernel kills a child process when its parent exits (PR_SET_PDEATHSIG in prctl(2)), but not the processes that the
 child has started. Therefore, the gateway runs this program, and writes the IDs of process groups to its standard

@@ -13,7 +13,7 @@ from gateway.processes.program_permissions import lookup_steps, program_writers
 
 
 class VerifiedProgram(NamedTuple):
-    """A checked program: the path in the configuration, and the executable file to which it resolves.
+    """A verified program: the path in the configuration, and the executable file to which it resolves.
 
     Args:
         name: The absolute path at which the program was found. It can be a symbolic link. The program gets it as

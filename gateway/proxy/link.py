@@ -9,7 +9,7 @@ from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link, LinkStatus, Stream
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.relay import Relay
-from gateway.errors import DialError, FailureReason, LinkLostError, TargetUnreachableError, TunnelError
+from gateway.errors import DialError, FailureReason, LinkLostError, TargetAccessError, TunnelError
 from gateway.metric_types import Histogram
 from gateway.proxy import http_connect, socks5
 from gateway.proxy.connection import proxy_connection
@@ -144,10 +144,10 @@ class ProxyLink:
             await asyncio.sleep(self._options.interval)
             try:
                 await self.probe()
-            except TargetUnreachableError as error:
+            except TargetAccessError as error:
                 self._mark_lost(error)
 
-    def _mark_lost(self, error: TargetUnreachableError) -> None:
+    def _mark_lost(self, error: TargetAccessError) -> None:
         if not self._lost.done():
             self._lost.set_result(TunnelError(error.reason, error.detail))
 

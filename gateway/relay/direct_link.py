@@ -55,7 +55,7 @@ class DirectLink:
         raise AssertionError
 
 
-class NullTunnel:
+class DirectLinkTunnel:
     """Replaces a tunnel if the gateway dials directly; implements `gateway.contracts.tunnel.Tunnel`."""
 
     far_side = "this host"

@@ -33,7 +33,7 @@ has then sent no data for this number of seconds."""
 _tasks: set[asyncio.Task[None]] = set()
 
 
-class _TargetToClientResult(enum.Enum):
+class _DownloadResult(enum.Enum):
     """How a download ended."""
 
     COMPLETE = enum.auto()
@@ -114,16 +114,14 @@ class StreamBridge:
             if isinstance(failure, Exception):
                 raise failure
 
-    async def _wait_for_both(
-        self, upload: "asyncio.Task[bool]", download: "asyncio.Task[_TargetToClientResult]"
-    ) -> None:
+    async def _wait_for_both(self, upload: "asyncio.Task[bool]", download: "asyncio.Task[_DownloadResult]") -> None:
         """Wait until both directions have ended, or until one direction can no longer make progress."""
         await asyncio.wait({upload, download}, return_when=asyncio.FIRST_COMPLETED)
-        if not upload.done() and download.result() is _TargetToClientResult.COMPLETE:
+        if not upload.done() and download.result() is _DownloadResult.COMPLETE:
             # After end-of-file, no read is pending that would report a reset of the stream, so poll for a reset.
             while not (upload.done() or self._far.was_reset):
                 await asyncio.wait({upload}, timeout=_POLL_INTERVAL)
-        elif not upload.done() and download.result() is _TargetToClientResult.UNREAD:
+        elif not upload.done() and download.result() is _DownloadResult.UNREAD:
             await self._wait_for_upload(upload)
         if not self._far.supports_half_close:
             await self._wait_for_download(download, _SILENCE_TIMEOUT)
@@ -140,9 +138,7 @@ class StreamBridge:
             before = self._uploaded
             await asyncio.wait({upload}, timeout=LINGER_TIMEOUT)
 
-    async def _wait_for_download(
-        self, download: "asyncio.Task[_TargetToClientResult]", silence_timeout: float
-    ) -> None:
+    async def _wait_for_download(self, download: "asyncio.Task[_DownloadResult]", silence_timeout: float) -> None:
         """Wait for the rest of the download. Return early if the user closes its socket.
 
         Args:
@@ -181,7 +177,7 @@ class StreamBridge:
         except OSError:  # the user closed its socket before reading all data; all data from the user has arrived
             return b""
 
-    async def _download(self) -> _TargetToClientResult:
+    async def _download(self) -> _DownloadResult:
         """Copy data from the far side to the user. Return how the download ended."""
         loop = asyncio.get_running_loop()
         while True:
@@ -189,30 +185,30 @@ class StreamBridge:
             try:
                 data = await self._far.read()
             except OSError:
-                return _TargetToClientResult.BROKEN
+                return _DownloadResult.BROKEN
             self._reading_since = None
             try:
                 if not data:
                     self._inner.shutdown(socket.SHUT_WR)
-                    return _TargetToClientResult.COMPLETE
+                    return _DownloadResult.COMPLETE
                 await loop.sock_sendall(self._inner, data)
             except OSError:
-                return _TargetToClientResult.UNREAD
+                return _DownloadResult.UNREAD
 
     def _close(self, *, uploaded: bool, downloaded: object) -> None:
-        if downloaded is _TargetToClientResult.BROKEN or downloaded is None:
+        if downloaded is _DownloadResult.BROKEN or downloaded is None:
             self._broken = True
         discarded = _discard_unread(self._inner)
-        if downloaded is _TargetToClientResult.COMPLETE and (discarded or not uploaded):
+        if downloaded is _DownloadResult.COMPLETE and (discarded or not uploaded):
             self.on_upload_lost()
         self._inner.close()
-        if uploaded and downloaded is not _TargetToClientResult.BROKEN:
+        if uploaded and downloaded is not _DownloadResult.BROKEN:
             self._far.close()
         else:
             self._far.abort()
 
 
-def _result(task: "asyncio.Task[bool] | asyncio.Task[_TargetToClientResult]") -> object:
+def _result(task: "asyncio.Task[bool] | asyncio.Task[_DownloadResult]") -> object:
     """Return the result or the exception of a task; None if the task was cancelled or is still running."""
     return None if not task.done() or task.cancelled() else task.exception() or task.result()
 

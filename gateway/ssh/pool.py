@@ -51,7 +51,7 @@ class SshConnectionPool:
     Args:
         options: The tunnel's options.
         network: The network in which the addresses of the targets are valid.
-        dial: Opens a connection. It raises `TargetUnreachableError` if it fails.
+        dial: Opens a connection. It raises `TargetAccessError` if it fails.
         progress: Called when all connections have become silent, and when one of them receives data again.
     """
 
@@ -241,31 +241,31 @@ class SshConnectionPool:
             )
             for connection in alive
         ]  # fmt: skip
-        actions = evaluate(pool, self._options.keepalive, self._target_size)
-        usable_before, self._usable = self._usable, [alive[at] for at in actions.usable]
+        decision = evaluate(pool, self._options.keepalive, self._target_size)
+        usable_before, self._usable = self._usable, [alive[at] for at in decision.usable]
         self._listeners.update(self._usable)
         for at, connection in enumerate(alive):
-            connection.stalled = at in actions.suspect and (connection.stalled or at in actions.stalled)
+            connection.stalled = at in decision.suspect and (connection.stalled or at in decision.stalled)
             if not connection.stalled:
                 connection.silence_at_recovery = 0.0
             elif self._usable and not connection.silence_at_recovery:
                 connection.silence_at_recovery = pool[at].silence
-        for at in actions.abort:
+        for at in decision.abort:
             alive[at].abort(f"silent for {pool[at].silence:.0f} s")
         if self._usable:
-            for at in (*actions.suspect, *actions.slow):
+            for at in (*decision.suspect, *decision.slow):
                 alive[at].fail_over_opens()
-        for at in actions.close:
+        for at in decision.close:
             # Do not close a connection that was usable until now: the native engine can have opened a channel on this
             # connection just before the listeners were updated.
             if alive[at] not in usable_before:
                 alive[at].start_closing()
-        if actions.dial:
+        if decision.dial:
             self._dialer.wake()
         else:
             self._dialer.last_error = ""
-        all_silent = bool(actions.suspect) and not self._usable
-        self._report_silence(min(pool[at].silence for at in actions.suspect) if all_silent else None)
+        all_silent = bool(decision.suspect) and not self._usable
+        self._report_silence(min(pool[at].silence for at in decision.suspect) if all_silent else None)
 
     def _report_silence(self, silence: float | None) -> None:
         """Report the tunnel as suspect if all connections are silent, and as up when one of them receives data again.

@@ -46,7 +46,7 @@ class ConnectionHealth:
 
 @dataclass(frozen=True)
 class PoolDecision:
-    """The actions that a pool must take. Each list contains the indexes of connections in the pool.
+    """What a pool must do, decided from the health of its connections. Lists contain connection indexes.
 
     Args:
         usable: Connections that can get new channels.

@@ -18,7 +18,7 @@ from gateway.ssh.pooled_connection import PooledConnection
 
 
 class SshForwardingListenerHandler(NativeListenerHandler, Protocol):
-    """Handles the clients and the channels of a `SshForwardingListener`."""
+    """Handles the clients and the channels of an `SshForwardingListener`."""
 
     def adopt(self, connection: PooledConnection, channel: SshChannel) -> None:
         """Count a channel that the native engine has opened on `connection`. Called before `on_joined`."""

@@ -11,7 +11,7 @@ from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link, LinkNetworkId, Stream
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.relay import Relay
-from gateway.errors import DialError, FailureReason, LinkLostError, TargetUnreachableError
+from gateway.errors import DialError, FailureReason, LinkLostError, TargetAccessError
 from gateway.metric_types import Histogram
 
 _NEXT_TUNNEL_AFTER = 2.0
@@ -69,10 +69,10 @@ class FailoverLink:
             within: Time limit for all dials together, in seconds.
 
         Raises:
-            TargetUnreachableError: All dials failed. The error is that of the last dial.
+            TargetAccessError: All dials failed. The error is that of the last dial.
         """
         deadline = time.monotonic() + within
-        failure: TargetUnreachableError = LinkLostError("none of the tunnels is open")
+        failure: TargetAccessError = LinkLostError("none of the tunnels is open")
         open_tunnels = [(tunnel, tunnel.link) for tunnel in self._tunnels if tunnel.link is not None]
         for tunnel, link in open_tunnels:
             is_last = tunnel is open_tunnels[-1][0]

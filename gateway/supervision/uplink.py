@@ -20,7 +20,7 @@ from gateway.backoff import QUARANTINE, RECONNECT, Backoff
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenedTunnel, Tunnel
-from gateway.errors import FailureReason, TargetUnreachableError, TunnelError
+from gateway.errors import FailureReason, TargetAccessError, TunnelError
 from gateway.metric_types import Histogram, Tally
 from gateway.supervision.failover_link import FailoverLink
 from gateway.supervision.tunnel_state_describer import describe_all
@@ -100,7 +100,7 @@ class Uplink:
                     reconnect.succeeded(lasted)
                     quarantine.attempts = 0
                     raise cause
-                except TargetUnreachableError as error:
+                except TargetAccessError as error:
                     if is_being_cancelled():
                         raise asyncio.CancelledError from error  # raised while the cancelled task closed the tunnel
                     fatal = isinstance(error, TunnelError) and error.fatal

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
-from gateway.errors import TargetUnreachableError
+from gateway.errors import TargetAccessError
 from gateway.vpn.link import VpnLink
 
 
@@ -18,7 +18,7 @@ async def background_tasks(link: VpnLink, *jobs: Coroutine[Any, Any, None]) -> A
         jobs: The coroutines to run as tasks.
 
     Raises:
-        Exception: A task failed with an exception that is not a `TargetUnreachableError`. This function raises the
+        Exception: A task failed with an exception that is not a `TargetAccessError`. This function raises the
             exception when the block exits.
     """
     tasks = [asyncio.create_task(job) for job in jobs]
@@ -36,5 +36,5 @@ async def background_tasks(link: VpnLink, *jobs: Coroutine[Any, Any, None]) -> A
             task.cancel()
         await asyncio.wait(tasks)
         for task in tasks:
-            if not task.cancelled() and not isinstance(task.exception(), TargetUnreachableError | None):
+            if not task.cancelled() and not isinstance(task.exception(), TargetAccessError | None):
                 task.result()

@@ -10,7 +10,7 @@ from typing import Self
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link
 from gateway.contracts.relay import Relay
-from gateway.errors import TargetUnreachableError
+from gateway.errors import TargetAccessError
 from gateway.metric_types import Histogram
 from gateway.relay.dial_retry import retry_dial
 from gateway.relay.sockets import reset, tune
@@ -63,7 +63,7 @@ class LocalForward:
         try:
             if target is not None:
                 relay = await retry_dial(lambda within: self._via.join(client, target, Histogram(), within))
-        except TargetUnreachableError as error:
+        except TargetAccessError as error:
             log.warning("cannot reach %s through %s: %s", target, self._via.network, error)
         finally:
             if relay is None:

@@ -2,7 +2,8 @@
 
 OpenVPN never reads the operator's file. The gateway parses each directive (`openvpn_parser.py`), checks the directive
 (`openvpn_directive_policy.py`), and writes it to the generated file. The generated file contains inline blocks
-instead of references to files (`openvpn_blocks.py`). OpenVPN and the gateway parse the generated file identically.
+(`openvpn_inline_blocks.py`) instead of references to files. OpenVPN and the gateway parse the generated file in the
+same way.
 
 This module does no I/O. A callback reads the files to which directives refer.
 """

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from gateway.backend_support.postgres_cancel_protocol import PostgresLoginTap
+from gateway.backend_support.postgres_cancel_protocol import PostgresCancelKeyTap
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link
 from gateway.demo.postgres import Postgres, available
@@ -310,7 +310,7 @@ def recording(port: int, keys: list[bytes]) -> Behavior:
     """Forward each connection to `port`, and record the key of its cancel request."""
 
     def carry(client: socket.socket) -> None:
-        login = PostgresLoginTap()
+        login = PostgresCancelKeyTap()
         with socket.create_connection(("127.0.0.1", port), timeout=30) as server:
 
             def back() -> None:
@@ -386,14 +386,14 @@ async def reached(path: str, bastion: Bastion) -> Any:
         yield link
 
 
-class Endless(PostgresLoginTap):
+class Endless(PostgresCancelKeyTap):
     """A tap that never finishes."""
 
     finished = property(lambda _: False, lambda *_: None)
 
 
 @contextlib.asynccontextmanager
-async def joined(link: Link, server: Postgres, latency: Histogram, tap: PostgresLoginTap) -> Any:
+async def joined(link: Link, server: Postgres, latency: Histogram, tap: PostgresCancelKeyTap) -> Any:
     """Open a session, and wait for its login; yield the session and its relay."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
@@ -413,7 +413,7 @@ async def joined(link: Link, server: Postgres, latency: Histogram, tap: Postgres
 async def test_the_tap_is_dropped_after_the_login(
     shared_bastion: Bastion, servers: tuple[Postgres, Postgres], path: str
 ) -> None:
-    server, latency, login = servers[0], Histogram(), PostgresLoginTap()
+    server, latency, login = servers[0], Histogram(), PostgresCancelKeyTap()
     link: Link
     async with reached(path, shared_bastion) as link, asyncio.timeout(40):
         async with joined(link, server, latency, login) as (session, relay):

@@ -23,7 +23,7 @@ import pytest
 
 from gateway.contracts.config_types import HostPort
 from gateway.demo.process import ServerProcess, find, free_port
-from gateway.errors import TargetUnreachableError
+from gateway.errors import TargetAccessError
 from gateway.metric_types import Histogram
 from gateway.relay.sockets import reset, tune
 from gateway.ssh import socket_transport, ssh_connection
@@ -160,7 +160,7 @@ async def forwarding(link: SshConnectionPool, to: int) -> AsyncIterator[int]:
     async def join(client: socket.socket) -> None:
         try:
             await link.join(client, HostPort("127.0.0.1", to), Histogram())
-        except (TargetUnreachableError, OSError):
+        except (TargetAccessError, OSError):
             reset(client)
 
     async def accept() -> None:

@@ -51,15 +51,11 @@ async def test_mysql(tls_mariadb: tuple[mariadb.MariaDB, certificates.Issued], t
         (HealthCheckTlsOptions(), None),
         (HealthCheckTlsOptions("require"), None),
         (HealthCheckTlsOptions("verify", authority.ca, certificates.NAME), None),
-        (
-            HealthCheckTlsOptions("verify", authority.ca),
-            FailureReason.TLS,
-        ),  # the certificate does not contain 127.0.0.1
+        # The certificate does not contain 127.0.0.1.
+        (HealthCheckTlsOptions("verify", authority.ca), FailureReason.TLS),
         (HealthCheckTlsOptions("verify", other.ca, certificates.NAME), FailureReason.TLS),
-        (
-            HealthCheckTlsOptions("verify", server_name=certificates.NAME),
-            FailureReason.TLS,
-        ),  # the system does not trust the authority
+        # The system does not trust the authority.
+        (HealthCheckTlsOptions("verify", server_name=certificates.NAME), FailureReason.TLS),
     ):
         result = await probe(mysql_backend(server, tls=tls), server.port, timeout=5)
         assert result.reason is reason, (tls, result.detail)

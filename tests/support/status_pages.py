@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from gateway.ops.events import StateChange
-from gateway.ops.page.page_elements import PageElements
+from gateway.ops.page.page_parts import PageParts
 from gateway.ops.page.render import LazyPage, document, render_backend, render_index
 from gateway.ops.status_views import BackendView, ConfigText, ServiceView
 from tests.support.status_views import NOW
 
 
-def whole_page(rendering: LazyPage, parts: PageElements) -> str:
+def whole_page(rendering: LazyPage, parts: PageParts) -> str:
     """Return a whole page as HTML, and set its items in `parts`, with which it was rendered."""
     parts.commit(list(rendering.items))
     return document(rendering.title, "", 0, parts.version, parts.html())
@@ -20,10 +20,10 @@ def status_page(
     events: Sequence[StateChange] = (),
     configuration: ConfigText | None = None,
     now: float = NOW,
-    parts: PageElements | None = None,
+    parts: PageParts | None = None,
 ) -> str:
     """Return the status page as HTML. `parts` are those of an earlier page; None if there is none."""
-    parts = parts or PageElements()
+    parts = parts or PageParts()
     return whole_page(render_index(view, events, configuration or {}, now, parts), parts)
 
 
@@ -34,5 +34,5 @@ def backend_page(
     configuration: ConfigText | None = None,
 ) -> str:
     """Return the page of a backend as HTML."""
-    parts = PageElements()
+    parts = PageParts()
     return whole_page(render_backend(view, shown, events, configuration or {}, NOW, parts), parts)

@@ -14,7 +14,7 @@ from gateway.contracts.states import CloseReason, HealthState, TunnelState
 from gateway.docker.plan import ActionKind
 from gateway.errors import FailureReason
 from gateway.forwarding.admission import RefusalReason
-from gateway.ops.docker_views import DEAD_CAUSES
+from gateway.ops.docker_views import UNAVAILABLE_CAUSES
 from gateway.remedies import TUNNEL_REMEDIES
 
 ROOT = Path(__file__).parents[2]
@@ -109,7 +109,7 @@ def _row_words(name: str) -> set[str]:
             | {FailureReason.TUNNEL},
         ),
         ("GatewayClientsRejected", set(RefusalReason)),
-        ("GatewayContainersDead", set(DEAD_CAUSES)),
+        ("GatewayContainersDead", set(UNAVAILABLE_CAUSES)),
         ("GatewayDockerErrors", set(ActionKind)),
     ],
 )

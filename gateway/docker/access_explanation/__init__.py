@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from gateway.docker.access_explanation.access_conditions import access_factors
+from gateway.docker.access_explanation.access_conditions import access_conditions
 from gateway.docker.access_explanation.explained_container import ExplainedContainer
 from gateway.docker.access_explanation.explanation import ExplainedBackend, Explanation
 from gateway.docker.access_explanation.reachability import reachability
@@ -35,4 +35,4 @@ def explain(
     """
     subject = ExplainedContainer(desired, observed, planned, container)
     found = [reachability(subject, each) for each in backends]
-    return Explanation(container.name, container.id, list(access_factors(subject)), found)
+    return Explanation(container.name, container.id, list(access_conditions(subject)), found)

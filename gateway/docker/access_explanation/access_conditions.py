@@ -1,4 +1,4 @@
-"""Lists the factors that determine which backends a container reaches, such as labels, grants and networks."""
+"""Lists the conditions that determine which backends a container reaches, such as labels, grants and networks."""
 
 from collections.abc import Iterator
 
@@ -7,8 +7,8 @@ from gateway.docker.access_explanation.explained_container import ExplainedConta
 from gateway.docker.access_explanation.explanation import AccessCondition
 
 
-def access_factors(subject: ExplainedContainer) -> Iterator[AccessCondition]:
-    """Yield each factor that determines which backends the container reaches, most important first."""
+def access_conditions(subject: ExplainedContainer) -> Iterator[AccessCondition]:
+    """Yield each condition that determines which backends the container reaches, most important first."""
     container, base = subject.container, subject.base
     yield AccessCondition("container", container.name, container.state)
     if base is None:

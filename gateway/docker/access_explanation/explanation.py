@@ -29,12 +29,12 @@ class ExplainedBackend:
 
 @dataclass(frozen=True)
 class AccessCondition:
-    """A factor that determines which backends a container reaches, such as a label or a network.
+    """A condition that determines which backends a container reaches, such as a label or a network.
 
     Args:
         part: The type: `container`, `network of` (another container), `label`, `grants`, `network` or `name`.
         name: The name of the label, network or container.
-        state: The state of the factor, in one or two words.
+        state: The state of the condition, in one or two words.
         why: Details.
     """
 

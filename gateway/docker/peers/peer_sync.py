@@ -38,7 +38,7 @@ class PeerSync:
         strict: Returns `gateway.strict`: whether containers are admitted only by rules in `docker.grants`, not by
             labels.
         observed: Returns the last snapshot of this node's engine.
-        directory: The consumers (containers that use backends) by address. `PeerSync` sends those of this node to
+        registry: The consumers (containers that use backends) by address. `PeerSync` sends those of this node to
             the peers, and adds those that peers send.
     """
 
@@ -49,14 +49,14 @@ class PeerSync:
         grants: tuple[Grant, ...],
         strict: Callable[[], bool],
         observed: Callable[[], EngineSnapshot | None],
-        directory: ConsumerRegistry,
+        registry: ConsumerRegistry,
     ) -> None:
         self._options = options
         self._instance = instance
         self._grants = grants
         self._strict = strict
         self._observed = observed
-        self._directory = directory
+        self._registry = registry
         self._dirty = asyncio.Event()
         self._mesh: PeerMesh | None = None
         self._problem = ""
@@ -70,7 +70,7 @@ class PeerSync:
     async def run(self, ready: Callable[[], None]) -> None:
         """Exchange reports until cancelled. Call `ready` after the secret is read, before peers are connected."""
         tls = await self._keys()
-        self._directory.watchers.append(self._wake)
+        self._registry.watchers.append(self._wake)
         try:
             async with asyncio.TaskGroup() as group:
                 mesh = self._mesh = PeerMesh(self._options, group, tls, self._dirty.set)
@@ -82,8 +82,8 @@ class PeerSync:
                     await wait_at_most(self._dirty, HEARTBEAT_INTERVAL)
         finally:
             self._mesh, self._reports = None, []
-            self._directory.watchers.remove(self._wake)
-            self._directory.update_remote({})
+            self._registry.watchers.remove(self._wake)
+            self._registry.update_remote({})
 
     @property
     def known(self) -> list[Peer]:
@@ -123,8 +123,8 @@ class PeerSync:
                 return found
 
     def _update(self, mesh: PeerMesh) -> None:
-        """Send this node's reports to peers if they changed, and add the consumers from peers to the directory."""
-        observed, here = self._observed(), self._directory.local
+        """Send this node's reports to peers if they changed, and add the consumers from peers to the registry."""
+        observed, here = self._observed(), self._registry.local
         if observed is not None and (observed is not self._encoded_from[0] or here is not self._encoded_from[1]):
             self._encoded_from = observed, here
             self._lines = {
@@ -141,4 +141,4 @@ class PeerSync:
             (each, before[id(each)] if id(each) in before else consumers_of(each, self._grants, strict=strict))
             for each in reports
         ]
-        self._directory.update_remote(merge_consumers(found for _, found in self._reports))
+        self._registry.update_remote(merge_consumers(found for _, found in self._reports))

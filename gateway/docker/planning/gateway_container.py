@@ -9,7 +9,7 @@ from gateway.docker.desired_state import OWNER_ALIAS_PREFIX, DesiredState
 from gateway.docker.gateway_addresses import choose, is_reserved
 from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction
 from gateway.docker.planning.plan_builder import PlanBuilder
-from gateway.docker.planning.unavailable_container_detection import safe_command
+from gateway.docker.planning.unavailable_container_builder import safe_command
 from gateway.docker.snapshot import RUNNING, Container, EngineSnapshot, NetworkEndpoint, NetworkInfo
 
 _NETWORK_ID = re.compile("[0-9a-f]{64}")

@@ -6,7 +6,7 @@ from gateway.docker.grants import PROJECT
 from gateway.docker.labels import revives
 from gateway.docker.per_project_network_names import configured_as
 from gateway.docker.planning.plan_builder import PlanBuilder
-from gateway.docker.planning.unavailable_container_detection import (
+from gateway.docker.planning.unavailable_container_builder import (
     unavailable_container,
     unavailable_container_to_recreate,
 )

@@ -1,4 +1,4 @@
-"""Replaces each configured network that has `per: project` with its separate networks. Does no I/O."""
+"""Replaces each configured network that has `per: project` with its per-project networks. Does no I/O."""
 
 from dataclasses import replace
 

@@ -7,7 +7,7 @@ from gateway.docker import labels
 from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.docker.desired_state import DesiredState, backends_on
 from gateway.docker.grants import GrantedAccess, granted, owner
-from gateway.docker.labels import AccessRequestedByLabels
+from gateway.docker.labels import RequestedAccess
 from gateway.docker.name_resolution import DnsNameTable
 from gateway.docker.options import NetworkOptions
 from gateway.docker.per_project_network_names import network_of
@@ -20,7 +20,7 @@ _MAX_LABEL_ERRORS = 10
 
 
 @dataclass(frozen=True)
-class AliasedContainer:
+class AliasHolder:
     """A container or service that holds an alias on a network.
 
     Args:
@@ -33,7 +33,7 @@ class AliasedContainer:
     owner: tuple[str, str]
     listed: frozenset[str] = frozenset()
 
-    def shares(self, alias: str, other: "AliasedContainer") -> bool:
+    def shares(self, alias: str, other: "AliasHolder") -> bool:
         """Return whether both holders can have the alias: if they have the same owner, or if both list the alias."""
         return self.owner == other.owner or (alias in self.listed and alias in other.listed)
 
@@ -81,7 +81,7 @@ class PlanBuilder:
         """Networks that this gateway created with other options than those that are configured now."""
         self._containers_named: dict[str, dict[str, list[tuple[Container, bool]]]] = {}
         """A cache of the results of `containers_named`, by network and name."""
-        self.reserved: dict[tuple[str, str], AliasedContainer] = {}
+        self.reserved: dict[tuple[str, str], AliasHolder] = {}
         """The container or service for which this plan reserves each alias, by network and alias."""
 
     def driver(self, options: NetworkOptions) -> str:
@@ -104,7 +104,7 @@ class PlanBuilder:
             and found.get(self.label(labels.INSTANCE)) == self.desired.instance
         )
 
-    def request(self, who: str, name: str | None, found: Mapping[str, str]) -> AccessRequestedByLabels | None:
+    def request(self, who: str, name: str | None, found: Mapping[str, str]) -> RequestedAccess | None:
         """Return the request of a container or service by its labels, grants and rules; None if there is none.
 
         Args:
@@ -155,14 +155,12 @@ class PlanBuilder:
         rule = None if given or self.desired.strict else labels.by_rules(name or "", found, self.options.attach)
         return frozenset(each.lower() for part in (given, rule) if part is not None for each in part.aliases)
 
-    def holder(self, container: Container) -> AliasedContainer:
-        """Return a container as an `AliasedContainer`."""
+    def holder(self, container: Container) -> AliasHolder:
+        """Return a container as an `AliasHolder`."""
         listed = self.by_configuration(container.name, container.labels)
-        return AliasedContainer(f"container {container.name}", owner(container.id, container.labels), listed)
+        return AliasHolder(f"container {container.name}", owner(container.id, container.labels), listed)
 
-    def networks_of(
-        self, request: AccessRequestedByLabels, who: str, name: str, found: Mapping[str, str]
-    ) -> list[str]:
+    def networks_of(self, request: RequestedAccess, who: str, name: str, found: Mapping[str, str]) -> list[str]:
         """Return the networks that a request selects.
 
         Args:

@@ -12,7 +12,7 @@ from gateway.docker.plan import ActionKind, PlannedAction
 from gateway.docker.planning.gateway_container import is_bound_to_removed_network, reconnect_command
 from gateway.docker.planning.lost_namespaces import without_namespace, without_namespace_while_running
 from gateway.docker.planning.plan_builder import PlanBuilder
-from gateway.docker.planning.unavailable_container_detection import (
+from gateway.docker.planning.unavailable_container_builder import (
     unavailable_container,
     unavailable_container_to_recreate,
 )
@@ -62,7 +62,7 @@ def revive(builder: PlanBuilder) -> tuple[UnavailableContainer, ...]:
 def _with_start_restriction(
     builder: PlanBuilder, container: Container, unavailable: UnavailableContainer
 ) -> UnavailableContainer:
-    """Return `dead`, or a copy whose state says why the gateway is not allowed to start the container."""
+    """Return `unavailable`, or a copy whose state says why the gateway is not allowed to start the container."""
     if unavailable.state not in (RevivalStatus.STARTING, RevivalStatus.WAITING):
         return unavailable
     options, desired, start = builder.options, builder.desired, container.last_start

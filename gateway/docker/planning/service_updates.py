@@ -5,10 +5,10 @@ from typing import Any
 
 from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.docker.grants import SWARM_SERVICE, owner
-from gateway.docker.labels import AccessRequestedByLabels
+from gateway.docker.labels import RequestedAccess
 from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction
 from gateway.docker.planning.name_conflicts import service_conflicts
-from gateway.docker.planning.plan_builder import AliasedContainer, PlanBuilder
+from gateway.docker.planning.plan_builder import AliasHolder, PlanBuilder
 from gateway.docker.snapshot import NetworkInfo, SwarmService
 
 
@@ -41,7 +41,7 @@ def service_networks(builder: PlanBuilder, service: SwarmService) -> list[str]:
     return [] if request is None or request.refused else names
 
 
-def _wanted(builder: PlanBuilder, service: SwarmService) -> tuple[AccessRequestedByLabels | None, list[str]]:
+def _wanted(builder: PlanBuilder, service: SwarmService) -> tuple[RequestedAccess | None, list[str]]:
     """Return the request of a service, and the networks that the request selects."""
     who, labels = f"service {service.name}", {**service.labels, SWARM_SERVICE: service.name}
     request = builder.request(who, None, labels)
@@ -97,7 +97,7 @@ def _block_reason(
     builder: PlanBuilder,
     service: SwarmService,
     there: NetworkInfo,
-    request: AccessRequestedByLabels,
+    request: RequestedAccess,
     found: frozenset[str] | None,
 ) -> tuple[AttachmentState, AttachmentObstacle, str] | None:
     """Return the status and reason if the service's request for a network is blocked; None if it is not blocked."""
@@ -135,7 +135,7 @@ def _to_change(builder: PlanBuilder) -> tuple[AttachmentState, AttachmentObstacl
 
 
 def _conflict(
-    builder: PlanBuilder, service: SwarmService, name: str, request: AccessRequestedByLabels, found: frozenset[str]
+    builder: PlanBuilder, service: SwarmService, name: str, request: RequestedAccess, found: frozenset[str]
 ) -> str:
     """Reserve the service's aliases on a network, or return why the service cannot have them."""
     taken = [alias for alias in request.aliases if alias.lower() in builder.backend_names(name)]
@@ -166,11 +166,9 @@ def _held(builder: PlanBuilder, service: SwarmService, name: str, alias: str) ->
     return next((other.who for other in holders if not other.shares(alias, holder)), None)
 
 
-def _holder(builder: PlanBuilder, service: SwarmService) -> AliasedContainer:
+def _holder(builder: PlanBuilder, service: SwarmService) -> AliasHolder:
     labels = {SWARM_SERVICE: service.name}
-    return AliasedContainer(
-        f"service {service.name}", owner(service.id, labels), builder.by_configuration(None, labels)
-    )
+    return AliasHolder(f"service {service.name}", owner(service.id, labels), builder.by_configuration(None, labels))
 
 
 def _update(builder: PlanBuilder, service: SwarmService, networks: Mapping[str, frozenset[str]]) -> None:

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from gateway.ops.page.page_elements import PageElements
+from gateway.ops.page.page_parts import PageParts
 from gateway.ops.page.render import LazyPage, document
 from gateway.ops.response_cache import collect_in_slices
 from gateway.ops.service_view_cache import ServiceViewCache
 from gateway.ops.status_views import ServiceView
 
-RenderPage = Callable[[ServiceView, PageElements], LazyPage | None]
+RenderPage = Callable[[ServiceView, PageParts], LazyPage | None]
 """Renders a page from a snapshot of the service's state. Reuses parts that have not changed since the last rendering.
 Returns None if the page does not exist."""
 _UPDATE_AGE = 3.0
@@ -55,7 +55,7 @@ class CachedPage:
         self._root = root
         self._max_age = max_age
         self._lock = asyncio.Lock()
-        self._parts = PageElements()
+        self._parts = PageParts()
         self._title = ""
         self._event = 0
         self._view_number = 0

@@ -10,8 +10,8 @@ from gateway.ops.diagnosis import diagnose
 from gateway.ops.events import StateChange
 from gateway.ops.fleet_severity import fails, member_level, worst_first
 from gateway.ops.page import status_content
-from gateway.ops.page.page_elements import PageElements, PageItem
-from gateway.ops.page.part_renderer import END_SECTION, SHORTEST_SCALE, PartRenderer, macros
+from gateway.ops.page.page_part_renderer import END_SECTION, SHORTEST_SCALE, PagePartRenderer, macros
+from gateway.ops.page.page_parts import PageItem, PageParts
 from gateway.ops.page.templates import TEMPLATES, age
 from gateway.ops.severity import DisplaySeverity
 from gateway.ops.status_views import BackendView, ConfigText, ServiceView
@@ -41,7 +41,7 @@ class LazyPage:
 
 
 def render_index(
-    view: ServiceView, events: Sequence[StateChange], configuration: ConfigText, now: float, parts: PageElements
+    view: ServiceView, events: Sequence[StateChange], configuration: ConfigText, now: float, parts: PageParts
 ) -> LazyPage:
     """Render the status page.
 
@@ -52,7 +52,7 @@ def render_index(
         now: The current time in seconds since the epoch.
         parts: The parts of the page from the last rendering.
     """
-    diagnosis, renderer = diagnose(view), PartRenderer(parts, now, "")
+    diagnosis, renderer = diagnose(view), PagePartRenderer(parts, now, "")
     targets = [target for backend in view.backends for target in backend.targets]
     large = len(targets) > _LARGE
     # The charts of check phases use the longest check as their scale. Large pages do not contain these charts.
@@ -94,7 +94,7 @@ def render_backend(
     events: Sequence[StateChange],
     configuration: ConfigText,
     now: float,
-    parts: PageElements,
+    parts: PageParts,
 ) -> LazyPage:
     """Render the page of one backend.
 
@@ -106,7 +106,7 @@ def render_backend(
         now: The current time in seconds since the epoch.
         parts: The parts of the page from the last rendering.
     """
-    renderer = PartRenderer(parts, now, "../")
+    renderer = PagePartRenderer(parts, now, "../")
     longest = max(SHORTEST_SCALE, *(target.last_duration or 0.0 for target in backend.targets))
 
     def items() -> Iterator[PageItem]:
@@ -136,7 +136,7 @@ def render_backend(
     return LazyPage(f"{backend.name} is {backend.state} \N{EN DASH} {view.instance}", items())
 
 
-def render_fleet(view: ServiceView, fleet: FleetSnapshot, now: float, parts: PageElements) -> LazyPage:
+def render_fleet(view: ServiceView, fleet: FleetSnapshot, now: float, parts: PageParts) -> LazyPage:
     """Render the page of the fleet.
 
     Args:
@@ -145,7 +145,7 @@ def render_fleet(view: ServiceView, fleet: FleetSnapshot, now: float, parts: Pag
         now: The current time in seconds since the epoch.
         parts: The parts of the page from the last rendering.
     """
-    renderer, members = PartRenderer(parts, now, ""), worst_first(fleet.members)
+    renderer, members = PagePartRenderer(parts, now, ""), worst_first(fleet.members)
 
     def items() -> Iterator[PageItem]:
         yield renderer.part("top", view.instance, _FLEET.top, view)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.backend_support.postgres_cancel_protocol import PostgresCancelProtocol, PostgresLoginTap
+from gateway.backend_support.postgres_cancel_protocol import PostgresCancelKeyTap, PostgresCancelProtocol
 from gateway.query_cancel_protocol import CancelRequest, ClientMessageKind, EncryptionRequest
 
 SSL, GSS = struct.pack("!II", 8, 80877103), struct.pack("!II", 8, 80877104)
@@ -42,7 +42,7 @@ BEFORE = st.lists(
 )  # fmt: skip
 
 
-def feed(tap: PostgresLoginTap, forth: bytes, back: bytes, cuts: list[int]) -> None:
+def feed(tap: PostgresCancelKeyTap, forth: bytes, back: bytes, cuts: list[int]) -> None:
     """Pass the bytes of both directions to the tap, the client's first, in pieces cut at these offsets."""
     for stream, show in ((forth, tap.on_request), (back, tap.on_response)):
         places = sorted({min(cut, len(stream)) for cut in cuts} | {0, len(stream)})
@@ -63,7 +63,7 @@ def feed(tap: PostgresLoginTap, forth: bytes, back: bytes, cuts: list[int]) -> N
 def test_the_key_is_found_wherever_the_bytes_are_split(
     questions: list[bytes], protocol: int, before: list[bytes], pid: int, key: bytes, cuts: list[int], bytewise: bool
 ) -> None:
-    tap = PostgresCancelProtocol().login_tap()
+    tap = PostgresCancelProtocol().cancel_key_tap()
     forth = b"".join(questions) + startup(protocol) + PASSWORD
     back = b"N" * len(questions) + b"".join(before) + message(b"K", struct.pack("!I", pid) + key) + READY
     feed(tap, forth, back, list(range(len(back))) if bytewise else cuts)
@@ -78,7 +78,7 @@ def test_the_key_is_found_wherever_the_bytes_are_split(
 @pytest.mark.parametrize("question", [SSL, GSS])
 @pytest.mark.parametrize("answer", [b"S", b"G", b"E", b"\0"])
 def test_the_tap_ends_when_the_server_accepts_encryption(question: bytes, answer: bytes) -> None:
-    tap = PostgresLoginTap()
+    tap = PostgresCancelKeyTap()
     tap.on_request(memoryview(question), 0.0)
     tap.on_response(memoryview(answer), 0.0)
     assert tap.finished
@@ -87,7 +87,7 @@ def test_the_tap_ends_when_the_server_accepts_encryption(question: bytes, answer
 
 def test_the_tap_ends_after_a_login_without_a_key() -> None:
     for last in (READY, message(b"E", b"SFATAL\0C28P01\0\0")):
-        tap = PostgresLoginTap()
+        tap = PostgresCancelKeyTap()
         feed(tap, startup(), message(b"R", struct.pack("!I", 0)) + last + message(b"K", bytes(8)), [3, 9])
         assert tap.finished
         assert not tap.key_hidden
@@ -95,7 +95,7 @@ def test_the_tap_ends_after_a_login_without_a_key() -> None:
 
 
 def test_a_cancel_request_is_not_a_session() -> None:
-    tap = PostgresLoginTap()
+    tap = PostgresCancelKeyTap()
     tap.on_request(memoryview(SSL), 0.0)
     tap.on_response(memoryview(b"N"), 0.0)
     tap.on_request(memoryview(cancel(7, b"abcd")), 0.0)
@@ -119,7 +119,7 @@ def test_a_cancel_request_is_not_a_session() -> None:
     ],
 )
 def test_the_tap_ends_at_invalid_data(forth: bytes, back: bytes) -> None:
-    tap = PostgresLoginTap()
+    tap = PostgresCancelKeyTap()
     feed(tap, forth, back, [1, 2, 3])
     assert tap.finished
     assert tap.key_hidden
@@ -128,15 +128,15 @@ def test_the_tap_ends_at_invalid_data(forth: bytes, back: bytes) -> None:
 
 @given(st.binary(max_size=600), st.binary(max_size=600), st.lists(st.integers(0, 600), max_size=20))
 def test_the_tap_never_raises(forth: bytes, back: bytes, cuts: list[int]) -> None:
-    feed(PostgresLoginTap(), forth, back, cuts)
-    feed(PostgresLoginTap(), startup() + forth, back, cuts)
-    feed(PostgresLoginTap(), SSL + startup() + forth, b"N" + back, cuts)
+    feed(PostgresCancelKeyTap(), forth, back, cuts)
+    feed(PostgresCancelKeyTap(), startup() + forth, back, cuts)
+    feed(PostgresCancelKeyTap(), SSL + startup() + forth, b"N" + back, cuts)
     if forth:
         PostgresCancelProtocol().classify(forth)
 
 
 def test_a_stream_without_a_key_uses_no_memory() -> None:
-    tap = PostgresLoginTap()
+    tap = PostgresCancelKeyTap()
     tap.on_request(memoryview(startup()), 0.0)
     piece = memoryview(message(b"S", bytes(60_000)) * 2)
     tap.on_response(piece, 0.0)
@@ -186,7 +186,7 @@ def test_a_request_does_not_print_its_key() -> None:
     key = b"\xdeKEY"
     reported = f"{CancelRequest(cancel(1, key))!r} {CancelRequest(cancel(1, key))}"
     assert "KEY" not in reported
-    tap = PostgresLoginTap()
+    tap = PostgresCancelKeyTap()
     feed(tap, startup(), message(b"K", bytes(4) + key), [])
     assert tap.matches(CancelRequest(cancel(0, key)))
     assert "KEY" not in f"{tap!r} {tap}"

@@ -1,4 +1,4 @@
-"""Tests of cancel requests at a forward: the reserve, the timeouts and the routing, with scripted servers."""
+"""Tests of cancel requests at a forward: the slots, the timeouts and the routing, with scripted servers."""
 
 import asyncio
 import contextlib
@@ -166,7 +166,7 @@ async def gate(targets: list[Server], **rules: Any) -> AsyncIterator[Gate]:
         for client in made.clients:
             client.close()
     await until(lambda: made.forward.active == 0)
-    assert len(made.forward._acceptor.reserve) == 0
+    assert len(made.forward._acceptor.cancel_slots) == 0
     assert made.forward._cancels is not None
     assert made.forward._cancels._sessions == {}  # The forward has removed all cancel keys.
 
@@ -198,15 +198,15 @@ async def test_silent_clients_beyond_the_limit_do_not_block_cancel_requests(
         monkeypatch.setattr(cancel_request_router, "_CLASSIFY_TIMEOUT", 60.0)
         await at.session()
         silent = [at.connect() for _ in range(20)]
-        await until(lambda: at.rejected == {"max_connections": 4})  # The reserve admits 16 clients from one address.
-        assert (at.forward.active, len(at.forward._acceptor.reserve)) == (17, 16)
+        await until(lambda: at.rejected == {"max_connections": 4})  # The slots admit 16 clients from one address.
+        assert (at.forward.active, len(at.forward._acceptor.cancel_slots)) == (17, 16)
         cancelling = at.connect(request(server.name), source="127.0.0.2")
         assert await answer(cancelling) == b""
         assert server.seen == [START, request(server.name)]
         cancelling.close()
-        await until(lambda: len(at.forward._acceptor.reserve) == 16)
+        await until(lambda: len(at.forward._acceptor.cancel_slots) == 16)
         more = [at.connect(source=f"127.0.0.{number}") for number in range(3, 27)]
-        await until(lambda: at.rejected == {"max_connections": 12})  # The reserve admits 32 clients in total.
+        await until(lambda: at.rejected == {"max_connections": 12})  # The slots admit 32 clients in total.
         assert server.accepted == 2
         for each in silent + more:
             reset(each)
@@ -216,8 +216,8 @@ async def test_silent_clients_beyond_the_limit_do_not_block_cancel_requests(
 async def test_a_client_beyond_the_limit_uses_no_regular_slot() -> None:
     async with Server().listening() as server, gate([server], max_connections=1) as at:
         session = await at.session()
-        at.connect()  # This client is in the reserve, and sends nothing.
-        await until(lambda: len(at.forward._acceptor.reserve) == 1)
+        at.connect()  # This client has a slot, and sends nothing.
+        await until(lambda: len(at.forward._acceptor.cancel_slots) == 1)
         session.close()
         await until(lambda: not at.forward._connections)
         await at.session()
@@ -303,7 +303,7 @@ async def test_a_request_that_its_server_does_not_close_is_reset(monkeypatch: py
         await at.session()
         assert await is_reset(at.connect(request(server.name)))
         await until(lambda: dict(at.forward.resets) == {"aborted": 1})  # the engine reports the end in its own thread
-        await until(lambda: len(at.forward._acceptor.reserve) == 0)
+        await until(lambda: len(at.forward._acceptor.cancel_slots) == 0)
 
 
 async def test_clients_in_the_reserve_are_reset_at_shutdown() -> None:
@@ -311,7 +311,7 @@ async def test_clients_in_the_reserve_are_reset_at_shutdown() -> None:
         async with gate([server], max_connections=1) as at:
             session = await at.session()
             silent = at.connect()
-            await until(lambda: len(at.forward._acceptor.reserve) == 1)
+            await until(lambda: len(at.forward._acceptor.cancel_slots) == 1)
             at.clients.clear()
         with session, silent:
             assert await is_reset(session)

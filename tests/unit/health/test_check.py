@@ -11,7 +11,7 @@ from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link, SocketConnector
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.states import HealthState
-from gateway.errors import DialError, FailureReason, LinkLostError, TargetUnreachableError, UnusableTargetError
+from gateway.errors import DialError, FailureReason, LinkLostError, TargetAccessError, UnusableTargetError
 from gateway.health.check import Check
 from gateway.health.check_results import CheckResult
 from gateway.health.check_schedule import CheckSchedule
@@ -199,7 +199,7 @@ async def test_a_target_recovers_although_the_login_of_the_check_fails() -> None
 
 async def test_an_unreadable_password_file_makes_the_target_down() -> None:
     async with checking(
-        Scripted(TargetUnreachableError(FailureReason.AUTH, "check.password_file: no such file")), Uplink()
+        Scripted(TargetAccessError(FailureReason.AUTH, "check.password_file: no such file")), Uplink()
     ) as check:
         assert (check.verdict.state, check.verdict.reason) == (HealthState.DOWN, FailureReason.AUTH)
 

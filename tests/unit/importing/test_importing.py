@@ -13,7 +13,7 @@ from gateway.errors import UsageError
 from gateway.importing.compose_diff import compose_diff
 from gateway.importing.config_conversion import convert, note_rest
 from gateway.importing.import_result import ImportResult
-from gateway.importing.proxy_command import jump_or_proxy
+from gateway.importing.proxy_command import parse_proxy_command
 from gateway.importing.shell_parser import read_script
 from gateway.importing.source_format import FORMS, ImportSource, recognize
 from tests.support.import_cases import CORPUS, DIFFS, load_compose, sections
@@ -306,5 +306,5 @@ def test_a_text_that_contains_an_ssh_command_is_not_imported() -> None:
     ],
 )
 def test_a_proxy_command_is_a_jump_a_proxy_or_another_command(command: str, jump: str, url: str) -> None:
-    found = jump_or_proxy(command)
+    found = parse_proxy_command(command)
     assert (found.jump, found.url) == (jump, url)

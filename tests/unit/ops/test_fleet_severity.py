@@ -12,7 +12,7 @@ from gateway.fleet.snapshot import FleetSnapshot, MemberSnapshot
 from gateway.fleet.summary import MemberProblem, MemberSummary
 from gateway.ops.fleet_json import fleet_json, summary_json
 from gateway.ops.fleet_severity import member_level, worst_first
-from gateway.ops.page.page_elements import PageElements
+from gateway.ops.page.page_parts import PageParts
 from gateway.ops.page.render import render_fleet
 from gateway.ops.severity import DisplaySeverity
 from tests.support.status_pages import whole_page
@@ -64,7 +64,7 @@ def test_the_worst_members_come_first() -> None:
 
 
 def test_the_page_shows_since_when_and_the_effects() -> None:
-    parts = PageElements()
+    parts = PageParts()
     page = whole_page(render_fleet(service([], []), FleetSnapshot([READY, WARNING, BLOCKED]), NOW, parts), parts)
     text = " ".join(re.sub("<[^>]+>", "", page).split())
     assert "tunnel bastion is down since 2026-01-01 10:20 UTC (3 backends blocked): timeout: no answer" in text

@@ -9,7 +9,7 @@ from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import OpenedTunnel, TunnelStateCallback
 from gateway.errors import FailureReason, TunnelError
-from gateway.relay.direct_link import DirectLink, NullTunnel
+from gateway.relay.direct_link import DirectLink, DirectLinkTunnel
 from gateway.supervision import supervisor as supervisor_module
 from gateway.supervision import uplink as uplink_module
 from gateway.supervision.failover_link import FailoverLink
@@ -64,7 +64,9 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_a_tunnel_opens_after_failures_and_reopens_after_a_loss() -> None:
     first, second = Losing(), Losing()
-    uplink = Uplink("t", Flaky(TunnelError(FailureReason.REFUSED, "no"), first, second), [Uplink("d", NullTunnel())])
+    uplink = Uplink(
+        "t", Flaky(TunnelError(FailureReason.REFUSED, "no"), first, second), [Uplink("d", DirectLinkTunnel())]
+    )
     async with supervise() as components:
         components.start("direct", uplink.vias[0])
         components.start("t", uplink)
@@ -115,7 +117,7 @@ async def test_an_inner_tunnel_waits_for_any_of_its_outer_tunnels_and_names_a_co
             components.start(each.name, each)
         await until(lambda: inner.state is TunnelState.WAITING)
         assert inner.describe() == "tunnel edge is quarantined: refused"
-        two.vias = [Uplink("direct", NullTunnel())]
+        two.vias = [Uplink("direct", DirectLinkTunnel())]
         components.start("direct", two.vias[0])
         await components.stop("two")
         components.start("two", two)

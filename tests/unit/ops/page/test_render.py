@@ -15,7 +15,7 @@ from gateway.fleet.member_addresses import Member
 from gateway.fleet.snapshot import FleetSnapshot, MemberSnapshot
 from gateway.ops.docker_views import UnavailableContainerView
 from gateway.ops.events import EventLog, EventSubject, SubjectType
-from gateway.ops.page.page_elements import PageElements
+from gateway.ops.page.page_parts import PageParts
 from gateway.ops.page.render import (
     render_fleet,
     render_login,
@@ -134,10 +134,10 @@ def test_commands_to_run_are_marked_as_code() -> None:
 
 
 def test_a_row_that_changes_is_rendered_again() -> None:
-    parts, shown = PageElements(), [backend("orders"), backend("reports")]
+    parts, shown = PageParts(), [backend("orders"), backend("reports")]
 
-    def page(parts: PageElements, now: float = NOW) -> str:
-        # The version differs between two instances of `PageElements`.
+    def page(parts: PageParts, now: float = NOW) -> str:
+        # The version differs between two instances of `PageParts`.
         return re.sub(
             'data-version="[0-9]+"', "", status_page(service(backends=shown, started_at=NOW), now=now, parts=parts)
         )
@@ -150,7 +150,7 @@ def test_a_row_that_changes_is_rendered_again() -> None:
         {"failing": True}, {"targets": [checked]}, {"targets": [checked, checked]},
     ):  # fmt: skip
         shown[0] = replace(shown[0], **changes)
-        fresh = page(PageElements())
+        fresh = page(PageParts())
         assert page(parts) == fresh != first
         first = fresh
     assert "2027-01-15 07:59 UTC" in page(parts, NOW + 90_000)
@@ -159,7 +159,7 @@ def test_a_row_that_changes_is_rendered_again() -> None:
 
 
 def test_an_open_page_gets_only_the_parts_that_it_does_not_have() -> None:
-    parts, log = PageElements(), EventLog()
+    parts, log = PageParts(), EventLog()
     shown = [backend(f"b{number}", consumers={f"c{number}": consumer(1)}) for number in range(5)]
 
     def update(since: int) -> str:
@@ -195,7 +195,7 @@ def test_every_child_of_an_element_with_parts_has_a_unique_id() -> None:
     )
     log = EventLog()
     log.observe(EventSubject(SubjectType.BACKEND, "orders"), "down")
-    parts = PageElements()
+    parts = PageParts()
     fleet = FleetSnapshot([MemberSnapshot(Member("http", HostPort(name, 9090))) for name in "ab"])
     pages = (
         status_page(view, log.latest()),

@@ -13,7 +13,7 @@ _MAX_DIGITS = 16
 
 
 @dataclass(frozen=True)
-class PageElement:
+class PagePart:
     """A part of a page: one HTML element with an ID. If it changes, the script of the page replaces the element.
 
     Args:
@@ -37,17 +37,17 @@ class PageElement:
         )  # a frozen dataclass permits no other assignment
 
 
-PageItem = str | PageElement
+PageItem = str | PagePart
 """A part of a page, or the start or end tag of a wrapper element. A wrapper element has an ID and the attribute
 `data-parts`. It contains only parts and other wrapper elements."""
 
 
-class PageElements:
+class PageParts:
     """The parts of one page, and the version of the page. Rendering the page again can change both."""
 
     def __init__(self) -> None:
         self._first = self._version = secrets.randbits(_FIRST_BITS)
-        self._parts: dict[str, PageElement] = {}
+        self._parts: dict[str, PagePart] = {}
         self._items: Sequence[PageItem] = ()
         self._order: list[str] = []
 
@@ -56,7 +56,7 @@ class PageElements:
         """The current version of the page. It increases each time the content changes."""
         return self._version
 
-    def get(self, part_id: str, content: object, render: Callable[[], str]) -> PageElement:
+    def get(self, part_id: str, content: object, render: Callable[[], str]) -> PagePart:
         """Return a part. Render it only if its content has changed since the last call.
 
         Args:
@@ -68,7 +68,7 @@ class PageElements:
         if known is None or known.content != content:
             html = render()
             version = known.version if known is not None and known.html == html else self._version + 1
-            known = self._parts[part_id] = PageElement(part_id, content, html, version)
+            known = self._parts[part_id] = PagePart(part_id, content, html, version)
         return known
 
     def commit(self, items: Sequence[PageItem]) -> None:
@@ -77,7 +77,7 @@ class PageElements:
         Args:
             items: The parts and tags of the page, in order.
         """
-        self._parts = {each.id: each for each in items if isinstance(each, PageElement)}
+        self._parts = {each.id: each for each in items if isinstance(each, PagePart)}
         order = [each if isinstance(each, str) else each.id for each in items]
         if order != self._order or any(each.version > self._version for each in self._parts.values()):
             self._version += 1

@@ -7,7 +7,7 @@ from markupsafe import escape
 
 from gateway.ops.events import StateChange
 from gateway.ops.page import status_content
-from gateway.ops.page.page_elements import PageElement, PageElements, PageItem
+from gateway.ops.page.page_parts import PageItem, PagePart, PageParts
 from gateway.ops.page.templates import TEMPLATES
 
 SHORTEST_SCALE = 0.005
@@ -26,7 +26,7 @@ def macros(template: str) -> Any:
 _MACROS = macros("parts.html")
 
 
-class PartRenderer:
+class PagePartRenderer:
     """Renders the parts of one page. Parts that have not changed since the last rendering are reused.
 
     Args:
@@ -35,12 +35,12 @@ class PartRenderer:
         root: The URL of `/`, relative to the page.
     """
 
-    def __init__(self, parts: PageElements, now: float, root: str) -> None:
+    def __init__(self, parts: PageParts, now: float, root: str) -> None:
         self._parts = parts
         self._now = now
         self._root = root
 
-    def part(self, part_id: str, content: object, macro: Callable[..., str], *arguments: object) -> PageElement:
+    def part(self, part_id: str, content: object, macro: Callable[..., str], *arguments: object) -> PagePart:
         """Return a part of the page. Render it only if its content has changed.
 
         Args:
