@@ -33,7 +33,7 @@ class MeasuredPath:
         process: The process whose CPU time and memory are measured; None for the direct path.
         database: Port of a PostgreSQL server; 0 if the server does not run.
         bulk: Port for a bulk transfer that runs during queries; 0 if the transfer uses the port of the queries.
-        second: A second process of the same kind, on a port of its own, that shares the load.
+        second: A second process of the same kind on another port, which shares the load; None if there is none.
     """
 
     name: str
@@ -167,7 +167,7 @@ def with_cipher(folder: Path, cipher: str) -> Iterator[list[MeasuredPath]]:
 
 @contextlib.contextmanager
 def with_two_connections(folder: Path) -> Iterator[list[MeasuredPath]]:
-    """Run a gateway with two SSH connections and two threads, and two processes of `ssh -L`, all with AES-GCM."""
+    """Run a gateway whose tunnel has two SSH connections, and two processes of `ssh -L`; all use AES-GCM."""
     build()
     with contextlib.ExitStack() as stack:
         start, server, bastion = _begin(folder, stack)

@@ -4,7 +4,7 @@ import errno
 
 from gateway.app.socket_activation import PassedSockets
 from gateway.config import BackendSpec, Config
-from gateway.contracts.config_types import HostPort, unix_endpoint
+from gateway.contracts.config_types import HostPort, unix_host_port
 from gateway.forwarding.listener import BindError, Listener
 
 
@@ -91,5 +91,8 @@ def open_sockets(config: Config, listeners: dict[HostPort, Listener]) -> None:
 
 def _open_to_all(config: Config) -> set[HostPort]:
     return {
-        unix_endpoint(each.unix) for spec in config.backends.values() for each in spec.sockets if each.uid or each.gid
+        unix_host_port(each.unix)
+        for spec in config.backends.values()
+        for each in spec.sockets
+        if each.uid or each.gid
     }

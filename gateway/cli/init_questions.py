@@ -108,11 +108,11 @@ def _backend(kind: str, via: list[str], taken: Iterable[HostPort], before: dict[
     target = click.prompt(
         "Address of the server, as host:port",
         default=before.get("targets", [None])[0],
-        value_proc=reask_on_error(lambda text: str(value_parsers.endpoint(text, found.default_port))),
+        value_proc=reask_on_error(lambda text: str(value_parsers.host_port(text, found.default_port))),
     )
     answers["targets"] = [target]
     answers |= _ask_keys(found.options, _required(found.options), before)
-    server = value_parsers.endpoint(target, found.default_port)
+    server = value_parsers.host_port(target, found.default_port)
     answers["listen"] = click.prompt(
         "Address where clients connect to the gateway",
         default=_free_listener(before.get("listen"), server.port, [*taken, *([] if via else [server])]),

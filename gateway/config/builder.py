@@ -20,7 +20,7 @@ from gateway.config.parsed_tree import ParsedMapping, ParsedScalar
 from gateway.config.schema import known_keys
 from gateway.config.sections import SECTIONS
 from gateway.config.suggestions import suggest
-from gateway.contracts.config_types import HostPort, unix_endpoint
+from gateway.contracts.config_types import HostPort, unix_host_port
 from gateway.docker.options import DockerOptions
 
 
@@ -126,7 +126,7 @@ def _backend(name: str, table: ParsedMapping, decoder: Decoder) -> BackendSpec |
         targets=tuple(targets),
         own_paths={target: via for target, via in targets.items() if via is not None},
         prefer=common.prefer or ("primary" if kind.has_roles(check_options) and len(targets) > 1 else "order"),
-        listen=tuple(unix_endpoint(each.unix) if isinstance(each, UnixListener) else each for each in common.listen),
+        listen=tuple(unix_host_port(each.unix) if isinstance(each, UnixListener) else each for each in common.listen),
         sockets=tuple(each for each in common.listen if isinstance(each, UnixListener)),
         hold=kind.hold if common.hold is None else common.hold,
         max_connections=common.max_connections,
@@ -152,7 +152,7 @@ def _targets(
     for item in common.targets:
         text, via = (item, None) if isinstance(item, str) else (item.address, item.via)
         try:
-            target = value_parsers.endpoint(text, kind.default_port)
+            target = value_parsers.host_port(text, kind.default_port)
         except ValueError as error:
             decoder.problem(place, f"{key}.targets", str(error))
             return None

@@ -12,7 +12,7 @@ from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequen
 from gateway.config.schema import known_keys
 from gateway.config.via_rules import via_problems
 from gateway.config.volume_rules import volume_problems
-from gateway.contracts.config_types import HostPort, unix_endpoint
+from gateway.contracts.config_types import HostPort, unix_host_port
 from gateway.errors import ConfigProblem
 
 
@@ -47,7 +47,7 @@ def check_rules(config: Config, root: ParsedMapping, problems: list[ConfigProble
 def _check_listeners(config: Config, root: ParsedMapping, problems: list[ConfigProblem]) -> None:
     taken: list[tuple[str, HostPort]] = [
         ("ops.listen", config.ops.listen),
-        ("ops.admin_socket", unix_endpoint(config.ops.admin_socket)),
+        ("ops.admin_socket", unix_host_port(config.ops.admin_socket)),
     ]
     if config.ops.probe_listen is not None:
         if conflict(config.ops.probe_listen, config.ops.listen):

@@ -98,7 +98,7 @@ def _address(docker: DockerOptions, tunnels: set[str]) -> Iterator[Violation]:
         yield ("host",), f"{host!r} must be unix:///path, tcp://host:port or ssh://TUNNEL/path"
     if host.startswith("tcp://"):
         try:
-            value_parsers.endpoint(host.removeprefix("tcp://"))
+            value_parsers.host_port(host.removeprefix("tcp://"))
         except ValueError as error:
             yield ("host",), str(error)
     elif docker.via is not None:

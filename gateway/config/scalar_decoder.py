@@ -20,7 +20,7 @@ SCALARS: dict[Any, Callable[[str], Any]] = {
     Size: value_parsers.size,
     Path: value_parsers.path,
     Secret: Secret,
-    HostPort: value_parsers.endpoint,
+    HostPort: value_parsers.host_port,
     ListenAddress: value_parsers.listener,
     IpNetwork: value_parsers.network,
     IpAddress: value_parsers.address,

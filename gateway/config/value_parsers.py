@@ -12,7 +12,7 @@ from gateway.contracts.config_types import (
     IpNetwork,
     ListenAddress,
     Size,
-    unix_endpoint,
+    unix_host_port,
 )
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -87,7 +87,7 @@ def name(text: str) -> str:
     return text
 
 
-def endpoint(text: str, default_port: int = 0) -> HostPort:
+def host_port(text: str, default_port: int = 0) -> HostPort:
     """Parse `host:port` or `[IPv6]:port`. If `default_port` is not 0, the port is optional."""
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^:\[\]\s/]+))(?::(\d+))?", text)
     if not match:
@@ -106,14 +106,14 @@ def endpoint(text: str, default_port: int = 0) -> HostPort:
 def listener(text: str) -> ListenAddress:
     """Parse `address:port` or the path of a unix socket."""
     if text.startswith(("/", "unix:")):
-        return ListenAddress(unix_endpoint(unix_path(Path(text.removeprefix("unix://").removeprefix("unix:")))))
+        return ListenAddress(unix_host_port(unix_path(Path(text.removeprefix("unix://").removeprefix("unix:")))))
     match = re.fullmatch(r":?(\d+)", text)
     if match:
         port = match[1]
         raise ValueError(
             f"{text!r} has no address: write 127.0.0.1:{port} for clients on this host, or 0.0.0.0:{port} for all"
         )
-    found = endpoint(text)
+    found = host_port(text)
     try:
         ipaddress.ip_address(found.host.partition("%")[0])
     except ValueError:

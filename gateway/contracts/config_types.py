@@ -40,6 +40,6 @@ ListenAddress = NewType("ListenAddress", HostPort)
 as the path of the socket."""
 
 
-def unix_endpoint(path: Path) -> HostPort:
-    """Return the endpoint of a unix socket."""
+def unix_host_port(path: Path) -> HostPort:
+    """Return the address of a unix socket: its path as the host, and port 0."""
     return HostPort(str(path), 0)

@@ -70,7 +70,7 @@ def _revived(gateway: Gateway) -> float:
     return float(next(line for line in str(metrics).splitlines() if line.startswith(name)).removeprefix(name))
 
 
-def _dead(gateway: Gateway) -> dict[str, str]:
+def _unavailable(gateway: Gateway) -> dict[str, str]:
     """Return the command for each container that does not run because of its volume."""
     found = (gateway.status()["docker"] or {}).get("dead_containers", [])
     return {each["container"]: each["command"] for each in found}
@@ -90,10 +90,10 @@ def _reboot_without_revival(host: RebootHost, gateway: Gateway) -> None:
     """
     with host.boot() as guest:
         gateway.start().wait_up("media")
-        gateway.wait(lambda: set(_dead(gateway)) == set(ALIVE), timeout=DEADLINE)
+        gateway.wait(lambda: set(_unavailable(gateway)) == set(ALIVE), timeout=DEADLINE)
         time.sleep(20)
         assert {host.states()[name] for name in ALIVE} == {"exited"}
-        assert _dead(gateway) == {name: f"docker start {name}" for name in ALIVE}
+        assert _unavailable(gateway) == {name: f"docker start {name}" for name in ALIVE}
         host.docker("start", *ALIVE)
         host.halt(guest)
     gateway.stop()
@@ -127,7 +127,7 @@ def _reboot_and_revive(host: RebootHost, gateway: Gateway, bastion: Bastion, del
         assert 0 < ran < EMULATED
         gateway.wait(lambda: _revived(gateway) == len(ALIVE), timeout=DEADLINE)
         host.check_states()
-        gateway.wait(lambda: not _dead(gateway), timeout=DEADLINE)
+        gateway.wait(lambda: not _unavailable(gateway), timeout=DEADLINE)
         host.halt(guest)
     gateway.stop()
 
@@ -158,7 +158,7 @@ def _reboot_after_the_gateway(host: RebootHost, gateway: Gateway, bastion: Basti
         log.info("gateway before the engine: containers ran %.1f s after the tunnel", ran)
         assert 0 < ran < EMULATED
         host.check_states()
-        gateway.wait(lambda: not _dead(gateway), timeout=DEADLINE)
+        gateway.wait(lambda: not _unavailable(gateway), timeout=DEADLINE)
         assert not _requested_starts(_events(gateway))
         host.remove_containers()
         gateway.stop()

@@ -103,7 +103,7 @@ class Host:
         """The warnings about the last snapshot."""
         return self._reconciler.plan.warnings
 
-    def dead(self) -> dict[str, UnavailableContainer]:
+    def unavailable(self) -> dict[str, UnavailableContainer]:
         """Return the containers that failed to start, according to the last snapshot."""
         return {each.container: each for each in self._reconciler.plan.unavailable}
 
@@ -158,7 +158,7 @@ def create_volume(engine: Engine, name: str = "media", port: int = PORT) -> None
     engine.docker("volume", "create", "--opt", "type=nfs", "--opt", "device=:/media", "--opt", f"o={options}", name)
 
 
-def run_dead(engine: Engine, name: str, *options: str) -> None:
+def run_unavailable(engine: Engine, name: str, *options: str) -> None:
     """Start a container, and check that its start fails."""
     failed = engine.docker("run", "-d", "--name", name, *options, "busybox", "sleep", "9999", check=False)
     assert failed.returncode, "the container started, although its start must fail"
@@ -190,13 +190,13 @@ def test_a_container_that_the_gateway_did_not_attach_starts_after_the_command_in
     engine.docker("kill", "web")
     engine.docker("network", "rm", "apps")
     engine.docker("start", "web", check=False)
-    host.reconcile(lambda: "web" in host.dead() and bool(host.dead()["web"].command))
-    found = host.dead()["web"]
+    host.reconcile(lambda: "web" in host.unavailable() and bool(host.unavailable()["web"].command))
+    found = host.unavailable()["web"]
     assert found.state is RevivalStatus.RECREATE
     for line in found.command.split(" && "):
         engine.docker(*shlex.split(line)[1:])
     assert state(engine, "web") == "running"
-    host.reconcile(lambda: not host.dead())
+    host.reconcile(lambda: not host.unavailable())
 
 
 def test_a_start_that_takes_longer_than_the_timeout_of_requests_completes(tmp_path: Path) -> None:
@@ -313,8 +313,8 @@ def test_dependants_of_a_stopped_container_are_started_with_it(engine: Engine, t
     engine.docker("kill", "web", "owner")
     engine.docker("start", "web", check=False)
     assert "non running container" in error(engine, "web")
-    host.reconcile(lambda: "web" in host.dead())
-    assert host.dead()["web"].state is RevivalStatus.WAITING
+    host.reconcile(lambda: "web" in host.unavailable())
+    assert host.unavailable()["web"].state is RevivalStatus.WAITING
     engine.docker("start", "owner")
     assert host.reconcile(lambda: state(engine, "web") == "running") == 1
 
@@ -329,14 +329,14 @@ def test_stopped_containers_and_those_that_fail_for_other_reasons_are_not_starte
     engine.run("dependant", "--network", "container:owner", RESTARTS)
     host.reconcile(lambda: engine.attached("stopped", "apps"))
     engine.docker("stop", "stopped", "dependant")
-    run_dead(engine, "fault", RESTARTS, "-v", "/proc/nowhere:/x")
-    run_dead(engine, "elsewhere", RESTARTS, "-v", "other:/media")
+    run_unavailable(engine, "fault", RESTARTS, "-v", "/proc/nowhere:/x")
+    run_unavailable(engine, "elsewhere", RESTARTS, "-v", "other:/media")
     engine.docker("rm", "-f", "fault")
     engine.docker("create", "--name", "fault", *OPT_IN, RESTARTS, "busybox", "/nonexistent")
     assert engine.docker("start", "fault", check=False).returncode
     engine.run("crashing", *OPT_IN, "--restart=on-failure:1", command=("sh", "-c", "exit 3"))
     assert host.reconcile_for(8) == 0
-    assert host.dead() == {}
+    assert host.unavailable() == {}
     there = {name: state(engine, name) for name in ("stopped", "dependant", "fault", "elsewhere", "crashing")}
     assert there == {
         "stopped": "exited", "dependant": "exited", "fault": "created", "elsewhere": "created", "crashing": "exited",
@@ -367,27 +367,30 @@ def test_a_container_is_given_up_after_repeated_failures(
     monkeypatch.setattr(revivals_module, "_POLICY", BackoffPolicy(first=0.2, cap=0.4, floor=0.1))
     host = Host(engine, tmp_path)
     create_volume(engine)
-    run_dead(engine, "web", RESTARTS, "-v", "media:/media")
-    run_dead(engine, "once", "-v", "media:/media")  # this container has no restart policy
+    run_unavailable(engine, "web", RESTARTS, "-v", "media:/media")
+    run_unavailable(engine, "once", "-v", "media:/media")  # this container has no restart policy
     host.usable = frozenset()
     host.reconcile_for(3)
-    assert host.dead()["web"].state is RevivalStatus.WAITING, "revival must wait while the backend is not up"
+    assert host.unavailable()["web"].state is RevivalStatus.WAITING, "revival must wait while the backend is not up"
     host.usable = frozenset({"media"})
-    host.reconcile(lambda: host.dead()["web"].state is RevivalStatus.GIVEN_UP)
-    assert host.dead()["web"].command == "docker start web"
-    assert "once" not in host.dead()
+    host.reconcile(lambda: host.unavailable()["web"].state is RevivalStatus.GIVEN_UP)
+    assert host.unavailable()["web"].command == "docker start web"
+    assert "once" not in host.unavailable()
     assert host.reconcile_for(3) == 0
 
 
 def test_without_revival_the_status_shows_the_command(engine: Engine, tmp_path: Path) -> None:
     host = Host(engine, tmp_path, revive=False)
     create_volume(engine)
-    run_dead(engine, "web", RESTARTS, "-v", "media:/media")
-    run_dead(engine, "chosen", RESTARTS, "-v", "media:/media", "--label", "gateway.revive=true")
+    run_unavailable(engine, "web", RESTARTS, "-v", "media:/media")
+    run_unavailable(engine, "chosen", RESTARTS, "-v", "media:/media", "--label", "gateway.revive=true")
     host.usable = frozenset()
-    host.reconcile(lambda: len(host.dead()) == 2)
-    assert (host.dead()["web"].state, host.dead()["web"].command) == (RevivalStatus.OFF, "docker start web")
-    assert host.dead()["chosen"].state is RevivalStatus.WAITING
+    host.reconcile(lambda: len(host.unavailable()) == 2)
+    assert (host.unavailable()["web"].state, host.unavailable()["web"].command) == (
+        RevivalStatus.OFF,
+        "docker start web",
+    )
+    assert host.unavailable()["chosen"].state is RevivalStatus.WAITING
 
 
 def _metric(site: Site, name: str) -> float:
@@ -396,7 +399,7 @@ def _metric(site: Site, name: str) -> float:
     return float(next(line for line in text.splitlines() if line.startswith(name)).rpartition(" ")[2])
 
 
-def _dead(site: Site) -> dict[str, Any]:
+def _unavailable(site: Site) -> dict[str, Any]:
     return {each["container"]: each for each in site.get("/api/v1/status")["docker"]["dead_containers"]}
 
 
@@ -410,7 +413,7 @@ def test_dependants_of_the_gateways_container_serve_again_after_its_restart(site
     assert site.says("web", "127.0.0.1") == ""
     site.wait(lambda: site.says("web", "127.0.0.1") == "orders-here", 40)
     assert state(site.engine, "stopped") == "exited"
-    site.wait(lambda: not _dead(site))
+    site.wait(lambda: not _unavailable(site))
     started = site.engine.inspect("web")["State"]["StartedAt"]
     time.sleep(3)
     assert site.engine.inspect("web")["State"]["StartedAt"] == started, (
@@ -434,7 +437,7 @@ def test_containers_serve_again_after_the_engine_of_a_gateway_in_a_container_boo
     engine.boot()
     engine.wait_ready()
     site.wait(lambda: site.says("web", "127.0.0.1") == site.says("app") == "orders-here", 60)
-    site.wait(lambda: not _dead(site))
+    site.wait(lambda: not _unavailable(site))
     assert state(engine, "stopped") == "exited"
 
 
@@ -486,13 +489,13 @@ def test_the_status_shows_the_command_that_recreates_dependants_of_a_recreated_g
     site.wait(lambda: site.says("shop-web-1", "127.0.0.1") == "orders-here")
     before = options_of_web()
     call([*compose, "--no-deps", "--force-recreate", "gateway"], tmp_path)
-    site.wait(lambda: "shop-web-1" in _dead(site))
-    found = _dead(site)["shop-web-1"]
+    site.wait(lambda: "shop-web-1" in _unavailable(site))
+    found = _unavailable(site)["shop-web-1"]
     assert (found["state"], found["cause"]) == ("recreate", "namespace")
     assert found["command"].endswith("--force-recreate web")
     call(shlex.split(found["command"]), Path("/"))
     site.wait(lambda: site.says("shop-web-1", "127.0.0.1") == "orders-here")
-    site.wait(lambda: not _dead(site))
+    site.wait(lambda: not _unavailable(site))
     assert options_of_web() == before
 
 
@@ -506,14 +509,14 @@ def test_the_dependant_of_a_recreated_gateway_is_listed_without_compose(site: Si
     site.wait(lambda: site.engine.inspect("gateway")["Id"] in (site.folder / "state/docker.json").read_text())
     site.engine.docker("rm", "-f", "gateway", "other")
     site.start(docker="revive: true")
-    site.wait(lambda: "web" in _dead(site))
-    assert set(_dead(site)) == {"web", "debug"}
-    assert _dead(site)["web"]["message"].endswith("with the options that `docker inspect web` shows")
+    site.wait(lambda: "web" in _unavailable(site))
+    assert set(_unavailable(site)) == {"web", "debug"}
+    assert _unavailable(site)["web"]["message"].endswith("with the options that `docker inspect web` shows")
 
 
 def test_plan_and_audit_show_what_would_be_started(engine: Engine, tmp_path: Path) -> None:
     create_volume(engine)
-    run_dead(engine, "web", RESTARTS, "-v", "media:/media")
+    run_unavailable(engine, "web", RESTARTS, "-v", "media:/media")
 
     def show(*words: str, revive: bool) -> str:
         config = tmp_path / "gateway.yaml"

@@ -16,10 +16,8 @@ from tests.support.requirements import need
 
 HOST = "10.0.2.2"
 _CPU = "max,-erms,-fsrm"
-"""The emulated processor. With the features erms and fsrm, the kernel copies memory by single bytes (`rep movsb`).
-
-QEMU emulates this instruction slowly. Without these features and the mitigations of the kernel, a guest with an
-engine uses a fifth less CPU time."""
+"""The emulated processor. With the features erms and fsrm, the kernel copies memory with the instruction `rep movsb`,
+which QEMU emulates slowly."""
 _RUN = """hostname guest
 echo 7 > /proc/sys/kernel/printk_devkmsg 2>/dev/null
 echo GUEST-STARTED

@@ -1,5 +1,6 @@
-"""docs/architecture.md names modules and packages that exist, and lists each package."""
+"""Pages and modules name modules and packages that exist, and docs/architecture.md lists each package."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -16,17 +17,38 @@ def named_paths(page: str) -> set[str]:
     return set(re.findall(r"`((?:\w+/)*\w+\.py|(?:\w+/)+)`", text))
 
 
-def missing(page: str) -> list[str]:
-    """Return the named paths that exist neither in the package nor in the repository.
+def missing(page: str, *more: Path) -> list[str]:
+    """Return the named paths that exist neither in the package nor in the repository nor in the folders `more`.
 
-    A module's name without a folder is found in any folder of the package.
+    A module's name without a folder is found in any folder of the package and of `more`.
     """
-    anywhere = {path.name for path in PACKAGE.rglob("*.py")}
+    anywhere = _module_names(PACKAGE, *more)
     return sorted(
         path
         for path in named_paths(page)
-        if path not in anywhere and not any((folder / path).exists() for folder in (PACKAGE, ROOT))
+        if path not in anywhere and not any((folder / path).exists() for folder in (PACKAGE, ROOT, *more))
     )
+
+
+@functools.cache
+def _module_names(*folders: Path) -> frozenset[str]:
+    return frozenset(path.name for folder in folders for path in folder.rglob("*.py"))
+
+
+def unknown(text: str) -> list[str]:
+    """Return the qualified names (`gateway.PACKAGE.MODULE.NAME`) whose module does not exist, or has no such name."""
+    return sorted(name for name in set(re.findall(r"`(gateway(?:\.\w+){2,})", text)) if not _exists(name))
+
+
+@functools.cache
+def _exists(qualified: str) -> bool:
+    parts = qualified.split(".")
+    for count in range(len(parts), 1, -1):
+        folder = ROOT.joinpath(*parts[:count])
+        for file in (folder.with_suffix(".py"), folder / "__init__.py"):
+            if file.exists():
+                return set(parts[count:]) <= set(re.findall(r"\w+", file.read_text()))
+    return False
 
 
 def listed_packages(page: str) -> list[str]:
@@ -40,6 +62,17 @@ def test_every_path_that_the_page_names_exists() -> None:
     assert missing(PAGE) == []
 
 
+def test_every_path_that_the_page_about_tests_names_exists() -> None:
+    page = (ROOT / "docs/testing.md").read_text()
+    assert len(named_paths(page)) > 10
+    assert missing(page, ROOT / "tests", ROOT / "tests/fuzz") == []
+
+
+def test_every_module_that_a_docstring_names_exists() -> None:
+    texts = {path.relative_to(PACKAGE): path.read_text() for path in PACKAGE.rglob("*.py")}
+    assert {path: found for path, text in texts.items() if (found := missing(text) + unknown(text))} == {}
+
+
 def test_the_page_lists_every_package() -> None:
     assert sorted(listed_packages(PAGE)) == sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 
@@ -47,3 +80,9 @@ def test_the_page_lists_every_package() -> None:
 @pytest.mark.parametrize("path", ["ssh/pools.py", "poll_pool.py", "docker/plans/", "errors/pool.py"])
 def test_a_missing_path_is_reported(path: str) -> None:
     assert missing(f"`ssh/pool.py`, `facts.py` and `{path}` in `docker/planning/`") == [path]
+
+
+def test_an_unknown_qualified_name_is_reported() -> None:
+    known = "`gateway.ssh.pool`, `gateway.errors.DialError` and `gateway.contracts.link.Link.socket(…)`"
+    wrong = ["gateway.errors.DialFault", "gateway.ssh.pools.SshConnectionPool"]
+    assert unknown(f"{known}, `{wrong[0]}` and `{wrong[1]}`; the key `gateway.strict`") == wrong

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from gateway.app.socket_activation import PassedSockets, passed_sockets
-from gateway.contracts.config_types import HostPort, unix_endpoint
+from gateway.contracts.config_types import HostPort, unix_host_port
 
 _PRINT = """
 import os
 from gateway.app.socket_activation import passed_sockets
-from gateway.contracts.config_types import HostPort, unix_endpoint
+from gateway.contracts.config_types import HostPort, unix_host_port
 passed = passed_sockets()
 print(passed.duplicates(HostPort("127.0.0.1", {port})) is not None, "LISTEN_FDS" in os.environ, os.get_inheritable(3))
 """
@@ -30,7 +30,7 @@ def listening() -> Iterator[socket.socket]:
 def test_a_listener_gets_the_socket_of_its_address(listening: socket.socket) -> None:
     passed, port = PassedSockets([listening]), listening.getsockname()[1]
     assert passed.duplicates(HostPort("127.0.0.1", port + 1)) is None
-    assert passed.duplicates(unix_endpoint(Path("/run/gateway/orders.sock"))) is None
+    assert passed.duplicates(unix_host_port(Path("/run/gateway/orders.sock"))) is None
     first = passed.duplicates(HostPort("127.0.0.1", port))
     assert first is not None
     first[0].close()
@@ -48,7 +48,7 @@ def test_addresses_are_compared_as_addresses(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(tmp_path / "a.sock"))
         sock.listen()
-        (found,) = PassedSockets([sock]).duplicates(unix_endpoint(tmp_path / "a.sock")) or []
+        (found,) = PassedSockets([sock]).duplicates(unix_host_port(tmp_path / "a.sock")) or []
         assert not found.getblocking()
         found.close()
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as sock:

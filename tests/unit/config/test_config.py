@@ -14,7 +14,7 @@ from gateway.config.model import CommonBackendOptions, CommonCheckOptions, Commo
 from gateway.config.schema import hints_by_key
 from gateway.config.sections import SECTIONS, OpsTls
 from gateway.config.setting_warnings import setting_warnings
-from gateway.contracts.config_types import Duration, HostPort, unix_endpoint
+from gateway.contracts.config_types import Duration, HostPort, unix_host_port
 from gateway.contracts.secret import Secret
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
 from gateway.errors import ConfigError
@@ -86,7 +86,7 @@ def test_variables_of_the_environment_are_expanded(tmp_path: Path) -> None:
     text = "backends: {a: {kind: tcp, targets: ['${HOST}:${PORT:-80}'], listen: '/run/$$x'}}"
     backend = read(text, tmp_path, HOST="db").backends["a"]
     assert backend.targets == (HostPort("db", 80),)
-    assert backend.listen == (unix_endpoint(Path("/run/$x")),)
+    assert backend.listen == (unix_host_port(Path("/run/$x")),)
 
 
 def test_secrets_read_their_file_at_each_use_and_are_never_printed(tmp_path: Path) -> None:

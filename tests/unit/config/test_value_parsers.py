@@ -39,13 +39,13 @@ def test_an_invalid_size_is_refused(text: str) -> None:
     ],
 )
 def test_endpoint(text: str, default: int, found: HostPort) -> None:
-    assert value_parsers.endpoint(text, default) == found
+    assert value_parsers.host_port(text, default) == found
 
 
 @pytest.mark.parametrize("text", ["db", "db:0", "db:65536", "fd00::1", "db:x", "a b:1", ":1"])
 def test_an_invalid_endpoint_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"host:port|needs a port"):
-        value_parsers.endpoint(text)
+        value_parsers.host_port(text)
 
 
 def test_an_endpoint_prints_as_it_is_written() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gateway.backend_support.postgres_cancel_protocol import PostgresCancelProtocol
-from gateway.contracts.config_types import HostPort, unix_endpoint
+from gateway.contracts.config_types import HostPort, unix_host_port
 from gateway.contracts.link import Link
 from gateway.forwarding import cancel_request_router, forward
 from gateway.forwarding.admission import AdmissionRules
@@ -323,7 +323,7 @@ async def test_reads_the_request_of_a_unix_client_that_has_closed(tmp_path: Path
         await at.session()
         bound = bind_unix(tmp_path / "sock", 0o600)
         bound.listen()
-        at.listeners.append(Listener(unix_endpoint(tmp_path / "sock"), [bound]))
+        at.listeners.append(Listener(unix_host_port(tmp_path / "sock"), [bound]))
         at.forward._start_accepting()
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(tmp_path / "sock"))

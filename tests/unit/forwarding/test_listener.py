@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gateway.contracts.config_types import HostPort, unix_endpoint
+from gateway.contracts.config_types import HostPort, unix_host_port
 from gateway.demo.process import free_port
 from gateway.forwarding import listener as listener_module
 from gateway.forwarding.listener import AcceptHandler, BindError, Listener
@@ -54,7 +54,7 @@ def mode(path: Path) -> int:
 @pytest.mark.parametrize("what", ["link", "file", "socket", "nothing"])
 def test_set_mode_changes_only_the_bound_socket(tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str) -> None:
     path, secret = tmp_path / "listen.sock", tmp_path / "secret"
-    listener, other = Listener(unix_endpoint(path)), socket.socket(socket.AF_UNIX)
+    listener, other = Listener(unix_host_port(path)), socket.socket(socket.AF_UNIX)
     if what in ("link", "file"):
         secret.touch(0o600)
     else:
@@ -74,7 +74,7 @@ def test_set_mode_changes_only_the_bound_socket(tmp_path: Path, caplog: pytest.L
 
 def test_set_mode_only_acts_on_changes(tmp_path: Path) -> None:
     path = tmp_path / "listen.sock"
-    listener = Listener(unix_endpoint(path))
+    listener = Listener(unix_host_port(path))
     assert mode(path) == 0o660
     listener.set_mode(open_to_all=True)
     assert mode(path) == 0o666
