@@ -314,7 +314,6 @@ struct wire {
     struct channel **table;
     uint32_t *free_numbers, table_size, free_count, used_count;
     uint64_t growth_available, growth_reserve, max_window, round_trip;
-    uint64_t overflow; /* number of channels that listeners opened beyond `full_load`; also `to_backend` of the gauge */
     uint32_t adjust_bytes;
 };
 

@@ -95,11 +95,11 @@ class Engine:
         - Channel or pair: the number of bytes to the backend, the number of bytes from the backend, the number of
           responses, the time of the last activity, the time of the pending request (0 if there is none), the number
           of buffered bytes, and whether the end of the backend's stream was forwarded to the client.
-        - Connection: the first value is the number of channels that a listener has opened although each of its
-          connections had at least `full_load` channels. The second is the number of bytes received since the last
-          key exchange. The third is the number of channels. The fourth is the time at which data was last received.
-        - Listener: the first value is the number of clients that use a permit. The third is the number of
-          clients that are connected to the target, but not reported to Python yet.
+        - Connection: the second value is the number of bytes received since the last key exchange. The third is the
+          number of channels. The fourth is the time at which data was last received.
+        - Listener: the first value is the number of clients that use a permit. The second is the number of channels
+          that the listener has opened although each of its connections had more than `full_load` channels. The third
+          is the number of clients that are connected to the target, but not reported to Python yet.
 
         Raises:
             KeyError: The token was released.

@@ -162,7 +162,7 @@ static bool open_channel(struct listener *l, int fd)
         return false;
     }
     if (load_of(w) > l->setup->full_load)
-        gauge_set(&w->gauge->to_backend, ++w->overflow);
+        gauge_set(&l->gauge->from_backend, ++l->overflow);
     w->growth_available -= extra;
     e->growth_available -= extra;
     c->growth = extra;

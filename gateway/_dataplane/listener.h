@@ -38,7 +38,8 @@ struct listener_setup {
 };
 
 /* A listening socket and its rule. To withdraw the rule, Python sets `held` of the gauge, and then queues COMMAND_UNLISTEN.
- * In the gauge, `to_backend` has the value of `accepted`, and `responses` has the value of `unreported`. */
+ * In the gauge, `to_backend` has the value of `accepted`, `from_backend` has the value of `overflow`, and `responses` has the
+ * value of `unreported`. */
 struct listener {
     struct source source; /* must be first */
     bool watched, stopped;
@@ -46,6 +47,7 @@ struct listener {
     uint32_t next_wire, pending;
     uint64_t permitted, token;
     uint64_t accepted; /* number of clients that use a permit. A client that RECORD_SERVED reports gives its permit back. */
+    uint64_t overflow; /* number of channels opened although each SSH connection had more than `full_load` channels */
     uint64_t unreported; /* number of clients that are connected to the target, but not reported to Python yet */
     uint64_t served, served_resets, served_to_backend, served_from_backend; /* sums since the last RECORD_SERVED */
     struct engine *engine;

@@ -2,6 +2,7 @@
 #include "module.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <openssl/crypto.h>
 
 struct engine *engine_of(PyObject *self)
@@ -184,10 +185,22 @@ static int add_constants(PyObject *module)
     return PyModule_AddStringConstant(module, "OPENSSL_VERSION", OpenSSL_version(OPENSSL_VERSION));
 }
 
+/* Make glibc return large blocks to the kernel when they are freed. By default, glibc raises this threshold to the size of the
+ * largest freed block, up to 32 MiB. Later blocks then come from the heaps, which fragment: the memory of the process grows for
+ * hours. A fixed threshold stops this (mallopt(3), M_MMAP_THRESHOLD). Other C libraries do not have this behavior. */
+static void limit_fragmentation(void)
+{
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, 128 * 1024);
+    mallopt(M_TRIM_THRESHOLD, 128 * 1024);
+#endif
+}
+
 static int module_exec(PyObject *module)
 {
     PyObject *type = PyType_FromSpec(&spec);
 
+    limit_fragmentation();
     if (!type || PyModule_AddObjectRef(module, "Engine", type) < 0) {
         Py_XDECREF(type);
         return -1;

@@ -2,13 +2,11 @@
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "engine.h"
 
 #define MAX_WAITING ((size_t)64 * 1024) /* with more bytes of records, Python is notified even if none is urgent */
-#define TIME_SLICE (SECOND / 10000)     /* the shortest that the kernel permits */
 
 static void notify(int fd)
 {
@@ -59,22 +57,16 @@ void thread_report(struct engine *e, int error)
         notify(e->report);
 }
 
-/* Request short time slices: after an event, the kernel then runs this thread before threads that compute for long
- * (sched_setattr(2)). Kernels before Linux 6.12 ignore the request. */
-static void request_short_slices(void)
+/* Select the policy SCHED_BATCH (sched(7)), unless the operator has selected a policy for the process. After an event, this
+ * thread then waits until a processor is free, instead of interrupting the thread that runs there, such as a client or a server.
+ * More events arrive during this wait, and one system call handles more of them. */
+static void avoid_preemption(void)
 {
-    struct {
-        uint32_t size, policy;
-        uint64_t flags;
-        int32_t nice;
-        uint32_t priority;
-        uint64_t runtime, deadline, period;
-    } attributes = {.size = sizeof attributes};
+    struct sched_param parameters;
+    int policy;
 
-    if (syscall(SYS_sched_getattr, 0, &attributes, sizeof attributes, 0) == 0 && attributes.policy == SCHED_OTHER) {
-        attributes.runtime = TIME_SLICE;
-        syscall(SYS_sched_setattr, 0, &attributes, 0); /* without it, the thread only runs later on a busy machine */
-    }
+    if (pthread_getschedparam(pthread_self(), &policy, &parameters) == 0 && policy == SCHED_OTHER)
+        pthread_setschedparam(pthread_self(), SCHED_BATCH, &parameters); /* without it, the thread only uses more time */
 }
 
 static void *run(void *argument)
@@ -82,7 +74,7 @@ static void *run(void *argument)
     struct engine *e = argument;
     int error = 0;
 
-    request_short_slices();
+    avoid_preemption();
     while (!error && wait_for_python(e)) {
         error = engine_turn(e, -1);
         thread_report(e, error);

@@ -52,6 +52,8 @@ class NativeEngineRunner:
         self._growth_bytes = growth_bytes
         self._thread = thread
         self._objects: dict[int, NativeEventHandler] = {}
+        self._groups: dict[int, object] = {}
+        """The groups of the objects that belong to one, by token."""
         self._poller = poller()
         self._start()
         if isinstance(loop, RelayEventLoop):
@@ -75,12 +77,17 @@ class NativeEngineRunner:
         """Number of bytes by which all receive windows together exceed their initial sizes."""
         return self._growth_bytes - self.engine.growth()
 
-    def add(self, thing: NativeEventHandler, token: int | None = None) -> int:
+    def group_size(self, group: object) -> int:
+        """Return the number of objects that were added with `group`."""
+        return sum(each is group for each in self._groups.values())
+
+    def add(self, thing: NativeEventHandler, token: int | None = None, group: object = None) -> int:
         """Register an object. The object receives the native engine's records for its token until `forget` is called.
 
         Args:
             thing: The object.
             token: The native engine's identifier of the object; None to create one.
+            group: See `NativeEnginePool.runner`.
 
         Returns:
             The token.
@@ -88,11 +95,14 @@ class NativeEngineRunner:
         if token is None:
             token = self.engine.token()
         self._objects[token] = thing
+        if group is not None:
+            self._groups[token] = group
         return token
 
     def forget(self, token: int) -> None:
         """Release the token of an object. Call this after the last record, or if the object could not be created."""
         del self._objects[token]
+        self._groups.pop(token, None)
         self.engine.release(token)
 
     def command(self, command: int, token: int, argument: int = 0) -> None:
@@ -110,6 +120,7 @@ class NativeEngineRunner:
         self._poller.remove(self._fd)
         self.engine.close()
         self._objects.clear()
+        self._groups.clear()
 
     def handle_records(self) -> None:
         """Pass the native engine's records to their objects. If the native engine has failed, replace it."""
@@ -159,16 +170,20 @@ class NativeEnginePool:
         """The runners of the native engines that have been started."""
         self._loop = loop
 
-    def runner(self) -> NativeEngineRunner:
+    def runner(self, group: object = None) -> NativeEngineRunner:
         """Return the runner of a native engine for a new connection or pair of sockets.
 
         If fewer than `settings.threads` native engines run, start a new one. Otherwise, select the one with the
-        lowest load.
+        fewest objects of `group`; among equals, the one with the lowest load.
+
+        Args:
+            group: Identifies the objects that the native engines share evenly, such as the connections of a tunnel.
+                None: the object belongs to no group.
         """
         if len(self.runners) < self._threads:
             self.runners.append(NativeEngineRunner(self._loop, settings.growth_bytes // self._threads))
             return self.runners[-1]
-        return min(self.runners, key=lambda runner: runner.load)
+        return min(self.runners, key=lambda runner: (runner.group_size(group), runner.load))
 
     def all_runners(self) -> list[NativeEngineRunner]:
         """Return the runners of `settings.threads` native engines. Start those that do not run yet."""

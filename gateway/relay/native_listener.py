@@ -116,17 +116,16 @@ class NativeListener(ABC):
         """The allowed networks, in the format that the native engine expects."""
         return pack_networks(self._rule.allow)
 
-    def _read(self) -> tuple[int, int]:
-        """Return the number of clients that use a permit, and the number of connected but unreported clients."""
+    def _read(self) -> tuple[int, int, int]:
+        """Return the first three values of the gauge of a listener; see `Engine.gauge`."""
         if self._closed or self._runner.engine is not self._engine:
-            return self._handled, 0
-        accepted, _, unreported, *_ = self._engine.gauge(self._token)
-        return accepted, unreported
+            return self._handled, 0, 0
+        return self._engine.gauge(self._token)[:3]
 
     @property
     def waiting(self) -> int:
         """See `gateway.contracts.listening_link.LinkClientListener`."""
-        accepted, unreported = self._read()
+        accepted, _, unreported = self._read()
         return max(0, accepted - self._handled - unreported)
 
     @property

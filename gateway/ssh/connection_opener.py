@@ -83,7 +83,7 @@ async def _connect(
             verifier = HostKeyVerifier(trust, options, memory, refusals)
             async with credentials.login_arguments(options) as login:
                 tried = credentials.describe(options, login)
-                conn = await _log_in(options, sock, verifier, login)
+                conn = await _log_in(options, sock, verifier, login, memory)
         verifier.remember_key_type(conn)
         conn.set_extra_info(verifier=verifier)
     except BaseException as error:
@@ -126,7 +126,11 @@ def _peer_address(sock: socket.socket) -> str:
 
 
 async def _log_in(
-    options: SshOptions, sock: socket.socket, verifier: HostKeyVerifier, login: dict[str, Any]
+    options: SshOptions,
+    sock: socket.socket,
+    verifier: HostKeyVerifier,
+    login: dict[str, Any],
+    memory: RememberedHostKeyType,
 ) -> asyncssh.SSHClientConnection:
     trust = verifier.trust
     arguments: dict[str, Any] = {
@@ -153,7 +157,7 @@ async def _log_in(
         from gateway.ssh.native_transport import hand_over  # noqa: PLC0415 - the native engine is optional
 
         try:
-            await hand_over(conn)
+            await hand_over(conn, memory)
         except BaseException:
             close_now(conn)
             raise

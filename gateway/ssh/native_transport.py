@@ -46,11 +46,14 @@ class NativeTransport(asyncio.Transport):
         conn: The asyncssh connection.
         runner: Runs the native engine.
         names: The values that `get_extra_info` returns, by name: the addresses of both ends.
+        tunnel: See `hand_over`.
     """
 
-    def __init__(self, conn: SshConnection, runner: NativeEngineRunner, names: dict[str, Any]) -> None:
+    def __init__(
+        self, conn: SshConnection, runner: NativeEngineRunner, names: dict[str, Any], tunnel: object = None
+    ) -> None:
         super().__init__()
-        self.token = runner.add(self)
+        self.token = runner.add(self, group=tunnel)
         self.runner = runner
         self._conn = conn
         self._names = names
@@ -110,11 +113,6 @@ class NativeTransport(asyncio.Transport):
     def channel_count(self) -> int:
         """Number of channels on this connection, including those that are opening or closing."""
         return 0 if self._closed else self.runner.engine.gauge(self.token)[2]
-
-    @property
-    def overflow_count(self) -> int:
-        """Number of channels that listeners opened here although all their connections had many channels."""
-        return 0 if self._closed else self.runner.engine.gauge(self.token)[0]
 
     # The pool calls these methods.
 
@@ -212,11 +210,13 @@ class NativeTransport(asyncio.Transport):
         self._conn.connection_lost(error)
 
 
-async def hand_over(conn: SshConnection) -> None:
+async def hand_over(conn: SshConnection, tunnel: object = None) -> None:
     """Pass the connection to the native engine. Do nothing if the engine does not support the ciphers.
 
     Args:
         conn: A connection from `log_in` that has no channels. Do not use its transport afterward.
+        tunnel: An object that identifies the tunnel. The native engines share the tunnel's connections evenly.
+            None: the connection belongs to no tunnel.
 
     Raises:
         asyncssh.ConnectionLost: The connection was lost.
@@ -235,7 +235,7 @@ async def hand_over(conn: SshConnection) -> None:
         return
     seal, open_ = keys
     names = {name: transport.get_extra_info(name) for name in ("sockname", "peername")}
-    native_transport = NativeTransport(conn, native_engine_pool().runner(), names)
+    native_transport = NativeTransport(conn, native_engine_pool().runner(tunnel), names, tunnel)
     sock = transport.release()
     native_transport.runner.engine.wire(
         native_transport.token,

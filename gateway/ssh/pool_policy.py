@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from gateway.ssh.options import KeepaliveOptions
 
-CHANNELS_PER_CONNECTION = 64
+CHANNELS_PER_CONNECTION = 128
 """Number of channels per connection at which the pool opens another connection. sshd polls all channels of a
 connection in each iteration of its loop, so the latency increases with the number of channels."""
 REPLACEMENT_TIME = 1.0

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import socket
 import time
-from math import inf
 
 import asyncssh
 
@@ -50,8 +49,6 @@ class PooledConnection:
         self.outdated = False
         """Whether the connection gets no new channels, and is closed after its last channel. Reasons: the tunnel's
         credentials have changed since the connection logged in, or the pool has more connections than it needs."""
-        self._overflow_count, self._overflow_at = 0, -inf
-        """The last value of `NativeTransport.overflow_count`, and when `last_overflow` first read it."""
         self.stalled = False
         """See `ConnectionHealth.stalled`."""
         self.silence_at_recovery = 0.0
@@ -78,13 +75,6 @@ class PooledConnection:
         """Number of channels that are open or opening, including those that the native engine has not reported."""
         known = len(self._relays) + self._opener.opening_count
         return max(known, self.native_transport.channel_count) if self.native_transport is not None else known
-
-    def last_overflow(self) -> float:
-        """Return the monotonic time of the last call that found a higher `NativeTransport.overflow_count`."""
-        count = self.native_transport.overflow_count if self.native_transport is not None else 0
-        if count > self._overflow_count:
-            self._overflow_count, self._overflow_at = count, time.monotonic()
-        return self._overflow_at
 
     @property
     def rekeys_often(self) -> bool:

@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from math import inf
 from typing import Any
 
 from gateway.contracts.listening_link import AcceptedClientHandler, ClientAcceptRule, ShortConnectionTotals
@@ -17,7 +16,10 @@ from gateway.ssh.pooled_connection import PooledConnection
 log = logging.getLogger(__name__)
 
 _OVERFLOW_PERIOD = 1.0
-"""If the connections of every native engine were full within this number of seconds, the pool needs another one."""
+_OVERFLOW_SHARE = 0.75
+"""If more than this share of the channels that opened during `_OVERFLOW_PERIOD` seconds met full connections, the
+pool needs another connection. Short bursts of clients also fill the connections. With more connections, the native
+engines would send fewer packets per system call."""
 
 
 class PooledForwardingListener(NativeListenerGroup):
@@ -44,6 +46,9 @@ class PooledForwardingListener(NativeListenerGroup):
     ) -> None:
         self.connections = list(connections)
         self._owner = owner
+        self._period_start = time.monotonic()
+        self._opened = self._overflow = 0
+        """Number of channels opened since `_period_start`, and the sum of `overflow_count` at that time."""
         super().__init__(rule, permits, _listener_factories(rule, connections), handler)
 
     # The listeners of the native engines call these methods.
@@ -51,25 +56,32 @@ class PooledForwardingListener(NativeListenerGroup):
     def adopt(self, connection: PooledConnection, channel: SshChannel) -> None:
         """See `gateway.ssh.ssh_forwarding_listener.SshForwardingListenerHandler`."""
         connection.adopt(channel)
-        self._grow_if_full()
+        if all(each.load >= CHANNELS_PER_CONNECTION - 1 for each in self.connections):
+            self._owner.grow()
+        self._grow_if_overflowing(1)
 
     def on_served(self, clients: ShortConnectionTotals) -> None:
         """See `gateway.relay.native_listener.NativeListenerHandler`."""
         for each in self.connections:
             each.has_answered_open = True
-        self._grow_if_full()
+        self._grow_if_overflowing(clients.total)
         super().on_served(clients)
 
-    def _grow_if_full(self) -> None:
-        last: dict[Any, float] = {}
-        for each in self.connections:
-            runner = each.native_transport.runner if each.native_transport is not None else None
-            last[runner] = max(last.get(runner, -inf), each.last_overflow())
-        # Each native engine uses only its own connections, and many channels can end before `load` is read.
-        if min(last.values()) > time.monotonic() - _OVERFLOW_PERIOD or all(
-            each.load >= CHANNELS_PER_CONNECTION - 1 for each in self.connections
-        ):
-            self._owner.grow()
+    def _grow_if_overflowing(self, opened: int) -> None:
+        """Open another connection if most of the channels that opened during a period met full connections.
+
+        Many channels can open and end before `PooledConnection.load` is read.
+
+        Args:
+            opened: Number of channels that were opened since the last call.
+        """
+        self._opened += opened
+        now = time.monotonic()
+        if now - self._period_start >= _OVERFLOW_PERIOD:
+            overflow = sum(each.overflow_count for each in self._listeners)
+            if overflow - self._overflow > self._opened * _OVERFLOW_SHARE:
+                self._owner.grow()
+            self._period_start, self._opened, self._overflow = now, 0, overflow
 
     def on_stopped(self) -> None:
         """See `gateway.relay.native_listener.NativeListenerHandler`."""

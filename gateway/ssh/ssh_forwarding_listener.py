@@ -64,6 +64,11 @@ class SshForwardingListener(NativeListener):
             *channel_target(to.host, to.port),
         )  # fmt: skip
 
+    @property
+    def overflow_count(self) -> int:
+        """Number of channels that were opened although each of the connections had many channels."""
+        return self._read()[1]
+
     def _create_relay(self, token: int, wire: int, tap: Tap | None) -> NativeChannel:
         channel = NativeChannel(self._runner, self._rule.latency, tap, _ignore, token)
         self._adopt(self._connections[wire], channel)

@@ -35,10 +35,6 @@ class NativeTransportInterface(Protocol):
     def channel_count(self) -> int:
         """See `NativeTransport.channel_count`."""
 
-    @property
-    def overflow_count(self) -> int:
-        """See `NativeTransport.overflow_count`."""
-
     def set_key(self, key: CipherKey, *, sealing: bool) -> None:
         """See `NativeTransport.set_key`."""
 

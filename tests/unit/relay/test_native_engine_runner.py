@@ -75,3 +75,25 @@ def test_auto_is_one_thread_for_each_processor_up_to_four(monkeypatch: pytest.Mo
     for processors, threads in ((1, 1), (3, 3), (64, 4)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, found=processors: set(range(found)))
         assert _dataplane.thread_count("auto") == threads
+
+
+async def test_the_native_engines_share_the_connections_of_a_group_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    need_data_plane()
+    from gateway.relay.native_engine_runner import NativeEnginePool  # noqa: PLC0415 - the native engine is optional
+
+    monkeypatch.setattr(_dataplane.settings, "threads", 2)
+    pool, tunnel = NativeEnginePool(asyncio.get_running_loop()), object()
+    first, second = pool.all_runners()
+    token = first.add(Thing(), group=tunnel)
+    second.add(Thing())
+    second.add(Thing())
+    assert pool.runner(tunnel) is second  # although its load is higher
+    second.add(Thing(), group=tunnel)
+    assert pool.runner(tunnel) is first
+    assert pool.runner(object()) is first
+    first.forget(token)
+    assert (first.group_size(tunnel), second.group_size(tunnel)) == (0, 1)
+    assert pool.runner(tunnel) is first
+    first.close()
+    second.close()
+    assert second.group_size(tunnel) == 0
