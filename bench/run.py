@@ -77,8 +77,8 @@ def rate(connections: int, ask: int, answer: int) -> Measure:
     return lambda path: load("pp", path.port, connections, ask, answer, 2)
 
 
-def of_two_clients(mode: str, *arguments: int) -> Measure:
-    """Return a function that measures the sum of the rates of two load programs, each with these arguments."""
+def rate_of_two_clients(mode: str, *arguments: int) -> Measure:
+    """Return a function that runs two load programs at the same time, and returns the sum of their rates."""
 
     def measure(path: MeasuredPath) -> float:
         ports = (path.port, path.second.port if path.second else path.port)
@@ -214,11 +214,14 @@ TUNNEL = [
     Row("pgbench -S, 8 clients, transactions/s", transactions),
 ]
 TWO_CONNECTIONS = [
-    Row("bulk to the backend, two clients with 4 flows, MB/s", of_two_clients("up", 4, GB // 4)),
-    Row("bulk from the backend, two clients with 4 flows, MB/s", of_two_clients("down", 4, GB // 4)),
-    Row("round trips/s, 1 B ↔ 1 B, two clients with 32 connections", of_two_clients("pp", 32, 1, 1, 2)),
-    Row("round trips/s, 200 B → 4 KiB, two clients with 32 connections", of_two_clients("pp", 32, 200, 4096, 2)),
-    Row("new connections/s, two clients with 32 at once", of_two_clients("conn", 32, 6000)),
+    Row("bulk to the backend, two clients with 4 flows each, MB/s", rate_of_two_clients("up", 4, GB // 4)),
+    Row("bulk from the backend, two clients with 4 flows each, MB/s", rate_of_two_clients("down", 4, GB // 4)),
+    Row("round trips/s, 1 B ↔ 1 B, two clients with 32 connections each", rate_of_two_clients("pp", 32, 1, 1, 2)),
+    Row(
+        "round trips/s, 200 B → 4 KiB, two clients with 32 connections each",
+        rate_of_two_clients("pp", 32, 200, 4096, 2),
+    ),
+    Row("new connections/s, two clients with 32 each at once", rate_of_two_clients("conn", 32, 6000)),
 ]
 SSHTUNNEL = [
     Row("bulk to the backend, 1 flow, MB/s", bulk("up", 1, 200_000_000)),

@@ -97,9 +97,9 @@ class Engine:
           of buffered bytes, and whether the end of the backend's stream was forwarded to the client.
         - Connection: the second value is the number of bytes received since the last key exchange. The third is the
           number of channels. The fourth is the time at which data was last received.
-        - Listener: the first value is the number of clients that use a permit. The second is the number of channels
-          that the listener has opened although each of its connections had more than `full_load` channels. The third
-          is the number of clients that are connected to the target, but not reported to Python yet.
+        - Listener: the first value is the number of clients that use a permit. The second is the number of periods of
+          about one second in which most new channels met full connections (`full_load`). The third is the number of
+          clients that are connected to the target, but not reported to Python yet.
 
         Raises:
             KeyError: The token was released.

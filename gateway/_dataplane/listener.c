@@ -8,6 +8,7 @@
 #include "listener.h"
 
 #define ACCEPTS_PER_TURN 64u
+#define OVERFLOW_PERIOD SECOND
 #define MAX_PENDING 64u /* clients of a listener that wait for a connection to the target; others wait in the kernel */
 
 /* Start to accept clients. Emits RECORD_STOPPED if this fails, or when the listener stops later. */
@@ -141,6 +142,23 @@ static struct wire *choose_wire(struct listener *l)
     return best;
 }
 
+/* Count a channel. At the end of a period, increment the number of overflow periods if more than three quarters of its channels
+ * met full SSH connections, and there were more channels than one SSH connection can carry. Short bursts of clients therefore
+ * do not count. Ignore a period in which the clients paused. */
+static void count_opened(struct listener *l, bool overflow)
+{
+    uint64_t now = clock_ns(), age = now - l->period_start;
+
+    l->opened++;
+    l->overflow += overflow;
+    if (age < OVERFLOW_PERIOD)
+        return;
+    if (age < 2 * OVERFLOW_PERIOD && l->opened > l->setup->full_load && 4 * l->overflow > 3 * l->opened)
+        gauge_set(&l->gauge->from_backend, ++l->overflow_periods);
+    l->period_start = now;
+    l->opened = l->overflow = 0;
+}
+
 /* Open a channel for a client. Return false if that is not possible. */
 static bool open_channel(struct listener *l, int fd)
 {
@@ -161,8 +179,7 @@ static bool open_channel(struct listener *l, int fd)
         slot_release(e, token);
         return false;
     }
-    if (load_of(w) > l->setup->full_load)
-        gauge_set(&l->gauge->from_backend, ++l->overflow);
+    count_opened(l, load_of(w) > l->setup->full_load);
     w->growth_available -= extra;
     e->growth_available -= extra;
     c->growth = extra;

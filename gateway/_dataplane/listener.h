@@ -28,7 +28,7 @@ struct listener_setup {
     uint32_t open_histogram; /* index of the histogram of the times from accepting a client to connecting it to the target */
     uint32_t min_window, window; /* initial receive window: `window` if the growth budgets allow it, else `min_window` */
     uint32_t max_packet;
-    uint32_t full_load; /* number of channels of an SSH connection beyond which the engine counts new channels */
+    uint32_t full_load; /* number of channels at which an SSH connection is full */
     uint32_t wire_count, network_count; /* without networks, every address is allowed */
     uint32_t type_size, rest_size;
     uint32_t tap; /* see struct channel_setup */
@@ -38,8 +38,8 @@ struct listener_setup {
 };
 
 /* A listening socket and its rule. To withdraw the rule, Python sets `held` of the gauge, and then queues COMMAND_UNLISTEN.
- * In the gauge, `to_backend` has the value of `accepted`, `from_backend` has the value of `overflow`, and `responses` has the
- * value of `unreported`. */
+ * In the gauge, `to_backend` has the value of `accepted`, `from_backend` has the value of `overflow_periods`, and
+ * `responses` has the value of `unreported`. */
 struct listener {
     struct source source; /* must be first */
     bool watched, stopped;
@@ -47,7 +47,9 @@ struct listener {
     uint32_t next_wire, pending;
     uint64_t permitted, token;
     uint64_t accepted; /* number of clients that use a permit. A client that RECORD_SERVED reports gives its permit back. */
-    uint64_t overflow; /* number of channels opened although each SSH connection had more than `full_load` channels */
+    uint64_t period_start;     /* when the last channel of the previous period was opened */
+    uint64_t opened, overflow; /* number of channels opened in this period, and of those that met full SSH connections */
+    uint64_t overflow_periods; /* see count_opened */
     uint64_t unreported; /* number of clients that are connected to the target, but not reported to Python yet */
     uint64_t served, served_resets, served_to_backend, served_from_backend; /* sums since the last RECORD_SERVED */
     struct engine *engine;

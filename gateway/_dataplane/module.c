@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <malloc.h>
 #include <openssl/crypto.h>
+#include <stdlib.h>
 
 struct engine *engine_of(PyObject *self)
 {
@@ -185,12 +186,15 @@ static int add_constants(PyObject *module)
     return PyModule_AddStringConstant(module, "OPENSSL_VERSION", OpenSSL_version(OPENSSL_VERSION));
 }
 
-/* Make glibc return large blocks to the kernel when they are freed. By default, glibc raises this threshold to the size of the
- * largest freed block, up to 32 MiB. Later blocks then come from the heaps, which fragment: the memory of the process grows for
- * hours. A fixed threshold stops this (mallopt(3), M_MMAP_THRESHOLD). Other C libraries do not have this behavior. */
+/* Make glibc return freed blocks of 128 KiB and more to the kernel, in the whole process. By default, glibc raises the
+ * threshold for such blocks when a larger block is freed, up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD). Blocks below the
+ * threshold come from heaps, which large blocks fragment: the memory of the process grows for hours. After these calls, both
+ * thresholds are constant. Other C libraries do not raise thresholds. */
 static void limit_fragmentation(void)
 {
 #ifdef __GLIBC__
+    if (getenv("GLIBC_TUNABLES") || getenv("MALLOC_MMAP_THRESHOLD_") || getenv("MALLOC_TRIM_THRESHOLD_"))
+        return; /* the operator has selected thresholds */
     mallopt(M_MMAP_THRESHOLD, 128 * 1024);
     mallopt(M_TRIM_THRESHOLD, 128 * 1024);
 #endif

@@ -57,16 +57,16 @@ void thread_report(struct engine *e, int error)
         notify(e->report);
 }
 
-/* Select the policy SCHED_BATCH (sched(7)), unless the operator has selected a policy for the process. After an event, this
- * thread then waits until a processor is free, instead of interrupting the thread that runs there, such as a client or a server.
- * More events arrive during this wait, and one system call handles more of them. */
+/* Select the policy SCHED_BATCH (sched(7)), unless the process has another policy than SCHED_OTHER. After an event, this thread
+ * then does not preempt a running thread, such as that of a client or a server. It waits until a processor is free, or until
+ * that thread's time slice ends. More events arrive during this wait, and one system call handles more of them. */
 static void avoid_preemption(void)
 {
     struct sched_param parameters;
     int policy;
 
     if (pthread_getschedparam(pthread_self(), &policy, &parameters) == 0 && policy == SCHED_OTHER)
-        pthread_setschedparam(pthread_self(), SCHED_BATCH, &parameters); /* without it, the thread only uses more time */
+        pthread_setschedparam(pthread_self(), SCHED_BATCH, &parameters); /* a failure only costs time */
 }
 
 static void *run(void *argument)

@@ -53,7 +53,7 @@ class NativeEngineRunner:
         self._thread = thread
         self._objects: dict[int, NativeEventHandler] = {}
         self._groups: dict[int, object] = {}
-        """The groups of the objects that belong to one, by token."""
+        """The group of each object that has one, by token."""
         self._poller = poller()
         self._start()
         if isinstance(loop, RelayEventLoop):
@@ -177,8 +177,8 @@ class NativeEnginePool:
         fewest objects of `group`; among equals, the one with the lowest load.
 
         Args:
-            group: Identifies the objects that the native engines share evenly, such as the connections of a tunnel.
-                None: the object belongs to no group.
+            group: Identifies objects to distribute evenly over the native engines, such as the connections of a
+                tunnel. None: the object belongs to no group.
         """
         if len(self.runners) < self._threads:
             self.runners.append(NativeEngineRunner(self._loop, settings.growth_bytes // self._threads))

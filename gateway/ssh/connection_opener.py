@@ -37,7 +37,8 @@ async def connect(
         options: The tunnel's options.
         dial: Opens a connected, non-blocking socket to the server. The SSH connection owns the socket.
         progress: Called when the login starts.
-        memory: The type of the tunnel's last trusted host key. A successful login updates it.
+        memory: The type of the tunnel's last trusted host key. A successful login updates it. Each tunnel has its own
+            object, which therefore also identifies the tunnel.
 
     Returns:
         An authenticated connection; the caller must close it. Its method `get_extra_info("verifier")`

@@ -215,8 +215,8 @@ async def hand_over(conn: SshConnection, tunnel: object = None) -> None:
 
     Args:
         conn: A connection from `log_in` that has no channels. Do not use its transport afterward.
-        tunnel: An object that identifies the tunnel. The native engines share the tunnel's connections evenly.
-            None: the connection belongs to no tunnel.
+        tunnel: An object that identifies the tunnel. The connections of a tunnel are distributed evenly over the
+            native engines. None: the connection belongs to no tunnel.
 
     Raises:
         asyncssh.ConnectionLost: The connection was lost.

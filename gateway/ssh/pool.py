@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 from math import inf
 
@@ -288,7 +289,9 @@ class SshConnectionPool:
         elif now - self._idle_since > _IDLE_BEFORE_SHRINK:
             self._idle_since = now
             self._target_size = max(self._options.connections.min, len(self._usable) - 1)
-            spare[-1].outdated = True
+            # Close a connection of the native engine that has the most, so that the engines keep an equal number.
+            engines = Counter(each.engine for each in self._usable)
+            max(spare, key=lambda each: engines[each.engine]).outdated = True
             self._apply_policy(now)
 
     def _missing_count(self) -> int:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from gateway.ssh.options import KeepaliveOptions
 
 CHANNELS_PER_CONNECTION = 128
-"""Number of channels per connection at which the pool opens another connection. sshd polls all channels of a
-connection in each iteration of its loop, so the latency increases with the number of channels."""
+"""A connection with this number of channels is full. If all connections are full, the pool opens another one. A
+higher number would increase the latency, because sshd polls all channels of a connection in each iteration of its
+loop. With a lower number, the native engines would send fewer packets per system call."""
 REPLACEMENT_TIME = 1.0
 """Seconds within which a replacement connection opens if the network path works. If the replacement takes longer, the
 policy assumes that the path has stalled."""

@@ -77,6 +77,11 @@ class PooledConnection:
         return max(known, self.native_transport.channel_count) if self.native_transport is not None else known
 
     @property
+    def engine(self) -> object:
+        """The runner of the native engine that carries the connection; None if asyncssh carries it."""
+        return self.native_transport.runner if self.native_transport is not None else None
+
+    @property
     def rekeys_often(self) -> bool:
         """See `SshConnection.rekeys_often`."""
         return isinstance(self._conn, SshConnection) and self._conn.rekeys_often

@@ -1,7 +1,6 @@
 """Accepts the clients of targets in native engines, which spread the clients over the SSH connections of a pool."""
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -14,12 +13,6 @@ from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION
 from gateway.ssh.pooled_connection import PooledConnection
 
 log = logging.getLogger(__name__)
-
-_OVERFLOW_PERIOD = 1.0
-_OVERFLOW_SHARE = 0.75
-"""If more than this share of the channels that opened during `_OVERFLOW_PERIOD` seconds met full connections, the
-pool needs another connection. Short bursts of clients also fill the connections. With more connections, the native
-engines would send fewer packets per system call."""
 
 
 class PooledForwardingListener(NativeListenerGroup):
@@ -46,9 +39,8 @@ class PooledForwardingListener(NativeListenerGroup):
     ) -> None:
         self.connections = list(connections)
         self._owner = owner
-        self._period_start = time.monotonic()
-        self._opened = self._overflow = 0
-        """Number of channels opened since `_period_start`, and the sum of `overflow_count` at that time."""
+        self._overflow_periods = 0
+        """The last sum of `SshForwardingListener.overflow_periods`."""
         super().__init__(rule, permits, _listener_factories(rule, connections), handler)
 
     # The listeners of the native engines call these methods.
@@ -56,32 +48,28 @@ class PooledForwardingListener(NativeListenerGroup):
     def adopt(self, connection: PooledConnection, channel: SshChannel) -> None:
         """See `gateway.ssh.ssh_forwarding_listener.SshForwardingListenerHandler`."""
         connection.adopt(channel)
-        if all(each.load >= CHANNELS_PER_CONNECTION - 1 for each in self.connections):
-            self._owner.grow()
-        self._grow_if_overflowing(1)
+        self._grow_if_full()
 
     def on_served(self, clients: ShortConnectionTotals) -> None:
         """See `gateway.relay.native_listener.NativeListenerHandler`."""
         for each in self.connections:
             each.has_answered_open = True
-        self._grow_if_overflowing(clients.total)
+        self._grow_if_full()
         super().on_served(clients)
 
-    def _grow_if_overflowing(self, opened: int) -> None:
-        """Open another connection if most of the channels that opened during a period met full connections.
+    def _grow_if_full(self) -> None:
+        """Open another connection if all connections are full, or if they were full for most channels of a period.
 
-        Many channels can open and end before `PooledConnection.load` is read.
-
-        Args:
-            opened: Number of channels that were opened since the last call.
+        `PooledConnection.load` alone is not sufficient, because many channels can open and end before Python reads
+        it.
         """
-        self._opened += opened
-        now = time.monotonic()
-        if now - self._period_start >= _OVERFLOW_PERIOD:
-            overflow = sum(each.overflow_count for each in self._listeners)
-            if overflow - self._overflow > self._opened * _OVERFLOW_SHARE:
-                self._owner.grow()
-            self._period_start, self._opened, self._overflow = now, 0, overflow
+        before, self._overflow_periods = (
+            self._overflow_periods,
+            sum(each.overflow_periods for each in self._listeners),
+        )
+        full = all(each.load >= CHANNELS_PER_CONNECTION - 1 for each in self.connections)
+        if self._active and (full or self._overflow_periods > before):
+            self._owner.grow()
 
     def on_stopped(self) -> None:
         """See `gateway.relay.native_listener.NativeListenerHandler`."""

@@ -65,8 +65,8 @@ class SshForwardingListener(NativeListener):
         )  # fmt: skip
 
     @property
-    def overflow_count(self) -> int:
-        """Number of channels that were opened although each of the connections had many channels."""
+    def overflow_periods(self) -> int:
+        """Number of periods in which most new channels met full connections; see `Engine.gauge`."""
         return self._read()[1]
 
     def _create_relay(self, token: int, wire: int, tap: Tap | None) -> NativeChannel:

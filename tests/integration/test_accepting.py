@@ -27,6 +27,7 @@ from gateway.forwarding.listener import Listener
 from gateway.forwarding.target_with_uplink import TargetIdentity
 from gateway.metric_types import Histogram
 from gateway.ssh.options import PoolOptions
+from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION
 from tests.support.audit_lines import lines
 from tests.support.clients import connect, echo, is_refused, is_reset, postgres, query_postgres
 from tests.support.configs import CHECK, database_check, ssh_tunnel
@@ -339,7 +340,7 @@ def test_the_pool_grows_for_many_short_connections_at_the_same_time(gateway: Gat
 
     def burst() -> bool:
         with contextlib.ExitStack() as stack:
-            clients = [stack.enter_context(connect(listen)) for _ in range(70)]
+            clients = [stack.enter_context(connect(listen)) for _ in range(CHANNELS_PER_CONNECTION + 6)]
             for client in clients:
                 assert echo(client) == b"hello"
         return len(bastion.sessions()) == 2

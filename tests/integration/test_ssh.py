@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import asyncssh
 import pytest
 from asyncssh.connection import SSHConnection
 
+from gateway import _dataplane
 from gateway.backends import EmptyOptions
 from gateway.backends.tcp import TcpBackend, TcpCheckOptions
 from gateway.contracts.config_types import Duration, HostPort
@@ -32,9 +34,10 @@ from gateway.relay.sockets import reset, tune
 from gateway.ssh import pool
 from gateway.ssh.asyncssh_channel_opener import AsyncsshChannelOpener
 from gateway.ssh.options import KeepaliveOptions, PoolOptions
+from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION
 from gateway.tunnels.ssh import SshTunnel
 from tests.support.lateness import Lateness
-from tests.support.requirements import need, need_sshd
+from tests.support.requirements import need, need_data_plane, need_sshd
 from tests.support.servers import echoing, serving, silent, talking
 from tests.support.ssh_sessions import PATIENT, echo_once, opened, options, refused
 
@@ -104,17 +107,32 @@ async def test_a_slow_client_holds_no_more_than_its_window(sshd: Bastion) -> Non
 async def test_the_pool_grows_with_its_channels_and_never_beyond_max(sshd: Bastion) -> None:
     with serving(silent) as port:
         async with opened(options(sshd, connections=PoolOptions(min=1, max=2))) as link:
-            held = [await link.socket(HostPort("127.0.0.1", port)) for _ in range(70)]
+            held = [await link.socket(HostPort("127.0.0.1", port)) for _ in range(CHANNELS_PER_CONNECTION + 6)]
             async with asyncio.timeout(15):
                 while link.status().connections != 2:
                     await asyncio.sleep(0.05)
-            held += [await link.socket(HostPort("127.0.0.1", port)) for _ in range(70)]
+            held += [await link.socket(HostPort("127.0.0.1", port)) for _ in range(CHANNELS_PER_CONNECTION + 6)]
             loads = [session.load for session in link._connections]
-            assert sum(loads) == 140
+            assert sum(loads) == len(held)
             assert max(loads) - min(loads) <= 1
             assert len(sshd.sessions()) == 2
             for sock in held:
                 sock.close()
+
+
+async def test_the_threads_share_the_connections_of_a_tunnel_evenly(
+    sshd: Bastion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need_data_plane()
+    monkeypatch.setattr(_dataplane.settings, "threads", 2)
+    pool_options = options(sshd, connections=PoolOptions(min=4, max=4))
+    async with opened(options(sshd, connections=PoolOptions(min=1, max=1))), opened(pool_options) as link:
+        async with asyncio.timeout(60):
+            while link.status().connections != 4:
+                await asyncio.sleep(0.05)
+        engines = Counter(each.engine for each in link._connections)
+        assert sorted(engines.values()) == [2, 2]
+        assert None not in engines
 
 
 async def test_a_pool_that_loses_one_connection_keeps_its_clients_on_the_other(sshd: Bastion) -> None:
