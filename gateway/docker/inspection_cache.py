@@ -65,7 +65,7 @@ class InspectionCache:
         self._locked: dict[str, float] = {}
         """The monotonic time at which an inspection of the container timed out or failed, by container ID."""
         self._problems: dict[str, str] = {}
-        """Why the engine cannot inspect a container, by container ID."""
+        """Why the engine could not inspect a container at the last attempt, by container ID; see `problem`."""
         self._idle: frozenset[str] = frozenset()
         self._starting: frozenset[str] = frozenset()
         self._left = 0.0
@@ -177,9 +177,7 @@ class InspectionCache:
             # the error: without the inspection, the gateway would not know the container's network mode.
             if error.kind not in (EngineErrorKind.FAILED, EngineErrorKind.TIMEOUT) or engine.flavor is not DOCKER:
                 raise
-            self._lock(container, began)
-            if error.kind is EngineErrorKind.FAILED:
-                self._problems[container] = error.message
+            self._lock(container, began, error.message if error.kind is EngineErrorKind.FAILED else "")
             return None
         self._locked.pop(container, None)
         self._problems.pop(container, None)
@@ -204,8 +202,15 @@ class InspectionCache:
             return None
         return max(_MIN_WAIT, self._left) * (1.0 if container in self._idle else _RUNNING_FACTOR)
 
-    def _lock(self, container: str, began: float) -> None:
-        """Record that an inspection, begun at the monotonic time `began`, timed out or failed."""
+    def _lock(self, container: str, began: float, problem: str = "") -> None:
+        """Record that an inspection timed out or failed.
+
+        Args:
+            container: The container's ID.
+            began: The monotonic time at which the inspection began.
+            problem: The error that the engine reported; empty if it did not respond.
+        """
+        self._problems[container] = problem
         now = self._locked[container] = time.monotonic()
         self._left -= (now - began) / (1.0 if container in self._idle else _RUNNING_FACTOR)
 
