@@ -27,13 +27,16 @@ _SUMMARY = {
 }  # fmt: skip
 
 
-def main(members: int, dead: int) -> None:
-    """Measure the command and the service, first without dead members."""
+def main(members: int, refusing: int) -> None:
+    """Measure the command and the service, first without members that refuse connections."""
     stub = subprocess.Popen([sys.executable, __file__, "--serve", str(members)], stdout=subprocess.PIPE, text=True)
     try:
         ports = json.loads(stub.stdout.readline() if stub.stdout else "[]")
-        unused = [free_port() for _ in range(dead)]
-        for title, addresses in (("all answer", ports), (f"{dead} dead", ports[: members - dead] + unused)):
+        unused = [free_port() for _ in range(refusing)]
+        for title, addresses in (
+            ("all answer", ports),
+            (f"{refusing} refuse connections", ports[: members - refusing] + unused),
+        ):
             print(f"{members} members, {title}")
             with tempfile.TemporaryDirectory() as name:
                 folder = Path(name)

@@ -193,10 +193,13 @@ static int add_constants(PyObject *module)
 static void limit_fragmentation(void)
 {
 #ifdef __GLIBC__
+    /* The interpreter's lock, which the caller holds, protects the environment. mallopt(3) locks the allocator.
+     * NOLINTBEGIN(concurrency-mt-unsafe) */
     if (getenv("GLIBC_TUNABLES") || getenv("MALLOC_MMAP_THRESHOLD_") || getenv("MALLOC_TRIM_THRESHOLD_"))
         return; /* the operator has selected thresholds */
     mallopt(M_MMAP_THRESHOLD, 128 * 1024);
     mallopt(M_TRIM_THRESHOLD, 128 * 1024);
+    /* NOLINTEND(concurrency-mt-unsafe) */
 #endif
 }
 
