@@ -1,4 +1,4 @@
-"""Measure the time and the memory that it takes to show a fleet of 500 gateways, of which some are dead.
+"""Measure the time and the memory that it takes to show a fleet of 500 gateways, of which some refuse connections.
 
 Usage: python bench/fleet.py [MEMBERS] [DEAD]
 
