@@ -1,6 +1,6 @@
 """Measure the time and the memory that it takes to show a fleet of 500 gateways, of which some refuse connections.
 
-Usage: python bench/fleet.py [MEMBERS] [DEAD]
+Usage: python bench/fleet.py [MEMBERS] [REFUSING]
 
 A separate process answers for all members. Each member has its own port and answers like a gateway with ten backends.
 """
