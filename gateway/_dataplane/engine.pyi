@@ -223,7 +223,7 @@ class Engine:
             min_window: The initial receive window of a channel if `window` is too large for the growth budgets.
             window: The initial receive window of a channel otherwise.
             max_packet: The maximum size of received packets.
-            full_load: See `gauge`.
+            full_load: Number of channels at which a connection is full. See `gauge`.
             tap: Whether to report the bytes as RECORD_TAP, until COMMAND_UNTAP.
             wires: Tokens of the connections, as native unsigned 64-bit integers.
             networks: Networks that are allowed to connect; empty to allow all. Each consists of the size of the

@@ -143,8 +143,8 @@ static struct wire *choose_wire(struct listener *l)
 }
 
 /* Count a channel. At the end of a period, increment the number of overflow periods if more than three quarters of its channels
- * met full SSH connections, and there were more channels than one SSH connection can carry. Short bursts of clients therefore
- * do not count. Ignore a period in which the clients paused. */
+ * met full SSH connections. Ignore a period with fewer channels than make one SSH connection full, and a period in which the
+ * clients paused. Short bursts of clients therefore do not count. */
 static void count_opened(struct listener *l, bool overflow)
 {
     uint64_t now = clock_ns(), age = now - l->period_start;

@@ -50,7 +50,7 @@ class NativeTransport(asyncio.Transport):
     """
 
     def __init__(
-        self, conn: SshConnection, runner: NativeEngineRunner, names: dict[str, Any], tunnel: object = None
+        self, conn: SshConnection, runner: NativeEngineRunner, names: dict[str, Any], tunnel: object
     ) -> None:
         super().__init__()
         self.token = runner.add(self, group=tunnel)

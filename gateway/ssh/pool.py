@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 from math import inf
 
@@ -22,7 +21,7 @@ from gateway.relay.socket_pair import socket_pair
 from gateway.ssh.channel_interfaces import SshChannel
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pool_dialer import DialConnection, PoolDialer
-from gateway.ssh.pool_policy import SLOW_KEEPALIVE, ConnectionHealth, choose_connection, evaluate
+from gateway.ssh.pool_policy import SLOW_KEEPALIVE, ConnectionHealth, choose_connection, choose_spare, evaluate
 from gateway.ssh.pool_status import SshStatus, pool_status
 from gateway.ssh.pooled_connection import PooledConnection
 from gateway.ssh.pooled_forwarding_listener import PooledForwardingListener, PooledForwardingListenerManager
@@ -283,15 +282,13 @@ class SshConnectionPool:
         self._all_silent = silence is not None
 
     def _shrink(self, now: float) -> None:
-        spare = [connection for connection in self._usable if connection.load == 0]
-        if len(self._usable) <= self._options.connections.min or not spare:
+        spare = choose_spare([each.load for each in self._usable], [each.runner for each in self._usable])
+        if len(self._usable) <= self._options.connections.min or spare is None:
             self._idle_since = now
         elif now - self._idle_since > _IDLE_BEFORE_SHRINK:
             self._idle_since = now
             self._target_size = max(self._options.connections.min, len(self._usable) - 1)
-            # Close a connection of the native engine that has the most, so that the engines keep an equal number.
-            engines = Counter(each.engine for each in self._usable)
-            max(spare, key=lambda each: engines[each.engine]).outdated = True
+            self._usable[spare].outdated = True
             self._apply_policy(now)
 
     def _missing_count(self) -> int:

@@ -6,6 +6,7 @@ network path has stalled. The pool then waits longer before it aborts connection
 channels continue if the path recovers.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -121,3 +122,19 @@ def choose_connection(loads: Sequence[int], max_connections: int) -> tuple[int, 
     """
     chosen = min(range(len(loads)), key=loads.__getitem__)
     return chosen, loads[chosen] >= CHANNELS_PER_CONNECTION - 1 and len(loads) < max_connections
+
+
+def choose_spare(loads: Sequence[int], runners: Sequence[object]) -> int | None:
+    """Choose the connection to close if the pool has more connections than it needs.
+
+    Args:
+        loads: Number of channels of each usable connection.
+        runners: For each of these connections, the runner of the native engine that carries it.
+
+    Returns:
+        The index of a connection without channels; None if there is none. Among several, the function chooses a
+        connection of the native engine that carries the most, so that the native engines keep equal numbers.
+    """
+    idle = [at for at, load in enumerate(loads) if load == 0]
+    counts = Counter(runners)
+    return max(idle, key=lambda at: counts[runners[at]], default=None)

@@ -77,7 +77,7 @@ class PooledConnection:
         return max(known, self.native_transport.channel_count) if self.native_transport is not None else known
 
     @property
-    def engine(self) -> object:
+    def runner(self) -> object:
         """The runner of the native engine that carries the connection; None if asyncssh carries it."""
         return self.native_transport.runner if self.native_transport is not None else None
 

@@ -63,12 +63,11 @@ class PooledForwardingListener(NativeListenerGroup):
         `PooledConnection.load` alone is not sufficient, because many channels can open and end before Python reads
         it.
         """
-        before, self._overflow_periods = (
-            self._overflow_periods,
-            sum(each.overflow_periods for each in self._listeners),
-        )
-        full = all(each.load >= CHANNELS_PER_CONNECTION - 1 for each in self.connections)
-        if self._active and (full or self._overflow_periods > before):
+        if not self._active:
+            return
+        periods = sum(each.overflow_periods for each in self._listeners)
+        overflowed, self._overflow_periods = periods > self._overflow_periods, periods
+        if overflowed or all(each.load >= CHANNELS_PER_CONNECTION - 1 for each in self.connections):
             self._owner.grow()
 
     def on_stopped(self) -> None:

@@ -158,7 +158,7 @@ def create_volume(engine: Engine, name: str = "media", port: int = PORT) -> None
     engine.docker("volume", "create", "--opt", "type=nfs", "--opt", "device=:/media", "--opt", f"o={options}", name)
 
 
-def run_unavailable(engine: Engine, name: str, *options: str) -> None:
+def run_failing(engine: Engine, name: str, *options: str) -> None:
     """Start a container, and check that its start fails."""
     failed = engine.docker("run", "-d", "--name", name, *options, "busybox", "sleep", "9999", check=False)
     assert failed.returncode, "the container started, although its start must fail"
@@ -329,8 +329,8 @@ def test_stopped_containers_and_those_that_fail_for_other_reasons_are_not_starte
     engine.run("dependant", "--network", "container:owner", RESTARTS)
     host.reconcile(lambda: engine.attached("stopped", "apps"))
     engine.docker("stop", "stopped", "dependant")
-    run_unavailable(engine, "fault", RESTARTS, "-v", "/proc/nowhere:/x")
-    run_unavailable(engine, "elsewhere", RESTARTS, "-v", "other:/media")
+    run_failing(engine, "fault", RESTARTS, "-v", "/proc/nowhere:/x")
+    run_failing(engine, "elsewhere", RESTARTS, "-v", "other:/media")
     engine.docker("rm", "-f", "fault")
     engine.docker("create", "--name", "fault", *OPT_IN, RESTARTS, "busybox", "/nonexistent")
     assert engine.docker("start", "fault", check=False).returncode
@@ -367,8 +367,8 @@ def test_a_container_is_given_up_after_repeated_failures(
     monkeypatch.setattr(revivals_module, "_POLICY", BackoffPolicy(first=0.2, cap=0.4, floor=0.1))
     host = Host(engine, tmp_path)
     create_volume(engine)
-    run_unavailable(engine, "web", RESTARTS, "-v", "media:/media")
-    run_unavailable(engine, "once", "-v", "media:/media")  # this container has no restart policy
+    run_failing(engine, "web", RESTARTS, "-v", "media:/media")
+    run_failing(engine, "once", "-v", "media:/media")  # this container has no restart policy
     host.usable = frozenset()
     host.reconcile_for(3)
     assert host.unavailable()["web"].state is RevivalStatus.WAITING, "revival must wait while the backend is not up"
@@ -382,8 +382,8 @@ def test_a_container_is_given_up_after_repeated_failures(
 def test_without_revival_the_status_shows_the_command(engine: Engine, tmp_path: Path) -> None:
     host = Host(engine, tmp_path, revive=False)
     create_volume(engine)
-    run_unavailable(engine, "web", RESTARTS, "-v", "media:/media")
-    run_unavailable(engine, "chosen", RESTARTS, "-v", "media:/media", "--label", "gateway.revive=true")
+    run_failing(engine, "web", RESTARTS, "-v", "media:/media")
+    run_failing(engine, "chosen", RESTARTS, "-v", "media:/media", "--label", "gateway.revive=true")
     host.usable = frozenset()
     host.reconcile(lambda: len(host.unavailable()) == 2)
     assert (host.unavailable()["web"].state, host.unavailable()["web"].command) == (
@@ -516,7 +516,7 @@ def test_the_dependant_of_a_recreated_gateway_is_listed_without_compose(site: Si
 
 def test_plan_and_audit_show_what_would_be_started(engine: Engine, tmp_path: Path) -> None:
     create_volume(engine)
-    run_unavailable(engine, "web", RESTARTS, "-v", "media:/media")
+    run_failing(engine, "web", RESTARTS, "-v", "media:/media")
 
     def show(*words: str, revive: bool) -> str:
         config = tmp_path / "gateway.yaml"

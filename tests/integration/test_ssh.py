@@ -130,9 +130,9 @@ async def test_the_threads_share_the_connections_of_a_tunnel_evenly(
         async with asyncio.timeout(60):
             while link.status().connections != 4:
                 await asyncio.sleep(0.05)
-        engines = Counter(each.engine for each in link._connections)
-        assert sorted(engines.values()) == [2, 2]
-        assert None not in engines
+        runners = Counter(each.runner for each in link._connections)
+        assert sorted(runners.values()) == [2, 2]
+        assert None not in runners
 
 
 async def test_a_pool_that_loses_one_connection_keeps_its_clients_on_the_other(sshd: Bastion) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import ipaddress
 import os
+import platform
 import random
 import resource
 import select
@@ -397,6 +398,40 @@ def test_the_thread_does_not_preempt_other_threads(rig: Rig) -> None:
         time.sleep(0.01)
     assert os.getpriority(os.PRIO_PROCESS, thread) == os.getpriority(os.PRIO_PROCESS, 0)
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc raises its thresholds")
+@pytest.mark.skipif("san.so" in os.environ.get("LD_PRELOAD", ""), reason="a sanitizer replaces the allocator")
+@pytest.mark.parametrize(
+    ("variables", "returned"),
+    [
+        ({}, True),
+        ({"GLIBC_TUNABLES": "glibc.malloc.tcache_count=7"}, False),
+        ({"MALLOC_MMAP_THRESHOLD_": str(16 << 20)}, False),
+    ],
+)
+def test_large_blocks_return_to_the_kernel_unless_the_operator_sets_thresholds(
+    variables: dict[str, str], *, returned: bool
+) -> None:
+    need_data_plane()
+    script = """
+import ctypes, gateway._dataplane.engine
+c = ctypes.CDLL(None)
+c.malloc.restype, c.malloc.argtypes, c.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", *"abcdef")]
+c.mallinfo2.restype = Info
+c.free(c.malloc(8 << 20))  # raises the threshold, unless it is fixed
+before = c.mallinfo2().hblks
+block = c.malloc(4 << 20)
+print(c.mallinfo2().hblks - before)
+"""
+    environment = {**os.environ, **variables}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout == f"{int(returned)}\n"  # the number of blocks outside the heaps
 
 
 def test_the_thread_reports_records_and_stops_with_the_native_engine(rig: Rig) -> None:

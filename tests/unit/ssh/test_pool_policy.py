@@ -1,8 +1,15 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.ssh.options import KeepaliveOptions
-from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION, ConnectionHealth, choose_connection, evaluate
+from gateway.ssh.pool_policy import (
+    CHANNELS_PER_CONNECTION,
+    ConnectionHealth,
+    choose_connection,
+    choose_spare,
+    evaluate,
+)
 
 KEEPALIVE = KeepaliveOptions()
 """A silent connection is suspect after 6 s. The policy aborts it after 9 s if other connections get replies, and
@@ -102,3 +109,20 @@ def test_placement_keeps_connections_level(opens: list[bool], most: int) -> None
             loads[loads.index(max(loads))] -= 1
     assert sum(loads) <= len(opens)
     assert max(loads) <= max(CHANNELS_PER_CONNECTION, -(-sum(loads) // most) + 1)
+
+
+@pytest.mark.parametrize(
+    ("loads", "runners", "spare"),
+    [
+        ([1, 1], "ab", None),
+        ([1, 0], "ab", 1),
+        ([0, 0, 0], "abb", 1),
+        ([0, 0, 0], "aab", 0),
+        ([1, 1, 0], "aab", 2),
+        ([1, 0, 0, 1], "abaa", 2),
+    ],
+)
+def test_an_idle_connection_of_the_native_engine_with_the_most_is_closed(
+    loads: list[int], runners: str, spare: int | None
+) -> None:
+    assert choose_spare(loads, runners) == spare

@@ -78,6 +78,16 @@ async def test_a_client_without_a_connection_is_returned(sock: socket.socket) ->
     runner.close()
 
 
+async def test_a_listener_reads_the_values_of_its_gauge(sock: socket.socket) -> None:
+    runner, listener = listen(sock, Events())
+    real, gauge = runner.engine, (7, 3, 2, 0.0, 0.0, 0, False)
+    runner.engine = listener._engine = cast("Any", SimpleNamespace(gauge=lambda _: gauge))
+    assert (listener.clients, listener.overflow_periods, listener.waiting) == (7, 3, 5)
+    runner.engine = real  # the listener belongs to a native engine that has failed
+    assert (listener.clients, listener.overflow_periods, listener.waiting) == (0, 0, 0)
+    runner.close()
+
+
 async def test_a_withdrawn_listener_closes_without_being_reported_as_stopped(sock: socket.socket) -> None:
     events = Events()
     runner, listener = listen(sock, events)
