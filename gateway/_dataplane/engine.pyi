@@ -206,6 +206,7 @@ class Engine:
         max_packet: int,
         full_load: int,
         tap: bool,
+        min_responses: int,
         wires: bytes,
         networks: bytes,
         head: bytes,
@@ -225,6 +226,7 @@ class Engine:
             max_packet: The maximum size of received packets.
             full_load: Number of channels at which a connection is full. See `gauge`.
             tap: Whether to report the bytes as RECORD_TAP, until COMMAND_UNTAP.
+            min_responses: RECORD_SERVED does not include a client with fewer responses. RECORD_JOINED reports it.
             wires: Tokens of the connections, as native unsigned 64-bit integers.
             networks: Networks that are allowed to connect; empty to allow all. Each consists of the size of the
                 address in bytes (one byte), the length of the prefix in bits (one byte), and the address (16 bytes,
@@ -241,6 +243,7 @@ class Engine:
         open_histogram: int,
         permits: int,
         tap: bool,
+        min_responses: int,
         host: bytes,
         port: int,
         scope: int,
@@ -257,6 +260,7 @@ class Engine:
             open_histogram: See `listen`.
             permits: See `listen`.
             tap: See `listen`.
+            min_responses: See `listen`.
             host: The IP address of the target: 4 or 16 bytes.
             port: The port of the target.
             scope: The index of the interface of an IPv6 address with a zone (RFC 4007); otherwise 0.

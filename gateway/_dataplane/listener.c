@@ -8,6 +8,7 @@
 #include "listener.h"
 
 #define ACCEPTS_PER_TURN 64u
+#define PERMIT_WAIT (SECOND / 50) /* if no client gives its permit back in this time, the listener stops */
 #define OVERFLOW_PERIOD SECOND
 #define MAX_PENDING 64u /* clients of a listener that wait for a connection to the target; others wait in the kernel */
 
@@ -39,11 +40,11 @@ void listener_create(struct engine *e, uint64_t token, const struct listener_set
     listener_watch(l);
 }
 
-/* Register the listening socket with epoll. If the listener has stopped, or MAX_PENDING clients wait for a connection to the
- * target, unregister the socket. With EPOLLEXCLUSIVE, a new client does not wake all engines that share the socket. */
+/* Register the listening socket with epoll. If the listener has stopped or waits for a permit, or MAX_PENDING clients wait for
+ * a connection to the target, unregister the socket. With EPOLLEXCLUSIVE, a new client does not wake all engines that share the socket. */
 void listener_watch(struct listener *l)
 {
-    bool wanted = !l->stopped && l->pending < MAX_PENDING;
+    bool wanted = !l->stopped && l->pending < MAX_PENDING && !l->permit_due;
     struct epoll_event event = {.events = EPOLLIN | EPOLLEXCLUSIVE, .data.ptr = &l->source};
 
     if (wanted == l->watched)
@@ -84,9 +85,30 @@ void listener_free(struct listener *l)
     free_later(l->engine, &l->source);
 }
 
+/* Accept clients again after the number of permits has increased, or the number of clients that use one has decreased. */
+void listener_permit_returned(struct listener *l)
+{
+    l->permit_due = 0;
+    l->permit_waited = false;
+    listener_watch(l);
+}
+
 void listener_permit(struct listener *l, uint64_t count)
 {
     l->permitted += count;
+    listener_permit_returned(l);
+}
+
+/* Wait for a permit. Other engines that share the socket can still accept clients. If the listener has already waited, stop. */
+static void wait_for_permit(struct listener *l)
+{
+    if (l->permit_waited) {
+        listener_stop(l);
+        return;
+    }
+    l->permit_due = clock_ns() + PERMIT_WAIT;
+    schedule_slow_scan(l->engine, l->permit_due);
+    listener_watch(l);
 }
 
 static bool withdrawn(const struct listener *l)
@@ -200,17 +222,18 @@ static void take_client(struct listener *l, int fd, const struct sockaddr_storag
         return;
     if (permitted)
         listener_stop(l);
-    report_returned(l, fd, 0);
+    report_returned(l, fd, 0, false);
 }
 
-/* Accept the waiting clients. If no permits are left or accept4(2) fails, stop: Python then accepts the next clients. */
+/* Accept the waiting clients. If no permits are left for some time, or accept4(2) fails, stop: Python then accepts the next
+ * clients. */
 void listener_event(struct listener *l)
 {
     struct sockaddr_storage from;
 
     memset(&from, 0, sizeof from);
     if (l->accepted == l->permitted)
-        listener_stop(l);
+        wait_for_permit(l);
     for (uint32_t at = 0; at < ACCEPTS_PER_TURN && l->watched && l->accepted < l->permitted && !withdrawn(l); at++) {
         socklen_t size = sizeof from;
         int fd = accept4(l->fd, (struct sockaddr *)&from, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);

@@ -32,6 +32,7 @@ struct listener_setup {
     uint32_t wire_count, network_count; /* without networks, every address is allowed */
     uint32_t type_size, rest_size;
     uint32_t tap; /* see struct channel_setup */
+    uint32_t min_responses; /* a client with fewer responses is always reported individually */
     uint32_t option_count;
     socklen_t address_size; /* 0: the engine opens channels instead of dialing an address */
     struct sockaddr_storage address;
@@ -47,6 +48,8 @@ struct listener {
     uint32_t next_wire, pending;
     uint64_t permitted, token;
     uint64_t accepted; /* number of clients that use a permit. A client that RECORD_SERVED reports gives its permit back. */
+    uint64_t permit_due; /* until when the listener waits for a permit, and accepts no clients; 0: it does not wait */
+    bool permit_waited;  /* whether the listener has waited for a permit, and got none */
     uint64_t period_start;     /* when the last channel of the previous period was opened */
     uint64_t opened, overflow; /* number of channels opened in this period, and of those that met full SSH connections */
     uint64_t overflow_periods; /* see count_opened */
@@ -73,6 +76,8 @@ struct dial {
 void listener_create(struct engine *, uint64_t token, const struct listener_setup *, size_t size);
 void listener_stop(struct listener *);
 void listener_permit(struct listener *, uint64_t count);
+void listener_permit_returned(struct listener *);
+void listener_watch(struct listener *);
 void listener_event(struct listener *);
 
 /* pending.c: clients that are not connected to their target yet. */
@@ -82,9 +87,9 @@ void pending_joined(struct channel *);
 void pending_failed(struct pending *);
 void pending_recall(struct engine *, const struct source *of);
 void pending_stop_slow(struct engine *, uint64_t now);
-void listener_watch(struct listener *);
+void schedule_slow_scan(struct engine *, uint64_t due);
 void listener_free(struct listener *);
-void report_returned(const struct listener *, int fd, uint64_t waited);
+void report_returned(const struct listener *, int fd, uint64_t waited, bool abandoned);
 
 /* served.c: clients that are connected to their target, but not reported to Python yet. */
 void joined_add(struct joined *, struct listener *, uint64_t token, uint64_t wire, uint64_t accepted_at);

@@ -44,9 +44,9 @@ PyObject *method_listen(PyObject *self, PyObject *args)
     unsigned long long token, permits;
     int tap;
 
-    if (!e || !PyArg_ParseTuple(args, "KiIIKIIIIpy*y*y*y*", &token, &setup.fd, &setup.histogram, &setup.open_histogram,
+    if (!e || !PyArg_ParseTuple(args, "KiIIKIIIIpIy*y*y*y*", &token, &setup.fd, &setup.histogram, &setup.open_histogram,
                                 &permits, &setup.min_window, &setup.window, &setup.max_packet,
-                                &setup.full_load, &tap, &parts[0], &parts[1], &parts[2], &parts[3]))
+                                &setup.full_load, &tap, &setup.min_responses, &parts[0], &parts[1], &parts[2], &parts[3]))
         return NULL;
     setup.permits = permits;
     setup.tap = (uint32_t)tap;
@@ -88,8 +88,9 @@ PyObject *method_listen_and_dial(PyObject *self, PyObject *args)
     unsigned int scope;
     int tap;
 
-    if (!e || !PyArg_ParseTuple(args, "KiIIKpy*HIy*y*", &token, &setup.fd, &setup.histogram, &setup.open_histogram,
-                                &permits, &tap, &host, &port, &scope, &parts[0], &parts[1]))
+    if (!e || !PyArg_ParseTuple(args, "KiIIKpIy*HIy*y*", &token, &setup.fd, &setup.histogram, &setup.open_histogram,
+                                &permits, &tap, &setup.min_responses, &host, &port, &scope, &parts[0],
+                                &parts[1]))
         return NULL;
     setup.permits = permits;
     setup.tap = (uint32_t)tap;

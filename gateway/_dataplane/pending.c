@@ -5,7 +5,8 @@
 
 #define SLOW_OPEN (4 * SECOND / 10) /* if a client waits longer, the listener stops, and Python handles the problem */
 
-static void schedule(struct engine *e, uint64_t due)
+/* Let the engine call `pending_stop_slow` at the time `due`, or earlier. */
+void schedule_slow_scan(struct engine *e, uint64_t due)
 {
     if (!e->slow_scan_due || due < e->slow_scan_due)
         e->slow_scan_due = due;
@@ -21,7 +22,7 @@ void pending_add(struct listener *l, struct pending *p, struct source *owner, in
         l->first = p;
     l->last = p;
     l->pending++;
-    schedule(l->engine, p->accepted_at + SLOW_OPEN);
+    schedule_slow_scan(l->engine, p->accepted_at + SLOW_OPEN);
     listener_watch(l);
 }
 
@@ -46,10 +47,13 @@ int pending_remove(struct pending *p)
     return p->fd;
 }
 
-/* Return a client to Python with RECORD_RETURNED. */
-void report_returned(const struct listener *l, int fd, uint64_t waited)
+/* Return a client to Python with RECORD_RETURNED.
+ *
+ * Args: abandoned: whether the target can still accept the client's channel or dial.
+ */
+void report_returned(const struct listener *l, int fd, uint64_t waited, bool abandoned)
 {
-    const int64_t arguments[4] = {fd, (int64_t)waited, 0, 0};
+    const int64_t arguments[4] = {fd, (int64_t)waited, abandoned, 0};
 
     emit(l->engine, RECORD_RETURNED, l->token, arguments, NULL, 0);
 }
@@ -64,19 +68,19 @@ void pending_joined(struct channel *c)
     client_attach(c, pending_remove(&c->pending), histogram, ATTACH_MEASURE);
 }
 
-static void give_back(struct pending *p)
+static void give_back(struct pending *p, bool abandoned)
 {
     const struct listener *l = p->listener; /* even if freed, its memory stays valid until the end of the turn */
     uint64_t waited = clock_ns() - p->accepted_at;
 
-    report_returned(l, pending_remove(p), waited);
+    report_returned(l, pending_remove(p), waited, abandoned);
 }
 
 /* Return a client to Python after its channel or dial has failed, and stop the listener, because Python handles failures. */
 void pending_failed(struct pending *p)
 {
     listener_stop(p->listener);
-    give_back(p);
+    give_back(p, false);
 }
 
 static struct channel *channel_of(const struct pending *p)
@@ -99,7 +103,7 @@ void pending_recall(struct engine *e, const struct source *of)
             next = p->next;
             if (of != &l->source && !(c && of == &c->wire->source))
                 continue;
-            give_back(p);
+            give_back(p, true);
             if (c)
                 c->abandoned = c->ended = true;
             else
@@ -108,7 +112,8 @@ void pending_recall(struct engine *e, const struct source *of)
     }
 }
 
-/* Stop each listener whose oldest waiting client has waited for SLOW_OPEN or longer. */
+/* Stop each listener whose oldest waiting client has waited for SLOW_OPEN or longer. Let each listener that has waited for a
+ * permit accept clients again. If it still has no permit when the next client arrives, it stops. */
 void pending_stop_slow(struct engine *e, uint64_t now)
 {
     struct listener *next;
@@ -116,11 +121,17 @@ void pending_stop_slow(struct engine *e, uint64_t now)
     e->slow_scan_due = 0;
     for (struct listener *l = e->listeners; l; l = next) {
         next = l->next;
+        if (l->permit_due && now >= l->permit_due) {
+            listener_permit_returned(l);
+            l->permit_waited = true;
+        } else if (l->permit_due) {
+            schedule_slow_scan(e, l->permit_due);
+        }
         if (!l->first || l->stopped)
             continue;
         if (now - l->first->accepted_at >= SLOW_OPEN)
             listener_stop(l);
         else
-            schedule(e, l->first->accepted_at + SLOW_OPEN);
+            schedule_slow_scan(e, l->first->accepted_at + SLOW_OPEN);
     }
 }

@@ -94,7 +94,8 @@ bool joined_end(struct engine *e, struct joined *j, enum close_reason reason, bo
 
     if (!l)
         return false;
-    if (lingers || (reason != CLOSE_FINISHED && reason != CLOSE_CLIENT_RESET)) {
+    if (lingers || (reason != CLOSE_FINISHED && reason != CLOSE_CLIENT_RESET) ||
+        atomic_load_explicit(&gauge->responses, memory_order_relaxed) < l->setup->min_responses) {
         report_client(e, j);
         return false;
     }
@@ -104,6 +105,7 @@ bool joined_end(struct engine *e, struct joined *j, enum close_reason reason, bo
     l->served_to_backend += atomic_load_explicit(&gauge->to_backend, memory_order_relaxed);
     l->served_from_backend += atomic_load_explicit(&gauge->from_backend, memory_order_relaxed);
     atomic_store(&l->gauge->to_backend, --l->accepted); /* the report that `joined_add` has scheduled includes the sums */
+    listener_permit_returned(l);
     return true;
 }
 

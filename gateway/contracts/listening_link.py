@@ -24,6 +24,8 @@ class ClientAcceptRule:
         open_time: Records the time from accepting each client to connecting it to the target.
         make_tap: Creates a tap for each client. The `tracker` of the tap must be None. If `make_tap` is None, the
             connections have no taps.
+        min_responses: A client with fewer responses (see `Relay.responses`) is reported individually, even if its
+            connection was short.
     """
 
     sockets: tuple[socket.socket, ...]
@@ -32,6 +34,7 @@ class ClientAcceptRule:
     latency: Histogram
     open_time: Histogram
     make_tap: Callable[[], Tap] | None = None
+    min_responses: int = 0
 
 
 class ShortConnectionTotals(NamedTuple):
@@ -102,13 +105,14 @@ class AcceptedClientHandler(Protocol):
         The link does not call `on_joined` for these clients. The listener can use their permits again.
         """
 
-    def on_returned(self, listener: LinkClientListener, client: Stream, seconds: float) -> None:
+    def on_returned(self, listener: LinkClientListener, client: Stream, seconds: float, *, abandoned: bool) -> None:
         """Handle a client that the link did not connect: the rule refuses it, or the dial failed or took too long.
 
         Args:
             listener: The listener.
             client: The client's socket, from which nothing was read. The handler owns it.
             seconds: Seconds since the client was accepted.
+            abandoned: Whether the link abandoned a dial that the target can still accept.
         """
 
     def on_stopped(self, listener: LinkClientListener, *, failed: bool) -> None:

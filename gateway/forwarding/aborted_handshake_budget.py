@@ -9,10 +9,13 @@ lock out all others.
 All times are monotonic (`time.monotonic()`).
 """
 
+import math
 from collections.abc import Sequence
 
 from gateway.backend_support.aborted_login_count import AbortedLoginCount
 from gateway.backend_support.probe_login_limiter import ProbeLoginLimiter
+from gateway.contracts.listening_link import LinkClientListener
+from gateway.contracts.relay import Relay
 
 _THROTTLE_SHARE = 0.9
 """Fraction of the limit. If the server has counted more, the budget admits clients one at a time."""
@@ -24,6 +27,9 @@ _ABANDONED_DIAL_DELAY = 10.0
 handshake, even if a login has reset the count after the gateway abandoned the dial."""
 LOGIN_RESPONSES = 2
 """Minimum number of responses that prove a login: one to the login itself, and one to the next request."""
+_MAX_HANDSHAKE = (10.0, 1.0)
+"""Maximum seconds for which a client without a response, and with one response, is expected to abort its handshake.
+A server closes the connection of a client that does not log in, by default after 10 s (`connect_timeout`)."""
 
 
 class AbortedHandshakeBudget(AbortedLoginCount):
@@ -37,6 +43,13 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         super().__init__()
         self.logins = ProbeLoginLimiter(limit)
         """Limits the logins of probes."""
+        self.dials = 0
+        """Number of current dials."""
+        self.listeners: set[LinkClientListener] = set()
+        """The links' listeners that accept clients, or that have clients which were not added to this object yet."""
+        self._clients: dict[Relay, float] = {}
+        """The clients that had no proven login when this dictionary was last updated. The value is the monotonic time
+        at which the client was connected."""
         self.next_admission = 0.0
         """Earliest monotonic time of the next admission, while clients are admitted one at a time."""
 
@@ -44,6 +57,20 @@ class AbortedHandshakeBudget(AbortedLoginCount):
     def limit(self) -> int:
         """Number of aborted handshakes at which the server blocks the source address."""
         return self.logins.limit
+
+    def remove_client(self, client: Relay, began: float, now: float) -> None:
+        """Remove a client whose connection has ended. Count an aborted handshake if no responses prove a login.
+
+        Args:
+            client: The client's relay.
+            began: Monotonic time before the login of the client.
+            now: The current monotonic time.
+        """
+        self._clients.pop(client, None)
+        if client.responses < LOGIN_RESPONSES:
+            self.record_aborted(now)
+        else:
+            self.record_login(began)
 
     def record_aborted(self, at: float) -> None:
         """Count a client that disconnected at the monotonic time `at`, before the responses proved a login."""
@@ -60,13 +87,44 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         """Record a successful login at the monotonic time `at`. Earlier aborted handshakes no longer count."""
         self.reset(at)
 
+    def add_client(self, client: Relay, at: float) -> None:
+        """Add a client that was connected to the server at the monotonic time `at`.
+
+        The budget assumes that the client aborts its handshake, until its responses prove a login.
+        """
+        self._clients[client] = at
+
+    def unproven(self, now: float) -> int:
+        """Return the number of dials, and of clients that can still abort their handshakes, over all tunnels."""
+        return sum(each._unproven_here(now) for each in self.peers)  # noqa: SLF001 - of the same class
+
+    def _unproven_here(self, now: float) -> int:
+        self._clients = {
+            each: at
+            for each, at in self._clients.items()
+            if (responses := each.responses) < LOGIN_RESPONSES and now - at < _MAX_HANDSHAKE[responses]
+        }
+        return len(self._clients) + self.dials + sum(each.reserved for each in self.listeners)
+
+    def room(self, now: float) -> int:
+        """Return how many clients can be admitted at the monotonic time `now`, even if all abort their handshakes.
+
+        The result can be negative.
+        """
+        return math.ceil(self.limit * _THROTTLE_SHARE) - self.aborted - self.unproven(now)
+
+    @property
+    def throttled(self) -> bool:
+        """Whether clients are admitted one at a time."""
+        return self.aborted >= self.limit * _THROTTLE_SHARE
+
     def allows(self, now: float) -> bool:
         """Return whether a client can be admitted at the monotonic time `now`.
 
         If clients are admitted one at a time, a True result also starts the interval until the next client.
         """
-        if self.aborted < self.limit * _THROTTLE_SHARE:
-            return True
+        if not self.throttled:
+            return self.room(now) > 0
         if now < max(each.next_admission for each in self.peers):
             return False
         self.next_admission = now + _THROTTLE_INTERVAL

@@ -81,7 +81,7 @@ class Forward:
         """Lets links accept clients in C. None if a tap measures the latency, because C code lacks support for it."""
         if tap is None:
             self._native = native = NativeAcceptor(
-                self._acceptor, self._latency, self._add, self._served, self._cancels
+                self._acceptor, self._dialer, self._latency, self._add, self._served, self._cancels
             )
             self._acceptor.clients_elsewhere = lambda: native.clients
 
@@ -172,7 +172,7 @@ class Forward:
         Python code then accepts the clients.
         """
         if self._native is not None:
-            self._native.review(self._dialer.target_dialer.route)
+            self._native.review()
 
     def active_on(self, uplink: LinkProvider) -> int:
         """Return the number of clients whose connections use `uplink`."""
@@ -238,7 +238,7 @@ class Forward:
         if client.slot is not None:
             client.slot.join(relay)
         record = self._client_events.joined(client.record)
-        self._add(routed, relay, login, client.slot, record)
+        self._add(routed, relay, login, time.monotonic(), client.slot, record)
         if self._acceptor.cancel_slots.rekey(task, relay.ended):
             timer = asyncio.get_running_loop().call_later(_RESERVE_TIMEOUT, relay.abort, CloseReason.ABORTED)
             relay.ended.add_done_callback(lambda _: timer.cancel())
@@ -246,17 +246,18 @@ class Forward:
             # A link that accepts clients sends all cancel requests to its only target. If the new session is on
             # another target, the link must stop accepting clients.
             self.review()
-            self._native.offer(routed, self._dialer.target_dialer.route, self.listeners)
+            self._native.offer(routed, self.listeners)
 
     def _add(
         self,
         routed: TargetWithUplink,
         relay: Relay,
         login: CancelKeyTap | None,
+        began: float,
         slot: ConnectionSlot | None = None,
         record: ConnectionRecord | None = None,
     ) -> None:
-        self._connections.add(OpenConnection(relay, routed, slot, time.monotonic(), login, record))
+        self._connections.add(OpenConnection(relay, routed, slot, began, login, record))
         if login is not None and self._cancels is not None:
             self._cancels.add_session(routed.identity, login)
         relay.ended.add_done_callback(self._on_ended)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.contracts.link import Stream
 from gateway.contracts.listening_link import (
@@ -13,10 +13,12 @@ from gateway.contracts.listening_link import (
 )
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
+from gateway.forwarding.aborted_handshake_budget import LOGIN_RESPONSES, AbortedHandshakeBudget
 from gateway.forwarding.acceptor import Acceptor
-from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.cancel_request_router import CancelRequestRouter
 from gateway.forwarding.listener import Listener
+from gateway.forwarding.retrying_dialer import RetryingDialer
+from gateway.forwarding.target_dialer import TargetDialer
 from gateway.forwarding.target_with_uplink import LinkProvider, TargetWithUplink
 from gateway.metric_types import Histogram
 from gateway.query_cancel_protocol import CancelKeyTap
@@ -27,9 +29,24 @@ _MIN_HOLD = 3.0
 """If `BackendRoute.hold` is less than this number of seconds, links accept no clients. Python code then accepts them,
 because it enforces a short limit more precisely."""
 _MIN_ROOM = 0.25
-"""Minimum fraction of `max_connections` that must be free before a link starts to accept clients."""
+"""Minimum fraction of the limits that must be free before a link starts to accept clients. The limits are
+`max_connections`, and the limit of the handshake budget."""
+_BUDGET_SHARE = 0.75
+"""Fraction of the room in a handshake budget for which a link receives permits. The remaining room is for other
+backends with the same server."""
 _PERMIT_SHARE = 1 / 64
-"""Fraction of `max_connections`. When this many connections have ended, the link is permitted to accept more."""
+"""Fraction of the lowest limit. After this many changes, such as ended connections, the link is permitted to accept
+more clients."""
+_REPORT_DELAY = 1.0
+"""Maximum seconds between connecting a client and the report of the link. The link waits a few milliseconds, and the
+event loop can be busy."""
+
+
+class _Path(NamedTuple):
+    """A path to the target, and its handshake budget; None if the server does not count aborted handshakes."""
+
+    routed: TargetWithUplink
+    budget: AbortedHandshakeBudget | None
 
 
 class NativeAcceptor:
@@ -42,9 +59,10 @@ class NativeAcceptor:
 
     Args:
         acceptor: Accepts the clients that the link returns.
+        dialer: Has the current route, and records logins and aborted handshakes.
         latency: Records the response latencies.
         on_joined: Called for each client that the link has connected to the target. Receives the path to the target,
-            the relay, and the tap that observes the login.
+            the relay, the tap that observes the login, and a monotonic time before the login.
         on_served: Called with the number and the bytes of clients whose short connections the link reports together.
         cancels: Routes cancel requests; None if clients send no cancel requests on separate connections. A link sends
             all cancel requests to its only target, so it accepts clients only while no other target has sessions.
@@ -53,25 +71,32 @@ class NativeAcceptor:
     def __init__(
         self,
         acceptor: Acceptor,
+        dialer: RetryingDialer,
         latency: Histogram,
-        on_joined: Callable[[TargetWithUplink, Relay, CancelKeyTap | None], None],
+        on_joined: Callable[[TargetWithUplink, Relay, CancelKeyTap | None, float], None],
         on_served: Callable[[ShortConnectionTotals], None],
         cancels: CancelRequestRouter | None = None,
     ) -> None:
         self._acceptor = acceptor
+        self._dialer = dialer
         self._latency = latency
         self._on_joined = on_joined
         self._on_served = on_served
         self._cancels = cancels
         self._listening: LinkClientListener | None = None
         """The link's listener that currently accepts the clients; None if Python code accepts them."""
-        self._paths: dict[LinkClientListener, TargetWithUplink] = {}
+        self._paths: dict[LinkClientListener, _Path] = {}
         """For each `LinkClientListener` that still has clients or can accept them: the path over which it dials."""
         self._bound: list[Listener] = []
         """The backend's listeners on whose sockets the link accepts clients."""
-        self._ended = 0
-        """Number of connections that have ended since the link last received permits to accept clients."""
+        self._changes = 0
+        """Since the link last received permits: the number of connections that have ended. With a handshake budget,
+        also the number of clients that the link has reported."""
         self._retry_at = 0.0
+
+    @property
+    def _target_dialer(self) -> TargetDialer:
+        return self._dialer.target_dialer  # not cached: a reload replaces the `TargetDialer`
 
     @property
     def waiting(self) -> int:
@@ -85,54 +110,71 @@ class NativeAcceptor:
 
     def count_on(self, uplink: LinkProvider) -> int:
         """Return the number of `clients` that the links of `uplink` have accepted."""
-        return sum(each.clients for each, routed in self._paths.items() if routed.uplink is uplink)
+        return sum(each.clients for each, path in self._paths.items() if path.routed.uplink is uplink)
 
-    def offer(self, routed: TargetWithUplink, route: BackendRoute, listeners: list[Listener]) -> None:
+    def offer(self, routed: TargetWithUplink, listeners: list[Listener]) -> None:
         """Let a link accept clients, if the rules permit this. Call this method after each client is connected.
 
         Args:
             routed: The path over which the client was connected. Its link accepts the next clients.
-            route: The current route.
             listeners: The listeners of the backend.
         """
         if self._listening is not None or (now := time.monotonic()) < self._retry_at:
             return
-        link, admission = routed.uplink.link, self._acceptor.admission
-        room = admission.max_connections - self._acceptor.active
+        link, admission, route = routed.uplink.link, self._acceptor.admission, self._target_dialer.route
+        path = _Path(routed, route.budget(routed))
+        room = self._room(path)
         if (
             isinstance(link, ListeningLink)
-            and self._is_simple(routed, route)
+            and self._is_simple(routed)
             and route.hold >= _MIN_HOLD
-            and route.budget(routed) is None
-            and room >= max(1, int(admission.max_connections * _MIN_ROOM))
+            and room >= max(1, int(self._limit(path) * _MIN_ROOM))
             and listeners
             and all(each.is_tcp for each in listeners)
         ):
             sockets = tuple(sock for each in listeners for sock in each.sockets)
             make_tap = self._cancels.cancel_key_tap if self._cancels is not None else None
             open_time = routed.uplink.channel_open
-            rule = ClientAcceptRule(sockets, routed.target, admission.allow, self._latency, open_time, make_tap)
+            min_responses = LOGIN_RESPONSES if path.budget is not None else 0
+            rule = ClientAcceptRule(
+                sockets, routed.target, admission.allow, self._latency, open_time, make_tap, min_responses
+            )
             self._listening = link.listen(rule, room, self)
         if self._listening is None:
             self._retry_at = now + _RETRY_AFTER
             return
-        self._paths[self._listening] = routed
-        self._bound, self._ended = listeners, 0
+        self._paths[self._listening] = path
+        if path.budget is not None:
+            path.budget.listeners.add(self._listening)
+        self._bound, self._changes = listeners, 0
         for each in listeners:
             each.delegate(self.withdraw)
 
-    def review(self, route: BackendRoute) -> None:
+    def _limit(self, path: _Path) -> int:
+        """Return the lowest limit: `max_connections`, or the limit of the handshake budget of a path."""
+        limit = self._acceptor.admission.max_connections
+        return min(limit, path.budget.limit) if path.budget is not None else limit
+
+    def _room(self, path: _Path) -> int:
+        """Return how many more clients a link may accept on a path, besides those that it is already permitted."""
+        reserved = sum(each.reserved for each in self._paths)
+        room = self._acceptor.admission.max_connections - self._acceptor.active_here
+        if path.budget is not None:
+            room = min(room, int((path.budget.room(time.monotonic()) + reserved) * _BUDGET_SHARE))
+        return room - reserved
+
+    def review(self) -> None:
         """Stop the link from accepting clients if it can no longer handle all new clients of this backend."""
         listening = self._listening
-        if listening is not None and not self._is_simple(self._paths[listening], route):
+        if listening is not None and not self._is_simple(self._paths[listening].routed):
             self.withdraw()
 
-    def _is_simple(self, routed: TargetWithUplink, route: BackendRoute) -> bool:
+    def _is_simple(self, routed: TargetWithUplink) -> bool:
         """Return whether all new clients use this path, independent of their identity and data."""
         return (
             self._acceptor.accepts_anyone
             and (self._cancels is None or not self._cancels.has_sessions_elsewhere(routed.identity))
-            and route.routes()[:1] == [routed]
+            and self._target_dialer.route.routes()[:1] == [routed]
         )
 
     def withdraw(self) -> None:
@@ -149,14 +191,17 @@ class NativeAcceptor:
 
     def on_client_ended(self) -> None:
         """Count an ended connection, and permit the link to accept more clients if enough connections have ended."""
+        self._count_change()
+
+    def _count_change(self) -> None:
         listening = self._listening
         if listening is None:
             return
-        self._ended += 1
-        limit = self._acceptor.admission.max_connections
-        if self._ended >= limit * _PERMIT_SHARE:
-            self._ended = 0
-            room = limit - self._acceptor.active_here - sum(each.reserved for each in self._paths)
+        self._changes += 1
+        path = self._paths[listening]
+        if self._changes >= self._limit(path) * _PERMIT_SHARE:
+            self._changes = 0
+            room = self._room(path)
             if room > 0:
                 listening.permit(room)
 
@@ -164,22 +209,28 @@ class NativeAcceptor:
 
     def on_joined(self, listener: LinkClientListener, relay: Relay, tap: Any) -> None:
         """See `AcceptedClientHandler`."""
-        routed = self._paths.get(listener)
-        if routed is None:  # `listen` failed after the link had accepted this client
+        path = self._paths.get(listener)
+        if path is None:  # `listen` failed after the link had accepted this client
             relay.abort(CloseReason.ABORTED)
             return
         self._acceptor.accepted += 1
-        self._on_joined(routed, relay, tap)
+        now = time.monotonic()
+        if path.budget is not None:
+            path.budget.add_client(relay, now)
+            self._count_change()  # if this client or others have logged in, they no longer use the budget
+        self._on_joined(path.routed, relay, tap, now - _REPORT_DELAY)
 
     def on_served(self, listener: LinkClientListener, clients: ShortConnectionTotals) -> None:
         """See `AcceptedClientHandler`."""
-        del listener
         self._acceptor.accepted += clients.total
         self._on_served(clients)
+        if (path := self._paths.get(listener)) is not None and path.budget is not None:
+            path.budget.record_login(time.monotonic() - _REPORT_DELAY)
 
-    def on_returned(self, listener: LinkClientListener, client: Stream, seconds: float) -> None:
+    def on_returned(self, listener: LinkClientListener, client: Stream, seconds: float, *, abandoned: bool) -> None:
         """See `AcceptedClientHandler`."""
-        del listener
+        if abandoned and (path := self._paths.get(listener)) is not None:
+            self._target_dialer.record_abandoned(path.routed)
         self._acceptor.accept(client, seconds)
         self.on_client_ended()  # the client no longer uses a permit of the link
 
@@ -193,7 +244,9 @@ class NativeAcceptor:
 
     def on_closed(self, listener: LinkClientListener) -> None:
         """See `AcceptedClientHandler`."""
-        self._paths.pop(listener, None)
+        path = self._paths.pop(listener, None)
+        if path is not None and path.budget is not None:
+            path.budget.listeners.discard(listener)
 
     def _accept_here(self) -> None:
         for each in self._bound:

@@ -5,20 +5,22 @@ A path leads to one target, either through one tunnel or directly.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections import defaultdict
 
 from gateway.connection_tap import Tap
 from gateway.contracts.link import Link
 from gateway.contracts.relay import Relay
 from gateway.contracts.tracing import CHANNEL
 from gateway.errors import DialError, FailureReason
-from gateway.forwarding.aborted_handshake_budget import LOGIN_RESPONSES, AbortedHandshakeBudget
+from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget
 from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.target_with_uplink import TargetWithUplink
 from gateway.metric_types import Histogram
 from gateway.relay.dial_retry import retry_dial
 
+_ADMISSION_INTERVAL = 0.01
+"""Seconds between two checks of whether enough clients have logged in, so that the next client can be admitted."""
 MIN_DIAL = 0.05
 """Minimum time limit for a dial, in seconds. It applies even if `hold` has passed or is zero."""
 _DIALS_PER_PATH = 64
@@ -36,6 +38,8 @@ class TargetDialer:
     def __init__(self, route: BackendRoute) -> None:
         self.route = route
         self._slots: dict[TargetWithUplink, asyncio.Semaphore] = {}
+        self._queues: defaultdict[TargetWithUplink, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """For each path, the queue of clients that wait until the handshake budget allows the next client."""
 
     async def join(
         self,
@@ -60,20 +64,54 @@ class TargetDialer:
             DialError: The target cannot be reached, or too many handshakes with it were aborted.
             LinkLostError: The link failed during the dial.
         """
-        target = routed.target
+        deadline = time.monotonic() + within
         budget = self.route.budget(routed)
-        if budget is not None and not budget.allows(time.monotonic()):
+        if budget is None:
+            return await self._join(client, link, routed, latency, deadline, tap)
+        await self._admit(budget, routed, deadline)
+        budget.dials += 1
+        try:
+            relay = await self._join(client, link, routed, latency, deadline, tap)
+        finally:
+            budget.dials -= 1
+        budget.add_client(relay, time.monotonic())
+        return relay
+
+    async def _admit(self, budget: AbortedHandshakeBudget, routed: TargetWithUplink, deadline: float) -> None:
+        """Wait until the handshake budget of a path allows a client. Clients wait in the order of their arrival."""
+        queue = self._queues[routed]
+        if not queue.locked() and budget.allows(time.monotonic()):
+            return
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()), queue:
+                while not (allowed := budget.allows(time.monotonic())) and not budget.throttled:  # noqa: ASYNC110
+                    await asyncio.sleep(_ADMISSION_INTERVAL)  # no event reports a login in the native engine
+        except TimeoutError:
+            allowed = False
+        if not allowed:
             raise DialError(
                 FailureReason.HOST_BLOCKED,
-                f"{target}: {budget.aborted} aborted handshakes; at {budget.limit}, the server blocks the gateway",
+                f"{routed.target}: {budget.aborted} aborted handshakes, and {budget.unproven(time.monotonic())}"
+                f" clients that have not logged in yet; at {budget.limit} aborted handshakes, the server blocks the"
+                " gateway",
             )
-        deadline = time.monotonic() + within
+
+    async def _join(
+        self,
+        client: PendingClient,
+        link: Link,
+        routed: TargetWithUplink,
+        latency: Histogram,
+        deadline: float,
+        tap: Tap | None,
+    ) -> Relay:
+        target = routed.target
         slots = self._slots.get(routed)
         if slots is None:
             slots = self._slots[routed] = asyncio.Semaphore(_DIALS_PER_PATH)
         if slots.locked():
             try:
-                await asyncio.wait_for(slots.acquire(), within)
+                await asyncio.wait_for(slots.acquire(), deadline - time.monotonic())
             except TimeoutError:
                 raise DialError(FailureReason.TIMEOUT, f"{target}: too many concurrent dials") from None
         else:
@@ -82,7 +120,7 @@ class TargetDialer:
         try:
             return await retry_dial(
                 lambda left: client.join(link, target, latency, left, tap),
-                lambda: self._count_aborted(routed, AbortedHandshakeBudget.record_abandoned),
+                lambda: self.record_abandoned(routed),
                 max(deadline - time.monotonic(), MIN_DIAL),
             )
         finally:
@@ -94,27 +132,19 @@ class TargetDialer:
         Args:
             routed: The client's path to the target.
             relay: The client's relay. Its number of responses shows whether the client logged in.
-            began: Monotonic time at which the client was connected to the target.
+            began: Monotonic time before the login of the client.
         """
-        if relay.responses < LOGIN_RESPONSES:
-            self._count_aborted(routed, AbortedHandshakeBudget.record_aborted)
-        elif (budget := self.route.budget(routed)) is not None:
-            budget.record_login(began)
+        if (budget := self.route.budget(routed)) is not None:
+            budget.remove_client(relay, began, time.monotonic())
+            self._check_if_needed(budget, routed)
 
-    def _count_aborted(
-        self, routed: TargetWithUplink, record: Callable[[AbortedHandshakeBudget, float], None]
-    ) -> None:
-        """Count a handshake that was or might be aborted. If the count is high, request a check.
+    def record_abandoned(self, routed: TargetWithUplink) -> None:
+        """Record that a link has abandoned a dial over a path, because the server can count an aborted handshake."""
+        if (budget := self.route.budget(routed)) is not None:
+            budget.record_abandoned(time.monotonic())
+            self._check_if_needed(budget, routed)
 
-        The login of the check resets the count.
-
-        Args:
-            routed: The path.
-            record: The method of the budget that counts the aborted handshake.
-        """
-        budget = self.route.budget(routed)
-        if budget is not None:
-            record(budget, time.monotonic())
-            if budget.needs_login:
-                # `on_failure` triggers a check. The login of the check resets the server's count.
-                self.route.on_failure(routed)
+    def _check_if_needed(self, budget: AbortedHandshakeBudget, routed: TargetWithUplink) -> None:
+        """Request a check if the count of aborted handshakes is high. The login of the check resets the count."""
+        if budget.needs_login:
+            self.route.on_failure(routed)

@@ -24,7 +24,7 @@ class DirectForwardingListener(NativeListener):
         scope = zone[1] if zone else 0
         self._runner.engine.listen_and_dial(
             self._token, descriptor, self._histogram, self._open_histogram, permits, self._rule.make_tap is not None,
-            socket.inet_pton(family, host), port, scope, self._networks, _OPTIONS,
+            self._rule.min_responses, socket.inet_pton(family, host), port, scope, self._networks, _OPTIONS,
         )  # fmt: skip
 
     def _create_relay(self, token: int, wire: int, tap: Tap | None) -> NativeSocketRelay:

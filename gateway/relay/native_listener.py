@@ -39,12 +39,13 @@ class NativeListenerHandler(Protocol):
     def on_served(self, clients: ShortConnectionTotals) -> None:
         """Count clients that the native engine connected to the target, and whose connections have ended."""
 
-    def on_returned(self, client: Stream, seconds: float) -> None:
+    def on_returned(self, client: Stream, seconds: float, *, abandoned: bool) -> None:
         """Handle a client that the rule does not allow, or that the native engine could not connect to the target.
 
         Args:
             client: The client's socket. The handler owns it.
             seconds: Seconds since the native engine accepted the client.
+            abandoned: Whether the native engine abandoned a dial that the target can still accept.
         """
 
     def on_stopped(self) -> None:
@@ -175,7 +176,7 @@ class NativeListener(ABC):
             self._handled += 1
             client = socket.socket(fileno=arguments[0])
             client.setblocking(False)
-            self._handler.on_returned(client, arguments[1] / 1e9)
+            self._handler.on_returned(client, arguments[1] / 1e9, abandoned=bool(arguments[2]))
         elif kind == RECORD_STOPPED:
             self._stopped = True
             if not self._withdrawn:

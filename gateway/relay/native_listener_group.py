@@ -108,9 +108,9 @@ class NativeListenerGroup:
         """See `gateway.relay.native_listener.NativeListenerHandler`."""
         self._handler.on_served(self, clients)
 
-    def on_returned(self, client: Stream, seconds: float) -> None:
+    def on_returned(self, client: Stream, seconds: float, *, abandoned: bool) -> None:
         """See `gateway.relay.native_listener.NativeListenerHandler`."""
-        self._handler.on_returned(self, client, seconds)
+        self._handler.on_returned(self, client, seconds, abandoned=abandoned)
 
     def on_stopped(self) -> None:
         """See `gateway.relay.native_listener.NativeListenerHandler`."""

@@ -60,8 +60,8 @@ class SshForwardingListener(NativeListener):
         to, tap = self._rule.to, self._rule.make_tap is not None
         self._runner.engine.listen(
             self._token, descriptor, self._histogram, self._open_histogram, permits, MIN_WINDOW, INITIAL_WINDOW,
-            self._max_packet, CHANNELS_PER_CONNECTION - 1, tap, wires, self._networks,
-            *channel_target(to.host, to.port),
+            self._max_packet, CHANNELS_PER_CONNECTION - 1, tap, self._rule.min_responses, wires,
+            self._networks, *channel_target(to.host, to.port),
         )  # fmt: skip
 
     @property

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,13 +13,16 @@ from pathlib import Path
 import pymysql
 import pytest
 
+from gateway._dataplane import is_built
 from gateway.demo import mariadb
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.process import find, free_port
+from gateway.demo.sshd import Bastion
 from tests.soak.abort_budget import assigned, counting_server
 from tests.support.clients import connect, query_mysql
-from tests.support.configs import database_check
+from tests.support.configs import database_check, ssh_tunnel
 from tests.support.gateway_process import Gateway
+from tests.support.listening_sockets import engine_accepts
 from tests.support.requirements import need
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -102,6 +106,53 @@ def test_clients_that_abort_over_two_paths_block_no_address(gateway: Gateway, se
     for listen in (app, batch):
         assert query_mysql(server, listen) >= 3
     assert gateway.state("app") == gateway.state("batch") == ("up", None)
+
+
+@pytest.mark.parametrize("via", ["ssh", "direct"])
+def test_clients_that_abort_at_the_same_time_do_not_block_the_gateway(
+    gateway: Gateway, bastion: Bastion, server: MariaDB, via: str
+) -> None:
+    """The data plane in C accepts the first clients, and returns the others to Python."""
+    listen = free_port()
+    check = database_check(server, gateway.folder, "interval: 60s, fast_interval: 300ms")
+    gateway.write(f"""
+        tunnels:
+          t: {ssh_tunnel(bastion)}
+        backends:
+          app:
+            kind: mysql
+            {"via: t" if via == "ssh" else ""}
+            targets: ["{SERVER}:{server.port}"]
+            listen: 127.0.0.1:{listen}
+            check: {check}
+    """)
+    gateway.start().wait_up("app")
+    accepted = 0
+
+    def accepts() -> bool:
+        nonlocal accepted
+        accepted += 1
+        assert query_mysql(server, listen) >= 3
+        return engine_accepts(gateway.pid, listen)
+
+    if is_built():
+        gateway.wait(accepts)
+    for _ in range(2 * LIMIT):  # the data plane in C accepts these clients, which log in and use no budget
+        assert query_mysql(server, listen) >= 3
+    assert not is_built() or engine_accepts(gateway.pid, listen)
+    together = threading.Barrier(3 * LIMIT)
+
+    def abort(_: int) -> None:
+        together.wait(20)
+        with connect(listen) as client:
+            client.settimeout(60)
+            assert client.recv(100)  # the server's greeting
+
+    with ThreadPoolExecutor(3 * LIMIT) as clients:
+        list(clients.map(abort, range(3 * LIMIT)))
+    assert query_mysql(server, listen) >= 3
+    assert gateway.state("app") == ("up", None)
+    gateway.wait(lambda: gateway.backend("app")["connections"]["total"] >= accepted + 5 * LIMIT + 1)
 
 
 def test_the_checks_of_all_backends_together_do_not_block_an_address(gateway: Gateway, server: MariaDB) -> None:

@@ -10,7 +10,6 @@ import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -32,26 +31,12 @@ from tests.support.audit_lines import lines
 from tests.support.clients import connect, echo, is_refused, is_reset, postgres, query_postgres
 from tests.support.configs import CHECK, database_check, ssh_tunnel
 from tests.support.gateway_process import Gateway
+from tests.support.listening_sockets import engine_accepts
 from tests.support.requirements import need_data_plane
 from tests.support.servers import echoing, serving
 from tests.support.ssh_sessions import opened, options
 
 pytestmark = pytest.mark.integration
-
-
-LISTEN = "0A"
-"""The state of a listening socket in /proc/net/tcp."""
-
-
-def engine_accepts(pid: int, port: int) -> bool:
-    """Return whether an engine of a process has a duplicate of the socket that listens on `port`."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    (inode,) = (row[9] for row in rows if row[3] == LISTEN and row[1] == f"0100007F:{port:04X}")
-    links = []
-    for each in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            links.append(str(each.readlink()))
-    return links.count(f"socket:[{inode}]") > 1
 
 
 def start_accepting(gateway: Gateway, port: int) -> int:

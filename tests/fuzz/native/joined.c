@@ -103,6 +103,7 @@ bool __wrap_joined_end(struct engine *e, struct joined *j, enum close_reason rea
 
     CHECK(!unreported || (client && !client->ended && !client->reported), "a client ends twice");
     served = __real_joined_end(e, j, reason, lingers, gauge);
+    soon = soon && client && atomic_load(&gauge->responses) >= client->listener->min_responses;
     CHECK(served == (unreported && soon && !lingers), "whether the end of a client is reported is wrong");
     CHECK(!j->listener, "a client that has ended is still to be reported");
     if (client)

@@ -55,7 +55,10 @@ static void check_listener(const struct listener *l)
     CHECK(!far->accept_failed || l->stopped, "an error of accept4 has no effect");
     CHECK(!far->dial_failed || l->stopped, "an error of a dial has no effect");
     CHECK(!l->stopped || l->pending, "a listener without clients is not freed");
-    CHECK(l->watched == (!l->stopped && l->pending < MAX_PENDING), "the socket is watched: %d", l->watched);
+    CHECK(!l->permit_due || (l->accepted == l->permitted && !l->permit_waited), "a listener with permits waits for one");
+    CHECK(l->stopped || !l->permit_due || (engine->slow_scan_due && fake_now < l->permit_due + SLOW_OPEN),
+          "a listener waits for a permit too long");
+    CHECK(l->watched == (!l->stopped && l->pending < MAX_PENDING && !l->permit_due), "the socket is watched: %d", l->watched);
     CHECK(file_is_open(l->fd) == !l->stopped && (l->stopped || file_of(l->fd)->registered == l->watched),
           "the socket has another registration");
     CHECK(l->stopped || !l->pending || engine->slow_scan_due, "no scan for slow replies is due");

@@ -48,13 +48,14 @@ static void listen_step(const struct step *s, bool dials)
                     MAX_NETWORKS * sizeof(struct network) + 32] = {0};
     struct listener_setup setup = {.histogram = s->a >> 4, .open_histogram = OPEN_HISTOGRAM + (uint32_t)listener_count,
                                    .min_window = size_of(s->b % 31), .max_packet = 262144, .type_size = 4,
-                                   .rest_size = 4, .tap = tap_of(s->a >> 2), .full_load = s->b & 3};
+                                   .rest_size = 4, .tap = tap_of(s->a >> 2), .full_load = s->b & 3, .min_responses = s->which >> 6};
     size_t size = sizeof setup;
 
     if (listener_count == MAX_LISTENERS)
         return;
     *l = (struct far_listener){.token = slot_allocate(engine), .fd = file_open(FILE_LISTENER, listener_count),
-                               .permits = s->which >> 2 & 15, .networks = s->a & 3, .tap = setup.tap};
+                               .permits = s->which >> 2 & 15, .networks = s->a & 3, .tap = setup.tap,
+                               .min_responses = setup.min_responses};
     l->permits = l->permits == 15 ? 100 : l->permits;
     setup.fd = l->fd;
     setup.permits = l->permits;

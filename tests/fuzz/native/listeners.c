@@ -173,6 +173,7 @@ static void on_returned(struct far_listener *l, const struct message_header *h)
           "the client was used");
     CHECK(!network_allows(l->networks, c->address) || l->stopped || l->recalled || l->withdrawn,
           "a client is returned without a reason");
+    CHECK(!h->c || (h->c == 1 && network_allows(l->networks, c->address)), "a refused client has no dial");
     c->final = c->failed = true;
     l->returned++;
     fake_close(c->fd);

@@ -26,6 +26,7 @@ struct far_listener {
     uint64_t closed_at;
     uint8_t networks; /* the index of a set of networks */
     enum tap tap;
+    uint32_t min_responses;
     bool dials, dials_six; /* whether it connects to a target, with an IPv6 address, instead of opening channels */
     enum dial_plan plan;   /* of the next dials */
     uint32_t dial_room;    /* `room` of their sockets */

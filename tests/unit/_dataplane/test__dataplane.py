@@ -127,13 +127,14 @@ class Rig(EngineRig):
         networks: tuple[str, ...] = (),
         tap: bool = False,
         full_load: int = 1000,
+        min_responses: int = 0,
     ) -> int:
         """Let the native engine accept clients from `listening`. Return the token of the listener."""
         token, chosen = self.engine.token(), wires or (self.wire,)
         allow = [ipaddress.ip_network(each) for each in networks]
         self.engine.listen(
             token, os.dup(self.listening.fileno()), 0, 8, permits, 1 << 18, 1 << 21, PACKET, full_load, tap,
-            struct.pack(f"={len(chosen)}Q", *chosen),
+            min_responses, struct.pack(f"={len(chosen)}Q", *chosen),
             b"".join(struct.pack("BB16s", len(a := n.network_address.packed), n.prefixlen, a) for n in allow),
             numbers(12) + b"direct-tcpip", b"",
         )  # fmt: skip
@@ -360,7 +361,7 @@ def test_wrong_arguments_are_refused(rig: Rig) -> None:
     with pytest.raises(ValueError, match="bounds"):
         rig.module.Engine((), 0, 0)
     with pytest.raises(ValueError, match="window"):
-        rig.engine.listen(rig.wire, 0, 0, 0, 1, 2, 1, PACKET, 1, False, b"", b"", b"", b"")
+        rig.engine.listen(rig.wire, 0, 0, 0, 1, 2, 1, PACKET, 1, False, 0, b"", b"", b"", b"")
     unused = rig.engine.token()
     rig.engine.release(unused)
     with pytest.raises(KeyError):
@@ -527,6 +528,22 @@ def test_short_connections_are_reported_as_a_sum(rig: Rig) -> None:
     assert (rig.engine.gauge(listener)[0], rig.engine.gauge(listener)[2]) == (0, 0)
 
 
+def test_a_client_with_few_responses_is_reported_individually(rig: Rig) -> None:
+    listener = rig.listen(min_responses=2)
+    client = rig.connect()
+    client.sendall(b"query")
+    rig.hear()
+    rig.confirm(0)
+    rig.say(bytes([DATA]) + numbers(0, 5) + b"reply")
+    assert client.recv(100) == b"reply"
+    client.close()
+    rig.turn()
+    rig.say(bytes([CLOSE]) + numbers(0))
+    rig.until(lambda: rig.kinds(listener))
+    assert rig.kinds(listener) == [rig.module.RECORD_JOINED]
+    assert rig.module.RECORD_ENDED in [kind for kind, _, _, _ in rig.records]
+
+
 def test_the_bytes_of_an_accepted_client_are_reported_after_the_client(rig: Rig) -> None:
     listener = rig.listen(tap=True)
     client = rig.connect()
@@ -548,6 +565,7 @@ def test_clients_outside_the_networks_are_returned(rig: Rig) -> None:
     listener = rig.listen(networks=("::1/128", "127.8.0.0/15", "127.0.0.2/31"))
     outside = rig.connect("127.7.255.255")
     assert rig.kinds(listener) == [rig.module.RECORD_RETURNED]
+    assert [arguments[2] for _, _, arguments, _ in rig.records] == [0]
     with rig.returned(listener) as inner:
         assert inner.getpeername() == outside.getsockname()
     for inside in ("127.9.1.1", "127.0.0.3"):
@@ -564,6 +582,8 @@ def test_a_listener_stops_when_no_more_clients_are_permitted(rig: Rig) -> None:
     rig.connect()
     assert not rig.records
     third = rig.connect()
+    assert not rig.records  # the listener waits for a permit
+    rig.until(lambda: rig.kinds(listener))
     assert rig.kinds(listener) == [rig.module.RECORD_STOPPED]
     assert len(rig.hear()) == 2
     with rig.listening.accept()[0] as inner:  # nothing else accepts it
@@ -573,6 +593,27 @@ def test_a_listener_stops_when_no_more_clients_are_permitted(rig: Rig) -> None:
         rig.confirm(number)
     assert rig.kinds(listener) == [rig.module.RECORD_STOPPED, *[rig.module.RECORD_JOINED] * 2]
     assert rig.engine.inspect(listener) is None
+
+
+def test_a_listener_without_permits_waits_for_one(rig: Rig) -> None:
+    listener = rig.listen(permits=1)
+    rig.connect()
+    waiting = rig.connect()
+    assert rig.engine.gauge(listener)[0] == 1
+    rig.engine.command(rig.module.COMMAND_PERMIT, listener, 1)
+    rig.turn()
+    assert rig.engine.gauge(listener)[0] == 2
+    rig.connect()
+    assert not rig.records
+    rig.confirm(0)
+    rig.confirm(1)
+    waiting.close()
+    rig.turn()
+    rig.say(bytes([CLOSE]) + numbers(1))
+    rig.turn()
+    rig.turn()
+    assert rig.kinds(listener) == []  # the ended client has given its permit to the third one
+    assert rig.engine.gauge(listener)[0] == 2
 
 
 def test_a_withdrawn_listener_joins_the_clients_that_it_has_accepted(rig: Rig) -> None:
@@ -613,6 +654,7 @@ def test_recalled_clients_are_returned_and_their_channels_closed(rig: Rig, of: s
     rig.engine.command(rig.module.COMMAND_RECALL, rig.wire if of == "wire" else listener, 0)
     rig.turn()
     assert rig.kinds(listener) == [rig.module.RECORD_RETURNED]
+    assert [arguments[2] for _, _, arguments, _ in rig.records] == [1]  # the channel can still open
     assert rig.returned(listener).fileno() >= 0
     assert len(rig.hear()) == 1
     rig.confirm(0)

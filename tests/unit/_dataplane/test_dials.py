@@ -56,6 +56,7 @@ class Rig(EngineRig):
         *,
         tap: bool = False,
         histogram: int = 0,
+        min_responses: int = 0,
     ) -> int:
         """Let the native engine accept clients from `listening`. Return the token of the listener."""
         token, (host, port) = self.engine.token(), to or address(self.target)
@@ -63,8 +64,8 @@ class Rig(EngineRig):
         allow = [ipaddress.ip_network(each) for each in networks]
         packed = (struct.pack("BB16s", len(a := n.network_address.packed), n.prefixlen, a) for n in allow)
         self.engine.listen_and_dial(
-            token, os.dup(self.listening.fileno()), histogram, 8, permits, tap, socket.inet_pton(family, host), port,
-            0, b"".join(packed), options,
+            token, os.dup(self.listening.fileno()), histogram, 8, permits, tap, min_responses,
+            socket.inet_pton(family, host), port, 0, b"".join(packed), options,
         )  # fmt: skip
         self.turn()
         return token
@@ -207,6 +208,19 @@ def test_short_connections_are_reported_as_a_sum(rig: Rig) -> None:
     assert rig.engine.inspect(listener) == {"pending": 0}
 
 
+def test_a_client_with_few_responses_is_reported_individually(rig: Rig) -> None:
+    listener = rig.listen(min_responses=1)
+    client, target = rig.connect(), rig.accept()
+    client.close()
+    rig.turn()
+    assert target.recv(100) == b""
+    target.close()
+    rig.until(rig.joined)
+    rig.until(lambda: rig.kinds(rig.joined()[0]))
+    assert rig.kinds(listener) == [rig.module.RECORD_JOINED]
+    assert rig.kinds(rig.joined()[0]) == [rig.module.RECORD_PAIR_ENDED]
+
+
 def test_the_times_until_clients_are_joined_are_reported(rig: Rig) -> None:
     rig.listen()
     for _ in range(3):
@@ -267,6 +281,7 @@ def test_a_listener_stops_when_no_more_clients_are_permitted(rig: Rig) -> None:
     rig.engine.command(rig.module.COMMAND_PERMIT, listener, 1)
     rig.connect()
     third = rig.connect()
+    rig.until(lambda: rig.module.RECORD_STOPPED in rig.kinds(listener))
     assert rig.kinds(listener) == [rig.module.RECORD_JOINED] * 2 + [rig.module.RECORD_STOPPED]
     with rig.accept(rig.listening) as inner:  # nothing else accepts it
         assert inner.getpeername() == third.getsockname()
@@ -399,4 +414,4 @@ def test_few_dials_are_pending_at_the_same_time(rig: Rig) -> None:
 
 def test_an_address_of_the_wrong_size_is_refused(rig: Rig) -> None:
     with pytest.raises(ValueError, match="neither 4 nor 16 bytes"):
-        rig.engine.listen_and_dial(rig.engine.token(), 0, 0, 0, 1, False, b"abc", 1, 0, b"", b"")
+        rig.engine.listen_and_dial(rig.engine.token(), 0, 0, 0, 1, False, 0, b"abc", 1, 0, b"", b"")

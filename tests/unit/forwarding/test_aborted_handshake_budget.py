@@ -1,6 +1,11 @@
+from typing import cast
+from unittest.mock import Mock
+
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gateway.contracts.listening_link import LinkClientListener
+from gateway.contracts.relay import Relay
 from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget, join_budgets
 from tests.support.counting_server import CountingServer
 
@@ -33,6 +38,41 @@ def test_allows_one_client_every_ten_seconds_near_the_limit() -> None:
     for _ in range(90):
         budget.record_aborted(50.5)
     assert [budget.allows(now) for now in (100.0, 100.1, 109.9, 110.0, 110.1)] == [True, False, False, True, False]
+
+
+class Client:
+    """A client whose number of responses a test sets."""
+
+    def __init__(self) -> None:
+        self.responses = 0
+
+
+def test_clients_that_can_still_abort_their_handshakes_use_the_budget() -> None:
+    a, b = joined(2)
+    clients = [Client() for _ in range(5)]
+    for each in clients:
+        a.add_client(cast("Relay", each), 50.0)
+    b.dials = 2
+    b.listeners.add(cast("LinkClientListener", Mock(reserved=4)))
+    assert [each.room(50.5) for each in (a, b)] == [90 - 11, 90 - 11]
+    clients[0].responses = 2
+    clients[1].responses = 1
+    a.remove_client(cast("Relay", clients[2]), 50.0, 50.6)
+    assert (a.aborted, a.unproven(50.9)) == (1, 3 + 6)
+    assert a.unproven(51.1) == 2 + 6  # the client with one response has probably logged in, and is idle
+    assert a.unproven(60.1) == 6  # the server has closed the connections of clients that have not logged in
+    for _ in range(83):
+        a.record_aborted(61.0)
+    assert (a.room(61.0), a.allows(61.0), a.throttled) == (0, False, False)
+    b.dials = 1
+    assert (a.room(61.0), a.allows(61.0)) == (1, True)
+
+
+def test_a_server_that_tolerates_no_aborted_handshake_gets_one_client_at_a_time() -> None:
+    budget = AbortedHandshakeBudget(1)
+    assert budget.allows(50.0)
+    budget.add_client(cast("Relay", Client()), 50.0)
+    assert not budget.allows(50.0)
 
 
 def test_a_login_does_not_reset_a_dial_that_may_still_connect() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -43,13 +44,13 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 @contextlib.asynccontextmanager
-async def forwarding(budget: AbortedHandshakeBudget) -> AsyncIterator[Forward]:
+async def forwarding(budget: AbortedHandshakeBudget, hold: float = 0.0) -> AsyncIterator[Forward]:
     """Run a forward to an echo server. The server counts aborted handshakes in `budget`."""
     async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
         target = HostPort(*server.sockets[0].getsockname())
         uplink = Uplink()
         routes = list(TargetIdentity(target, (uplink,)).routes())
-        route = BackendRoute((uplink,), lambda: routes, lambda _: None, 0.0, lambda _: budget)
+        route = BackendRoute((uplink,), lambda: routes, lambda _: None, hold, lambda _: budget)
         forward = Forward("orders", [], AdmissionRules("orders"), route)
         task = asyncio.create_task(forward.run(lambda: None))
         await asyncio.sleep(0)
@@ -58,8 +59,8 @@ async def forwarding(budget: AbortedHandshakeBudget) -> AsyncIterator[Forward]:
         await asyncio.wait({task})
 
 
-async def connect(forward: Forward, requests: int) -> None:
-    """Connect a client that sends `requests` requests one after the other, and wait until it has left."""
+async def connect(forward: Forward, requests: int, others: int = 0) -> None:
+    """Connect a client that sends `requests` requests one after the other, and wait until only `others` are left."""
     near, far = socket.socketpair()
     for each in (near, far):
         each.setblocking(False)
@@ -72,7 +73,7 @@ async def connect(forward: Forward, requests: int) -> None:
         if not requests:
             while forward.waiting:
                 await asyncio.sleep(0.01)
-    while forward.active:
+    while forward.active > others:
         await asyncio.sleep(0.01)
 
 
@@ -88,3 +89,43 @@ async def test_the_budget_does_not_depend_on_the_system_time(monkeypatch: pytest
         assert (budget.aborted, forward.rejected[FailureReason.HOST_BLOCKED]) == (3, 0)
         await connect(forward, 2)
         assert budget.aborted == 0
+
+
+async def test_clients_wait_while_others_can_still_abort_their_handshakes() -> None:
+    """Of ten clients that connect at the same time, the budget admits nine. One login admits the last client."""
+    budget, loop = AbortedHandshakeBudget(10), asyncio.get_running_loop()
+    async with forwarding(budget, hold=20.0) as forward:
+        pairs = [socket.socketpair() for _ in range(10)]
+        for near, far in pairs:
+            near.setblocking(False)
+            far.setblocking(False)
+            forward._acceptor.accept(near)
+        while forward.waiting > 1:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert (forward.waiting, budget.unproven(time.monotonic())) == (1, 9)
+        _, first = pairs[0]
+        for _ in range(2):
+            await loop.sock_sendall(first, b"request")
+            assert await loop.sock_recv(first, 100) == b"request"
+        while forward.waiting:
+            await asyncio.sleep(0.01)
+        assert (forward.active, budget.aborted, dict(forward.rejected)) == (10, 0, {})
+        for _, far in pairs:
+            far.close()
+        while forward.active:
+            await asyncio.sleep(0.01)
+        assert budget.aborted == 9
+
+
+async def test_a_client_is_refused_if_the_others_do_not_log_in_in_time() -> None:
+    budget = AbortedHandshakeBudget(1)
+    async with forwarding(budget) as forward:
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        forward._acceptor.accept(near)
+        while forward.waiting:
+            await asyncio.sleep(0.01)
+        await connect(forward, 0, others=1)
+        assert forward.rejected[FailureReason.HOST_BLOCKED] == 1
+        far.close()

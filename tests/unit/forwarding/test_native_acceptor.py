@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
+import time
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -39,13 +40,17 @@ class FakeListener:
     def __init__(
         self, link: "FakeLink", rule: ClientAcceptRule, permits: int, handler: AcceptedClientHandler
     ) -> None:
-        self.link, self.rule, self.reserved, self.handler = link, rule, permits, handler
+        self.link, self.rule, self.permits, self.handler = link, rule, permits, handler
         self.waiting = self.clients = 0
         self.relays: list[Relay] = []
         self.withdrawn = self.recalled = False
 
+    @property
+    def reserved(self) -> int:
+        return self.clients if self.withdrawn else self.permits
+
     def permit(self, count: int) -> None:
-        self.reserved += count
+        self.permits += count
 
     def withdraw(self) -> None:
         self.withdrawn = True
@@ -57,7 +62,7 @@ class FakeListener:
         """Take a client from the kernel's queue."""
         client, _ = self.rule.sockets[0].accept()
         client.setblocking(False)
-        self.reserved -= 1
+        self.permits -= 1
         return client
 
     async def accept_and_join(self) -> None:
@@ -144,6 +149,14 @@ async def running(
         rig.listener.close()
 
 
+def nearly_used_budget() -> AbortedHandshakeBudget:
+    """Return a budget with room for 30 of 100 clients, which is too little for a link."""
+    budget = AbortedHandshakeBudget(100)
+    for _ in range(60):
+        budget.record_aborted(time.monotonic())
+    return budget
+
+
 async def test_clients_of_the_link_count_like_others_and_refused_ones_are_handled_here() -> None:
     async with running(AdmissionRules("b", allow=LOOPBACK, max_connections=8)) as rig:
         forward, listener = rig.forward, await rig.offered()
@@ -161,13 +174,13 @@ async def test_clients_of_the_link_count_like_others_and_refused_ones_are_handle
         assert forward.latency.count == 2
         assert listener.rule.open_time is rig.uplinks[0].channel_open
         with rig.dial("127.0.0.9") as outside:
-            listener.handler.on_returned(listener, listener.accept(), 0.0)
+            listener.handler.on_returned(listener, listener.accept(), 0.0, abandoned=False)
             with pytest.raises(ConnectionResetError):
                 outside.setblocking(True)
                 outside.recv(1)
         assert dict(forward.rejected) == {"not_allowed": 1}
         with rig.dial() as slow:
-            listener.handler.on_returned(listener, listener.accept(), 0.5)
+            listener.handler.on_returned(listener, listener.accept(), 0.5, abandoned=False)
             await rig.echo(slow)
         assert (forward.accepted, rig.accepting) == (3, [listener])
 
@@ -189,6 +202,48 @@ async def test_clients_with_short_connections_are_counted() -> None:
         )
         assert dict(forward.resets) == {CloseReason.CLIENT_RESET: 3}
         assert (forward.active, listener.reserved) == (0, reserved)  # the listener has the permits back
+
+
+async def test_permits_do_not_exceed_the_handshake_budget() -> None:
+    budget = AbortedHandshakeBudget(20)
+    async with running(AdmissionRules("b"), budget=budget) as rig:
+        listener = await rig.offered()  # this client has aborted its handshake
+        assert (budget.aborted, listener.rule.min_responses) == (1, 2)
+        assert listener.reserved == int(0.75 * (18 - 1))
+        for _ in range(2):
+            with rig.dial():
+                await listener.accept_and_join()
+            while rig.forward.active:
+                await asyncio.sleep(0.01)
+        assert budget.aborted == 3
+        assert listener.reserved == int(0.75 * (18 - 3))  # two permits are used, and no new ones are granted
+        listener.handler.on_served(listener, ShortConnectionTotals(1, 0, 5, 5))
+        assert budget.aborted == 3  # the login can be older than the aborted handshakes
+        budget.record_login(time.monotonic())
+        with rig.dial() as client:
+            await listener.accept_and_join()
+            await rig.echo(client)
+            assert budget.unproven(time.monotonic()) == listener.reserved + 1
+            await rig.echo(client)
+            assert budget.unproven(time.monotonic()) == listener.reserved
+        while rig.forward.active:
+            await asyncio.sleep(0.01)
+        assert budget.aborted == 0
+        listener.handler.on_returned(listener, rig.dial(), 0.5, abandoned=True)
+        assert budget.aborted == 1
+        listener.withdraw()
+        listener.handler.on_closed(listener)
+        assert listener not in budget.listeners
+
+
+async def test_short_connections_with_a_login_reset_the_count_of_aborted_handshakes() -> None:
+    budget = AbortedHandshakeBudget(20)
+    async with running(AdmissionRules("b"), budget=budget) as rig:
+        listener = await rig.offered()
+        assert budget.aborted == 1
+        await asyncio.sleep(1.01)  # the maximum delay of the report
+        listener.handler.on_served(listener, ShortConnectionTotals(1, 0, 5, 5))
+        assert budget.aborted == 0
 
 
 async def test_permits_never_exceed_the_limit() -> None:
@@ -304,7 +359,7 @@ async def test_a_link_accepts_only_while_one_target_has_sessions_that_can_be_can
         (AdmissionRules("b", per_consumer=5), {}),
         (AdmissionRules("b", sockets={"/s": UnixSocketRule()}), {}),
         (AdmissionRules("b"), {"hold": 1.0}),
-        (AdmissionRules("b"), {"budget": AbortedHandshakeBudget(100)}),
+        (AdmissionRules("b"), {"budget": nearly_used_budget()}),
         (AdmissionRules("b", max_connections=1), {}),
     ],
     ids=["quota", "unix socket", "short hold", "budget", "no room"],

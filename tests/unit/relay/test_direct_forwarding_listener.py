@@ -41,7 +41,7 @@ class Handler:
     def on_served(self, listener: Any, clients: ShortConnectionTotals) -> None:
         self.served.append(clients)
 
-    def on_returned(self, listener: Any, client: socket.socket, seconds: float) -> None:
+    def on_returned(self, listener: Any, client: socket.socket, seconds: float, *, abandoned: bool) -> None:
         self.calls.append("returned")
         client.close()
 

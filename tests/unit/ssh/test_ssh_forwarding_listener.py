@@ -32,7 +32,7 @@ class Events:
     def on_served(self, clients: ShortConnectionTotals) -> None:
         self.calls.append("served")
 
-    def on_returned(self, client: socket.socket, seconds: float) -> None:
+    def on_returned(self, client: socket.socket, seconds: float, *, abandoned: bool) -> None:
         self.calls.append(f"returned {client.getpeername()[0]} {client.gettimeout()}")
         client.close()
 
