@@ -73,7 +73,7 @@ void channel_create(struct engine *e, struct wire *w, uint64_t token, const stru
 static void report_unopened(struct channel *c, uint32_t code, const uint8_t *text, size_t size)
 {
     if (c->pending.listener)
-        pending_failed(&c->pending);
+        pending_failed(&c->pending, c->link_lost);
     if (c->unannounced)
         slot_release(c->engine, c->token);
     else

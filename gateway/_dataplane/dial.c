@@ -93,7 +93,7 @@ static void proceed(struct dial *d, int error)
     else
         works = !error && !is_self_connected(d->fd, &d->pending.listener->setup->address) && join(d);
     if (!works) {
-        pending_failed(&d->pending);
+        pending_failed(&d->pending, !error);
         dial_close(d);
     }
 }

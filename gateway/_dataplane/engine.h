@@ -98,7 +98,8 @@ enum record {
     RECORD_SERVED,     /* of a listener, about clients that have ended without any other record; a: number of clients;
                           b: how many of them reset their connection; c, d: bytes to and from the backend */
     RECORD_RETURNED,   /* a listener returns a client to Python; a: the client's socket; b: nanoseconds since the engine
-                          accepted the client; c: whether the engine abandoned a channel or dial that can still open */
+                          accepted the client; c: whether the target might have accepted a channel or dial that the
+                          engine has abandoned, or might accept it later */
     RECORD_STOPPED,    /* a listener accepts no more clients. Records of clients that it accepted earlier can follow. */
     RECORD_PAIR_ENDED, /* a: enum close_reason; b: the client's socket, c: the backend's socket. If a socket is not -1,
                           Python must close it with a reset when its peer has received all data. The last record of a

@@ -84,7 +84,7 @@ void listener_event(struct listener *);
 void pending_add(struct listener *, struct pending *, struct source *owner, int fd);
 int pending_remove(struct pending *);
 void pending_joined(struct channel *);
-void pending_failed(struct pending *);
+void pending_failed(struct pending *, bool abandoned);
 void pending_recall(struct engine *, const struct source *of);
 void pending_stop_slow(struct engine *, uint64_t now);
 void schedule_slow_scan(struct engine *, uint64_t due);

@@ -49,7 +49,7 @@ int pending_remove(struct pending *p)
 
 /* Return a client to Python with RECORD_RETURNED.
  *
- * Args: abandoned: whether the target can still accept the client's channel or dial.
+ * Args: abandoned: whether the target might have accepted the client's channel or dial, or might accept it later.
  */
 void report_returned(const struct listener *l, int fd, uint64_t waited, bool abandoned)
 {
@@ -76,11 +76,14 @@ static void give_back(struct pending *p, bool abandoned)
     report_returned(l, pending_remove(p), waited, abandoned);
 }
 
-/* Return a client to Python after its channel or dial has failed, and stop the listener, because Python handles failures. */
-void pending_failed(struct pending *p)
+/* Return a client to Python after its channel or dial has failed, and stop the listener, because Python handles failures.
+ *
+ * Args: abandoned: see report_returned.
+ */
+void pending_failed(struct pending *p, bool abandoned)
 {
     listener_stop(p->listener);
-    give_back(p, false);
+    give_back(p, abandoned);
 }
 
 static struct channel *channel_of(const struct pending *p)

@@ -107,10 +107,12 @@ void wire_free(struct wire *w)
         if (!c)
             continue;
         channel_free(c);
-        if (c->open)
+        if (c->open) {
             ending_link_lost(c);
-        else
+        } else {
+            c->link_lost = true;
             channel_refused(c, OPEN_CONNECT_FAILED, (const uint8_t *)"connection lost", 15);
+        }
     }
     if (w->previous)
         w->previous->next = w->next;

@@ -112,7 +112,7 @@ class AcceptedClientHandler(Protocol):
             listener: The listener.
             client: The client's socket, from which nothing was read. The handler owns it.
             seconds: Seconds since the client was accepted.
-            abandoned: Whether the link abandoned a dial that the target can still accept.
+            abandoned: Whether the link abandoned a dial that the target accepts later, or has accepted.
         """
 
     def on_stopped(self, listener: LinkClientListener, *, failed: bool) -> None:

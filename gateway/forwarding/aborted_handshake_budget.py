@@ -10,7 +10,7 @@ All times are monotonic (`time.monotonic()`).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gateway.backend_support.aborted_login_count import AbortedLoginCount
 from gateway.backend_support.probe_login_limiter import ProbeLoginLimiter
@@ -18,18 +18,28 @@ from gateway.contracts.listening_link import LinkClientListener
 from gateway.contracts.relay import Relay
 
 _THROTTLE_SHARE = 0.9
-"""Fraction of the limit. If the server has counted more, the budget admits clients one at a time."""
+"""Fraction of the limit. If the server has counted more, the budget admits clients one at a time. With limits below
+ten, this happens when one more aborted handshake would reach the limit."""
 _THROTTLE_INTERVAL = 10.0
 """Minimum seconds between the admission of two clients of one server, while clients are admitted one at a time. The
 interval applies to all tunnels to the server together."""
+_CLOSE_DELAY = 1.0
+"""Maximum seconds from the end of a client's connection until the server counts an aborted handshake. A login in this
+time can reset the server's count before the server counts the aborted handshake."""
 _ABANDONED_DIAL_DELAY = 10.0
 """Maximum seconds until a dial that the gateway has abandoned reaches the server. The server then counts an aborted
 handshake, even if a login has reset the count after the gateway abandoned the dial."""
 LOGIN_RESPONSES = 2
-"""Minimum number of responses that prove a login: one to the login itself, and one to the next request."""
-_MAX_HANDSHAKE = (10.0, 1.0)
-"""Maximum seconds for which a client without a response, and with one response, is expected to abort its handshake.
-A server closes the connection of a client that does not log in, by default after 10 s (`connect_timeout`)."""
+"""Number of responses after which a client has probably logged in: one to the login itself, and one to the next
+request."""
+_CERTAIN_LOGIN_RESPONSES = 6
+"""More responses than any login needs, including TLS and a change of the authentication plugin. A login with fewer
+responses might have been denied. The server then does not reset its count."""
+_CHECK_VALIDITY = 300.0
+"""If a check has logged in within this number of seconds, a client resets the count only if its login is certain."""
+_MAX_HANDSHAKE = 11.0
+"""Maximum seconds for which a client with one response is expected to abort its handshake. The server closes the
+connection of a client that does not log in, by default after 10 s (`connect_timeout`)."""
 
 
 class AbortedHandshakeBudget(AbortedLoginCount):
@@ -45,11 +55,16 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         """Limits the logins of probes."""
         self.dials = 0
         """Number of current dials."""
-        self.listeners: set[LinkClientListener] = set()
-        """The links' listeners that accept clients, or that have clients which were not added to this object yet."""
+        self.waiting = 0
+        """Number of clients that wait until the budget allows them."""
+        self.listeners: dict[LinkClientListener, Callable[[], None]] = {}
+        """The links' listeners that accept clients, or that have clients which were not added to this object yet. The
+        value stops the listener, so that it no longer reserves a part of the budget for clients that might come."""
         self._clients: dict[Relay, float] = {}
         """The clients that had no proven login when this dictionary was last updated. The value is the monotonic time
         at which the client was connected."""
+        self._check_login = -math.inf
+        """Monotonic time of the last successful login of a check through this tunnel."""
         self.next_admission = 0.0
         """Earliest monotonic time of the next admission, while clients are admitted one at a time."""
 
@@ -70,11 +85,11 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         if client.responses < LOGIN_RESPONSES:
             self.record_aborted(now)
         else:
-            self.record_login(began)
+            self.record_client_login(began, now, certain=client.responses >= _CERTAIN_LOGIN_RESPONSES)
 
     def record_aborted(self, at: float) -> None:
         """Count a client that disconnected at the monotonic time `at`, before the responses proved a login."""
-        self.add_abort(at)
+        self.add_abort(at + _CLOSE_DELAY)
 
     def record_abandoned(self, at: float) -> None:
         """Count a dial that was abandoned at the monotonic time `at`.
@@ -83,8 +98,24 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         """
         self.add_abort(at + _ABANDONED_DIAL_DELAY)
 
+    def record_client_login(self, at: float, now: float, *, certain: bool) -> None:
+        """Record that a client has probably logged in.
+
+        Args:
+            at: Monotonic time of the login.
+            now: The current monotonic time.
+            certain: Whether the number of responses proves the login. If it does not, and checks log in, the login
+                does not reset the count.
+        """
+        if certain or now - self._check_login > _CHECK_VALIDITY:
+            self.reset(at)
+
     def record_login(self, at: float) -> None:
-        """Record a successful login at the monotonic time `at`. Earlier aborted handshakes no longer count."""
+        """Record a successful login of a check at the monotonic time `at`. Aborted handshakes no longer count.
+
+        Those that the server can have counted after the login still count.
+        """
+        self._check_login = max(at, self._check_login)
         self.reset(at)
 
     def add_client(self, client: Relay, at: float) -> None:
@@ -102,8 +133,13 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         self._clients = {
             each: at
             for each, at in self._clients.items()
-            if (responses := each.responses) < LOGIN_RESPONSES and now - at < _MAX_HANDSHAKE[responses]
+            if (responses := each.responses) == 0 or (responses < LOGIN_RESPONSES and now - at < _MAX_HANDSHAKE)
         }
+        return self.most_unproven
+
+    @property
+    def most_unproven(self) -> int:
+        """The number of dials, and of clients that could abort their handshakes when they were last counted."""
         return len(self._clients) + self.dials + sum(each.reserved for each in self.listeners)
 
     def room(self, now: float) -> int:
@@ -111,12 +147,27 @@ class AbortedHandshakeBudget(AbortedLoginCount):
 
         The result can be negative.
         """
-        return math.ceil(self.limit * _THROTTLE_SHARE) - self.aborted - self.unproven(now)
+        return self._threshold - self.aborted - self.unproven(now)
+
+    @property
+    def _threshold(self) -> int:
+        """The number of aborted handshakes at which clients are admitted one at a time."""
+        return max(1, min(math.ceil(self.limit * _THROTTLE_SHARE), self.limit - 1))
+
+    def room_for_links(self, now: float) -> int:
+        """Return `room`; 0 if clients wait for the budget, because links would take the room from these clients."""
+        return 0 if any(each.waiting for each in self.peers) else self.room(now)
+
+    def stop_links(self) -> None:
+        """Stop the links' listeners of all tunnels, so that the room that they have reserved becomes free."""
+        for each in self.peers:
+            for stop in list(each.listeners.values()):
+                stop()
 
     @property
     def throttled(self) -> bool:
         """Whether clients are admitted one at a time."""
-        return self.aborted >= self.limit * _THROTTLE_SHARE
+        return self.aborted >= self._threshold
 
     def allows(self, now: float) -> bool:
         """Return whether a client can be admitted at the monotonic time `now`.
@@ -124,7 +175,9 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         If clients are admitted one at a time, a True result also starts the interval until the next client.
         """
         if not self.throttled:
-            return self.room(now) > 0
+            # Counting the clients without a proven login takes time, and is not necessary if there is room for all.
+            most = sum(each.most_unproven for each in self.peers)
+            return self._threshold - self.aborted > most or self.room(now) > 0
         if now < max(each.next_admission for each in self.peers):
             return False
         self.next_admission = now + _THROTTLE_INTERVAL

@@ -145,7 +145,7 @@ class NativeAcceptor:
             return
         self._paths[self._listening] = path
         if path.budget is not None:
-            path.budget.listeners.add(self._listening)
+            path.budget.listeners[self._listening] = self.withdraw
         self._bound, self._changes = listeners, 0
         for each in listeners:
             each.delegate(self.withdraw)
@@ -160,13 +160,16 @@ class NativeAcceptor:
         reserved = sum(each.reserved for each in self._paths)
         room = self._acceptor.admission.max_connections - self._acceptor.active_here
         if path.budget is not None:
-            room = min(room, int((path.budget.room(time.monotonic()) + reserved) * _BUDGET_SHARE))
+            room = min(room, int((path.budget.room_for_links(time.monotonic()) + reserved) * _BUDGET_SHARE))
         return room - reserved
 
     def review(self) -> None:
         """Stop the link from accepting clients if it can no longer handle all new clients of this backend."""
         listening = self._listening
-        if listening is not None and not self._is_simple(self._paths[listening].routed):
+        if listening is None:
+            return
+        routed, budget = self._paths[listening]
+        if not self._is_simple(routed) or (budget is not None and budget.room(time.monotonic()) < 0):
             self.withdraw()
 
     def _is_simple(self, routed: TargetWithUplink) -> bool:
@@ -225,7 +228,8 @@ class NativeAcceptor:
         self._acceptor.accepted += clients.total
         self._on_served(clients)
         if (path := self._paths.get(listener)) is not None and path.budget is not None:
-            path.budget.record_login(time.monotonic() - _REPORT_DELAY)
+            now = time.monotonic()
+            path.budget.record_client_login(now - _REPORT_DELAY, now, certain=False)
 
     def on_returned(self, listener: LinkClientListener, client: Stream, seconds: float, *, abandoned: bool) -> None:
         """See `AcceptedClientHandler`."""
@@ -246,7 +250,7 @@ class NativeAcceptor:
         """See `AcceptedClientHandler`."""
         path = self._paths.pop(listener, None)
         if path is not None and path.budget is not None:
-            path.budget.listeners.discard(listener)
+            path.budget.listeners.pop(listener, None)
 
     def _accept_here(self) -> None:
         for each in self._bound:

@@ -84,6 +84,7 @@ class RetryingDialer:
 
     def set_route(self, route: BackendRoute) -> None:
         """Replace the route for new clients and for clients that wait for a tunnel."""
+        self.target_dialer.replaced = True
         self.target_dialer = TargetDialer(route)
         self._wake_waiting()
 
@@ -178,8 +179,8 @@ class RetryingDialer:
                 if isinstance(error, DialError):
                     dialer.route.on_failure(routed)
             else:
-                for failed in failures:
-                    if failed.identity == routed.identity:
+                for failed, failure in failures.items():
+                    if failed.identity == routed.identity and not _is_blocked(failure):
                         dialer.route.on_detour(failed)
                 return joined
         raise _failure(list(failures.values()))
@@ -237,6 +238,11 @@ class RetryingDialer:
         finally:
             for each in (*waiting, changed):
                 each.cancel()
+
+
+def _is_blocked(error: TargetAccessError) -> bool:
+    """Return whether aborted handshakes have caused the error. Another path to the server then works no better."""
+    return isinstance(error, DialError) and error.reason is FailureReason.HOST_BLOCKED
 
 
 def _failure(errors: list[TargetAccessError]) -> DialError:

@@ -11,7 +11,7 @@ from gateway.connection_tap import Tap
 from gateway.contracts.link import Link
 from gateway.contracts.relay import Relay
 from gateway.contracts.tracing import CHANNEL
-from gateway.errors import DialError, FailureReason
+from gateway.errors import DialError, FailureReason, LinkLostError
 from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget
 from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.pending_client import PendingClient
@@ -37,6 +37,8 @@ class TargetDialer:
 
     def __init__(self, route: BackendRoute) -> None:
         self.route = route
+        self.replaced = False
+        """Whether another object dials the targets of new clients, because the route has changed."""
         self._slots: dict[TargetWithUplink, asyncio.Semaphore] = {}
         self._queues: defaultdict[TargetWithUplink, asyncio.Lock] = defaultdict(asyncio.Lock)
         """For each path, the queue of clients that wait until the handshake budget allows the next client."""
@@ -62,13 +64,13 @@ class TargetDialer:
 
         Raises:
             DialError: The target cannot be reached, or too many handshakes with it were aborted.
-            LinkLostError: The link failed during the dial.
+            LinkLostError: The link failed during the dial, or the route has changed before the dial.
         """
         deadline = time.monotonic() + within
         budget = self.route.budget(routed)
         if budget is None:
             return await self._join(client, link, routed, latency, deadline, tap)
-        await self._admit(budget, routed, deadline)
+        await self._admit(client, link, budget, routed, deadline)
         budget.dials += 1
         try:
             relay = await self._join(client, link, routed, latency, deadline, tap)
@@ -77,17 +79,31 @@ class TargetDialer:
         budget.add_client(relay, time.monotonic())
         return relay
 
-    async def _admit(self, budget: AbortedHandshakeBudget, routed: TargetWithUplink, deadline: float) -> None:
-        """Wait until the handshake budget of a path allows a client. Clients wait in the order of their arrival."""
+    async def _admit(
+        self,
+        client: PendingClient,
+        link: Link,
+        budget: AbortedHandshakeBudget,
+        routed: TargetWithUplink,
+        deadline: float,
+    ) -> None:
+        """Wait until the handshake budget of a path allows a client. Clients of a path wait in order of arrival."""
         queue = self._queues[routed]
         if not queue.locked() and budget.allows(time.monotonic()):
             return
+        client.watcher.start()
+        budget.waiting += 1
+        budget.stop_links()
         try:
             async with asyncio.timeout(deadline - time.monotonic()), queue:
-                while not (allowed := budget.allows(time.monotonic())) and not budget.throttled:  # noqa: ASYNC110
+                while not (allowed := budget.allows(time.monotonic())) and not budget.throttled:
+                    if self.replaced or routed.uplink.link is not link:
+                        raise LinkLostError
                     await asyncio.sleep(_ADMISSION_INTERVAL)  # no event reports a login in the native engine
         except TimeoutError:
             allowed = False
+        finally:
+            budget.waiting -= 1
         if not allowed:
             raise DialError(
                 FailureReason.HOST_BLOCKED,

@@ -45,7 +45,7 @@ class NativeListenerHandler(Protocol):
         Args:
             client: The client's socket. The handler owns it.
             seconds: Seconds since the native engine accepted the client.
-            abandoned: Whether the native engine abandoned a dial that the target can still accept.
+            abandoned: Whether the native engine abandoned a dial that the target accepts later, or has accepted.
         """
 
     def on_stopped(self) -> None:

@@ -50,7 +50,8 @@ class NativeListenerGroup:
         try:
             for at, (make, sock) in enumerate(places):
                 share = permits // len(places) + (at < permits % len(places))
-                self._listeners.append(make(sock, share, self))
+                if share:  # a listener without permits would only delay the clients that the kernel assigns to it
+                    self._listeners.append(make(sock, share, self))
         except BaseException:
             self.withdraw()
             raise

@@ -1,9 +1,11 @@
 """Tests with a MariaDB server that blocks addresses after a few aborted logins, and that several paths reach."""
 
 import contextlib
+import io
 import os
 import signal
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pymysql
 import pytest
+from pymysql.constants import CLIENT
 
 from gateway._dataplane import is_built
 from gateway.demo import mariadb
@@ -30,6 +33,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 SERVER, ONE, OTHER, CONTROL = (f"192.0.2.{number}" for number in range(81, 85))
 """Addresses for documentation (RFC 5737). MySQL does not count aborted logins from loopback addresses."""
 LIMIT = 20
+AUTH_SWITCH, ERROR = 0xFE, 0xFF
+"""The first bytes of an AuthSwitchRequest and of an ERR_Packet (MySQL's client/server protocol)."""
 ABORTS = 30
 """Number of clients that abort their login over each path; more than the server tolerates."""
 
@@ -153,6 +158,45 @@ def test_clients_that_abort_at_the_same_time_do_not_block_the_gateway(
     assert query_mysql(server, listen) >= 3
     assert gateway.state("app") == ("up", None)
     gateway.wait(lambda: gateway.backend("app")["connections"]["total"] >= accepted + 5 * LIMIT + 1)
+
+
+def test_denied_logins_do_not_hide_aborted_ones(gateway: Gateway, server: MariaDB) -> None:
+    """A login that is denied after a change of the plugin has two responses. It does not reset the server's count."""
+    listen = free_port()
+    check = database_check(server, gateway.folder, "interval: 60s, fast_interval: 300ms")
+    gateway.write(f"""
+        backends:
+          app: {{kind: mysql, targets: ["{SERVER}:{server.port}"], listen: 127.0.0.1:{listen}, check: {check}}}
+    """)
+    gateway.start().wait_up("app")
+    for _ in range(LIMIT // 4):
+        for _ in range(5):
+            with connect(listen) as client:
+                client.settimeout(30)
+                assert client.recv(100)
+        time.sleep(2.2)  # before that, no login of a client resets the count
+        with connect(listen) as client, client.makefile("rb") as packets:
+            client.settimeout(30)
+            _payload(packets)
+            client.sendall(_login_with_another_plugin(server.user))
+            assert _payload(packets)[0] == AUTH_SWITCH
+            client.sendall(b"\x14\0\0\x03" + bytes(20))  # a wrong response to the challenge
+            assert _payload(packets)[0] == ERROR
+    assert query_mysql(server, listen) >= 3
+    assert gateway.state("app") == ("up", None)
+
+
+def _payload(packets: io.BufferedReader) -> bytes:
+    """Read a packet, and return its payload."""
+    return packets.read(int.from_bytes(packets.read(4)[:3], "little"))
+
+
+def _login_with_another_plugin(user: str) -> bytes:
+    """Return a HandshakeResponse41 for a plugin that the server does not use for the user."""
+    capabilities = CLIENT.LONG_PASSWORD | CLIENT.PROTOCOL_41 | CLIENT.SECURE_CONNECTION | CLIENT.PLUGIN_AUTH
+    fixed = struct.pack("<IIB23x", capabilities, 1 << 24, 45)
+    body = fixed + user.encode() + b"\0\0" + b"no_such_plugin\0"
+    return len(body).to_bytes(3, "little") + b"\x01" + body
 
 
 def test_the_checks_of_all_backends_together_do_not_block_an_address(gateway: Gateway, server: MariaDB) -> None:

@@ -643,6 +643,10 @@ def test_a_client_whose_channel_does_not_open_is_returned(rig: Rig, cause: str) 
         rig.turn()
         assert rig.records[-1][:2] == (rig.module.RECORD_LOST, rig.wire)
     assert rig.kinds(listener) == [rig.module.RECORD_STOPPED, rig.module.RECORD_RETURNED]
+    ((_, _, abandoned, _),) = (
+        arguments for kind, _, arguments, _ in rig.records if kind == rig.module.RECORD_RETURNED
+    )
+    assert abandoned == (cause == "lost")
     assert rig.returned(listener).recv(100) == b"early"
     assert rig.engine.inspect(listener) is None
 

@@ -1,6 +1,7 @@
 from typing import cast
 from unittest.mock import Mock
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -53,19 +54,58 @@ def test_clients_that_can_still_abort_their_handshakes_use_the_budget() -> None:
     for each in clients:
         a.add_client(cast("Relay", each), 50.0)
     b.dials = 2
-    b.listeners.add(cast("LinkClientListener", Mock(reserved=4)))
+    stopped: list[str] = []
+    b.listeners[cast("LinkClientListener", Mock(reserved=4))] = lambda: stopped.append("b")
     assert [each.room(50.5) for each in (a, b)] == [90 - 11, 90 - 11]
+    assert a.room_for_links(50.5) == 90 - 11
+    b.waiting = 1
+    assert (a.room(50.5), a.room_for_links(50.5)) == (90 - 11, 0)
+    a.stop_links()
+    assert stopped == ["b"]
     clients[0].responses = 2
     clients[1].responses = 1
     a.remove_client(cast("Relay", clients[2]), 50.0, 50.6)
-    assert (a.aborted, a.unproven(50.9)) == (1, 3 + 6)
-    assert a.unproven(51.1) == 2 + 6  # the client with one response has probably logged in, and is idle
-    assert a.unproven(60.1) == 6  # the server has closed the connections of clients that have not logged in
-    for _ in range(83):
-        a.record_aborted(61.0)
-    assert (a.room(61.0), a.allows(61.0), a.throttled) == (0, False, False)
+    assert (a.aborted, a.unproven(60.9)) == (1, 3 + 6)
+    assert a.unproven(61.1) == 2 + 6  # the client with one response is idle, or the server has closed its connection
+    for _ in range(81):
+        a.record_aborted(62.0)
+    assert (a.room(62.0), a.allows(62.0), a.throttled) == (0, False, False)
     b.dials = 1
-    assert (a.room(61.0), a.allows(61.0)) == (1, True)
+    assert (a.room(62.0), a.allows(62.0)) == (1, True)
+
+
+def test_a_client_that_might_be_denied_resets_the_count_only_without_checks() -> None:
+    budget, client = AbortedHandshakeBudget(100), Client()
+    budget.record_aborted(50.0)
+    client.responses = 2
+    budget.remove_client(cast("Relay", client), 55.0, 60.0)
+    assert budget.aborted == 0
+    budget.record_login(60.0)
+    budget.record_aborted(70.0)
+    budget.remove_client(cast("Relay", client), 75.0, 359.0)
+    assert budget.aborted == 1
+    client.responses = 6
+    budget.remove_client(cast("Relay", client), 75.0, 359.0)
+    assert budget.aborted == 0
+    budget.record_aborted(70.0)
+    client.responses = 2
+    budget.remove_client(cast("Relay", client), 76.0, 361.0)  # the last login of a check was five minutes ago
+    assert budget.aborted == 0
+
+
+@pytest.mark.parametrize(("limit", "clients"), [(1, 1), (2, 1), (9, 8), (10, 9), (11, 10), (100, 90)])
+def test_clients_that_abort_at_the_same_time_do_not_reach_the_limit(limit: int, clients: int) -> None:
+    """A server with a limit of 1 blocks the gateway after any aborted handshake."""
+    budget = AbortedHandshakeBudget(limit)
+    budget.dials = clients - 1
+    assert budget.allows(50.0)
+    budget.dials = clients
+    assert not budget.allows(50.0)
+    budget.dials = 0
+    for _ in range(clients):
+        assert not budget.throttled
+        budget.record_aborted(50.0)
+    assert budget.throttled
 
 
 def test_a_server_that_tolerates_no_aborted_handshake_gets_one_client_at_a_time() -> None:
@@ -85,13 +125,22 @@ def test_a_login_does_not_reset_a_dial_that_may_still_connect() -> None:
     assert budget.aborted == 0
 
 
+def test_a_login_does_not_reset_a_handshake_that_the_server_may_count_after_the_login() -> None:
+    budget = AbortedHandshakeBudget(100)
+    budget.record_aborted(50.0)
+    budget.record_login(50.9)
+    assert budget.aborted == 1
+    budget.record_login(51.0)
+    assert budget.aborted == 0
+
+
 def test_a_login_resets_the_count_but_an_earlier_one_does_not() -> None:
     budget = AbortedHandshakeBudget(100)
     for _ in range(95):
         budget.record_aborted(50.5)
     budget.record_login(50.0)
     assert budget.aborted == 95
-    budget.record_login(51.0)
+    budget.record_login(52.0)
     assert budget.aborted == 0
     assert not budget.needs_login
 
@@ -126,7 +175,7 @@ def test_a_budget_is_the_highest_count_of_all_possible_addresses(
     for at, (path, is_login) in enumerate(events, 1):
         for server in servers:
             (server.log_in if is_login else server.abort)(path)
-        (budgets[path].record_login if is_login else budgets[path].record_aborted)(float(at))
+        (budgets[path].record_login if is_login else budgets[path].record_aborted)(2.0 * at)
         assert [each.aborted for each in budgets] == [
             max(server.count(path) for server in servers) for path in range(PATHS)
         ]
@@ -166,6 +215,7 @@ def test_aborting_clients_block_no_address_and_are_throttled_only_until_a_login(
             budgets[each].record_login(now)
             due.pop(each, None)
         assert not server.blocked
+    now += 1.0  # the server has counted all aborted handshakes
     for path in working:
         now += STEP
         budgets[path].record_login(now)

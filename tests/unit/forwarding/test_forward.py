@@ -5,6 +5,7 @@ import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -19,6 +20,7 @@ from gateway.forwarding.forward import Forward
 from gateway.forwarding.target_with_uplink import TargetIdentity
 from gateway.metric_types import Histogram
 from gateway.relay.direct_link import DirectLink
+from gateway.relay.sockets import reset
 from tests.support.clock import set_clock_back
 
 pytestmark = pytest.mark.timeout(20)
@@ -79,6 +81,7 @@ async def connect(forward: Forward, requests: int, others: int = 0) -> None:
 
 async def test_the_budget_does_not_depend_on_the_system_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aborted_handshake_budget, "_THROTTLE_INTERVAL", 0.0)
+    monkeypatch.setattr(aborted_handshake_budget, "_CLOSE_DELAY", 0.0)
     budget = AbortedHandshakeBudget(1)
     async with forwarding(budget) as forward:
         await connect(forward, 0)
@@ -129,3 +132,39 @@ async def test_a_client_is_refused_if_the_others_do_not_log_in_in_time() -> None
         await connect(forward, 0, others=1)
         assert forward.rejected[FailureReason.HOST_BLOCKED] == 1
         far.close()
+
+
+async def test_a_waiting_client_uses_a_new_route_immediately() -> None:
+    budget = AbortedHandshakeBudget(1)
+    budget.dials = 1
+    async with forwarding(budget, hold=20.0) as forward:
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        forward._acceptor.accept(near)
+        while not budget.waiting:
+            await asyncio.sleep(0.01)
+        route = forward._dialer.target_dialer.route
+        forward.update([], AdmissionRules("orders"), replace(route, budget=lambda _: None))
+        async with asyncio.timeout(10):
+            while forward.waiting:
+                await asyncio.sleep(0.01)
+        assert (forward.active, budget.waiting) == (1, 0)
+        far.close()
+
+
+async def test_a_client_that_is_reset_while_it_waits_is_not_connected() -> None:
+    budget = AbortedHandshakeBudget(1)
+    budget.dials = 1
+    async with forwarding(budget, hold=20.0) as forward:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            far = socket.create_connection(listening.getsockname(), timeout=10)
+            near, _ = listening.accept()
+        near.setblocking(False)
+        forward._acceptor.accept(near)
+        while not budget.waiting:
+            await asyncio.sleep(0.01)
+        reset(far)
+        async with asyncio.timeout(10):
+            while forward.waiting:
+                await asyncio.sleep(0.01)
+        assert (forward.active, budget.waiting, budget.aborted) == (0, 0, 0)

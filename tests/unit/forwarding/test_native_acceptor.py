@@ -19,7 +19,7 @@ from gateway.contracts.config_types import HostPort
 from gateway.contracts.listening_link import AcceptedClientHandler, ClientAcceptRule, ShortConnectionTotals
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
-from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget
+from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget, set_limit
 from gateway.forwarding.admission import AdmissionRules, UnixSocketRule
 from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.forward import Forward
@@ -219,7 +219,7 @@ async def test_permits_do_not_exceed_the_handshake_budget() -> None:
         assert listener.reserved == int(0.75 * (18 - 3))  # two permits are used, and no new ones are granted
         listener.handler.on_served(listener, ShortConnectionTotals(1, 0, 5, 5))
         assert budget.aborted == 3  # the login can be older than the aborted handshakes
-        budget.record_login(time.monotonic())
+        budget.record_login(time.monotonic() + 1.0)
         with rig.dial() as client:
             await listener.accept_and_join()
             await rig.echo(client)
@@ -236,12 +236,23 @@ async def test_permits_do_not_exceed_the_handshake_budget() -> None:
         assert listener not in budget.listeners
 
 
+async def test_a_link_stops_if_the_server_has_a_lower_limit_than_expected() -> None:
+    budget = AbortedHandshakeBudget(100)
+    async with running(AdmissionRules("b"), budget=budget) as rig:
+        listener = await rig.offered()
+        rig.forward.review()
+        assert rig.accepting == [listener]
+        set_limit([budget], 10)
+        rig.forward.review()
+        assert rig.accepting == []
+
+
 async def test_short_connections_with_a_login_reset_the_count_of_aborted_handshakes() -> None:
     budget = AbortedHandshakeBudget(20)
     async with running(AdmissionRules("b"), budget=budget) as rig:
         listener = await rig.offered()
         assert budget.aborted == 1
-        await asyncio.sleep(1.01)  # the maximum delay of the report
+        await asyncio.sleep(2.01)  # the maximum delays of the server's count and of the report
         listener.handler.on_served(listener, ShortConnectionTotals(1, 0, 5, 5))
         assert budget.aborted == 0
 
