@@ -1,3 +1,3 @@
-"""Connects containers to remote storage and databases: tunnels, forwarding, health checks and metrics."""
+"""Connects containers to remote storage and databases through tunnels. Provides health checks and metrics."""
 
 __version__ = "0.1.0"

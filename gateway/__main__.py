@@ -8,12 +8,12 @@ import sys
 def main() -> None:
     """Run the command that the command-line arguments specify."""
     if sys.argv[1:2] == ["run"]:
-        # Set the handlers before the slow imports: SIGHUP must wait until the service can reload its configuration,
-        # and SIGTERM must stop the process at any time.
+        # Prepare for signals before the slow imports. SIGHUP stays blocked until the service can reload its
+        # configuration. SIGTERM and SIGINT stop the process at any time.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         for number in (signal.SIGTERM, signal.SIGINT):
-            # Do not raise an exception: the signal can arrive while a destructor runs, and Python ignores exceptions
-            # of destructors.
+            # Exit without an exception: the signal can arrive while a destructor runs, and Python ignores exceptions
+            # that a destructor raises.
             signal.signal(number, lambda *_: os._exit(0))
     from gateway.cli import main as cli  # noqa: PLC0415 - slow to import
 

@@ -13,7 +13,8 @@ class BackoffPolicy:
         first: Upper bound of the first delay. Each failure doubles the upper bound.
         cap: Maximum of the upper bound.
         floor: Minimum delay.
-        forgive_every: Seconds of success that remove one failure from the count, so that the next delay is shorter.
+        forgive_every: Seconds that a success must last to remove one failure from the count. The upper bound of the
+            next delay is then lower.
     """
 
     first: float = 0.25

@@ -59,9 +59,9 @@ def _content(path: Path) -> bytes:
 
 
 def ca_credentials(path: Path | None) -> list[MonitoredCertificate]:
-    """Return one monitored certificate for a CA file; return an empty list if the file contains no certificate.
+    """Return a list with one `MonitoredCertificate` for a CA file; empty if the file contains no certificate.
 
-    The monitored certificate expires when the last certificate in the file expires, because each CA in the file can
+    The list item contains the validity period of the certificate that expires last, because any CA in the file can
     have signed the peer's certificate.
     """
     validities = file_validities(path)

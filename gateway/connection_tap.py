@@ -13,7 +13,7 @@ class Tap(Protocol):
 
     @property
     def tracker(self) -> "RpcRequestTracker | None":
-        """Matches responses to requests; None if a response always belongs to the most recent request."""
+        """The object that matches responses to requests; None if a response always belongs to the latest request."""
 
     def on_request(self, data: memoryview, now: float, /) -> None:
         """Observe `data` from the client, received at the monotonic time `now`."""
@@ -30,7 +30,7 @@ class RpcRequestTracker(Protocol):
         """Whether all bytes so far are valid RPC. After an invalid byte, the tracker matches no more replies."""
 
     def oldest_pending(self) -> float | None:
-        """Return the monotonic time of the oldest request without a response; None if there is none."""
+        """Return the monotonic time of the oldest request without a response; None if every request has one."""
 
     def on_message(self, xid: int, rpc_type: int, now: float, *, from_backend: bool) -> None:
         """Observe a message that the native engine has parsed. The native engine passes no bytes to the tap.
@@ -38,22 +38,23 @@ class RpcRequestTracker(Protocol):
         Args:
             xid: The transaction ID (RFC 5531, section 9).
             rpc_type: The message type: 0 for a call, 1 for a reply, or -1 if the bytes are not a valid RPC message.
-            now: The monotonic time at which the message passed, in seconds.
-            from_backend: Whether the backend has sent the message.
+            now: The monotonic time at which the native engine received the message, in seconds.
+            from_backend: True if the backend sent the message; False if the client sent it.
         """
 
 
 TapFactory = Callable[[Callable[[float], None]], Tap]
-"""Creates a tap for one connection. The tap calls the given function with each response latency, in seconds."""
+"""A function that creates a tap for one connection. Its argument is a function that the tap calls with each response
+latency, in seconds."""
 
 
 def waiting_since(tap: Tap | None, request_at: float) -> float | None:
     """Return the monotonic time at which a client began to wait for a response; None if the client does not wait.
 
     Args:
-        tap: The tap of the connection; None if it has none.
-        request_at: Monotonic time of the last request byte that has no response yet; 0 if there is none. If the tap
-            has a tracker, the tracker's time is used instead.
+        tap: The tap of the connection; None if the connection has no tap.
+        request_at: Monotonic time of the last request byte without a response; 0 if every request has a response. If
+            the tap has a tracker, the function uses only the tracker.
     """
     tracker = tap.tracker if tap is not None else None
     if tracker is not None:

@@ -18,13 +18,13 @@ def run_in_daemon_thread(function: Callable[[], _T], name: str) -> "Future[_T]":
         name: The name of the thread.
 
     Returns:
-        The result of the function, or its exception. The future cannot be cancelled.
+        A future with the result of the function, or with its exception. The future cannot be cancelled.
 
     Raises:
         OSError: No thread can be started (EAGAIN).
     """
     found: Future[_T] = Future()
-    found.set_running_or_notify_cancel()  # prevent `cancel`: after a cancel, `set_result` would raise
+    found.set_running_or_notify_cancel()  # prevent cancellation, because `set_result` would then fail
 
     def run() -> None:
         try:

@@ -13,9 +13,9 @@ _SYSTEM_STATE = Path("/var/lib/gateway")
 def admin_socket() -> Path:
     """Return the default path of the admin socket, which is the same for the service and for the commands of a user.
 
-    The folder is /run/gateway for root and for users with write permission there, such as the user of the image. For
-    other users, the folder is `$XDG_RUNTIME_DIR/gateway`. If this variable is not set or refers to a folder of
-    another user, the folder is /tmp/gateway-UID.
+    The folder is /run/gateway for root and for users with write permission there, such as the user of the container
+    image. For other users, the folder is `$XDG_RUNTIME_DIR/gateway`. If this variable is not set or refers to a
+    folder of another user, the folder is /tmp/gateway-UID.
     """
     return _runtime_folder() / "admin.sock"
 

@@ -8,7 +8,7 @@
     ├── ServiceUnreachableError       the caller of a command: the service does not respond
     └── TargetAccessError             depends on the subclass; has a `FailureReason`
         ├── TunnelError               the operator of the tunnel; `fatal` if a retry cannot succeed soon
-        ├── LinkLostError             no one: the uplink reopens the link
+        ├── LinkLostError             no one: the uplink opens a new link
         │   └── RedialRequiredError   the calling code: dial again immediately
         ├── DialError                 the operator of the target: the link works, the target cannot be reached
         └── UnusableTargetError       the operator of the target: it responds, but clients cannot use it
@@ -71,7 +71,9 @@ class ConfigProblem:
 
 @dataclass(frozen=True)
 class ConfigOrigin:
-    """Where a configuration comes from: the file, environment variables and flags. Omits values, which can be secret.
+    """Where a configuration comes from: the file, environment variables and flags.
+
+    For variables and flags, the object contains only the names, because the values can be secret.
 
     Args:
         file: The configuration file; None if the configuration has no file.
@@ -129,7 +131,7 @@ class TunnelError(TargetAccessError):
     Args:
         reason: The reason, for metrics and status.
         detail: A description of the failure, see `TargetAccessError`.
-        fatal: Whether a retry cannot succeed until an operator acts (host key mismatch, authentication failure).
+        fatal: Whether an operator must act before a retry can succeed, for example after a host key mismatch.
     """
 
     def __init__(self, reason: FailureReason, detail: str, *, fatal: bool = False) -> None:
@@ -142,8 +144,8 @@ class LinkLostError(TargetAccessError):
 
     Args:
         detail: A description of the failure, see `TargetAccessError`.
-        dial_in_progress: Whether the tunnel's server might still connect to the target, and then close the connection
-            without data.
+        dial_in_progress: Whether the tunnel's server was dialing the target. The server may still connect to the
+            target, and then close the new connection without sending data.
     """
 
     def __init__(self, detail: str = "the link was lost", *, dial_in_progress: bool = False) -> None:
@@ -152,7 +154,7 @@ class LinkLostError(TargetAccessError):
 
 
 class RedialRequiredError(LinkLostError):
-    """The dial failed because its SSH connection stopped responding. Dial again, over another connection."""
+    """The SSH connection stopped responding during a dial. The caller must dial again over another connection."""
 
     def __init__(self) -> None:
         super().__init__("the connection stopped responding during the dial", dial_in_progress=True)

@@ -16,11 +16,11 @@ class FactDefinition:
     Args:
         key: The key in JSON.
         help: The meaning of the value; also the help text of the metric.
-        metric: Name of the gauge. Empty: the fact has no metric.
+        metric: Name of the gauge; empty if the fact has no metric.
         label: Name of a label of the gauge. If the fact is a string, the label contains this string. If the fact is a
             mapping, the gauge has one sample for each key, and the label contains the key.
-        describe: Returns a short description of the value for the status command and the status page; an empty string
-            hides the value there.
+        describe: Returns a short description of the value for the status command and the status page. If the result
+            is empty, both omit the value.
         additive: Whether a tunnel with several links reports the sum of the values of its links.
     """
 
@@ -32,7 +32,7 @@ class FactDefinition:
     additive: bool = False
 
     def samples(self, value: object) -> Iterator[tuple[list[str], float]]:
-        """Yield the samples of the gauge, each as a list of label values (empty without `label`) and a number.
+        """Yield the samples of the gauge. A sample is a list of label values (empty without `label`) and a number.
 
         Args:
             value: The value of the fact. Strings and mappings have samples only if the fact has a `label`.
@@ -65,7 +65,7 @@ def finite(value: Any) -> Any:
 
 
 def hidden(value: object) -> str:
-    """Return an empty string, so that a fact appears only in JSON. For `FactDefinition.describe`."""
+    """Return an empty string. With this function as its `describe`, a fact appears only in JSON and metrics."""
     del value
     return ""
 

@@ -20,8 +20,8 @@ _NUMBERS = {
     _INT: r"[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)",
     _FLOAT: r"([-+]?[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+][0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
 }
-"""Maps the YAML tag of each number type to its pattern. Unlike PyYAML's patterns, these do not match numbers in base
-60."""
+"""Maps the YAML tag of each number type to its pattern. Unlike PyYAML's patterns, these patterns do not match numbers
+in base 60."""
 _INVALID = (ValueError, LookupError, AttributeError, ArithmeticError)
 """Errors that PyYAML raises for a value that does not match its tag, such as `!!bool x`, or the date `2026-02-31`."""
 
@@ -109,8 +109,8 @@ def _count(node: yaml.Node, counts: dict[yaml.Node, int | None]) -> int:
 
     Args:
         node: The node.
-        counts: The number of values in each node that was already counted. None for each node that contains `node`,
-            because its number is not known yet.
+        counts: For each node that was already counted, the number of values in it. For each node that contains
+            `node`, the entry is None, because the number is not known yet.
 
     Raises:
         yaml.YAMLError: The node contains itself.

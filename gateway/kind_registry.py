@@ -15,7 +15,7 @@ class KindRegistry(Mapping[str, K]):
     first looked up. Therefore, the process loads only the libraries that its configuration needs.
 
     Args:
-        package: The name of the package that contains the modules. Subpackages of it are not kinds.
+        package: The name of the package that contains the modules. Its subpackages are not kinds.
         path: The `__path__` of the package. Directories can be added to it later.
     """
 

@@ -1,4 +1,4 @@
-"""Measures durations and counts events: histograms, summaries and tallies, which become Prometheus metrics."""
+"""Defines histograms and summaries, which measure durations, and tallies, which count events, for Prometheus."""
 
 from bisect import bisect_left
 from collections import Counter

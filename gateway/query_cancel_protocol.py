@@ -60,5 +60,5 @@ class QueryCancelProtocol(Protocol):
         """Classify a connection by its first bytes.
 
         Args:
-            first: One byte or more.
+            first: The first bytes of the connection: at least one byte.
         """

@@ -1,12 +1,12 @@
-"""Checks who can read files that contain secrets, and reads them.
+"""Checks who can read files that contain secrets, and reads these files.
 
-Private keys follow OpenSSH's rule: only the owner can read them. Passwords and configurations with secrets must not
-be readable by everybody. A file is readable by everybody if its mode lets other users read it, and the modes of all
-parent directories let other users traverse them.
+For private keys, OpenSSH's rule applies: only the owner may read them. Passwords and configurations with secrets must
+not be readable by everybody. A file is readable by everybody if its mode lets other users read it, and the modes of
+all parent directories let other users traverse them.
 
-Container runtimes mount secrets with mode 0444 (Docker) or 0644 (Kubernetes) into a container, which has no other
-users. The checks accept these mounts: a mount of a single file (Docker, Compose, Swarm), or an in-memory file system
-in a pod (Kubernetes). They refuse in-memory file systems outside a pod, because other users can read files there.
+Container runtimes mount secrets with mode 0444 (Docker) or 0644 (Kubernetes), because a container has no other users.
+The checks accept two kinds of such mounts: a single file (Docker, Compose, Swarm), and an in-memory file system in a
+pod (Kubernetes). Outside a pod, the checks refuse in-memory file systems, because other users can read files there.
 """
 
 import errno
@@ -62,7 +62,7 @@ def check_not_exposed(path: Path, status: os.stat_result | None = None) -> None:
 
 
 def read_secret(path: Path) -> bytes:
-    """Read a password file. Opens the file only once, so that it reads the file that it has checked.
+    """Read a password file. Open it only once, so that no other file can replace it between the check and the read.
 
     Raises:
         ExposedSecretError: Everybody can read the file.
@@ -77,14 +77,14 @@ def read_private_key(path: Path, what: str = "private key") -> bytes:
     """Return the content of a private key file. Like OpenSSH, refuse a file that users other than its owner can read.
 
     If the file does not belong to the user of this process (a mounted secret), the file's group may also read it. The
-    function opens the file only once, so that it reads the file that it has checked.
+    function opens the file only once, so that no other file can replace it between the check and the read.
 
     Args:
         path: The file.
-        what: What the file contains, for the message.
+        what: A name for the content of the file, for the error message.
 
     Raises:
-        TunnelError: The file cannot be read, or others can read it; fatal. The message names the fix.
+        TunnelError: The file cannot be read, or other users can read it. The error is fatal and contains the remedy.
     """
     try:
         with path.open("rb") as file:
@@ -126,11 +126,11 @@ def check_owner_only(path: Path, status: os.stat_result, what: str = "private ke
 
     Args:
         path: The file.
-        status: The status of the descriptor from which the content was read.
-        what: What the file contains, for the message.
+        status: The status of the open file, from `os.fstat`.
+        what: A name for the content of the file, for the error message.
 
     Raises:
-        TunnelError: Others can read the file; fatal. The message names the fix.
+        TunnelError: Other users can read the file. The error is fatal and contains the remedy.
     """
     owned = status.st_uid == os.geteuid()
     mode = stat.S_IMODE(status.st_mode)

@@ -25,8 +25,8 @@ _OPTIONS_OF_PROGRAMS = (
     ("lftp", r"-u\s*[^\s,'\"]*,"),
     ("curl", r"(?:-u|--user)\s*"),
 )
-"""For each pattern of program names: a pattern of the option whose value is a secret. The pattern of the option
-matches all characters before the secret."""
+"""Pairs of patterns: one for the names of programs, and one for their option whose value is a secret. The second
+pattern matches all characters from the option to the secret, without the secret."""
 
 
 def _after(program: str) -> str:
@@ -54,8 +54,8 @@ _HIDDEN = (
     re.compile(rf"(?i)(\s(?:-H\s*|--header[\s=]){_HEADER}\s*)[^\s'\"]+"),
     re.compile(r"(?i)(\bauthorization\s*:\s*(?:(?:basic|bearer|token)\s+)?)[^\s'\"]+"),
 )
-"""Patterns of secrets: private keys, passwords in URLs, settings, options of common programs. The group of each
-pattern matches the characters before the secret."""
+"""Patterns of secrets: private keys, passwords in URLs, settings, options of common programs. In each pattern, the
+group matches the characters before the secret."""
 
 
 def is_secret(name: str) -> bool:

@@ -10,7 +10,7 @@ _MAX_CUT_WORD = 40
 characters. Otherwise, it keeps the beginning of the word."""
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _SCAN_FACTOR = 8
-"""`one_line` reads at most `max_length` times this number of input characters, to limit the time for long input."""
+"""`one_line` reads at most `max_length * _SCAN_FACTOR` input characters, to limit the time for long input."""
 _RANGES = (
     (0x034F, 0x034F), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F), (0x2800, 0x2800), (0x3164, 0x3164),
     (0xFE00, 0xFE0F), (0xFFA0, 0xFFA0), (0xE0100, 0xE01EF),

@@ -27,7 +27,7 @@ class TlsClientFiles:
         return self != TlsClientFiles()
 
     def context(self, *, verified: bool = True) -> ssl.SSLContext:
-        """Create an SSL context for client connections from the files. Reads the files, and can block.
+        """Read the files, and create an SSL context for client connections. The call can block.
 
         Args:
             verified: Whether to verify the server's certificate and host name.

@@ -1,4 +1,4 @@
-/* Integers in network byte order, and a growing array of bytes. */
+/* Reads and writes integers in network byte order, and defines a growing array of bytes. */
 #ifndef GATEWAY_DATAPLANE_BYTES_H
 #define GATEWAY_DATAPLANE_BYTES_H
 

@@ -138,7 +138,7 @@ void channel_send_close(struct channel *c)
     }
 }
 
-/* Give the growth of the receive window back to the growth budgets of the engine and the SSH connection. */
+/* Add the growth of the channel's receive window to the growth that is available to other channels. */
 static void release_growth(struct channel *c)
 {
     c->engine->growth_available += c->growth;
@@ -157,12 +157,12 @@ void channel_free(struct channel *c)
     c->freed = true;
     dequeue_channel(c);
     wire_remove_channel(w, c);
-    w->growth_available += c->growth; /* the engine's budget gets `growth` back later: when the client has all bytes */
+    w->growth_available += c->growth; /* `release_growth` updates the engine when the client has all bytes */
     c->wire = NULL;
 }
 
-/* Double the receive window if the peer uses at least half of it per round trip. The maximum window and the growth budgets
- * limit the growth. Return the growth in bytes. */
+/* Double the receive window if the peer uses at least half of it per round trip. The maximum window, and the values of
+ * `growth_available`, limit the growth. Return the growth in bytes. */
 static uint64_t grow(struct channel *c, uint64_t count, uint64_t now)
 {
     struct wire *w = c->wire;
@@ -205,7 +205,7 @@ void channel_consumed(struct channel *c, uint64_t count, uint64_t now)
     send_short(c->wire, MSG_CHANNEL_WINDOW_ADJUST, c->peer, &grant);
 }
 
-/* Stop using the channel's slot. Call this before emitting the channel's last record, because Python then frees the slot. */
+/* Stop using the channel's slot. Call this before emitting the channel's last record, which makes Python free the slot. */
 void channel_release_gauge(struct channel *c)
 {
     release_growth(c);

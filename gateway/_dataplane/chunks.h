@@ -24,7 +24,7 @@ bool chunks_append(struct chunks *, const uint8_t *data, size_t size);
 /* Send as much as the socket accepts. Return the number of sent bytes; -1, with errno, if the socket failed. */
 ssize_t chunks_send(struct chunks *, int fd);
 
-/* Return the size of the queue's memory, in bytes. The result excludes the first chunk: a part of it can be sent already. */
+/* Return the size of the queue's memory, in bytes. Exclude the first chunk, because a part of it might be sent already. */
 size_t chunks_memory(const struct chunks *);
 
 void chunks_free(struct chunks *);

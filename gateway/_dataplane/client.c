@@ -1,5 +1,5 @@
-/* Handles the client's socket of a channel. Data from the client is read directly into the batch, the send buffer of the SSH
- * connection, and encrypted there. */
+/* Handles the socket of a channel's client. Reads data from the client directly into the batch, which is the send buffer of
+ * the SSH connection. Encrypts the data there. */
 #include <errno.h>
 #include <sys/socket.h>
 
@@ -30,8 +30,8 @@ static void set_mask(struct channel *c, uint32_t mask)
  *
  * If the channel waits for no event, epoll still reports a failure of a TCP socket. After the write side of this socket is
  * shut down, epoll would continuously report the normal end of the client's stream as a hang-up. Therefore, the
- * registration is then edge-triggered. A unix socket is not registered while the channel waits for no event, because epoll
- * would report a hang-up when the client closes, even if unread data remains.
+ * registration is edge-triggered after the shutdown. A unix socket is not registered while the channel waits for no event,
+ * because epoll would report a hang-up when the client closes, even if unread data remains.
  */
 void client_update_mask(struct channel *c)
 {
@@ -97,7 +97,7 @@ static void on_reset(struct channel *c)
     ending_abort(c, CLOSE_CLIENT_RESET);
 }
 
-/* Encrypt and queue `count` bytes from the client, which are already in their final place in the batch. */
+/* Encrypt and queue `count` bytes from the client, which are already at their final position in the batch. */
 static void send_read(struct channel *c, uint8_t *batch, size_t count, uint32_t limit, uint64_t now)
 {
     struct wire *w = c->wire;
@@ -166,11 +166,11 @@ void client_read(struct channel *c)
 
 /* Stop sending to the client, whose socket accepts no more data.
  *
- * If the client had already ended its stream, it might have closed the connection normally. The channel then ends after all
- * data from the client. If the client has reset the connection, send the data that the channel accepts immediately, and
- * abort the channel: SSH cannot forward a reset (RFC 4254, section 5.3). In other cases, the client can still send data.
+ * If the client has already ended its stream, close the channel: the client might have closed its connection normally. If
+ * the client has reset its connection, first send the data that the channel accepts immediately, and then abort the channel.
+ * SSH cannot forward a reset (RFC 4254, section 5.3). In other cases, continue to read from the client.
  *
- * Args: error: the errno of a failed call, which the kernel reports only once; 0: read SO_ERROR.
+ * Args: error: the errno of a failed system call, because the kernel reports an error only once; 0 to read SO_ERROR.
  */
 void client_unwritable(struct channel *c, int error)
 {

@@ -13,8 +13,8 @@
 
 struct cipher;
 
-/* One cipher algorithm. `packet` points to the length field of a packet (RFC 4253, section 6). After this field follow the
- * `length` bytes of the rest of the packet, and the authentication tag. */
+/* One cipher algorithm. `packet` points to the length field of a packet (RFC 4253, section 6). The rest of the packet,
+ * `length` bytes, and then the authentication tag follow this field. */
 struct cipher_type {
     const char *name;
     size_t key_size;

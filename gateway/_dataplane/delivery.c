@@ -45,7 +45,7 @@ static void count_offered(struct channel *c, size_t offered)
     atomic_fetch_add_explicit(&c->gauge->from_backend, offered, memory_order_relaxed);
 }
 
-/* After a system call, subtract the bytes that it has not sent from the counter. `sent` is the result of the call. */
+/* After a system call, subtract from the counter the bytes that the call did not send. `sent` is the result of the call. */
 static void count_sent(struct channel *c, size_t offered, ssize_t sent)
 {
     size_t rest = offered - (sent > 0 ? (size_t)sent : 0);
@@ -68,8 +68,8 @@ static void record_latency(struct channel *c, uint64_t now)
     gauge_set(&c->gauge->request_time, 0);
 }
 
-/* Keep the pieces of data from index `at` on, until the client's socket accepts them. The first `skip` bytes were already
- * sent. If the client is gone, drop the pieces. */
+/* Keep the piece at index `at` and the pieces after it, until the client's socket accepts them. The first `skip` bytes were
+ * already sent. If the client's socket is closed or accepts no more data, drop the pieces. */
 static void hold(struct channel *c, int at, size_t skip, uint64_t now)
 {
     struct piece *pieces = c->engine->pieces;
@@ -152,7 +152,7 @@ static void deliver(struct channel *c)
         hold(c, rest, skip, now);
 }
 
-/* Deliver all data that has arrived on channels to their clients. */
+/* Send the data that has arrived on all channels to the clients of these channels. */
 void client_deliver_all(struct engine *e)
 {
     while (e->touched) {

@@ -7,7 +7,7 @@
 #include "listener.h"
 #include "pair.h"
 
-/* Start or continue to connect. Return 0 if the connection is established, EINPROGRESS if it is not yet, or the error. */
+/* Start or continue to connect. Return 0 if the connection is established, EINPROGRESS if it is in progress, or an error. */
 static int advance(const struct dial *d)
 {
     const struct listener_setup *setup = d->pending.listener->setup;
@@ -37,7 +37,7 @@ static bool is_self_connected(int fd, const struct sockaddr_storage *target)
     return getpeername(fd, (struct sockaddr *)&remote, &remote_size) < 0 || memcmp(&local, &remote, sizeof local) == 0;
 }
 
-/* Unregister the socket from epoll, and free the dial at the end of the turn. */
+/* Unregister the socket from epoll, and free the dial at the end of this loop iteration. */
 static void release(struct dial *d)
 {
     if (d->watched)
@@ -129,6 +129,6 @@ bool dial_start(struct listener *l, int client)
     set_options(l, fd);
     pending_add(l, &d->pending, &d->source, client);
     error = advance(d);
-    proceed(d, error == EINPROGRESS ? advance(d) : error); /* a connection on this host is established by now */
+    proceed(d, error == EINPROGRESS ? advance(d) : error); /* a connection within this host is already established */
     return true;
 }

@@ -14,7 +14,7 @@ static void set_linger(int fd, bool reset)
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &option, sizeof option);
 }
 
-/* Close a client's socket with a reset, so that the client sees an error instead of an end of stream. */
+/* Close a socket with a reset, so that its peer gets an error instead of an end of stream. */
 void reset_fd(int fd, bool is_unix)
 {
     if (!is_unix)
@@ -43,7 +43,7 @@ void ending_propagate(struct channel *c)
     if (c->backend_eof && !c->eof_delivered) {
         c->eof_delivered = true;
         atomic_store(&c->gauge->eof_delivered, 1); /* set this before the client can receive the end of stream */
-        if (!c->client_eof || c->link_lost) /* otherwise, the socket is closed below */
+        if (!c->client_eof || c->link_lost) /* in other cases, `ending_finish` closes the socket */
             shutdown(c->fd, SHUT_WR);
     }
     if (c->link_lost) {

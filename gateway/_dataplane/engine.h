@@ -3,6 +3,7 @@
  *
  * Only the thread of the engine calls `engine_turn`, and this thread never takes Python's GIL. Other threads only append
  * commands, take records, and read gauges. Some tests start no thread, and call `engine_turn` themselves.
+ * Each call of `engine_turn` runs one iteration of the epoll loop.
  * A token identifies an object. It consists of the number of the object's slot, and of a generation number, which shows
  * whether the slot still belongs to the same object.
  * All times are in nanoseconds of CLOCK_MONOTONIC.
@@ -19,18 +20,18 @@
 #include "chunks.h"
 #include "crypto.h"
 
-#define MAX_SEND_PACKET 32768u /* maximum data bytes per sent packet: OpenSSH accepts no more */
+#define MAX_SEND_PACKET 32768u /* maximum number of data bytes in a sent packet; OpenSSH accepts no more */
 #define DATA_HEADER 14u        /* bytes before the data: packet and padding length, message number, channel, data length */
 #define DATA_OVERHEAD 10u      /* DATA_HEADER without the packet length */
 #define MIN_PADDING 4u
 #define MAX_PADDING (MAX_BLOCK_SIZE + MIN_PADDING)
 #define PACKET_STRIDE (DATA_HEADER + MAX_SEND_PACKET + MAX_PADDING + TAG_SIZE)
-#define PACKETS_PER_TURN 4u    /* maximum packets of a channel per turn; 1 if the connection is slow and others wait */
+#define PACKETS_PER_TURN 4u    /* maximum packets of a channel per turn; 1 if the connection is slow and other channels wait */
 #define BATCH_SIZE ((size_t)8 * PACKET_STRIDE)
 #define SLOW_BATCH_SIZE ((size_t)2 * PACKET_STRIDE)
 #define RECEIVE_SIZE ((size_t)512 * 1024)
-#define MAX_UNACCEPTED ((size_t)256 * 1024) /* if Python has more bytes of packets to process, receiving pauses */
-#define MAX_RECORDS ((size_t)4 * 1024 * 1024) /* if Python has more bytes of records to take, the thread waits */
+#define MAX_UNACCEPTED ((size_t)256 * 1024) /* receiving pauses while Python has more bytes of packets to process */
+#define MAX_RECORDS ((size_t)4 * 1024 * 1024) /* the thread waits while Python has more bytes of records to take */
 #define MAX_BOUNDS 32u
 #define MAX_PIPES 16u
 #define SECOND 1000000000ull
@@ -73,7 +74,7 @@ enum command {
     COMMAND_LISTEN,   /* accept clients; payload: struct listener_setup */
     COMMAND_PERMIT,   /* permit a listener to accept more clients; a: their number */
     COMMAND_UNLISTEN, /* make a listener accept no more clients */
-    COMMAND_RECALL,   /* of a listener or an SSH connection: return its clients that are not connected to the target yet */
+    COMMAND_RECALL,   /* return to Python the clients of a listener or SSH connection that still wait for the target */
     COMMAND_PAIR,     /* relay between two sockets; payload: struct pair_setup */
 };
 
@@ -87,16 +88,15 @@ enum record {
     RECORD_REFUSED,    /* a: reason code (RFC 4254, section 5.1); payload: error message. The last record of a channel that
                           did not open. */
     RECORD_TAP,        /* a: 1 if the bytes are from the backend; b: time; payload: the bytes */
-    RECORD_ENDED,      /* a: enum close_reason; b: the client's socket, if Python must close it when the client has received
-                          all data, otherwise -1; c: whether to close this socket with a reset. The last record of a
-                          channel. */
+    RECORD_ENDED,      /* a: enum close_reason; b: the client's socket, which Python must close after the client has received
+                          all data, or -1; c: whether to close this socket with a reset. The last record of a channel. */
     RECORD_HISTOGRAM,  /* a: index of the histogram; b: whether the histogram is closed; c: sum of the observations in ns;
                           payload: number of observations in each bucket */
     RECORD_RPC,        /* a: 1 if the message is from the backend; b: time; c: XID; d: enum rpc_type; -1: not RPC */
     RECORD_JOINED,     /* a listener has connected a client to the target; a: token of the new channel or pair; b: token of
                           the SSH connection, or 0 */
-    RECORD_SERVED,     /* of a listener, about clients that have ended without any other record; a: number of clients;
-                          b: how many of them reset their connection; c, d: bytes to and from the backend */
+    RECORD_SERVED,     /* totals of a listener for ended clients that no other record reports; a: number of clients;
+                          b: number of clients that reset their connection; c, d: bytes to and from the backend */
     RECORD_RETURNED,   /* a listener returns a client to Python; a: the client's socket; b: nanoseconds since the engine
                           accepted the client; c: whether the target might have accepted a channel or dial that the
                           engine has abandoned, or might accept it later */
@@ -120,7 +120,7 @@ enum tap { TAP_NONE, TAP_BYTES, TAP_RPC };
 enum rpc_type { RPC_CALL, RPC_REPLY };
 
 struct message_header {
-    uint32_t size; /* in bytes, with the payload and its padding for alignment */
+    uint32_t size; /* of the whole message, in bytes, with the payload and its padding for alignment */
     uint32_t payload; /* size of the payload, in bytes */
     uint32_t kind;
     uint32_t unused;
@@ -159,7 +159,7 @@ struct channel_setup {
 struct gauge {
     _Atomic uint64_t to_backend, from_backend, responses;
     _Atomic uint64_t last_active; /* of an SSH connection: when data was last received */
-    _Atomic uint64_t request_time; /* when the client sent a request that waits for its response; 0: none */
+    _Atomic uint64_t request_time; /* when the client sent the request that has no response yet; 0: no such request */
     _Atomic uint64_t held;         /* number of bytes that wait for a channel's client or for the peer of an SSH connection.
                                       Of a listener: 1 after Python has withdrawn its rule */
     _Atomic uint32_t generation;   /* odd while an object uses the slot, even while the slot is free */
@@ -207,9 +207,9 @@ struct observer {
     struct rpc_scanner rpc[2]; /* [0]: bytes from the client, [1]: bytes from the backend */
 };
 
-/* Whether a socket accepts no more data, and since when. A zeroed struct stands for a socket that accepts data. */
+/* The state of a socket that might accept no more data. A zeroed struct means that the socket accepts data. */
 struct stall {
-    uint64_t since; /* 0: the socket accepts data, or is a unix socket */
+    uint64_t since; /* when the socket stopped accepting data; 0: it accepts data, or is a unix socket */
     bool suspended; /* whether TCP_USER_TIMEOUT of the socket is disabled */
 };
 
@@ -235,7 +235,7 @@ struct pending {
 
 /* A client that a listener has accepted and connected to its target, but not reported to Python yet. */
 struct joined {
-    struct listener *listener; /* NULL: Python already knows the client, or has accepted the client itself */
+    struct listener *listener; /* NULL: the client was already reported to Python, or Python has accepted it */
     struct joined *previous, *next;
     uint64_t token, wire; /* tokens of the channel or pair, and of its SSH connection (0: none) */
     uint64_t at; /* when the client was connected */
@@ -259,18 +259,18 @@ struct engine {
     struct gauge **slabs;
     _Atomic uint32_t slab_count;
     uint32_t first_free;
-    struct bytes running; /* memory of the commands that ran last, which later commands use again */
+    struct bytes running; /* memory of the commands that ran last, kept for later commands */
     struct wire *wires, *dirty, *broken;
     struct channel *channels, *touched;
     struct listener *listeners;
     struct joined *joined_first, *joined_last; /* oldest first */
     struct pair *pairs;
     uint8_t *buffer; /* the shared buffer for the bytes of pairs; NULL before the first pair */
-    size_t share;    /* maximum number of bytes to read from a socket of a pair in this turn */
+    size_t share;    /* maximum number of bytes to read from a socket of a pair in this loop iteration */
     struct pipe pipes[MAX_PIPES]; /* empty pipes, which are kept for later transfers */
     uint32_t pipe_count;
     bool cannot_splice; /* whether splice(2) has failed, because the kernel does not support or permit it */
-    struct source *freed; /* objects to free at the end of the turn: later events of the turn can refer to them */
+    struct source *freed; /* objects to free at the end of the loop iteration; its later events can refer to them */
     struct piece *pieces;
     int piece_count, piece_capacity;
     struct histogram *histograms;
@@ -279,7 +279,7 @@ struct engine {
     bool histograms_dirty;
     uint64_t histograms_due, stall_scan_due, slow_scan_due, report_due, timer_set; /* times; 0: not scheduled */
     uint64_t growth_available;
-    uint64_t growth_reserve; /* part of `growth_available` that larger initial windows must leave free */
+    uint64_t growth_reserve; /* part of `growth_available` that larger initial windows must not use */
     uint32_t user_timeout; /* TCP_USER_TIMEOUT of clients, in milliseconds */
     uint8_t padding[MAX_PADDING];
 };
@@ -300,7 +300,7 @@ struct wire {
     struct cipher open;
     uint32_t recv_seq, max_packet_length;
     uint64_t unaccepted; /* bytes of the packets that Python has not processed yet */
-    uint64_t received_bytes, sent_bytes, rekey_bytes; /* since the last key exchange; rekey_bytes: when a new one is due */
+    uint64_t received_bytes, sent_bytes, rekey_bytes; /* since the last key exchange; rekey_bytes: limit for the next one */
     /* sending */
     uint8_t *out;
     size_t out_start, out_end, out_capacity, batch_limit;
@@ -331,7 +331,7 @@ struct channel {
     struct engine *engine;
     struct wire *wire; /* NULL after `channel_free` */
     struct channel *previous, *next, *next_touched;
-    struct channel *queue_previous, *queue_next; /* in the wire's queue of channels that wait to send */
+    struct channel *queue_previous, *queue_next; /* neighbors in the wire's queue of channels that wait to send */
     struct pending pending; /* the client for which a listener opens the channel */
     struct joined joined;
     uint64_t token;

@@ -1,4 +1,4 @@
-"""Declares the native engine. `engine.h` describes the commands and records."""
+"""Declares the Python interface of the native engine. `engine.h` describes the commands and records."""
 
 from typing import Final, Self
 
@@ -98,8 +98,9 @@ class Engine:
         - Connection: the second value is the number of bytes received since the last key exchange. The third is the
           number of channels. The fourth is the time at which data was last received.
         - Listener: the first value is the number of clients that use a permit. The second is the number of periods of
-          about one second in which most new channels met full connections (`full_load`). The third is the number of
-          clients that are connected to the target, but not reported to Python yet.
+          about one second in which most new channels were opened on full SSH connections (see `full_load` in
+          `listen`). The third is the number of clients that are connected to the target, but not reported to Python
+          yet.
 
         Raises:
             KeyError: The token was released.
@@ -108,7 +109,7 @@ class Engine:
     def inspect(self, token: int, /) -> dict[str, int] | None:
         """Return the internal state of a connection, channel, listener or pair, for tests; None if it has ended.
 
-        The state does not include commands that are still queued.
+        The state does not include the effects of commands that are still queued.
         """
 
     def growth(self) -> int:
@@ -134,7 +135,8 @@ class Engine:
             token: A new token.
             fd: The socket.
             seal: For sending: the name of the cipher, its key and nonce, and the sequence number of the next packet.
-            open_: The same values for receiving.
+            open_: For receiving: the name of the cipher, its key and nonce, and the sequence number of the next
+                packet.
             max_packet_length: Maximum length of a received packet.
             strict: Whether new keys reset the sequence numbers (strict key exchange).
             rekey_bytes: Number of bytes in one direction after which the native engine emits RECORD_REKEY_DUE.
@@ -148,7 +150,7 @@ class Engine:
 
         Args:
             token: The token of the connection.
-            sealing: Whether to replace the key for sending; False for the key for receiving.
+            sealing: True to replace the key for sending, False to replace the key for receiving.
             cipher: The name of the cipher.
             key: The new key.
             iv: The nonce of the next packet; empty if the cipher needs none.
@@ -160,7 +162,7 @@ class Engine:
     def command(self, command: int, token: int, argument: int, /) -> None:
         """Queue a command with one argument.
 
-        As soon as COMMAND_UNLISTEN is queued, the listener returns each client that it accepts to Python.
+        As soon as COMMAND_UNLISTEN is queued, the listener returns to Python each client that it still accepts.
         """
 
     def channel(
@@ -221,12 +223,13 @@ class Engine:
             histogram: The histogram for response latency.
             open_histogram: The histogram for the times from accepting a client to connecting it to the target.
             permits: Number of clients to accept. COMMAND_PERMIT permits more.
-            min_window: The initial receive window of a channel if `window` is too large for the growth budgets.
-            window: The initial receive window of a channel otherwise.
+            min_window: The initial receive window of a channel if the limits on window growth do not permit `window`.
+            window: The initial receive window of a channel if the limits on window growth permit it.
             max_packet: The maximum size of received packets.
-            full_load: Number of channels at which a connection is full. See `gauge`.
+            full_load: Number of channels at which an SSH connection counts as full. See `gauge`.
             tap: Whether to report the bytes as RECORD_TAP, until COMMAND_UNTAP.
-            min_responses: RECORD_SERVED does not include a client with fewer responses. RECORD_JOINED reports it.
+            min_responses: RECORD_SERVED does not include a client with fewer responses. RECORD_JOINED reports this
+                client.
             wires: Tokens of the connections, as native unsigned 64-bit integers.
             networks: Networks that are allowed to connect; empty to allow all. Each consists of the size of the
                 address in bytes (one byte), the length of the prefix in bits (one byte), and the address (16 bytes,
@@ -251,7 +254,7 @@ class Engine:
         options: bytes,
         /,
     ) -> None:
-        """Accept clients. For each, connect a new socket to the target, and relay between both as `pair` does.
+        """Accept clients. Connect a new socket to the target for each client, and relay bytes as `pair` does.
 
         Args:
             token: See `listen`.
@@ -263,7 +266,7 @@ class Engine:
             min_responses: See `listen`.
             host: The IP address of the target: 4 or 16 bytes.
             port: The port of the target.
-            scope: The index of the interface of an IPv6 address with a zone (RFC 4007); otherwise 0.
+            scope: The interface index of the zone (RFC 4007) of an IPv6 address; 0 if `host` has no zone.
             networks: See `listen`.
             options: Options of the sockets to the target: level, name and value, as native 32-bit integers.
 

@@ -59,8 +59,8 @@ void histogram_emit(struct engine *e, uint32_t index, bool closed)
     }
 }
 
-/* Report the latencies of a channel or pair that has ended: if `later`, together with the next deferred records, otherwise
- * immediately. */
+/* Report the latencies of a channel or pair that has ended. If `later` is true, report them together with the next deferred
+ * records. If it is false, report them immediately. */
 void histogram_report(struct engine *e, uint32_t index, bool later)
 {
     if (later)
@@ -103,7 +103,7 @@ void stall_set(struct engine *e, struct stall *s, int fd, bool stalled)
 
 /* Disable TCP_USER_TIMEOUT while the peer acknowledges window probes, but reads no data.
  *
- * Otherwise, the kernel closes the connection if the peer's receive window is zero for longer than TCP_USER_TIMEOUT. But
+ * With this timeout, the kernel closes the connection if the peer's receive window is zero for longer than the timeout. But
  * RFC 9293, section 3.8.6.1, requires a sender to keep this connection open.
  */
 static void check_stalled(struct engine *e, struct stall *s, int fd, uint64_t now)

@@ -8,11 +8,11 @@
 #include "listener.h"
 
 #define ACCEPTS_PER_TURN 64u
-#define PERMIT_WAIT (SECOND / 50) /* if no client gives its permit back in this time, the listener stops */
+#define PERMIT_WAIT (SECOND / 50) /* if no permit becomes available in this time, the listener stops */
 #define OVERFLOW_PERIOD SECOND
-#define MAX_PENDING 64u /* clients of a listener that wait for a connection to the target; others wait in the kernel */
+#define MAX_PENDING 64u /* maximum number of a listener's clients that wait for the target; more clients wait in the kernel */
 
-/* Start to accept clients. Emits RECORD_STOPPED if this fails, or when the listener stops later. */
+/* Start to accept clients. Emit RECORD_STOPPED if the start fails, or later, when the listener stops. */
 void listener_create(struct engine *e, uint64_t token, const struct listener_setup *setup, size_t size)
 {
     struct gauge *gauge = slot_find(e, token);
@@ -40,8 +40,9 @@ void listener_create(struct engine *e, uint64_t token, const struct listener_set
     listener_watch(l);
 }
 
-/* Register the listening socket with epoll. If the listener has stopped or waits for a permit, or MAX_PENDING clients wait for
- * a connection to the target, unregister the socket. With EPOLLEXCLUSIVE, a new client does not wake all engines that share the socket. */
+/* Register the listening socket with epoll if the listener can accept clients. Unregister the socket if the listener has
+ * stopped, waits for a permit, or has MAX_PENDING clients that wait for the target. With EPOLLEXCLUSIVE, a new client does not
+ * wake all engines that share the socket. */
 void listener_watch(struct listener *l)
 {
     bool wanted = !l->stopped && l->pending < MAX_PENDING && !l->permit_due;
@@ -56,7 +57,7 @@ void listener_watch(struct listener *l)
     }
 }
 
-/* Accept no more clients. The engine still connects the clients that it has already accepted to the target. */
+/* Accept no more clients. If the listener has already accepted a client, the engine still connects it to the target. */
 void listener_stop(struct listener *l)
 {
     if (l->stopped)
@@ -70,7 +71,7 @@ void listener_stop(struct listener *l)
     emit(l->engine, RECORD_STOPPED, l->token, NULL, NULL, 0);
 }
 
-/* Free a listener that has stopped, and for which no client waits. Its memory is valid until the end of the turn. */
+/* Free a listener that has stopped and has no waiting clients. Its memory stays valid until the end of this loop iteration. */
 void listener_free(struct listener *l)
 {
     if (l->previous)
@@ -85,7 +86,7 @@ void listener_free(struct listener *l)
     free_later(l->engine, &l->source);
 }
 
-/* Accept clients again after the number of permits has increased, or the number of clients that use one has decreased. */
+/* Accept clients again, because a permit is available: Python has added one, or a client has given its permit back. */
 void listener_permit_returned(struct listener *l)
 {
     l->permit_due = 0;
@@ -99,7 +100,8 @@ void listener_permit(struct listener *l, uint64_t count)
     listener_permit_returned(l);
 }
 
-/* Wait for a permit. Other engines that share the socket can still accept clients. If the listener has already waited, stop. */
+/* Wait for a permit. Other engines that share the socket can still accept clients. If the listener has already waited, stop it,
+ * so that Python accepts the clients. */
 static void wait_for_permit(struct listener *l)
 {
     if (l->permit_waited) {
@@ -164,9 +166,10 @@ static struct wire *choose_wire(struct listener *l)
     return best;
 }
 
-/* Count a channel. At the end of a period, increment the number of overflow periods if more than three quarters of its channels
- * met full SSH connections. Ignore a period with fewer channels than make one SSH connection full, and a period in which the
- * clients paused. Short bursts of clients therefore do not count. */
+/* Count a new channel. `overflow` is true if its SSH connection was already full. At the end of a period of about one second,
+ * increment `overflow_periods` if more than three quarters of the period's channels were opened on full SSH connections. Ignore
+ * periods with too few channels to fill one SSH connection, and periods with a pause between channels. Short bursts of clients
+ * therefore do not count. */
 static void count_opened(struct listener *l, bool overflow)
 {
     uint64_t now = clock_ns(), age = now - l->period_start;
@@ -214,8 +217,8 @@ static void take_client(struct listener *l, int fd, const struct sockaddr_storag
 {
     bool permitted;
 
-    /* Count the client before `withdrawn` reads `held`. Python sets `held` before it reads the count. Therefore, Python sees
-     * this client in the count, or this function sees that the rule is withdrawn. */
+    /* Count the client before `withdrawn` reads `held`. Python sets `held` before it reads the count. Therefore, either the
+     * count that Python reads includes this client, or `withdrawn` returns true. */
     atomic_store(&l->gauge->to_backend, ++l->accepted);
     permitted = !withdrawn(l) && allowed(l, from);
     if (permitted && (l->setup->address_size ? dial_start(l, fd) : open_channel(l, fd)))

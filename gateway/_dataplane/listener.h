@@ -13,7 +13,7 @@ struct network {
     uint8_t address[16];
 };
 
-/* An option, for setsockopt(2), of the sockets that the engine connects to targets. */
+/* A socket option (setsockopt(2)) that the engine sets on each socket that it connects to a target. */
 struct socket_option {
     int32_t level, name, value;
 };
@@ -26,9 +26,9 @@ struct listener_setup {
     int32_t fd;       /* a listening TCP socket, non-blocking */
     uint32_t histogram; /* index of the histogram of response latencies */
     uint32_t open_histogram; /* index of the histogram of the times from accepting a client to connecting it to the target */
-    uint32_t min_window, window; /* initial receive window: `window` if the growth budgets allow it, else `min_window` */
+    uint32_t min_window, window; /* initial receive window: `window` if the limits on growth allow it, else `min_window` */
     uint32_t max_packet;
-    uint32_t full_load; /* number of channels at which an SSH connection is full */
+    uint32_t full_load; /* number of channels at which an SSH connection counts as full */
     uint32_t wire_count, network_count; /* without networks, every address is allowed */
     uint32_t type_size, rest_size;
     uint32_t tap; /* see struct channel_setup */
@@ -48,11 +48,11 @@ struct listener {
     uint32_t next_wire, pending;
     uint64_t permitted, token;
     uint64_t accepted; /* number of clients that use a permit. A client that RECORD_SERVED reports gives its permit back. */
-    uint64_t permit_due; /* until when the listener waits for a permit, and accepts no clients; 0: it does not wait */
+    uint64_t permit_due; /* end of the wait for a permit, during which the listener accepts no clients; 0: no wait */
     bool permit_waited;  /* whether the listener has waited for a permit, and got none */
     uint64_t period_start;     /* when the last channel of the previous period was opened */
-    uint64_t opened, overflow; /* number of channels opened in this period, and of those that met full SSH connections */
-    uint64_t overflow_periods; /* see count_opened */
+    uint64_t opened, overflow; /* number of channels opened in this period; number of those whose SSH connection was full */
+    uint64_t overflow_periods; /* number of overflow periods; see count_opened */
     uint64_t unreported; /* number of clients that are connected to the target, but not reported to Python yet */
     uint64_t served, served_resets, served_to_backend, served_from_backend; /* sums since the last RECORD_SERVED */
     struct engine *engine;
@@ -60,7 +60,7 @@ struct listener {
     struct listener *previous, *next;
     struct pending *first, *last; /* clients that are not connected to the target yet, oldest first */
     struct listener_setup *setup;
-    const uint8_t *networks, *target; /* in the memory of `setup`; `target`: the data after the networks */
+    const uint8_t *networks, *target; /* parts of the memory of `setup`; `target`: the data after the networks */
 };
 
 /* An attempt to connect to a listener's target over TCP, and the client that waits for this connection. */

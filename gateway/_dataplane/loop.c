@@ -11,7 +11,7 @@
 #include "pair.h"
 
 #define MAX_EVENTS 256
-#define MAX_TURN ((size_t)4 * 1024 * 1024) /* bytes to read from pairs per turn, which `share_of` divides among events */
+#define MAX_TURN ((size_t)4 * 1024 * 1024) /* maximum bytes to read from pairs per loop iteration; see `share_of` */
 #define MIN_SHARE ((size_t)64 * 1024)
 #define MAX_SHARE ((size_t)1024 * 1024)
 
@@ -45,7 +45,7 @@ bool engine_init(struct engine *e, const uint64_t *bounds, uint32_t bound_count)
            getrandom(e->padding, sizeof e->padding, 0) == sizeof e->padding;
 }
 
-/* Free an SSH connection, channel, listener, dial or pair at the end of the turn. */
+/* Free an SSH connection, channel, listener, dial or pair at the end of this loop iteration. */
 void free_later(struct engine *e, struct source *source)
 {
     source->kind = SOURCE_FREED;
@@ -89,7 +89,7 @@ static void dispatch(struct engine *e, const struct epoll_event *event)
     case SOURCE_SIDE:
         side_event((struct side *)source, event->events);
         break;
-    default: /* the object was freed by an earlier event of this turn */
+    default: /* an earlier event of this loop iteration has freed the object */
         break;
     }
 }
@@ -106,7 +106,7 @@ static void close_broken(struct engine *e)
     }
 }
 
-/* Finish a turn: send the queued packets, close the failed SSH connections, set the timer, and free the ended objects. */
+/* Finish a loop iteration: send queued packets, close failed SSH connections, set the timer, and free ended objects. */
 static void finish_turn(struct engine *e)
 {
     do {
@@ -125,8 +125,8 @@ static void finish_turn(struct engine *e)
     free_now(e);
 }
 
-/* Return the maximum number of bytes to read from each socket of a pair in this turn. The limit prevents bulk data from
- * delaying other sockets. */
+/* Return the maximum number of bytes to read from each socket of a pair in this loop iteration. The limit prevents bulk data
+ * from delaying other sockets. */
 static size_t share_of(int events)
 {
     size_t share = MAX_TURN / (size_t)events;

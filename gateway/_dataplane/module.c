@@ -188,8 +188,8 @@ static int add_constants(PyObject *module)
 
 /* Make glibc return freed blocks of 128 KiB and more to the kernel, in the whole process. By default, glibc raises the
  * threshold for such blocks when a larger block is freed, up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD). Blocks below the
- * threshold come from heaps, which large blocks fragment: the memory of the process grows for hours. After these calls, both
- * thresholds are constant. Other C libraries do not raise thresholds. */
+ * threshold come from heaps. Large blocks fragment the heaps, so that the memory of the process grows for hours. Therefore,
+ * this function sets constant thresholds. Other C libraries do not raise the threshold. */
 static void limit_fragmentation(void)
 {
 #ifdef __GLIBC__

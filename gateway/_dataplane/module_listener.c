@@ -14,7 +14,7 @@ static bool append(struct bytes *all, const void *data, size_t size)
     return at != NULL;
 }
 
-/* Queue COMMAND_LISTEN. Its payload is `setup`, followed by the parts. Release the buffers of the parts. */
+/* Queue COMMAND_LISTEN. Its payload is `setup`, followed by the contents of `parts`. Release the buffers in `parts`. */
 static PyObject *listen_command(struct engine *e, uint64_t token, const struct listener_setup *setup, Py_buffer *parts,
                                 size_t count)
 {

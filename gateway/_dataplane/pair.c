@@ -37,7 +37,7 @@ static void set_mask(struct side *s, uint32_t mask)
         pair_abort(s->pair, CLOSE_ABORTED);
 }
 
-/* Set the events that epoll reports for a socket. `client_update_mask` explains the mask of a socket without events. */
+/* Set the events that epoll reports for a socket. `client_update_mask` explains the mask if no event is awaited. */
 static void update_mask(struct side *s)
 {
     uint32_t mask;

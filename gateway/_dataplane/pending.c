@@ -3,7 +3,7 @@
  * engine returns the client to Python. */
 #include "listener.h"
 
-#define SLOW_OPEN (4 * SECOND / 10) /* if a client waits longer, the listener stops, and Python handles the problem */
+#define SLOW_OPEN (4 * SECOND / 10) /* if a client waits longer, the listener stops, and Python handles new clients */
 
 /* Let the engine call `pending_stop_slow` at the time `due`, or earlier. */
 void schedule_slow_scan(struct engine *e, uint64_t due)
@@ -70,7 +70,7 @@ void pending_joined(struct channel *c)
 
 static void give_back(struct pending *p, bool abandoned)
 {
-    const struct listener *l = p->listener; /* even if freed, its memory stays valid until the end of the turn */
+    const struct listener *l = p->listener; /* if it is freed, its memory stays valid in this loop iteration */
     uint64_t waited = clock_ns() - p->accepted_at;
 
     report_returned(l, pending_remove(p), waited, abandoned);
@@ -91,8 +91,8 @@ static struct channel *channel_of(const struct pending *p)
     return p->owner->kind == SOURCE_CHANNEL ? (struct channel *)p->owner : NULL;
 }
 
-/* Return the waiting clients of a listener or an SSH connection to Python. If the channel of one of these clients opens
- * later, the engine closes the channel. */
+/* Return to Python the waiting clients of a listener or an SSH connection, which `of` identifies. If the channel of one of
+ * these clients opens later, the engine closes the channel. */
 void pending_recall(struct engine *e, const struct source *of)
 {
     struct listener *next_listener;

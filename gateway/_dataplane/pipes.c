@@ -18,7 +18,7 @@ static void close_pipe(struct pipe *p)
     *p = (struct pipe){.read_end = -1, .write_end = -1};
 }
 
-/* Take a kept pipe, or create one. Return false if no descriptors are left, or if the pipe is too small (pipe(7)). */
+/* Reuse a kept pipe, or create a pipe. Return false if no descriptors are left, or if the pipe is too small (pipe(7)). */
 bool pipe_take(struct engine *e, struct pipe *p)
 {
     int ends[2];

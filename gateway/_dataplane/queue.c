@@ -85,8 +85,8 @@ static void append(struct engine *e, enum record kind, uint64_t token, const int
     pthread_mutex_unlock(&e->lock);
 }
 
-/* Append a record. Python is notified at the end of the turn. If the record contains bytes for a tap, Python is notified
- * immediately, because it must see these bytes before it handles the next action of the client. */
+/* Append a record. Notify Python at the end of this loop iteration. If the record contains bytes for a tap, notify Python
+ * immediately, because it must process these bytes before it handles the next action of the client. */
 void emit(struct engine *e, enum record kind, uint64_t token, const int64_t arguments[4], const void *payload,
           size_t size)
 {
@@ -109,7 +109,7 @@ void schedule_report(struct engine *e, uint64_t due)
         e->report_due = due;
 }
 
-/* Remove and return the records. Set `failed` to ENOMEM if records were lost, or the error that ended the thread, or 0. */
+/* Remove and return the records. Set `failed` to ENOMEM if records were lost, else to the error that ended the thread, or 0. */
 struct bytes take_records(struct engine *e, int *failed)
 {
     struct bytes taken;

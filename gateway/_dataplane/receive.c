@@ -127,7 +127,7 @@ static void receive_packet(struct wire *w, const uint8_t *packet, uint32_t lengt
         receive_reply(w, c, p);
     w->recv_seq++;
     if (formed && p.body[0] == MSG_NEWKEYS) {
-        w->await_key = true; /* receive no more: Python must first set the key for the next packets */
+        w->await_key = true; /* stop receiving, because Python must first set the key for the next packets */
         if (w->strict)
             w->recv_seq = 0;
     }

@@ -11,15 +11,15 @@
 #include "engine.h"
 
 #define SLOW_DRAIN (SECOND / 50)    /* if the socket was full for longer, the connection is slow */
-#define SLOW_PERIOD SECOND          /* how long the connection then counts as slow */
+#define SLOW_PERIOD SECOND          /* how long a connection counts as slow after its socket was full for SLOW_DRAIN */
 #define FAST_DRAIN (SECOND / 1000)  /* if the socket was full for less time (above 64 MB/s), the connection is fast */
 #define NOT_FAST_DRAIN (SECOND / 100) /* if the socket was full for longer (below 26 MB/s), the connection is not fast */
 #define NOTSENT_LOWAT (128 * 1024)
 #define FAST_NOTSENT_LOWAT (4 * NOTSENT_LOWAT) /* causes fewer wakeups; a fast connection sends this in milliseconds */
-#define MAX_WAITING ((size_t)1024 * 1024) /* if more bytes wait to be sent, receiving stops, as replies would add bytes */
+#define MAX_WAITING ((size_t)1024 * 1024) /* receiving stops while more bytes wait to be sent, as replies would add bytes */
 #define MAX_DEFERRED 16384u
 
-/* Return whether channel data can be sent now. SSH forbids it during a key exchange (RFC 4253, section 7.1). */
+/* Return whether channel data can be sent now. SSH forbids such data during a key exchange (RFC 4253, section 7.1). */
 bool may_send(const struct wire *w)
 {
     return !(w->blocked || w->paused || w->closed || w->disconnected);
@@ -94,7 +94,7 @@ static void adapt(struct wire *w)
         set_unsent_limit(w, false);
 }
 
-/* Write the waiting bytes after the socket has become writable again. If the socket accepts all, let the channels send. */
+/* Write the waiting bytes after the socket has become writable again. If the socket accepts all, let queued channels send. */
 void send_drain(struct wire *w)
 {
     if (w->closed || !w->blocked)
@@ -118,7 +118,7 @@ void send_drain(struct wire *w)
 /* Return the address of `size` free bytes at the end of the batch; NULL if the batch has no room now.
  *
  * Args: size: of a packet, with its length field and authentication tag. grow: whether to enlarge the batch if necessary. If
- *   memory is exhausted, the connection is then closed.
+ *   no memory is left for this, the connection is closed.
  */
 uint8_t *send_reserve(struct wire *w, size_t size, bool grow)
 {
@@ -164,7 +164,7 @@ static void seal(struct wire *w, uint32_t length)
     mark_dirty(w);
 }
 
-/* Return the number of padding bytes of a packet. `size`: padding length field and payload (RFC 4253, section 6). */
+/* Return the number of padding bytes of a packet. `size` is the size of the padding length field and the payload. */
 static uint8_t padding_for(const struct wire *w, size_t size)
 {
     uint32_t block = w->seal.type->block_size, padding = (block - (uint32_t)(size % block)) % block;

@@ -27,7 +27,7 @@ static void remove_joined(struct engine *e, struct joined *j)
     j->listener = NULL;
 }
 
-/* Report a connected client to Python: if the client has a tap, at the end of the turn; otherwise, with other records. */
+/* Report a connected client to Python. If the client has no tap, use a deferred record, which saves wakeups. */
 static void report_joined(const struct listener *l, const struct joined *j)
 {
     const int64_t arguments[4] = {(int64_t)j->token, (int64_t)j->wire, 0, 0};
@@ -83,8 +83,8 @@ void joined_add(struct joined *j, struct listener *l, uint64_t token, uint64_t w
 
 /* Handle the end of a client's connection. Return false if the caller must report the end to Python.
  *
- * If Python does not know the client, and has nothing to do at its end, add the client to the sums of its listener, and
- * return true. In other cases, report the client if Python does not know it, and return false.
+ * If the client was not reported to Python, and Python has nothing to do at its end, add the client to the sums of its
+ * listener, and return true. In other cases, report the client if it was not reported yet, and return false.
  *
  * Args: lingers: whether Python gets a socket that it must close later. gauge: the counters of the channel or pair.
  */
@@ -123,7 +123,7 @@ void joined_report(struct engine *e, uint64_t now)
     e->report_due = e->joined_first ? e->joined_first->at + SOON : 0;
 }
 
-/* Report the clients of a listener or an SSH connection. Call this before its last record.
+/* Report the clients of a listener or an SSH connection. Call this before the last record of the listener or connection.
  *
  * Args: of: the listener, or NULL; wire: the token of the SSH connection if `of` is NULL.
  */
@@ -138,14 +138,14 @@ static void report_clients(struct engine *e, const struct listener *of, uint64_t
     }
 }
 
-/* Report the sums of a listener that stops, and all of its clients that Python does not know yet. */
+/* Report the sums of a listener that stops, and all of its clients that were not reported to Python yet. */
 void joined_report_all(struct listener *l)
 {
     report_served(l);
     report_clients(l->engine, l, 0);
 }
 
-/* Report the clients of a lost SSH connection, if Python does not know them yet. The peer had already closed the channels
+/* Report the clients of a lost SSH connection that were not reported to Python yet. The peer had already closed the channels
  * of these clients, but the clients have not received all bytes yet. */
 void joined_report_lost(struct engine *e, uint64_t wire)
 {

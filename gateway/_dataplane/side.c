@@ -27,7 +27,7 @@ void side_drop(struct side *s)
  * If the socket's peer has reset the connection before the end of its stream, reset both sockets. Otherwise, continue to
  * deliver the data of this peer to the other socket, but drop the data in the opposite direction.
  *
- * Args: error: the errno of a failed call, which the kernel reports only once; 0: read SO_ERROR.
+ * Args: error: the errno of a failed system call, because the kernel reports an error only once; 0 to read SO_ERROR.
  */
 static void stop_writing_to(struct side *s, int error)
 {

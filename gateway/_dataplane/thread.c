@@ -6,7 +6,7 @@
 
 #include "engine.h"
 
-#define MAX_WAITING ((size_t)64 * 1024) /* with more bytes of records, Python is notified even if none is urgent */
+#define MAX_WAITING ((size_t)64 * 1024) /* if more bytes of records wait, Python is notified even if no record is urgent */
 
 static void notify(int fd)
 {
@@ -57,9 +57,10 @@ void thread_report(struct engine *e, int error)
         notify(e->report);
 }
 
-/* Select the policy SCHED_BATCH (sched(7)), unless the process has another policy than SCHED_OTHER. After an event, this thread
- * then does not preempt a running thread, such as that of a client or a server. It waits until a processor is free, or until
- * that thread's time slice ends. More events arrive during this wait, and one system call handles more of them. */
+/* If the process has the default scheduling policy, SCHED_OTHER, select SCHED_BATCH (sched(7)) for this thread. After an event,
+ * this thread then does not preempt a running thread, such as a thread of a client or server. It waits until a processor is
+ * free, or until the running thread's time slice ends. More events arrive during this wait, and one system call handles several
+ * of them. */
 static void avoid_preemption(void)
 {
     struct sched_param parameters;

@@ -52,8 +52,8 @@ void wire_create(struct engine *e, uint64_t token, const struct wire_setup *setu
         wire_break(w, ENOMEM);
 }
 
-/* Stop using an SSH connection that has failed or must be closed. The loop frees the connection at the end of the turn,
- * because functions on the stack can still use it. */
+/* Stop using an SSH connection that has failed or must be closed. The loop frees the connection at the end of this iteration,
+ * because the calling functions can still use it. */
 void wire_break(struct wire *w, int error)
 {
     if (w->closed)
@@ -181,7 +181,7 @@ bool wire_add_channel(struct wire *w, struct channel *c)
         w->free_numbers = numbers;
         w->table_size = size;
     }
-    /* Prefer numbers that no channel has used yet. If the peer still uses an old channel with the same number, it would
+    /* Prefer numbers that no channel has used yet. If the peer still used an earlier channel with the same number, it would
      * confuse the two channels. */
     c->number = w->used_count < w->table_size ? w->used_count++ : w->free_numbers[--w->free_count];
     w->table[c->number] = c;

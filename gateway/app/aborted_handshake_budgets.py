@@ -55,7 +55,7 @@ class AbortedHandshakeBudgets:
         return self._budgets.get((tunnel, target)) if spec.kind.abort_limit is not None else None
 
     def record_abandoned_dial(self, tunnel: str | None, target: HostPort) -> None:
-        """Record that a check has abandoned a dial, because the server may count it as an aborted handshake."""
+        """Record that a check has abandoned a dial. The server might count the dial as an aborted handshake."""
         budget = self._budgets.get((tunnel, target))
         if budget is not None:
             budget.record_abandoned(time.monotonic())

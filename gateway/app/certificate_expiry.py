@@ -15,12 +15,12 @@ from gateway.ops.status_json import iso
 log = logging.getLogger(__name__)
 
 _POLL_INTERVAL = 5.0
-"""Seconds between two reads of the files. Some certificates are valid for only a few minutes."""
+"""Seconds between two reads of the certificate files. Some certificates are valid for only a few minutes."""
 _READ_TIMEOUT = 30.0
-"""Seconds after which the gateway logs a warning that a read of the files takes too long."""
+"""Seconds after which the gateway logs a warning that a read of the certificate files takes too long."""
 
 NamedCredential = tuple[str, MonitoredCertificate]
-"""The name of a tunnel, a backend or a section, and a certificate that this tunnel, backend or section uses."""
+"""The name of a tunnel, backend or configuration section, and a certificate that the named object uses."""
 
 
 def read_credentials(config: Config) -> list[NamedCredential]:
@@ -91,7 +91,7 @@ class CertificateExpiryMonitor:
 
     @property
     def found(self) -> list[NamedCredential]:
-        """The certificates from the last read of the files, and those that servers presented to checks."""
+        """The certificates from the last read of the files, and the certificates that servers presented to checks."""
         return [*self._from_files, *server_credentials(self._backends())]
 
     async def run(self, ready: Callable[[], None]) -> None:

@@ -29,7 +29,7 @@ class ComponentManager:
         self._retiring_forwards: set[Forward] = set()
         self._retiring_uplinks: set[Uplink] = set()
         self._stop_early: set[Uplink] = set()
-        """The draining uplinks that must stop immediately, because their replacements cannot start before that."""
+        """The draining uplinks that must stop immediately, because other uplinks wait until they have stopped."""
 
     def start(self, name: str, component: Uplink | Forward | Check) -> None:
         """Start `component`. Append a number to `name`: an older component with this name might still be draining."""
@@ -77,7 +77,7 @@ class ComponentManager:
         self._stop_early.update(uplinks)
 
         async def wait_stopped() -> None:
-            while any(each in self._retiring_uplinks for each in uplinks):  # noqa: ASYNC110 - like _wait_unused
+            while any(each in self._retiring_uplinks for each in uplinks):  # noqa: ASYNC110 - polls on purpose
                 await asyncio.sleep(_REPLACE_POLL)
 
         return wait_stopped

@@ -15,7 +15,7 @@ def explain_containers(reconciler: Reconciler, backends: Iterable[RunningBackend
     """Explain, for each container that matches `name`, which backends it can reach, and why.
 
     Args:
-        reconciler: Knows the containers and networks of the Docker engine.
+        reconciler: Provides the containers and networks of the Docker engine.
         backends: The running backends.
         name: The name of a container, or the beginning of its ID.
 

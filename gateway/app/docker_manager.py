@@ -105,7 +105,7 @@ class DockerManager:
         """Return the desired state of Docker for the current configuration and connections."""
         from gateway.app.docker_desired_state import desired  # noqa: PLC0415 - needed only with Docker
 
-        assert self._config is not None  # noqa: S101 - `apply` sets it before it creates the reconciler
+        assert self._config is not None  # noqa: S101 - `apply` sets `_config` before it creates the reconciler
         serving = (
             any(running.forward.active for running in self._runtime.backends.values()) if self._runtime else False
         )

@@ -31,7 +31,7 @@ class FileChangeHandler:
         self._runtime = runtime
 
     def watched(self) -> set[Path]:
-        """Return the files to watch. Blocks, because it reads these files to find the files to which they refer."""
+        """Return the files to watch. Blocks while it reads these files to find further files to which they refer."""
         config = self._reloader.config
         found = set(self._ops.files)
         if config.gateway.reload_on_change:

@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 _POLL_INTERVAL = 1.0
 FileStamp = tuple[int, int, int] | None
 """A file's modification time in nanoseconds, size and inode; None if the file does not exist. If the content
-changes, at least one of the three changes."""
+changes, at least one of these three values changes."""
 FileStamps = dict[Path, FileStamp]
 
 

@@ -21,7 +21,7 @@ def bind_listeners(
             wrong address must raise an error, so that the previous listeners continue.
 
     Returns:
-        The listeners by address. The caller owns the new ones.
+        The listeners by address. The caller owns the new listeners.
 
     Raises:
         BindError: An address cannot be bound. The listeners that this call created are closed.
@@ -75,7 +75,7 @@ def _listener(address: HostPort, passed: PassedSockets, *, free_bind: bool) -> L
 
 
 def restrict_sockets(config: Config, listeners: dict[HostPort, Listener]) -> None:
-    """Permit only the owner and group of each unix socket to connect. Skip the sockets of `open_sockets`."""
+    """Permit only the owner and group of each unix socket to connect. Skip sockets that `open_sockets` handles."""
     for address in listeners.keys() - _open_to_all(config):
         listeners[address].set_mode(open_to_all=False)
 

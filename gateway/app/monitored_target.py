@@ -30,7 +30,7 @@ class MonitoredTarget:
     Args:
         checks: The check over each path, in the order of the configuration. All checks share one `record`.
         choice: Chooses the path for new clients.
-        routes: The same paths, in the form in which the forward dials them.
+        routes: The paths of `checks`, in the same order, in the form in which the forward dials them.
     """
 
     def __init__(self, checks: list[Check], choice: PathSelector, routes: tuple[TargetWithUplink, ...]) -> None:
@@ -43,8 +43,8 @@ class MonitoredTarget:
         self.view: tuple[object, TargetView] | None = None
         """The last input and the last result of `status_view_builder` for this target; None: no result yet."""
         self._dial_failed_at: dict[int, float] = {}
-        """The monotonic time, in seconds, of the last dial over each path that failed although a dial over another
-        path then succeeded. The keys are indexes in `checks`."""
+        """For each path, by its index in `checks`: the monotonic time, in seconds, of the last dial that failed
+        although a dial over another path then succeeded."""
 
     def inherit(self, other: "MonitoredTarget") -> None:
         """Copy the results of `other`, the object for the same target before a reload.

@@ -6,8 +6,9 @@ from gateway.config import Config
 def uses_native_engine(config: Config) -> bool:
     """Return whether connections without an SSH tunnel use the native engine.
 
-    These connections have no configuration key for the native engine. If all SSH tunnels disable the native engine,
-    the operator probably suspects a fault in it. Therefore, the other connections then do not use it either.
+    No configuration key selects the native engine for these connections. If all SSH tunnels disable the native
+    engine, the operator probably suspects a fault in it. In this case, connections without an SSH tunnel do not use
+    the native engine either.
     """
     permitted = [
         spec.kind.uses_native_engine(spec.options)

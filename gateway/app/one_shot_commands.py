@@ -183,7 +183,7 @@ async def _with_reconciler(
             async with connected(options, link) as engine:
                 return await job(reconciler, engine)
         except EngineError as error:
-            trouble = error  # raise it later: the task group would wrap it in an ExceptionGroup
+            trouble = error  # raise it after `async with`, whose task group would wrap it in an ExceptionGroup
     raise _with_client_host(trouble, options)
 
 

@@ -74,7 +74,7 @@ class Reloader:
         self.successful = True
         """Whether the last reload was successful."""
         self.applied_at = time.time()
-        """When the last successful reload ended, in epoch seconds. Before the first one: when the service started."""
+        """When the last reload succeeded, in epoch seconds. Until the first success: when the service started."""
         self.error = ""
         """The error of the last reload; empty if it was successful."""
         self.failed_at: float | None = None

@@ -97,8 +97,8 @@ class RunningBackend:
     def _set_urgent(self, candidates: list[TargetCandidate]) -> None:
         """Check a target more often while its role (primary or replica) might change soon.
 
-        These targets are: a primary that another target might have replaced; and, while clients have no primary,
-        every target that responds.
+        This applies to a primary that another target might have replaced. While clients have no primary, it also
+        applies to every target that responds.
         """
         prefer = self.spec.prefer
         lacking = lacks_primary(candidates, prefer)

@@ -68,7 +68,7 @@ class RunningGateway:
         self._exporter = exporter
 
     def apply(self, config: Config, listeners: dict[HostPort, Listener]) -> ConfigDiff:
-        """Apply `config`. Components that are the same in both configurations continue to run.
+        """Apply `config`. Components with the same configuration as before continue to run.
 
         Args:
             config: The new configuration.
@@ -165,8 +165,8 @@ class RunningGateway:
     def restart_checks(self, running: RunningBackend) -> None:
         """Restart the checks of a backend. The new checks keep the previous results.
 
-        An operator uses this after an NFS server has started to export another file system. A check reports such a
-        change as degraded, because existing mounts are stale. A restarted check accepts the new file system.
+        This is necessary after an NFS server has started to export another file system. A check reports such a change
+        as degraded, because existing mounts are stale. A restarted check accepts the new file system.
         """
         self._checks.update(running, self.uplinks.of_backend(running.spec.name), keep_results=True)
 
@@ -178,7 +178,7 @@ class RunningGateway:
         self.listeners = {}
 
     def forwards(self) -> list[Forward]:
-        """Return the configured forwards, and the removed ones that still drain."""
+        """Return the configured forwards, and the removed forwards that still drain."""
         return [*(running.forward for running in self.backends.values()), *self._components.retiring_forwards()]
 
     def _has_clients(self, uplink: Uplink) -> bool:

@@ -185,7 +185,7 @@ class ServiceControl:
         self.set_draining(draining=False)
 
     def set_draining(self, *, draining: bool) -> None:
-        """Set whether the service drains. If this changes, record an event."""
+        """Set whether the service drains. If the value changes, record an event."""
         if draining is not self.draining:
             self.draining = draining
             self.events.record(EventSubject(SubjectType.DRAIN), self.phase())

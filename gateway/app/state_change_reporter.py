@@ -14,7 +14,7 @@ cause still apply. A configured tunnel has the state `STOPPED` only when the ser
 
 
 class StateChangeReporter:
-    """Adds the state changes of a runtime's backends, targets and tunnels to the event log.
+    """Adds the state changes of the running gateway's backends, targets and tunnels to the event log.
 
     Args:
         runtime: The running gateway. It calls this object after each check, and when the state of a tunnel changes.

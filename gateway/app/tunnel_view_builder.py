@@ -54,7 +54,9 @@ def _tunnel(spec: TunnelSpec, uplinks: list[Uplink], events: EventLog) -> Tunnel
 
 
 def worst_uplink(uplinks: list[Uplink]) -> Uplink:
-    """Return the uplink that determines the state of a tunnel: the first one that is not up; the first if all are up.
+    """Return the uplink that determines the state of a tunnel.
+
+    This is the first uplink that is not up. If all uplinks are up, it is the first uplink.
 
     Args:
         uplinks: All uplinks of the tunnel; at least one.

@@ -93,6 +93,6 @@ class UplinkManager:
 
 
 def _peer_identity(spec: TunnelSpec) -> object:
-    """Return the identity, such as a key, that only one open tunnel may use; None if the tunnel has none."""
+    """Return the identity, such as a key, that only one open tunnel may use at a time; None if there is none."""
     kind = spec.kind
     return (kind.name, kind.identity(spec.options)) if kind.identity else None

@@ -1,4 +1,4 @@
-"""Writes commands that change the mounts of a Compose container with an override file. Does no I/O."""
+"""Writes commands that use an override file to change the mounts of a Compose container. Does no I/O."""
 
 import posixpath
 import shlex
@@ -41,8 +41,8 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Propo
         change: The changes to the mounts.
 
     Raises:
-        UnsupportedContainerSettingError: Compose cannot make only this change. For example, it would replace all
-            containers of the service, or use another image.
+        UnsupportedContainerSettingError: Compose would also change something else, such as the image or the other
+            containers of the service.
     """
     replicas = [each for each in snapshot.containers if container.service and each.service == container.service]
     if len(replicas) > 1:
@@ -53,7 +53,7 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Propo
         raise UnsupportedContainerSettingError("a mount has options that an override file cannot express")
     if container.exact_image != container.image:
         raise UnsupportedContainerSettingError(
-            f"Compose may use another image, because the name {container.image} now refers to another one"
+            f"Compose may use another image, because the name {container.image} now refers to a different image"
         )
     labels, name, client = container.labels, container.name, snapshot.client
     service, first = labels[SERVICE], labels[FILES].partition(",")[0]
@@ -69,8 +69,8 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Propo
     lines += [END, command(client, "kill", name)] if is_live(container, change) else []
     saved = f"before-audit:{name}"
     lines.append(command(client, "commit", name, saved))
-    # Replace the trap that removes the new volume if the script fails: after Compose has removed the old container,
-    # the volume can contain the only copy of the data.
+    # The previous trap removes the new volume if the script fails. Replace the trap: when Compose has removed the old
+    # container, the new volume can contain the only copy of the data.
     lines.append(END if is_live(container, change) else started_on_failure(client, container))
     start = "--detach" if container.running else "--no-start"
     same_image = ("--no-build", "--pull", "never")
@@ -91,7 +91,7 @@ def _lines(container: AuditedContainer, change: ProposedMountChanges, service: s
         lines += _list("tmpfs", (f"{each}{given.get(each, '')}" for each in tmpfs if each in left))
     if from_files(container, overridden=overridden) & unmounted_paths(change):
         # An override file cannot remove a single entry of `secrets` or `configs`. Therefore, clear both lists. The
-        # list `volumes` contains the mounts of both lists that must remain.
+        # list `volumes` then mounts the entries that must remain.
         lines += [*_list("secrets", ()), *_list("configs", ())]
     used = {each.volume for each in container.mounts if each.volume and each.path in left}
     named = sorted({*new_volumes(change), *used})

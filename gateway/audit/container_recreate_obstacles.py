@@ -26,11 +26,11 @@ def obstacles(snapshot: AuditSnapshot, container: AuditedContainer, change: Prop
 
 def _owners(snapshot: AuditSnapshot, change: ProposedMountChanges) -> Iterator[str]:
     if change.copied and snapshot.client == "podman":
-        yield "podman cp does not keep the owners of files: copy them as root, with a program that does"
+        yield "podman cp does not keep the owners of files: copy the files as root, with a program that keeps owners"
 
 
 def _nested(container: AuditedContainer, change: ProposedMountChanges) -> Iterator[str]:
-    """Yield a reason for each mount below or above a copied path: the copy would contain the files of both mounts."""
+    """Yield a reason for each mount below or above a copied path. A copy would mix the files of the two paths."""
     for path in change.copied:
         for mount in container.mounts:
             if mount.path != path and (is_below(mount.path, path) or is_below(path, mount.path)):
@@ -39,7 +39,10 @@ def _nested(container: AuditedContainer, change: ProposedMountChanges) -> Iterat
 
 
 def _shared(snapshot: AuditSnapshot, container: AuditedContainer, change: ProposedMountChanges) -> Iterator[str]:
-    """Yield a reason for each copied path that other containers also use: they would continue to use the old data."""
+    """Yield a reason for each copied path whose data other containers also use.
+
+    After the copy, these containers would continue to use the old data.
+    """
     stores = {each.path: store_of(snapshot, each) for each in container.mounts}
     for path in change.copied:
         store = stores.get(path)
@@ -58,12 +61,15 @@ def _shared(snapshot: AuditSnapshot, container: AuditedContainer, change: Propos
 
 
 def _reads_all_volumes(snapshot: AuditSnapshot, mount: AuditedMount) -> bool:
-    """Return whether a mount is a read-only bind mount of the directory that contains all volumes, even new ones."""
+    """Return whether a mount is a read-only bind mount that contains the engine's volume directory.
+
+    Such a mount also gives access to new volumes.
+    """
     return not mount.writable and mount.kind == "bind" and is_below(snapshot.volume_directory, mount.source)
 
 
 def _is_same(one: MountBackingStorage, other: MountBackingStorage) -> bool:
-    """Return whether two mounts store the same data, or one of them is a directory inside the other."""
+    """Return whether two mounts store the same data, or the directory of one contains the directory of the other."""
     if one.identity and one.identity == other.identity:
         return True
     first, second = one.host_path, other.host_path
@@ -71,7 +77,7 @@ def _is_same(one: MountBackingStorage, other: MountBackingStorage) -> bool:
 
 
 def _dependants(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterator[str]:
-    """Yield a reason if other containers use a namespace of the container: they would lose the namespace."""
+    """Yield a reason if other containers use a namespace of the container. They would lose this namespace."""
     names = sorted(
         other.name
         for other in _others(snapshot, container)

@@ -22,7 +22,7 @@ def helper_created(
         container: The container to read from.
         change: The changes to the mounts.
         helper: The name of the helper container.
-        created: The other new containers. If a command of the fix fails, the fix removes them.
+        created: Names of the new containers except the helper. If the script fails, it also removes these containers.
     """
     if not change.copied:
         return []
@@ -37,7 +37,7 @@ def copy_commands(
     """Return commands that stop a container, copy its data to new volumes, and remove the helper container.
 
     If a stop of the container would delete the data, the commands pause the container instead. The caller must then
-    add a command that kills the container. A database that starts with this copy recovers as after a power failure.
+    add a command that kills the container. A database recovers from such a copy as after a power failure.
 
     If a command before `END` fails, the script removes the created containers and the new volumes, and starts the old
     container again. The user can then run the same script again.
@@ -47,7 +47,7 @@ def copy_commands(
         container: The container to read from.
         change: The changes to the mounts.
         helper: The name of the helper container; see `helper_created`.
-        created: The other new containers. If a command of the fix fails, the fix removes them.
+        created: Names of the new containers except the helper. If the script fails, it also removes these containers.
     """
     copies = [copy(client, container, helper, path) for path in change.copied]
     copies += [command(client, "rm", "-v", helper)] if change.copied else []

@@ -42,12 +42,12 @@ _SYSTEM = (
     "/var/lib/dnf/", "/var/lib/yum/", "/var/lib/zypp/", "/var/lib/pacman/", "/var/lib/PackageKit/",
     "/var/lib/mlocate/", "/var/lib/plocate/",
 )  # fmt: skip
-"""Directories of Linux distributions. Database files in them are only indexes and logs of package managers and
-tools."""
+"""Directories of Linux distributions. The audit ignores database files in them, because these files are only indexes
+and logs of package managers and tools."""
 
 
 def in_files(names: Iterable[str]) -> tuple[str, str]:
-    """Return the kind and the directory of the database to which files belong. Both are empty if there is none.
+    """Return the kind and the directory of the database to which files belong. Both are empty if no file matches.
 
     Args:
         names: Paths of files. If several are database files, use the one with the fewest parent directories.

@@ -63,7 +63,7 @@ def read_directory(top: str, skipped: Collection[str], is_late: Callable[[], boo
         reader.read_next(skipped)
     database = in_files(reader.names)[0]
     is_complete = bool(database) or not (reader.is_truncated or reader.waiting)
-    # If there is a database, do not report keys: databases create TLS keys in their own directory.
+    # If there is a database, do not report keys, because databases create TLS keys in their data directories.
     return DirectoryContents(reader.entries, database, None if database else reader.first_key(), is_complete)
 
 
@@ -122,7 +122,7 @@ class _DirectoryReader:
 
 
 def file_key(path: str, status: os.stat_result) -> FoundPrivateKey | None:
-    """Return the key in a regular file; None if it contains none.
+    """Return the private key in a regular file; None if the file contains no private key.
 
     Args:
         path: The path of the file.
@@ -144,7 +144,7 @@ def _is_candidate(entry: "os.DirEntry[str]") -> bool:
 
 
 def _key_in(path: str) -> KeyKind | None:
-    """Return the kind of key in a file; None if there is none. If the file cannot be read, use only its name."""
+    """Return the kind of key in a file; None if there is no key. If the file is not readable, use only its name."""
     try:
         return by_content(read_start(path, LARGEST), path)
     except OSError:
@@ -152,7 +152,7 @@ def _key_in(path: str) -> KeyKind | None:
 
 
 def _is_sqlite(entry: "os.DirEntry[str]") -> bool:
-    """Return whether a file is a SQLite database ("Database File Format", section 1.3), or cannot be read."""
+    """Return whether a file is a SQLite database ("Database File Format", section 1.3), or is not readable."""
     try:
         if not entry.is_file(follow_symlinks=False):
             return False
@@ -162,7 +162,7 @@ def _is_sqlite(entry: "os.DirEntry[str]") -> bool:
 
 
 def read_start(path: str, size: int) -> bytes:
-    """Return the first bytes of a regular file. Do not block, even if a container has replaced the file by a FIFO.
+    """Return the first bytes of a regular file. Do not block, even if a container has replaced the file with a FIFO.
 
     Raises:
         OSError: The file cannot be read, or is not a regular file.

@@ -6,10 +6,11 @@ from typing import Any
 from gateway.audit.errors import UnsupportedContainerSettingError
 
 _MOUNTS = {"Binds", "Mounts", "Tmpfs", "VolumesFrom", "AutoRemove"}
-"""Keys of `HostConfig` to ignore: another module converts the mounts, and the new container does not need `--rm`."""
+"""Keys of `HostConfig` to ignore. Another module converts the mounts, and the new container is created without
+`--rm`."""
 _NO_OPTIONS = {"MaskedPaths", "ReadonlyPaths", "CgroupnsMode", "ContainerIDFile", "ConsoleSize", "Isolation",
                "VolumeDriver", "Cgroup", "IOMaximumBandwidth", "IOMaximumIOps"}  # fmt: skip
-"""Other keys of `HostConfig` that `_OPTIONS` omits: the engine sets them, or another function converts them."""
+"""Keys of `HostConfig` that need no entry in `_OPTIONS`, because the engine sets them or other code handles them."""
 _MOUNT_OPTIONS = ("VolumeOptions", "BindOptions", "TmpfsOptions", "ClusterOptions", "ImageOptions")
 
 
@@ -41,7 +42,7 @@ def host_config_options(host: Mapping[str, Any], cgroup_mode: str) -> Iterator[s
 
 
 def each_of(flag: str) -> Callable[[Any], Iterator[str]]:
-    """Return a function that converts a list of values to options: `flag` before each value."""
+    """Return a function that converts a list of values to options, with `flag` before each value."""
 
     def options(values: Any) -> Iterator[str]:
         for value in values:

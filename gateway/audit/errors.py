@@ -1,8 +1,8 @@
-"""Defines the error for a container setting that the printed commands cannot reproduce."""
+"""Defines the error for a container setting that the commands of a fix cannot reproduce."""
 
 
 class UnsupportedContainerSettingError(Exception):
-    """Commands cannot reproduce a setting of a container, or must not contain it because it is a secret.
+    """The commands of a fix cannot reproduce a setting of a container, or must not contain it because it is a secret.
 
     The message contains the reason.
     """

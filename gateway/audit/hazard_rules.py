@@ -15,8 +15,8 @@ LAYER_DATA = HazardRule(
 ANONYMOUS = HazardRule(
     "anonymous-volume",
     "data in an anonymous volume",
-    "docker rm and docker run mount a new, empty volume; the old one stays without a name, until docker rm -v or "
-    "docker volume prune removes it.",
+    "After docker rm, the next docker run mounts a new, empty volume. The old volume remains, with only an ID as its "
+    "name, until docker volume prune removes it. With -v, docker rm also removes the volume.",
 )
 REMOVED = HazardRule(
     "removed-with-container",
@@ -32,19 +32,21 @@ MEMORY = HazardRule(
 REMOTE_DATABASE = HazardRule(
     "database-on-remote-mount",
     "a database's files on a network or FUSE mount",
-    "Databases need locks, atomic renames and synchronous writes. SMB and FUSE mounts lack some of them; on NFS, "
-    "locks of SQLite fail between clients, and a mount that is soft, without locks or of version 3 corrupts files.",
+    "Databases need locks, atomic renames and synchronous writes. SMB and FUSE mounts lack some of these functions. "
+    "On NFS, the locks of SQLite fail between clients. An NFS mount that is soft, has no locks, or uses UDP can "
+    "corrupt database files.",
 )
 UNUSED = HazardRule(
     "unused-volume",
     "a volume that no container uses",
-    "The engine does not record which application it belongs to. docker volume prune -a removes it, and a container "
-    "that uses another volume name does not find the data.",
+    "The engine does not record which application the volume belongs to. docker volume prune -a removes the volume. "
+    "A container that uses another volume name does not find the data.",
 )
 WRITERS = HazardRule(
     "several-writers",
     "several containers write to one place",
-    "Unless all of them use the same locks, they overwrite each other's changes. Database files are corrupted.",
+    "If the containers do not all use the same locks, they overwrite each other's changes, and corrupt the files of "
+    "databases.",
 )
 WRITABLE_HOST = HazardRule(
     "writable-host-directory",
@@ -55,54 +57,56 @@ PRIVATE_KEY = HazardRule(
     "private-key",
     "a private key in an application's container",
     "Anyone who controls the application can log in with the key from anywhere. The gateway can hold the key "
-    "instead, and the application only connects to it.",
+    "instead, and the application then only connects to the gateway.",
 )
 ENGINE_SOCKET = HazardRule(
     "engine-socket",
     "the engine's socket in a container",
-    "The socket gives root on the host, also when it is mounted read-only: read-only protects the file, not the API.",
+    "A process that can use the socket can become root on the host. A read-only mount does not prevent this, because "
+    "it protects only the socket file, and not the API.",
 )
 NETWORK_BIND = HazardRule(
     "network-bind",
     "a bind of a network mount",
-    "If the host has not mounted it when the container starts, the container writes to the empty directory on the "
-    "host's disk, and does not see the mount that comes later.",
+    "If the container starts before the host mounts the network file system, the container writes to the empty "
+    "directory on the host's disk. If the host mounts the file system later, the mount is missing in the container.",
 )
 HIDES = HazardRule(
     "hides-image-files",
     "a mount hides files of the image",
-    "The program does not find the files that its image has at this path. After an update of the image, a volume "
-    "still has the files of the first image.",
+    "The program does not find the files that its image contains at this path. After an update of the image, a "
+    "volume still contains the files of the earlier image.",
 )
 SINGLE_FILE = HazardRule(
     "single-file",
     "a single file is mounted",
-    "The mount follows the file, not its name. Editors, sed -i and most tools write a new file and rename it: the "
-    "container then still sees the old one, until it is restarted.",
+    "The mount refers to the file itself, and not to its name. Editors, sed -i and most tools write a new file and "
+    "rename it. The container then still reads the old file, until the container is restarted.",
 )
 SOFT = HazardRule(
     "soft-mount",
     "a soft network mount",
-    "After a timeout the kernel gives the program an error, and discards data that were not written yet. Programs "
-    "that do not check every write lose data silently (nfs(5), soft).",
+    "After a timeout, the kernel returns an error to the program, and discards data that it has not written yet. "
+    "Programs that do not check every write lose data silently (nfs(5), soft).",
 )
 NO_LOCKS = HazardRule(
     "no-locks",
     "a network mount without locks",
-    "Locks apply only on this client. Programs on other clients do not see them, and write at the same time.",
+    "Locks apply only on this client. They do not stop programs on other clients from writing at the same time.",
 )
 OLD_VERSION = HazardRule(
     "nfs-version",
     "an NFS version that hangs or loses locks",
-    "Without a version, mount(2) uses NFS 3. Its locks and its mount protocol use other ports, which tunnels do not "
-    "forward, and after a restart of the server locks are lost. With nfsvers=4, mount(2) uses NFS 4.0, which does "
-    "not recognize repeated requests reliably; 4.1 and later do (RFC 8881, section 2.10.6).",
+    "Without a version, mount(2) uses NFS 3. The lock and mount protocols of NFS 3 use additional ports, which "
+    "tunnels do not forward. When the server restarts, locks are lost. With nfsvers=4, mount(2) uses NFS 4.0, which "
+    "does not reliably recognize repeated requests. NFS 4.1 and later recognize them (RFC 8881, section 2.10.6).",
 )
 UDP = HazardRule(
     "nfs-udp",
     "NFS over UDP",
-    "IP reassembles fragments by a 16-bit number that repeats within seconds on fast networks, which corrupts data "
-    "silently (nfs(5), NFS over UDP).",
+    "IP identifies the fragments of a packet by a 16-bit number. On fast networks, the number repeats within "
+    "seconds. The kernel can then combine fragments of different packets, which silently corrupts data (nfs(5), NFS "
+    "over UDP).",
 )
 SMB_VERSION = HazardRule(
     "smb-version",

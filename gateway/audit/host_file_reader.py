@@ -39,7 +39,7 @@ def with_files(snapshot: AuditSnapshot, info: Mapping[str, Any], unchecked: list
     maps_users = any("userns" in str(each) or "rootless" in str(each) for each in info.get("SecurityOptions") or ())
     if maps_users:
         unchecked.append(
-            "the engine maps containers' users to other users of the host: missing permissions are not found"
+            "the engine maps containers' users to other users of the host: the audit cannot find missing permissions"
         )
     knows_users = bool(info) and not maps_users
     paths: dict[str, HostPath] = {}
@@ -60,11 +60,11 @@ def with_files(snapshot: AuditSnapshot, info: Mapping[str, Any], unchecked: list
         hidden_layers |= not layers or not host.is_local(layers[0])
         containers.append(_container_files(host, each, layers, paths, snapshot, knows_users=knows_users))
     if hidden_layers:
-        unchecked.append("the layers of some images cannot be read: files that a mount hides are not found")
+        unchecked.append("the layers of some images cannot be read: the audit cannot find files that a mount hides")
     if host.is_late:
         unchecked.append(
-            f"reading files ended after {_READING:g} s: databases and keys in mounted directories, and databases in "
-            "layers and /dev/shm, may be missing from the report"
+            f"the audit stopped reading files after {_READING:g} s: databases and keys in mounted directories, and "
+            "databases in layers and /dev/shm, may be missing from the report"
         )
     elif unread:
         unchecked.append(

@@ -30,8 +30,8 @@ class FoundPrivateKey:
 
     Args:
         kind: The use of the key: `SSH key` or `TLS key`.
-        path: The path of the key below the mounted directory; empty if the mount is the file with the key.
-        is_alone: Whether the directory contains only keys and files that belong to them, such as public keys.
+        path: The path of the key below the mounted directory; empty if the key file itself is mounted.
+        is_alone: Whether the directory contains only keys and files that belong to keys, such as public keys.
     """
 
     kind: KeyKind
@@ -46,7 +46,7 @@ class HostPath:
     Args:
         kind: `directory`, `file`, `socket` or `other`.
         uid: The user ID of the owner.
-        gid: The ID of the group.
+        gid: The group ID of the file or directory.
         mode: The permission bits.
         has_acl: Whether an access control list extends the permission bits.
         entries: The names in the directory; None if there are too many, or if the directory cannot be read.

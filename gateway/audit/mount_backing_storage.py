@@ -39,7 +39,8 @@ class MountBackingStorage:
         identity: A string that identifies the data. Two mounts of the same data have the same identity.
         options: The mount options of a network file system; empty for other storage.
         host_path: The path on the engine's host; empty if there is no such path.
-        host_mount: The host's network or memory mount that contains `host_path`; None if there is no such mount.
+        host_mount: The host's mount of a network or memory file system that contains `host_path`; None if there is no
+            such mount.
         file_system: The type of a network file system, such as `nfs4`.
         device: The source of a network mount, such as `server:/export`; empty for other storage.
     """
@@ -68,7 +69,7 @@ _PORTS = {StorageMedium.NFS: "2049", StorageMedium.SMB: "445"}
 
 @cache
 def medium_of(file_system: str) -> StorageMedium:
-    """Return the kind of storage that a file system type uses. The type is named as in `mount -t`."""
+    """Return the kind of storage that a file system uses. `file_system` is a type, as for `mount -t`."""
     if file_system in _MEMORY:
         return StorageMedium.MEMORY
     kind = kind_of_file_system(file_system)
@@ -162,13 +163,16 @@ def of_volume(snapshot: AuditSnapshot, volume: AuditedVolume) -> MountBackingSto
     title = volume.name[:12] if volume.anonymous else volume.name
     store = _of_path(snapshot, volume.mountpoint, title, f"volume {volume.name}")
     if store.host_mount is not None and store.host_mount == memory_of_engine(snapshot):
-        # If all volumes are in memory, do not report each one: another volume of this engine would not be safer.
+        # If the engine stores all volumes in memory, do not report each volume: a new volume would not be safer.
         return MountBackingStorage(StorageMedium.LOCAL, title, store.identity, host_path=store.host_path)
     return store
 
 
 def memory_of_engine(snapshot: AuditSnapshot) -> HostMount | None:
-    """Return the memory file system that contains the engine's volumes; None if they are on a disk, or unknown."""
+    """Return the memory file system that contains the engine's volumes.
+
+    Return None if the volumes are on a disk, or if their location is not known.
+    """
     path = snapshot.volume_directory
     above = mount_above(snapshot.mounts_by_point, posixpath.normpath(path)) if path else None
     return above if above is not None and medium_of(above.file_system) is StorageMedium.MEMORY else None

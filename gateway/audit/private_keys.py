@@ -27,7 +27,7 @@ def by_name(path: str) -> KeyKind | None:
 
 
 def by_content(start: bytes, path: str) -> KeyKind | None:
-    """Return the kind of key that a file contains; None if it contains none.
+    """Return the kind of private key that a file contains; None if it contains no private key.
 
     A PEM file can contain a key for SSH or for TLS (RFC 7468). The function assumes an SSH key, unless the name of
     the file is typical of a TLS key.
@@ -44,15 +44,18 @@ def by_content(start: bytes, path: str) -> KeyKind | None:
 
 
 def is_name_of_candidate(name: str) -> bool:
-    """Return whether a file with this name can be a key. A file whose name has only digits is a database file."""
+    """Return whether a file with this name can be a key.
+
+    Return False for a name that consists only of digits, because database files often have such names.
+    """
     return (posixpath.splitext(name)[1] in _SUFFIXES or by_name(name) is not None) and not name.isdigit()
 
 
 def is_candidate(name: str, mode: int, size: int) -> bool:
     """Return whether a file with this name, mode and size can be a key.
 
-    Programs refuse private keys that other users can read. If the name is not typical of a key, the file is therefore
-    a candidate only if no user except the owner can read it.
+    Programs refuse private keys that other users can read. Therefore, a file whose name is not typical of a key is a
+    candidate only if no user except the owner has access to it.
 
     Args:
         name: The name of the file.

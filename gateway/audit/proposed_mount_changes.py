@@ -16,7 +16,7 @@ class ProposedMountChanges:
         dropped: Paths of the mounts that the new container does not have.
         read_only: Paths that the new container mounts read-only.
         copied: Paths of directories whose content the fix copies from the old container to the new mount.
-        vanishes: Whether the copied content is lost when the container stops.
+        vanishes: Whether the content of the paths in `copied` is lost when the container stops.
         driver_options: Options of `docker volume create` for the new volumes.
         setup: Commands to run before the changes.
     """
@@ -68,7 +68,7 @@ def _short(source: str, mount: AuditedMount, given: Iterable[str], change: Propo
 
 
 def tmpfs_options(container: AuditedContainer) -> dict[str, str]:
-    """Return the options of each tmpfs, such as `:size=1g` for `--tmpfs PATH:size=1g`, by the path of the tmpfs."""
+    """Return the options of each tmpfs by its path, such as `:size=1g` for `--tmpfs PATH:size=1g`."""
     host = container.inspection.get("HostConfig") or {}
     found = {str(path): str(options) for path, options in (host.get("Tmpfs") or {}).items()}
     for mount in _given_mounts(container, "tmpfs"):
@@ -86,8 +86,8 @@ def from_files(container: AuditedContainer, *, overridden: bool) -> set[str]:
 
     Args:
         container: The container.
-        overridden: Whether an override file of an earlier audit was used to create the container. Such a file lists
-            the mounts of `secrets` and `configs` in `volumes`, so the function returns all read-only bind mounts.
+        overridden: Whether Compose created the container with the override file of an earlier fix. Such a file lists
+            the mounts of `secrets` and `configs` in `volumes`. The function then returns all read-only bind mounts.
     """
     if overridden:
         return {each.path for each in container.mounts if each.kind == "bind" and not each.writable}

@@ -67,7 +67,7 @@ class Finding:
         severity: The severity of the hazard.
         subject: The name of the container or of the volume.
         path: The path inside the container; empty if the finding concerns a whole volume.
-        what: A description of what was found.
+        what: A description of the setting or the data that the audit found.
         fix: The shell commands that remove the hazard.
         source: The Compose file that defines the subject; empty if there is no such file.
     """
@@ -88,7 +88,7 @@ class AuditReport:
     Args:
         findings: The hazards, most severe first.
         places: The storage locations of the containers' data.
-        unchecked: Messages about data that the audit could not read. See `AuditSnapshot`.
+        unchecked: Messages about data that the audit could not read. See `AuditSnapshot.unchecked`.
     """
 
     findings: tuple[Finding, ...]

@@ -1,4 +1,4 @@
-"""Builds shell commands. Quotes their words, because paths in containers can contain shell syntax. Does no I/O."""
+"""Builds shell commands. Quotes the words, because paths in containers can contain shell syntax. Does no I/O."""
 
 import posixpath
 import re
@@ -14,10 +14,10 @@ KEEP_OWNERS = "-a=false"
 container's user would own the copies."""
 
 COPY_ROOT = "/audit-copy"
-"""The directory of a helper container below which the new volumes are mounted, each at its path in the old container.
+"""A directory of the helper container. Below it, each new volume is mounted at the path of the data to copy.
 
-The copy needs the helper container: to set the owner and mode of a directory, `docker cp` must write to the parent
-directory, which can be read-only or a symbolic link in the new container.
+To set the owner and mode of a directory, `docker cp` must write to the parent directory. In the new container, the
+parent directory can be read-only or a symbolic link. Therefore, the copy needs a helper container.
 """
 
 NEW_FILES = "set -o noclobber; umask 077"
@@ -52,7 +52,7 @@ def copy(client: str, container: AuditedContainer, helper: str, path: str) -> st
     Args:
         client: The engine's command line client.
         container: The container to read from.
-        helper: The name of the container to write to, which mounts the volume below `COPY_ROOT`.
+        helper: The name of the helper container, which mounts the volume below `COPY_ROOT`.
         path: The path of the directory in the container to read from.
     """
     if _is_live_tmpfs(container, path):

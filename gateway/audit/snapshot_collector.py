@@ -27,13 +27,13 @@ _REMOVED = 2
 
 @dataclass(frozen=True)
 class AuditScope:
-    """The scope of an audit: the containers and backends of the gateway, and the host whose files can be read.
+    """Information about the gateway and the engine's host that the audit needs, but that the engine does not report.
 
     Args:
         forwards: For each port on which the gateway listens, the name of the backend.
         socket: The path of the engine's socket; empty if this host has no socket of the engine.
         is_local: Whether the engine runs on this host.
-        mounts: The mount table of the engine's host; None to read the table of this host if the engine runs here.
+        mounts: The mount table of the engine's host; None to read the table of this host if the engine runs on it.
         own: The IDs of the gateway's containers.
     """
 
@@ -58,9 +58,9 @@ async def take_snapshot(engine: EngineClient, scope: AuditScope) -> AuditSnapsho
     unchecked = requests.unchecked
     (listed, has_sizes), volume_list, usage, info = await asyncio.gather(
         _list_containers(engine, unchecked),
-        requests.get("volumes", "options of volumes, and volumes that no container uses, are not found"),
-        requests.get("system/df", "sizes of volumes are not found", type="volume"),
-        requests.get("info", "missing permissions are not found"),
+        requests.get("volumes", "the audit cannot check the options of volumes, and cannot find unused volumes"),
+        requests.get("system/df", "the sizes of volumes are not known", type="volume"),
+        requests.get("info", "the audit cannot find missing permissions"),
     )
     images: dict[str, Mapping[str, Any] | None] = {}
     turns = asyncio.Semaphore(_PARALLEL)
@@ -91,13 +91,13 @@ async def take_snapshot(engine: EngineClient, scope: AuditScope) -> AuditSnapsho
     )  # fmt: skip
     if table is None:
         unchecked.append(
-            "the engine runs on another host or outside of this container: binds of network mounts are not found: "
-            "pass a copy of the host's /proc/self/mountinfo with --mount-table"
+            "the engine runs on another host or outside of this container: the audit cannot find bind mounts of "
+            "network file systems: pass a copy of the host's /proc/self/mountinfo with --mount-table"
         )
     if not is_here:
         unchecked.append(
-            "the host's files cannot be read: databases are recognized by image and path only; hidden files, "
-            "replaced files and missing permissions are not found"
+            "the host's files cannot be read: the audit recognizes databases only by image and path, and cannot find "
+            "hidden files, replaced files and missing permissions"
         )
     else:
         found = await asyncio.to_thread(with_files, found, info or {}, unchecked)
@@ -123,8 +123,8 @@ async def _with_changes(
                     changes[each.id] = {str(one["Path"]): 1 for one in found if one["Kind"] != _REMOVED}
     if len(changes) < len(waiting):
         unchecked.append(
-            f"the changed files of {len(waiting) - len(changes)} containers are not known: databases in their layers "
-            "are not found"
+            f"the changed files of {len(waiting) - len(changes)} containers are not known: the audit cannot find "
+            "databases in the layers of these containers"
         )
     return tuple(replace(each, changes=changes.get(each.id, each.changes)) for each in containers)
 
@@ -177,7 +177,7 @@ async def _list_containers(engine: EngineClient, unchecked: list[str]) -> tuple[
     except EngineError as error:
         if error.kind is not EngineErrorKind.TIMEOUT:
             raise
-    unchecked.append("the engine does not respond to /containers/json?size=1: sizes of writable layers are not found")
+    unchecked.append("the engine does not respond to /containers/json?size=1: sizes of writable layers are not known")
     return await engine.get("containers/json", all="1"), False
 
 
@@ -191,13 +191,13 @@ async def _container(
     except EngineError as error:
         if error.kind in (EngineErrorKind.TIMEOUT, EngineErrorKind.FAILED):
             name = one_line(", ".join(each.lstrip("/") for each in listed.get("Names") or ()) or str(listed["Id"]))
-            requests.unchecked.append(f"the engine cannot inspect {name} ({error}): its hazards are not found")
+            requests.unchecked.append(f"the engine cannot inspect {name} ({error}): the audit finds no hazards of it")
         elif error.kind is not EngineErrorKind.NOT_FOUND:
             raise
         return None
     config = inspection.get("Config") or {}
     image = str(inspection.get("Image") or config.get("Image") or "")
     if image not in images:
-        missing = "the labels of its containers are ignored, and hidden files are not found"
+        missing = "the audit ignores the labels of the image's containers, and cannot find hidden files"
         images[image] = await requests.get(f"images/{image}/json", missing)
     return container_of(inspection, images[image], layer, is_own=is_own)

@@ -10,7 +10,7 @@ from gateway.docker.grants import PROJECT, SERVICE, SWARM_SERVICE
 from gateway.docker.image_labels import split
 
 ONE_OFF = "com.docker.compose.oneoff"
-"""The label that Compose sets to `True` on containers of `docker compose run`, and to `False` on others."""
+"""The label that Compose sets to `True` on containers of `docker compose run`, and to `False` on other containers."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class AuditedMount:
         writable: Whether the mount is writable in the container.
         hides: Names of the image's files and directories that the mount hides. The image has them in the directory
             `path`, and the mounted directory does not have them.
-        is_stale: Whether the file was replaced on the host since the container mounted it.
+        is_stale: Whether the mounted file was replaced or removed on the host after the container had mounted it.
     """
 
     kind: Literal["volume", "bind", "tmpfs"]
@@ -64,16 +64,16 @@ class AuditedContainer:
         removed: Whether the engine removes the container and its anonymous volumes when the container stops (`--rm`).
         mounts: The container's mounts.
         layer: The size of the writable layer in bytes.
-        changes: Paths that the container added or changed in its layer, each with its size in bytes, or 1 if the size
-            is not known; None if the paths are not known.
+        changes: Paths that the container added or changed in its layer, with their sizes in bytes. If a size is not
+            known, the value is 1. None if the paths are not known.
         user: The user of the main process; None if it is not known.
         shared_memory: The kind of database whose files are in /dev/shm; empty if no kind is known.
         is_own: Whether the container runs the gateway itself. Access to keys and to the engine's socket is then not a
             hazard, because the gateway needs it.
         inspection: The engine's response to an inspect request. The commands of fixes are derived from this response.
         image_config: The configuration of the image; None if it is not known.
-        image_reference: The image's name for use in commands, or the image's ID if the name may refer to another
-            image now; empty if it is not known.
+        image_reference: The image's name, for use in commands. If the name may now refer to another image, this field
+            contains the image's ID instead. Empty if neither is known.
     """
 
     id: str
@@ -137,7 +137,7 @@ class AuditedVolume:
         driver: The volume's driver.
         options: The options of the driver.
         labels: The volume's labels.
-        anonymous: Whether the engine created and named the volume for a path of a container.
+        anonymous: Whether the engine generated the volume's name, because the user did not specify a name.
         mountpoint: The volume's directory on the engine's host.
         created: The time of creation, as the engine reports it.
         size: The size of the volume in bytes; None if it is not known.

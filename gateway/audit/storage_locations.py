@@ -46,11 +46,11 @@ def _kind_and_loss(
         return "tmpfs", "its next stop"
     if store.medium.is_network:
         server = (
-            "the program or server behind it"
+            "a failure of the FUSE program or its server"
             if store.medium is StorageMedium.FUSE
             else "a failure of the server's disk"
         )
-        return f"network {mount.kind}", f"{server}; not by Docker"
+        return f"network {mount.kind}", f"{server}; not by Docker commands"
     volume = snapshot.volumes.get(mount.volume)
     if mount.kind == "bind" or volume is None:
         if store.medium is StorageMedium.MEMORY or any(is_below(mount.source, each) for each in EMPTIED_AT_BOOT):

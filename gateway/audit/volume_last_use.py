@@ -1,4 +1,4 @@
-"""Finds the last use of each volume in the event history of the engine. The history has only a few hundred events."""
+"""Finds the last use of each volume in the event history of the engine, which keeps only a few hundred events."""
 
 import asyncio
 import time

@@ -13,7 +13,8 @@ _MAX_WRITE = 64 * 1024
 """Maximum number of bytes per write to a file. For a pipe, the limit is PIPE_BUF, because the kernel does not mix
 writes of up to this size with the writes of other processes (pipe(7))."""
 _POLL_TIMEOUT = 1000
-"""Maximum time, in milliseconds, to wait until a pipe is writable. Another process can make a pipe non-blocking."""
+"""Maximum time, in milliseconds, to wait until a full pipe is writable again. The wait is necessary if another
+process has made the pipe non-blocking."""
 
 
 class LogDestination:
@@ -29,7 +30,7 @@ class LogDestination:
         self._file: tuple[int, int] | None = None
         """Device number and inode number of the open regular file; None for other destinations."""
         self._first_line_written = 0
-        """If the last write ended inside a line: the number of bytes of this line that were written; otherwise, 0."""
+        """Number of bytes of the next line that the last write has written; 0 if it wrote only complete lines."""
 
     def open(self) -> None:
         """Open or reopen the destination.
@@ -45,7 +46,7 @@ class LogDestination:
         status = os.fstat(fd)
         file = (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
         if file is None or file != self._file:
-            self._first_line_written = 0  # not the same file as before, so write the whole line to it
+            self._first_line_written = 0  # a different file than before, so write the first line completely
         self._fd, self._file = fd, file
         if file is not None and not self._first_line_written and status.st_size and _ends_mid_line(self._target):
             try:

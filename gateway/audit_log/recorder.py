@@ -12,7 +12,7 @@ class EventSink(Protocol):
     """Defines the interface of objects that receive audit events, such as the writer of the audit log."""
 
     def put(self, event: AuditEvent) -> None:
-        """Queue an event, or count it as dropped. Never blocks."""
+        """Queue an event. If the queue is full, count the event as dropped. Never blocks."""
 
 
 class AuditRecorder:

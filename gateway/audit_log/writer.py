@@ -66,7 +66,7 @@ class AuditWriter:
         self._thread.start()
 
     def put(self, event: AuditEvent) -> None:
-        """Queue an event, or count it as dropped. See `gateway.audit_log.recorder.EventSink`."""
+        """Queue an event. If the queue is full, count the event as dropped. See `EventSink.put`."""
         with self._lock:
             full = len(self._queue) >= self._max_queued
             if full:
@@ -155,7 +155,7 @@ class AuditWriter:
         with self._lock:
             events, self._queue = self._queue, []
             unreported, self._unreported = self._unreported, 0
-        if unreported:  # append it last, because the queue was already full when the events were dropped
+        if unreported:  # append the event `dropped` last: the queue was full when events were dropped
             events.append(AuditEvent(time.time(), "dropped", {"count": unreported, "reason": "queue_full"}))
         self._progress = time.monotonic()
         for each in events:
@@ -175,7 +175,7 @@ class AuditWriter:
         self._wake.set()
 
     def _write_all(self) -> None:
-        """Write all lines, and retry after errors. After `begin_close`, retry only once, and then drop the rest."""
+        """Write all lines, and retry after errors. After `begin_close`, retry once, then drop the remaining lines."""
         last = False
         while self._writing:
             try:

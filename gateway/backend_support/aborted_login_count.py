@@ -29,8 +29,8 @@ class AbortedLoginCount:
         """The highest number of aborted logins that the server can have counted for this tunnel's source address.
 
         Several tunnels can share this address, but the gateway does not know which ones. Therefore, the result is
-        the maximum over all possible sets of tunnels. The count for a set is the number of logins through the
-        set's tunnels that were aborted after the last successful login through one of these tunnels.
+        the maximum over all possible sets of tunnels. For each set, the method adds the aborted logins of all its
+        tunnels since the last successful login through any of them.
         """
         last_logins = {each.last_login for each in self.peers if each.last_login >= self.last_login}
         return max(

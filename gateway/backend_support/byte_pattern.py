@@ -10,7 +10,7 @@ class BytePattern(Protocol):
     """Defines the interface of a compiled regular expression."""
 
     def search(self, data: bytes) -> object:
-        """Return a match anywhere in `data`; None if there is none."""
+        """Search `data`, and return a match; None if the expression does not match."""
 
 
 def compile_pattern(pattern: str) -> BytePattern:

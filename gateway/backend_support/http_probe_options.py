@@ -126,7 +126,7 @@ def role_result(role: RoleInResponseOptions, response: HttpResponse) -> ProbeRes
 
 
 def of_role(role: DatabaseRole) -> ProbeResult:
-    """Return the probe result for a database with this role. A replica counts as read-only."""
+    """Return a probe result for a database with the given role. A replica counts as read-only."""
     read_only = role == "replica"
     return ProbeResult(role=role, read_only=read_only, facts={READ_ONLY: read_only})
 

@@ -36,8 +36,8 @@ class ResponseEndDetector:
         self._is_chunked = False
         self._in_trailer = False
         self._end: int | None = None
-        """Length of the whole response, in bytes. None: not known yet, or the response ends when the server closes
-        the connection."""
+        """Length of the whole response, in bytes; None if it is not known. It stays None if the response ends when
+        the server closes the connection."""
 
     def is_reached(self, received: bytearray) -> bool:
         """Return whether the response is complete.

@@ -27,7 +27,7 @@ MAX_BYTES = 1 << 20
 KiB."""
 MAX_PACKETS = 512
 """Maximum number of packets to accept from a server for one login and its queries. `MAX_BYTES` alone does not limit
-the memory: an empty row uses far more memory than its packet has bytes."""
+the memory, because an empty row has few bytes in its packet, but uses much memory in Python."""
 
 _NATIVE, _CACHING, _SHA256, _ED25519 = (
     "mysql_native_password", "caching_sha2_password", "sha256_password", "client_ed25519",
@@ -62,9 +62,10 @@ class HardenedMysqlConnection(pymysql.connections.Connection):
     ) -> None:
         plugins: dict[str, Any] = {_CACHING: _CachingSha2PasswordPlugin, _SHA256: _Sha256PasswordPlugin}
         self.logged_in = False
-        """Whether the handshake is complete. If the connection closes earlier, the server counts it as aborted."""
+        """Whether the handshake is complete. If the connection closes during the handshake, the server counts an
+        aborted handshake."""
         self.certificate: ValidityPeriod | None = None
-        """The validity of the server's certificate. None: the server has presented no certificate."""
+        """The validity of the server's certificate; None if the server has presented no certificate."""
         self._phases = phases
         self._verified = verified
         self._has_public_key = server_public_key is not None
@@ -108,12 +109,12 @@ class HardenedMysqlConnection(pymysql.connections.Connection):
             self.refuse(
                 f"the server requests the plugin {plugin}, which is not supported", "change the user's plugin"
             )
-        cached = ", until the user has logged in once after the server's start" if plugin == _CACHING else ""
+        cached = " until the user has logged in once after the server's start" if plugin == _CACHING else ""
         remedy = "set check.tls.mode: verify"
         if plugin in _WITH_PUBLIC_KEY and not self.ssl:
             remedy += ", or check.server_public_key_file"
         self.refuse(
-            f"the server requests the password and not a challenge response ({plugin}{cached}), but is not verified",
+            f"the server is not verified, but its plugin {plugin} requests the password itself{cached}",
             remedy,
         )
 

@@ -24,8 +24,8 @@ def query_status(
     Args:
         connection: A connection that has logged in.
         max_lag: Maximum lag of a usable replica, in seconds. None: no limit.
-        has_password: Whether the check has a password. If so, the server is degraded if it accepts every login
-            without a password.
+        has_password: Whether the check has a password. With a password, the result is degraded if the server accepts
+            every login without a password.
 
     Raises:
         MySQLError: A query failed.

@@ -36,8 +36,8 @@ def reveal(password: Secret | None) -> str:
 class PasswordSource:
     """Gets the passwords for one backend's targets, and caches the output of `password_command`.
 
-    A check can time out before the program exits. The program then continues, for at most `password_timeout`, and the
-    next check uses its output.
+    A check can time out while `password_command` runs. The program then continues for at most `password_timeout`, and
+    the next check uses its output.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class PasswordSource:
             phases: Receives a hint for the error message, in case the check times out during this call.
 
         Raises:
-            TargetAccessError: The file cannot be read, or the program fails.
+            TargetAccessError: The password file cannot be read, or the password program fails.
         """
         if not check.password_command:
             return reveal(check.password)

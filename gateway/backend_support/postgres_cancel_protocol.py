@@ -149,7 +149,7 @@ class PostgresCancelProtocol:
         """Classify a connection by its first bytes. See `gateway.query_cancel_protocol.QueryCancelProtocol`."""
         if first[0] != 0:
             # The first packet of a PostgreSQL client begins with its length in four bytes. The length is less than
-            # 16 MiB, so the first byte is zero. Here it is not: the client uses direct TLS or another protocol.
+            # 16 MiB, so the first byte is zero. If it is not zero, the client uses direct TLS or another protocol.
             return ClientMessageKind.SESSION
         if len(first) < _PACKET.size:
             return ClientMessageKind.INCOMPLETE

@@ -43,8 +43,8 @@ class CertificateFetcher:
             target: The server.
 
         Returns:
-            The validity, possibly from the cache. None: the server has no certificate, or no attempt to fetch the
-            certificate has succeeded.
+            The validity, possibly from the cache; None if the server has no certificate, or if no attempt to fetch
+            the certificate has succeeded.
         """
         now = time.time()
         fetched_at, validity = self._cache.get(target, (0.0, None))
@@ -61,7 +61,7 @@ class CertificateFetcher:
 async def _fetch(link: SocketConnector, target: HostPort) -> ValidityPeriod | None:
     """Perform a TLS handshake with the server, and return the validity of its certificate."""
     loop = asyncio.get_running_loop()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # no verification, because no secret is sent
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unverified, because the fetcher sends no secret
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     sock = await link.socket(target)

@@ -1,4 +1,4 @@
-"""Derives the reasons of failed PostgreSQL logins from libpq's messages: libpq provides no SQLSTATE for them."""
+"""Derives the reason of a failed PostgreSQL login from the message of libpq, which provides no SQLSTATE."""
 
 from gateway.errors import FailureReason, UnusableTargetError
 

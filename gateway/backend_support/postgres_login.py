@@ -17,7 +17,7 @@ from psycopg.pq.abc import PGconn
 
 from gateway.contracts.phase_timer import PhaseTimer
 
-_COMPUTING = "libpq is computing: the server may request too many SCRAM iterations"
+_COMPUTING = "libpq is still hashing the password: the server may request too many SCRAM iterations"
 _LOWEST_PRIORITY = 19
 """The nice value of the lowest priority (setpriority(2))."""
 
@@ -80,7 +80,7 @@ class PostgresLogin:
             result: pq.PollingStatus = await asyncio.shield(polling)
         except asyncio.CancelledError:
             if thread.native_id is not None:
-                with contextlib.suppress(OSError):  # raised if the thread has exited or may not be reniced
+                with contextlib.suppress(OSError):  # the thread has exited, or setpriority(2) is not permitted
                     os.setpriority(os.PRIO_PROCESS, thread.native_id, _LOWEST_PRIORITY)
             raise
         phases.timeout_hint = hint

@@ -41,7 +41,7 @@ async def _wait_ready(sock: socket.socket, *, write: bool) -> None:
 
     Args:
         sock: A duplicate of the connection's socket.
-        write: Whether to wait until the socket is writable. False: wait until it is readable.
+        write: True to wait until the socket is writable; False to wait until it is readable.
 
     Raises:
         UnusableTargetError: The server has sent more than `_MAX_BYTES`.

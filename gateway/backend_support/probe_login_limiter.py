@@ -19,7 +19,7 @@ duration. If several tunnels to a server fail, the maximum is multiplied by thei
 
 
 class ProbeLoginLimiter(AbortedLoginCount):
-    """Limits the logins of probes to one server through one tunnel: pauses the logins if too many were aborted.
+    """Limits the logins of probes to one server through one tunnel. If too many were aborted, pauses further logins.
 
     Implements `gateway.contracts.login_limiter.LoginLimiter`. All times are monotonic.
 

@@ -33,7 +33,7 @@ class RedisClient:
         self._items = 0
 
     async def run(self, *commands: tuple[str, ...]) -> list[Reply]:
-        """Send commands together, and return their replies, including error replies.
+        """Send commands without waiting between them, and return their replies, including error replies.
 
         Args:
             commands: The commands, each with its arguments.

@@ -33,7 +33,7 @@ _REASONS = {
     "ERR wrong number of arguments for 'auth'": FailureReason.AUTH,
 }
 """Maps the first words of error replies to reasons. A single word is an error code. Redis before version 6 sends no
-error code for a failed login, so the map also contains the first words of these messages."""
+error code for a failed login, so the map also contains the first words of the messages about failed logins."""
 _WRONG_LOGIN = "correct check.password_file, and check.user for an ACL user"
 _REMEDIES = {
     "NOAUTH": "set check.password_file, and check.user for an ACL user",

@@ -29,7 +29,7 @@ class RoleFromHttpOptions(HttpProbeOptions):
     tls: HealthCheckTlsOptions = field(default_factory=HealthCheckTlsOptions)
 
     def server(self, target: HostPort) -> HostPort:
-        """Return the address of the HTTP server for a target."""
+        """Return the address of the HTTP server on the host of a target."""
         return HostPort(target.host, self.port)
 
 

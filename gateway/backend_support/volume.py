@@ -55,7 +55,7 @@ class VolumeSpec:
 
 
 _VERSION_OPTIONS = ("vers=", "nfsvers=")
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - not bound
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - only a key of the table
 """For each listener address that is not valid in mount options: a loopback address that reaches the listener."""
 
 

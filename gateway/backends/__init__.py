@@ -1,4 +1,4 @@
-"""Defines the kinds of backend. Each module, such as `mysql`, defines one kind: its variable `KIND`."""
+"""Defines the kinds of backend. Each module, such as `mysql`, defines one kind in its variable `KIND`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ class BackendAdviceInput(Protocol):
         """Maximum number of seconds for which a new client waits while no target can be reached."""
 
     def paths(self, target: HostPort) -> tuple[str, ...]:
-        """Return the names of the tunnels to a target. Empty: the gateway connects to the target directly."""
+        """Return the names of the tunnels to a target; empty if the gateway connects to the target directly."""
 
     @property
     def targets(self) -> tuple[HostPort, ...]:
@@ -44,7 +44,7 @@ class ImportedBackendDefaults:
     Args:
         other_ports: Usual ports of the service in addition to `default_port`.
         keys: Required keys, with placeholder values that the user must replace.
-        note: A note to the user: which keys to change or add. Empty: no note.
+        note: A note to the user about keys to change or add; empty for no note.
         password_without_user: Whether the check can log in with a password if no user name is configured.
     """
 
@@ -82,7 +82,7 @@ class BackendKind:
         check: A frozen dataclass with the keys of `check` that only this kind has.
         create: Receives the options and the check, and returns a new backend.
         schemes: The schemes of the URLs that can configure backends of this kind.
-        default_port: The port of targets without a port in the configuration. 0: every target must have a port.
+        default_port: The port of targets without a port in the configuration; 0 if every target must have a port.
         aliases: Other names of the service. If the configuration uses one as `kind`, the error suggests `name`.
         read_url: Receives the scheme and the decoded path of a URL, and returns configuration keys, with dots for
             nested keys. The path is empty or starts with a slash. Raises `ValueError` if the path is not valid.
@@ -90,16 +90,16 @@ class BackendKind:
         endpoints: Receives the check and a target. Returns all endpoints that the gateway dials for this target, for
             clients and for checks.
         has_roles: Receives the check, and returns whether each target has a role: primary or replica.
-        traffic_class: The class of the clients' traffic. `BULK`: the clients use separate SSH connections, so that
-            they do not delay the clients of other backends.
-        mount: How kernels mount the backend. None: programs connect to the backend directly.
+        traffic_class: The class of the clients' traffic. Clients of class `BULK` use separate SSH connections,
+            and so do not delay the clients of other backends.
+        mount: How kernels mount the backend; None if programs connect to the backend directly.
         facts: The facts (values for the status and the metrics) that probes report, in display order.
         privileged_only: Receives the options. Returns whether the gateway refuses clients with a source port above
             1023.
         abort_limit: The number of consecutive aborted handshakes after which a server blocks their source address.
-            None: servers of this kind do not count aborted handshakes.
-        tap: Creates a tap, which parses the traffic to measure the latency. None: requests and responses alternate
-            strictly, so the relay can measure the latency without parsing.
+            None if servers of this kind do not count aborted handshakes.
+        tap: Creates a tap, which parses the traffic to measure the latency. None if requests and responses alternate
+            strictly. The relay can then measure the latency without parsing.
         cancels: Recognizes cancel requests, if clients send them on separate connections. Must be None if `tap` is
             set.
         response_timeout: Maximum seconds that a target may take to respond to a client. If the target takes longer,

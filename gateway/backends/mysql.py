@@ -120,7 +120,7 @@ class MysqlBackend:
         # Keep a duplicate of the socket, to shut the connection down if the check is cancelled. The original socket
         # object does not suffice, because TLS detaches the descriptor from it.
         handle = sock.dup()
-        thread = ThreadPoolExecutor(1, thread_name_prefix="mysql-check")  # used because PyMySQL calls block
+        thread = ThreadPoolExecutor(1, thread_name_prefix="mysql-check")  # a thread, because PyMySQL's calls block
         query = loop.run_in_executor(thread, self._query, login, sock, phases)
         thread.shutdown(wait=False)
         query.add_done_callback(lambda done: _close(done, sock, handle))

@@ -119,7 +119,7 @@ class NfsBackend:
 
 
 def _describe_change(first: nfs4.NfsExport, now: nfs4.NfsExport) -> str:
-    """Return a description of a change that makes existing mounts stale; empty if the export has no such change."""
+    """Describe a change of the export that makes existing mounts stale; return an empty string if none does."""
     if first.fsid != now.fsid:
         return f"the target exports a different file system than before ({first.fsid}, now {now.fsid})"
     return "the target exports a different directory than before" if first.handle != now.handle else ""

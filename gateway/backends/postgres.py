@@ -61,8 +61,8 @@ SELECT pg_is_in_recovery(),
 _DEFAULT_DATABASE = "postgres"
 """The database to which the check connects by default. initdb creates it on every server."""
 _STILL_COMPUTING = (
-    "the previous login is still computing: the server requests too many SCRAM iterations (if you trust the server,"
-    " lower scram_iterations and set the user's password again)"
+    "libpq is still hashing the password of the previous login: the server requests too many SCRAM iterations (if you"
+    " trust the server, lower scram_iterations and set the user's password again)"
 )
 
 

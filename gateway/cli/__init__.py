@@ -96,7 +96,8 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run a command. After an error, print the message, and exit with 1, 2 or 3.
 
-    The exit code is 2 for incorrect usage or configuration, 3 if the service does not respond, and otherwise 1.
+    The exit code is 2 for incorrect usage or configuration, 3 if the service does not respond, and 1 for all other
+    errors.
 
     Args:
         arguments: The arguments; None to use the arguments of the process.
@@ -118,7 +119,8 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         if error.errno not in _OUTPUT_ERRORS:
             raise
-        sys.stdout = None  # otherwise, Python writes the rest of the output at exit, and the same error occurs again
+        # Discard the rest of the output. Python would write it at exit, and the same error would occur again.
+        sys.stdout = None
         with contextlib.suppress(OSError):
             print_text(f"gateway: cannot write the output: {error.strerror}: free disk space", err=True)
         sys.exit(FAILED)

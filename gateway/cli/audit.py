@@ -1,4 +1,4 @@
-"""`gateway audit`: finds configurations of containers that put their data or secrets at risk."""
+"""`gateway audit`: finds settings of containers that put data or secrets at risk."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ _COLORS = {"high": "red", "medium": "yellow", "low": "cyan"}
 @click.option(
     "--mount-table",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="A copy of /proc/self/mountinfo from the host of the engine, if this is another host.",
+    help="A copy of /proc/self/mountinfo from the host of the engine, if the engine runs on another host.",
 )
 @output_option("table", "json", "sarif")
 def audit(

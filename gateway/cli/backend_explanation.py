@@ -1,4 +1,4 @@
-"""Explains the state of a backend for `gateway explain`: the path from clients to it, and what has failed.
+"""Explains the state of a backend for `gateway explain`: the path from clients to the backend, and what has failed.
 
 Does no I/O.
 """
@@ -25,7 +25,7 @@ class ExplanationRow:
             `path` (one of several tunnels to the targets), `target`, `phase` (of the last check) or `name` (a
             container in which the backend's name resolves to another host).
         name: The address of the listener, or the name of the tunnel, target, phase or container.
-        state: The state. For a phase: its duration.
+        state: The state; for a phase, its duration.
         since: When the state began, in the format of RFC 3339; None if this is not known.
         why: The reason for the state, or other details.
     """
@@ -119,7 +119,7 @@ def _admission(backend: dict[str, Any]) -> ExplanationRow:
     why = clients + (f"; not served since the start: {refused}" if refused else "")
     if not backend["holds_clients"]:
         return ExplanationRow(
-            "admission", "clients", "no hold", None, f"{why}; reset while the backend cannot be reached"
+            "admission", "clients", "no hold", None, f"{why}; clients are reset while the backend cannot be reached"
         )
     return ExplanationRow("admission", "clients", "full" if active >= limit else "open", None, why)
 

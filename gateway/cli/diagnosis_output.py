@@ -33,7 +33,7 @@ def causes_of(status: dict[str, Any], backend: str) -> list[dict[str, Any]]:
 
 
 def describe_cause(cause: dict[str, Any]) -> str:
-    """Return one line about an item of `causes` in the diagnosis, without its detail and remedy."""
+    """Return one line about an item of `causes` in the diagnosis. Omit the detail and the remedy of the item."""
     effects = f"; {cause['effects']}" if cause["effects"] else ""
     since = format_clock(cause["since"])
     return f"{cause['name']} {state_name(cause['state'])} since {since}: {cause['cause']}{effects}"

@@ -35,7 +35,8 @@ def load_docker_config(
             when the container is recreated.
         serves: Whether at least one backend is required.
         needs_docker: Whether the configuration must have a section `docker`. If the section is optional and absent,
-            the command uses the engine at `DOCKER_HOST`, or else the engine of this host.
+            the command uses the engine at `DOCKER_HOST`. If this variable is not set, the command uses the engine of
+            this host.
 
     Raises:
         UsageError: The section `docker` is required but absent, or the command does not support the scheme of

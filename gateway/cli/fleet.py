@@ -150,7 +150,7 @@ def _row(member: dict[str, Any], counts: Callable[[dict[str, int] | None], str],
 
 
 def _note(member: dict[str, Any], *, wide: bool) -> str:
-    """Return why a gateway does not respond, or its first problem and the number of further problems.
+    """Return why a gateway does not respond. If it responds, return its first problem and the number of others.
 
     If `wide` is true, return all problems, one per line.
     """

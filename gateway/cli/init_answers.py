@@ -88,7 +88,7 @@ def _existing_file(text: str) -> str:
 
 
 def secret_file(text: str) -> str:
-    """Return the path of a file with a password. If the file does not exist, ask for the password and create it."""
+    """Return the path of a password file. If the file does not exist, create it with a password from the user."""
     path = absolute(text)
     if path.exists():
         return str(path)

@@ -129,8 +129,8 @@ def _backend(kind: str, via: list[str], taken: Iterable[HostPort], before: dict[
 def _free_listener(answer: str | None, port: int, taken: Collection[HostPort]) -> str:
     """Return the default address of a listener: the previous answer, if no other listener uses this address.
 
-    Otherwise, return a loopback address with the port of the server. If another listener uses this port, return the
-    next free port.
+    Otherwise, return a loopback address with the port of the server. If another listener uses this port, use the next
+    free port.
 
     Args:
         answer: The previous answer; None if there is none.
@@ -212,7 +212,7 @@ def _default(cls: type, key: str) -> Any:
     For a key that names a file, the default is the usual file of this user, such as `~/.ssh/known_hosts`.
     """
     usual = {"identity_files": _KEYS, "known_hosts": ("~/.ssh/known_hosts",)}.get(key, ())
-    # Ignore these errors: without a readable home directory, there are no usual files.
+    # Ignore errors: if the home directory is unknown or unreadable, the user has none of the usual files.
     with contextlib.suppress(ValueError, OSError):
         found = [str(path) for path in map(absolute, usual) if path.is_file()]
         if found:

@@ -7,7 +7,7 @@ from gateway.cli.value_format import format_reason
 
 
 def outer_tunnels(tunnel: dict[str, Any]) -> list[str]:
-    """Return the outer tunnels inside which a tunnel can run, in order of preference; empty if there are none."""
+    """Return the outer tunnels inside which a tunnel can run, in order of preference; empty without outer tunnels."""
     via = tunnel["via"]
     return via if isinstance(via, list) else [via] if via is not None else []
 

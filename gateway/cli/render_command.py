@@ -41,7 +41,7 @@ def authorized_keys(
     """Print lines for authorized_keys and sshd_config.
 
     With these lines, an SSH server permits the gateway's key to connect only to the configured targets. The lines
-    require OpenSSH 7.8 or later. Without those for sshd_config, the key can also open listeners on unix sockets.
+    require OpenSSH 7.8 or later. Without the lines for sshd_config, the key can also open listeners on unix sockets.
     """
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.config_rendering.authorized_keys import authorized_keys as lines  # noqa: PLC0415 - slow to import
@@ -137,7 +137,7 @@ render.add_command(
 @config_options
 @click.option("--image", default="gateway", show_default=True, metavar="IMAGE", help="The container's image.")
 @click.option("--name", default="gateway", show_default=True, metavar="NAME", help="Name of the Kubernetes objects.")
-@click.option("--podman", is_flag=True, help="Write for `podman kube play`; see docs/platforms.md.")
+@click.option("--podman", is_flag=True, help="Print manifests for `podman kube play`; see docs/platforms.md.")
 def kubernetes(
     file: Path | None,
     tunnels: tuple[str, ...],

@@ -75,7 +75,7 @@ def admin_socket_option(command: _Command) -> _Command:
 
 
 def service_options(command: _Command) -> _Command:
-    """Add the options that select the service (admin socket or URL) to a command that only reads its state.
+    """Add the options that select the service (admin socket or URL) to a command that only reads the service's state.
 
     The command function receives a `ServiceClient` as `client`.
     """

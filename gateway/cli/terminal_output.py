@@ -39,7 +39,8 @@ def print_wrapped(text: str, fg: str | None = None, indent: str = "", *, err: bo
     Args:
         text: The text. Line breaks in it are replaced.
         fg: A color for terminals; None for the default color.
-        indent: Spaces at the start of each line. Empty: indent only the lines after the first one, by two spaces.
+        indent: Spaces at the start of each line. If empty, only the lines after the first one are indented, by two
+            spaces.
         err: Whether to print to standard error.
     """
     for line in textwrap.wrap(
@@ -63,8 +64,8 @@ def print_table(
         heads: The title of each column.
         rows: The rows, each with one cell per column.
         notes: For each row, the text to print below the row; an empty string prints nothing.
-        width: Maximum width of the table in characters. If necessary, the longest cells are shortened. None: no
-            limit.
+        width: Maximum width of the table in characters; None for no limit. If the table is too wide, the function
+            shortens the longest cells.
     """
     rows = [[one_line(cell, _MAX_CELL_LENGTH) for cell in row] for row in rows]
     widths = _column_widths(heads, rows)
@@ -98,7 +99,7 @@ def _total_width(widths: list[int]) -> int:
 
 
 def _shortened(cell: str, width: int) -> str:
-    """Shorten a cell to `width` characters. Omit the middle: the end of a cell can be the port of an address."""
+    """Shorten a cell to `width` characters. Omit the middle, because the end can be the port of an address."""
     if len(cell) <= width:
         return cell
     tail = (width - 1) // 2

@@ -6,7 +6,7 @@ from typing import Any
 
 def format_reason(part: dict[str, Any]) -> str:
     """Return why a tunnel, backend or target in `/api/v1/status` has its state; empty if there is no reason."""
-    if part["reason"] in (None, "tunnel"):  # the detail names the failed tunnel, so the reason adds nothing
+    if part["reason"] in (None, "tunnel"):  # the detail already names the failed tunnel
         return str(part["detail"])
     return f"{part['reason']}: {part['detail']}"
 
@@ -22,7 +22,7 @@ def plain_commands(text: str) -> str:
 
 
 def format_clock(time: str | None) -> str:
-    """Return an RFC 3339 timestamp as a local time; `-` for None. Include the date if it is not the date of today."""
+    """Return an RFC 3339 timestamp as a local time; `-` for None. Include the date if it is not today."""
     if time is None:
         return "-"
     moment = datetime.fromisoformat(time).astimezone()

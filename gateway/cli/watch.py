@@ -74,8 +74,8 @@ def watching(
     Args:
         show: Requests data from the service, and prints it.
         interval: Seconds between two calls.
-        count: Maximum number of calls; None: no maximum. With a maximum, the outputs appear below each other. Without
-            one, each output replaces the previous output on a terminal.
+        count: Maximum number of calls; None for no maximum. With a maximum, the outputs appear below each other.
+            Without a maximum, each output replaces the previous output on a terminal.
         immediately: Whether to make an additional call before the first interval. `count` does not include this call.
 
     Raises:

@@ -18,7 +18,7 @@ from gateway.processes.tunnel_program_lookup import look_up_tunnel_program
 
 @dataclass(frozen=True)
 class ConnectorDependencies:
-    """What all connectors of one tunnel share. A connector opens the connections to one target.
+    """The options and helpers that all connectors of one tunnel share. A connector opens connections to one target.
 
     Args:
         options: The options of the tunnel.

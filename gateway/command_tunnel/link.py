@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 
 _MAX_TICK = 1.0
 _RECENT = 600.0
-"""Seconds after the last dial of a target for which the tunnel keeps the target's processes running. A tunnel that
-reopens within this time starts processes for the target again."""
+"""Number of seconds for which the tunnel keeps the processes of a target running after the last dial of the target.
+If the tunnel reopens within this time, it starts processes for the target again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ class CommandLink:
         """Start a process for each given target, and monitor all processes until the `async with` block exits.
 
         Args:
-            targets: The targets. If there are any, at least one of them must work.
+            targets: The targets. If the collection is not empty, at least one target must work.
 
         Raises (on entry):
             TunnelError: None of the targets works.

@@ -68,8 +68,8 @@ class ListeningProcess:
         self._command = command
         self._options = options
         self._first: Stream | None = None
-        """The connection with which `wait_ready` or `accepts` tested the process. The next client uses it. If the
-        gateway closed it without sending data, a database could count an aborted login."""
+        """The connection with which `wait_ready` or `accepts` tested the process. The next client uses this
+        connection. If the gateway closed it without sending data, a database could count an aborted login."""
 
     @property
     def name(self) -> str:
@@ -121,7 +121,7 @@ class ListeningProcess:
     async def accepts(self, seconds: float) -> bool:
         """Test whether a suspect process accepts a new connection.
 
-        If it does, the process is no longer suspect, and the next client uses this connection.
+        If the process accepts the connection, it is no longer suspect, and the next client uses the connection.
 
         Args:
             seconds: Time limit for the test.
@@ -188,7 +188,8 @@ class ListeningProcess:
 
         Args:
             sock: The connection. It is reset if this method raises.
-            leave: Whether to raise `ConnectionNotAcceptedError` as soon as the process is suspect; False to wait.
+            leave: Whether to raise `ConnectionNotAcceptedError` as soon as the process is suspect. If False, continue
+                to wait.
         """
         pause = _MIN_ACCEPT_POLL
         try:

@@ -107,7 +107,7 @@ class LocalPortConnector:
     async def _kill_unless_accepting(self, process: ListeningProcess) -> None:
         """Kill a process that makes no progress, unless it accepts a new connection.
 
-        If it accepts one, the process probably works, and the target is the cause of the missing progress.
+        If it accepts the connection, the process works, and the target is probably the cause of the missing progress.
         """
         try:
             accepts = await process.accepts(self._dependencies.options.suspect)

@@ -45,7 +45,7 @@ class LocalPortState:
     def has_progress_since(self, earlier: "LocalPortState") -> bool:
         """Return whether the program has read data or accepted a connection since an earlier state.
 
-        The end of a connection with unread data does not count, because the client can have ended the connection.
+        The end of a connection with unread data is not progress, because the client might have ended the connection.
 
         Args:
             earlier: An earlier state of the same port.

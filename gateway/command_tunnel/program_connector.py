@@ -27,7 +27,7 @@ class ProgramConnector(Protocol):
         """Whether a connection is open or is being opened."""
 
     async def start(self) -> None:
-        """Start a process, and wait until it works. Raises `TunnelError` if it fails."""
+        """Start a process, and wait until the process works. Raises `TunnelError` if it does not work."""
 
     async def connect(self) -> ByteStream:
         """Return a new connection to the target, which the caller owns. Raises `TunnelError` or `DialError`."""

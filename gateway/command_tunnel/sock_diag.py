@@ -42,7 +42,7 @@ class _SocketEntry(NamedTuple):
 
 
 def read_connection(host: str, port: int, client: int) -> LocalPortState:
-    """Return the state of a local port, with only one of its connections.
+    """Return the state of a local port. The state includes only the connection of one client.
 
     If sock_diag is not available or does not find a socket, read `/proc/net/tcp` and `/proc/net/tcp6` instead, which
     blocks for longer.

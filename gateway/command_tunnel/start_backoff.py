@@ -22,7 +22,7 @@ class StartBackoff:
         self.failure = None
 
     def delivered(self) -> None:
-        """Allow the next attempt immediately, and reset the backoff. Call this when the target has sent data."""
+        """Allow the next attempt immediately, and reset the backoff. Called when the target has sent data."""
         self.failure, self._backoff = None, Backoff(RECONNECT)
 
     def ended(self, lasted: float) -> None:

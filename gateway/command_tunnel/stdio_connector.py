@@ -22,8 +22,8 @@ _TEST_DURATION = 1.0
 """Seconds to wait for output or the exit of the program. A program that still runs after this time without output
 passes the test, because it probably waits for data from the client."""
 _FIRST_TEST_DURATION = 3.0
-"""Like `_TEST_DURATION`, but for the first connection of a tunnel. Longer, because the program might not work at
-all."""
+"""Like `_TEST_DURATION`, but for the first connection of a tunnel. This time is longer, because the program might not
+work at all."""
 _UNUSED_TIMEOUT = 5.0
 """Seconds after which a tested connection is closed if no client has used it."""
 
@@ -46,8 +46,8 @@ class StdioConnector:
         self._streams: dict[StdioStream, StallTimer] = {}
         """The streams of the running processes."""
         self._tested: tuple[StdioStream, float] | None = None
-        """A connection that has passed the test and that the next client uses, and the monotonic time, in seconds, of
-        the test."""
+        """A tested connection for the next client, and the monotonic time of the test in seconds; None if there is no
+        tested connection."""
         self._test: asyncio.Task[None] | None = None
         self._has_worked = False
         """Whether the last connection worked. If not, the next connection is tested first."""
@@ -57,7 +57,7 @@ class StdioConnector:
     @property
     def failure(self) -> TunnelError | None:
         """See `ProgramConnector.failure`."""
-        # Report no failure while a program is running. Without output, it can still serve an upload.
+        # Report no failure while a program is running. Even without output, it can work: it might transfer an upload.
         return None if self._streams else self._retry.failure
 
     @property

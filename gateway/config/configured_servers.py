@@ -19,12 +19,12 @@ def direct_addresses(config: Config) -> tuple[str, ...]:
 
 
 def servers_behind_several(config: Config) -> dict[str, tuple[HostPort, ...]]:
-    """Return the servers of each tunnel that has several outer tunnels in `via`, by the name of the inner tunnel."""
+    """Map the name of each tunnel that lists several tunnels in `via` to the servers of that tunnel."""
     return {name: tuple(_servers(spec)) for name, spec in config.tunnels.items() if len(spec.via) > 1}
 
 
 def _servers(spec: TunnelSpec, *, udp: bool = False) -> list[HostPort]:
     try:
         return [*spec.kind.servers(spec.options), *(spec.kind.udp_servers(spec.options) if udp else ())]
-    except GatewayError:  # ignore it: the attempt to open the tunnel reports the same error
+    except GatewayError:  # the attempt to open the tunnel reports the same error
         return []

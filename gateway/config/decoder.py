@@ -57,7 +57,7 @@ class Decoder:
             hint: The type hint of the dataclass field.
             key: The dotted key of the value, for messages.
             shorthand: For a dataclass, the name of the field to set if the value is not a mapping. For example, with
-                the shorthand `networks`, `allow: [10.0.0.0/8]` means `allow: {networks: [10.0.0.0/8]}`. None: the
+                the shorthand `networks`, `allow: [10.0.0.0/8]` means `allow: {networks: [10.0.0.0/8]}`. None if the
                 value must be a mapping.
 
         Returns:
@@ -135,9 +135,9 @@ class Decoder:
             return INVALID
 
     def table(self, tree: Tree, key: str) -> ParsedMapping | None:
-        """Return `tree` if it is a mapping, or an empty mapping if the value is absent.
+        """Return `tree` if it is a mapping. If it is an empty value, return an empty mapping.
 
-        If the value is a list or a scalar, add a problem and return None.
+        If `tree` is a list or a scalar, add a problem and return None.
         """
         if isinstance(tree, ParsedMapping):
             return tree

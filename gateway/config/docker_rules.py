@@ -53,7 +53,7 @@ def _per_project(docker: DockerOptions, name: str, network: NetworkOptions) -> I
     if network.subnet is not None and network.subnet.prefixlen > bits:
         yield (
             ("networks", name, "subnet"),
-            f"each project gets a /{bits} of it (per: project): set a subnet of /{bits} or larger",
+            f"is too small, because each project gets a /{bits} (per: project): set a subnet of /{bits} or larger",
         )
 
 

@@ -93,6 +93,6 @@ def _hint(name: str, settings: list[str]) -> str:
 
 
 def _is_of_service(name: str, environment: Mapping[str, str]) -> bool:
-    """Return whether Kubernetes set a variable for a Service. Kubernetes then also sets `…_SERVICE_HOST`."""
+    """Return whether a variable comes from Kubernetes, which sets it together with `…_SERVICE_HOST` for a Service."""
     match = _KUBERNETES.fullmatch(name)
     return match is not None and f"{match[1]}_SERVICE_HOST" in environment

@@ -21,7 +21,7 @@ from gateway.errors import ConfigError, ConfigProblem
 
 
 def from_urls(tunnel_urls: tuple[str, ...], backend_urls: tuple[str, ...]) -> dict[str, Any]:
-    """Return a configuration with these tunnels and backends, as nested dictionaries.
+    """Return a configuration with the given tunnels and backends, as nested dictionaries.
 
     Args:
         tunnel_urls: `NAME=URL` of each tunnel.

@@ -39,7 +39,7 @@ class ConfigSources:
     """The sources of a configuration: a file, flags and environment variables.
 
     Args:
-        file: A YAML file; None if there is none.
+        file: A YAML file; None if the configuration has no file.
         tunnels: `NAME=URL` of each `--tunnel`.
         backends: `NAME=URL` of each `--backend`.
         settings: Values by flag, such as `{"ops-listen": "127.0.0.1:9090"}`.

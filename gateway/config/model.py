@@ -180,7 +180,7 @@ class BackendSpec:
     place: str = field(compare=False, default="")
 
     def paths(self, target: HostPort) -> tuple[str, ...]:
-        """Return the tunnels that can carry connections to a target; empty: the gateway connects to it directly."""
+        """Return the tunnels through which the gateway can reach a target; empty if it connects directly."""
         return self.own_paths.get(target, self.via)
 
     @property
@@ -218,4 +218,4 @@ class Config:
     """The IP addresses that the gateway dials without a tunnel. The gateway's Docker networks must not contain these
     addresses. Empty if the configuration has no section `docker`."""
     servers: dict[str, tuple[HostPort, ...]] = field(default_factory=dict, compare=False)
-    """The servers of each tunnel that has several outer tunnels in `via`, by the name of the inner tunnel."""
+    """Maps the name of each tunnel that lists several tunnels in `via` to the servers of that tunnel."""

@@ -82,7 +82,7 @@ def exposed_secrets(config: Config, file: Path | None, literals: list[tuple[str,
 
     Args:
         config: The configuration.
-        file: The configuration file, which is also checked if it contains a secret; None if there is none.
+        file: The configuration file, which is also checked if it contains a secret; None if there is no file.
         literals: The place (such as file, line and column) and the dotted key of each secret that is a literal.
     """
     problems = []
@@ -149,7 +149,7 @@ def place_of(config: Config, key: str) -> str:
 
 
 def _paths(value: Any, key: str) -> Iterator[tuple[str, Path, str]]:
-    """Yield the dotted key of each file, its path, and its path before the expansion of variables, for messages."""
+    """Yield the dotted key and the path of each file, and the path for messages, without expansion of variables."""
     if isinstance(value, Path):
         yield key, value, str(value)
     elif isinstance(value, Secret) and value.path is not None:
@@ -168,7 +168,7 @@ def _unwritable(path: Path) -> str | None:
     if not path.exists() and not path.parent.is_dir():
         return f"{path.parent}: no such folder: create it"
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        return f"{path}: this user has no write permission"
+        return f"{path}: the current user has no write permission"
     return None
 
 

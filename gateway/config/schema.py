@@ -9,7 +9,7 @@ from gateway.contracts.secret import Secret
 
 
 def known_keys(*classes: type) -> list[str]:
-    """Return all configuration keys of these dataclasses. For a secret, include the key with the suffix `_file`."""
+    """Return the configuration keys of dataclasses. For a secret, also include the key with the suffix `_file`."""
     names = []
     for cls in classes:
         hints = typing.get_type_hints(cls)
@@ -34,15 +34,15 @@ def hints_by_key(cls: type, above: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def is_record(hint: Any) -> bool:
-    """Return whether a key of this type holds a mapping with fixed keys."""
+    """Return whether a key with this type hint contains a mapping with fixed keys."""
     return any(dataclasses.is_dataclass(each) for each in (hint, *get_args(hint)))
 
 
 def is_list(hint: Any) -> bool:
-    """Return whether a key of this type holds a list."""
+    """Return whether a key with this type hint contains a list."""
     return tuple in (get_origin(hint), *map(get_origin, get_args(hint)))
 
 
 def is_secret(hint: Any) -> bool:
-    """Return whether a key of this type holds a secret itself, rather than the path of a file with the secret."""
+    """Return whether a key with this type hint contains a secret itself, not the path of a file with the secret."""
     return hint is Secret or Secret in get_args(hint)

@@ -49,7 +49,7 @@ def _several_resolvers(config: Config, key: str, via: Iterable[str], host: str) 
         names = " and ".join(f"{name} ({kind})" for kind, name in kinds.items())
         yield (
             f"{_at(config, key)}: {names} resolve {host} with different name servers, so the name can lead to"
-            " different hosts: use its IP address"
+            " different hosts: use an IP address instead of the name"
         )
 
 
@@ -65,8 +65,8 @@ def _no_effect(config: Config) -> Iterator[str]:
         check = spec.check_options
         if isinstance(check, LoginCheckOptions) and check.user and not check.has_password:
             yield (
-                f"{_at(config, f'{key}.check.user')}: has no password, so the check logs in without one: set"
-                " check.password_file or check.password_command, unless the server requires no password"
+                f"{_at(config, f'{key}.check.user')}: has no password, so the check logs in without one: if the"
+                " server requires a password, set check.password_file or check.password_command"
             )
 
 

@@ -1,4 +1,4 @@
-"""Finds insecure settings. Strict mode refuses all of them. Otherwise, the gateway warns about some of them.
+"""Finds insecure settings. In strict mode, the gateway refuses all of them. Otherwise, it warns about some.
 
 Does no I/O, except to check the owners and modes of the programs that the gateway runs.
 
@@ -78,7 +78,7 @@ def _open_listeners(config: Config) -> Iterator[StrictFinding]:
 
 
 def _covered_family(networks: Sequence[IpNetwork]) -> str | None:
-    """Return `IPv4` or `IPv6` if the networks together contain all addresses of this version; otherwise, None."""
+    """Return the IP version, `IPv4` or `IPv6`, whose addresses are all in the networks; None if there is none."""
     for version, family in ((4, "IPv4"), (6, "IPv6")):
         merged = ipaddress.collapse_addresses(each for each in networks if each.version == version)  # type: ignore[type-var]
         if any(each.prefixlen == 0 for each in merged):
@@ -90,8 +90,8 @@ def _plain_engine(config: Config) -> Iterator[StrictFinding]:
     docker = config.docker
     if docker is not None and docker.host.startswith("tcp://") and not docker.tls.is_set:
         message = (
-            "is an engine without TLS, and every client that reaches it is root on its host: use tls with port 2376,"
-            " a unix:// socket or ssh://TUNNEL/var/run/docker.sock"
+            "is an engine without TLS, so every client that reaches it can become root on the engine's host: use tls"
+            " with port 2376, a unix:// socket or ssh://TUNNEL/var/run/docker.sock"
         )
         yield "docker.host", message, True
 
@@ -121,14 +121,14 @@ RULES: tuple[Callable[[Config], Iterator[StrictFinding]], ...] = (
 
 
 def _encrypted(config: Config, via: Collection[str], inside: frozenset[str] = frozenset()) -> bool:
-    """Return whether traffic is encrypted through each tunnel in `via`. Return False for a direct connection.
+    """Return whether traffic is encrypted in every tunnel in `via`. Return False for a direct connection.
 
     Traffic through a tunnel is encrypted if the tunnel encrypts it, or if the tunnel runs inside encrypted tunnels.
 
     Args:
         config: The valid parts of a configuration. Its tunnels can form a loop.
         via: The names of the tunnels that can carry the traffic; empty for a direct connection.
-        inside: The names of tunnels that were already followed, to detect a loop.
+        inside: The names of the tunnels that this function has already checked, to detect a loop.
     """
     known = [config.tunnels[name] for name in via if name in config.tunnels and name not in inside]
     return len(known) == len(via) > 0 and all(

@@ -19,8 +19,8 @@ def env(config: Config, host: str | None) -> list[str]:
 
     Args:
         config: The configuration.
-        host: The address at which containers reach the gateway. None: use the name of each backend, which resolves to
-            the gateway's address on the Docker networks that the gateway shares with the containers.
+        host: The address at which containers reach the gateway. None to use the name of each backend. On the Docker
+            networks that the gateway shares with the containers, this name resolves to the gateway's address.
     """
     lines = []
     for name, port in _ports(config):
@@ -47,7 +47,7 @@ def compose(config: Config, host: str | None) -> str:
                 "source": spec.name,
                 "target": f"/mnt/{spec.name}",
                 "read_only": spec.read_only,
-                # Without nocopy, Docker copies files of the image to the share as root. Most servers refuse this.
+                # Without nocopy, Docker copies files of the image to the share as root, which most servers refuse.
                 "volume": {"nocopy": True},
             }
             for spec in specs
@@ -100,7 +100,7 @@ def reachability_warnings(config: Config) -> Iterator[str]:
 
 
 def _ports(config: Config) -> Iterator[tuple[str, int]]:
-    """Yield the name and first TCP listener port of each backend, except backends that kernels mount, such as NFS."""
+    """Yield the name of each backend, and its first TCP port. Skip backends that the kernel mounts, such as NFS."""
     for name, spec in config.backends.items():
         port = next((address.port for address in spec.listen if not address.is_unix), None)
         if port is not None and not spec.kind.kernel_mounts:
@@ -108,7 +108,7 @@ def _ports(config: Config) -> Iterator[tuple[str, int]]:
 
 
 def _labels(config: Config) -> dict[str, str]:
-    """Return the labels by which a container requests access to the backends; empty without a section `docker`."""
+    """Return the labels by which a container requests access to backends; empty if there is no section `docker`."""
     if config.docker is None:
         return {}
     prefix = config.docker.label_prefix

@@ -10,7 +10,7 @@ from gateway.tunnels import KINDS
 def authorized_keys(config: Config, sources: Sequence[str]) -> list[str]:
     """Return the authorized_keys lines for all tunnels whose kind uses them, such as `ssh`.
 
-    Blocks, because the function reads the tunnels' key files.
+    The function blocks while it reads the tunnels' key files.
 
     Args:
         config: The configuration.

@@ -37,7 +37,8 @@ def validate(config: Config, name: str, *, services: bool) -> None:
     """
     if not _is_dns_label(name, _LONGEST_WORKLOAD_NAME):
         raise UsageError(
-            f"--name {name}: use at most {_LONGEST_WORKLOAD_NAME} lowercase letters, digits and '-', a letter first"
+            f"--name {name}: use at most {_LONGEST_WORKLOAD_NAME} lowercase letters, digits and '-', and start with a"
+            " letter"
         )
     if config.docker is not None:
         raise UsageError("docker: a pod has no access to a container engine: remove the `docker` section")

@@ -34,9 +34,10 @@ _RESTRICTED = {
 def kubernetes(config: Config, text: str, name: str, image: str, *, podman: bool = False) -> str:
     """Return YAML documents: a ConfigMap, the workload that uses the ConfigMap, and Services or volumes for clients.
 
-    If the kernels of the nodes mount the backends (such as NFS), the workload is a DaemonSet in the nodes' network,
-    with a PersistentVolume and a PersistentVolumeClaim for each volume. Otherwise, the workload is a Deployment, with
-    a Service for each backend.
+    For backends that the kernels of the nodes mount (such as NFS), the workload is a DaemonSet in the nodes' network.
+    Each volume has a PersistentVolume and a PersistentVolumeClaim.
+
+    For all other backends, the workload is a Deployment. Each backend has a Service.
 
     Args:
         config: The configuration.

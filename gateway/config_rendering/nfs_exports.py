@@ -19,7 +19,7 @@ _CLIENT = re.compile(r"@[\w.-]+|(?!-)[\w.*?-]+(\[[\w-]+\][\w.*?-]*)*|[\da-fA-F.:
 def exports(config: Config, origins: Sequence[str]) -> list[str]:
     """Return the lines that each server needs in /etc/exports to accept mounts through the gateway.
 
-    The lines of each server follow a comment with the server's name and instructions.
+    A comment with the server's name and instructions precedes the lines of each server.
 
     Args:
         config: The configuration.
@@ -28,8 +28,8 @@ def exports(config: Config, origins: Sequence[str]) -> list[str]:
             the configuration.
 
     Raises:
-        UsageError: No backend needs a line in /etc/exports, an origin is not valid, or the source address of the
-            gateway's connections to a server cannot be derived from the configuration.
+        UsageError: No backend needs a line in /etc/exports, or an origin is not valid. Also raised if `origins` is
+            empty and the configuration does not show from which address the gateway's connections reach a server.
     """
     for origin in origins:
         if not _CLIENT.fullmatch(origin) or ("/" in origin and _network(origin) is None):
@@ -72,8 +72,8 @@ def _for_server(host: str, lines: Sequence[str]) -> Iterator[str]:
 def _clients(config: Config, name: str, paths: Sequence[str], target: HostPort) -> list[str]:
     """Return the source addresses from which connections reach a target: the server of each tunnel in `paths`.
 
-    IPv6 addresses have no brackets, because exports(5) defines brackets as a wildcard. If the target is the tunnel's
-    server, the result includes `localhost`, because the server can connect to itself from a loopback address.
+    IPv6 addresses have no brackets, because exports(5) defines brackets as a wildcard. If the target is the server
+    of a tunnel, the result includes `localhost`, because the server can connect to itself from a loopback address.
     """
     if target.host in _LOOPBACK:
         return ["localhost"]

@@ -16,19 +16,20 @@ from gateway.text_sanitizer import one_line
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """The result of a probe that has not failed. Strings from the server are sanitized to one line.
+    """The result of a probe that raised no error. Each string from the server is converted to one printable line.
 
     Args:
         role: The database's role; None if the kind has no roles.
-        read_only: Whether the database refuses writes. If so, clients that need a primary are not connected to it.
-        facts: Values of the facts that the kind declares. Unknown facts are missing. Numbers that are not finite are
-            replaced with None.
-        degraded: Reason and detail that make the target `degraded` instead of `up`; None if it is not degraded.
-        unusable: Reason and detail that make the target `down`, although it responds; None if it is usable.
-        unprobed: Why the target was not probed, so that its state is `unknown`; None if it was probed.
+        read_only: Whether the database refuses writes; None if it is not known. The gateway does not connect clients
+            that need a primary to a database that refuses writes.
+        facts: Values of the facts that the kind declares. A fact is absent if its value is not known. A number that
+            is not finite becomes None.
+        degraded: Why the target is `degraded` instead of `up` (reason and detail); None if it is not degraded.
+        unusable: Why the target is `down` although it responds (reason and detail); None if clients can use it.
+        unprobed: Why the target was not probed. The state of the target is then `unknown`. None if it was probed.
         abort_limit: Number of consecutive aborted handshakes after which the server blocks their source address; None
             if the server does not count aborted handshakes.
-        certificate: Validity period of the server's certificate; None if the server presented none.
+        certificate: Validity period of the server's certificate; None if the server presented no certificate.
     """
 
     role: DatabaseRole | None = None
@@ -51,12 +52,12 @@ class Backend(Protocol):
     """Defines the interface of backends. A backend has a probe, which checks one of its targets."""
 
     async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
-        """Check whether clients can use `target`, through the link that carries their traffic.
+        """Check whether clients can use `target`.
 
-        The caller enforces the deadline by cancelling this method, which then releases all its resources immediately.
+        To enforce the deadline, the caller cancels this method. The method then immediately releases all resources.
 
         Args:
-            link: The link that carries the traffic of clients.
+            link: The link through which clients reach the target.
             target: The target.
             phases: Receives the durations of the probe's phases.
 

@@ -13,7 +13,9 @@ class ValidityPeriod(NamedTuple):
     expires: float
 
     def expires_soon(self, now: float) -> bool:
-        """Return whether the expiry is near: less than a third of the validity period and less than a week remain.
+        """Return whether the certificate expires soon.
+
+        Both conditions must apply: less than a week remains, and less than a third of the validity period remains.
 
         Args:
             now: Seconds since the epoch.

@@ -36,8 +36,8 @@ class HostPort(NamedTuple):
 
 
 ListenAddress = NewType("ListenAddress", HostPort)
-"""An address of this host or a unix socket, to listen on. In a configuration, it is written as `127.0.0.1:3306`, or
-as the path of the socket."""
+"""An address or a unix socket on which the gateway listens. In a configuration, the value is an address with a port,
+such as `127.0.0.1:3306`, or the path of the socket."""
 
 
 def unix_host_port(path: Path) -> HostPort:

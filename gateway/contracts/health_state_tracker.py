@@ -1,4 +1,4 @@
-"""Tracks the state of a backend, target or tunnel, and the time at which it began. Does no I/O."""
+"""Tracks the state of a backend, target or tunnel, and the time at which the state began. Does no I/O."""
 
 from gateway.contracts.states import HealthState
 
@@ -9,8 +9,9 @@ _FAULTS = (HealthState.DOWN, HealthState.DEGRADED)
 class HealthStateTracker:
     """A state, and the time at which the state began (`since`).
 
-    In the states `blocked` and `paused`, checks are interrupted. An interruption does not end a fault. If a target is
-    down before and after the interruption, `since` is the beginning of the first `down`.
+    In the states `blocked` and `paused`, the gateway runs no checks. Such an interruption does not end a fault
+    (`down` or `degraded`). For example, if a target is down before and after the interruption, `since` is the
+    beginning of the first `down`.
 
     Args:
         now: The current time, in seconds since the epoch.
@@ -20,7 +21,8 @@ class HealthStateTracker:
         self.state: str = HealthState.UNKNOWN
         self.since = now
         self._interrupted: tuple[str, float] | None = None
-        """The fault before the current interruption: its state, and the time at which it began. None: no fault."""
+        """The state before the current interruption, and the time at which that state began. None if the state before
+        the interruption was neither `down` nor `degraded`."""
 
     def enter(self, state: str, now: float) -> bool:
         """Set the state, and return whether it has changed.

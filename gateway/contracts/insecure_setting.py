@@ -8,8 +8,8 @@ class InsecureSetting(NamedTuple):
 
     Args:
         key: The configuration key, relative to the tunnel or backend.
-        message: The problem, and the setting to use instead. The message is printed after the key, and continues it
-            as a sentence, such as `is absent, so …`.
+        message: The problem, and the setting to use instead. The gateway prints the message after the key, so the
+            message begins with a verb, as in `is absent, so …`.
         advised: Whether to warn about the setting if strict mode is off.
     """
 

@@ -18,18 +18,18 @@ Stream = socket.socket
 
 @dataclass(frozen=True)
 class LinkNetworkId:
-    """A network in which links connect sockets. The same address in two networks belongs to two different hosts.
+    """A network into which a link leads. In two networks, the same address can belong to two different hosts.
 
     Args:
-        hops: The servers of the tunnels that lead to the network, such as `user@bastion:22`. The first one is reached
-            directly. Empty: the network of this host.
+        hops: The servers of the tunnels that lead to the network, such as `user@bastion:22`. The gateway reaches the
+            first server without a tunnel. Empty for the network of this host.
     """
 
     hops: tuple[str, ...] = ()
 
     @property
     def is_local(self) -> bool:
-        """Whether this is the network of this host, which the gateway reaches without a tunnel."""
+        """Whether the network is that of the gateway's own host, which the gateway reaches without a tunnel."""
         return not self.hops
 
     def behind(self, hop: str) -> "LinkNetworkId":
@@ -111,5 +111,5 @@ class LinkStatus:
 
     @property
     def details(self) -> dict[str, object]:
-        """The additional fields of this kind of tunnel, by name. A value is None if it is not known."""
+        """The fields that the kind of the tunnel adds, by name. A value is None if it is not known."""
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "rtt"}

@@ -17,7 +17,7 @@ class ClientAcceptRule:
     """The rule by which a link accepts clients: on which sockets, from which networks, and for which target.
 
     Args:
-        sockets: Listening TCP sockets, non-blocking. The link uses duplicates; the caller still owns the sockets.
+        sockets: Non-blocking, listening TCP sockets. The link duplicates them, so the caller still owns the sockets.
         to: The target.
         allow: Networks that are allowed to connect; empty to allow all.
         latency: Records the response latencies; see `gateway.contracts.link.Link.join`.
@@ -38,7 +38,7 @@ class ClientAcceptRule:
 
 
 class ShortConnectionTotals(NamedTuple):
-    """Clients with connections so short that the link reports them together, after the connections have ended.
+    """Totals of clients with very short connections. The link reports these clients together, not individually.
 
     Args:
         total: Number of clients.
@@ -58,7 +58,10 @@ class LinkClientListener(Protocol):
 
     @property
     def waiting(self) -> int:
-        """Number of clients that are neither connected to the target nor returned yet."""
+        """Number of accepted clients that the link has neither connected to the target nor returned to the handler.
+
+        The link returns a client that it cannot connect.
+        """
 
     @property
     def clients(self) -> int:
@@ -75,10 +78,10 @@ class LinkClientListener(Protocol):
         """Permit the link to accept `count` more clients."""
 
     def withdraw(self) -> None:
-        """Stop accepting clients immediately, without a call of the handler's `on_stopped`.
+        """Stop accepting clients immediately. Do not call `on_stopped` of the handler.
 
         The link still connects or returns the clients that it has already accepted. If it accepts a client during
-        this call, it returns the client.
+        this call, it returns the client to the handler.
         """
 
     def recall(self) -> None:
@@ -89,7 +92,7 @@ class AcceptedClientHandler(Protocol):
     """Defines the callbacks of links that accept clients in C. The methods must not raise errors."""
 
     def on_joined(self, listener: LinkClientListener, relay: Relay, tap: Any) -> None:
-        """Handle a client that was connected to the target. Its relay might already have forwarded bytes.
+        """Handle a client that the link has connected to the target. The relay might already have forwarded bytes.
 
         The link calls this method before it passes bytes to the tap, and before it reports the end of the relay.
 
@@ -112,7 +115,7 @@ class AcceptedClientHandler(Protocol):
             listener: The listener.
             client: The client's socket, from which nothing was read. The handler owns it.
             seconds: Seconds since the client was accepted.
-            abandoned: Whether the link abandoned a dial that the target accepts later, or has accepted.
+            abandoned: Whether the link abandoned a dial that the target might have accepted, or might accept later.
         """
 
     def on_stopped(self, listener: LinkClientListener, *, failed: bool) -> None:
@@ -120,9 +123,9 @@ class AcceptedClientHandler(Protocol):
 
         Args:
             listener: The listener.
-            failed: True after a failed or slow dial, after an error of accept(2), or if no permits are left. False if
-                the connections or the settings of the link have changed. The handler can then call `listen` again
-                immediately.
+            failed: Whether the listener stopped because a dial failed or was slow, accept(2) failed, or no permits
+                are left. If False, the connections or the settings of the link have changed, and the handler can call
+                `listen` again immediately.
         """
 
     def on_closed(self, listener: LinkClientListener) -> None:

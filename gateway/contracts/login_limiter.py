@@ -12,13 +12,13 @@ class LoginLimiter(Protocol):
         """The highest number of aborted logins that the server can have counted since the last successful login."""
 
     def attempt(self) -> AbstractAsyncContextManager[None]:
-        """Return a context manager for one login. Its entry waits if too many other logins are in progress."""
+        """Return a context manager for one login. `async with` waits if too many other logins are in progress."""
 
     def pause(self, now: float) -> float:
-        """Return the seconds from the time `now` to the earliest next login; 0 if a login can start now."""
+        """Return how many seconds after the time `now` the next login can start; 0 if it can start immediately."""
 
     def record_abort(self, now: float) -> None:
         """Record a login that was aborted at the time `now`."""
 
     def record_success(self, now: float) -> None:
-        """Record a successful login at the time `now`. It resets the server's count of aborted logins to 0."""
+        """Record a successful login at the time `now`. The login resets the server's count of aborted logins to 0."""

@@ -1,4 +1,4 @@
-"""Measures the phases of a probe or a dial: name resolution, connection, login and others."""
+"""Measures the phases of a probe or a dial, such as name resolution, connection and login."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,13 +14,13 @@ class PhaseTimer:
     """Measures how long each phase of a probe or a dial takes.
 
     Args:
-        seconds: Duration of each phase in seconds, in order, including a phase that has failed.
+        seconds: Duration of each phase in seconds, in the order of the phases. Includes a phase that has failed.
         unfinished: The phase that is in progress or has failed; empty if the latest phase has succeeded.
         on_abandoned: Called when the probe abandons a dial or login that the server might then count as aborted.
         logins: Limits the probe's logins; None if nothing limits them.
         timeout_hint: The likely cause, to report if the current phase times out; empty if the cause is unknown.
-        timeout_failure: The reason and a one-line message to report instead of `timeout` if the probe times out, for
-            example after an unexpected response. None: report `timeout`.
+        timeout_failure: The reason and a one-line message to report if the probe times out, for example after an
+            unexpected response. None to report the reason `timeout`.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)

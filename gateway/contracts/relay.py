@@ -25,7 +25,10 @@ class Relay(Protocol):
 
     @property
     def waiting_since(self) -> float | None:
-        """Monotonic time since which the client waits for a response; None if it does not wait, or if unknown."""
+        """Monotonic time at which the client began to wait for a response.
+
+        None if the client does not wait, or if the time is not known.
+        """
 
     @property
     def to_backend(self) -> int:
@@ -38,6 +41,6 @@ class Relay(Protocol):
     def abort(self, close_reason: CloseReason) -> None:
         """Reset both sides, and set the result of `ended` to `close_reason`.
 
-        If the link was lost after the relay has received the backend's whole stream, the relay first sends the rest
-        of this stream to the client. Otherwise, the reset is immediate.
+        Usually, the reset is immediate. If the link was lost after the relay had received the backend's whole stream,
+        the relay first sends the remaining bytes to the client.
         """

@@ -40,9 +40,9 @@ class TunnelState(StrEnum):
 
     @property
     def availability(self) -> "TunnelState":
-        """`backoff` for all states in which clients cannot use the tunnel; otherwise, the state itself.
+        """The state if it is `up`, `draining` or `stopped`; otherwise, `backoff`.
 
-        The state of a tunnel changes with each attempt to open the tunnel, but the availability does not.
+        A failed attempt to open the tunnel changes the state several times, but does not change the availability.
         """
         return self if self in (TunnelState.UP, TunnelState.DRAINING, TunnelState.STOPPED) else TunnelState.BACKOFF
 

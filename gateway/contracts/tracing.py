@@ -7,7 +7,8 @@ from typing import NamedTuple, Protocol
 from gateway.contracts.config_types import HostPort
 
 _MAX_PHASES = 64
-"""Maximum number of recorded phases of one connection. A client that waits for minutes has phases for many dials."""
+"""Maximum number of recorded phases of one connection. Each dial adds phases, so a client that waits for minutes can
+have very many."""
 HOLD = "hold"
 """Phase in which the client waits for an open tunnel."""
 DIAL = "dial"

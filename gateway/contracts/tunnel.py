@@ -38,7 +38,7 @@ class Tunnel(Protocol):
 
     @property
     def far_side(self) -> str:
-        """The tunnel's server in messages, such as `user@host:port`."""
+        """The name of the tunnel's server for messages, such as `user@host:port`."""
 
     def open(self, via: Link, progress: TunnelStateCallback) -> AbstractAsyncContextManager[OpenedTunnel]:
         """Open the tunnel through `via`. The tunnel closes when the context exits.

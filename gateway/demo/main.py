@@ -50,7 +50,7 @@ def main(*, once: bool) -> int:
 
 
 def _demo(servers: DemoServers, *, once: bool) -> None:
-    click.secho("\n2. The gateway in front of them", bold=True)
+    click.secho("\n2. The gateway in front of these servers", bold=True)
     with _gateway(servers):
         _wait_for(lambda: _all_ready(servers), _START_TIMEOUT)
         click.secho("\n3. Queries through the gateway", bold=True)

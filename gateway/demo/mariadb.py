@@ -41,8 +41,8 @@ class MariaDB:
         folder.mkdir(parents=True, exist_ok=True)
         if os.geteuid() == 0:
             run(["chown", _OWNER, str(folder)])
-        # A starting server removes all temporary tables in its temporary directory, including those of other servers.
-        # So each server needs its own directory.
+        # Each server needs its own temporary directory: when a server starts, it removes all temporary tables in this
+        # directory, including the tables of other servers.
         self._tmpdir = f"--tmpdir={folder}"
         self._process = ServerProcess(
             [

@@ -31,7 +31,7 @@ class NfsServer:
 
     Args:
         folder: The folder for the server's files.
-        export: The directory to export. None to create one inside `folder`.
+        export: The directory to export; None to create one inside `folder`.
         access: `RW` or `RO`.
         minor_versions: The minor versions of NFSv4 that the server supports.
     """
@@ -60,7 +60,7 @@ class NfsServer:
             [find("ganesha.nfsd") or "ganesha.nfsd", "-F", "-f", str(config), "-L", str(folder / "ganesha.log"),
              "-p", str(folder / "pid")],
             folder / "log",
-            # The cache of libblkid can contain the UUID of an earlier file system on the same loop device.
+            # Disable libblkid's cache, which can contain the UUID of an earlier file system on the same loop device.
             environment={"BLKID_FILE": os.devnull},
         )  # fmt: skip
 

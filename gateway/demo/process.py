@@ -118,7 +118,7 @@ class ServerProcess:
             )
 
     def wait_listening(self, port: int, timeout: float = 30.0) -> None:
-        """Wait until the child listens. Does not connect to it, because some servers count aborted connections.
+        """Wait until the child listens. Do not connect to the child, because some servers count aborted connections.
 
         Args:
             port: The TCP port.
@@ -158,7 +158,7 @@ class ServerProcess:
             return
         self._child = None
         with contextlib.suppress(ProcessLookupError):
-            if number is not signal.SIGKILL:  # resume stopped processes: only SIGKILL could terminate them
+            if number is not signal.SIGKILL:  # resume suspended processes, which only SIGKILL would end
                 os.killpg(child.pid, signal.SIGCONT)
             os.kill(child.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -153,7 +153,8 @@ class Bastion:
         """Send a signal to the processes of every connection. Return the number of processes."""
         sessions = self.sessions()
         if number is not signal.SIGCONT:
-            for session in sessions:  # otherwise, a client could move to a connection that is killed a moment later
+            # First suspend all sessions, so that no client moves to a connection that is killed a moment later.
+            for session in sessions:
                 _freeze(session)
         return sum(self.kill_session(session, number) for session in sessions)
 

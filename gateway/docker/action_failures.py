@@ -11,8 +11,8 @@ from gateway.docker.plan import ActionKind, AttachmentState, DesiredAttachmentSt
 
 _POLICY = BackoffPolicy(first=0.2, cap=60.0, floor=0.1)
 _MAX_ADDRESS_FAILURES = 3
-"""Number of failed requests for the gateway's previous address after which the gateway requests another address. A
-slow swarm manager can cause a single failure."""
+"""Number of failed requests for the gateway's previous address after which the gateway requests another address. One
+failure is not sufficient, because a slow swarm manager can also cause a failure."""
 PREREQUISITES = (ActionKind.CREATE_NETWORK, ActionKind.CREATE_VOLUME, ActionKind.RECREATE_VOLUME)
 """Kinds of actions that prepare a network or volume. Other actions on the same object wait until these succeed."""
 
@@ -31,7 +31,7 @@ class ActionFailures:
     def failed(
         self, action: PlannedAction, error: EngineError, now: float, previous: Mapping[str, tuple[str, ...]]
     ) -> bool:
-        """Record a failure. Return whether its error message differs from that of the action's previous failure.
+        """Record a failure. Return False if the previous failure of the same action had the same error message.
 
         Args:
             action: The failed action.

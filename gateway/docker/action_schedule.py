@@ -24,7 +24,8 @@ class ActionSchedule:
         self._failures = failures
         self._attempts = attempts
         self.signals_since = 0.0
-        """The gateway has recorded every signal that other clients sent to containers after this time."""
+        """The time since which the gateway has recorded every signal that other clients of the engine sent to
+        containers."""
 
     def not_before(self, action: PlannedAction) -> float:
         """Return the time of an action's next attempt; 0 if it is due now, `inf` while an attempt is in progress."""
@@ -32,8 +33,8 @@ class ActionSchedule:
             return math.inf
         again = self._attempts.not_before(action.container_id) if action.verb in REVIVALS else 0.0
         if action.verb is ActionKind.RESTART and action.last_start is not None:
-            # Before `signals_since`, another client may have begun to stop the container without the gateway's
-            # knowledge. Therefore, wait until that stop must have completed.
+            # Another client of the engine may have begun to stop the container before `signals_since`. The gateway
+            # did not record this stop. Therefore, wait until the stop must have completed.
             again = max(again, self.signals_since + action.last_start.max_stop_time)
         return max(again, self._failures.not_before(action))
 
@@ -45,7 +46,7 @@ class ActionSchedule:
         """Return the containers in `requested` whose start is complete: they run, or they were removed.
 
         Args:
-            requested: IDs of the containers in the ownership record whose start the gateway has requested.
+            requested: IDs of the containers whose start the gateway has requested, from the ownership record.
             observed: The snapshot.
             now: The time.
         """

@@ -40,7 +40,7 @@ def _names(listed: Any) -> set[str]:
 
 
 def image_labels(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
-    """Yield a warning for each container with labels that the gateway ignores because they come from its image."""
+    """Yield a warning for each container whose image has labels for the gateway: the gateway ignores such labels."""
     prefix = desired.options.label_prefix
     matter = {f"{prefix}.{key}" for key in KEYS} | set(desired.by_label.values())
     matter |= {label.partition("=")[0] for rule in desired.options.attach for label in rule.labels}
@@ -58,7 +58,10 @@ def image_labels(desired: DesiredState, observed: EngineSnapshot) -> Iterator[st
 
 
 def spoofing(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
-    """Yield a warning for each network on which a container can spoof the address of a consumer of backends."""
+    """Yield a warning for each network on which a container can spoof the address of a consumer.
+
+    A consumer is a container that uses backends.
+    """
     sources = client_networks(observed, desired.options)
     by_network: dict[str, list[tuple[Container, Container]]] = {}
     for container in observed.containers:
@@ -74,7 +77,7 @@ def spoofing(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
             for _, each in there
             if each.can_spoof is not False
         )
-        # Skip a network on which no container can spoof, or on which there is no other container's address to spoof.
+        # Skip a network if no container on it can spoof addresses, or if all its containers have the same address.
         if not able or len({base.id for base, _ in there}) < 2:
             continue
         known = [consumer(base, desired.options.grants, strict=desired.strict) for base, _ in there]
@@ -89,8 +92,8 @@ def spoofing(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
 
 
 def is_gateway(desired: DesiredState, observed: EngineSnapshot, container: Container) -> bool:
-    """Return whether a container is the gateway's own, by its ID or its aliases.
+    """Return whether a container is the gateway's own container, according to its ID or its aliases.
 
-    `gateway audit` can run outside the gateway's container, and then does not know the ID.
+    The aliases are necessary because `gateway audit` cannot find the ID if it runs outside the gateway's container.
     """
     return container.id == observed.own or desired.is_gateway(container)

@@ -1,4 +1,4 @@
-"""Reads the engine's events to record which signals other clients have sent to containers."""
+"""Reads the events of an engine, to record the signals that other clients of the engine send to containers."""
 
 import asyncio
 import contextlib
@@ -13,17 +13,17 @@ from gateway.docker.start_attempts import StartAttempts
 
 _KEPT = 200
 """If the engine returns fewer past events than this number, no event is missing. The engine keeps its last 256 events
-(moby, `daemon/events`), but does not return those that are newer than the request."""
+(moby, `daemon/events`). It can return fewer than 256, because it omits events that are newer than the request."""
 
 
 def record_event(event: Mapping[str, Any], attempts: StartAttempts, requested: Collection[str]) -> None:
-    """Record the start or removal of a container, or a signal by another client. Ignore other events.
+    """Record a container's start or removal, or a signal from another client of the engine. Ignore other events.
 
     Args:
         event: The event.
-        attempts: The record.
-        requested: IDs of the containers that the gateway is starting. Their signals are not recorded, because they
-            belong to a restart by the gateway.
+        attempts: Stores the recorded signals.
+        requested: IDs of the containers that the gateway is starting. Signals to these containers are not recorded,
+            because the gateway's own restart of a container causes them.
     """
     actor, action = event.get("Actor", {}), event.get("Action")
     container = str(actor.get("ID", ""))

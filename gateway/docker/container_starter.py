@@ -98,7 +98,7 @@ class ContainerStarter:
 
 
 async def _is_due(engine: EngineClient, action: PlannedAction) -> bool:
-    """Return whether the container is unchanged: not started, stopped or removed since the action was planned.
+    """Return whether the container was neither started, stopped nor removed since the action was planned.
 
     Raises:
         EngineError: The engine did not respond.

@@ -38,12 +38,12 @@ class DesiredState:
         mount_addresses: The addresses at which the engine's host mounts volumes.
         usable: The backends that serve clients now; None in commands that run without the service.
         given_up: The containers that are not started again after too many failed starts; see `StartAttempts`.
-        restarted: Containers that need no restart. Each item is the container's ID, and the last start of the
-            container that owns its network namespace; see `StartAttempts.restarted` and `Plan.later_starts`.
+        restarted: Containers that need no restart. Each item contains the ID of a container, and the last start of
+            the owner of the container's network namespace; see `StartAttempts.restarted` and `Plan.later_starts`.
         interrupted: The requested starts to which the engine has not responded, by container ID.
-        namespaces: IDs of the containers whose network namespace other containers share; `Plan.namespaces` of the
-            previous plan.
-        signals: The signals that other clients sent to each container, see `StartAttempts`.
+        namespaces: IDs of the containers whose network namespace other containers share, from `Plan.namespaces` of
+            the previous plan.
+        signals: The signals that other clients of the engine sent to each container, see `StartAttempts`.
     """
 
     instance: str

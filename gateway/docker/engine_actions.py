@@ -1,4 +1,4 @@
-"""Sends the requests to an engine that execute one planned action, such as to attach a container."""
+"""Executes one planned action, such as attaching a container, by requests to the engine."""
 
 from collections.abc import Awaitable
 
@@ -49,7 +49,7 @@ async def _start(engine: EngineClient, action: PlannedAction) -> None:
 
 async def _reattach(engine: EngineClient, action: PlannedAction) -> None:
     try:
-        # Disconnect by name rather than by ID, because the container can be on a removed network of the same name.
+        # Use the network's name, not its ID: the container can be on a removed network with the same name.
         await _disconnect(engine, action.network, action.container_id)
     except EngineError as error:
         if "is not connected" not in error.message:  # the engine reports a missing endpoint with status 500

@@ -182,7 +182,10 @@ class EngineClient:
         versioned: bool = True,
         total: float | None = None,
     ) -> Any:
-        """Send a request, and return the response. `total`: the timeout in seconds; None: the configured timeout."""
+        """Send a request, and return the response.
+
+        `total` is the timeout in seconds. If `total` is None, the configured timeout applies.
+        """
         try:
             query = self._docker._query(  # noqa: SLF001 - aiodocker's classes omit parts of the responses
                 path,

@@ -22,9 +22,9 @@ class EngineEventHandler:
 
     Args:
         inspections: The cached inspections. When a container starts, its last start is removed from the cache.
-        registry: Maps addresses to containers. The reader removes containers that exit or leave a network.
-        revivals: Records the signals that other clients send to containers.
-        requested: IDs of the containers that the gateway is starting. Their signals are not recorded.
+        registry: Maps addresses to containers. The handler removes containers that exit or leave a network.
+        revivals: Records the signals that other clients of the engine send to containers.
+        requested: IDs of the containers that the gateway is starting. Signals to these containers are not recorded.
     """
 
     def __init__(

@@ -42,7 +42,10 @@ class EngineError(GatewayError):
 
     @property
     def blocked(self) -> AttachmentObstacle:
-        """Why an attachment failed, from the text of the message: the engine reports no error code for the reason."""
+        """The reason why an attachment failed, from the text of the engine's message.
+
+        The engine reports no error code for the reason.
+        """
         return next(
             (reason for pattern, reason in _BLOCKED if pattern.search(self.message)), AttachmentObstacle.REFUSED
         )
@@ -127,4 +130,4 @@ REQUEST_ERRORS = (
     TypeError,
     AttributeError,
 )
-"""The exceptions that a request, or a response in an unknown format, can raise."""
+"""The exceptions that a request, or the parsing of a response in an unknown format, can raise."""

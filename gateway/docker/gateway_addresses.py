@@ -15,7 +15,7 @@ _MAX_CANDIDATES = 1 << 16
 
 
 def range_for_others(subnet: IpNetwork) -> IpNetwork | None:
-    """Return the range for the other containers (`--ip-range`): the upper half of a subnet.
+    """Return the range for all containers except the gateway's (`--ip-range`): the upper half of a subnet.
 
     Args:
         subnet: The network's subnet.
@@ -29,7 +29,9 @@ def range_for_others(subnet: IpNetwork) -> IpNetwork | None:
 
 
 def is_reserved(network: NetworkInfo, address: str) -> bool:
-    """Return whether an address is outside the `--ip-range`. The engine assigns such an address only on request.
+    """Return whether an address is outside the `--ip-range` of a network.
+
+    The engine assigns such an address only on request.
 
     Args:
         network: The network that the address is on.
@@ -60,7 +62,8 @@ def choose(
         refused: Addresses that the engine refused.
 
     Returns:
-        The addresses. A subnet without a separate range, or without a free address, contributes none.
+        The addresses, at most one for each subnet. There is none for a subnet without a separate range or without a
+            free address.
     """
     found = [str(fixed)] if fixed is not None else []
     for subnet, inner in _divided(network):

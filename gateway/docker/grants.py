@@ -12,7 +12,7 @@ SWARM_SERVICE = "com.docker.swarm.service.name"
 
 @dataclass(frozen=True)
 class GrantedAccess:
-    """The backends and aliases that all matching grants of a container or service allow together.
+    """The access of a container or service: the backends and aliases of all grants that match it.
 
     Args:
         backends: The backends that the container or service is allowed to use.

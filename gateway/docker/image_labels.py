@@ -8,18 +8,18 @@ from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.snapshot import TASK_LABEL
 
 _WRITERS = {"com.docker.compose.": "com.docker.compose.config-hash", "com.docker.swarm.": TASK_LABEL}
-"""By label prefix: a label that Compose or Swarm sets on containers, but never on images. A container with this label
-was created by Compose or Swarm, so the container's other labels with the prefix do not come from its image."""
+"""For each label prefix, a label that Compose or Swarm sets on containers, but never on images. A container with this
+label was created by Compose or Swarm, so the container's other labels with the prefix do not come from its image."""
 
 
 def split(labels: Mapping[str, str], image: Mapping[str, str] | None) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the labels of a container that the gateway evaluates, and those that it ignores.
+    """Split a container's labels into those that the gateway evaluates and those that the gateway ignores.
 
     The engine does not report which labels of a container come from its image. The gateway therefore ignores each
     label that the image has with the same value, except labels that Compose or Swarm sets.
 
     Args:
-        labels: The container's labels as the engine lists them, including the image's.
+        labels: The container's labels as the engine lists them, including the labels of the image.
         image: The image's labels. If they are unknown (None), the gateway ignores all labels of the container.
     """
     own = {} if image is None else {key: text for key, text in labels.items() if image.get(key) != text}
@@ -37,13 +37,13 @@ class ImageLabelCache:
         """The labels by the image's ID; None if the image was removed."""
 
     def retain(self, ids: set[str]) -> None:
-        """Remove all images except these from the cache."""
+        """Remove all images except those in `ids` from the cache."""
         self._labels = {key: labels for key, labels in self._labels.items() if key in ids or not key}
 
     async def split_labels(
         self, engine: EngineClient, listed: Mapping[str, Any]
     ) -> tuple[dict[str, str], dict[str, str]]:
-        """Return the labels of a container that the gateway evaluates, and those that it ignores, see `split`.
+        """Split a container's labels into those that the gateway evaluates and those that it ignores, see `split`.
 
         Args:
             engine: The engine, for an image that is not in the cache.

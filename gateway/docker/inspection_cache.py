@@ -26,8 +26,8 @@ _MAX_LOCKED, _MIN_WAIT = 1.0, 0.1
 """The time, in seconds, that one snapshot waits for inspections of locked containers (see the module's docstring):
 the maximum for all of them together, and the minimum for each."""
 _RUNNING_FACTOR = 3.0
-"""The factor by which `_MAX_LOCKED` and `_MIN_WAIT` are longer for a running container. If its inspection takes long,
-the engine is probably slow: running containers are rarely locked."""
+"""The factor by which `_MAX_LOCKED` and `_MIN_WAIT` are longer for a running container. A running container is rarely
+locked. If its inspection takes long, the engine is probably slow."""
 RETRY = 10.0
 """Seconds after which a container is inspected again if its inspection timed out or failed."""
 _STOP_TIMEOUT = 10.0
@@ -105,7 +105,10 @@ class InspectionCache:
         return self._starts[container][1] if container in self._starts else None
 
     def start_inspected_at(self, container: str) -> float:
-        """Return the monotonic time of the inspection of the cached last start; 0 if it is missing or expired."""
+        """Return the monotonic time at which the cached last start of a container was inspected.
+
+        Return 0 if no last start is cached, or if it has expired.
+        """
         return self._starts[container][0] if container in self._starts else 0.0
 
     def expire_starts(self) -> None:
@@ -124,7 +127,10 @@ class InspectionCache:
             self._starts[container] = 0.0, self._starts[container][1]
 
     def forget_start(self, container: str) -> None:
-        """Discard what the cache knows about a container's start. Call this after the container was started again."""
+        """Discard the cached last start of a container, and the record that the container is locked.
+
+        Call this after the container was started again.
+        """
         self._starts.pop(container, None)
         self._locked.pop(container, None)
 

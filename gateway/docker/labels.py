@@ -127,7 +127,7 @@ def _ours(labels: Mapping[str, str], prefix: str) -> dict[str, str]:
 
 
 def _key_errors(mine: Mapping[str, str], prefix: str, *, takes_part: bool) -> Iterator[str]:
-    """Yield errors in the keys of labels and in the label `enable`.
+    """Yield an error for each unknown key, and for each invalid value of the labels `enable` and `revive`.
 
     Args:
         mine: The labels with the gateway's prefix, without the prefix.
@@ -165,13 +165,13 @@ def by_rules(name: str, labels: Mapping[str, str], rules: Iterable[AttachRule]) 
 
 
 def with_grants(request: RequestedAccess, given: GrantedAccess, *, explicit: bool) -> RequestedAccess:
-    """Return a copy of the request. If the request lists no backends or aliases, use those of the grants.
+    """Return a copy of the request. An empty list of backends or aliases is replaced with the list of the grants.
 
     Args:
         request: The requested access.
         given: The access by grants.
-        explicit: Whether the label `enable` is set. A request without backends then means all backends, so the
-            backends of the grants do not replace them.
+        explicit: Whether the label `enable` is set. If so, an empty list of backends means all backends, and the
+            backends of the grants are not used.
     """
     backends = request.backends or (() if explicit else given.backends)
     return replace(request, backends=backends, aliases=request.aliases or given.aliases)

@@ -1,4 +1,4 @@
-"""Inspects containers that may have failed to start or may have lost their network, to get their last start."""
+"""Inspects the last start of containers that may have failed to start or may have lost their network."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,8 +9,8 @@ from gateway.docker.inspection_cache import InspectionCache
 from gateway.docker.snapshot import RUNNING, Container
 
 _MAX_AGE, _MAX_AGE_RUNNING = 2.0, 30.0
-"""Seconds after which the last start is inspected again: of a container that does not run, and of a running one. The
-first value is small, because a failed start may cause no event."""
+"""Seconds after which the last start of a container is inspected again. The second value is for a running container.
+The first value is for other containers; it is small, because a failed start may cause no event."""
 _MAX_INSPECTIONS = 50
 """The maximum number of inspections in one snapshot. Containers with the oldest inspections come first."""
 NEXT = 1.0
@@ -26,8 +26,8 @@ async def with_last_starts(
 ) -> tuple[tuple[Container, ...], bool]:
     """Add the last start to each container that may have failed to start, or that shares a network namespace.
 
-    One call makes at most `_MAX_INSPECTIONS` inspections. Return all containers, and whether this call or an earlier
-    one has inspected the last start of each container that may have failed to start or that shares a namespace.
+    One call makes at most `_MAX_INSPECTIONS` inspections. Return all containers, and whether the last start of each
+    such container was inspected, by this call or an earlier one.
 
     Args:
         engine: The engine.

@@ -34,7 +34,7 @@ class OwnershipRecord:
         self._namespaces: frozenset[str] = frozenset()
         self._later_starts: dict[str, float] = {}
         self.adopting = True
-        """Whether the file was missing at startup. If so, the gateway records each endpoint with its owner alias."""
+        """Whether the file was missing at startup. If so, the gateway records all endpoints with the owner alias."""
         self.problem: str | None = None
         """Why the file cannot be used; None if it is usable. With an unusable file, the gateway detaches nothing that
         an earlier process attached."""
@@ -130,7 +130,10 @@ class OwnershipRecord:
         self._write()
 
     def end_starts(self, containers: Collection[str]) -> None:
-        """Remove the requested starts of `containers`, because the engine responded or the containers started."""
+        """Remove the requested starts of `containers`.
+
+        Call this when the engine has responded to the requests, or when the starts are complete.
+        """
         if any(each in self._starts for each in containers):
             self._merge()
             self._starts = {key: each for key, each in self._starts.items() if key not in containers}
@@ -161,7 +164,7 @@ class OwnershipRecord:
             self._write()
 
     def adopt(self, endpoints: set[tuple[str, str]]) -> None:
-        """Record endpoints that an earlier process created, if the record of that process was lost."""
+        """Record endpoints that an earlier process created. Call this if the file was missing at startup."""
         self._endpoints |= endpoints
         self.adopting = False
         self._write()

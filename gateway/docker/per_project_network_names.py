@@ -17,7 +17,9 @@ _PART_OF_A_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def group(name: str, labels: Mapping[str, str]) -> str:
-    """Return the suffix of a network's name for a container. Containers with the same suffix share the network.
+    """Return the suffix of the name of a container's per-project network.
+
+    Containers with the same suffix share a network.
 
     Args:
         name: The name of the container or service.

@@ -55,7 +55,8 @@ class PlannedAction:
     body: Mapping[str, Any] = field(default_factory=dict, compare=False)
     version: int = 0
     addresses: tuple[str, ...] = ()
-    """The addresses to request for the endpoint, at most one per IP version. The engine chooses any other address."""
+    """The addresses to request for the endpoint, at most one per IP version. If no address of an IP version is
+    requested, the engine chooses one."""
     detaches: int = field(default=0, compare=False)
     """The number of endpoints that the action detaches and does not reattach."""
     cause: str = ""
@@ -65,7 +66,7 @@ class PlannedAction:
     owner_start: float = field(default=0.0, compare=False)
     """The last start of the owner of the container's network namespace; see `UnavailableContainer.owner_start`."""
     backend: str = field(default="", compare=False)
-    """The backend whose volume was not mounted at the failed start; empty for another cause."""
+    """The backend whose volume was not mounted at the failed start; empty if the start failed for another reason."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -145,14 +146,19 @@ class Plan:
     networks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The backends whose names resolve on each network of the gateway, by network."""
     exposures: tuple[str, ...] = ()
-    """Warnings about containers that can spoof addresses. Not in `warnings`, because they change often."""
+    """Warnings about containers that can spoof addresses. They are not part of `warnings`, because they change
+    often."""
     unavailable: tuple[UnavailableContainer, ...] = ()
     namespaces: frozenset[str] = frozenset()
     """IDs of the containers whose network namespace other containers share; see `shared_namespaces`."""
     later_starts: Mapping[str, float] = field(default_factory=dict)
-    """Containers that need no restart, with the last start of the namespace's owner; see `lost_namespaces`."""
+    """Containers that need no restart. The keys are their IDs. The values are the last starts of the owners of their
+    network namespaces; see `lost_namespaces.later_starts`."""
 
     def without(self, held: Collection[PlannedAction]) -> "Plan":
-        """Return a copy without the actions in `held`, which would detach `postponed` endpoints in total."""
+        """Return a copy without the actions in `held`.
+
+        The copy's `postponed` is the number of endpoints that the actions in `held` would detach.
+        """
         actions = tuple(action for action in self.actions if action not in held)
         return replace(self, actions=actions, postponed=sum(action.detaches for action in held))

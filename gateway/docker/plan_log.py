@@ -9,7 +9,7 @@ log = logging.getLogger(__name__)
 
 
 def log_changes(planned: Plan, limiter: PlanLogLimiter, now: float) -> None:
-    """Log the warnings and refusals that `limiter` has not selected before.
+    """Log the warnings, refused attachments and unavailable containers that were not logged before.
 
     Args:
         planned: The plan.

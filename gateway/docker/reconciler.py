@@ -1,4 +1,4 @@
-"""Changes an engine to match the configuration: on events and at intervals, compares both and executes a plan."""
+"""Changes an engine to match the configuration: makes and executes plans, on events and at intervals."""
 
 import asyncio
 import logging
@@ -43,8 +43,8 @@ _EVENT_OVERLAP = 5.0
 _JITTER = 0.1
 _RECONNECT = BackoffPolicy(first=0.5, cap=10.0, floor=0.1)
 _MAX_ROUNDS = 20
-"""The maximum number of plans that `apply_once` executes. More rounds are needed only if another
-program undoes changes."""
+"""The maximum number of plans that `apply_once` executes. More plans are needed only if another program undoes the
+changes."""
 
 
 class Reconciler:

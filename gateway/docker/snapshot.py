@@ -70,7 +70,7 @@ class LastStart:
 
     @property
     def max_stop_time(self) -> float:
-        """The maximum time to stop the container, in seconds. If the engine waits forever, `_LONG_STOP`."""
+        """The maximum time to stop the container, in seconds; `_LONG_STOP` if the engine waits forever."""
         return self.stop_timeout if self.stop_timeout >= 0 else _LONG_STOP
 
     def may_be_stopped_by(self, signals: Mapping[int, float], clock: float) -> bool:

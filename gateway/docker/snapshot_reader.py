@@ -58,7 +58,8 @@ class SnapshotReader:
         self._options = options
         self._known = known
         self._compared: set[str] = set()
-        """Networks whose endpoints are compared with the desired state. Snapshots must contain their aliases."""
+        """Networks whose endpoints are compared with the desired state. Snapshots must contain the aliases of these
+        endpoints."""
         self._images = ImageLabelCache()
         self.inspections = InspectionCache()
 
@@ -133,7 +134,8 @@ class SnapshotReader:
         if engine.flavor.lists_aliases:
             inspection = await self.inspections.get(engine, listed["Id"])
             mode, hostname = (inspection.network_mode, inspection.reported_hostname) if inspection else ("", "")
-            # Ignore the networks of a container that joins a namespace: Podman lists the owner's networks instead.
+            # Ignore the networks of a container that joins another container's network namespace: Podman lists the
+            # networks of the other container.
             networks = {} if mode.startswith("container:") else networks
         else:
             networks = await self._with_aliases(engine, listed["Id"], networks)

@@ -44,7 +44,7 @@ class StartAttempts:
         self._restarted: dict[str, float] = {}
         """The `UnavailableContainer.owner_start` at each container's last successful restart, by container ID."""
         self._signals: dict[str, dict[int, float]] = {}
-        """The last time of each signal that another client sent, by container ID and signal number."""
+        """The last time of each signal from another client of the engine, by container ID and signal number."""
         self._clock_offset = 0.0
         """The difference between the engine's time and the monotonic time; 0 if the engine's time is not known."""
         self.revived: Tally = Tally()
@@ -57,16 +57,16 @@ class StartAttempts:
 
     @property
     def restarted(self) -> frozenset[tuple[str, float]]:
-        """The restarted containers, each as its ID and the start of its namespace's owner that caused the restart."""
+        """The restarted containers, each as its ID and the `owner_start` that caused the container's restart."""
         return frozenset(self._restarted.items())
 
     @property
     def signals(self) -> dict[str, dict[int, float]]:
-        """The signals that other clients sent to each container, see `LastStart.may_be_stopped_by`."""
+        """The signals from other clients of the engine to each container, see `LastStart.may_be_stopped_by`."""
         return {key: dict(each) for key, each in self._signals.items()}
 
     def record_signal(self, container: str, number: int, at: float) -> None:
-        """Record that another client sent a signal to a container, for example to stop it; see `signals`."""
+        """Record a signal that another client of the engine sent to a container, for example to stop it."""
         self._signals.setdefault(container, {})[number] = at
 
     def record_start(self, container: str) -> None:
@@ -76,14 +76,14 @@ class StartAttempts:
     def permits(self, action: PlannedAction, now: float) -> bool:
         """Return whether a planned action is still allowed.
 
-        A restart is not allowed if another client has sent a signal that possibly stops the container.
+        A restart is not allowed if another client of the engine has sent a signal that may stop the container.
         """
         start, signals = action.last_start, self._signals.get(action.container_id, {})
         clock = self._clock_offset and self._clock_offset + now
         return action.verb is not ActionKind.RESTART or start is None or not start.may_be_stopped_by(signals, clock)
 
     def retain(self, containers: Collection[str]) -> None:
-        """Remove the records of all containers except these."""
+        """Remove the recorded restarts and signals of all containers except `containers`."""
         self._restarted = {key: each for key, each in self._restarted.items() if key in containers}
         self._signals = {key: each for key, each in self._signals.items() if key in containers}
 

@@ -1,4 +1,4 @@
-"""Defines why a container did not start, and parses the cause from the engine's error message (`State.Error`).
+"""Defines the causes of failed starts of containers, and parses the engine's error messages (`State.Error`).
 
 The patterns match messages of Docker Engine 26.1 (`daemon/start.go`, `volume/local`), and of newer engines, which add
 a prefix.
@@ -40,7 +40,7 @@ class RequestedContainerStart(NamedTuple):
 
     Args:
         cause: The dependency that was missing at the earlier start.
-        backend: The backend of the volume that was not mounted; empty for another cause.
+        backend: The backend of the volume that was not mounted; empty if the cause is not a volume.
     """
 
     cause: StartFailureCause

@@ -31,7 +31,7 @@ class UnavailableContainer:
         is_excluded: Whether the container's label `gateway.revive` is false. Metrics do not count such a container.
         owner_start: The last start of the container that owns the shared network namespace, in seconds since the
             epoch. 0 if the container shares no network namespace, or if the time is not known.
-        backend: The backend of the volume that was not mounted; empty for another cause.
+        backend: The backend of the volume that was not mounted; empty if the cause is not a volume.
     """
 
     container: str

@@ -1,4 +1,4 @@
-"""Defines the volumes of an engine, the status of configured volumes, and the addresses that volumes mount."""
+"""Defines the volumes of an engine, the status of configured volumes, and the addresses that mounts connect to."""
 
 import ipaddress
 from collections.abc import Collection, Mapping

@@ -19,7 +19,8 @@ class BlockingCallRunner(Generic[_T]):
     async def run(self, function: Callable[[], _T], within: float) -> _T:
         """Call `function` in a thread, and return its result.
 
-        If an earlier function still runs, do not call `function`. Return the result of the earlier function.
+        If the function of an earlier call is still running, do not call `function`. Instead, wait for the earlier
+        function, and return its result.
 
         Args:
             function: The function to call.

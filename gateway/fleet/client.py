@@ -40,7 +40,7 @@ def read_credentials(options: FleetOptions) -> MemberCredentials:
         options: The section `fleet`.
 
     Raises:
-        GatewayError: A file cannot be used.
+        GatewayError: A file cannot be read, is not valid, or contains a secret that other users can read.
     """
     token, path = None, options.token_file
     if path is not None:

@@ -1,4 +1,4 @@
-"""Describes why a request to a member failed, and how to fix it. Does no I/O."""
+"""Describes why a request to a member failed, and what the user can do. Does no I/O."""
 
 import errno
 import os
@@ -39,7 +39,7 @@ def describe_timeout(seconds: float) -> str:
 def describe_status(status: int) -> str:
     """Return the error message for an HTTP status other than 200."""
     if 300 <= status < 400:
-        known = "it redirects, and redirects are not followed: use the address of ops.listen"
+        known = "the server redirects, and redirects are not followed: use the address of ops.listen"
     else:
         known = _STATUS_ERRORS.get(status, "read the log of the member")
     return f"status {status}: {known}"
@@ -97,4 +97,7 @@ def _correct_port(member: Member) -> str:
     """Return a remedy for an address with a wrong port or scheme."""
     if member.scheme == "http":
         return "use the port of the member's ops.listen, and https:// if it has ops.tls"
-    return "use the port of the member's ops.listen, and set fleet.tls.cert_file if it requires a client certificate"
+    return (
+        "use the port of the member's ops.listen. If the member requires a client certificate, set"
+        " fleet.tls.cert_file"
+    )

@@ -21,8 +21,8 @@ class MemberAddress(NamedTuple):
     Args:
         scheme: `http` or `https`.
         endpoint: The host and port of the member's `ops.listen`.
-        discover: Whether to treat each IP address that the host name resolves to as a separate member. Use this for a
-            swarm service's `tasks.NAME`, or the DNS name of a Kubernetes headless Service.
+        discover: Whether each IP address of the host name is a separate member. Set it for the name `tasks.SERVICE`
+            of a swarm service, or for the DNS name of a headless Service in Kubernetes.
     """
 
     scheme: str
@@ -55,7 +55,7 @@ class Member:
 
     @property
     def name(self) -> str:
-        """The member's name in tables: its address. If DNS returned the address, the name includes the host name."""
+        """The name in tables: the member's address. If the address is from DNS, the host name is in parentheses."""
         return f"{self.endpoint} ({self.server_name})" if self.server_name else str(self.endpoint)
 
     def url(self, path: str) -> str:

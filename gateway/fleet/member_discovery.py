@@ -16,7 +16,7 @@ class MemberDiscovery:
     """Finds the members of a fleet. After a failed read or lookup, keeps the members that it found before.
 
     Args:
-        strict: Whether to ignore an address in the file if the gateway would send the token to this address without
+        strict: Whether to ignore the addresses in `fleet.file` to which the gateway would send the token without
             encryption.
     """
 
@@ -67,7 +67,7 @@ class MemberDiscovery:
         else:
             exposed = exposed_token(self._in_file) if options.token_file is not None else None
             if exposed and self._strict:
-                exposed += ". Strict mode ignores such members"
+                exposed += ". Strict mode ignores members that would get the token without encryption"
             self._file_problems = [f"fleet.file: {path}: {each}" for each in (*invalid, exposed) if each]
 
     async def look_up_names(self, options: FleetOptions) -> None:

@@ -36,7 +36,7 @@ class FleetPoller:
 
     Args:
         options: Returns the current section `fleet`.
-        strict: Whether to ignore an address in the file if the gateway would send the token to this address without
+        strict: Whether to ignore the addresses in `fleet.file` to which the gateway would send the token without
             encryption.
     """
 
@@ -90,7 +90,7 @@ class FleetPoller:
         # Stop the tasks of removed members first, so that removed members do not get a new token.
         self._retain(self._discovery.known(options))
         await self._renew_credentials(client, options)
-        # Start the members that need no lookup first, so that a slow name server does not delay them.
+        # Poll the members that need no lookup first, so that a slow name server does not delay their first requests.
         self._set_members(client, group, options)
         await self._discovery.look_up_names(options)
         self._set_members(client, group, options)
@@ -150,14 +150,14 @@ def _read_changed(
         The current result of `_stamps`, and the credentials (None if no file has changed).
 
     Raises:
-        GatewayError: A file cannot be used.
+        GatewayError: A file cannot be read, is not valid, or contains a secret that other users can read.
     """
     stamps = _stamps(options)
     return stamps, None if stamps == known else read_credentials(options)
 
 
 def _stamps(options: FleetOptions) -> list[tuple[Path, int, int]]:
-    """Return the path, time and inode of each credential file, to detect changed files. The call blocks."""
+    """Return the path, modification time and inode of each credential file, to detect changes. The call blocks."""
     found = []
     for path in filter(None, (options.token_file, options.tls.ca_file, options.tls.cert_file, options.tls.key_file)):
         try:

@@ -13,7 +13,7 @@ class MemberSnapshot:
     Args:
         member: The member.
         summary: The last summary that the member returned; None if it has not returned one yet.
-        answered_at: When the member returned this summary, in seconds since the epoch; None if `summary` is None.
+        answered_at: When the member returned `summary`, in seconds since the epoch; None if `summary` is None.
         asked_at: When the last request ended, in seconds since the epoch; None before the first request.
         seconds: The duration of the last request in seconds; None before the first request.
         error: Why the last request failed; empty if it succeeded.
@@ -28,7 +28,7 @@ class MemberSnapshot:
 
     @property
     def state(self) -> str:
-        """The member's own status; `unreachable` after a failed request, `unknown` before the first request."""
+        """The status in `summary`; `unreachable` after a failed request, `unknown` before the first response."""
         if self.error:
             return "unreachable"
         return self.summary.status if self.summary else "unknown"

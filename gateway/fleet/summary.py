@@ -56,7 +56,7 @@ class MemberSummary:
 
 
 def decode_summary(body: bytes) -> MemberSummary:
-    """Decode a response. Sanitize each string to one line without control characters, and truncate it.
+    """Decode the response of a member. Convert each string to one short line without control characters.
 
     Raises:
         ValueError: The response is not from a gateway.
@@ -67,7 +67,7 @@ def decode_summary(body: bytes) -> MemberSummary:
         raise ValueError(f"the response is not valid JSON: {_CORRECT_PORT}") from error
     if not isinstance(found, dict) or not isinstance(found.get("backends"), dict):
         message = f"the response is not from a gateway: {_CORRECT_PORT}"
-        raise ValueError(message)  # noqa: TRY004 - the response is invalid, not a Python type
+        raise ValueError(message)  # noqa: TRY004 - the caller expects a `ValueError`
     problems = found.get("problems")
     return MemberSummary(
         instance=_text(found, "instance"),

@@ -4,7 +4,7 @@ MySQL counts the connections from each source address that are closed during the
 `max_connect_errors`, MySQL refuses all connections from that address with error 1129, until an operator flushes the
 host cache. A successful login from the address resets the count (MySQL Reference Manual, "The Host Cache"). Behind a
 bastion, all clients have the same source address. One client that repeatedly connects and disconnects could therefore
-lock out all others.
+lock out all other clients.
 
 All times are monotonic (`time.monotonic()`).
 """
@@ -18,8 +18,9 @@ from gateway.contracts.listening_link import LinkClientListener
 from gateway.contracts.relay import Relay
 
 _THROTTLE_SHARE = 0.9
-"""Fraction of the limit. If the server has counted more, the budget admits clients one at a time. With limits below
-ten, this happens when one more aborted handshake would reach the limit."""
+"""Fraction of the limit on aborted handshakes. When the number of aborted handshakes reaches this fraction, the
+budget admits clients one at a time. If the limit is less than ten, this begins one aborted handshake before the
+limit."""
 _THROTTLE_INTERVAL = 10.0
 """Minimum seconds between the admission of two clients of one server, while clients are admitted one at a time. The
 interval applies to all tunnels to the server together."""
@@ -27,19 +28,21 @@ _CLOSE_DELAY = 1.0
 """Maximum seconds from the end of a client's connection until the server counts an aborted handshake. A login in this
 time can reset the server's count before the server counts the aborted handshake."""
 _ABANDONED_DIAL_DELAY = 10.0
-"""Maximum seconds until a dial that the gateway has abandoned reaches the server. The server then counts an aborted
-handshake, even if a login has reset the count after the gateway abandoned the dial."""
+"""Maximum seconds from the time at which the gateway abandons a dial until the dial reaches the server. The server
+then counts an aborted handshake, even if a login has reset the count in the meantime."""
 LOGIN_RESPONSES = 2
 """Number of responses after which a client has probably logged in: one to the login itself, and one to the next
 request."""
 _CERTAIN_LOGIN_RESPONSES = 6
-"""More responses than any login needs, including TLS and a change of the authentication plugin. A login with fewer
-responses might have been denied. The server then does not reset its count."""
+"""Number of responses that proves a successful login: more than any login needs, even with TLS and a change of the
+authentication plugin. After fewer responses, the login might have been denied. A denied login does not reset the
+server's count."""
 _CHECK_VALIDITY = 300.0
-"""If a check has logged in within this number of seconds, a client resets the count only if its login is certain."""
+"""For this number of seconds after a login of a check, a client's login resets the count only if enough responses
+prove it."""
 _MAX_HANDSHAKE = 11.0
-"""Maximum seconds for which a client with one response is expected to abort its handshake. The server closes the
-connection of a client that does not log in, by default after 10 s (`connect_timeout`)."""
+"""Maximum seconds during which a client that has received one response might still abort its handshake. The server
+closes the connection of a client that does not log in within 10 s (the default of `connect_timeout`)."""
 
 
 class AbortedHandshakeBudget(AbortedLoginCount):
@@ -56,10 +59,10 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         self.dials = 0
         """Number of current dials."""
         self.waiting = 0
-        """Number of clients that wait until the budget allows them."""
+        """Number of clients that wait until the budget admits them."""
         self.listeners: dict[LinkClientListener, Callable[[], None]] = {}
-        """The links' listeners that accept clients, or that have clients which were not added to this object yet. The
-        value stops the listener, so that it no longer reserves a part of the budget for clients that might come."""
+        """For each link's listener that accepts clients, or has clients that are not added to this object yet: a
+        function that stops the listener. A stopped listener reserves no part of the budget for new clients."""
         self._clients: dict[Relay, float] = {}
         """The clients that had no proven login when this dictionary was last updated. The value is the monotonic time
         at which the client was connected."""
@@ -74,7 +77,9 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         return self.logins.limit
 
     def remove_client(self, client: Relay, began: float, now: float) -> None:
-        """Remove a client whose connection has ended. Count an aborted handshake if no responses prove a login.
+        """Remove a client whose connection has ended.
+
+        If the number of responses does not prove a login, count an aborted handshake.
 
         Args:
             client: The client's relay.
@@ -104,16 +109,17 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         Args:
             at: Monotonic time of the login.
             now: The current monotonic time.
-            certain: Whether the number of responses proves the login. If it does not, and checks log in, the login
-                does not reset the count.
+            certain: Whether the number of responses proves the login. An unproven login resets the count only if no
+                check has logged in recently.
         """
         if certain or now - self._check_login > _CHECK_VALIDITY:
             self.reset(at)
 
     def record_login(self, at: float) -> None:
-        """Record a successful login of a check at the monotonic time `at`. Aborted handshakes no longer count.
+        """Record a successful login of a check at the monotonic time `at`.
 
-        Those that the server can have counted after the login still count.
+        Earlier aborted handshakes no longer count. Those that the server might have counted after the login still
+        count.
         """
         self._check_login = max(at, self._check_login)
         self.reset(at)
@@ -126,8 +132,8 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         self._clients[client] = at
 
     def unproven(self, now: float) -> int:
-        """Return the number of dials, and of clients that can still abort their handshakes, over all tunnels."""
-        return sum(each._unproven_here(now) for each in self.peers)  # noqa: SLF001 - of the same class
+        """Return how many dials and clients of all tunnels can still end in an aborted handshake."""
+        return sum(each._unproven_here(now) for each in self.peers)  # noqa: SLF001 - `peers` are of the same class
 
     def _unproven_here(self, now: float) -> int:
         self._clients = {
@@ -139,7 +145,10 @@ class AbortedHandshakeBudget(AbortedLoginCount):
 
     @property
     def most_unproven(self) -> int:
-        """The number of dials, and of clients that could abort their handshakes when they were last counted."""
+        """The number of dials and clients that might still end in an aborted handshake.
+
+        It includes clients that have logged in since the last count, and clients for which links reserve room.
+        """
         return len(self._clients) + self.dials + sum(each.reserved for each in self.listeners)
 
     def room(self, now: float) -> int:
@@ -155,11 +164,14 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         return max(1, min(math.ceil(self.limit * _THROTTLE_SHARE), self.limit - 1))
 
     def room_for_links(self, now: float) -> int:
-        """Return `room`; 0 if clients wait for the budget, because links would take the room from these clients."""
+        """Return how many clients links can accept at the monotonic time `now`.
+
+        Return 0 while other clients wait for the budget, because these clients come first.
+        """
         return 0 if any(each.waiting for each in self.peers) else self.room(now)
 
     def stop_links(self) -> None:
-        """Stop the links' listeners of all tunnels, so that the room that they have reserved becomes free."""
+        """Stop the listeners of the links of all tunnels, to free the part of the budget that they have reserved."""
         for each in self.peers:
             for stop in list(each.listeners.values()):
                 stop()
@@ -172,10 +184,11 @@ class AbortedHandshakeBudget(AbortedLoginCount):
     def allows(self, now: float) -> bool:
         """Return whether a client can be admitted at the monotonic time `now`.
 
-        If clients are admitted one at a time, a True result also starts the interval until the next client.
+        If clients are admitted one at a time, a call that returns True also starts the interval until the next
+        admission.
         """
         if not self.throttled:
-            # Counting the clients without a proven login takes time, and is not necessary if there is room for all.
+            # If there is room for all clients, do not count the clients without a proven login: the count takes time.
             most = sum(each.most_unproven for each in self.peers)
             return self._threshold - self.aborted > most or self.room(now) > 0
         if now < max(each.next_admission for each in self.peers):

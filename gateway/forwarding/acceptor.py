@@ -96,7 +96,8 @@ class Acceptor:
     def accepts_anyone(self) -> bool:
         """Whether a link can accept the clients of this backend in C, without a decision by Python code.
 
-        Admission must depend only on addresses and the number of connections. The audit log and traces must be off.
+        This requires that admission depends only on addresses and the number of connections, and that the audit log
+        and traces are off.
         """
         return self.group is not None and not self._client_events.enabled and not self.admission.needs_identity
 
@@ -153,7 +154,7 @@ class Acceptor:
     def _refuse_or_reserve(
         self, client: PendingClient, refusal: RefusalReason, usage: UsageCounters | None = None
     ) -> None:
-        """Refuse a client. If it only exceeds a limit, first wait to see whether it sends a cancel request."""
+        """Refuse a client. If the only reason is a limit, first give the client time to send a cancel request."""
         over_limit = self._cancel_candidate(client, refusal, usage)
         if over_limit is None or self.group is None:
             self._refuse(client, refusal, usage)
@@ -164,7 +165,10 @@ class Acceptor:
     def _cancel_candidate(
         self, client: PendingClient, refusal: RefusalReason, usage: UsageCounters | None
     ) -> "_OverLimitClient | None":
-        """Return an `_OverLimitClient` if the client might send a cancel request. None: refuse the client now."""
+        """Return an `_OverLimitClient` if the client might send a cancel request.
+
+        Return None if the client must be refused immediately.
+        """
         source = (
             ClientSourceAddress.of(client.sock) if self._dialer.knows_cancel_requests and refusal in _LIMITS else None
         )
@@ -191,8 +195,9 @@ class Acceptor:
             on_done(task)
 
         async def run() -> None:
-            # The task has started, so the `finally` block will run. Remove this callback, which does the same for a
-            # task that is cancelled before it starts. The callback would cost one more iteration of the event loop.
+            # The task has started, so the `finally` block does the cleanup. Remove `on_cancelled_before_start`, which
+            # does the cleanup of a task that is cancelled before it starts. Without the removal, the callback would
+            # cost one more iteration of the event loop.
             task.remove_done_callback(on_cancelled_before_start)
             try:
                 await job(client)
@@ -236,9 +241,10 @@ class Acceptor:
     def _admit(
         self, client: PendingClient, address: str | None, consumer: ConsumerIdentity | None
     ) -> tuple[RefusalReason, UsageCounters] | None:
-        """Apply the rules for the client's consumer. If they admit the client, count it, and return None.
+        """Apply the rules for the client's consumer.
 
-        Otherwise, return the reason for the refusal, and the counters of the consumer.
+        If the rules admit the client, count the client, and return None. If the rules refuse the client, return the
+        reason for the refusal, and the counters of the consumer.
         """
         if client.record is not None:
             client.record.consumer = consumer
@@ -252,20 +258,24 @@ class Acceptor:
         return None
 
     async def _connect_cancel_request(self, client: PendingClient, over_limit: "_OverLimitClient") -> None:
-        """Admit a client that exceeds a limit if it sends a cancel request. Otherwise, refuse it."""
+        """Wait for the cancel request of a client that exceeds a limit. Refuse the client if it sends none."""
         if await self._has_label(over_limit.address):
             with contextlib.suppress(DialError):  # raised if the client has disconnected
                 await self._dialer.read_cancel_request(client)
         if client.request is None:
             self._refuse(client, over_limit.refusal, over_limit.usage)
             return
-        # If a client exceeds only the quota of its consumer, `accept` has already counted the client.
+        # Count only a client that exceeds `max_connections`. If a client exceeds only the quota of its consumer,
+        # `accept` has already counted the client.
         if over_limit.refusal is RefusalReason.MAX_CONNECTIONS:
             self.accepted += 1
         await self._join(client)
 
     async def _has_label(self, address: str | None) -> bool:
-        """Return whether the client's container has the label, if one is required. Ignore the container's quota."""
+        """Return whether the client's container has the required label. Ignore the container's quota.
+
+        Return True if no label is required, or if the client uses a unix socket (`address` is None).
+        """
         admission, consumer = self.admission, None
         if admission.label is None or address is None:
             return True

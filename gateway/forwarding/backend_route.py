@@ -14,12 +14,13 @@ class BackendRoute:
     Args:
         uplinks: All uplinks that lead to the targets.
         routes: Returns the paths to dial for a new client, in the current order of preference.
-        on_failure: Called with a path each time a dial over this path fails, or its target resets a connection.
+        on_failure: Called with a path when a dial over this path fails, and when the target of this path resets a
+            connection.
         hold: Maximum time, in seconds, that a client waits while no target can be reached.
         budget: Returns the handshake budget of a path; None if the server does not count aborted handshakes.
         on_stall: Called with a path when its target does not respond to a client in time.
-        on_detour: Called with a path each time a dial over this path fails, and a dial over another path to the same
-            target then succeeds.
+        on_detour: Called with a path after a dial over this path has failed and a dial over another path to the same
+            target has succeeded.
     """
 
     uplinks: tuple[LinkProvider, ...]

@@ -1,4 +1,4 @@
-"""Recognizes cancel requests, which clients send on separate connections, and finds the targets of their sessions."""
+"""Recognizes cancel requests, which clients send on separate connections, and finds the targets to send them to."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ _CLASSIFY_TIMEOUT = 2.0
 """Maximum seconds to wait until a client has sent enough bytes to classify its connection."""
 _MAX_ENCRYPTION_REQUESTS = 2
 _POLL_INTERVAL = 0.01
-"""If a client's first message is incomplete: seconds until the next attempt to classify it."""
+"""Seconds between two attempts to classify a client's connection while its first message is incomplete."""
 _REPLY_TIMEOUT = 2.0
 """Maximum seconds to wait for a target's reply to an encryption request."""
 _REPLY_TTL = 1.0
@@ -31,7 +31,7 @@ _COPY_TIMEOUT = 2.0
 
 
 class _CachedEncryptionReply:
-    """The cached reply of a target to an encryption request, and when it arrived (monotonic, in seconds)."""
+    """The cached reply of a target to an encryption request, and the monotonic time at which the reply arrived."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
@@ -59,7 +59,7 @@ class CancelRequestRouter:
         return self._protocol.cancel_key_tap()
 
     def add_session(self, target: TargetIdentity, login: CancelKeyTap) -> None:
-        """Record that `target` serves the session whose login the tap `login` observes."""
+        """Record a session on `target`. The tap `login` observes the login of this session."""
         self._sessions.setdefault(target, set()).add(login)
 
     def remove_session(self, target: TargetIdentity, login: CancelKeyTap) -> None:
@@ -76,9 +76,9 @@ class CancelRequestRouter:
     def targets_for(self, request: CancelRequest, default: TargetIdentity | None) -> list[TargetIdentity]:
         """Return the targets that must receive a cancel request.
 
-        If a known session has the key of the request, return the target of this session. Otherwise, return all
-        targets that have sessions with unknown keys, because a server ignores a request with a wrong key. If no
-        session has an unknown key, return `default`.
+        If a known session has the key of the request, return the target of this session. Otherwise, the request can
+        belong to any session with an unknown key: return the targets of all these sessions. A server ignores a
+        request with a wrong key. If no session has an unknown key, return `default`.
 
         Args:
             request: The cancel request.
@@ -148,10 +148,10 @@ class CancelRequestRouter:
         return ClientMessageKind.SESSION
 
     async def _reply_to(self, request: EncryptionRequest, target: TargetIdentity) -> bytes:
-        """Return the target's reply to an encryption request; empty if the gateway did not ask, or got no reply."""
+        """Return the target's reply to an encryption request; empty if no request was sent or no reply arrived."""
         if any(login.key_hidden for login in self._sessions.get(target, ())):
-            # An open session is encrypted, so the target supports encryption: the gateway need not ask. The target
-            # would log an error for the request, because no TLS handshake follows.
+            # A session on this target is encrypted, so the target accepts encryption. Do not send the request: the
+            # target would log an error, because no TLS handshake follows.
             return b""
         loop = asyncio.get_running_loop()
         self._replies = {
@@ -194,4 +194,4 @@ async def _send_encryption_request(request: EncryptionRequest, target: TargetIde
                 await loop.sock_sendall(sock, request.request)
                 return await loop.sock_recv(sock, len(request.refusal))
     except (TargetAccessError, OSError, TimeoutError):
-        return b""  # if the target is unavailable, the dial for the client reports this later
+        return b""  # if the target is unavailable, the dial for the client fails later and reports the error

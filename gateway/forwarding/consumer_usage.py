@@ -53,7 +53,7 @@ class UsageCounters:
 
 
 class ConnectionSlot:
-    """One connection in the quota of its consumer. The connection counts until the slot is released.
+    """A connection that counts toward the quota of its consumer until the slot is released.
 
     Args:
         active: Number of current connections of each consumer, which the slot updates.
@@ -72,7 +72,7 @@ class ConnectionSlot:
         usage.waiting += 1
 
     def join(self, relay: Relay) -> None:
-        """Record that the client is connected to a target, and that `relay` carries the connection."""
+        """Record that the client is connected to a target, and that `relay` forwards its bytes."""
         self.usage.waiting -= 1
         self.usage.relays.add(relay)
         self._relay = relay
@@ -135,7 +135,7 @@ class ConsumerUsage(dict[str, UsageCounters]):
                     return self._others()
                 self._merge_into_others(self.pop(idle))
             usage = self[name] = UsageCounters(container_id)
-        usage.id = container_id or usage.id  # a connection through a unix socket has no ID: keep the old one
+        usage.id = container_id or usage.id  # keep the known ID if a connection through a unix socket has no ID
         return usage
 
     def _others(self) -> UsageCounters:

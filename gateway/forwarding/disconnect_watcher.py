@@ -7,7 +7,7 @@ from gateway.relay.poller import HANGUP, READ, poller
 
 
 class DisconnectWatcher:
-    """Watches the connection of a waiting client. If the client resets it, cancels the client's task.
+    """Watches the connection of a waiting client. If the client resets the connection, cancels the client's task.
 
     Args:
         client: The client's socket.

@@ -1,4 +1,4 @@
-"""Spreads the closing of connections in a drain, so that not all clients reconnect at the same time. Does no I/O."""
+"""Spreads the closing of connections over the drain, so that clients do not all reconnect at once. Does no I/O."""
 
 from gateway.contracts.relay import Relay
 
@@ -29,7 +29,7 @@ class DrainSchedule:
 def drain_order(relays: list[Relay], count: int) -> list[Relay]:
     """Return the `count` connections to close first.
 
-    Connections that wait for a response come after the others. In each of the two groups, connections that have been
-    silent for a longer time come first.
+    Connections that wait for a response come last. Among the connections that wait, and among those that do not, the
+    connections that have been silent for the longest time come first.
     """
     return sorted(relays, key=lambda relay: (relay.awaiting_response, relay.last_active))[:count]

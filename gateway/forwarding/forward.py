@@ -32,8 +32,8 @@ _STALL_SCAN_INTERVAL = 0.5
 _STALL_REPORT_INTERVAL = 10.0
 """Minimum seconds between two reports that the same path has stalled. Each report triggers a check."""
 _RESERVE_TIMEOUT = 10.0
-"""Maximum duration, in seconds, of a connection that was admitted beyond a limit because it carries a cancel request.
-A server normally closes the connection of a cancel request immediately."""
+"""Maximum duration, in seconds, of the connection of a client that exceeds a limit but sends a cancel request. A
+server normally closes the connection of a cancel request immediately."""
 
 
 class Forward:
@@ -78,7 +78,7 @@ class Forward:
             name, admission, self._dialer, self._connections, self._client_events, self._connect
         )
         self._native: NativeAcceptor | None = None
-        """Lets links accept clients in C. None if a tap measures the latency, because C code lacks support for it."""
+        """Lets links accept clients in C. None if a tap measures the latency: the C code cannot use such a tap."""
         if tap is None:
             self._native = native = NativeAcceptor(
                 self._acceptor, self._dialer, self._latency, self._add, self._served, self._cancels
@@ -140,7 +140,8 @@ class Forward:
     async def _report_stalls(self) -> None:
         """Call `BackendRoute.on_stall`, which triggers a check, for targets that exceed `response_timeout`.
 
-        This method searches periodically, because no event reports a server that hangs with open connections.
+        This method searches for these targets periodically, because no event reports a server that hangs while its
+        connections stay open.
         """
         if self._response_timeout is None:
             await asyncio.Event().wait()
@@ -167,9 +168,9 @@ class Forward:
         self._start_accepting()
 
     def review(self) -> None:
-        """Stop the link from accepting clients if it can no longer handle all new clients of this backend.
+        """If a link accepts the clients of this backend, check whether the link can still handle all new clients.
 
-        Python code then accepts the clients.
+        If it cannot, stop the link from accepting clients. Python code then accepts them.
         """
         if self._native is not None:
             self._native.review()

@@ -37,7 +37,8 @@ class Listener:
 
     Args:
         address: The address to listen on.
-        sockets: Listening sockets that another process has bound. The listener takes ownership. None: bind `address`.
+        sockets: Listening sockets that another process has bound. The listener takes ownership of them. If None, the
+            listener binds `address`.
         free_bind: Whether to bind `address` even if no interface of the host has this address yet. See `listen_tcp`.
 
     Raises:
@@ -144,7 +145,7 @@ class Listener:
             self._pause(sock, error)
 
     def _accept(self, sock: socket.socket) -> None:
-        """Accept waiting clients. Log all errors, because the poller removes a handler that raises."""
+        """Accept waiting clients. Log all errors, because the poller removes a handler that raises an error."""
         for _ in range(_ACCEPTS_PER_TURN):
             if self._on_accept is None:
                 return
@@ -153,8 +154,8 @@ class Listener:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except Exception as error:  # noqa: BLE001 - logged and retried
-                # Pause, because accept(2) may fail for every connection: if the process has no free descriptors, the
-                # connection stays in the kernel's queue, and epoll would report it again immediately.
+                # Pause, because accept(2) could fail again immediately. For example, if the process has no free
+                # descriptors, the connection stays in the kernel's queue, and epoll reports it again.
                 self._pause(sock, error)
                 return
             try:

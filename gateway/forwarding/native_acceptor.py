@@ -35,11 +35,11 @@ _BUDGET_SHARE = 0.75
 """Fraction of the room in a handshake budget for which a link receives permits. The remaining room is for other
 backends with the same server."""
 _PERMIT_SHARE = 1 / 64
-"""Fraction of the lowest limit. After this many changes, such as ended connections, the link is permitted to accept
-more clients."""
+"""Fraction of the lowest limit (see `_limit`). When the number of changes, such as ended connections, reaches this
+fraction, the link receives more permits."""
 _REPORT_DELAY = 1.0
-"""Maximum seconds between connecting a client and the report of the link. The link waits a few milliseconds, and the
-event loop can be busy."""
+"""Maximum seconds from the time at which a link connects a client until Python code handles the link's report. The
+link waits a few milliseconds before the report, and the event loop can be busy."""
 
 
 class _Path(NamedTuple):
@@ -52,10 +52,10 @@ class _Path(NamedTuple):
 class NativeAcceptor:
     """Lets a link accept the clients of one backend in C; implements `AcceptedClientHandler`.
 
-    A link starts to accept clients after Python code has connected a client through the link. The link stops when the
-    route or a rule changes, when a dial fails, or when the number of connections is close to the limit. Python code
-    (the `Acceptor`) then accepts the clients again. If the link cannot connect a client to the target, it returns the
-    client to the `Acceptor`.
+    A link starts to accept clients after Python code has connected a client through the link. The link stops
+    accepting when the route or a rule changes, a dial fails, or the number of connections is close to the limit.
+    Python code (the `Acceptor`) then accepts the clients again. If the link cannot connect a client to the target, it
+    returns the client to the `Acceptor`.
 
     Args:
         acceptor: Accepts the clients that the link returns.
@@ -63,7 +63,7 @@ class NativeAcceptor:
         latency: Records the response latencies.
         on_joined: Called for each client that the link has connected to the target. Receives the path to the target,
             the relay, the tap that observes the login, and a monotonic time before the login.
-        on_served: Called with the number and the bytes of clients whose short connections the link reports together.
+        on_served: Called with the totals of short connections, which the link reports together after they have ended.
         cancels: Routes cancel requests; None if clients send no cancel requests on separate connections. A link sends
             all cancel requests to its only target, so it accepts clients only while no other target has sessions.
     """
@@ -90,8 +90,8 @@ class NativeAcceptor:
         self._bound: list[Listener] = []
         """The backend's listeners on whose sockets the link accepts clients."""
         self._changes = 0
-        """Since the link last received permits: the number of connections that have ended. With a handshake budget,
-        also the number of clients that the link has reported."""
+        """Number of connections that have ended since the link last received permits. With a handshake budget, the
+        number includes the clients that the link has reported since then."""
         self._retry_at = 0.0
 
     @property
@@ -156,7 +156,7 @@ class NativeAcceptor:
         return min(limit, path.budget.limit) if path.budget is not None else limit
 
     def _room(self, path: _Path) -> int:
-        """Return how many more clients a link may accept on a path, besides those that it is already permitted."""
+        """Return for how many clients on a path a link may receive permits, in addition to its current permits."""
         reserved = sum(each.reserved for each in self._paths)
         room = self._acceptor.admission.max_connections - self._acceptor.active_here
         if path.budget is not None:
@@ -164,7 +164,10 @@ class NativeAcceptor:
         return room - reserved
 
     def review(self) -> None:
-        """Stop the link from accepting clients if it can no longer handle all new clients of this backend."""
+        """If a link accepts the clients of this backend, check whether the link can still handle all new clients.
+
+        If it cannot, stop the link from accepting clients.
+        """
         listening = self._listening
         if listening is None:
             return
@@ -211,7 +214,7 @@ class NativeAcceptor:
     # The link calls the following methods of `AcceptedClientHandler`.
 
     def on_joined(self, listener: LinkClientListener, relay: Relay, tap: Any) -> None:
-        """See `AcceptedClientHandler`."""
+        """Add a client that the link has connected; implements `AcceptedClientHandler.on_joined`."""
         path = self._paths.get(listener)
         if path is None:  # `listen` failed after the link had accepted this client
             relay.abort(CloseReason.ABORTED)
@@ -220,11 +223,11 @@ class NativeAcceptor:
         now = time.monotonic()
         if path.budget is not None:
             path.budget.add_client(relay, now)
-            self._count_change()  # if this client or others have logged in, they no longer use the budget
+            self._count_change()  # clients that have logged in no longer use the budget, so the link may accept more
         self._on_joined(path.routed, relay, tap, now - _REPORT_DELAY)
 
     def on_served(self, listener: LinkClientListener, clients: ShortConnectionTotals) -> None:
-        """See `AcceptedClientHandler`."""
+        """Count clients whose short connections have ended; implements `AcceptedClientHandler.on_served`."""
         self._acceptor.accepted += clients.total
         self._on_served(clients)
         if (path := self._paths.get(listener)) is not None and path.budget is not None:
@@ -232,14 +235,14 @@ class NativeAcceptor:
             path.budget.record_client_login(now - _REPORT_DELAY, now, certain=False)
 
     def on_returned(self, listener: LinkClientListener, client: Stream, seconds: float, *, abandoned: bool) -> None:
-        """See `AcceptedClientHandler`."""
+        """Handle a client that the link did not connect; implements `AcceptedClientHandler.on_returned`."""
         if abandoned and (path := self._paths.get(listener)) is not None:
             self._target_dialer.record_abandoned(path.routed)
         self._acceptor.accept(client, seconds)
         self.on_client_ended()  # the client no longer uses a permit of the link
 
     def on_stopped(self, listener: LinkClientListener, *, failed: bool) -> None:
-        """See `AcceptedClientHandler`."""
+        """Accept further clients in Python code; implements `AcceptedClientHandler.on_stopped`."""
         if listener is self._listening:
             self._listening = None
             if failed:
@@ -247,7 +250,7 @@ class NativeAcceptor:
             self._accept_here()
 
     def on_closed(self, listener: LinkClientListener) -> None:
-        """See `AcceptedClientHandler`."""
+        """Remove a listener that has stopped; implements `AcceptedClientHandler.on_closed`."""
         path = self._paths.pop(listener, None)
         if path is not None and path.budget is not None:
             path.budget.listeners.pop(listener, None)

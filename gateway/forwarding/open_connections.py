@@ -23,12 +23,12 @@ class OpenConnection:
     """The connection of a client to a target.
 
     Args:
-        relay: Carries the bytes.
+        relay: Forwards the bytes.
         routed: The target, and the uplink used.
         slot: The connection's slot in the quota of its consumer; None if consumers are not counted.
         began: Monotonic time before the login of the client, at most about a second before the client was connected.
-        login: Observes the client's login, to route its cancel requests later; None if the kind has no cancel
-            requests.
+        login: The tap that observes the client's login, to route cancel requests for the session later; None if the
+            kind has no cancel requests.
         record: The client's record for the audit log and the trace; None if both are disabled.
     """
 

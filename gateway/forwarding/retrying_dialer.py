@@ -25,8 +25,8 @@ _RETRY_FACTOR = 2.0
 _NEXT_AFTER = 2.0
 """Maximum duration of a dial, in seconds, if there is another path or target to try next."""
 _RECHECK_INTERVAL = 1.0
-"""If the route has several uplinks: seconds after which the paths for a waiting client are determined again, because
-the best path can change."""
+"""Seconds after which the gateway determines the paths for a waiting client again, because the best path can change.
+Used only if the route has several uplinks."""
 _NO_PRIMARY = "no target is a writable primary"
 _PERMANENT = {FailureReason.CHANNEL_PROHIBITED}
 """Reasons of failures that a retry cannot fix."""
@@ -201,8 +201,8 @@ class RetryingDialer:
     async def _cancel_request(self, client: PendingClient, routed: TargetWithUplink | None) -> CancelRequest | None:
         """Return the client's cancel request; None if the client sends none.
 
-        If all sessions are on the target of `routed`, return None without reading. A cancel request then goes to this
-        target anyway.
+        If all sessions are on the target of `routed`, return None without reading: the gateway connects the client to
+        this target anyway.
         """
         cancels = self._cancels
         target = routed.identity if routed is not None else None
@@ -241,7 +241,7 @@ class RetryingDialer:
 
 
 def _is_blocked(error: TargetAccessError) -> bool:
-    """Return whether aborted handshakes have caused the error. Another path to the server then works no better."""
+    """Return whether aborted handshakes have caused the error. Such an error does not indicate a faulty path."""
     return isinstance(error, DialError) and error.reason is FailureReason.HOST_BLOCKED
 
 

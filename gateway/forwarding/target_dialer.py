@@ -20,7 +20,7 @@ from gateway.metric_types import Histogram
 from gateway.relay.dial_retry import retry_dial
 
 _ADMISSION_INTERVAL = 0.01
-"""Seconds between two checks of whether enough clients have logged in, so that the next client can be admitted."""
+"""Seconds between two tests of whether the handshake budget allows the next waiting client."""
 MIN_DIAL = 0.05
 """Minimum time limit for a dial, in seconds. It applies even if `hold` has passed or is zero."""
 _DIALS_PER_PATH = 64
@@ -38,7 +38,7 @@ class TargetDialer:
     def __init__(self, route: BackendRoute) -> None:
         self.route = route
         self.replaced = False
-        """Whether another object dials the targets of new clients, because the route has changed."""
+        """Whether another `TargetDialer` dials the targets of new clients, because the route has changed."""
         self._slots: dict[TargetWithUplink, asyncio.Semaphore] = {}
         self._queues: defaultdict[TargetWithUplink, asyncio.Lock] = defaultdict(asyncio.Lock)
         """For each path, the queue of clients that wait until the handshake budget allows the next client."""
@@ -99,7 +99,7 @@ class TargetDialer:
                 while not (allowed := budget.allows(time.monotonic())) and not budget.throttled:
                     if self.replaced or routed.uplink.link is not link:
                         raise LinkLostError
-                    await asyncio.sleep(_ADMISSION_INTERVAL)  # no event reports a login in the native engine
+                    await asyncio.sleep(_ADMISSION_INTERVAL)  # poll: the native engine does not report a login
         except TimeoutError:
             allowed = False
         finally:
@@ -155,7 +155,7 @@ class TargetDialer:
             self._check_if_needed(budget, routed)
 
     def record_abandoned(self, routed: TargetWithUplink) -> None:
-        """Record that a link has abandoned a dial over a path, because the server can count an aborted handshake."""
+        """Record that a link has abandoned a dial over a path. The server might count it as an aborted handshake."""
         if (budget := self.route.budget(routed)) is not None:
             budget.record_abandoned(time.monotonic())
             self._check_if_needed(budget, routed)

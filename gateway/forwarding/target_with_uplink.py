@@ -32,12 +32,12 @@ class TargetIdentity(NamedTuple):
 
     @property
     def open_uplink(self) -> LinkProvider | None:
-        """The first uplink with a link; None if there is none."""
+        """The first uplink that has a link; None if no uplink has a link."""
         return next((each for each in self.uplinks if each.link is not None), None)
 
     @property
     def link(self) -> Link | None:
-        """The link of the first uplink that has one; None if there is none."""
+        """The link of the first uplink that has a link; None if no uplink has a link."""
         uplink = self.open_uplink
         return uplink.link if uplink is not None else None
 

@@ -31,8 +31,8 @@ _FIRST_SPREAD = 0.2
 
 _LATENCY_SAMPLES = 5
 _MIN_INTERVAL = 1.0
-"""Minimum seconds between the starts of two checks if failed client traffic triggers the second check. A shorter
-`fast_interval` replaces this minimum."""
+"""Minimum seconds between the starts of two checks when failed client traffic triggers the second check. If
+`fast_interval` is shorter, the minimum is `fast_interval`."""
 
 
 class Check:
@@ -110,7 +110,7 @@ class Check:
         """Check the target on schedule until cancelled. Call `ready` after each check."""
         self.uplink.watchers.append(self._check_now)
         try:
-            await asyncio.sleep(random.uniform(0, _FIRST_SPREAD))  # noqa: S311 - spread, not a secret
+            await asyncio.sleep(random.uniform(0, _FIRST_SPREAD))  # noqa: S311 - random delay, not a secret
             while True:
                 self._wake.clear()
                 self._immediate = False
@@ -151,7 +151,7 @@ class Check:
         self.urgent = urgent
 
     def _check_now(self) -> None:
-        """Start a check immediately: the uplink has changed, or an operator has paused or resumed the checks."""
+        """Start a check immediately, because the uplink has changed, or checks were paused or resumed."""
         self._immediate = True
         self._wake.set()
 

@@ -8,7 +8,7 @@ from gateway.contracts.states import HealthState
 from gateway.errors import FailureReason
 
 HISTORY = 100
-"""Default size of a history, which keeps at most this number of latest results, and at most as many failures."""
+"""Default size of a history: the maximum number of latest results, and also the maximum number of failures."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from gateway.contracts.states import HealthState, PathPreference
 RETURN_AFTER = 30.0
 """Number of seconds for which a path must work after a failure, before new clients use it again."""
 _FASTER, _MIN_GAIN = 0.8, 0.001
-"""With the preference `latency`, new clients move to another path only if its latency is at most `_FASTER` times the
-current path's latency, and lower by at least `_MIN_GAIN` seconds."""
+"""With the preference `latency`, new clients move only to a clearly faster path. The latency of that path must be at
+most `_FASTER` times the current path's latency, and at least `_MIN_GAIN` seconds lower."""
 _CONFIRMATIONS = 8
 """Number of consecutive checks in which another path must be faster before new clients move to it. Fewer checks would
 not be reliable, because the latencies of equally fast paths vary on a busy machine."""
@@ -47,7 +47,7 @@ def working_paths(paths: Sequence[PathCandidate]) -> list[int]:
     """Return the indexes of the paths that new clients can use.
 
     A path works if its tunnel is open, the last dial over it did not fail, and its check does not report the target
-    as down. If the checks of all these paths fail, the fault may lie with the target instead. In this case, the
+    as down. If no check reports the target as usable, the cause might be the target itself. In this case, the
     function ignores the checks.
 
     Args:

@@ -1,4 +1,4 @@
-"""Stores the last probe result of one target, shared by the checks over all paths to it. Does no I/O."""
+"""Stores the last probe result of one target, for the checks over all paths to this target. Does no I/O."""
 
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.states import DatabaseRole

@@ -67,8 +67,8 @@ def superseded_primaries(
     Args:
         candidates: The targets in the order of the configuration.
         prefer: Which targets new clients use, from the configuration. The result is empty if this is not `primary`.
-        confirmed: Whether to omit superseded primaries that have not been probed since the promotion of the other
-            target, because they might have been demoted in the meantime. Those that are `failing` are never omitted.
+        confirmed: Whether to omit superseded primaries that were last probed before the other target's promotion,
+            because they might have been demoted in the meantime. Primaries that are `failing` are never omitted.
     """
     primaries = [each for each in candidates if prefer == "primary" and each.role == "primary"]
     latest = max((each.promoted for each in primaries if each.state is not HealthState.DOWN), default=0.0)

@@ -171,7 +171,7 @@ def _remove_login(client: ImportedClient) -> None:
 
 
 def _merge_check(client: ImportedClient, check: dict[str, Any], name: str, result: ImportResult) -> None:
-    """Use a client's login for the health check of a backend, if the check has no other user.
+    """Use a client's login for the health check of a backend if the check does not log in as another user.
 
     Add a note on the parts of the login that the check does not use.
     """
@@ -202,10 +202,10 @@ def _unique_volume(client: ImportedClient, keys: dict[str, Any], result: ImportR
 
 
 def _note_missing(name: str, result: ImportResult) -> None:
-    """Add a placeholder for each required key that a backend lacks, and a note that asks the user to replace it.
+    """Add a placeholder for each required key that a backend lacks, and ask the user in a note to replace it.
 
-    Some kinds require no keys, and their note explains how to add a login to the health check. Add this note to a
-    backend without the key `check`. Remove an earlier note that no longer applies.
+    For a kind that requires no keys, the note explains how to add a login to the health check. Add that note only if
+    the backend has no key `check`. Remove an earlier note that no longer applies.
     """
     backend = result.backends[name]
     imports = KINDS[backend["kind"]].imports

@@ -1,4 +1,4 @@
-"""Writes notes for the user on how to change each client so that it uses its new backend."""
+"""Creates instructions for the user on how to change each client, so that the client uses its new backend."""
 
 import re
 from typing import Any

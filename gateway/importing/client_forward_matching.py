@@ -12,7 +12,7 @@ from gateway.importing.imported_objects import (
 
 
 def join_networks(result: ImportResult) -> None:
-    """Set `via` to a VPN for the clients and tunnels whose containers share the network of the VPN's container.
+    """Set `via` of clients and tunnels to a VPN if their container shares the network of the VPN's container.
 
     A container shares the network of another container with `network_mode: service:NAME` or `container:NAME`.
 
@@ -41,8 +41,8 @@ def _set_via(inner: str, tunnel: str, result: ImportResult) -> None:
     """Make a tunnel run inside another tunnel.
 
     Args:
-        inner: The name of the inner tunnel. If this tunnel already runs inside others, the function sets `via` of the
-            outermost one.
+        inner: The name of the inner tunnel. If this tunnel already runs inside other tunnels, the function sets `via`
+            of the outermost of them.
         tunnel: The name of the tunnel that becomes the outermost one.
         result: Contains the tunnels, which the function changes.
     """

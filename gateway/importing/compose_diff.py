@@ -94,7 +94,7 @@ def _edit(text: str, name: str, *, has_services: bool) -> YamlEdit:
 
 
 def _relative(changes: list[tuple[str, str, str]], folder: str, result: ImportResult) -> list[tuple[str, str, str]]:
-    """Return changes whose paths patch(1) accepts: it refuses absolute paths, and paths that contain `..`.
+    """Return the changes with paths that patch(1) accepts. It refuses absolute paths, and paths that contain `..`.
 
     Args:
         changes: The path, the old content and the new content of each file in `folder`.
@@ -150,7 +150,7 @@ def _note_internal_networks(
 ) -> None:
     """Add a note if a client cannot reach a gateway that listens on the host.
 
-    This happens if the client has only internal networks, which have no route to the host.
+    A client with only internal networks cannot reach the host, because these networks have no route to the host.
     """
     if not found.on_host or container.network:
         return

@@ -11,7 +11,7 @@ def interpolated(text: str, value: Callable[[str], str]) -> str:
 
     Args:
         text: The string.
-        value: A function that returns the value of the variable with the given name; empty if it is not known.
+        value: A function that returns the value of the variable with the given name; an empty string if not known.
     """
     return "".join(part for _, part in _parts(text, value))
 

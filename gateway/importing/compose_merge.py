@@ -8,7 +8,7 @@ from gateway.importing.compose_value_parsers import environment, list_of, mappin
 from gateway.importing.docker_options import read_bind
 
 _REPLACED = ("command", "entrypoint", "test")
-"""Keys with lists that Compose does not join: the list in the override file replaces that in the Compose file."""
+"""Keys whose lists Compose does not join. The list in the override file replaces the list in the Compose file."""
 _LISTS = ("dns", "dns_opt", "dns_search", "env_file", "label_file", "tmpfs")
 """Keys of services whose value can be a string or a list. Before Compose merges two values, it converts a string to a
 list."""

@@ -17,7 +17,7 @@ def change_volume(
 
     Args:
         edit: Collects the changes to the Compose file.
-        client: The volume.
+        client: The client that represents the volume.
         found: The configuration of the gateway's service.
         result: The imported configuration, to which the function adds a note.
 
@@ -84,7 +84,7 @@ def _remove_links(edit: YamlEdit, container: ImportedContainer, replaced: set[st
 def _change_dependencies(
     edit: YamlEdit, container: ImportedContainer, replaced: set[str], *, needs_gateway: bool
 ) -> None:
-    """Replace the dependencies of a service on replaced services with a dependency on the gateway.
+    """If a service depends on services that the gateway replaces, make it depend on the gateway instead.
 
     If `needs_gateway` is set, add the new dependency even if the service depends on no replaced service. The new
     `depends_on` is a mapping, because only a mapping can make Compose wait until the gateway is healthy.

@@ -54,9 +54,9 @@ class DatabaseAddress:
     more: tuple[str, ...] = ()
 
     def kind(self) -> tuple[str, int, str]:
-        """Return the backend kind, the port and a note. If the kind or the port is a guess, the note says so.
+        """Return the backend kind, the port and a note.
 
-        Otherwise, the note is empty.
+        If the kind or the port is a guess, the note says so. Otherwise, the note is empty.
 
         Raises:
             UsageError: The port is not a port number.

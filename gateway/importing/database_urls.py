@@ -69,7 +69,8 @@ def find_urls(container: ImportedContainer, result: ImportResult) -> Iterator[Da
 def _is_imported(name: str, scheme: str) -> bool:
     """Return whether a URL is the address of a database.
 
-    If the scheme does not show this, as with `tcp`, the name of the variable must end with `URL`, `URI` or `DSN`.
+    If the scheme does not identify a database, as with `tcp`, the name of the variable must end with `URL`, `URI` or
+    `DSN`.
     """
     kind = kind_of_word(scheme)
     if scheme in OTHER_PORTS or (kind is not None and kind.default_port and kind.mount is None):

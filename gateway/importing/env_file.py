@@ -15,8 +15,8 @@ def parse_env_file(text: str, value: Callable[[str], str] | None = None) -> dict
 
     Args:
         text: The content of the file: `NAME=value` lines, with comments, quotes and `export`.
-        value: A function that returns the value of a variable that no earlier line of the file sets; empty if the
-            value is not known. None: keep references such as `${NAME}`, as `docker run` does.
+        value: A function that returns the value of a variable that no earlier line of the file sets; an empty string
+            if the value is not known. None to keep references such as `${NAME}`, as `docker run` does.
     """
     found: dict[str, str] = {}
 
@@ -81,7 +81,7 @@ class EnvFiles:
         return self.values(folder).get(name, "")
 
     def values(self, folder: str) -> dict[str, str]:
-        """Return the variables in the `.env` file of a Compose file; empty if it was not passed as a source.
+        """Return the variables in the `.env` file of a Compose file; empty if the file was not passed as a source.
 
         Args:
             folder: The directory of the Compose file.
@@ -104,4 +104,4 @@ class EnvFiles:
 
 
 def _key(path: str, folder: str = "") -> str:
-    return os.path.abspath(os.path.join(folder, path))  # noqa: PTH100, PTH118 - does not resolve symbolic links
+    return os.path.abspath(os.path.join(folder, path))  # noqa: PTH100, PTH118 - Path.resolve would follow symbolic links

@@ -61,7 +61,7 @@ def adapt_to_compose(result: ImportResult, folder: str) -> GatewayComposeService
     found = GatewayComposeServiceConfig(copy.deepcopy(result.tunnels), copy.deepcopy(result.backends), folder)
     found.on_host = any(KINDS[keys["kind"]].kernel_mounts for keys in found.backends.values())
     for keys in found.tunnels.values():
-        if keys.get("config") in result.files:  # the diff creates this file next to the Compose file
+        if keys.get("config") in result.files:  # the diff creates the VPN's configuration next to the Compose file
             keys["config"] = posixpath.join(folder, posixpath.basename(keys["config"]))
     for section in (found.tunnels, found.backends):
         for name, keys in section.items():
@@ -89,7 +89,7 @@ def _listener(
         found: The configuration of the gateway's service.
         published: The host ports that the replaced container publishes; None if the backend replaces no local forward
             of a container.
-        for_containers: Whether containers on a Docker network are clients.
+        for_containers: Whether containers on a Docker network are clients of the backend.
     """
     listen = keys["listen"]
     if listen.startswith("/") or KINDS[keys["kind"]].kernel_mounts:

@@ -30,7 +30,7 @@ class ImportResult:
         forwards: The local forwards (`ssh -L`).
         clients: The clients of remote services.
         containers: The containers of all sources.
-        reserved: Names that a backend must not have, because containers that the gateway does not replace have them.
+        reserved: Names of containers that the gateway does not replace. A backend must not have one of these names.
         changes: Pairs of a client and an instruction for the user on how to change the client. For clients in a
             Compose file, the import can create a diff of the file in place of the instructions.
         sections: Additional sections of the configuration.
@@ -62,7 +62,8 @@ class ImportResult:
             host: The server's host, or another string from which to derive the tunnel's name.
 
         Raises:
-            UsageError: The key `host` is not valid, or there is no such key and the argument `host` is not valid.
+            UsageError: The host is not a host name or an IP address. The host is the value of the key `host`, or the
+                argument `host` if the key is absent.
         """
         if not is_host(str(keys.get("host", host))):
             raise UsageError(f"{keys.get('host', host)!r} is not a host name or an IP address")
@@ -187,7 +188,7 @@ def split_target(target: str) -> tuple[str, int]:
 
 
 def short_name(host: str) -> str:
-    """Return a short name for a host: the first label or the address, with special characters replaced by `-`."""
+    """Return the first label of a host name, or an IP address. Replace special characters with `-`."""
     numeric = re.fullmatch(r"[0-9.:a-fA-F]*[.:][0-9.:a-fA-F]*", host)
     if match := re.fullmatch(r"\$\{(\w+)\}", host):
         return match[1].lower().replace("_", "-")

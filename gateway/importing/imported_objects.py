@@ -32,8 +32,8 @@ class SshCommandEnvironment:
 
     Args:
         where: The name of the command in the notes for the user.
-        names: A function from the port of a listener to the host names and ports at which clients reach the listener.
-        path: A function from a path in the command to the path on the host.
+        names: A function that returns the host names and ports at which clients reach the listener on a given port.
+        path: A function that converts a path in the command to the path on the host.
         in_container: Whether the command runs in a container.
     """
 
@@ -74,7 +74,7 @@ class ImportedContainer:
         mounts: The mounts.
         network: The network mode: `host`, `service:NAME` or `container:NAME`; empty for Docker networks.
         aliases: Additional host names at which other containers reach the container.
-        links: The name of the linked container for each link's alias.
+        links: The name of the linked container, by the alias of the link.
         published: The published ports: pairs of container port and host port.
         parts: The parts of the container's definition that the import has not used, each with its text for notes.
         used: The parts of the container's definition that the import has used.
@@ -180,7 +180,8 @@ class ImportedClient:
         port: The port that the client connects to.
         more: Additional targets of the backend, as `host:port`.
         keys: Additional configuration keys of the backend.
-        via: The name of the tunnel that the client opens, or of the VPN whose network it shares; else, None.
+        via: The name of the tunnel that the client opens, or of the VPN whose network the client shares; None if the
+            client uses neither.
         container: The container that is the client; None if the client is a process or the kernel of this host.
         login: The names of all variables that contain the address, or the user or password for the health check.
         variables: The names of the variables that contain host and port. The Compose diff changes their values.

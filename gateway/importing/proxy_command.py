@@ -19,8 +19,8 @@ _SHELL = re.compile(
     """,
     re.DOTALL | re.VERBOSE,
 )
-"""Matches a quoted part of a command, or, in the group, syntax that needs a shell: an operator, a variable, or a
-wildcard pattern."""
+"""Matches a quoted part of a command, or syntax that needs a shell: an operator, a variable, or a wildcard pattern.
+Group 1 matches only syntax that needs a shell."""
 _VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*)")
 _BRACES = re.compile(r"(?<!\$)\{(\w+)\}")
 _TOKENS = {"%": "%", "h": "{host}", "p": "{port}", "r": "{user}"}
@@ -103,7 +103,7 @@ def program(command: str, alias: str) -> ProxyCommandProgram:
     words = ["sh", "-c", command] if needs_shell else shlex.split(command)
     braces = tuple(f"{{{name}}}" for name in _BRACES.findall(command))
     words = [_BRACES.sub(r"{ \1 }", word) for word in words]
-    # Double each dollar sign: in the configuration file, a single one can begin a reference to a variable.
+    # Double each dollar sign, because a single dollar sign in the configuration file can begin a reference.
     converted = [re.sub(r"%(.)", replacement, word.replace("$", "$$")) for word in words]
     converted = [home(word) if word.startswith("~/") and not needs_shell else word for word in converted]
     variables = dict.fromkeys(_VARIABLE.findall(command)) if needs_shell else ()

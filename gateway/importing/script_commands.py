@@ -77,7 +77,7 @@ def import_script(
         read_env_file: A function that reads an env file of a container.
         result: The imported configuration, to which the function adds the tunnels, forwards, containers and notes
             from the commands.
-        form: `ssh` if each ssh command must have a local forward.
+        form: `ssh` to raise an error for an ssh command without a local forward; empty to add a note instead.
 
     Returns:
         The driver options of each volume that the commands create, by volume name.
@@ -136,7 +136,7 @@ def _note_other(words: list[str], source: str, result: ImportResult) -> None:
 
 
 def _command_line(words: list[str]) -> str:
-    """Return the command line with ssh that is an argument of a shell, or of another program such as tmux.
+    """If a command runs a shell or a program such as tmux, return the argument that contains an ssh command.
 
     Return an empty string if no argument contains an ssh command with a forward.
     """

@@ -26,7 +26,7 @@ _PREFIXES = {
     "ionice": "cn",
     "while": "", "until": "", "if": "", "elif": "", "!": "",
 }  # fmt: skip
-"""Programs and keywords that can precede ssh, and the options of each that take a value."""
+"""Programs and keywords that can precede ssh, each with its short options that take a value."""
 _WITH_ARGUMENT = ("timeout", "gosu", "su-exec", "flock", "tmux")
 """Programs of `_PREFIXES` that require an argument, such as a duration, before the command."""
 _SCHEDULE = re.compile(r"(?:@\w+|[\w*/,-]+(?: [\w*/,-]+){4})(?= |$)")
@@ -61,7 +61,7 @@ def ssh_program(words: Sequence[str]) -> int | None:
 
 
 def schedule_length(words: Sequence[str]) -> int:
-    """Return the number of words of the schedule at the start of a line of crontab(5); 0 for another command."""
+    """Return the number of words of the schedule at the start of a line of crontab(5); 0 for any other command."""
     match = _SCHEDULE.match(" ".join(words[:6]))
     return len(match[0].split()) if match is not None and re.match(r"[@*\d]", words[0]) else 0
 

@@ -109,7 +109,7 @@ def _by_command(container: ImportedContainer, context: SshCommandEnvironment, re
 def _convert(
     words: list[str], container: ImportedContainer, context: SshCommandEnvironment, result: ImportResult
 ) -> None:
-    """Convert an ssh command. If the command specifies no key, use the mounted key."""
+    """Convert an ssh command. If the command specifies no key, use the key that is mounted in the container."""
     key = mounted_key(container)
     if key and not any(re.match(r"-\w*i$|-i.|(-o)?IdentityFile", word) for word in words):
         program = ssh_program(words)

@@ -5,7 +5,7 @@ import re
 
 from gateway.errors import UsageError
 
-_ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - only if the command requests this address
+_ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - used only if the command requests all addresses
 
 
 def read_forward(text: str, *, any_address: bool) -> tuple[str, str]:
@@ -13,7 +13,7 @@ def read_forward(text: str, *, any_address: bool) -> tuple[str, str]:
 
     Args:
         text: The forward.
-        any_address: Whether a forward without bind address listens on all addresses; otherwise, on localhost.
+        any_address: Whether a forward without a bind address listens on all addresses instead of localhost.
 
     Returns:
         The listener and the target.

@@ -101,7 +101,7 @@ def _path(
     names = {"proxyjump": "ProxyJump", "proxycommand": "ProxyCommand"}
     key, *ignored = [each for each in config.keywords if each in names] or [""]
     value = config.first(key)
-    for each in ignored:  # ssh uses only the first of the two keywords (ssh_config(5))
+    for each in ignored:  # ssh uses the first of ProxyJump and ProxyCommand (ssh_config(5))
         result.add_note(
             f"{context.where}: {names[each]} {config.first(each)}: not imported; {names[key]} comes first, so ssh"
             " ignores this one"

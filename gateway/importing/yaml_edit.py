@@ -100,7 +100,7 @@ class YamlEdit:
 
         Args:
             path: The path of the list.
-            change: A function from the old item to the new one, or to None to remove the item.
+            change: A function that receives an item, and returns the new item, or None to remove the item.
 
         Raises:
             UsageError: The mapping comes from a YAML alias or merge key. See `put`.

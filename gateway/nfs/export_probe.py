@@ -16,7 +16,7 @@ CANARY = f".gateway-canary-{hashlib.sha256(socket.gethostname().encode()).hexdig
 """Name of the directory that the write check creates. The name contains a hash of the host name, so that gateways
 on several hosts can check the same export."""
 _QueryKey = tuple[HostPort, int]
-"""Identifies one of several simultaneous queries: the target, and a number."""
+"""The key of a query: the target, and a number that distinguishes simultaneous queries of one target."""
 _INSTANCE_ID = secrets.token_hex(4)
 """Part of the client owner (RFC 8881, section 2.4). It distinguishes this process from other NFSv4.1 clients."""
 
@@ -37,8 +37,8 @@ class ExportProbe:
         """The NFSv4.1 sessions with targets that do not support NFSv4.0. Queries reuse the sessions, because a new
         session for each query would leave many unused sessions on the server."""
         self._in_use: set[_QueryKey] = set()
-        """The keys of the queries in progress. Each query needs a separate session, because a session carries one
-        request at a time."""
+        """The keys of the queries in progress. Each query needs a separate session, because a session permits only
+        one request at a time."""
 
     async def query(self, client: RpcClient, target: HostPort, phases: PhaseTimer) -> nfs4.NfsExport:
         """Query the export with NFSv4.0, or with an NFSv4.1 session if the server does not support NFSv4.0.

@@ -32,7 +32,7 @@ class Nfs41Session:
         self._owner = owner.encode()
         self._verifier = secrets.token_bytes(_VERIFIER_SIZE)
         self.session_id = b""
-        """The session ID that the server assigned; empty until `read_create_session`."""
+        """The session ID that the server assigned; empty before the call of `read_create_session`."""
         self._client_id = 0
         self._client_sequence = 0
         self._slot_sequence = 0

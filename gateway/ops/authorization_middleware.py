@@ -36,7 +36,7 @@ class AuthorizationMiddleware:
     Args:
         rules: The access rules of the listener.
         tokens: Returns the tokens that are currently accepted.
-        roles: The role that each path requires. A path that is absent requires `AccessRole.EVERYTHING`.
+        roles: The role that each path requires. A path without an entry requires `AccessRole.EVERYTHING`.
         probes: The paths for health checks, which have a higher rate limit.
     """
 
@@ -58,7 +58,7 @@ class AuthorizationMiddleware:
     async def handle(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        """Pass a request to its handler if it is authorized; otherwise, return an error response."""
+        """If a request is authorized, pass it to its handler. Otherwise, return an error response."""
         resource = request.match_info.route.resource
         required = self._roles.get(resource.canonical, AccessRole.EVERYTHING) if resource else AccessRole.PROBES
         response = self._refusal(request, required)
@@ -70,7 +70,7 @@ class AuthorizationMiddleware:
         return response
 
     def _refusal(self, request: web.Request, required: AccessRole) -> web.StreamResponse | None:
-        """Return the error response for an unknown Host header or missing authorization; None: accept the request."""
+        """Return an error response if the Host header is unknown or the authorization is missing; otherwise, None."""
         if not is_accepted_host(self._rules, request.headers.getall("Host", [])):
             return web.Response(status=421, text=_UNKNOWN_HOST)
         tokens, role = self._tokens(), self._current_role(request)
@@ -113,6 +113,6 @@ def may_see_details(request: web.Request) -> bool:
 
 
 def is_still_authorized(request: web.Request) -> bool:
-    """Return whether the client may still receive events. Its token can be revoked while it receives them."""
+    """Return whether the client may still receive events. Its token can be revoked while the stream is open."""
     current_role = request.get(_CURRENT_ROLE)  # None for requests on the admin socket, which are always authorized
     return current_role is None or current_role(request) >= request[_ROLE]

@@ -17,8 +17,8 @@ from gateway.ops.status_views import BackendView, ServiceView, TunnelView
 from gateway.ops.tunnel_root_causes import TunnelFailureEffect, effect_of_tunnels, failed_tunnels
 
 MAX_CAUSES = 5
-"""Maximum number of failures that the status page and the commands show in detail. They only count further
-failures."""
+"""Maximum number of failures that the status page and the commands show in detail. For further failures, they show
+only the number."""
 _ATTEMPTING = (TunnelState.IDLE, TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING)
 """The states of a tunnel that is not open yet. If the previous attempt failed, a tunnel in one of these states still
 has the reason for that failure."""

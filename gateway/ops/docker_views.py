@@ -43,7 +43,7 @@ class PlannedChangeView:
 
 @dataclass(frozen=True)
 class NameConflictView:
-    """A host name that is ambiguous in a container, because it has different addresses on two Docker networks."""
+    """A host name that is ambiguous in a container, because the name has different addresses on two networks."""
 
     container: str
     network: str

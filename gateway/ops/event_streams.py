@@ -21,7 +21,7 @@ _SEND_BUFFER = 32 * 1024
 """Size of the socket's send buffer in bytes. If a client does not read, a small buffer soon becomes full. Then the
 server no longer extends the deadline of the response, and closes the connection."""
 _RESET = "event: reset\ndata: {}\n"
-"""Sent to a client that has missed events, so that it reads the whole status again."""
+"""The message to a client that has missed events. The client must then read the whole status again."""
 
 
 class EventStreams:
@@ -43,7 +43,7 @@ class EventStreams:
         self._closed = False
 
     def close(self) -> None:
-        """End all streams when the server stops."""
+        """End all streams, because the server is stopping."""
         self._closed = True
         for wake in self._wakes:
             wake.set()

@@ -18,8 +18,8 @@ from gateway.text_sanitizer import one_line
 MAX_EVENTS = 1000
 """Maximum number of events of backends and targets, in memory and in the events file."""
 MAX_CAUSES = 200
-"""Maximum number of events of tunnels and the service. They have a separate limit, so that a failed tunnel's event is
-not replaced by the many events of its backends."""
+"""Maximum number of events of tunnels and the service. The limit is separate, so that the many events of backends do
+not replace the event of the failed tunnel that caused them."""
 
 
 class SubjectType(StrEnum):
@@ -103,9 +103,9 @@ start of the service does not add an event for each subject."""
 class EventLog:
     """The latest events in memory, oldest first.
 
-    Events of backends and targets have one limit, and all other events have another limit (`MAX_CAUSES`). At the
-    limit, a new event replaces the oldest event with the same limit. If the replaced event reports a failure that is
-    still ongoing, the log keeps this event too, beyond the limit.
+    Events of backends and targets have one limit, and all other events have a separate limit (`MAX_CAUSES`). At a
+    limit, a new event replaces the oldest event to which the limit applies. If the replaced event reports an ongoing
+    failure, the log keeps the event in a separate list, which contains at most `MAX_EVENTS` events.
 
     Args:
         limit: Maximum number of events of backends and targets.
@@ -241,7 +241,7 @@ class EventLog:
         events.append(event)
 
     def _replace(self, oldest: StateChange) -> None:
-        """Move the oldest event to `_ongoing`, if it reports an ongoing failure. Otherwise, the event is lost."""
+        """Move the oldest event to `_ongoing` if it reports an ongoing failure. Otherwise, discard the event."""
         self._replaced = max(self._replaced, oldest.id)
         if self._last.get(oldest.subject) is oldest and oldest.state != _HEALTHY:
             self._ongoing[oldest.subject] = oldest
@@ -252,7 +252,7 @@ class EventLog:
 def _timed(subject: EventSubject, state: str) -> str:
     """Return the state whose duration the log measures.
 
-    For a tunnel, all states between a failure and the next successful connection are the same state, because an
+    For a tunnel, all states between a failure and the next successful connection count as one state, because an
     attempt to reconnect does not end the failure.
     """
     if subject.type is SubjectType.TUNNEL and state in list(TunnelState):

@@ -128,7 +128,8 @@ class EventsFile:
         """
         lock = None
         try:
-            # Lock a separate file: `_replace` replaces the events file, and a lock would stay with the old file.
+            # Lock a separate file. `_replace` replaces the events file, so a lock on the events file would no longer
+            # protect the new file.
             lock = lock_file(self._path.with_name(LOCK_NAME))
         except BlockingIOError:
             raise

@@ -35,7 +35,8 @@ def parse(text: str, now: float) -> Iterator[StateChange]:
             events.append(_event(json.loads(line), int((now + _CLOCK_ERROR) * 1000)))
     last = 0
     for event, following in zip_longest(events, events[1:]):
-        # Skip an event whose ID is not smaller than the next ID. Otherwise, one wrong ID excludes all later events.
+        # Skip an event whose ID is not smaller than the next ID. Otherwise, one ID that is too large would exclude
+        # all later events.
         if event.id > last and (following is None or event.id < following.id):
             last = event.id
             yield event
@@ -78,5 +79,6 @@ def read_events(path: Path) -> list[StateChange]:
         status = os.fstat(file.fileno())
         file.seek(max(0, status.st_size - _MAX_BYTES))
         text = file.read(_MAX_BYTES).decode(errors="replace")
-    # Use the later of both times: after a boot without a real-time clock, the current time can be wrong (too early).
+    # Use the current time or the file's modification time, whichever is later. After a boot without a real-time
+    # clock, the current time can be too early.
     return list(parse(text, max(time.time(), status.st_mtime)))

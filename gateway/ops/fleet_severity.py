@@ -8,7 +8,10 @@ from gateway.ops.severity import DisplaySeverity, backend_level
 
 
 def fails(member: MemberSnapshot) -> bool:
-    """Return whether the last response of a member reports a problem or a failed reload; False without a response."""
+    """Return whether the last response of a member reports a problem or a failed reload.
+
+    Return False if the last request failed, or if there is no response yet.
+    """
     found = member.summary
     return not member.error and found is not None and bool(found.problems or not found.reload_successful)
 

@@ -54,8 +54,8 @@ class GetHandlers:
         service: The service whose state the responses describe.
         views: Provides snapshots of the service's state.
         renderer: The thread that renders the metrics.
-        cached: Whether to cache responses. A change of the phase, for example to draining, is visible immediately in
-            both cases.
+        cached: Whether to cache responses. Even cached responses immediately show a change of the phase, for example
+            to draining.
         max_streams: Maximum number of concurrent event streams (`/api/v1/events`).
     """
 
@@ -83,7 +83,7 @@ class GetHandlers:
         self._views.clear()
 
     async def close_streams(self, _: web.Application) -> None:
-        """End the event streams when the server stops."""
+        """End the event streams, because the server is stopping."""
         self._streams.close()
 
     def handlers(self, *, probes_only: bool = False) -> dict[str, RequestHandler]:

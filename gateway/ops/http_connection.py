@@ -13,7 +13,7 @@ class HttpConnectionCallbacks(Protocol):
     """The methods that an HTTP connection calls on the listener that owns the connection."""
 
     def handler_for(self, connection: "HttpConnection") -> web.RequestHandler:
-        """Return the protocol that parses the requests of a new connection."""
+        """Return the asyncio protocol object that parses the requests of a new connection."""
 
     def request_received(self, connection: "HttpConnection") -> None:
         """Record that a complete request has arrived on the connection."""
@@ -38,7 +38,7 @@ class HttpConnection(asyncio.Protocol):
         adopted: Whether asyncio owns the socket.
         open_task: The task that opens the connection, including the TLS handshake.
         transport: The transport; None until the connection is open.
-        handler: The protocol that parses the requests; None until the connection is open.
+        handler: The asyncio protocol object that parses the requests; None until the connection is open.
     """
 
     def __init__(self, owner: HttpConnectionCallbacks, limits: ConnectionLimits, client: socket.socket) -> None:
@@ -94,7 +94,7 @@ class HttpConnection(asyncio.Protocol):
         self._timer = self._loop.call_later(seconds, self.abort)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Create the protocol that parses the requests (see `asyncio.BaseProtocol`)."""
+        """Create the protocol object that parses the requests (see `asyncio.BaseProtocol`)."""
         self.transport = transport  # type: ignore[assignment] # a stream socket has an `asyncio.Transport`
         self.handler = self._owner.handler_for(self)
         self.handler.connection_made(transport)

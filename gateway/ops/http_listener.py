@@ -59,7 +59,7 @@ class HttpListener:
 
         Args:
             sockets: Listening sockets. The listener owns them from now on.
-            server: Creates the protocol that parses the requests of one connection.
+            server: Creates the asyncio protocol object that parses the requests of one connection.
         """
         self._sockets = sockets
         self._server = server
@@ -175,7 +175,7 @@ class HttpListener:
                 self._reserve.append(os.dup(self._sockets[0].fileno()))
 
     def _keep_descriptor(self, client: socket.socket) -> None:
-        """Close a socket, but keep its descriptor in the reserve, so that the rest of the process cannot use it."""
+        """Close a socket, but reserve its file descriptor, so that other parts of the process cannot use it."""
         if self._sockets and len(self._reserve) < _RESERVED_DESCRIPTORS and client.fileno() >= 0:
             self._reserve.append(os.dup2(self._sockets[0].fileno(), client.detach(), inheritable=False))
 
@@ -210,7 +210,7 @@ class HttpListener:
             self.connection_closed(connection)
 
     def handler_for(self, connection: HttpConnection) -> web.RequestHandler:
-        """Create the protocol that parses the requests of a new connection (see `HttpConnectionCallbacks`)."""
+        """Create the protocol object that parses the requests of a connection (see `HttpConnectionCallbacks`)."""
         handler = self._server()
         self._by_handler[handler] = connection
         return handler

@@ -27,7 +27,7 @@ def fact_families(facts: Iterable[FactDefinition], *labels: str) -> dict[str, Ga
 
 
 def tunnel_fact_metrics(tunnels: list[TunnelView]) -> Iterator[Metric]:
-    """Yield the metrics that kinds of tunnels declare as facts."""
+    """Yield the metrics of facts about tunnels. A fact is a value that only some kinds of tunnels have."""
     found = fact_families((fact for tunnel in tunnels for fact in tunnel.facts), "tunnel")
     for tunnel in tunnels:
         for fact in tunnel.facts:
@@ -37,7 +37,7 @@ def tunnel_fact_metrics(tunnels: list[TunnelView]) -> Iterator[Metric]:
 
 
 def target_fact_metrics(backends: list[BackendView]) -> Iterator[Metric]:
-    """Yield the metrics that kinds of backends declare as facts, with samples for each target."""
+    """Yield the metrics of facts about targets. A fact is a value that only some kinds of backends have."""
     found = fact_families((fact for backend in backends for fact in backend.facts), "backend", "target")
     for backend in backends:
         for target, fact in product(backend.targets, backend.facts):

@@ -46,7 +46,7 @@ def configure(level: str, fmt: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    # Log only warnings and errors of these libraries, because the gateway itself logs their normal events.
+    # Log only the warnings and errors of libraries, because the gateway itself logs their normal events.
     for name in ("asyncssh", "aiohttp", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)

@@ -114,7 +114,9 @@ class PageHandlers:
         return web.Response(body=response.body, headers=headers)
 
     def _page(self, path: str, root: str) -> "CachedPage":
-        """Return the rendered page at a path. If memory holds `_MAX_PAGES`, drop the least recently requested page.
+        """Return the cached page of a path. If the path has no cached page, create one.
+
+        If the cache already contains `_MAX_PAGES` other pages, remove the least recently requested page.
 
         Args:
             path: The path of the page.

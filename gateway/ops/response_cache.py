@@ -51,7 +51,8 @@ class ResponseCache:
         if entry is None or self._is_expired(entry, now):
             self._entries = {each: held for each, held in self._entries.items() if not self._is_expired(held, now)}
             task = asyncio.ensure_future(_call(compute))
-            # Retrieve the exception. Otherwise, asyncio logs it as never retrieved if all callers are cancelled.
+            # Retrieve the exception, because all callers can be cancelled. asyncio would then log that the exception
+            # was never retrieved.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
             entry = self._entries[key] = _CacheEntry(task, now, max_age)
         return await asyncio.shield(entry.task)
@@ -81,7 +82,7 @@ async def encode_in_slices(parts: Iterator[str]) -> bytes:
 
 
 async def collect_in_slices(items: Iterator[_Item]) -> list[_Item]:
-    """Return all items of an iterator as a list. Yield to the event loop every 0.2 ms, because items can be slow."""
+    """Return the items of an iterator as a list. Iteration can be slow, so yield to the event loop every 0.2 ms."""
     done: list[_Item] = []
     started = time.perf_counter()
     for each in items:

@@ -42,7 +42,8 @@ class SdNotifier:
     def watchdog(self) -> None:
         """Send a keep-alive message, if a third of `WATCHDOG_USEC` has passed since the last one.
 
-        Also send an earlier message again, if it could not be sent. Call this method several times per interval.
+        Also repeat an earlier message that could not be sent. The caller must call this method several times in each
+        third of `WATCHDOG_USEC`.
         """
         if self._unsent is not None and self._send(self._unsent, timeout=0.0):
             self._unsent = None

@@ -1,4 +1,4 @@
-"""Runs the ops server, which serves health, metrics and status over HTTP, and commands over the admin socket."""
+"""Runs the ops server: provides health, metrics and status over HTTP, and accepts commands on the admin socket."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ _OWNER_ONLY = 0o600
 _SHUTDOWN_TIMEOUT = 1.0
 """Maximum number of seconds for which the server waits for pending responses when it stops."""
 _COMMAND_TIMEOUT = 120.0
-"""Maximum number of seconds for an admin command. It is long, because a reload reads files that can be slow."""
+"""Maximum number of seconds for an admin command. The time is long, because a reload can read files slowly."""
 _KEEPALIVE = 3600.0
 _STREAM_SHARE = 4
 """The maximum number of event streams is a listener's maximum number of connections, divided by this number."""

@@ -99,7 +99,7 @@ class ServiceClient:
         return self._request_socket("POST", path)
 
     def _connection(self, url: str) -> tuple[http.client.HTTPConnection, str]:
-        """Return an HTTP connection that is not open yet, and the path in `url`, which precedes all request paths.
+        """Return an HTTP connection that is not open yet, and the path in `url`, which is a prefix for request paths.
 
         Raises:
             ValueError: The URL is not valid.
@@ -182,7 +182,7 @@ class ServiceClient:
         try:
             return response.status, json.loads(body)
         except ValueError as error:
-            raise GatewayError(f"{where}: the response is not valid JSON: check that this is a gateway") from error
+            raise GatewayError(f"{where}: the response is not valid JSON: use the address of a gateway") from error
 
 
 def _why(error: OSError | http.client.HTTPException, where: str) -> str:

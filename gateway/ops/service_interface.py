@@ -1,4 +1,4 @@
-"""Defines the interface of the service for the ops server: its state, and its admin commands."""
+"""Defines the interface between the ops server and the service: the service's state, and the admin commands."""
 
 from collections.abc import Collection
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ class ServiceInterface(Protocol):
         """Return the status of each backend."""
 
     async def view(self) -> ServiceView:
-        """Return a snapshot of the service's state. Do no I/O, and yield to the event loop between the steps."""
+        """Return a snapshot of the service's state. Do no I/O, and yield to the event loop regularly."""
 
     async def updated_view(self, view: ServiceView, changed: Collection[str]) -> ServiceView:
         """Return a copy of an earlier snapshot, with the current state of some backends.
@@ -55,7 +55,7 @@ class ServiceInterface(Protocol):
         """
 
     def containers(self, name: str) -> list[dict[str, Any]] | None:
-        """Explain which backends containers can reach, and why, as JSON objects.
+        """Return JSON objects that explain which backends containers can reach.
 
         Args:
             name: The name of a container, or the beginning of the ID of one or more containers.
@@ -74,7 +74,7 @@ class ServiceInterface(Protocol):
         """
 
     def drain(self) -> None:
-        """Start to respond to `/readyz` with 503, so that load balancers send no new clients. Continue to serve."""
+        """Respond to `/readyz` with 503, so that load balancers send no new clients. Continue to serve clients."""
 
     def undrain(self) -> None:
         """End the effect of `drain`, so that `/readyz` can respond with 200 again.
@@ -84,7 +84,7 @@ class ServiceInterface(Protocol):
         """
 
     def shutdown(self) -> None:
-        """Start to drain the service, which then stops. A second call stops the service without a drain."""
+        """Start to drain and stop the service, and return. A second call ends the drain immediately."""
 
     def pause(self, backend: str, *, paused: bool) -> bool:
         """Pause or resume the checks of a backend.
@@ -111,7 +111,7 @@ class ServiceInterface(Protocol):
         """
 
     def reconnect(self, tunnel: str) -> bool:
-        """Close and reopen a tunnel, or retry it immediately if it is down.
+        """Close a tunnel and open it again. If the tunnel is down, try to open it immediately.
 
         Returns:
             False if there is no such tunnel.

@@ -46,13 +46,13 @@ def cause(reason: str | None, state: str) -> str:
 
     Args:
         reason: The reason, such as `timeout`; None if the state has no reason.
-        state: The state, which is the result for a state without a reason.
+        state: The state. If the state has no reason, the result is the state itself.
     """
     return CAUSES.get(reason or "", reason or state)
 
 
 def without_remedy(detail: str, remedy: str) -> str:
-    """Remove the remedy from the end of an error detail, because the page and the commands show both separately.
+    """Remove the remedy from the end of an error detail, because pages and commands show the remedy separately.
 
     Args:
         detail: The detail of a target or backend. For some failures, it ends with the remedy.

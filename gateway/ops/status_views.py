@@ -106,14 +106,14 @@ class BackendTunnelView:
 
     tunnel: str
     up: bool
-    """Whether new clients can use the tunnel. A target that fails through all tunnels does not make this false."""
+    """Whether new clients can use the tunnel. A target that fails through all tunnels does not change the value."""
     reason: str | None
     detail: str
     in_use: bool
     """Whether new clients of at least one target use this tunnel."""
     clients: int
     switches: int
-    """How often new clients have switched from another tunnel to this one: the sum for all targets."""
+    """Number of times that new clients switched from another tunnel to this one: the sum over all targets."""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 _MINIMAL = ("LANG", "LC_ALL", "TZ")
-"""Environment variables that each child process inherits, in addition to PATH. Other variables can contain passwords
-(`GATEWAY_…`)."""
+"""Environment variables that each child process inherits, in addition to PATH. The list is short, because other
+variables, such as `GATEWAY_…`, can contain passwords."""
 _OF_USER = ("HOME", "USER", "LOGNAME")
 """Additional variables that programs in the configuration inherit."""
 

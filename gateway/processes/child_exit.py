@@ -6,11 +6,11 @@ import os
 from gateway.processes.pipes import wait_readable
 
 _POLL_INTERVAL = 0.05
-"""Seconds between two checks of the process if the kernel or the seccomp profile does not permit pidfd_open(2)."""
+"""Seconds between two calls of waitid(2) if the kernel or the seccomp profile does not permit pidfd_open(2)."""
 
 
 async def wait_exit(pid: int) -> int:
-    """Wait until a child process has exited. Do not reap it, so that no other process can get its ID.
+    """Wait until a child process has exited. Do not reap the process, so that no other process can get its ID.
 
     Args:
         pid: The process ID.

@@ -85,7 +85,8 @@ class ChildProcess:
             privileges: The PRIVILEGES argument of `pdeathsig_exec.py`.
             stdin: The file descriptor of the standard input. The caller closes it.
             stdout: The file descriptor of the standard output, which the caller closes. By default, `on_line`
-                receives the standard output and the standard error; otherwise, only the standard error.
+                receives the standard output and the standard error. With another descriptor, it receives only the
+                standard error.
             file: The path of the file to execute (`VerifiedProgram.file`). By default, the method searches PATH.
 
         Raises:
@@ -153,7 +154,7 @@ class ChildProcess:
         return True
 
     def _is_exiting(self) -> bool:
-        """Return whether the process has begun to exit. On a busy machine, the exit can take long."""
+        """Return whether the process has begun to exit. On a busy machine, the exit can take a long time."""
         try:
             fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
         except OSError:
@@ -224,7 +225,8 @@ def exit_error(command: Sequence[str], child: ChildProcess, login_exit_codes: Se
     Args:
         command: The program and its arguments.
         child: The process, which has exited.
-        login_exit_codes: Exit codes with which the program reports that its login failed. The error is then fatal.
+        login_exit_codes: Exit codes that mean that the login of the program failed. With these codes, the error is
+            fatal.
     """
     code = child.exit_code or 0
     is_login = code in login_exit_codes

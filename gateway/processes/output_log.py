@@ -10,7 +10,7 @@ _WINDOW = 10.0
 
 
 class OutputLog:
-    """Logs lines that child processes print: at most 20 lines within 10 seconds.
+    """Logs the lines that child processes print, but at most 20 lines in 10 seconds.
 
     Args:
         program: The name of the program, for the log.

@@ -1,7 +1,7 @@
 """Reads and writes pipes with the event loop.
 
-The pipes of asyncio's subprocesses are not suitable: with them, asyncio reports the exit of a process only after all
-processes that inherited its pipes have exited.
+This module replaces the pipes of asyncio's subprocesses. With asyncio's pipes, asyncio reports the exit of a process
+only after all processes that inherited the pipes have exited.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""A helper program: kills the gateway's child process groups when the gateway exits.
+"""A helper program that kills the process groups of the gateway's child processes when the gateway exits.
 
 Usage: `python process_group_watchdog.py`
 

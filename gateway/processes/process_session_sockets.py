@@ -1,4 +1,4 @@
-"""Finds the sockets that the processes of one session (setsid(2)) have open, in `/proc` (proc(5))."""
+"""Reads from `/proc` which sockets the processes of one session (setsid(2)) have open."""
 
 import contextlib
 import re

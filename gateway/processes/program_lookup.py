@@ -1,4 +1,4 @@
-"""Searches for programs in threads, because a file system that hangs would block the event loop.
+"""Uses threads to search for programs, because a file system that hangs would block the event loop.
 
 Each lookup has its own thread, and each command has at most one lookup at a time. The number of commands in the
 configuration therefore limits the number of threads.

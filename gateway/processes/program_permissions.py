@@ -74,8 +74,8 @@ def program_writers(path: Path, steps: Sequence[Path]) -> Iterator[ProgramPermis
     for each in reversed(steps):
         status = each.lstat()
         is_link = stat.S_ISLNK(status.st_mode)
-        # Usually, skip a link: only users who can write to its directory can replace it, and the check of the
-        # directory finds these users. In a sticky directory, the owner of the link can also replace it.
+        # Skip a link, except in a sticky directory. Only users who can write to the directory can replace the link,
+        # and the check of the directory finds them. In a sticky directory, the owner of the link can also replace it.
         if is_link and not each.parent.stat().st_mode & stat.S_ISVTX:
             continue
         mode = 0 if is_link else stat.S_IMODE(status.st_mode)

@@ -37,7 +37,7 @@ class StdioStream:
         command: The program and its arguments.
         output: The read end of the pipe from the process's standard output, non-blocking. The stream owns it.
         input: The write end of the pipe to the process's standard input, non-blocking. The stream owns it.
-        end_later: Called by `close` with the process, to stop the process if it does not exit in time.
+        end_later: A function that stops a process if it does not exit in time. `close` calls it with `child`.
     """
 
     supports_half_close = True

@@ -34,7 +34,7 @@ class TunnelProcesses:
         self._running: dict[ChildProcess, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._slow = 0
-        """Number of programs that are currently using the additional time."""
+        """Number of programs that are currently using the additional time `_SLOW_END_TIMEOUT`."""
         self._watchdog = _WatchdogProcess()
 
     def __len__(self) -> int:

@@ -23,8 +23,8 @@ async def look_up_tunnel_program(
         limit: The configuration key that sets the time limit, for error messages.
 
     Raises:
-        TunnelError: The program cannot be used; fatal. Or the lookup failed, because the file system does not respond
-            within the time limit, or because the system cannot start a thread; not fatal.
+        TunnelError: The program cannot be used. The error is fatal, except in two cases: the file system did not
+            respond within the time limit, or the lookup raised `OSError`.
     """
     try:
         with starting(command):

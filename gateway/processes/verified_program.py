@@ -47,7 +47,7 @@ def resolve_program(command: Sequence[str], visit: Callable[[str], None] = _igno
     """
     name, found = command[0], None
     for folder in [""] if "/" in name else search_path().split(":"):
-        visit(os.path.join(folder, name))  # noqa: PTH118 - an empty folder is the current one
+        visit(os.path.join(folder, name))  # noqa: PTH118 - an empty folder means the current folder
         if (found := shutil.which(name, path=folder)) is not None:
             break
     if found is None:

@@ -17,7 +17,7 @@ from gateway.tls_client import TlsClientFiles
 async def proxy_connection(options: ProxyOptions, via: Link) -> AsyncIterator[ProxyStream]:
     """Connect to the proxy. If the `async with` block raises an error, close the connection.
 
-    Otherwise, the caller must close the connection.
+    If the block raises no error, the caller must close the connection.
 
     Args:
         options: The options of the tunnel.

@@ -1,4 +1,4 @@
-"""Sends and receives the data of the handshake with a proxy, over a connection without or with TLS.
+"""Sends and receives the data of the handshake with a proxy, over a connection with or without TLS.
 
 A stream never reads more bytes than requested, because the bytes after the handshake are for the client.
 """
@@ -10,7 +10,7 @@ from gateway.proxy.tls_socket import TlsSocket
 
 
 class ProxyStream:
-    """A connection to a proxy without TLS.
+    """An unencrypted connection to a proxy.
 
     Args:
         sock: A connected, non-blocking socket. The stream owns it until the dial is complete.
@@ -51,10 +51,10 @@ class ProxyStream:
 
 
 class TlsProxyStream(ProxyStream):
-    """A connection to a proxy with TLS.
+    """A TLS connection to a proxy.
 
     Args:
-        sock: The socket below TLS.
+        sock: The TCP socket of the TLS connection.
         tls: The TLS connection, after its handshake.
     """
 

@@ -50,7 +50,7 @@ class TlsSocket:
 
     @property
     def supports_half_close(self) -> bool:
-        """Whether the peer can send after it receives a close_notify: only with TLS 1.3 (RFC 5246, section 7.2.1)."""
+        """Whether the peer can still send after it receives close_notify. TLS 1.2 forbids it (RFC 5246, 7.2.1)."""
         return self._tls.version() == "TLSv1.3"
 
     @property
@@ -85,7 +85,7 @@ class TlsSocket:
             The decrypted data; empty if the peer has ended its direction with close_notify.
 
         Raises:
-            OSError: The connection failed, or ended without close_notify. The latter can be a truncation attack.
+            OSError: The connection failed, or ended without close_notify, for example because of a truncation attack.
         """
         while not self._plaintext:
             if self._read_error is not None:
@@ -146,7 +146,7 @@ class TlsSocket:
         self._incoming.write(data)
 
     def _process_incoming(self) -> None:
-        """Decrypt all received data. If TLS responds to the data with an alert or a KeyUpdate, send this message."""
+        """Decrypt all received data. If OpenSSL responds with a message, such as an alert or a KeyUpdate, send it."""
         self._decrypt()
         self._send_outgoing()
 
@@ -210,7 +210,7 @@ class TlsSocket:
         self._sent = sent
         if sent is not None:
             sent.set_exception(error)
-            sent.exception()  # retrieve the exception: otherwise, asyncio logs it if no task waits for `sent`
+            sent.exception()  # mark the exception as retrieved, so that asyncio does not log it
 
     def _stop_sending(self) -> None:
         self._sent = None

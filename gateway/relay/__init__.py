@@ -1,1 +1,1 @@
-"""Relays bytes between sockets: relays, their poller, socket options, dials and name resolution."""
+"""Relays bytes between sockets. Also contains the poller, TCP dials, socket options and name resolution."""

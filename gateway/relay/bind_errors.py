@@ -11,18 +11,20 @@ _REMEDIES = {
     errno.EAFNOSUPPORT: "this host has no IPv6: choose an IPv4 address",
 }
 _UNIX_REMEDIES = {
-    errno.EADDRINUSE: "another process, such as a second gateway, listens on it: stop it or choose another path",
+    errno.EADDRINUSE: (
+        "another process, such as a second gateway, uses this socket: stop that process or choose another path"
+    ),
     errno.EACCES: "this user has no write permission for the folder: choose another folder, or change its owner",
     errno.EPERM: "this user is not permitted to change the folder: choose another folder, or change its owner",
     errno.EROFS: "choose a folder on a writable file system",
-    errno.ENOENT: "create the folder",
+    errno.ENOENT: "create the folder of the socket",
     errno.ENOTDIR: "a part of the path is a file: choose another path",
     errno.EEXIST: "a file that is not a socket has this path: remove the file, or choose another path",
 }
 
 
 def describe_bind_error(error: OSError, *, unix: bool = False) -> str:
-    """Return a message that says why a socket cannot be bound, and how to fix it.
+    """Return a message that says why a socket cannot be bound, and how to fix the problem.
 
     Args:
         error: The error of bind(2), listen(2) or getaddrinfo(3).

@@ -31,7 +31,7 @@ class _DirectListenerGroup(NativeListenerGroup):
     """Accepts clients for one target. The native engines dial the target directly, without an SSH channel."""
 
     def on_stopped(self) -> None:
-        """Stop accepting. Return the clients that are not connected yet, so that the handler dials for them."""
+        """Stop accepting clients. Let the handler dial for the clients that are not connected to the target yet."""
         super().on_stopped()
         self.recall()
 
@@ -54,7 +54,7 @@ def relay_sockets(client: socket.socket, backend: socket.socket, latency: Histog
         client: The accepted socket, non-blocking. The relay owns it.
         backend: The dialed socket, non-blocking. The relay owns it.
         latency: Records the response latencies.
-        tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes them.
+        tap: Observes the relayed bytes until `tap.finished` is true. None if the connection has no tap.
     """
     enabled = _HAS_ENGINE and settings.relays_sockets
     if enabled and not isinstance(client, SocketPairEnd) and not isinstance(backend, SocketPairEnd):

@@ -20,7 +20,7 @@ async def retry_dial(
 
     Args:
         dial: Makes one attempt. Its argument is the remaining time, in seconds.
-        on_abandoned: Called when an attempt is abandoned although the target might have accepted the connection. Some
+        on_abandoned: Called when an attempt is abandoned, if the target might have accepted the connection. Some
             servers count a connection that closes without a login as an aborted handshake.
         within: Time limit in seconds for all attempts together. The link also limits the duration of each attempt.
 
@@ -29,7 +29,7 @@ async def retry_dial(
 
     Raises:
         DialError: `dial` raised this error.
-        LinkLostError: `dial` raised this error. If it is a `RedialRequiredError`, no time remains for another
+        LinkLostError: `dial` raised this error. If the error is a `RedialRequiredError`, no time remains for another
             attempt.
     """
     deadline = time.monotonic() + within

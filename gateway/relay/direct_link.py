@@ -56,7 +56,7 @@ class DirectLink:
 
 
 class DirectLinkTunnel:
-    """Replaces a tunnel if the gateway dials directly; implements `gateway.contracts.tunnel.Tunnel`."""
+    """Provides the direct link in place of a tunnel; implements `gateway.contracts.tunnel.Tunnel`."""
 
     far_side = "this host"
 

@@ -60,7 +60,7 @@ class RelayIoSelector(selectors.EpollSelector):
         """See `gateway.relay.poller.Poller`."""
         if self._handlers.pop(fd, None) is None:
             return
-        with contextlib.suppress(OSError):  # the descriptor was closed, so the kernel has removed it
+        with contextlib.suppress(OSError):  # a closed descriptor: the kernel has already removed it
             self._selector.unregister(fd)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:

@@ -8,7 +8,7 @@ from gateway.relay.tcp_user_timeout_suspender import TcpUserTimeoutSuspender, us
 
 
 class FdRegistration:
-    """Keeps one socket registered with the running loop's poller, from creation until `close`.
+    """Registers one socket with the running loop's poller. `close` removes the registration.
 
     If the descriptor is already registered, the new registration replaces the handler and the mask.
 
@@ -43,7 +43,7 @@ class FdRegistration:
                 end-of-file as a hang-up, and `is_failure` distinguishes this hang-up from a failure.
         """
         if mask == 0 and self._peer_timeouts is not None:
-            mask = HANGUP | EDGE if shut else HANGUP  # without EDGE, epoll would report the end-of-file continuously
+            mask = HANGUP | EDGE if shut else HANGUP  # without EDGE, epoll reports the end-of-file repeatedly
         if mask == self.mask:
             return
         if self._peer_timeouts is not None and (mask ^ self.mask) & WRITE:

@@ -24,8 +24,8 @@ class FinDetector:
 
     Args:
         sock: A TCP socket, owned by the caller.
-        baseline: The number of received bytes minus unread bytes minus read bytes, when the detector is created.
-            Without a FIN, this difference stays the same.
+        baseline: The number of received bytes, minus unread bytes, minus bytes that the caller has read, all at the
+            creation of the detector. Without a FIN, this difference stays the same.
     """
 
     __slots__ = ("_baseline", "_sock")

@@ -21,9 +21,9 @@ from gateway.relay.poller import READ, poller
 from gateway.relay.sockets import close_gracefully, deliver_after_close, reset, shutdown_write
 
 LINGER_TIMEOUT = 60.0
-"""Maximum number of seconds for which a socket stays open: the kernel's default tcp_fin_timeout (tcp(7))."""
+"""Default time limit in seconds for a lingering socket: the kernel's default tcp_fin_timeout (tcp(7))."""
 _MAX_SOCKETS = 4096
-"""Maximum number of sockets per event loop that stay open. At this limit, each new socket replaces the oldest one."""
+"""Maximum number of lingering sockets per event loop. At this limit, each new socket closes the oldest one."""
 _SCAN_INTERVAL = 0.25
 _DISCARD_SIZE = 256 * 1024
 _TCP_CLOSE = 7
@@ -37,7 +37,7 @@ class _LingeringSocket:
     Args:
         sock: The socket. Its write side has been shut down.
         deadline: Monotonic time at which to close the socket, in seconds.
-        reset_after: Whether to close the socket with a reset, because data from the client did not reach the backend.
+        reset_after: Whether to close the socket with a reset. True if data from the client did not reach the backend.
         reading: Whether the poller watches the socket for data from the client.
         unacknowledged: Number of bytes that the client had not acknowledged when the deadline was last extended.
     """
@@ -73,7 +73,7 @@ class LingeringCloser:
 
         Args:
             sock: A non-blocking socket that is not registered with the poller.
-            reset_after: Whether to close the socket with a reset, because data from the client was lost. A reset
+            reset_after: Whether to close the socket with a reset. Pass True if data from the client was lost. A reset
                 discards the send buffer. Therefore, the timeout is extended while the client acknowledges data.
         """
         shutdown_write(sock)
@@ -158,8 +158,8 @@ def lingering_closer(loop: asyncio.AbstractEventLoop) -> LingeringCloser:
 def _is_closed(sock: socket.socket) -> bool:
     """Return whether the kernel has closed the connection.
 
-    This function checks the TCP state instead of the send buffer: unacknowledged data remains in the send buffer of a
-    closed connection.
+    This function checks the TCP state and not the send buffer, because unacknowledged data remains in the send buffer
+    of a closed connection.
     """
     if sock.family == socket.AF_UNIX:
         return False

@@ -51,7 +51,7 @@ def listen_tcp(
 
 
 def _can_appear(host: str) -> bool:
-    """Return whether an interface can get the address later. False for a loopback address, which always exists."""
+    """Return whether an interface can get this address later; False for loopback addresses, which always exist."""
     try:
         return not ipaddress.ip_address(host).is_loopback
     except ValueError:  # not an IP address

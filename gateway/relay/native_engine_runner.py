@@ -44,8 +44,8 @@ class NativeEngineRunner:
     Args:
         loop: The event loop.
         growth_bytes: Maximum number of bytes by which all receive windows together may exceed their initial sizes.
-        thread: Whether the native engine runs in its own thread. False: it runs inside the event loop, which makes
-            tests deterministic.
+        thread: Whether the native engine runs in its own thread. Tests set it to False: the native engine then runs
+            inside the event loop, which makes the tests deterministic.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, growth_bytes: int, *, thread: bool = True) -> None:
@@ -53,7 +53,7 @@ class NativeEngineRunner:
         self._thread = thread
         self._objects: dict[int, NativeEventHandler] = {}
         self._groups: dict[int, object] = {}
-        """The group of each object that has one, by token."""
+        """The groups of objects, by the token of the object. Objects without a group have no entry."""
         self._poller = poller()
         self._start()
         if isinstance(loop, RelayEventLoop):
@@ -100,7 +100,7 @@ class NativeEngineRunner:
         return token
 
     def forget(self, token: int) -> None:
-        """Release the token of an object. Call this after the last record, or if the object could not be created."""
+        """Release the token of an object. Call this after the object's last record, or if its creation has failed."""
         del self._objects[token]
         self._groups.pop(token, None)
         self.engine.release(token)
@@ -128,7 +128,7 @@ class NativeEngineRunner:
             if not self._thread:
                 self.engine.turn()
             records = self.engine.take()
-        except (OSError, MemoryError):  # records are lost, so the objects do not match the native engine's state
+        except (OSError, MemoryError):  # records are lost, so the objects no longer match the native engine
             log.exception("the data plane has failed; its connections are closed")
             self._restart()
             return
@@ -173,12 +173,12 @@ class NativeEnginePool:
     def runner(self, group: object = None) -> NativeEngineRunner:
         """Return the runner of a native engine for a new connection or pair of sockets.
 
-        If fewer than `settings.threads` native engines run, start a new one. Otherwise, select the one with the
-        fewest objects of `group`; among equals, the one with the lowest load.
+        If fewer than `settings.threads` native engines run, start a new one. Otherwise, select the native engine with
+        the fewest objects of `group`. If several have equally few, select the one with the lowest load.
 
         Args:
             group: Identifies objects to distribute evenly over the native engines, such as the connections of a
-                tunnel. None: the object belongs to no group.
+                tunnel. None if the object belongs to no group.
         """
         if len(self.runners) < self._threads:
             self.runners.append(NativeEngineRunner(self._loop, settings.growth_bytes // self._threads))

@@ -6,7 +6,7 @@ from gateway._dataplane.engine import COMMAND_CLOSE_HISTOGRAM, Engine
 from gateway.metric_types import LATENCY_BUCKETS, Histogram
 
 _MAX_UNUSED = 64
-"""Maximum number of unused histograms that stay open, because new channels often need the same histograms."""
+"""Maximum number of unused histograms that stay open. New channels often need the same histograms again."""
 _unpack_counts = struct.Struct(f"={len(LATENCY_BUCKETS) + 1}Q").unpack
 
 
@@ -41,7 +41,7 @@ class NativeHistograms:
         self._by_number: dict[int, _SharedHistogram] = {}
         """Histograms by number. A histogram is removed when its last record arrives from the native engine."""
         self._unused: dict[int, _SharedHistogram] = {}
-        """Open histograms without channels, oldest first."""
+        """Open histograms that no channel uses. The one unused for longest is first."""
         self._free: list[int] = []
 
     def acquire(self, latency: Histogram) -> int:
@@ -55,7 +55,7 @@ class NativeHistograms:
         return shared.number
 
     def release(self, number: int) -> None:
-        """Release a number that `acquire` returned. If too many histograms are unused, close the oldest of them."""
+        """Release the number of a histogram. If too many histograms are unused, close the one unused for longest."""
         shared = self._by_number[number]
         shared.channels -= 1
         if shared.channels:

@@ -1,4 +1,4 @@
-"""Makes a native engine accept clients on a socket, and reports which clients it connected to the target."""
+"""Makes a native engine accept clients. Reports the clients that the engine has connected to the target."""
 
 import os
 import socket
@@ -24,13 +24,13 @@ from gateway.contracts.relay import Relay
 from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner
 
 _NETWORK = struct.Struct("BB16s")
-"""`struct network` in `listener.h`."""
+"""The format of `struct network` in `listener.h`."""
 
 
 class NativeListenerHandler(Protocol):
     """Defines the methods that handle the clients of a `NativeListener`, and the end of the listener.
 
-    Each method corresponds to one of `gateway.contracts.listening_link.AcceptedClientHandler`.
+    Each method corresponds to a method of `gateway.contracts.listening_link.AcceptedClientHandler`.
     """
 
     def on_joined(self, relay: Relay, tap: Tap | None) -> None:
@@ -45,11 +45,12 @@ class NativeListenerHandler(Protocol):
         Args:
             client: The client's socket. The handler owns it.
             seconds: Seconds since the native engine accepted the client.
-            abandoned: Whether the native engine abandoned a dial that the target accepts later, or has accepted.
+            abandoned: Whether the native engine has abandoned a dial. The target might have accepted this dial, or
+                might still accept it.
         """
 
     def on_stopped(self) -> None:
-        """Accept clients without the listener, which accepts no more clients. Not called after `withdraw`."""
+        """Accept further clients without the listener, because it accepts no more. Not called after `withdraw`."""
 
     def on_closed(self, listener: "NativeListener") -> None:
         """Handle the end of `listener`. The listener calls no other method afterwards."""
@@ -63,8 +64,8 @@ class NativeListener(ABC):
     Args:
         runner: Runs the native engine.
         rule: The target, the allowed clients, and what to measure.
-        sock: The listening socket. The native engine uses a duplicate.
-        permits: Number of clients to accept until more are permitted.
+        sock: The listening socket. The native engine uses a duplicate of its descriptor.
+        permits: Number of clients to accept. `permit` increases this number.
         handler: Receives the accepted clients.
 
     Raises:
@@ -85,7 +86,7 @@ class NativeListener(ABC):
         self._handler = handler
         self._permitted = permits
         self._handled = 0
-        """Number of accepted clients that were connected to the target or returned to `handler`."""
+        """Number of accepted clients that were passed to `handler`, either connected to the target or returned."""
         self._stopped = self._withdrawn = self._closed = False
         descriptor = os.dup(sock.fileno())
         self._histogram = runner.histograms.acquire(rule.latency)
@@ -108,8 +109,8 @@ class NativeListener(ABC):
 
         Args:
             token: The token of the channel or pair.
-            wire: The token of the SSH connection; 0 if there is none.
-            tap: Observes the relayed bytes. None: nothing observes them.
+            wire: The token of the SSH connection; 0 if the client uses no SSH connection.
+            tap: Observes the relayed bytes. None if the connection has no tap.
         """
 
     @property
@@ -118,7 +119,7 @@ class NativeListener(ABC):
         return pack_networks(self._rule.allow)
 
     def _read(self) -> tuple[int, int, int]:
-        """Return the first three values of the gauge of a listener; see `Engine.gauge`."""
+        """Return the first three values of this listener's gauge; see `Engine.gauge`."""
         if self._closed or self._runner.engine is not self._engine:
             return self._handled, 0, 0
         return self._engine.gauge(self._token)[:3]
@@ -144,7 +145,7 @@ class NativeListener(ABC):
         return self.clients if self._stopped or self._withdrawn else self._permitted - self._handled
 
     def permit(self, count: int) -> None:
-        """Permit `count` more clients. Do nothing after the listener has stopped."""
+        """Permit the listener to accept `count` more clients. Do nothing if the listener has stopped."""
         if not (self._stopped or self._withdrawn):
             self._permitted += count
             self._runner.command(COMMAND_PERMIT, self._token, count)

@@ -10,7 +10,7 @@ from gateway.contracts.listening_link import AcceptedClientHandler, ClientAccept
 from gateway.contracts.relay import Relay
 
 _RECALL_AFTER = 2.0
-"""Seconds after the stop of a listener at which it returns the clients that are not connected to the target yet. The
+"""Seconds from the stop of a listener until it returns the clients that are not connected to the target yet. The
 handler then dials for these clients."""
 
 ListenerFactory = Callable[[Any, int, Any], Any]
@@ -19,14 +19,14 @@ ListenerFactory = Callable[[Any, int, Any], Any]
 
 
 class NativeListenerGroup:
-    """One listener per native engine and socket; implements `gateway.contracts.listening_link.LinkClientListener`.
+    """Groups listeners of several native engines; implements `gateway.contracts.listening_link.LinkClientListener`.
 
-    Each native engine accepts some of the clients. When one native engine stops accepting, the others stop too. The
-    handler must then accept all clients itself.
+    There is one listener for each native engine and socket. Each accepts some of the clients. When one listener stops
+    accepting, the others stop too. The handler must then accept all further clients itself.
 
     Args:
         rule: The sockets, the target, and the allowed clients.
-        permits: Number of clients to accept until more are permitted.
+        permits: Number of clients to accept. `permit` increases this number.
         factories: One factory for each native engine that accepts clients.
         handler: Receives the events of the listener, and the clients that are returned.
 
@@ -94,7 +94,7 @@ class NativeListenerGroup:
             each.recall()
 
     def stop(self, *, failed: bool) -> None:
-        """Stop accepting, so that the handler accepts the clients itself; see `AcceptedClientHandler.on_stopped`."""
+        """Stop accepting clients. The handler accepts further clients; see `AcceptedClientHandler.on_stopped`."""
         if self._active:
             self.withdraw()
             self._handler.on_stopped(self, failed=failed)

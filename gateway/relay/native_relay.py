@@ -23,7 +23,7 @@ CLOSE_REASONS = (
 """Close reasons in the order of `enum close_reason` in `engine.h`."""
 
 Gauge = tuple[int, int, int, float, float, int, bool]
-"""The counters and times of a relay; see `Engine.gauge`."""
+"""The counters and times of a channel or pair; see `Engine.gauge`."""
 _UNKNOWN: Gauge = (0, 0, 0, 0.0, 0.0, 0, False)
 
 
@@ -35,7 +35,7 @@ class NativeRelay:
     Args:
         runner: Runs the native engine.
         latency: The histogram for response latency.
-        tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes them.
+        tap: Observes the relayed bytes until `tap.finished` is true. None if the connection has no tap.
         token: The token of an object that the native engine has created; None for a new token.
     """
 
@@ -50,7 +50,7 @@ class NativeRelay:
         self._tap = tap
         self._histogram: int | None = None
         self._final: Gauge | None = None
-        """The last counters and times, if the token is no longer valid; otherwise None."""
+        """The last counters and times of the relay; None while the token is valid."""
         self._token = runner.add(self, token)
 
     # Counters and times, which the native engine updates.

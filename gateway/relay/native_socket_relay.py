@@ -17,7 +17,7 @@ class NativeSocketRelay(NativeRelay):
     Args:
         runner: Runs the native engine.
         latency: The histogram for response latency.
-        tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes them.
+        tap: Observes the relayed bytes until `tap.finished` is true. None if the connection has no tap.
         joined: The token of a pair that the native engine has created; None for a new pair.
     """
 

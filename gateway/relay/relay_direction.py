@@ -59,13 +59,13 @@ class RelayDirection:
         self.source_eof = False
         self.sink_shut = False
         self.undelivered = False
-        """Whether the sink did not accept all data from the source."""
+        """Whether data from the source was lost, because the sink did not accept it."""
         self.discarding = False
         """Whether to discard further data from the source, because the sink accepts no more data."""
 
     @property
     def blocked(self) -> bool:
-        """Whether the sink must still accept data that was read from the source."""
+        """Whether data that was read from the source still waits until the sink accepts it."""
         return self.pending is not None or self.pipe_bytes > 0
 
     def pump(self) -> None:
@@ -75,7 +75,7 @@ class RelayDirection:
             BlockingIOError: The source has no data.
             RelaySocketError: The source or the sink failed.
         """
-        # A tap needs the bytes, but `splice` does not return them.
+        # A tap needs the bytes, but `splice` does not copy them into this process.
         if self.bulk_reads >= _BULK_AFTER and self.on_data is None and not self.discarding:
             self._splice_in()
             return
@@ -133,8 +133,8 @@ class RelayDirection:
     def abandon(self) -> None:
         """Discard pending data and all later data from the source, because the sink accepts no more data.
 
-        The direction still reads from the source. Otherwise the source's peer might block while it sends, and then
-        never read the data of the other direction.
+        The direction still reads from the source. If it did not, the source's peer might block while it sends, and
+        then never read the data of the opposite direction.
         """
         self.close()
         self.pending, self.pipe_bytes = None, 0
@@ -168,7 +168,7 @@ class RelayDirection:
             raise RelaySocketError(self.sink, error, writing=True) from error
 
     def _start_splicing(self) -> tuple[int, int] | None:
-        """Open and return the pipe; return None if no descriptors are available or the sink has already failed."""
+        """Open and return the pipe. Return None if no descriptors are left, or if the sink has already failed."""
         if self.sink.family != socket.AF_UNIX:
             self.fin_detector = FinDetector.of(self.sink, self.reverse.byte_count)
             if self.fin_detector is None:

@@ -65,7 +65,7 @@ async def resolve(to: HostPort) -> Addresses:
         def on_done(done: asyncio.Future[Addresses]) -> None:
             in_flight.pop(to, None)
             if not done.cancelled():
-                done.exception()  # if all waiting tasks were cancelled, asyncio would otherwise log the exception
+                done.exception()  # if all waiting tasks were cancelled, prevent asyncio from logging the exception
 
         lookup.add_done_callback(on_done)
     return _shuffled(await asyncio.shield(lookup))

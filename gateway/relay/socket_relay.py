@@ -24,7 +24,7 @@ class SocketRelay:
         client: The accepted socket, non-blocking. The relay owns it.
         backend: The dialed socket, non-blocking. The relay owns it.
         latency: Histogram that records the response latencies.
-        tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes them.
+        tap: Observes the relayed bytes until `tap.finished` is true. None if the connection has no tap.
     """
 
     __slots__ = (
@@ -152,7 +152,7 @@ class SocketRelay:
 
         Args:
             sock: The client's or the backend's socket.
-            error: The error that a system call on the socket has raised. None: read SO_ERROR of the socket.
+            error: The error that a system call on the socket has raised. If it is None, read SO_ERROR of the socket.
         """
         upload, download = self._upload, self._download
         reads, writes = (upload, download) if sock is self._client else (download, upload)

@@ -43,21 +43,21 @@ _RTO_MAX_MS = 2000
 
 
 def cap_retransmit_interval(sock: socket.socket) -> None:
-    """Limit the retransmission timeout to two seconds, if the kernel supports it.
+    """Limit the retransmission timeout to two seconds, if the kernel supports this option (TCP_RTO_MAX_MS).
 
     By default, TCP doubles the timeout after each retransmission. After an outage, a connection can therefore stay
     idle for as long as the outage lasted.
     """
-    with contextlib.suppress(OSError):  # the kernel does not support it, or `sock` is not a TCP socket
+    with contextlib.suppress(OSError):  # the kernel does not support this option, or `sock` is not a TCP socket
         sock.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, _RTO_MAX_MS)
 
 
 NOTSENT_LOWAT = 128 * 1024
-"""Default limit, in bytes, on unsent data of an SSH connection in the kernel (TCP_NOTSENT_LOWAT)."""
+"""Default limit, in bytes, on the unsent data that an SSH connection has in the kernel (TCP_NOTSENT_LOWAT)."""
 
 
 def limit_unsent(sock: socket.socket, backlog: int = NOTSENT_LOWAT) -> None:
-    """Limit unsent data in the kernel, so that urgent data does not queue behind it (tcp(7), TCP_NOTSENT_LOWAT).
+    """Limit unsent data in the kernel, so that urgent data does not wait for bulk data (tcp(7), TCP_NOTSENT_LOWAT).
 
     Args:
         sock: Any socket. If it is not a TCP socket, it is left unchanged.
@@ -79,10 +79,10 @@ def reset(sock: socket.socket) -> None:
 
 
 def reset_on_process_exit(listener: socket.socket) -> None:
-    """Make the kernel reset connections that `listener` accepts if this process is killed.
+    """Make the kernel reset the connections accepted on `listener` when this process is killed.
 
-    Otherwise, the kernel closes the sockets of a killed process with a FIN, which looks like normal end-of-file.
-    Accepted sockets inherit the option. `close_gracefully` reverts the option for one socket.
+    By default, the kernel closes the sockets of a killed process with a FIN, which looks like normal end-of-file.
+    Accepted sockets inherit the option SO_LINGER. `close_gracefully` reverts the option for one socket.
     """
     if listener.family in (socket.AF_INET, socket.AF_INET6):
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOW)

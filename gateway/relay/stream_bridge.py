@@ -1,6 +1,6 @@
-"""Copies bytes between a socket pair and another stream, such as TLS, for code that requires a socket.
+"""Copies bytes between a socket pair and a stream, such as TLS, for code that requires a socket.
 
-In this module, the user is the code that uses the socket, and the far side is the peer of the other stream. An upload
+In this module, the user is the code that uses the socket, and the far side is the peer of the stream. An upload
 copies data from the user to the far side, and a download copies data from the far side to the user.
 """
 
@@ -28,8 +28,8 @@ _SHORT_BACKLOG = 16 * 1024
 """Maximum number of bytes that wait in the socket pair if `short` is true. Urgent data waits behind these bytes."""
 _POLL_INTERVAL = 0.5
 _SILENCE_TIMEOUT = 15.0
-"""If the stream does not support half-close, the bridge closes it when the user has sent end-of-file and the far side
-has then sent no data for this number of seconds."""
+"""Time limit in seconds for a stream without half-close. After the user has sent end-of-file, the bridge closes the
+stream if the far side sends no data for this time."""
 _tasks: set[asyncio.Task[None]] = set()
 
 
@@ -49,8 +49,8 @@ class StreamBridge:
 
     Args:
         far: The stream. The bridge owns it.
-        short: Whether to keep the buffers small, for users whose urgent data shares the connection with bulk data,
-            such as SSH.
+        short: Whether to keep the buffers small. Pass True if urgent data and bulk data share the connection, as in
+            SSH.
     """
 
     def __init__(self, far: ByteStream, *, short: bool) -> None:
@@ -58,7 +58,7 @@ class StreamBridge:
             far.limit_unsent()
         self._chunk = _SHORT_CHUNK if short else _CHUNK
         self.sock, self._inner = socket_pair(_SHORT_BACKLOG if short else None)
-        """The end of a socket pair for the user. The user owns this end, and the bridge owns the other end."""
+        """The user's socket of the socket pair. The user owns this socket, and the bridge owns the other one."""
         self.sock.broken = lambda: self._broken
         self._broken = False
         self.on_upload_lost: Callable[[], None] = lambda: None
@@ -71,7 +71,7 @@ class StreamBridge:
         """Monotonic time, in seconds, at which the bridge began to wait for data from the far side. None while the
         bridge waits for the user."""
         self.ended = asyncio.get_running_loop().create_task(self._run())
-        """Done when both directions have ended."""
+        """A task that is done when both directions have ended."""
         _tasks.add(self.ended)
         self.ended.add_done_callback(_tasks.discard)
 
@@ -81,7 +81,7 @@ class StreamBridge:
         Args:
             client: The client's socket, non-blocking. The relay owns it.
             latency: Records the response latencies.
-            tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes them.
+            tap: Observes the relayed bytes until `tap.finished` is true. None if the connection has no tap.
         """
         relay = SocketRelay(client, self.sock, latency, tap)
         self.on_upload_lost = relay.fail_upload
@@ -146,7 +146,7 @@ class StreamBridge:
             silence_timeout: Seconds without data from the far side after which this method returns.
         """
         poller = select.poll()
-        poller.register(self._inner, 0)  # an empty mask reports only a hang-up (poll(2))
+        poller.register(self._inner, 0)  # with an empty mask, poll(2) reports only hang-ups and errors
         started = time.monotonic()
         while not (download.done() or poller.poll(0)):
             since = self._reading_since
@@ -165,7 +165,7 @@ class StreamBridge:
             if self._far.supports_half_close:
                 await self._far.end()
         except OSError:
-            # The far side accepts no more data. Make further writes of the user fail; otherwise, they would block.
+            # The far side accepts no more data. Make further writes of the user fail, so that they do not block.
             _discard_unread(self._inner)
             self.on_upload_lost()
             return False
@@ -214,7 +214,7 @@ def _result(task: "asyncio.Task[bool] | asyncio.Task[_DownloadResult]") -> objec
 
 
 def _upload_continues(relay: SocketRelay) -> bool:
-    """Return whether a relay has ended after a complete upload, which the bridge must still deliver."""
+    """Return whether the bridge must still send a complete upload to the far side after the relay has ended."""
     return relay.upload_complete and relay.ended.result() in (CloseReason.FINISHED, CloseReason.CLIENT_RESET)
 
 

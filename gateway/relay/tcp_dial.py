@@ -21,7 +21,7 @@ from gateway.relay.sockets import tune_tcp
 DIAL_TIMEOUT = 10.0
 """Default time limit, in seconds, for name resolution and connection establishment together."""
 Resolver = Callable[[HostPort], Awaitable[list[Any]]]
-"""Resolves an endpoint to addresses in the format of `socket.getaddrinfo`."""
+"""Resolves a host and port to addresses in the format of `socket.getaddrinfo`."""
 SocketFactory = Callable[[int, int, int], socket.socket]
 """Creates a socket from a family, a type and a protocol. The function can select a network namespace or a device."""
 _HAPPY_EYEBALLS_DELAY = 0.25

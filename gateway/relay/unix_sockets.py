@@ -43,7 +43,8 @@ def bind_unix(path: Path, mode: int) -> socket.socket:
         The bound socket, which does not listen yet. The caller owns it.
 
     Raises:
-        OSError: `path` exists and is not a socket, another process listens on it, or the directory is not writable.
+        OSError: `path` exists and is not a socket, another process listens on this socket, or the directory is not
+            writable.
     """
     _remove_stale(path)
     sock = socket.socket(socket.AF_UNIX)

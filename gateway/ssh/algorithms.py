@@ -1,4 +1,4 @@
-"""Defines the default SSH algorithms, checks configured ones, and negotiates algorithms with servers."""
+"""Defines the default SSH algorithms, checks the configured algorithms, and negotiates algorithms with servers."""
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ KEX = (
     "diffie-hellman-group14-sha256",
 )
 """The default key exchange algorithms, post-quantum hybrids first. The list omits Diffie-Hellman group exchange,
-because asyncssh then accepts groups of only 1024 bits."""
+in which asyncssh accepts groups as small as 1024 bits."""
 CIPHERS = (
     "aes128-gcm@openssh.com",
     "aes256-gcm@openssh.com",
@@ -89,7 +89,9 @@ class NoCommonAlgorithmError(asyncssh.KeyExchangeFailed):
     def __init__(self, key: str, offered: Sequence[bytes]) -> None:
         names = ", ".join(name.decode("ascii", "backslashreplace") for name in offered) or "none"
         listed = one_line(names, _MAX_LISTED)
-        super().__init__(f"no {_LABELS[key]} in common: the server offers {listed}; add one that you trust to {key}")
+        super().__init__(
+            f"no {_LABELS[key]} in common: the server offers {listed}; if you trust one of these, add it to {key}"
+        )
         self.key = key
 
 
@@ -183,7 +185,7 @@ def negotiate(proposal: SSHPacket, client: Mapping[str, Sequence[bytes]]) -> tup
     """Negotiate algorithms with a server's proposal (RFC 4253, section 7.1).
 
     Args:
-        proposal: The server's SSH_MSG_KEXINIT, positioned after its cookie.
+        proposal: The server's SSH_MSG_KEXINIT, from which the caller has already read the cookie.
         client: The client's proposal by configuration key, in order of preference.
 
     Returns:
@@ -213,7 +215,7 @@ def _choose(key: str, client: Mapping[str, Sequence[bytes]], server: Sequence[by
 def needs_strict_kex(cipher: str, mac: str) -> bool:
     """Return whether the algorithms need strict key exchange.
 
-    Without strict key exchange, an attacker can drop packets unnoticed (CVE-2023-48795). ChaCha20 and the
+    Without strict key exchange, an attacker can drop packets without detection (CVE-2023-48795). ChaCha20 and the
     encrypt-then-MAC algorithms are vulnerable. AES-GCM is not vulnerable.
     """
     return cipher.startswith("chacha20") or mac.endswith("-etm@openssh.com")

@@ -74,7 +74,7 @@ class AsyncsshChannelOpener:
         """See `gateway.ssh.channel_interfaces.ChannelOpener`."""
         failure, self._failure = self._failure, asyncio.get_running_loop().create_future()
         failure.set_exception(error)
-        failure.exception()  # retrieve the exception: otherwise, asyncio logs it if no `open` is pending
+        failure.exception()  # mark the exception as retrieved, so that asyncio does not log it
 
     async def _open_channel(self, relay: AsyncsshRelay, to: HostPort) -> _Opened:
         try:

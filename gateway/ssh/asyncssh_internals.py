@@ -29,7 +29,7 @@ class UnreadChannelData(NamedTuple):
     Args:
         data: The received pieces, in order.
         eof: Whether the peer has sent EOF or closed the channel, so that no more data follows.
-        closed: Whether the peer has closed the channel. False: the SSH connection was lost.
+        closed: Whether the peer has closed the channel; False if the SSH connection was lost instead.
     """
 
     data: list[Any]
@@ -41,7 +41,7 @@ def take_unread_data(channel: Any) -> UnreadChannelData:
     """Remove and return the data that a closed or lost channel has not passed to its session.
 
     Args:
-        channel: The asyncssh channel. None: there is no data.
+        channel: The asyncssh channel. If it is None, the result contains no data.
     """
     if channel is None:
         return UnreadChannelData([], eof=False, closed=False)
@@ -58,7 +58,7 @@ def disable_auto_adjust(conn: asyncssh.SSHClientConnection) -> None:
     the session receives a packet, even if asyncssh still buffers other data. The peer could then send without limit.
 
     In addition, make new channels call the session's `resume_writing` each time the peer increases the send window.
-    By default, asyncssh calls this method only when its own send buffer drains.
+    By default, asyncssh calls `resume_writing` only when its own send buffer drains.
     """
     for name in ("create_tcp_channel", "create_unix_channel"):
         setattr(conn, name, partial(_create_without_auto_adjust, getattr(conn, name)))

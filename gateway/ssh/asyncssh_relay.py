@@ -1,7 +1,7 @@
 """Relays bytes between a client and an asyncssh channel, in the event loop.
 
-This relay supports all ciphers, but is slower than the native engine. The base class handles the client's socket, and
-this module handles the channel.
+This relay supports all ciphers, but is slower than the native engine. The base class `ClientSocketHandler` handles
+the client's socket, and this module handles the channel.
 """
 
 import socket
@@ -29,7 +29,7 @@ class AsyncsshRelay(ClientSocketHandler, asyncssh.SSHTCPSession[bytes]):
         latency: The histogram for response latency.
         queue: Determines the order in which the relays of the SSH connection send. None if asyncssh's own transport
             sends the data.
-        tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes the bytes.
+        tap: Observes the relayed bytes until `tap.finished` is true; None if the relay has no tap.
     """
 
     def __init__(self, latency: Histogram, queue: SendQueue | None, tap: Tap | None = None) -> None:
@@ -100,7 +100,7 @@ class AsyncsshRelay(ClientSocketHandler, asyncssh.SSHTCPSession[bytes]):
     def connection_lost(self, exc: Exception | None) -> None:
         """Handle the close of the channel or the loss of the SSH connection.
 
-        asyncssh can hold data that it has not passed to `data_received`. Deliver this data first.
+        asyncssh can still buffer data that it has not passed to `data_received`. Deliver this data first.
         """
         del exc
         unread = take_unread_data(self._channel)

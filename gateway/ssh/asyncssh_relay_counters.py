@@ -17,7 +17,7 @@ class AsyncsshRelayCounters:
 
     Args:
         latency: The histogram for response latency.
-        tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes the bytes.
+        tap: Observes the relayed bytes until `tap.finished` is true; None if the relay has no tap.
     """
 
     def __init__(self, latency: Histogram, tap: Tap | None = None) -> None:

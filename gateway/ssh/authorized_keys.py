@@ -58,7 +58,7 @@ def sshd_config_lines(user: str, *, unix_sockets: bool) -> list[str]:
 def render_authorized_keys(
     name: str, options: SshOptions, targets: Sequence[str], sources: Sequence[str], *, unix_sockets: bool
 ) -> list[str]:
-    """Return the lines for a server's authorized_keys that permit a tunnel, with sshd_config(5) lines as comments.
+    """Return authorized_keys lines that permit a tunnel, and comments with lines for sshd_config(5).
 
     Reads the tunnel's keys. The call blocks.
 
@@ -74,7 +74,7 @@ def render_authorized_keys(
     """
     lines = [
         f"# tunnel {name}: add to ~{options.user}/.ssh/authorized_keys on {options.host}",
-        "# add to the end of sshd_config on this server: authorized_keys cannot forbid listeners on unix sockets:",
+        "# authorized_keys cannot forbid listeners on unix sockets: add this to the end of sshd_config:",
         *(f"#   {line}" for line in sshd_config_lines(options.user, unix_sockets=unix_sockets)),
     ]
     if unix_sockets:

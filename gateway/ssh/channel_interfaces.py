@@ -14,7 +14,7 @@ class SshChannel(Relay, Protocol):
 
     @property
     def cut_short(self) -> bool:
-        """Whether the relay ended before the client received the backend's whole stream and its end-of-file.
+        """Whether the relay ended before the client received the backend's whole stream, including the end-of-file.
 
         Valid only after the stream to the client has ended.
         """
@@ -46,8 +46,8 @@ class ChannelOpener(Protocol):
         Args:
             to: The target.
             latency: Records the response latencies.
-            timeout: Time limit for the open, in seconds.
-            tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes the bytes.
+            timeout: Time limit for opening the channel, in seconds.
+            tap: Observes the relayed bytes until `tap.finished` is true; None if the relay has no tap.
 
         Returns:
             A relay without a client. The caller must call the relay's `attach` or `abort`.

@@ -1,4 +1,4 @@
-"""Converts the failure replies to CHANNEL_OPEN requests to dial errors. Does no I/O."""
+"""Converts CHANNEL_OPEN_FAILURE replies into dial errors. Does no I/O."""
 
 import asyncssh
 

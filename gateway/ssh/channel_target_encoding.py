@@ -12,8 +12,8 @@ def channel_target(host: str, port: int) -> tuple[bytes, bytes]:
     The parts are the channel type, and the bytes that follow the field `maximum packet size`.
 
     Args:
-        host: A host name or address; or, if it begins with a slash, the path of a unix socket (OpenSSH's PROTOCOL,
-            section 2.4).
+        host: A host name or address. A value that begins with a slash is the path of a unix socket (OpenSSH's
+            PROTOCOL, section 2.4).
         port: The TCP port; ignored for a unix socket.
     """
     unix = host.startswith("/")

@@ -37,8 +37,8 @@ class ClientSocketHandler(AsyncsshRelayCounters):
     def abort(self, close_reason: CloseReason) -> None:
         """Reset the client's connection, and close the channel.
 
-        If the reason is a lost SSH connection and the backend's whole stream has arrived, deliver the stream to the
-        client first.
+        If the SSH connection is lost after the backend's whole stream has arrived, deliver the stream to the client
+        first.
         """
         if self.ended.done():
             return
@@ -48,7 +48,7 @@ class ClientSocketHandler(AsyncsshRelayCounters):
         self._send_close()
         self._finish(close_reason)
 
-    # `AsyncsshRelay` implements these methods.
+    # `AsyncsshRelay` implements the methods below.
 
     def _read_client(self) -> None:
         """Read from the client once, and send the data on the channel."""
@@ -78,7 +78,7 @@ class ClientSocketHandler(AsyncsshRelayCounters):
         """
         raise NotImplementedError
 
-    # `AsyncsshRelay` calls these methods for events of the channel.
+    # `AsyncsshRelay` calls the methods below for events of the channel.
 
     def _on_backend_eof(self, *, close: bool) -> None:
         """Handle the end of the backend's stream.
@@ -110,7 +110,7 @@ class ClientSocketHandler(AsyncsshRelayCounters):
         else:
             self._finish(CloseReason.LINK_LOST)
 
-    # Methods for events of the client.
+    # The methods below handle events of the client.
 
     def resume_sending(self) -> None:
         """Read from the client once, and send the data. `SendQueue` calls this method when it is the relay's turn."""
@@ -169,8 +169,8 @@ class ClientSocketHandler(AsyncsshRelayCounters):
         immediately. The relay then closes the channel, because SSH cannot forward a reset (RFC 4254, section 5.3).
 
         Args:
-            error: The error that a system call on the socket has returned. None: query the socket. The kernel reports
-                an error only once, so a later query would not find this error.
+            error: The error that a system call on the socket has returned; None to query the socket for its error.
+                The kernel reports an error only once, so a query cannot find an error that a call has returned.
         """
         client = self._client
         if client is None or self.ended.done():
@@ -215,7 +215,7 @@ class ClientSocketHandler(AsyncsshRelayCounters):
             self._send_buffer = SendBuffer()
         self._send_buffer.append(data)
 
-    # The end of the relay.
+    # The methods below forward the ends of the streams, and end the relay.
 
     def _propagate_end(self) -> None:
         """If all of the backend's data is delivered, forward the backend's EOF to the client.
@@ -243,7 +243,8 @@ class ClientSocketHandler(AsyncsshRelayCounters):
     def _finish(self, close_reason: CloseReason) -> None:
         """Close the client's connection, and complete `ended` with `close_reason`.
 
-        Reset the connection if the client did not get the backend's whole stream, or if the relay was aborted.
+        Instead of a normal close, reset the connection if the relay was aborted, or if the client did not get the
+        backend's whole stream.
         """
         if self.ended.done():
             return

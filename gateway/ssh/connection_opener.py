@@ -117,7 +117,7 @@ def _ensure_user_environment() -> None:
 
 
 def _peer_address(sock: socket.socket) -> str:
-    """Return the IP address of the peer; an empty string if the socket is not TCP or not connected."""
+    """Return the IP address of the peer; an empty string if the socket is not a connected TCP socket."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return ""
     try:
@@ -166,7 +166,10 @@ async def _log_in(
 
 
 def _discard(conn: asyncssh.SSHClientConnection | None, sock: socket.socket) -> None:
-    """Close the connection and socket of a failed login. A cancellation cannot interrupt this function."""
+    """Close the connection and socket of a failed login.
+
+    This function contains no `await`, so a cancellation cannot interrupt it.
+    """
     if isinstance(conn, SshConnection):
         close_now(conn)
     elif conn is not None:

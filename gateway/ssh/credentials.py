@@ -24,7 +24,7 @@ _MAX_TIME = 253402300799
 
 @contextlib.asynccontextmanager
 async def login_arguments(options: SshOptions) -> AsyncIterator[dict[str, Any]]:
-    """Yield the arguments of `asyncssh.connect` that contain the credentials. Use them only inside the context.
+    """Yield the arguments of `asyncssh.connect` that contain the credentials. They are valid only inside the context.
 
     Raises:
         TunnelError: A file or the agent cannot be used; fatal.
@@ -74,8 +74,8 @@ def load_keys(options: SshOptions) -> list[Any]:
     """Load the key pairs of the identity files, with their certificates. The call blocks.
 
     Raises:
-        TunnelError: No credential is configured, or a file is missing, readable by other users, not a key, or
-            encrypted although no passphrase is configured. Fatal.
+        TunnelError: No credential is configured, or a file cannot be used. For example, the file is missing, or other
+            users can read it, or the key is encrypted and no passphrase is configured. The error is fatal.
     """
     passphrase = read_passphrase(options)
     if not (options.identity_files or options.agent or options.password):
@@ -112,7 +112,7 @@ def load_keys(options: SshOptions) -> list[Any]:
 
 
 def read_passphrase(options: SshOptions) -> str | None:
-    """Read the passphrase of the private keys; None if none is configured. Can block.
+    """Return the passphrase of the private keys; None if no passphrase is configured. Can block.
 
     Raises:
         TunnelError: The passphrase file cannot be read; fatal.

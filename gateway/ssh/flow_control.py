@@ -3,9 +3,9 @@
 A window of W bytes limits a channel to W bytes per round trip (RFC 4254, section 5.2). The native engine enlarges a
 window if the channel uses more than half of it within one round trip. The windows of asyncssh's channels do not grow.
 
-Received data uses memory if a client reads slowly. Budgets therefore limit the windows: N channels hold at most
-`INITIAL_BUDGET_BYTES` + `GROWTH_BUDGET_BYTES` + N * `MIN_WINDOW`, plus a tenth of this sum for the Python objects. A
-window returns its bytes to the budget after the gateway has delivered the last byte to the client.
+If a client reads slowly, received data uses memory. Budgets therefore limit the windows. N channels buffer at most
+`INITIAL_BUDGET_BYTES` + `GROWTH_BUDGET_BYTES` + N * `MIN_WINDOW` bytes. Python objects add up to a tenth of this
+sum. A window returns its bytes to the budget after the gateway has delivered the last byte to the client.
 """
 
 from gateway._dataplane import settings
@@ -21,7 +21,7 @@ MAX_RECEIVE_PACKET = 128 * 1024
 """Maximum size, in bytes, of packets that the native engine's channels receive. With packets of 32 KiB and a
 large window, sshd uses several times more CPU time."""
 MAX_SEND_PACKET = 32 * 1024
-"""Maximum number of data bytes per sent packet. OpenSSH accepts no more."""
+"""Maximum number of data bytes per sent packet. OpenSSH accepts no larger packets."""
 ADJUST_BYTES = 256 * 1024
 """Number of bytes that a client must consume before the gateway sends a window adjust to the server. If the gateway
 waited until the client has consumed half of the window, the server would be idle for part of each round trip."""
@@ -29,7 +29,7 @@ GROWTH_BUDGET_BYTES = settings.growth_bytes
 """Limit, in bytes, on the growth of all windows of this process together, beyond their initial sizes."""
 CONNECTION_GROWTH_BYTES = 128 * 1024 * 1024
 """Limit, in bytes, on the growth of all windows of one SSH connection, so that a connection with a long round trip
-does not use the whole budget."""
+does not use all of `GROWTH_BUDGET_BYTES`."""
 
 
 class ByteBudget:

@@ -19,7 +19,8 @@ handshake block the loop for milliseconds."""
 class HandshakeLimiter:
     """Limits the concurrent SSH handshakes of one event loop.
 
-    The caller must give each handshake a deadline, so that a server that does not respond frees its slot again.
+    The caller must give each handshake a deadline. Without a deadline, the handshake with a server that does not
+    respond would occupy its slot permanently.
     """
 
     def __init__(self) -> None:

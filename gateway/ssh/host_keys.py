@@ -34,13 +34,13 @@ class TrustedHostKeys:
     ) -> list[str]:
         """Return the host key algorithms to propose. Algorithms with a trusted key come first, as in OpenSSH.
 
-        The other algorithms follow. A server that has no trusted key then still presents a key, and the error message
-        can describe this key.
+        The other algorithms follow, so that a server without a trusted key still presents a key. The error message
+        can then describe this key.
 
         Args:
             allowed: The configured algorithms, in order of preference.
             remembered: The type of the key that was most recently trusted.
-            refused: Types of keys that the server has presented and that are not trusted.
+            refused: Types of the untrusted keys that the server has presented.
         """
         key_types = {key.get_algorithm() for key in self.keys}
 
@@ -97,7 +97,7 @@ class RememberedHostKeyType:
     """Remembers the type of the host key that a tunnel last trusted, so that the next connection proposes it first.
 
     Args:
-        key_type: The type, such as `ssh-ed25519`; None until a host key matches a pinned fingerprint.
+        key_type: The type, such as `ssh-ed25519`; None before the first login, or if no fingerprint is pinned.
     """
 
     key_type: str | None = None
@@ -185,12 +185,17 @@ class HostKeyVerifier(asyncssh.SSHClient):
         return None if accepted else f"it is signed with {name}, which is not in host_key_algorithms"
 
     def record_refused_certificate(self, certificate: Any, reason: str) -> None:
-        """Record a refused certificate for error messages. The key in the certificate is not trusted either."""
+        """Record a refused certificate for error messages.
+
+        Call this method only if the tunnel does not trust the key in the certificate by itself.
+        """
         key, authority = _described(certificate.key), _described(certificate.signing_key)
         self.refused_key = f"{key} with a certificate signed by {authority} ({reason})"
 
     def begin_auth(self, username: str) -> None:
-        """If the server lacks strict key exchange, refuse ciphers that need it. Called before asyncssh logs in.
+        """If the server lacks strict key exchange, refuse ciphers that need it.
+
+        asyncssh calls this method before it logs in.
 
         Raises:
             asyncssh.KeyExchangeFailed: The negotiated cipher needs strict key exchange, but the server lacks it.

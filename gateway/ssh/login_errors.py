@@ -15,8 +15,8 @@ _LOGIN_REFUSED = {
     asyncssh.DISC_ILLEGAL_USER_NAME,
 }
 _OPENSSH_REFUSALS = ("Not allowed at this time", "Exceeded MaxStartups")
-"""Messages that OpenSSH's sshd sends instead of its version string if it penalizes the client, or if too many clients
-are logging in."""
+"""Messages that OpenSSH's sshd sends instead of its version string. It sends the first if it penalizes the client,
+and the second if too many clients are logging in."""
 
 
 class TryOtherKeyTypeError(TunnelError):

@@ -28,7 +28,7 @@ class NativeChannel(NativeRelay):
     Args:
         runner: Runs the native engine.
         latency: The histogram for response latency.
-        tap: Observes the relayed bytes until `tap.finished` is true. None: nothing observes the bytes.
+        tap: Observes the relayed bytes until `tap.finished` is true; None if the relay has no tap.
         on_answered: Called with this channel when the server has replied to CHANNEL_OPEN, or the connection is lost.
         joined: The token of a channel that the native engine has opened for a client; None to open a new channel.
     """
@@ -62,7 +62,7 @@ class NativeChannel(NativeRelay):
         """See `gateway.ssh.channel_interfaces.SshChannel`."""
         return not self._gauge()[6]
 
-    # The opener and the pool call these methods.
+    # The opener and the pool call the methods below.
 
     def request(self, wire: int, max_packet: int, head: bytes, rest: bytes) -> None:
         """Send CHANNEL_OPEN. The future `opened` gets the result.
@@ -76,7 +76,7 @@ class NativeChannel(NativeRelay):
         self._runner.engine.channel(self._token, wire, self.window.size, max_packet, self._tap_mode, head, rest)
 
     def fail_open(self, error: Exception) -> None:
-        """Make the pending channel open fail with `error`. If the channel opens later, it is closed immediately."""
+        """Make the pending CHANNEL_OPEN request fail with `error`. If the channel opens later, close it."""
         if not self.opened.done():
             self.opened.set_exception(error)
 
@@ -89,7 +89,7 @@ class NativeChannel(NativeRelay):
         if self._measures:
             flags |= ATTACH_MEASURE
         self._histogram = self._runner.histograms.acquire(self._latency)
-        poller().remove(client.fileno())  # an earlier owner can have registered the socket
+        poller().remove(client.fileno())  # an earlier owner might have registered it
         self._runner.engine.attach(self._token, client.detach(), self._histogram, flags)
 
     def abort(self, close_reason: CloseReason) -> None:
@@ -100,7 +100,7 @@ class NativeChannel(NativeRelay):
         if not self.opened.done() or self.opened.cancelled() or self.opened.exception() is not None:
             self._end(close_reason)
 
-    # `NativeEngineRunner` calls this method.
+    # `NativeEngineRunner` calls the methods below, except `_end`.
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
         """See `NativeEventHandler.on_record`."""

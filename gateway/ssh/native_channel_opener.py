@@ -20,7 +20,7 @@ class NativeChannelOpener:
 
     Args:
         conn: The SSH connection.
-        runner: Runs the native engine that carries the connection.
+        runner: Runs the native engine that handles the connection.
         wire: The token of the connection in the native engine.
     """
 

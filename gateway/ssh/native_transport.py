@@ -1,4 +1,4 @@
-"""Implements asyncssh's transport for an SSH connection that the native engine carries after the login."""
+"""Implements asyncssh's transport for an SSH connection that the native engine handles after the login."""
 
 import asyncio
 import errno
@@ -45,7 +45,7 @@ class NativeTransport(asyncio.Transport):
     Args:
         conn: The asyncssh connection.
         runner: Runs the native engine.
-        names: The values that `get_extra_info` returns, by name: the addresses of both ends.
+        names: The values that `get_extra_info` returns, by name. They are the local and the remote addresses.
         tunnel: See `hand_over`.
     """
 
@@ -63,7 +63,7 @@ class NativeTransport(asyncio.Transport):
         self._unaccepted = 0
         """Number of bytes passed to asyncssh, but not yet reported to the native engine as processed."""
 
-    # asyncssh calls these methods.
+    # asyncssh calls the methods below.
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Return `sockname` or `peername`; see `asyncio.BaseTransport.get_extra_info`."""
@@ -84,7 +84,7 @@ class NativeTransport(asyncio.Transport):
 
     close = abort
 
-    # `SshConnection` calls these methods.
+    # `SshConnection` calls the methods below.
 
     def on_sending_changed(self) -> None:
         """Do nothing: the native engine itself pauses channel data during a key exchange."""
@@ -114,7 +114,7 @@ class NativeTransport(asyncio.Transport):
         """Number of channels on this connection, including those that are opening or closing."""
         return 0 if self._closed else self.runner.engine.gauge(self.token)[2]
 
-    # The pool calls these methods.
+    # The pool calls the methods below.
 
     def last_heard(self, within: float) -> float:
         """See `SocketTransport.last_heard`."""
@@ -146,7 +146,7 @@ class NativeTransport(asyncio.Transport):
         return SshForwardingListener(self.runner, rule, connections, max_packet, sock, permits, handler)
 
     def recall_clients(self) -> None:
-        """Make the native engine return the accepted clients that wait for a channel of this connection.
+        """Make the native engine pass clients that wait for a channel of this connection to the event loop.
 
         See `gateway.contracts.listening_link.LinkClientListener.recall`.
         """
@@ -157,7 +157,7 @@ class NativeTransport(asyncio.Transport):
         """Return the internal state of the connection, for tests; empty if the connection is closed."""
         return {} if self._closed else self.runner.engine.inspect(self.token) or {}
 
-    # `NativeEngineRunner` calls this method.
+    # `NativeEngineRunner` calls the next two methods.
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
         """See `NativeEventHandler.on_record`."""
@@ -191,7 +191,7 @@ class NativeTransport(asyncio.Transport):
         try:
             conn.data_received(with_tag(packet))
         except Exception as error:
-            log.exception("asyncssh failed; its SSH connection is closed")
+            log.exception("asyncssh failed to process a packet: closing the SSH connection")
             self._close(error)
         if self._unaccepted >= _ACCEPT_BYTES:
             self._accept()
@@ -211,12 +211,13 @@ class NativeTransport(asyncio.Transport):
 
 
 async def hand_over(conn: SshConnection, tunnel: object = None) -> None:
-    """Pass the connection to the native engine. Do nothing if the engine does not support the ciphers.
+    """Pass the connection to the native engine. Do nothing if the native engine does not support the ciphers.
 
     Args:
-        conn: A connection from `log_in` that has no channels. Do not use its transport afterward.
+        conn: A connection from `log_in` that has no channels. This function replaces the transport of the
+            connection. Do not use the previous transport afterward.
         tunnel: An object that identifies the tunnel. The connections of a tunnel are distributed evenly over the
-            native engines. None: the connection belongs to no tunnel.
+            native engines. None if the connection belongs to no tunnel.
 
     Raises:
         asyncssh.ConnectionLost: The connection was lost.

@@ -35,12 +35,12 @@ def _check_host(text: str) -> None:
 
 @dataclass(frozen=True)
 class KeepaliveOptions:
-    """When the gateway sends keepalives, and when it replaces a silent SSH connection.
+    """The times after which the gateway sends keepalives and replaces a silent SSH connection.
 
     Args:
         interval: Time between two keepalives.
         suspect: Silence after which new clients use another connection, and a replacement is dialed.
-        replace: Further silence after which the connection is closed, if other connections receive data.
+        replace: Silence in addition to `suspect`. If other connections receive data, the connection is then closed.
         lost: Silence after which the connection is closed even if no other connection receives data. If the network
             recovers earlier, the connections of clients continue.
     """
@@ -86,7 +86,7 @@ class SshOptions:
         user: The user to log in as.
         port: TCP port of the server.
         identity_files: Private keys, tried in order. A certificate next to a key (`KEY-cert.pub`) is also used.
-        certificate_files: OpenSSH certificates for these keys, if the certificates are not next to the keys.
+        certificate_files: OpenSSH certificates for `identity_files`, if the certificates are not next to the keys.
         passphrase: The passphrase of encrypted private keys.
         password: The password, for servers that do not accept public keys.
         agent: Path of an SSH agent's socket, such as `${SSH_AUTH_SOCK}`.
@@ -100,10 +100,11 @@ class SshOptions:
         macs: Message authentication codes in order of preference, for ciphers other than AES-GCM and ChaCha20.
         host_key_algorithms: Algorithms for host keys and for CA signatures, in order of preference. Algorithms with a
             trusted key are proposed first.
-        data_plane: What carries the channels. `auto`: the gateway's own data plane in C with AES-GCM and
-            ChaCha20-Poly1305, and asyncssh's channels with other ciphers or if the data plane in C is not built.
-            `native`: as `auto`, but it is an error if the data plane in C is not built. `asyncssh`: always asyncssh's
-            channels, which are slower. If all SSH tunnels have `asyncssh`, no connection uses the data plane in C.
+        data_plane: The code that moves the bytes of the channels. `auto` uses the gateway's own data plane in C for
+            AES-GCM and ChaCha20-Poly1305. For other ciphers, or if the data plane in C is not built, `auto` uses
+            asyncssh's channels, which are slower. `native` is like `auto`, but it is an error if the data plane in C
+            is not built. `asyncssh` always uses asyncssh's channels. If all SSH tunnels have `asyncssh`, no
+            connection uses the data plane in C.
         proxy_command: A program, with its arguments, whose standard input and output are the connection to the
             server. It runs without a shell. `{host}`, `{port}` and `{user}` are replaced by the values of these keys.
         environment: Names of environment variables to pass to `proxy_command`, in addition to PATH, HOME, USER,

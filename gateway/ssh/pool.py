@@ -31,14 +31,14 @@ log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.5
 _SLOW_OPEN = 0.4
-"""Seconds to wait for the reply to a channel open request before the pool checks that the connection is alive."""
+"""Seconds to wait for the reply to a CHANNEL_OPEN request before the pool checks whether the connection is alive."""
 _TIMER_SLACK = 0.01
 """Seconds to add to the delay of a timer, because the event loop can run a timer slightly too early."""
 _LATE_TICK = 1.0
-"""If the keepalive timer runs this number of seconds too late, the pool assumes that this process was suspended. If
-half of `keepalive.suspect` is shorter, the pool uses that time instead."""
+"""If the keepalive timer runs more than this number of seconds late, or more than half of `keepalive.suspect` late,
+the pool assumes that this process was suspended."""
 _NO_ANSWER_HINT = (
-    "the SSH server has not replied to any channel open yet: check that it permits TCP forwarding, "
+    "the SSH server has not replied to any CHANNEL_OPEN request yet: check that it permits TCP forwarding, "
     "and that the target's firewall does not drop packets"
 )
 _IDLE_BEFORE_SHRINK = 60.0
@@ -127,9 +127,9 @@ class SshConnectionPool:
         return usable[chosen]
 
     def _grow(self) -> None:
-        """Start to dial another connection, unless the pool has its maximum size, or already dials one.
+        """Start to dial another connection. Do nothing if the pool has its maximum size, or already dials one.
 
-        In any case, close no idle connection for the next `_IDLE_BEFORE_SHRINK` seconds.
+        In any case, the pool closes no idle connection for the next `_IDLE_BEFORE_SHRINK` seconds.
         """
         usable = sum(connection.alive for connection in self._usable)
         self._idle_since = time.monotonic()
@@ -146,7 +146,7 @@ class SshConnectionPool:
     async def socket(self, to: HostPort, phases: PhaseTimer | None = None) -> Stream:
         """Connect a non-blocking socket to `to`; see `gateway.contracts.link.Link`.
 
-        Record the duration of the channel open in `phases` as `channel`.
+        Record in `phases`, as `channel`, how long it takes to open the channel.
         """
         caller_end, relay_end = socket_pair()
         timed = phases or PhaseTimer()
@@ -195,7 +195,7 @@ class SshConnectionPool:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             # The pool cannot work without this task. Report the link as lost, so that the tunnel is opened again.
-            log.error("the pool of %s failed: the tunnel opens again", self._options.endpoint, exc_info=error)
+            log.error("the SSH pool for %s failed: reopening the tunnel", self._options.endpoint, exc_info=error)
             if not self._lost.done():
                 self._lost.set_result(TunnelError(FailureReason.RESET, f"{type(error).__name__}: {error}"))
 

@@ -14,8 +14,8 @@ from gateway.text_sanitizer import one_line
 log = logging.getLogger(__name__)
 
 _MIN_RETRY, _MAX_RETRY = 0.25, 10.0
-"""The first and the highest upper bound of the retry delay, in seconds. The delay is a random time between zero and
-the upper bound. The upper bound doubles after each failure."""
+"""Limits of the retry delay, in seconds. The delay is a random time between zero and a bound. The bound is initially
+`_MIN_RETRY`, doubles after each failure, and never exceeds `_MAX_RETRY`."""
 _FATAL_RETRY = 60.0
 """Retry delay after a refused login, in seconds. The delay is long because sshd penalizes repeated failures
 (sshd_config(5), PerSourcePenalties)."""
@@ -81,7 +81,7 @@ class PoolDialer:
         self.wake()
 
     async def _dial_one(self) -> None:
-        """Try once to open a connection, and add it to the pool. If this fails, wait for the retry delay."""
+        """Try once to open a connection, and add it to the pool. If the attempt fails, wait for the retry delay."""
         self._renewed.clear()
         renewals = self._renewals
         try:
@@ -102,6 +102,6 @@ class PoolDialer:
                 await asyncio.wait_for(self._renewed.wait(), pause)
         else:
             self._retry_delay, self.last_error = _MIN_RETRY, ""
-            # If the credentials have changed since the dial began, the login may have used the old credentials.
+            # If the credentials have changed since the dial began, the login might have used the old credentials.
             connection.outdated = renewals != self._renewals
             self._add(connection)

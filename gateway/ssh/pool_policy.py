@@ -33,8 +33,8 @@ class ConnectionHealth:
         outdated: See `PooledConnection.outdated`. An outdated connection gets no new channels, and the pool
             closes it after its last channel has closed.
         stalled: Whether this connection became silent together with all others, because the network path stalled.
-        silence_at_recovery: For a stalled connection: how long it had been silent, in seconds, when another
-            connection received data again; 0 until then.
+        silence_at_recovery: Seconds for which a stalled connection had been silent when another connection received
+            data again; 0 before that time.
         keepalive_wait: Seconds for which the connection has waited for a keepalive reply; 0 if it waits for none.
     """
 
@@ -48,12 +48,13 @@ class ConnectionHealth:
 
 @dataclass(frozen=True)
 class PoolDecision:
-    """What a pool must do, decided from the health of its connections. Lists contain connection indexes.
+    """The actions that a pool must take, based on the health of its connections. Lists contain connection indexes.
 
     Args:
         usable: Connections that can get new channels.
         suspect: Connections that are silent.
-        slow: Connections that reply too slowly to keepalives. Their pending channel opens move to other connections.
+        slow: Connections that reply too slowly to keepalives. The pool repeats their pending CHANNEL_OPEN requests on
+            other connections.
         abort: Connections to abort, because they have been silent for too long.
         close: Connections to close, because they are outdated and have no channels.
         dial: Number of connections to open.
@@ -89,7 +90,7 @@ def evaluate(pool: Sequence[ConnectionHealth], keepalive: KeepaliveOptions, targ
         if each.silence >= keepalive.lost:
             abort.append(at)
         elif each.stalled:
-            # After another connection has recovered, give this one time to recover, too. TCP doubles its
+            # After another connection has recovered, wait for the recovery of this connection, too. TCP doubles its
             # retransmission timeout after each attempt. After a stall of N seconds, this connection therefore
             # retransmits within N more seconds, and recovers if its peer is alive.
             if each.silence_at_recovery and each.silence >= 2 * each.silence_at_recovery + keepalive.replace:
@@ -129,11 +130,12 @@ def choose_spare(loads: Sequence[int], runners: Sequence[object]) -> int | None:
 
     Args:
         loads: Number of channels of each usable connection.
-        runners: For each of these connections, the runner of the native engine that carries it.
+        runners: The runners of the native engines that handle these connections, in the same order as `loads`.
 
     Returns:
-        The index of a connection without channels; None if there is none. Among several, the function chooses a
-        connection of the native engine that carries the most, so that the native engines keep equal numbers.
+        The index of a connection without channels; None if all connections have channels. If several have no
+        channels, the function chooses one from the native engine that handles the most connections. The numbers of
+        connections per native engine then remain similar.
     """
     idle = [at for at, load in enumerate(loads) if load == 0]
     counts = Counter(runners)

@@ -15,8 +15,8 @@ class SshStatus(LinkStatus):
     Args:
         connections: Number of open connections.
         suspect_connections: Number of connections that have been silent for longer than `keepalive.suspect`.
-        draining_connections: Number of connections that get no new channels, because the credentials have changed
-            since these connections logged in, or because the pool has more connections than it needs.
+        draining_connections: Number of connections that get no new channels. Reasons: the credentials have changed
+            since the connection logged in, or the pool has more connections than it needs.
         channels: Number of channels that are open or opening.
         cipher: The cipher of the packets to the server; None if not connected.
         data_plane: The data plane, `native` or `asyncssh`; None if not connected.

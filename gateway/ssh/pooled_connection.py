@@ -47,8 +47,9 @@ class PooledConnection:
         """Round-trip time of the last keepalive, in seconds; None before the first reply."""
         self.closing = False
         self.outdated = False
-        """Whether the connection gets no new channels, and is closed after its last channel. Reasons: the tunnel's
-        credentials have changed since the connection logged in, or the pool has more connections than it needs."""
+        """Whether the connection gets no new channels, and the pool closes it after its last channel has closed.
+        Reasons: the tunnel's credentials have changed since the connection logged in, or the pool has more
+        connections than it needs."""
         self.stalled = False
         """See `ConnectionHealth.stalled`."""
         self.silence_at_recovery = 0.0
@@ -59,7 +60,7 @@ class PooledConnection:
         native = conn.native_transport if isinstance(conn, SshConnection) else None
         self._transport: SocketTransport | NativeTransportInterface | None = native or transport
         self.native_transport = native
-        """The transport of the connection if the native engine carries the connection; otherwise None."""
+        """The transport of the connection if the native engine handles the connection; otherwise None."""
         self._last_heard = self._keepalive_sent = time.monotonic()
         self._keepalive_task: asyncio.Task[None] | None = None
         self._close_reason: str | None = None
@@ -78,7 +79,7 @@ class PooledConnection:
 
     @property
     def runner(self) -> object:
-        """The runner of the native engine that carries the connection; None if asyncssh carries it."""
+        """The runner of the native engine that handles the connection; None if asyncssh handles it."""
         return self.native_transport.runner if self.native_transport is not None else None
 
     @property
@@ -118,7 +119,7 @@ class PooledConnection:
         except (asyncssh.Error, OSError) as error:
             raise LinkLostError(str(error), dial_in_progress=True) from error
         self.has_answered_open = True
-        if self.closing:  # asyncssh may already have dropped data that arrived on the channel
+        if self.closing:  # asyncssh might already have dropped data that arrived on the channel
             relay.abort(CloseReason.ABORTED)
             raise LinkLostError(dial_in_progress=True)
         self._add_relay(relay)
@@ -154,7 +155,10 @@ class PooledConnection:
         self._last_heard += seconds
 
     def keepalive_due(self, before: float) -> bool:
-        """Return whether no keepalive is pending, and the last one was sent before the monotonic time `before`."""
+        """Return whether a new keepalive is due.
+
+        A keepalive is due if none is pending, and the last one was sent before the monotonic time `before`.
+        """
         return self._keepalive_sent < before and (self._keepalive_task is None or self._keepalive_task.done())
 
     def send_keepalive(self) -> None:
@@ -191,7 +195,7 @@ class PooledConnection:
             self.send_keepalive()
 
     def fail_over_opens(self) -> None:
-        """Make pending channel opens raise `RedialRequiredError`, so that their callers use another connection."""
+        """Make pending calls of `join` raise `RedialRequiredError`, so that their callers use another connection."""
         if self._opener.opening_count:
             self._opener.fail_opens(RedialRequiredError())
         if self.native_transport is not None:
@@ -227,7 +231,7 @@ class PooledConnection:
     async def close(self) -> None:
         """Reset the connections of all clients, and close the SSH connection.
 
-        If the server does not close the connection within one second, abort it.
+        If the server does not close the connection within one second, abort the connection.
         """
         self.closing = True
         for relay in list(self._relays.values()):
@@ -240,7 +244,7 @@ class PooledConnection:
             self._conn.abort()
 
     def data_plane(self) -> str:
-        """Return the name of the data plane that carries the channels: `native` or `asyncssh`."""
+        """Return the name of the data plane that moves the bytes of the channels: `native` or `asyncssh`."""
         return "asyncssh" if self.native_transport is None else "native"
 
     def cipher(self) -> str:

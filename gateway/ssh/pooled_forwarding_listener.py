@@ -1,4 +1,4 @@
-"""Accepts the clients of targets in native engines, which spread the clients over the SSH connections of a pool."""
+"""Makes native engines accept the clients of targets, and spread the clients over the SSH connections of a pool."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -16,12 +16,12 @@ log = logging.getLogger(__name__)
 
 
 class PooledForwardingListener(NativeListenerGroup):
-    """Accepts the clients of one target in native engines, which spread the clients over the connections of a pool.
+    """Makes native engines accept the clients of one target, and spread these clients over a pool's connections.
 
     Args:
         rule: The sockets, the target, and the allowed clients.
         permits: Number of clients that the listener may accept until the gateway permits more.
-        connections: The connections that carry the channels. A native engine carries each connection.
+        connections: The SSH connections for the channels. A native engine must handle each of them.
         handler: Receives the events of the listener, and the clients that the native engines return.
         owner: Manages the listeners of the pool.
 
@@ -40,10 +40,10 @@ class PooledForwardingListener(NativeListenerGroup):
         self.connections = list(connections)
         self._owner = owner
         self._overflow_periods = 0
-        """The last sum of `SshForwardingListener.overflow_periods`."""
+        """The sum of `SshForwardingListener.overflow_periods` over the native engines, at the last check."""
         super().__init__(rule, permits, _listener_factories(rule, connections), handler)
 
-    # The listeners of the native engines call these methods.
+    # The listeners of the native engines call the methods below.
 
     def adopt(self, connection: PooledConnection, channel: SshChannel) -> None:
         """See `gateway.ssh.ssh_forwarding_listener.SshForwardingListenerHandler`."""
@@ -58,7 +58,7 @@ class PooledForwardingListener(NativeListenerGroup):
         super().on_served(clients)
 
     def _grow_if_full(self) -> None:
-        """Open another connection if all connections are full, or if they were full for most channels of a period.
+        """Open another connection if all connections are full now, or if they were full when recent channels opened.
 
         `PooledConnection.load` alone is not sufficient, because many channels can open and end before Python reads
         it.
@@ -83,7 +83,7 @@ class PooledForwardingListener(NativeListenerGroup):
 
 
 def _listener_factories(rule: ClientAcceptRule, connections: Sequence[PooledConnection]) -> list[ListenerFactory]:
-    """Return a factory for each native engine that carries some of the connections."""
+    """Return a factory for each native engine that handles some of the connections."""
     by_runner: dict[Any, dict[int, PooledConnection]] = {}
     for each in connections:
         if each.native_transport is not None:
@@ -101,7 +101,7 @@ class PooledForwardingListenerManager:
 
     Args:
         check_alive: Checks whether a connection is alive.
-        grow: Opens another connection if all connections have many channels.
+        grow: Starts to open another connection, if the pool has not reached its maximum size.
     """
 
     def __init__(self, check_alive: Callable[[PooledConnection], None], grow: Callable[[], object]) -> None:

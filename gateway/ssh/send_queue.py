@@ -2,7 +2,7 @@
 
 asyncssh encrypts the packets. The queue collects them in a batch. It sends the batch at the end of the event loop's
 iteration, or earlier if the batch is full. Data that the socket does not accept waits in a backlog. While the backlog
-is not empty, relays do not read from their clients. Afterward, the relays send in round-robin order.
+is not empty, relays do not read from their clients. When the backlog is empty, the relays send in round-robin order.
 """
 
 import logging
@@ -32,13 +32,14 @@ _FAST_NOTSENT_LOWAT = 4 * NOTSENT_LOWAT
 """Limit on unsent bytes in the kernel if the network path is fast. The limit is higher than `NOTSENT_LOWAT`, so that
 the process wakes up less often. The kernel still sends the data within milliseconds."""
 _FAST_DRAIN = 0.001
-"""If the kernel sends half of `NOTSENT_LOWAT` in fewer seconds than this, the path is fast (above 64 MB/s)."""
+"""If the kernel sends half of `NOTSENT_LOWAT` in less than this number of seconds, the path is fast (above
+64 MB/s)."""
 _NOT_FAST_DRAIN = 0.01
 """If the kernel takes more than this number of seconds for half of `_FAST_NOTSENT_LOWAT`, the path is no longer fast
 (below 26 MB/s)."""
 MAX_CONTROL_BACKLOG = 1024 * 1024
-"""Number of bytes in the backlog above which the connection receives nothing. Otherwise, a peer that sends requests
-but does not read the replies could make the backlog grow without limit."""
+"""Number of bytes in the backlog above which the connection receives nothing. Without this limit, a peer that sends
+requests but does not read the replies could make the backlog grow without limit."""
 
 
 class ChannelSender(Protocol):
@@ -119,7 +120,7 @@ class SendQueue:
         self._waiting.pop(sender, None)
 
     def update_may_send(self) -> None:
-        """Set `may_send`: False if the socket is full or closed, or during a key exchange; otherwise, True."""
+        """Set `may_send` to False if the socket is full or closed, or during a key exchange; otherwise, to True."""
         self.may_send = not (self.blocked or self._closed or self._conn.transport_closed) and self._conn.may_send_data
 
     def write(self, packet: bytes) -> None:
@@ -154,7 +155,7 @@ class SendQueue:
             self._append_backlog(memoryview(data)[sent:])
 
     def drain(self) -> None:
-        """Write the backlog to the socket. If nothing remains, give the queued relays their turns."""
+        """Write the backlog to the socket. If the backlog is then empty, give the queued relays their turns."""
         try:
             self._backlog.send_to(self._sock)
         except OSError as error:

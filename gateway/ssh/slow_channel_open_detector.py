@@ -1,4 +1,4 @@
-"""Detects channel open requests without a timely reply, with one timer for all requests of a pool."""
+"""Detects CHANNEL_OPEN requests without a timely reply, with one timer for all requests of a pool."""
 
 import asyncio
 from collections.abc import Callable
@@ -24,12 +24,13 @@ class SlowChannelOpenDetector(Generic[_C]):
         self._delay = delay
         self._on_slow = on_slow
         self._pending: dict[int, tuple[float, _C]] = {}
-        """The pending requests by token, oldest first: when the delay ends (`loop.time()`), and the connection."""
+        """The pending requests by token, oldest first. Each value is the time when the delay ends (as `loop.time()`
+        returns it), and the connection."""
         self._next_token = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, connection: _C) -> int:
-        """Record that a channel open starts on `connection`. Return a token to pass to `end`."""
+        """Record that a CHANNEL_OPEN request starts on `connection`. Return a token to pass to `end`."""
         token = self._next_token
         self._next_token += 1
         due = self._loop.time() + self._delay
@@ -39,7 +40,7 @@ class SlowChannelOpenDetector(Generic[_C]):
         return token
 
     def end(self, token: int) -> None:
-        """Record that the channel open with this token has succeeded or failed."""
+        """Record that the CHANNEL_OPEN request with this token has succeeded or failed."""
         self._pending.pop(token, None)
 
     def close(self) -> None:

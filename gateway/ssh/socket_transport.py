@@ -37,7 +37,7 @@ class SocketTransport(asyncio.Transport):
         self.queue = SendQueue(sock, conn, self._update_interest, self._close)
         """Sends the packets, and decides when each relay of the connection may send."""
         self.greeting = b""
-        """The first bytes that the peer sent. A server that refuses the connection can send the reason here."""
+        """The first bytes that the peer sent. If the server refuses the connection, they can contain the reason."""
         self._last_received = time.monotonic()
         self._sock = sock
         self._conn = conn
@@ -47,7 +47,7 @@ class SocketTransport(asyncio.Transport):
         self._mask = READ
         self._ready.add(self._fd, self._on_event, READ)
 
-    # asyncssh calls these methods.
+    # asyncssh calls the methods below.
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Return `socket`, `sockname` or `peername`; see `asyncio.BaseTransport.get_extra_info`."""
@@ -79,7 +79,7 @@ class SocketTransport(asyncio.Transport):
 
     close = abort
 
-    # `SshConnection` calls these methods.
+    # `SshConnection` calls the methods below.
 
     def on_sending_changed(self) -> None:
         """See `SshConnectionTransport.on_sending_changed`."""
@@ -90,7 +90,7 @@ class SocketTransport(asyncio.Transport):
     def on_packet_processed(self) -> None:
         """Do nothing: the number of processed packets does not matter to this transport."""
 
-    # The pool calls this method.
+    # The pool calls the method below.
 
     def last_heard(self, within: float) -> float:
         """Return when the peer last showed that it is alive.
@@ -108,7 +108,7 @@ class SocketTransport(asyncio.Transport):
             return self._last_received
         return min(self._last_received, self._conn.kex_started + within)
 
-    # `hand_over` calls these methods.
+    # `hand_over` calls the next two methods.
 
     def can_release(self) -> bool:
         """Return whether all packets are sent and processed, and no key exchange is in progress."""
@@ -139,7 +139,7 @@ class SocketTransport(asyncio.Transport):
                 if self._mask != READ or not self.queue.may_send:
                     self._update_interest()
         except Exception as error:
-            log.exception("the transport failed; its SSH connection is closed")
+            log.exception("an SSH transport failed: closing the SSH connection")
             self._close(error)
 
     def _receive(self) -> None:
@@ -199,7 +199,7 @@ def transport_of(conn: asyncssh.SSHClientConnection) -> SocketTransport | None:
     """Return the transport of a connection from `log_in`.
 
     Returns:
-        None if the native engine carries the connection, or if the connection is from `asyncssh.connect`.
+        The transport; None if the native engine handles the connection, or if `asyncssh.connect` opened it.
     """
     transport = conn.own_transport if isinstance(conn, SshConnection) else None
     return transport if isinstance(transport, SocketTransport) else None

@@ -1,7 +1,7 @@
 """Extends asyncssh's client connection with stricter host key checks and with support for the native engine.
 
-After the login, the native engine can take over the socket. The engine then handles the packets of channels, and
-passes all other packets to asyncssh through `NativeTransport`.
+After the login, the native engine can take over the socket. The native engine then handles the packets of channels,
+and passes all other packets to asyncssh through `NativeTransport`.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ from gateway.ssh.transport_interfaces import NativeTransportInterface, SshConnec
 
 _FREQUENT_REKEY_BYTES, _FREQUENT_REKEY_SECONDS = 4 << 20, 10.0
 """Limits on the received bytes and on the seconds since the previous key exchange. A key exchange within both limits
-follows shortly after the previous one. If OpenSSH has a small RekeyLimit, each long packet that OpenSSH sends starts
-a key exchange (packet.c, ssh_packet_need_rekeying)."""
+counts as shortly after the previous one. If OpenSSH has a small RekeyLimit, each long packet that it sends starts a
+key exchange (packet.c, ssh_packet_need_rekeying)."""
 
 _MAX_DEFERRED_PACKETS = 16 * 1024
 """Maximum number of packets that asyncssh delays during a key exchange, including replies to the peer's requests. If
-there are more, the connection is closed."""
+asyncssh delays more packets, the connection is closed."""
 
 
 class SshConnection(SSHClientConnection):

@@ -1,4 +1,4 @@
-"""Defines the interfaces of the objects that carry the packets of an SSH connection."""
+"""Defines the interfaces of the objects that send and receive the packets of an SSH connection."""
 
 import socket
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ class SshConnectionTransport(Protocol):
         """Start or stop sending channel data. Called when a key exchange starts or ends, or the connection closes."""
 
     def on_packet_processed(self) -> None:
-        """React to a received packet that asyncssh has processed."""
+        """Handle the event that asyncssh has processed a received packet."""
 
     def abort(self) -> None:
         """Try once to send the queued packets, then close the socket."""

@@ -41,8 +41,8 @@ class Uplink:
             for connections without a tunnel.
         quiet: Whether to omit state changes from the log.
         traffic: The traffic class, for the log, if the tunnel is opened separately for each class; otherwise empty.
-        after: Waits until all tunnels that must not be open together with this tunnel have closed; None if there are
-            no such tunnels.
+        after: Waits until the tunnels that must not be open at the same time as this tunnel have closed; None if
+            there are no such tunnels.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Uplink:
         self.settled = asyncio.Event()
         """Set when the first attempt to open the tunnel has succeeded or failed."""
         self.watchers: list[Callable[[], None]] = []
-        """Callbacks for changes of the state. They are not called for the intermediate states of an attempt."""
+        """Callbacks for changes of the state. They are not called during an attempt to open the tunnel."""
         self._has_link = asyncio.Event()
         self._log = None if quiet else TunnelStateLog(name, tunnel.far_side, traffic)
         self._retry_now = asyncio.Event()
@@ -102,7 +102,7 @@ class Uplink:
                     raise cause
                 except TargetAccessError as error:
                     if is_being_cancelled():
-                        raise asyncio.CancelledError from error  # raised while the cancelled task closed the tunnel
+                        raise asyncio.CancelledError from error  # the error occurred while closing the tunnel
                     fatal = isinstance(error, TunnelError) and error.fatal
                     self.failures[error.reason] += 1
                     self._become(

@@ -1,4 +1,4 @@
-"""Defines the kinds of tunnel. Each module, such as `ssh`, defines one kind: its variable `KIND`."""
+"""Defines the kinds of tunnel. Each module, such as `ssh`, defines one kind in its variable `KIND`."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -65,10 +65,10 @@ class TunnelKind:
             cannot work until the operator changes an option or a file.
         read_url: Receives the scheme of a URL, and the part after `://` without the query. Returns the configuration
             keys. None if this part always has the form `user@host:port`.
-        identity: Set if a server permits only one connection per identity. Receives the options, and returns the
-            identity with which the tunnel connects. The gateway then opens one tunnel for all traffic classes. When
-            the tunnel's configuration changes, the gateway closes the old tunnel before it opens the new one. None: a
-            server permits several connections.
+        identity: Set if a server permits only one connection per identity; None if a server permits several. Receives
+            the options, and returns the identity with which the tunnel connects. With an identity, the gateway opens
+            one tunnel for all traffic classes. When the tunnel's configuration changes, the gateway closes the old
+            tunnel before it opens the new one.
         credentials: Receives the options, and returns the certificates in the files to which the options refer.
             Skips unreadable files. Can block.
         renewed: Receives the options, and returns the certificate files that an operator can renew with the same key.

@@ -117,9 +117,9 @@ class _OpenVpnClient:
         return client
 
     def _redirect(self, server: HostPort, protocol: str) -> HostPort | None:
-        """Return the address to dial instead of `server`: the local forward. None if there is no local forward.
+        """Return the address that OpenVPN dials instead of `server`. It is the address of the local forward.
 
-        This is the `redirect` callback of `OpenVpnProcess`.
+        Return None if there is no local forward. This is the `redirect` callback of `OpenVpnProcess`.
 
         Raises:
             TunnelError: The connection uses UDP, which the local forward cannot carry.
@@ -169,7 +169,7 @@ class _OpenVpnClient:
         self._failure_report = loop.call_later(self._options.connect_timeout, self._report_failure, progress)
 
     def _report_failure(self, progress: TunnelStateCallback) -> None:
-        """Report why OpenVPN is not connected yet. Do not restart OpenVPN, because this would cause more delay."""
+        """Report why OpenVPN is not connected yet. Do not restart OpenVPN: a restart would cause more delay."""
         error = self._vpn.error(f"no connection within {self._options.connect_timeout:g} s; still trying")
         reason = error.reason if self._vpn.failure else FailureReason.TIMEOUT
         progress(TunnelState.BACKOFF, reason, error.detail)
@@ -215,7 +215,7 @@ class _OpenVpnClient:
     def renew(self) -> None:
         """Apply changed files: reconnect, or replace the process if its configuration has changed.
 
-        If only the password has changed, for example, a reconnect suffices.
+        For example, a reconnect is sufficient if only the password has changed.
         """
         try:
             same = load_client_file(self._options).text == self._file.text

@@ -21,11 +21,11 @@ _V4 = (socket.AF_INET, socket.IPPROTO_ICMP, 8, 0)
 _V6 = (socket.AF_INET6, socket.IPPROTO_ICMPV6, 128, 129)
 _MAX_PENDING = 64
 _MAX_UNANSWERED = 3
-"""Number of consecutive missing replies after which a host counts as unresponsive, if other traffic arrives."""
+"""Number of consecutive missing replies after which a host counts as unresponsive, if other VPN packets arrive."""
 
 
 class EchoMonitor:
-    """Pings hosts behind a VPN: up to four that have replied before, and up to four that have not.
+    """Pings hosts behind a VPN: up to four hosts that have replied, and up to four hosts that have not.
 
     Args:
         isolation: Creates the sockets for the requests.

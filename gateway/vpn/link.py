@@ -132,8 +132,8 @@ class VpnLink:
         """Report the link as lost: `lost` then returns an error.
 
         Args:
-            why: The detail of the error.
-            reason: The reason of the error.
+            why: The cause, for the field `detail` of the error.
+            reason: The category of the cause, for the field `reason` of the error.
         """
         if not self._lost.done():
             self._lost.set_result(TunnelError(reason, why))

@@ -1,4 +1,4 @@
-"""Monitors whether packets still arrive through an open VPN; if not, reconnects the VPN or reports it as lost."""
+"""Monitors whether packets still arrive through an open VPN. If not, reconnects the VPN or reports it as lost."""
 
 import asyncio
 import logging
@@ -110,4 +110,4 @@ class LivenessMonitor:
         if stage is NoReplyStage.LOST:
             self._link.reset_all()
         elif stage is NoReplyStage.RESTART:
-            self._link.mark_lost("no replies arrived through the VPN, and reconnecting in place did not help")
+            self._link.mark_lost("no replies arrived through the VPN, even after reconnecting with the same device")

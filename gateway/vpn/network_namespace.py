@@ -50,9 +50,9 @@ class NetworkNamespace:
         """Create a socket in the namespace. Blocks, but only for microseconds. The caller must close the socket.
 
         Args:
-            family: As for `socket.socket`.
-            kind: As for `socket.socket`.
-            protocol: As for `socket.socket`.
+            family: The address family, as for `socket.socket`.
+            kind: The socket type, as for `socket.socket`.
+            protocol: The protocol number, as for `socket.socket`.
 
         Raises:
             OSError: The socket cannot be created, or the namespace is closed (ENETDOWN).

@@ -68,23 +68,23 @@ _PATTERNS = {
     "SUITES": rf"{_SUITE}(:{_SUITE})*", "NAMES": r"[A-Za-z0-9_-]+(:[A-Za-z0-9_-]+)*",
     "VARIABLE": r"UV_[A-Za-z0-9_]+|PUSH_PEER_INFO|REMOTE_RANDOM_HOSTNAME",
 }  # fmt: skip
-"""The pattern for the value of each placeholder in the tables above, such as NUMBER."""
+"""For each placeholder in `_ALLOWED`, such as NUMBER, the regular expression that the value must match."""
 IGNORED_VARIABLES = {"FORWARD_COMPATIBLE", "SERVER_POLL_TIMEOUT", "CLIENT_CERT", "FRIENDLY_NAME"}
 """Variables of `setenv` that the gateway ignores, because they are for other clients, or because the
 gateway sets them."""
 _CIPHER = "AES in GCM or CBC mode, or ChaCha20-Poly1305"
 _EXPLANATIONS = {
-    "compress": "compression leaks encrypted data (VORACLE); only its stubs are allowed",
-    "comp-lzo": "compression leaks encrypted data (VORACLE); only its stub is allowed",
+    "compress": "compression leaks encrypted data (VORACLE); only the stub modes are allowed",
+    "comp-lzo": "compression leaks encrypted data (VORACLE); only no is allowed",
     "allow-compression": "compression leaks encrypted data (VORACLE)",
     "cipher": _CIPHER, "data-ciphers": _CIPHER, "ncp-ciphers": _CIPHER, "data-ciphers-fallback": _CIPHER,
     "auth": "one of SHA-1, SHA-2, SHA-3 or BLAKE2",
-    "tls-cipher": "cipher suites without weak ones, and without @SECLEVEL",
+    "tls-cipher": "no weak cipher suites, and no @SECLEVEL",
     "tls-version-min": "versions before TLS 1.2 are broken",
-    "tls-cert-profile": "insecure permits broken certificates",
+    "tls-cert-profile": "the profile insecure permits broken certificates",
     "http-proxy": "for a login, write auto here and add a block <http-proxy-user-pass>",
-    "socks-proxy": "a login would be a file that OpenVPN reads at each connection",
-    "remote-cert-tls": "the peer is a server",
+    "socks-proxy": "a login would require a file, which OpenVPN reads at each connection",
+    "remote-cert-tls": "the peer of a client must be a server",
     "setenv": f"VARIABLE is UV_…, PUSH_PEER_INFO, REMOTE_RANDOM_HOSTNAME, {', '.join(sorted(IGNORED_VARIABLES))}",
 }  # fmt: skip
 """Explanations of the allowed values of directives, for error messages."""

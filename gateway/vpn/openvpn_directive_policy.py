@@ -34,7 +34,7 @@ _REFUSED = {
     "reads a file; set key_password_file": {"askpass"},
     "writes files": {"replay-persist", "tls-export-cert", "memstats"},
     "verifies the server with a script; use verify-x509-name or remote-cert-tls": {"tls-verify"},
-    "is for scripts, which do not run": {"setenv-safe", "x509-track"},
+    "is for scripts, which the gateway does not run": {"setenv-safe", "x509-track"},
     "is a static key without forward secrecy; ask the VPN's operator for TLS": {"secret"},
     "disables a protection": {"no-replay", "compat-mode"},
     "changes the field that verify-x509-name compares": {"x509-username-field"},
@@ -68,14 +68,14 @@ _REFUSED = {
 
 
 def is_ignored(directive: OpenVpnDirective) -> bool:
-    """Return whether the gateway ignores a directive. `check_allowed` keeps or refuses the other directives."""
+    """Return whether the gateway ignores a directive. For all other directives, call `check_allowed`."""
     if directive.name == "setenv":
         return not IGNORED_VARIABLES.isdisjoint(directive.values[:1])
     return directive.block is None and directive.name in _IGNORED
 
 
 def is_known(name: str) -> bool:
-    """Return whether the gateway knows a directive, that is, explicitly allows, ignores or refuses it."""
+    """Return whether a rule of the gateway explicitly allows, ignores or refuses a directive."""
     return is_allowed(name) or name in _IGNORED or _refusal(name) is not None
 
 

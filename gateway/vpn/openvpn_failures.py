@@ -46,7 +46,7 @@ _PATTERNS: list[tuple[str, FailureReason, bool, int]] = [
 
 
 def parse_failure(line: str) -> OpenVpnFailure | None:
-    """Return the failure that a log line reports; None if it reports none."""
+    """Return the failure that a log line reports; None if it reports no failure."""
     if re.match(r"\S*\s*\S*\s*(MANAGEMENT|PUSH|OPTIONS IMPORT|Timers)\b", line):
         return None  # these lines report no failure: they only quote commands and options
     for pattern, reason, fatal, specificity in _PATTERNS:

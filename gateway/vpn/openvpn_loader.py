@@ -106,8 +106,8 @@ def _read_below(directory: Path, name: str) -> _LoadedFile:
 def _read(path: Path, max_size: int, directory: Path | None = None) -> _LoadedFile:
     """Read a regular file.
 
-    The function opens the path with O_PATH (open(2)) and checks its type before it opens the file for reading.
-    Therefore it never opens devices and FIFOs for reading.
+    The function first opens the path with O_PATH (open(2)), and checks the type of the file. It opens only regular
+    files for reading, and never devices or FIFOs.
 
     Args:
         path: Path of the file.

@@ -18,7 +18,7 @@ _QUOTED = str.maketrans({"\\": "\\\\", '"': '\\"'})
 
 
 class ManagementInterface:
-    """The gateway's end of the management interface of one `openvpn` process.
+    """Controls one `openvpn` process through its management interface.
 
     Args:
         on_notification: Called for each line `>KIND:TEXT` from OpenVPN, with the kind and the text.
@@ -45,7 +45,7 @@ class ManagementInterface:
         """Listen for the connection of the child process.
 
         Returns:
-            The ID of the unprivileged user that must run the child; None if the gateway's user must run it.
+            The ID of the unprivileged user for the child process; None if it must run as the gateway's user.
 
         Raises:
             TunnelError: The socket cannot be created in the directory for temporary files; fatal.

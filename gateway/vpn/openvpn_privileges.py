@@ -1,7 +1,7 @@
 """Reduces the privileges of OpenVPN to CAP_NET_ADMIN and, if possible, runs it as an unprivileged user.
 
 OpenVPN parses input from untrusted hosts, so it must not have privileges that it does not need. It needs only
-CAP_NET_ADMIN, to create its device when it starts, and again if the server assigns another address.
+CAP_NET_ADMIN, to create its device. If the server assigns another address, OpenVPN creates the device again.
 """
 
 import logging
@@ -29,7 +29,7 @@ def unprivileged_user(directory: Path) -> int | None:
         directory: The directory of the child's management socket.
 
     Returns:
-        The ID of the unprivileged user; None if the gateway's user must run the child.
+        The ID of the unprivileged user; None if the child process must run as the gateway's user.
     """
     if os.geteuid() != 0:
         return None
@@ -56,7 +56,7 @@ def grant_access(path: Path, mode: int) -> None:
 
 
 def _obstacle(directory: Path) -> str | None:
-    """Return why the unprivileged user cannot run the child process; None if this user can run it."""
+    """Return the reason why the child process cannot run as the unprivileged user; None if there is no reason."""
     effective = _effective_capabilities()
     missing = [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
     if missing:

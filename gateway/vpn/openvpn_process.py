@@ -47,7 +47,7 @@ class OpenVpnProcess:
         on_state: Callable[[str], None],
     ) -> None:
         self.state_detail = ""
-        """The description of the last state, such as the cause of RECONNECTING; empty if it has none."""
+        """The description of the last state, such as the cause of RECONNECTING; empty if there is none."""
         self.received = 0
         """Number of bytes received from the server so far."""
         self.failure: OpenVpnFailure | None = None

@@ -10,7 +10,7 @@ _DEFAULT_PORT = "1194"
 
 
 def tcp_remotes(file: SanitizedOpenVpnFile) -> list[HostPort]:
-    """Return the servers that the client dials over TCP. An outer tunnel can carry these connections.
+    """Return the servers to which OpenVPN connects over TCP. An outer tunnel (`via`) can forward these connections.
 
     Args:
         file: The configuration file.
@@ -19,7 +19,7 @@ def tcp_remotes(file: SanitizedOpenVpnFile) -> list[HostPort]:
 
 
 def udp_remotes(file: SanitizedOpenVpnFile) -> list[HostPort]:
-    """Return the servers that the client dials over UDP. No outer tunnel can carry these connections.
+    """Return the servers to which OpenVPN connects over UDP. No outer tunnel (`via`) can forward these connections.
 
     Args:
         file: The configuration file.

@@ -70,7 +70,7 @@ def configure_in_host(name: str, settings: DeviceSettings) -> None:
             netlink.rule("add", oifname=name, table=table, family=family, protocol=_PROTOCOL, priority=table)
         for each in settings.usable_addresses:
             # Also route packets from the device's addresses through the table. The rule for the device matches only
-            # packets of bound sockets, but the kernel answers late packets for a closed socket without a socket.
+            # packets of bound sockets. The kernel's reply to a late packet for a closed socket belongs to no socket.
             family = socket.AF_INET if each.version == 4 else socket.AF_INET6
             netlink.rule(
                 "add", src=str(each.ip), src_len=each.max_prefixlen, table=table, family=family, protocol=_PROTOCOL,

@@ -59,9 +59,9 @@ class DeviceIsolation(Protocol):
         While the device does not exist, packets of the socket are lost. The caller must close the socket.
 
         Args:
-            family: As for `socket.socket`.
-            kind: As for `socket.socket`.
-            protocol: As for `socket.socket`.
+            family: The address family, as for `socket.socket`.
+            kind: The socket type, as for `socket.socket`.
+            protocol: The protocol number, as for `socket.socket`.
 
         Raises:
             OSError: The socket cannot be created.
@@ -79,7 +79,7 @@ class DeviceIsolation(Protocol):
         """
 
     async def release_device(self) -> None:
-        """Undo `configure_device`. Call this method after a device was removed, before the next one is set up."""
+        """Undo `configure_device`. Call this method after the removal of a device, before another is configured."""
 
     def close(self) -> None:
         """Release all resources. No other method can be called afterward."""
@@ -113,7 +113,7 @@ class NetworkNamespaceIsolation:
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
-            # If the job is cancelled, but not the caller, `NetworkNamespace.close` has cancelled the job.
+            # If only the job is cancelled, and not the caller, `NetworkNamespace.close` has cancelled the job.
             if future.cancelled() and not is_being_cancelled():
                 raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)) from None
             raise

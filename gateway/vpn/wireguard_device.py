@@ -85,9 +85,9 @@ class WireGuardDevice:
         return settings
 
     async def _create_in_kernel(self) -> None:
-        """Try to create the device in the kernel. Set `in_kernel` if the kernel supports WireGuard.
+        """Remove the devices of killed gateways, and try to create the device in the kernel.
 
-        First remove the devices of killed gateways.
+        If the kernel supports WireGuard, set `in_kernel`.
         """
         self._lock = DeviceLock(self._device)
         await asyncio.to_thread(network_devices.remove_stale, "wireguard", _PREFIX, is_locked)
@@ -209,7 +209,7 @@ class WireGuardDevice:
             ) from error
 
     async def wait(self) -> str:
-        """Wait until wireguard-go exits, and return the cause. If the kernel provides the device, wait forever."""
+        """Wait until wireguard-go exits, and return the cause. If `in_kernel` is set, wait until cancelled."""
         return await self._process.wait()
 
     async def stop(self) -> None:

@@ -37,8 +37,8 @@ class WireGuardGoProcess:
         """Start the process, and wait until it has created the device.
 
         Args:
-            prefix: Prefix of the gateway's device names. The method removes sockets with this prefix
-                that killed gateways have left.
+            prefix: Prefix of the names of the gateway's devices and their sockets. The method removes the sockets
+                with this prefix on which no process listens.
 
         Raises:
             TunnelError: The process cannot create the device; fatal.
@@ -86,7 +86,7 @@ class WireGuardGoProcess:
         return f"wireguard-go exited with code {code}: {self._last_output}"
 
     async def stop(self) -> None:
-        """Stop the process, if it was started. The kernel then removes the device of the process."""
+        """Stop the process if it was started. The kernel then removes the device of the process."""
         if self._child is not None:
             await self._child.stop()
             self._socket.unlink(missing_ok=True)

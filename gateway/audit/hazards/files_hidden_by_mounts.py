@@ -1,4 +1,4 @@
-"""Finds files that a container cannot see, because a mount hides them or the host has replaced them. Does no I/O."""
+"""Finds files of an image that a mount hides, and mounted files that were replaced on the host. Does no I/O."""
 
 import posixpath
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def _hides(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedM
 def _copy_missing(client: str, container: AuditedContainer, mount: AuditedMount, title: str) -> str:
     """Return commands that copy the hidden files of the image into the mounted directory.
 
-    The commands copy the files inside a container, where symbolic links cannot lead to other files of the host.
+    The commands write through a container, so that symbolic links cannot lead to other files of the host.
     """
     source = mount.volume or mount.source
     image, path = container.exact_image, mount.path
@@ -73,7 +73,7 @@ def _single_file(snapshot: AuditSnapshot, container: AuditedContainer, mount: Au
     found = snapshot.paths.get(mount.source)
     is_file = found.kind == "file" if found is not None else posixpath.splitext(mount.source)[1] in _SUFFIXES
     if mount.is_stale:
-        what = f"{mount.source} was replaced on the host; {container.name} still sees the old one"
+        what = f"{mount.source} was replaced on the host; {container.name} still uses the old file"
         fix = command(snapshot.client, "restart", container.name)
         yield on_container(snapshot, hazard_rules.SINGLE_FILE, Severity.MEDIUM, container, mount.path, what, fix)
     elif is_file:
@@ -87,5 +87,5 @@ def _single_file(snapshot: AuditSnapshot, container: AuditedContainer, mount: Au
 
 _SUFFIXES = {".cfg", ".cnf", ".conf", ".crt", ".db", ".env", ".ini", ".json", ".key", ".ovpn", ".pem", ".sqlite",
              ".toml", ".txt", ".xml", ".yaml", ".yml"}  # fmt: skip
-"""Suffixes of file names. If the audit cannot read the host's files, it assumes that a mount with such a suffix is a
-file, and not a directory."""
+"""Suffixes of file names. If the audit cannot read the host's files, it assumes that a mount whose source has such a
+suffix is a file, and not a directory."""

@@ -27,7 +27,7 @@ def database_in(
 ) -> str:
     """Return the kind of database that stores its files on a mount; empty if no kind is known.
 
-    If the files cannot be read, the mount point and the image determine the kind.
+    If the audit has found no database files on the mount, the mount point and the image determine the kind.
     """
     listed = snapshot.paths.get(store.host_path)
     found = listed.database if listed is not None else ""

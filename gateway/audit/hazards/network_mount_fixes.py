@@ -41,7 +41,7 @@ def safe_replacement(snapshot: AuditSnapshot, volume: AuditedVolume, store: Moun
     labels = [word for key, value in volume.labels.items() for word in ("--label", f"{key}={value}")]
     remove = command(snapshot.client, "volume", "rm", volume.name)
     if SECRETS & store.options.keys():
-        return f"{remove}\n# then mount {store.title} on the host with credentials=FILE, and bind that directory"
+        return f"{remove}\n# then mount {store.title} on the host with credentials=FILE, and use a bind mount"
     options = _driver_options(volume, store)
     return f"{remove} &&\n{command(snapshot.client, 'volume', 'create', *labels, *options, volume.name)}"
 
@@ -109,7 +109,7 @@ def host_mount(
     """
     volume, client = snapshot.volumes[mount.volume], snapshot.client
     if ",," in volume.options.get("o", ""):  # two commas represent a comma in a password (mount.cifs(8))
-        then = f"mount {one_line(store.title)} on the host with credentials=FILE, and mount that directory"
+        then = f"mount {one_line(store.title)} on the host with credentials=FILE, and use a bind mount"
         return f"# an option contains a comma, so no command is safe to print: {then} instead of {mount.volume}"
     device, _, options = safe_options(volume, store)
     address = store.options.get("addr", "")

@@ -20,7 +20,7 @@ def access_conditions(subject: ExplainedContainer) -> Iterator[AccessCondition]:
             "network of",
             base.name,
             base.state,
-            "it uses this container's network, and clients see this container's address",
+            "it uses this container's network, so its connections have this container's address",
         )
     yield from _labels(subject)
     if subject.grant is not None:

@@ -60,7 +60,7 @@ class ContainerAddressReport:
 
     Args:
         instance: The name of the reporting gateway.
-        address: The address of this gateway on the network.
+        address: The address of the reporting gateway on the network.
         network: The network's ID.
         entries: The addresses of the containers.
     """

@@ -1,6 +1,6 @@
 """Decides which container gets an alias that several containers request: the oldest one.
 
-No container except the gateway's gets the name of a backend.
+Only the gateway's own container gets the name of a backend as an alias.
 """
 
 from collections.abc import Iterable
@@ -37,7 +37,7 @@ def conflicting_holder(builder: PlanBuilder, container: Container, name: str, al
     for other, by_alias in builder.containers_named(name, alias):
         if other.id in (container.id, own):
             continue
-        # The host name of another container does not block the gateway; `name_conflicts` warns about it.
+        # The gateway can have an alias that equals another container's host name. `name_conflicts` warns about this.
         if alias == other.name.lower() or (alias == other.hostname and container.id != own):
             return f"container {other.name}"
         if by_alias and not _yields_alias(builder, other, container, name, alias):
@@ -58,8 +58,9 @@ def reserve(builder: PlanBuilder, container: Container, name: str, aliases: tupl
 def _yields_alias(builder: PlanBuilder, other: Container, container: Container, name: str, alias: str) -> bool:
     """Return whether `container` may get an alias that `other` holds.
 
-    This is possible if both can share the alias. It is also possible if `other` is younger: the gateway then removes
-    the alias from `other`, unless another program assigned it.
+    If another program attached `other` to the network, the result is false. If the gateway attached `other`, the
+    result is true in three cases: `container` is the gateway's own container; `container` already has the alias and
+    is older; or the two can share the alias.
     """
     if builder.desired.owner_alias not in (other.endpoints[name].aliases or ()):
         return False  # an operator or another program set the alias

@@ -51,7 +51,7 @@ def detach(builder: PlanBuilder) -> None:
 def _may_be_gateway(builder: PlanBuilder, container: Container) -> bool:
     """Return whether a container is another gateway with this gateway's instance name.
 
-    If this gateway does not know its own container, the result is also true for its own container.
+    If this gateway has not found its own container, the result is also true for its own container.
     """
     own = builder.observed.own
     return (

@@ -77,7 +77,7 @@ def reconcile_endpoint(
 
 
 def refuse(builder: PlanBuilder, container: Container, name: str, reason: AttachmentObstacle, message: str) -> None:
-    """Report a container as blocked on a network. If `docker.repair` permits this, also plan to detach the container.
+    """Report a container as blocked on a network. Also plan to detach the container if `docker.repair` permits it.
 
     Containers that another program attached are never detached.
     """

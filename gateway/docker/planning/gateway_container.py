@@ -104,9 +104,10 @@ def reconnect_command(builder: PlanBuilder, container: Container, name: str) -> 
 
 
 def reattach_stopped_gateway(builder: PlanBuilder) -> None:
-    """Plan to reattach the gateway's container if it is stopped and cannot start, because its network was removed.
+    """Plan to reattach the gateway's own container if it is stopped and its network was removed.
 
-    Only `gateway apply` does this: the service itself does not run while its container is stopped.
+    Without this action, the container cannot start. Only commands such as `gateway apply` plan this action, because
+    the service does not run while its container is stopped.
     """
     if builder.observed.own is not None:
         return

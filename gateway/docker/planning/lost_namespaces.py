@@ -121,14 +121,15 @@ def _is_probably_ours(builder: PlanBuilder, container: Container) -> bool:
 
 
 def _owner(builder: PlanBuilder, container: Container) -> Container | None:
-    """Return the container whose network namespace a container joins; None if that container was removed."""
+    """Return the owner of the network namespace that a container joins; None if the owner was removed."""
     return next((each for each in builder.observed.containers if container.joins in (each.id, each.name)), None)
 
 
 def _is_in_scope(builder: PlanBuilder, container: Container, owner: Container) -> bool:
     """Return whether the gateway may restart a container.
 
-    Either a label of the container permits this, or `_concerns_gateway` is true for its network namespace's owner.
+    The gateway may do so if the container's label `gateway.revive` is true, or if `_concerns_gateway` is true for
+    `owner`, the owner of the container's network namespace.
     """
     asks = revives(container.labels, builder.options.label_prefix, default=False)
     return asks or _concerns_gateway(builder, owner)

@@ -68,10 +68,10 @@ def service_conflicts(builder: PlanBuilder, service: SwarmService, network: str,
 
 
 def _networks_to_compare(builder: PlanBuilder, container: Container, network: str) -> list[str]:
-    """Return the other networks of a container on which to search for names that conflict with those on `network`.
+    """Return the networks of a container on which to search for conflicts with the names on `network`.
 
-    The gateway's networks are compared in alphabetical order, so that each conflict between two of them is reported
-    once.
+    Of the gateway's networks, the result contains only those that precede `network` in alphabetical order. Thus, each
+    conflict between two networks of the gateway is reported once.
     """
     return [each for each in container.endpoints if each not in builder.options.networks or each < network]
 

@@ -14,7 +14,7 @@ def expand_projects(desired: DesiredState, observed: EngineSnapshot) -> DesiredS
     """Return the desired state, in which the networks of projects replace each network that has `per: project`.
 
     A project gets a network if one of its containers or services requests the network. The result also contains each
-    existing network of a project to which a container of this engine is attached.
+    existing per-project network to which a container of this engine is attached.
 
     Args:
         desired: The desired state, as configured.

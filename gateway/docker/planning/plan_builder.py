@@ -16,7 +16,8 @@ from gateway.docker.snapshot import Container, EngineSnapshot, NetworkInfo
 from gateway.text_sanitizer import one_line
 
 _MAX_LABEL_ERRORS = 10
-"""The maximum number of warnings about the labels of one container, so that warnings about others stay visible."""
+"""The maximum number of warnings about the labels of one container, so that they do not hide warnings about other
+containers."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from gateway.text_sanitizer import one_line
 
 
 def revive(builder: PlanBuilder) -> tuple[UnavailableContainer, ...]:
-    """Return the unavailable containers. If the configuration permits this, add actions to the plan that start them.
+    """Return the unavailable containers. Also plan to start those whose state is `RevivalStatus.STARTING`.
 
     A container that an operator stopped has no start error, so it is not unavailable. An unavailable container
     without a restart policy is not started, because the engine would not restart it either.
@@ -75,7 +75,7 @@ def _with_start_restriction(
         return replace(unavailable, state=RevivalStatus.OFF, message="it has no restart policy", command=command)
     signals = desired.signals.get(container.id, {})
     if container.state in RUNNING and start.may_be_stopped_by(signals, builder.observed.clock):
-        message = "another client sent it a signal, which possibly stops it"
+        message = "another client of the engine sent it a signal that may stop it"
         return replace(unavailable, state=RevivalStatus.OFF, message=message, command=command)
     if (container.id, unavailable.owner_start) in desired.given_up:
         return replace(unavailable, state=RevivalStatus.GIVEN_UP, message="too many starts failed", command=command)

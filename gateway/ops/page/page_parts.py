@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from markupsafe import escape
 
 _FIRST_BITS = 48
-"""Number of bits of the first version number. This number is random, so that a new process does not accept version
-numbers of the previous process."""
+"""Number of bits of the first version number. The first version number is random, so that a new process does not
+accept version numbers of the previous process."""
 _MAX_DIGITS = 16
 
 
 @dataclass(frozen=True)
 class PagePart:
-    """A part of a page: one HTML element with an ID. If it changes, the script of the page replaces the element.
+    """A part of a page: one HTML element with an ID. If a part changes, the script of the page replaces its element.
 
     Args:
         id: The ID of the element.
-        content: The values from which the HTML was rendered. If they are equal, the HTML is equal.
+        content: The values from which the HTML was rendered. Equal values produce equal HTML.
         html: The HTML of the element.
         version: The version of the page in which the HTML last changed.
     """
@@ -72,7 +72,7 @@ class PageParts:
         return known
 
     def commit(self, items: Sequence[PageItem]) -> None:
-        """Set the content of the page, and discard old parts. If the content has changed, increase the version.
+        """Set the content of the page, and discard unused parts. If the content has changed, increase the version.
 
         Args:
             items: The parts and tags of the page, in order.

@@ -21,7 +21,7 @@ class TunnelGroup:
 
     Args:
         paths: The names of the tunnels that lead to the targets; empty if the backends use no tunnel.
-        tunnels: These tunnels and all outer tunnels inside which they can run, outermost first.
+        tunnels: The tunnels in `paths`, and all outer tunnels inside which they can run, outermost first.
         backends: The backends, worst first.
     """
 
@@ -35,7 +35,7 @@ class RecentChange:
     """One row of the list of recent changes: one event, or several similar events at about the same time.
 
     Args:
-        event: The latest of these events.
+        event: The event. If the row shows several events, the latest one.
         names: The names of the backends or tunnels whose state changed.
     """
 
