@@ -24,12 +24,12 @@ def run_in_daemon_thread(function: Callable[[], _T], name: str) -> "Future[_T]":
         OSError: No thread can be started (EAGAIN).
     """
     found: Future[_T] = Future()
-    found.set_running_or_notify_cancel()  # prevent cancellation, because `set_result` would then fail
+    found.set_running_or_notify_cancel()  # prevent cancellation: `set_result` fails on a cancelled future
 
     def run() -> None:
         try:
             found.set_result(function())
-        except BaseException as error:  # noqa: BLE001 - raised where the future is awaited
+        except BaseException as error:  # noqa: BLE001 - the future raises it again for the caller
             found.set_exception(error)
 
     try:

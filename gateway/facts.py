@@ -72,5 +72,5 @@ def hidden(value: object) -> str:
 
 VERSION = FactDefinition("version", "The server's version.")
 IDENTITY = FactDefinition(
-    "identity", "An identifier of the server, which changes only if another server replaces it.", describe=hidden
+    "identity", "An identifier of the server. It changes only if the server is replaced.", describe=hidden
 )

@@ -17,9 +17,11 @@ TUNNEL_REMEDIES: Mapping[str, str] = {
         "correct the user, or permit the key on the server (gateway render authorized-keys prints the line)"
     ),
     FailureReason.CHANNEL_PROHIBITED: "permit the address in the configuration of the outer tunnel's server",
-    FailureReason.CHANNEL_FAILED: "check that the outer tunnel's server can reach the inner one",
+    FailureReason.CHANNEL_FAILED: "check that the outer tunnel's server can reach the inner tunnel's server",
     FailureReason.TLS: "correct ca_file, or renew the certificate of the tunnel's server",
-    FailureReason.TOO_MANY_CONNECTIONS: "raise MaxStartups of the SSH server, or wait until its penalty ends",
+    FailureReason.TOO_MANY_CONNECTIONS: (
+        "raise MaxStartups of the SSH server, or wait until the server accepts the gateway's address again"
+    ),
     FailureReason.PROTOCOL: "check that the address and the port belong to a server of this kind",
     FailureReason.PERMISSION: "give the gateway the capability or the device that the detail names",
     FailureReason.TUNNEL: "repair the outer tunnel first",
@@ -44,7 +46,7 @@ TARGET_REMEDIES: Mapping[str, str] = {
     FailureReason.TOO_MANY_CONNECTIONS: "raise the limit of the server, or lower max_connections of the backend",
     FailureReason.HOST_BLOCKED: "unblock the address on the server (mysqladmin flush-hosts)",
     FailureReason.STARTING: "wait until the server has started",
-    FailureReason.ROLE: "promote a primary, or correct prefer",
+    FailureReason.ROLE: "promote a server to primary, or correct prefer",
     FailureReason.LAG: "read the replication status of the server",
     FailureReason.QUERY: "correct check.database, or the privileges of check.user",
     FailureReason.PROTOCOL: "check that targets and kind match the server",

@@ -54,8 +54,8 @@ _HIDDEN = (
     re.compile(rf"(?i)(\s(?:-H\s*|--header[\s=]){_HEADER}\s*)[^\s'\"]+"),
     re.compile(r"(?i)(\bauthorization\s*:\s*(?:(?:basic|bearer|token)\s+)?)[^\s'\"]+"),
 )
-"""Patterns of secrets: private keys, passwords in URLs, settings, options of common programs. In each pattern, the
-group matches the characters before the secret."""
+"""Patterns that match secrets: private keys, passwords in URLs, and secret values of settings and of program options.
+In each pattern, the group matches the characters before the secret."""
 
 
 def is_secret(name: str) -> bool:

@@ -6,8 +6,8 @@ forge log lines, bidirectional or invisible characters, or megabytes of data.
 
 _MAX_LENGTH = 500
 _MAX_CUT_WORD = 40
-"""When `one_line` shortens a text in the middle of a word, it omits the word if the word has at most this many
-characters. Otherwise, it keeps the beginning of the word."""
+"""If `one_line` cuts a text inside a word, it omits the part of the word before the cut, but only if this part has
+fewer characters than `_MAX_CUT_WORD`. It keeps a longer part."""
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _SCAN_FACTOR = 8
 """`one_line` reads at most `max_length * _SCAN_FACTOR` input characters, to limit the time for long input."""

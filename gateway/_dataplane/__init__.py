@@ -45,7 +45,7 @@ def is_built() -> bool:
 
 
 def description() -> str:
-    """Describe the data plane for `gateway --version`: whether the native engine is built, and with which OpenSSL."""
+    """Return a text for `gateway --version`: whether the native engine is installed, and its version of OpenSSL."""
     if not is_built():
         return "data plane of asyncssh (the data plane in C is not built)"
     return f"native data plane in C, {importlib.import_module('gateway._dataplane.engine').OPENSSL_VERSION}"

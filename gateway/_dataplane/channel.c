@@ -1,4 +1,4 @@
-/* Handles the SSH side of a channel: opening, windows, and closing (RFC 4254, section 5). */
+/* Opens and closes SSH channels, and manages their windows (RFC 4254, section 5). */
 #include <errno.h>
 #include <stdlib.h>
 
@@ -33,7 +33,8 @@ static void send_open(struct wire *w, const struct channel *c, const struct chan
     bytes_free(&payload);
 }
 
-/* Start to open a channel. Return NULL if the SSH connection is lost or memory is exhausted. */
+/* Send CHANNEL_OPEN for a new channel, and return the channel. Return NULL if the SSH connection is lost or memory is
+ * exhausted. */
 struct channel *channel_open(struct engine *e, struct wire *w, uint64_t token, const struct channel_setup *setup,
                              const uint8_t *rest, size_t size)
 {
@@ -59,7 +60,7 @@ struct channel *channel_open(struct engine *e, struct wire *w, uint64_t token, c
     return c;
 }
 
-/* Start to open a channel for Python. RECORD_OPENED or RECORD_REFUSED reports the result. */
+/* Send CHANNEL_OPEN for a channel that Python has requested. RECORD_OPENED or RECORD_REFUSED reports the result. */
 void channel_create(struct engine *e, struct wire *w, uint64_t token, const struct channel_setup *setup,
                     const uint8_t *rest, size_t size)
 {
@@ -138,7 +139,7 @@ void channel_send_close(struct channel *c)
     }
 }
 
-/* Add the growth of the channel's receive window to the growth that is available to other channels. */
+/* Let the windows of other channels grow by the number of bytes by which the channel's receive window has grown. */
 static void release_growth(struct channel *c)
 {
     c->engine->growth_available += c->growth;
@@ -157,12 +158,12 @@ void channel_free(struct channel *c)
     c->freed = true;
     dequeue_channel(c);
     wire_remove_channel(w, c);
-    w->growth_available += c->growth; /* `release_growth` updates the engine when the client has all bytes */
+    w->growth_available += c->growth; /* `release_growth` updates the engine's value after the client has received all bytes */
     c->wire = NULL;
 }
 
-/* Double the receive window if the peer uses at least half of it per round trip. The maximum window, and the values of
- * `growth_available`, limit the growth. Return the growth in bytes. */
+/* Double the channel's receive window if the peer sends at least half a window of data per round trip. The maximum window,
+ * and `growth_available` of the SSH connection and of the engine, limit the growth. Return the growth in bytes. */
 static uint64_t grow(struct channel *c, uint64_t count, uint64_t now)
 {
     struct wire *w = c->wire;
@@ -214,7 +215,7 @@ void channel_release_gauge(struct channel *c)
     c->gauge = NULL;
 }
 
-/* Free a channel if it has ended, and has released its number. */
+/* Free a channel if it has ended, and `channel_free` has freed its number. */
 void channel_release(struct channel *c)
 {
     struct engine *e = c->engine;

@@ -1,5 +1,5 @@
-/* A queue of bytes to send on a socket. Short pieces of data share one chunk of memory, so the queue needs little more
- * memory than its bytes. */
+/* Declares a queue of bytes to send on a socket. Short pieces of data share one chunk of memory, so the queue needs little
+ * more memory than its bytes. */
 #ifndef GATEWAY_DATAPLANE_CHUNKS_H
 #define GATEWAY_DATAPLANE_CHUNKS_H
 

@@ -1,5 +1,5 @@
 /* Handles the socket of a channel's client. Reads data from the client directly into the batch, which is the send buffer of
- * the SSH connection. Encrypts the data there. */
+ * the SSH connection. Encrypts the data in this buffer. */
 #include <errno.h>
 #include <sys/socket.h>
 
@@ -164,13 +164,14 @@ void client_read(struct channel *c)
         on_reset(c);
 }
 
-/* Stop sending to the client, whose socket accepts no more data.
+/* Stop sending to the client, because its socket has failed or the client has closed its connection.
  *
  * If the client has already ended its stream, close the channel: the client might have closed its connection normally. If
  * the client has reset its connection, first send the data that the channel accepts immediately, and then abort the channel.
  * SSH cannot forward a reset (RFC 4254, section 5.3). In other cases, continue to read from the client.
  *
- * Args: error: the errno of a failed system call, because the kernel reports an error only once; 0 to read SO_ERROR.
+ * Args: error: the errno of the failed system call, because the kernel does not report an error twice. 0 if no system call has
+ *   failed: this function then reads SO_ERROR.
  */
 void client_unwritable(struct channel *c, int error)
 {

@@ -1,4 +1,5 @@
-/* Ciphers of SSH packets. Every cipher is one entry of a table, so that other code does not depend on the algorithm. */
+/* Declares the ciphers of SSH packets. Each cipher is an entry of a table, so that other code does not depend on the
+ * algorithm. */
 #ifndef GATEWAY_DATAPLANE_CRYPTO_H
 #define GATEWAY_DATAPLANE_CRYPTO_H
 
@@ -13,8 +14,8 @@
 
 struct cipher;
 
-/* One cipher algorithm. `packet` points to the length field of a packet (RFC 4253, section 6). The rest of the packet,
- * `length` bytes, and then the authentication tag follow this field. */
+/* One cipher algorithm. `packet` points to the length field of a packet (RFC 4253, section 6). After this field
+ * come `length` bytes, which are the rest of the packet, and then the authentication tag. */
 struct cipher_type {
     const char *name;
     size_t key_size;

@@ -4,7 +4,7 @@
 
 #include "engine.h"
 
-#define MAX_IOVECS 64u  /* pieces per system call; the kernel refuses more than 1024 */
+#define MAX_IOVECS 64u  /* maximum number of pieces in one system call; the kernel refuses more than 1024 */
 #define SAMPLE_EVERY 4u /* the latency of one in four responses is recorded, starting with the first */
 
 /* Record data that has arrived on the channel. The data stays in the receive buffer until `client_deliver_all` sends it. */
@@ -38,14 +38,14 @@ void client_add_piece(struct channel *c, const uint8_t *data, uint32_t size)
     }
 }
 
-/* Count the bytes that a system call will try to send. Call this before the system call, because the counter must include
- * all bytes that the client has received. */
+/* Add to `from_backend` the bytes that a system call will try to send. Call this before the system call, so that the counter
+ * always includes all bytes that the client has received. */
 static void count_offered(struct channel *c, size_t offered)
 {
     atomic_fetch_add_explicit(&c->gauge->from_backend, offered, memory_order_relaxed);
 }
 
-/* After a system call, subtract from the counter the bytes that the call did not send. `sent` is the result of the call. */
+/* After a system call, subtract from `from_backend` the bytes that the call did not send. `sent` is the result of the call. */
 static void count_sent(struct channel *c, size_t offered, ssize_t sent)
 {
     size_t rest = offered - (sent > 0 ? (size_t)sent : 0);
@@ -68,8 +68,8 @@ static void record_latency(struct channel *c, uint64_t now)
     gauge_set(&c->gauge->request_time, 0);
 }
 
-/* Keep the piece at index `at` and the pieces after it, until the client's socket accepts them. The first `skip` bytes were
- * already sent. If the client's socket is closed or accepts no more data, drop the pieces. */
+/* Keep the piece at index `at` and the pieces after it, until the client's socket accepts them. The first `skip` bytes of
+ * the piece at `at` were already sent. If the client's socket is closed or has failed, drop the pieces. */
 static void hold(struct channel *c, int at, size_t skip, uint64_t now)
 {
     struct piece *pieces = c->engine->pieces;

@@ -82,8 +82,9 @@ static bool watch(struct dial *d)
     return d->watched;
 }
 
-/* If the connection is established, relay between the client and the target. If it is in progress, wait. If it has failed,
- * return the client to Python, which handles failures. */
+/* Continue a dial according to `error`, the result of `advance`. If the connection to the target is established, relay between
+ * the client and the target. If the connection is in progress, wait. If it has failed, return the client to Python, which
+ * handles failures. */
 static void proceed(struct dial *d, int error)
 {
     bool works;
@@ -114,7 +115,7 @@ static void set_options(const struct listener *l, int fd)
     }
 }
 
-/* Connect to the target for a client. Return false if there are no descriptors or no memory. */
+/* Start to connect to the target for a client. Return false if no descriptor or no memory is left. */
 bool dial_start(struct listener *l, int client)
 {
     int fd = socket(l->setup->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), error;
@@ -129,6 +130,6 @@ bool dial_start(struct listener *l, int client)
     set_options(l, fd);
     pending_add(l, &d->pending, &d->source, client);
     error = advance(d);
-    proceed(d, error == EINPROGRESS ? advance(d) : error); /* a connection within this host is already established */
+    proceed(d, error == EINPROGRESS ? advance(d) : error); /* a connection within this host is established by now */
     return true;
 }

@@ -1,6 +1,7 @@
 /* Ends the two directions of a channel, independently of each other (RFC 4254, section 5.3), and ends the whole relay.
  *
- * Each side receives either every byte that the other side sent before its end of stream, or a reset.
+ * The client receives either every byte that the backend sent before the end of its stream, or a reset. The same applies to
+ * the backend, except that SSH cannot forward a reset: the engine closes the channel instead.
  */
 #include <sys/socket.h>
 #include <unistd.h>
@@ -30,8 +31,8 @@ void close_gracefully(int fd, bool is_unix)
     close(fd);
 }
 
-/* If no bytes wait for the client, forward the end of the backend's stream to the client. If both directions have ended, end
- * the relay. */
+/* Forward the end of the backend's stream to the client when no more bytes wait for the client. If both directions have ended,
+ * end the relay. */
 void ending_propagate(struct channel *c)
 {
     if (!c->attached || c->ended)

@@ -1,4 +1,4 @@
-/* The native engine: one epoll loop, in its own thread, that moves the bytes of SSH channels and of pairs of sockets.
+/* Declares the native engine: an epoll loop in its own thread that moves the bytes of SSH channels and of pairs of sockets.
  * docs/architecture.md describes the native engine.
  *
  * Only the thread of the engine calls `engine_turn`, and this thread never takes Python's GIL. Other threads only append
@@ -74,7 +74,7 @@ enum command {
     COMMAND_LISTEN,   /* accept clients; payload: struct listener_setup */
     COMMAND_PERMIT,   /* permit a listener to accept more clients; a: their number */
     COMMAND_UNLISTEN, /* make a listener accept no more clients */
-    COMMAND_RECALL,   /* return to Python the clients of a listener or SSH connection that still wait for the target */
+    COMMAND_RECALL,   /* return to Python the clients that still wait for the target; token: a listener or SSH connection */
     COMMAND_PAIR,     /* relay between two sockets; payload: struct pair_setup */
 };
 
@@ -92,7 +92,7 @@ enum record {
                           all data, or -1; c: whether to close this socket with a reset. The last record of a channel. */
     RECORD_HISTOGRAM,  /* a: index of the histogram; b: whether the histogram is closed; c: sum of the observations in ns;
                           payload: number of observations in each bucket */
-    RECORD_RPC,        /* a: 1 if the message is from the backend; b: time; c: XID; d: enum rpc_type; -1: not RPC */
+    RECORD_RPC,        /* a: 1 if the message is from the backend; b: time; c: XID; d: enum rpc_type, or -1 if it is not RPC */
     RECORD_JOINED,     /* a listener has connected a client to the target; a: token of the new channel or pair; b: token of
                           the SSH connection, or 0 */
     RECORD_SERVED,     /* totals of a listener for ended clients that no other record reports; a: number of clients;
@@ -165,7 +165,7 @@ struct gauge {
     _Atomic uint32_t generation;   /* odd while an object uses the slot, even while the slot is free */
     union {
         uint32_t next_free; /* of a free slot: the number of the next free slot plus 1; 0: none */
-        _Atomic uint32_t eof_delivered; /* of a channel: whether the backend's end of stream was forwarded */
+        _Atomic uint32_t eof_delivered; /* of a channel: whether the end of the backend's stream was forwarded */
     };
     void *object; /* a struct wire, channel, listener or pair; only the engine uses it */
 };
@@ -207,7 +207,7 @@ struct observer {
     struct rpc_scanner rpc[2]; /* [0]: bytes from the client, [1]: bytes from the backend */
 };
 
-/* The state of a socket that might accept no more data. A zeroed struct means that the socket accepts data. */
+/* Records since when a socket has accepted no data. A zeroed struct means that the socket accepts data. */
 struct stall {
     uint64_t since; /* when the socket stopped accepting data; 0: it accepts data, or is a unix socket */
     bool suspended; /* whether TCP_USER_TIMEOUT of the socket is disabled */
@@ -270,13 +270,12 @@ struct engine {
     struct pipe pipes[MAX_PIPES]; /* empty pipes, which are kept for later transfers */
     uint32_t pipe_count;
     bool cannot_splice; /* whether splice(2) has failed, because the kernel does not support or permit it */
-    struct source *freed; /* objects to free at the end of the loop iteration; its later events can refer to them */
+    struct source *freed; /* objects to free at the end of the loop iteration; until then, events can refer to them */
     struct piece *pieces;
     int piece_count, piece_capacity;
     struct histogram *histograms;
     uint32_t histogram_count, bound_count;
     uint64_t bounds[MAX_BOUNDS];
-    bool histograms_dirty;
     uint64_t histograms_due, stall_scan_due, slow_scan_due, report_due, timer_set; /* times; 0: not scheduled */
     uint64_t growth_available;
     uint64_t growth_reserve; /* part of `growth_available` that larger initial windows must not use */
@@ -300,7 +299,7 @@ struct wire {
     struct cipher open;
     uint32_t recv_seq, max_packet_length;
     uint64_t unaccepted; /* bytes of the packets that Python has not processed yet */
-    uint64_t received_bytes, sent_bytes, rekey_bytes; /* since the last key exchange; rekey_bytes: limit for the next one */
+    uint64_t received_bytes, sent_bytes, rekey_bytes; /* since the last key exchange; rekey_bytes: the limit for each */
     /* sending */
     uint8_t *out;
     size_t out_start, out_end, out_capacity, batch_limit;
@@ -324,7 +323,7 @@ struct channel {
     bool open, abandoned, attached, is_unix, measure, bulk, queued, has_turn, touched;
     bool client_eof, client_broken, client_was_reset;
     bool backend_eof, channel_closed, channel_unwritable, link_lost, eof_delivered, sent_close, freed, ended;
-    bool unannounced; /* whether a listener opens the channel for a client, and this client is not connected to it yet */
+    bool unannounced; /* whether a listener opens the channel for a client, and the channel is not connected to it yet */
     int fd; /* the client's socket; -1 before a client is attached */
     uint32_t mask, number, peer, peer_max_packet, until_sample;
     int32_t histogram, first_piece, last_piece;
@@ -395,7 +394,6 @@ void timer_expired(struct engine *);
 void wire_create(struct engine *, uint64_t token, const struct wire_setup *);
 void wire_break(struct wire *, int error);
 void wire_violation(struct wire *, bool bad_tag, const char *format, ...) __attribute__((format(printf, 3, 4)));
-void wire_close(struct wire *);
 void wire_check_rekey(struct wire *);
 void wire_free(struct wire *);
 void wire_update_mask(struct wire *);

@@ -146,7 +146,7 @@ class Engine:
         """
 
     def key(self, token: int, sealing: bool, cipher: str, key: bytes, iv: bytes, /) -> None:
-        """Replace a key. Call this after NEWKEYS was sent (key for sending) or received (key for receiving).
+        """Replace a key of an SSH connection. Call this after NEWKEYS was sent or received.
 
         Args:
             token: The token of the connection.
@@ -268,7 +268,8 @@ class Engine:
             port: The port of the target.
             scope: The interface index of the zone (RFC 4007) of an IPv6 address; 0 if `host` has no zone.
             networks: See `listen`.
-            options: Options of the sockets to the target: level, name and value, as native 32-bit integers.
+            options: Options for the sockets that connect to the target: for each option, the level, the name and the
+                value, as native 32-bit integers.
 
         Raises:
             ValueError: `host` is not an IP address.

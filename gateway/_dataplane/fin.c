@@ -67,8 +67,8 @@ bool fin_track(struct side *s)
     return true;
 }
 
-/* Return whether the peer has reset the connection before a FIN. Call this only after the socket has failed, or after a read
- * has reported the end of the stream. */
+/* Return whether the peer has reset the connection without sending a FIN first. Call this only after the socket has failed, or
+ * after a read has reported the end of the stream. */
 bool fin_missing(const struct side *s)
 {
     uint64_t received = 0;

@@ -1,4 +1,5 @@
-/* Measures response latencies, suspends TCP_USER_TIMEOUT of sockets that accept no data, and sets the engine's timer. */
+/* Measures response latencies, suspends TCP_USER_TIMEOUT of sockets whose peers read no data, and sets the engine's
+ * timer. */
 #include <errno.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
@@ -43,7 +44,7 @@ void histogram_add(struct engine *e, uint32_t index, uint64_t ns)
         e->histograms_due = clock_ns() + HISTOGRAM_DELAY;
 }
 
-/* Report the observations of a histogram since its last report, and reset the histogram. */
+/* Report to Python the observations of a histogram since its last report, and reset the histogram. */
 void histogram_emit(struct engine *e, uint32_t index, bool closed)
 {
     struct histogram *h;
@@ -74,7 +75,7 @@ void set_user_timeout(int fd, uint32_t milliseconds)
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &milliseconds, sizeof milliseconds);
 }
 
-/* Return the time since the last acknowledgment from the peer; 0 if the kernel does not report it. */
+/* Return the number of nanoseconds since the last acknowledgment from the peer; 0 if the kernel does not report the time. */
 static uint64_t since_acknowledgment(int fd)
 {
     struct tcp_info info = {0};
@@ -91,7 +92,7 @@ static void schedule_stall_scan(struct engine *e)
         e->stall_scan_due = clock_ns() + STALL_SCAN_INTERVAL;
 }
 
-/* Record that a TCP socket accepts no more data, or accepts data again. */
+/* Record that the send buffer of a TCP socket is full (`stalled` is true), or that the socket accepts data again. */
 void stall_set(struct engine *e, struct stall *s, int fd, bool stalled)
 {
     if (stalled)

@@ -1,5 +1,5 @@
-/* Accepts clients according to a rule from Python. Opens a channel for each client, or dials the target. Returns to Python
- * the clients that the rule refuses. */
+/* Accepts clients according to a rule from Python. Opens a channel for each client, or dials the target. Passes to Python
+ * the clients that the rule does not allow. */
 #include <errno.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -10,7 +10,7 @@
 #define ACCEPTS_PER_TURN 64u
 #define PERMIT_WAIT (SECOND / 50) /* if no permit becomes available in this time, the listener stops */
 #define OVERFLOW_PERIOD SECOND
-#define MAX_PENDING 64u /* maximum number of a listener's clients that wait for the target; more clients wait in the kernel */
+#define MAX_PENDING 64u /* maximum number of a listener's clients that wait for the target; others wait in the kernel */
 
 /* Start to accept clients. Emit RECORD_STOPPED if the start fails, or later, when the listener stops. */
 void listener_create(struct engine *e, uint64_t token, const struct listener_setup *setup, size_t size)
@@ -184,7 +184,7 @@ static void count_opened(struct listener *l, bool overflow)
     l->opened = l->overflow = 0;
 }
 
-/* Open a channel for a client. Return false if that is not possible. */
+/* Start to open a channel for a client. Return false if no SSH connection, token or memory is available. */
 static bool open_channel(struct listener *l, int fd)
 {
     struct engine *e = l->engine;
@@ -228,8 +228,8 @@ static void take_client(struct listener *l, int fd, const struct sockaddr_storag
     report_returned(l, fd, 0, false);
 }
 
-/* Accept the waiting clients. If no permits are left for some time, or accept4(2) fails, stop: Python then accepts the next
- * clients. */
+/* Accept the clients that wait in the kernel. If no permits are left for some time, or if accept4(2) fails, stop the listener:
+ * Python then accepts the next clients. */
 void listener_event(struct listener *l)
 {
     struct sockaddr_storage from;

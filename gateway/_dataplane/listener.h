@@ -1,4 +1,4 @@
-/* Declarations for the clients that the native engine accepts without Python. */
+/* Declares the types and functions for clients that the native engine accepts without Python. */
 #ifndef GATEWAY_DATAPLANE_LISTENER_H
 #define GATEWAY_DATAPLANE_LISTENER_H
 

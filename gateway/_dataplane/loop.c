@@ -158,7 +158,7 @@ int engine_turn(struct engine *e, int timeout_ms)
     return error;
 }
 
-/* Close the sockets in records that Python does not get. */
+/* Close the sockets whose descriptors are in `records`, because Python does not get these records. */
 void close_reported(const struct bytes *records)
 {
     struct message_header header;

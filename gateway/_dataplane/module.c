@@ -1,4 +1,4 @@
-/* Implements the Python type `Engine`. Its methods append commands and take records. */
+/* Implements the Python type `Engine`, which controls a native engine: it queues commands and takes records. */
 #include "module.h"
 
 #include <errno.h>
@@ -32,7 +32,7 @@ static PyObject *engine_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
         return NULL;
     count = PyTuple_Size(bounds);
     if (count < 1 || count > (Py_ssize_t)MAX_BOUNDS) {
-        PyErr_Format(PyExc_ValueError, "%zd bounds, not 1 to %d", count, MAX_BOUNDS);
+        PyErr_Format(PyExc_ValueError, "got %zd bounds, expected 1 to %d", count, MAX_BOUNDS);
         return NULL;
     }
     for (Py_ssize_t at = 0; at < count; at++) {

@@ -1,4 +1,4 @@
-/* Declarations that the files of the Python module share. */
+/* Declares the functions and types that the files of the Python module share. */
 #ifndef GATEWAY_DATAPLANE_MODULE_H
 #define GATEWAY_DATAPLANE_MODULE_H
 

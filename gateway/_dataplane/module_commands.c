@@ -1,4 +1,4 @@
-/* Methods of `Engine` that queue commands. */
+/* Implements the methods of the Python type `Engine` that queue commands for the native engine. */
 #include <openssl/crypto.h>
 
 #include "module.h"

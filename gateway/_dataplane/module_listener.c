@@ -1,10 +1,10 @@
-/* The methods of `Engine` that let the engine accept clients. */
+/* Implements the methods of the Python type `Engine` that make the native engine accept clients. */
 #include <netinet/in.h>
 
 #include "listener.h"
 #include "module.h"
 
-/* Append the content of a buffer. Return false if memory is exhausted. */
+/* Append `size` bytes of `data` to `all`. Return false if memory is exhausted. */
 static bool append(struct bytes *all, const void *data, size_t size)
 {
     uint8_t *at = bytes_extend(all, size);

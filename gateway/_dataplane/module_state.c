@@ -1,4 +1,5 @@
-/* Methods of `Engine` that take records and read the states of objects. */
+/* Implements the methods of the Python type `Engine` that take records, and that read the state of a connection, channel,
+ * listener or pair. */
 #include <errno.h>
 
 #include "listener.h"

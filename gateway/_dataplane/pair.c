@@ -1,4 +1,4 @@
-/* Manages a pair of sockets: their registrations with epoll, and the end of the pair.
+/* Manages a pair of sockets: registers the sockets with epoll, and ends the pair.
  *
  * The peer of each socket receives either every byte that the other peer has sent before its end of stream, or a reset.
  */
@@ -37,7 +37,8 @@ static void set_mask(struct side *s, uint32_t mask)
         pair_abort(s->pair, CLOSE_ABORTED);
 }
 
-/* Set the events that epoll reports for a socket. `client_update_mask` explains the mask if no event is awaited. */
+/* Set the events that epoll reports for a socket. `client_update_mask` explains the case in which the pair waits for
+ * no event of the socket. */
 static void update_mask(struct side *s)
 {
     uint32_t mask;

@@ -1,4 +1,4 @@
-/* Pairs: a client's socket and a backend's socket, between which the engine relays the bytes unchanged. */
+/* Declares pairs. A pair consists of a client's socket and a backend's socket, between which the engine relays bytes. */
 #ifndef GATEWAY_DATAPLANE_PAIR_H
 #define GATEWAY_DATAPLANE_PAIR_H
 
@@ -22,10 +22,10 @@ struct side {
     uint32_t mask;
     bool is_unix;
     bool eof;        /* the peer has ended its stream */
-    bool shut;       /* the other socket is shut down for writing, or accepts no more data */
-    bool discarding; /* the other socket accepts no more data, so the engine drops the bytes that it reads */
+    bool shut;       /* the other socket is shut down for writing, or writes to it fail */
+    bool discarding; /* writes to the other socket fail, so the engine drops the bytes that it reads from this one */
     bool tracks_fin; /* whether `fin_baseline` is set */
-    int bulk_reads;  /* consecutive bulk reads (BULK_READ); negative: bulk reads until the next attempt to use a pipe */
+    int bulk_reads;  /* number of consecutive bulk reads (BULK_READ); a negative value delays the next attempt to use a pipe */
     uint64_t read;   /* number of bytes read, including dropped bytes */
     uint64_t fin_baseline;
     struct stall stall;
@@ -58,7 +58,7 @@ struct pair *pair_create(struct engine *, uint64_t token, const struct pair_setu
 void pair_abort(struct pair *, enum close_reason);
 void pair_update(struct pair *);
 
-/* side.c: the bytes of one direction. */
+/* side.c: copies the bytes of one direction. */
 void side_event(struct side *, uint32_t events);
 void side_drop(struct side *); /* frees the bytes that wait for the other socket */
 

@@ -26,7 +26,8 @@ void pending_add(struct listener *l, struct pending *p, struct source *owner, in
     listener_watch(l);
 }
 
-/* Remove a client, and return its socket. If this was the last client of a stopped listener, free the listener. */
+/* Remove a client from the waiting clients of its listener, and return its socket. If this was the last
+ * waiting client of a stopped listener, free the listener. */
 int pending_remove(struct pending *p)
 {
     struct listener *l = p->listener;
@@ -70,7 +71,7 @@ void pending_joined(struct channel *c)
 
 static void give_back(struct pending *p, bool abandoned)
 {
-    const struct listener *l = p->listener; /* if it is freed, its memory stays valid in this loop iteration */
+    const struct listener *l = p->listener; /* a freed listener stays valid until the end of this loop iteration */
     uint64_t waited = clock_ns() - p->accepted_at;
 
     report_returned(l, pending_remove(p), waited, abandoned);
@@ -115,8 +116,8 @@ void pending_recall(struct engine *e, const struct source *of)
     }
 }
 
-/* Stop each listener whose oldest waiting client has waited for SLOW_OPEN or longer. Let each listener that has waited for a
- * permit accept clients again. If it still has no permit when the next client arrives, it stops. */
+/* Stop each listener whose oldest waiting client has waited for SLOW_OPEN or longer. If a listener has waited long
+ * enough for a permit, let it accept clients again. If it still has no permit when the next client arrives, it stops. */
 void pending_stop_slow(struct engine *e, uint64_t now)
 {
     struct listener *next;

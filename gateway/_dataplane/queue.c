@@ -1,4 +1,4 @@
-/* Manages commands, records and slots, which are all that Python and the engine share. */
+/* Manages commands, records and slots, which are the only data that Python and the native engine share. */
 #include <errno.h>
 #include <stdint.h>
 #include <unistd.h>
@@ -43,7 +43,7 @@ bool queue_command(struct engine *e, const struct message_header *header, const 
     return at != NULL;
 }
 
-/* Close the sockets in a record that Python does not get. */
+/* Close the sockets whose descriptors are in a record, because Python does not get this record. */
 void close_client_of(const struct message_header *header)
 {
     if (header->kind == RECORD_ENDED && header->b >= 0)
@@ -109,7 +109,8 @@ void schedule_report(struct engine *e, uint64_t due)
         e->report_due = due;
 }
 
-/* Remove and return the records. Set `failed` to ENOMEM if records were lost, else to the error that ended the thread, or 0. */
+/* Remove and return the records. Set `failed` to ENOMEM if records were lost. If none were lost, set `failed` to the error that
+ * ended the thread, or to 0 if the thread has not failed. */
 struct bytes take_records(struct engine *e, int *failed)
 {
     struct bytes taken;

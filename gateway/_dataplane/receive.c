@@ -85,7 +85,7 @@ static void receive_reply(struct wire *w, struct channel *c, struct packet p)
 
     if (p.body[0] == MSG_CHANNEL_OPEN_CONFIRMATION && p.size >= 17) {
         if (get_u32(p.body + 13) == 0)
-            wire_violation(w, false, "a channel with a maximum packet size of 0");
+            wire_violation(w, false, "the maximum packet size of a channel is 0");
         else
             channel_confirmed(c, get_u32(p.body + 5), get_u32(p.body + 9), get_u32(p.body + 13));
     } else if (p.body[0] == MSG_CHANNEL_OPEN_FAILURE && size != UINT32_MAX && size <= p.size - 13) {

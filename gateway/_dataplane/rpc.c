@@ -28,8 +28,8 @@ static bool on_header(struct engine *e, uint64_t token, struct rpc_scanner *s, b
     return true;
 }
 
-/* Report the ONC RPC messages that begin in the next bytes of one direction. If the bytes are not ONC RPC, emit a record with
- * the message type -1, and report no more messages of the relay. */
+/* Report the ONC RPC messages that begin in `data`, which contains the next bytes of one direction. If the bytes are not ONC
+ * RPC, emit a record with the message type -1, and report no more messages of the channel or pair. */
 static void scan(struct engine *e, uint64_t token, struct observer *o, bool from_backend, uint64_t now, const uint8_t *data,
                  size_t size)
 {

@@ -10,16 +10,16 @@
 
 #include "engine.h"
 
-#define SLOW_DRAIN (SECOND / 50)    /* if the socket was full for longer, the connection is slow */
-#define SLOW_PERIOD SECOND          /* how long a connection counts as slow after its socket was full for SLOW_DRAIN */
-#define FAST_DRAIN (SECOND / 1000)  /* if the socket was full for less time (above 64 MB/s), the connection is fast */
-#define NOT_FAST_DRAIN (SECOND / 100) /* if the socket was full for longer (below 26 MB/s), the connection is not fast */
+#define SLOW_DRAIN (SECOND / 50)    /* if the socket was full for more than this time, the connection is slow */
+#define SLOW_PERIOD SECOND          /* how long a connection counts as slow after its socket was full for too long */
+#define FAST_DRAIN (SECOND / 1000)  /* if the socket was full for less than this (above 64 MB/s), the connection is fast */
+#define NOT_FAST_DRAIN (SECOND / 100) /* if it was full for more than this (below 26 MB/s), the connection is not fast */
 #define NOTSENT_LOWAT (128 * 1024)
-#define FAST_NOTSENT_LOWAT (4 * NOTSENT_LOWAT) /* causes fewer wakeups; a fast connection sends this in milliseconds */
-#define MAX_WAITING ((size_t)1024 * 1024) /* receiving stops while more bytes wait to be sent, as replies would add bytes */
+#define FAST_NOTSENT_LOWAT (4 * NOTSENT_LOWAT) /* for fast connections, which send this in milliseconds: fewer wakeups */
+#define MAX_WAITING ((size_t)1024 * 1024) /* while more bytes wait, receive nothing: replies would add bytes */
 #define MAX_DEFERRED 16384u
 
-/* Return whether channel data can be sent now. SSH forbids such data during a key exchange (RFC 4253, section 7.1). */
+/* Return whether channel data can be sent now. SSH forbids channel data in a key exchange (RFC 4253, section 7.1). */
 bool may_send(const struct wire *w)
 {
     return !(w->blocked || w->paused || w->closed || w->disconnected);
@@ -94,7 +94,8 @@ static void adapt(struct wire *w)
         set_unsent_limit(w, false);
 }
 
-/* Write the waiting bytes after the socket has become writable again. If the socket accepts all, let queued channels send. */
+/* Write the waiting bytes after the socket has become writable again. If the socket accepts all of
+ * these bytes, let queued channels send. */
 void send_drain(struct wire *w)
 {
     if (w->closed || !w->blocked)
@@ -117,8 +118,8 @@ void send_drain(struct wire *w)
 
 /* Return the address of `size` free bytes at the end of the batch; NULL if the batch has no room now.
  *
- * Args: size: of a packet, with its length field and authentication tag. grow: whether to enlarge the batch if necessary. If
- *   no memory is left for this, the connection is closed.
+ * Args: size: the size of an encrypted packet, with its length field and authentication tag. grow: whether to enlarge the batch
+ *   if necessary. If no memory is left to enlarge the batch, the connection is closed.
  */
 uint8_t *send_reserve(struct wire *w, size_t size, bool grow)
 {
@@ -236,7 +237,7 @@ void send_control(struct wire *w, const uint8_t *payload, size_t size)
 
 /* Send a control packet for one channel.
  *
- * Args: peer: the peer's channel number. more: a second number for the packet, or NULL.
+ * Args: peer: the peer's channel number. more: a number that follows the channel number, or NULL.
  */
 void send_short(struct wire *w, enum message type, uint32_t peer, const uint32_t *more)
 {

@@ -109,7 +109,7 @@ bool joined_end(struct engine *e, struct joined *j, enum close_reason reason, bo
     return true;
 }
 
-/* Report the clients that have been connected for the time SOON, and the sums of all listeners. */
+/* Report to Python the clients that have been connected for at least SOON nanoseconds, and the sums of all listeners. */
 void joined_report(struct engine *e, uint64_t now)
 {
     struct joined *next;
@@ -123,7 +123,8 @@ void joined_report(struct engine *e, uint64_t now)
     e->report_due = e->joined_first ? e->joined_first->at + SOON : 0;
 }
 
-/* Report the clients of a listener or an SSH connection. Call this before the last record of the listener or connection.
+/* Report to Python the clients of a listener or an SSH connection that were not reported yet. Call this before the last record
+ * of the listener or connection.
  *
  * Args: of: the listener, or NULL; wire: the token of the SSH connection if `of` is NULL.
  */

@@ -8,7 +8,7 @@
 
 #define BULK_READ 65536
 #define BULK_AFTER 2     /* consecutive reads of BULK_READ bytes after which a direction uses a pipe */
-#define NO_PIPE_FOR 1024 /* if no pipe is available, reads of BULK_READ bytes before the next attempt to use one */
+#define NO_PIPE_FOR 1024 /* if no pipe is available: number of bulk reads until the next attempt to use a pipe */
 
 static enum close_reason reset_of(const struct side *s)
 {
@@ -22,12 +22,13 @@ void side_drop(struct side *s)
     pipe_release(s->pair->engine, &s->pipe);
 }
 
-/* Stop writing to a socket that accepts no more data.
+/* Stop writing to a socket, because it has failed or its peer has closed the connection.
  *
  * If the socket's peer has reset the connection before the end of its stream, reset both sockets. Otherwise, continue to
- * deliver the data of this peer to the other socket, but drop the data in the opposite direction.
+ * deliver the data of this peer to the other socket, but drop the data for this peer.
  *
- * Args: error: the errno of a failed system call, because the kernel reports an error only once; 0 to read SO_ERROR.
+ * Args: error: the errno of the failed system call, because the kernel does not report an error twice. 0 if no system call has
+ *   failed: this function then reads SO_ERROR.
  */
 static void stop_writing_to(struct side *s, int error)
 {
@@ -116,7 +117,7 @@ static void on_empty_read(struct side *s, ssize_t result)
         pair_abort(s->pair, reset_of(s));
 }
 
-/* Send bytes from the shared buffer, and keep a copy of the bytes that the other socket does not accept. */
+/* Send bytes from the shared buffer to the other socket, and keep a copy of the bytes that it does not accept yet. */
 static void pass_on(struct side *s, const uint8_t *data, size_t size)
 {
     ssize_t sent;

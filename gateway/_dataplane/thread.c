@@ -1,4 +1,5 @@
-/* The thread of a native engine. It runs the epoll loop, and never takes Python's GIL. */
+/* Starts and stops the thread of a native engine, which runs the epoll loop, and notifies Python of records. The thread never
+ * takes Python's GIL. */
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
@@ -67,7 +68,7 @@ static void avoid_preemption(void)
     int policy;
 
     if (pthread_getschedparam(pthread_self(), &policy, &parameters) == 0 && policy == SCHED_OTHER)
-        pthread_setschedparam(pthread_self(), SCHED_BATCH, &parameters); /* a failure only costs time */
+        pthread_setschedparam(pthread_self(), SCHED_BATCH, &parameters); /* if this fails, the thread is only less efficient */
 }
 
 static void *run(void *argument)
@@ -112,7 +113,7 @@ void thread_stop(struct engine *e)
     e->has_thread = false;
 }
 
-/* Make the thread run commands. The caller has set `wake_pending`. */
+/* Make the thread run the queued commands. The caller has set `wake_pending`. */
 void thread_wake(struct engine *e)
 {
     notify(e->wake);

@@ -1,4 +1,5 @@
-/* Manages the channels that wait to send on their SSH connection. The channels take turns, in order of arrival. */
+/* Manages the channels that wait to send on their SSH connection. The channels take turns. The one that has
+ * waited for longest is first. */
 #include "engine.h"
 
 /* Return whether a channel may send only one packet per turn, because the connection is slow and other channels wait. */

@@ -1,4 +1,4 @@
-"""Owns the handshake budgets. A MySQL server blocks the gateway's address after too many aborted handshakes."""
+"""Owns the handshake budgets, which prevent MySQL servers from blocking the gateway after aborted handshakes."""
 
 import time
 from collections.abc import Iterable

@@ -16,7 +16,7 @@ def build_admission(spec: BackendSpec, identity: ConsumerResolver | None) -> Adm
 
     Args:
         spec: The configuration of the backend.
-        identity: Finds the container that has a source address; None if Docker is not configured.
+        identity: Finds a client's container by the client's source address; None if Docker is not configured.
     """
     per_consumer = spec.max_connections_per_consumer
     if per_consumer is None and identity is not None:

@@ -95,7 +95,7 @@ class CertificateExpiryMonitor:
         return [*self._from_files, *server_credentials(self._backends())]
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Read the files and log new warnings until cancelled."""
+        """Read the certificate files periodically, and log new warnings, until this method is cancelled."""
         logged: set[str] = set()
         ready()
         while True:

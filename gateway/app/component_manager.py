@@ -29,16 +29,16 @@ class ComponentManager:
         self._retiring_forwards: set[Forward] = set()
         self._retiring_uplinks: set[Uplink] = set()
         self._stop_early: set[Uplink] = set()
-        """The draining uplinks that must stop immediately, because other uplinks wait until they have stopped."""
+        """The draining uplinks that must stop immediately, because new uplinks cannot connect until these stop."""
 
     def start(self, name: str, component: Uplink | Forward | Check) -> None:
-        """Start `component`. Append a number to `name`: an older component with this name might still be draining."""
+        """Start `component`. Make `name` unique, because an older component with this name might still drain."""
         self._started += 1
         self._names[component] = f"{name} #{self._started}"
         self._supervisor.start(self._names[component], component)
 
     def stop_soon(self, component: Check) -> None:
-        """Stop `component` in a task, without waiting for the result."""
+        """Start a task that stops `component`, and return without waiting for the task."""
         self._group.create_task(self._stop(component))
 
     def retire_forward(self, forward: Forward, drain: float) -> None:

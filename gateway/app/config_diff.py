@@ -70,7 +70,7 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
         for name in common
         if old.backends[name] != new.backends[name]
         or reopened.intersection(new.backends[name].tunnels)
-        or (old.docker is None) != (new.docker is None)  # backends identify containers only with a `docker` section
+        or (old.docker is None) != (new.docker is None)  # without `docker`, no container is identified
     }
     return ConfigDiff(
         tunnels_closed=frozenset(name for name in old.tunnels if name in reopened or name not in new.tunnels),

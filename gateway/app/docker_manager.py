@@ -29,7 +29,7 @@ class DockerManager:
     Args:
         supervisor: Runs the reconciler.
         group: Owns the tasks that stop the reconciler.
-        recorder: Records changes in Docker.
+        recorder: Records in the audit log what the gateway changes in Docker.
     """
 
     def __init__(self, supervisor: Supervisor, group: asyncio.TaskGroup, recorder: AuditRecorder) -> None:

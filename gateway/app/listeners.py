@@ -51,7 +51,7 @@ def _with_place(
     *,
     free_bind: bool,
 ) -> BindError:
-    """Add to an error the position of `address` in the configuration file and, for some causes, a remedy."""
+    """Return `error` with the place of `address` in the configuration file and, for some causes, a remedy."""
     key = f"backends.{spec.name}.listen"
     place = config.places.get(f"{key}[{spec.listen.index(address)}]") or config.places.get(key, "")
     own = next(

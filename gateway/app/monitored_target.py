@@ -28,9 +28,10 @@ class MonitoredTarget:
     """A target of a running backend, with a check over each path to it.
 
     Args:
-        checks: The check over each path, in the order of the configuration. All checks share one `record`.
+        checks: The check over each path, in the order of the configuration. All checks share one record of the last
+            probe.
         choice: Chooses the path for new clients.
-        routes: The paths of `checks`, in the same order, in the form in which the forward dials them.
+        routes: The paths that the forward dials. They are the paths of `checks`, in the same order.
     """
 
     def __init__(self, checks: list[Check], choice: PathSelector, routes: tuple[TargetWithUplink, ...]) -> None:
@@ -47,9 +48,9 @@ class MonitoredTarget:
         although a dial over another path then succeeded."""
 
     def inherit(self, other: "MonitoredTarget") -> None:
-        """Copy the results of `other`, the object for the same target before a reload.
+        """Copy the check results from `other`, which represented the same target before a reload.
 
-        Drop results of checks over paths that no longer exist.
+        Omit the results of checks over paths that no longer exist.
         """
         previous = {check.tunnel: check for check in other.checks}
         self.choice.inherit(other.choice)
@@ -112,7 +113,7 @@ class MonitoredTarget:
         return (self.checks[path].succeeded_at or 0.0) < since and time.monotonic() - since < _DOUBT_EXPIRES
 
     def candidate(self) -> TargetCandidate:
-        """Return the state of the target over the path that new clients use, and its last probe result over any path.
+        """Return the target's state over the path that new clients use, and the last probe result over any path.
 
         If the state has changed, update `clock`.
         """
@@ -156,7 +157,7 @@ class MonitoredTarget:
             check.check_soon()
 
     def report_stall(self, tunnel: str | None) -> None:
-        """Schedule an early check through `tunnel`, because a client waits too long for a response."""
+        """Count a failed check over the path through `tunnel`, because a client waits too long for a response."""
         for check in self.checks:
             if check.tunnel == tunnel:
                 check.report_stall()

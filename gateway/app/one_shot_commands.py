@@ -183,12 +183,12 @@ async def _with_reconciler(
             async with connected(options, link) as engine:
                 return await job(reconciler, engine)
         except EngineError as error:
-            trouble = error  # raise it after `async with`, whose task group would wrap it in an ExceptionGroup
+            trouble = error  # raised below, because the task group would wrap it in an ExceptionGroup
     raise _with_client_host(trouble, options)
 
 
 def _with_client_host(error: EngineError, options: DockerOptions) -> EngineError:
-    """If the `docker` command and the gateway use different engines, add this possible cause to the error."""
+    """Return `error`, with a note if the `docker` command and the gateway use different engines."""
     host = os.environ.get("DOCKER_HOST", "")
     if error.kind is not EngineErrorKind.UNREACHABLE or options.tunnel is not None or host in ("", options.host):
         return error
@@ -232,7 +232,7 @@ async def _check_target(spec: BackendSpec, target: HostPort, tunnel: str | None,
 
 
 async def _wait_until_not_up(uplink: Uplink) -> None:
-    """Wait until the uplink has closed a tunnel whose link was lost. The cause is known only after that."""
+    """After the loss of a link, wait until the uplink has closed the tunnel. Only then is the cause known."""
     changed = asyncio.Event()
     uplink.watchers.append(changed.set)
     with contextlib.suppress(TimeoutError):

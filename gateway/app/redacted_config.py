@@ -64,7 +64,7 @@ def _pairs(key: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the keys and values of a mapping, a dataclass or a list. A single value has an empty key."""
+    """Yield the keys and values of a mapping, a dataclass or a list. For a single value, the key is empty."""
     if isinstance(value, Mapping):
         yield from ((str(name), inner) for name, inner in value.items())
     elif dataclasses.is_dataclass(value):

@@ -180,7 +180,7 @@ class Reloader:
                 self._notifier.ready()
 
     def _describe(self, diff: str, trigger: str) -> str:
-        """Return the description of the changes for the result of `reload`, and store the changes."""
+        """Return the description of the changes that `reload` returns. Store the changes for later calls."""
         if diff != NO_CHANGE:
             self._last_change = (trigger, diff, time.monotonic())
             return diff

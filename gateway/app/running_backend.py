@@ -28,7 +28,7 @@ from gateway.health.target_selection import (
 )
 
 ProbeRecords = dict[tuple[str, HostPort], ProbeRecord]
-"""The last probe results of each target of a backend, by the backend's kind and the target's address."""
+"""The last probe results of each target of a backend. The key is the backend's kind and the target's address."""
 
 
 @dataclass
@@ -42,7 +42,7 @@ class RunningBackend:
         targets: The targets with their checks.
         records: The last probe results of each target. A reload keeps the role of each target, so that clients do not
             return to a former primary.
-        routes: The paths to each target, in the form in which the forward dials them.
+        routes: For each target, the paths that the forward dials.
         clock: The last computed state of the backend, and the time at which this state began.
         on_state_change: Called when the state changes.
         on_result: Called after each check.
@@ -118,9 +118,10 @@ class RunningBackend:
         return self.budgets.of(self.spec, target, tunnel)
 
     def _record_login(self, check: Check) -> None:
-        """Record the last successful login of a check in the handshake budget of its path.
+        """Record the last successful login of `check` in the handshake budget of the check's path.
 
-        A login resets the server's count of aborted handshakes. Also set the limit that the server has reported.
+        A login resets the server's count of aborted handshakes. If the server has reported its limit, also set the
+        limit of the budget.
         """
         budget = self.budget(check.target, check.tunnel)
         if budget is not None and check.succeeded_at is not None:
@@ -148,14 +149,14 @@ class RunningBackend:
                 each.check_soon(all_paths=each.target == target)
 
     def on_stall(self, target: HostPort, tunnel: str | None) -> None:
-        """Notify the check of `target` through `tunnel` that a client waits too long for a response."""
+        """Count a failed check over a path to `target`, because a client waits too long for a response."""
         for each in self.targets:
             if each.target == target:
                 each.report_stall(tunnel)
         self._set_urgent(self.candidates())
 
     def on_detour(self, target: HostPort, tunnel: str | None) -> None:
-        """Prefer other paths to `target`, because a client's dial through `tunnel` failed and another path worked."""
+        """Avoid `tunnel` for dials to `target`: a dial through it failed, and a dial over another path succeeded."""
         for each in self.targets:
             if each.target == target:
                 each.report_failed_dial(tunnel)

@@ -32,7 +32,7 @@ class RunningGateway:
         components: Runs the uplinks and forwards.
         uplinks: The uplinks, which keep tunnels open.
         config: The first configuration. The caller must also pass it to `apply`.
-        identity: Finds the container that has a source address, if Docker is configured.
+        identity: Finds a client's container by the client's source address, if Docker is configured.
         checks: Starts and stops the checks of the targets.
         budgets: The handshake budgets.
         recorder: Records clients in the audit log.

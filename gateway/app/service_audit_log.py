@@ -64,7 +64,7 @@ class ServiceAuditLog:
         return self._writer if section == self._section else await _open(section, self._instance)
 
     def discard(self, writer: AuditWriter | None) -> None:
-        """Close a writer from `prepare` that is not needed. If it is the current writer, keep it open."""
+        """Close a writer that `prepare` returned and that is not needed. Do not close the current writer."""
         if writer is not None and writer is not self._writer:
             writer.begin_close()
 
@@ -194,7 +194,7 @@ async def recording(config: Config) -> AsyncIterator[AuditRecorder]:
 
 
 async def _open(section: AuditLogSection, instance: str) -> AuditWriter | None:
-    """Create a writer, wait for its first attempt to open the file, and return it.
+    """Create a writer, wait for its first attempt to open the file, and return the writer.
 
     Return None if the audit log is disabled.
     """

@@ -150,7 +150,7 @@ class ServiceControl:
         return self._described[1]
 
     def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
-        """Return the last checks of a backend by target, oldest first; None if there is no such backend."""
+        """Return the last checks of each target of a backend, oldest first; None if the backend does not exist."""
         running = self._find(backend)
         return status_view_builder.history(running) if running else None
 
@@ -191,7 +191,7 @@ class ServiceControl:
             self.events.record(EventSubject(SubjectType.DRAIN), self.phase())
 
     def shutdown(self) -> None:
-        """Drain and stop. A second call ends the drain immediately."""
+        """Drain the service, and then stop it. A second call ends the drain immediately."""
         if self._stop.is_set():
             log.warning("stopping immediately")
             self.stop_immediately.set()

@@ -21,7 +21,7 @@ async def shut_down(runtime: RunningGateway, options: ShutdownSection, immediate
     Args:
         runtime: The running gateway.
         options: The maximum duration of each step of the shutdown, in seconds.
-        immediately: Ends all waits when it is set.
+        immediately: An event. When it is set, all waits of the shutdown end.
     """
     log.info("stopping", extra={"delay": options.delay, "drain": options.drain, "clients": runtime.active})
     await _wait(options.delay, immediately)

@@ -38,7 +38,7 @@ class StateChangeReporter:
         checked = [state for target, state in states if target.is_checked or state.state is not HealthState.UNKNOWN]
         for state in checked:
             if state.state is HealthState.BLOCKED:
-                continue  # the event of the tunnel that blocks the target already reports the cause
+                continue  # the tunnel is down, and its event already reports the cause
             subject = EventSubject(SubjectType.TARGET, name, str(state.target))
             self._events.observe(subject, state.state, state.reason, state.detail)
         if len(checked) == len(states):  # until all targets are checked, the state of the backend is not final

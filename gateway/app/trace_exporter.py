@@ -46,7 +46,7 @@ def _create_exporter(config: Config) -> TraceExporter | None:
 
 
 def trace_problems(config: Config) -> list[ConfigProblem]:
-    """Return the errors of the packages and files that the section `traces` needs. The call blocks."""
+    """Return the problems with packages and files that the section `traces` needs. The call blocks."""
     traces = config.traces
     if traces.endpoint is None:
         return []

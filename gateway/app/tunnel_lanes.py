@@ -41,7 +41,7 @@ def backend_lanes(config: Config, backend: str) -> dict[str, TunnelLane]:
 
 
 def required_lanes(config: Config) -> list[TunnelLane]:
-    """Return all lanes to open, outermost first.
+    """Return all lanes to open. The lanes of outer tunnels come before the lanes of inner tunnels.
 
     The result includes the tunnels that no backend uses, because the status shows their state too.
     """

@@ -32,7 +32,7 @@ def tunnel_views(runtime: RunningGateway, events: EventLog) -> list[TunnelView]:
 
 
 def _tunnel(spec: TunnelSpec, uplinks: list[Uplink], events: EventLog) -> TunnelView:
-    """Return the status of a tunnel from all its uplinks. The tunnel is up if all of them are up."""
+    """Combine the states of all uplinks of a tunnel into one status. The tunnel is up if all its uplinks are up."""
     worst, statuses = worst_uplink(uplinks), {each: _link_status(each) for each in uplinks}
     return TunnelView(
         name=spec.name,
@@ -69,7 +69,7 @@ def _link_status(uplink: Uplink) -> LinkStatus:
 
 
 def _details(all_details: list[dict[str, Any]], facts: tuple[FactDefinition, ...]) -> dict[str, Any]:
-    """Return the details of a tunnel from the details of its uplinks.
+    """Combine the details of a tunnel's uplinks into the details of the tunnel.
 
     Facts are values that only some kinds of tunnel have. Sum the values of additive facts, such as counters. For all
     other facts, use the value of the first uplink.

@@ -41,8 +41,8 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Propo
         change: The changes to the mounts.
 
     Raises:
-        UnsupportedContainerSettingError: Compose would also change something else, such as the image or the other
-            containers of the service.
+        UnsupportedContainerSettingError: Compose would also change the image or the other containers of the service,
+            or an override file cannot express the options of a mount.
     """
     replicas = [each for each in snapshot.containers if container.service and each.service == container.service]
     if len(replicas) > 1:
@@ -69,8 +69,8 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Propo
     lines += [END, command(client, "kill", name)] if is_live(container, change) else []
     saved = f"before-audit:{name}"
     lines.append(command(client, "commit", name, saved))
-    # The previous trap removes the new volume if the script fails. Replace the trap: when Compose has removed the old
-    # container, the new volume can contain the only copy of the data.
+    # The previous trap removes the new volume if the script fails. Replace the trap, because the new volume can
+    # contain the only copy of the data after Compose has removed the old container.
     lines.append(END if is_live(container, change) else started_on_failure(client, container))
     start = "--detach" if container.running else "--no-start"
     same_image = ("--no-build", "--pull", "never")

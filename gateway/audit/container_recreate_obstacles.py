@@ -14,7 +14,7 @@ def obstacles(snapshot: AuditSnapshot, container: AuditedContainer, change: Prop
     """Return the reasons why commands cannot replace the container safely; empty if there are none.
 
     Args:
-        snapshot: The snapshot, with the other containers.
+        snapshot: The snapshot, which also contains the other containers.
         container: The container to replace.
         change: The changes to the mounts.
     """
@@ -30,7 +30,10 @@ def _owners(snapshot: AuditSnapshot, change: ProposedMountChanges) -> Iterator[s
 
 
 def _nested(container: AuditedContainer, change: ProposedMountChanges) -> Iterator[str]:
-    """Yield a reason for each mount below or above a copied path. A copy would mix the files of the two paths."""
+    """Yield an obstacle for each mount whose path is below a copied path, or contains a copied path.
+
+    A copy would mix the files of the two paths.
+    """
     for path in change.copied:
         for mount in container.mounts:
             if mount.path != path and (is_below(mount.path, path) or is_below(path, mount.path)):
@@ -39,9 +42,9 @@ def _nested(container: AuditedContainer, change: ProposedMountChanges) -> Iterat
 
 
 def _shared(snapshot: AuditSnapshot, container: AuditedContainer, change: ProposedMountChanges) -> Iterator[str]:
-    """Yield a reason for each copied path whose data other containers also use.
+    """Yield an obstacle for each copied path whose data other containers also use.
 
-    After the copy, these containers would continue to use the old data.
+    After the copy, the other containers would still use the old data.
     """
     stores = {each.path: store_of(snapshot, each) for each in container.mounts}
     for path in change.copied:
@@ -63,7 +66,7 @@ def _shared(snapshot: AuditSnapshot, container: AuditedContainer, change: Propos
 def _reads_all_volumes(snapshot: AuditSnapshot, mount: AuditedMount) -> bool:
     """Return whether a mount is a read-only bind mount that contains the engine's volume directory.
 
-    Such a mount also gives access to new volumes.
+    Such a mount is not an obstacle, because it also gives access to the volumes that a fix creates.
     """
     return not mount.writable and mount.kind == "bind" and is_below(snapshot.volume_directory, mount.source)
 
@@ -77,7 +80,7 @@ def _is_same(one: MountBackingStorage, other: MountBackingStorage) -> bool:
 
 
 def _dependants(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterator[str]:
-    """Yield a reason if other containers use a namespace of the container. They would lose this namespace."""
+    """Yield an obstacle if other containers use a namespace of the container. They would lose the namespace."""
     names = sorted(
         other.name
         for other in _others(snapshot, container)
@@ -91,7 +94,7 @@ def _dependants(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterato
 
 
 def _linked(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterator[str]:
-    """Yield a reason if other containers have a legacy link (`--link`) to the container.
+    """Yield an obstacle if other containers have a legacy link (`--link`) to the container.
 
     The link would still refer to the old, renamed container, and not to the new one.
     """

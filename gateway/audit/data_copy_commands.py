@@ -7,7 +7,7 @@ from gateway.audit.shell_commands import COPY_ROOT, command, copy, save, script
 from gateway.audit.snapshot_model import AuditedContainer
 
 END = "trap - EXIT"
-"""The command that removes the trap of `on_exit`, so that a later failure does not run the commands in the trap."""
+"""The command that removes the trap that `on_exit` sets. After this command, a failure does not run the trap."""
 
 
 def helper_created(
@@ -36,8 +36,9 @@ def copy_commands(
 ) -> list[str]:
     """Return commands that stop a container, copy its data to new volumes, and remove the helper container.
 
-    If a stop of the container would delete the data, the commands pause the container instead. The caller must then
-    add a command that kills the container. A database recovers from such a copy as after a power failure.
+    If the data would be lost when the container stops, the commands only pause the container. The caller must then
+    add a command that kills the container. A database can recover from a copy of the paused container's files, as
+    after a power failure.
 
     If a command before `END` fails, the script removes the created containers and the new volumes, and starts the old
     container again. The user can then run the same script again.
@@ -79,7 +80,7 @@ def without_volumes(client: str, change: ProposedMountChanges) -> list[str]:
 
 
 def created_volumes(client: str, change: ProposedMountChanges) -> list[str]:
-    """Return commands that create the new volumes."""
+    """Return commands that create the new volumes to which the changed mounts refer."""
     return [command(client, "volume", "create", *change.driver_options, each) for each in new_volumes(change)]
 
 
@@ -115,7 +116,7 @@ def saved(client: str, container: AuditedContainer, paths: tuple[str, ...]) -> s
 
 
 def is_live(container: AuditedContainer, change: ProposedMountChanges) -> bool:
-    """Return whether the data to copy is lost when the container stops."""
+    """Return whether the container runs, and the data to copy would be lost when the container stops."""
     return container.running and (container.removed or change.vanishes)
 
 

@@ -1,4 +1,4 @@
-"""Reads the names in a directory, and recognizes databases and private keys in it by names and content.
+"""Lists a directory, and recognizes databases and private keys in it by the names and the content of files.
 
 A container can replace a file at any time. Therefore, the functions do not follow symbolic links, and do not wait for
 a writer when they open a FIFO.
@@ -25,7 +25,7 @@ from gateway.audit.private_keys import (
 )
 
 _MOST_NAMES = 2000
-"""The maximum number of names to read below a directory. At this limit, the audit reads no further subdirectory."""
+"""The maximum number of names to read below a directory. At this limit, the audit reads no more subdirectories."""
 _MOST_ENTRIES = 10000
 _MOST_LEVELS = 3
 _MOST_OPENED = 200
@@ -152,7 +152,10 @@ def _key_in(path: str) -> KeyKind | None:
 
 
 def _is_sqlite(entry: "os.DirEntry[str]") -> bool:
-    """Return whether a file is a SQLite database ("Database File Format", section 1.3), or is not readable."""
+    """Return whether a file is a SQLite database ("Database File Format", section 1.3).
+
+    Also return True if the file is not readable.
+    """
     try:
         if not entry.is_file(follow_symlinks=False):
             return False

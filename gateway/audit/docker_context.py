@@ -24,6 +24,6 @@ def _current_context(environment: Mapping[str, str]) -> str:
     try:
         folder = Path(environment.get("DOCKER_CONFIG") or Path.home() / ".docker")
         found = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError, RuntimeError):  # Path.home raises RuntimeError without a home directory
+    except (OSError, ValueError, RuntimeError):  # Path.home raises RuntimeError if the user has no home directory
         return ""
     return str(found.get("currentContext") or "") if isinstance(found, dict) else ""

@@ -65,7 +65,7 @@ def networks(container: AuditedContainer) -> Iterator[tuple[str, list[str]]]:
 
 
 def changed_addresses(container: AuditedContainer, first: str) -> Iterator[str]:
-    """Yield the names of the networks on which the new container gets another MAC address than the old one.
+    """Yield the names of the networks on which the new and the old container have different MAC addresses.
 
     `docker create` sets the MAC address on the network `first`. `docker network connect` cannot set a MAC address on
     the other networks.

@@ -11,11 +11,14 @@ _VARIABLES = {"docker": "DOCKER_HOST", "podman": "CONTAINER_HOST"}
 
 
 def with_environment(report: AuditReport, options: DockerOptions, default_host: str, client: str) -> AuditReport:
-    """Return the report with commands that use the audited engine, even if `docker` uses another engine by default.
+    """Return a report whose commands use the audited engine, even if `client` uses another engine by default.
+
+    If necessary, set an environment variable before the commands. If the engine is behind a tunnel, add a comment
+    with the name of the tunnel instead.
 
     Args:
         report: The report.
-        options: The connection to the audited engine.
+        options: The options of the connection to the audited engine.
         default_host: The address of the engine that `client` uses by default; empty if it is not known.
         client: The command line client in the commands: `docker` or `podman`.
     """

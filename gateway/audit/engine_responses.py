@@ -41,7 +41,7 @@ def container_of(
 
 
 def image_reference(name: str, image_id: str, tags: Collection[str] | None) -> str:
-    """Return the name of a container's image if the name still refers to that image, and the image's ID otherwise.
+    """Return the name of a container's image, or the image's ID if the name may now refer to another image.
 
     Args:
         name: The name with which the container was created.

@@ -1,8 +1,8 @@
-"""Defines the error for a container setting that the commands of a fix cannot reproduce."""
+"""Defines the error for a container that has a setting that the commands of a fix cannot reproduce."""
 
 
 class UnsupportedContainerSettingError(Exception):
-    """The commands of a fix cannot reproduce a setting of a container, or must not contain it because it is a secret.
+    """The commands of a fix cannot reproduce a container's setting, or the setting can be a secret.
 
     The message contains the reason.
     """

@@ -56,7 +56,7 @@ class HostFiles:
     """Reads files and directories of this host, until a deadline.
 
     Args:
-        mounts_by_point: The host's mount table by mount point.
+        mounts_by_point: The host's mount table. The keys are the mount points.
         deadline: The time at which to stop reading directories, in seconds on the monotonic clock.
     """
 

@@ -81,7 +81,7 @@ def medium_of(file_system: str) -> StorageMedium:
 
 
 def split_options(text: str) -> dict[str, str]:
-    """Return mount options by name. The value of an option without a value is empty."""
+    """Parse mount options into a dict of names and values. The value of an option without `=` is an empty string."""
     return dict(part.strip().partition("=")[::2] for part in text.split(",") if part.strip())
 
 
@@ -106,7 +106,7 @@ def mount_above(mounts_by_point: Mapping[str, HostMount], path: str) -> HostMoun
     """Return the mount of the host that contains a path; None if it is not known.
 
     Args:
-        mounts_by_point: The mount table by mount point.
+        mounts_by_point: The mount table. The keys are the mount points.
         path: An absolute path without symbolic links.
     """
     while path not in mounts_by_point:

@@ -31,17 +31,17 @@ class ProposedMountChanges:
 
 
 def unmounted_paths(change: ProposedMountChanges) -> set[str]:
-    """Return the paths of the mounts that are removed or replaced."""
+    """Return the paths of the mounts that the change removes or replaces."""
     return {*change.mounts, *change.dropped}
 
 
 def new_volumes(change: ProposedMountChanges) -> list[str]:
-    """Return the names of the volumes to create."""
+    """Return the names of the volumes that the change uses as new sources of mounts."""
     return sorted({each for each in change.mounts.values() if not each.startswith("/")})
 
 
 def volume_options(container: AuditedContainer, change: ProposedMountChanges) -> list[str]:
-    """Return the options of `docker create` for the mounts of a container after the change."""
+    """Return the options of `docker create` for the mounts that a container has after the change."""
     given = tmpfs_options(container)
     found: list[str] = []
     for mount in container.mounts:
@@ -51,7 +51,7 @@ def volume_options(container: AuditedContainer, change: ProposedMountChanges) ->
 
 
 def short_mounts(container: AuditedContainer, change: ProposedMountChanges) -> Iterator[str]:
-    """Yield the mounts of a container after the change, except tmpfs, in the syntax of `-v`."""
+    """Yield each mount that a container has after the change, in the syntax of `-v`. Omit tmpfs mounts."""
     given = _given_options(container)
     for mount in container.mounts:
         if mount.kind != "tmpfs" and mount.path not in unmounted_paths(change):
@@ -68,7 +68,7 @@ def _short(source: str, mount: AuditedMount, given: Iterable[str], change: Propo
 
 
 def tmpfs_options(container: AuditedContainer) -> dict[str, str]:
-    """Return the options of each tmpfs by its path, such as `:size=1g` for `--tmpfs PATH:size=1g`."""
+    """Return, for the path of each tmpfs, a suffix with the options, such as `:size=1g` in `--tmpfs PATH:size=1g`."""
     host = container.inspection.get("HostConfig") or {}
     found = {str(path): str(options) for path, options in (host.get("Tmpfs") or {}).items()}
     for mount in _given_mounts(container, "tmpfs"):
@@ -103,7 +103,7 @@ def needs_long_syntax(container: AuditedContainer) -> bool:
 
 
 def _given_options(container: AuditedContainer) -> dict[str, list[str]]:
-    """Return the options of each mount by path, such as `ro` in `-v SOURCE:PATH:ro`."""
+    """Return, for the path of each bind or volume mount, its options, such as `ro` in `-v SOURCE:PATH:ro`."""
     found = {}
     for bind in (container.inspection.get("HostConfig") or {}).get("Binds") or ():
         parts = str(bind).split(":")

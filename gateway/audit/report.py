@@ -60,7 +60,7 @@ class HazardRule:
 
 @dataclass(frozen=True)
 class Finding:
-    """A hazard that was found.
+    """A hazard that the audit has found in a container or a volume.
 
     Args:
         rule: The kind of hazard.

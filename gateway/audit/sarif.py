@@ -17,7 +17,7 @@ def sarif(report: AuditReport, version: str) -> dict[str, Any]:
 
     Args:
         report: The report.
-        version: The version of this program.
+        version: The version of the gateway, which SARIF names as the tool.
     """
     rules = [
         {

@@ -14,7 +14,9 @@ KEEP_OWNERS = "-a=false"
 container's user would own the copies."""
 
 COPY_ROOT = "/audit-copy"
-"""A directory of the helper container. Below it, each new volume is mounted at the path of the data to copy.
+"""The directory of the helper container below which the new volumes are mounted.
+
+The new volume for the data in `/data` is mounted at `/audit-copy/data`.
 
 To set the owner and mode of a directory, `docker cp` must write to the parent directory. In the new container, the
 parent directory can be read-only or a symbolic link. Therefore, the copy needs a helper container.
@@ -25,12 +27,12 @@ NEW_FILES = "set -o noclobber; umask 077"
 
 
 def script(*lines: str) -> str:
-    """Return a script of commands that stops at the first command that fails."""
+    """Return a script that runs commands, and that stops when a command fails."""
     return "\n".join(("bash -euo pipefail <<'FIX'", *lines, "FIX"))
 
 
 def command(*words: str) -> str:
-    """Return a command with its words quoted for a shell."""
+    """Join words to a shell command. Quote each word if necessary."""
     return shlex.join(words)
 
 

@@ -108,10 +108,10 @@ async def take_snapshot(engine: EngineClient, scope: AuditScope) -> AuditSnapsho
 async def _with_changes(
     engine: EngineClient, containers: tuple[AuditedContainer, ...], unchecked: list[str]
 ) -> tuple[AuditedContainer, ...]:
-    """Ask the engine for the changed files of each container whose writable layer this process cannot read.
+    """Return the containers. Ask the engine for the changed files of those whose `changes` are not known yet.
 
-    The engine compares the layer with the whole image, which takes seconds for a large image. After the timeout, the
-    result contains only the changes that the engine has returned so far.
+    The engine compares the layer with the whole image, which takes seconds for a large image. After a timeout, this
+    function sends no more requests. The changes of the remaining containers are then not known.
     """
     changes: dict[str, Mapping[str, int]] = {}
     waiting = sorted((each for each in containers if each.changes is None), key=lambda each: each.layer, reverse=True)
@@ -130,7 +130,7 @@ async def _with_changes(
 
 
 class _OptionalEngineRequests:
-    """Sends requests whose failure does not end the audit. Records in `unchecked` what could not be checked.
+    """Sends requests whose failure does not end the audit. Records in `unchecked` what the audit cannot check.
 
     Args:
         engine: The engine.
@@ -185,7 +185,7 @@ async def _container(
     requests: _OptionalEngineRequests, listed: Mapping[str, Any], layer: int | None,
     images: dict[str, Mapping[str, Any] | None], *, is_own: bool,
 ) -> AuditedContainer | None:  # fmt: skip
-    """Return a container; None if the engine cannot inspect it, or if it was removed after the list was created."""
+    """Inspect a container. Return None if this fails, for example because the container has been removed."""
     try:
         inspection = await requests.engine.get(f"containers/{listed['Id']}/json")
     except EngineError as error:

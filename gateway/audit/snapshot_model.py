@@ -113,7 +113,7 @@ class AuditedContainer:
 
     @property
     def is_former_task(self) -> bool:
-        """Whether the container is a stopped task of a swarm service. The swarm never starts it again."""
+        """Whether the container is a stopped task of a swarm service. The swarm never starts a stopped task again."""
         return not self.running and SWARM_SERVICE in self.labels
 
     @property
@@ -161,10 +161,11 @@ class AuditSnapshot:
 
     Args:
         containers: The containers.
-        volumes: The volumes by name.
+        volumes: The volumes. The keys are the names of the volumes.
         forwards: For each port on which the gateway listens, the name of the backend.
         host_mounts: The mount table of the engine's host; None if it is not known.
-        paths: The mounted files and directories of the host, by path, except those on network file systems.
+        paths: The mounted files and directories of the host, except those on network file systems. The keys are the
+            paths on the host.
         unchecked: Messages about data that the audit could not read, and about the hazards that it therefore cannot
             find.
         client: The engine's command line client.
@@ -186,5 +187,5 @@ class AuditSnapshot:
 
     @cached_property
     def mounts_by_point(self) -> dict[str, HostMount]:
-        """The mount table of the engine's host by mount point, with only the last mount at each mount point."""
+        """For each mount point of the engine's host, the last mount at this mount point."""
         return {each.point: each for each in self.host_mounts or ()}

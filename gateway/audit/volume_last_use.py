@@ -13,11 +13,11 @@ _MAX_SECONDS = 10.0
 
 
 async def last_uses(engine: EngineClient, names: Mapping[str, str]) -> tuple[dict[str, str], bool]:
-    """Return a description of each volume's last use, by volume name, and whether the events could be read.
+    """Return, for the name of each volume, a description of its last use; and whether the events could be read.
 
     Args:
         engine: The engine.
-        names: Names of the existing containers, by container ID.
+        names: For the ID of each existing container, its name.
     """
     try:
         async with asyncio.timeout(_MAX_SECONDS):
@@ -27,11 +27,11 @@ async def last_uses(engine: EngineClient, names: Mapping[str, str]) -> tuple[dic
 
 
 async def collect(events: AsyncIterator[Mapping[str, Any]], names: Mapping[str, str]) -> dict[str, str]:
-    """Return a description of each volume's last use, by volume name.
+    """Return, for the name of each volume, a description of its last use.
 
     Args:
         events: Events of volumes and containers, oldest first.
-        names: Names of the existing containers, by container ID.
+        names: For the ID of each existing container, its name.
     """
     known = dict(names)
     mounted: dict[str, tuple[str, float]] = {}

@@ -30,7 +30,8 @@ class LogDestination:
         self._file: tuple[int, int] | None = None
         """Device number and inode number of the open regular file; None for other destinations."""
         self._first_line_written = 0
-        """Number of bytes of the next line that the last write has written; 0 if it wrote only complete lines."""
+        """Number of bytes of the next line that are already written; 0 if the last write ended with a complete
+        line."""
 
     def open(self) -> None:
         """Open or reopen the destination.
@@ -46,7 +47,7 @@ class LogDestination:
         status = os.fstat(fd)
         file = (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
         if file is None or file != self._file:
-            self._first_line_written = 0  # a different file than before, so write the first line completely
+            self._first_line_written = 0  # not the previous file, so write the whole line
         self._fd, self._file = fd, file
         if file is not None and not self._first_line_written and status.st_size and _ends_mid_line(self._target):
             try:

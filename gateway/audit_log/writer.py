@@ -155,7 +155,7 @@ class AuditWriter:
         with self._lock:
             events, self._queue = self._queue, []
             unreported, self._unreported = self._unreported, 0
-        if unreported:  # append the event `dropped` last: the queue was full when events were dropped
+        if unreported:  # add `dropped` as the last event, because the queued events are older
             events.append(AuditEvent(time.time(), "dropped", {"count": unreported, "reason": "queue_full"}))
         self._progress = time.monotonic()
         for each in events:

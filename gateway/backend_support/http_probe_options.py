@@ -1,4 +1,4 @@
-"""Defines the options of HTTP probes, and compares responses with the expected status and role."""
+"""Defines the options of HTTP probes. Checks the status code of a response, and reads the target's role from it."""
 
 import json
 import re

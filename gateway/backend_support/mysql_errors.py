@@ -38,7 +38,7 @@ Error 1130 does not map to `AUTH`, because `AUTH` means that the server rejects 
 _LOGIN = "correct check.user and check.password_file, and check that the account can log in from this address"
 _TLS = "; an account that requires TLS needs check.tls"
 _REMEDIES = {
-    1040: "raise max_connections of the server, or lower it for the backend",
+    1040: "raise max_connections of the server, or lower max_connections of the backend",
     1203: "raise max_user_connections of the server, or lower max_connections of the backend",
     1226: "raise the resource limits of the account",
     1129: "run mysqladmin flush-hosts on the server",

@@ -24,8 +24,8 @@ def query_status(
     Args:
         connection: A connection that has logged in.
         max_lag: Maximum lag of a usable replica, in seconds. None: no limit.
-        has_password: Whether the check has a password. With a password, the result is degraded if the server accepts
-            every login without a password.
+        has_password: Whether the check has a password. If True, the result is degraded when the server runs with
+            `--skip-grant-tables`, and so accepts every login.
 
     Raises:
         MySQLError: A query failed.
@@ -78,7 +78,7 @@ def _query_replication(cursor: DictCursor) -> tuple[float | None, bool, str | No
             query()
             status = cursor.fetchone()
             break
-        except pymysql.err.ProgrammingError:  # the server does not know SHOW REPLICA STATUS
+        except pymysql.err.ProgrammingError:  # an old server does not support SHOW REPLICA STATUS
             continue
         except (pymysql.err.OperationalError, pymysql.err.InternalError):
             return None, False, None  # the user lacks the privilege: the caller derives the role from read_only

@@ -75,7 +75,7 @@ async def _wait_event(fd: int, *, write: bool) -> None:
 
 
 async def log_in(login: PostgresLogin, sock: socket.socket, phases: PhaseTimer) -> None:
-    """Complete the login of a connection that `connect_start` has begun.
+    """Complete a login that `connect_start` has begun.
 
     Args:
         login: The login.

@@ -1,7 +1,7 @@
 """Sends Redis commands, and reads the replies (RESP2; Redis documentation, "Redis serialization protocol").
 
-A check reads only small replies. This module limits the depth and the number of items of a reply. `ProbeStream`
-limits the number of bytes.
+A check reads only small replies. This module limits the depth of each reply, and the number of items in all replies
+of one check. `ProbeStream` limits the number of bytes.
 """
 
 from gateway.backend_support.probe_stream import ProbeStream
@@ -9,7 +9,7 @@ from gateway.errors import FailureReason, UnusableTargetError
 
 _MAX_DEPTH = 4
 _MAX_ITEMS = 1024
-"""Maximum number of items in one reply. A primary's reply to ROLE has one item for each replica."""
+"""Maximum number of items in all replies of one check. A primary's reply to ROLE has four items for each replica."""
 
 
 class RedisErrorReply(str):
@@ -33,7 +33,7 @@ class RedisClient:
         self._items = 0
 
     async def run(self, *commands: tuple[str, ...]) -> list[Reply]:
-        """Send commands without waiting between them, and return their replies, including error replies.
+        """Send all commands at once, and return one reply for each. A reply can be an error reply.
 
         Args:
             commands: The commands, each with its arguments.

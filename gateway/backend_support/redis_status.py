@@ -1,4 +1,4 @@
-"""Evaluates the replies of Redis and Valkey servers to ROLE and INFO. Does no I/O."""
+"""Evaluates the replies that Redis and Valkey servers send to the commands ROLE and INFO. Does no I/O."""
 
 from collections.abc import Mapping
 
@@ -130,7 +130,7 @@ def _lag(info: Mapping[str, str]) -> float | None:
 
 
 def _number(info: Mapping[str, str], field: str, least: int) -> int:
-    """Return a field of INFO as an unsigned 64-bit number.
+    """Return a field of INFO as a number.
 
     Raises:
         ValueError: The field is not a number from `least` to 2^64 - 1.

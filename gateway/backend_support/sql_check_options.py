@@ -75,7 +75,7 @@ def without_database(scheme: str, path: str) -> dict[str, str]:
     name = path.strip("/")
     if name:
         raise ValueError(
-            f"a {scheme} URL has no path: remove {path!r}; if the check needs this database, write"
+            f"a {scheme} URL must not have a path: remove {path!r}; if the check needs this database, write"
             f" check.database={name}"
         )
     return {}

@@ -68,7 +68,7 @@ def without_path(scheme: str, path: str) -> dict[str, str]:
         ValueError: The URL contains a path.
     """
     if path.strip("/"):
-        raise ValueError(f"a {scheme} URL has no path: remove {path!r}")
+        raise ValueError(f"a {scheme} URL must not have a path: remove {path!r}")
     return {}
 
 

@@ -71,7 +71,10 @@ class HttpBackend:
 
 
 def _read_url(scheme: str, path: str) -> dict[str, str]:
-    """Convert a URL to keys: the path to `check.path`, and `https` to TLS. Implements `BackendKind.read_url`."""
+    """Convert a URL to configuration keys: the path to `check.path`, and the scheme `https` to `check.tls.mode`.
+
+    Implements `BackendKind.read_url`.
+    """
     return ({"check.path": path} if path else {}) | ({"check.tls.mode": "verify"} if scheme == "https" else {})
 
 
@@ -93,7 +96,7 @@ KIND = BackendKind(
     remedies={
         FailureReason.QUERY: "correct check.path or check.status, or read the log of the server",
         FailureReason.ROLE: (
-            "promote a primary, correct prefer, or add the server's value to check.role.primary or replica"
+            "promote a server to primary, correct prefer, or add the server's value to check.role.primary or replica"
         ),
     },
 )

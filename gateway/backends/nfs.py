@@ -119,7 +119,7 @@ class NfsBackend:
 
 
 def _describe_change(first: nfs4.NfsExport, now: nfs4.NfsExport) -> str:
-    """Describe a change of the export that makes existing mounts stale; return an empty string if none does."""
+    """Describe a change of the export that makes existing mounts stale; return an empty string if there is none."""
     if first.fsid != now.fsid:
         return f"the target exports a different file system than before ({first.fsid}, now {now.fsid})"
     return "the target exports a different directory than before" if first.handle != now.handle else ""
@@ -132,7 +132,7 @@ def _read_url(scheme: str, path: str) -> dict[str, str]:
 
 
 def _advice(backends: Sequence[BackendAdviceInput]) -> Iterator[str]:
-    """Warn if `hold` exceeds the kernel's limit, and if several backends use the same NFS server.
+    """Yield a warning for each backend with a `hold` above the kernel's limit, or with another backend's NFS server.
 
     If a host mounts two backends of the same server, its kernel uses one connection for both mounts (RFC 8881,
     section 2.10.5). The traffic of both mounts then passes through the same backend.

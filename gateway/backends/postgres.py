@@ -1,7 +1,7 @@
 """Defines `kind: postgres`. The probe logs in and runs a query, with the non-blocking interface of libpq.
 
 The probe permits only SCRAM authentication (RFC 5802), which also authenticates the server. Over TLS, channel binding
-ties SCRAM to the server's certificate (RFC 5929, tls-server-end-point), so that a man in the middle cannot relay the
+binds SCRAM to the server's certificate (RFC 5929, tls-server-end-point), so that a man in the middle cannot relay the
 login. The probe requires channel binding if it does not verify the certificate. Otherwise channel binding is
 optional, because some connection poolers do not support it.
 

@@ -98,7 +98,8 @@ async def _greet(client: RedisClient, phases: PhaseTimer) -> bool:
     """Send PING. Return whether the server accepts this command without a login.
 
     Raises:
-        UnusableTargetError: The server refuses PING for another reason, for example because it is loading its data.
+        UnusableTargetError: The server refuses PING, but not because of the missing login. For example, the server is
+            still loading its data.
     """
     with phases("greeting"):
         (reply,) = await client.run(("PING",))

@@ -150,9 +150,10 @@ def _row(member: dict[str, Any], counts: Callable[[dict[str, int] | None], str],
 
 
 def _note(member: dict[str, Any], *, wide: bool) -> str:
-    """Return why a gateway does not respond. If it responds, return its first problem and the number of others.
+    """Return the reason why a gateway does not respond, or the problems that the gateway reports.
 
-    If `wide` is true, return all problems, one per line.
+    If `wide` is true, return all problems, one per line. If it is false, return the first problem, and how many
+    further problems there are.
     """
     summary = member["summary"] or {}
     reload = "the last reload failed" if summary.get("reload_successful") is False else ""

@@ -30,7 +30,7 @@ def _service_command(name: str, text: str) -> click.Command:
 
 
 def _named_command(name: str, collection: str, text: str) -> click.Command:
-    """Return a subcommand of `gateway` that sends an admin command for one backend or tunnel to the service.
+    """Return a subcommand of `gateway` that makes the service run an action on one backend or tunnel.
 
     Args:
         name: The name of the command.

@@ -52,7 +52,8 @@ def top(client: ServiceClient, interval: float, count: int | None) -> None:
 class _RateCalculator:
     """Computes the traffic per second from the counters in two consecutive responses of the service.
 
-    After a failed request, the next result contains only zeros, because there is no previous response to compare.
+    After a failed request, the next result contains only zeros, because there is no previous response for the
+    comparison.
     """
 
     def __init__(self, client: ServiceClient) -> None:
@@ -105,8 +106,8 @@ def _row(after: dict[str, Any], before: dict[str, Any], seconds: float) -> tuple
 
     Args:
         after: The counters of the last request.
-        before: The counters of the request before it.
-        seconds: Seconds between these requests.
+        before: The counters of the previous request.
+        seconds: Seconds between the two requests.
     """
 
     def rate(name: str) -> float:

@@ -1,1 +1,1 @@
-"""Opens connections through programs that reach other networks, such as cloud command-line tools."""
+"""Opens connections to other networks through external programs, such as command-line tools of cloud providers."""

@@ -12,7 +12,7 @@ class BackgroundTasks:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self, job: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run a coroutine in a task, and return the task. To get its exceptions, the caller must await the task."""
+        """Run a coroutine in a task, and return the task. The caller must await the task to get its exception."""
         task = asyncio.create_task(job)
         self._tasks.add(task)
         task.add_done_callback(self._on_done)

@@ -59,7 +59,7 @@ class ListeningProcess:
         self.suspect = False
         """Whether the process makes no progress although data waits for it. New clients then use another process."""
         self.retired = False
-        """Whether the process is being stopped, because another process has replaced it and its clients have left."""
+        """Whether the process is being stopped, because another process has replaced it and it has no clients."""
         self._stall_timer = StallTimer()
         self._last_read = self.last_received
         """Monotonic time at which the process was last observed to have read data or accepted a connection."""
@@ -157,10 +157,10 @@ class ListeningProcess:
             self._first = None
 
     def update_stall(self, sockets: LocalPortState, now: float) -> float:
-        """Store the state of the local port, and return for how many seconds a client has waited without progress.
+        """Store the state of the local port. Return for how many seconds clients have waited for this process.
 
-        The process makes progress if it reads data, sends data or accepts a connection. The result is 0 while no
-        client waits for the process.
+        The wait starts again when the process makes progress: it reads data, sends data or accepts a connection. The
+        result is 0 while no client waits.
 
         Args:
             sockets: The current state of the local port.

@@ -61,7 +61,7 @@ def read_local_ports(ports: Mapping[int, str]) -> dict[int, LocalPortState]:
     port. The function blocks, and takes longer on a host with many connections, because the tables are then large.
 
     Args:
-        ports: The address that clients dial (127.0.0.1 or ::1), by TCP port.
+        ports: A mapping from each TCP port to the address that clients dial (127.0.0.1 or ::1).
 
     Raises:
         OSError: A table cannot be read.

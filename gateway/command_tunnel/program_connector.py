@@ -27,7 +27,7 @@ class ProgramConnector(Protocol):
         """Whether a connection is open or is being opened."""
 
     async def start(self) -> None:
-        """Start a process, and wait until the process works. Raises `TunnelError` if it does not work."""
+        """Start a process, and wait until the process works. Raises `TunnelError` if the process fails."""
 
     async def connect(self) -> ByteStream:
         """Return a new connection to the target, which the caller owns. Raises `TunnelError` or `DialError`."""
@@ -39,7 +39,7 @@ class ProgramConnector(Protocol):
             now: Monotonic time in seconds.
 
         Returns:
-            The loopback address that the gateway dials, by port.
+            A mapping from each port to the loopback address that the gateway dials.
         """
 
     def check(self, now: float, ports: Mapping[int, LocalPortState]) -> None:
@@ -47,7 +47,7 @@ class ProgramConnector(Protocol):
 
         Args:
             now: Monotonic time in seconds.
-            ports: The state of the ports from `local_ports`.
+            ports: The state of each port that `local_ports` has returned.
         """
 
     async def close(self) -> None:

@@ -11,7 +11,7 @@ class StallTimer:
         self._since: float | None = None
 
     def update(self, now: float, last_progress: float, *, waits: bool) -> float:
-        """Return the number of seconds for which a client has waited without progress; 0 if no client waits.
+        """Return for how many seconds clients have waited without progress of the program; 0 if no client waits.
 
         Args:
             now: The current time.

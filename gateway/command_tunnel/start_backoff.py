@@ -18,11 +18,11 @@ class StartBackoff:
         self._retry_at = 0.0
 
     def started(self) -> None:
-        """Allow the next attempt immediately. Do not reset the backoff: the next failure leads to a longer delay."""
+        """Record that a process has started. The next attempt is allowed, but a failure leads to a longer delay."""
         self.failure = None
 
     def delivered(self) -> None:
-        """Allow the next attempt immediately, and reset the backoff. Called when the target has sent data."""
+        """Record that the target has sent data: allow the next attempt immediately, and reset the backoff."""
         self.failure, self._backoff = None, Backoff(RECONNECT)
 
     def ended(self, lasted: float) -> None:

@@ -1,4 +1,4 @@
-"""Loads the configuration from a YAML file, environment variables and flags. A `ConfigError` lists all problems."""
+"""Loads the configuration from a YAML file, environment variables and flags. A `ConfigError` lists every problem."""
 
 from gateway.config.loader import ConfigSources, load
 from gateway.config.model import BackendSpec, Config, TunnelSpec

@@ -143,7 +143,7 @@ def _backend(name: str, table: ParsedMapping, decoder: Decoder) -> BackendSpec |
 def _targets(
     table: ParsedMapping, common: CommonBackendOptions, kind: BackendKind, key: str, decoder: Decoder
 ) -> dict[HostPort, tuple[str, ...] | None] | None:
-    """Return the targets of a backend, each with its own `via`, or with None if the target uses the backend's `via`.
+    """Map each target of a backend to its own `via`, or to None if the target uses the backend's `via`.
 
     If any target is invalid, add a problem and return None.
     """

@@ -1,4 +1,4 @@
-"""Lists the targets and tunnel servers that the gateway dials. Blocks while reading the files of tunnels."""
+"""Lists the targets and tunnel servers that the gateway dials. Blocks while it reads the files of tunnels."""
 
 from gateway.config.model import Config, TunnelSpec
 from gateway.contracts.config_types import HostPort
@@ -9,7 +9,7 @@ from gateway.relay.resolver import is_address
 def direct_addresses(config: Config) -> tuple[str, ...]:
     """Return the IP addresses of targets and tunnel servers that the gateway dials without a tunnel.
 
-    Targets and servers with a host name are omitted.
+    Omit each target and server whose host is a name instead of an IP address.
     """
     endpoints = [each for spec in config.backends.values() for each in spec.targets if not spec.paths(each)]
     for spec in config.tunnels.values():
@@ -19,7 +19,7 @@ def direct_addresses(config: Config) -> tuple[str, ...]:
 
 
 def servers_behind_several(config: Config) -> dict[str, tuple[HostPort, ...]]:
-    """Map the name of each tunnel that lists several tunnels in `via` to the servers of that tunnel."""
+    """For each tunnel whose `via` lists several tunnels, map its name to the addresses of its own servers."""
     return {name: tuple(_servers(spec)) for name, spec in config.tunnels.items() if len(spec.via) > 1}
 
 

@@ -10,7 +10,7 @@ _OLD, _NEW = "gateway.workers", "gateway.threads"
 
 
 def replace_deprecated(config: Config, problems: list[ConfigProblem]) -> Config:
-    """Move the value of `gateway.workers` to `gateway.threads`, and return the new configuration. 0 becomes `auto`.
+    """Return a configuration with the value of `gateway.workers` in `gateway.threads`, and with `auto` instead of 0.
 
     Args:
         config: A configuration. If it has problems, it contains only the valid parts.

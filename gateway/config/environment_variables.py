@@ -26,7 +26,7 @@ _SIMILAR = 0.7
 
 
 def setting_names() -> dict[str, tuple[str, ...]]:
-    """Return the path of the key that each flag sets, such as `{"ops-tls-key-file": ("ops", "tls", "key_file")}`.
+    """Map each flag to the path of the key that it sets, such as `{"ops-tls-key-file": ("ops", "tls", "key_file")}`.
 
     For keys of the section `gateway`, the flag has no prefix: `state-dir`, not `gateway-state-dir`.
     """

@@ -42,7 +42,7 @@ class ConfigSources:
         file: A YAML file; None if the configuration has no file.
         tunnels: `NAME=URL` of each `--tunnel`.
         backends: `NAME=URL` of each `--backend`.
-        settings: Values by flag, such as `{"ops-listen": "127.0.0.1:9090"}`.
+        settings: The value of each flag that sets a key, such as `{"ops-listen": "127.0.0.1:9090"}`.
         environment: The environment variables: settings such as `GATEWAY_…`, and the variables to which `${NAME}`
             refers.
         unset: The error message if the file refers to a variable that is not set. `{name}` in the message is replaced
@@ -58,7 +58,7 @@ class ConfigSources:
 
 
 def load(sources: ConfigSources, *, serves: bool = True) -> Config:
-    """Read, merge and check a configuration. Blocks while reading files.
+    """Read, merge and check a configuration. Blocks while it reads files.
 
     Args:
         sources: The sources.
@@ -106,7 +106,10 @@ def load(sources: ConfigSources, *, serves: bool = True) -> Config:
 
 
 def _variables(sources: ConfigSources, text: str) -> tuple[str, ...]:
-    """Return the names of the environment variables that set a key, or to which the file or a URL refers."""
+    """Return the names of the environment variables that the configuration uses.
+
+    These variables set a key, contain the URL of a tunnel or backend, or occur as `${NAME}` in the file or in a URL.
+    """
     used = {variable_of(name) for name in setting_names()}
     urls = [variable for flag in _EXAMPLES for variable in url_variables(sources.environment, flag)]
     used |= {*urls, *references(text), *(name for each in urls for name in references(sources.environment[each]))}
@@ -132,7 +135,7 @@ def _flags(sources: ConfigSources) -> tuple[str, ...]:
 
 
 def _for_display(problems: list[ConfigProblem], redactor: Redactor) -> list[ConfigProblem]:
-    """Redact and sort the problems. If there are more than `_MAX_PROBLEMS`, replace the rest with their number."""
+    """Redact and sort the problems. Return the first `_MAX_PROBLEMS`, and one that says how many more there are."""
     ordered = sorted(problems, key=_order)
     rest = len(ordered) - _MAX_PROBLEMS
     shown = [replace(each, message=redactor.redact(each.message, each.place)) for each in ordered[:_MAX_PROBLEMS]]
@@ -142,7 +145,7 @@ def _for_display(problems: list[ConfigProblem], redactor: Redactor) -> list[Conf
 def _put_setting(
     root: ParsedMapping, path: tuple[str, ...], place: str, text: str, problems: list[ConfigProblem]
 ) -> None:
-    """Set the key at `path` to the value of a flag or variable. In the value of a list, commas separate the items."""
+    """Set the key at `path` to the value of a flag or variable. For a list, split the value at commas."""
     value: ParsedScalar | ParsedSequence = ParsedScalar(place, text or None)
     if is_list(dict(hints_by_key(SECTIONS[path[0]]))[".".join(path[1:])]):
         value = ParsedSequence(place, [ParsedScalar(place, each.strip()) for each in text.split(",") if each.strip()])

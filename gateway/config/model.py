@@ -176,11 +176,11 @@ class BackendSpec:
     sockets: tuple[UnixListener, ...] = ()
     """The unix sockets in `listen` that have further settings, such as `uid`."""
     own_paths: dict[HostPort, tuple[str, ...]] = field(default_factory=dict)
-    """The tunnels of each target that has its own `via`."""
+    """Maps each target that has its own `via` to the tunnels in this `via`."""
     place: str = field(compare=False, default="")
 
     def paths(self, target: HostPort) -> tuple[str, ...]:
-        """Return the tunnels through which the gateway can reach a target; empty if it connects directly."""
+        """Return the tunnels through which the gateway can reach a target; empty for a direct connection."""
         return self.own_paths.get(target, self.via)
 
     @property
@@ -218,4 +218,4 @@ class Config:
     """The IP addresses that the gateway dials without a tunnel. The gateway's Docker networks must not contain these
     addresses. Empty if the configuration has no section `docker`."""
     servers: dict[str, tuple[HostPort, ...]] = field(default_factory=dict, compare=False)
-    """Maps the name of each tunnel that lists several tunnels in `via` to the servers of that tunnel."""
+    """For each tunnel whose `via` lists several tunnels: maps its name to the addresses of its own servers."""

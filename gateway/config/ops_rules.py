@@ -13,7 +13,7 @@ _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?")
 
 
 def ops_problems(ops: OpsSection) -> Iterator[tuple[str, str]]:
-    """Yield each key in the section `ops` whose value is invalid, with a message."""
+    """Yield the key and an error message for each invalid value in the section `ops`."""
     for host in ops.hosts:
         if not _HOST.fullmatch(host):
             yield "hosts", f"{host!r} is not a host name: write only the name, without scheme, port or wildcard"
@@ -30,7 +30,7 @@ def ops_problems(ops: OpsSection) -> Iterator[tuple[str, str]]:
 
 
 def token_advice(fleet: FleetOptions, traces: TracesSection) -> Iterator[tuple[str, str]]:
-    """Yield the key of each token that the gateway would send without encryption, with a message."""
+    """Yield the key and a warning for each token that the gateway would send without encryption."""
     if fleet.token_file is not None and (message := exposed_token(fleet.members)):
         yield "fleet.token_file", message
     url = urlsplit(traces.endpoint or "")
@@ -39,7 +39,7 @@ def token_advice(fleet: FleetOptions, traces: TracesSection) -> Iterator[tuple[s
 
 
 def ops_advice(ops: OpsSection) -> Iterator[tuple[str, str]]:
-    """Yield each key in the section `ops` whose value is insecure, with a message."""
+    """Yield the key and a warning for each insecure value in the section `ops`."""
     if is_loopback(ops.listen.host):
         return
     if not ops.authenticated:

@@ -31,7 +31,7 @@ class ParsedSequence:
 
 @dataclass(frozen=True)
 class ParsedMapping:
-    """A mapping of the parsed configuration. `entries` maps each key to the place of the key and its value."""
+    """A mapping of the parsed configuration. `entries` maps each key to its place and its value."""
 
     place: str
     entries: "dict[str, tuple[str, Tree]]" = field(default_factory=dict)

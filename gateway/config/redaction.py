@@ -38,7 +38,7 @@ class Redactor:
     def redact(self, message: str, place: str) -> str:
         """Replace the values of environment variables in a message with references such as `${NAME}`.
 
-        The suggestion at the end of a message (`did you mean …?`) remains, because it contains only known names.
+        Do not change the suggestion (`did you mean …?`) at the end, because it contains only known names.
 
         Args:
             message: The message.

@@ -149,7 +149,7 @@ def place_of(config: Config, key: str) -> str:
 
 
 def _paths(value: Any, key: str) -> Iterator[tuple[str, Path, str]]:
-    """Yield the dotted key and the path of each file, and the path for messages, without expansion of variables."""
+    """Yield the dotted key, the path, and the path for messages of each file. Messages show unexpanded variables."""
     if isinstance(value, Path):
         yield key, value, str(value)
     elif isinstance(value, Secret) and value.path is not None:

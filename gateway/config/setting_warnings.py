@@ -54,7 +54,7 @@ def _several_resolvers(config: Config, key: str, via: Iterable[str], host: str) 
 
 
 def _no_effect(config: Config) -> Iterator[str]:
-    """Yield a warning for each key that has no effect because another key is missing."""
+    """Yield a warning for each `prefer_way` that has no effect, and for each `check.user` without a password."""
     for name, spec in config.backends.items():
         key = f"backends.{name}"
         if spec.prefer_way != "order" and not spec.has_several_paths:

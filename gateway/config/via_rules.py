@@ -26,7 +26,7 @@ def via_problems(root: ParsedMapping) -> Iterator[ConfigProblem]:
 
 
 def _vias(table: ParsedMapping, key: str) -> Iterator[tuple[str, Tree]]:
-    """Yield the key and the value of each `via` in a tunnel or backend, including the targets of a backend."""
+    """Yield the key and the value of each `via` in a tunnel or backend, including each `via` of a target."""
     if "via" in table.entries:
         yield f"{key}.via", table.entries["via"][1]
     targets = table.entries.get("targets", ("", None))[1]
@@ -81,6 +81,6 @@ def _loops(entries: dict[str, list[_ViaEntry]]) -> Iterator[ConfigProblem]:
 
 
 def _loop(loop: list[str], entries: dict[str, list[_ViaEntry]]) -> ConfigProblem:
-    """Return a problem about a loop of tunnels, with the place of the `via` entry of the first tunnel."""
+    """Return a problem for a loop of tunnels. Its place is the `via` entry of the first tunnel in the loop."""
     place = next(entry.place for entry in entries[loop[0]] if entry.tunnel == loop[1])
     return ConfigProblem(place, f"tunnels.{loop[0]}.via", f"forms a loop: {' → '.join(loop)}: change one via")

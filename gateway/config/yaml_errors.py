@@ -55,5 +55,5 @@ def yaml_error(error: yaml.YAMLError, text: str) -> tuple[int, int, str]:
 
 
 def _without_content(message: str) -> str:
-    """Replace quoted words in a message of PyYAML with `'…'`, because they come from the file and can be secrets."""
+    """Replace quoted words in a message of PyYAML with `'…'`. Such words come from the file, and can be secrets."""
     return re.sub(r"(?<= )(['\"])(?![<\\])[^'\"\s]{2,}\1", "'…'", message)

@@ -47,7 +47,7 @@ def compose(config: Config, host: str | None) -> str:
                 "source": spec.name,
                 "target": f"/mnt/{spec.name}",
                 "read_only": spec.read_only,
-                # Without nocopy, Docker copies files of the image to the share as root, which most servers refuse.
+                # Without `nocopy`, Docker copies files from the image to the share as root. Most servers refuse this.
                 "volume": {"nocopy": True},
             }
             for spec in specs

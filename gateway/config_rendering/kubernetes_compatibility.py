@@ -1,4 +1,4 @@
-"""Checks whether a configuration can run in the Kubernetes pods that `kubernetes_workload.py` renders."""
+"""Checks whether the gateway can run with a configuration in the pods that `gateway render kubernetes` defines."""
 
 import dataclasses
 import re
@@ -25,7 +25,7 @@ _LONGEST_SERVICE_NAME = 63
 
 
 def validate(config: Config, name: str, *, services: bool) -> None:
-    """Check that the rendered manifests can run a configuration.
+    """Check that the rendered manifests can run the gateway with a configuration.
 
     Args:
         config: The configuration.

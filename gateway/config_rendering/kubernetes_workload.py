@@ -21,8 +21,8 @@ from gateway.relay.resolver import is_loopback
 USER = 10001
 """The user ID and group ID of the process in the image."""
 _GRACE = 15
-"""Seconds that a pod has to exit after `shutdown.delay` and `shutdown.drain`, before Kubernetes kills the pod
-(`terminationGracePeriodSeconds`)."""
+"""Seconds by which `terminationGracePeriodSeconds` exceeds the sum of `shutdown.delay` and `shutdown.drain`.
+The gateway can thus exit before Kubernetes kills the pod."""
 _LOW_PORTS = {"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}
 _RESTRICTED = {
     "allowPrivilegeEscalation": False,

@@ -68,14 +68,14 @@ class Link(SocketConnector, Protocol):
     """Defines the interface of links. A link is an open connection into a network, and connects sockets there."""
 
     network: LinkNetworkId
-    """The network of the targets."""
+    """The network in which the link connects to targets."""
 
     async def join(
         self, client: Stream, to: HostPort, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
         """Dial `to`, and forward bytes between the target and `client`.
 
-        No data is read from `client` before the target is connected.
+        The link reads no data from `client` until it has connected to the target.
 
         Args:
             client: A non-blocking stream socket.
@@ -96,7 +96,7 @@ class Link(SocketConnector, Protocol):
         """
 
     async def lost(self) -> TunnelError:
-        """Wait until the link is lost, and return the cause. The error is not `fatal`: the tunnel can be reopened."""
+        """Wait until the link is lost, and return the error, which is not `fatal`: the tunnel can be reopened."""
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class LinkClientListener(Protocol):
     def waiting(self) -> int:
         """Number of accepted clients that the link has neither connected to the target nor returned to the handler.
 
-        The link returns a client that it cannot connect.
+        If the link cannot connect a client to the target, it returns the client to the handler.
         """
 
     @property
@@ -85,7 +85,7 @@ class LinkClientListener(Protocol):
         """
 
     def recall(self) -> None:
-        """Pass all clients that are not connected to the target yet to the handler's `on_returned`."""
+        """Return all clients that the link has not yet connected to the target: call the handler's `on_returned`."""
 
 
 class AcceptedClientHandler(Protocol):
@@ -105,7 +105,7 @@ class AcceptedClientHandler(Protocol):
     def on_served(self, listener: LinkClientListener, clients: ShortConnectionTotals) -> None:
         """Count clients that the link connected to the target, and whose connections ended after a few milliseconds.
 
-        The link does not call `on_joined` for these clients. The listener can use their permits again.
+        The link does not call `on_joined` for these clients. The listener can use the permits of these clients again.
         """
 
     def on_returned(self, listener: LinkClientListener, client: Stream, seconds: float, *, abandoned: bool) -> None:
@@ -119,7 +119,7 @@ class AcceptedClientHandler(Protocol):
         """
 
     def on_stopped(self, listener: LinkClientListener, *, failed: bool) -> None:
-        """Accept further clients without the link, because the listener accepts no more clients.
+        """Accept further clients without the link, because the listener has permanently stopped accepting clients.
 
         Args:
             listener: The listener.
@@ -146,7 +146,7 @@ class ListeningLink(Protocol):
 
         Args:
             rule: The sockets, the target, and the allowed clients.
-            permits: Number of clients to accept. `LinkClientListener.permit` increases this number.
+            permits: Maximum number of clients to accept. `LinkClientListener.permit` increases this number.
             handler: Receives the clients.
 
         Returns:

@@ -22,8 +22,8 @@ class TracedPhase(NamedTuple):
 
     Args:
         name: `HOLD`, `DIAL` or `CHANNEL`.
-        began: Nanoseconds since the epoch.
-        ended: Nanoseconds since the epoch.
+        began: The beginning, in nanoseconds since the epoch.
+        ended: The end, in nanoseconds since the epoch.
     """
 
     name: str
@@ -72,14 +72,14 @@ class ConnectionSpanData:
         trace: The times of the connection. All phases have ended.
         ended: The end of the connection, in nanoseconds since the epoch.
         backend: The name of the backend.
-        ending: A `CloseReason`, `not_connected` or `refused`.
+        ending: How the connection ended: a `CloseReason`, `not_connected` or `refused`.
         reason: Why the client was refused, or could not be connected to a target. None if it was connected.
         tunnel: The name of the tunnel to the target. None if the connection was direct, or if `target` is None.
         target: The target; None if the client was not connected to a target.
         client: The IP address of the client; None if it is not known.
         consumer: The client's container or application; None if it is not known.
-        to_backend: Bytes from the client.
-        from_backend: Bytes to the client.
+        to_backend: Number of bytes that the client sent.
+        from_backend: Number of bytes sent to the client.
     """
 
     trace: ConnectionPhaseRecorder

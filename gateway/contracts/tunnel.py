@@ -1,4 +1,4 @@
-"""Defines the interface of tunnels."""
+"""Defines the interface of tunnels, which provide links into remote networks."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager

@@ -111,7 +111,7 @@ class ServerProcess:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - it only calls prctl
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - the function only calls prctl
                 user=self._user,
                 env=self._environment,
                 cwd="/",

@@ -1,1 +1,1 @@
-"""Manages Docker networks and the attachments of containers to them, and identifies clients by container."""
+"""Manages Docker networks, attaches containers to them, and determines which container opened a connection."""

@@ -14,7 +14,8 @@ _MAX_ADDRESS_FAILURES = 3
 """Number of failed requests for the gateway's previous address after which the gateway requests another address. One
 failure is not sufficient, because a slow swarm manager can also cause a failure."""
 PREREQUISITES = (ActionKind.CREATE_NETWORK, ActionKind.CREATE_VOLUME, ActionKind.RECREATE_VOLUME)
-"""Kinds of actions that prepare a network or volume. Other actions on the same object wait until these succeed."""
+"""Kinds of actions that prepare a network or volume. Other actions on the same network or volume wait until these
+actions succeed."""
 
 
 class ActionFailures:
@@ -22,22 +23,22 @@ class ActionFailures:
 
     def __init__(self) -> None:
         self._failed: dict[tuple[str, str], tuple[Backoff, float, EngineError]] = {}
-        """The backoff, the time of the next attempt and the last error, by the action's key."""
+        """For the key of each failed action: its backoff, the time of its next attempt, and its last error."""
         self._address_failures: dict[tuple[str, tuple[str, ...]], int] = {}
-        """Number of failed requests for addresses, by the network and the requested addresses."""
+        """For each network and the addresses requested on it: the number of requests that failed."""
         self.refused: dict[str, frozenset[str]] = {}
-        """Addresses that the engine refused to assign to the gateway, by network."""
+        """For each network: the addresses that the engine refused to assign to the gateway."""
 
     def failed(
         self, action: PlannedAction, error: EngineError, now: float, previous: Mapping[str, tuple[str, ...]]
     ) -> bool:
-        """Record a failure. Return False if the previous failure of the same action had the same error message.
+        """Record that an action failed. Return False if the action's previous failure had the same error message.
 
         Args:
             action: The failed action.
             error: The error.
             now: The current time.
-            previous: The gateway's previous addresses, by network.
+            previous: For each network, the gateway's previous addresses.
         """
         if action.addresses and error.may_be_address:
             self._count_address_failure(action, previous, certain=error.blocked is AttachmentObstacle.ADDRESS_REFUSED)
@@ -47,9 +48,9 @@ class ActionFailures:
         return before is None or str(error) != str(before[2])
 
     def succeeded(self, action: PlannedAction) -> None:
-        """Remove the recorded failures of an action, and of the actions that depend on it.
+        """Remove the recorded failures of an action that succeeded, and of the actions that depend on it.
 
-        The dependent actions can then be attempted without waiting for their backoff.
+        The gateway can then attempt the dependent actions without waiting for their backoff.
         """
         self._failed.pop(action.key, None)
         if action.verb in PREREQUISITES:
@@ -65,11 +66,11 @@ class ActionFailures:
         return action.key in self._failed
 
     def not_before(self, action: PlannedAction) -> float:
-        """Return the time of the next attempt, or 0 if it is due now."""
+        """Return the earliest time of an action's next attempt; 0 if its last attempt did not fail."""
         return self._failed[action.key][1] if action in self else 0.0
 
     def lines(self) -> list[str]:
-        """Return a message for each current failure."""
+        """Return a message for each action whose last attempt failed."""
         return [f"{'/'.join(filter(None, key))}: {error}" for key, (_, _, error) in self._failed.items()]
 
     def fails_with_any_address(self, action: PlannedAction) -> bool:
@@ -80,10 +81,12 @@ class ActionFailures:
     def with_failure(
         self, attachment: DesiredAttachmentStatus, networks: Mapping[str, NetworkOptions]
     ) -> DesiredAttachmentStatus:
-        """Add the current failure to the status of an attachment. Without a failure, return the status unchanged.
+        """If the last action on a pending attachment failed, return its status as blocked, with the error.
+
+        In all other cases, return the status unchanged.
 
         Args:
-            attachment: The status.
+            attachment: The status of the attachment.
             networks: The configured networks.
         """
         error = self._last_error(attachment.network, attachment.container_id)

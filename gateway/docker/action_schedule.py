@@ -14,7 +14,7 @@ class ActionSchedule:
     """Determines when planned actions are due. Does no I/O; times are monotonic, in seconds.
 
     Args:
-        starter: Starts containers. An action whose attempt is in progress is not due.
+        starter: Starts containers. While it starts the container of an action, this action is not due.
         failures: The failed actions, which are retried with backoff.
         attempts: The attempts to start containers, which are repeated with backoff.
     """
@@ -39,14 +39,14 @@ class ActionSchedule:
         return max(again, self._failures.not_before(action))
 
     def waits(self, actions: Iterable[PlannedAction], now: float) -> list[float]:
-        """Return the seconds until the next attempt of each action that is not due yet."""
+        """Return, for each action that waits for its next attempt, the seconds until this attempt."""
         return [at - now for each in actions if 0 < (at := self.not_before(each)) < math.inf]
 
     def completed_starts(self, requested: Iterable[str], observed: EngineSnapshot, now: float) -> set[str]:
         """Return the containers in `requested` whose start is complete: they run, or they were removed.
 
         Args:
-            requested: IDs of the containers whose start the gateway has requested, from the ownership record.
+            requested: IDs, from the ownership record, of the containers that the gateway asked the engine to start.
             observed: The snapshot.
             now: The time.
         """

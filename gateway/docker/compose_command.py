@@ -1,4 +1,4 @@
-"""Builds the `docker compose` command for the project of an existing container, from its labels. Does no I/O."""
+"""Builds a `docker compose` command from the labels that Compose set on an existing container. Does no I/O."""
 
 from collections.abc import Iterable, Mapping
 
@@ -8,17 +8,17 @@ FILES = "com.docker.compose.project.config_files"
 FOLDER = "com.docker.compose.project.working_dir"
 ENVIRONMENT = "com.docker.compose.project.environment_file"
 COMPOSE_LABELS = (PROJECT, SERVICE, FILES, FOLDER, ENVIRONMENT)
-"""The labels whose values become part of the command. The values are untrusted: the container's creator sets them."""
+"""The labels whose values become part of the `docker compose` command. The values are untrusted: the
+container's creator sets them."""
 
 
 def compose_command(
     labels: Mapping[str, str], *, client: str = "docker", overrides: Iterable[str] = ()
 ) -> tuple[str, ...]:
-    """Return the arguments of `docker compose` with the project's options, without a subcommand.
+    """Return a `docker compose` command with the options of a container's project, but without a subcommand.
 
     The options include the project directory and the environment files. Without these options, Compose would resolve
-    relative paths and variables differently, and create a different container. The arguments are not quoted for a
-    shell.
+    relative paths and variables differently, and create a different container. The words are not quoted for a shell.
 
     Args:
         labels: The labels of a container.
@@ -26,8 +26,8 @@ def compose_command(
         overrides: Paths of Compose files to merge after the project's own files.
 
     Returns:
-        The arguments; empty if Compose did not create the container, or if Compose read a project file from standard
-        input.
+        The words of the command; empty if Compose did not create the container, or if Compose read a project file
+        from standard input.
     """
     files = _paths(labels, FILES)
     if PROJECT not in labels or SERVICE not in labels or not files or "-" in files:

@@ -12,7 +12,7 @@ from gateway.docker.snapshot import RUNNING, Container, EngineSnapshot
 _SPOOFING = {"NET_RAW", "NET_ADMIN"}
 """Capabilities with which a container can spoof its source address (capabilities(7))."""
 _DEFAULTS = {"NET_RAW"}
-"""The capabilities of `_SPOOFING` that Docker grants by default."""
+"""The capabilities in `_SPOOFING` that Docker grants by default."""
 _MAX_NAMES = 5
 
 
@@ -66,7 +66,7 @@ def spoofing(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
     by_network: dict[str, list[tuple[Container, Container]]] = {}
     for container in observed.containers:
         if not is_gateway(desired, observed, container) and container.state in RUNNING:
-            # A container that joins another container's network namespace has the addresses of that container.
+            # A container that joins the network namespace of another container has the other container's addresses.
             base = observed.base(container) or container
             for name in base.endpoints:
                 if name not in ("host", "none") and (sources is None or name in sources):
@@ -92,8 +92,9 @@ def spoofing(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
 
 
 def is_gateway(desired: DesiredState, observed: EngineSnapshot, container: Container) -> bool:
-    """Return whether a container is the gateway's own container, according to its ID or its aliases.
+    """Return whether a container is the gateway's own container, according to the container's ID or aliases.
 
-    The aliases are necessary because `gateway audit` cannot find the ID if it runs outside the gateway's container.
+    The aliases are necessary because `gateway audit` cannot find the ID if the command runs outside the
+    gateway's container.
     """
     return container.id == observed.own or desired.is_gateway(container)

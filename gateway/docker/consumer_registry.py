@@ -66,7 +66,9 @@ def client_networks(observed: EngineSnapshot, options: DockerOptions) -> Abstrac
 
 
 class ConsumerRegistry:
-    """Finds the consumer that has a source address. The reconciler calls `update` after each snapshot.
+    """Finds the consumer (a container that uses backends) that has a given source address.
+
+    The reconciler calls `update` after each snapshot.
 
     Args:
         request_snapshot: Called to request an immediate snapshot of the engine.
@@ -74,7 +76,7 @@ class ConsumerRegistry:
 
     def __init__(self, request_snapshot: Callable[[], None]) -> None:
         self.local: dict[str, Consumer] = {}
-        """The consumers of this engine, by address. Those of other swarm nodes are not included."""
+        """For each address: the consumer on this engine. Consumers on other swarm nodes are not included."""
         self._remote: dict[str, Consumer] = {}
         self._by_address: dict[str, Consumer] = {}
         self._request_snapshot = request_snapshot
@@ -82,7 +84,7 @@ class ConsumerRegistry:
         self._forgotten: dict[str, float] = {}
         self._updated = asyncio.Event()
         self.watchers: list[Callable[[dict[str, Consumer]], None]] = []
-        """Functions that are called when consumers change. Their argument contains all consumers, by address."""
+        """Functions that the registry calls when consumers change. The argument maps each address to its consumer."""
 
     def update(
         self,
@@ -93,13 +95,13 @@ class ConsumerRegistry:
         *,
         strict: bool = False,
     ) -> None:
-        """Replace the consumers of this engine.
+        """Replace the consumers of this engine with the running containers of a snapshot.
 
         Args:
             containers: The containers in the snapshot.
             began: When the snapshot began, in monotonic seconds. Containers that `forget` removed after that time are
                 not added again.
-            networks: The networks on which clients connect, see `client_networks`; None for all networks.
+            networks: The networks whose addresses identify containers, see `client_networks`; None for all networks.
             grants: The rules in `docker.grants`.
             strict: `gateway.strict`: whether containers are admitted only by rules in `docker.grants`, not by labels.
         """
@@ -115,17 +117,19 @@ class ConsumerRegistry:
         self._replace({**self._remote, **self.local})
 
     def update_remote(self, consumers: dict[str, Consumer]) -> None:
-        """Replace the consumers of other nodes. Consumers of this engine with the same address take precedence.
+        """Replace the consumers of other swarm nodes.
+
+        If a consumer of this engine and one of another node have the same address, keep the consumer of this engine.
 
         Args:
-            consumers: The consumers of all other nodes, by address.
+            consumers: For each address, the consumer on another node.
         """
         if consumers != self._remote:
             self._remote = consumers
             self._replace({**self._remote, **self.local})
 
     def consumers(self) -> set[Consumer]:
-        """Return all consumers."""
+        """Return all consumers, on this engine and on other swarm nodes."""
         return set(self._by_address.values())
 
     def _replace(self, consumers: dict[str, Consumer]) -> None:
@@ -145,7 +149,7 @@ class ConsumerRegistry:
             self._replace({address: each for address, each in self._by_address.items() if each.id != container_id})
 
     def lookup(self, address: str) -> Consumer | None:
-        """Return the consumer with this address; None if no known consumer has it."""
+        """Return the consumer with this address; None if no known consumer has the address."""
         return self._by_address.get(address)
 
     def recently_unknown(self, address: str) -> bool:

@@ -17,13 +17,13 @@ _KEPT = 200
 
 
 def record_event(event: Mapping[str, Any], attempts: StartAttempts, requested: Collection[str]) -> None:
-    """Record a container's start or removal, or a signal from another client of the engine. Ignore other events.
+    """Record an event if it is a container's start or removal, or a signal from another client of the engine.
 
     Args:
         event: The event.
         attempts: Stores the recorded signals.
         requested: IDs of the containers that the gateway is starting. Signals to these containers are not recorded,
-            because the gateway's own restart of a container causes them.
+            because the gateway itself causes them when it restarts a container.
     """
     actor, action = event.get("Actor", {}), event.get("Action")
     container = str(actor.get("ID", ""))
@@ -37,7 +37,7 @@ def record_event(event: Mapping[str, Any], attempts: StartAttempts, requested: C
 async def record_past_events(
     engine: EngineClient, attempts: StartAttempts, requested: Collection[str], within: float
 ) -> tuple[float, float]:
-    """Record the past events that the engine has kept.
+    """Read the past events that the engine still stores, and record them.
 
     The events show which containers another client has begun to stop. The gateway must not restart these containers.
 

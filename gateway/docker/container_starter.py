@@ -24,9 +24,9 @@ class ContainerStarter:
     """Starts unavailable containers (see `UnavailableContainer`) in background tasks.
 
     Args:
-        execute: Executes an action on a connection, and returns whether it succeeded.
+        execute: Executes an action on a connection, and returns whether the action succeeded.
         failed: Called with the error if the gateway cannot inspect a container before its start.
-        ended: Called with the ID of a container after each attempt.
+        ended: Called with the ID of a container after each attempt to start the container.
         permits: Returns whether an action is still allowed. Called immediately before each start, because a start can
             wait until other starts have completed.
     """
@@ -43,13 +43,16 @@ class ContainerStarter:
         self._ended = ended
         self._permits = permits
         self._tasks: dict[str, asyncio.Task[bool]] = {}
-        """The tasks by container ID."""
+        """For each container ID: the task that starts the container."""
         self._gate = asyncio.Semaphore(_PARALLEL)
         self.requested: set[str] = set()
         """IDs of the containers that the gateway has asked the engine to start, and that are not started yet."""
 
     def start(self, engine: EngineClient, action: PlannedAction) -> "asyncio.Task[bool]":
-        """Start or restart a container, on a separate connection. The task returns whether the container started."""
+        """Return a task that starts or restarts a container on a separate connection.
+
+        The result of the task is whether the container started.
+        """
         task = self._tasks[action.container_id] = asyncio.ensure_future(self._run(engine, action))
         return task
 
@@ -64,7 +67,7 @@ class ContainerStarter:
             self._tasks.pop(key).result()
 
     async def cancel(self) -> None:
-        """Cancel all attempts, and close their connections. The engine then aborts the starts in progress."""
+        """Cancel all attempts to start containers, and close their connections. The engine then aborts the starts."""
         tasks = list(self._tasks.values())
         self._tasks = {}
         for task in tasks:
@@ -98,7 +101,7 @@ class ContainerStarter:
 
 
 async def _is_due(engine: EngineClient, action: PlannedAction) -> bool:
-    """Return whether the container was neither started, stopped nor removed since the action was planned.
+    """Return False if the container was started, stopped or removed after the action was planned; otherwise True.
 
     Raises:
         EngineError: The engine did not respond.

@@ -31,16 +31,16 @@ class DesiredState:
         strict: `gateway.strict`: whether containers are admitted only by rules in `docker.grants`, not by labels.
         configured: The original networks, if `expand_projects` has replaced networks in `options` with the networks
             of projects; otherwise empty.
-        claimed: The gateway's previous addresses, by network.
-        refused: The addresses that the engine refused, by network.
+        claimed: For each network, the gateway's previous addresses.
+        refused: For each network, the addresses that the engine refused to assign to the gateway.
         direct: Addresses that the gateway connects to without a tunnel. The subnet of a new network must not contain
             them.
-        mount_addresses: The addresses at which the engine's host mounts volumes.
+        mount_addresses: The addresses that the engine's host connects to when it mounts volumes.
         usable: The backends that serve clients now; None in commands that run without the service.
         given_up: The containers that are not started again after too many failed starts; see `StartAttempts`.
         restarted: Containers that need no restart. Each item contains the ID of a container, and the last start of
             the owner of the container's network namespace; see `StartAttempts.restarted` and `Plan.later_starts`.
-        interrupted: The requested starts to which the engine has not responded, by container ID.
+        interrupted: For each container ID, the requested start, if the engine has not responded to the request.
         namespaces: IDs of the containers whose network namespace other containers share, from `Plan.namespaces` of
             the previous plan.
         signals: The signals that other clients of the engine sent to each container, see `StartAttempts`.
@@ -68,7 +68,7 @@ class DesiredState:
 
     @property
     def networks(self) -> Mapping[str, NetworkOptions]:
-        """The networks by their configured names, which labels and rules use."""
+        """For the configured name of each network, its options. Labels and rules use the configured names."""
         return self.configured or self.options.networks
 
     def configured_name(self, name: str) -> str:

@@ -25,14 +25,14 @@ class DetachLimiter:
         return max(0, self._most - len(self._taken))
 
     def record(self, count: int, now: float) -> None:
-        """Count detached endpoints."""
+        """Record that `count` endpoints were detached at the time `now`."""
         self._taken.extend([now] * count)
 
     def admit(self, actions: Sequence[PlannedAction], now: float) -> tuple[list[PlannedAction], list[PlannedAction]]:
         """Split actions into those that the limit allows now and those that must wait.
 
-        If nothing was detached in the window, one action may exceed the limit. An action that detaches more endpoints
-        than the limit would otherwise wait forever.
+        If nothing was detached in the window, one action may exceed the limit. Without this rule, an action that
+        detaches more endpoints than the limit would wait forever.
         """
         left = self.remaining(now)
         may: list[PlannedAction] = []
@@ -46,7 +46,7 @@ class DetachLimiter:
         return may, held
 
     def wait_time(self, now: float) -> float:
-        """Return the number of seconds until the oldest detachment leaves the window; 0 if there is none."""
+        """Return the seconds until the oldest detachment leaves the window; 0 if the window has no detachments."""
         self._forget(now)
         return self._taken[0] + self._window - now if self._taken else 0.0
 

@@ -1,4 +1,4 @@
-"""Executes one planned action, such as attaching a container, by requests to the engine."""
+"""Sends to the engine the requests that execute one planned action, such as attaching a container."""
 
 from collections.abc import Awaitable
 

@@ -82,10 +82,10 @@ class EngineClient:
         await self._request("_ping", versioned=False)
 
     async def get(self, path: str, *, versioned: bool = True, **params: Any) -> Any:
-        """Return the response to a GET.
+        """Send a GET request, and return the response.
 
         Args:
-            path: The path below the API version.
+            path: The path without the API version.
             versioned: Whether to prefix the path with the negotiated API version.
             params: The query parameters.
 
@@ -95,7 +95,7 @@ class EngineClient:
         return await self._request(path, params=params, versioned=versioned)
 
     async def post(self, path: str, body: Any = None, **params: Any) -> Any:
-        """Return the response to a POST.
+        """Send a POST request, and return the response.
 
         Raises:
             EngineError: The request failed. The error contains the engine's message.
@@ -103,7 +103,7 @@ class EngineClient:
         return await self._request(path, "POST", body=body, params=params)
 
     async def post_start(self, path: str) -> None:
-        """Send a POST that starts a container, and wait for the response as long as the engine responds to pings.
+        """Send a POST request that starts a container. Wait for the response while the engine responds to pings.
 
         Raises:
             EngineError: The request failed, the engine did not respond to a ping, or the start took over an hour.
@@ -122,7 +122,7 @@ class EngineClient:
         return self._connect_again()
 
     async def delete(self, path: str, **params: Any) -> Any:
-        """Return the response to a DELETE.
+        """Send a DELETE request, and return the response.
 
         Raises:
             EngineError: The request failed. The error contains the engine's message.
@@ -132,7 +132,7 @@ class EngineClient:
     async def events(
         self, since: float, kinds: tuple[str, ...], until: float | None = None
     ) -> AsyncIterator[dict[str, Any]]:
-        """Yield every event of these kinds, until the engine closes the stream or does not respond to a ping.
+        """Yield each event about objects of these kinds, until the engine closes the stream.
 
         Args:
             since: The time of the first event to yield, in seconds since the epoch. It can be in the past.
@@ -140,7 +140,7 @@ class EngineClient:
             until: The time of the last event to yield, in seconds since the epoch; None to yield events without end.
 
         Raises:
-            EngineError: The connection failed.
+            EngineError: The connection failed, or the engine did not respond to a ping.
         """
         params = {"since": f"{since:.9f}", "filters": json.dumps({"type": list(kinds)})}
         if until is not None:

@@ -21,7 +21,7 @@ class TunnelHttpConnector(aiohttp.BaseConnector):
     """An aiohttp connector that connects to an engine through a tunnel.
 
     Args:
-        dial: Returns a connected socket.
+        dial: Connects to the engine through the tunnel, and returns the socket.
         ssl_context: The TLS context; None for a connection without TLS.
         host: The host name that the certificate must be valid for.
     """

@@ -21,7 +21,7 @@ class EngineEventHandler:
     """Reads the events of one engine. Immediately removes outdated data about containers, and requests a snapshot.
 
     Args:
-        inspections: The cached inspections. When a container starts, its last start is removed from the cache.
+        inspections: The cached inspections. When a container starts, the handler removes its cached last start.
         registry: Maps addresses to containers. The handler removes containers that exit or leave a network.
         revivals: Records the signals that other clients of the engine send to containers.
         requested: IDs of the containers that the gateway is starting. Signals to these containers are not recorded.
@@ -70,10 +70,10 @@ class EngineEventHandler:
             self.changed.set()
 
     async def wait(self, at_most: float, watching: "asyncio.Task[None]") -> None:
-        """Wait for a change. Then wait until 0.2 s pass without a further change, for at most 2 s.
+        """Wait until an event requires a reconciliation. Then wait for 0.2 s without such an event, but at most 2 s.
 
         Args:
-            at_most: The maximum time to wait for a change, in seconds.
+            at_most: The maximum time to wait for the first event, in seconds.
             watching: The task that runs `watch`. If this task ends, return immediately.
         """
         change = asyncio.ensure_future(self.changed.wait())

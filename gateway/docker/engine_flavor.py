@@ -13,7 +13,7 @@ class EngineFlavor:
     Args:
         name: The name of the implementation, for messages.
         oldest: The oldest API version that the gateway supports.
-        release: The first release with this API version, for messages.
+        release: The first release of the implementation with the API version `oldest`, for messages.
         has_swarm: Whether the implementation supports swarms, and therefore overlay networks and services.
         lists_aliases: Whether the list of containers contains aliases but no network modes (Podman). Docker's list
             contains network modes but no aliases. An inspection always contains both.
@@ -66,10 +66,10 @@ _COMPONENT = "Podman Engine"
 
 
 def flavor(version: Mapping[str, Any]) -> EngineFlavor:
-    """Return the implementation of an engine, from its response to `/version`.
+    """Return whether an engine is Docker Engine or Podman, as an `EngineFlavor`.
 
     Args:
-        version: The response to `/version`.
+        version: The engine's response to `/version`.
     """
     components = version.get("Components") or ()
     return PODMAN if any(each.get("Name") == _COMPONENT for each in components) else DOCKER

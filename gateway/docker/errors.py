@@ -52,7 +52,10 @@ class EngineError(GatewayError):
 
     @property
     def may_be_address(self) -> bool:
-        """Whether the engine may have refused an address. Swarm managers report a refused address as a timeout."""
+        """Whether the error may mean that the engine refused an address.
+
+        Swarm managers report a refused address as a timeout.
+        """
         return self.blocked is AttachmentObstacle.ADDRESS_REFUSED or "attaching to network failed" in self.message
 
 

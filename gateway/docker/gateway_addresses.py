@@ -15,13 +15,13 @@ _MAX_CANDIDATES = 1 << 16
 
 
 def range_for_others(subnet: IpNetwork) -> IpNetwork | None:
-    """Return the range for all containers except the gateway's (`--ip-range`): the upper half of a subnet.
+    """Return the upper half of a subnet: the range from which other containers get addresses (`--ip-range`).
 
     Args:
         subnet: The network's subnet.
 
     Returns:
-        None if the subnet is too small for a separate range.
+        The range; None if the subnet is too small for a separate range.
     """
     if subnet.max_prefixlen - subnet.prefixlen < _MIN_HOST_BITS:
         return None
@@ -100,7 +100,7 @@ def _first(
 
 def _candidates(subnet: IpNetwork, inner: IpNetwork, instance: str) -> Iterable[str]:
     """Yield the addresses of `subnet` outside `inner`, starting at an address that is derived from `instance`."""
-    # Both subnets have the same IP version, see `_divided`.
+    # `subnet` and `inner` have the same IP version, see `_divided`.
     blocks: Iterable[IpNetwork] = subnet.address_exclude(inner)  # type: ignore[arg-type]
     block = max(blocks, key=lambda each: each.num_addresses)
     # Skip three addresses, which can be the network address, the engine's gateway address and the broadcast address.

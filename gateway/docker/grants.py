@@ -12,7 +12,7 @@ SWARM_SERVICE = "com.docker.swarm.service.name"
 
 @dataclass(frozen=True)
 class GrantedAccess:
-    """The access of a container or service: the backends and aliases of all grants that match it.
+    """The backends and aliases that a container or service gets from all the grants that match it.
 
     Args:
         backends: The backends that the container or service is allowed to use.
@@ -24,7 +24,7 @@ class GrantedAccess:
 
 
 def granted(grants: Iterable[Grant], name: str | None, labels: Mapping[str, str]) -> GrantedAccess | None:
-    """Return the backends and aliases that grants allow a container or service; None if no grant matches.
+    """Return the backends and aliases that grants allow a container or service to use; None if no grant matches.
 
     Args:
         grants: The rules in `docker.grants`.

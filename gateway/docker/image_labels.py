@@ -34,7 +34,7 @@ class ImageLabelCache:
 
     def __init__(self) -> None:
         self._labels: dict[str, Mapping[str, str] | None] = {"": None}
-        """The labels by the image's ID; None if the image was removed."""
+        """For each image ID: the labels of the image; None if the image was removed."""
 
     def retain(self, ids: set[str]) -> None:
         """Remove all images except those in `ids` from the cache."""
@@ -46,7 +46,7 @@ class ImageLabelCache:
         """Split a container's labels into those that the gateway evaluates and those that it ignores, see `split`.
 
         Args:
-            engine: The engine, for an image that is not in the cache.
+            engine: The engine, to inspect the image if the cache does not contain it.
             listed: The container, as the engine lists it.
 
         Raises:

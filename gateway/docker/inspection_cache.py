@@ -61,27 +61,29 @@ class InspectionCache:
         self._found: dict[str, Inspection] = {}
         self._aliases: dict[str, frozenset[str]] = {}
         self._starts: dict[str, tuple[float, LastStart]] = {}
-        """The last start at the last inspection, and the monotonic time of that inspection, by container ID."""
+        """For each container ID: the container's last start, and the monotonic time at which it was inspected."""
         self._locked: dict[str, float] = {}
-        """The monotonic time at which an inspection of the container timed out or failed, by container ID."""
+        """For each container ID: the monotonic time at which an inspection of the container timed out or failed."""
         self._problems: dict[str, str] = {}
-        """Why the engine could not inspect a container at the last attempt, by container ID; see `problem`."""
+        """For each container ID: why the last inspection of the container failed; see `problem`."""
         self._idle: frozenset[str] = frozenset()
         self._starting: frozenset[str] = frozenset()
         self._left = 0.0
         """How long, in seconds, the current snapshot may still wait for inspections of locked containers."""
 
     def begin(self, idle: Collection[str], starting: Collection[str]) -> None:
-        """Begin a snapshot.
+        """Prepare the cache for a new snapshot.
 
         Args:
-            idle: Containers that do not run. They can be locked, because the engine might be starting them.
-            starting: The containers that the gateway is starting now. They are not inspected.
+            idle: IDs of containers that do not run. They can be locked, because the engine might be starting them.
+            starting: IDs of the containers that the gateway is starting now. They are not inspected.
         """
         self._idle, self._starting, self._left = frozenset(idle), frozenset(starting), _MAX_LOCKED
 
     def is_locked(self, container: str) -> bool:
-        """Return whether the container is locked: the engine does not respond to inspections, for example at a start.
+        """Return whether a container is locked, so that the engine does not respond to inspections of the container.
+
+        For example, the engine locks a container while it starts the container.
 
         The cached values of a locked container can be outdated.
         """
@@ -179,8 +181,8 @@ class InspectionCache:
         except EngineError as error:
             if error.kind is EngineErrorKind.NOT_FOUND:
                 return None
-            # With Docker, an error about one container must not prevent a snapshot of the others. With Podman, raise
-            # the error: without the inspection, the gateway would not know the container's network mode.
+            # With Docker, an error about one container must not prevent a snapshot of other containers. With Podman,
+            # raise the error: without the inspection, the gateway would not know the container's network mode.
             if error.kind not in (EngineErrorKind.FAILED, EngineErrorKind.TIMEOUT) or engine.flavor is not DOCKER:
                 raise
             self._lock(container, began, error.message if error.kind is EngineErrorKind.FAILED else "")
@@ -245,7 +247,7 @@ def signal_number(text: str) -> int:
 
 
 def epoch(text: str) -> float:
-    """Convert a time from the engine (RFC 3339) to seconds since the epoch; 0 if it is not a valid time."""
+    """Convert a time from the engine (RFC 3339) to seconds since the epoch; 0 if `text` is not a valid time."""
     try:
         at = datetime.fromisoformat(text).timestamp()
     except ValueError:

@@ -11,7 +11,7 @@ from gateway.docker.options import AttachRule
 
 KEYS = ("enable", "backends", "network", "aliases", "on-stop", "instance", "revive")
 MANAGED_BY, INSTANCE, SPEC_HASH = "managed-by", "instance", "spec-hash"
-"""Labels of networks and volumes that the gateway creates."""
+"""Labels that the gateway sets when it creates a network or volume."""
 _TRUE = {"true", "1", "yes", "on"}
 _FALSE = {"false", "0", "no", "off", ""}
 _CLOSE = 0.75
@@ -57,7 +57,7 @@ def read(
         prefix: The prefix of the gateway's labels.
         instance: This gateway's name. Labels that name another gateway contain no request to this gateway.
         backends: The configured backends.
-        granted: Whether a grant matches. The container or service then needs no label `enable`.
+        granted: Whether a grant matches the container or service, which then needs no label `enable`.
     """
     mine = _ours(labels, prefix)
     if mine.get("instance", instance) != instance:
@@ -132,8 +132,8 @@ def _key_errors(mine: Mapping[str, str], prefix: str, *, takes_part: bool) -> It
     Args:
         mine: The labels with the gateway's prefix, without the prefix.
         prefix: The prefix.
-        takes_part: Whether the container has opted in. If so, each unknown label is an error. If not, unknown labels
-            can belong to another program, and only labels that resemble a known label are errors.
+        takes_part: Whether the container requests access to backends. If so, each unknown label is an error. If not,
+            unknown labels can belong to another program, and only labels that resemble a known label are errors.
     """
     for key in sorted(mine.keys() - KEYS):
         # Limit the length, because the creator of a container could make the comparison slow with long keys.
@@ -156,7 +156,10 @@ def _similar(name: str, known: Collection[str]) -> str:
 
 
 def by_rules(name: str, labels: Mapping[str, str], rules: Iterable[AttachRule]) -> RequestedAccess | None:
-    """Return the request of the first matching rule in `docker.attach`; None if no rule matches."""
+    """Return the access that the first matching rule in `docker.attach` requests for a container.
+
+    Return None if no rule matches the container.
+    """
     for rule in rules:
         named = not rule.names or any(fnmatch.fnmatchcase(name, pattern) for pattern in rule.names)
         if named and all(_has(labels, label) for label in rule.labels) and (rule.names or rule.labels):
@@ -165,11 +168,11 @@ def by_rules(name: str, labels: Mapping[str, str], rules: Iterable[AttachRule]) 
 
 
 def with_grants(request: RequestedAccess, given: GrantedAccess, *, explicit: bool) -> RequestedAccess:
-    """Return a copy of the request. An empty list of backends or aliases is replaced with the list of the grants.
+    """Return a copy of a request. If its list of backends or aliases is empty, use the list that the grants allow.
 
     Args:
         request: The requested access.
-        given: The access by grants.
+        given: The access that the grants allow.
         explicit: Whether the label `enable` is set. If so, an empty list of backends means all backends, and the
             backends of the grants are not used.
     """
@@ -180,11 +183,13 @@ def with_grants(request: RequestedAccess, given: GrantedAccess, *, explicit: boo
 def only_granted(
     request: RequestedAccess, given: GrantedAccess | None, closed: Collection[str]
 ) -> tuple[RequestedAccess, list[str]]:
-    """Remove the networks, backends and aliases that grants do not allow. Return a message for each removed item.
+    """Return a copy of a request without the items that grants do not allow, and a message for each removed item.
+
+    The items are networks, backends and aliases.
 
     Args:
         request: The requested access.
-        given: The access by grants; None if no grant matches.
+        given: The access that the grants allow; None if no grant matches.
         closed: The configured networks on which no granted backend is available.
     """
     if given is None:

@@ -12,7 +12,7 @@ _MAX_AGE, _MAX_AGE_RUNNING = 2.0, 30.0
 """Seconds after which the last start of a container is inspected again. The second value is for a running container.
 The first value is for other containers; it is small, because a failed start may cause no event."""
 _MAX_INSPECTIONS = 50
-"""The maximum number of inspections in one snapshot. Containers with the oldest inspections come first."""
+"""The maximum number of inspections in one snapshot. The container with the oldest inspection is inspected first."""
 NEXT = 1.0
 """Seconds until the next snapshot if a snapshot could not inspect all containers."""
 
@@ -33,7 +33,7 @@ async def with_last_starts(
         engine: The engine.
         inspections: The cache.
         containers: All containers of the engine.
-        matters: Returns whether a network, by name, belongs to the gateway.
+        matters: Returns whether the network with a given name belongs to the gateway.
         now: The monotonic time in seconds.
 
     Raises:

@@ -14,7 +14,7 @@ _SHORT_ID = re.compile(r"[0-9a-f]{12,64}")
 
 
 def own_id(configured: str | None, listed: Iterable[Mapping[str, Any]]) -> str | None:
-    """Find the gateway's own container in an engine's list.
+    """Find the gateway's own container in an engine's list of containers.
 
     Args:
         configured: The configured name or ID. If None, the mounted files and the host name identify the container.

@@ -1,4 +1,4 @@
-"""Stores in a file what the gateway created and started in Docker, so that a restarted gateway recognizes it.
+"""Stores in a file what the gateway created and started in Docker, for use after the gateway restarts.
 
 The record contains the endpoints that the gateway created, the gateway's addresses, and the container starts that the
 gateway requested. The gateway writes each entry before it attaches or starts the container, so that a crash cannot
@@ -34,7 +34,7 @@ class OwnershipRecord:
         self._namespaces: frozenset[str] = frozenset()
         self._later_starts: dict[str, float] = {}
         self.adopting = True
-        """Whether the file was missing at startup. If so, the gateway records all endpoints with the owner alias."""
+        """Whether the file was missing at startup. If so, each endpoint that has the owner alias is recorded."""
         self.problem: str | None = None
         """Why the file cannot be used; None if it is usable. With an unusable file, the gateway detaches nothing that
         an earlier process attached."""
@@ -90,12 +90,12 @@ class OwnershipRecord:
 
     @property
     def addresses(self) -> dict[str, tuple[str, ...]]:
-        """The gateway's last addresses, by network."""
+        """For each network, the gateway's last addresses."""
         return dict(self._addresses)
 
     @property
     def starts(self) -> dict[str, RequestedContainerStart]:
-        """The requested starts to which the engine has not responded yet, by the container's ID."""
+        """For each container ID, the requested start, if the engine has not responded to the request yet."""
         return dict(self._starts)
 
     @property
@@ -112,7 +112,10 @@ class OwnershipRecord:
 
     @property
     def later_starts(self) -> dict[str, float]:
-        """Containers that need no restart; see `gateway.docker.planning.lost_namespaces.later_starts`."""
+        """For the ID of each container that needs no restart, the last start of the owner of its network namespace.
+
+        See `gateway.docker.planning.lost_namespaces.later_starts`.
+        """
         return dict(self._later_starts)
 
     def record_later_starts(self, starts: Mapping[str, float]) -> None:
@@ -130,7 +133,7 @@ class OwnershipRecord:
         self._write()
 
     def end_starts(self, containers: Collection[str]) -> None:
-        """Remove the requested starts of `containers`.
+        """Remove the records of the starts that the gateway requested for `containers`.
 
         Call this when the engine has responded to the requests, or when the starts are complete.
         """
@@ -140,7 +143,7 @@ class OwnershipRecord:
             self._write()
 
     def record_addresses(self, addresses: Mapping[str, tuple[str, ...]]) -> None:
-        """Record the gateway's addresses, by network. Keep the recorded addresses on other networks."""
+        """Record the gateway's addresses on the given networks. Keep the recorded addresses on other networks."""
         recorded = {**self._addresses, **addresses}
         if recorded != self._addresses:
             self._merge()

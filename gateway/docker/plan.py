@@ -1,4 +1,4 @@
-"""Defines a plan: the actions that change an engine to the desired state, and the status of its attachments."""
+"""Defines a plan: the actions that change an engine to the desired state, and the status of each attachment."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -42,7 +42,7 @@ class PlannedAction:
         aliases: The endpoint's aliases.
         why: The reason, in a few words.
         body: The body of the request that creates or updates an object.
-        version: The version of the service's specification that the action updates.
+        version: The current version of the service's specification, if the action updates a service.
     """
 
     verb: ActionKind
@@ -62,7 +62,7 @@ class PlannedAction:
     cause: str = ""
     """Why the action starts or restarts a container, as a `StartFailureCause`; empty for other actions."""
     last_start: LastStart | None = field(default=None, compare=False)
-    """The container's last start in the snapshot. The gateway skips the action if the container has started since."""
+    """The container's last start in the snapshot. The gateway skips the action if the container started later."""
     owner_start: float = field(default=0.0, compare=False)
     """The last start of the owner of the container's network namespace; see `UnavailableContainer.owner_start`."""
     backend: str = field(default="", compare=False)
@@ -144,7 +144,7 @@ class Plan:
     """The items of `warnings` that are about labels."""
     name_conflicts: tuple[NameConflict, ...] = ()
     networks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """The backends whose names resolve on each network of the gateway, by network."""
+    """For each network of the gateway: the backends whose names resolve on the network."""
     exposures: tuple[str, ...] = ()
     """Warnings about containers that can spoof addresses. They are not part of `warnings`, because they change
     often."""
@@ -156,7 +156,7 @@ class Plan:
     network namespaces; see `lost_namespaces.later_starts`."""
 
     def without(self, held: Collection[PlannedAction]) -> "Plan":
-        """Return a copy without the actions in `held`.
+        """Return a copy of the plan without the actions in `held`.
 
         The copy's `postponed` is the number of endpoints that the actions in `held` would detach.
         """

@@ -32,12 +32,12 @@ class PlanExecutor:
     """Executes planned actions in the order of their dependencies, and records them.
 
     Args:
-        ownership: The ownership record, to which each endpoint is added before it is created.
+        ownership: The ownership record. The executor adds each endpoint to the record before it creates the endpoint.
         detach_limiter: Counts detached endpoints.
         registry: The consumer registry. The executor removes detached containers from it.
         log_limiter: Limits how many lines are logged.
-        recorder: Records each write in the audit log.
-        changed: Called after writes, to request a snapshot.
+        recorder: Writes an entry about each attempted action to the audit log.
+        changed: Called after an attempt to execute actions, to request a snapshot.
         on_start: Called with the ID of a container after each attempt to start it.
         revivals: Records the attempts to start containers.
         monotonic: Returns the monotonic time in seconds.
@@ -187,6 +187,6 @@ class PlanExecutor:
         )
 
     def count(self, action: str, error: EngineError) -> None:
-        """Count a failed action for the metrics, by the kind of the action and the kind of the error."""
+        """Increment the metric that counts failed actions, for this kind of action and this kind of error."""
         key = (str(action), str(error.kind))
         self.errors[key] = self.errors.get(key, 0) + 1

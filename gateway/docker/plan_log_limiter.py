@@ -22,7 +22,7 @@ class PlanLogLimiter:
         self._suppressed = 0
 
     def select(self, current: Iterable[Hashable], now: float) -> list[Hashable]:
-        """Return the lines that were not logged before, up to the limit. Later calls return the lines over the limit.
+        """Return the lines that were not logged before, up to the limit. Later calls return the remaining lines.
 
         Args:
             current: All lines that apply to the current plan.

@@ -56,7 +56,7 @@ class Reconciler:
         link_of: Returns the link of the tunnel to the engine, by the tunnel's name; None while the tunnel is down.
         state_dir: The directory of the ownership record.
         recorder: Records each write to the engine in the audit log; None if writes are not recorded.
-        revivals: The attempts of the previous reconciler to start containers; None if there was none.
+        revivals: The attempts of the previous reconciler to start containers; None if this is the first reconciler.
         monotonic: Returns the monotonic time in seconds.
     """
 
@@ -204,7 +204,9 @@ class Reconciler:
         return replace(self.plan, actions=tuple(done)), self._failures.lines()
 
     async def reconcile(self, engine: EngineClient, *, once: bool = False) -> tuple[float, list[PlannedAction]]:
-        """Take a snapshot, then execute a plan. Return the seconds until the next attempt, and the executed actions.
+        """Take a snapshot, make a plan, and execute the planned actions that are due.
+
+        Return the seconds until the next reconciliation, and the actions that succeeded.
 
         Args:
             engine: The engine.
@@ -275,7 +277,7 @@ class Reconciler:
         return [*unavailable, *image_labels(desired, observed), *spoofing(desired, observed)], own
 
     def _with_failures(self, planned: Plan) -> Plan:
-        """Return the plan, with the error of each failed action in the status of its attachment.
+        """Return a copy of the plan in which the status of each attachment whose action failed contains the error.
 
         Also add a warning if the ownership record cannot be used.
         """

@@ -23,7 +23,7 @@ def swarm(info: Mapping[str, Any]) -> tuple[SwarmMembership, str]:
 
 
 def network(found: Mapping[str, Any]) -> NetworkInfo:
-    """Convert one network from the engine's response.
+    """Return a `NetworkInfo` for one network in the engine's response.
 
     Args:
         found: An item of the response to `/networks`.
@@ -45,7 +45,7 @@ def network(found: Mapping[str, Any]) -> NetworkInfo:
 
 
 def volumes(found: Mapping[str, Any], containers: Iterable[Mapping[str, Any]]) -> Iterator[EngineVolume]:
-    """Convert the volumes from the engine's response.
+    """Yield an `EngineVolume` for each volume in the engine's response.
 
     Args:
         found: The response to `/volumes`.
@@ -68,7 +68,7 @@ def volumes(found: Mapping[str, Any], containers: Iterable[Mapping[str, Any]]) -
 
 
 def service(found: Mapping[str, Any]) -> SwarmService:
-    """Convert one swarm service from the engine's response.
+    """Return a `SwarmService` for one service in the engine's response.
 
     Args:
         found: An item of the response to `/services`.

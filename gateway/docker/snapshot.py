@@ -18,10 +18,10 @@ later, the container could not start."""
 _CONTINUES = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 """Signals that usually do not stop a program. For example, many programs reload their configuration at SIGHUP."""
 _LONG_STOP = 600.0
-"""The assumed maximum time to stop a container without a stop timeout, in seconds."""
+"""The assumed maximum time, in seconds, to stop a container whose stop timeout is infinite."""
 
 MTU, ENCRYPTED = "com.docker.network.driver.mtu", "encrypted"
-"""Options of network drivers."""
+"""The names of options of network drivers."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class SwarmService:
     """A swarm service.
 
     Args:
-        networks: The service's aliases by network ID, from `TaskTemplate.Networks`.
+        networks: For each network ID in `TaskTemplate.Networks`, the service's aliases on the network.
         spec: The whole specification. An update of the service sends a changed copy to the engine.
     """
 

@@ -39,8 +39,8 @@ class SnapshotReader:
         options: The configuration.
         known: Returns the networks in the ownership record, including those that are not configured.
         volumes: Returns whether volumes are configured.
-        consumers: Returns the labels by which backends admit containers. If there are none, spoofed addresses have no
-            effect, so snapshots omit the capabilities of containers.
+        consumers: Returns the labels by which backends admit containers. If there are no such labels, spoofed
+            addresses have no effect, so snapshots omit the capabilities of containers.
         starting: Returns the IDs of the containers that the gateway is starting now.
     """
 
@@ -195,7 +195,7 @@ class SnapshotReader:
     async def _with_names(
         self, engine: EngineClient, containers: tuple[Container, ...], own: str | None
     ) -> tuple[Container, ...]:
-        """Add the names of the containers that can have name conflicts.
+        """Add the host name, hosts file and aliases of each container that can have name conflicts.
 
         Such a container shares a network with the gateway's container, with a container on a configured network, or
         with a container that requests an attachment.
@@ -236,7 +236,10 @@ class SnapshotReader:
         )
 
     def _takes_part(self, container: Container, labels: Collection[str]) -> bool:
-        """Return whether a container has one of the gateway's labels, or matches a grant."""
+        """Return whether a container uses backends.
+
+        A container uses backends if it matches a grant, or if it has a label of the gateway or a label in `labels`.
+        """
         prefix = f"{self._options.label_prefix}."
         asks = any(key.startswith(prefix) or key in labels for key in container.labels)
         return asks or granted(self._options.grants, container.name, container.labels) is not None

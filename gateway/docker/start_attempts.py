@@ -40,19 +40,19 @@ class StartAttempts:
 
     def __init__(self) -> None:
         self._attempts: dict[str, _ContainerStartAttempts] = {}
-        """The attempts, by the container's ID."""
+        """For each container ID: the attempts to start the container."""
         self._restarted: dict[str, float] = {}
-        """The `UnavailableContainer.owner_start` at each container's last successful restart, by container ID."""
+        """For each container ID: `UnavailableContainer.owner_start` at the container's last successful restart."""
         self._signals: dict[str, dict[int, float]] = {}
-        """The last time of each signal from another client of the engine, by container ID and signal number."""
+        """For each container ID and signal number: when another client of the engine last sent the signal."""
         self._clock_offset = 0.0
         """The difference between the engine's time and the monotonic time; 0 if the engine's time is not known."""
         self.revived: Tally = Tally()
-        """Number of successful starts, by cause."""
+        """For each cause of failed starts: the number of starts that succeeded after such a failure."""
 
     @property
     def given_up(self) -> frozenset[tuple[str, float]]:
-        """The containers that are not started again, each as its ID and its `UnavailableContainer.owner_start`."""
+        """The containers for which `LIMIT` is reached, each as its ID and its `UnavailableContainer.owner_start`."""
         return frozenset((key, each.owner_start) for key, each in self._attempts.items() if each.count >= LIMIT)
 
     @property
@@ -93,7 +93,7 @@ class StartAttempts:
         Args:
             unavailable: The unavailable containers.
             now: The time.
-            clock: The engine's time, see `EngineSnapshot`.
+            clock: The engine's time, see `EngineSnapshot.clock`.
         """
         self._clock_offset = clock and clock - now
         for each in unavailable:
@@ -129,5 +129,5 @@ class StartAttempts:
             self._restarted[action.container_id] = action.owner_start
 
     def not_before(self, container: str) -> float:
-        """Return the time of the next attempt, or 0 if it is due now."""
+        """Return the earliest time of the next attempt to start a container; 0 if there was no attempt."""
         return self._attempts[container].not_before if container in self._attempts else 0.0

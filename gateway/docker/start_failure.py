@@ -59,8 +59,8 @@ class StartFailure:
         owner: The ID of the other container whose network namespace this container uses.
         address: The server of the mount, from the mount option `addr` or the SMB share.
         port: The server's port, from the mount option `port` or the default of NFS or SMB; 0 if it is not known.
-        detail: The engine's message. For a volume, only the error description at its end, because the rest can
-            contain passwords.
+        detail: The engine's message. For a volume, only the error description at the end of the message, because the
+            rest can contain passwords.
     """
 
     cause: StartFailureCause

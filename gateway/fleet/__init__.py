@@ -1,1 +1,1 @@
-"""Finds the gateways of a fleet, requests a summary from each, and stores the last responses."""
+"""Finds the gateways of a fleet, requests a summary from each gateway, and stores the last responses."""

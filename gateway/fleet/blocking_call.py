@@ -28,7 +28,7 @@ class BlockingCallRunner(Generic[_T]):
 
         Raises:
             TimeoutError: The function has not returned in time. It continues to run.
-            Exception: The function raised this exception.
+            Exception: The exception that the function raised.
         """
         if self._pending is None or self._pending.done():
             self._pending = asyncio.get_running_loop().run_in_executor(None, function)

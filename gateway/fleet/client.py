@@ -34,10 +34,10 @@ class MemberCredentials:
 
 
 def read_credentials(options: FleetOptions) -> MemberCredentials:
-    """Read the token and the certificates. The call blocks.
+    """Read the token and the certificates for requests to members from the configured files. The call blocks.
 
     Args:
-        options: The section `fleet`.
+        options: The section `fleet` of the configuration, with the paths of the files.
 
     Raises:
         GatewayError: A file cannot be read, is not valid, or contains a secret that other users can read.

@@ -54,11 +54,11 @@ def describe_lookup(error: OSError | UnicodeError) -> str:
 
 
 def describe(error: aiohttp.ClientError | OSError | UnicodeError, member: Member) -> str:
-    """Return the error message for a failed request.
+    """Return the error message for a failed request to a member.
 
     Args:
-        error: The error of the connection or of the HTTP client.
-        member: The member. The remedy depends on its scheme.
+        error: The exception that the connection or the HTTP client raised.
+        member: The member. The remedy in the message depends on its scheme (`http` or `https`).
     """
     cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
     if isinstance(cause, ssl.SSLError):
@@ -94,7 +94,7 @@ def _describe_tls(error: ssl.SSLError) -> str:
 
 
 def _correct_port(member: Member) -> str:
-    """Return a remedy for an address with a wrong port or scheme."""
+    """Return the remedy if the configured address of a member might have a wrong port or scheme."""
     if member.scheme == "http":
         return "use the port of the member's ops.listen, and https:// if it has ops.tls"
     return (

@@ -11,7 +11,7 @@ from gateway.relay.resolver import is_loopback
 
 _DISCOVER = "dns+"
 MAX_MEMBERS = 1000
-"""Maximum number of members, which limits the number of polling tasks and lookup threads."""
+"""Maximum number of members in a fleet. It limits the number of polling tasks and lookup threads."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -46,7 +46,7 @@ class Member:
     Args:
         scheme: `http` or `https`.
         endpoint: The address to connect to.
-        server_name: The host name that the certificate must be valid for; None if it is the host of `endpoint`.
+        server_name: The host name for which the member's certificate must be valid. None: the host of `endpoint`.
     """
 
     scheme: str
@@ -55,7 +55,10 @@ class Member:
 
     @property
     def name(self) -> str:
-        """The name in tables: the member's address. If the address is from DNS, the host name is in parentheses."""
+        """The member's name in tables: its address.
+
+        If the address is the result of a DNS lookup, the host name follows in parentheses.
+        """
         return f"{self.endpoint} ({self.server_name})" if self.server_name else str(self.endpoint)
 
     def url(self, path: str) -> str:

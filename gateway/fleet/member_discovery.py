@@ -13,7 +13,7 @@ from gateway.fleet.options import FleetOptions
 
 
 class MemberDiscovery:
-    """Finds the members of a fleet. After a failed read or lookup, keeps the members that it found before.
+    """Finds the members of a fleet. If a read or lookup fails, keeps the members that it found before.
 
     Args:
         strict: Whether to ignore the addresses in `fleet.file` to which the gateway would send the token without
@@ -29,7 +29,7 @@ class MemberDiscovery:
         self._name_problems: dict[MemberAddress, str] = {}
 
     def problems(self, options: FleetOptions) -> list[str]:
-        """Return messages about invalid lines, failed reads and lookups, and too many members."""
+        """Return error messages: invalid lines in `fleet.file`, failed reads and lookups, and too many members."""
         count = len(self._found(options))
         excess = (
             f"the fleet has {count} members, and only the first {MAX_MEMBERS} are polled: split the list between"
@@ -53,7 +53,7 @@ class MemberDiscovery:
         return [*options.members, *(each for each in self._in_file if not (refuses and each.exposes_token))]
 
     async def read_file(self, options: FleetOptions) -> None:
-        """Read the addresses of members from `fleet.file`, within `fleet.timeout`."""
+        """Read the addresses of members from the file `fleet.file`. `fleet.timeout` limits the duration."""
         path = options.file
         if path is None:
             self._in_file, self._file_problems = [], []
@@ -71,7 +71,7 @@ class MemberDiscovery:
             self._file_problems = [f"fleet.file: {path}: {each}" for each in (*invalid, exposed) if each]
 
     async def look_up_names(self, options: FleetOptions) -> None:
-        """Look up all names with the prefix `dns+`, each within `fleet.timeout`."""
+        """Look up all names with the prefix `dns+` in DNS. `fleet.timeout` limits the duration of each lookup."""
         names = {each for each in self._addresses(options)[:MAX_MEMBERS] if each.discover}
         self._by_name = {name: members for name, members in self._by_name.items() if name in names}
         self._name_problems = {name: text for name, text in self._name_problems.items() if name in names}

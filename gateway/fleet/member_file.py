@@ -1,4 +1,4 @@
-"""Reads the file that lists the addresses of members."""
+"""Reads the file `fleet.file`, which lists the addresses of the members of a fleet."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ _MAX_BYTES = 1 << 20
 
 
 def read_members(path: Path) -> tuple[list[MemberAddress], list[str]]:
-    """Read the addresses of members from a file; also return a message for each invalid line. The call blocks.
+    """Read and return the addresses of members in a file, and a message for each invalid line. The call blocks.
 
     Raises:
         OSError: The file cannot be read.

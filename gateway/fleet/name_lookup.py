@@ -1,4 +1,4 @@
-"""Resolves the host names of members, each in a separate thread, with at most one concurrent lookup for each name.
+"""Resolves the host names of fleet members in separate threads, with at most one concurrent lookup for each name.
 
 A lookup blocks its thread until the name server responds. Because each name has a separate thread, a slow lookup
 delays no other lookup. `MAX_MEMBERS` limits the number of names, and therefore of threads.

@@ -22,11 +22,11 @@ _DISCOVERY_INTERVAL = 15.0
 """Seconds between two discoveries. Each discovery reads the member file and the credentials, and looks up the names
 with the prefix `dns+`."""
 _CONFIG_CHECK_INTERVAL = 0.5
-"""Seconds between two checks for a changed configuration."""
+"""Seconds between two checks whether the section `fleet` of the configuration has changed."""
 _JITTER = 0.05
 _SPACING = 0.002
-"""Seconds between the first requests to two new members. Requests to many members at the same time would block the
-event loop."""
+"""Seconds between the first request to a new member and the first request to the next new member. Requests to many
+members at the same time would block the event loop."""
 
 
 class FleetPoller:
@@ -35,7 +35,7 @@ class FleetPoller:
     A slow member does not delay the others, because each member has a separate task and deadline.
 
     Args:
-        options: Returns the current section `fleet`.
+        options: Returns the current section `fleet` of the configuration.
         strict: Whether to ignore the addresses in `fleet.file` to which the gateway would send the token without
             encryption.
     """
@@ -53,7 +53,7 @@ class FleetPoller:
         """Path, modification time in nanoseconds, and inode of each credential file when it was last read."""
 
     def snapshot(self) -> FleetSnapshot:
-        """Return the last known state of all members, and the current errors of discovery and credentials."""
+        """Return the last known state of all members, and error messages about discovery and credentials."""
         problems = [*self._discovery.problems(self._options()), *filter(None, [self._credentials_error])]
         return FleetSnapshot(list(self._members.values()), problems)
 
@@ -87,7 +87,7 @@ class FleetPoller:
     async def _refresh(self, client: MemberClient, group: asyncio.TaskGroup, options: FleetOptions) -> None:
         client.timeout = options.timeout
         await self._discovery.read_file(options)
-        # Stop the tasks of removed members first, so that removed members do not get a new token.
+        # First stop polling members that were removed from the configuration, so that they do not get a new token.
         self._retain(self._discovery.known(options))
         await self._renew_credentials(client, options)
         # Poll the members that need no lookup first, so that a slow name server does not delay their first requests.
@@ -104,7 +104,7 @@ class FleetPoller:
             self._tasks[member] = group.create_task(self._ask_repeatedly(client, member, number * _SPACING))
 
     async def _renew_credentials(self, client: MemberClient, options: FleetOptions) -> None:
-        """Read the token and the certificates if a file has changed. After an error, keep the previous values."""
+        """Read the token and the certificates if a file has changed. If a read fails, keep the old values."""
         known = None if self._credentials_error else self._stamps
         try:
             stamps, found = await self._credentials_read.run(lambda: _read_changed(options, known), options.timeout)
@@ -122,7 +122,7 @@ class FleetPoller:
         self._credentials_error = text
 
     def _retain(self, members: list[Member]) -> None:
-        """Remove all members except `members`: stop their tasks, and discard their states."""
+        """Remove all members that are not in `members`: for each, stop its task, and discard its state."""
         for member in self._tasks.keys() - set(members):
             self._tasks.pop(member).cancel()
         self._members = {member: self._members.get(member, MemberSnapshot(member)) for member in members}
@@ -173,7 +173,7 @@ async def ask(client: MemberClient, member: Member, before: MemberSnapshot) -> M
     """Request the summary of a member once, and return the new state of the member.
 
     Args:
-        client: The client.
+        client: Sends the request.
         member: The member.
         before: The previous state. If the request fails, the new state contains the previous summary and the error.
     """

@@ -28,7 +28,10 @@ class MemberSnapshot:
 
     @property
     def state(self) -> str:
-        """The status in `summary`; `unreachable` after a failed request, `unknown` before the first response."""
+        """The member's state: `unreachable` if the last request failed, `unknown` before the first response.
+
+        Otherwise, the state is the status in `summary`.
+        """
         if self.error:
             return "unreachable"
         return self.summary.status if self.summary else "unknown"

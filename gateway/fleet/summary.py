@@ -8,7 +8,7 @@ from typing import Any
 from gateway.text_sanitizer import one_line
 
 MAX_BYTES = 64 << 10
-"""Maximum size of a response, in bytes."""
+"""Maximum size of a member's response, in bytes."""
 _MAX_PROBLEMS = 10
 _MAX_STATES = 20
 _MAX_NAME = 100

@@ -19,8 +19,8 @@ from gateway.contracts.relay import Relay
 
 _THROTTLE_SHARE = 0.9
 """Fraction of the limit on aborted handshakes. When the number of aborted handshakes reaches this fraction, the
-budget admits clients one at a time. If the limit is less than ten, this begins one aborted handshake before the
-limit."""
+budget admits clients one at a time. If the limit is less than ten, the budget does so when only one more aborted
+handshake would reach the limit."""
 _THROTTLE_INTERVAL = 10.0
 """Minimum seconds between the admission of two clients of one server, while clients are admitted one at a time. The
 interval applies to all tunnels to the server together."""
@@ -38,8 +38,8 @@ _CERTAIN_LOGIN_RESPONSES = 6
 authentication plugin. After fewer responses, the login might have been denied. A denied login does not reset the
 server's count."""
 _CHECK_VALIDITY = 300.0
-"""For this number of seconds after a login of a check, a client's login resets the count only if enough responses
-prove it."""
+"""For this number of seconds after a login of a check, a client's login resets the count only if the client has
+received at least `_CERTAIN_LOGIN_RESPONSES` responses."""
 _MAX_HANDSHAKE = 11.0
 """Maximum seconds during which a client that has received one response might still abort its handshake. The server
 closes the connection of a client that does not log in within 10 s (the default of `connect_timeout`)."""
@@ -61,8 +61,8 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         self.waiting = 0
         """Number of clients that wait until the budget admits them."""
         self.listeners: dict[LinkClientListener, Callable[[], None]] = {}
-        """For each link's listener that accepts clients, or has clients that are not added to this object yet: a
-        function that stops the listener. A stopped listener reserves no part of the budget for new clients."""
+        """The listeners of links that accept clients, or that have clients not yet added to this object. The value is
+        a function that stops the listener. A stopped listener reserves no part of the budget for new clients."""
         self._clients: dict[Relay, float] = {}
         """The clients that had no proven login when this dictionary was last updated. The value is the monotonic time
         at which the client was connected."""
@@ -79,7 +79,8 @@ class AbortedHandshakeBudget(AbortedLoginCount):
     def remove_client(self, client: Relay, began: float, now: float) -> None:
         """Remove a client whose connection has ended.
 
-        If the number of responses does not prove a login, count an aborted handshake.
+        If the client received fewer than `LOGIN_RESPONSES` responses, count an aborted handshake; otherwise, record a
+        login.
 
         Args:
             client: The client's relay.
@@ -93,7 +94,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
             self.record_client_login(began, now, certain=client.responses >= _CERTAIN_LOGIN_RESPONSES)
 
     def record_aborted(self, at: float) -> None:
-        """Count a client that disconnected at the monotonic time `at`, before the responses proved a login."""
+        """Count the aborted handshake of a client that disconnected at the monotonic time `at`."""
         self.add_abort(at + _CLOSE_DELAY)
 
     def record_abandoned(self, at: float) -> None:
@@ -118,8 +119,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
     def record_login(self, at: float) -> None:
         """Record a successful login of a check at the monotonic time `at`.
 
-        Earlier aborted handshakes no longer count. Those that the server might have counted after the login still
-        count.
+        Earlier aborted handshakes no longer count, except those that the server might have counted after the login.
         """
         self._check_login = max(at, self._check_login)
         self.reset(at)
@@ -132,7 +132,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         self._clients[client] = at
 
     def unproven(self, now: float) -> int:
-        """Return how many dials and clients of all tunnels can still end in an aborted handshake."""
+        """Return how many dials and clients of all tunnels to the server can still end in an aborted handshake."""
         return sum(each._unproven_here(now) for each in self.peers)  # noqa: SLF001 - `peers` are of the same class
 
     def _unproven_here(self, now: float) -> int:
@@ -145,7 +145,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
 
     @property
     def most_unproven(self) -> int:
-        """The number of dials and clients that might still end in an aborted handshake.
+        """The highest number of dials and clients that might still end in an aborted handshake.
 
         It includes clients that have logged in since the last count, and clients for which links reserve room.
         """
@@ -164,14 +164,14 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         return max(1, min(math.ceil(self.limit * _THROTTLE_SHARE), self.limit - 1))
 
     def room_for_links(self, now: float) -> int:
-        """Return how many clients links can accept at the monotonic time `now`.
+        """Return how many clients the links may accept at the monotonic time `now`.
 
-        Return 0 while other clients wait for the budget, because these clients come first.
+        Return 0 while clients wait until the budget admits them, because the waiting clients come first.
         """
         return 0 if any(each.waiting for each in self.peers) else self.room(now)
 
     def stop_links(self) -> None:
-        """Stop the listeners of the links of all tunnels, to free the part of the budget that they have reserved."""
+        """Make the links of all tunnels stop accepting clients, to free the part of the budget that they reserve."""
         for each in self.peers:
             for stop in list(each.listeners.values()):
                 stop()
@@ -203,7 +203,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
 
 
 def join_budgets(budgets: Sequence[AbortedHandshakeBudget]) -> None:
-    """Make the budgets of all tunnels to one server use each other's counts, and the lowest of their limits."""
+    """Make each budget of a server use the counts of the server's other budgets, and the lowest of their limits."""
     for each in budgets:
         each.peers = budgets
         each.logins.peers = [peer.logins for peer in budgets]

@@ -34,7 +34,7 @@ _LIMITS = (RefusalReason.MAX_CONNECTIONS, RefusalReason.CONSUMER_QUOTA)
 
 
 class _OverLimitClient(NamedTuple):
-    """A client that exceeds a limit. The gateway refuses the client, unless it sends a cancel request."""
+    """A client that exceeds a limit. The gateway refuses the client, unless the client sends a cancel request."""
 
     refusal: RefusalReason
     address: str | None
@@ -66,7 +66,7 @@ class Acceptor:
         self.consumers = ConsumerUsage()
         self.accepted = 0
         self.rejected: Tally = Tally()
-        """Number of clients rejected before they were connected to a target, by reason."""
+        """For each reason, the number of clients that were rejected before they were connected to a target."""
         self.cancel_slots = CancelRequestSlots()
         """The clients that exceed a limit, but might send a cancel request."""
         self.pending: set[asyncio.Task[None] | None] = set()

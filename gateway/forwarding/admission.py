@@ -60,7 +60,8 @@ class AdmissionRules:
         per_consumer: Limit on concurrent connections of one consumer; None for no limit.
         privileged_only: Whether to admit only source ports below 1024, which only privileged processes can bind.
         identity: Maps source addresses to consumers; None if the gateway does not identify containers.
-        sockets: Access rules of unix sockets by path. Sockets without a rule are protected only by file permissions.
+        sockets: The access rule of each unix socket. The key is the socket's path. Only file permissions protect a
+            socket without a rule.
     """
 
     backend: str

@@ -1,4 +1,4 @@
-"""Recognizes cancel requests, which clients send on separate connections, and finds the targets to send them to."""
+"""Recognizes requests to cancel a query, which clients send on separate connections, and finds their targets."""
 
 import asyncio
 import logging

@@ -23,7 +23,7 @@ class ConsumerIdentity(Protocol):
 
 
 class ConsumerResolver(Protocol):
-    """Defines the interface for finding the consumer (such as a container) that has a source address."""
+    """Defines the interface for finding the consumer (such as a container) of a client by the source address."""
 
     def lookup(self, address: str) -> ConsumerIdentity | None:
         """Return the consumer with this address; None if it is unknown."""

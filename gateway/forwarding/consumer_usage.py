@@ -46,7 +46,7 @@ class UsageCounters:
         return self.ended_from_backend + sum(relay.from_backend for relay in self.relays)
 
     def ended(self, relay: Relay) -> None:
-        """Add the byte counts of a relay that has ended to the totals."""
+        """After `relay` has ended, add its byte counts to the totals."""
         self.relays.discard(relay)
         self.ended_to_backend += relay.to_backend
         self.ended_from_backend += relay.from_backend

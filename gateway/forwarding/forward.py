@@ -102,12 +102,12 @@ class Forward:
 
     @property
     def rejected(self) -> Tally:
-        """Number of clients rejected before they were connected to a target, by reason."""
+        """For each reason, the number of clients that were rejected before they were connected to a target."""
         return self._acceptor.rejected
 
     @property
     def consumers(self) -> ConsumerUsage:
-        """The usage counters of each consumer, by the consumer's name."""
+        """The usage counters of each consumer. The key is the consumer's name."""
         return self._acceptor.consumers
 
     @property
@@ -189,7 +189,7 @@ class Forward:
             self._native.recall()
 
     def abort_idle(self, seconds: float) -> None:
-        """Reset the clients that have a target, do not wait for a response, and have been silent for `seconds`."""
+        """Reset connected clients that do not wait for a response and have been silent for `seconds`."""
         self._connections.abort_idle(seconds)
 
     @property
@@ -262,7 +262,7 @@ class Forward:
         if login is not None and self._cancels is not None:
             self._cancels.add_session(routed.identity, login)
         relay.ended.add_done_callback(self._on_ended)
-        if self._acceptor.group is None:  # the native engine accepted the client before it got the stop command
+        if self._acceptor.group is None:  # the native engine accepted the client before `run` ended
             relay.abort(CloseReason.ABORTED)
         if routed.target in self._connections.drained_targets:  # the target lost its role during the dial
             self.move_clients(self._connections.drained_targets, self._connections.left_targets)

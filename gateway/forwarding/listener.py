@@ -141,7 +141,7 @@ class Listener:
             return
         try:
             poller().add(sock.fileno(), lambda _: self._accept(sock), READ)
-        except OSError as error:  # epoll_ctl(2): ENOMEM or ENOSPC
+        except OSError as error:  # not enough memory, or too many watches (epoll_ctl(2))
             self._pause(sock, error)
 
     def _accept(self, sock: socket.socket) -> None:

@@ -43,7 +43,7 @@ link waits a few milliseconds before the report, and the event loop can be busy.
 
 
 class _Path(NamedTuple):
-    """A path to the target, and its handshake budget; None if the server does not count aborted handshakes."""
+    """A path to a target, and the path's handshake budget (None if the server does not count aborted handshakes)."""
 
     routed: TargetWithUplink
     budget: AbortedHandshakeBudget | None
@@ -59,7 +59,7 @@ class NativeAcceptor:
 
     Args:
         acceptor: Accepts the clients that the link returns.
-        dialer: Has the current route, and records logins and aborted handshakes.
+        dialer: Provides the current route, and records logins and aborted handshakes.
         latency: Records the response latencies.
         on_joined: Called for each client that the link has connected to the target. Receives the path to the target,
             the relay, the tap that observes the login, and a monotonic time before the login.
@@ -113,7 +113,7 @@ class NativeAcceptor:
         return sum(each.clients for each, path in self._paths.items() if path.routed.uplink is uplink)
 
     def offer(self, routed: TargetWithUplink, listeners: list[Listener]) -> None:
-        """Let a link accept clients, if the rules permit this. Call this method after each client is connected.
+        """Let a link accept clients, if the rules permit this. Call this method after connecting each client.
 
         Args:
             routed: The path over which the client was connected. Its link accepts the next clients.
@@ -151,12 +151,12 @@ class NativeAcceptor:
             each.delegate(self.withdraw)
 
     def _limit(self, path: _Path) -> int:
-        """Return the lowest limit: `max_connections`, or the limit of the handshake budget of a path."""
+        """Return the lower of two limits: `max_connections`, and the limit of the path's handshake budget."""
         limit = self._acceptor.admission.max_connections
         return min(limit, path.budget.limit) if path.budget is not None else limit
 
     def _room(self, path: _Path) -> int:
-        """Return for how many clients on a path a link may receive permits, in addition to its current permits."""
+        """Return how many more clients a link may be permitted to accept, in addition to its current permits."""
         reserved = sum(each.reserved for each in self._paths)
         room = self._acceptor.admission.max_connections - self._acceptor.active_here
         if path.budget is not None:
@@ -235,7 +235,7 @@ class NativeAcceptor:
             path.budget.record_client_login(now - _REPORT_DELAY, now, certain=False)
 
     def on_returned(self, listener: LinkClientListener, client: Stream, seconds: float, *, abandoned: bool) -> None:
-        """Handle a client that the link did not connect; implements `AcceptedClientHandler.on_returned`."""
+        """Accept a client that the link has returned unconnected; implements `AcceptedClientHandler.on_returned`."""
         if abandoned and (path := self._paths.get(listener)) is not None:
             self._target_dialer.record_abandoned(path.routed)
         self._acceptor.accept(client, seconds)

@@ -81,7 +81,7 @@ class OpenConnections:
         return connection
 
     def add_ended(self, to_backend: int, from_backend: int) -> None:
-        """Add the bytes of connections that have ended to the totals."""
+        """Add to the totals the bytes of connections that have ended."""
         self._ended_to_backend += to_backend
         self._ended_from_backend += from_backend
 

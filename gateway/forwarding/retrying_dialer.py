@@ -42,7 +42,8 @@ class DialResult(NamedTuple):
     routed: TargetWithUplink
     relay: Relay
     login: CancelKeyTap | None = None
-    """Observes the login; None if the kind has no cancel requests, or if the client sends a cancel request."""
+    """The tap that observes the client's login. None if the kind has no cancel requests, or if the client sends a
+    cancel request."""
 
 
 class RetryingDialer:
@@ -230,7 +231,7 @@ class RetryingDialer:
         return DialResult(*await join_cancel_request(client, request, dialer, latency, candidates, default))
 
     async def _wait_link(self, uplinks: Collection[LinkProvider], within: float | None) -> None:
-        """Wait until an uplink has a link, the route or `fail_fast` changes, or `within` seconds have passed."""
+        """Wait up to `within` seconds until an uplink has a link, or until the route or `fail_fast` changes."""
         waiting = [asyncio.ensure_future(each.wait_link()) for each in uplinks]
         changed = asyncio.ensure_future(self._changed.wait())
         try:

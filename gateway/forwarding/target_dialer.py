@@ -38,7 +38,7 @@ class TargetDialer:
     def __init__(self, route: BackendRoute) -> None:
         self.route = route
         self.replaced = False
-        """Whether another `TargetDialer` dials the targets of new clients, because the route has changed."""
+        """Whether another `TargetDialer` connects new clients, because the route has changed."""
         self._slots: dict[TargetWithUplink, asyncio.Semaphore] = {}
         self._queues: defaultdict[TargetWithUplink, asyncio.Lock] = defaultdict(asyncio.Lock)
         """For each path, the queue of clients that wait until the handshake budget allows the next client."""
@@ -87,7 +87,7 @@ class TargetDialer:
         routed: TargetWithUplink,
         deadline: float,
     ) -> None:
-        """Wait until the handshake budget of a path allows a client. Clients of a path wait in order of arrival."""
+        """Wait until the path's handshake budget admits the client. Clients of a path wait in order of arrival."""
         queue = self._queues[routed]
         if not queue.locked() and budget.allows(time.monotonic()):
             return

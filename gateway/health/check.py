@@ -1,4 +1,4 @@
-"""Checks one target through one tunnel on a schedule, over the link that also carries the client traffic."""
+"""Checks one target over one path on a schedule. The checks use the same link as the clients."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ _FIRST_SPREAD = 0.2
 
 _LATENCY_SAMPLES = 5
 _MIN_INTERVAL = 1.0
-"""Minimum seconds between the starts of two checks when failed client traffic triggers the second check. If
+"""If failed client traffic triggers a check, the minimum number of seconds since the start of the previous check. If
 `fast_interval` is shorter, the minimum is `fast_interval`."""
 
 
@@ -42,10 +42,11 @@ class Check:
         name: The backend's name.
         backend: The backend, which implements the probe.
         target: The target.
-        uplink: The uplink that leads to the target.
+        uplink: The uplink whose link the check uses to connect to the target.
         schedule: The intervals and limits of the check.
         on_change: Called after each check, and whenever the state changes for another reason.
-        on_abandoned: Called for each dial that the check abandons although the server might still accept it.
+        on_abandoned: Called for each dial that the check abandons although the server might still accept the
+            connection.
         record: The target's last probe results. All checks of the target share this object.
         tunnel: The name of the tunnel; None if the check uses no tunnel.
         logins: Limits how often the check logs in, because some servers block clients after too many aborted logins.
@@ -127,7 +128,7 @@ class Check:
         return self.verdict.pending or (self.last is not None and not self.last.passed)
 
     def inherit(self, other: "Check") -> None:
-        """Copy the state and counters of `other`, the check of the same target and tunnel before a reload."""
+        """Copy the state and counters of `other`, the check of this target and path before the last reload."""
         self.last, self.last_success, self.succeeded_at = other.last, other.last_success, other.succeeded_at
         self.latency, self.durations = other.latency, other.durations
         self.history = other.history
@@ -145,13 +146,13 @@ class Check:
         self._wake.set()
 
     def set_urgent(self, *, urgent: bool) -> None:
-        """Set whether to check the target every `fast_interval`. Use this method while the role might change."""
+        """Set whether to check the target every `fast_interval`, because the role of a database might change soon."""
         if urgent and not self.urgent:
             self.check_soon()
         self.urgent = urgent
 
     def _check_now(self) -> None:
-        """Start a check immediately, because the uplink has changed, or checks were paused or resumed."""
+        """Start a check immediately, because the uplink's state has changed, or checks were paused or resumed."""
         self._immediate = True
         self._wake.set()
 
@@ -173,7 +174,7 @@ class Check:
     async def _check_once(self) -> bool:
         """Check the target once, and return whether its state has changed.
 
-        If checks are paused or the tunnel is down, do not check the target, but set its state to paused or blocked.
+        If checks are paused, only set the state to paused. If the tunnel is down, only set the state to blocked.
         """
         if self.paused:
             return self._publish(self.verdict.override(HealthState.PAUSED, None, "paused by an operator"))
@@ -199,7 +200,7 @@ class Check:
     def _block(self) -> bool:
         """Set the state to blocked, because the tunnel is down. Return whether the state has changed.
 
-        Add an entry to the history once per interval, as a check would do.
+        Also add an entry to the check history when the state changes, and then once per check interval.
         """
         detail = self.uplink.describe()
         changed = self.verdict.override(HealthState.BLOCKED, FailureReason.TUNNEL, detail)
@@ -230,7 +231,7 @@ class Check:
             self.failures[result.reason] += 1
 
     def _publish(self, changed: bool) -> bool:
-        """Log the state if it has changed, and call `on_change`; return `changed`."""
+        """Log the state if `changed` is true. Call `on_change` in both cases, and return `changed`."""
         if changed:
             verdict = self.verdict
             extra = {"backend": self.name, "target": str(self.target), "state": str(verdict.state)}
@@ -238,7 +239,7 @@ class Check:
                 extra["tunnel"] = self.tunnel
             if verdict.reason:
                 extra |= {"reason": str(verdict.reason), "detail": verdict.detail}
-            # Log no warning for a blocked target, because the uplink has already logged one.
+            # Log no warning for a blocked target, because the uplink has already logged that the tunnel is down.
             quiet = verdict.state in (HealthState.UP, HealthState.UNKNOWN, HealthState.PAUSED, HealthState.BLOCKED)
             log.log(logging.INFO if quiet else logging.WARNING, "target %s", verdict.state, extra=extra)
         self._on_change()

@@ -37,12 +37,12 @@ class CheckResult:
 
     @property
     def passed(self) -> bool:
-        """Whether clients can use the target."""
+        """Whether clients can use the target, according to this check."""
         return self.state in (HealthState.UP, HealthState.DEGRADED)
 
     @property
     def succeeded(self) -> bool:
-        """Whether the check succeeded. False if its login was refused, although clients might be able to log in."""
+        """Whether the check succeeded. False if the server refused the check's login, even if clients can log in."""
         return self.passed and self.reason is not FailureReason.AUTH
 
 
@@ -82,6 +82,6 @@ class CheckHistory:
         return list(self._failures)
 
     def results(self) -> list[CheckResult]:
-        """Return all stored results, oldest first: older failures, followed by the results of `latest`."""
+        """Return all stored results, oldest first, including older failures that `latest` does not return."""
         latest = set(map(id, self._latest))
         return [*(each for each in self._failures if id(each) not in latest), *self._latest]

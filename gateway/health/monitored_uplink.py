@@ -1,4 +1,4 @@
-"""Defines how checks observe the state of a tunnel, and how they get its link to connect to targets."""
+"""Defines the interface through which checks get the state of a tunnel, and a link to connect to targets."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,4 +19,4 @@ class MonitoredUplink(Protocol):
         """The link through the open tunnel; None while the tunnel is not open."""
 
     def describe(self) -> str:
-        """Return one line that describes the tunnel's state and its cause."""
+        """Return one line that describes the tunnel's state, and the cause of that state."""

@@ -1,7 +1,7 @@
 """Selects the path (a tunnel, or the direct connection) over which new clients reach a target. Does no I/O.
 
 If a path fails and another path works, new clients use the other path immediately. After the failed path works again,
-new clients return to it only after `RETURN_AFTER` seconds, because it could fail repeatedly.
+new clients return to it only after `RETURN_AFTER` seconds, because the path could soon fail again.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ class PathCandidate:
     """A path that new clients might use to reach a target, with its state and latency.
 
     Args:
-        is_open: Whether the tunnel is open.
+        is_open: Whether the path's tunnel is open.
         state: The state of the target according to the checks over this path.
         latency: Median duration of the last successful checks over this path, in seconds; None if none succeeded.
         checks: Number of checks over this path since the start of the service.
@@ -131,7 +131,7 @@ class PathSelector:
         self.prefer = prefer
         self.current: int | None = None
         self.switches: Counter[str | None] = Counter()
-        """How often the gateway has started to send new clients over each path."""
+        """For each path, the number of times that new clients switched to it from another path."""
         self.works_since: list[float | None] = [None] * len(self.names)
         """Monotonic time, in seconds, at which each path started to work. Negative infinity: the path has never
         failed. None: the path does not work, or is not in `confirmed_paths` yet."""
@@ -183,7 +183,7 @@ class PathSelector:
         return fastest if confirmations >= _CONFIRMATIONS else current
 
     def inherit(self, other: "PathSelector") -> None:
-        """Copy the counters and the selected path of `other`, the selector of the same target before a reload."""
+        """Copy the counters and the selected path of `other`, the selector for this target before the last reload."""
         self.switches = other.switches
         for at, name in enumerate(self.names):
             if name in other.names:

@@ -39,7 +39,8 @@ async def probe_once(
         link: The link to the target.
         target: The target.
         timeout: Time limit of the check, in seconds.
-        on_abandoned: Called for each dial that the probe abandons although the server might still accept it.
+        on_abandoned: Called for each dial that the probe abandons although the server might still accept the
+            connection.
         logins: Limits the logins to the server; None: no limit.
 
     Raises:
@@ -74,7 +75,7 @@ async def probe_once(
     except OSError as error:
         state, reason, detail = HealthState.DOWN, FailureReason.RESET, error_text(error)
     except Exception as error:
-        # If the server sends malformed data, a client library can raise any exception. Count this as a failed probe.
+        # If the server sends malformed data, a client library can raise any exception. Count it as a failed probe.
         log.exception("a check raised an unexpected error", extra={"target": str(target)})
         state, reason, detail = HealthState.DOWN, FailureReason.PROTOCOL, f"{type(error).__name__}: {error}"
     return CheckResult(

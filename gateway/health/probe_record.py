@@ -31,7 +31,7 @@ class ProbeRecord:
     def add(self, result: CheckResult, started: float, now: float) -> None:
         """Record the result of a probe.
 
-        Ignore the result if the probe got no response, or if a later probe has already got a response.
+        Ignore the result if the probe got no response, or if a probe that started later has already got one.
 
         Args:
             result: The result.

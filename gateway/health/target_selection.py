@@ -28,8 +28,8 @@ class TargetCandidate:
         promoted: Monotonic time, in seconds, at which a check detected that the target was promoted from replica to
             primary; 0 if there was no promotion.
         probed: Monotonic time, in seconds, at the start of the last probe that got a response.
-        failing: Whether the last probe failed, or a client has waited too long for a response since that probe. The
-            value is for the path that new clients use.
+        failing: Whether the last probe failed, or a client has waited too long for a response since that probe. Only
+            the path that new clients use counts.
     """
 
     target: HostPort

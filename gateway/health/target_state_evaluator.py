@@ -39,7 +39,7 @@ class TargetStateEvaluator:
         self._recent: deque[bool] = deque(maxlen=_FLAP_WINDOW)
 
     def add(self, result: CheckResult) -> bool:
-        """Update the state with a result; return whether the state has changed."""
+        """Update the state with the result of a check, and return whether the state has changed."""
         before = self.state
         if result.state is HealthState.UNKNOWN:
             self._set(result)

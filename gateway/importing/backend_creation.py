@@ -171,7 +171,7 @@ def _remove_login(client: ImportedClient) -> None:
 
 
 def _merge_check(client: ImportedClient, check: dict[str, Any], name: str, result: ImportResult) -> None:
-    """Use a client's login for the health check of a backend if the check does not log in as another user.
+    """Use a client's login for the health check of a backend if the check does not already log in as another user.
 
     Add a note on the parts of the login that the check does not use.
     """

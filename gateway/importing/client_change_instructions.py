@@ -14,7 +14,8 @@ def _address(
     """Return an instruction for the user: the address to which the container must connect.
 
     If the container has a link to a container that the gateway replaces, the instruction also says to remove the
-    link. If it shares the network of a replaced container, the instruction also says to remove the network mode.
+    link. If the container shares the network of a replaced container, the instruction also says to remove the
+    network mode.
     """
     listen, variables = backend["listen"], ", ".join(client.variables)
     if listen.startswith("/"):

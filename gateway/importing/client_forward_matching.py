@@ -89,12 +89,12 @@ def published_ports(forward: ImportedForward, result: ImportResult) -> list[int]
 
 
 def _linked(client: ImportedClient) -> str:
-    """Return the host that a client connects to. For the alias of a link, return the name of the linked container."""
+    """Return the host that a client connects to. If it is the alias of a link, return the linked container's name."""
     return client.container.links.get(client.host, client.host) if client.container is not None else client.host
 
 
 def _forward_of_host(client: ImportedClient, result: ImportResult) -> ImportedForward | None:
-    """Return the forward on this host that a container tries to reach at 127.0.0.1; None if there is none.
+    """Return the forward on this host to which a container tries to connect at 127.0.0.1; None if there is none.
 
     Add a note that the client never reached the forward, because 127.0.0.1 in a container is the container itself.
     """

@@ -94,7 +94,7 @@ def _edit(text: str, name: str, *, has_services: bool) -> YamlEdit:
 
 
 def _relative(changes: list[tuple[str, str, str]], folder: str, result: ImportResult) -> list[tuple[str, str, str]]:
-    """Return the changes with paths that patch(1) accepts. It refuses absolute paths, and paths that contain `..`.
+    """Return the changes with other paths if necessary: patch(1) refuses absolute paths, and paths with `..`.
 
     Args:
         changes: The path, the old content and the new content of each file in `folder`.

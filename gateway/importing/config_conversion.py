@@ -136,7 +136,7 @@ def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles
 
 
 def _keep_shared_networks(result: ImportResult) -> None:
-    """Keep a VPN container if another container shares its network, but uses no imported backend.
+    """Keep a VPN container if its network is shared by a container that uses no imported backend.
 
     Without the VPN container, the other container would have no network.
     """

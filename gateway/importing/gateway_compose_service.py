@@ -162,7 +162,7 @@ def volume_of(backend: dict[str, Any], **changes: Any) -> VolumeSpec | None:
 def service(
     found: GatewayComposeServiceConfig, networks: dict[str, Any], ports: list[str], variables: list[str]
 ) -> dict[str, Any]:
-    """Return the gateway's service for the Compose file.
+    """Return the definition of the gateway's service in the Compose file.
 
     Args:
         found: The configuration of the gateway.

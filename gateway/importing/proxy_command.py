@@ -84,7 +84,7 @@ class ProxyCommandProgram:
 
 
 def program(command: str, alias: str) -> ProxyCommandProgram:
-    """Convert a `ProxyCommand` that uses neither a jump host nor a proxy.
+    """Convert a `ProxyCommand` that uses neither a jump host nor a proxy to the key `proxy_command`.
 
     Args:
         command: The command, which ssh passes to a shell.

@@ -89,7 +89,7 @@ def import_command(
 
     Args:
         words: The command line, with or without the name of the program.
-        context: The context in which the command runs.
+        context: The environment in which the command runs.
         result: The imported configuration, to which the function adds the tunnels and forwards.
         need_forward: Whether a command without a local forward is an error.
 

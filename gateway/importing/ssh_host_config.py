@@ -53,7 +53,7 @@ def server_keys(
     Args:
         config: The settings of the connection to the server.
         via: The name of the tunnel through which the gateway reaches the server; None for a direct connection.
-        context: The context in which ssh runs.
+        context: The environment in which ssh runs.
         result: The imported configuration, to which the function adds notes.
         command: The settings of the ssh command's destination. If the server is not a jump host, they equal `config`.
     """
@@ -105,7 +105,7 @@ def destination_host(config: SshHostConfig) -> str:
 def _address(config: SshHostConfig, command: SshHostConfig) -> tuple[str, str, str]:
     """Return the user, the host and the port of a server; the user and the port are empty if they are not set.
 
-    The arguments are those of `server_keys`.
+    For the arguments, see `server_keys`.
     """
     user, at, host = config.destination.removeprefix("ssh://").rstrip("/").rpartition("@")
     port = config.first("port")

@@ -40,7 +40,7 @@ def add_host(
 
     Args:
         config: The settings of the connection to the server.
-        context: The context in which ssh runs.
+        context: The environment in which ssh runs.
         result: The imported configuration, to which the function adds tunnels, forwards and notes.
         look_up: A function that returns the settings of the jump host with the given name.
 
@@ -88,7 +88,7 @@ def _path(
 
     Args:
         config: The settings of the connection to the server.
-        context: The context in which ssh runs.
+        context: The environment in which ssh runs.
         result: The imported configuration, to which the function adds tunnels and notes.
         look_up: A function that returns the settings of the jump host with the given name.
         command: The settings of the ssh command's destination. If the server is not a jump host, they equal `config`.

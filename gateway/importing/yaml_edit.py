@@ -54,7 +54,7 @@ class YamlEdit:
         """Set the value at a path. Create the parent mapping if it does not exist.
 
         Raises:
-            UsageError: The mapping comes from a YAML alias or merge key, so a change would affect other mappings.
+            UsageError: The parent mapping comes from a YAML alias or merge key: a change would affect other mappings.
         """
         *outer, key = path
         if not isinstance(self.get(*outer), dict):
@@ -83,7 +83,7 @@ class YamlEdit:
         """Remove the value at a path. Also remove the parent mapping if it becomes empty.
 
         Raises:
-            UsageError: The mapping comes from a YAML alias or merge key. See `put`.
+            UsageError: The parent mapping comes from a YAML alias or merge key. See `put`.
         """
         *outer, key = path
         mapping = self.get(*outer)
@@ -103,7 +103,7 @@ class YamlEdit:
             change: A function that receives an item, and returns the new item, or None to remove the item.
 
         Raises:
-            UsageError: The mapping comes from a YAML alias or merge key. See `put`.
+            UsageError: The parent mapping comes from a YAML alias or merge key. See `put`.
         """
         self._refuse_anchors(path)
         old = self.get(*path)

@@ -61,7 +61,7 @@ class NfsExport:
         fsid: The ID of the file system, as two hexadecimal numbers.
         handle: The file handle of the directory. If it changes, the mounts of clients become stale.
         total: Size of the file system, in bytes.
-        available: Space that is available to the user of the check, in bytes.
+        available: Free space, in bytes, that the user in the credentials of the request can use.
         lease: Lease time, in seconds. If a client is silent for longer, the server can discard the client's state.
     """
 

@@ -24,7 +24,7 @@ class AccessRole(IntEnum):
 
 @dataclass(frozen=True)
 class BearerTokens:
-    """The bearer tokens (RFC 6750) that the ops server accepts, by the role that they grant.
+    """The bearer tokens (RFC 6750) that the ops server accepts: one for each role.
 
     Args:
         everything: The token that grants `AccessRole.EVERYTHING`; None if there is no such token.

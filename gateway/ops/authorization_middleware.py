@@ -31,7 +31,7 @@ _METRICS_ONLY = "this token is valid for /metrics and /api/v1/sd only: use the t
 
 
 class AuthorizationMiddleware:
-    """Refuses unknown Host headers (421) and unauthorized clients (401, 403). Delays requests above the rate limit.
+    """Refuses unknown Host headers (421) and unauthorized clients (401, 403). Delays requests that are too frequent.
 
     Args:
         rules: The access rules of the listener.

@@ -41,7 +41,7 @@ def limits_for(descriptors: int, response: float = 30.0) -> ConnectionLimits:
 
     Args:
         descriptors: RLIMIT_NOFILE of the process (getrlimit(2)).
-        response: See `ConnectionLimits`.
+        response: Maximum seconds from the end of a request's headers to the last byte of the response.
     """
     unlimited = descriptors == resource.RLIM_INFINITY
     share = _MAX_CONNECTIONS if unlimited else descriptors // _DESCRIPTOR_SHARE

@@ -32,12 +32,12 @@ class DiagnosedFailure:
         level: The severity.
         part: `tunnel` or `backend`.
         name: The name of the tunnel or backend.
-        state: The state. A tunnel that failed and is retried has the state `down`, even during an attempt.
+        state: The state. While the gateway tries to reopen a failed tunnel, the tunnel's state is `down`.
         since: When the state began.
         reason: The reason; None if the state has no reason.
         cause: The cause of the state, in a few words.
         detail: More information about the cause, in one line.
-        blocked: The backends that the tunnel blocks.
+        blocked: The backends that are blocked because of the tunnel.
         degraded: The backends that are degraded because of the tunnel.
         rerouted: The backends that can use the tunnel, but currently use another one.
         rerouted_tunnels: The open tunnels that can run inside the tunnel, but currently run inside another one.
@@ -66,7 +66,7 @@ class DiagnosedFailure:
 
     @property
     def effects(self) -> str:
-        """The consequences, separated by semicolons; empty if there are none."""
+        """The consequences of the failure as text, separated by semicolons; empty if there are none."""
         counts = [
             (len(self.blocked), "backend", "blocked"),
             (len(self.degraded), "backend", "degraded"),
@@ -109,7 +109,7 @@ class Diagnosis:
 
 
 def diagnose(view: ServiceView) -> Diagnosis:
-    """Return the diagnosis of a service."""
+    """Return the diagnosis for a snapshot of the service's state."""
     tunnels = {tunnel.name: tunnel for tunnel in view.tunnels}
     affected: dict[str, dict[TunnelFailureEffect, list[BackendView]]] = {}
     explained = set()
@@ -244,9 +244,9 @@ def _backend_cause(
 
 
 def _waiting(view: ServiceView, backends: Iterable[BackendView]) -> tuple[int, str]:
-    """Return the number of waiting containers, and the word `container`.
+    """Return the number of containers that wait for a connection to `backends`, and the word `container`.
 
-    Without Docker, return the number of waiting clients, and the word `client`.
+    If Docker is not configured, return the number of waiting clients, and the word `client`.
     """
     if view.docker is None:
         return sum(each.waiting for each in backends), "client"

@@ -75,7 +75,7 @@ class ConsumerContainerView:
 
 @dataclass(frozen=True)
 class SwarmPeerView:
-    """The gateway agent on another node of a Docker swarm, with its last report for one network."""
+    """The gateway agent on another node of a Docker swarm, with its last report about one Docker network."""
 
     network: str
     address: str
@@ -104,4 +104,4 @@ class DockerView:
     peers: list[SwarmPeerView] = field(default_factory=list)
     unavailable: list[UnavailableContainerView] = field(default_factory=list)
     revived: dict[str, int] = field(default_factory=dict)
-    """Number of unavailable containers that the gateway has started again, by the cause of their failure."""
+    """For each of `UNAVAILABLE_CAUSES`, the number of unavailable containers that the gateway has started again."""

@@ -54,7 +54,7 @@ class StateChange:
     Args:
         id: A number that increases with each event, even across restarts.
         at: When the state changed, in seconds since the epoch.
-        subject: What changed.
+        subject: The backend, target or tunnel whose state changed, or the service.
         state: The new state.
         previous: The previous state; None if it is not known.
         reason: The reason for the state; None if the state has no reason.

@@ -25,9 +25,9 @@ def member_level(member: MemberSnapshot) -> DisplaySeverity:
 
 
 def worst_first(members: Iterable[MemberSnapshot]) -> list[MemberSnapshot]:
-    """Return the members in order of severity: first those that do not respond.
+    """Return the members, worst first. Members that do not respond come before all other members.
 
-    Members with the same severity keep their order.
+    Equally severe members keep their order.
     """
     levels = list(DisplaySeverity)
     return sorted(members, key=lambda each: (levels.index(member_level(each)), not each.error))

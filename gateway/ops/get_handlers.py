@@ -87,7 +87,7 @@ class GetHandlers:
         self._streams.close()
 
     def handlers(self, *, probes_only: bool = False) -> dict[str, RequestHandler]:
-        """Return the handlers by path.
+        """Return a dictionary that maps each path to its handler.
 
         Args:
             probes_only: Whether to return only the handlers of the paths that `ops.probe_listen` serves.

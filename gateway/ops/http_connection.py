@@ -26,7 +26,7 @@ class HttpConnectionCallbacks(Protocol):
 
 
 class HttpConnection(asyncio.Protocol):
-    """A connection that passes received data to aiohttp, within deadlines and a size limit.
+    """An HTTP connection that passes received data to aiohttp, and enforces deadlines and a size limit.
 
     Args:
         owner: The listener that owns the connection.

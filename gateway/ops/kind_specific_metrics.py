@@ -13,7 +13,9 @@ from gateway.ops.status_views import BackendView, TunnelView
 
 
 def fact_families(facts: Iterable[FactDefinition], *labels: str) -> dict[str, GaugeMetricFamily]:
-    """Return a metric without samples for each fact that has a metric name. The keys are the metric names.
+    """Return a dictionary with a metric for each fact that has a metric name. The keys are the metric names.
+
+    The metrics do not contain samples yet.
 
     Args:
         facts: The facts.

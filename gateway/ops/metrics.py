@@ -1,4 +1,4 @@
-"""Creates the Prometheus metrics at each scrape, so that removed tunnels and backends have no metrics."""
+"""Creates the Prometheus metrics at each scrape, only for tunnels and backends that still exist."""
 
 import time
 from collections.abc import Iterable, Iterator

@@ -83,7 +83,7 @@ class PageHandlers:
         return await self._respond(request, "/fleet", "", render)
 
     async def _respond(self, request: web.Request, path: str, root: str, render: "RenderPage") -> web.Response:
-        """Respond with a page. If the query contains the version that the client has, send only what has changed.
+        """Respond with a page. If the query contains the version that the client has, send only the changed parts.
 
         Args:
             request: The request.

@@ -55,7 +55,8 @@ class OpsServer:
         self._settings = settings
         self._secrets = OpsSecrets()
         self._tls_listeners: list[HttpListener] = []
-        # Render metrics in a thread: with many backends, rendering takes tens of milliseconds.
+        # Render metrics in a thread. With many backends, rendering takes tens of milliseconds, and would block the
+        # event loop.
         self._renderer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
         streams = limits_for(_max_descriptors()).connections // _STREAM_SHARE
         self._uncached, self._cached = (
@@ -65,7 +66,7 @@ class OpsServer:
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[HostPort]:
-        """Serve until the end of the `async with` block.
+        """Respond to requests until the end of the `async with` block.
 
         Yields the address of `ops.listen`. If its port is configured as 0, the address contains the actual port.
 

@@ -16,7 +16,7 @@ class ServiceInterface(Protocol):
     """The log of state changes."""
 
     def phase(self) -> str:
-        """Return `starting`, `ready` or `draining`."""
+        """Return the phase of the service: `starting`, `ready` or `draining`."""
 
     def backend_statuses(self) -> list[BackendStatus]:
         """Return the status of each backend."""
@@ -40,7 +40,7 @@ class ServiceInterface(Protocol):
         """
 
     def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
-        """Return the last checks of a backend by target, oldest first; None if there is no such backend."""
+        """Return the last checks of each target of a backend, oldest first; None if there is no such backend."""
 
     def fleet(self) -> FleetSnapshot:
         """Return the gateways of the fleet and their last responses. Do no I/O."""

@@ -16,7 +16,7 @@ def iso(seconds: float | None) -> str | None:
     """Return a time in the format of RFC 3339.
 
     Args:
-        seconds: Seconds since the epoch; None if there is no time.
+        seconds: Seconds since the epoch. None: the result is None, too.
     """
     if seconds is None:
         return None
@@ -183,7 +183,7 @@ def _json(value: Any) -> str:
 
 
 def iter_json(body: dict[str, Any]) -> Iterator[str]:
-    """Yield a JSON object as short strings, so that the caller can yield to the event loop between them.
+    """Yield a JSON object as short strings. Between two strings, the caller can yield to the event loop.
 
     Args:
         body: The object. A value can be an iterator over pairs of key and value, which becomes a JSON object. The

@@ -170,7 +170,7 @@ class BackendView:
     connections: int
     connections_total: int
     rejected: dict[str, int]
-    """Number of clients rejected before they were connected to a target, by reason."""
+    """For each reason, the number of clients that were rejected before they were connected to a target."""
     resets: dict[str, int]
     to_backend: int
     from_backend: int

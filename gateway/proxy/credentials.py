@@ -22,13 +22,14 @@ class ProxyCredentials:
 
 
 def read_credentials(options: ProxyOptions) -> ProxyCredentials | None:
-    """Read the password file, if one is configured. Return the login; None if no login is configured.
+    """Return the user name and password; None if neither is configured. Read the password file, if one is configured.
 
     Args:
         options: The options of the tunnel.
 
     Raises:
-        TunnelError: The password file cannot be read, or the protocol cannot encode the login. The error is fatal.
+        TunnelError: The password file cannot be read, or the protocol cannot encode the user name or the password.
+            The error is fatal.
     """
     try:
         password = options.password.reveal() if options.password else ""

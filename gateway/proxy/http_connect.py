@@ -28,7 +28,7 @@ async def connect(stream: ProxyStream, to: HostPort, login: ProxyCredentials | N
     Args:
         stream: A new connection to the proxy.
         to: The target.
-        login: The login; None to send no login.
+        login: The user name and password; None to send no credentials.
 
     Raises:
         ProxyReplyError: The proxy refuses the connection, or its response is invalid.

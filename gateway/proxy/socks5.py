@@ -32,7 +32,7 @@ async def log_in(stream: ProxyStream, login: ProxyCredentials | None) -> None:
 
     Args:
         stream: A new connection to the proxy.
-        login: The login; None to offer only the method without authentication.
+        login: The user name and password; None to offer only the method without authentication.
 
     Raises:
         ProxyReplyError: The proxy rejects the login, or its reply is invalid.

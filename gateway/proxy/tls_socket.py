@@ -50,7 +50,10 @@ class TlsSocket:
 
     @property
     def supports_half_close(self) -> bool:
-        """Whether the peer can still send after it receives close_notify. TLS 1.2 forbids it (RFC 5246, 7.2.1)."""
+        """Whether the peer can still send after it receives close_notify.
+
+        In TLS 1.2, the peer must close the connection instead (RFC 5246, section 7.2.1).
+        """
         return self._tls.version() == "TLSv1.3"
 
     @property

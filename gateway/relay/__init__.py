@@ -1,1 +1,1 @@
-"""Relays bytes between sockets. Also contains the poller, TCP dials, socket options and name resolution."""
+"""Relays bytes between sockets. Also polls descriptors, dials over TCP, sets socket options and resolves names."""

@@ -4,7 +4,7 @@ from typing import Protocol
 
 
 class ByteStream(Protocol):
-    """Defines the interface of a stream, such as a TLS connection, for `StreamBridge`.
+    """Defines the interface of a stream, such as a TLS connection, that `StreamBridge` uses.
 
     All methods raise `OSError` if the stream has failed.
     """

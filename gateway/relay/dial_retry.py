@@ -1,4 +1,4 @@
-"""Repeats a dial whose SSH connection stopped responding, and reports abandoned dials to the caller."""
+"""Repeats a dial if its SSH connection stopped responding. Reports abandoned dials to the caller."""
 
 import asyncio
 import time

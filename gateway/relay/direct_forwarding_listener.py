@@ -16,7 +16,7 @@ _OPTIONS = b"".join(struct.pack("=iii", *option) for option in TCP_OPTIONS)
 class DirectForwardingListener(NativeListener):
     """A listening socket of a native engine. For each client, the native engine dials the IP address of the target.
 
-    See `NativeListener`.
+    `NativeListener` describes the arguments.
     """
 
     def _listen(self, descriptor: int, permits: int) -> None:

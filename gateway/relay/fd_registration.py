@@ -13,7 +13,7 @@ class FdRegistration:
     If the descriptor is already registered, the new registration replaces the handler and the mask.
 
     Args:
-        sock: The socket. It must stay open until `close`.
+        sock: The socket. It must stay open until `close` is called.
         handler: Called with the events that occurred.
         mask: The initial event mask.
     """

@@ -1,4 +1,4 @@
-"""Keeps a client's socket open after the backend has closed, until the client has received all data.
+"""Keeps a client's socket open after the backend has closed its connection, until the client has received all data.
 
 If a socket is closed with unread data, or receives data after the close, the kernel sends a reset. The reset discards
 data that the client has not received (RFC 1122, section 4.2.2.13). Therefore, the socket stays open for a while: the
@@ -23,7 +23,7 @@ from gateway.relay.sockets import close_gracefully, deliver_after_close, reset, 
 LINGER_TIMEOUT = 60.0
 """Default time limit in seconds for a lingering socket: the kernel's default tcp_fin_timeout (tcp(7))."""
 _MAX_SOCKETS = 4096
-"""Maximum number of lingering sockets per event loop. At this limit, each new socket closes the oldest one."""
+"""Maximum number of lingering sockets per event loop. At this limit, the oldest socket is closed for each new one."""
 _SCAN_INTERVAL = 0.25
 _DISCARD_SIZE = 256 * 1024
 _TCP_CLOSE = 7
@@ -68,8 +68,8 @@ class LingeringCloser:
     def close_later(self, sock: socket.socket, *, reset_after: bool) -> None:
         """Take ownership of `sock`, shut down its write side, and close it when the client sends end-of-file.
 
-        If the client does not send end-of-file, close the socket after `LINGER_TIMEOUT`. The kernel still delivers
-        the data in the send buffer.
+        If the client does not send end-of-file, close the socket after `LINGER_TIMEOUT` seconds. The kernel still
+        delivers the data in the send buffer.
 
         Args:
             sock: A non-blocking socket that is not registered with the poller.
@@ -138,7 +138,7 @@ class LingeringCloser:
                 self._loop.call_later(_SCAN_INTERVAL, self._scan)
 
     def _close_or_extend(self, fd: int, each: _LingeringSocket, now: float) -> None:
-        """Close the socket, or extend the deadline if a reset would discard data that the client still receives."""
+        """Close the socket. If the client still acknowledges data that a reset would discard, extend the deadline."""
         left = _unacknowledged(each.sock)
         if each.reset_after and 0 < left < each.unacknowledged and not _is_closed(each.sock):
             each.unacknowledged, each.deadline = left, now + LINGER_TIMEOUT

@@ -53,7 +53,7 @@ class NativeEngineRunner:
         self._thread = thread
         self._objects: dict[int, NativeEventHandler] = {}
         self._groups: dict[int, object] = {}
-        """The groups of objects, by the token of the object. Objects without a group have no entry."""
+        """Maps the token of each object to the group of the object. Objects without a group have no entry."""
         self._poller = poller()
         self._start()
         if isinstance(loop, RelayEventLoop):
@@ -78,7 +78,7 @@ class NativeEngineRunner:
         return self._growth_bytes - self.engine.growth()
 
     def group_size(self, group: object) -> int:
-        """Return the number of objects that were added with `group`."""
+        """Return the number of registered objects that belong to `group`."""
         return sum(each is group for each in self._groups.values())
 
     def add(self, thing: NativeEventHandler, token: int | None = None, group: object = None) -> int:
@@ -116,7 +116,7 @@ class NativeEngineRunner:
         self.engine.command(command, token, argument)
 
     def close(self) -> None:
-        """Reset all clients, and close all connections. Further calls have no effect."""
+        """Stop the native engine, reset its clients, and close its connections. Further calls have no effect."""
         self._poller.remove(self._fd)
         self.engine.close()
         self._objects.clear()

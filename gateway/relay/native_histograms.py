@@ -1,4 +1,4 @@
-"""Allocates latency histograms in the native engine, and adds them to the gateway's Prometheus histograms."""
+"""Allocates histograms in the native engine. Adds their observations to the gateway's Prometheus histograms."""
 
 import struct
 
@@ -37,11 +37,11 @@ class NativeHistograms:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._by_latency: dict[int, _SharedHistogram] = {}
-        """Open histograms, by the `id()` of the Prometheus histogram."""
+        """Maps the `id()` of each Prometheus histogram to the open histogram of the native engine."""
         self._by_number: dict[int, _SharedHistogram] = {}
-        """Histograms by number. A histogram is removed when its last record arrives from the native engine."""
+        """Histograms of the native engine, by number. A histogram is removed when its last record arrives."""
         self._unused: dict[int, _SharedHistogram] = {}
-        """Open histograms that no channel uses. The one unused for longest is first."""
+        """Open histograms that no channel uses, by number. The one that was unused for longest is first."""
         self._free: list[int] = []
 
     def acquire(self, latency: Histogram) -> int:

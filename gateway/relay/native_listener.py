@@ -37,10 +37,12 @@ class NativeListenerHandler(Protocol):
         """Handle a client that the native engine connected to the target."""
 
     def on_served(self, clients: ShortConnectionTotals) -> None:
-        """Count clients that the native engine connected to the target, and whose connections have ended."""
+        """Add the totals of short connections, which have ended without a call of `on_joined`, to the counters."""
 
     def on_returned(self, client: Stream, seconds: float, *, abandoned: bool) -> None:
-        """Handle a client that the rule does not allow, or that the native engine could not connect to the target.
+        """Handle a client that the native engine returns, because it could not connect the client to the target.
+
+        The native engine also returns the clients that the rule does not allow.
 
         Args:
             client: The client's socket. The handler owns it.
@@ -50,7 +52,10 @@ class NativeListenerHandler(Protocol):
         """
 
     def on_stopped(self) -> None:
-        """Accept further clients without the listener, because it accepts no more. Not called after `withdraw`."""
+        """Accept new clients in the handler from now on, because the listener has stopped.
+
+        The listener does not call this method after `withdraw`.
+        """
 
     def on_closed(self, listener: "NativeListener") -> None:
         """Handle the end of `listener`. The listener calls no other method afterwards."""

@@ -10,8 +10,8 @@ from gateway.contracts.listening_link import AcceptedClientHandler, ClientAccept
 from gateway.contracts.relay import Relay
 
 _RECALL_AFTER = 2.0
-"""Seconds from the stop of a listener until it returns the clients that are not connected to the target yet. The
-handler then dials for these clients."""
+"""Seconds for which clients still wait for the target after their listener has stopped. The listener then returns
+the waiting clients to the handler, which dials for them."""
 
 ListenerFactory = Callable[[Any, int, Any], Any]
 """Makes one native engine accept clients. Receives a listening socket, the number of permits, and the
@@ -28,7 +28,7 @@ class NativeListenerGroup:
         rule: The sockets, the target, and the allowed clients.
         permits: Number of clients to accept. `permit` increases this number.
         factories: One factory for each native engine that accepts clients.
-        handler: Receives the events of the listener, and the clients that are returned.
+        handler: Receives the events of the group, and the clients that no native engine connected to the target.
 
     Raises:
         OSError: The process has no file descriptors left.
@@ -94,7 +94,7 @@ class NativeListenerGroup:
             each.recall()
 
     def stop(self, *, failed: bool) -> None:
-        """Stop accepting clients. The handler accepts further clients; see `AcceptedClientHandler.on_stopped`."""
+        """Stop accepting clients. The handler accepts later clients; see `AcceptedClientHandler.on_stopped`."""
         if self._active:
             self.withdraw()
             self._handler.on_stopped(self, failed=failed)

@@ -42,7 +42,7 @@ class RelayDirection:
         self.source = source
         self.sink = sink
         self.pending: memoryview | None = None
-        """Data that was read from the source and that the sink has not accepted."""
+        """Data that was read from the source and that the sink has not accepted yet."""
         self.pipe_bytes = 0
         """Number of bytes in the pipe."""
         self.pipe: tuple[int, int] | None = None
@@ -61,7 +61,7 @@ class RelayDirection:
         self.undelivered = False
         """Whether data from the source was lost, because the sink did not accept it."""
         self.discarding = False
-        """Whether to discard further data from the source, because the sink accepts no more data."""
+        """Whether to discard all later data from the source, because writes to the sink fail."""
 
     @property
     def blocked(self) -> bool:
@@ -131,7 +131,7 @@ class RelayDirection:
             self._shut_sink()
 
     def abandon(self) -> None:
-        """Discard pending data and all later data from the source, because the sink accepts no more data.
+        """Discard pending data and all later data from the source, because writes to the sink fail.
 
         The direction still reads from the source. If it did not, the source's peer might block while it sends, and
         then never read the data of the opposite direction.

@@ -145,7 +145,7 @@ class SocketRelay:
         self._update()
 
     def _stop_writing_to(self, sock: socket.socket, error: OSError | None = None) -> None:
-        """Handle a socket that accepts no more data.
+        """Stop writing to a socket, because it has failed or its peer has closed the connection.
 
         If the peer of `sock` reset the connection before it sent end-of-file, reset both sockets. Otherwise, continue
         to deliver the peer's data to the other socket, and discard the data for the peer.

@@ -118,7 +118,7 @@ class StreamBridge:
         """Wait until both directions have ended, or until one direction can no longer make progress."""
         await asyncio.wait({upload, download}, return_when=asyncio.FIRST_COMPLETED)
         if not upload.done() and download.result() is _DownloadResult.COMPLETE:
-            # After end-of-file, no read is pending that would report a reset of the stream, so poll for a reset.
+            # After end-of-file from the far side, no pending read can report a reset. Therefore, poll for a reset.
             while not (upload.done() or self._far.was_reset):
                 await asyncio.wait({upload}, timeout=_POLL_INTERVAL)
         elif not upload.done() and download.result() is _DownloadResult.UNREAD:
@@ -132,7 +132,7 @@ class StreamBridge:
         await self._wait_for_download(download, inf)
 
     async def _wait_for_upload(self, upload: "asyncio.Task[bool]") -> None:
-        """Wait until the upload ends, or the far side accepts no data for `LINGER_TIMEOUT`."""
+        """Wait until the upload ends, or until the far side accepts no data for `LINGER_TIMEOUT` seconds."""
         before = -1
         while not upload.done() and self._uploaded != before:
             before = self._uploaded
@@ -165,7 +165,7 @@ class StreamBridge:
             if self._far.supports_half_close:
                 await self._far.end()
         except OSError:
-            # The far side accepts no more data. Make further writes of the user fail, so that they do not block.
+            # A write to the far side failed. Make further writes of the user fail too, so that they do not block.
             _discard_unread(self._inner)
             self.on_upload_lost()
             return False

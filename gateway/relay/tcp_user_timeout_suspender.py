@@ -44,7 +44,7 @@ class TcpUserTimeoutSuspender:
         self._scanning = False
 
     def mark_stalled(self, fd: int) -> None:
-        """Record that the socket `fd` accepts no more data."""
+        """Record that the socket `fd` currently accepts no data, because its send buffer is full."""
         self._blocked_since[fd] = time.monotonic()
         if not self._scanning:
             self._scanning = True

@@ -1,1 +1,1 @@
-"""Connects to SSH servers with asyncssh: host keys, credentials, connections and channels."""
+"""Connects to SSH servers with asyncssh: verifies host keys, logs in, and opens channels on pooled connections."""

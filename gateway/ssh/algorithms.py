@@ -135,7 +135,7 @@ def usable(key: str, names: Sequence[str]) -> list[str]:
     return [name for name in names if name in available]
 
 
-# Host keys.
+# The functions below return properties of host key algorithms and of certificates.
 
 
 def is_certificate(algorithm: str) -> bool:
@@ -178,7 +178,7 @@ def ca_signature_algorithm(certificate: Any) -> str:
     return SSHPacket(packet.get_string()).get_string().decode("ascii", "backslashreplace")
 
 
-# Negotiation.
+# The functions below handle the negotiation of algorithms with a server.
 
 
 def negotiate(proposal: SSHPacket, client: Mapping[str, Sequence[bytes]]) -> tuple[str, list[str]]:
@@ -213,7 +213,7 @@ def _choose(key: str, client: Mapping[str, Sequence[bytes]], server: Sequence[by
 
 
 def needs_strict_kex(cipher: str, mac: str) -> bool:
-    """Return whether the algorithms need strict key exchange.
+    """Return whether a connection with this cipher and this MAC algorithm needs strict key exchange.
 
     Without strict key exchange, an attacker can drop packets without detection (CVE-2023-48795). ChaCha20 and the
     encrypt-then-MAC algorithms are vulnerable. AES-GCM is not vulnerable.

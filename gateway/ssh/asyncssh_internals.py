@@ -38,7 +38,9 @@ class UnreadChannelData(NamedTuple):
 
 
 def take_unread_data(channel: Any) -> UnreadChannelData:
-    """Remove and return the data that a closed or lost channel has not passed to its session.
+    """Remove and return the data that a channel has received, but has not passed to its session.
+
+    Call this function after the peer has closed the channel, or after the SSH connection is lost.
 
     Args:
         channel: The asyncssh channel. If it is None, the result contains no data.
@@ -52,9 +54,9 @@ def take_unread_data(channel: Any) -> UnreadChannelData:
 
 
 def disable_auto_adjust(conn: asyncssh.SSHClientConnection) -> None:
-    """Make new channels leave flow control to their session.
+    """Make new channels of `conn` leave flow control to their sessions.
 
-    The session must call `send_window_adjust` itself. By default, asyncssh grants the peer a full window again when
+    Each session must call `send_window_adjust` itself. By default, asyncssh grants the peer a full window again when
     the session receives a packet, even if asyncssh still buffers other data. The peer could then send without limit.
 
     In addition, make new channels call the session's `resume_writing` each time the peer increases the send window.

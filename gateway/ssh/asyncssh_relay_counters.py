@@ -33,12 +33,12 @@ class AsyncsshRelayCounters:
         self._client: socket.socket | None = None
         self._watch: FdRegistration | None = None
         self._send_buffer: SendBuffer | None = None
-        """Data that the client's socket has not accepted. None until the relay needs a buffer, because most relays
-        never need one."""
+        """Data for the client that its socket has not accepted yet. None until the relay needs a buffer, because most
+        relays never need one."""
         self._client_eof = False
         """Whether the client has ended its stream."""
         self._client_unwritable = False
-        """Whether the client accepts no more data."""
+        """Whether sending to the client has failed, so that the relay sends no more data to the client."""
         self._client_was_reset = False
         """Whether the client's connection was reset, so that the client's stream ended without EOF."""
         self._backend_eof = False
@@ -48,7 +48,7 @@ class AsyncsshRelayCounters:
         self._link_lost = False
         """Whether the SSH connection is lost."""
         self._channel_unwritable = False
-        """Whether the channel accepts no more data."""
+        """Whether the peer has closed the channel or the SSH connection is lost, so that nothing can be sent."""
         self._client_data_lost = False
         """Whether some of the client's data did not reach the backend."""
         self._eof_delivered = False

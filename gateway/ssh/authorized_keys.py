@@ -15,7 +15,7 @@ _SOURCE = re.compile(r"!?[\w.:/*?%-]+")
 
 
 def key_options(targets: Sequence[str], sources: Sequence[str]) -> str:
-    """Return key options that permit connections to `targets`, and forbid shells, TCP listeners and agents.
+    """Return key options that permit connections to `targets`, and forbid shells, TCP listeners and agent forwarding.
 
     No key option forbids listeners on unix sockets. The lines from `sshd_config_lines` forbid them.
 

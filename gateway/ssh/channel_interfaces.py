@@ -60,4 +60,4 @@ class ChannelOpener(Protocol):
         """
 
     def fail_opens(self, error: Exception) -> None:
-        """Make every pending `open` raise `error`."""
+        """Make every pending call of `open` raise `error`."""

@@ -39,7 +39,11 @@ def channel_open_error(error: asyncssh.ChannelOpenError, to: HostPort) -> DialEr
 
 
 def _connect_reason(text: str) -> FailureReason:
-    """Derive a reason from the message of a CHANNEL_OPEN_FAILURE, which often contains the text of strerror(3)."""
+    """Return why the SSH server could not connect to the target.
+
+    Args:
+        text: The server's message in CHANNEL_OPEN_FAILURE. It often contains the text of strerror(3).
+    """
     lowered = text.lower()
     for phrase, reason in _CONNECT_REASONS.items():
         if phrase in lowered:

@@ -1,8 +1,8 @@
-"""Handles the client's socket of an `AsyncsshRelay`.
+"""Handles the socket of a client whose bytes asyncssh forwards over an SSH channel.
 
-The two directions end independently (RFC 4254, section 5.3). A client that has sent EOF still gets the response. If
-the backend stops reading, the relay still delivers the data that the backend has sent. CHANNEL_CLOSE ends the
-backend's stream, with or without a CHANNEL_EOF before it.
+The two directions of a channel end independently (RFC 4254, section 5.3). A client that has sent EOF still gets the
+response. If the backend stops reading, the relay still delivers the data that the backend has sent. CHANNEL_CLOSE
+ends the backend's stream, even without a preceding CHANNEL_EOF.
 """
 
 import logging
@@ -74,7 +74,7 @@ class ClientSocketHandler(AsyncsshRelayCounters):
         """Count bytes as consumed, and send a window adjust when one is due.
 
         Args:
-            count: Number of bytes that were delivered to the client, or dropped because the client accepts no more.
+            count: Number of bytes that were delivered to the client, or dropped because sending to the client failed.
         """
         raise NotImplementedError
 
@@ -208,7 +208,7 @@ class ClientSocketHandler(AsyncsshRelayCounters):
             self._propagate_end()
 
     def _buffer(self, data: bytes | memoryview) -> None:
-        """Append `data` to the send buffer. Drop `data` if the client accepts no more data."""
+        """Append `data` to the send buffer. Drop `data` if the relay has ended or sending has failed."""
         if self.ended.done() or self._client_unwritable:
             return
         if self._send_buffer is None:
@@ -218,9 +218,10 @@ class ClientSocketHandler(AsyncsshRelayCounters):
     # The methods below forward the ends of the streams, and end the relay.
 
     def _propagate_end(self) -> None:
-        """If all of the backend's data is delivered, forward the backend's EOF to the client.
+        """Forward the backend's EOF to the client as soon as all of the backend's data is delivered.
 
-        Finish the relay if both directions have ended.
+        If no more data waits for the client, end the relay in these cases: both directions have ended, the peer has
+        closed the channel, or the SSH connection is lost.
         """
         if self._client is None or self.ended.done():
             return

@@ -38,7 +38,7 @@ async def connect(
         dial: Opens a connected, non-blocking socket to the server. The SSH connection owns the socket.
         progress: Called when the login starts.
         memory: The type of the tunnel's last trusted host key. A successful login updates it. Each tunnel has its own
-            object, which therefore also identifies the tunnel.
+            object, so that `hand_over` can use the object to identify the tunnel.
 
     Returns:
         An authenticated connection; the caller must close it. Its method `get_extra_info("verifier")`

@@ -1,7 +1,8 @@
-"""Defines the limits of SSH channels, and the receive windows of channels without the native engine. Does no I/O.
+"""Defines the size limits of SSH channels, and limits the total size of their receive windows. Does no I/O.
 
 A window of W bytes limits a channel to W bytes per round trip (RFC 4254, section 5.2). The native engine enlarges a
-window if the channel uses more than half of it within one round trip. The windows of asyncssh's channels do not grow.
+window if the channel uses more than half of the window in one round trip. The windows of asyncssh's channels do not
+grow.
 
 If a client reads slowly, received data uses memory. Budgets therefore limit the windows. N channels buffer at most
 `INITIAL_BUDGET_BYTES` + `GROWTH_BUDGET_BYTES` + N * `MIN_WINDOW` bytes. Python objects add up to a tenth of this
@@ -59,7 +60,7 @@ INITIAL_BUDGET = ByteBudget(INITIAL_BUDGET_BYTES)
 
 
 class ReceiveWindow:
-    """The receive window of one channel. The relay that owns it must call `close`.
+    """The receive window of one channel. The relay that owns the window must call `close`.
 
     Args:
         budget: The budget from which the window takes the part of its initial size above `MIN_WINDOW`.
@@ -81,6 +82,6 @@ class ReceiveWindow:
         return count
 
     def close(self) -> None:
-        """Return all bytes to the budget. Further calls have no effect."""
+        """Return the bytes of this window to the budget. Further calls have no effect."""
         self._budget.release(self.size - MIN_WINDOW)
         self.size = MIN_WINDOW

@@ -122,9 +122,9 @@ class HostKeyVerifier(asyncssh.SSHClient):
     ) -> None:
         self.trust = trust
         self.refused_key_type: str | None = None
-        """The type of the untrusted key that the server presented."""
+        """The type of the untrusted key that the server presented; None if it presented none."""
         self.refused_key: str | None = None
-        """A description of the untrusted key, for messages."""
+        """A description of the untrusted key or certificate that the server presented; None if it presented none."""
         self.close_error: Exception | None = None
         """The error that closed the connection; None if the connection is open or was closed without an error."""
         self.greeting: Callable[[], bytes] = bytes
@@ -187,13 +187,13 @@ class HostKeyVerifier(asyncssh.SSHClient):
     def record_refused_certificate(self, certificate: Any, reason: str) -> None:
         """Record a refused certificate for error messages.
 
-        Call this method only if the tunnel does not trust the key in the certificate by itself.
+        Call this method only if the key in the certificate is not a trusted host key.
         """
         key, authority = _described(certificate.key), _described(certificate.signing_key)
         self.refused_key = f"{key} with a certificate signed by {authority} ({reason})"
 
     def begin_auth(self, username: str) -> None:
-        """If the server lacks strict key exchange, refuse ciphers that need it.
+        """If the server does not support strict key exchange, refuse ciphers that need strict key exchange.
 
         asyncssh calls this method before it logs in.
 

@@ -1,4 +1,4 @@
-"""Opens and controls an SSH channel whose bytes the native engine relays, and reads its counters."""
+"""Opens and controls an SSH channel whose bytes the native engine relays, and reads the channel's counters."""
 
 import asyncio
 import socket
@@ -62,7 +62,7 @@ class NativeChannel(NativeRelay):
         """See `gateway.ssh.channel_interfaces.SshChannel`."""
         return not self._gauge()[6]
 
-    # The opener and the pool call the methods below.
+    # `NativeChannelOpener` and `PooledConnection` call the methods below.
 
     def request(self, wire: int, max_packet: int, head: bytes, rest: bytes) -> None:
         """Send CHANNEL_OPEN. The future `opened` gets the result.
@@ -89,7 +89,7 @@ class NativeChannel(NativeRelay):
         if self._measures:
             flags |= ATTACH_MEASURE
         self._histogram = self._runner.histograms.acquire(self._latency)
-        poller().remove(client.fileno())  # an earlier owner might have registered it
+        poller().remove(client.fileno())  # an earlier owner of the socket might have registered it
         self._runner.engine.attach(self._token, client.detach(), self._histogram, flags)
 
     def abort(self, close_reason: CloseReason) -> None:

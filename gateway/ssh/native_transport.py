@@ -45,7 +45,7 @@ class NativeTransport(asyncio.Transport):
     Args:
         conn: The asyncssh connection.
         runner: Runs the native engine.
-        names: The values that `get_extra_info` returns, by name. They are the local and the remote addresses.
+        names: The local address (`sockname`) and the remote address (`peername`), which `get_extra_info` returns.
         tunnel: See `hand_over`.
     """
 
@@ -146,8 +146,9 @@ class NativeTransport(asyncio.Transport):
         return SshForwardingListener(self.runner, rule, connections, max_packet, sock, permits, handler)
 
     def recall_clients(self) -> None:
-        """Make the native engine pass clients that wait for a channel of this connection to the event loop.
+        """Make the native engine return its waiting clients to the event loop.
 
+        These clients wait until a channel of this connection is open.
         See `gateway.contracts.listening_link.LinkClientListener.recall`.
         """
         if not self._closed:

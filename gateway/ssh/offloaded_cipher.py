@@ -39,7 +39,7 @@ class OffloadedCipher(Encryption):
     """A cipher for asyncssh that changes nothing, because the native engine encrypts and decrypts the packets."""
 
     def encrypt_packet(self, seq: int, header: bytes, packet: bytes) -> tuple[bytes, bytes]:
-        """Return the packet unchanged, and no tag."""
+        """Return the packet unchanged, and an empty tag."""
         del seq
         return header + packet, b""
 

@@ -32,7 +32,7 @@ class ConnectionHealth:
         load: Number of channels that are open or opening.
         outdated: See `PooledConnection.outdated`. An outdated connection gets no new channels, and the pool
             closes it after its last channel has closed.
-        stalled: Whether this connection became silent together with all others, because the network path stalled.
+        stalled: Whether this connection and all others of the pool became silent, because the network path stalled.
         silence_at_recovery: Seconds for which a stalled connection had been silent when another connection received
             data again; 0 before that time.
         keepalive_wait: Seconds for which the connection has waited for a keepalive reply; 0 if it waits for none.
@@ -48,7 +48,9 @@ class ConnectionHealth:
 
 @dataclass(frozen=True)
 class PoolDecision:
-    """The actions that a pool must take, based on the health of its connections. Lists contain connection indexes.
+    """The actions that a pool must take, based on the health of its connections.
+
+    Each list contains indexes of connections.
 
     Args:
         usable: Connections that can get new channels.

@@ -73,7 +73,7 @@ class PooledConnection:
 
     @property
     def load(self) -> int:
-        """Number of channels that are open or opening, including those that the native engine has not reported."""
+        """Number of open and opening channels, including those that the native engine has not reported yet."""
         known = len(self._relays) + self._opener.opening_count
         return max(known, self.native_transport.channel_count) if self.native_transport is not None else known
 

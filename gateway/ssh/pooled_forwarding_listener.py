@@ -22,7 +22,8 @@ class PooledForwardingListener(NativeListenerGroup):
         rule: The sockets, the target, and the allowed clients.
         permits: Number of clients that the listener may accept until the gateway permits more.
         connections: The SSH connections for the channels. A native engine must handle each of them.
-        handler: Receives the events of the listener, and the clients that the native engines return.
+        handler: Receives the events of the listener, and the clients that the native engines do not connect to the
+            target.
         owner: Manages the listeners of the pool.
 
     Raises:
@@ -40,7 +41,7 @@ class PooledForwardingListener(NativeListenerGroup):
         self.connections = list(connections)
         self._owner = owner
         self._overflow_periods = 0
-        """The sum of `SshForwardingListener.overflow_periods` over the native engines, at the last check."""
+        """The sum of `SshForwardingListener.overflow_periods` of all native engines, at the last `_grow_if_full`."""
         super().__init__(rule, permits, _listener_factories(rule, connections), handler)
 
     # The listeners of the native engines call the methods below.
@@ -61,7 +62,7 @@ class PooledForwardingListener(NativeListenerGroup):
         """Open another connection if all connections are full now, or if they were full when recent channels opened.
 
         `PooledConnection.load` alone is not sufficient, because many channels can open and end before Python reads
-        it.
+        the load.
         """
         if not self._active:
             return
@@ -131,7 +132,8 @@ class PooledForwardingListenerManager:
             rule: The sockets, the target, and the allowed clients.
             permits: Number of clients that the listener may accept until the gateway permits more.
             connections: The connections that can get new channels.
-            handler: Receives the events of the listener, and the clients that the native engines return.
+            handler: Receives the events of the listener, and the clients that the native engines do not connect to
+                the target.
 
         Returns:
             The listener; None if the native engines cannot accept the clients. The event loop must then accept them.

@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 _BATCH_SIZE = 8 * (MAX_SEND_PACKET + 64)
 _SLOW_BATCH_SIZE = 2 * (MAX_SEND_PACKET + 64)
 _SLOW_DRAIN = 0.02
-"""If writing a backlog takes longer than this number of seconds, the network path counts as slow. On a slow path,
-relays send only little data per turn, and batches are short."""
+"""If writing the backlog to the socket takes longer than this number of seconds, the network path counts as slow. On
+a slow path, relays send only little data per turn, and batches are short."""
 _SLOW_PERIOD = 1.0
 """Seconds for which a network path counts as slow after writing a backlog took longer than `_SLOW_DRAIN`. A slow path
 often accepts data in bursts, so one fast write does not prove that the path has become fast."""
@@ -174,7 +174,7 @@ class SendQueue:
         self._ready.at_iteration_end(self._give_turns)
 
     def close(self) -> None:
-        """Stop sending, and drop all data. Called when the socket is closed."""
+        """Stop sending, and drop all unsent data. Called when the socket is closed or passed to the native engine."""
         self._closed = True
         self._backlog = SendBuffer()
         self._batch, self._batched = [], 0

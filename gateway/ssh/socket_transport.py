@@ -37,7 +37,7 @@ class SocketTransport(asyncio.Transport):
         self.queue = SendQueue(sock, conn, self._update_interest, self._close)
         """Sends the packets, and decides when each relay of the connection may send."""
         self.greeting = b""
-        """The first bytes that the peer sent. If the server refuses the connection, they can contain the reason."""
+        """The first bytes that the server sent. If the server refuses the connection, they can contain the reason."""
         self._last_received = time.monotonic()
         self._sock = sock
         self._conn = conn
@@ -116,7 +116,7 @@ class SocketTransport(asyncio.Transport):
         return not self._closed and self.queue.may_send and self._conn.between_packets
 
     def release(self) -> socket.socket:
-        """Stop using the socket, which the caller then owns."""
+        """Stop using the socket, and return it. The caller then owns the socket."""
         self._closed = True
         self._ready.remove(self._fd)
         self.queue.close()

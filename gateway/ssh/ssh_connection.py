@@ -19,9 +19,9 @@ from gateway.ssh.single_signature_algorithm_key import SingleSignatureAlgorithmK
 from gateway.ssh.transport_interfaces import NativeTransportInterface, SshConnectionTransport
 
 _FREQUENT_REKEY_BYTES, _FREQUENT_REKEY_SECONDS = 4 << 20, 10.0
-"""Limits on the received bytes and on the seconds since the previous key exchange. A key exchange within both limits
-counts as shortly after the previous one. If OpenSSH has a small RekeyLimit, each long packet that it sends starts a
-key exchange (packet.c, ssh_packet_need_rekeying)."""
+"""Limits for the received bytes and for the seconds between two key exchanges. If neither limit is reached, the
+second key exchange followed shortly after the first. With a small RekeyLimit, OpenSSH starts a key exchange for each
+long packet that it sends (packet.c, ssh_packet_need_rekeying)."""
 
 _MAX_DEFERRED_PACKETS = 16 * 1024
 """Maximum number of packets that asyncssh delays during a key exchange, including replies to the peer's requests. If
@@ -49,8 +49,8 @@ class SshConnection(SSHClientConnection):
         self.kex_started = 0.0
         """The monotonic time at which the most recent key exchange started, in seconds."""
         self.rekeys_often = False
-        """Whether each of the last two key exchanges followed shortly after the previous one. If so, the peer should
-        send short packets."""
+        """Whether each of the last two key exchanges followed shortly after the previous one. If so, new channels
+        permit only short packets, because OpenSSH might start a key exchange for each long packet."""
         self._last_rekey_soon = False
         super().__init__(asyncio.get_running_loop(), options, wait="auth")
         self._bytes_until_rekey = self._rekey_bytes
@@ -75,7 +75,10 @@ class SshConnection(SSHClientConnection):
         self._recv_encryption_object = self._replacement(cipher, sealing=False)
 
     def _replacement(self, cipher: Any, *, sealing: bool) -> Any:
-        """Pass the key of `cipher` to the native engine. Return the object that asyncssh uses instead of `cipher`."""
+        """Return the object that asyncssh must use as the cipher.
+
+        If the native engine encrypts the packets, pass the key of `cipher` to the native engine.
+        """
         if self.native_transport is None:
             return cipher
         key = cipher_key(cipher)
@@ -94,7 +97,7 @@ class SshConnection(SSHClientConnection):
         self._send_encryption_object = self._recv_encryption_object = OffloadedCipher()
         self.native_transport = self._transport = self.own_transport = transport
 
-    # Host keys.
+    # The methods below negotiate algorithms, and check the server's host key.
 
     def process_packet(self, pkttype: int, pktid: int, packet: SSHPacket) -> Any:
         """Negotiate algorithms when the server's proposal arrives, then call asyncssh's method.
@@ -154,7 +157,7 @@ class SshConnection(SSHClientConnection):
         """Whether the transport is closed, so that asyncssh no longer uses it."""
         return self._transport is None
 
-    # Receiving.
+    # The methods below handle received packets.
 
     @property
     def between_packets(self) -> bool:
@@ -189,7 +192,7 @@ class SshConnection(SSHClientConnection):
         super()._finish_recv_packet(*args, **kwargs)
         self.own_transport.on_packet_processed()
 
-    # Sending.
+    # The methods below send packets and start key exchanges.
 
     @property
     def may_send_data(self) -> bool:
@@ -238,12 +241,12 @@ class SshConnection(SSHClientConnection):
         self.own_transport.on_sending_changed()
 
     def log_sent_packet(self, *args: Any) -> None:
-        """Do nothing: logging would cost more than sending."""
+        """Do nothing, because logging a packet would use more CPU time than sending it."""
 
     def log_received_packet(self, *args: Any) -> None:
-        """Do nothing: logging would cost more than receiving."""
+        """Do nothing, because logging a packet would use more CPU time than receiving it."""
 
-    # Closing.
+    # The methods below close the connection.
 
     def _force_close(self, exc: Exception | None) -> None:
         super()._force_close(exc)  # asyncssh closes the transport in the next loop iteration

@@ -30,7 +30,7 @@ class SshForwardingListener(NativeListener):
     Args:
         runner: Runs the native engine.
         rule: The target, the allowed clients, and what to measure.
-        connections: The SSH connections on which the native engine opens the channels, by their tokens.
+        connections: A mapping from tokens to the SSH connections on which the native engine opens the channels.
         max_packet: The maximum size of received packets, in bytes.
         sock: The listening socket. The native engine uses a duplicate of its descriptor.
         permits: Number of clients that the listener may accept until the gateway permits more.
@@ -66,7 +66,7 @@ class SshForwardingListener(NativeListener):
 
     @property
     def overflow_periods(self) -> int:
-        """Number of periods in which all connections were full when most channels opened; see `Engine.gauge`."""
+        """Number of periods in which more than 3/4 of the new channels used full connections; see `Engine.gauge`."""
         return self._read()[1]
 
     def _create_relay(self, token: int, wire: int, tap: Tap | None) -> NativeChannel:

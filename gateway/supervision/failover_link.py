@@ -15,7 +15,8 @@ from gateway.errors import DialError, FailureReason, LinkLostError, TargetAccess
 from gateway.metric_types import Histogram
 
 _NEXT_TUNNEL_AFTER = 2.0
-"""Time limit, in seconds, for a dial through one tunnel. It does not apply to the last tunnel to try."""
+"""Time limit, in seconds, for a dial through one tunnel. A dial through the last of the tunnels does not have
+this limit."""
 
 _Connected = TypeVar("_Connected")
 
@@ -53,7 +54,7 @@ class FailoverLink:
     async def join(
         self, client: Stream, to: HostPort, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
-        """Dial `to`, and forward bytes between the target and `client`. See `gateway.contracts.link.Link`."""
+        """Dial the target `to`, and forward bytes between `to` and `client`. See `gateway.contracts.link.Link`."""
         return await self._first(lambda link, left: link.join(client, to, latency, left, tap), within)
 
     async def lost(self) -> NoReturn:

@@ -64,8 +64,8 @@ class Supervisor:
             except asyncio.CancelledError:
                 if is_being_cancelled():
                     raise
-                # `stop` was not called, so the component itself raised this error. Treat this as a crash: otherwise,
-                # the component would end without a log message.
+                # `stop` was not called, so the component itself raised this error. Treat the error as a crash:
+                # otherwise, the component would end without a log message.
                 log.exception("component crashed", extra={"component": name})
             except Exception:
                 log.exception("component crashed", extra={"component": name})

@@ -5,12 +5,12 @@ from typing import Protocol
 
 
 class TunnelStateDescriber(Protocol):
-    """Defines the interface of objects that describe the state of a tunnel in one line. Uplinks implement it."""
+    """Defines how an object describes the state of a tunnel in one line. Uplinks implement this protocol."""
 
     def describe(self) -> str:
-        """Return one line with the state of the tunnel and its cause."""
+        """Return one line with the state of the tunnel and the cause of that state."""
 
 
 def describe_all(tunnels: Iterable[TunnelStateDescriber]) -> str:
-    """Return one line with the states of several tunnels. Identical states appear only once."""
+    """Return one line with the states of several tunnels. Identical descriptions appear only once."""
     return "; ".join(dict.fromkeys(tunnel.describe() for tunnel in tunnels))

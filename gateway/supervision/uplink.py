@@ -40,9 +40,10 @@ class Uplink:
         vias: The uplinks of the outer tunnels, in the order in which the gateway tries to connect through them. Empty
             for connections without a tunnel.
         quiet: Whether to omit state changes from the log.
-        traffic: The traffic class, for the log, if the tunnel is opened separately for each class; otherwise empty.
-        after: Waits until the tunnels that must not be open at the same time as this tunnel have closed; None if
-            there are no such tunnels.
+        traffic: The traffic class for the log, if the tunnel has a separate connection for each class; otherwise
+            empty.
+        after: Waits for other tunnels to close, because they must not be open at the same time as this tunnel. None:
+            do not wait.
     """
 
     def __init__(
@@ -115,13 +116,13 @@ class Uplink:
             self._become(TunnelState.STOPPED)
 
     async def wait_link(self) -> Link:
-        """Wait until a link is available, and return the link. The caller sets the deadline."""
+        """Wait until a link is available, and return the link. The caller must limit the time."""
         while self.link is None:
             await self._has_link.wait()
         return self.link
 
     def describe(self) -> str:
-        """Return one line with the state of the tunnel and its cause."""
+        """Return one line with the state of the tunnel and the cause of that state."""
         if self.state is TunnelState.WAITING:
             return describe_all(self.vias)  # the tunnel waits because of the states of its outer tunnels
         down = self.state in (*_ATTEMPTING, TunnelState.BACKOFF)
@@ -140,7 +141,7 @@ class Uplink:
     def renew(self) -> None:
         """Make the open tunnel use credentials that have changed on disk. Client connections remain open.
 
-        If the tunnel is not open, retry immediately.
+        If the tunnel is not open, try to open it immediately.
         """
         if self.opened is not None:
             log.info("credentials of the tunnel have changed: reloading them", extra={"tunnel": self.name})
@@ -149,9 +150,9 @@ class Uplink:
             self._retry_now.set()
 
     def retry(self) -> None:
-        """If the tunnel is not open, retry immediately, because its certificates were renewed.
+        """If the tunnel is not open, try to open it immediately, because its certificates were renewed.
 
-        An open tunnel needs no retry.
+        If the tunnel is open, do nothing.
         """
         if self.opened is None:
             self._retry_now.set()
@@ -163,7 +164,7 @@ class Uplink:
             self._become(TunnelState.DRAINING)
 
     def reconnect(self) -> None:
-        """Close and reopen the tunnel if it is open; otherwise, start the next attempt immediately."""
+        """Close the tunnel, and open it again. If the tunnel is not open, try to open it immediately."""
         self._retry_now.set()
 
     async def _wait_for_via(self) -> Link | None:
@@ -215,7 +216,7 @@ class Uplink:
         return time.monotonic() - began, cause
 
     def _progress(self, state: TunnelState, reason: FailureReason | None = None, detail: str = "") -> None:
-        """Handle a state that the tunnel reports. Publish the link while the tunnel is open and up."""
+        """Change the state to a state that the tunnel reports. Provide the link only while the tunnel is up."""
         if self.opened is not None:
             self._publish(self.opened.link if state is TunnelState.UP else None)
         if state is TunnelState.UP and self._draining:
@@ -250,8 +251,9 @@ class Uplink:
     def _become(self, state: TunnelState, reason: FailureReason | None = None, detail: str = "") -> None:
         """Change the state, and log the change. No other method changes the state.
 
-        During an attempt, the reason and detail of the previous failure remain. `since` changes only when the tunnel
-        becomes available or unavailable.
+        During an attempt to open the tunnel, keep the reason and detail of the previous failure.
+
+        `since` changes only when the tunnel becomes available or unavailable.
         """
         if state.availability is not self.state.availability:
             self.since = time.time()

@@ -1,4 +1,4 @@
-"""Defines the kinds of tunnel. Each module, such as `ssh`, defines one kind in its variable `KIND`."""
+"""Defines the kinds of tunnel. Each module of this package, such as `ssh`, defines one kind (`KIND`)."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,14 +49,15 @@ class TunnelKind:
             (`via`) cannot carry UDP. Reads files and raises errors like `servers`.
         refuses_via: Receives the options, and returns the reason why the tunnel cannot run inside another tunnel;
             None if it can.
-        server_dials_targets: Whether the tunnel's server dials the targets. If so, the targets see the server's
-            address as the address of the client.
+        server_dials_targets: Whether the tunnel's server dials the targets. If so, the source address of
+            connections to the targets is an address of this server.
         aliases: Other names of the kind. If `kind` in the configuration is an alias, the error suggests `name`.
         encrypts: Whether the traffic through the tunnel is encrypted.
-        needs_capabilities: Whether the tunnel needs Linux capabilities. If so, restricted pods cannot open it.
+        needs_capabilities: Whether the tunnel needs Linux capabilities. If so, restricted pods cannot open the
+            tunnel.
         facts: The fields of the link's status that the status page and the metrics contain.
         render_authorized_keys: Renders the output of `gateway render authorized-keys`; None if servers of this kind
-            have no such file.
+            have no authorized_keys file.
         insecure_settings: Receives the options, and whether the path to the tunnel's server is unencrypted. Yields
             the insecure settings. Reads no file contents, only the permissions of program files.
         advice: Receives the options, and yields warnings about settings that are valid but probably unintended. Each
@@ -65,10 +66,10 @@ class TunnelKind:
             cannot work until the operator changes an option or a file.
         read_url: Receives the scheme of a URL, and the part after `://` without the query. Returns the configuration
             keys. None if this part always has the form `user@host:port`.
-        identity: Set if a server permits only one connection per identity; None if a server permits several. Receives
-            the options, and returns the identity with which the tunnel connects. With an identity, the gateway opens
-            one tunnel for all traffic classes. When the tunnel's configuration changes, the gateway closes the old
-            tunnel before it opens the new one.
+        identity: Receives the options, and returns the identity with which the tunnel connects. None if a server
+            permits several connections with the same identity. If `identity` is set, the gateway opens one tunnel for
+            all traffic classes. When the tunnel's configuration changes, the gateway closes the old tunnel before it
+            opens the new one.
         credentials: Receives the options, and returns the certificates in the files to which the options refer.
             Skips unreadable files. Can block.
         renewed: Receives the options, and returns the certificate files that an operator can renew with the same key.

@@ -148,7 +148,7 @@ class _OpenVpnClient:
             progress: Called with each state of the tunnel during the attempts, and with the reason for each failure.
 
         Raises:
-            TunnelError: The child process has exited, or is not connected after `silence.restart`.
+            TunnelError: The child process has exited, or did not connect within the time `silence.restart`.
         """
         options = self._options
         self._schedule_failure_report(progress)

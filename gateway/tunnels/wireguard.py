@@ -100,7 +100,7 @@ class WireGuardTunnel:
             progress: Called once, if there is no handshake within `connect_timeout`.
 
         Raises:
-            TunnelError: There was no handshake within `silence.restart`.
+            TunnelError: There was no handshake within the time `silence.restart`.
         """
         silence, started = self._options.silence, time.monotonic()
         reported = False
@@ -153,7 +153,10 @@ class _ConnectedWireGuardDevice:
             log.warning("%s", error.detail)  # the monitor calls `reconnect` again, and finally replaces the device
 
     def renew(self) -> None:
-        """Apply changed files. If only keys and peers have changed, update the device. Otherwise, replace it."""
+        """Apply changed files. If only keys and peers have changed, update the device.
+
+        If other settings have changed, report the link as lost, so that the gateway opens the tunnel again.
+        """
         try:
             same = self._wireguard.reload_file()
         except TunnelError as error:

@@ -10,7 +10,7 @@ import socket
 
 
 class DeviceLock:
-    """Locks the name of one VPN device until `close` or the exit of the process.
+    """Locks the name of one VPN device until `close` is called or the process exits.
 
     Args:
         device: Name of the device.

@@ -15,7 +15,7 @@ class DeviceSettings:
 
     Args:
         addresses: Addresses of the device, with their prefix lengths.
-        gateways: Next hops of the default routes, only for Ethernet devices (`tap`); otherwise empty.
+        gateways: Next hops of the default routes of an Ethernet device (`tap`); empty for other devices.
         peers: Addresses behind the VPN that probably reply to ICMP echo requests.
         name_servers: DNS servers to query through the device.
         search_domains: Domains to append to a host name that has no dot or does not resolve.
@@ -31,7 +31,7 @@ class DeviceSettings:
 
     @property
     def usable_addresses(self) -> tuple[IpInterface, ...]:
-        """The addresses that the MTU permits. IPv6 needs an MTU of at least 1280 bytes (RFC 8200, section 5)."""
+        """The addresses, without IPv6 addresses if the MTU is less than 1280 bytes (RFC 8200, section 5)."""
         allows_ipv6 = (self.mtu or _IPV6_MIN_MTU) >= _IPV6_MIN_MTU
         return tuple(each for each in self.addresses if each.version == 4 or allows_ipv6)
 
@@ -49,7 +49,7 @@ def parse_addresses(texts: tuple[str, ...]) -> tuple[IpAddress, ...]:
 
 
 def likely_peers(addresses: tuple[IpInterface, ...]) -> tuple[IpAddress, ...]:
-    """Return the first address of each network, which usually belongs to the VPN server.
+    """Return the first address of each network of a VPN device. This address usually belongs to the VPN server.
 
     Args:
         addresses: The addresses of the device, with prefix lengths. The result does not contain these addresses.

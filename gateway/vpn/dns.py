@@ -1,4 +1,4 @@
-"""Resolves host names with the name servers of a VPN, through the VPN (dnspython)."""
+"""Resolves host names. Sends DNS queries through a VPN to its name servers, with the library dnspython."""
 
 import asyncio
 import socket

@@ -36,12 +36,12 @@ class EchoMonitor:
         self._isolation = isolation
         self._on_reply = on_reply
         self._responds: dict[IpAddress, bool] = {}
-        """Whether each host counts as responsive. The oldest host is first."""
+        """For each host, whether it counts as responsive. The host that was added first is the first entry."""
         self._unanswered: Counter[IpAddress] = Counter()
         """Number of requests to each host since its last reply."""
         self._sockets: dict[int, socket.socket] = {}
         self._pending: dict[int, tuple[IpAddress, float]] = {}
-        """The requests without a reply: the host and the monotonic time of sending, by sequence number."""
+        """The requests without a reply: for each sequence number, the host and the monotonic time of the request."""
         self._sequence = count(1)
         self._identifier = secrets.token_bytes(2)
         self._warned = False

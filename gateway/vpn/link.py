@@ -54,7 +54,7 @@ class VpnLink:
     Args:
         isolation: Creates the sockets. The caller must close this object.
         network: The identity of the network behind the VPN.
-        thresholds: How long a reply must be missing before each reaction of the gateway.
+        thresholds: For each reaction of the gateway, the time for which an expected reply must be missing.
     """
 
     def __init__(self, isolation: DeviceIsolation, network: LinkNetworkId, thresholds: SilenceThresholds) -> None:
@@ -71,7 +71,7 @@ class VpnLink:
         self._settings: DeviceSettings | None = None
 
     def set_device_settings(self, settings: DeviceSettings) -> None:
-        """Apply new device settings: query their name servers, and ping their gateways, peers and name servers.
+        """From now on, use the name servers in `settings`, and ping its gateways, peers and name servers.
 
         If the addresses have changed, reset all client connections, because they no longer work.
 
@@ -110,7 +110,7 @@ class VpnLink:
                 self.silence.record_reply(time.monotonic())
             raise
         self.silence.record_reply(time.monotonic())
-        # Do not ping the host if its address has a scope ID (ValueError), or if it has reset the socket (OSError).
+        # Do not ping the target if its address has a scope ID (ValueError), or if the connection was reset (OSError).
         with contextlib.suppress(ValueError, OSError):
             self._echo.add_host(ipaddress.ip_address(sock.getpeername()[0]))
         return sock
@@ -144,7 +144,7 @@ class VpnLink:
             relay.abort(CloseReason.LINK_LOST)
 
     async def lost(self) -> TunnelError:
-        """Wait until the link is lost, and return the cause. The error is not fatal: a new connection can succeed."""
+        """Wait until the link is lost, and return the cause. The error is not fatal, because a retry can succeed."""
         return await asyncio.shield(self._lost)
 
     def status(self) -> VpnStatus:

@@ -70,10 +70,10 @@ class LivenessMonitor:
             await asyncio.sleep(_INTERVAL)
             now = time.monotonic()
             if now - before > 2 * _INTERVAL + 1:
-                self._link.silence.record_reply(now)  # ignore the missing replies: this process was suspended
+                self._link.silence.record_reply(now)  # ignore the missing replies, because this process was suspended
             silence = self._link.silence
             if not self._connected:
-                silence.record_echo_request(now)  # treat the missing connection like a missing reply
+                silence.record_echo_request(now)  # without a connection, a reply counts as missing
             received = await self._received()
             # Ignore bytes that arrive during a reconnect, because they belong to the handshake, which can still fail.
             if self._connected and silence.record_received(received, now):
@@ -88,7 +88,7 @@ class LivenessMonitor:
                 await self._reconnect()
 
     def _enter(self, stage: NoReplyStage) -> None:
-        """Set the stage. If it has changed, report the new state of the tunnel.
+        """Store the current stage of missing replies. If the stage has changed, report the new state of the tunnel.
 
         At the stage `lost`, also reset the client connections. At the stage `restart`, report the link as lost.
         """

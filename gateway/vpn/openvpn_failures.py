@@ -1,4 +1,4 @@
-"""Recognizes failures in OpenVPN's log messages, and maps each to a reason. Does no I/O."""
+"""Recognizes failures in OpenVPN's log messages, and returns the reason for each failure. Does no I/O."""
 
 import re
 from dataclasses import dataclass
@@ -57,5 +57,5 @@ def parse_failure(line: str) -> OpenVpnFailure | None:
 
 
 def more_specific(old: OpenVpnFailure | None, new: OpenVpnFailure) -> OpenVpnFailure:
-    """Return the failure with the higher specificity. If both are equal, return the new one."""
+    """Return the failure with the higher specificity. If both have the same specificity, return `new`."""
     return old if old is not None and old.specificity > new.specificity else new

@@ -39,7 +39,7 @@ class _LoadedFile:
 
 
 def load_client_file(options: OpenVpnOptions) -> SanitizedOpenVpnFile:
-    """Load an OpenVPN client file and the files to which it refers, and generate the file for OpenVPN. Can block.
+    """Load an OpenVPN client file and the files to which it refers. Generate the file for `openvpn`. Can block.
 
     Args:
         options: The options of the tunnel.
@@ -96,7 +96,7 @@ def _decode(data: bytes) -> str:
 
 
 def _read_below(directory: Path, name: str) -> _LoadedFile:
-    """Read a file below a directory."""
+    """Read a file that must be in a directory or in one of its subdirectories."""
     try:
         return _read(directory / name, _MAX_NAMED_SIZE, directory)
     except OSError as error:

@@ -106,7 +106,7 @@ class _LocatedError(GatewayError):
 
 @contextmanager
 def located(line: int) -> Iterator[None]:
-    """Add the line number to the message of each `GatewayError`, unless the message already contains one."""
+    """If the `with` block raises a `GatewayError` without a line number, add the line number to the message."""
     try:
         yield
     except _LocatedError:

@@ -56,7 +56,7 @@ def grant_access(path: Path, mode: int) -> None:
 
 
 def _obstacle(directory: Path) -> str | None:
-    """Return the reason why the child process cannot run as the unprivileged user; None if there is no reason."""
+    """Return the reason why the child process cannot run as the unprivileged user; None if it can."""
     effective = _effective_capabilities()
     missing = [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
     if missing:

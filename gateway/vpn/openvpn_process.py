@@ -32,7 +32,7 @@ class OpenVpnProcess:
         file: The generated configuration file.
         device: The name for the device.
         redirect: Called with each server and its protocol. Returns the address to which OpenVPN must connect instead
-            of the server, or None to let OpenVPN connect to the server itself. Raises `TunnelError` if a required
+            of the server, or None if OpenVPN must connect directly to the server. Raises `TunnelError` if a required
             redirect is not possible.
         on_state: Called with each connection state from `>STATE:` notifications, and with `DOWN` before OpenVPN
             removes the device.
@@ -88,7 +88,7 @@ class OpenVpnProcess:
 
     def _command(self, memory: int) -> list[str]:
         return [
-            # A <connection> block inherits only options that precede the block, so these options precede the file.
+            # A <connection> block inherits only options that precede it, so put these options before the file.
             "openvpn", "--connect-retry", "1", "2", "--server-poll-timeout", "5", "--allow-compression", "no",
             "--config", f"/dev/fd/{memory}",
             "--dev", self._device, "--dev-type", self._file.layer, "--ifconfig-noexec", "--route-noexec",
@@ -176,7 +176,7 @@ class OpenVpnProcess:
         self._management.send(f"remote MOD {address.host} {address.port}" if address else "remote ACCEPT")
 
     def _on_password(self, text: str) -> None:
-        """Handle a PASSWORD notification: send the requested credential, or record that the server refused it."""
+        """Handle a PASSWORD notification: send the requested credential, or record that a login failed."""
         request = re.match(r"Need '([^']+)' (username/password|password)", text)
         if request is None:
             if text.startswith("Verification Failed"):

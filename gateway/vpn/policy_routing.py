@@ -70,7 +70,7 @@ def configure_in_host(name: str, settings: DeviceSettings) -> None:
             netlink.rule("add", oifname=name, table=table, family=family, protocol=_PROTOCOL, priority=table)
         for each in settings.usable_addresses:
             # Also route packets from the device's addresses through the table. The rule for the device matches only
-            # packets of bound sockets. The kernel's reply to a late packet for a closed socket belongs to no socket.
+            # packets of bound sockets, and therefore not the kernel's reply to a late packet for a closed socket.
             family = socket.AF_INET if each.version == 4 else socket.AF_INET6
             netlink.rule(
                 "add", src=str(each.ip), src_len=each.max_prefixlen, table=table, family=family, protocol=_PROTOCOL,
@@ -104,7 +104,8 @@ def _table_of(netlink: IPRoute, name: str) -> int | None:
 def _free_table(netlink: IPRoute, name: str) -> int:
     """Return the number of a routing table that no rule uses. The search starts at a number derived from `name`."""
     used = {rule.get_attr("FRA_TABLE") for rule in _rules(netlink)}
-    start = zlib.crc32(name.encode())  # so that simultaneous searches of several gateways find different tables
+    # Start at a number that depends on the name, so that gateways that search simultaneously find different tables.
+    start = zlib.crc32(name.encode())
     return next(
         table
         for offset in range(_TABLE_COUNT)

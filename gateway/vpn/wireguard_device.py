@@ -51,7 +51,7 @@ class WireGuardDevice:
         self._process = WireGuardGoProcess(device)
         self._is_isolated = False
         self._endpoints: dict[str, str] = {}
-        """The resolved endpoint of each peer, by public key."""
+        """For the public key of each peer, its resolved endpoint."""
         self._lock: DeviceLock | None = None
         self.in_kernel = False
         """Whether the kernel provides the device."""
@@ -120,7 +120,7 @@ class WireGuardDevice:
         """Resolve the endpoints of all peers. If a name does not resolve, use the last known address.
 
         Returns:
-            The `address:port` of each peer that has an endpoint, by public key.
+            For the public key of each peer that has an endpoint, its `address:port`.
         """
         found = {}
         for peer in self._file.peers:
@@ -179,7 +179,7 @@ class WireGuardDevice:
         return parse_dump(await self._wg("show", self._device, "dump"))
 
     async def wait_for_handshake(self) -> None:
-        """Wait for the first handshake. The caller sets the deadline.
+        """Wait for the first handshake. This method has no time limit, so the caller must set one.
 
         Raises:
             TunnelError: `wg` fails.

@@ -15,7 +15,7 @@ _PEER_KEYS = {"publickey", "presharedkey", "allowedips", "endpoint", "persistent
 _KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
 _DEFAULT_KEEPALIVE = 25
 """Default interval between keepalives, in seconds. Without keepalives, the gateway cannot distinguish an idle peer
-from a dead one."""
+from a peer that has failed."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def to_setconf(file: WireGuardFile, endpoints: dict[str, str]) -> str:
 
     Args:
         file: The configuration file.
-        endpoints: The resolved `address:port` of each peer that has an endpoint, by public key.
+        endpoints: For the public key of each peer that has an endpoint, its resolved `address:port`.
     """
     lines = ["[Interface]", f"PrivateKey = {file.private_key}"]
     if file.listen_port:

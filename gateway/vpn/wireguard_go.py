@@ -78,7 +78,7 @@ class WireGuardGoProcess:
         log.debug("wireguard-go: %s", line)
 
     async def wait(self) -> str:
-        """Wait until the process exits, and return the cause. If it was not started, wait until cancelled."""
+        """Wait until the process exits, and return the cause. If no process was started, wait until cancelled."""
         if self._child is None:
             await asyncio.Event().wait()
             return ""

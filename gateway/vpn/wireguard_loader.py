@@ -35,7 +35,7 @@ def load_wireguard_file(options: WireGuardOptions) -> WireGuardFile:
 
 
 def _with_keys(file: WireGuardFile, options: WireGuardOptions) -> WireGuardFile:
-    """Return the file with the keys from the options in place of those in the file."""
+    """Return a copy of a parsed file in which the keys from the options replace the keys of the file."""
     if options.private_key is not None:
         file = replace(file, private_key=check_key(_reveal(options.private_key), "private_key"))
     if options.preshared_key is not None:

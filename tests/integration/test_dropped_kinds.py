@@ -139,7 +139,7 @@ def test_a_configuration_accepts_added_kinds(kinds: Path, tmp_path: Path) -> Non
     assert "tunnels.near.host: is a forwarder without encryption" in advised
     assert "backends.a.targets: are not encrypted" in advised
     assert (
-        "a mysql URL has no path: remove '/x'"
+        "a mysql URL must not have a path: remove '/x'"
         in run(kinds, "validate", "--backend", "a=mysql://a/x", fails=True).stderr
     )
 

@@ -1,4 +1,4 @@
-"""Finds the hazards in a snapshot. The function `find` of each module yields findings. Does no I/O."""
+"""Finds hazards in the snapshot of an engine. The function `find` of a module yields its findings. Does no I/O."""
 
 from gateway.audit.hazards import (
     files_hidden_by_mounts,

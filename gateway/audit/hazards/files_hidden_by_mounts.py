@@ -1,4 +1,4 @@
-"""Finds files of an image that a mount hides, and mounted files that were replaced on the host. Does no I/O."""
+"""Finds mounts that hide files of an image, and mounted files that were replaced on the host. Does no I/O."""
 
 import posixpath
 from collections.abc import Iterator

@@ -52,7 +52,7 @@ def on_container(
         container: The container.
         path: The path inside the container.
         what: A description of the finding.
-        fix: The commands that fix the hazard, or the changes to the mounts, for which this function writes commands.
+        fix: The commands that fix the hazard; or changes to the mounts, which this function converts to commands.
     """
     commands = fix if isinstance(fix, str) else recreate(snapshot, container, fix)
     source = container.labels.get(FILES, "").partition(",")[0]

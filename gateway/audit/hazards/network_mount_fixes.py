@@ -15,7 +15,7 @@ _SMB_VERSION = "3"
 """The value of `vers` that selects the latest SMB version, 3.0 or later, that client and server support
 (mount.cifs(8))."""
 _LOGIN = {"user", "username", "pass", "passwd", "password", "password2"}
-"""Mount options that can be in a credentials file instead (mount.cifs(8))."""
+"""Options of a login. A credentials file can contain them instead of the mount options (mount.cifs(8))."""
 _UNSAFE_IN_FSTAB = re.compile(r"[\s\\#]")
 """Matches characters that need octal escapes in /etc/fstab, such as the space, which separates fields (fstab(5))."""
 _KEPT_OF_HOST = {"addr", "port", "sec", "ro", "nosuid", "nodev", "noexec"}
@@ -78,7 +78,7 @@ def after_mount(mount: HostMount) -> str:
         return "# the name of the directory contains control characters: no command is safe to print"
     folder = "/etc/systemd/system/docker.service.d"
     escaped = mount.point.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
-    # Append to the file: the commands of another finding may have written a line to it before.
+    # Append a line and do not replace the file, because the fix of another finding may have written a line to it.
     write = command("printf", r"%s\n", "[Unit]", f'RequiresMountsFor="{escaped}"')
     return f"mkdir -p {folder} && {write} >> {folder}/audit-mounts.conf\nsystemctl daemon-reload"
 

@@ -1,4 +1,4 @@
-"""Finds hazardous mounts of network file systems, such as mounts with unsafe options or database files.
+"""Finds hazardous mounts of network file systems, such as mounts that have unsafe options or contain database files.
 
 Does no I/O.
 """
@@ -26,7 +26,7 @@ Issue = tuple[HazardRule, Severity, str]
 
 
 def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
-    """Yield a finding for each hazard of a network mount."""
+    """Yield a finding for each hazard of each network mount, including volumes that no container uses."""
     for container, mount, store in mounts(snapshot):
         if store.medium.is_network:
             for rule, severity, what in _issues(snapshot, container, mount, store):

@@ -1,4 +1,4 @@
-"""Finds data that is lost with its container: in the writable layer, in anonymous volumes, in memory. Does no I/O."""
+"""Finds data that can be lost, because it is in a writable layer, an anonymous volume or memory. Does no I/O."""
 
 import posixpath
 from collections.abc import Iterator, Mapping
@@ -26,7 +26,7 @@ _SET_BY_ENGINE = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc/mtab"
 
 
 def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
-    """Yield a finding for all data that is lost when a container is removed, or when the container or host stops."""
+    """Yield findings about data that is lost when a container is removed, or when the container or the host stops."""
     yield from _engine_in_memory(snapshot)
     for container in snapshot.containers:
         yield from _layer(snapshot, container)
@@ -61,7 +61,7 @@ def _layer(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterator[Fin
 
 
 def _main_directory(written: Mapping[str, int]) -> str:
-    """Return the deepest directory that contains more than half of all written bytes."""
+    """Return the deepest directory that contains more than half of the bytes of the files in `written`."""
     sizes: dict[str, int] = {}
     for name, size in written.items():
         directory = posixpath.dirname(name)

@@ -24,14 +24,14 @@ def explain(
     container: Container,
     backends: Iterable[ExplainedBackend],
 ) -> Explanation:
-    """Explain which backends a container reaches.
+    """Return which backends a container reaches, and why it does or does not reach them.
 
     Args:
         desired: The desired state.
         observed: The observed state.
         planned: The plan that changes `observed` to `desired`.
         container: The container, from `observed`.
-        backends: The properties of the backends.
+        backends: The backends to explain.
     """
     subject = ExplainedContainer(desired, observed, planned, container)
     found = [reachability(subject, each) for each in backends]

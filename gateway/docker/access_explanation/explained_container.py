@@ -27,7 +27,7 @@ class ExplainedContainer:
         self.gateway = observed.own_container
         """The gateway's own container; None if the gateway does not run in a container of this engine."""
         self.networks = planned.networks
-        """The backends whose names resolve on each network of the gateway, by network."""
+        """For each network of the gateway: the backends whose names resolve on the network."""
         self.attachments = {each.network: each for each in planned.attachments if each.container_id == container.id}
         self.unavailable = next((each for each in planned.unavailable if each.container_id == container.id), None)
         """Why the container is unavailable, see `gateway.docker.unavailable_containers`; None if it is available."""
@@ -42,7 +42,7 @@ class ExplainedContainer:
         self.rule = labels.by_rules(container.name, container.labels, rules)
 
     def endpoint(self, network: str) -> NetworkEndpoint | None:
-        """Return the container's endpoint on a network; None if the container is not attached."""
+        """Return the container's endpoint on a network; None if the container is not attached to the network."""
         return self.base.endpoints.get(network) if self.base is not None else None
 
     def label(self, key: str) -> str:

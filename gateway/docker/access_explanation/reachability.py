@@ -49,7 +49,7 @@ def reachability(subject: ExplainedContainer, backend: ExplainedBackend) -> Reac
 
 
 def _served(subject: ExplainedContainer, backend: ExplainedBackend, network: str, base: Container) -> Reachability:
-    """Return the result for a container that shares `network` with the gateway."""
+    """Return whether a container that shares `network` with the gateway reaches the backend, and why."""
     found = _not_admitted(subject, backend, network, base)
     state = f"the backend is {backend.state}" + (f": {backend.why}" if backend.why else "")
     if found is None and backend.state not in (*_GOOD, _UNKNOWN):
@@ -83,7 +83,7 @@ def _shared_network(subject: ExplainedContainer, base: Container, backend: str) 
 def _not_admitted(
     subject: ExplainedContainer, backend: ExplainedBackend, network: str, base: Container
 ) -> Reachability | None:
-    """Return why `allow` refuses the container; None if `allow` admits it."""
+    """Return why the backend's `allow` refuses the container; None if `allow` admits the container."""
     if backend.label is not None:
         who = consumer(base, subject.options.grants, strict=subject.desired.strict)
         if not who.has(backend.label, backend.name):

@@ -93,7 +93,7 @@ def build_report(
         instance: This gateway's name.
         network: The network.
         observed: The last snapshot of this engine.
-        known: This engine's current consumers, by address. The report contains only these consumers.
+        known: For each address, the current consumer on this engine. The report contains only these consumers.
     """
     entries = (
         ReportedContainerAddress(address, each.id, each.name, dict(each.labels))
@@ -107,7 +107,7 @@ def build_report(
 
 
 def encode(sent: ContainerAddressReport) -> bytes:
-    """Encode a report as one line."""
+    """Encode a report as one line of JSON."""
     entries = [[each.address, each.id, each.name, dict(each.labels)] for each in sent.entries]
     line = {"instance": sent.instance, "address": sent.address, "network": sent.network, "containers": entries}
     return json.dumps(line, separators=(",", ":")).encode() + b"\n"
@@ -151,7 +151,7 @@ def decode(line: bytes, network: SharedNetwork, peer: str) -> ContainerAddressRe
 
 
 def consumers_of(sent: ContainerAddressReport, grants: tuple[Grant, ...], *, strict: bool) -> dict[str, Consumer]:
-    """Return the consumers in one report, by address.
+    """Return, for each address in a report, the consumer that has the address.
 
     Args:
         sent: The report.

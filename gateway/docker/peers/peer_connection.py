@@ -73,7 +73,7 @@ async def maintain_peer(
 
 
 async def _read_reports(peer: Peer, port: int, tls: ssl.SSLContext, changed: Callable[[], None]) -> None:
-    """Connect and read reports until an error occurs."""
+    """Connect to a peer, and read its reports until an error occurs."""
     async with asyncio.timeout(PEER_TIMEOUT):
         reader, writer = await asyncio.open_connection(
             peer.address, port, ssl=tls, limit=_MAX_REPORT, local_addr=(peer.network.address, 0)

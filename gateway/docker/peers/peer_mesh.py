@@ -1,4 +1,4 @@
-"""Finds the gateways on the other nodes of a swarm (peers), connects to each, and sends them reports."""
+"""Finds the gateways on the other nodes of a swarm (peers), connects to each, and sends them reports of addresses."""
 
 import asyncio
 import logging
@@ -54,19 +54,19 @@ class PeerMesh:
         self._changed = changed
         self._lines_changed = asyncio.Event()
         self._lines: dict[str, bytes] = {}
-        """The encoded report, by network ID."""
+        """For each network ID: the encoded report that this gateway sends."""
         self._servers: dict[SharedNetwork, asyncio.Task[None]] = {}
         self._network_added = asyncio.Event()
-        """Set when a network is added."""
+        """Set when the gateway starts to listen on a network."""
         self._handshakes: Counter[str] = Counter()
         """The number of handshakes in progress, by address."""
         self._listed: dict[str, set[str]] = {}
-        """Addresses of peers from DNS, by network ID."""
+        """For each network ID: the addresses of the peers according to DNS."""
         self._maintained: set[tuple[str, str]] = set()
         self.peers: dict[tuple[str, str], Peer] = {}
-        """The peers, by network ID and address."""
+        """The peers. A key is the ID of a network, and the peer's address on the network."""
         self.listen_errors: dict[SharedNetwork, str] = {}
-        """The reasons why networks have no listener."""
+        """For each network on which the gateway cannot listen: the reason."""
 
     def update(self, lines: dict[SharedNetwork, bytes]) -> None:
         """Listen only on the networks in `lines`, and send each report to the peers on its network.

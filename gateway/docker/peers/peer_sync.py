@@ -61,7 +61,7 @@ class PeerSync:
         self._mesh: PeerMesh | None = None
         self._problem = ""
         self._encoded_from: tuple[EngineSnapshot | None, Mapping[str, Consumer]] = None, {}
-        """The values from which the current reports were encoded."""
+        """The snapshot and the consumers from which the current reports were encoded."""
         self._lines: dict[SharedNetwork, bytes] = {}
         self._reports: list[tuple[ContainerAddressReport, dict[str, Consumer]]] = []
         """The last report of each peer, with its consumers."""

@@ -31,7 +31,7 @@ def plan(
         desired: The desired state.
         observed: The observed state.
         ours: Endpoints that the gateway created, by the container's ID and the network's name.
-        seen: The endpoints of `ours` that an earlier snapshot contained, without those that the gateway detached. If
+        seen: The endpoints in `ours` that an earlier snapshot contained, and that the gateway has not detached. If
             such an endpoint is missing now, an operator or another program detached it.
     """
     desired = expand_projects(desired, observed)

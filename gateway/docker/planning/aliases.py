@@ -29,7 +29,10 @@ def age(container: Container) -> tuple[int, str]:
 
 
 def conflicting_holder(builder: PlanBuilder, container: Container, name: str, alias: str) -> str | None:
-    """Return the holder that prevents a container from having an alias on a network; None if the alias is free."""
+    """Return which container, service or backend prevents `container` from having an alias on a network.
+
+    Return None if `container` can have the alias.
+    """
     own = builder.observed.own
     alias = alias.lower()
     if container.id != own and alias in builder.backend_names(name):

@@ -36,7 +36,7 @@ def own_addresses(builder: PlanBuilder, name: str) -> tuple[str, ...]:
 
 
 def reserved_addresses(desired: DesiredState, observed: EngineSnapshot) -> dict[str, tuple[str, ...]]:
-    """Return the gateway's current addresses, by network. Omit those that another container can get."""
+    """Return, for each network, the gateway's current addresses. Omit addresses that another container can get."""
     own = observed.own_container
     networks = {each.name: each for each in observed.networks}
     found = {}

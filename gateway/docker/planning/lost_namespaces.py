@@ -89,7 +89,7 @@ def later_starts(builder: PlanBuilder) -> dict[str, float]:
     future. Without a record of these containers, the gateway would restart them when the clock reaches that time.
 
     Returns:
-        The start of the owner, in seconds since the epoch, by the container's ID.
+        For the ID of each such container, the start of the owner, in seconds since the epoch.
     """
     clock, found = builder.observed.clock, {}
     for container in builder.observed.containers:

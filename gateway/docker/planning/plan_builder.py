@@ -46,7 +46,7 @@ class PlanBuilder:
         desired: The desired state.
         observed: The observed state.
         ours: Endpoints that the gateway created, by the container's ID and the network's name.
-        seen: The endpoints of `ours` that an earlier snapshot contained, without those that the gateway detached.
+        seen: The endpoints in `ours` that an earlier snapshot contained, and that the gateway has not detached.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class PlanBuilder:
         self.creatable: dict[str, NetworkInfo] = {}
         """The networks that this plan creates, by name. They have no ID yet."""
         self.no_free_range: dict[str, str] = {}
-        """Messages about missing networks for which no subnet is free, by the network's name."""
+        """For the name of each network that cannot be created because no subnet is free: a message."""
         self.actions: list[PlannedAction] = []
         self.attachments: list[DesiredAttachmentStatus] = []
         self.warnings: list[str] = []
@@ -81,9 +81,9 @@ class PlanBuilder:
         self.outdated: set[str] = set()
         """Networks that this gateway created with other options than those that are configured now."""
         self._containers_named: dict[str, dict[str, list[tuple[Container, bool]]]] = {}
-        """A cache of the results of `containers_named`, by network and name."""
+        """For each network and name: the result of `containers_named`, as a cache."""
         self.reserved: dict[tuple[str, str], AliasHolder] = {}
-        """The container or service for which this plan reserves each alias, by network and alias."""
+        """For each network and alias: the container or service for which this plan reserves the alias."""
 
     def driver(self, options: NetworkOptions) -> str:
         """Return the driver of a network with these options."""
@@ -106,7 +106,9 @@ class PlanBuilder:
         )
 
     def request(self, who: str, name: str | None, found: Mapping[str, str]) -> RequestedAccess | None:
-        """Return the request of a container or service by its labels, grants and rules; None if there is none.
+        """Return what access a container or service requests, by its labels or by the grants and rules that match it.
+
+        Return None if it requests no access.
 
         Args:
             who: The container or service, for messages.
@@ -219,7 +221,7 @@ class PlanBuilder:
         reason: AttachmentObstacle | None = None,
         message: str = "",
     ) -> None:
-        """Add the status of an attachment of a container or service."""
+        """Add to the plan the status of the attachment of a container or service to a network."""
         self.attachments.append(DesiredAttachmentStatus(network, who, state, reason, message, who_id))
 
     def report_container(
@@ -230,5 +232,5 @@ class PlanBuilder:
         reason: AttachmentObstacle | None = None,
         message: str = "",
     ) -> None:
-        """Add the status of an attachment of a container."""
+        """Add to the plan the status of the attachment of a container to a network."""
         self.report(container.name, container.id, network, state, reason, message)

@@ -49,9 +49,9 @@ def _wanted(builder: PlanBuilder, service: SwarmService) -> tuple[RequestedAcces
 
 
 def _attached(builder: PlanBuilder, service: SwarmService) -> tuple[dict[str, frozenset[str]], set[str]]:
-    """Return the desired aliases by network ID, and the IDs of the networks that the service requests.
+    """Return the desired aliases for each network ID, and also the IDs of the networks that the service requests.
 
-    The desired networks are the current and the requested networks. Report the status of each requested network.
+    The aliases cover the service's current and requested networks. Report the status of each requested network.
     """
     mark, who = builder.desired.owner_alias, f"service {service.name}"
 

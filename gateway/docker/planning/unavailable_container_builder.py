@@ -21,7 +21,7 @@ def unavailable_container(
     message: str = "",
     command: str = "",
 ) -> UnavailableContainer:
-    """Create the `UnavailableContainer` of a container. See `UnavailableContainer` for the other arguments."""
+    """Create an `UnavailableContainer` for a container. See the class for the meaning of the arguments."""
     return UnavailableContainer(container.name, container.id, cause, detail, state, message, command)
 
 

@@ -66,7 +66,7 @@ def _differences(wanted: Mapping[str, str], there: Mapping[str, str]) -> Iterato
 def mount_problems(
     info: Mapping[str, Any], host: str, own_mode: str | None, specs: tuple[VolumeSpec, ...]
 ) -> Iterator[str]:
-    """Yield a message for each property of the engine or the gateway's container that prevents mounts.
+    """Yield a message for each reason why the engine cannot mount the configured volumes.
 
     Args:
         info: The response to `/info`.

@@ -1,4 +1,4 @@
-"""Renders the HTML elements of the pages, such as groups of backends, and reuses those that have not changed."""
+"""Renders the HTML elements of the pages, such as groups of backends. Reuses elements that have not changed."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any

@@ -111,7 +111,7 @@ def groups(view: ServiceView) -> list[TunnelGroup]:
 
 
 def heading(group: TunnelGroup) -> str:
-    """Return the heading of a group."""
+    """Return the heading of a group of backends that use the same tunnels."""
     return f"Through {' or '.join(group.paths)}" if group.paths else "Without a tunnel"
 
 
@@ -153,7 +153,7 @@ def _similar(one: StateChange, other: StateChange) -> bool:
 
 
 def consumer_rows(backends: Iterable[BackendView]) -> Iterator[ConsumerRow]:
-    """Yield the rows of the table of consumers, sorted by the number of waiting clients and of connected clients."""
+    """Yield the rows of the table of consumers. Rows with the most waiting clients come first."""
     rows = (
         ConsumerRow(
             name=name,

@@ -92,5 +92,5 @@ async def test_any_reply_ends_the_check_with_an_expected_error(data: bytes) -> N
 def test_a_url_selects_tls_and_has_no_database() -> None:
     assert KIND.read_url("redis", "") == {}
     assert KIND.read_url("rediss", "/") == {"check.tls.mode": "verify"}
-    with pytest.raises(ValueError, match="a redis URL has no path"):
+    with pytest.raises(ValueError, match="a redis URL must not have a path"):
         KIND.read_url("redis", "/0")
