@@ -257,7 +257,8 @@ uint32_t full_packet_size(const struct wire *w)
     return LENGTH_SIZE + size + padding_for(w, size) + TAG_SIZE;
 }
 
-/* Send channel data. The caller has already stored the data in the batch, DATA_HEADER bytes after the end of the batch. */
+/* Send channel data. The caller has already stored the data in the memory of the batch, and left
+ * DATA_HEADER bytes between the last packet and the data. */
 void send_data(struct wire *w, uint32_t peer, uint32_t size)
 {
     uint8_t padding = padding_for(w, DATA_OVERHEAD + size), *packet = w->out + w->out_end;

@@ -7,7 +7,8 @@
 
 #include "engine.h"
 
-#define MAX_WAITING ((size_t)64 * 1024) /* if more bytes of records wait, Python is notified even if no record is urgent */
+/* In bytes. If the waiting records are larger, the engine notifies Python, even if no record is urgent. */
+#define MAX_WAITING ((size_t)64 * 1024)
 
 static void notify(int fd)
 {

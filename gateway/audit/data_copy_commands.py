@@ -68,7 +68,7 @@ def on_exit(*commands: str) -> str:
 
 
 def without_volumes(client: str, change: ProposedMountChanges) -> list[str]:
-    """Return commands that stop the script if a volume with the name of a new volume already exists.
+    """Return shell commands that end with an error if a volume exists whose name a new volume is to have.
 
     The existing volume can belong to another application, or contain incomplete data from an earlier attempt.
     """

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.audit.capabilities import ignores_permissions
-from gateway.audit.host_files import HostFiles, stale_files
+from gateway.audit.engine_host_files import HostFiles, stale_files
 from gateway.audit.host_filesystem_model import HostPath
 from gateway.audit.image_files import changes, image_names, user_of
 from gateway.audit.mount_backing_storage import bound_directory, is_below, of_volume

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.audit.directory_contents import read_start
-from gateway.audit.host_files import HostFiles
+from gateway.audit.engine_host_files import HostFiles
 from gateway.audit.snapshot_model import ContainerProcessUser
 
 _LARGEST_TABLE = 256 * 1024

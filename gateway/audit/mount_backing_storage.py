@@ -202,7 +202,7 @@ def _port(options: Mapping[str, str], medium: StorageMedium) -> str:
 
 
 def _server(device: str, options: Mapping[str, str], medium: StorageMedium, forwards: Mapping[int, str]) -> str:
-    """Return the name of a server for messages: `server:/export`, `//server/share` or a backend of the gateway."""
+    """Return text that names a server: `server:/export`, `//server/share` or a backend of the gateway."""
     address, port = options.get("addr", ""), options.get("port", _PORTS.get(medium, ""))
     backend = next((name for number, name in forwards.items() if str(number) == port), "")
     if backend and address.startswith(("127.", "::1", "localhost")):

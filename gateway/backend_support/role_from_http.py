@@ -33,7 +33,7 @@ class RoleFromHttpOptions(HttpProbeOptions):
         return HostPort(target.host, self.port)
 
 
-class _RoleFromHttpBackend:
+class _BackendWithHttpRole:
     """Wraps a backend, and adds the role to its probe results; implements `Backend`.
 
     Args:
@@ -92,4 +92,4 @@ def with_http_role(backend: Backend, via_http: RoleFromHttpOptions | None) -> Ba
         backend: The backend to wrap.
         via_http: The HTTP server. If it is None, the function returns `backend`.
     """
-    return backend if via_http is None else _RoleFromHttpBackend(backend, via_http)
+    return backend if via_http is None else _BackendWithHttpRole(backend, via_http)

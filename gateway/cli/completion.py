@@ -8,7 +8,7 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from gateway.errors import GatewayError, UsageError
-from gateway.ops.service_client import ServiceClient
+from gateway.ops.ops_api_client import OpsApiClient
 
 _TIMEOUT = 1.0
 """Maximum number of seconds to wait for a response of the running service."""
@@ -58,7 +58,7 @@ def _names(parameters: dict[str, Any], section: str) -> list[str]:
     """
     if parameters.get("file") is not None:
         return _configured(parameters["file"], section)
-    client = ServiceClient(
+    client = OpsApiClient(
         parameters.get("url"),
         parameters.get("admin_socket"),
         parameters.get("token_file"),

@@ -15,7 +15,7 @@ from gateway.cli.terminal_output import print_table, print_wrapped, terminal_wid
 from gateway.cli.value_format import format_age, format_clock
 from gateway.config.suggestions import backend_hint
 from gateway.errors import UsageError
-from gateway.ops.service_client import ServiceClient
+from gateway.ops.ops_api_client import OpsApiClient
 from gateway.ops.state_descriptions import state_name
 
 
@@ -23,7 +23,7 @@ from gateway.ops.state_descriptions import state_name
 @click.argument("name", shell_complete=complete_backends)
 @service_options
 @output_option("table", "json")
-def explain(name: str, client: ServiceClient, output: str) -> None:
+def explain(name: str, client: OpsApiClient, output: str) -> None:
     """Explain the state of a backend or a container.
 
     For a backend, shows the state of its listeners, tunnels and targets, the phases of the last checks, the root
@@ -60,7 +60,7 @@ def _print(status: dict[str, Any], name: str) -> None:
         click.echo("nothing to do")
 
 
-def _explain_container(client: ServiceClient, name: str, status: dict[str, Any], output: str) -> None:
+def _explain_container(client: OpsApiClient, name: str, status: dict[str, Any], output: str) -> None:
     code, container = client.get(f"/api/v1/containers/{quote(name, safe='')}")
     if code == 409:
         raise UsageError(container["detail"])

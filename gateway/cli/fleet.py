@@ -15,7 +15,7 @@ from gateway.cli.terminal_output import fits, print_table, print_wrapped, termin
 from gateway.cli.value_format import format_age, format_clock, format_ms
 from gateway.cli.watch import watching
 from gateway.errors import ServiceUnreachableError, UsageError
-from gateway.ops.service_client import ServiceClient
+from gateway.ops.ops_api_client import OpsApiClient
 from gateway.ops.state_descriptions import state_name
 
 _WATCH_INTERVAL = 2.0
@@ -42,7 +42,7 @@ _WIDE_HEADS = ["RESPONSE", "UP", "VERSION", "WARNINGS"]
 @output_option("table", "wide", "json")
 @click.option("--watch", is_flag=True, help="Print again every two seconds.")
 def fleet(
-    members: tuple[str, ...], file: Path | None, timeout: float, client: ServiceClient, output: str, watch: bool
+    members: tuple[str, ...], file: Path | None, timeout: float, client: OpsApiClient, output: str, watch: bool
 ) -> None:
     """Show many gateways in one table, worst first.
 
@@ -67,7 +67,7 @@ def fleet(
         show()
 
 
-def _fetch_from_service(client: ServiceClient) -> Callable[[], dict[str, Any]]:
+def _fetch_from_service(client: OpsApiClient) -> Callable[[], dict[str, Any]]:
     def fetch() -> dict[str, Any]:
         found = client.get_json("/api/v1/fleet")[1]
         if not found["members"] and not found["problems"]:
@@ -81,7 +81,7 @@ def _fetch_from_service(client: ServiceClient) -> Callable[[], dict[str, Any]]:
 
 
 def _fetch_from_members(
-    members: tuple[str, ...], file: Path | None, timeout: float, client: ServiceClient
+    members: tuple[str, ...], file: Path | None, timeout: float, client: OpsApiClient
 ) -> Callable[[], dict[str, Any]]:
     # These imports are slow.
     import asyncio  # noqa: PLC0415

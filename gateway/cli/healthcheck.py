@@ -4,7 +4,7 @@ import click
 
 from gateway.cli.service_options import service_options
 from gateway.errors import GatewayError, ServiceUnreachableError
-from gateway.ops.service_client import ServiceClient
+from gateway.ops.ops_api_client import OpsApiClient
 
 _MAX_QUOTED = 60
 """Maximum number of characters of an unexpected response in an error message."""
@@ -15,7 +15,7 @@ _MAX_QUOTED = 60
 @click.option(
     "--started", is_flag=True, help="Also require that the startup has finished, including the first checks."
 )
-def healthcheck(client: ServiceClient, started: bool) -> None:
+def healthcheck(client: OpsApiClient, started: bool) -> None:
     """Exit with 0 if the service is alive.
 
     Use this command as the health check of a container image that has no shell.

@@ -8,11 +8,11 @@ from gateway.cli.completion import complete_backends, complete_tunnels
 from gateway.cli.service_options import admin_socket_option
 from gateway.cli.terminal_output import print_text
 from gateway.errors import GatewayError, UsageError
-from gateway.ops.service_client import ServiceClient
+from gateway.ops.ops_api_client import OpsApiClient
 
 
 def _post(admin_socket: str | None, path: str) -> None:
-    code, body = ServiceClient(None, admin_socket).post(path)
+    code, body = OpsApiClient(None, admin_socket).post(path)
     if code == 422:
         raise UsageError(f"the service rejected the new configuration, and keeps the previous one:\n{body['detail']}")
     if code != 200:

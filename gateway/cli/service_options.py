@@ -11,7 +11,7 @@ import click
 
 from gateway.cli.config_options import SETTINGS
 from gateway.cli.terminal_output import print_text
-from gateway.ops.service_client import ServiceClient
+from gateway.ops.ops_api_client import OpsApiClient
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -77,7 +77,7 @@ def admin_socket_option(command: _Command) -> _Command:
 def service_options(command: _Command) -> _Command:
     """Add the options that select the service (admin socket or URL) to a command that only reads the service's state.
 
-    The command function receives a `ServiceClient` as `client`.
+    The command function receives a `OpsApiClient` as `client`.
     """
 
     @functools.wraps(command)
@@ -89,7 +89,7 @@ def service_options(command: _Command) -> _Command:
         ca_file: str | None,
         **more: Any,
     ) -> Any:
-        return command(*args, client=ServiceClient(url, admin_socket, token_file, ca_file), **more)
+        return command(*args, client=OpsApiClient(url, admin_socket, token_file, ca_file), **more)
 
     found: Any = with_client
     for name, variable, text in (

@@ -14,7 +14,7 @@ from gateway.cli.severity_order import backends_by_severity, tunnels_by_severity
 from gateway.cli.terminal_output import print_table, print_text, print_wrapped, terminal_width
 from gateway.cli.value_format import format_clock, format_ms, format_reason
 from gateway.cli.watch import watching
-from gateway.ops.service_client import ServiceClient
+from gateway.ops.ops_api_client import OpsApiClient
 from gateway.ops.state_descriptions import state_name
 from gateway.text_sanitizer import format_bytes
 
@@ -27,7 +27,7 @@ _WIDE_HEADS = ["KIND", "LISTEN", "TOTAL", "SENT", "RECEIVED", "FACTS"]
 @service_options
 @output_option("table", "wide", "json")
 @click.option("--watch", is_flag=True, help="Print again every two seconds.")
-def status(client: ServiceClient, output: str, watch: bool) -> None:
+def status(client: OpsApiClient, output: str, watch: bool) -> None:
     """Show tunnels, backends and their checks, worst first.
 
     The first lines show each failed tunnel and backend with its cause, its consequences and the remedy, as on the

@@ -12,7 +12,7 @@ from gateway.cli.severity_order import backend_rank
 from gateway.cli.terminal_output import print_table, print_wrapped, terminal_width
 from gateway.cli.watch import watching
 from gateway.errors import GatewayError
-from gateway.ops.service_client import ServiceClient
+from gateway.ops.ops_api_client import OpsApiClient
 
 _UNITS = ("B", "KiB", "MiB", "GiB")
 _HEADS = ["BACKEND", "STATE", "CONSUMER", "CLIENTS", "WAIT", "NEW/S", "SENT/S", "RECEIVED/S"]
@@ -29,7 +29,7 @@ _HEADS = ["BACKEND", "STATE", "CONSUMER", "CLIENTS", "WAIT", "NEW/S", "SENT/S", 
     help="Time between two tables.",
 )
 @click.option("--count", type=click.IntRange(min=1), metavar="COUNT", help="Exit after this number of tables.")
-def top(client: ServiceClient, interval: float, count: int | None) -> None:
+def top(client: OpsApiClient, interval: float, count: int | None) -> None:
     """Show the current traffic of backends and containers.
 
     The first lines show the failed tunnels and backends. The table is sorted by state, worst first, and then by
@@ -56,7 +56,7 @@ class _RateCalculator:
     comparison.
     """
 
-    def __init__(self, client: ServiceClient) -> None:
+    def __init__(self, client: OpsApiClient) -> None:
         self._client = client
         self._before: dict[tuple[str, str], dict[str, float]] = {}
         self._read_at = 0.0
@@ -85,7 +85,7 @@ class _RateCalculator:
         return status, [row[3] for row in rows]
 
 
-def _counters(client: ServiceClient) -> tuple[dict[tuple[str, str], dict[str, float]], dict[str, Any]]:
+def _counters(client: OpsApiClient) -> tuple[dict[tuple[str, str], dict[str, float]], dict[str, Any]]:
     """Request and return the counters of each backend and container, and the body of `/api/v1/status`.
 
     The keys are pairs of backend and container. An empty name of a container stands for the whole backend.

@@ -10,7 +10,7 @@ from gateway.cli.completion import complete_backends
 from gateway.cli.service_options import service_options
 from gateway.config.suggestions import backend_hint
 from gateway.errors import GatewayError, ServiceUnreachableError, UsageError
-from gateway.ops.service_client import ServiceClient
+from gateway.ops.ops_api_client import OpsApiClient
 
 _POLL_INTERVAL = 0.2
 
@@ -19,7 +19,7 @@ _POLL_INTERVAL = 0.2
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_backends)
 @service_options
 @click.option("--max", "longest", default="30s", show_default=True, metavar="DURATION", help="Maximum time to wait.")
-def wait(names: tuple[str, ...], client: ServiceClient, longest: str) -> None:
+def wait(names: tuple[str, ...], client: OpsApiClient, longest: str) -> None:
     """Wait until the service is ready.
 
     With names, also wait until these backends are up or degraded.

@@ -119,10 +119,10 @@ def _configuration(servers: DemoServers) -> Path:
 
 
 def _all_ready(servers: DemoServers) -> bool:
-    from gateway.ops.service_client import ServiceClient  # noqa: PLC0415 - slow to import
+    from gateway.ops.ops_api_client import OpsApiClient  # noqa: PLC0415 - slow to import
 
     require = ",".join(servers.backends)
-    code, _ = ServiceClient(None, str(servers.folder / "admin.sock")).get(f"/readyz?require={require}")
+    code, _ = OpsApiClient(None, str(servers.folder / "admin.sock")).get(f"/readyz?require={require}")
     return code == 200
 
 

@@ -6,7 +6,6 @@ from typing import Any
 from gateway.backends import KINDS, kind_of_port
 from gateway.errors import UsageError
 from gateway.importing.client_change_instructions import note_client
-from gateway.importing.client_forward_matching import forward_of, join_networks, needs_backend
 from gateway.importing.import_result import (
     ImportResult,
     checks_login,
@@ -15,6 +14,7 @@ from gateway.importing.import_result import (
     split_target,
     unused_name,
 )
+from gateway.importing.imported_client_forwards import forward_of, join_networks, needs_backend
 from gateway.importing.imported_objects import ANY_ADDRESS, HOST_NAMES, ImportedClient, ImportedForward
 
 _VOLUME_PORT = 20490

@@ -5,7 +5,7 @@ from typing import Any
 
 from gateway.importing.compose_tags import RESET, OverrideTaggedValue, without_tags
 from gateway.importing.compose_value_parsers import environment, list_of, mapping
-from gateway.importing.docker_options import read_bind
+from gateway.importing.docker_run_options import read_bind
 
 _REPLACED = ("command", "entrypoint", "test")
 """Keys whose lists Compose does not join. The list in the override file replaces the list in the Compose file."""

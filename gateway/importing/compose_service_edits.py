@@ -3,7 +3,7 @@
 from typing import Any
 
 from gateway.importing.compose_value_parsers import environment, list_of, mapping
-from gateway.importing.docker_options import read_bind
+from gateway.importing.docker_run_options import read_bind
 from gateway.importing.gateway_compose_service import GatewayComposeServiceConfig, volume_of
 from gateway.importing.import_result import ImportResult
 from gateway.importing.imported_objects import ImportedClient, ImportedContainer

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from gateway.errors import UsageError
-from gateway.importing.docker_options import read_bind, read_mount, read_options
+from gateway.importing.docker_run_options import read_bind, read_mount, read_options
 from gateway.importing.env_file import EnvFileReader
 from gateway.importing.import_result import ImportResult
 from gateway.importing.imported_objects import ImportedContainer, ImportedMount
@@ -50,7 +50,9 @@ def _run(words: list[str], source: str, command: str, read_env_file: EnvFileRead
     options, rest = read_options(words, notes, f"{source}{command}")
     named = next((value for name, value in options if name == "name"), "")
     if not rest:
-        raise UsageError(f"{source}{command} {named}".rstrip() + ": the image is missing: add it")
+        raise UsageError(
+            f"{source}{command} {named}".rstrip() + ": the command has no image: add the image to the command"
+        )
     where = f"{source}{command} {named or rest[0]}"
     container = ImportedContainer(where, named, source, image=rest[0], command=rest[1:])
     container.parts["image"] = f"image {rest[0]}"

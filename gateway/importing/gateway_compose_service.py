@@ -9,8 +9,8 @@ from typing import Any
 from gateway.backend_support.volume import VolumeOptions, VolumeSpec
 from gateway.backends import KINDS
 from gateway.contracts.config_types import HostPort
-from gateway.importing.client_forward_matching import published_ports
 from gateway.importing.import_result import ImportResult, split_target
+from gateway.importing.imported_client_forwards import published_ports
 from gateway.importing.imported_objects import ANY_ADDRESS, LOOPBACK
 
 BRIDGE = "172.17.0.1"

@@ -19,8 +19,8 @@ from gateway.ops.fleet_json import discovery_json, fleet_json, summary_json
 from gateway.ops.page_handlers import PageHandlers
 from gateway.ops.response_cache import ResponseCache, encode_in_slices
 from gateway.ops.service_interface import ServiceInterface
-from gateway.ops.service_view_cache import ServiceViewCache
 from gateway.ops.status_json import consumers_json, iter_json, plan_json, service_json
+from gateway.ops.status_view_cache import StatusViewCache
 from gateway.ops.status_views import ServiceView
 
 _MAX_AGE = 1.0
@@ -62,7 +62,7 @@ class GetHandlers:
     def __init__(
         self,
         service: ServiceInterface,
-        views: ServiceViewCache,
+        views: StatusViewCache,
         renderer: ThreadPoolExecutor,
         *,
         cached: bool,

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from gateway.ops.authorization_middleware import may_see_details
 from gateway.ops.service_interface import ServiceInterface
-from gateway.ops.service_view_cache import ServiceViewCache
+from gateway.ops.status_view_cache import StatusViewCache
 from gateway.ops.status_views import ServiceView
 
 if TYPE_CHECKING:
@@ -35,9 +35,7 @@ class PageHandlers:
         max_age: Maximum age of the content of a whole page, in seconds.
     """
 
-    def __init__(
-        self, service: ServiceInterface, views: ServiceViewCache, executor: Executor, max_age: float
-    ) -> None:
+    def __init__(self, service: ServiceInterface, views: StatusViewCache, executor: Executor, max_age: float) -> None:
         self._service = service
         self._views = views
         self._executor = executor

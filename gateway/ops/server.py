@@ -23,8 +23,8 @@ from gateway.ops.get_handlers import PROBES, ROLES, GetHandlers, RequestHandler,
 from gateway.ops.get_handlers import json_response as _json
 from gateway.ops.http_listener import BACKLOG, HttpListener, bind
 from gateway.ops.service_interface import ServiceInterface
-from gateway.ops.service_view_cache import ServiceViewCache
 from gateway.ops.settings import OpsSecrets, OpsSettings, read_secrets
+from gateway.ops.status_view_cache import StatusViewCache
 from gateway.relay.bind_errors import describe_bind_error
 from gateway.relay.unix_sockets import bind_unix
 
@@ -60,7 +60,7 @@ class OpsServer:
         self._renderer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
         streams = limits_for(_max_descriptors()).connections // _STREAM_SHARE
         self._uncached, self._cached = (
-            GetHandlers(service, ServiceViewCache(service), self._renderer, cached=cached, max_streams=streams)
+            GetHandlers(service, StatusViewCache(service), self._renderer, cached=cached, max_streams=streams)
             for cached in (False, True)
         )
 

@@ -169,7 +169,7 @@ class ChildProcess:
         self._reap()
 
     async def stop(self) -> None:
-        """Send SIGTERM to the process group, wait up to 3 seconds for the program to exit, and kill the group."""
+        """Send SIGTERM to the process group. When the program has exited, or after 3 seconds, kill the group."""
         if self.exit_code is None:
             self.was_stopped = True
             self._signal(signal.SIGTERM)

@@ -134,7 +134,7 @@ class NativeRelay:
             self._runner.command(COMMAND_UNTAP, self._token)
 
     def _release(self) -> None:
-        """Store the final counters and times, and free the token. Called after the last record."""
+        """Store the final counters and times, and release the token. Called after the last record of this relay."""
         self._final = self._gauge()
         self._runner.forget(self._token)
         if self._histogram is not None:

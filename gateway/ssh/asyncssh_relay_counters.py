@@ -26,7 +26,7 @@ class AsyncsshRelayCounters:
         self.responses = 0
         self.to_backend = self.from_backend = 0
         self.window = ReceiveWindow(INITIAL_BUDGET)
-        """The receive window of the channel. The relay closes the window when the relay ends."""
+        """The receive window of the channel. When the relay ends, it calls the `close` method of the window."""
         self._latency = latency
         self._tap = tap
         self._request_time = 0.0

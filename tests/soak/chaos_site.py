@@ -15,7 +15,7 @@ from pathlib import Path
 from gateway.demo import mariadb, nfs, postgres
 from gateway.demo.process import ServerProcess, find, free_port
 from gateway.demo.sshd import Bastion
-from gateway.ops.service_client import ServiceClient
+from gateway.ops.ops_api_client import OpsApiClient
 from tests.soak.chaos_config import chaos_config
 from tests.support.files import REPOSITORY
 from tests.support.redis import Redis
@@ -58,7 +58,7 @@ class Site:
     nfs: nfs.NfsServer | None
     ports: dict[str, int]
     gateway: ServerProcess
-    admin: ServiceClient
+    admin: OpsApiClient
     ops_port: int = 0
     digest: str = ""
     stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -157,7 +157,7 @@ def running(folder: Path, hold: int) -> Iterator[Site]:
             files,
             ports,
             gateway,
-            ServiceClient(None, str(folder / "admin.sock")),
+            OpsApiClient(None, str(folder / "admin.sock")),
             ops,
             stack=stack,
         )

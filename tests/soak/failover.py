@@ -13,7 +13,7 @@ from pathlib import Path
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.process import ServerProcess, free_port
 from gateway.demo.sshd import Bastion
-from gateway.ops.service_client import ServiceClient as Ops
+from gateway.ops.ops_api_client import OpsApiClient as Ops
 from tests.soak.chaos_site import missing
 from tests.soak.load import Client, MySqlStep
 from tests.support.files import REPOSITORY, scratch, write_secret

@@ -20,7 +20,7 @@ import psycopg
 from gateway.demo.postgres import Postgres
 from gateway.demo.process import ServerProcess, find, free_port
 from gateway.demo.sshd import Bastion
-from gateway.ops.service_client import ServiceClient
+from gateway.ops.ops_api_client import OpsApiClient
 from tests.support.files import REPOSITORY, scratch, write_secret
 
 CLIENTS = 8
@@ -179,7 +179,7 @@ def _wait_ready(ops: int) -> None:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         with contextlib.suppress(Exception):
-            if ServiceClient(f"http://127.0.0.1:{ops}", "").get("/readyz?require=reports")[0] == 200:
+            if OpsApiClient(f"http://127.0.0.1:{ops}", "").get("/readyz?require=reports")[0] == 200:
                 return
         time.sleep(0.05)
     raise TimeoutError("the gateway was not ready in time")

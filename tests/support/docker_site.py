@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.ops.service_client import ServiceClient
+from gateway.ops.ops_api_client import OpsApiClient
 from tests.support.engines import Engine
 
 SAYING = """
@@ -35,7 +35,7 @@ class Site:
         self.engine = engine
         self.folder = folder
         self.audit_log = folder / "audit.jsonl"
-        self.client = ServiceClient(None, str(folder / "admin.sock"))
+        self.client = OpsApiClient(None, str(folder / "admin.sock"))
         # Only the gateway and the database use this network. The subnet is fixed, so a restart changes no address.
         engine.docker("network", "create", "--subnet", "10.77.1.0/24", "far")
         self.database = "10.77.1.10"

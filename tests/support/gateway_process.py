@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from gateway.demo.process import ServerProcess, free_port
-from gateway.ops.service_client import ServiceClient
+from gateway.ops.ops_api_client import OpsApiClient
 from tests.support.files import REPOSITORY
 
 
@@ -43,12 +43,12 @@ class Gateway:
         return self.folder / "admin.sock"
 
     @property
-    def client(self) -> ServiceClient:
-        return ServiceClient(None, str(self.admin_socket))
+    def client(self) -> OpsApiClient:
+        return OpsApiClient(None, str(self.admin_socket))
 
     @property
-    def http(self) -> ServiceClient:
-        return ServiceClient(f"http://127.0.0.1:{self.ops_port}", "")
+    def http(self) -> OpsApiClient:
+        return OpsApiClient(f"http://127.0.0.1:{self.ops_port}", "")
 
     @property
     def log(self) -> str:

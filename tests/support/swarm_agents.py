@@ -14,10 +14,10 @@ class Agent(Site):
         self.engine, self.folder = engine, folder
         self.instance = instance
         self.database = "db"
-        from gateway.ops.service_client import ServiceClient  # noqa: PLC0415 - as in the class above
+        from gateway.ops.ops_api_client import OpsApiClient  # noqa: PLC0415 - as in the class above
 
         self.peers = ""
-        self.client = ServiceClient(None, str(folder / "admin.sock"))
+        self.client = OpsApiClient(None, str(folder / "admin.sock"))
         folder.mkdir(exist_ok=True)
 
     def own(self) -> tuple[str, str]:

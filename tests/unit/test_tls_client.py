@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import GatewayError
-from gateway.ops.service_client import ServiceClient
+from gateway.ops.ops_api_client import OpsApiClient
 from gateway.tls_client import TlsClientFiles, client_context
 
 PLAIN = "[req]\ndistinguished_name=dn\nx509_extensions=ca\n[dn]\n[ca]\nbasicConstraints=critical,CA:true\n"
@@ -49,8 +49,8 @@ class Teapot(BaseHTTPRequestHandler):
 
 
 def test_trusts_only_the_given_ca(server: int, tmp_path: Path) -> None:
-    def client(scheme: str, ca_file: str | None) -> ServiceClient:
-        return ServiceClient(f"{scheme}://127.0.0.1:{server}", "/none", ca_file=ca_file)
+    def client(scheme: str, ca_file: str | None) -> OpsApiClient:
+        return OpsApiClient(f"{scheme}://127.0.0.1:{server}", "/none", ca_file=ca_file)
 
     assert client("https", str(tmp_path / "ca.pem")).get("/")[0] == 418
     with pytest.raises(GatewayError, match=r"^https://\S+: the certificate is not trusted: .*--ca-file\)$"):

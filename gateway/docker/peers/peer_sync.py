@@ -64,7 +64,7 @@ class PeerSync:
         """The snapshot and the consumers from which the current reports were encoded."""
         self._lines: dict[SharedNetwork, bytes] = {}
         self._reports: list[tuple[ContainerAddressReport, dict[str, Consumer]]] = []
-        """The last report of each peer, with its consumers."""
+        """For each peer (the gateway on another node): its last report, which contains its consumers."""
         self._only_grants = False
 
     async def run(self, ready: Callable[[], None]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from gateway.docker.desired_state import OWNER_ALIAS_PREFIX, DesiredState
-from gateway.docker.gateway_addresses import choose, is_reserved
+from gateway.docker.gateway_address_selection import choose, is_reserved
 from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.planning.unavailable_container_builder import safe_command

@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.contracts.config_types import IpNetwork
 from gateway.docker import labels
-from gateway.docker.gateway_addresses import range_for_others
+from gateway.docker.gateway_address_selection import range_for_others
 from gateway.docker.options import NetworkOptions
 from gateway.docker.per_project_network_names import PROJECT_BITS
 from gateway.docker.plan import ActionKind, PlannedAction

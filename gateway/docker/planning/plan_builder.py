@@ -221,7 +221,7 @@ class PlanBuilder:
         reason: AttachmentObstacle | None = None,
         message: str = "",
     ) -> None:
-        """Add to the plan the status of the attachment of a container or service to a network."""
+        """Add the status of an attachment to the plan: that of a container or service to a network."""
         self.attachments.append(DesiredAttachmentStatus(network, who, state, reason, message, who_id))
 
     def report_container(
@@ -232,5 +232,5 @@ class PlanBuilder:
         reason: AttachmentObstacle | None = None,
         message: str = "",
     ) -> None:
-        """Add to the plan the status of the attachment of a container to a network."""
+        """Add the status of an attachment to the plan: that of a container to a network."""
         self.report(container.name, container.id, network, state, reason, message)

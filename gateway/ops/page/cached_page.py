@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from gateway.ops.page.page_parts import PageParts
 from gateway.ops.page.render import LazyPage, document
 from gateway.ops.response_cache import collect_in_slices
-from gateway.ops.service_view_cache import ServiceViewCache
+from gateway.ops.status_view_cache import StatusViewCache
 from gateway.ops.status_views import ServiceView
 
 RenderPage = Callable[[ServiceView, PageParts], LazyPage | None]
@@ -49,7 +49,7 @@ class CachedPage:
         max_age: Maximum age of the content of a whole page, in seconds.
     """
 
-    def __init__(self, views: ServiceViewCache, executor: Executor, root: str, max_age: float) -> None:
+    def __init__(self, views: StatusViewCache, executor: Executor, root: str, max_age: float) -> None:
         self._views = views
         self._executor = executor
         self._root = root

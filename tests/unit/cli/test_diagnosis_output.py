@@ -13,7 +13,7 @@ from gateway.cli.diagnosis_output import print_notices
 from gateway.cli.value_format import format_clock
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.diagnosis import diagnose
-from gateway.ops.service_client import ServiceClient
+from gateway.ops.ops_api_client import OpsApiClient
 from gateway.ops.status_json import consumers_json, iso, iter_json, service_json
 from gateway.ops.status_views import ServiceView
 from tests.support.status_pages import backend_page, status_page
@@ -56,7 +56,7 @@ def shown_by(monkeypatch: pytest.MonkeyPatch, view: ServiceView, *arguments: str
         "/api/v1/status": json.loads("".join(iter_json(service_json(view)))),
         "/api/v1/consumers": consumers_json(view),
     }
-    monkeypatch.setattr(ServiceClient, "get_json", lambda _, path: (200, bodies[path]))
+    monkeypatch.setattr(OpsApiClient, "get_json", lambda _, path: (200, bodies[path]))
     monkeypatch.setenv("COLUMNS", "500")
     done = CliRunner().invoke(cli, arguments)
     assert done.exception is None, done.output

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from gateway.cli import cli
 from gateway.cli.value_format import format_clock
 from gateway.contracts.states import HealthState, TunnelState
-from gateway.ops.service_client import ServiceClient
+from gateway.ops.ops_api_client import OpsApiClient
 from gateway.ops.status_json import iso, iter_json, service_json
 from gateway.ops.status_views import BackendTunnelView, ServiceView
 from tests.support.status_views import NOW, backend, service, target, tunnel, tunnel_path
@@ -20,7 +20,7 @@ def lines_of(monkeypatch: pytest.MonkeyPatch, view: ServiceView, *arguments: str
     """Return the lines that a command prints."""
     body = json.loads("".join(iter_json(service_json(view))))
     monkeypatch.setattr(
-        ServiceClient, "get_json", lambda _, path: (200, body if "status" in path else {"consumers": {}})
+        OpsApiClient, "get_json", lambda _, path: (200, body if "status" in path else {"consumers": {}})
     )
     monkeypatch.setenv("COLUMNS", "500")
     done = CliRunner().invoke(cli, arguments)

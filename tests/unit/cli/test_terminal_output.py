@@ -13,7 +13,7 @@ from gateway.cli.terminal_output import print_text
 from gateway.docker.plan import ActionKind, AttachmentState, DesiredAttachmentStatus, Plan, PlannedAction
 from gateway.docker.start_failure import StartFailureCause
 from gateway.docker.unavailable_containers import RevivalStatus, UnavailableContainer
-from gateway.ops.service_client import ServiceClient
+from gateway.ops.ops_api_client import OpsApiClient
 
 LONG = "a container with a very long name uses the network of another container, which was recreated meanwhile"
 COMMAND = "docker compose -p shop -f /srv/shop/compose.yaml up -d --no-deps --force-recreate application-server"
@@ -49,8 +49,8 @@ def test_the_output_fits_80_columns(arguments: str, tmp_path: Path, monkeypatch:
     status: dict[str, Any] = {"backends": {}, "docker": {}}
     monkeypatch.setattr(one_shot_commands, "plan", lambda *_: PLAN)
     monkeypatch.setattr(one_shot_commands, "audit", lambda *_: (REPORT, [LONG]))
-    monkeypatch.setattr(ServiceClient, "get_json", lambda *_: (200, status))
-    monkeypatch.setattr(ServiceClient, "get", lambda *_: (200, CONTAINER))
+    monkeypatch.setattr(OpsApiClient, "get_json", lambda *_: (200, status))
+    monkeypatch.setattr(OpsApiClient, "get", lambda *_: (200, CONTAINER))
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.chdir(tmp_path)
     Path("c.yaml").write_text("docker: {}\nbackends: {a: {kind: tcp, targets: ['db:1'], listen: '127.0.0.1:2999'}}\n")

@@ -15,7 +15,7 @@ from aiohttp.test_utils import make_mocked_request
 from gateway.contracts.states import HealthState
 from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.page_handlers import PageHandlers
-from gateway.ops.service_view_cache import ServiceViewCache
+from gateway.ops.status_view_cache import StatusViewCache
 from gateway.ops.status_views import ServiceView
 from tests.support.status_views import backend, service
 
@@ -56,7 +56,7 @@ def shown() -> FakeService:
 @pytest.fixture
 def pages(shown: FakeService) -> Iterator[PageHandlers]:
     with ThreadPoolExecutor(1) as executor:
-        yield PageHandlers(shown, ServiceViewCache(shown), executor, max_age=60.0)  # type: ignore[arg-type]
+        yield PageHandlers(shown, StatusViewCache(shown), executor, max_age=60.0)  # type: ignore[arg-type]
 
 
 async def get(pages: PageHandlers, since: str = "", encoding: str = "identity") -> web.Response:
@@ -108,7 +108,7 @@ async def test_after_an_event_open_pages_share_what_has_changed(shown: FakeServi
 
 
 async def test_a_command_and_a_change_of_phase_make_the_view_complete(shown: FakeService) -> None:
-    live = ServiceViewCache(shown)  # type: ignore[arg-type]
+    live = StatusViewCache(shown)  # type: ignore[arg-type]
     first = await live.get(60.0)
     assert await live.get(60.0) is first
     live.clear()

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from gateway.errors import ServiceUnreachableError
-from gateway.ops.service_client import ServiceClient
+from gateway.ops.ops_api_client import OpsApiClient
 from tests.support.servers import serving
 
 
@@ -21,6 +21,6 @@ def test_the_error_contains_no_text_of_a_server_that_is_not_a_gateway() -> None:
             ("https", "the TLS handshake failed (wrong version number)"),
         ):
             with pytest.raises(ServiceUnreachableError) as raised:
-                ServiceClient(f"{scheme}://127.0.0.1:{port}", None).get("/api/v1/status")
+                OpsApiClient(f"{scheme}://127.0.0.1:{port}", None).get("/api/v1/status")
             expected = f"cannot connect to a gateway at {scheme}://127.0.0.1:{port} ({reason}): start it with"
             assert str(raised.value).startswith(expected)

@@ -34,7 +34,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 @dataclass(frozen=True)
-class ServiceClient:
+class OpsApiClient:
     """A client of one running service, over its admin socket or HTTP.
 
     Args:

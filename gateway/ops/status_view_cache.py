@@ -10,7 +10,7 @@ from gateway.ops.service_interface import ServiceInterface
 from gateway.ops.status_views import ServiceView
 
 
-class VersionedServiceView(NamedTuple):
+class VersionedStatusView(NamedTuple):
     """A snapshot of the service's state, with a number that increases with each new snapshot.
 
     Args:
@@ -24,7 +24,7 @@ class VersionedServiceView(NamedTuple):
     number: int
 
 
-class ServiceViewCache:
+class StatusViewCache:
     """Caches a snapshot of the service's state, which all HTTP clients share.
 
     A service can have hundreds of backends. Therefore, after an event of a backend or a target, only this backend is
@@ -38,12 +38,12 @@ class ServiceViewCache:
     def __init__(self, service: ServiceInterface) -> None:
         self._service = service
         self._lock = asyncio.Lock()
-        self._last: VersionedServiceView | None = None
+        self._last: VersionedStatusView | None = None
         self._completed = 0.0
         """Monotonic time, in seconds, at which the service began to build the last complete snapshot."""
         self._commands = self._commands_seen = 0
 
-    async def get(self, max_age: float) -> VersionedServiceView:
+    async def get(self, max_age: float) -> VersionedStatusView:
         """Return a snapshot that contains the current phase and the effects of all events.
 
         Args:
@@ -63,7 +63,7 @@ class ServiceViewCache:
                 self._completed, self._commands_seen = now, commands
             else:
                 view = await self._service.updated_view(last.view, changed)
-            self._last = VersionedServiceView(view, event, last.number + 1 if last else 1)
+            self._last = VersionedStatusView(view, event, last.number + 1 if last else 1)
             return self._last
 
     def clear(self) -> None:

@@ -17,7 +17,7 @@ from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_flavor import PODMAN
 from gateway.docker.errors import EngineError, EngineErrorKind
-from gateway.docker.gateway_addresses import choose, is_reserved, range_for_others
+from gateway.docker.gateway_address_selection import choose, is_reserved, range_for_others
 from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
 from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.plan import ActionKind, AttachmentState, DesiredAttachmentStatus, Plan, PlannedAction
