@@ -40,9 +40,12 @@ server's count."""
 _CHECK_VALIDITY = 300.0
 """For this number of seconds after a login of a check, a client's login resets the count only if the client has
 received at least `_CERTAIN_LOGIN_RESPONSES` responses."""
-_MAX_HANDSHAKE = 11.0
-"""Maximum seconds during which a client that has received one response might still abort its handshake. The server
-closes the connection of a client that does not log in within 10 s (the default of `connect_timeout`)."""
+_MAX_HANDSHAKE = 5.0
+"""Maximum seconds for which the budget reserves room for a client with one response. Such a client is often logged in
+and idle."""
+_LOGIN_TIMEOUT = 11.0
+"""If a client with one response ends after this number of seconds, it has logged in. The server closes the connection
+of a client that does not log in, by default after 10 s (`connect_timeout`)."""
 
 
 class AbortedHandshakeBudget(AbortedLoginCount):
@@ -76,22 +79,25 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         """Number of aborted handshakes at which the server blocks the source address."""
         return self.logins.limit
 
-    def remove_client(self, client: Relay, began: float, now: float) -> None:
-        """Remove a client whose connection has ended.
-
-        If the client received fewer than `LOGIN_RESPONSES` responses, count an aborted handshake; otherwise, record a
-        login.
+    def remove_client(self, client: Relay, began: float, now: float) -> bool:
+        """Remove a client whose connection has ended. Count an aborted handshake, or record a login.
 
         Args:
             client: The client's relay.
             began: Monotonic time before the login of the client.
             now: The current monotonic time.
+
+        Returns:
+            Whether the client has aborted its handshake.
         """
         self._clients.pop(client, None)
-        if client.responses < LOGIN_RESPONSES:
+        responses = client.responses
+        if responses == 0 or (responses < LOGIN_RESPONSES and now - began < _LOGIN_TIMEOUT):
             self.record_aborted(now)
-        else:
-            self.record_client_login(began, now, certain=client.responses >= _CERTAIN_LOGIN_RESPONSES)
+            return True
+        if responses >= LOGIN_RESPONSES:
+            self.record_client_login(began, now, certain=responses >= _CERTAIN_LOGIN_RESPONSES)
+        return False
 
     def record_aborted(self, at: float) -> None:
         """Count the aborted handshake of a client that disconnected at the monotonic time `at`."""
@@ -136,11 +142,14 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         return sum(each._unproven_here(now) for each in self.peers)  # noqa: SLF001 - `peers` are of the same class
 
     def _unproven_here(self, now: float) -> int:
-        self._clients = {
-            each: at
-            for each, at in self._clients.items()
-            if (responses := each.responses) == 0 or (responses < LOGIN_RESPONSES and now - at < _MAX_HANDSHAKE)
-        }
+        unproven: dict[Relay, float] = {}
+        for each, at in self._clients.items():
+            responses = each.responses
+            if responses >= LOGIN_RESPONSES:
+                self.record_client_login(at - _CLOSE_DELAY, now, certain=responses >= _CERTAIN_LOGIN_RESPONSES)
+            elif responses == 0 or now - at < _MAX_HANDSHAKE:
+                unproven[each] = at
+        self._clients = unproven
         return self.most_unproven
 
     @property
@@ -187,6 +196,8 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         If clients are admitted one at a time, a call that returns True also starts the interval until the next
         admission.
         """
+        if self.throttled:
+            self.unproven(now)  # this also records the logins of current clients, which can reset the count
         if not self.throttled:
             # If there is room for all clients, do not count the clients without a proven login: the count takes time.
             most = sum(each.most_unproven for each in self.peers)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from gateway.contracts.link import Stream
@@ -31,6 +32,8 @@ because it enforces a short limit more precisely."""
 _MIN_ROOM = 0.25
 """Minimum fraction of the limits that must be free before a link starts to accept clients. The limits are
 `max_connections`, and the limit of the handshake budget."""
+_MIN_BUDGET_ROOM = 8
+"""Minimum number of permits from a handshake budget with which a link starts to accept clients."""
 _BUDGET_SHARE = 0.75
 """Fraction of the room in a handshake budget for which a link receives permits. The remaining room is for other
 backends with the same server."""
@@ -128,7 +131,7 @@ class NativeAcceptor:
             isinstance(link, ListeningLink)
             and self._is_simple(routed)
             and route.hold >= _MIN_HOLD
-            and room >= max(1, int(self._limit(path) * _MIN_ROOM))
+            and room >= max(1 if path.budget is None else _MIN_BUDGET_ROOM, int(self._limit(path) * _MIN_ROOM))
             and listeners
             and all(each.is_tcp for each in listeners)
         ):
@@ -145,7 +148,7 @@ class NativeAcceptor:
             return
         self._paths[self._listening] = path
         if path.budget is not None:
-            path.budget.listeners[self._listening] = self.withdraw
+            path.budget.listeners[self._listening] = partial(self._stop, self._listening)
         self._bound, self._changes = listeners, 0
         for each in listeners:
             each.delegate(self.withdraw)
@@ -190,6 +193,12 @@ class NativeAcceptor:
             listening.withdraw()
             self._accept_here()
 
+    def _stop(self, listening: LinkClientListener) -> None:
+        """Withdraw the link's listener, and wait before the next offer, because Python code has clients that wait."""
+        if listening is self._listening:
+            self._retry_at = time.monotonic() + _RETRY_AFTER
+            self.withdraw()
+
     def recall(self) -> None:
         """Make the links return the clients that they have accepted, but not connected to the target yet."""
         for each in self._paths:
@@ -223,8 +232,9 @@ class NativeAcceptor:
         now = time.monotonic()
         if path.budget is not None:
             path.budget.add_client(relay, now)
-            self._count_change()  # clients that have logged in no longer use the budget, so the link may accept more
         self._on_joined(path.routed, relay, tap, now - _REPORT_DELAY)
+        if path.budget is not None:
+            self._count_change()  # clients that have logged in no longer use the budget, so the link may accept more
 
     def on_served(self, listener: LinkClientListener, clients: ShortConnectionTotals) -> None:
         """Count clients whose short connections have ended; implements `AcceptedClientHandler.on_served`."""

@@ -177,8 +177,8 @@ class RetryingDialer:
                 )
             except (DialError, LinkLostError) as error:
                 failures[routed] = error
-                if isinstance(error, DialError):
-                    dialer.route.on_failure(routed)
+                if not _may_try_next(dialer, routed, error):
+                    break
             else:
                 for failed, failure in failures.items():
                     if failed.identity == routed.identity and not _is_blocked(failure):
@@ -239,6 +239,18 @@ class RetryingDialer:
         finally:
             for each in (*waiting, changed):
                 each.cancel()
+
+
+def _may_try_next(dialer: TargetDialer, routed: TargetWithUplink, error: TargetAccessError) -> bool:
+    """Report a failed dial. Return whether the dialer can try the next path.
+
+    If the target works, but the handshake budget has no room, the client must wait for this target.
+    """
+    if _is_blocked(error) and dialer.has_no_room(routed):
+        return False
+    if isinstance(error, DialError):
+        dialer.route.on_failure(routed)
+    return True
 
 
 def _is_blocked(error: TargetAccessError) -> bool:

@@ -21,6 +21,8 @@ from gateway.relay.dial_retry import retry_dial
 
 _ADMISSION_INTERVAL = 0.01
 """Seconds between two tests of whether the handshake budget allows the next waiting client."""
+_MIN_DIAL_AFTER_WAIT = 2.0
+"""Minimum time limit, in seconds, for the dial of a client that had to wait for the handshake budget."""
 MIN_DIAL = 0.05
 """Minimum time limit for a dial, in seconds. It applies even if `hold` has passed or is zero."""
 _DIALS_PER_PATH = 64
@@ -70,7 +72,8 @@ class TargetDialer:
         budget = self.route.budget(routed)
         if budget is None:
             return await self._join(client, link, routed, latency, deadline, tap)
-        await self._admit(client, link, budget, routed, deadline)
+        if await self._admit(client, link, budget, routed, deadline):
+            deadline = max(deadline, time.monotonic() + _MIN_DIAL_AFTER_WAIT)
         budget.dials += 1
         try:
             relay = await self._join(client, link, routed, latency, deadline, tap)
@@ -86,19 +89,26 @@ class TargetDialer:
         budget: AbortedHandshakeBudget,
         routed: TargetWithUplink,
         deadline: float,
-    ) -> None:
-        """Wait until the path's handshake budget admits the client. Clients of a path wait in order of arrival."""
+    ) -> bool:
+        """Wait until the path's handshake budget admits the client. Clients of a path wait in order of arrival.
+
+        Returns:
+            Whether the client has waited.
+        """
         queue = self._queues[routed]
         if not queue.locked() and budget.allows(time.monotonic()):
-            return
+            return False
         client.watcher.start()
         budget.waiting += 1
-        budget.stop_links()
         try:
+            budget.stop_links()
             async with asyncio.timeout(deadline - time.monotonic()), queue:
-                while not (allowed := budget.allows(time.monotonic())) and not budget.throttled:
+                while True:
                     if self.replaced or routed.uplink.link is not link:
                         raise LinkLostError
+                    allowed = budget.allows(time.monotonic())
+                    if allowed or budget.throttled:
+                        break
                     await asyncio.sleep(_ADMISSION_INTERVAL)  # poll: the native engine does not report a login
         except TimeoutError:
             allowed = False
@@ -111,6 +121,7 @@ class TargetDialer:
                 f" clients that have not logged in yet; at {budget.limit} aborted handshakes, the server blocks the"
                 " gateway",
             )
+        return True
 
     async def _join(
         self,
@@ -151,8 +162,14 @@ class TargetDialer:
             began: Monotonic time before the login of the client.
         """
         if (budget := self.route.budget(routed)) is not None:
-            budget.remove_client(relay, began, time.monotonic())
-            self._check_if_needed(budget, routed)
+            aborted = budget.remove_client(relay, began, time.monotonic())
+            if aborted:
+                self._check_if_needed(budget, routed)
+
+    def has_no_room(self, routed: TargetWithUplink) -> bool:
+        """Return whether clients wait only because other clients of the path have not logged in yet."""
+        budget = self.route.budget(routed)
+        return budget is not None and not budget.throttled
 
     def record_abandoned(self, routed: TargetWithUplink) -> None:
         """Record that a link has abandoned a dial over a path. The server might count it as an aborted handshake."""

@@ -50,7 +50,8 @@ class NativeListenerGroup:
         try:
             for at, (make, sock) in enumerate(places):
                 share = permits // len(places) + (at < permits % len(places))
-                if share:  # a listener without permits would only delay the clients that the kernel assigns to it
+                # Each socket needs a listener. Another listener without permits would only delay clients.
+                if share or at < len(rule.sockets):
                     self._listeners.append(make(sock, share, self))
         except BaseException:
             self.withdraw()

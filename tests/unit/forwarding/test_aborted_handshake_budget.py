@@ -65,8 +65,8 @@ def test_clients_that_can_still_abort_their_handshakes_use_the_budget() -> None:
     clients[0].responses = 2
     clients[1].responses = 1
     a.remove_client(cast("Relay", clients[2]), 50.0, 50.6)
-    assert (a.aborted, a.unproven(60.9)) == (1, 3 + 6)
-    assert a.unproven(61.1) == 2 + 6  # the client with one response is idle, or the server has closed its connection
+    assert (a.aborted, a.unproven(54.9)) == (1, 3 + 6)
+    assert a.unproven(55.1) == 2 + 6  # the client with one response has probably logged in, and is idle
     for _ in range(81):
         a.record_aborted(62.0)
     assert (a.room(62.0), a.allows(62.0), a.throttled) == (0, False, False)
@@ -91,6 +91,28 @@ def test_a_client_that_might_be_denied_resets_the_count_only_without_checks() ->
     client.responses = 2
     budget.remove_client(cast("Relay", client), 76.0, 361.0)  # the last login of a check was five minutes ago
     assert budget.aborted == 0
+
+
+@pytest.mark.parametrize(
+    ("responses", "seconds", "aborted"), [(0, 100.0, 1), (1, 10.9, 1), (1, 11.1, 0), (2, 0.1, 0)]
+)
+def test_which_clients_have_aborted_their_handshakes(responses: int, seconds: float, aborted: int) -> None:
+    budget, client = AbortedHandshakeBudget(100), Client()
+    client.responses = responses
+    assert budget.remove_client(cast("Relay", client), 50.0, 50.0 + seconds) == bool(aborted)
+    assert budget.aborted == aborted
+
+
+def test_the_login_of_a_current_client_ends_the_throttling() -> None:
+    budget, client = AbortedHandshakeBudget(10), Client()
+    for _ in range(9):
+        budget.record_aborted(50.0)
+    budget.add_client(cast("Relay", client), 60.0)
+    assert budget.throttled
+    client.responses = 2
+    assert budget.allows(61.0)
+    assert budget.allows(61.0)
+    assert not budget.throttled
 
 
 @pytest.mark.parametrize(("limit", "clients"), [(1, 1), (2, 1), (9, 8), (10, 9), (11, 10), (100, 90)])

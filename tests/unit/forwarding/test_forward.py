@@ -168,3 +168,27 @@ async def test_a_client_that_is_reset_while_it_waits_is_not_connected() -> None:
             while forward.waiting:
                 await asyncio.sleep(0.01)
         assert (forward.active, budget.waiting, budget.aborted) == (0, 0, 0)
+
+
+async def test_a_client_that_waits_for_the_budget_uses_no_other_target() -> None:
+    """After a burst of clients, a healthy target must not lose its clients to the next target."""
+    budget = AbortedHandshakeBudget(10)
+    budget.dials = 9
+    async with forwarding(budget, hold=20.0) as forward:
+        route = forward._dialer.target_dialer.route
+        (first,) = route.routes()
+        other = TargetIdentity(HostPort("127.0.0.1", 1), route.uplinks).routes()
+        paths = [first, *other]
+        failures: list[object] = []
+        forward.update([], AdmissionRules("orders"), replace(route, routes=lambda: paths, on_failure=failures.append))
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        forward._acceptor.accept(near)
+        await asyncio.sleep(2.5)  # with another path, a dial takes at most 2 s
+        assert (forward.waiting, failures) == (1, [])
+        budget.dials = 0
+        async with asyncio.timeout(10):
+            while forward.waiting:
+                await asyncio.sleep(0.01)
+        assert forward.active == 1
+        far.close()

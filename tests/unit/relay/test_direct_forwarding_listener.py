@@ -119,6 +119,21 @@ async def test_all_threads_accept_clients_until_the_rule_is_withdrawn(rig: Rig, 
     assert sum(runner.load for runner in native_engine_pool().runners) == 0
 
 
+async def test_each_socket_has_a_listener_even_with_fewer_permits_than_sockets(rig: Rig, echo_port: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as second:
+        second.setblocking(False)
+        rule = ClientAcceptRule(
+            (rig.sock, second), HostPort("127.0.0.1", echo_port), LOOPBACK, Histogram(), Histogram()
+        )
+        assert isinstance(rig.link, ListeningLink)
+        listener = rig.link.listen(rule, 1, rig.handler)
+        assert listener is not None
+        with socket.create_connection(second.getsockname(), timeout=10):
+            await rig.until("stopped True", "closed")  # no permit is left, so the handler accepts the client
+            accepted, _ = second.accept()
+            accepted.close()
+
+
 async def test_short_connections_are_reported_as_a_sum_and_use_no_permit(rig: Rig, echo_port: int) -> None:
     listener = rig.listen("127.0.0.1", echo_port, permits=4)
     clients = 0
