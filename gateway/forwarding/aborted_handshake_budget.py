@@ -24,7 +24,7 @@ handshake would reach the limit."""
 _THROTTLE_INTERVAL = 10.0
 """Minimum seconds between the admission of two clients of one server, while clients are admitted one at a time. The
 interval applies to all tunnels to the server together."""
-_CLOSE_DELAY = 1.0
+CLOSE_DELAY = 1.0
 """Maximum seconds from the end of a client's connection until the server counts an aborted handshake. A login in this
 time can reset the server's count before the server counts the aborted handshake."""
 _ABANDONED_DIAL_DELAY = 10.0
@@ -71,6 +71,8 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         at which the client was connected."""
         self._check_login = -math.inf
         """Monotonic time of the last successful login of a check through this tunnel."""
+        self.check_scheduled = False
+        """Whether a check will be requested soon. Its login resets the count."""
         self.next_admission = 0.0
         """Earliest monotonic time of the next admission, while clients are admitted one at a time."""
 
@@ -101,7 +103,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
 
     def record_aborted(self, at: float) -> None:
         """Count the aborted handshake of a client that disconnected at the monotonic time `at`."""
-        self.add_abort(at + _CLOSE_DELAY)
+        self.add_abort(at + CLOSE_DELAY)
 
     def record_abandoned(self, at: float) -> None:
         """Count a dial that was abandoned at the monotonic time `at`.
@@ -146,7 +148,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         for each, at in self._clients.items():
             responses = each.responses
             if responses >= LOGIN_RESPONSES:
-                self.record_client_login(at - _CLOSE_DELAY, now, certain=responses >= _CERTAIN_LOGIN_RESPONSES)
+                self.record_client_login(at - CLOSE_DELAY, now, certain=responses >= _CERTAIN_LOGIN_RESPONSES)
             elif responses == 0 or now - at < _MAX_HANDSHAKE:
                 unproven[each] = at
         self._clients = unproven

@@ -12,7 +12,7 @@ from gateway.contracts.link import Link
 from gateway.contracts.relay import Relay
 from gateway.contracts.tracing import CHANNEL
 from gateway.errors import DialError, FailureReason, LinkLostError
-from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget
+from gateway.forwarding.aborted_handshake_budget import CLOSE_DELAY, AbortedHandshakeBudget
 from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.target_with_uplink import TargetWithUplink
@@ -178,6 +178,15 @@ class TargetDialer:
             self._check_if_needed(budget, routed)
 
     def _check_if_needed(self, budget: AbortedHandshakeBudget, routed: TargetWithUplink) -> None:
-        """Request a check if the count of aborted handshakes is high. The login of the check resets the count."""
+        """Request a check if the count of aborted handshakes is high. The login of the check resets the count.
+
+        The check runs a little later, because an earlier login would not reset the last aborted handshakes.
+        """
+        if budget.needs_login and not budget.check_scheduled:
+            budget.check_scheduled = True
+            asyncio.get_running_loop().call_later(CLOSE_DELAY, self._check, budget, routed)
+
+    def _check(self, budget: AbortedHandshakeBudget, routed: TargetWithUplink) -> None:
+        budget.check_scheduled = False
         if budget.needs_login:
             self.route.on_failure(routed)

@@ -1,6 +1,6 @@
 """Tests every kind of relay against the contract in `tests.support.relay_contract`, with random orders of events.
 
-The variable `CONTRACT_EXAMPLES` is the number of connections for most kinds of relays; see `Kind.share` for the others.
+The variable `CONTRACT_EXAMPLES` is the number of connections for most kinds of relays; see also `Kind.share`.
 """
 
 import asyncio

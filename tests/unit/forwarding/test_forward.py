@@ -81,7 +81,7 @@ async def connect(forward: Forward, requests: int, others: int = 0) -> None:
 
 async def test_the_budget_does_not_depend_on_the_system_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aborted_handshake_budget, "_THROTTLE_INTERVAL", 0.0)
-    monkeypatch.setattr(aborted_handshake_budget, "_CLOSE_DELAY", 0.0)
+    monkeypatch.setattr(aborted_handshake_budget, "CLOSE_DELAY", 0.0)
     budget = AbortedHandshakeBudget(1)
     async with forwarding(budget) as forward:
         await connect(forward, 0)
@@ -192,3 +192,18 @@ async def test_a_client_that_waits_for_the_budget_uses_no_other_target() -> None
                 await asyncio.sleep(0.01)
         assert forward.active == 1
         far.close()
+
+
+async def test_a_check_is_requested_when_its_login_can_reset_the_count() -> None:
+    budget = AbortedHandshakeBudget(2)
+    async with forwarding(budget, hold=5.0) as forward:
+        route = forward._dialer.target_dialer.route
+        requests: list[object] = []
+        forward.update([], AdmissionRules("orders"), replace(route, on_failure=requests.append))
+        await connect(forward, 0)
+        assert (budget.check_scheduled, requests) == (True, [])
+        async with asyncio.timeout(10):
+            while not requests:
+                await asyncio.sleep(0.01)
+        budget.record_login(time.monotonic() + 0.1)
+        assert (budget.aborted, budget.check_scheduled, len(requests)) == (0, False, 1)
