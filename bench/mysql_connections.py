@@ -5,7 +5,7 @@ and through `ssh -L` with AES-GCM, in alternating order. The output contains the
 
 Usage: python bench/mysql_connections.py [CLIENTS] [CONNECTIONS] [ROUNDS] [CHECKOUT ...]
 
-CHECKOUT is the path of another checkout of the project with a virtual environment, for a comparison of two versions.
+CHECKOUT is the path of another checkout of the project with a built native engine, for a comparison of two versions.
 """
 
 import contextlib
@@ -15,64 +15,50 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from site_paths import ROOT
+from site_paths import ROOT, MeasuredPath, Start, ssh_forward, starter
 
 from gateway.demo.mariadb import MariaDB
-from gateway.demo.process import ServerProcess, find, free_port
+from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion
 
 _CIPHER = "aes128-gcm@openssh.com"
 _TIMEOUT = 300.0
 
 
-class Forward(NamedTuple):
-    """A port that leads to the server, and the process that forwards its connections."""
-
-    port: int
-    process: ServerProcess
-
-    def cpu_seconds(self) -> float:
-        """Return the CPU time that the process has used."""
-        user, system = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
-
-
 def main(clients: int, connections: int, rounds: int, checkouts: Sequence[Path]) -> None:
     """Measure and print the results."""
-    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
+        folder = Path(directory)
         folder.chmod(0o755)  # the server runs as another user
         server = MariaDB(folder / "mariadb").start()
         stack.callback(server.stop)
         bastion = Bastion(folder / "bastion").start()
         stack.callback(bastion.stop)
-        forwards = {"ssh -L": stack.enter_context(_ssh(folder, bastion, server))}
+        start = starter(folder, stack)
+        paths = [ssh_forward("ssh -L, AES-GCM", ["-c", _CIPHER], bastion, server.port, {}, 0, start)]
         for at, checkout in enumerate((ROOT, *checkouts)):
-            forwards[f"gateway {checkout}"] = stack.enter_context(
-                _gateway(folder / str(at), checkout, bastion, server)
-            )
-        taken: dict[str, list[tuple[float, float]]] = {each: [] for each in forwards}
+            paths.append(_gateway(folder / str(at), checkout, bastion, server, start))
+        taken: dict[str, list[tuple[float, float]]] = {each.name: [] for each in paths}
         for number in range(rounds):
-            for each in sorted(forwards, reverse=number % 2 == 1):
-                taken[each].append(_measure(forwards[each], server, clients, connections))
+            for each in reversed(paths) if number % 2 else paths:
+                taken[each.name].append(_measure(each, server, clients, connections))
         print(f"{clients} clients, {connections} connections, {rounds} rounds, {os.cpu_count()} CPUs")
-        for each, values in taken.items():
+        for name, values in taken.items():
             rate, cpu = (statistics.median(column) for column in zip(*values, strict=True))
-            print(f"  {each}: {rate:,.0f} connections/s, {cpu:.0f} us of CPU time per connection")
+            print(f"  {name}: {rate:,.0f} connections/s, {cpu:.0f} us of CPU time per connection")
 
 
-def _measure(forward: Forward, server: MariaDB, clients: int, connections: int) -> tuple[float, float]:
+def _measure(path: MeasuredPath, server: MariaDB, clients: int, connections: int) -> tuple[float, float]:
     """Return the connections per second, and the microseconds of CPU time per connection."""
-    before, started = forward.cpu_seconds(), time.perf_counter()
+    before, started = path.cpu(), time.perf_counter()
     subprocess.run(
         [
-            find("mariadb-slap") or "mariadb-slap", "--host=127.0.0.1", f"--port={forward.port}", "--skip-ssl",
+            find("mariadb-slap") or "mariadb-slap", "--host=127.0.0.1", f"--port={path.port}", "--skip-ssl",
             f"--user={server.user}", f"--create-schema={server.database}", "--no-drop", "--query=SELECT 1",
             f"--concurrency={clients}", f"--number-of-queries={connections}", "--detach=1", "--silent",
         ],
@@ -82,11 +68,11 @@ def _measure(forward: Forward, server: MariaDB, clients: int, connections: int) 
         timeout=_TIMEOUT,
     )  # fmt: skip
     seconds = time.perf_counter() - started
-    return connections / seconds, (forward.cpu_seconds() - before) / connections * 1e6
+    return connections / seconds, (path.cpu() - before) / connections * 1e6
 
 
-@contextlib.contextmanager
-def _gateway(folder: Path, checkout: Path, bastion: Bastion, server: MariaDB) -> Iterator[Forward]:
+def _gateway(folder: Path, checkout: Path, bastion: Bastion, server: MariaDB, start: Start) -> MeasuredPath:
+    """Start the gateway of a checkout; return its path to the server."""
     folder.mkdir()
     ops, port = free_port(), free_port()
     password = folder / "password"
@@ -103,37 +89,10 @@ def _gateway(folder: Path, checkout: Path, bastion: Bastion, server: MariaDB) ->
         f"backends: {{shop: {{kind: mysql, via: edge, targets: ['127.0.0.1:{server.port}'],"
         f" listen: 127.0.0.1:{port}, check: {{{login}}}}}}}\n"
     )
-    python = checkout / ".venv/bin/python" if checkout != ROOT else Path(sys.executable)
-    service = ServerProcess(
-        [str(python), "-m", "gateway", "run", "-c", str(config)],
-        folder / "log",
-        environment={"PYTHONPATH": str(checkout)},
-    )
-    service.start(ops)
-    try:
-        time.sleep(3)  # until the first checks are done
-        yield Forward(port, service)
-    finally:
-        service.stop()
-
-
-@contextlib.contextmanager
-def _ssh(folder: Path, bastion: Bastion, server: MariaDB) -> Iterator[Forward]:
-    port = free_port()
-    client = ServerProcess(
-        [
-            find("ssh") or "ssh", "-N", "-F", "/dev/null", "-c", _CIPHER, "-p", str(bastion.port),
-            "-i", str(bastion.client_key), "-o", f"UserKnownHostsFile={bastion.known_hosts}",
-            "-o", "IdentitiesOnly=yes", "-L", f"127.0.0.1:{port}:127.0.0.1:{server.port}",
-            f"{bastion.user}@127.0.0.1",
-        ],
-        folder / "ssh.log",
-    )  # fmt: skip
-    client.start(port)
-    try:
-        yield Forward(port, client)
-    finally:
-        client.stop()
+    arguments = [sys.executable, "-m", "gateway", "run", "-c", str(config)]
+    process = start(arguments, f"gateway{folder.name}", ops, port, root=checkout)
+    time.sleep(3)  # until the first checks are done
+    return MeasuredPath(f"gateway {checkout}", port, process=process)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def build() -> None:
 Start = Callable[..., ServerProcess]
 
 
-def _starter(folder: Path, stack: contextlib.ExitStack) -> Start:
+def starter(folder: Path, stack: contextlib.ExitStack) -> Start:
     """Return a function that starts a process and waits until its ports are open. The exit stack stops it."""
 
     def start(arguments: list[str], name: str, *ports: int, root: Path = ROOT) -> ServerProcess:
@@ -108,7 +108,7 @@ def _begin(folder: Path, stack: contextlib.ExitStack, bastion_folder: str = "bas
     Returns:
         A function that starts more processes, the port of the load server, and the sshd.
     """
-    start, server = _starter(folder, stack), free_port()
+    start, server = starter(folder, stack), free_port()
     start([str(LOAD), "serve", str(server)], "load", server)
     bastion = Bastion(folder / bastion_folder).start()
     stack.callback(bastion.stop)
@@ -147,8 +147,8 @@ def running(folder: Path, other: Path | None = None, tunnel: str = "") -> Iterat
             return
         yield [
             *paths,
-            _ssh("ssh -L", [], bastion, server, far, database, start),
-            _ssh("ssh -L, AES-GCM", ["-c", "aes128-gcm@openssh.com"], bastion, server, far, database, start),
+            ssh_forward("ssh -L", [], bastion, server, far, database, start),
+            ssh_forward("ssh -L, AES-GCM", ["-c", "aes128-gcm@openssh.com"], bastion, server, far, database, start),
         ]
 
 
@@ -161,7 +161,7 @@ def with_cipher(folder: Path, cipher: str) -> Iterator[list[MeasuredPath]]:
         far = {0: bastion.port}
         yield [
             _gateway(folder, bastion, server, far, 0, start, f", ciphers: [{cipher}]"),
-            _ssh("ssh -L", ["-c", cipher], bastion, server, far, 0, start),
+            ssh_forward("ssh -L", ["-c", cipher], bastion, server, far, 0, start),
         ]
 
 
@@ -173,7 +173,9 @@ def with_two_connections(folder: Path) -> Iterator[list[MeasuredPath]]:
         start, server, bastion = _begin(folder, stack)
         far = {0: bastion.port}
         options = ["-c", "aes128-gcm@openssh.com"]
-        first, second = (_ssh("two ssh -L, AES-GCM", options, bastion, server, far, 0, start) for _ in range(2))
+        first, second = (
+            ssh_forward("two ssh -L, AES-GCM", options, bastion, server, far, 0, start) for _ in range(2)
+        )
         first.second = second
         pool = ", connections: {min: 2, max: 2}"
         yield [_gateway(folder, bastion, server, far, 0, start, pool), first]
@@ -209,7 +211,7 @@ def straight(folder: Path, other: Path | None = None) -> Iterator[list[MeasuredP
     build()
     with contextlib.ExitStack() as stack:
         server, proxy = free_port(), free_port()
-        start = _starter(folder, stack)
+        start = starter(folder, stack)
         start([str(LOAD), "serve", str(server)], "load", server)
         paths = [MeasuredPath("direct", server), _straight_gateway(folder, server, start)]
         if other is not None:
@@ -300,9 +302,10 @@ def _gateway(
     return MeasuredPath(_name(root), listen, delayed, process, queries if database else 0, bulk)
 
 
-def _ssh(
+def ssh_forward(
     name: str, options: list[str], bastion: Bastion, server: int, far: dict[int, int], database: int, start: Start
 ) -> MeasuredPath:
+    """Start `ssh -L` with additional options to the port `server`; return its path."""
     near, queries = free_port(), free_port()
     delayed = {delay: free_port() for delay in far}
     alias = f"HostKeyAlias=[127.0.0.1]:{bastion.port}"

@@ -126,8 +126,9 @@ void pending_stop_slow(struct engine *e, uint64_t now)
     for (struct listener *l = e->listeners; l; l = next) {
         next = l->next;
         if (l->permit_due && now >= l->permit_due) {
-            listener_permit_returned(l);
+            l->permit_due = 0;
             l->permit_waited = true;
+            listener_watch(l);
         } else if (l->permit_due) {
             schedule_slow_scan(e, l->permit_due);
         }

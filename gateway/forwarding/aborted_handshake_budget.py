@@ -27,6 +27,9 @@ interval applies to all tunnels to the server together."""
 CLOSE_DELAY = 1.0
 """Maximum seconds from the end of a client's connection until the server counts an aborted handshake. A login in this
 time can reset the server's count before the server counts the aborted handshake."""
+REPORT_DELAY = 1.0
+"""Maximum seconds from the time at which a link connects a client until the client is added to the budget. The link
+waits a few milliseconds before it reports the client, and the event loop can be busy."""
 _ABANDONED_DIAL_DELAY = 10.0
 """Maximum seconds from the time at which the gateway abandons a dial until the dial reaches the server. The server
 then counts an aborted handshake, even if a login has reset the count in the meantime."""
@@ -98,7 +101,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
             self.record_aborted(now)
             return True
         if responses >= LOGIN_RESPONSES:
-            self.record_client_login(began, now, certain=responses >= _CERTAIN_LOGIN_RESPONSES)
+            self.record_client_login(began, now, responses)
         return False
 
     def record_aborted(self, at: float) -> None:
@@ -112,16 +115,16 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         """
         self.add_abort(at + _ABANDONED_DIAL_DELAY)
 
-    def record_client_login(self, at: float, now: float, *, certain: bool) -> None:
+    def record_client_login(self, at: float, now: float, responses: int) -> None:
         """Record that a client has probably logged in.
 
         Args:
             at: Monotonic time of the login.
             now: The current monotonic time.
-            certain: Whether the number of responses proves the login. An unproven login resets the count only if no
-                check has logged in recently.
+            responses: Number of responses that the client has received. If they do not prove the login, it resets the
+                count only if no check has logged in recently.
         """
-        if certain or now - self._check_login > _CHECK_VALIDITY:
+        if responses >= _CERTAIN_LOGIN_RESPONSES or now - self._check_login > _CHECK_VALIDITY:
             self.reset(at)
 
     def record_login(self, at: float) -> None:
@@ -140,26 +143,31 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         self._clients[client] = at
 
     def unproven(self, now: float) -> int:
-        """Return how many dials and clients of all tunnels to the server can still end in an aborted handshake."""
-        return sum(each._unproven_here(now) for each in self.peers)  # noqa: SLF001 - `peers` are of the same class
+        """Return how many dials and clients of all tunnels to the server can still end in an aborted handshake.
 
-    def _unproven_here(self, now: float) -> int:
+        The number includes the clients for which links reserve room.
+        """
+        self.update_clients(now)
+        return sum(each.most_unproven for each in self.peers)
+
+    def update_clients(self, now: float) -> None:
+        """Remove the clients of all tunnels that have probably logged in, and record their logins."""
+        for each in self.peers:
+            each._update_own_clients(now)  # noqa: SLF001 - `peers` are of the same class
+
+    def _update_own_clients(self, now: float) -> None:
         unproven: dict[Relay, float] = {}
         for each, at in self._clients.items():
             responses = each.responses
             if responses >= LOGIN_RESPONSES:
-                self.record_client_login(at - CLOSE_DELAY, now, certain=responses >= _CERTAIN_LOGIN_RESPONSES)
+                self.record_client_login(at - REPORT_DELAY, now, responses)
             elif responses == 0 or now - at < _MAX_HANDSHAKE:
                 unproven[each] = at
         self._clients = unproven
-        return self.most_unproven
 
     @property
     def most_unproven(self) -> int:
-        """The highest number of dials and clients that might still end in an aborted handshake.
-
-        It includes clients that have logged in since the last count, and clients for which links reserve room.
-        """
+        """Number of dials and clients of this tunnel that could end in an aborted handshake at the last update."""
         return len(self._clients) + self.dials + sum(each.reserved for each in self.listeners)
 
     def room(self, now: float) -> int:
@@ -167,7 +175,13 @@ class AbortedHandshakeBudget(AbortedLoginCount):
 
         The result can be negative.
         """
-        return self._threshold - self.aborted - self.unproven(now)
+        self.update_clients(now)
+        return self._free
+
+    @property
+    def _free(self) -> int:
+        """The result of `room` at the last update of the clients."""
+        return self._threshold - self.aborted - sum(each.most_unproven for each in self.peers)
 
     @property
     def _threshold(self) -> int:
@@ -198,12 +212,12 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         If clients are admitted one at a time, a call that returns True also starts the interval until the next
         admission.
         """
-        if self.throttled:
-            self.unproven(now)  # this also records the logins of current clients, which can reset the count
+        # If there is room for all clients, do not look for clients that have logged in: the search takes time.
+        if self._free > 0:
+            return True
+        self.update_clients(now)
         if not self.throttled:
-            # If there is room for all clients, do not count the clients without a proven login: the count takes time.
-            most = sum(each.most_unproven for each in self.peers)
-            return self._threshold - self.aborted > most or self.room(now) > 0
+            return self._free > 0
         if now < max(each.next_admission for each in self.peers):
             return False
         self.next_admission = now + _THROTTLE_INTERVAL

@@ -288,4 +288,4 @@ class Forward:
             dialer.route.on_failure(routed)
         dialer.record_end(routed, relay, connection.began)
         if self._native is not None:
-            self._native.on_client_ended()
+            self._native.count_change()

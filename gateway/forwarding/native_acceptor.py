@@ -14,7 +14,7 @@ from gateway.contracts.listening_link import (
 )
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
-from gateway.forwarding.aborted_handshake_budget import LOGIN_RESPONSES, AbortedHandshakeBudget
+from gateway.forwarding.aborted_handshake_budget import LOGIN_RESPONSES, REPORT_DELAY, AbortedHandshakeBudget
 from gateway.forwarding.acceptor import Acceptor
 from gateway.forwarding.cancel_request_router import CancelRequestRouter
 from gateway.forwarding.listener import Listener
@@ -40,9 +40,6 @@ backends with the same server."""
 _PERMIT_SHARE = 1 / 64
 """Fraction of the lowest limit (see `_limit`). When the number of changes, such as ended connections, reaches this
 fraction, the link receives more permits."""
-_REPORT_DELAY = 1.0
-"""Maximum seconds from the time at which a link connects a client until Python code handles the link's report. The
-link waits a few milliseconds before the report, and the event loop can be busy."""
 
 
 class _Path(NamedTuple):
@@ -204,11 +201,8 @@ class NativeAcceptor:
         for each in self._paths:
             each.recall()
 
-    def on_client_ended(self) -> None:
-        """Count an ended connection, and permit the link to accept more clients if enough connections have ended."""
-        self._count_change()
-
-    def _count_change(self) -> None:
+    def count_change(self) -> None:
+        """Count a change, such as an ended connection. After enough changes, give the link more permits."""
         listening = self._listening
         if listening is None:
             return
@@ -232,9 +226,9 @@ class NativeAcceptor:
         now = time.monotonic()
         if path.budget is not None:
             path.budget.add_client(relay, now)
-        self._on_joined(path.routed, relay, tap, now - _REPORT_DELAY)
+        self._on_joined(path.routed, relay, tap, now - REPORT_DELAY)
         if path.budget is not None:
-            self._count_change()  # clients that have logged in no longer use the budget, so the link may accept more
+            self.count_change()  # clients that have logged in no longer use the budget, so the link may accept more
 
     def on_served(self, listener: LinkClientListener, clients: ShortConnectionTotals) -> None:
         """Count clients whose short connections have ended; implements `AcceptedClientHandler.on_served`."""
@@ -242,14 +236,14 @@ class NativeAcceptor:
         self._on_served(clients)
         if (path := self._paths.get(listener)) is not None and path.budget is not None:
             now = time.monotonic()
-            path.budget.record_client_login(now - _REPORT_DELAY, now, certain=False)
+            path.budget.record_client_login(now - REPORT_DELAY, now, LOGIN_RESPONSES)
 
     def on_returned(self, listener: LinkClientListener, client: Stream, seconds: float, *, abandoned: bool) -> None:
         """Accept a client that the link has returned unconnected; implements `AcceptedClientHandler.on_returned`."""
         if abandoned and (path := self._paths.get(listener)) is not None:
             self._target_dialer.record_abandoned(path.routed)
         self._acceptor.accept(client, seconds)
-        self.on_client_ended()  # the client no longer uses a permit of the link
+        self.count_change()  # the client no longer uses a permit of the link
 
     def on_stopped(self, listener: LinkClientListener, *, failed: bool) -> None:
         """Accept further clients in Python code; implements `AcceptedClientHandler.on_stopped`."""

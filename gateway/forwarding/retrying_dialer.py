@@ -177,7 +177,7 @@ class RetryingDialer:
                 )
             except (DialError, LinkLostError) as error:
                 failures[routed] = error
-                if not _may_try_next(dialer, routed, error):
+                if not _report_failure(dialer, routed, error):
                     break
             else:
                 for failed, failure in failures.items():
@@ -241,7 +241,7 @@ class RetryingDialer:
                 each.cancel()
 
 
-def _may_try_next(dialer: TargetDialer, routed: TargetWithUplink, error: TargetAccessError) -> bool:
+def _report_failure(dialer: TargetDialer, routed: TargetWithUplink, error: TargetAccessError) -> bool:
     """Report a failed dial. Return whether the dialer can try the next path.
 
     If the target works, but the handshake budget has no room, the client must wait for this target.

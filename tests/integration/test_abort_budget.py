@@ -1,7 +1,6 @@
 """Tests with a MariaDB server that blocks addresses after a few aborted logins, and that several paths reach."""
 
 import contextlib
-import io
 import os
 import signal
 import socket
@@ -26,6 +25,7 @@ from tests.support.clients import connect, query_mysql
 from tests.support.configs import database_check, ssh_tunnel
 from tests.support.gateway_process import Gateway
 from tests.support.listening_sockets import engine_accepts
+from tests.support.mysql_end import MysqlEnd
 from tests.support.requirements import need
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -175,28 +175,21 @@ def test_denied_logins_do_not_hide_aborted_ones(gateway: Gateway, server: MariaD
                 client.settimeout(30)
                 assert client.recv(100)
         time.sleep(2.2)  # before that, no login of a client resets the count
-        with connect(listen) as client, client.makefile("rb") as packets:
+        with connect(listen) as client:
             client.settimeout(30)
-            _payload(packets)
-            client.sendall(_login_with_another_plugin(server.user))
-            assert _payload(packets)[0] == AUTH_SWITCH
-            client.sendall(b"\x14\0\0\x03" + bytes(20))  # a wrong response to the challenge
-            assert _payload(packets)[0] == ERROR
+            end = MysqlEnd(client)
+            end.receive()
+            assert end.ask(_login_with_another_plugin(server.user))[0] == AUTH_SWITCH
+            assert end.ask(bytes(20))[0] == ERROR  # a wrong response to the challenge
     assert query_mysql(server, listen) >= 3
     assert gateway.state("app") == ("up", None)
-
-
-def _payload(packets: io.BufferedReader) -> bytes:
-    """Read a packet, and return its payload."""
-    return packets.read(int.from_bytes(packets.read(4)[:3], "little"))
 
 
 def _login_with_another_plugin(user: str) -> bytes:
     """Return a HandshakeResponse41 for a plugin that the server does not use for the user."""
     capabilities = CLIENT.LONG_PASSWORD | CLIENT.PROTOCOL_41 | CLIENT.SECURE_CONNECTION | CLIENT.PLUGIN_AUTH
     fixed = struct.pack("<IIB23x", capabilities, 1 << 24, 45)
-    body = fixed + user.encode() + b"\0\0" + b"no_such_plugin\0"
-    return len(body).to_bytes(3, "little") + b"\x01" + body
+    return fixed + user.encode() + b"\0\0" + b"no_such_plugin\0"
 
 
 def test_the_checks_of_all_backends_together_do_not_block_an_address(gateway: Gateway, server: MariaDB) -> None:

@@ -23,11 +23,11 @@ _LONG, _EOF = 0xFD, b"\xfe\0\0\2\0"
 
 @dataclass
 class MysqlEnd:
-    """The server's end of one MySQL connection.
+    """One end of a MySQL connection. Most methods are for the server's end.
 
     Args:
-        sock: The accepted socket.
-        heard: The list to which this end appends each packet of the client, decrypted. Tests can read the list.
+        sock: The socket, connected to the other end.
+        heard: The list to which this end appends each packet of the other end, decrypted. Tests can read the list.
     """
 
     sock: socket.socket
