@@ -3,6 +3,7 @@
 import os
 import secrets
 import signal
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -95,14 +96,23 @@ class MariaDB:
                 cursor.execute(statement)
 
     def _as_root(self) -> "pymysql.Connection[Any]":
+        connection = pymysql.Connection(user="root", ssl_disabled=True, autocommit=True, defer_connect=True)
+        # Pass a connected socket: if pymysql cannot connect to a unix socket, it does not close its own socket.
+        connection.connect(self._connect())
+        return connection
+
+    def _connect(self) -> socket.socket:
+        """Connect to the unix socket. Retry, because the server listens on its TCP port before it creates it."""
         deadline = time.monotonic() + _START_TIMEOUT
         while True:
+            sock = socket.socket(socket.AF_UNIX)
             try:
-                return pymysql.connect(
-                    unix_socket=str(self._socket), user="root", ssl_disabled=True, connect_timeout=10, autocommit=True
-                )
-            except pymysql.OperationalError as error:
-                # Retry, because the server listens on its TCP port before it creates its unix socket.
-                if error.args[0] not in (2002, 2003) or time.monotonic() > deadline:
+                sock.settimeout(10)
+                sock.connect(str(self._socket))
+            except OSError as error:
+                sock.close()
+                if not isinstance(error, (FileNotFoundError, ConnectionRefusedError)) or time.monotonic() > deadline:
                     raise
+            else:
+                return sock
             time.sleep(0.05)
