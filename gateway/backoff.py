@@ -13,8 +13,8 @@ class BackoffPolicy:
         first: Upper bound of the first delay. Each failure doubles the upper bound.
         cap: Maximum of the upper bound.
         floor: Minimum delay.
-        forgive_every: Seconds that a success must last to remove one failure from the count. The upper bound of the
-            next delay is then lower.
+        forgive_every: Seconds without a failure after which the count of failures decreases by one. A lower count
+            lowers the upper bound of the next delay.
     """
 
     first: float = 0.25
@@ -52,5 +52,5 @@ class Backoff:
         return max(self.policy.floor, self._rng.uniform(0.0, ceiling))
 
     def succeeded(self, lasted: float) -> None:
-        """Reduce the count of failures after a success. `lasted` is the duration of the success, in seconds."""
+        """Reduce the count of failures after a period of `lasted` seconds without a failure."""
         self.attempts = max(0, self.attempts - int(lasted / self.policy.forgive_every))

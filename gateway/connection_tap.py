@@ -27,7 +27,7 @@ class RpcRequestTracker(Protocol):
 
     @property
     def parseable(self) -> bool:
-        """Whether all bytes so far are valid RPC. After an invalid byte, the tracker matches no more replies."""
+        """Whether all bytes so far are valid RPC. If False, the `RpcRequestTracker` matches no more replies."""
 
     def oldest_pending(self) -> float | None:
         """Return the monotonic time of the oldest request without a response; None if every request has one."""
@@ -44,17 +44,19 @@ class RpcRequestTracker(Protocol):
 
 
 TapFactory = Callable[[Callable[[float], None]], Tap]
-"""A function that creates a tap for one connection. Its argument is a function that the tap calls with each response
-latency, in seconds."""
+"""A function that creates a tap for one connection. The function has one parameter: a callback, which the tap calls
+with each response latency, in seconds."""
 
 
 def waiting_since(tap: Tap | None, request_at: float) -> float | None:
-    """Return the monotonic time at which a client began to wait for a response; None if the client does not wait.
+    """Return the monotonic time at which a client began to wait for a response.
+
+    Return None if the client does not wait, or if the time is not known.
 
     Args:
         tap: The tap of the connection; None if the connection has no tap.
-        request_at: Monotonic time of the last request byte without a response; 0 if every request has a response. If
-            the tap has a tracker, the function uses only the tracker.
+        request_at: Monotonic time of the last byte from the client, if the backend has not responded to this byte;
+            otherwise 0. Ignored if `tap.tracker` is not None, because the tracker stores the time of each request.
     """
     tracker = tap.tracker if tap is not None else None
     if tracker is not None:

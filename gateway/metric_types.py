@@ -6,7 +6,8 @@ from collections import Counter
 LATENCY_BUCKETS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
-"""Upper bounds of the buckets, in seconds: from the round-trip time on one host to the longest common timeout."""
+"""Upper bounds of the buckets, in seconds. The lowest bound is about the round-trip time on one host, and the highest
+bound is the longest common timeout."""
 
 
 class Histogram:

@@ -76,8 +76,9 @@ def read_secret(path: Path) -> bytes:
 def read_private_key(path: Path, what: str = "private key") -> bytes:
     """Return the content of a private key file. Like OpenSSH, refuse a file that users other than its owner can read.
 
-    If the file does not belong to the user of this process (a mounted secret), the file's group may also read it. The
-    function opens the file only once, so that no other file can replace it between the check and the read.
+    If the file does not belong to the user of this process, the file's group may also read it. This applies, for
+    example, to mounted secrets. The function opens the file only once, so that no other file can replace it between
+    the check and the read.
 
     Args:
         path: The file.
@@ -165,7 +166,7 @@ def _mount(path: Path) -> tuple[str, str]:
     for line in lines:
         fields, _, source = line.partition(" - ")
         point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields.split()[4])
-        # Compare with `>=`, because a later mount at the same mount point hides the earlier one.
+        # If two mounts have the same mount point, use the later mount, because it hides the earlier mount.
         if point in ancestors and len(point) >= len(mount[0]):
             mount = (point, source.split()[0])
     return mount

@@ -42,7 +42,7 @@ _HIDDEN = (
     re.compile(r"()(?:-----BEGIN.*?(?:-----END[^-]*-----|$)|LS0tLS1CRUdJTi[\w+/=]*)", re.DOTALL),
     re.compile(r"(://[^:/@\s]*:)[^@\s]{1,4000}(?=@)"),
     re.compile(r"((?<![\w./%-])[\w.%-]+:)[^\s:/@]+(?=@(?!sha256:))"),  # except the `sha256:` digest of an image
-    re.compile(rf"(?i)({_SETTING}(?:=|:(?!/)))(?:\"[^\"]*\"|[^\s,;]+?{_END})"),  # `:/` begins a path
+    re.compile(rf"(?i)({_SETTING}(?:=|:(?!/)))(?:\"[^\"]*\"|[^\s,;]+?{_END})"),  # `:/` begins a path, not a secret
     re.compile(rf"(?i)((?<!\S){_OPTION}\s+){_WORD}"),
     *(re.compile(rf"({_after(f'(?:{name})')}\s{option}){_WORD}") for name, option in _OPTIONS_OF_PROGRAMS),
     re.compile(rf"(\bhtpasswd\s+-\w*b\w*\s+\S+\s+\S+\s+){_WORD}"),
@@ -95,7 +95,7 @@ def has_secrets(words: Sequence[str]) -> bool:
     Args:
         words: Options and arguments of a command.
     """
-    # A boolean option is not a secret, even if its name matches, as in Traefik's `passhostheader=true`.
+    # A boolean option is not a secret, even if its name contains `pass`, as in Traefik's `passhostheader=true`.
     words = [each for each in words if not re.search(r"(?i)=(?:true|false)$", each)]
     return any(_SECRET.search(word) for word in words) or redacted(words) != _joined(words)
 

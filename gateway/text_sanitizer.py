@@ -6,8 +6,8 @@ forge log lines, bidirectional or invisible characters, or megabytes of data.
 
 _MAX_LENGTH = 500
 _MAX_CUT_WORD = 40
-"""If `one_line` cuts a text inside a word, it omits the part of the word before the cut, but only if this part has
-fewer characters than `_MAX_CUT_WORD`. It keeps a longer part."""
+"""When `one_line` cuts a text inside a word, a part of the word remains before the cut. `one_line` also omits this
+part if the part has fewer characters than `_MAX_CUT_WORD`."""
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _SCAN_FACTOR = 8
 """`one_line` reads at most `max_length * _SCAN_FACTOR` input characters, to limit the time for long input."""

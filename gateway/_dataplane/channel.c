@@ -111,7 +111,7 @@ void channel_refused(struct channel *c, uint32_t code, const uint8_t *text, size
 /* Handle CHANNEL_CLOSE if `close` is true; otherwise handle CHANNEL_EOF (RFC 4254, section 5.3). */
 void channel_peer_end(struct channel *c, bool close)
 {
-    c->window_remaining = 0; /* data after EOF is then a protocol violation, like data beyond the window */
+    c->window_remaining = 0; /* data after EOF exceeds the window, and is therefore a protocol violation */
     if (close) {
         channel_send_close(c);
         channel_free(c);
@@ -139,7 +139,8 @@ void channel_send_close(struct channel *c)
     }
 }
 
-/* Let the windows of other channels grow by the number of bytes by which the channel's receive window has grown. */
+/* Give the growth of the channel's receive window back to `growth_available`, so that the windows of other channels can
+ * grow. */
 static void release_growth(struct channel *c)
 {
     c->engine->growth_available += c->growth;
@@ -158,12 +159,14 @@ void channel_free(struct channel *c)
     c->freed = true;
     dequeue_channel(c);
     wire_remove_channel(w, c);
-    w->growth_available += c->growth; /* `release_growth` updates the engine's value after the client has received all bytes */
+    /* `release_growth` updates `growth_available` of the engine after the client has received all bytes. */
+    w->growth_available += c->growth;
     c->wire = NULL;
 }
 
-/* Double the channel's receive window if the peer sends at least half a window of data per round trip. The maximum window,
- * and `growth_available` of the SSH connection and of the engine, limit the growth. Return the growth in bytes. */
+/* Double the channel's receive window if the peer sends at least half a window of data per round trip. Return the growth in
+ * bytes. The growth has three limits: `max_window`, `growth_available` of the SSH connection, and `growth_available` of the
+ * engine. */
 static uint64_t grow(struct channel *c, uint64_t count, uint64_t now)
 {
     struct wire *w = c->wire;
@@ -215,7 +218,7 @@ void channel_release_gauge(struct channel *c)
     c->gauge = NULL;
 }
 
-/* Free a channel if it has ended, and `channel_free` has freed its number. */
+/* Free the channel if two conditions are met: the channel has ended, and `channel_free` has freed the channel's number. */
 void channel_release(struct channel *c)
 {
     struct engine *e = c->engine;

@@ -1,5 +1,5 @@
-/* Declares a queue of bytes to send on a socket. Short pieces of data share one chunk of memory, so the queue needs little
- * more memory than its bytes. */
+/* Declares a queue of bytes to send on a socket. Short pieces of data share one chunk of memory, so that the overhead is
+ * small. */
 #ifndef GATEWAY_DATAPLANE_CHUNKS_H
 #define GATEWAY_DATAPLANE_CHUNKS_H
 
@@ -13,7 +13,7 @@ struct chunk;
 /* A zeroed struct is an empty queue. */
 struct chunks {
     struct chunk *first;
-    struct chunk **last; /* address of the pointer to the last chunk: `first`, or `next` of a chunk; NULL if empty */
+    struct chunk **last; /* address of the pointer to the last chunk (`first`, or a chunk's `next`); NULL: the queue is empty */
     size_t sent; /* number of bytes of the first chunk that were sent */
     size_t size; /* number of queued bytes */
 };

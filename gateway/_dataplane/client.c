@@ -28,10 +28,11 @@ static void set_mask(struct channel *c, uint32_t mask)
 
 /* Set the events that epoll reports for the client's socket.
  *
- * If the channel waits for no event, epoll still reports a failure of a TCP socket. After the write side of this socket is
- * shut down, epoll would continuously report the normal end of the client's stream as a hang-up. Therefore, the
- * registration is edge-triggered after the shutdown. A unix socket is not registered while the channel waits for no event,
- * because epoll would report a hang-up when the client closes, even if unread data remains.
+ * While the channel waits for no event, a TCP socket stays registered, so that epoll reports a failure of the socket. After
+ * the write side of a TCP socket is shut down, epoll would continuously report the normal end of the client's stream as a
+ * hang-up. Therefore, the registration of a TCP socket is then edge-triggered.
+ * While the channel waits for no event, a unix socket is not registered. Otherwise, epoll would report a hang-up when the
+ * client closes the connection, even if unread data remains.
  */
 void client_update_mask(struct channel *c)
 {
@@ -166,12 +167,13 @@ void client_read(struct channel *c)
 
 /* Stop sending to the client, because its socket has failed or the client has closed its connection.
  *
- * If the client has already ended its stream, close the channel: the client might have closed its connection normally. If
- * the client has reset its connection, first send the data that the channel accepts immediately, and then abort the channel.
- * SSH cannot forward a reset (RFC 4254, section 5.3). In other cases, continue to read from the client.
+ * If the client has already ended its stream, close the channel: the client might have closed its connection normally. Also
+ * close the channel if it accepts no more data from the client. If the client has reset its connection, first send the data
+ * that the channel accepts immediately, and then abort the channel, because SSH cannot forward a reset (RFC 4254, section
+ * 5.3). If none of these conditions applies, continue to read from the client.
  *
- * Args: error: the errno of the failed system call, because the kernel does not report an error twice. 0 if no system call has
- *   failed: this function then reads SO_ERROR.
+ * Args: error: the errno of the system call that failed. The kernel reports an error only once, so this function cannot read
+ *   this error from the socket. If no system call has failed, pass 0. This function then reads SO_ERROR.
  */
 void client_unwritable(struct channel *c, int error)
 {

@@ -38,8 +38,8 @@ void client_add_piece(struct channel *c, const uint8_t *data, uint32_t size)
     }
 }
 
-/* Add to `from_backend` the bytes that a system call will try to send. Call this before the system call, so that the counter
- * always includes all bytes that the client has received. */
+/* Increase `from_backend` by the number of bytes that a system call will try to send. Call this function before the system
+ * call, so that `from_backend` always includes all bytes that the client has received. */
 static void count_offered(struct channel *c, size_t offered)
 {
     atomic_fetch_add_explicit(&c->gauge->from_backend, offered, memory_order_relaxed);

@@ -130,6 +130,7 @@ bool dial_start(struct listener *l, int client)
     set_options(l, fd);
     pending_add(l, &d->pending, &d->source, client);
     error = advance(d);
-    proceed(d, error == EINPROGRESS ? advance(d) : error); /* a connection within this host is established by now */
+    /* If the target is on this host, the connection is already established before the second call of `advance`. */
+    proceed(d, error == EINPROGRESS ? advance(d) : error);
     return true;
 }

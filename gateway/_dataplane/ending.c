@@ -43,8 +43,9 @@ void ending_propagate(struct channel *c)
     }
     if (c->backend_eof && !c->eof_delivered) {
         c->eof_delivered = true;
-        atomic_store(&c->gauge->eof_delivered, 1); /* set this before the client can receive the end of stream */
-        if (!c->client_eof || c->link_lost) /* in other cases, `ending_finish` closes the socket */
+        /* Set `eof_delivered` first, so that it is already set when the client receives the end of the stream. */
+        atomic_store(&c->gauge->eof_delivered, 1);
+        if (!c->client_eof || c->link_lost) /* if both streams have ended normally, `ending_finish` closes the socket */
             shutdown(c->fd, SHUT_WR);
     }
     if (c->link_lost) {

@@ -21,17 +21,18 @@
 #include "crypto.h"
 
 #define MAX_SEND_PACKET 32768u /* maximum number of data bytes in a sent packet; OpenSSH accepts no more */
-#define DATA_HEADER 14u        /* bytes before the data: packet and padding length, message number, channel, data length */
+#define DATA_HEADER 14u        /* bytes before the data: packet length, padding length, message number, channel, data length */
 #define DATA_OVERHEAD 10u      /* DATA_HEADER without the packet length */
 #define MIN_PADDING 4u
 #define MAX_PADDING (MAX_BLOCK_SIZE + MIN_PADDING)
 #define PACKET_STRIDE (DATA_HEADER + MAX_SEND_PACKET + MAX_PADDING + TAG_SIZE)
-#define PACKETS_PER_TURN 4u    /* maximum packets of a channel per turn; 1 if the connection is slow and other channels wait */
+#define PACKETS_PER_TURN 4u    /* maximum number of packets that a channel sends in one turn. If the SSH connection is slow and
+                                  other channels wait, the maximum is 1. */
 #define BATCH_SIZE ((size_t)8 * PACKET_STRIDE)
 #define SLOW_BATCH_SIZE ((size_t)2 * PACKET_STRIDE)
 #define RECEIVE_SIZE ((size_t)512 * 1024)
-#define MAX_UNACCEPTED ((size_t)256 * 1024) /* receiving pauses while Python has more bytes of packets to process */
-#define MAX_RECORDS ((size_t)4 * 1024 * 1024) /* the thread waits while Python has more bytes of records to take */
+#define MAX_UNACCEPTED ((size_t)256 * 1024) /* if `unaccepted` exceeds this number of bytes, receiving pauses */
+#define MAX_RECORDS ((size_t)4 * 1024 * 1024) /* above this number of bytes, the thread waits until Python takes the records */
 #define MAX_BOUNDS 32u
 #define MAX_PIPES 16u
 #define SECOND 1000000000ull
@@ -72,9 +73,9 @@ enum command {
     COMMAND_ABORT,    /* reset a channel or pair; a: enum close_reason */
     COMMAND_CLOSE_HISTOGRAM, /* a: index of the histogram */
     COMMAND_LISTEN,   /* accept clients; payload: struct listener_setup */
-    COMMAND_PERMIT,   /* permit a listener to accept more clients; a: their number */
+    COMMAND_PERMIT,   /* permit a listener to accept more clients; a: number of additional clients */
     COMMAND_UNLISTEN, /* make a listener accept no more clients */
-    COMMAND_RECALL,   /* return to Python the clients that still wait for the target; token: a listener or SSH connection */
+    COMMAND_RECALL,   /* give clients that still wait for the target back to Python; token: their listener or SSH connection */
     COMMAND_PAIR,     /* relay between two sockets; payload: struct pair_setup */
 };
 
@@ -88,22 +89,23 @@ enum record {
     RECORD_REFUSED,    /* a: reason code (RFC 4254, section 5.1); payload: error message. The last record of a channel that
                           did not open. */
     RECORD_TAP,        /* a: 1 if the bytes are from the backend; b: time; payload: the bytes */
-    RECORD_ENDED,      /* a: enum close_reason; b: the client's socket, which Python must close after the client has received
-                          all data, or -1; c: whether to close this socket with a reset. The last record of a channel. */
+    RECORD_ENDED,      /* a: enum close_reason; b: the client's socket, or -1; c: whether Python closes this socket with a
+                          reset. Python closes the socket after the client has received all data. The last record of a
+                          channel. */
     RECORD_HISTOGRAM,  /* a: index of the histogram; b: whether the histogram is closed; c: sum of the observations in ns;
                           payload: number of observations in each bucket */
     RECORD_RPC,        /* a: 1 if the message is from the backend; b: time; c: XID; d: enum rpc_type, or -1 if it is not RPC */
     RECORD_JOINED,     /* a listener has connected a client to the target; a: token of the new channel or pair; b: token of
                           the SSH connection, or 0 */
-    RECORD_SERVED,     /* totals of a listener for ended clients that no other record reports; a: number of clients;
-                          b: number of clients that reset their connection; c, d: bytes to and from the backend */
+    RECORD_SERVED,     /* a listener's sums over ended clients without individual records; a: number of clients; b: number
+                          of clients that reset their connection; c, d: bytes to and from the backend */
     RECORD_RETURNED,   /* a listener returns a client to Python; a: the client's socket; b: nanoseconds since the engine
-                          accepted the client; c: whether the target might have accepted a channel or dial that the
-                          engine has abandoned, or might accept it later */
+                          accepted the client; c: 1 if the target might have accepted the client's channel or dial, or
+                          might still accept it */
     RECORD_STOPPED,    /* a listener accepts no more clients. Records of clients that it accepted earlier can follow. */
-    RECORD_PAIR_ENDED, /* a: enum close_reason; b: the client's socket, c: the backend's socket. If a socket is not -1,
-                          Python must close it with a reset when its peer has received all data. The last record of a
-                          pair. */
+    RECORD_PAIR_ENDED, /* a: enum close_reason; b: the client's socket, or -1; c: the backend's socket, or -1. Python closes
+                          each of these sockets with a reset, after the socket's peer has received all data. The last
+                          record of a pair. */
 };
 
 enum close_reason {
@@ -113,14 +115,14 @@ enum attach_flag {
     ATTACH_MEASURE = 1,
     ATTACH_UNIX = 2,
     ATTACH_UNIX_BACKEND = 4,
-    ATTACH_DEFERRED = 8, /* report the end of a pair with `emit_deferred`; only the engine sets this flag */
+    ATTACH_DEFERRED = 8, /* the engine can report the end of the pair with `emit_deferred`; only the engine sets this flag */
 };
 /* What the engine reports to Python about a relay: nothing, all bytes, or the headers of ONC RPC messages. */
 enum tap { TAP_NONE, TAP_BYTES, TAP_RPC };
 enum rpc_type { RPC_CALL, RPC_REPLY };
 
 struct message_header {
-    uint32_t size; /* of the whole message, in bytes, with the payload and its padding for alignment */
+    uint32_t size; /* size of the whole message, in bytes; includes the payload and the padding for alignment */
     uint32_t payload; /* size of the payload, in bytes */
     uint32_t kind;
     uint32_t unused;
@@ -146,11 +148,12 @@ struct wire_setup {
     uint64_t max_window;
 };
 
+/* Two parts of CHANNEL_OPEN (RFC 4254, section 5.1) follow this struct: the channel type, and the bytes after the maximum
+ * packet size. */
 struct channel_setup {
     uint32_t window;
     uint32_t max_packet;
-    uint32_t type_size; /* size of the channel type, with its length field. Two parts of CHANNEL_OPEN (RFC 4254, section 5.1)
-                           follow this struct: the channel type, and the bytes after the maximum packet size */
+    uint32_t type_size; /* number of bytes of the channel type, including the 4 bytes of its length */
     uint32_t tap;       /* enum tap */
 };
 
@@ -160,9 +163,10 @@ struct gauge {
     _Atomic uint64_t to_backend, from_backend, responses;
     _Atomic uint64_t last_active; /* of an SSH connection: when data was last received */
     _Atomic uint64_t request_time; /* when the client sent the request that has no response yet; 0: no such request */
-    _Atomic uint64_t held;         /* number of bytes that wait for a channel's client or for the peer of an SSH connection.
-                                      Of a listener: 1 after Python has withdrawn its rule */
-    _Atomic uint32_t generation;   /* odd while an object uses the slot, even while the slot is free */
+    _Atomic uint64_t held;         /* of a channel: number of bytes that wait for the client; of an SSH connection: number
+                                      of bytes that wait for the peer; of a listener: 1 if Python has withdrawn the
+                                      listener's rule */
+    _Atomic uint32_t generation;   /* an odd number if an object uses the slot; an even number if the slot is free */
     union {
         uint32_t next_free; /* of a free slot: the number of the next free slot plus 1; 0: none */
         _Atomic uint32_t eof_delivered; /* of a channel: whether the end of the backend's stream was forwarded */
@@ -184,7 +188,7 @@ struct histogram {
     uint64_t counts[MAX_BOUNDS + 1];
     uint64_t sum;
     bool dirty;
-    bool deferred; /* whether to report the histogram together with the next deferred records */
+    bool deferred; /* whether to report the histogram when the records of `emit_deferred` are due */
 };
 
 struct piece {
@@ -235,7 +239,7 @@ struct pending {
 
 /* A client that a listener has accepted and connected to its target, but not reported to Python yet. */
 struct joined {
-    struct listener *listener; /* NULL: the client was already reported to Python, or Python has accepted it */
+    struct listener *listener; /* NULL: Python accepted the client, or the engine has already reported the client to Python */
     struct joined *previous, *next;
     uint64_t token, wire; /* tokens of the channel or pair, and of its SSH connection (0: none) */
     uint64_t at; /* when the client was connected */
@@ -259,7 +263,7 @@ struct engine {
     struct gauge **slabs;
     _Atomic uint32_t slab_count;
     uint32_t first_free;
-    struct bytes running; /* memory of the commands that ran last, kept for later commands */
+    struct bytes running; /* an empty buffer, which the engine reuses for new commands */
     struct wire *wires, *dirty, *broken;
     struct channel *channels, *touched;
     struct listener *listeners;
@@ -269,23 +273,24 @@ struct engine {
     size_t share;    /* maximum number of bytes to read from a socket of a pair in this loop iteration */
     struct pipe pipes[MAX_PIPES]; /* empty pipes, which are kept for later transfers */
     uint32_t pipe_count;
-    bool cannot_splice; /* whether splice(2) has failed, because the kernel does not support or permit it */
+    bool cannot_splice; /* whether the kernel does not support or does not permit splice(2) */
     struct source *freed; /* objects to free at the end of the loop iteration; until then, events can refer to them */
     struct piece *pieces;
     int piece_count, piece_capacity;
     struct histogram *histograms;
     uint32_t histogram_count, bound_count;
     uint64_t bounds[MAX_BOUNDS];
-    uint64_t histograms_due, stall_scan_due, slow_scan_due, report_due, timer_set; /* times; 0: not scheduled */
+    /* the times at which these tasks are due, and at which the timer expires; 0: not scheduled */
+    uint64_t histograms_due, stall_scan_due, slow_scan_due, report_due, timer_set;
     uint64_t growth_available;
-    uint64_t growth_reserve; /* part of `growth_available` that larger initial windows must not use */
+    uint64_t growth_reserve; /* part of `growth_available` that is only for windows of open channels, not for initial windows */
     uint32_t user_timeout; /* TCP_USER_TIMEOUT of clients, in milliseconds */
     uint8_t padding[MAX_PADDING];
 };
 
 /* A wire: one SSH connection after its login. */
 struct wire {
-    struct source source; /* must be first */
+    struct source source; /* must be the first member */
     bool closed, disconnected, blocked, paused, dirty, await_key, halted, strict, due_reported, path_is_fast;
     int fd, error;
     uint32_t mask;
@@ -293,14 +298,15 @@ struct wire {
     struct wire *previous, *next, *next_dirty, *next_broken;
     uint64_t token;
     struct gauge *gauge;
-    /* receiving */
+    /* state of the received packets */
     uint8_t *received;
     size_t start, end;
     struct cipher open;
     uint32_t recv_seq, max_packet_length;
     uint64_t unaccepted; /* bytes of the packets that Python has not processed yet */
-    uint64_t received_bytes, sent_bytes, rekey_bytes; /* since the last key exchange; rekey_bytes: the limit for each */
-    /* sending */
+    /* numbers of bytes received and sent since the last key exchange; `rekey_bytes` is the limit for each of them */
+    uint64_t received_bytes, sent_bytes, rekey_bytes;
+    /* state of the packets to send */
     uint8_t *out;
     size_t out_start, out_end, out_capacity, batch_limit;
     struct cipher seal;
@@ -310,7 +316,7 @@ struct wire {
     uint32_t deferred_count;
     struct channel *queue_first, *queue_last; /* channels that wait to send, in order of arrival */
     uint32_t queue_size, round_size;
-    /* channels */
+    /* the channels, and limits on their receive windows */
     struct channel **table;
     uint32_t *free_numbers, table_size, free_count, used_count;
     uint64_t growth_available, growth_reserve, max_window, round_trip;
@@ -319,11 +325,11 @@ struct wire {
 
 /* One SSH channel, and the client that uses it. */
 struct channel {
-    struct source source; /* must be first */
+    struct source source; /* must be the first member */
     bool open, abandoned, attached, is_unix, measure, bulk, queued, has_turn, touched;
     bool client_eof, client_broken, client_was_reset;
     bool backend_eof, channel_closed, channel_unwritable, link_lost, eof_delivered, sent_close, freed, ended;
-    bool unannounced; /* whether a listener opens the channel for a client, and the channel is not connected to it yet */
+    bool unannounced; /* whether a listener opens the channel for a client, and has not connected this client yet */
     int fd; /* the client's socket; -1 before a client is attached */
     uint32_t mask, number, peer, peer_max_packet, until_sample;
     int32_t histogram, first_piece, last_piece;

@@ -51,8 +51,8 @@ static bool counters(const struct side *s, uint8_t *state, uint64_t *received)
     return false;
 }
 
-/* Start to detect a FIN. Return false if the socket has failed, or if data arrives too fast to read consistent counters. For
- * a unix socket, do nothing and return true. */
+/* Start to detect a FIN. Return false if the socket has failed, or if arriving data changes the counters during each attempt to
+ * read them. For a unix socket, do nothing and return true. */
 bool fin_track(struct side *s)
 {
     uint64_t received = 0;

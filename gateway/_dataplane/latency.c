@@ -165,7 +165,7 @@ static void report_deferred(struct engine *e, uint64_t now)
     joined_report(e, now);
     emit_histograms(e, true);
     pthread_mutex_lock(&e->lock);
-    e->records_urgent = e->records.size > 0; /* Python might have taken the records already */
+    e->records_urgent = e->records.size > 0; /* false if Python has already taken the records */
     pthread_mutex_unlock(&e->lock);
 }
 

@@ -8,7 +8,7 @@
 
 /* A network that clients are allowed to connect from. */
 struct network {
-    uint8_t size;   /* of the address, in bytes: 4 or 16 */
+    uint8_t size;   /* size of the address in bytes: 4 or 16 */
     uint8_t prefix; /* length of the prefix, in bits */
     uint8_t address[16];
 };
@@ -18,7 +18,7 @@ struct socket_option {
     int32_t level, name, value;
 };
 
-/* The rule of a listener. The tokens of the SSH connections and the networks follow this struct. If the engine opens
+/* The rule of a listener. After this struct come the tokens of the SSH connections, and then the networks. If the engine opens
  * channels for the clients, two parts of CHANNEL_OPEN (RFC 4254, section 5.1) come next: the channel type, and the bytes
  * after the maximum packet size. If the engine dials the target, the options of the dialed sockets come next. */
 struct listener_setup {
@@ -26,23 +26,23 @@ struct listener_setup {
     int32_t fd;       /* a listening TCP socket, non-blocking */
     uint32_t histogram; /* index of the histogram of response latencies */
     uint32_t open_histogram; /* index of the histogram of the times from accepting a client to connecting it to the target */
-    uint32_t min_window, window; /* initial receive window: `window` if the limits on growth allow it, else `min_window` */
+    uint32_t min_window, window; /* initial receive window: `window` if `growth_available` suffices, else `min_window` */
     uint32_t max_packet;
     uint32_t full_load; /* number of channels at which an SSH connection counts as full */
     uint32_t wire_count, network_count; /* without networks, every address is allowed */
     uint32_t type_size, rest_size;
-    uint32_t tap; /* see struct channel_setup */
-    uint32_t min_responses; /* a client with fewer responses is always reported individually */
+    uint32_t tap; /* a value of enum tap */
+    uint32_t min_responses; /* a client with fewer responses than this is always reported individually */
     uint32_t option_count;
     socklen_t address_size; /* 0: the engine opens channels instead of dialing an address */
     struct sockaddr_storage address;
 };
 
-/* A listening socket and its rule. To withdraw the rule, Python sets `held` of the gauge, and then queues COMMAND_UNLISTEN.
- * In the gauge, `to_backend` has the value of `accepted`, `from_backend` has the value of `overflow_periods`, and
- * `responses` has the value of `unreported`. */
+/* A listening socket and its rule. To withdraw the rule, Python sets `held` of the listener's gauge, and then queues
+ * COMMAND_UNLISTEN. In this gauge, `to_backend` has the value of `accepted`, `from_backend` has the value of
+ * `overflow_periods`, and `responses` has the value of `unreported`. */
 struct listener {
-    struct source source; /* must be first */
+    struct source source; /* must be first: the engine converts pointers to `source` to pointers to this struct */
     bool watched, stopped;
     int fd;
     uint32_t next_wire, pending;
@@ -51,21 +51,22 @@ struct listener {
     uint64_t permit_due; /* end of the wait for a permit, during which the listener accepts no clients; 0: no wait */
     bool permit_waited;  /* whether the listener has waited for a permit, and got none */
     uint64_t period_start;     /* when the last channel of the previous period was opened */
-    uint64_t opened, overflow; /* number of channels opened in this period; number of those whose SSH connection was full */
-    uint64_t overflow_periods; /* number of overflow periods; see count_opened */
+    uint64_t opened, overflow; /* number of channels opened since `period_start`; number of those on full SSH connections */
+    uint64_t overflow_periods; /* number of periods with most new channels on full SSH connections; see count_opened */
     uint64_t unreported; /* number of clients that are connected to the target, but not reported to Python yet */
-    uint64_t served, served_resets, served_to_backend, served_from_backend; /* sums since the last RECORD_SERVED */
+    uint64_t served, served_resets, served_to_backend, served_from_backend; /* short connections since the last
+                                                                               RECORD_SERVED, and their bytes */
     struct engine *engine;
     struct gauge *gauge;
     struct listener *previous, *next;
     struct pending *first, *last; /* clients that are not connected to the target yet, oldest first */
     struct listener_setup *setup;
-    const uint8_t *networks, *target; /* parts of the memory of `setup`; `target`: the data after the networks */
+    const uint8_t *networks, *target; /* pointers into `setup`: to its networks, and to the data after its networks */
 };
 
 /* An attempt to connect to a listener's target over TCP, and the client that waits for this connection. */
 struct dial {
-    struct source source; /* must be first */
+    struct source source; /* must be first: the engine converts pointers to `source` to pointers to this struct */
     struct pending pending;
     struct engine *engine;
     int fd;

@@ -173,7 +173,7 @@ void close_reported(const struct bytes *records)
 void engine_clear(struct engine *e)
 {
     thread_stop(e);
-    run_commands(e); /* the engine then owns the sockets in these commands, and can close them */
+    run_commands(e); /* the engine owns the sockets of the queued commands only after it has run these commands */
     for (struct listener *l = e->listeners, *next; l; l = next) {
         next = l->next;
         listener_stop(l);

@@ -186,17 +186,17 @@ static int add_constants(PyObject *module)
     return PyModule_AddStringConstant(module, "OPENSSL_VERSION", OpenSSL_version(OPENSSL_VERSION));
 }
 
-/* Make glibc return freed blocks of 128 KiB and more to the kernel, in the whole process. By default, glibc raises the
- * threshold for such blocks when a larger block is freed, up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD). Blocks below the
- * threshold come from heaps. Large blocks fragment the heaps, so that the memory of the process grows for hours. Therefore,
- * this function sets constant thresholds. Other C libraries do not raise the threshold. */
+/* Make glibc return freed blocks of 128 KiB and more to the kernel, in the whole process. glibc allocates blocks below a
+ * threshold from heaps, and returns larger freed blocks to the kernel. By default, glibc raises this threshold, up to 32 MiB,
+ * when a larger block is freed (mallopt(3), M_MMAP_THRESHOLD). Large blocks then fragment the heaps, and the memory of the
+ * process grows for hours. Therefore, this function sets constant thresholds. Other C libraries do not raise the threshold. */
 static void limit_fragmentation(void)
 {
 #ifdef __GLIBC__
-    /* The interpreter's lock, which the caller holds, protects the environment. mallopt(3) locks the allocator.
+    /* Both functions are thread-safe here: the caller holds the GIL during getenv(3), and mallopt(3) locks the allocator.
      * NOLINTBEGIN(concurrency-mt-unsafe) */
     if (getenv("GLIBC_TUNABLES") || getenv("MALLOC_MMAP_THRESHOLD_") || getenv("MALLOC_TRIM_THRESHOLD_"))
-        return; /* the operator has selected thresholds */
+        return; /* keep the operator's settings of the allocator */
     mallopt(M_MMAP_THRESHOLD, 128 * 1024);
     mallopt(M_TRIM_THRESHOLD, 128 * 1024);
     /* NOLINTEND(concurrency-mt-unsafe) */

@@ -9,13 +9,13 @@
 struct pair_setup {
     int32_t client, backend; /* descriptors */
     uint32_t histogram;
-    uint32_t flags; /* enum attach_flag */
-    uint32_t tap;   /* enum tap */
+    uint32_t flags; /* values of enum attach_flag, combined */
+    uint32_t tap;   /* a value of enum tap */
 };
 
 /* One socket of a pair, and the state of the direction that reads from this socket and writes to the other one. */
 struct side {
-    struct source source; /* must be first */
+    struct source source; /* must be first: the engine converts pointers to `source` to pointers to this struct */
     struct pair *pair;
     struct side *other;
     int fd;
@@ -43,7 +43,7 @@ struct pair {
     struct gauge *gauge;
     uint64_t request_time;
     uint32_t histogram;
-    bool measure, deferred, ended; /* deferred: whether the end is reported together with other records */
+    bool measure, deferred, ended; /* deferred: whether the engine reports the end of the pair together with other records */
     enum close_reason reason; /* the reason to report when both directions have ended */
     struct observer observer;
 };

@@ -3,7 +3,7 @@
  * engine returns the client to Python. */
 #include "listener.h"
 
-#define SLOW_OPEN (4 * SECOND / 10) /* if a client waits longer, the listener stops, and Python handles new clients */
+#define SLOW_OPEN (4 * SECOND / 10) /* if a client waits longer than this, the listener stops, and Python handles new clients */
 
 /* Let the engine call `pending_stop_slow` at the time `due`, or earlier. */
 void schedule_slow_scan(struct engine *e, uint64_t due)

@@ -1,4 +1,4 @@
-/* Sends packets on an SSH connection: encrypts packets into a buffer, the batch, and writes the batch with one system call.
+/* Sends packets on an SSH connection: encrypts packets into a buffer (the batch), and writes the batch with one system call.
  *
  * Bytes that the socket does not accept stay in the batch. Until these bytes are sent, the engine appends only packets from
  * Python and control packets to the batch, but no channel data.
@@ -12,11 +12,12 @@
 
 #define SLOW_DRAIN (SECOND / 50)    /* if the socket was full for more than this time, the connection is slow */
 #define SLOW_PERIOD SECOND          /* how long a connection counts as slow after its socket was full for too long */
-#define FAST_DRAIN (SECOND / 1000)  /* if the socket was full for less than this (above 64 MB/s), the connection is fast */
-#define NOT_FAST_DRAIN (SECOND / 100) /* if it was full for more than this (below 26 MB/s), the connection is not fast */
+#define FAST_DRAIN (SECOND / 1000)  /* if the socket was full for less than this time (above 64 MB/s), the connection is fast */
+#define NOT_FAST_DRAIN (SECOND / 100) /* if the socket was full for more than this time (below 26 MB/s), the connection
+                                         is not fast */
 #define NOTSENT_LOWAT (128 * 1024)
-#define FAST_NOTSENT_LOWAT (4 * NOTSENT_LOWAT) /* for fast connections, which send this in milliseconds: fewer wakeups */
-#define MAX_WAITING ((size_t)1024 * 1024) /* while more bytes wait, receive nothing: replies would add bytes */
+#define FAST_NOTSENT_LOWAT (4 * NOTSENT_LOWAT) /* for fast connections, which send these bytes in milliseconds; saves wakeups */
+#define MAX_WAITING ((size_t)1024 * 1024) /* while more than this many bytes wait, receive nothing: replies would add bytes */
 #define MAX_DEFERRED 16384u
 
 /* Return whether channel data can be sent now. SSH forbids channel data in a key exchange (RFC 4253, section 7.1). */

@@ -1,11 +1,12 @@
 /* Manages the clients that a listener has accepted and connected to the target.
  *
- * If the connection of a client is short, the engine does not report this client to Python individually. The engine adds the
- * client to sums over many clients, and reports the sums. Short connections therefore run almost no Python code.
+ * If the connection of a client is short, the engine does not report this client to Python individually. Instead, each listener
+ * counts the short connections and sums up their bytes, and the engine reports these sums with RECORD_SERVED. Almost no Python
+ * code therefore runs for a short connection.
  */
 #include "listener.h"
 
-#define SOON (SECOND / 20) /* a client that stays connected for longer is reported to Python individually */
+#define SOON (SECOND / 20) /* a client that stays connected for longer than this time is reported to Python individually */
 
 static void count_unreported(struct listener *l, int change)
 {
@@ -46,7 +47,7 @@ static void report_client(struct engine *e, struct joined *j)
     report_joined(l, j);
 }
 
-/* Report the sums over the clients that have ended since the last RECORD_SERVED. */
+/* Report the number of short connections of a listener since the last RECORD_SERVED, and the sums of their bytes. */
 static void report_served(struct listener *l)
 {
     const int64_t arguments[4] = {(int64_t)l->served, (int64_t)l->served_resets, (int64_t)l->served_to_backend,
@@ -57,7 +58,7 @@ static void report_served(struct listener *l)
     l->served = l->served_resets = l->served_to_backend = l->served_from_backend = 0;
 }
 
-/* Add a client that a listener has accepted, and that is now connected to the target.
+/* Record that a client is now connected to the target. A listener has accepted this client.
  *
  * Args: token: the token of the channel or pair; wire: the token of its SSH connection, or 0.
  */
@@ -83,8 +84,8 @@ void joined_add(struct joined *j, struct listener *l, uint64_t token, uint64_t w
 
 /* Handle the end of a client's connection. Return false if the caller must report the end to Python.
  *
- * If the client was not reported to Python, and Python has nothing to do at its end, add the client to the sums of its
- * listener, and return true. In other cases, report the client if it was not reported yet, and return false.
+ * If the client was already reported to Python, do nothing, and return false. If Python must know about the end of the client,
+ * report the client, and return false. Otherwise, add the client to the sums of its listener, and return true.
  *
  * Args: lingers: whether Python gets a socket that it must close later. gauge: the counters of the channel or pair.
  */
@@ -100,11 +101,12 @@ bool joined_end(struct engine *e, struct joined *j, enum close_reason reason, bo
         return false;
     }
     remove_joined(e, j);
+    /* `joined_add` has already scheduled the report of the following sums. */
     l->served++;
     l->served_resets += reason == CLOSE_CLIENT_RESET;
     l->served_to_backend += atomic_load_explicit(&gauge->to_backend, memory_order_relaxed);
     l->served_from_backend += atomic_load_explicit(&gauge->from_backend, memory_order_relaxed);
-    atomic_store(&l->gauge->to_backend, --l->accepted); /* the report that `joined_add` has scheduled includes the sums */
+    atomic_store(&l->gauge->to_backend, --l->accepted);
     listener_permit_returned(l);
     return true;
 }

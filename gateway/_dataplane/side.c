@@ -22,13 +22,13 @@ void side_drop(struct side *s)
     pipe_release(s->pair->engine, &s->pipe);
 }
 
-/* Stop writing to a socket, because it has failed or its peer has closed the connection.
+/* Stop writing to a socket that has failed, or whose peer has closed the connection.
  *
- * If the socket's peer has reset the connection before the end of its stream, reset both sockets. Otherwise, continue to
- * deliver the data of this peer to the other socket, but drop the data for this peer.
+ * If the peer has reset the connection before the end of its stream, reset both sockets. Otherwise, continue to forward data
+ * from the peer to the other socket, but drop data from the other socket to the peer.
  *
- * Args: error: the errno of the failed system call, because the kernel does not report an error twice. 0 if no system call has
- *   failed: this function then reads SO_ERROR.
+ * Args: error: the errno of the failed system call, which the kernel reports only once; 0 if no system call has failed. If
+ *   `error` is 0, this function reads SO_ERROR.
  */
 static void stop_writing_to(struct side *s, int error)
 {
@@ -83,8 +83,9 @@ static void on_eof(struct side *s)
     if (s->shut)
         return;
     s->shut = true;
-    if (!(s->other->eof && s->other->shut) || s->other->discarding) /* otherwise, `pair_update` closes both sockets */
-        shutdown(s->other->fd, SHUT_WR); /* if this fails, the next call on the socket reports the failure */
+    /* If both directions have ended, `pair_update` closes the other socket, unless Python closes this socket later. */
+    if (!(s->other->eof && s->other->shut) || s->other->discarding)
+        shutdown(s->other->fd, SHUT_WR); /* if shutdown(2) fails, the next call on the socket reports the failure */
 }
 
 static void count_read(struct side *s, uint64_t count, uint64_t now)
@@ -207,8 +208,8 @@ void side_event(struct side *s, uint32_t events)
     if (p->ended)
         return;
     gauge_set(&p->gauge->last_active, now);
-    /* With neither EPOLLIN nor EPOLLOUT, epoll reports only hang-ups and errors. With EPOLLET, a hang-up without EPOLLERR is
-     * the normal end of the peer's stream. */
+    /* If `mask` contains neither EPOLLIN nor EPOLLOUT, epoll reports only hang-ups and errors. If `mask` contains EPOLLET, a
+     * hang-up without EPOLLERR is the normal end of the peer's stream. */
     if (!(mask & (EPOLLIN | EPOLLOUT))) {
         if (events & EPOLLERR || !(mask & EPOLLET))
             stop_writing_to(s, 0);

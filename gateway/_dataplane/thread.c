@@ -69,7 +69,7 @@ static void avoid_preemption(void)
     int policy;
 
     if (pthread_getschedparam(pthread_self(), &policy, &parameters) == 0 && policy == SCHED_OTHER)
-        pthread_setschedparam(pthread_self(), SCHED_BATCH, &parameters); /* if this fails, the thread is only less efficient */
+        pthread_setschedparam(pthread_self(), SCHED_BATCH, &parameters); /* a failure makes the thread only less efficient */
 }
 
 static void *run(void *argument)

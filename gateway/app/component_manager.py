@@ -54,8 +54,8 @@ class ComponentManager:
             drain: Maximum time to wait, in seconds.
             busy: Returns whether an uplink is in use.
         """
-        # Add all uplinks to `_retiring_uplinks` before the first task runs. An outer tunnel is busy while an inner
-        # tunnel drains, and `busy` looks for inner tunnels in this set.
+        # Add all uplinks to `_retiring_uplinks` before the first task runs. An outer tunnel must not stop while an
+        # inner tunnel drains, and `busy` finds the draining inner tunnels in `_retiring_uplinks`.
         self._retiring_uplinks.update(uplinks)
         for uplink in uplinks:
             self._group.create_task(self._retire_uplink(uplink, drain, busy))
@@ -69,7 +69,7 @@ class ComponentManager:
         return list(self._retiring_uplinks)
 
     def stop_early(self, uplinks: Collection[Uplink]) -> Callable[[], Awaitable[None]]:
-        """Stop draining uplinks immediately, even if they are busy.
+        """End the drain of uplinks: stop each of them immediately, even if it is in use.
 
         Returns:
             A function that waits until these uplinks have stopped.

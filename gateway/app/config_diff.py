@@ -7,7 +7,7 @@ from gateway.config import Config
 from gateway.errors import UsageError
 
 _FIXED = ("gateway", "ops", "traces")
-"""Sections whose keys are read only at startup."""
+"""Sections that a reload cannot change. A change requires a restart."""
 NO_CHANGE = "no change"
 """The text of a `ConfigDiff` that contains no difference."""
 
@@ -70,7 +70,7 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
         for name in common
         if old.backends[name] != new.backends[name]
         or reopened.intersection(new.backends[name].tunnels)
-        or (old.docker is None) != (new.docker is None)  # without `docker`, no container is identified
+        or (old.docker is None) != (new.docker is None)  # only with `docker`, admission identifies containers
     }
     return ConfigDiff(
         tunnels_closed=frozenset(name for name in old.tunnels if name in reopened or name not in new.tunnels),

@@ -58,7 +58,7 @@ class FileWatcher:
 
 
 def stat_files(paths: Iterable[Path]) -> FileStamps:
-    """Return the current stamps of files. Blocks until the file system responds."""
+    """Return the current stamp of each file (see `FileStamp`). Blocks until the file system responds."""
     return {path: _stamp(path) for path in paths}
 
 

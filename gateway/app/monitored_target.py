@@ -141,7 +141,7 @@ class MonitoredTarget:
 
     @property
     def last_success(self) -> float | None:
-        """When a check over any path last succeeded, in epoch seconds; None if no check has succeeded."""
+        """The time of the last successful check over any path, in epoch seconds; None if no check has succeeded."""
         return max((each.last_success for each in self.checks if each.last_success is not None), default=None)
 
     def routes(self) -> list[TargetWithUplink]:

@@ -183,7 +183,9 @@ async def _with_reconciler(
             async with connected(options, link) as engine:
                 return await job(reconciler, engine)
         except EngineError as error:
-            trouble = error  # raised below, because the task group would wrap it in an ExceptionGroup
+            # Raise the error after the task group has ended, because the task group would wrap the error in an
+            # ExceptionGroup.
+            trouble = error
     raise _with_client_host(trouble, options)
 
 
@@ -232,7 +234,7 @@ async def _check_target(spec: BackendSpec, target: HostPort, tunnel: str | None,
 
 
 async def _wait_until_not_up(uplink: Uplink) -> None:
-    """After the loss of a link, wait until the uplink has closed the tunnel. Only then is the cause known."""
+    """After the loss of a link, wait until the uplink has closed the tunnel and can describe the cause."""
     changed = asyncio.Event()
     uplink.watchers.append(changed.set)
     with contextlib.suppress(TimeoutError):

@@ -64,7 +64,10 @@ def _pairs(key: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the keys and values of a mapping, a dataclass or a list. For a single value, the key is empty."""
+    """Yield the keys and values of a mapping, a dataclass or a tuple of dataclasses.
+
+    For any other value, yield an empty key and the text of the value. If such a value is empty, yield nothing.
+    """
     if isinstance(value, Mapping):
         yield from ((str(name), inner) for name, inner in value.items())
     elif dataclasses.is_dataclass(value):

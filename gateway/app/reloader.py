@@ -32,8 +32,8 @@ _LOAD_TIMEOUT = 30.0
 read forever."""
 
 _RECENT = 30.0
-"""For this many seconds after an automatic reload, a reload without changes reports the changes of the automatic
-reload. Operators often request a reload after the gateway has already reloaded the changed file automatically."""
+"""Number of seconds after an automatic reload. If a reload in this period finds no changes, it reports the changes of
+the automatic reload. Operators often request a reload after the gateway has already reloaded the changed file."""
 
 Loader = Callable[[], Config]
 
@@ -74,13 +74,13 @@ class Reloader:
         self.successful = True
         """Whether the last reload was successful."""
         self.applied_at = time.time()
-        """When the last reload succeeded, in epoch seconds. Until the first success: when the service started."""
+        """The time of the last successful reload, in epoch seconds; initially, the start time of the service."""
         self.error = ""
         """The error of the last reload; empty if it was successful."""
         self.failed_at: float | None = None
-        """When the last reload failed, in epoch seconds; None if it was successful."""
+        """The time of the last reload, in epoch seconds, if this reload failed; None if it was successful."""
         self.stale_files: list[str] = []
-        """Warnings of the last reload: bind-mounted files that were replaced on the host."""
+        """Warnings of the last reload about bind-mounted files that were replaced on the host."""
         self.io_flusher = False
         """Whether this process is marked as an I/O flusher; see `gateway.app.process_setup.set_io_flusher`."""
         self._loader = loader
@@ -180,7 +180,7 @@ class Reloader:
                 self._notifier.ready()
 
     def _describe(self, diff: str, trigger: str) -> str:
-        """Return the description of the changes that `reload` returns. Store the changes for later calls."""
+        """Return a description of the changes of a reload. Store the changes for the description of later reloads."""
         if diff != NO_CHANGE:
             self._last_change = (trigger, diff, time.monotonic())
             return diff
@@ -221,7 +221,8 @@ class Reloader:
             if config.audit != previous.audit:
                 await self._auditing.switch(config.audit, writer)
                 runtime.review_forwards()
-                self._auditing.configured(previous, config, trigger)  # also record the change in the new audit log
+                # Record the change in the new audit log too: the call above used the previous audit log.
+                self._auditing.configured(previous, config, trigger)
         except BaseException:
             self._auditing.discard(writer)
             raise

@@ -95,10 +95,10 @@ class RunningBackend:
         self.on_result()
 
     def _set_urgent(self, candidates: list[TargetCandidate]) -> None:
-        """Check a target more often while its role (primary or replica) might change soon.
+        """Check targets more often while their role (primary or replica) might change soon.
 
-        This applies to a primary that another target might have replaced. While clients have no primary, it also
-        applies to every target that responds.
+        The role of a primary might change if another target might have replaced the primary. While clients have no
+        primary, the role of every target that responds might change.
         """
         prefer = self.spec.prefer
         lacking = lacks_primary(candidates, prefer)

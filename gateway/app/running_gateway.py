@@ -103,9 +103,9 @@ class RunningGateway:
         return diff
 
     def review_forwards(self) -> None:
-        """Make each forward check again whether the native engine may accept its clients.
+        """Check again, for each forward, whether the native engine may accept new clients.
 
-        Call this method after a change that can affect this decision, such as a new audit log.
+        Call this method after a change that can affect the result, such as a new audit log.
         """
         for forward in self.forwards():
             forward.review()
@@ -165,8 +165,8 @@ class RunningGateway:
     def restart_checks(self, running: RunningBackend) -> None:
         """Restart the checks of a backend. The new checks keep the previous results.
 
-        This is necessary after an NFS server has started to export another file system. A check reports such a change
-        as degraded, because existing mounts are stale. A restarted check accepts the new file system.
+        A restart is necessary after an NFS server has started to export another file system. The previous check
+        reports the target as degraded, because existing mounts are stale. The new check accepts the new file system.
         """
         self._checks.update(running, self.uplinks.of_backend(running.spec.name), keep_results=True)
 

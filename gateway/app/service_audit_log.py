@@ -43,7 +43,7 @@ class ServiceAuditLog:
 
     @property
     def dropped(self) -> int:
-        """Number of events since the start of the service that were dropped instead of written."""
+        """Number of events that were not written, but dropped, since the service started."""
         return self._dropped + sum(each.dropped for each in (*self._closing, self._writer) if each is not None)
 
     @property

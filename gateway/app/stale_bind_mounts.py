@@ -6,7 +6,8 @@ from pathlib import Path
 
 MOUNTS = Path("/proc/self/mountinfo")
 _DELETED = "//deleted"
-"""The kernel appends this suffix to the root of a mount whose file was unlinked (proc_pid_mountinfo(5), d_path)."""
+"""The kernel appends this suffix to the field `root` of the mount table if the mounted file was unlinked
+(proc_pid_mountinfo(5), d_path)."""
 
 
 def stale_files(files: Iterable[Path], mounts: str) -> list[str]:
@@ -35,7 +36,7 @@ def stale_files(files: Iterable[Path], mounts: str) -> list[str]:
 
 
 def find_stale_files(files: Iterable[Path]) -> list[str]:
-    """Return a warning for each file that was replaced on the host. Reads the mount table of this process; blocks."""
+    """Return a warning for each file that was replaced on the host. Blocks while it reads the mount table."""
     try:
         return stale_files([each.resolve() for each in files], MOUNTS.read_text(errors="surrogateescape"))
     except OSError:  # the system is not Linux, or does not permit reading /proc

@@ -80,7 +80,10 @@ def _is_same(one: MountBackingStorage, other: MountBackingStorage) -> bool:
 
 
 def _dependants(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterator[str]:
-    """Yield an obstacle if other containers use a namespace of the container. They would lose the namespace."""
+    """Yield an obstacle if other containers use a namespace of the container.
+
+    The namespace ends when the container is replaced.
+    """
     names = sorted(
         other.name
         for other in _others(snapshot, container)

@@ -34,14 +34,17 @@ def helper_created(
 def copy_commands(
     client: str, container: AuditedContainer, change: ProposedMountChanges, helper: str, *created: str
 ) -> list[str]:
-    """Return commands that stop a container, copy its data to new volumes, and remove the helper container.
+    """Return commands that stop a container, and copy its data to new volumes.
+
+    The commands copy the data through a helper container (see `helper_created`), and then remove the helper.
 
     If the data would be lost when the container stops, the commands only pause the container. The caller must then
     add a command that kills the container. A database can recover from a copy of the paused container's files, as
     after a power failure.
 
-    If a command before `END` fails, the script removes the created containers and the new volumes, and starts the old
-    container again. The user can then run the same script again.
+    If the script fails before the command `END`, which the caller adds, the script removes the helper, the containers
+    `created` and the new volumes. If the old container was running, the script also starts or unpauses the container.
+    The user can then run the same script again.
 
     Args:
         client: The engine's command line client.
@@ -68,7 +71,7 @@ def on_exit(*commands: str) -> str:
 
 
 def without_volumes(client: str, change: ProposedMountChanges) -> list[str]:
-    """Return shell commands that end with an error if a volume exists whose name a new volume is to have.
+    """Return shell commands that fail if a volume with the name of a new volume already exists.
 
     The existing volume can belong to another application, or contain incomplete data from an earlier attempt.
     """
@@ -85,13 +88,16 @@ def created_volumes(client: str, change: ProposedMountChanges) -> list[str]:
 
 
 def removed_on_failure(client: str, change: ProposedMountChanges, *created: str) -> list[str]:
-    """Return a trap that removes the new volumes and the containers `created` if the script fails; see `on_exit`."""
+    """Return a command that sets a shell trap (see `on_exit`); empty if there is nothing to remove.
+
+    If the script fails, the trap removes the new volumes and the containers `created`.
+    """
     removal = _removal(client, change, *created)
     return [on_exit(*removal)] if removal else []
 
 
 def started_on_failure(client: str, container: AuditedContainer) -> str:
-    """Return a trap that starts the container again if the script fails; see `on_exit`.
+    """Return a command that sets a shell trap (see `on_exit`). If the script fails, the trap starts the container.
 
     If the container was not running, return `END`, which only removes the previous trap.
     """
@@ -116,7 +122,7 @@ def saved(client: str, container: AuditedContainer, paths: tuple[str, ...]) -> s
 
 
 def is_live(container: AuditedContainer, change: ProposedMountChanges) -> bool:
-    """Return whether the container runs, and the data to copy would be lost when the container stops."""
+    """Return whether the container is running and would lose the data to copy if it stopped."""
     return container.running and (container.removed or change.vanishes)
 
 

@@ -63,7 +63,7 @@ def read_directory(top: str, skipped: Collection[str], is_late: Callable[[], boo
         reader.read_next(skipped)
     database = in_files(reader.names)[0]
     is_complete = bool(database) or not (reader.is_truncated or reader.waiting)
-    # If there is a database, do not report keys, because databases create TLS keys in their data directories.
+    # If there is a database, do not report private keys: databases create TLS keys in their data directories.
     return DirectoryContents(reader.entries, database, None if database else reader.first_key(), is_complete)
 
 
@@ -126,7 +126,7 @@ def file_key(path: str, status: os.stat_result) -> FoundPrivateKey | None:
 
     Args:
         path: The path of the file.
-        status: The status of the file.
+        status: The result of a `stat` call for the file.
     """
     kind = _key_in(path) if is_candidate(posixpath.basename(path), status.st_mode, status.st_size) else None
     return None if kind is None else FoundPrivateKey(kind)

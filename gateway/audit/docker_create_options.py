@@ -65,10 +65,14 @@ def networks(container: AuditedContainer) -> Iterator[tuple[str, list[str]]]:
 
 
 def changed_addresses(container: AuditedContainer, first: str) -> Iterator[str]:
-    """Yield the names of the networks on which the new and the old container have different MAC addresses.
+    """Yield the names of the networks on which the new container has a different MAC address than the old container.
 
-    `docker create` sets the MAC address on the network `first`. `docker network connect` cannot set a MAC address on
-    the other networks.
+    `docker create` sets the MAC address on one network. `docker network connect` cannot set a MAC address on the
+    other networks.
+
+    Args:
+        container: The old container.
+        first: The network to which `docker create` connects the new container.
     """
     found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
     return (

@@ -22,7 +22,7 @@ def host_config_options(host: Mapping[str, Any], cgroup_mode: str) -> Iterator[s
         cgroup_mode: The cgroup namespace mode that containers have by default.
 
     Raises:
-        UnsupportedContainerSettingError: `host` has a key that this function does not convert.
+        UnsupportedContainerSettingError: `host` has a setting that this function does not convert.
     """
     left_out = sorted(
         key for key, value in host.items() if value and key not in _OPTIONS.keys() | _MOUNTS | _NO_OPTIONS
@@ -30,9 +30,9 @@ def host_config_options(host: Mapping[str, Any], cgroup_mode: str) -> Iterator[s
     if left_out:
         raise UnsupportedContainerSettingError(", ".join(left_out))
     if any(each.get(key) for each in host.get("Mounts") or () for key in _MOUNT_OPTIONS):
-        raise UnsupportedContainerSettingError("a mount has options that -v does not have")
+        raise UnsupportedContainerSettingError("a mount has options that -v cannot express")
     if host.get("MaskedPaths") == [] and not host.get("Privileged"):
-        raise UnsupportedContainerSettingError("--security-opt systempaths=unconfined")
+        raise UnsupportedContainerSettingError("the container has --security-opt systempaths=unconfined")
     if host.get("CgroupnsMode") not in (None, "", cgroup_mode):
         yield from ("--cgroupns", str(host["CgroupnsMode"]))
     for key, option in _OPTIONS.items():
@@ -76,7 +76,9 @@ def restart_policy(policy: Mapping[str, Any]) -> Iterator[str]:
 
 def _security(values: Any) -> Iterator[str]:
     if any(str(each).startswith(("seccomp={", "seccomp:{")) for each in values):
-        raise UnsupportedContainerSettingError("--security-opt seccomp=FILE needs the file with the profile")
+        raise UnsupportedContainerSettingError(
+            "--security-opt seccomp=FILE requires the profile file, whose path is not known"
+        )
     yield from each_of("--security-opt")(values)
 
 

@@ -45,9 +45,10 @@ def image_names(host: HostFiles, layers: Iterable[str], path: str) -> set[str] |
 
 
 def changes(host: HostFiles, layer: str, title: str) -> dict[str, int] | None:
-    """Return the paths that a container added or changed, with sizes in bytes; None if the layer cannot be read.
+    """Return the added and changed paths in the writable layer of a container, with sizes in bytes.
 
-    If the layer has too many paths, return some of them, and add the layer to `host.truncated`.
+    Return None if the layer cannot be read, or if the deadline passes during the reads. If the layer has too many
+    paths, return some of them, and add `title` to `host.truncated`.
 
     Args:
         host: The files of the host.

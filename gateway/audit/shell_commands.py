@@ -7,19 +7,19 @@ import shlex
 from gateway.audit.snapshot_model import AuditedContainer
 
 _HOST_NAME = {"docker": "{{.Name}}", "podman": "{{.Host.Hostname}}"}
-"""The template that prints the engine's host name (`info --format`), for each command line client."""
+"""Maps each command line client to the template for `info --format` that prints the engine's host name."""
 
 KEEP_OWNERS = "-a=false"
 """The option with which `docker cp` keeps the owners of files that it copies into a container. With `-a`, the
 container's user would own the copies."""
 
 COPY_ROOT = "/audit-copy"
-"""The directory of the helper container below which the new volumes are mounted.
+"""A directory in the helper container. The new volumes are mounted below this directory.
 
-The new volume for the data in `/data` is mounted at `/audit-copy/data`.
+For example, the new volume for the data in `/data` is mounted at `/audit-copy/data`.
 
 To set the owner and mode of a directory, `docker cp` must write to the parent directory. In the new container, the
-parent directory can be read-only or a symbolic link. Therefore, the copy needs a helper container.
+parent directory can be read-only or a symbolic link. Therefore, the commands copy the data to a helper container.
 """
 
 NEW_FILES = "set -o noclobber; umask 077"
@@ -32,7 +32,7 @@ def script(*lines: str) -> str:
 
 
 def command(*words: str) -> str:
-    """Join words to a shell command. Quote each word if necessary."""
+    """Join words into one shell command. Quote each word if necessary."""
     return shlex.join(words)
 
 
@@ -87,7 +87,7 @@ def save(client: str, container: AuditedContainer, path: str) -> str:
 
 
 def _is_live_tmpfs(container: AuditedContainer, path: str) -> bool:
-    """Return whether a directory is a mounted tmpfs, which `docker cp` cannot read (docker container cp, manual)."""
+    """Return whether a directory is a mounted tmpfs. `docker cp` cannot read a tmpfs (manual of `docker cp`)."""
     return container.running and any(each.kind == "tmpfs" and each.path == path for each in container.mounts)
 
 

@@ -108,10 +108,10 @@ async def take_snapshot(engine: EngineClient, scope: AuditScope) -> AuditSnapsho
 async def _with_changes(
     engine: EngineClient, containers: tuple[AuditedContainer, ...], unchecked: list[str]
 ) -> tuple[AuditedContainer, ...]:
-    """Return the containers. Ask the engine for the changed files of those whose `changes` are not known yet.
+    """Return the containers. Query the engine for the changed files of each container whose `changes` is None.
 
-    The engine compares the layer with the whole image, which takes seconds for a large image. After a timeout, this
-    function sends no more requests. The changes of the remaining containers are then not known.
+    For each query, the engine compares the container's layer with the whole image. This takes seconds for a large
+    image. After a timeout, this function sends no more queries, and `changes` of the remaining containers stays None.
     """
     changes: dict[str, Mapping[str, int]] = {}
     waiting = sorted((each for each in containers if each.changes is None), key=lambda each: each.layer, reverse=True)

@@ -67,7 +67,7 @@ class AuditedContainer:
         changes: Paths that the container added or changed in its layer, with their sizes in bytes. If a size is not
             known, the value is 1. None if the paths are not known.
         user: The user of the main process; None if it is not known.
-        shared_memory: The kind of database whose files are in /dev/shm; empty if no kind is known.
+        shared_memory: The kind of database that has files in /dev/shm; empty if the audit found no such files.
         is_own: Whether the container runs the gateway itself. Access to keys and to the engine's socket is then not a
             hazard, because the gateway needs it.
         inspection: The engine's response to an inspect request. The commands of fixes are derived from this response.

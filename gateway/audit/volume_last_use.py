@@ -13,11 +13,14 @@ _MAX_SECONDS = 10.0
 
 
 async def last_uses(engine: EngineClient, names: Mapping[str, str]) -> tuple[dict[str, str], bool]:
-    """Return, for the name of each volume, a description of its last use; and whether the events could be read.
+    """Query the engine's events. Return two values.
+
+    The first value maps the name of each volume to a description of the volume's last use. The second value is False
+    if the events cannot be read.
 
     Args:
         engine: The engine.
-        names: For the ID of each existing container, its name.
+        names: The name of each existing container, by container ID.
     """
     try:
         async with asyncio.timeout(_MAX_SECONDS):
@@ -27,11 +30,11 @@ async def last_uses(engine: EngineClient, names: Mapping[str, str]) -> tuple[dic
 
 
 async def collect(events: AsyncIterator[Mapping[str, Any]], names: Mapping[str, str]) -> dict[str, str]:
-    """Return, for the name of each volume, a description of its last use.
+    """Return a dictionary that maps the name of each volume to a description of the volume's last use.
 
     Args:
         events: Events of volumes and containers, oldest first.
-        names: For the ID of each existing container, its name.
+        names: The name of each existing container, by container ID.
     """
     known = dict(names)
     mounted: dict[str, tuple[str, float]] = {}

@@ -43,4 +43,5 @@ def encode_line(event: AuditEvent, instance: str) -> bytes:
     second, part = divmod(event.at, 1)
     time = f"{_date_and_time(int(second))}.{int(part * 1000):03d}Z"
     text = _encode({"time": time, "event": event.name, "instance": instance, **event.fields})
-    return text.replace("\x7f", "\\u007f").encode() + b"\n"  # JSON escapes every other control character
+    # Escape DEL (U+007F), which is the only ASCII control character that the JSON encoder does not escape.
+    return text.replace("\x7f", "\\u007f").encode() + b"\n"

@@ -47,13 +47,13 @@ class LogDestination:
         status = os.fstat(fd)
         file = (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
         if file is None or file != self._file:
-            self._first_line_written = 0  # not the previous file, so write the whole line
+            self._first_line_written = 0  # the file is not the previous file: write the whole line
         self._fd, self._file = fd, file
         if file is not None and not self._first_line_written and status.st_size and _ends_mid_line(self._target):
             try:
                 os.write(fd, b"\n")  # the last line has no newline: a process was killed during a write
             except OSError:
-                self.close()  # so that the next `write` call opens the file again
+                self.close()  # makes the next call of `write` open the file again
                 raise
 
     def close(self) -> None:

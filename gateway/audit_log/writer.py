@@ -43,7 +43,7 @@ class AuditWriter:
         self.dropped = 0
         """Number of events that were dropped."""
         self.opened = threading.Event()
-        """Set after the first attempt to open the target."""
+        """Set after the first attempt to open the destination of the audit log."""
         self.error: OSError | None = None
         """Error of the last attempt to open or write; None if it succeeded."""
         self._target = target
@@ -82,7 +82,7 @@ class AuditWriter:
             self._wake.set()
 
     def reopen(self) -> None:
-        """Reopen the target before the next write. Call this method when the file may have been rotated."""
+        """Reopen the destination before the next write. Call this method when the file may have been rotated."""
         self._reopen = True
 
     @property
@@ -212,7 +212,7 @@ class _CallRateLimiter:
         self._next = 0.0
 
     def call(self, action: Callable[[], None]) -> None:
-        """Call `action`, unless this object called a function less than a minute ago."""
+        """Call `action`, unless the previous call of an action was less than a minute ago."""
         if (now := time.monotonic()) >= self._next:
             self._next = now + _LOG_INTERVAL
             action()

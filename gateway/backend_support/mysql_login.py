@@ -154,7 +154,7 @@ class HardenedMysqlConnection(pymysql.connections.Connection):
         # Store the error as a hint for the timeout message: some servers delay their error packet, and the check can
         # time out before the packet arrives.
         self._phases.timeout_hint = error.detail
-        with contextlib.suppress(pymysql.err.MySQLError):  # as intended, the server refuses the response
+        with contextlib.suppress(pymysql.err.MySQLError):  # the server refuses a response without the password
             self.exchange(response)
         raise error
 

@@ -14,6 +14,8 @@ from gateway.facts import IDENTITY, VERSION
 
 _NO_GRANTS = ("skip-grants user@", "@")
 """Prefixes of CURRENT_USER() on a server that runs with `--skip-grant-tables`, in MySQL and in MariaDB."""
+_CLIENT_ERRORS = range(2000, 3000)
+"""The error numbers of client libraries (MySQL 8.4 Error Message Reference, "Client Error Message Reference")."""
 
 
 def query_status(
@@ -80,8 +82,12 @@ def _query_replication(cursor: DictCursor) -> tuple[float | None, bool, str | No
             break
         except pymysql.err.ProgrammingError:  # an old server does not support SHOW REPLICA STATUS
             continue
-        except (pymysql.err.OperationalError, pymysql.err.InternalError):
-            return None, False, None  # the user lacks the privilege: the caller derives the role from read_only
+        except (pymysql.err.OperationalError, pymysql.err.InternalError) as failed:
+            if not _is_sent_by_server(failed):
+                raise
+            # Usually, the user has no privilege to query the replication. The caller then derives the role from
+            # `read_only`.
+            return None, False, None
     if not status:
         return None, False, None
     behind = status.get("Seconds_Behind_Source", status.get("Seconds_Behind_Master"))
@@ -89,3 +95,9 @@ def _query_replication(cursor: DictCursor) -> tuple[float | None, bool, str | No
         error = status.get("Last_SQL_Error") or status.get("Last_IO_Error") or "replication is stopped"
         return None, True, str(error)
     return parse_lag(behind), True, None
+
+
+def _is_sent_by_server(error: pymysql.err.MySQLError) -> bool:
+    """Return whether the server sent this error. PyMySQL itself reports a lost connection or an invalid response."""
+    number = error.args[0] if error.args else None
+    return isinstance(number, int) and number not in _CLIENT_ERRORS

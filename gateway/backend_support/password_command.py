@@ -93,7 +93,8 @@ def _parse_output(output: bytes, name: str) -> str:
     try:
         text = output.decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
-        raise _error(f"{name} printed text that is not UTF-8") from None  # the original error contains the output
+        # Omit the original error, because it contains the program's output, which can be a secret.
+        raise _error(f"{name} printed text that is not UTF-8") from None
     if not text or "\n" in text or "\0" in text:
         raise _error(
             f"{name} printed {'several lines' if text else 'nothing'}, but must print the password as one line"

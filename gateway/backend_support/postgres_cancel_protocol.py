@@ -22,12 +22,14 @@ _REFUSED = b"N"
 """The response to SSLRequest and GSSENCRequest after which the client continues without encryption."""
 _PID_SIZE = 4
 _KEY_SIZES = range(4, 256 + 1)
-"""Allowed sizes of a key in bytes. Before protocol 3.2 a key has 4 bytes, and in PostgreSQL 18 up to 32 bytes."""
+"""Allowed sizes of the secret key in BackendKeyData, in bytes. Before protocol 3.2, the key has 4 bytes. PostgreSQL
+18 sends a key of up to 32 bytes."""
 _BEFORE_KEY = b"RSvN"
-"""Types of messages before the key: Authentication, ParameterStatus, NegotiateProtocolVersion, NoticeResponse."""
+"""Types of the messages that a server can send before BackendKeyData: Authentication, ParameterStatus,
+NegotiateProtocolVersion and NoticeResponse."""
 _BACKEND_KEY_DATA, _READY_FOR_QUERY, _ERROR_RESPONSE = b"K", b"Z", b"E"
 _MAX_LOGIN = 1 << 20
-"""Maximum number of bytes from the server before the key. If there are more, the tap stops searching."""
+"""Maximum number of bytes that the tap searches for BackendKeyData. After this number, the tap stops."""
 
 
 class PostgresCancelKeyTap:
@@ -124,7 +126,7 @@ class PostgresCancelKeyTap:
         elif kind == _BACKEND_KEY_DATA and body - _PID_SIZE in _KEY_SIZES:
             self._needed = _MESSAGE.size + body
         elif kind in (_READY_FOR_QUERY, _ERROR_RESPONSE):
-            self._finish(key_hidden=False)  # the login has ended, and the server has sent no key
+            self._finish(key_hidden=False)  # the login has ended without a BackendKeyData message
         elif kind in _BEFORE_KEY and body >= 0:
             self._skip = body
             self._message = b""

@@ -19,7 +19,7 @@ _TIMEOUT = 1.0
 _INTERVAL = 600.0
 """Minimum seconds between two attempts to fetch the certificate of one server."""
 _INTERVAL_BEFORE_EXPIRY = 60.0
-"""Minimum seconds between two attempts if the certificate expires soon."""
+"""Minimum seconds between two attempts to fetch a certificate that expires soon."""
 
 
 class CertificateFetcher:
@@ -61,7 +61,8 @@ class CertificateFetcher:
 async def _fetch(link: SocketConnector, target: HostPort) -> ValidityPeriod | None:
     """Perform a TLS handshake with the server, and return the validity of its certificate."""
     loop = asyncio.get_running_loop()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # unverified, because the fetcher sends no secret
+    # Do not verify the server, because this function sends no secret to it.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     sock = await link.socket(target)

@@ -13,7 +13,7 @@ _MAX_ITEMS = 1024
 
 
 class RedisErrorReply(str):
-    """An error reply of the server. The string begins with an upper-case code, such as NOAUTH."""
+    """The text of an error reply. The text usually begins with an upper-case code, such as NOAUTH."""
 
     __slots__ = ()
 

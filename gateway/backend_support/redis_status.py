@@ -32,8 +32,9 @@ _REASONS = {
     "ERR operation not permitted": FailureReason.AUTH,
     "ERR wrong number of arguments for 'auth'": FailureReason.AUTH,
 }
-"""Maps the first words of error replies to reasons. A single word is an error code. Redis before version 6 sends no
-error code for a failed login, so the map also contains the first words of the messages about failed logins."""
+"""Maps the first words of error replies to reasons. Most error replies begin with an error code, such as `NOAUTH`.
+Redis before version 6 sends no specific error code for a failed login. Therefore, the map also contains the first
+words of the messages about failed logins."""
 _WRONG_LOGIN = "correct check.password_file, and check.user for an ACL user"
 _REMEDIES = {
     "NOAUTH": "set check.password_file, and check.user for an ACL user",

@@ -21,8 +21,8 @@ class SqlCheckOptions(LoginCheckOptions):
     """The `check:` keys that all kinds of SQL database have.
 
     Args:
-        user: The user to log in as. Without a user, the check does not log in, and the state is `unknown` unless
-            `via_http` is set.
+        user: The user to log in as. If no user is set, the check does not log in. If `via_http` is not set
+            either, the state of the target is then `unknown`.
         database: The database to connect to. Default: none for MySQL, `postgres` for PostgreSQL.
         max_lag: Maximum replication lag. A replica with a larger lag is `down`.
         via_http: An HTTP server on the target's host that reports the role of the database, such as Patroni's REST

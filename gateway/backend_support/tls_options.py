@@ -48,7 +48,7 @@ def describe_tls_error(error: ssl.SSLError, key: str = "check.tls") -> str:
 
     Args:
         error: The error of the handshake.
-        key: The configuration key of the settings, for the remedy.
+        key: The configuration key of the TLS settings, for the remedy.
     """
     if isinstance(error, ssl.SSLCertVerificationError):
         remedy = f"set {key}.ca_file to the authority that signed it"

@@ -92,8 +92,8 @@ class MysqlBackend:
     async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
         """Log in, and query role, version and replication lag; see `gateway.contracts.backend.Backend`.
 
-        After several logins that were aborted at the deadline, `phases.logins` requires a pause. During the pause,
-        probes fail without a login.
+        If too many logins are aborted at the deadline, `phases.logins` pauses further logins. During the pause, each
+        probe fails without a login.
         """
         if self.check.user is None:
             return ProbeResult(unprobed="check.user is not set, and MySQL must not be probed without a login")
@@ -120,7 +120,8 @@ class MysqlBackend:
         # Keep a duplicate of the socket, to shut the connection down if the check is cancelled. The original socket
         # object does not suffice, because TLS detaches the descriptor from it.
         handle = sock.dup()
-        thread = ThreadPoolExecutor(1, thread_name_prefix="mysql-check")  # a thread, because PyMySQL's calls block
+        # Run the query in a separate thread, because PyMySQL's calls block.
+        thread = ThreadPoolExecutor(1, thread_name_prefix="mysql-check")
         query = loop.run_in_executor(thread, self._query, login, sock, phases)
         thread.shutdown(wait=False)
         query.add_done_callback(lambda done: _close(done, sock, handle))
@@ -131,7 +132,7 @@ class MysqlBackend:
             return await asyncio.shield(query)
         except asyncio.CancelledError:
             with contextlib.suppress(OSError):  # the socket may already be closed
-                handle.shutdown(socket.SHUT_RDWR)  # PyMySQL then stops waiting, and its thread exits
+                handle.shutdown(socket.SHUT_RDWR)  # makes PyMySQL stop waiting, so that its thread exits
             if not login.logged_in:
                 phases.on_abandoned()
                 logins.record_abort(time.monotonic())
@@ -151,7 +152,7 @@ class MysqlBackend:
             server_public_key=_read_public_key(check.server_public_key_file) if context is None else None,
             host=check.tls.server_name or target.host,
             user=check.user,
-            password=password.encode(),  # in UTF-8, because PyMySQL would encode a str in Latin-1
+            password=password.encode(),  # encode as UTF-8, because PyMySQL encodes a str as Latin-1
             database=check.database,
             defer_connect=True,
             autocommit=True,
@@ -181,7 +182,10 @@ class MysqlBackend:
 
 
 def _close(query: "asyncio.Future[ProbeResult]", *sockets: socket.socket) -> None:
-    """Close the sockets of a finished query. Retrieve the exception, so that asyncio does not log a warning."""
+    """Close the sockets of a finished query.
+
+    If the query failed, also retrieve its exception. Otherwise, asyncio would log a warning.
+    """
     for each in sockets:
         each.close()
     if not query.cancelled():

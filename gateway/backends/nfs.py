@@ -132,10 +132,11 @@ def _read_url(scheme: str, path: str) -> dict[str, str]:
 
 
 def _advice(backends: Sequence[BackendAdviceInput]) -> Iterator[str]:
-    """Yield a warning for each backend with a `hold` above the kernel's limit, or with another backend's NFS server.
+    """Yield a warning for each backend whose `hold` exceeds the maximum time that the kernel waits for a mount.
 
-    If a host mounts two backends of the same server, its kernel uses one connection for both mounts (RFC 8881,
-    section 2.10.5). The traffic of both mounts then passes through the same backend.
+    Also yield a warning for each backend that has the same NFS server as another backend. If a host mounts two
+    backends of the same server, its kernel uses one connection for both mounts (RFC 8881, section 2.10.5). The
+    traffic of both mounts then passes through the same backend.
     """
     first: dict[object, str] = {}
     for backend in backends:

@@ -18,8 +18,8 @@ _MAX_BYTES = 64 * 1024
 """Maximum number of bytes to accept from a server in one check. A normal check receives less than 8 KiB."""
 _SECTIONS = ("server", "replication", "memory")
 _NO_PASSWORD = (
-    "without any password configured",  # in messages of Redis 6 and later, and of Valkey
-    "no password is set",  # in messages of Redis before version 6
+    "without any password configured",  # part of an error message of Redis 6 and later, and of Valkey
+    "no password is set",  # part of an error message of Redis before version 6
 )
 _UNAUTHENTICATED = "the server accepts commands without a login: set requirepass, or a password for the user default"
 

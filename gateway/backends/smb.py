@@ -124,7 +124,7 @@ async def _negotiate(sock: Stream) -> bytes:
 
 
 def _volume(options: SmbOptions, listener: HostPort, hold: float) -> VolumeSpec | None:
-    del hold  # not used: SMB has no mount option for the time that the kernel waits for the server
+    del hold  # SMB has no mount option for the time that the kernel waits for the server
     volume = options.volume
     if volume is None:
         return None

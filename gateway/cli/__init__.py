@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         if error.errno not in _OUTPUT_ERRORS:
             raise
-        # Discard the rest of the output. Python would write it at exit, and the same error would occur again.
+        # Discard the rest of the output. Otherwise, Python would write the rest at exit, and raise this error again.
         sys.stdout = None
         with contextlib.suppress(OSError):
             print_text(f"gateway: cannot write the output: {error.strerror}: free disk space", err=True)

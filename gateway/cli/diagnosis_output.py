@@ -80,7 +80,7 @@ def print_notices(status: dict[str, Any]) -> None:
     """
     reload = status["reload"]
     if not reload["successful"]:
-        at = reload.get("failed_at")  # absent in the status of an older gateway
+        at = reload.get("failed_at")  # an older gateway does not return this key
         failed = "The last reload failed" + (f" at {format_clock(at)}" if at else "")
         print_wrapped(f"{failed}, and the previous configuration is in effect: {reload['error']}", fg="red")
     for warning in status["warnings"]:

@@ -83,7 +83,7 @@ def _fetch_from_service(client: OpsApiClient) -> Callable[[], dict[str, Any]]:
 def _fetch_from_members(
     members: tuple[str, ...], file: Path | None, timeout: float, client: OpsApiClient
 ) -> Callable[[], dict[str, Any]]:
-    # These imports are slow.
+    # Import these modules only if they are needed, because importing them is slow.
     import asyncio  # noqa: PLC0415
 
     from gateway.contracts.config_types import Duration  # noqa: PLC0415

@@ -72,10 +72,13 @@ def _diff(given: "list[ImportSource]", result: "ImportResult") -> str:
 
 
 def _read(words: tuple[str, ...]) -> "list[ImportSource]":
-    """Read and return the sources on the command line.
+    """Read and return the sources to convert.
+
+    Args:
+        words: The arguments of the command: the sources. The name of a format can precede each source.
 
     Raises:
-        UsageError: A file cannot be read, or the last word is a format without a source.
+        UsageError: A source cannot be read, or no source follows the name of a format.
     """
     from gateway.importing.source_format import ImportSource  # noqa: PLC0415 - slow to import
 

@@ -31,7 +31,7 @@ def init(file: Path, tunnels: tuple[str, ...], backends: tuple[str, ...]) -> Non
         raise UsageError(f"{file}: {error.strerror}: choose another file") from error
     if exists:
         raise UsageError(f"{file} exists: edit it, or name another file (gateway init FILE)")
-    if not os.access(file.parent, os.W_OK | os.X_OK):  # fail before the user answers questions
+    if not os.access(file.parent, os.W_OK | os.X_OK):  # report this error before asking the user questions
         raise UsageError(f"cannot create a file in {file.parent}: choose another file")
     config: dict[str, Any] = from_urls(tunnels, backends) if backends else ask_config(tunnels)
     problems = problems_of(config)

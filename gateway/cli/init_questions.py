@@ -32,8 +32,8 @@ _HINTS = {
     "identity_files": "To create one: ssh-keygen -t ed25519 -f tunnel_key",
     "known_hosts": "To create one: ssh-keyscan -p {port} {host} > known_hosts",
 }
-"""For each key that names a file: how to create the file. `gateway init` shows this text if the user has none of the
-usual files. Earlier answers replace the placeholders in braces."""
+"""How to create the file that a key names. `gateway init` shows this text if the key has no default answer. The
+earlier answers for `host` and `port` replace `{host}` and `{port}`."""
 _KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
 
@@ -212,7 +212,7 @@ def _default(cls: type, key: str) -> Any:
     For a key that names a file, the default is the usual file of this user, such as `~/.ssh/known_hosts`.
     """
     usual = {"identity_files": _KEYS, "known_hosts": ("~/.ssh/known_hosts",)}.get(key, ())
-    # Ignore errors: if the home directory is unknown or unreadable, the user has none of the usual files.
+    # Ignore errors: if the home directory is unknown or unreadable, no file in it can be the default answer.
     with contextlib.suppress(ValueError, OSError):
         found = [str(path) for path in map(absolute, usual) if path.is_file()]
         if found:

@@ -7,7 +7,7 @@ from gateway.cli.value_format import format_reason
 
 
 def outer_tunnels(tunnel: dict[str, Any]) -> list[str]:
-    """Return the outer tunnels inside which a tunnel can run, in order of preference; empty without outer tunnels."""
+    """Return the tunnels in `via` of a tunnel, in order of preference; empty if the tunnel connects directly."""
     via = tunnel["via"]
     return via if isinstance(via, list) else [via] if via is not None else []
 
@@ -46,7 +46,8 @@ def path_rows(label: str, backend: dict[str, Any], explained: Collection[str] = 
     Args:
         label: The first cell of each row.
         backend: The backend in `/api/v1/status`.
-        explained: The tunnels whose failures the output explains elsewhere. Their rows omit the reason.
+        explained: The tunnels whose failures the output explains elsewhere. The rows of these tunnels do not contain
+            the reason for the failure.
     """
     paths = backend["paths"] if len(backend["paths"]) > 1 else ()
     return [
@@ -61,11 +62,13 @@ def path_rows(label: str, backend: dict[str, Any], explained: Collection[str] = 
 
 
 def _describe_path(path: dict[str, Any], *, explained: bool) -> str:
-    """Return why a path is down, how many clients use it, and how often clients have switched to it.
+    """Return how many clients use a path, and how often clients have switched to the path.
+
+    If the path is down, also return the reason.
 
     Args:
         path: An item of `paths` of a backend in `/api/v1/status`.
-        explained: Whether to omit why the path is down.
+        explained: Whether the output explains the failure elsewhere. If True, omit the reason.
     """
     use = f"clients: {path['clients']}, switches: {path['switches']}"
     if path["in_use"]:

@@ -77,7 +77,7 @@ def admin_socket_option(command: _Command) -> _Command:
 def service_options(command: _Command) -> _Command:
     """Add the options that select the service (admin socket or URL) to a command that only reads the service's state.
 
-    The command function receives a `OpsApiClient` as `client`.
+    The command function receives an `OpsApiClient` as `client`.
     """
 
     @functools.wraps(command)

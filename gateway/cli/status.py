@@ -124,7 +124,10 @@ def _print_consumers(consumers: dict[str, Any]) -> None:
 
 
 def _failed_tunnels(service: dict[str, Any], backend: str) -> str:
-    """Return the failed tunnels that cause a backend's state, such as `tunnel office is down`, or an empty string."""
+    """Return a text that names the failed tunnels that cause a backend's state, such as `tunnel office is down`.
+
+    Return an empty string if no failed tunnel causes the state.
+    """
     causes = [each for each in causes_of(service, backend) if each["part"] == "tunnel"]
     return ", ".join(f"tunnel {each['name']} is {state_name(each['state'])}" for each in causes)
 

@@ -37,10 +37,10 @@ def print_wrapped(text: str, fg: str | None = None, indent: str = "", *, err: bo
     """Print text that can come from a server, in lines that fit the terminal.
 
     Args:
-        text: The text. Line breaks in it are replaced.
+        text: The text. The function replaces line breaks with spaces.
         fg: A color for terminals; None for the default color.
-        indent: Spaces at the start of each line. If empty, only the lines after the first one are indented, by two
-            spaces.
+        indent: Spaces at the start of each line. If the string is empty, all lines except the first one start with
+            two spaces.
         err: Whether to print to standard error.
     """
     for line in textwrap.wrap(

@@ -62,7 +62,7 @@ class _RateCalculator:
         self._read_at = 0.0
 
     def read(self) -> dict[str, Any]:
-        """Request and store the counters, and return the body of `/api/v1/status`."""
+        """Request and store the counters of all backends and containers. Return the body of `/api/v1/status`."""
         self._before, status = _counters(self._client)
         self._read_at = time.monotonic()
         return status
@@ -88,7 +88,8 @@ class _RateCalculator:
 def _counters(client: OpsApiClient) -> tuple[dict[tuple[str, str], dict[str, float]], dict[str, Any]]:
     """Request and return the counters of each backend and container, and the body of `/api/v1/status`.
 
-    The keys are pairs of backend and container. An empty name of a container stands for the whole backend.
+    The key of the counters is the backend's name and the container's name. For the counters of a whole backend, the
+    container's name is empty.
     """
     found: dict[tuple[str, str], dict[str, float]] = {}
     _, status = client.get_json("/api/v1/status")
@@ -102,7 +103,9 @@ def _counters(client: OpsApiClient) -> tuple[dict[tuple[str, str], dict[str, flo
 
 
 def _row(after: dict[str, Any], before: dict[str, Any], seconds: float) -> tuple[float, list[str]]:
-    """Return the total traffic, for sorting the rows, and the cells that contain numbers.
+    """Return a number by which to sort a row, and the row's cells with numbers.
+
+    The number for sorting is the sum of the rates of new clients, sent bytes and received bytes.
 
     Args:
         after: The counters of the last request.

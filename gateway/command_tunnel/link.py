@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 
 _MAX_TICK = 1.0
 _RECENT = 600.0
-"""Number of seconds for which the tunnel keeps the processes of a target running after the last dial of the target.
-If the tunnel reopens within this time, it starts processes for the target again."""
+"""Number of seconds after the last dial of a target, after which the link stops the processes of the target.
+Processes with clients continue to run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class CommandLink:
 
     Args:
         options: The options of the tunnel.
-        network: The network of this host, from which the program connects to the targets.
+        network: Identifies the network of this host.
         children: Owns the child processes.
         progress: Called when all processes stop responding, and when one of them responds again.
     """
@@ -146,7 +146,7 @@ class CommandLink:
         return CommandTunnelStatus(processes=len(self._children), clients=len(self._bridges))
 
     def recent_targets(self) -> list[HostPort]:
-        """Return the targets whose last dial was at most ten minutes before the most recent dial to any target."""
+        """Return the target of the most recent dial, and the targets of all dials in the ten minutes before."""
         last = max(self._dialed.values(), default=0.0)
         return [target for target, at in self._dialed.items() if last - at < _RECENT]
 

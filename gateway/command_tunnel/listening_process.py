@@ -236,9 +236,10 @@ class ListeningProcess:
         own = await asyncio.to_thread(session_sockets, self.child.pid)
         if own is None or before.listeners <= own:
             return
-        after = await self._read_sockets()  # read again, to ignore listeners that have been closed
+        after = await self._read_sockets()  # ignore listeners that have closed since the first call
         if (before.listeners - own) & after.listeners:
-            await self.child.exits_within(EXIT_DELAY)  # wait for a possible exit, whose error is more specific
+            # Wait a short time. If the program exits, `_check_running` raises a more specific error.
+            await self.child.exits_within(EXIT_DELAY)
             await self._check_running()
             detail = f"another program listens on the local port {self.port} of {self.name}"
             raise TunnelError(FailureReason.PERMISSION, detail)

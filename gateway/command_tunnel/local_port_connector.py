@@ -105,9 +105,9 @@ class LocalPortConnector:
                 self._dependencies.children.end_later(process.child)
 
     async def _kill_unless_accepting(self, process: ListeningProcess) -> None:
-        """Kill a process that makes no progress, unless it accepts a new connection.
+        """Kill a process that makes no progress, unless the process accepts a test connection.
 
-        If it accepts the connection, the process works, and the target is probably the cause of the missing progress.
+        A process that accepts the test connection works. The target then probably causes the missing progress.
         """
         try:
             accepts = await process.accepts(self._dependencies.options.suspect)

@@ -88,7 +88,7 @@ def read_local_ports(ports: Mapping[int, str]) -> dict[int, LocalPortState]:
             if int(state, 16) == LISTEN:
                 if rank > best[number]:
                     continue
-                if rank < best[number]:  # the kernel prefers this listener to the listeners found before
+                if rank < best[number]:  # the kernel uses only the listeners with the most specific address
                     best[number] = rank
                     port.owners, port.listeners, port.backlog = set(), set(), 0
                 port.owners.add(int(owner))
@@ -103,10 +103,10 @@ def read_local_ports(ports: Mapping[int, str]) -> dict[int, LocalPortState]:
 
 @functools.cache
 def _ranks(host: str) -> Mapping[str, int]:
-    """Return the ranks of the addresses on which a listener receives connections to `host`.
+    """Map each address on which a listener receives connections to `host` to the rank of the address.
 
-    The keys are addresses in the format of `_hex`. The kernel passes a connection to the listener whose address has
-    the lowest rank, that is, to the listener with the most specific address.
+    The addresses have the format of `_hex`. The kernel passes a connection to the listener whose address has the
+    lowest rank, that is, to the listener with the most specific address.
     """
     exact = ("127.0.0.1", "::ffff:127.0.0.1") if host == "127.0.0.1" else (host,)
     wildcards = _WILDCARDS if host == "127.0.0.1" else _WILDCARDS[1:]

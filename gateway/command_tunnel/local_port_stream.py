@@ -35,7 +35,7 @@ class LocalPortStream:
         self._loop = asyncio.get_running_loop()
 
     def limit_unsent(self) -> None:
-        """Do nothing, because the socket leads to a program on this host and needs no smaller send buffer."""
+        """Do nothing, because the socket is connected to a program on this host and needs no limit of unsent data."""
 
     @property
     def was_reset(self) -> bool:

@@ -16,19 +16,19 @@ class CommandOptions:
     """The configuration keys of a tunnel of kind `command`, which runs a program to connect to targets.
 
     Args:
-        command: The program and its arguments. It runs without a shell. `{host}` and `{port}` are replaced by the
-            host and port of the target, `{local_port}` by a free port of this host.
+        command: The program and its arguments. The program runs without a shell. `{host}` and `{port}` are replaced
+            by the host and port of the target, `{local_port}` by a free port of this host.
         mode: `port`: the program listens on `{local_port}` of the loopback interface; one process for each target.
             `stdio`: the standard input and output of the program are the connection; one process for each connection.
         environment: Names of environment variables to pass to the program, in addition to PATH, HOME, USER, LOGNAME,
             TZ and the locale.
         login_exit_codes: Exit codes with which the program reports that its login failed. The tunnel is then
             quarantined.
-        start_timeout: Time limit until the program listens (with `mode: port`). The lookup of the program in the file
-            system may take half of this time.
+        start_timeout: Time limit until the program listens (with `mode: port`), and until a connection to a target is
+            open. The search for the file of the program may take at most half of this time.
         suspect: Time without progress after which new clients use another process (with `mode: port`). A program
-            makes progress if it reads data, sends data or accepts a connection. The time counts only while data waits
-            on every connection of the program.
+            makes progress if it reads data, sends data or accepts a connection. The time counts only while a
+            connection waits to be accepted, or while all accepted connections have unread data.
         lost: Time without progress, as for `suspect`, after which the gateway kills the process and resets its
             clients. With `mode: port`, the gateway does not kill a process that still accepts new connections.
     """

@@ -65,7 +65,7 @@ def read_connection(host: str, port: int, client: int) -> LocalPortState:
         log.debug("sock_diag does not find a connection, so the socket tables in /proc are read: %s", error)
         return read_local_ports({port: host})[port]
     found = LocalPortState({listener.owner}, {listener.inode}, listener.queue)
-    if connection.inode:  # not 0: a process has accepted the connection
+    if connection.inode:  # the inode is not 0 after a process has accepted the connection
         found.owners.add(connection.owner)
     elif connection.state == ESTABLISHED:
         found.pending.add(client)
@@ -73,7 +73,7 @@ def read_connection(host: str, port: int, client: int) -> LocalPortState:
 
 
 def _find(host: str, port: int, client: int) -> _SocketEntry:
-    """Return the socket that receives the packets of a client; the listener if `client` is 0."""
+    """Return the socket that receives the packets from the client port `client`; the listener if the port is 0."""
     address = ip_address(host)
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     ends = port.to_bytes(2), client.to_bytes(2), address.packed, address.packed if client else b""

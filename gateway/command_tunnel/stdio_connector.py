@@ -22,8 +22,8 @@ _TEST_DURATION = 1.0
 """Seconds to wait for output or the exit of the program. A program that still runs after this time without output
 passes the test, because it probably waits for data from the client."""
 _FIRST_TEST_DURATION = 3.0
-"""Like `_TEST_DURATION`, but for the first connection of a tunnel. This time is longer, because the program might not
-work at all."""
+"""Like `_TEST_DURATION`, but for the connections that a tunnel tests when it opens. The longer time also detects a
+program that fails slowly."""
 _UNUSED_TIMEOUT = 5.0
 """Seconds after which a tested connection is closed if no client has used it."""
 
@@ -57,7 +57,8 @@ class StdioConnector:
     @property
     def failure(self) -> TunnelError | None:
         """See `ProgramConnector.failure`."""
-        # Report no failure while a program is running. Even without output, it can work: it might transfer an upload.
+        # Report no failure while a program is running. A program can also work without output, for example during an
+        # upload.
         return None if self._streams else self._retry.failure
 
     @property

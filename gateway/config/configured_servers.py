@@ -19,12 +19,12 @@ def direct_addresses(config: Config) -> tuple[str, ...]:
 
 
 def servers_behind_several(config: Config) -> dict[str, tuple[HostPort, ...]]:
-    """For each tunnel whose `via` lists several tunnels, map its name to the addresses of its own servers."""
+    """Map the name of each tunnel whose `via` lists several tunnels to the addresses of the tunnel's servers."""
     return {name: tuple(_servers(spec)) for name, spec in config.tunnels.items() if len(spec.via) > 1}
 
 
 def _servers(spec: TunnelSpec, *, udp: bool = False) -> list[HostPort]:
     try:
         return [*spec.kind.servers(spec.options), *(spec.kind.udp_servers(spec.options) if udp else ())]
-    except GatewayError:  # the attempt to open the tunnel reports the same error
+    except GatewayError:  # ignore errors of the tunnel's files: the gateway reports them when it opens the tunnel
         return []

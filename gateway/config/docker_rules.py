@@ -10,7 +10,7 @@ from gateway.docker.options import DockerOptions, Grant, NetworkOptions, PeerOpt
 from gateway.docker.per_project_network_names import PROJECT_BITS
 
 Violation = tuple[tuple[str, ...], str]
-"""A violation of a rule: the path of the key, relative to the section `docker`, and a message."""
+"""A violation of a rule: the path of the invalid key, relative to the section `docker`, and a message."""
 
 
 def docker_problems(config: Config, docker: DockerOptions, tunnels: set[str]) -> Iterator[Violation]:

@@ -21,7 +21,7 @@ OTHER_VARIABLES = {
 }
 """The purpose of each `GATEWAY_…` variable that does not set a configuration key."""
 _KUBERNETES = re.compile(r"(.+?)_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
-"""Matches the variables that Kubernetes sets for a Service with the name `gateway` or `gateway-…`."""
+"""Matches the names of the variables that Kubernetes sets for a Service."""
 _SIMILAR = 0.7
 
 
@@ -49,7 +49,7 @@ def url_variables(environment: Mapping[str, str], flag: str) -> list[str]:
 
     Args:
         environment: The environment variables.
-        flag: One of `URL_FLAGS`.
+        flag: `tunnel` for the URLs of tunnels, `backend` for the URLs of backends.
     """
     prefix = f"{PREFIX}{flag.upper()}_"
     return [
@@ -93,6 +93,9 @@ def _hint(name: str, settings: list[str]) -> str:
 
 
 def _is_of_service(name: str, environment: Mapping[str, str]) -> bool:
-    """Return whether a variable comes from Kubernetes, which sets it together with `…_SERVICE_HOST` for a Service."""
+    """Return whether Kubernetes has set a variable for a Service.
+
+    For each Service, Kubernetes also sets the variable `…_SERVICE_HOST`.
+    """
     match = _KUBERNETES.fullmatch(name)
     return match is not None and f"{match[1]}_SERVICE_HOST" in environment

@@ -57,7 +57,10 @@ def to_yaml(config: dict[str, Any]) -> str:
 
 
 def problems_of(config: dict[str, Any]) -> list[ConfigProblem]:
-    """Return the problems that `gateway validate` would report for a configuration. Read the files that it names."""
+    """Return the problems that `gateway validate` would report for a configuration.
+
+    Blocks while it reads the files that the configuration names.
+    """
     # Omit the `GATEWAY_…` variables. Otherwise, `load` would merge their settings into the configuration to check.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     with tempfile.TemporaryDirectory(prefix="gateway-init-") as folder:

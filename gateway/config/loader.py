@@ -135,7 +135,10 @@ def _flags(sources: ConfigSources) -> tuple[str, ...]:
 
 
 def _for_display(problems: list[ConfigProblem], redactor: Redactor) -> list[ConfigProblem]:
-    """Redact and sort the problems. Return the first `_MAX_PROBLEMS`, and one that says how many more there are."""
+    """Redact and sort the problems, and return the first `_MAX_PROBLEMS`.
+
+    If there are more problems, append a problem whose message contains their number.
+    """
     ordered = sorted(problems, key=_order)
     rest = len(ordered) - _MAX_PROBLEMS
     shown = [replace(each, message=redactor.redact(each.message, each.place)) for each in ordered[:_MAX_PROBLEMS]]

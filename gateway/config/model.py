@@ -218,4 +218,4 @@ class Config:
     """The IP addresses that the gateway dials without a tunnel. The gateway's Docker networks must not contain these
     addresses. Empty if the configuration has no section `docker`."""
     servers: dict[str, tuple[HostPort, ...]] = field(default_factory=dict, compare=False)
-    """For each tunnel whose `via` lists several tunnels: maps its name to the addresses of its own servers."""
+    """Maps the name of each tunnel whose `via` lists several tunnels to the addresses of the tunnel's servers."""

@@ -72,7 +72,7 @@ def exposed_fleet_token(config: Config) -> list[ConfigProblem]:
         return []
     try:
         message = exposed_token(read_members(path)[0])
-    except (OSError, GatewayError):  # `FleetPoller` reads the file again later, and reports the error
+    except (OSError, GatewayError):  # ignore errors of `fleet.file`: `FleetPoller` reports them later
         return []
     return [ConfigProblem(place_of(config, "fleet.file"), "fleet.file", f"{path}: {message}")] if message else []
 
@@ -149,7 +149,11 @@ def place_of(config: Config, key: str) -> str:
 
 
 def _paths(value: Any, key: str) -> Iterator[tuple[str, Path, str]]:
-    """Yield the dotted key, the path, and the path for messages of each file. Messages show unexpanded variables."""
+    """Yield the key, the path and the displayed path of each file.
+
+    Messages show the displayed path. For the file of a secret, the displayed path contains references such as
+    `${NAME}` instead of the values of environment variables.
+    """
     if isinstance(value, Path):
         yield key, value, str(value)
     elif isinstance(value, Secret) and value.path is not None:

@@ -70,7 +70,7 @@ class OpsSection:
         hosts: Names that `listen` and `probe_listen` accept in the Host header, in addition to their addresses and
             localhost. The response to a request for another name has the status 421.
         token_file: A file with a token, which clients send as `Authorization: Bearer`. With the token, clients can
-            use all endpoints; without it, only the probes.
+            use all endpoints; without the token, only the health endpoints, such as `/livez`.
         metrics_token_file: A file with another token, with which clients can read only `/metrics` and `/api/v1/sd`.
         tls: Certificate and key for `listen`; absent: plain HTTP.
     """
@@ -85,7 +85,7 @@ class OpsSection:
 
     @property
     def authenticated(self) -> bool:
-        """Whether clients of `listen` need a token or a certificate for everything except the probes."""
+        """Whether clients of `listen` need a token or a certificate for all endpoints except the health endpoints."""
         return self.token_file is not None or (self.tls is not None and self.tls.client_ca_file is not None)
 
 

@@ -31,7 +31,8 @@ class StrictModeViolation:
 
 
 StrictFinding = tuple[str, str, bool]
-"""The key, a message with the remedy, and whether the gateway warns about the setting if strict mode is off."""
+"""An insecure setting: its key, a message with the remedy, and whether the gateway warns about the setting if strict
+mode is off."""
 
 
 def strict_mode_violations(config: Config) -> list[StrictModeViolation]:
@@ -78,7 +79,7 @@ def _open_listeners(config: Config) -> Iterator[StrictFinding]:
 
 
 def _covered_family(networks: Sequence[IpNetwork]) -> str | None:
-    """Return the IP version, `IPv4` or `IPv6`, whose addresses are all in the networks; None if there is none."""
+    """Return `IPv4` or `IPv6` if `networks` contain all addresses of this IP version; otherwise, return None."""
     for version, family in ((4, "IPv4"), (6, "IPv6")):
         merged = ipaddress.collapse_addresses(each for each in networks if each.version == version)  # type: ignore[type-var]
         if any(each.prefixlen == 0 for each in merged):

@@ -137,8 +137,8 @@ def _split(
     if "#" in text:
         problems.append(ConfigProblem(place, "", "the text after # would be ignored: write %23 instead of #"))
         return None
-    # Usually, the scheme is the name of a kind. Compare the scheme with those of all kinds only if necessary, because
-    # the comparison imports the modules of all kinds, which is slow.
+    # Usually, the scheme is the name of a kind. Collect the schemes of all kinds only if necessary, because importing
+    # the modules of all kinds is slow.
     namesake = kinds.get(parts.scheme)
     if namesake is not None and parts.scheme in schemes_of(namesake):
         schemes = {parts.scheme: namesake}

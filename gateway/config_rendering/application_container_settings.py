@@ -47,7 +47,8 @@ def compose(config: Config, host: str | None) -> str:
                 "source": spec.name,
                 "target": f"/mnt/{spec.name}",
                 "read_only": spec.read_only,
-                # Without `nocopy`, Docker copies files from the image to the share as root. Most servers refuse this.
+                # Without `nocopy`, Docker copies files from the image to the share as root. Most servers refuse
+                # these files.
                 "volume": {"nocopy": True},
             }
             for spec in specs

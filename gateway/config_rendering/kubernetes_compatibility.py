@@ -43,7 +43,9 @@ def validate(config: Config, name: str, *, services: bool) -> None:
     if config.docker is not None:
         raise UsageError("docker: a pod has no access to a container engine: remove the `docker` section")
     if any(spec.kind.needs_capabilities for spec in config.tunnels.values()):
-        raise UsageError("a VPN needs capabilities that these manifests do not grant: use the chart with vpn.enabled")
+        raise UsageError(
+            "a VPN needs capabilities that these manifests do not grant: use the Helm chart with vpn.enabled"
+        )
     log = config.audit.log
     if isinstance(log, Path) and (".." in log.parts or not log.is_relative_to(WRITABLE["state"])):
         raise UsageError(f"audit.log: the pod cannot write to {log}: use stdout, or a file in {WRITABLE['state']}")

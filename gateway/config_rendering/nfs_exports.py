@@ -34,8 +34,8 @@ def exports(config: Config, origins: Sequence[str]) -> list[str]:
     for origin in origins:
         if not _CLIENT.fullmatch(origin) or ("/" in origin and _network(origin) is None):
             raise UsageError(
-                f"--from {origin!r} is not an address, a network or a name: write only one of these, because options,"
-                " such as rw, come from the configuration"
+                f"--from {origin!r} is not an address, a network or a name: write one of these, without options"
+                " such as (rw)"
             )
     lines: dict[str, list[str]] = {}
     for name, spec in config.backends.items():

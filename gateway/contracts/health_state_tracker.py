@@ -21,8 +21,11 @@ class HealthStateTracker:
         self.state: str = HealthState.UNKNOWN
         self.since = now
         self._interrupted: tuple[str, float] | None = None
-        """The state before the current interruption, and the time at which that state began. None if the state before
-        the interruption was neither `down` nor `degraded`."""
+        """The state before the current state `blocked` or `paused`, and the time at which the earlier state began.
+
+        None if the current state is neither `blocked` nor `paused`, or if the earlier state was neither `down` nor
+        `degraded`.
+        """
 
     def enter(self, state: str, now: float) -> bool:
         """Set the state, and return whether it has changed.

@@ -1,4 +1,4 @@
-"""Defines the interfaces of links that accept clients in C, and connect them to a target outside the event loop."""
+"""Defines the interfaces of links that accept clients, and connect them to a target, outside the event loop."""
 
 import socket
 from collections.abc import Callable
@@ -67,12 +67,13 @@ class LinkClientListener(Protocol):
     def clients(self) -> int:
         """Number of current clients that the link has not passed to the handler yet.
 
-        Includes `waiting`, and the clients that were connected to the target a few milliseconds ago.
+        The number includes `waiting`. The number also includes clients that the link connected to the target, because
+        the link reports these clients only after about 50 ms.
         """
 
     @property
     def reserved(self) -> int:
-        """Number of `clients`, plus the number of clients that the link can still accept without more permits."""
+        """Number of `clients`, plus the number of unused permits. A stopped listener has no unused permits."""
 
     def permit(self, count: int) -> None:
         """Permit the link to accept `count` more clients."""
@@ -85,11 +86,11 @@ class LinkClientListener(Protocol):
         """
 
     def recall(self) -> None:
-        """Return all clients that the link has not yet connected to the target: call the handler's `on_returned`."""
+        """Make the link call the handler's `on_returned` for each client that is not yet connected to the target."""
 
 
 class AcceptedClientHandler(Protocol):
-    """Defines the callbacks of links that accept clients in C. The methods must not raise errors."""
+    """Defines the callbacks of a `ListeningLink`. The methods must not raise errors."""
 
     def on_joined(self, listener: LinkClientListener, relay: Relay, tap: Any) -> None:
         """Handle a client that the link has connected to the target. The relay might already have forwarded bytes.
@@ -103,19 +104,23 @@ class AcceptedClientHandler(Protocol):
         """
 
     def on_served(self, listener: LinkClientListener, clients: ShortConnectionTotals) -> None:
-        """Count clients that the link connected to the target, and whose connections ended after a few milliseconds.
+        """Count clients that the link connected to the target, and whose connections ended within about 50 ms.
 
         The link does not call `on_joined` for these clients. The listener can use the permits of these clients again.
         """
 
     def on_returned(self, listener: LinkClientListener, client: Stream, seconds: float, *, abandoned: bool) -> None:
-        """Handle a client that the link did not connect: the rule refuses it, or the dial failed or took too long.
+        """Handle a client that the link did not connect to the target.
+
+        For example, the dial failed or took too long, or `ClientAcceptRule.allow` does not contain the client's
+        address.
 
         Args:
             listener: The listener.
             client: The client's socket, from which nothing was read. The handler owns it.
             seconds: Seconds since the client was accepted.
-            abandoned: Whether the link abandoned a dial that the target might have accepted, or might accept later.
+            abandoned: Whether the link abandoned a dial. The target might have accepted this dial, or might still
+                accept it.
         """
 
     def on_stopped(self, listener: LinkClientListener, *, failed: bool) -> None:

@@ -12,13 +12,13 @@ have very many."""
 HOLD = "hold"
 """Phase in which the client waits for an open tunnel."""
 DIAL = "dial"
-"""Phase in which the gateway chooses a target, waits for a free dial slot, or waits before the next attempt."""
+"""Phase before a dial, in which the gateway chooses a target, or waits until the dial or its retry can start."""
 CHANNEL = "channel"
 """Phase in which the gateway opens the SSH channel or the connection to the target."""
 
 
 class TracedPhase(NamedTuple):
-    """One phase of a client connection: waiting for a tunnel or target, dialing, or opening an SSH channel.
+    """One phase of a client connection, before the client is connected to a target.
 
     Args:
         name: `HOLD`, `DIAL` or `CHANNEL`.

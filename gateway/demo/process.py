@@ -47,7 +47,8 @@ def find(program: str, *folders: str) -> str | None:
 
     Args:
         program: The name of the program.
-        folders: Absolute folders to search after PATH and the system folders. Wildcards are allowed.
+        folders: Absolute paths of folders to search after PATH and the system folders. The paths can contain
+            wildcards.
     """
     places = [str(path) for folder in folders for path in sorted(Path("/").glob(folder.lstrip("/")), reverse=True)]
     search = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", *places])
@@ -158,7 +159,7 @@ class ServerProcess:
             return
         self._child = None
         with contextlib.suppress(ProcessLookupError):
-            if number is not signal.SIGKILL:  # resume suspended processes, which only SIGKILL would end
+            if number is not signal.SIGKILL:  # resume suspended processes, so that the signal can end them
                 os.killpg(child.pid, signal.SIGCONT)
             os.kill(child.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -173,7 +174,7 @@ class ServerProcess:
 
 
 def listening(port: int) -> bool:
-    """Return whether a process listens on a TCP port, according to sock_diag(7) or, if it fails, to proc_net(5)."""
+    """Return whether a process listens on a TCP port. Use sock_diag(7), or proc_net(5) if sock_diag(7) fails."""
     with contextlib.suppress(OSError):
         return is_listening(port)
     wanted = f":{port:04X}"

@@ -25,7 +25,7 @@ class ActionFailures:
         self._failed: dict[tuple[str, str], tuple[Backoff, float, EngineError]] = {}
         """For the key of each failed action: its backoff, the time of its next attempt, and its last error."""
         self._address_failures: dict[tuple[str, tuple[str, ...]], int] = {}
-        """For each network and the addresses requested on it: the number of requests that failed."""
+        """For each network and each tuple of requested addresses: the number of failed requests."""
         self.refused: dict[str, frozenset[str]] = {}
         """For each network: the addresses that the engine refused to assign to the gateway."""
 
@@ -81,9 +81,9 @@ class ActionFailures:
     def with_failure(
         self, attachment: DesiredAttachmentStatus, networks: Mapping[str, NetworkOptions]
     ) -> DesiredAttachmentStatus:
-        """If the last action on a pending attachment failed, return its status as blocked, with the error.
+        """Return `attachment` as blocked, with the error, if it is pending and the last action on it failed.
 
-        In all other cases, return the status unchanged.
+        In all other cases, return `attachment` unchanged.
 
         Args:
             attachment: The status of the attachment.
@@ -109,8 +109,8 @@ class ActionFailures:
     ) -> None:
         """Count a failure, and add the action's addresses to `refused` if they probably caused the failure.
 
-        If the engine reported the addresses as the cause (`certain`), one failure is sufficient. Otherwise, the
-        gateway's previous addresses are added after `_MAX_ADDRESS_FAILURES` failures, and other addresses after one.
+        For the gateway's previous addresses, `_MAX_ADDRESS_FAILURES` failures are necessary. One failure is
+        sufficient for other addresses, or if the engine reported the addresses as the cause (`certain`).
         """
         wanted = (action.network, action.addresses)
         self._address_failures[wanted] = self._address_failures.get(wanted, 0) + 1

@@ -77,7 +77,8 @@ def spoofing(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
             for _, each in there
             if each.can_spoof is not False
         )
-        # Skip a network if no container on it can spoof addresses, or if all its containers have the same address.
+        # Skip a network without a container that can spoof addresses. Also skip a network on which all containers
+        # have the same address, because there is no other address to spoof.
         if not able or len({base.id for base, _ in there}) < 2:
             continue
         known = [consumer(base, desired.options.grants, strict=desired.strict) for base, _ in there]

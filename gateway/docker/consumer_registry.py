@@ -52,10 +52,13 @@ def consumer(container: Container, grants: Iterable[Grant], *, strict: bool) -> 
 
 
 def client_networks(observed: EngineSnapshot, options: DockerOptions) -> AbstractSet[str] | None:
-    """Return the networks on which a client's address identifies a container of this engine; None means all networks.
+    """Return the networks on which a client's address identifies a container of this engine.
 
-    On other networks, a client that is not a container can have the same address as a container. If the engine runs
-    on another host, this can happen on every network, so the result is empty.
+    On other networks, a client that is not a container can have the same address as a container.
+
+    Returns:
+        The names of the networks; None for all networks. Empty if the engine runs on another host, because then no
+        client's address identifies a container of the engine.
     """
     own = observed.own_container
     if own is not None:

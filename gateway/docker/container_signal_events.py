@@ -12,8 +12,9 @@ from gateway.docker.inspection_cache import epoch, signal_number
 from gateway.docker.start_attempts import StartAttempts
 
 _KEPT = 200
-"""If the engine returns fewer past events than this number, no event is missing. The engine keeps its last 256 events
-(moby, `daemon/events`). It can return fewer than 256, because it omits events that are newer than the request."""
+"""With fewer past events than this number, no event is missing. Docker keeps the last 256 events (moby,
+`daemon/events`). The response omits events that are newer than the request. Therefore, events can be missing even if
+the response contains fewer than 256 events."""
 
 
 def record_event(event: Mapping[str, Any], attempts: StartAttempts, requested: Collection[str]) -> None:
@@ -41,6 +42,8 @@ async def record_past_events(
 
     The events show which containers another client has begun to stop. The gateway must not restart these containers.
 
+    For Podman, read no events, and return 0 as the second time.
+
     Args:
         engine: The engine.
         attempts: See `record_event`.
@@ -48,8 +51,8 @@ async def record_past_events(
         within: The maximum time to read events, in seconds. Events that are not read by then are not recorded.
 
     Returns:
-        Two times. First, the engine's time before the events were read, in seconds since the epoch. Second, the
-        monotonic time since which all events are recorded; 0 if no event is missing.
+        Two times. The first is the engine's time before the events were read, in seconds since the epoch. The second
+        is a monotonic time: every event after this time is recorded. The second time is 0 if no event is missing.
 
     Raises:
         EngineError: The request failed.

@@ -1,8 +1,8 @@
 """Starts unavailable containers (see `gateway.docker.unavailable_containers`) in background tasks.
 
 A start can take minutes, because the engine first mounts volumes. The engine cancels a start when the client closes
-the connection of the request. Therefore, each start uses a separate connection: if a snapshot fails, the gateway
-closes only the connection of the snapshots.
+the connection of the request. The gateway closes the connection of the snapshots after a failed snapshot. Therefore,
+each start uses a separate connection.
 """
 
 import asyncio

@@ -27,7 +27,7 @@ class DesiredState:
         busy: IDs of containers that have connections through the gateway.
         volumes: The configured volumes.
         serving: Whether any client has connections through the gateway.
-        by_label: For the name of each backend, the label by which the backend admits containers.
+        by_label: Maps the name of each backend with `allow.label` to the name of this label.
         strict: `gateway.strict`: whether containers are admitted only by rules in `docker.grants`, not by labels.
         configured: The original networks, if `expand_projects` has replaced networks in `options` with the networks
             of projects; otherwise empty.
@@ -38,9 +38,10 @@ class DesiredState:
         mount_addresses: The addresses that the engine's host connects to when it mounts volumes.
         usable: The backends that serve clients now; None in commands that run without the service.
         given_up: The containers that are not started again after too many failed starts; see `StartAttempts`.
-        restarted: Containers that need no restart. Each item contains the ID of a container, and the last start of
-            the owner of the container's network namespace; see `StartAttempts.restarted` and `Plan.later_starts`.
-        interrupted: For each container ID, the requested start, if the engine has not responded to the request.
+        restarted: Containers that need no restart, although the owner of their network namespace seems to have
+            started later. Each item contains a container's ID, and the time of the owner's start; see
+            `StartAttempts.restarted` and `Plan.later_starts`.
+        interrupted: Maps container IDs to the requested starts to which the engine has not responded.
         namespaces: IDs of the containers whose network namespace other containers share, from `Plan.namespaces` of
             the previous plan.
         signals: The signals that other clients of the engine sent to each container, see `StartAttempts`.
@@ -68,7 +69,7 @@ class DesiredState:
 
     @property
     def networks(self) -> Mapping[str, NetworkOptions]:
-        """For the configured name of each network, its options. Labels and rules use the configured names."""
+        """Maps the configured name of each network to the network's options. Labels and rules use this name."""
         return self.configured or self.options.networks
 
     def configured_name(self, name: str) -> str:

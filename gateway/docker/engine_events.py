@@ -21,7 +21,8 @@ class EngineEventHandler:
     """Reads the events of one engine. Immediately removes outdated data about containers, and requests a snapshot.
 
     Args:
-        inspections: The cached inspections. When a container starts, the handler removes its cached last start.
+        inspections: The cached inspections. When a container starts, the handler removes the container's cached
+            `LastStart`.
         registry: Maps addresses to containers. The handler removes containers that exit or leave a network.
         revivals: Records the signals that other clients of the engine send to containers.
         requested: IDs of the containers that the gateway is starting. Signals to these containers are not recorded.

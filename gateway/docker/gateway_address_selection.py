@@ -99,7 +99,13 @@ def _first(
 
 
 def _candidates(subnet: IpNetwork, inner: IpNetwork, instance: str) -> Iterable[str]:
-    """Yield the addresses of `subnet` outside `inner`, starting at an address that is derived from `instance`."""
+    """Return the gateway's possible addresses, in the order in which the gateway tries the addresses.
+
+    Args:
+        subnet: The subnet of the addresses.
+        inner: The range for other containers, which contains none of the addresses.
+        instance: The gateway's name, which determines the first address.
+    """
     # `subnet` and `inner` have the same IP version, see `_divided`.
     blocks: Iterable[IpNetwork] = subnet.address_exclude(inner)  # type: ignore[arg-type]
     block = max(blocks, key=lambda each: each.num_addresses)

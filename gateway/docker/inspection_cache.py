@@ -23,11 +23,12 @@ from gateway.docker.name_resolution import hostname_of, hosts_of
 from gateway.docker.snapshot import LastStart
 
 _MAX_LOCKED, _MIN_WAIT = 1.0, 0.1
-"""The time, in seconds, that one snapshot waits for inspections of locked containers (see the module's docstring):
-the maximum for all of them together, and the minimum for each."""
+"""How long, in seconds, one snapshot waits for inspections of locked containers (see the module's docstring).
+`_MAX_LOCKED` is the maximum for all containers together. After this time, the snapshot still waits `_MIN_WAIT` for
+each container."""
 _RUNNING_FACTOR = 3.0
-"""The factor by which `_MAX_LOCKED` and `_MIN_WAIT` are longer for a running container. A running container is rarely
-locked. If its inspection takes long, the engine is probably slow."""
+"""The snapshot multiplies the wait for a running container by this factor. A running container is rarely locked, so
+a long inspection probably means that the engine is slow."""
 RETRY = 10.0
 """Seconds after which a container is inspected again if its inspection timed out or failed."""
 _STOP_TIMEOUT = 10.0
@@ -61,7 +62,7 @@ class InspectionCache:
         self._found: dict[str, Inspection] = {}
         self._aliases: dict[str, frozenset[str]] = {}
         self._starts: dict[str, tuple[float, LastStart]] = {}
-        """For each container ID: the container's last start, and the monotonic time at which it was inspected."""
+        """For each container ID: the container's last start, and the monotonic time of the inspection."""
         self._locked: dict[str, float] = {}
         """For each container ID: the monotonic time at which an inspection of the container timed out or failed."""
         self._problems: dict[str, str] = {}

@@ -17,11 +17,11 @@ _FALSE = {"false", "0", "no", "off", ""}
 _CLOSE = 0.75
 """The minimum similarity (0 to 1) of an unknown name and a known name at which an error suggests the known name."""
 _MAX_SUGGESTION_KEY = 2 * max(map(len, KEYS))
-"""The maximum length, in characters, of an unknown key for which the error suggests a known key."""
+"""Errors suggest a known key only if the unknown key has at most this number of characters."""
 _MAX_SUGGESTIONS = 3
-"""The maximum number of unknown backends in one label for which the error suggests a known backend."""
+"""The maximum number of unknown backends in one label that get a suggestion of a known backend."""
 _MAX_SUGGESTION_NAME = 63
-"""The maximum length, in characters, of an unknown backend's name for which the error suggests a known backend."""
+"""Errors suggest a known backend only if the unknown name has at most this number of characters."""
 ALIAS = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)", re.IGNORECASE)
 """Matches a valid alias: one label of a host name (RFC 1123, section 2.1). Docker also accepts aliases with dots, but
 they do not resolve."""
@@ -79,7 +79,7 @@ def read(
     if on_stop not in ("keep", "detach"):
         problems.append(f"{prefix}.on-stop: {on_stop!r} is neither keep nor detach")
     if wanted and not known & set(wanted):
-        # None of the named backends exists. Return no request, because an empty list would select all backends.
+        # None of the requested backends exists. Return None, because an empty `backends` would select all backends.
         return None, problems
     request = RequestedAccess(
         networks=listed(mine.get("network", "")),
@@ -108,7 +108,7 @@ def enabled(text: str) -> bool:
 
 
 def idle(labels: Mapping[str, str], prefix: str, instance: str) -> list[str]:
-    """Return a warning if labels have no effect because the label `enable` is absent; otherwise an empty list.
+    """Return a list of warnings about labels that have no effect because the label `enable` is absent.
 
     Args:
         labels: The labels that the gateway evaluates.
@@ -130,7 +130,7 @@ def _key_errors(mine: Mapping[str, str], prefix: str, *, takes_part: bool) -> It
     """Yield an error for each unknown key, and for each invalid value of the labels `enable` and `revive`.
 
     Args:
-        mine: The labels with the gateway's prefix, without the prefix.
+        mine: The labels that have the gateway's prefix. The keys omit the prefix.
         prefix: The prefix.
         takes_part: Whether the container requests access to backends. If so, each unknown label is an error. If not,
             unknown labels can belong to another program, and only labels that resemble a known label are errors.

@@ -26,8 +26,7 @@ async def with_last_starts(
 ) -> tuple[tuple[Container, ...], bool]:
     """Add the last start to each container that may have failed to start, or that shares a network namespace.
 
-    One call makes at most `_MAX_INSPECTIONS` inspections. Return all containers, and whether the last start of each
-    such container was inspected, by this call or an earlier one.
+    One call makes at most `_MAX_INSPECTIONS` inspections.
 
     Args:
         engine: The engine.
@@ -35,6 +34,10 @@ async def with_last_starts(
         containers: All containers of the engine.
         matters: Returns whether the network with a given name belongs to the gateway.
         now: The monotonic time in seconds.
+
+    Returns:
+        All containers. Also False if this limit left a container whose last start is not cached or has expired;
+            otherwise True.
 
     Raises:
         EngineError: A request failed, or a proxy in front of the engine refused it.

@@ -116,9 +116,9 @@ class DockerOptions:
         attach: Rules that attach containers without labels.
         grants: Rules that let containers use backends. With `gateway.strict`, labels have no effect without such a
             rule.
-        on_name_conflict: What to do if a name resolves to different hosts, on a network of the gateway and on another
-            network (or in the hosts file) of a container. `warn`: attach the container, and warn. `refuse`: do not
-            attach the container.
+        on_name_conflict: What to do if a container can resolve a name to two hosts: one host on a network of the
+            gateway, and another host on a different network or in the container's hosts file. `warn`: attach the
+            container, and warn. `refuse`: do not attach the container.
         services: Whether to attach swarm services. The gateway changes the specification of a service, so the swarm
             restarts its tasks.
         revive: Whether to start containers whose start failed because of a volume or network of the gateway. The

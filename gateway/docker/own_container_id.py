@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 _ID = re.compile(r"containers/([0-9a-f]{64})/\S+ /etc/(?:hostname|hosts|resolv\.conf) ")
-"""Matches the lines of /proc/self/mountinfo for the files that the engine mounts into this container. On a host, the
-pattern does not match the mounts of the host's containers. Podman's paths contain the name of the storage driver, as
-in `overlay-containers`."""
+"""Matches the lines of /proc/self/mountinfo for the files that the engine mounts into this process's container. On a
+host, /proc/self/mountinfo also lists mounts of the host's containers, which the pattern does not match. Podman's
+paths contain the name of the storage driver, as in `overlay-containers`."""
 _SHORT_ID = re.compile(r"[0-9a-f]{12,64}")
 
 
@@ -38,9 +38,9 @@ def own_id(configured: str | None, listed: Iterable[Mapping[str, Any]]) -> str |
 
 
 def mounted_id() -> list[str]:
-    """Return the ID of this process's container, from the source paths of mounts such as /etc/hostname.
+    """Return a list with the ID of this process's container, from the source paths of mounts such as /etc/hostname.
 
-    Return an empty list if this process does not run in a Docker container.
+    The list is empty if no mount shows an ID, for example because this process does not run in a container.
     """
     try:
         return _ID.findall(Path("/proc/self/mountinfo").read_text())[:1]

@@ -34,10 +34,10 @@ class OwnershipRecord:
         self._namespaces: frozenset[str] = frozenset()
         self._later_starts: dict[str, float] = {}
         self.adopting = True
-        """Whether the file was missing at startup. If so, each endpoint that has the owner alias is recorded."""
+        """Whether the record's file was missing at startup, and `adopt` was not called yet."""
         self.problem: str | None = None
-        """Why the file cannot be used; None if it is usable. With an unusable file, the gateway detaches nothing that
-        an earlier process attached."""
+        """Why the record's file cannot be read or written; None if there is no problem. If the file could not be read
+        at startup, the gateway detaches no endpoint that an earlier process created."""
         try:
             self._endpoints, self._addresses, self._starts, self._namespaces, self._later_starts = self._read()
             self.adopting = False
@@ -50,6 +50,17 @@ class OwnershipRecord:
                 self._path.rename(self._path.with_suffix(".broken"))
         self._read_problem = self.problem
         """Why the file could not be read. A later successful write does not clear this problem."""
+
+    @property
+    def warning(self) -> str | None:
+        """A message about the problem and its consequence; None if there is no problem."""
+        if self.problem is None:
+            return None
+        if self._read_problem is not None:
+            consequence = "cannot be used, so endpoints of an earlier process are not detached"
+        else:
+            consequence = "cannot be written, so endpoints created now may not be detached after a restart"
+        return f"the ownership record {consequence}: {self.problem}"
 
     def _read(
         self,
@@ -95,7 +106,7 @@ class OwnershipRecord:
 
     @property
     def starts(self) -> dict[str, RequestedContainerStart]:
-        """For each container ID, the requested start, if the engine has not responded to the request yet."""
+        """The requested starts to which the engine has not responded yet, by the container's ID."""
         return dict(self._starts)
 
     @property
@@ -112,14 +123,14 @@ class OwnershipRecord:
 
     @property
     def later_starts(self) -> dict[str, float]:
-        """For the ID of each container that needs no restart, the last start of the owner of its network namespace.
+        """The containers that need no restart, by ID, each with the start time of its network namespace's owner.
 
         See `gateway.docker.planning.lost_namespaces.later_starts`.
         """
         return dict(self._later_starts)
 
     def record_later_starts(self, starts: Mapping[str, float]) -> None:
-        """Add containers to `later_starts`."""
+        """Record containers that need no restart, in the format of `later_starts`."""
         recorded = {**self._later_starts, **starts}
         if recorded != self._later_starts:
             self._merge()

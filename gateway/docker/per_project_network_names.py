@@ -8,9 +8,9 @@ from gateway.docker.options import NetworkOptions
 
 STACK = "com.docker.stack.namespace"
 _KINDS = (("", PROJECT), ("-stack-", STACK), ("-service-", SWARM_SERVICE))
-"""Labels with the name of a container's project, stack or service, each with a prefix. The network's name contains
-the prefix and the label's value. Because of the prefixes, a service `shop` and a project `shop` have different
-networks. The prefixes contain no dot, because the name of an overlay is a DNS label."""
+"""Pairs of a prefix and a label. The value of the label is the name of a container's project, stack or service. The
+name of a per-project network ends with the prefix and this value. Because of the prefixes, a service `shop` and a
+project `shop` have different networks. The prefixes contain no dot, because the name of an overlay is a DNS label."""
 PROJECT_BITS = {4: 24, 6: 64}
 """The prefix length of a project's network, by IP version."""
 _PART_OF_A_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

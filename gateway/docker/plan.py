@@ -12,7 +12,7 @@ from gateway.docker.volumes import VolumeStatus
 
 
 class ActionKind(StrEnum):
-    """The type of an action, such as creating a network. The values appear as a label of metrics."""
+    """The type of an action, such as creating a network. The values appear in metrics."""
 
     CREATE_NETWORK = "create_network"
     REMOVE_NETWORK = "remove_network"
@@ -152,8 +152,8 @@ class Plan:
     namespaces: frozenset[str] = frozenset()
     """IDs of the containers whose network namespace other containers share; see `shared_namespaces`."""
     later_starts: Mapping[str, float] = field(default_factory=dict)
-    """Containers that need no restart. The keys are their IDs. The values are the last starts of the owners of their
-    network namespaces; see `lost_namespaces.later_starts`."""
+    """The containers that need no restart, by ID. Each value is the start time of the owner of the container's
+    network namespace; see `lost_namespaces.later_starts`."""
 
     def without(self, held: Collection[PlannedAction]) -> "Plan":
         """Return a copy of the plan without the actions in `held`.

@@ -22,11 +22,13 @@ class PlanLogLimiter:
         self._suppressed = 0
 
     def select(self, current: Iterable[Hashable], now: float) -> list[Hashable]:
-        """Return the lines that were not logged before, up to the limit. Later calls return the remaining lines.
+        """Return the lines that were not logged before, as many as the rate limit allows.
+
+        Later calls return the remaining lines.
 
         Args:
             current: All lines that apply to the current plan.
-            now: The time.
+            now: The monotonic time in seconds.
         """
         found = []
         for each in current:
@@ -46,7 +48,7 @@ class PlanLogLimiter:
         return False
 
     def take_suppressed(self, now: float) -> int:
-        """Return and reset the number of suppressed events. While the limit is reached, return 0 without a reset."""
+        """Return and reset the number of suppressed events. If the rate limit is reached, return 0 instead."""
         if not self._suppressed or not self._room(now):
             return 0
         count, self._suppressed = self._suppressed, 0

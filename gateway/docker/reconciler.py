@@ -240,7 +240,7 @@ class Reconciler:
         locked = {each.id for each in observed.containers if each.is_locked}
         possible = [each for each in planned.actions if each.container_id not in locked]
         due_for_retry = [each for each in possible if self._schedule.not_before(each) <= now]
-        # Pass only actions that are due now, so that actions that wait for a retry do not count toward the limit.
+        # Pass only actions that are due now, so that `max_detaches` does not count actions that wait for a retry.
         due, held = self._detach_limiter.admit(due_for_retry, now)
         log_changes(planned, self._log_limiter, now)
         self.plan = self._with_failures(planned.without(held))
@@ -277,13 +277,12 @@ class Reconciler:
         return [*unavailable, *image_labels(desired, observed), *spoofing(desired, observed)], own
 
     def _with_failures(self, planned: Plan) -> Plan:
-        """Return a copy of the plan in which the status of each attachment whose action failed contains the error.
+        """Return a copy of the plan. Add the error of each failed action to the status of the action's attachment.
 
         Also add a warning if the ownership record cannot be used.
         """
         attachments = tuple(self._failures.with_failure(each, self._options.networks) for each in planned.attachments)
         warnings = planned.warnings
-        if self._ownership.problem:
-            consequence = "endpoints of an earlier process are not detached"
-            warnings += (f"the ownership record cannot be used, so {consequence}: {self._ownership.problem}",)
+        if self._ownership.warning:
+            warnings += (self._ownership.warning,)
         return replace(planned, attachments=attachments, warnings=warnings)

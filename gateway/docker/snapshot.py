@@ -229,7 +229,8 @@ class EngineSnapshot:
     clock: float = 0.0
     """The engine's time at the end of the snapshot, in seconds since the epoch; 0 if it is not known."""
     starts_known: bool = True
-    """Whether the gateway has inspected, now or earlier, each container that may have failed to start."""
+    """Whether the gateway has inspected, now or earlier, each container that may have failed to start and is not
+    locked."""
 
     @property
     def own_container(self) -> Container | None:

@@ -92,7 +92,7 @@ class StartAttempts:
 
         Args:
             unavailable: The unavailable containers.
-            now: The time.
+            now: The monotonic time in seconds.
             clock: The engine's time, see `EngineSnapshot.clock`.
         """
         self._clock_offset = clock and clock - now
@@ -104,11 +104,12 @@ class StartAttempts:
     def attempted(self, action: PlannedAction, now: float, *, started: bool = False, answered: bool = True) -> None:
         """Record an attempt to start a container.
 
-        If the owner of the container's network namespace has restarted since the last attempt, count from 1 again.
+        If the owner of the container's network namespace has restarted since the last attempt, reset the number of
+        attempts first.
 
         Args:
             action: The start or restart.
-            now: The time.
+            now: The monotonic time in seconds.
             started: Whether the engine started the container.
             answered: Whether the engine responded. If not, the engine may still be restarting the container, so
                 the next attempt waits until the container's stop timeout has passed.
@@ -129,5 +130,8 @@ class StartAttempts:
             self._restarted[action.container_id] = action.owner_start
 
     def not_before(self, container: str) -> float:
-        """Return the earliest time of the next attempt to start a container; 0 if there was no attempt."""
+        """Return the monotonic time before which the gateway must not start a container again.
+
+        Return 0 if there was no attempt.
+        """
         return self._attempts[container].not_before if container in self._attempts else 0.0

@@ -16,8 +16,8 @@ _SHARE = re.compile(r"//([^/]+)/")
 _NFS_PORT, _SMB_PORT = 2049, 445
 """The default ports, which the kernel uses if the mount option `port` is absent."""
 _ERRNO = re.compile(r"[a-z][a-z /-]*")
-"""Matches an error description of strerror(3), such as `no route to host`. If a message ends with other text, the
-gateway does not show the text, because it can be part of mount options with a password."""
+"""Matches an error description of strerror(3), such as `no route to host`. Any other text at the end of the
+engine's message can contain mount options with a password, so the gateway does not show this text."""
 _NETWORK = re.compile(r"network ([0-9a-zA-Z][0-9a-zA-Z_.-]*) not found|Could not find network: (\S+)")
 _ATTACHMENT = re.compile(r"Could not attach to network (\S+?):|attaching to network failed")
 _OWNER = re.compile(r"cannot join network of a non running container: (\w+)|No such container: ([0-9a-f]{64})")

@@ -26,8 +26,9 @@ class VolumeStatus:
 
     Args:
         change: The necessary action; None if the volume needs no action.
-        state: `kept`: the volume is correct. `pending`: it will be created or recreated. `drifted`: its options
-            differ, but it is in use. `blocked`: another program created a volume of that name.
+        state: `kept`: the volume is correct. `pending`: the gateway creates or recreates the volume. `drifted`: the
+            volume's options are wrong, but a container uses the volume. `blocked`: another program created a volume
+            with the same name but other options.
         message: Details; can be empty if `state` is `kept`.
     """
 

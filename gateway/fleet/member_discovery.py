@@ -29,7 +29,7 @@ class MemberDiscovery:
         self._name_problems: dict[MemberAddress, str] = {}
 
     def problems(self, options: FleetOptions) -> list[str]:
-        """Return error messages: invalid lines in `fleet.file`, failed reads and lookups, and too many members."""
+        """Return messages about problems, such as invalid lines in `fleet.file` or too many members."""
         count = len(self._found(options))
         excess = (
             f"the fleet has {count} members, and only the first {MAX_MEMBERS} are polled: split the list between"

@@ -90,7 +90,7 @@ class FleetPoller:
         # First stop polling members that were removed from the configuration, so that they do not get a new token.
         self._retain(self._discovery.known(options))
         await self._renew_credentials(client, options)
-        # Poll the members that need no lookup first, so that a slow name server does not delay their first requests.
+        # Start with the members that need no lookup, so that a slow name server does not delay their first requests.
         self._set_members(client, group, options)
         await self._discovery.look_up_names(options)
         self._set_members(client, group, options)

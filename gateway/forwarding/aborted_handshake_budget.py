@@ -47,8 +47,8 @@ _MAX_HANDSHAKE = 5.0
 """Maximum seconds for which the budget reserves room for a client with one response. Such a client is often logged in
 and idle."""
 _LOGIN_TIMEOUT = 11.0
-"""If a client with one response ends after this number of seconds, it has logged in. The server closes the connection
-of a client that does not log in, by default after 10 s (`connect_timeout`)."""
+"""A client that receives only one response has logged in if its connection lasts at least this number of seconds. The
+server closes the connection of a client that does not log in, by default after 10 s (`connect_timeout`)."""
 
 
 class AbortedHandshakeBudget(AbortedLoginCount):
@@ -67,15 +67,16 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         self.waiting = 0
         """Number of clients that wait until the budget admits them."""
         self.listeners: dict[LinkClientListener, Callable[[], None]] = {}
-        """The listeners of links that accept clients, or that have clients not yet added to this object. The value is
-        a function that stops the listener. A stopped listener reserves no part of the budget for new clients."""
+        """The listeners with which links accept clients. A stopped listener remains in this dictionary until the link
+        has reported all clients of the listener, but reserves no part of the budget for new clients. The value is a
+        function that stops the listener."""
         self._clients: dict[Relay, float] = {}
         """The clients that had no proven login when this dictionary was last updated. The value is the monotonic time
         at which the client was connected."""
         self._check_login = -math.inf
         """Monotonic time of the last successful login of a check through this tunnel."""
         self.check_scheduled = False
-        """Whether a check will be requested soon. Its login resets the count."""
+        """Whether the gateway will soon request a check, whose login resets the count of aborted handshakes."""
         self.next_admission = 0.0
         """Earliest monotonic time of the next admission, while clients are admitted one at a time."""
 
@@ -121,8 +122,8 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         Args:
             at: Monotonic time of the login.
             now: The current monotonic time.
-            responses: Number of responses that the client has received. If they do not prove the login, it resets the
-                count only if no check has logged in recently.
+            responses: Number of responses that the client has received. If this number does not prove the login, the
+                login resets the count of aborted handshakes only if no check has logged in recently.
         """
         if responses >= _CERTAIN_LOGIN_RESPONSES or now - self._check_login > _CHECK_VALIDITY:
             self.reset(at)
@@ -143,15 +144,18 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         self._clients[client] = at
 
     def unproven(self, now: float) -> int:
-        """Return how many dials and clients of all tunnels to the server can still end in an aborted handshake.
+        """Return how many dials and clients can still end in an aborted handshake with the server, over any tunnel.
 
-        The number includes the clients for which links reserve room.
+        The number includes the clients that links may still accept.
         """
         self.update_clients(now)
         return sum(each.most_unproven for each in self.peers)
 
     def update_clients(self, now: float) -> None:
-        """Remove the clients of all tunnels that have probably logged in, and record their logins."""
+        """For each tunnel to the server, remove the clients that have probably logged in.
+
+        Record the login of each removed client that has received at least `LOGIN_RESPONSES` responses.
+        """
         for each in self.peers:
             each._update_own_clients(now)  # noqa: SLF001 - `peers` are of the same class
 
@@ -167,7 +171,10 @@ class AbortedHandshakeBudget(AbortedLoginCount):
 
     @property
     def most_unproven(self) -> int:
-        """Number of dials and clients of this tunnel that could end in an aborted handshake at the last update."""
+        """Number of dials and clients of this tunnel that could still end in an aborted handshake.
+
+        The number also includes clients that have logged in since the last call of `update_clients`.
+        """
         return len(self._clients) + self.dials + sum(each.reserved for each in self.listeners)
 
     def room(self, now: float) -> int:
@@ -180,7 +187,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
 
     @property
     def _free(self) -> int:
-        """The result of `room` at the last update of the clients."""
+        """The result of `room`, but without a call of `update_clients` first."""
         return self._threshold - self.aborted - sum(each.most_unproven for each in self.peers)
 
     @property
@@ -196,7 +203,10 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         return 0 if any(each.waiting for each in self.peers) else self.room(now)
 
     def stop_links(self) -> None:
-        """Make the links of all tunnels stop accepting clients, to free the part of the budget that they reserve."""
+        """Make the links of all tunnels to the server stop accepting clients.
+
+        This frees the part of the budget that the links reserve for new clients.
+        """
         for each in self.peers:
             for stop in list(each.listeners.values()):
                 stop()
@@ -230,7 +240,10 @@ class AbortedHandshakeBudget(AbortedLoginCount):
 
 
 def join_budgets(budgets: Sequence[AbortedHandshakeBudget]) -> None:
-    """Make each budget of a server use the counts of the server's other budgets, and the lowest of their limits."""
+    """Combine the budgets of one server. Each budget then includes the counts of the others.
+
+    The limit of all budgets becomes the lowest of their limits.
+    """
     for each in budgets:
         each.peers = budgets
         each.logins.peers = [peer.logins for peer in budgets]

@@ -89,7 +89,7 @@ class Acceptor:
 
     @property
     def active_here(self) -> int:
-        """Number of current clients, except those that links have accepted in C, but not yet reported."""
+        """Number of current clients, except those that links have accepted, but not yet reported to Python code."""
         return len(self._connections) + len(self.pending)
 
     @property

@@ -19,7 +19,7 @@ class ConsumerIdentity(Protocol):
         """An ID that distinguishes consumers with the same name, for example the container ID."""
 
     def has(self, label: str, backend: str) -> bool:
-        """Return whether the consumer may use `backend`: by its label `label`, or by a grant in the configuration."""
+        """Return whether the consumer's label `label`, or a grant, allows the consumer to use `backend`."""
 
 
 class ConsumerResolver(Protocol):

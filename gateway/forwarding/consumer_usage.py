@@ -78,13 +78,13 @@ class ConnectionSlot:
         self._relay = relay
 
     def release_unjoined(self) -> None:
-        """Release the slot, unless the client was connected to a target."""
+        """Release the connection's slot, unless the client was connected to a target."""
         if self._relay is None and self._occupied:
             self.usage.waiting -= 1
             self._release()
 
     def release(self) -> None:
-        """Release the slot after the relay has ended."""
+        """Release the connection's slot after the relay has ended."""
         if self._relay is not None and self._occupied:
             self.usage.ended(self._relay)
             self._release()

@@ -33,13 +33,14 @@ _MIN_ROOM = 0.25
 """Minimum fraction of the limits that must be free before a link starts to accept clients. The limits are
 `max_connections`, and the limit of the handshake budget."""
 _MIN_BUDGET_ROOM = 8
-"""Minimum number of permits from a handshake budget with which a link starts to accept clients."""
+"""A link over a path with a handshake budget starts to accept clients only if it receives at least this number of
+permits. Each permit allows the link to accept one client."""
 _BUDGET_SHARE = 0.75
-"""Fraction of the room in a handshake budget for which a link receives permits. The remaining room is for other
-backends with the same server."""
+"""Fraction of the free part of a handshake budget that links can reserve for the clients of one backend. The rest
+stays free for other backends with the same server."""
 _PERMIT_SHARE = 1 / 64
-"""Fraction of the lowest limit (see `_limit`). When the number of changes, such as ended connections, reaches this
-fraction, the link receives more permits."""
+"""Fraction of the limit that `_limit` returns. When the number of calls of `count_change` reaches this fraction, the
+gateway permits the link to accept more clients."""
 
 
 class _Path(NamedTuple):
@@ -90,8 +91,8 @@ class NativeAcceptor:
         self._bound: list[Listener] = []
         """The backend's listeners on whose sockets the link accepts clients."""
         self._changes = 0
-        """Number of connections that have ended since the link last received permits. With a handshake budget, the
-        number includes the clients that the link has reported since then."""
+        """Number of calls of `count_change` since the gateway last calculated how many more clients the link may
+        accept."""
         self._retry_at = 0.0
 
     @property
@@ -100,7 +101,7 @@ class NativeAcceptor:
 
     @property
     def waiting(self) -> int:
-        """Number of clients that links have accepted, but neither connected to the target nor returned yet."""
+        """Number of clients that links have neither connected to the target nor returned to Python code yet."""
         return sum(each.waiting for each in self._paths)
 
     @property
@@ -156,7 +157,7 @@ class NativeAcceptor:
         return min(limit, path.budget.limit) if path.budget is not None else limit
 
     def _room(self, path: _Path) -> int:
-        """Return how many more clients a link may be permitted to accept, in addition to its current permits."""
+        """Return how many clients a link may accept in addition to those for which links already reserve room."""
         reserved = sum(each.reserved for each in self._paths)
         room = self._acceptor.admission.max_connections - self._acceptor.active_here
         if path.budget is not None:
@@ -191,7 +192,10 @@ class NativeAcceptor:
             self._accept_here()
 
     def _stop(self, listening: LinkClientListener) -> None:
-        """Withdraw the link's listener, and wait before the next offer, because Python code has clients that wait."""
+        """Make a link stop accepting clients, because clients in Python code wait for the handshake budget.
+
+        For the next `_RETRY_AFTER` seconds, no link accepts clients again.
+        """
         if listening is self._listening:
             self._retry_at = time.monotonic() + _RETRY_AFTER
             self.withdraw()
@@ -202,7 +206,10 @@ class NativeAcceptor:
             each.recall()
 
     def count_change(self) -> None:
-        """Count a change, such as an ended connection. After enough changes, give the link more permits."""
+        """Record that the link might be able to accept more clients, for example because a connection has ended.
+
+        After enough calls, permit the link to accept more clients.
+        """
         listening = self._listening
         if listening is None:
             return
@@ -243,7 +250,7 @@ class NativeAcceptor:
         if abandoned and (path := self._paths.get(listener)) is not None:
             self._target_dialer.record_abandoned(path.routed)
         self._acceptor.accept(client, seconds)
-        self.count_change()  # the client no longer uses a permit of the link
+        self.count_change()  # the link no longer reserves room for this client
 
     def on_stopped(self, listener: LinkClientListener, *, failed: bool) -> None:
         """Accept further clients in Python code; implements `AcceptedClientHandler.on_stopped`."""

@@ -25,7 +25,7 @@ class OpenConnection:
     Args:
         relay: Forwards the bytes.
         routed: The target, and the uplink used.
-        slot: The connection's slot in the quota of its consumer; None if consumers are not counted.
+        slot: The connection's slot in the quota of its consumer; None if no quota counts the connection.
         began: Monotonic time before the login of the client, at most about a second before the client was connected.
         login: The tap that observes the client's login, to route cancel requests for the session later; None if the
             kind has no cancel requests.

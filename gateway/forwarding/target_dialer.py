@@ -167,7 +167,10 @@ class TargetDialer:
                 self._check_if_needed(budget, routed)
 
     def has_no_room(self, routed: TargetWithUplink) -> bool:
-        """Return whether clients wait only because other clients of the path have not logged in yet."""
+        """Return whether clients that have not logged in yet use up the rest of a path's handshake budget.
+
+        Call this method after a dial over the path has failed because of the handshake budget.
+        """
         budget = self.route.budget(routed)
         return budget is not None and not budget.throttled
 
@@ -178,9 +181,10 @@ class TargetDialer:
             self._check_if_needed(budget, routed)
 
     def _check_if_needed(self, budget: AbortedHandshakeBudget, routed: TargetWithUplink) -> None:
-        """Request a check if the count of aborted handshakes is high. The login of the check resets the count.
+        """If the count of aborted handshakes is high, request a check, whose login resets the count.
 
-        The check runs a little later, because an earlier login would not reset the last aborted handshakes.
+        Wait `CLOSE_DELAY` seconds before the request, so that the server counts the latest aborted handshake before
+        the login.
         """
         if budget.needs_login and not budget.check_scheduled:
             budget.check_scheduled = True

@@ -31,8 +31,8 @@ _FIRST_SPREAD = 0.2
 
 _LATENCY_SAMPLES = 5
 _MIN_INTERVAL = 1.0
-"""If failed client traffic triggers a check, the minimum number of seconds since the start of the previous check. If
-`fast_interval` is shorter, the minimum is `fast_interval`."""
+"""Minimum seconds from the start of a check to the start of the next check, if failed client traffic triggers the
+next check. If `fast_interval` is shorter, the minimum is `fast_interval`."""
 
 
 class Check:
@@ -124,7 +124,10 @@ class Check:
 
     @property
     def failing(self) -> bool:
-        """Whether the last probe failed, or a client has waited too long for a response since that probe."""
+        """Whether the last check did not pass, or a client has waited too long for a response since that check.
+
+        Also true if the last check passed, but a target that was down has had fewer than `rise` successes.
+        """
         return self.verdict.pending or (self.last is not None and not self.last.passed)
 
     def inherit(self, other: "Check") -> None:

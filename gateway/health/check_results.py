@@ -8,7 +8,7 @@ from gateway.contracts.states import HealthState
 from gateway.errors import FailureReason
 
 HISTORY = 100
-"""Default size of a history: the maximum number of latest results, and also the maximum number of failures."""
+"""Default limit of a history. The limit applies to the latest results and, separately, to the latest failures."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class CheckHistory:
     The failures have a separate limit, so that they stay available after many successful checks.
 
     Args:
-        size: Maximum number of latest results, and also the maximum number of failures.
+        size: Maximum number of results. The same limit applies, separately, to the failures.
     """
 
     def __init__(self, size: int = HISTORY) -> None:

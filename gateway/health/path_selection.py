@@ -138,8 +138,8 @@ class PathSelector:
         self.has_failed = [False] * len(self.names)
         """Whether each path has failed at least once."""
         self._slower_since: tuple[int, ...] | None = None
-        """Number of checks over each path at the time when another path became faster than the current path. None: no
-        other path is faster."""
+        """For each path, the value of `PathCandidate.checks` when another path became faster than the current path.
+        None: no other path is faster."""
 
     def update(self, paths: Sequence[PathCandidate], now: float) -> int:
         """Choose the path for new clients from the latest check results, and return its index.

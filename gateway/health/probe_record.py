@@ -38,7 +38,7 @@ class ProbeRecord:
             started: Monotonic time at which the probe started.
             now: The current monotonic time.
         """
-        # A refused login counts as a response, although the probe then returns no result.
+        # If the server refuses the login, `probe_result` is None, but `passed` is true, because the server responded.
         answered = result.passed or result.probe_result is not None
         if not answered or started < self.probed:
             return

@@ -28,8 +28,7 @@ class TargetCandidate:
         promoted: Monotonic time, in seconds, at which a check detected that the target was promoted from replica to
             primary; 0 if there was no promotion.
         probed: Monotonic time, in seconds, at the start of the last probe that got a response.
-        failing: Whether the last probe failed, or a client has waited too long for a response since that probe. Only
-            the path that new clients use counts.
+        failing: The value of `gateway.health.check.Check.failing` for the path that new clients use.
     """
 
     target: HostPort
@@ -66,7 +65,8 @@ def superseded_primaries(
 
     Args:
         candidates: The targets in the order of the configuration.
-        prefer: Which targets new clients use, from the configuration. The result is empty if this is not `primary`.
+        prefer: Which targets new clients use, from the configuration. If `prefer` is not `primary`, the result is
+            empty.
         confirmed: Whether to omit superseded primaries that were last probed before the other target's promotion,
             because they might have been demoted in the meantime. Primaries that are `failing` are never omitted.
     """
@@ -111,8 +111,8 @@ def wrong_role_targets(candidates: list[TargetCandidate], prefer: Preference) ->
         read_only = frozenset(each.target for each in candidates if each.read_only or each.role == "replica")
         return read_only | superseded_primaries(candidates, prefer)
     first = next(iter(order_targets(candidates, prefer)), None)
-    # With the preference `replica`, clients of a primary must move only if the best target is a usable replica.
-    # Otherwise, new clients use the primary, too.
+    # With the preference `replica`, clients of a primary must reconnect only if the best target is a usable replica.
+    # Otherwise, a primary may serve clients.
     if prefer == "replica" and first is not None and first.role == "replica" and first.state in _USABLE:
         return frozenset(each.target for each in candidates if each.role == "primary")
     return frozenset()
@@ -152,7 +152,7 @@ def backend_state(candidates: list[TargetCandidate], prefer: Preference) -> Back
 
 
 def _usable_state(candidates: list[TargetCandidate], first: TargetCandidate, prefer: Preference) -> BackendHealth:
-    """Return the state of a backend whose best target is `first` and is usable."""
+    """Return the state of a backend whose best target, `first`, is usable."""
     if first.state is HealthState.DEGRADED:
         return BackendHealth(first.state, first.reason, first.detail, first.remedy)
     unusable = (each for each in candidates if each.state not in (*_USABLE, HealthState.UNKNOWN))

@@ -59,7 +59,10 @@ class TargetStateEvaluator:
         return self.state is not before
 
     def record_stall(self) -> None:
-        """Count stalled client traffic as one failed check. Before the next check, further calls have no effect."""
+        """Count stalled client traffic as one failed check. Before the next check, further calls have no effect.
+
+        Do nothing if the target is not usable, or if the last check failed.
+        """
         if self.state in (HealthState.UP, HealthState.DEGRADED):
             self._consecutive = max(self._consecutive, 1)
 

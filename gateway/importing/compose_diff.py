@@ -94,7 +94,7 @@ def _edit(text: str, name: str, *, has_services: bool) -> YamlEdit:
 
 
 def _relative(changes: list[tuple[str, str, str]], folder: str, result: ImportResult) -> list[tuple[str, str, str]]:
-    """Return the changes with other paths if necessary: patch(1) refuses absolute paths, and paths with `..`.
+    """Replace paths that patch(1) refuses (absolute paths, and paths with `..`), and return the changes.
 
     Args:
         changes: The path, the old content and the new content of each file in `folder`.
@@ -210,7 +210,7 @@ def _networks(edit: YamlEdit, result: ImportResult, found: GatewayComposeService
 
 
 def _ports(result: ImportResult) -> Iterator[str]:
-    """Yield the values of `ports` for the gateway's service. They publish the imported forwards on 127.0.0.1."""
+    """Yield the values of `ports` with which the gateway's service publishes the imported forwards on 127.0.0.1."""
     for forward in result.forwards:
         if not forward.backend or forward.listen.startswith("/"):
             continue

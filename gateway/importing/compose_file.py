@@ -25,7 +25,7 @@ def read_compose(
 
     Args:
         text: The content of the file.
-        source: The text to put before each note about the file: the file's name, a colon and a space; or empty.
+        source: The prefix of notes about the file, such as `compose.yaml: `; can be empty.
         files: The env files that were passed as sources.
         result: The imported configuration, to which the function adds notes.
         folder: The directory of the file.
@@ -58,7 +58,7 @@ def _load(text: str, source: str) -> dict[str, Any]:
 
     Args:
         text: The content of the file.
-        source: The prefix of errors about the file: its name, a colon and a space; or empty.
+        source: The prefix of errors about the file, such as `compose.yaml: `; can be empty.
 
     Raises:
         UsageError: The file is not valid YAML, or is not a mapping.
@@ -94,7 +94,7 @@ def _extended(
     Args:
         name: The name of the service.
         services: The services of the file.
-        source: The text to put before each note about the file: the file's name, a colon and a space; or empty.
+        source: The prefix of notes about the file, such as `compose.yaml: `; can be empty.
         result: The imported configuration, to which the function adds a note if the service inherits keys from
             another file.
         inner: The names of the services that directly or indirectly extend this service, to detect cycles.

@@ -27,7 +27,7 @@ def import_compose(
 
     Args:
         text: The content of the file.
-        source: The text to put before each note about the file: the file's name, a colon and a space; or empty.
+        source: The prefix of notes about the file, such as `compose.yaml: `; can be empty.
         files: The env files that were passed as sources.
         result: The imported configuration, to which the function adds the containers, volumes and notes.
         folder: The directory of the file. Relative paths in the file are relative to this directory.

@@ -80,7 +80,7 @@ def _environment(base: Any, override: Any, where: str) -> dict[str, str]:
 
 
 def _mapping(value: Any, path: tuple[str, ...]) -> dict[str, Any]:
-    """Return a mapping. Convert a list of names, as in `networks`, to a mapping whose values are None."""
+    """Return `value` as a mapping. Convert a list of names, as in `networks`, to a mapping whose values are None."""
     return dict.fromkeys(map(str, value)) if isinstance(value, list) else mapping(value, ".".join(path))
 
 

@@ -84,10 +84,10 @@ def _remove_links(edit: YamlEdit, container: ImportedContainer, replaced: set[st
 def _change_dependencies(
     edit: YamlEdit, container: ImportedContainer, replaced: set[str], *, needs_gateway: bool
 ) -> None:
-    """If a service depends on services that the gateway replaces, make it depend on the gateway instead.
+    """Make a service depend on the gateway instead of on the services that the gateway replaces.
 
-    If `needs_gateway` is set, add the new dependency even if the service depends on no replaced service. The new
-    `depends_on` is a mapping, because only a mapping can make Compose wait until the gateway is healthy.
+    If the service depends on none of the replaced services, add the new dependency only if `needs_gateway` is set.
+    The new `depends_on` is a mapping, because only a mapping can make Compose wait until the gateway is healthy.
     """
     path = ("services", container.name, "depends_on")
     needs = edit.get(*path)

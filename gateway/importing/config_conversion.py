@@ -136,9 +136,9 @@ def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles
 
 
 def _keep_shared_networks(result: ImportResult) -> None:
-    """Keep a VPN container if its network is shared by a container that uses no imported backend.
+    """Keep each VPN container whose network is also the network of a container that uses no imported backend.
 
-    Without the VPN container, the other container would have no network.
+    Without the VPN container, the container that uses no backend would have no network. Add a note on this container.
     """
     served = {id(client.container) for client in result.clients if client.backend}
     tunnels = {name: each for each in result.containers if each.tunnel for name in each.names}
@@ -153,7 +153,7 @@ def _keep_shared_networks(result: ImportResult) -> None:
 
 
 def _note_ports(container: ImportedContainer, result: ImportResult) -> None:
-    """For each published port of a replaced container, add a note on how programs on this host connect instead."""
+    """For each published port of a replaced container, add a note on how programs on this host reach the backend."""
     if not container.replaced or not container.port_parts:
         return
     for forward in result.forwards:

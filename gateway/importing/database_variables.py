@@ -80,7 +80,10 @@ def _by_host(environment: dict[str, str]) -> Iterator[DatabaseAddress]:
         prefix = match["prefix"]
 
         def first(*ends: str, prefix: str = prefix) -> str:
-            """Return the name of the first variable that is set: the prefix followed by one of `ends`."""
+            """Return the name of the first variable that is set; empty if none is set.
+
+            Each name consists of the prefix and one of `ends`.
+            """
             names = (f"{prefix}{'_' if prefix and prefix != 'PG' else ''}{end}" for end in ends)
             return next((each for each in names if environment.get(each)), "")
 

@@ -14,15 +14,15 @@ from gateway.importing.imported_client_forwards import published_ports
 from gateway.importing.imported_objects import ANY_ADDRESS, LOOPBACK
 
 BRIDGE = "172.17.0.1"
-"""The usual address of the host on Docker's default bridge, to which `host-gateway` resolves."""
+"""The usual address of the host on Docker's default bridge. `host-gateway` resolves to this address."""
 _VPNS = ("openvpn", "wireguard")
 _FILES = {
     "identity_files": "key", "certificate_files": "certificate", "passphrase_file": "passphrase",
     "password_file": "password", "private_key_file": "private_key", "preshared_key_file": "preshared_key",
     "known_hosts": "known_hosts", "config": "config",
 }  # fmt: skip
-"""Maps each configuration key that contains a file path to the last part of the name of its Compose secret. For
-example, the `password_file` of tunnel `bastion` becomes the secret `bastion_password`."""
+"""Maps each configuration key that contains a file path to the suffix for the name of the file's Compose secret. For
+example, the file in the key `password_file` of tunnel `bastion` becomes the secret `bastion_password`."""
 
 
 @dataclass
@@ -61,7 +61,7 @@ def adapt_to_compose(result: ImportResult, folder: str) -> GatewayComposeService
     found = GatewayComposeServiceConfig(copy.deepcopy(result.tunnels), copy.deepcopy(result.backends), folder)
     found.on_host = any(KINDS[keys["kind"]].kernel_mounts for keys in found.backends.values())
     for keys in found.tunnels.values():
-        if keys.get("config") in result.files:  # the diff creates the VPN's configuration next to the Compose file
+        if keys.get("config") in result.files:  # the Compose diff creates the file next to the Compose file
             keys["config"] = posixpath.join(folder, posixpath.basename(keys["config"]))
     for section in (found.tunnels, found.backends):
         for name, keys in section.items():
@@ -82,13 +82,13 @@ def adapt_to_compose(result: ImportResult, folder: str) -> GatewayComposeService
 def _listener(
     keys: dict[str, Any], found: GatewayComposeServiceConfig, published: list[int] | None, *, for_containers: bool
 ) -> Any:
-    """Return the listeners of a backend.
+    """Return the listeners of a backend for a gateway that runs as a Compose service.
 
     Args:
         keys: The imported keys of the backend.
         found: The configuration of the gateway's service.
-        published: The host ports that the replaced container publishes; None if the backend replaces no local forward
-            of a container.
+        published: The published ports of the container whose local forward the backend replaces; None if the backend
+            replaces no local forward of a container.
         for_containers: Whether containers on a Docker network are clients of the backend.
     """
     listen = keys["listen"]

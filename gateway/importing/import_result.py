@@ -62,8 +62,8 @@ class ImportResult:
             host: The server's host, or another string from which to derive the tunnel's name.
 
         Raises:
-            UsageError: The host is not a host name or an IP address. The host is the value of the key `host`, or the
-                argument `host` if the key is absent.
+            UsageError: `keys["host"]` is not a host name, an IP address, or a reference to a variable. If this key is
+                absent, the function checks the argument `host` instead.
         """
         if not is_host(str(keys.get("host", host))):
             raise UsageError(f"{keys.get('host', host)!r} is not a host name or an IP address")
@@ -107,7 +107,11 @@ class ImportResult:
         return name
 
     def replaced_names(self) -> list[str]:
-        """Return the host names of the containers that the gateway replaces, with the aliases of links to them."""
+        """Return the host names of the containers that the gateway replaces.
+
+        If another container has a Docker link to a replaced container, the names include the alias of this link,
+        except names in `reserved`.
+        """
         names = [name for each in self.containers if each.replaced for name in sorted(each.names)]
         links = [alias for each in self.containers for alias, name in each.links.items() if name in names]
         return list(dict.fromkeys([*names, *(each for each in links if each not in self.reserved)]))
@@ -160,7 +164,7 @@ def checks_login(kind: str) -> bool:
 
 
 def has_check_key(kind: str, key: str) -> bool:
-    """Return whether the section `check` of a backend kind has a key."""
+    """Return whether the configuration key `key` exists in the section `check` of a backend kind."""
     return any(each.name == key for each in fields(KINDS[kind].check))
 
 

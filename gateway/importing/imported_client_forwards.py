@@ -12,7 +12,7 @@ from gateway.importing.imported_objects import (
 
 
 def join_networks(result: ImportResult) -> None:
-    """Set `via` of clients and tunnels to a VPN if their container shares the network of the VPN's container.
+    """For each container in the network of a VPN container, set `via` of its clients and tunnels to the VPN.
 
     A container shares the network of another container with `network_mode: service:NAME` or `container:NAME`.
 
@@ -41,9 +41,9 @@ def _set_via(inner: str, tunnel: str, result: ImportResult) -> None:
     """Make a tunnel run inside another tunnel.
 
     Args:
-        inner: The name of the inner tunnel. If this tunnel already runs inside other tunnels, the function sets `via`
-            of the outermost of them.
-        tunnel: The name of the tunnel that becomes the outermost one.
+        inner: The name of the tunnel. If this tunnel already runs inside another tunnel, the function follows `via`
+            to the outermost tunnel, and changes that tunnel instead.
+        tunnel: The name of the other tunnel, which becomes the outermost tunnel.
         result: Contains the tunnels, which the function changes.
     """
     while "via" in result.tunnels[inner]:
@@ -89,14 +89,18 @@ def published_ports(forward: ImportedForward, result: ImportResult) -> list[int]
 
 
 def _linked(client: ImportedClient) -> str:
-    """Return the host that a client connects to. If it is the alias of a link, return the linked container's name."""
+    """Return the host that a client connects to.
+
+    If the host is an alias from a Docker link, return the name of the linked container.
+    """
     return client.container.links.get(client.host, client.host) if client.container is not None else client.host
 
 
 def _forward_of_host(client: ImportedClient, result: ImportResult) -> ImportedForward | None:
-    """Return the forward on this host to which a container tries to connect at 127.0.0.1; None if there is none.
+    """If a client in a container connects to 127.0.0.1, return the forward on this host with the client's port.
 
     Add a note that the client never reached the forward, because 127.0.0.1 in a container is the container itself.
+    Return None for any other client, or if there is no such forward.
     """
     if client.container is None or client.host not in LOOPBACK:
         return None

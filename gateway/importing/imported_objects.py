@@ -110,7 +110,7 @@ class ImportedContainer:
         return {self.name, *self.aliases} - {""}
 
     def add_link(self, text: str) -> None:
-        """Add a link, in the form `NAME` or `NAME:ALIAS`."""
+        """Add a Docker link, in the form `NAME` or `NAME:ALIAS`."""
         name, _, alias = text.partition(":")
         self.links[alias or name] = name
         self.parts[f"link.{alias or name}"] = f"link {text}"
@@ -127,7 +127,10 @@ class ImportedContainer:
         return [key for key in self.parts if key == "ports" or key.startswith("publish.")]
 
     def variable(self, *names: str) -> str:
-        """Return the value of the first variable that is set, and mark the variable as used; empty if none is set."""
+        """Return the value of the first variable in `names` that is set, and mark this variable as used.
+
+        Return an empty string if none is set.
+        """
         for name in names:
             if self.environment.get(name):
                 self.use(f"environment.{name}")
@@ -183,7 +186,7 @@ class ImportedClient:
         via: The name of the tunnel that the client opens, or of the VPN whose network the client shares; None if the
             client uses neither.
         container: The container that is the client; None if the client is a process or the kernel of this host.
-        login: The names of all variables that contain the address, or the user or password for the health check.
+        login: The names of all variables that describe the database or the login, including `variables`.
         variables: The names of the variables that contain host and port. The Compose diff changes their values.
         volume: The name of the volume; empty if the client is not a volume.
         volume_key: The key of the volume in its Compose file; empty if the client is not a volume of a Compose file.

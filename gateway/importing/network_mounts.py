@@ -47,7 +47,7 @@ def _valid_name(name: str, where: str, result: ImportResult, *, in_compose: bool
         return name
     if not in_compose and "${" not in name:
         raise UsageError(
-            f"{where}: {name!r} is not a volume name: use at least two letters, digits, or characters of _.-"
+            f"{where}: {name!r} is not a volume name: use at least two characters from a-z, A-Z, 0-9 and _.-"
         )
     new = re.sub(r"[^a-zA-Z0-9_.-]", "-", re.sub(r"\$\{(\w+)\}", r"\1", name)).strip("_.-")
     new = new if len(new) > 1 else f"{new}-volume".lstrip("-")

@@ -44,7 +44,7 @@ class ParsedProxyCommand:
 
 
 def parse_proxy_command(command: str) -> ParsedProxyCommand:
-    """Return the jump host or the proxy of a `ProxyCommand`. Both fields are empty if the command is not recognized.
+    """Return the jump host or the proxy of a `ProxyCommand`. If the command is not recognized, return neither.
 
     Args:
         command: The command. It can contain the tokens of ssh_config(5), such as `%h`.

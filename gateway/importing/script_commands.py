@@ -60,7 +60,7 @@ def _unit_variables(lines: list[str], read_env_file: EnvFileReader) -> dict[str,
 
 
 def _unit_line(line: str) -> str:
-    """Return a line of a unit for a note, without the values of variables, which can be secrets."""
+    """Return the text of a line of a systemd unit for a note. Omit the values of variables, which can be secrets."""
     key, _, value = line.partition("=")
     names = re.findall(r"""(?:^|[\s"'])([A-Za-z_]\w*)=""", value)
     return f"Environment {', '.join(names)}" if key == "Environment" else line
@@ -152,7 +152,11 @@ def _command_line(words: list[str]) -> str:
 
 
 def _docker_command(words: list[str], command: ShellCommand) -> ShellCommand | None:
-    """Return a docker command without the schedule, `sudo` and variables before it; None for any other command."""
+    """Return a docker or podman command without the words before its name. Return None for any other command.
+
+    The words before the name can be a crontab(5) schedule, `sudo`, and assignments of variables. The returned command
+    has the assigned variables.
+    """
     rest = words[schedule_length(words) :]
     rest = rest[1:] if rest[:1] == ["sudo"] else rest
     own = [word.partition("=") for word in takewhile(_ASSIGNMENT.match, rest)]

@@ -61,7 +61,7 @@ def ssh_program(words: Sequence[str]) -> int | None:
 
 
 def schedule_length(words: Sequence[str]) -> int:
-    """Return the number of words of the schedule at the start of a line of crontab(5); 0 for any other command."""
+    """Return the number of words in the crontab(5) schedule before a command; 0 if there is no schedule."""
     match = _SCHEDULE.match(" ".join(words[:6]))
     return len(match[0].split()) if match is not None and re.match(r"[@*\d]", words[0]) else 0
 

@@ -49,9 +49,9 @@ def import_tunnel(container: ImportedContainer, result: ImportResult) -> bool:
 
 
 def container_context(container: ImportedContainer, result: ImportResult) -> SshCommandEnvironment:
-    """Return the context of an ssh command in a container.
+    """Return the environment in which an ssh command of a container runs.
 
-    The context converts ports and paths in the container to ports and paths on the host.
+    The environment converts ports and paths in the container to ports and paths on the host.
     """
 
     def names(port: int) -> set[tuple[str, int]]:
@@ -151,7 +151,11 @@ def _by_variables(container: ImportedContainer, context: SshCommandEnvironment, 
 
 
 def _add_login(config: SshHostConfig, container: ImportedContainer, result: ImportResult) -> None:
-    """Add the credentials in variables and mounts to a tunnel's settings: key, passphrase and password."""
+    """Add the paths of a container's SSH key, passphrase and password to the settings of its tunnel.
+
+    If a variable of the container contains the credential itself, choose a path, and add a note with the instruction
+    to write the credential to this path.
+    """
     keys = ("IdentityFile", "PassphraseFile", "PasswordFile")
     for name, value in container.environment.items():
         if not value or not (is_secret(name) or (name in _KEY and is_private_key(value))):

@@ -27,7 +27,7 @@ _ALGORITHMS = {
     "kexalgorithms": "kex",
     "hostkeyalgorithms": "host_key_algorithms",
 }
-"""The configuration key of a tunnel for each ssh_config keyword that lists algorithms."""
+"""Maps each ssh_config keyword that lists algorithms to the configuration key of a tunnel."""
 
 
 def add_host(
@@ -95,13 +95,13 @@ def _path(
         depth: Number of nested jump hosts: 0 for the server of the command, 1 for its jump host, and so on.
 
     Returns:
-        The name of the tunnel through which to reach the server, or None for a direct connection. Also the
-        configuration keys for a program that connects to the server; empty if ssh uses no such program.
+        A pair: the name of the tunnel through which to reach the server (None for a direct connection), and the
+        configuration keys for the program that connects to the server (empty if ssh uses no such program).
     """
     names = {"proxyjump": "ProxyJump", "proxycommand": "ProxyCommand"}
     key, *ignored = [each for each in config.keywords if each in names] or [""]
     value = config.first(key)
-    for each in ignored:  # ssh uses the first of ProxyJump and ProxyCommand (ssh_config(5))
+    for each in ignored:  # ssh uses ProxyJump or ProxyCommand, whichever is set first (ssh_config(5))
         result.add_note(
             f"{context.where}: {names[each]} {config.first(each)}: not imported; {names[key]} comes first, so ssh"
             " ignores this one"

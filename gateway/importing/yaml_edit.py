@@ -213,11 +213,12 @@ class YamlEdit:
         return self._text.rfind("\n", 0, key.start_mark.index) + 1, self._end(value, key.end_mark.index)
 
     def _end(self, node: yaml.Node, otherwise: int) -> int:
-        """Return the position at which the last line of a node ends. Exclude comments below this line.
+        """Return the position after the last line of a node. Exclude comments below this line.
 
         Args:
             node: The node.
-            otherwise: The minimum position of the end, because an empty node can end before its key.
+            otherwise: If the node ends before this position, as an empty node can, the function uses this position as
+                the end.
         """
         while isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
             last = node.value[-1]

@@ -30,10 +30,10 @@ class RpcRecordScanner:
         """Whether all bytes so far conform to RPC."""
 
     def records(self, data: memoryview) -> Iterator[tuple[int, int]]:
-        """Yield the XID and the message type of each record whose header ends in `data`.
+        """Yield the XID and the message type of each record as soon as the record's header is complete.
 
         Args:
-            data: The next bytes of the connection. A record can begin in earlier bytes, and end in later ones.
+            data: The next bytes of the connection. A record can begin in earlier bytes, and end in later bytes.
         """
         position, end = 0, len(data)
         while position < end and self.is_rpc:

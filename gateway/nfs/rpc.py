@@ -114,4 +114,4 @@ class RpcClient:
         if status == 0:
             return reply
         versions = (reply.uint(), reply.uint()) if status == 2 else None
-        raise RpcError(_ACCEPT_ERRORS.get(status, f"RPC accept status {status}"), versions=versions)
+        raise RpcError(_ACCEPT_ERRORS.get(status, f"the call failed: RPC accept_stat {status}"), versions=versions)

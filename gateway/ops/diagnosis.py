@@ -20,8 +20,8 @@ MAX_CAUSES = 5
 """Maximum number of failures that the status page and the commands show in detail. For further failures, they show
 only the number."""
 _ATTEMPTING = (TunnelState.IDLE, TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING)
-"""The states of a tunnel that is not open yet. If the previous attempt failed, a tunnel in one of these states still
-has the reason for that failure."""
+"""The states of a tunnel that is not open yet. During a new attempt to open the tunnel, the tunnel still has the
+reason for the failure of the previous attempt."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class DiagnosedFailure:
         blocked: The backends that are blocked because of the tunnel.
         degraded: The backends that are degraded because of the tunnel.
         rerouted: The backends that can use the tunnel, but currently use another one.
-        rerouted_tunnels: The open tunnels that can run inside the tunnel, but currently run inside another one.
+        rerouted_tunnels: The open tunnels that can run inside the failed tunnel, but now run inside another one.
         waiting: Number of containers that wait for a connection. If Docker is not configured: number of clients.
         waiters: What `waiting` counts: `container` or `client`.
         remedy: The recommended action; empty if there is none. Commands are in backquotes.
@@ -103,7 +103,7 @@ class Diagnosis:
 
     @property
     def title(self) -> str:
-        """The worst failure and the headline, for the title of the status page."""
+        """The title of the status page: the worst failure, and the number of backends in each state."""
         first = next(iter(self.causes), None)
         return f"{first.name} {state_name(first.state)}; {self.headline}" if first else self.headline
 

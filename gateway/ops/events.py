@@ -18,8 +18,8 @@ from gateway.text_sanitizer import one_line
 MAX_EVENTS = 1000
 """Maximum number of events of backends and targets, in memory and in the events file."""
 MAX_CAUSES = 200
-"""Maximum number of events of tunnels and the service. The limit is separate, so that the many events of backends do
-not replace the event of the failed tunnel that caused them."""
+"""Maximum number of events of tunnels and the service. One failed tunnel can cause many events of backends. These
+events have a separate limit (`MAX_EVENTS`), so that they do not replace the event of the tunnel."""
 
 
 class SubjectType(StrEnum):
@@ -72,7 +72,7 @@ class StateChange:
     """The event as one line of JSON."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "line", json.dumps(self.body))  # a frozen dataclass permits no other assignment
+        object.__setattr__(self, "line", json.dumps(self.body))  # `self.line = …` fails in a frozen dataclass
 
     @property
     def body(self) -> dict[str, Any]:
@@ -119,7 +119,7 @@ class EventLog:
         self._effects: deque[StateChange] = deque(maxlen=limit)
         self._causes: deque[StateChange] = deque(maxlen=MAX_CAUSES)
         self._replaced = 0
-        """The largest ID of a replaced event; 0 if no event has been replaced."""
+        """Events up to this ID can be missing, because newer events replaced them; 0 if no event is missing."""
         self._states: dict[EventSubject, str] = {}
         self._clocks: dict[EventSubject, HealthStateTracker] = {}
         """The latest state of each subject, and when this state began. The state can have begun before the last
@@ -127,7 +127,7 @@ class EventLog:
         self._last: dict[EventSubject, StateChange] = {}
         """The latest event of each subject."""
         self._ongoing: dict[EventSubject, StateChange] = {}
-        """Replaced events that the log still contains, because they report ongoing failures."""
+        """Events of ongoing failures. Newer events replaced these events in `_effects` or `_causes`."""
         self._merged: list[StateChange] | None = None
         """The cached result of `latest`; None if an event was added since the last call."""
         self._last_id = 0
@@ -160,7 +160,7 @@ class EventLog:
         for event in merged:
             self._add(event)
         for full in (each for each in (self._effects, self._causes) if len(each) == each.maxlen):
-            self._replaced = max(self._replaced, full[0].id)  # the file may lack events older than this one
+            self._replaced = max(self._replaced, full[0].id)  # the file can lack events older than `full[0]`
         self._last_id = merged[-1].id if merged else 0
         self._states = {**current, **{subject: previous[subject] for subject in previous.keys() - subjects}}
         for subject, state in current.items():
@@ -201,8 +201,8 @@ class EventLog:
         Args:
             subject: The subject.
             state: The current state of the subject.
-            otherwise: When the state began in this run of the service. This is the result if the subject is up, or if
-                the log contains no event of the failure.
+            otherwise: When the state began in this run of the service. The function returns this time if the subject
+                is up, or if the log contains no event of the failure.
         """
         clock = self._clocks.get(subject)
         if state == _HEALTHY or clock is None or clock.state != _timed(subject, state):
@@ -250,7 +250,7 @@ class EventLog:
 
 
 def _timed(subject: EventSubject, state: str) -> str:
-    """Return the state whose duration the log measures.
+    """Return the state for which the event log records the start time.
 
     For a tunnel, all states between a failure and the next successful connection count as one state, because an
     attempt to reconnect does not end the failure.

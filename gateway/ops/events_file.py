@@ -45,8 +45,8 @@ class EventsFile:
 
     def __init__(self, folder: Path, events: EventLog) -> None:
         self.trouble: list[str] = []
-        """At most one message: why the file cannot be read or written, and what to do. Empty if there is no error. A
-        lack of write permission is not an error."""
+        """One message that says why the file cannot be read or written, and what to do. The list is empty if there is
+        no error. Missing permissions and a read-only file system do not count as errors."""
         self._path = folder / NAME
         self._events = events
         self._changed = asyncio.Event()
@@ -133,7 +133,7 @@ class EventsFile:
             lock = lock_file(self._path.with_name(LOCK_NAME))
         except BlockingIOError:
             raise
-        except OSError:  # continue without a lock: the first write reports the error
+        except OSError:  # continue without a lock: the first write reports a directory that is not writable
             log.debug("cannot lock %s", self._path, exc_info=True)
         try:
             return lock, read_events(self._path)

@@ -54,8 +54,8 @@ class GetHandlers:
         service: The service whose state the responses describe.
         views: Provides snapshots of the service's state.
         renderer: The thread that renders the metrics.
-        cached: Whether to cache responses. Even cached responses immediately show a change of the phase, for example
-            to draining.
+        cached: Whether to cache responses. If the phase of the service changes, the handlers do not use the cached
+            responses that contain the phase.
         max_streams: Maximum number of concurrent event streams (`/api/v1/events`).
     """
 
@@ -237,8 +237,8 @@ class GetHandlers:
 
 
 ROLES = {path: role for path, (_, role) in GetHandlers.PATHS.items()}
-"""The role that each path requires. The HTML pages require no role: to a client without `AccessRole.EVERYTHING`, they
-respond with a page that prompts for a token."""
+"""The role that each path requires. The HTML pages require no role, but a client without `AccessRole.EVERYTHING` gets
+only a page that prompts for a token."""
 PROBES = ("/livez", "/healthz", "/startupz", "/readyz", "/readyz/{backend}")
 """The paths that `ops.probe_listen` serves."""
 

@@ -22,7 +22,7 @@ class HttpConnectionCallbacks(Protocol):
         """Record that the response on the connection is complete."""
 
     def connection_closed(self, connection: "HttpConnection") -> None:
-        """Remove the connection, because it is closed."""
+        """Remove the connection from the listener, because the connection is closed."""
 
 
 class HttpConnection(asyncio.Protocol):

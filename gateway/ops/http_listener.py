@@ -159,7 +159,8 @@ class HttpListener:
             return
         oldest = self._connections.oldest()
         if oldest is not None:
-            oldest.abort()  # frees a descriptor soon; until then, the new connection waits in the kernel's queue
+            # `abort` frees a descriptor soon. Until then, the new connection waits in the kernel's queue.
+            oldest.abort()
             return
         log.error(
             "cannot accept clients: raise the limit of open files",
@@ -169,7 +170,8 @@ class HttpListener:
         self._loop.call_later(_ACCEPT_RETRY_DELAY, self._register, sock)
 
     def _fill_reserve(self) -> None:
-        # Ignore the error if no descriptor is free: `_keep_descriptor` fills the reserve when a connection closes.
+        # dup(2) fails if no file descriptor is free. Ignore this error, because `_keep_descriptor` reserves the file
+        # descriptor of the next connection that closes.
         with contextlib.suppress(OSError):
             while self._sockets and len(self._reserve) < _RESERVED_DESCRIPTORS:
                 self._reserve.append(os.dup(self._sockets[0].fileno()))
@@ -224,7 +226,8 @@ class HttpListener:
         self._connections.remove(connection)
         self._by_handler.pop(connection.handler, None)
         self._keep_descriptor(connection.client)
-        # Fill the reserve in the next iteration of the event loop. By then, asyncio has closed the socket.
+        # Fill the reserve of file descriptors in the next iteration of the event loop. By then, asyncio has closed
+        # the client's socket.
         self._loop.call_soon(self._fill_reserve)
 
     def request_received(self, connection: HttpConnection) -> None:

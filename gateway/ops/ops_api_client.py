@@ -199,15 +199,15 @@ def _why(error: OSError | http.client.HTTPException, where: str) -> str:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # the subsequent request reports this error
+    except OSError:  # the request over the socket fails too, and reports the error
         return True
 
 
 def _default_url(path: str) -> tuple[str, str]:
     """Return the name of the environment variable that contains the service's address, and the URL for this address.
 
-    If `GATEWAY_OPS_PROBE_LISTEN` is set and `path` is a probe such as `/readyz`, return this variable. Otherwise,
-    return `GATEWAY_OPS_LISTEN`, whose value has a default.
+    Use `GATEWAY_OPS_PROBE_LISTEN` if it is set and `path` is a probe such as `/readyz`. Otherwise, use
+    `GATEWAY_OPS_LISTEN`, or the default address if `GATEWAY_OPS_LISTEN` is not set.
     """
     probes = os.environ.get("GATEWAY_OPS_PROBE_LISTEN")
     if probes and path.startswith(_PROBES):

@@ -51,8 +51,8 @@ class ResponseCache:
         if entry is None or self._is_expired(entry, now):
             self._entries = {each: held for each, held in self._entries.items() if not self._is_expired(held, now)}
             task = asyncio.ensure_future(_call(compute))
-            # Retrieve the exception, because all callers can be cancelled. asyncio would then log that the exception
-            # was never retrieved.
+            # If all callers are cancelled, no caller retrieves the exception, and asyncio logs an error. Therefore,
+            # retrieve the exception here.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
             entry = self._entries[key] = _CacheEntry(task, now, max_age)
         return await asyncio.shield(entry.task)

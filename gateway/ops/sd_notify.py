@@ -40,7 +40,7 @@ class SdNotifier:
         self._send_state("STOPPING=1")
 
     def watchdog(self) -> None:
-        """Send a keep-alive message, if a third of `WATCHDOG_USEC` has passed since the last one.
+        """Send a keep-alive message if a third of `WATCHDOG_USEC` has passed since the previous keep-alive message.
 
         Also repeat an earlier message that could not be sent. The caller must call this method several times in each
         third of `WATCHDOG_USEC`.

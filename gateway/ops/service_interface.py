@@ -84,7 +84,10 @@ class ServiceInterface(Protocol):
         """
 
     def shutdown(self) -> None:
-        """Start to drain and stop the service, and return. A second call ends the drain immediately."""
+        """Start the drain of the service, and return without waiting. The service stops after the drain.
+
+        A second call ends the drain immediately.
+        """
 
     def pause(self, backend: str, *, paused: bool) -> bool:
         """Pause or resume the checks of a backend.

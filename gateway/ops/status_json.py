@@ -51,8 +51,8 @@ _COMMON_TARGET_KEYS: dict[str, FactValue] = {
     "read_only": None, "lag_seconds": None, "version": None, "identity": None, "space_bytes": {},
     "lease_seconds": None,
 }  # fmt: skip
-"""Keys that every target has in version 1 of the API. If the kind of a backend does not provide a key, the value here
-is the default."""
+"""Keys that every target has in version 1 of the API, with their default values. The default value applies if the
+kind of the backend does not provide the key."""
 
 
 def _texts(facts: Iterable[FactDefinition], values: Mapping[FactDefinition, object]) -> list[str]:

@@ -27,9 +27,9 @@ class VersionedStatusView(NamedTuple):
 class StatusViewCache:
     """Caches a snapshot of the service's state, which all HTTP clients share.
 
-    A service can have hundreds of backends. Therefore, after an event of a backend or a target, only this backend is
-    updated in the snapshot. Values that change without an event, such as the number of clients, are as old as the
-    last complete snapshot.
+    A service can have hundreds of backends. Therefore, an event of a backend, or of one of its targets, updates only
+    this backend in the snapshot. Values that change without an event, such as the number of clients, are as old as
+    the last complete snapshot.
 
     Args:
         service: The service.
@@ -72,7 +72,7 @@ class StatusViewCache:
 
 
 def _changed_backends(events: Iterable[StateChange] | None) -> set[str] | None:
-    """Return the names of the backends that events concern.
+    """Return the name of each backend that has an event, or that has a target with an event.
 
     Return None if one of the events does not concern a backend or a target.
 

@@ -40,7 +40,7 @@ class TunnelView:
 
 
 class EarlierCheckResult(Protocol):
-    """The result of an earlier check of a target, as the health checks record it."""
+    """An entry in the check history of a target."""
 
     @property
     def at(self) -> float:
@@ -52,11 +52,11 @@ class EarlierCheckResult(Protocol):
 
     @property
     def state(self) -> HealthState:
-        """The state of the target according to this check alone. `rise` and `fall` have no effect on it."""
+        """The state of the target according to this entry alone, independent of `rise` and `fall`."""
 
     @property
     def reason(self) -> str | None:
-        """The reason for the state; None if the state is `up`."""
+        """The reason for the state; None if the state is `up` or `unknown`."""
 
     @property
     def detail(self) -> str:
@@ -106,7 +106,8 @@ class BackendTunnelView:
 
     tunnel: str
     up: bool
-    """Whether new clients can use the tunnel. A target that fails through all tunnels does not change the value."""
+    """Whether new clients can use the tunnel. If the checks of a target fail through all tunnels, the value ignores
+    the checks of this target."""
     reason: str | None
     detail: str
     in_use: bool
@@ -183,7 +184,8 @@ class BackendView:
     max_connections: int = 0
     failing: bool = False
     facts: tuple[FactDefinition, ...] = ()
-    """The facts (kind-specific values) that the kind of the backend declares. The targets contain their values."""
+    """The facts (kind-specific values) that the kind of the backend declares. Each target contains the values of
+    these facts."""
     consumers: dict[str, ConsumerView] = field(default_factory=dict)
 
 

@@ -61,7 +61,7 @@ def effect_of_tunnels(
 ) -> tuple[TunnelFailureEffect, list[str]]:
     """Return the effect of failed tunnels on a backend, and the names of these tunnels.
 
-    If there are no such tunnels, the list of names is empty, and the effect has no meaning.
+    If the list of names is empty, the caller must ignore the effect.
     """
     failed = [failed_tunnels(tunnels, name) for name in path_tunnels(backend)]
     roots = list({each.name: None for tunnels_of_path in failed for each in tunnels_of_path})

@@ -8,7 +8,7 @@ _MINIMAL = ("LANG", "LC_ALL", "TZ")
 """Environment variables that each child process inherits, in addition to PATH. The list is short, because other
 variables, such as `GATEWAY_…`, can contain passwords."""
 _OF_USER = ("HOME", "USER", "LOGNAME")
-"""Additional variables that programs in the configuration inherit."""
+"""Variables that the programs of `command` and `proxy_command` inherit, in addition to `_MINIMAL`."""
 
 
 def minimal_environment() -> dict[str, str]:
@@ -17,7 +17,10 @@ def minimal_environment() -> dict[str, str]:
 
 
 def environment_of_user(inherited: Sequence[str]) -> dict[str, str]:
-    """Return the minimal environment, HOME, USER, LOGNAME and the variables in `inherited`, if they are set."""
+    """Return the minimal environment, with HOME, USER, LOGNAME and the variables in `inherited`.
+
+    Variables that are not set are omitted.
+    """
     return minimal_environment() | _existing((*_OF_USER, *inherited))
 
 

@@ -25,12 +25,12 @@ _CHUNK = 64 * 1024
 _MAX_LINE = 1000
 """Maximum length of an output line, in characters. Longer lines are truncated."""
 _MAX_PENDING = 4 * _MAX_LINE
-"""Maximum number of bytes to store of a line whose end has not been received yet."""
+"""Maximum number of bytes that are stored of an incomplete line of output."""
 _PF_EXITING = 0x4
 """Flag of a process that is exiting (linux/sched.h). It is set in the field `flags` of proc_pid_stat(5)."""
 _MAX_LINES = 200
-"""Maximum number of lines that one read of the output passes to the callback; earlier lines are dropped. Without this
-limit, a program that prints megabytes would delay the event loop."""
+"""Maximum number of lines that one read of the output passes to the callback. If the read returns more lines, the
+first lines are dropped. Without this limit, a program that prints megabytes would delay the event loop."""
 
 
 class ChildProcess:
@@ -48,7 +48,7 @@ class ChildProcess:
 
     def __init__(self, process: subprocess.Popen[bytes], output: int, on_line: Callable[[str], None]) -> None:
         self.last_line = ""
-        """The last line of output that was not empty; empty before the first one."""
+        """The last line of output that was not empty; empty if there is no such line."""
         self.exit_code: int | None = None
         """The exit code, or the negative number of the signal that killed the process; None while it runs."""
         self.was_stopped = False

@@ -15,10 +15,10 @@ from collections.abc import Iterable
 
 
 def main(lines: Iterable[bytes]) -> None:
-    """Read the changes of the groups until the input ends, and kill the remaining groups.
+    """Read the IDs of process groups until the input ends, and then kill the groups that were not removed.
 
     Args:
-        lines: The lines of the input.
+        lines: The lines of the input: `+ID` adds a group, `-ID` removes it.
     """
     groups: set[int] = set()
     for line in lines:

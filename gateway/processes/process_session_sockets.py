@@ -6,7 +6,7 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
-"""Matches a link in `/proc/PID/fd` that refers to a socket; the number is the socket's inode (proc_pid_fd(5))."""
+"""Matches a link in `/proc/PID/fd` that refers to a socket, and captures the socket's inode (proc_pid_fd(5))."""
 
 
 def session_sockets(session: int) -> set[int] | None:

@@ -16,7 +16,8 @@ class ProgramPermissionProblem(NamedTuple):
     """A permission that lets other users change a program.
 
     Args:
-        problem: A message that names the users, and the command with which the operator can remove the permission.
+        problem: A message that names the users. The message ends with a command that fixes the problem, such as
+            `chmod o-w FILE`.
         refused: Whether the gateway always refuses to run the program; False if only strict mode refuses it.
     """
 
@@ -74,8 +75,9 @@ def program_writers(path: Path, steps: Sequence[Path]) -> Iterator[ProgramPermis
     for each in reversed(steps):
         status = each.lstat()
         is_link = stat.S_ISLNK(status.st_mode)
-        # Skip a link, except in a sticky directory. Only users who can write to the directory can replace the link,
-        # and the check of the directory finds them. In a sticky directory, the owner of the link can also replace it.
+        # In a directory without the sticky bit, only users who can write to the directory can replace a link. Skip
+        # the link, because the check of the directory finds these users. In a sticky directory, the owner of the link
+        # can replace the link too.
         if is_link and not each.parent.stat().st_mode & stat.S_ISVTX:
             continue
         mode = 0 if is_link else stat.S_IMODE(status.st_mode)

@@ -25,8 +25,8 @@ _OUTPUT_END_DELAY = 2.0
 """Seconds to wait for the exit of the program after the end of its output. The exit code shows whether the output is
 complete. If the program continues to run, its output counts as complete."""
 _BOTH_ENDS_DELAY = 5.0
-"""Seconds to wait for the exit of the program after the end of both its output and its input. The time is longer than
-`_OUTPUT_END_DELAY`, because a program must exit after the end of both."""
+"""Seconds to wait for the exit of the program after both its output and its input have ended. The time is longer than
+`_OUTPUT_END_DELAY`, because a program without input and output is expected to exit."""
 
 
 class StdioStream:

@@ -60,7 +60,7 @@ class TunnelProcesses:
             stdout: The file descriptor of the standard output.
 
         Raises:
-            TunnelError: The program does not exist.
+            TunnelError: The program does not exist, or cannot be started.
         """
         child = await ChildProcess.start(command, "", on_line, environment, stdin=stdin, stdout=stdout, file=file)
         self._watchdog.add(child.pid)
@@ -94,7 +94,7 @@ class TunnelProcesses:
             await child.wait()
             await child.stop()
         finally:
-            child.kill()  # necessary if the wait was cancelled before `stop`
+            child.kill()  # kill the group if a cancellation interrupted `wait` or `stop`
             self._watchdog.remove(child.pid)
             del self._running[child]
 
@@ -110,7 +110,8 @@ class TunnelProcesses:
                 await asyncio.gather(*(child.stop() for child in self._running))
                 await asyncio.gather(*self._running.values(), *self._ending)
         finally:
-            for child in self._running:  # these processes still run if a second cancellation interrupted `stop`
+            # Some processes still run if a second cancellation interrupted the calls of `stop`.
+            for child in self._running:
                 child.kill()
             await self._watchdog.stop()
 

@@ -13,7 +13,7 @@ from gateway.processes.program_permissions import lookup_steps, program_writers
 
 
 class VerifiedProgram(NamedTuple):
-    """A verified program: the path in the configuration, and the executable file to which it resolves.
+    """A verified program: the path at which the program was found, and the file to which the path resolves.
 
     Args:
         name: The absolute path at which the program was found. It can be a symbolic link. The program gets it as
@@ -61,7 +61,7 @@ def resolve_program(command: Sequence[str], visit: Callable[[str], None] = _igno
 
 
 def insecure_program(key: str, command: Sequence[str]) -> Iterator[InsecureSetting]:
-    """Yield an insecure setting, which strict mode refuses, if other users can change the program of a command.
+    """Yield an insecure setting if other users can change the program of a command. Strict mode refuses the setting.
 
     Yield nothing if `resolve_program` refuses the program, because the gateway then never runs it.
 
@@ -80,7 +80,7 @@ def insecure_program(key: str, command: Sequence[str]) -> Iterator[InsecureSetti
 def _why_not_found(command: Sequence[str]) -> str:
     name = command[0]
     if len(command) == 1 and len(name.split()) > 1:
-        first = name.split()[0]  # do not show the other words, which can be secrets from the environment
+        first = name.split()[0]  # the rest of the command can contain secrets from the environment
         return f"the command is one word that starts with {first!r}; no shell splits it: write [program, argument, …]"
     if "/" not in name:
         return f"{name} is not installed: install it, or write its path"

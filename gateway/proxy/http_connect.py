@@ -70,7 +70,7 @@ async def _read_headers(stream: ProxyStream) -> bytes:
     """
     headers = bytearray()
     while len(headers) < _MAX_HEADERS:
-        headers += await stream.read_exactly(1)  # single bytes are fast enough: a response has about 50 bytes
+        headers += await stream.read_exactly(1)  # reading single bytes is fast enough: a response has about 50 bytes
         if headers.endswith(_END_OF_HEADERS):
             return bytes(headers)
     raise ProxyReplyError(

@@ -63,7 +63,7 @@ class ProxyLink:
     async def join(
         self, client: Stream, to: HostPort, latency: Histogram, within: float = inf, tap: Tap | None = None
     ) -> Relay:
-        """Dial `to`, and forward bytes between the target and `client`. See `gateway.contracts.link.Link`."""
+        """Dial `to`, and forward bytes between `client` and the new connection. See `gateway.contracts.link.Link`."""
         sock, bridge = await self._dial(to, min(self._options.dial_timeout, within), short=False)
         return relay_sockets(client, sock, latency, tap) if bridge is None else bridge.join(client, latency, tap)
 
@@ -160,5 +160,5 @@ class ProxyLink:
         return await asyncio.shield(self._lost)
 
     def status(self) -> ProxyStatus:
-        """Return the current status of the link. It contains no round-trip time."""
+        """Return the status of the link, without a round-trip time."""
         return ProxyStatus(encrypted=self._options.tls)

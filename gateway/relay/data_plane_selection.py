@@ -31,7 +31,7 @@ class _DirectListenerGroup(NativeListenerGroup):
     """Accepts clients for one target. The native engines dial the target directly, without an SSH channel."""
 
     def on_stopped(self) -> None:
-        """Stop accepting clients. Return the clients that still wait for the target to the handler, which dials."""
+        """Stop accepting clients. Pass each waiting client to the handler, which then dials the target."""
         super().on_stopped()
         self.recall()
 

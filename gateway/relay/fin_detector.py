@@ -24,8 +24,8 @@ class FinDetector:
 
     Args:
         sock: A TCP socket, owned by the caller.
-        baseline: The number of received bytes, minus the unread bytes, minus the bytes that the caller has read. The
-            value is from the creation of the detector. It stays the same until a FIN arrives.
+        baseline: The number of received bytes, minus the unread bytes, minus the bytes that the caller has read. This
+            difference is constant before a FIN arrives. A FIN increases the difference by 1.
     """
 
     __slots__ = ("_baseline", "_sock")
@@ -48,7 +48,7 @@ class FinDetector:
         return cls(sock, received - read - (state == _CLOSE_WAIT))
 
     def has_fin(self, read: int) -> bool:
-        """Return whether the peer's FIN has arrived. The result is also correct if the socket has failed since then.
+        """Return whether the peer's FIN has arrived. The result is correct even after the socket has failed.
 
         Args:
             read: Number of bytes that the caller has read from the socket so far.

@@ -123,7 +123,7 @@ class NativeEngineRunner:
         self._groups.clear()
 
     def handle_records(self) -> None:
-        """Pass the native engine's records to their objects. If the native engine has failed, replace it."""
+        """Pass each record to the object with the record's token. If the native engine has failed, replace it."""
         try:
             if not self._thread:
                 self.engine.turn()
@@ -137,7 +137,7 @@ class NativeEngineRunner:
                 self._dispatch(kind, token, arguments, payload)
             except Exception:
                 # Many connections share the native engine: an error in one of them must not stop the others.
-                log.exception("a record of the data plane could not be handled")
+                log.exception("the handler of a record from the native engine failed")
 
     def _restart(self) -> None:
         """Replace the failed native engine. Notify its connections, channels, relays and listeners."""
@@ -167,18 +167,19 @@ class NativeEnginePool:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._threads = settings.threads
         self.runners: list[NativeEngineRunner] = []
-        """The runners of the native engines that have been started."""
+        """One runner for each native engine that has started."""
         self._loop = loop
 
     def runner(self, group: object = None) -> NativeEngineRunner:
         """Return the runner of a native engine for a new connection or pair of sockets.
 
         If fewer than `settings.threads` native engines run, start a new one. Otherwise, select the native engine with
-        the fewest objects of `group`. If several have equally few, select the one with the lowest load.
+        the fewest objects of `group`. If several native engines have the same number of these objects, select the
+        native engine with the lowest load.
 
         Args:
             group: Identifies objects to distribute evenly over the native engines, such as the connections of a
-                tunnel. None if the object belongs to no group.
+                tunnel. None if the new connection or pair belongs to no group.
         """
         if len(self.runners) < self._threads:
             self.runners.append(NativeEngineRunner(self._loop, settings.growth_bytes // self._threads))
@@ -192,7 +193,7 @@ class NativeEnginePool:
         return self.runners
 
     def handle_records(self) -> None:
-        """Pass the records of all native engines to their objects. See `NativeEngineRunner.handle_records`."""
+        """Handle the records of all native engines. See `NativeEngineRunner.handle_records`."""
         for runner in self.runners:
             runner.handle_records()
 

@@ -1,4 +1,4 @@
-"""Makes a native engine accept clients. Reports the clients that the engine has connected to the target."""
+"""Makes a native engine accept clients. Reports the clients that the native engine has connected to the target."""
 
 import os
 import socket
@@ -37,7 +37,7 @@ class NativeListenerHandler(Protocol):
         """Handle a client that the native engine connected to the target."""
 
     def on_served(self, clients: ShortConnectionTotals) -> None:
-        """Add the totals of short connections, which have ended without a call of `on_joined`, to the counters."""
+        """Count clients with very short connections. The listener does not call `on_joined` for these clients."""
 
     def on_returned(self, client: Stream, seconds: float, *, abandoned: bool) -> None:
         """Handle a client that the native engine returns, because it could not connect the client to the target.
@@ -52,7 +52,7 @@ class NativeListenerHandler(Protocol):
         """
 
     def on_stopped(self) -> None:
-        """Accept new clients in the handler from now on, because the listener has stopped.
+        """Accept further clients without the native engine, because the listener has stopped.
 
         The listener does not call this method after `withdraw`.
         """
@@ -91,7 +91,7 @@ class NativeListener(ABC):
         self._handler = handler
         self._permitted = permits
         self._handled = 0
-        """Number of accepted clients that were passed to `handler`, either connected to the target or returned."""
+        """Number of accepted clients that were passed to `handler`, with or without a connection to the target."""
         self._stopped = self._withdrawn = self._closed = False
         descriptor = os.dup(sock.fileno())
         self._histogram = runner.histograms.acquire(rule.latency)
@@ -113,7 +113,7 @@ class NativeListener(ABC):
         """Return the relay of a client that the native engine has connected to the target.
 
         Args:
-            token: The token of the channel or pair.
+            token: The token of the client's SSH channel or pair of sockets.
             wire: The token of the SSH connection; 0 if the client uses no SSH connection.
             tap: Observes the relayed bytes. None if the connection has no tap.
         """
@@ -206,7 +206,7 @@ class NativeListener(ABC):
 
 
 def pack_networks(networks: Sequence[IpNetwork]) -> bytes:
-    """Return networks in the format that `Engine.listen` expects."""
+    """Return IP networks in the format that `Engine.listen` expects."""
     return b"".join(
         _NETWORK.pack(each.max_prefixlen // 8, each.prefixlen, each.network_address.packed) for each in networks
     )

@@ -50,7 +50,7 @@ class NativeListenerGroup:
         try:
             for at, (make, sock) in enumerate(places):
                 share = permits // len(places) + (at < permits % len(places))
-                # Each socket needs a listener. Another listener without permits would only delay clients.
+                # Each socket needs one listener, even without permits. More such listeners would only delay clients.
                 if share or at < len(rule.sockets):
                     self._listeners.append(make(sock, share, self))
         except BaseException:
@@ -95,7 +95,7 @@ class NativeListenerGroup:
             each.recall()
 
     def stop(self, *, failed: bool) -> None:
-        """Stop accepting clients. The handler accepts later clients; see `AcceptedClientHandler.on_stopped`."""
+        """Stop accepting clients, and notify the handler. See `AcceptedClientHandler.on_stopped`."""
         if self._active:
             self.withdraw()
             self._handler.on_stopped(self, failed=failed)

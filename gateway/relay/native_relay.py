@@ -23,7 +23,7 @@ CLOSE_REASONS = (
 """Close reasons in the order of `enum close_reason` in `engine.h`."""
 
 Gauge = tuple[int, int, int, float, float, int, bool]
-"""The counters and times of a channel or pair; see `Engine.gauge`."""
+"""The counters and times of an SSH channel or of a pair of sockets. See `Engine.gauge`."""
 _UNKNOWN: Gauge = (0, 0, 0, 0.0, 0.0, 0, False)
 
 

@@ -18,7 +18,7 @@ class NativeSocketRelay(NativeRelay):
         runner: Runs the native engine.
         latency: The histogram for response latency.
         tap: Observes the relayed bytes until `tap.finished` is true. None if the connection has no tap.
-        joined: The token of a pair that the native engine has created; None for a new pair.
+        joined: The token of a pair of sockets that the native engine already relays; None for a new pair.
     """
 
     __slots__ = ()

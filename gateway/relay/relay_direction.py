@@ -24,7 +24,7 @@ _SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 _BULK_READ = 64 * 1024
 """A read that returns at least this number of bytes is a bulk read."""
 _BULK_AFTER = 2
-"""Number of consecutive bulk reads after which a direction switches to `splice`."""
+"""Number of consecutive reads of at least `_BULK_READ` bytes after which a direction switches to `splice`."""
 
 
 class RelayDirection:
@@ -52,7 +52,7 @@ class RelayDirection:
         None if the direction does not use `splice`.
         """
         self.bulk_reads = 0
-        """Number of consecutive bulk reads."""
+        """Number of consecutive reads that each returned at least `_BULK_READ` bytes."""
         self.byte_count = 0
         """Number of bytes read from the source."""
         self.on_data: Callable[[memoryview, float], None] | None = None
@@ -141,7 +141,7 @@ class RelayDirection:
         self.discarding = self.sink_shut = self.undelivered = True
 
     def sink_was_reset(self) -> bool:
-        """Return whether the sink's peer reset the connection before end-of-file, but `splice` hid the reset.
+        """Return whether `splice` hid a reset that the sink's peer sent instead of end-of-file.
 
         Call this only after the sink has failed, or after a read from the sink has returned end-of-file.
         """

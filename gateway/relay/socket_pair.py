@@ -23,12 +23,12 @@ class SocketPairEnd(socket.socket):
 def socket_pair(backlog: int | None = None) -> tuple[SocketPairEnd, socket.socket]:
     """Create a pair of connected non-blocking sockets.
 
-    One socket is for the user, which is the code that requires a socket. The other socket is for the code that copies
-    bytes between the user and the tunnel.
+    The user's socket is for the code that requires a socket. The tunnel's socket is for the code that copies bytes
+    between the user's socket and the tunnel.
 
     Args:
-        backlog: Approximate maximum number of bytes that the user has sent, and that were not read from the tunnel's
-            socket yet. None for the kernel's default.
+        backlog: Approximate maximum number of bytes that wait to be read from the tunnel's socket. None for the
+            kernel's default.
 
     Returns:
         The user's socket and the tunnel's socket. The caller owns both.

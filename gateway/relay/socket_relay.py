@@ -1,4 +1,4 @@
-"""Relays bytes between two sockets, inside the event loop's selector, without an asyncio task."""
+"""Relays bytes between two sockets in the event loop. Uses callbacks of the poller, without an asyncio task."""
 
 import asyncio
 import logging
@@ -147,8 +147,8 @@ class SocketRelay:
     def _stop_writing_to(self, sock: socket.socket, error: OSError | None = None) -> None:
         """Stop writing to a socket, because it has failed or its peer has closed the connection.
 
-        If the peer of `sock` reset the connection before it sent end-of-file, reset both sockets. Otherwise, continue
-        to deliver the peer's data to the other socket, and discard the data for the peer.
+        If the peer of `sock` reset the connection without sending end-of-file first, reset both sockets. Otherwise,
+        continue to deliver the peer's data to the other socket, and discard the data for the peer.
 
         Args:
             sock: The client's or the backend's socket.

@@ -100,7 +100,7 @@ def close_gracefully(sock: socket.socket) -> None:
 
 
 def was_reset(sock: socket.socket, error: OSError | None) -> bool:
-    """Return whether the peer of a failed socket reset the connection before it sent end-of-file.
+    """Return whether the peer of a failed socket reset the connection without sending end-of-file first.
 
     EPIPE does not count as a reset, because it means that the peer had already sent end-of-file.
 

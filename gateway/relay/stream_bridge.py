@@ -25,11 +25,11 @@ from gateway.relay.socket_relay import SocketRelay
 _CHUNK = 128 * 1024
 _SHORT_CHUNK = 16 * 1024
 _SHORT_BACKLOG = 16 * 1024
-"""Maximum number of bytes that wait in the socket pair if `short` is true. Urgent data waits behind these bytes."""
+"""Maximum number of bytes in the socket pair of a bridge with small buffers. Urgent data waits behind these bytes."""
 _POLL_INTERVAL = 0.5
 _SILENCE_TIMEOUT = 15.0
-"""Time limit in seconds for a stream without half-close. After the user has sent end-of-file, the bridge closes the
-stream if the far side sends no data for this time."""
+"""Time limit in seconds for a stream that does not support half-close. After the upload, the bridge waits until the
+far side sends no data for this time. The bridge then sends end-of-file."""
 _tasks: set[asyncio.Task[None]] = set()
 
 
@@ -37,15 +37,15 @@ class _DownloadResult(enum.Enum):
     """How a download ended."""
 
     COMPLETE = enum.auto()
-    """The far side has sent end-of-file, and the user can read all data."""
+    """The far side has sent end-of-file. The bridge has written all data to the socket pair."""
     BROKEN = enum.auto()
     """The stream failed."""
     UNREAD = enum.auto()
-    """The user closed its socket before it had read all data."""
+    """`StreamBridge.sock` was closed before all data from the far side was read."""
 
 
 class StreamBridge:
-    """Copies bytes between a stream and a socket pair, until both directions end. The user reads and writes `sock`.
+    """Copies bytes between a stream and a socket pair, until both directions end. The caller uses one end, `sock`.
 
     Args:
         far: The stream. The bridge owns it.
@@ -58,18 +58,19 @@ class StreamBridge:
             far.limit_unsent()
         self._chunk = _SHORT_CHUNK if short else _CHUNK
         self.sock, self._inner = socket_pair(_SHORT_BACKLOG if short else None)
-        """The user's socket of the socket pair. The user owns this socket, and the bridge owns the other one."""
+        """The two ends of the socket pair. The caller owns `sock`, and the bridge owns `_inner`."""
         self.sock.broken = lambda: self._broken
         self._broken = False
         self.on_upload_lost: Callable[[], None] = lambda: None
-        """Called if the far side does not accept all data from the user."""
+        """Called if the far side does not accept all data that was written to `sock`."""
         self.upload_is_complete: Callable[[], bool] = lambda: True
-        """Returns whether the user ended its stream cleanly. On a socket pair, a reset looks like end-of-file."""
+        """Returns whether the data that was written to `sock` is complete. The bridge itself cannot detect this,
+        because a reset looks like end-of-file on a socket pair."""
         self._uploaded = 0
         self._far = far
         self._reading_since: float | None = None
         """Monotonic time, in seconds, at which the bridge began to wait for data from the far side. None while the
-        bridge waits for the user."""
+        bridge writes to the socket pair."""
         self.ended = asyncio.get_running_loop().create_task(self._run())
         """A task that is done when both directions have ended."""
         _tasks.add(self.ended)
@@ -139,10 +140,10 @@ class StreamBridge:
             await asyncio.wait({upload}, timeout=LINGER_TIMEOUT)
 
     async def _wait_for_download(self, download: "asyncio.Task[_DownloadResult]", silence_timeout: float) -> None:
-        """Wait for the rest of the download. Return early if the user closes its socket.
+        """Wait until all data from the far side is copied. Return early if `sock` is closed.
 
         Args:
-            download: The task.
+            download: The task of `_download`.
             silence_timeout: Seconds without data from the far side after which this method returns.
         """
         poller = select.poll()
@@ -155,7 +156,7 @@ class StreamBridge:
             await asyncio.wait({download}, timeout=_POLL_INTERVAL)
 
     async def _upload(self) -> bool:
-        """Copy data from the user to the far side. Return whether the far side accepted all data."""
+        """Copy data from the socket pair to the far side. Return whether the far side accepted all data."""
         try:
             while data := await self._read_from_user():
                 await self._far.write(data)
@@ -165,7 +166,7 @@ class StreamBridge:
             if self._far.supports_half_close:
                 await self._far.end()
         except OSError:
-            # A write to the far side failed. Make further writes of the user fail too, so that they do not block.
+            # A write to the far side failed. Make further writes to `sock` fail too, so that they do not block.
             _discard_unread(self._inner)
             self.on_upload_lost()
             return False
@@ -174,11 +175,11 @@ class StreamBridge:
     async def _read_from_user(self) -> bytes:
         try:
             return await asyncio.get_running_loop().sock_recv(self._inner, self._chunk)
-        except OSError:  # the user closed its socket before reading all data; all data from the user has arrived
+        except OSError:  # `sock` was closed with unread data, but all data that was written to `sock` has arrived
             return b""
 
     async def _download(self) -> _DownloadResult:
-        """Copy data from the far side to the user. Return how the download ended."""
+        """Copy data from the far side to the socket pair. Return how the download ended."""
         loop = asyncio.get_running_loop()
         while True:
             self._reading_since = time.monotonic()
@@ -214,7 +215,7 @@ def _result(task: "asyncio.Task[bool] | asyncio.Task[_DownloadResult]") -> objec
 
 
 def _upload_continues(relay: SocketRelay) -> bool:
-    """Return whether the bridge must still send a complete upload to the far side after the relay has ended."""
+    """Return whether the bridge sends its remaining data to the far side after the relay has ended."""
     return relay.upload_complete and relay.ended.result() in (CloseReason.FINISHED, CloseReason.CLIENT_RESET)
 
 

@@ -106,7 +106,7 @@ async def _connect_socket(sock: Stream, address: Any) -> None:
         OSError: The connection failed.
     """
     error = sock.connect_ex(address)
-    if error in (errno.EINPROGRESS, errno.EINTR):  # connect(2): the kernel continues to connect
+    if error in (errno.EINPROGRESS, errno.EINTR):  # the kernel connects in the background (connect(2))
         fd, events = sock.fileno(), poller()
         connected = asyncio.get_running_loop().create_future()
 

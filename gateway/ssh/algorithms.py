@@ -166,14 +166,16 @@ def key_blob_type(algorithm: str) -> str:
 def ca_signature_algorithm(certificate: Any) -> str:
     """Return the algorithm with which the CA signed an OpenSSH certificate (OpenSSH's PROTOCOL.certkeys)."""
     packet = SSHPacket(certificate.public_data)
-    packet.get_string()  # type name
-    packet.get_string()  # nonce
+    # Skip the fields before the signature: type name, nonce, public key, serial number and type (12 bytes), key ID,
+    # principals, validity period (16 bytes), critical options, extensions, a reserved field, and the CA's key.
+    packet.get_string()
+    packet.get_string()
     packet.get_bytes(len(certificate.key.encode_ssh_public()))
-    packet.get_bytes(12)  # serial, type
-    packet.get_string()  # key ID
-    packet.get_string()  # principals
-    packet.get_bytes(16)  # valid after, valid before
-    for _ in range(4):  # critical options, extensions, reserved, CA key
+    packet.get_bytes(12)
+    packet.get_string()
+    packet.get_string()
+    packet.get_bytes(16)
+    for _ in range(4):
         packet.get_string()
     return SSHPacket(packet.get_string()).get_string().decode("ascii", "backslashreplace")
 

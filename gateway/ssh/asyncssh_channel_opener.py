@@ -59,7 +59,7 @@ class AsyncsshChannelOpener:
             both: set[asyncio.Future[Any]] = {opening, failure}
             await asyncio.wait(both, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         except BaseException:
-            # Even if the task `opening` is already done, asyncio calls this callback, in the next loop iteration.
+            # If the task `opening` is already done, asyncio calls the callback in the next loop iteration.
             opening.add_done_callback(partial(_abort_late, relay))
             raise
         if opening.done():

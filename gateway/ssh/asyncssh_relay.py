@@ -124,8 +124,8 @@ class AsyncsshRelay(ClientSocketHandler, asyncssh.SSHTCPSession[bytes]):
             return
         room = send_window(channel)
         if not room:
-            # The peer accepts no more data now. Do not write to the channel: asyncssh would buffer the data, and drop
-            # the data if the peer closed the channel.
+            # The peer currently accepts no data. Do not write to the channel, because asyncssh would buffer the data.
+            # If the peer then closed the channel, asyncssh would drop the buffered data.
             self._window_full = True
             self._update_interest()
             return

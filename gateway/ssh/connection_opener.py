@@ -37,8 +37,8 @@ async def connect(
         options: The tunnel's options.
         dial: Opens a connected, non-blocking socket to the server. The SSH connection owns the socket.
         progress: Called when the login starts.
-        memory: The type of the tunnel's last trusted host key. A successful login updates it. Each tunnel has its own
-            object, so that `hand_over` can use the object to identify the tunnel.
+        memory: Remembers the type of the tunnel's last trusted host key. A successful login updates `memory`. Pass
+            the same object for all connections of a tunnel, because `hand_over` identifies the tunnel by this object.
 
     Returns:
         An authenticated connection; the caller must close it. Its method `get_extra_info("verifier")`
@@ -68,9 +68,9 @@ async def _connect(
         options: The tunnel's options.
         sock: The socket to the server. This function takes ownership of it.
         progress: Called when the login starts.
-        memory: The type of the tunnel's last trusted host key.
-        refusals: The host key verifiers of earlier connections. If a host key of another type might be trusted, this
-            function adds the verifier of this connection.
+        memory: Remembers the type of the tunnel's last trusted host key.
+        refusals: The verifiers of earlier connections, which refused the server's host key. If the server might have
+            a trusted host key of another type, this function appends the verifier of this connection to the list.
     """
     conn: asyncssh.SSHClientConnection | None = None
     verifier: HostKeyVerifier | None = None

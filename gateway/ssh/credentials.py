@@ -24,7 +24,9 @@ _MAX_TIME = 253402300799
 
 @contextlib.asynccontextmanager
 async def login_arguments(options: SshOptions) -> AsyncIterator[dict[str, Any]]:
-    """Yield the arguments of `asyncssh.connect` that contain the credentials. They are valid only inside the context.
+    """Yield the arguments of `asyncssh.connect` that contain the credentials.
+
+    Use these arguments only inside the context.
 
     Raises:
         TunnelError: A file or the agent cannot be used; fatal.

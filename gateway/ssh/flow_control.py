@@ -63,7 +63,7 @@ class ReceiveWindow:
     """The receive window of one channel. The relay that owns the window must call `close`.
 
     Args:
-        budget: The budget for windows larger than `MIN_WINDOW`. The window reserves the difference from this budget.
+        budget: The budget from which the window takes the bytes that exceed `MIN_WINDOW`.
     """
 
     __slots__ = ("_budget", "adjust_threshold", "consumed", "size")

@@ -94,10 +94,12 @@ def read_trust(options: SshOptions, address: str = "") -> TrustedHostKeys:
 
 @dataclass
 class RememberedHostKeyType:
-    """Remembers the type of the host key that a tunnel last trusted, so that the next connection proposes it first.
+    """Remembers the type of a tunnel's last trusted host key. The next connection proposes this type first.
+
+    The type is remembered only if a fingerprint is pinned, because a fingerprint does not reveal the type of the key.
 
     Args:
-        key_type: The type, such as `ssh-ed25519`; None before the first login, or if no fingerprint is pinned.
+        key_type: The type, such as `ssh-ed25519`; None if no type is remembered.
     """
 
     key_type: str | None = None
@@ -139,12 +141,18 @@ class HostKeyVerifier(asyncssh.SSHClient):
 
     @property
     def offered(self) -> str | None:
-        """A description of the untrusted keys of this and earlier connections; None if there are no such keys."""
+        """A description of the untrusted keys that the server has presented, on this or on an earlier connection.
+
+        None if the server has presented no untrusted key.
+        """
         return ", ".join(filter(None, [*self._refused_before, self.refused_key])) or None
 
     @property
     def has_other_key_types(self) -> bool:
-        """Whether the server also offers a key of another type, which might match a pinned fingerprint."""
+        """Whether the server also offers a host key whose type differs from the type of the refused key.
+
+        Such a key might match a pinned fingerprint. False if no fingerprint is pinned.
+        """
         if self.refused_key_type is None or not self.trust.fingerprints:
             return False
         theirs = getattr(self._conn, "host_keys_offered", ())

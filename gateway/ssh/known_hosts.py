@@ -41,7 +41,8 @@ class KnownHosts:
 
     Args:
         hosts: The lines of all files, parsed by asyncssh (`asyncssh.import_known_hosts`).
-        stamp: Identifies the version of the files; None if a file changed so recently that it must be read again.
+        stamp: Identifies the version of the files. None if a file changed very recently: the timestamp of such a
+            file does not reliably identify the version.
     """
 
     hosts: Any

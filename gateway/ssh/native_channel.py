@@ -70,7 +70,7 @@ class NativeChannel(NativeRelay):
         Args:
             wire: The native engine's token for the SSH connection.
             max_packet: The maximum size of received packets, in bytes.
-            head: The channel type.
+            head: The channel type, as an SSH string (RFC 4251, section 5).
             rest: The bytes of CHANNEL_OPEN after the maximum packet size.
         """
         self._runner.engine.channel(self._token, wire, self.window.size, max_packet, self._tap_mode, head, rest)
@@ -89,7 +89,7 @@ class NativeChannel(NativeRelay):
         if self._measures:
             flags |= ATTACH_MEASURE
         self._histogram = self._runner.histograms.acquire(self._latency)
-        poller().remove(client.fileno())  # an earlier owner of the socket might have registered it
+        poller().remove(client.fileno())  # an earlier owner might have registered the socket with the poller
         self._runner.engine.attach(self._token, client.detach(), self._histogram, flags)
 
     def abort(self, close_reason: CloseReason) -> None:

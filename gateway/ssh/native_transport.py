@@ -40,7 +40,7 @@ _RETRY_SECONDS = 0.005
 
 
 class NativeTransport(asyncio.Transport):
-    """Passes packets between asyncssh and the native engine. asyncssh uses it as the connection's transport.
+    """A transport for asyncssh that passes packets between asyncssh and the native engine.
 
     Args:
         conn: The asyncssh connection.

@@ -40,7 +40,7 @@ class KeepaliveOptions:
     Args:
         interval: Time between two keepalives.
         suspect: Silence after which new clients use another connection, and a replacement is dialed.
-        replace: Silence in addition to `suspect`. If other connections receive data, the connection is then closed.
+        replace: The connection is closed after a silence of `suspect` + `replace` if other connections receive data.
         lost: Silence after which the connection is closed even if no other connection receives data. If the network
             recovers earlier, the connections of clients continue.
     """

@@ -139,8 +139,8 @@ class SshConnectionPool:
 
     def _check_alive(self, connection: PooledConnection) -> None:
         connection.check_alive()
-        # Apply the policy as soon as the reply to the keepalive is overdue. New channels then use another connection
-        # before the gateway tries another target.
+        # Apply the policy as soon as the reply to the keepalive is overdue, so that new channels use another
+        # connection. Otherwise, the gateway might try another target first.
         self._loop.call_later(SLOW_KEEPALIVE + _TIMER_SLACK, lambda: self._apply_policy(time.monotonic()))
 
     async def socket(self, to: HostPort, phases: PhaseTimer | None = None) -> Stream:

@@ -33,8 +33,8 @@ class ConnectionHealth:
         outdated: See `PooledConnection.outdated`. An outdated connection gets no new channels, and the pool
             closes it after its last channel has closed.
         stalled: Whether this connection and all others of the pool became silent, because the network path stalled.
-        silence_at_recovery: Seconds for which a stalled connection had been silent when another connection received
-            data again; 0 before that time.
+        silence_at_recovery: Seconds for which this connection had been silent when another connection recovered from
+            the stall. 0 if no connection has recovered, or if this connection is not stalled.
         keepalive_wait: Seconds for which the connection has waited for a keepalive reply; 0 if it waits for none.
     """
 

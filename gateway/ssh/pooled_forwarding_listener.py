@@ -41,7 +41,7 @@ class PooledForwardingListener(NativeListenerGroup):
         self.connections = list(connections)
         self._owner = owner
         self._overflow_periods = 0
-        """The sum of `SshForwardingListener.overflow_periods` of all native engines, at the last `_grow_if_full`."""
+        """The sum of `SshForwardingListener.overflow_periods` at the most recent call of `_grow_if_full`."""
         super().__init__(rule, permits, _listener_factories(rule, connections), handler)
 
     # The listeners of the native engines call the methods below.
@@ -84,7 +84,7 @@ class PooledForwardingListener(NativeListenerGroup):
 
 
 def _listener_factories(rule: ClientAcceptRule, connections: Sequence[PooledConnection]) -> list[ListenerFactory]:
-    """Return a factory for each native engine that handles some of the connections."""
+    """Return a function that creates a listener, for each native engine that handles some of the connections."""
     by_runner: dict[Any, dict[int, PooledConnection]] = {}
     for each in connections:
         if each.native_transport is not None:
@@ -111,7 +111,10 @@ class PooledForwardingListenerManager:
         self._listeners: set[PooledForwardingListener] = set()
 
     def check(self, connections: Sequence[PooledConnection]) -> None:
-        """Check whether connections are alive. Called when a listener stops while clients wait for channels."""
+        """Check whether the connections of a listener are alive.
+
+        Called when the listener has stopped accepting clients, while earlier clients still wait for channels.
+        """
         for each in connections:
             self._check_alive(each)
 

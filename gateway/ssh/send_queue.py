@@ -26,8 +26,8 @@ _SLOW_DRAIN = 0.02
 """If writing the backlog to the socket takes longer than this number of seconds, the network path counts as slow. On
 a slow path, relays send only little data per turn, and batches are short."""
 _SLOW_PERIOD = 1.0
-"""Seconds for which a network path counts as slow after writing a backlog took longer than `_SLOW_DRAIN`. A slow path
-often accepts data in bursts, so one fast write does not prove that the path has become fast."""
+"""If writing a backlog takes longer than `_SLOW_DRAIN`, the network path counts as slow for this number of seconds. A
+slow path often accepts data in bursts, so one fast write does not prove that the path has become fast."""
 _FAST_NOTSENT_LOWAT = 4 * NOTSENT_LOWAT
 """Limit on unsent bytes in the kernel if the network path is fast. The limit is higher than `NOTSENT_LOWAT`, so that
 the process wakes up less often. The kernel still sends the data within milliseconds."""
@@ -35,8 +35,8 @@ _FAST_DRAIN = 0.001
 """If the kernel sends half of `NOTSENT_LOWAT` in less than this number of seconds, the path is fast (above
 64 MB/s)."""
 _NOT_FAST_DRAIN = 0.01
-"""If the kernel takes more than this number of seconds for half of `_FAST_NOTSENT_LOWAT`, the path is no longer fast
-(below 26 MB/s)."""
+"""If the kernel takes more than this number of seconds to send half of `_FAST_NOTSENT_LOWAT`, the path is no longer
+fast (below 26 MB/s)."""
 MAX_CONTROL_BACKLOG = 1024 * 1024
 """Number of bytes in the backlog above which the connection receives nothing. Without this limit, a peer that sends
 requests but does not read the replies could make the backlog grow without limit."""

@@ -16,7 +16,8 @@ class SlowChannelOpenDetector(Generic[_C]):
     Args:
         loop: The event loop.
         delay: The delay, in seconds.
-        on_slow: Called with the connection; only once if several of its requests exceed the delay at the same time.
+        on_slow: Called with the connection. If several requests of one connection exceed the delay at the same time,
+            the function is called only once.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, delay: float, on_slow: Callable[[_C], None]) -> None:

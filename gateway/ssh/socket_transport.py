@@ -25,7 +25,7 @@ _MAX_GREETING = 255
 
 
 class SocketTransport(asyncio.Transport):
-    """Owns the socket of one SSH connection. asyncssh uses it as the transport of the connection.
+    """A transport for asyncssh that owns the socket of one SSH connection.
 
     Args:
         sock: A connected, non-blocking socket. The transport owns it, and closes it.

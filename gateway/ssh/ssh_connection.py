@@ -19,9 +19,9 @@ from gateway.ssh.single_signature_algorithm_key import SingleSignatureAlgorithmK
 from gateway.ssh.transport_interfaces import NativeTransportInterface, SshConnectionTransport
 
 _FREQUENT_REKEY_BYTES, _FREQUENT_REKEY_SECONDS = 4 << 20, 10.0
-"""Limits for the received bytes and for the seconds between two key exchanges. If neither limit is reached, the
-second key exchange followed shortly after the first. With a small RekeyLimit, OpenSSH starts a key exchange for each
-long packet that it sends (packet.c, ssh_packet_need_rekeying)."""
+"""Limits for the received bytes, and for the seconds, between two key exchanges. If both values are less than the
+limits, the second key exchange follows shortly after the first. With a small RekeyLimit, OpenSSH starts a key
+exchange for each long packet that it sends (packet.c, ssh_packet_need_rekeying)."""
 
 _MAX_DEFERRED_PACKETS = 16 * 1024
 """Maximum number of packets that asyncssh delays during a key exchange, including replies to the peer's requests. If
@@ -107,7 +107,7 @@ class SshConnection(SSHClientConnection):
         """
         if pkttype == MSG_KEXINIT:
             proposal = SSHPacket(packet.get_remaining_payload())
-            proposal.get_bytes(16)  # cookie
+            proposal.get_bytes(16)  # skip the random cookie (RFC 4253, section 7.1)
             proposed = {
                 "kex": self._kex_algs,
                 "host_key_algorithms": self._server_host_key_algs or [],

@@ -81,7 +81,7 @@ class Uplink:
         self._draining = False
         self._after = after
         self._failover: FailoverLink | None = None
-        """The link that dials through several outer tunnels; None if there is at most one outer tunnel."""
+        """The link that tries the outer tunnels in order; None if there is at most one outer tunnel."""
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Open the tunnel, and reopen it each time it is lost, until cancelled.
@@ -132,7 +132,10 @@ class Uplink:
 
     @property
     def via_in_use(self) -> str | None:
-        """The name of the outer tunnel in use; None if there is no outer tunnel, or if this tunnel is not open."""
+        """The name of the outer tunnel in use.
+
+        None if there is no outer tunnel, or if the uplink's own tunnel is not open.
+        """
         if self.opened is None or not self.vias:
             return None
         used = self._failover.used if self._failover is not None else self.vias[0]

@@ -20,7 +20,7 @@ class AuthorizedKeysRenderer(Protocol):
     def __call__(
         self, name: str, options: Any, targets: Sequence[str], sources: Sequence[str], *, unix_sockets: bool
     ) -> list[str]:
-        """Return the lines for files on the server, and comments with the paths of these files.
+        """Return lines to add to files on the tunnel's server. Comments between the lines name the files.
 
         Args:
             name: The tunnel's name.

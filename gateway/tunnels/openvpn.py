@@ -37,7 +37,7 @@ _TUNNEL_STATES = {
     "AUTH": TunnelState.AUTHENTICATING,
     "GET_CONFIG": TunnelState.AUTHENTICATING,
 }
-"""Maps OpenVPN's states to states of the tunnel, until OpenVPN is connected for the first time."""
+"""Maps the states that OpenVPN reports before its first connection to states of the tunnel."""
 
 
 class OpenVpnTunnel:
@@ -106,7 +106,11 @@ class _OpenVpnClient:
         file = load_client_file(options)
         if forward is not None and file.uses_proxy:
             bypass = f"http-proxy and socks-proxy would bypass the tunnel to {via.network}"
-            raise TunnelError(FailureReason.PROTOCOL, f"{options.config}: {bypass}; remove them, or via", fatal=True)
+            raise TunnelError(
+                FailureReason.PROTOCOL,
+                f"{options.config}: {bypass}: remove these options, or the key `via`",
+                fatal=True,
+            )
         client = cls(options, file, forward, via.network)
         stack.callback(client.isolation.close)
         stack.push_async_callback(client.isolation.release_device)
@@ -117,9 +121,9 @@ class _OpenVpnClient:
         return client
 
     def _redirect(self, server: HostPort, protocol: str) -> HostPort | None:
-        """Return the address that OpenVPN dials instead of `server`. It is the address of the local forward.
+        """Make the local forward dial `server`, and return the address at which OpenVPN reaches the local forward.
 
-        Return None if there is no local forward. This is the `redirect` callback of `OpenVpnProcess`.
+        Return None if there is no local forward. `OpenVpnProcess` calls this method as its `redirect` callback.
 
         Raises:
             TunnelError: The connection uses UDP, which the local forward cannot carry.

@@ -106,6 +106,6 @@ class VpnResolver:
                 sock.setblocking(False)
                 answer = dns.query.tcp(query, str(server), timeout=_QUERY_TIMEOUT, sock=sock)
         if not isinstance(answer, dns.message.QueryMessage) or answer.rcode() not in (0, 3):
-            raise OSError(f"responds with {dns.rcode.to_text(answer.rcode())}")
+            raise OSError(f"the response code is {dns.rcode.to_text(answer.rcode())}")
         records = answer.resolve_chaining().answer
         return [str(each.address) for each in records] if records else []

@@ -117,9 +117,7 @@ class EchoMonitor:
                 return None
         if not self._warned:
             self._warned = True
-            log.warning(
-                "cannot ping hosts behind the VPN: permit it with net.ipv4.ping_group_range, or add CAP_NET_RAW"
-            )
+            log.warning("cannot ping hosts behind the VPN: set net.ipv4.ping_group_range, or add CAP_NET_RAW")
         return None
 
     def _receive(self, sock: socket.socket, family: int) -> None:

@@ -54,7 +54,7 @@ class VpnLink:
     Args:
         isolation: Creates the sockets. The caller must close this object.
         network: The identity of the network behind the VPN.
-        thresholds: For each reaction of the gateway, the time for which an expected reply must be missing.
+        thresholds: For how many seconds an expected reply must be missing before each `NoReplyStage` begins.
     """
 
     def __init__(self, isolation: DeviceIsolation, network: LinkNetworkId, thresholds: SilenceThresholds) -> None:
@@ -71,9 +71,9 @@ class VpnLink:
         self._settings: DeviceSettings | None = None
 
     def set_device_settings(self, settings: DeviceSettings) -> None:
-        """From now on, use the name servers in `settings`, and ping its gateways, peers and name servers.
+        """Use the name servers in `settings`, and ping the gateways, peers and name servers in `settings`.
 
-        If the addresses have changed, reset all client connections, because they no longer work.
+        If the addresses of the device have changed, reset all client connections, because they no longer work.
 
         Args:
             settings: The current settings of the device.

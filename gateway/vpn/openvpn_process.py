@@ -185,7 +185,8 @@ class OpenVpnProcess:
             return
         kind, fields = request[1], request[2]
         options = self._options
-        # The gateway has no credentials for other kinds of requests, such as a login to an HTTP proxy.
+        # The gateway has only the passphrase of a private key and the login to the server. The gateway has no other
+        # credentials, such as a login to an HTTP proxy.
         secret = {"Private Key": options.key_password, "Auth": options.password}.get(kind)
         key = {"Private Key": "key_password_file", "Auth": "user and password_file"}.get(kind, "a login in the file")
         if secret is None or (fields.startswith("username") and options.user is None):

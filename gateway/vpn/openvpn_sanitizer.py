@@ -69,7 +69,7 @@ class SanitizedOpenVpnFile:
         return 0
 
     def with_login_query(self) -> "SanitizedOpenVpnFile":
-        """Return a copy that makes OpenVPN request the user name and the password over the management interface."""
+        """Return a copy of this file that makes OpenVPN request the login over the management interface."""
         others = tuple(each for each in self.directives if each.name != _LOGIN)
         return replace(self, directives=(*others, OpenVpnDirective(0, _LOGIN)), requires_login=True)
 

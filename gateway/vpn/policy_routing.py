@@ -70,7 +70,8 @@ def configure_in_host(name: str, settings: DeviceSettings) -> None:
             netlink.rule("add", oifname=name, table=table, family=family, protocol=_PROTOCOL, priority=table)
         for each in settings.usable_addresses:
             # Also route packets from the device's addresses through the table. The rule for the device matches only
-            # packets of bound sockets, and therefore not the kernel's reply to a late packet for a closed socket.
+            # packets of sockets that are bound to the device. If a late packet arrives for a closed socket, the
+            # kernel's reply belongs to no socket.
             family = socket.AF_INET if each.version == 4 else socket.AF_INET6
             netlink.rule(
                 "add", src=str(each.ip), src_len=each.max_prefixlen, table=table, family=family, protocol=_PROTOCOL,
@@ -104,7 +105,8 @@ def _table_of(netlink: IPRoute, name: str) -> int | None:
 def _free_table(netlink: IPRoute, name: str) -> int:
     """Return the number of a routing table that no rule uses. The search starts at a number derived from `name`."""
     used = {rule.get_attr("FRA_TABLE") for rule in _rules(netlink)}
-    # Start at a number that depends on the name, so that gateways that search simultaneously find different tables.
+    # Derive the start of the search from the device's name. Gateways that search simultaneously then usually find
+    # different tables.
     start = zlib.crc32(name.encode())
     return next(
         table

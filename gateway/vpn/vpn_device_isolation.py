@@ -113,7 +113,7 @@ class NetworkNamespaceIsolation:
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
-            # If only the job is cancelled, and not the caller, `NetworkNamespace.close` has cancelled the job.
+            # If the future is cancelled, but the caller is not, `NetworkNamespace.close` has cancelled the future.
             if future.cancelled() and not is_being_cancelled():
                 raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)) from None
             raise

@@ -95,7 +95,7 @@ class WireGuardDevice:
         try:
             self.in_kernel = await asyncio.shield(creation)
         except asyncio.CancelledError:
-            self.in_kernel = await creation  # wait for the creation, so that `stop` can remove the device
+            self.in_kernel = await creation  # wait until the device exists, so that `stop` can remove it
             raise
 
     def _device_settings(self) -> DeviceSettings:
@@ -159,7 +159,8 @@ class WireGuardDevice:
         """Load the configuration file again. Can block.
 
         Returns:
-            Whether only keys and peers have changed. If so, the device can remain.
+            Whether the addresses, the MTU, the name servers and the search domains are unchanged. If so, the caller
+            can keep the device, and set its keys and peers again.
 
         Raises:
             TunnelError: The configuration file cannot be loaded. See `load_wireguard_file`.

@@ -1,4 +1,7 @@
-"""Finds hazards in the snapshot of an engine. The function `find` of a module yields its findings. Does no I/O."""
+"""Finds hazards in the snapshot of an engine. Does no I/O.
+
+Each module in `_MODULES` has a function `find`, which yields findings.
+"""
 
 from gateway.audit.hazards import (
     files_hidden_by_mounts,

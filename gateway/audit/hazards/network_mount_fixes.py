@@ -15,7 +15,7 @@ _SMB_VERSION = "3"
 """The value of `vers` that selects the latest SMB version, 3.0 or later, that client and server support
 (mount.cifs(8))."""
 _LOGIN = {"user", "username", "pass", "passwd", "password", "password2"}
-"""Options of a login. A credentials file can contain them instead of the mount options (mount.cifs(8))."""
+"""Mount options for the user name and the password. A credentials file can contain these options (mount.cifs(8))."""
 _UNSAFE_IN_FSTAB = re.compile(r"[\s\\#]")
 """Matches characters that need octal escapes in /etc/fstab, such as the space, which separates fields (fstab(5))."""
 _KEPT_OF_HOST = {"addr", "port", "sec", "ro", "nosuid", "nodev", "noexec"}
@@ -124,7 +124,8 @@ def host_mount(
     login = command("grep", "-E", f"^({'|'.join(sorted(_LOGIN))})=")
     setup = (
         only_on_host(client),
-        # Pipe the password from the volume to the file, so that it does not appear in the output or in arguments.
+        # Pipe the password from the options of the volume to the credentials file. The password then appears neither
+        # in the output nor in arguments.
         f"(umask 077; {read} | tr , '\\n' | {login} > {command(credentials)})",
         command("mkdir", "-p", point),
         f"grep -qxF {command(line)} /etc/fstab || echo {command(line)} >> /etc/fstab",

@@ -102,7 +102,10 @@ def _not_writable(snapshot: AuditSnapshot, container: AuditedContainer, mount: A
 
 
 def _belongs_to_host(path: str) -> bool:
-    """Return whether a directory is part of the host's operating system, so that a fix must not change its owner."""
+    """Return whether a directory is part of the host's operating system.
+
+    A fix must not change the owner of such a directory.
+    """
     return path in (*_SYSTEM, *_SOCKET_DIRECTORIES) or _below_any(path, _SYSTEM_TREES)
 
 

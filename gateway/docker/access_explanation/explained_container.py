@@ -51,5 +51,5 @@ class ExplainedContainer:
 
 
 def reason(attachment: DesiredAttachmentStatus) -> str:
-    """Return the reason and the message of an attachment's status as one string; empty if it has neither."""
+    """Return the reason and the message of an attachment's status as one string; empty if the status has neither."""
     return ": ".join(filter(None, (attachment.reason and str(attachment.reason), attachment.message)))

@@ -162,7 +162,7 @@ def _unasked(subject: ExplainedContainer, backend: ExplainedBackend, configured:
 
 
 def _chosen_otherwise(subject: ExplainedContainer, backend: ExplainedBackend, configured: list[str]) -> Reachability:
-    """Return which label, grant or rule selects other backends or networks for the container."""
+    """Return which label, grant or rule of the container omits the backend, or the networks of the backend."""
     container, mine = subject.container, subject.container.labels
     for key, choices in (("network", configured), ("backends", [backend.name])):
         label = subject.label(key)

@@ -64,7 +64,7 @@ class PeerMesh:
         """For each network ID: the addresses of the peers according to DNS."""
         self._maintained: set[tuple[str, str]] = set()
         self.peers: dict[tuple[str, str], Peer] = {}
-        """The peers. A key is the ID of a network, and the peer's address on the network."""
+        """The peers, by the network's ID and the peer's address on the network."""
         self.listen_errors: dict[SharedNetwork, str] = {}
         """For each network on which the gateway cannot listen: the reason."""
 
@@ -145,7 +145,8 @@ class PeerMesh:
             return
         finally:
             self._handshakes -= Counter({address: 1})
-        # A client that has the key is a peer, even if DNS does not list its address yet.
+        # A client that completes the handshake has the pre-shared key. Therefore, the client is a peer, even if DNS
+        # does not list its address yet.
         self._add_peer(network, address)
         if (peer := self.peers.get((network.id, address))) is not None:
             peer.seen.set()

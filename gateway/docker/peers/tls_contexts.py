@@ -42,7 +42,7 @@ def contexts(secret: Secret) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     for context in (listening, connecting):
         context.minimum_version = ssl.TLSVersion.TLSv1_3
     listening.num_tickets = 0
-    # The client trusts no certificate authority, so it refuses a server that uses a certificate instead of the key.
+    # The client trusts no certificate authority, so it accepts only a server that has the pre-shared key.
     connecting.check_hostname = False
     connecting.verify_mode = ssl.CERT_REQUIRED
     listening.set_psk_server_callback(lambda _: key, None)

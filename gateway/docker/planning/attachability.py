@@ -10,13 +10,19 @@ _USER_MODE = {"pasta", "slirp4netns"}
 
 
 def block_reason(builder: PlanBuilder, container: Container, name: str) -> tuple[AttachmentObstacle | None, str]:
-    """Return why a container cannot be attached to a network, and a message; None if it can be attached."""
+    """Return the obstacle that prevents attaching a container to a network, and a message about the obstacle.
+
+    Return None and an empty message if the container can be attached.
+    """
     blocked, message = container_block_reason(container)
     return (blocked, message) if blocked is not None else _network_block_reason(builder, name)
 
 
 def container_block_reason(container: Container) -> tuple[AttachmentObstacle | None, str]:
-    """Return why a container cannot be attached to any network, and a message; None if it can be attached."""
+    """Return the obstacle that prevents attaching a container to any network, and a message about the obstacle.
+
+    Return None and an empty message if there is no such obstacle.
+    """
     mode = container.network_mode
     if mode == "host":
         return (

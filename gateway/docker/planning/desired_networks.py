@@ -53,8 +53,8 @@ def attachable_networks(builder: PlanBuilder, container: Container) -> set[str]:
 def _idle(builder: PlanBuilder, container: Container) -> None:
     """Warn about labels that have no effect because the label `enable` is absent.
 
-    Do not warn if the container shares a network with the gateway: the key `allow` of a backend can then use
-    the labels.
+    Do not warn if the container shares a network with the gateway, because the key `allow` of a backend can then
+    match the labels.
     """
     mistakes = labels.idle(container.labels, builder.options.label_prefix, builder.desired.instance)
     shared = client_networks(builder.observed, builder.options) if mistakes else None

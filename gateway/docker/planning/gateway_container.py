@@ -19,11 +19,13 @@ _FIX = 'see docs/docker.md, "The gateway\'s address"'
 def own_addresses(builder: PlanBuilder, name: str) -> tuple[str, ...]:
     """Return the addresses to request for the gateway's container on a network.
 
-    For an address family without an address in the result, the engine chooses the address.
+    For an address family without an address in the result, the engine chooses the address. If the network is neither
+    on this engine nor in the plan, return the configured address. If no address is configured, return the gateway's
+    previous addresses.
 
     Args:
         builder: The plan so far.
-        name: The network's name. If this engine does not list the network yet, the previous addresses are returned.
+        name: The network's name.
     """
     desired, options = builder.desired, builder.options.networks[name]
     claimed, refused = desired.claimed.get(name, ()), desired.refused.get(name, frozenset())
@@ -36,7 +38,10 @@ def own_addresses(builder: PlanBuilder, name: str) -> tuple[str, ...]:
 
 
 def reserved_addresses(desired: DesiredState, observed: EngineSnapshot) -> dict[str, tuple[str, ...]]:
-    """Return, for each network, the gateway's current addresses. Omit addresses that another container can get."""
+    """Return the gateway's current addresses on each network to which the gateway attached its own container.
+
+    Omit addresses that the engine may assign to another container.
+    """
     own = observed.own_container
     networks = {each.name: each for each in observed.networks}
     found = {}
@@ -92,9 +97,10 @@ def removed_network_message(builder: PlanBuilder, container: Container, name: st
 
 
 def reconnect_command(builder: PlanBuilder, container: Container, name: str) -> str:
-    """Return the command that reattaches a stopped container to the network that now has this name.
+    """Return the command that moves a stopped container from a removed network to the new network of the same name.
 
-    The command includes the container's aliases. It is empty if an alias contains control characters.
+    The command includes the container's aliases. Return an empty string if the command is too long, or if an alias
+    contains control characters.
     """
     who, network = container.name, f"{builder.observed.flavor.command} network"
     known = {container.id[:12], container.name, *container.given_names}
@@ -107,7 +113,7 @@ def reattach_stopped_gateway(builder: PlanBuilder) -> None:
     """Plan to reattach the gateway's own container if it is stopped and its network was removed.
 
     Without this action, the container cannot start. Only commands such as `gateway apply` plan this action, because
-    the service does not run while its container is stopped.
+    the gateway itself does not run while its container is stopped.
     """
     if builder.observed.own is not None:
         return

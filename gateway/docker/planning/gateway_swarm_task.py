@@ -12,8 +12,8 @@ def gateway_swarm_task_state(
 ) -> tuple[AttachmentState, AttachmentObstacle | None, str]:
     """Return the state of the gateway's own attachment to a network.
 
-    The engine does not report the aliases of a task. The aliases are checked only on swarm managers, which list the
-    task's service.
+    The engine does not report the aliases of a task, but a swarm manager reports the aliases of the task's service.
+    On other nodes, the aliases are not checked.
 
     Args:
         builder: The plan so far.

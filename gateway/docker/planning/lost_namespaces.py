@@ -83,13 +83,14 @@ def without_namespace_while_running(builder: PlanBuilder, container: Container) 
 
 
 def later_starts(builder: PlanBuilder) -> dict[str, float]:
-    """Return the containers that need no restart, although the owner of their namespace seems to have started later.
+    """Return the containers that need no restart, although their namespace's owner has a later start time.
 
-    This happens if the engine's clock was set back after the owner's start. The time of this start is then in the
-    future. Without a record of these containers, the gateway would restart them when the clock reaches that time.
+    The owner's start time is in the future, because the engine's clock was set back after the owner's start. Without
+    a record of such a container, the gateway would restart the container when the clock reaches the owner's start
+    time.
 
     Returns:
-        For the ID of each such container, the start of the owner, in seconds since the epoch.
+        The owner's start time in seconds since the epoch, by the ID of the container that joins the namespace.
     """
     clock, found = builder.observed.clock, {}
     for container in builder.observed.containers:

@@ -28,7 +28,9 @@ def container_conflicts(builder: PlanBuilder, container: Container, network: str
 
 
 def report_foreign_endpoints(builder: PlanBuilder, container: Container, wanted: Collection[str]) -> None:
-    """Add name conflicts on each network of the gateway to which another program attached the container.
+    """Add to the plan a container's name conflicts on the gateway's networks.
+
+    Skip each network to which the gateway attached the container.
 
     Args:
         builder: The plan so far.
@@ -68,7 +70,7 @@ def service_conflicts(builder: PlanBuilder, service: SwarmService, network: str,
 
 
 def _networks_to_compare(builder: PlanBuilder, container: Container, network: str) -> list[str]:
-    """Return the networks of a container on which to search for conflicts with the names on `network`.
+    """Return the container's networks whose names are compared with the names on `network` to find conflicts.
 
     Of the gateway's networks, the result contains only those that precede `network` in alphabetical order. Thus, each
     conflict between two networks of the gateway is reported once.

@@ -16,8 +16,8 @@ from gateway.docker.snapshot import Container, EngineSnapshot, NetworkInfo
 from gateway.text_sanitizer import one_line
 
 _MAX_LABEL_ERRORS = 10
-"""The maximum number of warnings about the labels of one container, so that they do not hide warnings about other
-containers."""
+"""The maximum number of label errors that the warnings list for one container or service. One more warning
+contains the number of further errors. The limit keeps warnings about other containers visible."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class PlanBuilder:
         self.creatable: dict[str, NetworkInfo] = {}
         """The networks that this plan creates, by name. They have no ID yet."""
         self.no_free_range: dict[str, str] = {}
-        """For the name of each network that cannot be created because no subnet is free: a message."""
+        """Messages about networks that cannot be created because no subnet is free, by the network's name."""
         self.actions: list[PlannedAction] = []
         self.attachments: list[DesiredAttachmentStatus] = []
         self.warnings: list[str] = []
@@ -89,8 +89,9 @@ class PlanBuilder:
         """Return the driver of a network with these options."""
         if options.driver != "auto":
             return options.driver
-        # Only the gateway on the leading manager creates overlays. With `per`, that gateway would not create networks
-        # for projects whose plain containers run on other nodes. Therefore, use overlays only for services.
+        # Only the gateway on the leading manager creates overlays. This manager lists all services, but not the plain
+        # containers on other nodes, so the per-project networks of such containers would never be created. Therefore,
+        # use overlays for per-project networks only with `docker.services`.
         overlay = self.observed.swarm.member and (options.per is None or self.options.services)
         return "overlay" if overlay else "bridge"
 
@@ -221,7 +222,7 @@ class PlanBuilder:
         reason: AttachmentObstacle | None = None,
         message: str = "",
     ) -> None:
-        """Add the status of an attachment to the plan: that of a container or service to a network."""
+        """Add to the plan the status of a container's or service's attachment to a network."""
         self.attachments.append(DesiredAttachmentStatus(network, who, state, reason, message, who_id))
 
     def report_container(
@@ -232,5 +233,5 @@ class PlanBuilder:
         reason: AttachmentObstacle | None = None,
         message: str = "",
     ) -> None:
-        """Add the status of an attachment to the plan: that of a container to a network."""
+        """Add to the plan the status of a container's attachment to a network."""
         self.report(container.name, container.id, network, state, reason, message)

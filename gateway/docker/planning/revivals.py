@@ -62,7 +62,10 @@ def revive(builder: PlanBuilder) -> tuple[UnavailableContainer, ...]:
 def _with_start_restriction(
     builder: PlanBuilder, container: Container, unavailable: UnavailableContainer
 ) -> UnavailableContainer:
-    """Return `unavailable`, or a copy whose state says why the gateway is not allowed to start the container."""
+    """Return a copy of `unavailable` that states why the gateway must not start the container.
+
+    Return `unavailable` unchanged if no restriction applies.
+    """
     if unavailable.state not in (RevivalStatus.STARTING, RevivalStatus.WAITING):
         return unavailable
     options, desired, start = builder.options, builder.desired, container.last_start

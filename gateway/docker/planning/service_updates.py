@@ -49,9 +49,11 @@ def _wanted(builder: PlanBuilder, service: SwarmService) -> tuple[RequestedAcces
 
 
 def _attached(builder: PlanBuilder, service: SwarmService) -> tuple[dict[str, frozenset[str]], set[str]]:
-    """Return the desired aliases for each network ID, and also the IDs of the networks that the service requests.
+    """Report the status of each network that a service requests.
 
-    The aliases cover the service's current and requested networks. Report the status of each requested network.
+    Returns:
+        The desired aliases on each network that the service has or gets, by the network's ID. Also the IDs of the
+            existing networks that the service requests; empty if the request is refused.
     """
     mark, who = builder.desired.owner_alias, f"service {service.name}"
 

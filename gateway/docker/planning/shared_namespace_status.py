@@ -16,7 +16,7 @@ def report_shared_namespace(
         container: The container that joins the other container's network namespace.
         network: A network that the container requests.
         aliases: The aliases that the container requests.
-        coming: Whether the other container requests `network`, so that the gateway will attach that container.
+        coming: Whether the other container requests `network`. If so, the gateway attaches the other container first.
     """
 
     def report(state: AttachmentState, reason: AttachmentObstacle | None, message: str) -> None:

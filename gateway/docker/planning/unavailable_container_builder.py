@@ -21,7 +21,7 @@ def unavailable_container(
     message: str = "",
     command: str = "",
 ) -> UnavailableContainer:
-    """Create an `UnavailableContainer` for a container. See the class for the meaning of the arguments."""
+    """Create an `UnavailableContainer` for a container. `UnavailableContainer` describes the arguments."""
     return UnavailableContainer(container.name, container.id, cause, detail, state, message, command)
 
 

@@ -1,6 +1,7 @@
 """Renders an HTML page once for all clients, and returns to each client only the parts that the client does not have.
 
-Yields to the event loop between its steps, so that no step delays client traffic by a millisecond or more.
+Splits the work into steps of less than a millisecond, and yields to the event loop between steps. The steps
+therefore hardly delay client traffic.
 """
 
 import asyncio

@@ -39,7 +39,7 @@ def history_chart(checks: Sequence[EarlierCheckResult], columns: int = WIDTH) ->
 
 _CLASSES = ("ok", "warn", "blocked", "fail")
 _WORDS = ("succeeded", "degraded", "blocked", "failed")
-"""The word for each of `_CLASSES` in the text alternative."""
+"""For each class in `_CLASSES`, the word that describes the check result in the label of a chart."""
 _RESULTS = {
     HealthState.UP: 0,
     HealthState.DEGRADED: 1,

@@ -14,8 +14,8 @@ SHORTEST_SCALE = 0.005
 """Minimum duration, in seconds, that the full width of a phases chart represents."""
 END_SECTION = "</section>\n"
 _PERIOD = 3600.0
-"""Seconds after which the renderer renders every part again, even if its data has not changed. The page shows times
-that are more than a day old with their date, so the output for the same data changes with time."""
+"""Seconds after which the renderer renders every part again, even if the data has not changed. The HTML also depends
+on the current time: times that are more than a day ago include the date."""
 
 
 def macros(template: str) -> Any:

@@ -34,7 +34,7 @@ class PagePart:
     def __post_init__(self) -> None:
         object.__setattr__(
             self, "placeholder", f'<template id="{escape(self.id)}"></template>'
-        )  # a frozen dataclass permits no other assignment
+        )  # a frozen dataclass does not permit a normal assignment
 
 
 PageItem = str | PagePart

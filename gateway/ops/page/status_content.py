@@ -81,7 +81,7 @@ class Notices:
 
 
 def notices(view: ServiceView) -> Notices:
-    """Return the notices for the status page."""
+    """Return the problems for the notices on the status page, such as a failed reload."""
     docker = view.docker
     return Notices(
         view.reload_failed_at,
@@ -137,7 +137,7 @@ def changes(events: Sequence[StateChange], limit: int = MAX_CHANGES) -> list[Rec
 
 
 def some(names: Sequence[str], limit: int = 3) -> str:
-    """Return the first names as text, such as `a, b, c and 2 more`."""
+    """Return the first `limit` of the names, and the number of further names, such as `a, b, c and 2 more`."""
     more = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
 

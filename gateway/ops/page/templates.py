@@ -73,7 +73,7 @@ def age(member: MemberSnapshot, now: float) -> str:
 
 
 def _notes(member: MemberSnapshot) -> list[str]:
-    """Return messages about a fleet member: why it does not respond, and that its last reload failed."""
+    """Return messages about problems of a fleet member: the member does not respond, or its last reload failed."""
     reload_failed = member.summary is not None and not member.summary.reload_successful
     return [*filter(None, [member.error]), *(["the last reload failed"] if reload_failed else [])]
 

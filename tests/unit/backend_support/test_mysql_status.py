@@ -2,6 +2,7 @@
 
 from typing import Any, Self
 
+import pymysql
 import pytest
 
 from gateway.backend_support.mysql_status import query_status
@@ -14,8 +15,10 @@ STOPPED = {"Seconds_Behind_Source": None, "Last_IO_Error": "error connecting to 
 class Server:
     """A substitute for PyMySQL's connection and cursor."""
 
-    def __init__(self, *, read_only: bool, replication: dict[str, Any] | None) -> None:
-        self._rows = {"SELECT": {"read_only": int(read_only), "server_id": 1, "version": "8.4"}, "SHOW": replication}
+    def __init__(self, *, read_only: bool, replication: dict[str, Any] | Exception | None) -> None:
+        self._replication = replication if isinstance(replication, Exception) else None
+        row = {"read_only": int(read_only), "server_id": 1, "version": "8.4"}
+        self._rows: dict[str, Any] = {"SELECT": row, "SHOW": replication}
         self._asked = ""
 
     def cursor(self, _kind: object) -> "Server":
@@ -29,8 +32,10 @@ class Server:
 
     def execute(self, statement: str) -> None:
         self._asked = statement.split(maxsplit=1)[0]
+        if self._asked == "SHOW" and self._replication is not None:
+            raise self._replication
 
-    def fetchone(self) -> dict[str, Any] | None:
+    def fetchone(self) -> Any:
         return self._rows[self._asked]
 
 
@@ -75,3 +80,21 @@ def test_a_lag_that_is_not_finite_is_refused() -> None:
     server = Server(read_only=True, replication={"Seconds_Behind_Source": 10**400})
     with pytest.raises(ValueError, match="not a finite number"):
         query_status(server, None)  # type: ignore[arg-type]
+
+
+def test_without_the_privilege_to_query_the_replication_read_only_decides_the_role() -> None:
+    denied = pymysql.err.OperationalError(1227, "Access denied; you need the REPLICATION CLIENT privilege")
+    found = query_status(Server(read_only=False, replication=denied), None)  # type: ignore[arg-type]
+    assert (found.role, found.unusable, found.degraded) == ("primary", None, None)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pymysql.err.OperationalError(2013, "Lost connection to MySQL server during query"),
+        pymysql.err.InternalError("Packet sequence number wrong - got 3 expected 1"),
+    ],
+)
+def test_a_connection_that_is_lost_during_the_query_is_an_error(error: pymysql.err.MySQLError) -> None:
+    with pytest.raises(type(error)):
+        query_status(Server(read_only=False, replication=error), None)  # type: ignore[arg-type]
