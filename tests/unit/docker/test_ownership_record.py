@@ -1,17 +1,53 @@
+import json
 from pathlib import Path
+from unittest.mock import Mock
 
+import pytest
+
+from gateway.docker import ownership_record
 from gateway.docker.ownership_record import FILE, OwnershipRecord
 
 
-def test_the_warning_names_the_consequence_of_a_file_that_cannot_be_read_or_written(tmp_path: Path) -> None:
-    record = OwnershipRecord(tmp_path / "state")
-    assert record.warning is None
-    record.adopt({("network", "container")})  # fails, because the folder does not exist
+def test_the_ownership_record_survives_restarts_and_an_invalid_one_detaches_nothing(tmp_path: Path) -> None:
+    ownership = OwnershipRecord(tmp_path)
+    assert ownership.adopting
+    ownership.adopt({("a", "n")})
+    ownership.add("b", "n")
+    again = OwnershipRecord(tmp_path)
+    assert not again.adopting
+    assert again.endpoints == {("a", "n"), ("b", "n")}
+    again.retain({"b"})
+    assert OwnershipRecord(tmp_path).endpoints == {("b", "n")}
+    (tmp_path / "docker.json").write_text("{")
+    broken = OwnershipRecord(tmp_path)
+    assert (broken.adopting, broken.endpoints) == (False, frozenset())
+    assert broken.problem
+
+
+def test_starts_in_another_format_do_not_invalidate_the_ownership_record(tmp_path: Path) -> None:
+    record = {"endpoints": [["c", "apps"]], "starts": {"c": "volume"}, "namespaces": ["o"]}
+    (tmp_path / "docker.json").write_text(json.dumps(record))
+    found = OwnershipRecord(tmp_path)
+    assert (found.problem, found.starts, found.namespaces) == (None, {}, frozenset({"o"}))
+    assert found.endpoints == {("c", "apps")}
+
+
+def test_a_write_after_a_failed_write_clears_the_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = OwnershipRecord(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(ownership_record, "replace_file", Mock(side_effect=OSError(28, "No space left on device")))
+        record.add("c", "apps")
+    assert str(record.problem).endswith("No space left on device")
     assert record.warning
     assert "cannot be written, so endpoints created now may not be detached after a restart" in record.warning
+    record.add("d", "apps")
+    assert record.problem is None
+    assert OwnershipRecord(tmp_path).warning is None
+
+
+def test_a_later_write_does_not_clear_the_problem_of_a_damaged_file(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text("{")
-    damaged = OwnershipRecord(tmp_path)
-    assert damaged.warning
-    assert "cannot be used, so endpoints of an earlier process are not detached" in damaged.warning
-    damaged.adopt(set())
-    assert damaged.warning  # a successful write does not restore the lost record
+    record = OwnershipRecord(tmp_path)
+    record.add("c", "apps")
+    assert record.warning
+    assert "cannot be used, so endpoints of an earlier process are not detached" in record.warning

@@ -2,14 +2,12 @@
 
 import asyncio
 import ipaddress
-import json
 import random
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,7 +16,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from gateway.contracts.config_types import Duration
 from gateway.docker import inspection_cache
-from gateway.docker import ownership_record as ownership_module
 from gateway.docker import plan_executor as plan_executor_module
 from gateway.docker import reconciler as reconciler_module
 from gateway.docker.attachment_obstacle import AttachmentObstacle
@@ -501,22 +498,6 @@ def test_missing_options_of_a_foreign_network_are_reported() -> None:
     assert differences(replace(overlay, options={MTU: "1400", ENCRYPTED: ""})) == []
 
 
-def test_the_ownership_record_survives_restarts_and_an_invalid_one_detaches_nothing(tmp_path: Path) -> None:
-    ownership = OwnershipRecord(tmp_path)
-    assert ownership.adopting
-    ownership.adopt({("a", "n")})
-    ownership.add("b", "n")
-    again = OwnershipRecord(tmp_path)
-    assert not again.adopting
-    assert again.endpoints == {("a", "n"), ("b", "n")}
-    again.retain({"b"})
-    assert OwnershipRecord(tmp_path).endpoints == {("b", "n")}
-    (tmp_path / "docker.json").write_text("{")
-    broken = OwnershipRecord(tmp_path)
-    assert (broken.adopting, broken.endpoints) == (False, frozenset())
-    assert broken.problem
-
-
 class Fleet(RuleBasedStateMachine):
     """Check convergence when containers start and stop, the engine fails, or other clients change its state."""
 
@@ -743,24 +724,6 @@ def test_an_invalid_ownership_record_is_reported_and_ignored(tmp_path: Path, tex
         replace(desired(), claimed=ownership.addresses), EngineSnapshot((own,), (network,), own=own.id), NOTHING
     )
     assert made(found) == [(ActionKind.CONNECT, "apps", "gateway")]
-
-
-def test_starts_in_another_format_do_not_invalidate_the_ownership_record(tmp_path: Path) -> None:
-    record = {"endpoints": [["c", "apps"]], "starts": {"c": "volume"}, "namespaces": ["o"]}
-    (tmp_path / "docker.json").write_text(json.dumps(record))
-    found = OwnershipRecord(tmp_path)
-    assert (found.problem, found.starts, found.namespaces) == (None, {}, frozenset({"o"}))
-    assert found.endpoints == {("c", "apps")}
-
-
-def test_a_write_after_a_failed_write_clears_the_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = OwnershipRecord(tmp_path)
-    with monkeypatch.context() as full:
-        full.setattr(ownership_module, "replace_file", Mock(side_effect=OSError(28, "No space left on device")))
-        record.add("c", "apps")
-    assert str(record.problem).endswith("No space left on device")
-    record.add("d", "apps")
-    assert record.problem is None
 
 
 def test_the_names_of_an_endpoint_are_computed_once() -> None:
