@@ -6,7 +6,7 @@
     ├── ConfigError                   the operator: the configuration is invalid
     ├── UsageError                    the caller of a command: its arguments are invalid
     ├── ServiceUnreachableError       the caller of a command: the service does not respond
-    └── TargetAccessError             depends on the subclass; has a `FailureReason`
+    └── TargetPathError             depends on the subclass; has a `FailureReason`
         ├── TunnelError               the operator of the tunnel; `fatal` if a retry cannot succeed soon
         ├── LinkLostError             no one: the uplink opens a new link
         │   └── RedialRequiredError   the calling code: dial again immediately
@@ -110,7 +110,7 @@ class ServiceUnreachableError(GatewayError):
     """No service responds at the given address or socket."""
 
 
-class TargetAccessError(GatewayError):
+class TargetPathError(GatewayError):
     """A step on the path to a target failed, such as the tunnel or the dial.
 
     Args:
@@ -125,12 +125,12 @@ class TargetAccessError(GatewayError):
         super().__init__(self.detail)
 
 
-class TunnelError(TargetAccessError):
+class TunnelError(TargetPathError):
     """A tunnel could not be opened.
 
     Args:
         reason: The reason, for metrics and status.
-        detail: A description of the failure, see `TargetAccessError`.
+        detail: A description of the failure, see `TargetPathError`.
         fatal: Whether an operator must act before a retry can succeed, for example after a host key mismatch.
     """
 
@@ -139,11 +139,11 @@ class TunnelError(TargetAccessError):
         self.fatal = fatal
 
 
-class LinkLostError(TargetAccessError):
+class LinkLostError(TargetPathError):
     """The link failed while it was in use.
 
     Args:
-        detail: A description of the failure, see `TargetAccessError`.
+        detail: A description of the failure, see `TargetPathError`.
         dial_in_progress: Whether the tunnel's server was dialing the target. The server may still connect to the
             target, and then close the new connection without sending data.
     """
@@ -160,16 +160,16 @@ class RedialRequiredError(LinkLostError):
         super().__init__("the connection stopped responding during the dial", dial_in_progress=True)
 
 
-class DialError(TargetAccessError):
+class DialError(TargetPathError):
     """The link works, but the target cannot be reached."""
 
 
-class UnusableTargetError(TargetAccessError):
+class UnusableTargetError(TargetPathError):
     """The target responds, but clients cannot use it: for example, it is read-only or a replica.
 
     Args:
         reason: The reason, for metrics and status.
-        detail: A description of the failure, see `TargetAccessError`.
+        detail: A description of the failure, see `TargetPathError`.
         remedy: The remedy for this specific failure, in the imperative. It is appended to `detail`. If empty, the
             general remedy for `reason` applies.
     """

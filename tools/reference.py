@@ -35,26 +35,26 @@ from gateway.config.model import (
     TargetOptions,
     UnixListener,
 )
-from gateway.config.sections import SECTIONS, OpsTls
+from gateway.config.sections import SECTIONS, OpsTlsSection
 from gateway.config.value_parsers import LogTarget, ThreadCount
 from gateway.contracts.config_types import Duration, HostPort, IpAddress, IpNetwork, ListenAddress, Size
 from gateway.contracts.secret import Secret
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.docker.attachment_obstacle import AttachmentObstacle
-from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions, PeerOptions
+from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions, SwarmPeerOptions
 from gateway.docker.plan import ActionKind, AttachmentState
 from gateway.errors import FailureReason
 from gateway.fleet.member_addresses import MemberAddress
 from gateway.forwarding.admission import RefusalReason
 from gateway.metric_types import Histogram
 from gateway.ops.authorization import AccessRole
-from gateway.ops.get_handlers import ROLES
+from gateway.ops.http_get_handlers import ROLES
 from gateway.ops.kind_specific_metrics import fact_families
 from gateway.ops.metrics import families
 from gateway.ops.server import OpsServer
 from gateway.ops.status_views import ServiceView
 from gateway.tls_client import TlsClientFiles
-from gateway.vpn.options import SilenceDetectionOptions
+from gateway.vpn.options import MissingReplyOptions
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference.md"
 _NEEDS = {
@@ -103,11 +103,11 @@ def _configuration() -> Iterator[str]:
     yield "`GATEWAY_TUNNEL_MY_VPN` and `GATEWAY_BACKEND_MY_DB` configure the tunnel `my-vpn` and the backend `my-db`."
     for name, cls in SECTIONS.items():
         yield from _table(f"`{name}`", cls)
-    yield from _table("`ops.tls`", OpsTls)
+    yield from _table("`ops.tls`", OpsTlsSection)
     yield from _table("`tunnels.NAME`, every kind", CommonTunnelOptions)
     for name, tunnel in sorted(tunnels.KINDS.items()):
         yield from _table(f"`tunnels.NAME`, kind `{name}`", tunnel.options)
-    yield from _table("`silence`, kinds `openvpn` and `wireguard`", SilenceDetectionOptions)
+    yield from _table("`silence`, kinds `openvpn` and `wireguard`", MissingReplyOptions)
     yield from _table("`backends.NAME`, every kind", CommonBackendOptions)
     ports = {name: kind.default_port for name, kind in sorted(backends.KINDS.items()) if kind.default_port}
     yield ""
@@ -128,7 +128,7 @@ def _configuration() -> Iterator[str]:
     yield from _table("`docker.networks.NAME`", NetworkOptions)
     yield from _table("`docker.attach`, each rule", AttachRule)
     yield from _table("`docker.grants`, each grant", Grant)
-    yield from _table("`docker.peers`", PeerOptions)
+    yield from _table("`docker.peers`", SwarmPeerOptions)
     yield from _table("`fleet.tls`, `docker.tls`", TlsClientFiles)
     yield from _table("`allow`", AllowRules)
     yield from _table("`targets`, a target as a mapping", TargetOptions)

@@ -12,8 +12,8 @@ from gateway.app.running_backend import RunningBackend
 from gateway.contracts.backend import Backend
 from gateway.health.check import Check
 from gateway.health.check_schedule import CheckSchedule
+from gateway.health.last_probe_result import LastProbeResult
 from gateway.health.path_selection import PathSelector
-from gateway.health.probe_record import ProbeRecord
 from gateway.supervision.uplink import Uplink
 
 _FIRST_RESULT_POLL = 0.5
@@ -53,7 +53,7 @@ class CheckManager:
             if before is not None and set(before.choice.names).isdisjoint(choice.names):
                 before = None  # the previous checks used other tunnels, so discard their results
             key = (spec.kind.name, target)
-            record = before.record if before is not None else known.get(key, ProbeRecord()).without_facts()
+            record = before.record if before is not None else known.get(key, LastProbeResult()).without_facts()
             running.records[key] = record
             checks = [
                 Check(

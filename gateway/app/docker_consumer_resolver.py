@@ -1,6 +1,6 @@
 """Finds the container (consumer) that has the source address of a client."""
 
-from gateway.app.docker_manager import DockerManager
+from gateway.app.docker_reconciler_manager import DockerReconcilerManager
 from gateway.docker.consumer_registry import Consumer
 
 
@@ -11,7 +11,7 @@ class DockerConsumerResolver:
         docker: Provides the running Docker reconciler, which has the list of containers.
     """
 
-    def __init__(self, docker: DockerManager) -> None:
+    def __init__(self, docker: DockerReconcilerManager) -> None:
         self._docker = docker
 
     def lookup(self, address: str) -> Consumer | None:

@@ -1,6 +1,6 @@
 """Computes from a configuration which networks, attachments and volumes Docker must have."""
 
-from gateway.backend_support.volume import VolumeSpec
+from gateway.backend_support.volume_definition import VolumeSpec
 from gateway.config import Config
 from gateway.contracts.config_types import HostPort
 from gateway.docker.desired_state import DesiredState

@@ -1,6 +1,6 @@
 """Builds the status of the Docker engine, for the status page, the JSON API and the metrics."""
 
-from gateway.app.docker_manager import DockerManager
+from gateway.app.docker_reconciler_manager import DockerReconcilerManager
 from gateway.ops.docker_views import (
     AttachmentView,
     ConsumerContainerView,
@@ -13,7 +13,7 @@ from gateway.ops.docker_views import (
 )
 
 
-def docker_view(docker: DockerManager) -> DockerView | None:
+def docker_view(docker: DockerReconcilerManager) -> DockerView | None:
     """Return the status of the Docker engine; None if Docker is not configured."""
     reconciler = docker.reconciler
     if reconciler is None:

@@ -11,8 +11,8 @@ from gateway.contracts.health_state_tracker import HealthStateTracker
 from gateway.contracts.states import HealthState
 from gateway.forwarding.target_with_uplink import TargetWithUplink
 from gateway.health.check import Check
+from gateway.health.last_probe_result import LastProbeResult
 from gateway.health.path_selection import PathCandidate, PathSelector, order_paths
-from gateway.health.probe_record import ProbeRecord
 from gateway.health.target_selection import TargetCandidate
 from gateway.ops.status_views import TargetView
 from gateway.supervision.tunnel_state_describer import describe_all
@@ -135,7 +135,7 @@ class MonitoredTarget:
         )
 
     @property
-    def record(self) -> ProbeRecord:
+    def record(self) -> LastProbeResult:
         """The record of the last probe of the target, over any path."""
         return self.checks[0].record
 

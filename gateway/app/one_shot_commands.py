@@ -15,7 +15,7 @@ from gateway.audit.docker_host_variable import with_environment
 from gateway.audit.hazards import build_report
 from gateway.audit.report import AuditReport
 from gateway.audit.snapshot_collector import AuditScope, take_snapshot
-from gateway.audit_log.recorder import AuditRecorder
+from gateway.audit_log.recorder import AuditLogRecorder
 from gateway.config import BackendSpec, Config
 from gateway.config.suggestions import backend_hint
 from gateway.contracts.config_types import HostPort
@@ -163,7 +163,7 @@ def _with_engine(config: Config, job: Callable[[Reconciler, EngineClient], Await
 
 
 async def _with_reconciler(
-    config: Config, job: Callable[[Reconciler, EngineClient], Awaitable[_T]], recorder: AuditRecorder | None = None
+    config: Config, job: Callable[[Reconciler, EngineClient], Awaitable[_T]], recorder: AuditLogRecorder | None = None
 ) -> _T:
     options = config.docker
     if options is None:

@@ -17,7 +17,7 @@ _GC_THRESHOLDS = (50_000, 20, 100)
 loop for tens of milliseconds."""
 
 
-class _NoWaitExecutor(ThreadPoolExecutor):
+class _ExecutorWithoutShutdownWait(ThreadPoolExecutor):
     """A thread pool that does not wait for its threads at shutdown, because file system calls can hang forever."""
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -59,5 +59,5 @@ def prepare_process() -> None:
 
 def prepare_loop() -> None:
     """Set the default executor of the running event loop. Call this function once per event loop."""
-    executor = _NoWaitExecutor(_FILE_THREADS, thread_name_prefix="files")
+    executor = _ExecutorWithoutShutdownWait(_FILE_THREADS, thread_name_prefix="files")
     asyncio.get_running_loop().set_default_executor(executor)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.app.config_diff import NO_CHANGE, ConfigDiff, diff_configs
-from gateway.app.docker_manager import DockerManager
+from gateway.app.docker_reconciler_manager import DockerReconcilerManager
 from gateway.app.listeners import bind_listeners, open_sockets, restrict_sockets
 from gateway.app.process_setup import set_io_flusher
 from gateway.app.running_gateway import RunningGateway
@@ -67,7 +67,7 @@ class Reloader:
         """The configuration that was applied last."""
         self.runtime: RunningGateway | None = None
         """The running tunnels, forwards and checks; None before `start`."""
-        self.docker: DockerManager | None = None
+        self.docker: DockerReconcilerManager | None = None
         """Applies the section `docker` of each configuration to the Docker engine; None before `start`."""
         self.advice = setting_warnings(config)
         """Warnings about the configuration."""
@@ -99,7 +99,11 @@ class Reloader:
         self._loading: asyncio.Future[Config] | None = None
 
     def start(
-        self, runtime: RunningGateway, docker: DockerManager, ops: OpsServer, listeners: dict[HostPort, Listener]
+        self,
+        runtime: RunningGateway,
+        docker: DockerReconcilerManager,
+        ops: OpsServer,
+        listeners: dict[HostPort, Listener],
     ) -> None:
         """Apply the first configuration.
 
@@ -115,7 +119,11 @@ class Reloader:
         self._auditing.configured(Config(), self.config, "start")
 
     def _apply_to(
-        self, runtime: RunningGateway, docker: DockerManager, config: Config, listeners: dict[HostPort, Listener]
+        self,
+        runtime: RunningGateway,
+        docker: DockerReconcilerManager,
+        config: Config,
+        listeners: dict[HostPort, Listener],
     ) -> ConfigDiff:
         diff = runtime.apply(config, listeners)
         docker.apply(config, runtime)
@@ -197,7 +205,9 @@ class Reloader:
         except GatewayError:
             return  # `reload` has already logged the error
 
-    async def _apply(self, runtime: RunningGateway, docker: DockerManager, config: Config, trigger: str) -> str:
+    async def _apply(
+        self, runtime: RunningGateway, docker: DockerReconcilerManager, config: Config, trigger: str
+    ) -> str:
         self.check_running()
         # Raise an error if a change requires a restart. Do this before opening a new audit log.
         diff_configs(runtime.config, config)

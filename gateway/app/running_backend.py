@@ -16,7 +16,7 @@ from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget, 
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.target_with_uplink import TargetWithUplink
 from gateway.health.check import Check
-from gateway.health.probe_record import ProbeRecord
+from gateway.health.last_probe_result import LastProbeResult
 from gateway.health.target_selection import (
     BackendHealth,
     TargetCandidate,
@@ -27,7 +27,7 @@ from gateway.health.target_selection import (
     wrong_role_targets,
 )
 
-ProbeRecords = dict[tuple[str, HostPort], ProbeRecord]
+ProbeRecords = dict[tuple[str, HostPort], LastProbeResult]
 """The last probe results of each target of a backend. The key is the backend's kind and the target's address."""
 
 

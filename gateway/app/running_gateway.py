@@ -11,7 +11,7 @@ from gateway.app.config_diff import ConfigDiff, diff_configs
 from gateway.app.native_engine_policy import uses_native_engine
 from gateway.app.running_backend import RunningBackend
 from gateway.app.uplink_manager import UplinkManager
-from gateway.audit_log.recorder import AuditRecorder
+from gateway.audit_log.recorder import AuditLogRecorder
 from gateway.config import BackendSpec, Config
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.tracing import TraceExporter
@@ -20,7 +20,7 @@ from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.client_identity import ConsumerResolver
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
-from gateway.forwarding.target_with_uplink import TargetIdentity
+from gateway.forwarding.target_with_uplink import TargetKey
 from gateway.relay.data_plane_selection import use_native_engine
 from gateway.supervision.uplink import Uplink
 
@@ -47,7 +47,7 @@ class RunningGateway:
         identity: ConsumerResolver,
         checks: CheckManager,
         budgets: AbortedHandshakeBudgets,
-        recorder: AuditRecorder,
+        recorder: AuditLogRecorder,
         exporter: TraceExporter | None = None,
     ) -> None:
         self.config = replace(config, tunnels={}, backends={})
@@ -135,9 +135,7 @@ class RunningGateway:
         running.spec = spec
         uplinks = self.uplinks.of_backend(spec.name)
         running.routes = {
-            target: TargetIdentity(
-                target, tuple(uplinks[tunnel] for tunnel in spec.paths(target) or (None,))
-            ).routes()
+            target: TargetKey(target, tuple(uplinks[tunnel] for tunnel in spec.paths(target) or (None,))).routes()
             for target in spec.targets
         }
         self._checks.update(running, uplinks, keep_results=same)

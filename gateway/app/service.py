@@ -13,7 +13,7 @@ from gateway.app.aborted_handshake_budgets import AbortedHandshakeBudgets
 from gateway.app.check_manager import CheckManager, wait_first_results
 from gateway.app.component_manager import ComponentManager
 from gateway.app.docker_consumer_resolver import DockerConsumerResolver
-from gateway.app.docker_manager import DockerManager
+from gateway.app.docker_reconciler_manager import DockerReconcilerManager
 from gateway.app.file_change_handler import FileChangeHandler
 from gateway.app.file_watcher import FileStamps, FileWatcher
 from gateway.app.listeners import bind_listeners
@@ -106,7 +106,7 @@ class GatewayService:
             asyncio.TaskGroup() as group,
             supervise() as supervisor,
         ):
-            docker = DockerManager(supervisor, group, self._auditing.recorder)
+            docker = DockerReconcilerManager(supervisor, group, self._auditing.recorder)
             runtime = self._create_runtime(supervisor, group, docker, exporter)
             reporter = StateChangeReporter(runtime, self._events)
             self._reloader.start(runtime, docker, self._ops, listeners)
@@ -139,7 +139,7 @@ class GatewayService:
         self,
         supervisor: Supervisor,
         group: asyncio.TaskGroup,
-        docker: DockerManager,
+        docker: DockerReconcilerManager,
         exporter: TraceExporter | None,
     ) -> RunningGateway:
         config, recorder = self._reloader.config, self._auditing.recorder
@@ -181,7 +181,7 @@ class GatewayService:
             self._control.lag.observe(max(0.0, loop.time() - due))
             self._notifier.watchdog()
 
-    async def _await_startup(self, runtime: RunningGateway, docker: DockerManager) -> None:
+    async def _await_startup(self, runtime: RunningGateway, docker: DockerReconcilerManager) -> None:
         await wait_first_results(runtime.backends.values)
         try:
             async with asyncio.timeout(_DOCKER_TIMEOUT):

@@ -9,8 +9,8 @@ from pathlib import Path
 from gateway import __version__
 from gateway.app.changed_config_keys import changed_config_keys
 from gateway.audit_log.events import MAX_TEXT
-from gateway.audit_log.recorder import AuditRecorder
-from gateway.audit_log.writer import MISCONFIGURED, AuditWriter
+from gateway.audit_log.recorder import AuditLogRecorder
+from gateway.audit_log.writer import MISCONFIGURED, AuditLogWriter
 from gateway.config import Config
 from gateway.config.sections import AuditLogSection
 from gateway.errors import ConfigError, ConfigOrigin, GatewayError
@@ -26,18 +26,18 @@ _POLL = 0.005
 
 
 class ServiceAuditLog:
-    """The audit log of the service. Owns an `AuditWriter`, which writes the events in a thread.
+    """The audit log of the service. Owns an `AuditLogWriter`, which writes the events in a thread.
 
     Args:
         instance: This gateway's name.
     """
 
     def __init__(self, instance: str) -> None:
-        self.recorder = AuditRecorder()
+        self.recorder = AuditLogRecorder()
         self._instance = instance
         self._section = AuditLogSection()
-        self._writer: AuditWriter | None = None
-        self._closing: list[AuditWriter] = []
+        self._writer: AuditLogWriter | None = None
+        self._closing: list[AuditLogWriter] = []
         self._dropped = 0
         """Number of events that previous writers, which are now closed, have dropped."""
 
@@ -52,7 +52,7 @@ class ServiceAuditLog:
         trouble = self._writer.fault if self._writer else None
         return [trouble] if trouble else []
 
-    async def prepare(self, section: AuditLogSection) -> AuditWriter | None:
+    async def prepare(self, section: AuditLogSection) -> AuditLogWriter | None:
         """Open a writer for the settings in `section`. If `section` has not changed, return the current writer.
 
         Returns:
@@ -63,12 +63,12 @@ class ServiceAuditLog:
         """
         return self._writer if section == self._section else await _open(section, self._instance)
 
-    def discard(self, writer: AuditWriter | None) -> None:
+    def discard(self, writer: AuditLogWriter | None) -> None:
         """Close a writer that `prepare` returned and that is not needed. Do not close the current writer."""
         if writer is not None and writer is not self._writer:
             writer.begin_close()
 
-    async def switch(self, section: AuditLogSection, writer: AuditWriter | None) -> None:
+    async def switch(self, section: AuditLogSection, writer: AuditLogWriter | None) -> None:
         """Replace the current writer with `writer`, and close the previous writer.
 
         The previous writer has two seconds to write its queued events, and drops the remaining events.
@@ -176,7 +176,7 @@ class ServiceAuditLog:
 
 
 @asynccontextmanager
-async def recording(config: Config) -> AsyncIterator[AuditRecorder]:
+async def recording(config: Config) -> AsyncIterator[AuditLogRecorder]:
     """Open the audit log for one command, and yield a recorder.
 
     If the log is a standard stream, the recorder discards events, because the command prints its output there.
@@ -193,14 +193,14 @@ async def recording(config: Config) -> AsyncIterator[AuditRecorder]:
         await auditing.close()
 
 
-async def _open(section: AuditLogSection, instance: str) -> AuditWriter | None:
+async def _open(section: AuditLogSection, instance: str) -> AuditLogWriter | None:
     """Create a writer, wait for its first attempt to open the file, and return the writer.
 
     Return None if the audit log is disabled.
     """
     if section.log is None:
         return None
-    writer = AuditWriter(section.log, instance, section.queue)
+    writer = AuditLogWriter(section.log, instance, section.queue)
     deadline = asyncio.get_running_loop().time() + _OPEN_TIMEOUT
     # Poll with a deadline, because opening the file can block the writer's thread forever.
     while not writer.opened.is_set() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
@@ -214,7 +214,7 @@ async def _open(section: AuditLogSection, instance: str) -> AuditWriter | None:
     return writer
 
 
-async def _close(writer: AuditWriter) -> None:
+async def _close(writer: AuditLogWriter) -> None:
     """Close `writer`. Wait up to two seconds until it has written its queued events, and drop the rest."""
     writer.begin_close()
     deadline = asyncio.get_running_loop().time() + _CLOSE_TIMEOUT

@@ -7,7 +7,7 @@ from functools import reduce
 from typing import Any
 
 from gateway import __version__
-from gateway.app.backend_tunnel_view import backend_tunnel_views
+from gateway.app.backend_tunnel_view_builder import backend_tunnel_views
 from gateway.app.certificate_expiry import NamedCredential
 from gateway.app.monitored_target import MonitoredTarget
 from gateway.app.running_backend import RunningBackend
@@ -19,7 +19,7 @@ from gateway.metric_types import Histogram
 from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import (
-    BackendStatus,
+    BackendStateSummary,
     BackendView,
     CertificateView,
     ConsumerView,
@@ -36,10 +36,10 @@ def credential_views(found: list[NamedCredential]) -> list[CertificateView]:
     return sorted(views, key=lambda each: each.expires)
 
 
-def backend_status(running: RunningBackend, events: EventLog) -> BackendStatus:
+def backend_status(running: RunningBackend, events: EventLog) -> BackendStateSummary:
     """Return the state of one backend. For the arguments, see `backend_view`."""
     found = running.evaluate()
-    return BackendStatus(running.spec.name, found.state, found.reason, found.detail, _since(running, events))
+    return BackendStateSummary(running.spec.name, found.state, found.reason, found.detail, _since(running, events))
 
 
 def _since(running: RunningBackend, events: EventLog) -> float:

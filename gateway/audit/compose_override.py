@@ -24,9 +24,9 @@ from gateway.audit.proposed_mount_changes import (
     tmpfs_options,
     unmounted_paths,
 )
-from gateway.audit.shell_commands import command, script
+from gateway.audit.shell_command_builder import command, script
 from gateway.audit.snapshot_model import AuditedContainer, AuditSnapshot
-from gateway.docker.compose_command import FILES, compose_command
+from gateway.docker.compose_command_line import FILES, compose_command
 from gateway.docker.grants import SERVICE
 
 

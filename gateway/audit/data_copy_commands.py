@@ -3,7 +3,7 @@
 import shlex
 
 from gateway.audit.proposed_mount_changes import ProposedMountChanges, new_volumes
-from gateway.audit.shell_commands import COPY_ROOT, command, copy, save, script
+from gateway.audit.shell_command_builder import COPY_ROOT, command, copy, save, script
 from gateway.audit.snapshot_model import AuditedContainer
 
 END = "trap - EXIT"

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
 
-from gateway.audit.docker_host_config_options import each_of, host_config_options
+from gateway.audit.container_host_config_options import each_of, host_config_options
 from gateway.audit.errors import UnsupportedContainerSettingError
 from gateway.audit.snapshot_model import AuditedContainer
 from gateway.secret_redaction import has_secrets

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from gateway.audit.report import AuditReport
-from gateway.audit.shell_commands import command
+from gateway.audit.shell_command_builder import command
 from gateway.docker.options import DockerOptions
 
 _VARIABLES = {"docker": "DOCKER_HOST", "podman": "CONTAINER_HOST"}

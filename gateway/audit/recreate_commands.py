@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from gateway.audit.compose_override import override
+from gateway.audit.container_host_config_options import restart_policy
 from gateway.audit.container_recreate_obstacles import obstacles
 from gateway.audit.data_copy_commands import (
     END,
@@ -23,13 +24,12 @@ from gateway.audit.data_copy_commands import (
     without_volumes,
 )
 from gateway.audit.docker_create_options import changed_addresses, networks, options, variables
-from gateway.audit.docker_host_config_options import restart_policy
 from gateway.audit.errors import UnsupportedContainerSettingError
 from gateway.audit.proposed_mount_changes import ProposedMountChanges, volume_options
-from gateway.audit.shell_commands import command, script
+from gateway.audit.shell_command_builder import command, script
 from gateway.audit.snapshot_model import ONE_OFF, AuditedContainer, AuditSnapshot
-from gateway.audit.swarm_service_update import NODE_LABEL, service_update
-from gateway.docker.compose_command import COMPOSE_LABELS, FILES, compose_command
+from gateway.audit.swarm_service_fix_commands import NODE_LABEL, service_update
+from gateway.docker.compose_command_line import COMPOSE_LABELS, FILES, compose_command
 from gateway.docker.grants import SWARM_SERVICE
 from gateway.text_sanitizer import one_line
 

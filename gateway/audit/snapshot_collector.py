@@ -10,7 +10,7 @@ from typing import Any
 
 from gateway.audit.engine_host_files import MOUNT_TABLE, parse_mounts
 from gateway.audit.engine_responses import container_of, volumes_of
-from gateway.audit.host_file_reader import with_files
+from gateway.audit.host_snapshot_collector import with_files
 from gateway.audit.snapshot_model import AuditedContainer, AuditSnapshot
 from gateway.audit.volume_last_use import last_uses
 from gateway.docker.engine_client import EngineClient

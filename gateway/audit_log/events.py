@@ -19,7 +19,7 @@ def _date_and_time(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
 
 
-class AuditEvent(NamedTuple):
+class AuditLogEvent(NamedTuple):
     """One event of the audit log, such as a closed connection.
 
     Args:
@@ -33,7 +33,7 @@ class AuditEvent(NamedTuple):
     fields: dict[str, Any]
 
 
-def encode_line(event: AuditEvent, instance: str) -> bytes:
+def encode_line(event: AuditLogEvent, instance: str) -> bytes:
     """Encode `event` as one line of printable ASCII, so that no value can add a line or control a terminal.
 
     Args:

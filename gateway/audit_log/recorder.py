@@ -4,18 +4,18 @@ import asyncio
 import time
 from typing import Any, Protocol
 
-from gateway.audit_log.events import AuditEvent
+from gateway.audit_log.events import AuditLogEvent
 from gateway.audit_log.refusal_event_limiter import WINDOW, RefusalEventLimiter, RefusalKey
 
 
 class EventSink(Protocol):
     """Defines the interface of objects that receive audit events, such as the writer of the audit log."""
 
-    def put(self, event: AuditEvent) -> None:
+    def put(self, event: AuditLogEvent) -> None:
         """Queue an event. If the queue is full, count the event as dropped. Never blocks."""
 
 
-class AuditRecorder:
+class AuditLogRecorder:
     """Records audit events, unless the audit log is disabled. Call its methods only in the event loop."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class AuditRecorder:
             fields: Further fields, with values that JSON can represent. They must not contain secrets.
         """
         if self.sink is not None:
-            self.sink.put(AuditEvent(time.time(), event, fields))
+            self.sink.put(AuditLogEvent(time.time(), event, fields))
 
     def record_refusal(self, key: RefusalKey) -> None:
         """Record that a client was refused. Combine further refusals with the same key into one event per second."""

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.audit_log.events import AuditEvent, encode_line
+from gateway.audit_log.events import AuditLogEvent, encode_line
 from gateway.audit_log.log_destination import LogDestination
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ MISCONFIGURED = frozenset(
 """Error numbers that indicate a wrong configuration. Other errors indicate a full or faulty disk."""
 
 
-class AuditWriter:
+class AuditLogWriter:
     """Queues events from the event loop, and writes them to the audit log in a separate thread.
 
     Implements `gateway.audit_log.recorder.EventSink`.
@@ -51,7 +51,7 @@ class AuditWriter:
         self._instance = instance
         self._max_queued = max_queued
         self._lock = threading.Lock()
-        self._queue: list[AuditEvent] = []
+        self._queue: list[AuditLogEvent] = []
         self._unreported = 0
         """Number of dropped events for which the writer has not added an event `dropped` to the audit log yet."""
         self._writing: deque[bytes] = deque()
@@ -65,7 +65,7 @@ class AuditWriter:
         self._thread = threading.Thread(target=self._run, name="audit log", daemon=True)
         self._thread.start()
 
-    def put(self, event: AuditEvent) -> None:
+    def put(self, event: AuditLogEvent) -> None:
         """Queue an event. If the queue is full, count the event as dropped. See `EventSink.put`."""
         with self._lock:
             full = len(self._queue) >= self._max_queued
@@ -156,7 +156,7 @@ class AuditWriter:
             events, self._queue = self._queue, []
             unreported, self._unreported = self._unreported, 0
         if unreported:  # add `dropped` as the last event, because the queued events are older
-            events.append(AuditEvent(time.time(), "dropped", {"count": unreported, "reason": "queue_full"}))
+            events.append(AuditLogEvent(time.time(), "dropped", {"count": unreported, "reason": "queue_full"}))
         self._progress = time.monotonic()
         for each in events:
             try:
@@ -171,7 +171,7 @@ class AuditWriter:
             if len(self._queue) >= self._max_queued:
                 self._unreported += 1
             else:
-                self._queue.append(AuditEvent(time.time(), "dropped", {"count": 1, "reason": "not_encodable"}))
+                self._queue.append(AuditLogEvent(time.time(), "dropped", {"count": 1, "reason": "not_encodable"}))
         self._wake.set()
 
     def _write_all(self) -> None:

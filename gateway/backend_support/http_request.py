@@ -5,7 +5,7 @@ import http.client
 from typing import NamedTuple
 
 from gateway.backend_support.http_response_end import BufferedResponseSocket, ResponseEndDetector
-from gateway.backend_support.probe_stream import ProbeStream
+from gateway.backend_support.probe_connection import ProbeConnection
 from gateway.errors import FailureReason, UnusableTargetError
 
 MAX_RESPONSE = 64 * 1024
@@ -31,7 +31,7 @@ def basic_login(user: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
-async def get(stream: ProbeStream, path: str, host: str, authorization: str | None = None) -> HttpResponse:
+async def get(stream: ProbeConnection, path: str, host: str, authorization: str | None = None) -> HttpResponse:
     """Send a GET request, and read the response.
 
     If the header declares the length of the body, stop reading after this length. Do not wait until the server closes

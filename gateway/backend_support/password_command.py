@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateway.errors import FailureReason, GatewayError, TargetAccessError
+from gateway.errors import FailureReason, GatewayError, TargetPathError
 from gateway.processes import pdeathsig_exec
 from gateway.processes.child_environment import minimal_environment
 from gateway.processes.child_process import describe_exit
-from gateway.processes.program_lookup import LookupTimeoutError, look_up_program
+from gateway.processes.program_lookup import ProgramLookupTimeoutError, look_up_program
 from gateway.text_sanitizer import one_line
 
 log = logging.getLogger(__name__)
@@ -40,12 +40,12 @@ async def run_password_command(command: Sequence[str], inherited: Sequence[str],
         timeout: Time limit in seconds.
 
     Raises:
-        TargetAccessError: The program failed. The message contains none of the program's output.
+        TargetPathError: The program failed. The message contains none of the program's output.
     """
     name = Path(command[0]).name
     try:
         found = await look_up_program(command, timeout)
-    except (GatewayError, LookupTimeoutError, OSError) as error:
+    except (GatewayError, ProgramLookupTimeoutError, OSError) as error:
         raise _error(str(error)) from error
     variables = {each: os.environ[each] for each in ("HOME", *inherited) if each in os.environ}
     process = await asyncio.create_subprocess_exec(
@@ -102,8 +102,8 @@ def _parse_output(output: bytes, name: str) -> str:
     return text
 
 
-def _error(why: str) -> TargetAccessError:
-    return TargetAccessError(FailureReason.AUTH, f"check.password_command: {why}")
+def _error(why: str) -> TargetPathError:
+    return TargetPathError(FailureReason.AUTH, f"check.password_command: {why}")
 
 
 async def _read_output(stream: asyncio.StreamReader | None) -> bytes:

@@ -9,7 +9,7 @@ from gateway.backend_support.password_command import run_password_command
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.secret import Secret
-from gateway.errors import FailureReason, TargetAccessError, UnusableTargetError
+from gateway.errors import FailureReason, TargetPathError, UnusableTargetError
 from gateway.processes.command_template import fill_placeholders
 
 
@@ -20,14 +20,14 @@ def reveal(password: Secret | None) -> str:
         password: The value of the check's key `password`; None if the key is not set.
 
     Raises:
-        TargetAccessError: The password file cannot be read.
+        TargetPathError: The password file cannot be read.
     """
     if password is None:
         return ""
     try:
         return password.reveal()
     except OSError as error:
-        raise TargetAccessError(
+        raise TargetPathError(
             FailureReason.AUTH,
             f"check.password_file: {password.display_path}: {error.strerror}: check the path and the file",
         ) from error
@@ -54,7 +54,7 @@ class PasswordSource:
             phases: Receives a hint for the error message, in case the check times out during this call.
 
         Raises:
-            TargetAccessError: The password file cannot be read, or the password program fails.
+            TargetPathError: The password file cannot be read, or the password program fails.
         """
         if not check.password_command:
             return reveal(check.password)

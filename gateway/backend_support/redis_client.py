@@ -1,10 +1,10 @@
 """Sends Redis commands, and reads the replies (RESP2; Redis documentation, "Redis serialization protocol").
 
 A check reads only small replies. This module limits the depth of each reply, and the number of items in all replies
-of one check. `ProbeStream` limits the number of bytes.
+of one check. `ProbeConnection` limits the number of bytes.
 """
 
-from gateway.backend_support.probe_stream import ProbeStream
+from gateway.backend_support.probe_connection import ProbeConnection
 from gateway.errors import FailureReason, UnusableTargetError
 
 _MAX_DEPTH = 4
@@ -28,7 +28,7 @@ class RedisClient:
         stream: A connection on which nothing was sent.
     """
 
-    def __init__(self, stream: ProbeStream) -> None:
+    def __init__(self, stream: ProbeConnection) -> None:
         self._stream = stream
         self._items = 0
 

@@ -4,14 +4,14 @@ from dataclasses import dataclass, field, replace
 
 from gateway.backend_support import http_request
 from gateway.backend_support.http_probe_options import HttpProbeOptions, check_status, of_role, role_result
-from gateway.backend_support.probe_stream import ProbeDialer
+from gateway.backend_support.probe_connection import ProbeDialer
 from gateway.backend_support.replication_facts import READ_ONLY
 from gateway.backend_support.tls_options import HealthCheckTlsOptions
 from gateway.contracts.backend import Backend, ProbeResult
 from gateway.contracts.config_types import PORT, HostPort
 from gateway.contracts.link import SocketConnector
 from gateway.contracts.phase_timer import PhaseTimer
-from gateway.errors import FailureReason, LinkLostError, TargetAccessError, UnusableTargetError
+from gateway.errors import FailureReason, LinkLostError, TargetPathError, UnusableTargetError
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class RoleFromHttpOptions(HttpProbeOptions):
         return HostPort(target.host, self.port)
 
 
-class _BackendWithHttpRole:
+class _BackendWithRoleFromHttp:
     """Wraps a backend, and adds the role to its probe results; implements `Backend`.
 
     Args:
@@ -54,7 +54,7 @@ class _BackendWithHttpRole:
             result = await self._request_role(link, self._via_http.server(target), phases)
         except LinkLostError:
             raise
-        except TargetAccessError as error:
+        except TargetPathError as error:
             # The HTTP server refused the request. Replace the reason `auth`, because `auth` would mean that the
             # database refused a login.
             reason = FailureReason.QUERY if error.reason is FailureReason.AUTH else error.reason
@@ -92,4 +92,4 @@ def with_http_role(backend: Backend, via_http: RoleFromHttpOptions | None) -> Ba
         backend: The backend to wrap.
         via_http: The HTTP server. If it is None, the function returns `backend`.
     """
-    return backend if via_http is None else _BackendWithHttpRole(backend, via_http)
+    return backend if via_http is None else _BackendWithRoleFromHttp(backend, via_http)

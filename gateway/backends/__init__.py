@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gateway.backend_support.kernel_mount_description import KernelMountDescription
-from gateway.backend_support.volume import VolumeOptions, VolumeSpec
+from gateway.backend_support.kernel_mount_properties import KernelMountProperties
+from gateway.backend_support.volume_definition import VolumeOptions, VolumeSpec
 from gateway.connection_tap import TapFactory
 from gateway.contracts.backend import Backend
 from gateway.contracts.certificate import MonitoredCertificate
@@ -18,7 +18,7 @@ from gateway.query_cancel_protocol import QueryCancelProtocol
 from gateway.remedies import TARGET_REMEDIES
 
 
-class BackendAdviceInput(Protocol):
+class BackendAdviceContext(Protocol):
     """The settings of one backend, from which the function `BackendKind.advice` derives warnings."""
 
     @property
@@ -129,7 +129,7 @@ class BackendKind:
     endpoints: Callable[[Any, HostPort], tuple[HostPort, ...]] = lambda _check, target: (target,)
     has_roles: Callable[[Any], bool] = lambda _: False
     traffic_class: TrafficClass = TrafficClass.INTERACTIVE
-    mount: KernelMountDescription | None = None
+    mount: KernelMountProperties | None = None
     facts: tuple[FactDefinition, ...] = ()
     privileged_only: Callable[[Any], bool] = lambda _: False
     abort_limit: int | None = None
@@ -137,7 +137,7 @@ class BackendKind:
     cancels: QueryCancelProtocol | None = None
     response_timeout: float | None = None
     imports: ImportedBackendDefaults = field(default_factory=ImportedBackendDefaults)
-    advice: Callable[[Sequence[BackendAdviceInput]], Iterator[str]] = lambda _: iter(())
+    advice: Callable[[Sequence[BackendAdviceContext]], Iterator[str]] = lambda _: iter(())
     insecure_settings: Callable[[Any, Any, bool], Iterator[InsecureSetting]] = lambda *_: iter(())
     credentials: Callable[[Any, Any], list[MonitoredCertificate]] = lambda _options, _check: []
     init_keys: tuple[str, ...] = ()

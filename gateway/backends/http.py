@@ -6,7 +6,7 @@ from gateway.backend_support import http_request
 from gateway.backend_support.http_probe_options import HttpProbeOptions, check_status, role_result
 from gateway.backend_support.login_options import LoginCheckOptions, credentials, insecure_settings, verify
 from gateway.backend_support.password_source import PasswordSource
-from gateway.backend_support.probe_stream import ProbeDialer
+from gateway.backend_support.probe_connection import ProbeDialer
 from gateway.backend_support.replication_facts import READ_ONLY
 from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult

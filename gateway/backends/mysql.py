@@ -42,7 +42,7 @@ from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import SocketConnector
 from gateway.contracts.login_limiter import LoginLimiter
 from gateway.contracts.phase_timer import PhaseTimer
-from gateway.errors import FailureReason, TargetAccessError, UnusableTargetError
+from gateway.errors import FailureReason, TargetPathError, UnusableTargetError
 
 _IO_TIMEOUT = 3600.0
 """Time limit of one blocking PyMySQL operation, in seconds. The limit is only a safeguard. The check has an
@@ -106,7 +106,7 @@ class MysqlBackend:
     ) -> ProbeResult:
         pause = logins.pause(time.monotonic())
         if pause:
-            raise TargetAccessError(
+            raise TargetPathError(
                 FailureReason.TIMEOUT,
                 f"the last {logins.aborted} logins timed out, and too many aborted logins make the server block the"
                 f" gateway (max_connect_errors): the next login is in {pause:.0f} s",
@@ -196,23 +196,23 @@ def _read_public_key(file: Path | None) -> bytes | None:
     """Read a public RSA key in PEM.
 
     Raises:
-        TargetAccessError: The file cannot be read, or does not contain a public RSA key.
+        TargetPathError: The file cannot be read, or does not contain a public RSA key.
     """
     if file is None:
         return None
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise TargetAccessError(
+        raise TargetPathError(
             FailureReason.AUTH, f"check.server_public_key_file: {file}: {error.strerror}: check the path and the file"
         ) from error
     try:
         key = load_pem_public_key(data)
     except ValueError as error:
         detail = f"check.server_public_key_file: {file}: does not contain a public key in PEM format"
-        raise TargetAccessError(FailureReason.AUTH, detail) from error
+        raise TargetPathError(FailureReason.AUTH, detail) from error
     if not isinstance(key, RSAPublicKey):
-        raise TargetAccessError(FailureReason.AUTH, f"check.server_public_key_file: {file}: is not an RSA key")
+        raise TargetPathError(FailureReason.AUTH, f"check.server_public_key_file: {file}: is not an RSA key")
     return data
 
 
@@ -220,7 +220,7 @@ def _verify(options: EmptyOptions, check: MysqlCheckOptions) -> None:
     verify(options, check)
     _read_public_key(check.server_public_key_file)
     if check.server_public_key_file is not None and check.tls.mode != "off":
-        raise TargetAccessError(
+        raise TargetPathError(
             FailureReason.AUTH,
             "check.server_public_key_file is not used with TLS, which already encrypts the password: remove it, and"
             " set check.tls.mode: verify",

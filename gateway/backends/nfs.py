@@ -3,8 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from gateway.backend_support.nfs_mount_rules import DEFAULT_PORT, MAX_MOUNT_WAIT, NFS_MOUNT_DESCRIPTION, NfsOptions
-from gateway.backends import BackendAdviceInput, BackendKind, ImportedBackendDefaults
+from gateway.backend_support.nfs_kernel_mounts import (
+    DEFAULT_PORT,
+    MAX_MOUNT_WAIT,
+    NFS_MOUNT_DESCRIPTION,
+    NfsBackendOptions,
+)
+from gateway.backends import BackendAdviceContext, BackendKind, ImportedBackendDefaults
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.config_types import Duration, HostPort
 from gateway.contracts.link import SocketConnector
@@ -69,7 +74,7 @@ class NfsBackend:
         check: The check of the backend.
     """
 
-    def __init__(self, options: NfsOptions, check: NfsCheckOptions) -> None:
+    def __init__(self, options: NfsBackendOptions, check: NfsCheckOptions) -> None:
         self.options = options
         self.check = check
         self._export_probe = ExportProbe(options.export, write=check.write)
@@ -131,7 +136,7 @@ def _read_url(scheme: str, path: str) -> dict[str, str]:
     return {"export": path} if path.strip("/") else {}
 
 
-def _advice(backends: Sequence[BackendAdviceInput]) -> Iterator[str]:
+def _advice(backends: Sequence[BackendAdviceContext]) -> Iterator[str]:
     """Yield a warning for each backend whose `hold` exceeds the maximum time that the kernel waits for a mount.
 
     Also yield a warning for each backend that has the same NFS server as another backend. If a host mounts two
@@ -159,7 +164,7 @@ def _advice(backends: Sequence[BackendAdviceInput]) -> Iterator[str]:
 
 KIND = BackendKind(
     "nfs",
-    NfsOptions,
+    NfsBackendOptions,
     NfsCheckOptions,
     NfsBackend,
     schemes=("nfs",),

@@ -23,7 +23,7 @@ from gateway.backend_support.login_options import insecure_settings
 from gateway.backend_support.loopback_forwarder import loopback_forwarder
 from gateway.backend_support.password_source import PasswordSource
 from gateway.backend_support.postgres_cancel_protocol import PostgresCancelProtocol
-from gateway.backend_support.postgres_certificate import CertificateFetcher
+from gateway.backend_support.postgres_certificate_fetcher import PostgresCertificateFetcher
 from gateway.backend_support.postgres_errors import NO_PASSWORD, login_error
 from gateway.backend_support.postgres_login import PostgresLogin
 from gateway.backend_support.postgres_session import error_message, log_in, run_query
@@ -80,7 +80,7 @@ class PostgresBackend:
         self._last_in_sync: dict[HostPort, float] = {}
         """For each standby: the monotonic time at which it last had all data of its primary."""
         self._passwords = PasswordSource()
-        self._certificates = CertificateFetcher()
+        self._certificates = PostgresCertificateFetcher()
         self._abandoned: dict[HostPort, PostgresLogin] = {}
         """For each target: the last login that a check abandoned while libpq was hashing the password. As long as
         libpq is hashing, further checks of the target fail."""

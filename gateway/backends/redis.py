@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from gateway.backend_support.login_options import LoginCheckOptions, credentials, insecure_settings, verify
 from gateway.backend_support.password_source import PasswordSource
-from gateway.backend_support.probe_stream import ProbeDialer
+from gateway.backend_support.probe_connection import ProbeDialer
 from gateway.backend_support.redis_client import RedisClient, RedisErrorReply
 from gateway.backend_support.redis_status import REDIS_FACTS, evaluate, read_info, reply_error
 from gateway.backends import BackendKind, EmptyOptions, ImportedBackendDefaults, without_path

@@ -8,8 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.backend_support.kernel_mount_description import ImportedVolume, KernelMountDescription
-from gateway.backend_support.volume import VolumeOptions, VolumeSpec, build_volume, kubernetes_options, mount_address
+from gateway.backend_support.kernel_mount_properties import ImportedVolume, KernelMountProperties
+from gateway.backend_support.volume_definition import (
+    VolumeOptions,
+    VolumeSpec,
+    build_volume,
+    kubernetes_options,
+    mount_address,
+)
 from gateway.backends import BackendKind, EmptyOptions, ImportedBackendDefaults
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.config_types import Duration, HostPort
@@ -133,7 +139,7 @@ def _volume(options: SmbOptions, listener: HostPort, hold: float) -> VolumeSpec 
 
 
 def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
-    """Return the SMB-specific keys of a PersistentVolume. Implements `KernelMountDescription.persistent_volume`.
+    """Return the SMB-specific keys of a PersistentVolume. Implements `KernelMountProperties.persistent_volume`.
 
     The volume uses the CSI driver for SMB, because Kubernetes has no built-in SMB volume.
     """
@@ -193,7 +199,7 @@ KIND = BackendKind(
     read_url=_read_url,
     hold=Duration(60.0),
     traffic_class=TrafficClass.BULK,
-    mount=KernelMountDescription(
+    mount=KernelMountProperties(
         file_systems=("cifs", "smb"),
         build=_volume,
         versions=_VERSIONS,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from gateway.backend_support import tls_options
 from gateway.backend_support.byte_pattern import compile_pattern
 from gateway.backend_support.login_options import credentials
-from gateway.backend_support.probe_stream import ProbeDialer, ProbeStream
+from gateway.backend_support.probe_connection import ProbeConnection, ProbeDialer
 from gateway.backend_support.tls_options import HealthCheckTlsOptions
 from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
@@ -84,7 +84,7 @@ class TcpBackend:
                     await self._exchange(stream, phases)
         return ProbeResult(certificate=stream.certificate)
 
-    async def _exchange(self, stream: ProbeStream, phases: PhaseTimer) -> None:
+    async def _exchange(self, stream: ProbeConnection, phases: PhaseTimer) -> None:
         await stream.send(self._send)
         received, pieces = b"", 0
         while not self._is_expected(received):

@@ -10,10 +10,10 @@ import click
 
 from gateway.cli.duration_type import DurationType
 from gateway.cli.output_option import output_option
-from gateway.cli.service_options import service_options
+from gateway.cli.repeated_output import watching
+from gateway.cli.service_connection_options import service_options
 from gateway.cli.terminal_output import fits, print_table, print_wrapped, terminal_width
 from gateway.cli.value_format import format_age, format_clock, format_ms
-from gateway.cli.watch import watching
 from gateway.errors import ServiceUnreachableError, UsageError
 from gateway.ops.ops_api_client import OpsApiClient
 from gateway.ops.state_descriptions import state_name
@@ -87,11 +87,11 @@ def _fetch_from_members(
     import asyncio  # noqa: PLC0415
 
     from gateway.contracts.config_types import Duration  # noqa: PLC0415
+    from gateway.fleet.fleet_state import FleetState  # noqa: PLC0415
     from gateway.fleet.member_addresses import parse_member  # noqa: PLC0415
     from gateway.fleet.member_discovery import MemberDiscovery  # noqa: PLC0415
     from gateway.fleet.options import FleetOptions  # noqa: PLC0415
     from gateway.fleet.poller import ask_once  # noqa: PLC0415
-    from gateway.fleet.snapshot import FleetSnapshot  # noqa: PLC0415
     from gateway.ops.fleet_json import fleet_json  # noqa: PLC0415
     from gateway.tls_client import TlsClientFiles  # noqa: PLC0415
 
@@ -106,7 +106,7 @@ def _fetch_from_members(
         tls=TlsClientFiles(ca_file=Path(client.ca_file) if client.ca_file else None),
         timeout=Duration(timeout),
     )
-    runner, discovery, view = asyncio.Runner(), MemberDiscovery(), FleetSnapshot()
+    runner, discovery, view = asyncio.Runner(), MemberDiscovery(), FleetState()
     click.get_current_context().call_on_close(runner.close)
 
     def fetch() -> dict[str, Any]:

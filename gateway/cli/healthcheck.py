@@ -2,7 +2,7 @@
 
 import click
 
-from gateway.cli.service_options import service_options
+from gateway.cli.service_connection_options import service_options
 from gateway.errors import GatewayError, ServiceUnreachableError
 from gateway.ops.ops_api_client import OpsApiClient
 

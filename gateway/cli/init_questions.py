@@ -19,7 +19,7 @@ from gateway import backends, tunnels
 from gateway.cli.init_answers import absolute, new_backend_name, parser, reask_on_error, secret_file, yes_or_no
 from gateway.cli.terminal_output import print_text, print_wrapped
 from gateway.config import value_parsers
-from gateway.config.consistency_rules import conflict
+from gateway.config.consistency_validation import conflict
 from gateway.config.initial_config import from_urls, problems_of
 from gateway.config.sections import OpsSection
 from gateway.contracts.config_types import HostPort

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli.config_options import config_options, config_sources
+from gateway.cli.config_selection_options import config_options, config_sources
 from gateway.config_rendering import application_container_settings
 from gateway.errors import UsageError
 

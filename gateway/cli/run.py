@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli.config_options import config_options, config_sources
-from gateway.cli.exit_without_waiting import exit_immediately
+from gateway.cli.config_selection_options import config_options, config_sources
+from gateway.cli.exit_without_joining_threads import exit_immediately
 
 if TYPE_CHECKING:
     from gateway.config import Config

@@ -7,10 +7,10 @@ import click
 
 from gateway.cli.diagnosis_output import headline, print_diagnosis, print_notices
 from gateway.cli.duration_type import DurationType
-from gateway.cli.service_options import service_options
+from gateway.cli.repeated_output import watching
+from gateway.cli.service_connection_options import service_options
 from gateway.cli.severity_order import backend_rank
 from gateway.cli.terminal_output import print_table, print_wrapped, terminal_width
-from gateway.cli.watch import watching
 from gateway.errors import GatewayError
 from gateway.ops.ops_api_client import OpsApiClient
 

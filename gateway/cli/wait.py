@@ -7,7 +7,7 @@ from urllib.parse import quote
 import click
 
 from gateway.cli.completion import complete_backends
-from gateway.cli.service_options import service_options
+from gateway.cli.service_connection_options import service_options
 from gateway.config.suggestions import backend_hint
 from gateway.errors import GatewayError, ServiceUnreachableError, UsageError
 from gateway.ops.ops_api_client import OpsApiClient

@@ -14,11 +14,11 @@ from gateway.command_tunnel.connector_dependencies import ConnectorDependencies
 from gateway.command_tunnel.local_port_connector import LocalPortConnector
 from gateway.command_tunnel.local_port_state import read_local_ports
 from gateway.command_tunnel.options import CommandOptions
-from gateway.command_tunnel.program_connector import ProgramConnector
 from gateway.command_tunnel.stdio_connector import StdioConnector
+from gateway.command_tunnel.target_connector import TargetConnector
 from gateway.connection_tap import Tap
 from gateway.contracts.config_types import HostPort
-from gateway.contracts.link import LinkNetworkId, LinkStatus, Stream
+from gateway.contracts.link import LinkStatus, RemoteNetworkId, Stream
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason, TunnelState
@@ -67,7 +67,7 @@ class CommandLink:
     def __init__(
         self,
         options: CommandOptions,
-        network: LinkNetworkId,
+        network: RemoteNetworkId,
         children: TunnelProcesses,
         progress: TunnelStateCallback,
     ) -> None:
@@ -77,7 +77,7 @@ class CommandLink:
         self._lost: asyncio.Future[TunnelError] = asyncio.get_running_loop().create_future()
         name = options.command[0].rpartition("/")[2]
         self._dependencies = ConnectorDependencies(options, children, OutputLog(name), self._on_change)
-        self._connectors: dict[tuple[str, ...], ProgramConnector] = {}
+        self._connectors: dict[tuple[str, ...], TargetConnector] = {}
         """The connector for each command line. Targets with the same command line share a connector."""
         self._dialed: dict[HostPort, float] = {}
         """Monotonic time of the last dial of each target, in seconds."""
@@ -182,7 +182,7 @@ class CommandLink:
         bridge.ended.add_done_callback(lambda _: self._bridges.discard(bridge))
         return bridge
 
-    def _connector(self, to: HostPort) -> ProgramConnector:
+    def _connector(self, to: HostPort) -> TargetConnector:
         key = self._key(to)
         if key not in self._connectors:
             create = LocalPortConnector if self._options.mode == "port" else StdioConnector

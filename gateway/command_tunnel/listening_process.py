@@ -17,7 +17,7 @@ from gateway.contracts.link import Stream
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.errors import DialError, FailureReason, TunnelError
 from gateway.processes.child_process import ChildProcess, exit_error
-from gateway.processes.process_session_sockets import session_sockets
+from gateway.processes.posix_session_sockets import session_sockets
 from gateway.processes.stdio_stream import EXIT_DELAY
 from gateway.relay.sockets import reset
 from gateway.relay.tcp_dial import dial
@@ -31,7 +31,7 @@ _FIRST_TIMEOUT = 5.0
 _MIN_ACCEPT_POLL, _MAX_ACCEPT_POLL = 0.005, 0.2
 
 
-class ConnectionNotAcceptedError(Exception):
+class LocalPortNotAcceptingError(Exception):
     """The process has not accepted a connection to its local port, so the caller must try another process."""
 
 
@@ -104,7 +104,7 @@ class ListeningProcess:
         """Return a new connection to the target. The caller owns it.
 
         Raises:
-            ConnectionNotAcceptedError: The process is suspect. The caller must use another process.
+            LocalPortNotAcceptingError: The process is suspect. The caller must use another process.
             TunnelError: The process has exited, or another user listens on the port.
             DialError: The process does not listen.
         """
@@ -188,7 +188,7 @@ class ListeningProcess:
 
         Args:
             sock: The connection. It is reset if this method raises.
-            leave: Whether to raise `ConnectionNotAcceptedError` as soon as the process is suspect. If False, continue
+            leave: Whether to raise `LocalPortNotAcceptingError` as soon as the process is suspect. If False, continue
                 to wait.
         """
         pause = _MIN_ACCEPT_POLL
@@ -246,7 +246,7 @@ class ListeningProcess:
 
     def _check_answering(self) -> None:
         if self.suspect:
-            raise ConnectionNotAcceptedError
+            raise LocalPortNotAcceptingError
 
     async def _check_running(self) -> None:
         if self.child.exit_code is not None:

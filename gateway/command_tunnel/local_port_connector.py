@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from gateway.command_tunnel.background_tasks import BackgroundTasks
 from gateway.command_tunnel.connector_dependencies import ConnectorDependencies
-from gateway.command_tunnel.listening_process import ConnectionNotAcceptedError, ListeningProcess
+from gateway.command_tunnel.listening_process import ListeningProcess, LocalPortNotAcceptingError
 from gateway.command_tunnel.local_port_state import LocalPortState
 from gateway.command_tunnel.local_port_stream import LocalPortStream
 from gateway.command_tunnel.port_reservations import release_port, reserve_port
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class LocalPortConnector:
-    """Connects to one target through processes that listen on a port; implements `ProgramConnector`.
+    """Connects to one target through processes that listen on a port; implements `TargetConnector`.
 
     Usually, one process serves all clients. If this process stops responding, the connector starts another process
     for new clients. The first process keeps its clients; if it does not recover, the connector kills it.
@@ -43,41 +43,41 @@ class LocalPortConnector:
 
     @property
     def failure(self) -> TunnelError | None:
-        """See `ProgramConnector.failure`."""
+        """See `TargetConnector.failure`."""
         return None if self._processes else self._retry.failure
 
     @property
     def is_suspect(self) -> bool:
-        """See `ProgramConnector.is_suspect`."""
+        """See `TargetConnector.is_suspect`."""
         return bool(self._processes) and self._usable() is None
 
     @property
     def has_clients(self) -> bool:
-        """See `ProgramConnector.has_clients`."""
+        """See `TargetConnector.has_clients`."""
         return self._starting is not None or any(each.connections for each in self._processes)
 
     async def start(self) -> None:
-        """See `ProgramConnector.start`."""
+        """See `TargetConnector.start`."""
         await self._process()
 
     async def connect(self) -> LocalPortStream:
-        """See `ProgramConnector.connect`."""
+        """See `TargetConnector.connect`."""
         while True:
             process = next((each for each in self._processes if each.has_unused), None) or await self._process()
             try:
                 return LocalPortStream(await process.connect(), process)
-            except ConnectionNotAcceptedError:
+            except LocalPortNotAcceptingError:
                 continue
 
     def local_ports(self, now: float) -> dict[int, str]:
-        """See `ProgramConnector.local_ports`."""
+        """See `TargetConnector.local_ports`."""
         lost = self._dependencies.options.lost
         return {each.port: each.host for each in self._processes if each.connections or now - each.last_dial < lost}
 
     def check(self, now: float, ports: Mapping[int, LocalPortState]) -> None:
         """Start another process if none responds. Kill each process that does not recover.
 
-        See `ProgramConnector.check`.
+        See `TargetConnector.check`.
         """
         options = self._dependencies.options
         for process in self._processes:
@@ -97,7 +97,7 @@ class LocalPortConnector:
                 self._dependencies.children.end_later(process.child)
 
     async def close(self) -> None:
-        """See `ProgramConnector.close`."""
+        """See `TargetConnector.close`."""
         await self._tasks.close()
         for process in self._processes:
             process.close_unused()

@@ -29,7 +29,7 @@ _UNUSED_TIMEOUT = 5.0
 
 
 class StdioConnector:
-    """Starts one process for each connection to a target; implements `ProgramConnector`.
+    """Starts one process for each connection to a target; implements `TargetConnector`.
 
     If the previous connection failed, the connector tests the next one before a client uses it. For this test, the
     connector starts the program, and waits a short time for output. If the program exits without output, the client
@@ -56,27 +56,27 @@ class StdioConnector:
 
     @property
     def failure(self) -> TunnelError | None:
-        """See `ProgramConnector.failure`."""
+        """See `TargetConnector.failure`."""
         # Report no failure while a program is running. A program can also work without output, for example during an
         # upload.
         return None if self._streams else self._retry.failure
 
     @property
     def is_suspect(self) -> bool:
-        """Always False, because each new connection starts its own process. See `ProgramConnector.is_suspect`."""
+        """Always False, because each new connection starts its own process. See `TargetConnector.is_suspect`."""
         return False
 
     @property
     def has_clients(self) -> bool:
-        """See `ProgramConnector.has_clients`."""
+        """See `TargetConnector.has_clients`."""
         return bool(self._streams) or self._test is not None
 
     async def start(self) -> None:
-        """See `ProgramConnector.start`."""
+        """See `TargetConnector.start`."""
         await self._test_connection(_FIRST_TEST_DURATION)
 
     async def connect(self) -> StdioStream:
-        """See `ProgramConnector.connect`."""
+        """See `TargetConnector.connect`."""
         if not self._has_worked:
             await self._test_connection(_TEST_DURATION)
         self._close_unused(time.monotonic())
@@ -84,12 +84,12 @@ class StdioConnector:
         return tested[0] if tested is not None else await self._open()
 
     def local_ports(self, now: float) -> dict[int, str]:
-        """Return an empty mapping, because the programs use no local ports. See `ProgramConnector.local_ports`."""
+        """Return an empty mapping, because the programs use no local ports. See `TargetConnector.local_ports`."""
         del now
         return {}
 
     def check(self, now: float, ports: Mapping[int, LocalPortState]) -> None:
-        """Kill each process that has made no progress for too long. See `ProgramConnector.check`."""
+        """Kill each process that has made no progress for too long. See `TargetConnector.check`."""
         del ports
         self._close_unused(now)
         for stream, timer in self._streams.items():
@@ -102,7 +102,7 @@ class StdioConnector:
                 stream.child.kill()
 
     async def close(self) -> None:
-        """See `ProgramConnector.close`."""
+        """See `TargetConnector.close`."""
         await self._tasks.close()
         self._close_unused()
 

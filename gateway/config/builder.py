@@ -6,7 +6,7 @@ from typing import Any
 from gateway import backends, tunnels
 from gateway.backends import BackendKind
 from gateway.config import value_parsers
-from gateway.config.decoder import INVALID, Decoder
+from gateway.config.config_decoder import INVALID, ConfigDecoder
 from gateway.config.model import (
     BackendSpec,
     CommonBackendOptions,
@@ -24,7 +24,7 @@ from gateway.contracts.config_types import HostPort, unix_host_port
 from gateway.docker.options import DockerOptions
 
 
-def build(root: ParsedMapping, decoder: Decoder) -> Config:
+def build(root: ParsedMapping, decoder: ConfigDecoder) -> Config:
     """Build a configuration from the valid parts of `root`. Add a problem to `decoder` for each invalid part."""
     decoder.check_keys(root, "", [*SECTIONS, "tunnels", "backends", "docker"])
     sections = {
@@ -52,7 +52,7 @@ def build(root: ParsedMapping, decoder: Decoder) -> Config:
     )
 
 
-def _named(root: ParsedMapping, section: str, decoder: Decoder) -> list[tuple[str, ParsedMapping]]:
+def _named(root: ParsedMapping, section: str, decoder: ConfigDecoder) -> list[tuple[str, ParsedMapping]]:
     if section not in root.entries:
         return []
     table = decoder.table(root.entries[section][1], section)
@@ -71,7 +71,7 @@ def _named(root: ParsedMapping, section: str, decoder: Decoder) -> list[tuple[st
     return found
 
 
-def _kind(table: ParsedMapping, key: str, kinds: Mapping[str, Any], decoder: Decoder) -> Any:
+def _kind(table: ParsedMapping, key: str, kinds: Mapping[str, Any], decoder: ConfigDecoder) -> Any:
     if "kind" not in table.entries:
         decoder.problem(table.place, f"{key}.kind", f"is missing: add one of {', '.join(sorted(kinds))}")
         return None
@@ -87,7 +87,7 @@ def _kind(table: ParsedMapping, key: str, kinds: Mapping[str, Any], decoder: Dec
     return kinds[name or ""]
 
 
-def _tunnel(name: str, table: ParsedMapping, decoder: Decoder) -> TunnelSpec | None:
+def _tunnel(name: str, table: ParsedMapping, decoder: ConfigDecoder) -> TunnelSpec | None:
     key = f"tunnels.{name}"
     kind = _kind(table, key, tunnels.KINDS, decoder)
     if kind is None:
@@ -100,7 +100,7 @@ def _tunnel(name: str, table: ParsedMapping, decoder: Decoder) -> TunnelSpec | N
     return TunnelSpec(name, kind, common.via or (), options, table.place)
 
 
-def _backend(name: str, table: ParsedMapping, decoder: Decoder) -> BackendSpec | None:
+def _backend(name: str, table: ParsedMapping, decoder: ConfigDecoder) -> BackendSpec | None:
     key = f"backends.{name}"
     kind = _kind(table, key, backends.KINDS, decoder)
     if kind is None:
@@ -141,7 +141,7 @@ def _backend(name: str, table: ParsedMapping, decoder: Decoder) -> BackendSpec |
 
 
 def _targets(
-    table: ParsedMapping, common: CommonBackendOptions, kind: BackendKind, key: str, decoder: Decoder
+    table: ParsedMapping, common: CommonBackendOptions, kind: BackendKind, key: str, decoder: ConfigDecoder
 ) -> dict[HostPort, tuple[str, ...] | None] | None:
     """Map each target of a backend to its own `via`, or to None if the target uses the backend's `via`.
 

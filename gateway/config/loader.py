@@ -9,10 +9,10 @@ from pathlib import Path
 from gateway import backends, tunnels
 from gateway.config import url_parser
 from gateway.config.builder import build
-from gateway.config.configured_servers import direct_addresses, servers_behind_several
-from gateway.config.consistency_rules import check_rules
-from gateway.config.decoder import Decoder
+from gateway.config.config_decoder import ConfigDecoder
+from gateway.config.consistency_validation import check_rules
 from gateway.config.deprecated_keys import replace_deprecated
+from gateway.config.dialed_addresses import direct_addresses, servers_behind_several
 from gateway.config.environment_variables import PREFIX, setting_names, unknown_variables, url_variables, variable_of
 from gateway.config.model import Config
 from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequence, Tree
@@ -85,7 +85,7 @@ def load(sources: ConfigSources, *, serves: bool = True) -> Config:
     problems += unknown_variables(sources.environment, _mentioned_variables(sources, text))
     for section, flag in (("tunnels", "tunnel"), ("backends", "backend")):
         _put_urls(root, section, flag, sources, problems, redactor)
-    decoder = Decoder(problems)
+    decoder = ConfigDecoder(problems)
     config = replace_deprecated(build(root, decoder), problems)
     check_rules(config, root, problems)
     problems += exposed_secrets(config, sources.file, decoder.literal_secrets)

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gateway.config.decoder import at_key
+from gateway.config.config_decoder import at_key
 from gateway.config.model import Config
 from gateway.config.sections import SECTIONS
 from gateway.contracts.secret import Secret
 from gateway.errors import ConfigProblem, GatewayError
 from gateway.fleet.member_addresses import exposed_token
-from gateway.fleet.member_file import read_members
+from gateway.fleet.member_list_file import read_members
 from gateway.secret_files import ExposedSecretError, check_not_exposed, unreadable
 
 

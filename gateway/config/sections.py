@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from gateway import default_paths
+from gateway import default_file_paths
 from gateway.config.value_parsers import LogTarget, ThreadCount
 from gateway.contracts.config_types import AT_LEAST_ONE, Duration, HostPort
 from gateway.fleet.options import FleetOptions
@@ -34,7 +34,7 @@ class GatewaySection:
     """
 
     instance: str = field(default_factory=socket.gethostname)
-    state_dir: Path = field(default_factory=default_paths.state_dir)
+    state_dir: Path = field(default_factory=default_file_paths.state_dir)
     threads: ThreadCount = "auto"
     workers: int | None = None
     reload_on_change: bool = True
@@ -42,7 +42,7 @@ class GatewaySection:
 
 
 @dataclass(frozen=True)
-class OpsTls:
+class OpsTlsSection:
     """The section `ops.tls`: certificate and key for TLS on `ops.listen`. Changed files are read again.
 
     Args:
@@ -77,11 +77,11 @@ class OpsSection:
 
     listen: HostPort = HostPort("127.0.0.1", 9090)
     probe_listen: HostPort | None = None
-    admin_socket: Path = field(default_factory=default_paths.admin_socket)
+    admin_socket: Path = field(default_factory=default_file_paths.admin_socket)
     hosts: tuple[str, ...] = ()
     token_file: Path | None = None
     metrics_token_file: Path | None = None
-    tls: OpsTls | None = None
+    tls: OpsTlsSection | None = None
 
     @property
     def authenticated(self) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from gateway.config.model import Config
-from gateway.config.ops_rules import ops_advice, token_advice
+from gateway.config.ops_validation import ops_advice, token_advice
 from gateway.config.referenced_file_checks import all_secrets, place_of
 from gateway.contracts.config_types import IpNetwork
 from gateway.errors import ConfigProblem

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from gateway.backend_support.volume import VolumeSpec
+from gateway.backend_support.volume_definition import VolumeSpec
 from gateway.config import Config
 from gateway.relay.resolver import is_loopback
 

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from gateway.backend_support.kernel_mount_description import KernelMountDescription
-from gateway.backend_support.volume import VolumeSpec
+from gateway.backend_support.kernel_mount_properties import KernelMountProperties
+from gateway.backend_support.volume_definition import VolumeSpec
 from gateway.config import Config
 from gateway.errors import UsageError
 
@@ -32,7 +32,7 @@ def persistent_volumes(config: Config) -> list[dict[str, Any]]:
     return documents
 
 
-def _documents(mount: KernelMountDescription, volume: VolumeSpec) -> Iterator[dict[str, Any]]:
+def _documents(mount: KernelMountProperties, volume: VolumeSpec) -> Iterator[dict[str, Any]]:
     if not re.fullmatch("[a-z0-9]([-a-z0-9.]*[a-z0-9])?", volume.name):
         raise UsageError(
             f"volume {volume.name}: a Kubernetes name consists of lowercase letters, digits, '-' and '.': rename it"

@@ -62,5 +62,5 @@ class Backend(Protocol):
             phases: Receives the durations of the probe's phases.
 
         Raises:
-            TargetAccessError: The target cannot be used.
+            TargetPathError: The target cannot be used.
         """

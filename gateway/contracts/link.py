@@ -17,7 +17,7 @@ Stream = socket.socket
 
 
 @dataclass(frozen=True)
-class LinkNetworkId:
+class RemoteNetworkId:
     """A network into which a link leads. In two networks, the same address can belong to two different hosts.
 
     Args:
@@ -32,13 +32,13 @@ class LinkNetworkId:
         """Whether the network is that of the gateway's own host, which the gateway reaches without a tunnel."""
         return not self.hops
 
-    def behind(self, hop: str) -> "LinkNetworkId":
+    def behind(self, hop: str) -> "RemoteNetworkId":
         """Return the network behind a tunnel whose server is in this network.
 
         Args:
             hop: The server of the tunnel, such as `user@bastion:22`.
         """
-        return LinkNetworkId((*self.hops, hop))
+        return RemoteNetworkId((*self.hops, hop))
 
     def __str__(self) -> str:
         """Return the name of the network for messages: its hops, such as `user@a:22 > user@b:22`, or `this host`."""
@@ -67,7 +67,7 @@ class SocketConnector(Protocol):
 class Link(SocketConnector, Protocol):
     """Defines the interface of links. A link is an open connection into a network, and connects sockets there."""
 
-    network: LinkNetworkId
+    network: RemoteNetworkId
     """The network in which the link connects to targets."""
 
     async def join(

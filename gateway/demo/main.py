@@ -19,7 +19,7 @@ import pymysql
 from gateway.demo.clients import clients
 from gateway.demo.process import DemoError, ServerProcess
 from gateway.demo.servers import DemoServers, running_servers
-from gateway.errors import GatewayError, TargetAccessError
+from gateway.errors import GatewayError, TargetPathError
 
 _START_TIMEOUT = 30.0
 
@@ -160,7 +160,7 @@ def _outage(servers: DemoServers) -> None:
     started = time.perf_counter()
     try:
         result = client.query()
-    except (pymysql.err.MySQLError, psycopg.Error, TargetAccessError, GatewayError) as error:
+    except (pymysql.err.MySQLError, psycopg.Error, TargetPathError, GatewayError) as error:
         raise DemoError(f"the query after the outage failed: {error}") from error
     took = (time.perf_counter() - started) * 1e3
     click.echo(f"   {client.backend:8} {result}   ({took:.0f} ms, including the reconnect)")

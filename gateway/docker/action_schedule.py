@@ -3,8 +3,8 @@
 import math
 from collections.abc import Iterable
 
-from gateway.docker.action_failures import ActionFailures
 from gateway.docker.container_starter import ContainerStarter
+from gateway.docker.failed_actions import FailedActions
 from gateway.docker.plan import REVIVALS, ActionKind, PlannedAction
 from gateway.docker.snapshot import RUNNING, EngineSnapshot
 from gateway.docker.start_attempts import StartAttempts
@@ -19,7 +19,7 @@ class ActionSchedule:
         attempts: The attempts to start containers, which are repeated with backoff.
     """
 
-    def __init__(self, starter: ContainerStarter, failures: ActionFailures, attempts: StartAttempts) -> None:
+    def __init__(self, starter: ContainerStarter, failures: FailedActions, attempts: StartAttempts) -> None:
         self._starter = starter
         self._failures = failures
         self._attempts = attempts

@@ -4,11 +4,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gateway.backend_support.volume import VolumeSpec
+from gateway.backend_support.volume_definition import VolumeSpec
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.per_project_network_names import configured_as
 from gateway.docker.snapshot import Container, EngineSnapshot
-from gateway.docker.start_failure import RequestedContainerStart
+from gateway.docker.start_failure import ContainerRevival
 from gateway.docker.volumes import VolumeMountAddress
 
 OWNER_ALIAS_PREFIX = "gw-owner-"
@@ -63,7 +63,7 @@ class DesiredState:
     usable: frozenset[str] | None = None
     given_up: frozenset[tuple[str, float]] = frozenset()
     restarted: frozenset[tuple[str, float]] = frozenset()
-    interrupted: Mapping[str, RequestedContainerStart] = field(default_factory=dict)
+    interrupted: Mapping[str, ContainerRevival] = field(default_factory=dict)
     namespaces: frozenset[str] = frozenset()
     signals: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 

@@ -14,7 +14,7 @@ from gateway.contracts.link import Link
 from gateway.docker.engine_client import EngineClient
 from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.options import DockerOptions
-from gateway.errors import GatewayError, TargetAccessError
+from gateway.errors import GatewayError, TargetPathError
 
 
 class TunnelHttpConnector(aiohttp.BaseConnector):
@@ -91,7 +91,7 @@ def _connector(options: DockerOptions, link_of: Callable[[str], Link | None]) ->
             raise OSError(f"tunnel {tunnel} is down")
         try:
             return await link.socket(to)
-        except TargetAccessError as error:
+        except TargetPathError as error:
             raise OSError(f"through tunnel {tunnel}: {error}") from error
 
     return TunnelHttpConnector(dial, context, name), "http://localhost"

@@ -5,7 +5,7 @@ import time
 from collections.abc import Collection
 
 from gateway.docker.consumer_registry import ConsumerRegistry
-from gateway.docker.container_signal_events import record_event
+from gateway.docker.container_signal_recorder import record_event
 from gateway.docker.engine_client import EngineClient
 from gateway.docker.inspection_cache import InspectionCache
 from gateway.docker.start_attempts import StartAttempts
@@ -22,7 +22,7 @@ class EngineEventHandler:
 
     Args:
         inspections: The cached inspections. When a container starts, the handler removes the container's cached
-            `LastStart`.
+            `LastContainerStart`.
         registry: Maps addresses to containers. The handler removes containers that exit or leave a network.
         revivals: Records the signals that other clients of the engine send to containers.
         requested: IDs of the containers that the gateway is starting. Signals to these containers are not recorded.

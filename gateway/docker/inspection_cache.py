@@ -20,7 +20,7 @@ from gateway.docker.engine_client import EngineClient, get_required
 from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.name_resolution import hostname_of, hosts_of
-from gateway.docker.snapshot import LastStart
+from gateway.docker.snapshot import LastContainerStart
 
 _MAX_LOCKED, _MIN_WAIT = 1.0, 0.1
 """How long, in seconds, one snapshot waits for inspections of locked containers (see the module's docstring).
@@ -61,7 +61,7 @@ class InspectionCache:
     def __init__(self) -> None:
         self._found: dict[str, Inspection] = {}
         self._aliases: dict[str, frozenset[str]] = {}
-        self._starts: dict[str, tuple[float, LastStart]] = {}
+        self._starts: dict[str, tuple[float, LastContainerStart]] = {}
         """For each container ID: the container's last start, and the monotonic time of the inspection."""
         self._locked: dict[str, float] = {}
         """For each container ID: the monotonic time at which an inspection of the container timed out or failed."""
@@ -103,7 +103,7 @@ class InspectionCache:
         """Return the cached aliases of an endpoint; None if the endpoint is not in the cache."""
         return self._aliases.get(endpoint)
 
-    def last_start(self, container: str) -> LastStart | None:
+    def last_start(self, container: str) -> LastContainerStart | None:
         """Return the cached last start of a container; None if the container was not inspected."""
         return self._starts[container][1] if container in self._starts else None
 
@@ -224,13 +224,13 @@ class InspectionCache:
         self._left -= (now - began) / (1.0 if container in self._idle else _RUNNING_FACTOR)
 
 
-def last_start(inspection: Mapping[str, Any]) -> LastStart:
+def last_start(inspection: Mapping[str, Any]) -> LastContainerStart:
     """Return the result of the container's last start, from an inspection of the container."""
     state = inspection.get("State") or {}
     policy = (inspection.get("HostConfig") or {}).get("RestartPolicy") or {}
     config = inspection.get("Config") or {}
     stop_timeout = config.get("StopTimeout")
-    return LastStart(
+    return LastContainerStart(
         error=str(state.get("Error") or ""),
         restarts=policy.get("Name") not in (None, "", "no"),
         at=epoch(str(state.get("StartedAt"))),

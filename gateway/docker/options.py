@@ -88,7 +88,7 @@ class Grant:
 
 
 @dataclass(frozen=True)
-class PeerOptions:
+class SwarmPeerOptions:
     """The options for the exchange of container addresses between the gateways on the nodes of a swarm.
 
     Args:
@@ -145,7 +145,7 @@ class DockerOptions:
     on_name_conflict: Literal["warn", "refuse"] = "warn"
     services: bool = False
     revive: bool = False
-    peers: PeerOptions | None = None
+    peers: SwarmPeerOptions | None = None
     repair: Literal["idle", "disruptive", "never"] = "idle"
     max_detaches: int = field(default=10, metadata=AT_LEAST_ONE)
     resync: Duration = field(default=Duration(30.0), metadata=POSITIVE)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from gateway.atomic_file import replace_file
-from gateway.docker.start_failure import RequestedContainerStart, StartFailureCause
+from gateway.docker.start_failure import ContainerRevival, StartFailureCause
 
 FILE = "docker.json"
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
@@ -30,7 +30,7 @@ class OwnershipRecord:
         self._path = folder / FILE
         self._endpoints: set[tuple[str, str]] = set()
         self._addresses: dict[str, tuple[str, ...]] = {}
-        self._starts: dict[str, RequestedContainerStart] = {}
+        self._starts: dict[str, ContainerRevival] = {}
         self._namespaces: frozenset[str] = frozenset()
         self._later_starts: dict[str, float] = {}
         self.adopting = True
@@ -67,7 +67,7 @@ class OwnershipRecord:
     ) -> tuple[
         set[tuple[str, str]],
         dict[str, tuple[str, ...]],
-        dict[str, RequestedContainerStart],
+        dict[str, ContainerRevival],
         frozenset[str],
         dict[str, float],
     ]:
@@ -77,11 +77,11 @@ class OwnershipRecord:
             str(name): tuple(str(ipaddress.ip_address(address)) for address in each)
             for name, each in written.get("addresses", {}).items()  # files of earlier versions lack this key
         }
-        starts: dict[str, RequestedContainerStart] = {}
+        starts: dict[str, ContainerRevival] = {}
         # Ignore invalid entries about requested starts. The gateway then does not repeat these starts.
         with contextlib.suppress(*_UNREADABLE):
             starts = {
-                str(container): RequestedContainerStart(StartFailureCause(cause), str(backend))
+                str(container): ContainerRevival(StartFailureCause(cause), str(backend))
                 for container, (cause, backend) in written.get("starts", {}).items()
             }
         later = {str(container): float(at) for container, at in written.get("later_starts", {}).items()}
@@ -105,7 +105,7 @@ class OwnershipRecord:
         return dict(self._addresses)
 
     @property
-    def starts(self) -> dict[str, RequestedContainerStart]:
+    def starts(self) -> dict[str, ContainerRevival]:
         """The requested starts to which the engine has not responded yet, by the container's ID."""
         return dict(self._starts)
 
@@ -125,7 +125,7 @@ class OwnershipRecord:
     def later_starts(self) -> dict[str, float]:
         """The containers that need no restart, by ID, each with the start time of its network namespace's owner.
 
-        See `gateway.docker.planning.lost_namespaces.later_starts`.
+        See `gateway.docker.planning.lost_network_namespaces.later_starts`.
         """
         return dict(self._later_starts)
 
@@ -137,7 +137,7 @@ class OwnershipRecord:
             self._later_starts = recorded
             self._write()
 
-    def begin_start(self, container: str, start: RequestedContainerStart) -> None:
+    def begin_start(self, container: str, start: ContainerRevival) -> None:
         """Record that the gateway is about to start a container."""
         self._merge()
         self._starts[container] = start

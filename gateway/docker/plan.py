@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from gateway.docker.attachment_obstacle import AttachmentObstacle
-from gateway.docker.snapshot import LastStart
+from gateway.docker.snapshot import LastContainerStart
 from gateway.docker.unavailable_containers import UnavailableContainer
 from gateway.docker.volumes import VolumeStatus
 
@@ -61,7 +61,7 @@ class PlannedAction:
     """The number of endpoints that the action detaches and does not reattach."""
     cause: str = ""
     """Why the action starts or restarts a container, as a `StartFailureCause`; empty for other actions."""
-    last_start: LastStart | None = field(default=None, compare=False)
+    last_start: LastContainerStart | None = field(default=None, compare=False)
     """The container's last start in the snapshot. The gateway skips the action if the container started later."""
     owner_start: float = field(default=0.0, compare=False)
     """The last start of the owner of the container's network namespace; see `UnavailableContainer.owner_start`."""
@@ -92,7 +92,7 @@ class AttachmentState(StrEnum):
 
 
 @dataclass(frozen=True)
-class DesiredAttachmentStatus:
+class AttachmentStatus:
     """The status of a desired attachment of a container or service to a network.
 
     Args:
@@ -135,7 +135,7 @@ class Plan:
     """The result of planning: the actions, the status of attachments and volumes, and warnings for the operator."""
 
     actions: tuple[PlannedAction, ...] = ()
-    attachments: tuple[DesiredAttachmentStatus, ...] = ()
+    attachments: tuple[AttachmentStatus, ...] = ()
     warnings: tuple[str, ...] = ()
     postponed: int = 0
     """The number of endpoints that the gateway detaches later, because the limit `max_detaches` is reached."""
@@ -153,7 +153,7 @@ class Plan:
     """IDs of the containers whose network namespace other containers share; see `shared_namespaces`."""
     later_starts: Mapping[str, float] = field(default_factory=dict)
     """The containers that need no restart, by ID. Each value is the start time of the owner of the container's
-    network namespace; see `lost_namespaces.later_starts`."""
+    network namespace; see `lost_network_namespaces.later_starts`."""
 
     def without(self, held: Collection[PlannedAction]) -> "Plan":
         """Return a copy of the plan without the actions in `held`.

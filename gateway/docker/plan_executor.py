@@ -5,19 +5,19 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from gateway.audit_log.events import MAX_TEXT
-from gateway.audit_log.recorder import AuditRecorder
-from gateway.docker.action_failures import PREREQUISITES, ActionFailures
+from gateway.audit_log.recorder import AuditLogRecorder
 from gateway.docker.consumer_registry import ConsumerRegistry
 from gateway.docker.container_starter import ContainerStarter
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine_actions import execute
 from gateway.docker.engine_client import EngineClient
 from gateway.docker.errors import EngineError, EngineErrorKind
+from gateway.docker.failed_actions import PREREQUISITES, FailedActions
 from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.plan import REVIVALS, ActionKind, PlannedAction
 from gateway.docker.plan_log_limiter import PlanLogLimiter
 from gateway.docker.start_attempts import StartAttempts
-from gateway.docker.start_failure import CANCELED, RequestedContainerStart, StartFailureCause
+from gateway.docker.start_failure import CANCELED, ContainerRevival, StartFailureCause
 from gateway.metric_types import Tally
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class PlanExecutor:
         detach_limiter: DetachLimiter,
         registry: ConsumerRegistry,
         log_limiter: PlanLogLimiter,
-        recorder: AuditRecorder,
+        recorder: AuditLogRecorder,
         changed: Callable[[], None],
         on_start: Callable[[str], None],
         revivals: StartAttempts,
@@ -63,7 +63,7 @@ class PlanExecutor:
         self._changed = changed
         self._on_start = on_start
         self._monotonic = monotonic
-        self.failures = ActionFailures()
+        self.failures = FailedActions()
         self.revivals = revivals
         self.starter = ContainerStarter(self._execute, self._start_failed, self._start_ended, self._permits)
         self.writes: Tally = Tally()
@@ -135,7 +135,7 @@ class PlanExecutor:
         extra = {"action": action.verb, "network": action.network, "container": action.container, "why": action.why}
         self.writes[action.verb] += 1
         if action.verb in REVIVALS:
-            start = RequestedContainerStart(StartFailureCause(action.cause), action.backend)
+            start = ContainerRevival(StartFailureCause(action.cause), action.backend)
             self._ownership.begin_start(action.container_id, start)
             if self._log_limiter.admit(self._monotonic()):
                 log.info("docker start requested", extra=extra)

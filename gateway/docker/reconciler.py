@@ -8,18 +8,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from gateway.audit_log.recorder import AuditRecorder
+from gateway.audit_log.recorder import AuditLogRecorder
 from gateway.backoff import Backoff, BackoffPolicy
 from gateway.contracts.link import Link
 from gateway.docker.action_schedule import ActionSchedule
 from gateway.docker.consumer_identity_warnings import image_labels, is_gateway, spoofing
 from gateway.docker.consumer_registry import ConsumerRegistry, client_networks
-from gateway.docker.container_signal_events import record_past_events
+from gateway.docker.container_signal_recorder import record_past_events
 from gateway.docker.desired_state import DesiredState, marked_endpoints
 from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine_client import EngineClient
 from gateway.docker.engine_connection import connected
 from gateway.docker.engine_events import EngineEventHandler
+from gateway.docker.engine_snapshot_collector import EngineSnapshotCollector
 from gateway.docker.errors import EngineError
 from gateway.docker.inspection_cache import RETRY
 from gateway.docker.last_start_inspector import NEXT
@@ -32,7 +33,6 @@ from gateway.docker.plan_log_limiter import PlanLogLimiter
 from gateway.docker.planning import plan
 from gateway.docker.planning.gateway_container import as_running_gateway, reserved_addresses
 from gateway.docker.snapshot import EngineSnapshot
-from gateway.docker.snapshot_reader import SnapshotReader
 from gateway.docker.start_attempts import StartAttempts
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Reconciler:
         desired: Callable[[], DesiredState],
         link_of: Callable[[str], Link | None],
         state_dir: Path,
-        recorder: AuditRecorder | None = None,
+        recorder: AuditLogRecorder | None = None,
         revivals: StartAttempts | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -75,7 +75,7 @@ class Reconciler:
         self._wanted = desired
         self._link_of = link_of
         self._ownership = OwnershipRecord(state_dir)
-        self._observer = SnapshotReader(
+        self._observer = EngineSnapshotCollector(
             options,
             known=lambda: {network for _, network in self._ownership.endpoints},
             volumes=lambda: bool(desired().volumes),
@@ -96,7 +96,7 @@ class Reconciler:
             self._detach_limiter,
             self.registry,
             self._log_limiter,
-            recorder or AuditRecorder(),
+            recorder or AuditLogRecorder(),
             self.trigger,
             self._observer.inspections.forget_start,
             revivals or StartAttempts(),

@@ -47,7 +47,7 @@ class NetworkEndpoint:
 
 
 @dataclass(frozen=True)
-class LastStart:
+class LastContainerStart:
     """The result of a container's last start, from an inspection.
 
     Args:
@@ -137,7 +137,7 @@ class Container:
     given_names: frozenset[str] = frozenset()
     has_volumes: bool = False
     exit_success: bool = False
-    last_start: LastStart | None = None
+    last_start: LastContainerStart | None = None
     is_locked: bool = False
     problem: str = ""
 

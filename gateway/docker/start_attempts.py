@@ -62,7 +62,10 @@ class StartAttempts:
 
     @property
     def signals(self) -> dict[str, dict[int, float]]:
-        """The signals from other clients of the engine to each container, see `LastStart.may_be_stopped_by`."""
+        """The signals from other clients of the engine to each container.
+
+        See `LastContainerStart.may_be_stopped_by`.
+        """
         return {key: dict(each) for key, each in self._signals.items()}
 
     def record_signal(self, container: str, number: int, at: float) -> None:

@@ -35,7 +35,7 @@ class StartFailureCause(StrEnum):
     NAMESPACE = "namespace"
 
 
-class RequestedContainerStart(NamedTuple):
+class ContainerRevival(NamedTuple):
     """A start of a container that the gateway requested from the engine, because an earlier start failed.
 
     Args:

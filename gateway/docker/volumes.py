@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from gateway.backend_support.volume import VolumeSpec
+from gateway.backend_support.volume_definition import VolumeSpec
 
 
 @dataclass(frozen=True)

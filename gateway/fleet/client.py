@@ -11,8 +11,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from gateway.errors import GatewayError, TunnelError
 from gateway.fleet.error_descriptions import describe, describe_status, describe_timeout
+from gateway.fleet.host_name_lookup import lookup
 from gateway.fleet.member_addresses import Member
-from gateway.fleet.name_lookup import lookup
 from gateway.fleet.options import FleetOptions
 from gateway.fleet.summary import MAX_BYTES, MemberSummary, decode_summary
 from gateway.secret_files import read_private_key

@@ -4,11 +4,11 @@ import asyncio
 import itertools
 
 from gateway.errors import GatewayError
-from gateway.fleet.blocking_call import BlockingCallRunner
+from gateway.fleet.blocking_call_runner import BlockingCallRunner
 from gateway.fleet.error_descriptions import describe_lookup
+from gateway.fleet.host_name_lookup import lookup
 from gateway.fleet.member_addresses import MAX_MEMBERS, Member, MemberAddress, expand, exposed_token
-from gateway.fleet.member_file import read_members
-from gateway.fleet.name_lookup import lookup
+from gateway.fleet.member_list_file import read_members
 from gateway.fleet.options import FleetOptions
 
 

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from gateway.errors import GatewayError
-from gateway.fleet.blocking_call import BlockingCallRunner
+from gateway.fleet.blocking_call_runner import BlockingCallRunner
 from gateway.fleet.client import MemberClient, MemberCredentials, MemberRequestError, read_credentials
+from gateway.fleet.fleet_state import FleetState, MemberState
 from gateway.fleet.member_addresses import Member
 from gateway.fleet.member_discovery import MemberDiscovery
 from gateway.fleet.options import FleetOptions
-from gateway.fleet.snapshot import FleetSnapshot, MemberSnapshot
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class FleetPoller:
 
     def __init__(self, options: Callable[[], FleetOptions], *, strict: bool = False) -> None:
         self._options = options
-        self._members: dict[Member, MemberSnapshot] = {}
+        self._members: dict[Member, MemberState] = {}
         self._tasks: dict[Member, asyncio.Task[None]] = {}
         self._discovery = MemberDiscovery(strict=strict)
         self._credentials_error = ""
@@ -52,10 +52,10 @@ class FleetPoller:
         self._stamps: list[tuple[Path, int, int]] | None = None
         """Path, modification time in nanoseconds, and inode of each credential file when it was last read."""
 
-    def snapshot(self) -> FleetSnapshot:
+    def snapshot(self) -> FleetState:
         """Return the last known state of all members, and error messages about discovery and credentials."""
         problems = [*self._discovery.problems(self._options()), *filter(None, [self._credentials_error])]
-        return FleetSnapshot(list(self._members.values()), problems)
+        return FleetState(list(self._members.values()), problems)
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Poll the members until cancelled."""
@@ -125,7 +125,7 @@ class FleetPoller:
         """Remove all members that are not in `members`: for each, stop its task, and discard its state."""
         for member in self._tasks.keys() - set(members):
             self._tasks.pop(member).cancel()
-        self._members = {member: self._members.get(member, MemberSnapshot(member)) for member in members}
+        self._members = {member: self._members.get(member, MemberState(member)) for member in members}
 
     async def _ask_repeatedly(self, client: MemberClient, member: Member, delay: float) -> None:
         await asyncio.sleep(delay)
@@ -169,7 +169,7 @@ def _stamps(options: FleetOptions) -> list[tuple[Path, int, int]]:
     return found
 
 
-async def ask(client: MemberClient, member: Member, before: MemberSnapshot) -> MemberSnapshot:
+async def ask(client: MemberClient, member: Member, before: MemberState) -> MemberState:
     """Request the summary of a member once, and return the new state of the member.
 
     Args:
@@ -183,10 +183,10 @@ async def ask(client: MemberClient, member: Member, before: MemberSnapshot) -> M
     except MemberRequestError as error:
         return replace(before, asked_at=time.time(), seconds=time.monotonic() - started, error=str(error))
     now = time.time()
-    return MemberSnapshot(member, summary, answered_at=now, asked_at=now, seconds=time.monotonic() - started)
+    return MemberState(member, summary, answered_at=now, asked_at=now, seconds=time.monotonic() - started)
 
 
-async def ask_once(options: FleetOptions, discovery: MemberDiscovery, before: FleetSnapshot) -> FleetSnapshot:
+async def ask_once(options: FleetOptions, discovery: MemberDiscovery, before: FleetState) -> FleetState:
     """Request the summaries of all members once, concurrently, and return the new state of the fleet.
 
     Args:
@@ -203,5 +203,5 @@ async def ask_once(options: FleetOptions, discovery: MemberDiscovery, before: Fl
         await discovery.read_file(options)
         await discovery.look_up_names(options)
         members = discovery.known(options)
-        views = await asyncio.gather(*(ask(client, each, known.get(each, MemberSnapshot(each))) for each in members))
-    return FleetSnapshot(views, discovery.problems(options))
+        views = await asyncio.gather(*(ask(client, each, known.get(each, MemberState(each))) for each in members))
+    return FleetState(views, discovery.problems(options))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from gateway.backend_support.aborted_login_count import AbortedLoginCount
 from gateway.backend_support.probe_login_limiter import ProbeLoginLimiter
-from gateway.contracts.listening_link import LinkClientListener
+from gateway.contracts.client_accepting_link import ClientAcceptingListener
 from gateway.contracts.relay import Relay
 
 _THROTTLE_SHARE = 0.9
@@ -66,7 +66,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         """Number of current dials."""
         self.waiting = 0
         """Number of clients that wait until the budget admits them."""
-        self.listeners: dict[LinkClientListener, Callable[[], None]] = {}
+        self.listeners: dict[ClientAcceptingListener, Callable[[], None]] = {}
         """The listeners with which links accept clients. A stopped listener remains in this dictionary until the link
         has reported all clients of the listener, but reserves no part of the budget for new clients. The value is a
         function that stops the listener."""

@@ -11,12 +11,12 @@ from gateway.contracts.link import Stream
 from gateway.contracts.states import CloseReason
 from gateway.errors import DialError, FailureReason
 from gateway.forwarding.admission import AdmissionRules, RefusalReason
-from gateway.forwarding.cancel_request_slots import CancelRequestSlots
-from gateway.forwarding.client_event_recorder import NOT_CONNECTED, ClientEventRecorder
+from gateway.forwarding.client_connection_recorder import NOT_CONNECTED, ClientConnectionRecorder
 from gateway.forwarding.client_identity import ClientSourceAddress, ConsumerIdentity
+from gateway.forwarding.connected_clients import ConnectedClients
 from gateway.forwarding.consumer_usage import UNKNOWN, ConsumerUsage, UsageCounters
-from gateway.forwarding.open_connections import OpenConnections
 from gateway.forwarding.pending_client import PendingClient
+from gateway.forwarding.query_cancel_connections import QueryCancelConnections
 from gateway.forwarding.refusal_log import RefusalLog
 from gateway.forwarding.retrying_dialer import RetryingDialer
 from gateway.metric_types import Tally
@@ -58,8 +58,8 @@ class Acceptor:
         backend: str,
         admission: AdmissionRules,
         dialer: RetryingDialer,
-        connections: OpenConnections,
-        client_events: ClientEventRecorder,
+        connections: ConnectedClients,
+        client_events: ClientConnectionRecorder,
         join: Callable[[PendingClient], Coroutine[None, None, None]],
     ) -> None:
         self.admission = admission
@@ -67,7 +67,7 @@ class Acceptor:
         self.accepted = 0
         self.rejected: Tally = Tally()
         """For each reason, the number of clients that were rejected before they were connected to a target."""
-        self.cancel_slots = CancelRequestSlots()
+        self.cancel_slots = QueryCancelConnections()
         """The clients that exceed a limit, but might send a cancel request."""
         self.pending: set[asyncio.Task[None] | None] = set()
         """Tasks of clients that are not connected to a target yet."""

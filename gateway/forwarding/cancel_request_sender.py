@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.errors import DialError, FailureReason, LinkLostError
-from gateway.forwarding.cancel_request_router import send_copy
 from gateway.forwarding.pending_client import PendingClient
+from gateway.forwarding.query_cancel_router import send_copy
 from gateway.forwarding.target_dialer import TargetDialer
-from gateway.forwarding.target_with_uplink import TargetIdentity, TargetWithUplink
+from gateway.forwarding.target_with_uplink import TargetKey, TargetWithUplink
 from gateway.metric_types import Histogram
 from gateway.query_cancel_protocol import CancelRequest
 
@@ -23,7 +23,7 @@ async def join_cancel_request(
     request: CancelRequest,
     dialer: TargetDialer,
     latency: Histogram,
-    candidates: Sequence[TargetIdentity],
+    candidates: Sequence[TargetKey],
     default: TargetWithUplink | None,
 ) -> tuple[TargetWithUplink, Relay]:
     """Connect a client to one of `candidates`. Send copies of its cancel request to the other candidates.

@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable
 from functools import reduce
 
-from gateway.audit_log.recorder import AuditRecorder
+from gateway.audit_log.recorder import AuditLogRecorder
 from gateway.connection_tap import TapFactory
+from gateway.contracts.client_accepting_link import ShortLivedConnectionTotals
 from gateway.contracts.config_types import HostPort
-from gateway.contracts.listening_link import ShortConnectionTotals
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.tracing import TraceExporter
@@ -16,13 +16,13 @@ from gateway.errors import DialError
 from gateway.forwarding.acceptor import Acceptor
 from gateway.forwarding.admission import AdmissionRules
 from gateway.forwarding.backend_route import BackendRoute
-from gateway.forwarding.cancel_request_router import CancelRequestRouter
-from gateway.forwarding.client_event_recorder import ClientEventRecorder, ConnectionRecord
+from gateway.forwarding.client_connection_recorder import ClientConnectionRecorder, ConnectionRecord
+from gateway.forwarding.connected_clients import ConnectedClient, ConnectedClients
 from gateway.forwarding.consumer_usage import ConnectionSlot, ConsumerUsage
 from gateway.forwarding.listener import Listener
 from gateway.forwarding.native_acceptor import NativeAcceptor
-from gateway.forwarding.open_connections import OpenConnection, OpenConnections
 from gateway.forwarding.pending_client import PendingClient
+from gateway.forwarding.query_cancel_router import QueryCancelRouter
 from gateway.forwarding.retrying_dialer import RetryingDialer
 from gateway.forwarding.target_with_uplink import LinkProvider, TargetWithUplink
 from gateway.metric_types import Histogram, Tally
@@ -61,19 +61,19 @@ class Forward:
         tap: TapFactory | None = None,
         response_timeout: float | None = None,
         cancels: QueryCancelProtocol | None = None,
-        recorder: AuditRecorder | None = None,
+        recorder: AuditLogRecorder | None = None,
         exporter: TraceExporter | None = None,
     ) -> None:
         self.name = name
         self.listeners = listeners
         self.resets: Tally = Tally()
         self._latency = Histogram()
-        self._connections = OpenConnections()
+        self._connections = ConnectedClients()
         self._on_ended = self._ended  # create the bound method once, to save memory for each connection
-        self._cancels = CancelRequestRouter(cancels) if cancels is not None else None
+        self._cancels = QueryCancelRouter(cancels) if cancels is not None else None
         self._dialer = RetryingDialer(route, tap, self._cancels)
         self._response_timeout = response_timeout
-        self._client_events = ClientEventRecorder(name, recorder or AuditRecorder(), exporter)
+        self._client_events = ClientConnectionRecorder(name, recorder or AuditLogRecorder(), exporter)
         self._acceptor = Acceptor(
             name, admission, self._dialer, self._connections, self._client_events, self._connect
         )
@@ -258,7 +258,7 @@ class Forward:
         slot: ConnectionSlot | None = None,
         record: ConnectionRecord | None = None,
     ) -> None:
-        self._connections.add(OpenConnection(relay, routed, slot, began, login, record))
+        self._connections.add(ConnectedClient(relay, routed, slot, began, login, record))
         if login is not None and self._cancels is not None:
             self._cancels.add_session(routed.identity, login)
         relay.ended.add_done_callback(self._on_ended)
@@ -267,7 +267,7 @@ class Forward:
         if routed.target in self._connections.drained_targets:  # the target lost its role during the dial
             self.move_clients(self._connections.drained_targets, self._connections.left_targets)
 
-    def _served(self, clients: ShortConnectionTotals) -> None:
+    def _served(self, clients: ShortLivedConnectionTotals) -> None:
         self._connections.add_ended(clients.to_backend, clients.from_backend)
         if clients.resets:
             self.resets[CloseReason.CLIENT_RESET] += clients.resets

@@ -5,19 +5,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from gateway.contracts.link import Stream
-from gateway.contracts.listening_link import (
+from gateway.contracts.client_accepting_link import (
+    ClientAcceptingLink,
+    ClientAcceptingListener,
     ClientAcceptRule,
-    LinkClientListener,
-    ListeningLink,
-    ShortConnectionTotals,
+    ShortLivedConnectionTotals,
 )
+from gateway.contracts.link import Stream
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.forwarding.aborted_handshake_budget import LOGIN_RESPONSES, REPORT_DELAY, AbortedHandshakeBudget
 from gateway.forwarding.acceptor import Acceptor
-from gateway.forwarding.cancel_request_router import CancelRequestRouter
 from gateway.forwarding.listener import Listener
+from gateway.forwarding.query_cancel_router import QueryCancelRouter
 from gateway.forwarding.retrying_dialer import RetryingDialer
 from gateway.forwarding.target_dialer import TargetDialer
 from gateway.forwarding.target_with_uplink import LinkProvider, TargetWithUplink
@@ -75,8 +75,8 @@ class NativeAcceptor:
         dialer: RetryingDialer,
         latency: Histogram,
         on_joined: Callable[[TargetWithUplink, Relay, CancelKeyTap | None, float], None],
-        on_served: Callable[[ShortConnectionTotals], None],
-        cancels: CancelRequestRouter | None = None,
+        on_served: Callable[[ShortLivedConnectionTotals], None],
+        cancels: QueryCancelRouter | None = None,
     ) -> None:
         self._acceptor = acceptor
         self._dialer = dialer
@@ -84,10 +84,10 @@ class NativeAcceptor:
         self._on_joined = on_joined
         self._on_served = on_served
         self._cancels = cancels
-        self._listening: LinkClientListener | None = None
+        self._listening: ClientAcceptingListener | None = None
         """The link's listener that currently accepts the clients; None if Python code accepts them."""
-        self._paths: dict[LinkClientListener, _Path] = {}
-        """For each `LinkClientListener` that still has clients or can accept them: the path over which it dials."""
+        self._paths: dict[ClientAcceptingListener, _Path] = {}
+        """For each listener of a link that still has clients or can accept them: the path over which it dials."""
         self._bound: list[Listener] = []
         """The backend's listeners on whose sockets the link accepts clients."""
         self._changes = 0
@@ -126,7 +126,7 @@ class NativeAcceptor:
         path = _Path(routed, route.budget(routed))
         room = self._room(path)
         if (
-            isinstance(link, ListeningLink)
+            isinstance(link, ClientAcceptingLink)
             and self._is_simple(routed)
             and route.hold >= _MIN_HOLD
             and room >= max(1 if path.budget is None else _MIN_BUDGET_ROOM, int(self._limit(path) * _MIN_ROOM))
@@ -191,7 +191,7 @@ class NativeAcceptor:
             listening.withdraw()
             self._accept_here()
 
-    def _stop(self, listening: LinkClientListener) -> None:
+    def _stop(self, listening: ClientAcceptingListener) -> None:
         """Make a link stop accepting clients, because clients in Python code wait for the handshake budget.
 
         For the next `_RETRY_AFTER` seconds, no link accepts clients again.
@@ -223,7 +223,7 @@ class NativeAcceptor:
 
     # The link calls the following methods of `AcceptedClientHandler`.
 
-    def on_joined(self, listener: LinkClientListener, relay: Relay, tap: Any) -> None:
+    def on_joined(self, listener: ClientAcceptingListener, relay: Relay, tap: Any) -> None:
         """Add a client that the link has connected; implements `AcceptedClientHandler.on_joined`."""
         path = self._paths.get(listener)
         if path is None:  # `listen` failed after the link had accepted this client
@@ -237,7 +237,7 @@ class NativeAcceptor:
         if path.budget is not None:
             self.count_change()  # clients that have logged in no longer use the budget, so the link may accept more
 
-    def on_served(self, listener: LinkClientListener, clients: ShortConnectionTotals) -> None:
+    def on_served(self, listener: ClientAcceptingListener, clients: ShortLivedConnectionTotals) -> None:
         """Count clients whose short connections have ended; implements `AcceptedClientHandler.on_served`."""
         self._acceptor.accepted += clients.total
         self._on_served(clients)
@@ -245,14 +245,16 @@ class NativeAcceptor:
             now = time.monotonic()
             path.budget.record_client_login(now - REPORT_DELAY, now, LOGIN_RESPONSES)
 
-    def on_returned(self, listener: LinkClientListener, client: Stream, seconds: float, *, abandoned: bool) -> None:
+    def on_returned(
+        self, listener: ClientAcceptingListener, client: Stream, seconds: float, *, abandoned: bool
+    ) -> None:
         """Accept a client that the link has returned unconnected; implements `AcceptedClientHandler.on_returned`."""
         if abandoned and (path := self._paths.get(listener)) is not None:
             self._target_dialer.record_abandoned(path.routed)
         self._acceptor.accept(client, seconds)
         self.count_change()  # the link no longer reserves room for this client
 
-    def on_stopped(self, listener: LinkClientListener, *, failed: bool) -> None:
+    def on_stopped(self, listener: ClientAcceptingListener, *, failed: bool) -> None:
         """Accept further clients in Python code; implements `AcceptedClientHandler.on_stopped`."""
         if listener is self._listening:
             self._listening = None
@@ -260,7 +262,7 @@ class NativeAcceptor:
                 self._retry_at = time.monotonic() + _RETRY_AFTER
             self._accept_here()
 
-    def on_closed(self, listener: LinkClientListener) -> None:
+    def on_closed(self, listener: ClientAcceptingListener) -> None:
         """Remove a listener that has stopped; implements `AcceptedClientHandler.on_closed`."""
         path = self._paths.pop(listener, None)
         if path is not None and path.budget is not None:

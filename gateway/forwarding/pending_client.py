@@ -6,7 +6,7 @@ from gateway.connection_tap import Tap
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link, Stream
 from gateway.contracts.relay import Relay
-from gateway.forwarding.client_event_recorder import ConnectionRecord
+from gateway.forwarding.client_connection_recorder import ConnectionRecord
 from gateway.forwarding.consumer_usage import ConnectionSlot
 from gateway.forwarding.disconnect_watcher import DisconnectWatcher
 from gateway.metric_types import Histogram

@@ -9,11 +9,11 @@ from typing import NamedTuple
 from gateway.connection_tap import TapFactory
 from gateway.contracts.relay import Relay
 from gateway.contracts.tracing import DIAL, HOLD
-from gateway.errors import DialError, FailureReason, LinkLostError, TargetAccessError
+from gateway.errors import DialError, FailureReason, LinkLostError, TargetPathError
 from gateway.forwarding.backend_route import BackendRoute
-from gateway.forwarding.cancel_request_router import CancelRequestRouter
 from gateway.forwarding.cancel_request_sender import join_cancel_request
 from gateway.forwarding.pending_client import PendingClient
+from gateway.forwarding.query_cancel_router import QueryCancelRouter
 from gateway.forwarding.target_dialer import MIN_DIAL, TargetDialer
 from gateway.forwarding.target_with_uplink import LinkProvider, TargetWithUplink
 from gateway.metric_types import Histogram
@@ -57,7 +57,7 @@ class RetryingDialer:
     """
 
     def __init__(
-        self, route: BackendRoute, make_tap: TapFactory | None = None, cancels: CancelRequestRouter | None = None
+        self, route: BackendRoute, make_tap: TapFactory | None = None, cancels: QueryCancelRouter | None = None
     ) -> None:
         self.target_dialer = TargetDialer(route)
         """Dials the targets of the current route."""
@@ -164,7 +164,7 @@ class RetryingDialer:
             if self._cancels and (request := await self._cancel_request(client, None)) is not None:
                 return await self._join_cancel(client, request, dialer, latency)
             raise DialError(FailureReason.ROLE, _NO_PRIMARY)
-        failures: dict[TargetWithUplink, TargetAccessError] = {}
+        failures: dict[TargetWithUplink, TargetPathError] = {}
         dialed = [each for each in routes if each.uplink.link is not None]
         for routed in dialed:
             client.enter(DIAL)
@@ -241,7 +241,7 @@ class RetryingDialer:
                 each.cancel()
 
 
-def _report_failure(dialer: TargetDialer, routed: TargetWithUplink, error: TargetAccessError) -> bool:
+def _report_failure(dialer: TargetDialer, routed: TargetWithUplink, error: TargetPathError) -> bool:
     """Report a failed dial. Return whether the dialer can try the next path.
 
     If the target works, but the handshake budget has no room, the client must wait for this target.
@@ -253,12 +253,12 @@ def _report_failure(dialer: TargetDialer, routed: TargetWithUplink, error: Targe
     return True
 
 
-def _is_blocked(error: TargetAccessError) -> bool:
+def _is_blocked(error: TargetPathError) -> bool:
     """Return whether aborted handshakes have caused the error. Such an error does not indicate a faulty path."""
     return isinstance(error, DialError) and error.reason is FailureReason.HOST_BLOCKED
 
 
-def _failure(errors: list[TargetAccessError]) -> DialError:
+def _failure(errors: list[TargetPathError]) -> DialError:
     """Return the last error. If a retry can fix none of the errors, return the last one as `_PermanentDialError`."""
     if not errors:
         return DialError(FailureReason.TUNNEL, "the link was lost")

@@ -17,9 +17,9 @@ from gateway.contracts.states import HealthState
 from gateway.errors import FailureReason, LinkLostError
 from gateway.health.check_results import CheckHistory, CheckResult
 from gateway.health.check_schedule import CheckSchedule
+from gateway.health.last_probe_result import LastProbeResult
 from gateway.health.monitored_uplink import MonitoredUplink
 from gateway.health.probe import probe_once
-from gateway.health.probe_record import ProbeRecord
 from gateway.health.target_state_evaluator import TargetStateEvaluator
 from gateway.metric_types import Histogram, SummaryMetric, Tally
 
@@ -62,7 +62,7 @@ class Check:
         schedule: CheckSchedule,
         on_change: Callable[[], object] = lambda: None,
         on_abandoned: Callable[[], None] = lambda: None,
-        record: ProbeRecord | None = None,
+        record: LastProbeResult | None = None,
         tunnel: str | None = None,
         logins: LoginLimiter | None = None,
     ) -> None:
@@ -73,7 +73,7 @@ class Check:
         self.verdict = TargetStateEvaluator(schedule.rise, schedule.fall)
         self.history = CheckHistory()
         self.last: CheckResult | None = None
-        self.record = record or ProbeRecord()
+        self.record = record or LastProbeResult()
         self.last_success: float | None = None
         """Time of the last successful check, in seconds since the epoch; None if no check has succeeded."""
         self.succeeded_at: float | None = None

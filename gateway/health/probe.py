@@ -11,7 +11,7 @@ from gateway.contracts.link import SocketConnector
 from gateway.contracts.login_limiter import LoginLimiter
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.states import HealthState
-from gateway.errors import FailureReason, LinkLostError, TargetAccessError, UnusableTargetError
+from gateway.errors import FailureReason, LinkLostError, TargetPathError, UnusableTargetError
 from gateway.health.check_results import CheckResult
 from gateway.text_sanitizer import error_text, one_line
 
@@ -68,7 +68,7 @@ async def probe_once(
         reason, detail = phases.timeout_failure or (FailureReason.TIMEOUT, detail)
     except LinkLostError:
         raise
-    except TargetAccessError as error:
+    except TargetPathError as error:
         usable = isinstance(error, UnusableTargetError) and error.reason in _LOGIN_REASONS
         state, reason, detail = HealthState.DEGRADED if usable else HealthState.DOWN, error.reason, error.detail
         remedy = error.remedy if isinstance(error, UnusableTargetError) else ""

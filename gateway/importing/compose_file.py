@@ -8,7 +8,7 @@ import yaml
 from gateway.errors import UsageError
 from gateway.importing.compose_interpolation import interpolated
 from gateway.importing.compose_merge import merged
-from gateway.importing.compose_tags import ComposeLoader, OverrideTaggedValue, without_tags
+from gateway.importing.compose_tags import ComposeLoader, ComposeOverrideValue, without_tags
 from gateway.importing.compose_value_parsers import mapping
 from gateway.importing.env_file import EnvFiles
 from gateway.importing.import_result import ImportResult
@@ -119,8 +119,8 @@ def _interpolate(value: Any, files: EnvFiles, folder: str) -> Any:
         return {key: _interpolate(each, files, folder) for key, each in value.items()}
     if isinstance(value, list):
         return [_interpolate(each, files, folder) for each in value]
-    if isinstance(value, OverrideTaggedValue):
-        return OverrideTaggedValue(_interpolate(value.value, files, folder))
+    if isinstance(value, ComposeOverrideValue):
+        return ComposeOverrideValue(_interpolate(value.value, files, folder))
     if not isinstance(value, str):
         return value
     return interpolated(value, lambda name: files.value(name, folder))

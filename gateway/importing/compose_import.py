@@ -7,11 +7,11 @@ from typing import Any
 
 from gateway.importing.compose_file import read_compose
 from gateway.importing.compose_value_parsers import environment, list_of, mapping, words_of
-from gateway.importing.docker_commands import published
+from gateway.importing.docker_command_parser import published
 from gateway.importing.docker_run_options import read_bind
 from gateway.importing.env_file import EnvFiles
 from gateway.importing.import_result import ImportResult
-from gateway.importing.imported_objects import ImportedContainer, ImportedMount
+from gateway.importing.imported_setup import ImportedContainer, ImportedMount
 from gateway.importing.network_mounts import import_volume
 
 

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from gateway.importing.compose_tags import RESET, OverrideTaggedValue, without_tags
+from gateway.importing.compose_tags import RESET, ComposeOverrideValue, without_tags
 from gateway.importing.compose_value_parsers import environment, list_of, mapping
 from gateway.importing.docker_run_options import read_bind
 
@@ -49,7 +49,7 @@ def merged(base: Any, override: Any, *path: str) -> Any:
     Raises:
         UsageError: A value has a wrong type.
     """
-    if isinstance(override, OverrideTaggedValue):
+    if isinstance(override, ComposeOverrideValue):
         return override.value
     if base is None or override is RESET or override is None:
         return base if override is None else override

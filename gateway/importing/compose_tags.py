@@ -10,7 +10,7 @@ from gateway.input_limits import LimitedYamlLoader
 
 
 @dataclass(frozen=True)
-class OverrideTaggedValue:
+class ComposeOverrideValue:
     """A value with the tag `!override`, which Compose does not merge. It replaces the value in the overridden file.
 
     Args:
@@ -28,14 +28,14 @@ RESET: Final = _ResetMarker()
 
 
 class ComposeLoader(LimitedYamlLoader):
-    """Loads a Compose file. `!reset` becomes `RESET`, and `!override` becomes an `OverrideTaggedValue`."""
+    """Loads a Compose file. `!reset` becomes `RESET`, and `!override` becomes an `ComposeOverrideValue`."""
 
-    def construct_override(self, node: yaml.Node) -> OverrideTaggedValue:
+    def construct_override(self, node: yaml.Node) -> ComposeOverrideValue:
         """Return the value of a node that has the tag `!override`."""
         inner = copy.copy(node)
         plain = isinstance(node, yaml.ScalarNode) and not node.style
         inner.tag = self.resolve(type(node), node.value, (plain, not plain))  # type: ignore[no-untyped-call]
-        return OverrideTaggedValue(self.construct_object(inner, deep=True))
+        return ComposeOverrideValue(self.construct_object(inner, deep=True))
 
 
 ComposeLoader.add_constructor("!override", ComposeLoader.construct_override)
@@ -43,8 +43,8 @@ ComposeLoader.add_constructor("!reset", lambda _loader, _node: RESET)
 
 
 def without_tags(value: Any) -> Any:
-    """Return a value without tags: omit keys and list items with `!reset`, and unwrap each `OverrideTaggedValue`."""
-    if isinstance(value, OverrideTaggedValue):
+    """Return a value without tags: omit keys and list items with `!reset`, and unwrap each `ComposeOverrideValue`."""
+    if isinstance(value, ComposeOverrideValue):
         return without_tags(value.value)
     if isinstance(value, dict):
         return {key: without_tags(each) for key, each in value.items() if each is not RESET}

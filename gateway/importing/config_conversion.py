@@ -8,14 +8,14 @@ from functools import partial
 from gateway.backends import KINDS
 from gateway.errors import UsageError
 from gateway.importing.backend_creation import create_backends
+from gateway.importing.client_tunnel_matching import published_ports
 from gateway.importing.compose_import import import_compose
 from gateway.importing.compose_merge import is_base, is_override
-from gateway.importing.database_variables import find_clients
-from gateway.importing.docker_commands import Volumes
+from gateway.importing.database_environment_variables import find_clients
+from gateway.importing.docker_command_parser import Volumes
 from gateway.importing.env_file import EnvFiles, parse_env_file
 from gateway.importing.import_result import ImportResult, split_target
-from gateway.importing.imported_client_forwards import published_ports
-from gateway.importing.imported_objects import ImportedContainer
+from gateway.importing.imported_setup import ImportedContainer
 from gateway.importing.network_mounts import import_fstab, import_volume
 from gateway.importing.script_commands import import_script, import_unit
 from gateway.importing.source_format import ImportSource, recognize

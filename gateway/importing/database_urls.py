@@ -13,7 +13,7 @@ from gateway.importing.database_address import (
     requested_tls,
 )
 from gateway.importing.import_result import ImportResult, is_host
-from gateway.importing.imported_objects import ImportedContainer
+from gateway.importing.imported_setup import ImportedContainer
 
 _URL = re.compile(
     r"(?P<jdbc>jdbc:)?(?P<scheme>[a-z][a-z0-9+]*)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)\??(?P<query>.*)", re.DOTALL

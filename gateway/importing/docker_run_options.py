@@ -5,7 +5,7 @@ import difflib
 from collections.abc import Iterator
 
 from gateway.errors import UsageError
-from gateway.importing.imported_objects import ImportedMount
+from gateway.importing.imported_setup import ImportedMount
 
 _SHORT = {
     "a": "attach", "c": "cpu-shares", "d": "detach", "e": "env", "h": "hostname", "i": "interactive", "l": "label",

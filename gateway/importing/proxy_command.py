@@ -4,7 +4,7 @@ import re
 import shlex
 from dataclasses import dataclass
 
-from gateway.importing.imported_objects import home
+from gateway.importing.imported_setup import home
 
 _JUMP = re.compile(
     r"ssh\s+(?:-\w\s+)*-W\s+\[?%h\]?:%p\s+(?:-\w\s+)*(\S+)"

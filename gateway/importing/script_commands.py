@@ -5,10 +5,10 @@ from itertools import takewhile
 
 from gateway.importing.compose_interpolation import interpolated
 from gateway.importing.compose_value_parsers import words_of
-from gateway.importing.docker_commands import Volumes, import_docker
+from gateway.importing.docker_command_parser import Volumes, import_docker
 from gateway.importing.env_file import EnvFileReader
 from gateway.importing.import_result import ImportResult
-from gateway.importing.imported_objects import ImportedContainer, SshCommandEnvironment
+from gateway.importing.imported_setup import ImportedContainer, SshCommandContext
 from gateway.importing.network_mounts import import_mount_command
 from gateway.importing.shell_parser import ShellCommand, read_script
 from gateway.importing.ssh_command import has_forward, import_command, schedule_length, ssh_program
@@ -108,7 +108,7 @@ def import_script(
             destination = next((word for word in words if re.fullmatch(r"[\w.-]+@[\w.${}-]+", word)), "")
             import_command(
                 words,
-                SshCommandEnvironment(f"{source}ssh {destination}".rstrip()),
+                SshCommandContext(f"{source}ssh {destination}".rstrip()),
                 result,
                 need_forward=form == "ssh",
             )

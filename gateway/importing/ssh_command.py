@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult
-from gateway.importing.imported_objects import SshCommandEnvironment
+from gateway.importing.imported_setup import SshCommandContext
 from gateway.importing.ssh_host_config import SshHostConfig
 from gateway.importing.ssh_tunnels import add_host, note_unused
 from gateway.secret_redaction import redacted
@@ -83,7 +83,7 @@ def has_forward(words: Sequence[str]) -> bool:
 
 
 def import_command(
-    words: list[str], context: SshCommandEnvironment, result: ImportResult, *, need_forward: bool = True
+    words: list[str], context: SshCommandContext, result: ImportResult, *, need_forward: bool = True
 ) -> None:
     """Convert an ssh command to tunnels and local forwards.
 

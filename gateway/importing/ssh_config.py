@@ -5,7 +5,7 @@ import re
 
 from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult
-from gateway.importing.imported_objects import SshCommandEnvironment
+from gateway.importing.imported_setup import SshCommandContext
 from gateway.importing.ssh_host_config import SshHostConfig
 from gateway.importing.ssh_tunnels import add_host
 
@@ -39,7 +39,7 @@ def import_config(text: str, where: str, result: ImportResult) -> None:
         config = _host_config(name, blocks)
         if "localforward" in config.keywords and name not in imported:
             imported.add(name)
-            add_host(config, SshCommandEnvironment(f"{where}: Host {name}"), result, look_up)
+            add_host(config, SshCommandContext(f"{where}: Host {name}"), result, look_up)
     if not imported:
         raise UsageError(f"{where}: there is no local forward to import (LocalForward)")
     for patterns, lines in blocks:

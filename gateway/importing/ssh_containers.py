@@ -3,7 +3,7 @@
 import re
 
 from gateway.importing.import_result import ImportResult
-from gateway.importing.imported_objects import HERE, ImportedContainer, SshCommandEnvironment
+from gateway.importing.imported_setup import HERE, ImportedContainer, SshCommandContext
 from gateway.importing.shell_parser import read_script
 from gateway.importing.ssh_command import has_forward, import_command, ssh_program
 from gateway.importing.ssh_host_config import SshHostConfig
@@ -48,7 +48,7 @@ def import_tunnel(container: ImportedContainer, result: ImportResult) -> bool:
     return found
 
 
-def container_context(container: ImportedContainer, result: ImportResult) -> SshCommandEnvironment:
+def container_context(container: ImportedContainer, result: ImportResult) -> SshCommandContext:
     """Return the environment in which an ssh command of a container runs.
 
     The environment converts ports and paths in the container to ports and paths on the host.
@@ -70,7 +70,7 @@ def container_context(container: ImportedContainer, result: ImportResult) -> Ssh
             result.add_note(f"{container.where}: {text} is not on a mount; copy the file out of the container")
         return outside or text
 
-    return SshCommandEnvironment(container.where, names, path, in_container=True)
+    return SshCommandContext(container.where, names, path, in_container=True)
 
 
 def mounted_key(container: ImportedContainer) -> str:
@@ -82,7 +82,7 @@ def mounted_key(container: ImportedContainer) -> str:
     return f"{folder.rstrip('/')}/id_rsa" if folder else ""
 
 
-def _by_command(container: ImportedContainer, context: SshCommandEnvironment, result: ImportResult) -> bool:
+def _by_command(container: ImportedContainer, context: SshCommandContext, result: ImportResult) -> bool:
     """Convert the ssh commands that a container runs. Return False if no command has a forward."""
     words = container.command
     line = next((word for word in words if _LINE.search(word)), None)
@@ -107,7 +107,7 @@ def _by_command(container: ImportedContainer, context: SshCommandEnvironment, re
 
 
 def _convert(
-    words: list[str], container: ImportedContainer, context: SshCommandEnvironment, result: ImportResult
+    words: list[str], container: ImportedContainer, context: SshCommandContext, result: ImportResult
 ) -> None:
     """Convert an ssh command. If the command specifies no key, use the key that is mounted in the container."""
     key = mounted_key(container)
@@ -124,7 +124,7 @@ def _is_tunnel_image(container: ImportedContainer) -> bool:
     return bool(_IMAGE.search(text)) and not _NOT_A_TUNNEL.search(text)
 
 
-def _by_variables(container: ImportedContainer, context: SshCommandEnvironment, result: ImportResult) -> bool:
+def _by_variables(container: ImportedContainer, context: SshCommandContext, result: ImportResult) -> bool:
     arguments = [(name, container.environment[name]) for name in _ARGUMENTS if container.environment.get(name)]
     for name, text in arguments:
         words = next((each.words for each in read_script(text).commands), [])

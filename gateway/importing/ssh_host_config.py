@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.importing.import_result import ImportResult
-from gateway.importing.imported_objects import SshCommandEnvironment, home
+from gateway.importing.imported_setup import SshCommandContext, home
 from gateway.importing.ssh_forward import port_number
 
 _KNOWN_HOSTS = "~/.ssh/known_hosts"
@@ -44,7 +44,7 @@ class SshHostConfig:
 def server_keys(
     config: SshHostConfig,
     via: str | None,
-    context: SshCommandEnvironment,
+    context: SshCommandContext,
     result: ImportResult,
     command: SshHostConfig,
 ) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def _address(config: SshHostConfig, command: SshHostConfig) -> tuple[str, str, s
 
 
 def _login(
-    config: SshHostConfig, context: SshCommandEnvironment, result: ImportResult, command: SshHostConfig
+    config: SshHostConfig, context: SshCommandContext, result: ImportResult, command: SshHostConfig
 ) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     given = config.all("identityfile") or command.all("identityfile")
@@ -145,7 +145,7 @@ def _paths(
     keyword: str,
     values: list[str],
     config: SshHostConfig,
-    context: SshCommandEnvironment,
+    context: SshCommandContext,
     result: ImportResult,
     command: SshHostConfig,
 ) -> list[str]:
@@ -157,7 +157,7 @@ def _path(
     keyword: str,
     value: str,
     config: SshHostConfig,
-    context: SshCommandEnvironment,
+    context: SshCommandContext,
     result: ImportResult,
     command: SshHostConfig,
 ) -> str:

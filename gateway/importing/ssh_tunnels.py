@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult, split_target
-from gateway.importing.imported_objects import ImportedForward, SshCommandEnvironment
+from gateway.importing.imported_setup import ImportedLocalForward, SshCommandContext
 from gateway.importing.proxy_command import parse_proxy_command, program
 from gateway.importing.ssh_forward import read_forward
 from gateway.importing.ssh_host_config import SshHostConfig, destination_host, expand_tokens, server_keys
@@ -32,7 +32,7 @@ _ALGORITHMS = {
 
 def add_host(
     config: SshHostConfig,
-    context: SshCommandEnvironment,
+    context: SshCommandContext,
     result: ImportResult,
     look_up: Callable[[str], SshHostConfig] = SshHostConfig,
 ) -> str:
@@ -58,7 +58,7 @@ def add_host(
     for forward in config.all("localforward"):
         listen, target = read_forward(expand_tokens(forward, config, config), any_address=any_address)
         reachable = set() if listen.startswith("/") else context.names(split_target(listen)[1])
-        result.forwards.append(ImportedForward(where, name, listen, target, reachable))
+        result.forwards.append(ImportedLocalForward(where, name, listen, target, reachable))
     unchecked = [
         f"{key} {value}"
         for key, value, weak in (
@@ -78,7 +78,7 @@ def add_host(
 
 def _path(
     config: SshHostConfig,
-    context: SshCommandEnvironment,
+    context: SshCommandContext,
     result: ImportResult,
     look_up: Callable[[str], SshHostConfig],
     command: SshHostConfig,
@@ -134,7 +134,7 @@ def _path(
 
 
 def _program_keys(
-    command: str, config: SshHostConfig, context: SshCommandEnvironment, result: ImportResult
+    command: str, config: SshHostConfig, context: SshCommandContext, result: ImportResult
 ) -> dict[str, Any]:
     """Return the configuration keys for a ProxyCommand that uses neither a jump host nor a proxy.
 

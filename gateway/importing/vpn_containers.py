@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from gateway.importing.import_result import ImportResult
-from gateway.importing.imported_objects import ImportedContainer
+from gateway.importing.imported_setup import ImportedContainer
 from gateway.secret_redaction import redacted
 
 _SERVERS = re.compile(r"kylemanna/openvpn|wg-easy|openvpn-as|wg-access-server")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from gateway.ops.get_handlers import RequestHandler
+from gateway.ops.http_get_handlers import RequestHandler
 from gateway.relay.unix_sockets import PeerCredentials, peer_of
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
-from gateway.fleet.snapshot import FleetSnapshot
+from gateway.fleet.fleet_state import FleetState
 from gateway.ops.diagnosis import diagnose
 from gateway.ops.fleet_severity import worst_first
 from gateway.ops.status_json import iso
@@ -15,7 +15,7 @@ _MAX_PROBLEMS = 10
 _MAX_DETAIL = 300
 
 
-def fleet_json(view: FleetSnapshot, now: float) -> dict[str, Any]:
+def fleet_json(view: FleetState, now: float) -> dict[str, Any]:
     """Return the body of `/api/v1/fleet`. The worst members come first.
 
     Args:
@@ -41,7 +41,7 @@ def fleet_json(view: FleetSnapshot, now: float) -> dict[str, Any]:
     }
 
 
-def discovery_json(view: FleetSnapshot) -> list[dict[str, Any]]:
+def discovery_json(view: FleetState) -> list[dict[str, Any]]:
     """Return the body of `/api/v1/sd`, in the format of Prometheus' HTTP service discovery.
 
     See https://prometheus.io/docs/prometheus/latest/http_sd/.

@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 
 from gateway.contracts.states import HealthState
-from gateway.fleet.snapshot import MemberSnapshot
+from gateway.fleet.fleet_state import MemberState
 from gateway.ops.severity import DisplaySeverity, backend_level
 
 
-def fails(member: MemberSnapshot) -> bool:
+def fails(member: MemberState) -> bool:
     """Return whether the last response of a member reports a problem or a failed reload.
 
     Return False if the last request failed, or if there is no response yet.
@@ -16,7 +16,7 @@ def fails(member: MemberSnapshot) -> bool:
     return not member.error and found is not None and bool(found.problems or not found.reload_successful)
 
 
-def member_level(member: MemberSnapshot) -> DisplaySeverity:
+def member_level(member: MemberState) -> DisplaySeverity:
     """Return the severity of a member: bad if it does not respond, or if one of its backends is down or blocked."""
     found = member.summary.backends if member.summary else {}
     if member.error or any(found.get(state) for state in HealthState if backend_level(state) is DisplaySeverity.BAD):
@@ -24,7 +24,7 @@ def member_level(member: MemberSnapshot) -> DisplaySeverity:
     return DisplaySeverity.GOOD if member.state == "ready" and not fails(member) else DisplaySeverity.WARNING
 
 
-def worst_first(members: Iterable[MemberSnapshot]) -> list[MemberSnapshot]:
+def worst_first(members: Iterable[MemberState]) -> list[MemberState]:
     """Return the members, worst first. Members that do not respond come before all other members.
 
     Equally severe members keep their order.

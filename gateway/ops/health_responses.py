@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.contracts.states import HealthState
 from gateway.ops.status_json import iso
-from gateway.ops.status_views import BackendStatus, BackendView, ServiceView
+from gateway.ops.status_views import BackendStateSummary, BackendView, ServiceView
 
 _READY = (HealthState.UP, HealthState.DEGRADED)
 _HEALTH_JSON_STATUS = {
@@ -31,7 +31,7 @@ class JsonObjectResponse:
     body: dict[str, Any]
 
 
-def backend_readiness(backend: BackendStatus | BackendView, *, details: bool = True) -> JsonObjectResponse:
+def backend_readiness(backend: BackendStateSummary | BackendView, *, details: bool = True) -> JsonObjectResponse:
     """Return the response of `/readyz/{backend}`.
 
     Args:
@@ -46,7 +46,7 @@ def backend_readiness(backend: BackendStatus | BackendView, *, details: bool = T
 
 def readiness(
     phase: str,
-    backends: Sequence[BackendStatus | BackendView],
+    backends: Sequence[BackendStateSummary | BackendView],
     require: list[str],
     min_ready: int,
     *,

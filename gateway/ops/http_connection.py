@@ -6,7 +6,7 @@ from typing import Protocol
 
 from aiohttp import web
 
-from gateway.ops.connection_limits import ConnectionLimits
+from gateway.ops.http_connection_limits import HttpConnectionLimits
 
 
 class HttpConnectionCallbacks(Protocol):
@@ -41,7 +41,7 @@ class HttpConnection(asyncio.Protocol):
         handler: The asyncio protocol object that parses the requests; None until the connection is open.
     """
 
-    def __init__(self, owner: HttpConnectionCallbacks, limits: ConnectionLimits, client: socket.socket) -> None:
+    def __init__(self, owner: HttpConnectionCallbacks, limits: HttpConnectionLimits, client: socket.socket) -> None:
         self.client = client
         self._owner = owner
         self._limits = limits

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from gateway.contracts.config_types import HostPort
-from gateway.ops.connection_limits import ConnectionLimits, ConnectionTable
 from gateway.ops.http_connection import HttpConnection
+from gateway.ops.http_connection_limits import HttpConnectionLimits, HttpConnectionTable
 from gateway.relay.listening_sockets import listen_tcp
 
 log = logging.getLogger(__name__)
@@ -42,14 +42,14 @@ class HttpListener:
     _server: Callable[[], web.RequestHandler]
 
     def __init__(
-        self, name: str, limits: ConnectionLimits, tls: Callable[[], ssl.SSLContext | None] | None = None
+        self, name: str, limits: HttpConnectionLimits, tls: Callable[[], ssl.SSLContext | None] | None = None
     ) -> None:
         self._name = name
         self._limits = limits
         self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._sockets: list[socket.socket] = []
-        self._connections: ConnectionTable[HttpConnection] = ConnectionTable(limits)
+        self._connections: HttpConnectionTable[HttpConnection] = HttpConnectionTable(limits)
         self._by_handler: dict[object, HttpConnection] = {}
         self._opening: set[asyncio.Task[None]] = set()
         self._reserve: list[int] = []

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from gateway import default_paths
+from gateway import default_file_paths
 from gateway.errors import GatewayError, ServiceUnreachableError, UsageError
 from gateway.text_sanitizer import one_line
 from gateway.tls_client import client_context
@@ -118,11 +118,11 @@ class OpsApiClient:
 
     @property
     def _socket(self) -> Path:
-        return Path(self.admin_socket) if self.admin_socket else default_paths.admin_socket()
+        return Path(self.admin_socket) if self.admin_socket else default_file_paths.admin_socket()
 
     def _request_socket(self, method: str, path: str) -> tuple[int, Any]:
         where = self._socket
-        if not default_paths.is_trusted(where):
+        if not default_file_paths.is_trusted(where):
             raise ServiceUnreachableError(
                 f"{where}: another user owns this socket's folder, or can write to the folder: remove the folder"
             )

@@ -13,16 +13,16 @@ from typing import Any, ClassVar, cast
 from aiohttp import web
 
 from gateway.contracts.config_types import HostPort
-from gateway.default_paths import make_folder
+from gateway.default_file_paths import make_folder
 from gateway.errors import ConfigError, GatewayError, UsageError
 from gateway.ops.authorization import BearerTokens
 from gateway.ops.authorization_middleware import AuthorizationMiddleware
 from gateway.ops.command_audit_log import audited
-from gateway.ops.connection_limits import limits_for
-from gateway.ops.get_handlers import PROBES, ROLES, GetHandlers, RequestHandler, not_found
-from gateway.ops.get_handlers import json_response as _json
+from gateway.ops.http_connection_limits import limits_for
+from gateway.ops.http_get_handlers import PROBES, ROLES, HttpGetHandlers, RequestHandler, not_found
+from gateway.ops.http_get_handlers import json_response as _json
 from gateway.ops.http_listener import BACKLOG, HttpListener, bind
-from gateway.ops.service_interface import ServiceInterface
+from gateway.ops.service_api import ServiceApi
 from gateway.ops.settings import OpsSecrets, OpsSettings, read_secrets
 from gateway.ops.status_view_cache import StatusViewCache
 from gateway.relay.bind_errors import describe_bind_error
@@ -50,7 +50,7 @@ class OpsServer:
         settings: The addresses of the server, and what clients must send to get access.
     """
 
-    def __init__(self, service: ServiceInterface, settings: OpsSettings) -> None:
+    def __init__(self, service: ServiceApi, settings: OpsSettings) -> None:
         self._service = service
         self._settings = settings
         self._secrets = OpsSecrets()
@@ -60,7 +60,7 @@ class OpsServer:
         self._renderer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="metrics")
         streams = limits_for(_max_descriptors()).connections // _STREAM_SHARE
         self._uncached, self._cached = (
-            GetHandlers(service, StatusViewCache(service), self._renderer, cached=cached, max_streams=streams)
+            HttpGetHandlers(service, StatusViewCache(service), self._renderer, cached=cached, max_streams=streams)
             for cached in (False, True)
         )
 

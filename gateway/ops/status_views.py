@@ -39,7 +39,7 @@ class TunnelView:
     """The outer tunnel inside which the tunnel runs; None if it runs inside no other tunnel, or is not open."""
 
 
-class EarlierCheckResult(Protocol):
+class PreviousCheckResult(Protocol):
     """An entry in the check history of a target."""
 
     @property
@@ -93,10 +93,10 @@ class TargetView:
     phases: dict[str, tuple[int, float]]
     remedy: str = ""
     """The recommended action, in the imperative; empty if there is none."""
-    history: Sequence[EarlierCheckResult] = ()
+    history: Sequence[PreviousCheckResult] = ()
     """The latest checks, oldest first. An entry with the state `blocked` means that no check ran, because the tunnel
     was down."""
-    failed_checks: Sequence[EarlierCheckResult] = ()
+    failed_checks: Sequence[PreviousCheckResult] = ()
     """The latest failed checks, oldest first. Some of them can be older than all entries of `history`."""
 
 
@@ -144,7 +144,7 @@ class CertificateView:
 
 
 @dataclass(frozen=True)
-class BackendStatus:
+class BackendStateSummary:
     """The few values of a backend that the health endpoints need: the state, and the reason for it."""
 
     name: str

@@ -10,16 +10,16 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from gateway.daemon_thread import run_in_daemon_thread
-from gateway.processes.verified_program import VerifiedProgram, resolve_program
+from gateway.processes.write_protected_program import WriteProtectedProgram, resolve_program
 from gateway.relay.per_loop_instances import per_loop
 
 
-class LookupTimeoutError(Exception):
+class ProgramLookupTimeoutError(Exception):
     """The file system did not respond to a lookup within the time limit. The message contains the path."""
 
 
 @dataclass
-class _ExaminedPath:
+class _ExaminedFile:
     """The path that the lookup thread is examining, for the error message after a timeout."""
 
     path: str
@@ -30,8 +30,8 @@ class _ExaminedPath:
 
 @dataclass(frozen=True)
 class _PendingProgramLookup:
-    examined: _ExaminedPath
-    found: "Future[VerifiedProgram]"
+    examined: _ExaminedFile
+    found: "Future[WriteProtectedProgram]"
 
 
 @per_loop
@@ -40,7 +40,7 @@ def _in_flight(loop: asyncio.AbstractEventLoop) -> dict[tuple[str, ...], _Pendin
     return {}
 
 
-async def look_up_program(command: Sequence[str], timeout: float) -> VerifiedProgram:  # noqa: ASYNC109
+async def look_up_program(command: Sequence[str], timeout: float) -> WriteProtectedProgram:  # noqa: ASYNC109
     """Call `resolve_program` in a thread, with a time limit.
 
     Args:
@@ -49,7 +49,7 @@ async def look_up_program(command: Sequence[str], timeout: float) -> VerifiedPro
 
     Raises:
         GatewayError: See `resolve_program`.
-        LookupTimeoutError: The file system does not respond within the time limit.
+        ProgramLookupTimeoutError: The file system does not respond within the time limit.
         OSError: A file was removed during the lookup, or no thread can be started.
     """
     key, in_flight = tuple(command), _in_flight()
@@ -60,7 +60,7 @@ async def look_up_program(command: Sequence[str], timeout: float) -> VerifiedPro
         async with asyncio.timeout(timeout):
             return await asyncio.wrap_future(lookup.found)
     except TimeoutError:
-        raise LookupTimeoutError(
+        raise ProgramLookupTimeoutError(
             f"{lookup.examined.path}: the file system did not respond within {timeout:g} s"
         ) from None
     finally:
@@ -69,7 +69,7 @@ async def look_up_program(command: Sequence[str], timeout: float) -> VerifiedPro
 
 
 def _start(command: tuple[str, ...]) -> _PendingProgramLookup:
-    path = _ExaminedPath(command[0])
+    path = _ExaminedFile(command[0])
     return _PendingProgramLookup(
         path, run_in_daemon_thread(lambda: resolve_program(command, path.visit), "program-lookup")
     )

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from gateway.errors import FailureReason, GatewayError, TunnelError
 from gateway.processes.child_process import starting
-from gateway.processes.program_lookup import LookupTimeoutError, look_up_program
-from gateway.processes.verified_program import VerifiedProgram
+from gateway.processes.program_lookup import ProgramLookupTimeoutError, look_up_program
+from gateway.processes.write_protected_program import WriteProtectedProgram
 
 
 async def look_up_tunnel_program(
@@ -13,7 +13,7 @@ async def look_up_tunnel_program(
     command: Sequence[str],
     timeout: float,  # noqa: ASYNC109
     limit: str,
-) -> VerifiedProgram:
+) -> WriteProtectedProgram:
     """Call `look_up_program`, and convert its errors to `TunnelError`.
 
     Args:
@@ -29,7 +29,7 @@ async def look_up_tunnel_program(
     try:
         with starting(command):
             return await look_up_program(command, timeout)
-    except LookupTimeoutError as error:
+    except ProgramLookupTimeoutError as error:
         raise TunnelError(FailureReason.TIMEOUT, f"{option}: {error} ({limit})") from error
     except TunnelError:
         raise

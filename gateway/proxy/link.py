@@ -9,7 +9,7 @@ from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link, LinkStatus, Stream
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.relay import Relay
-from gateway.errors import DialError, FailureReason, LinkLostError, TargetAccessError, TunnelError
+from gateway.errors import DialError, FailureReason, LinkLostError, TargetPathError, TunnelError
 from gateway.metric_types import Histogram
 from gateway.proxy import http_connect, socks5
 from gateway.proxy.connection import proxy_connection
@@ -24,7 +24,7 @@ from gateway.text_sanitizer import error_text
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProxyStatus(LinkStatus):
+class ProxyTunnelStatus(LinkStatus):
     """The status of a proxy tunnel.
 
     Args:
@@ -144,10 +144,10 @@ class ProxyLink:
             await asyncio.sleep(self._options.interval)
             try:
                 await self.probe()
-            except TargetAccessError as error:
+            except TargetPathError as error:
                 self._mark_lost(error)
 
-    def _mark_lost(self, error: TargetAccessError) -> None:
+    def _mark_lost(self, error: TargetPathError) -> None:
         if not self._lost.done():
             self._lost.set_result(TunnelError(error.reason, error.detail))
 
@@ -159,6 +159,6 @@ class ProxyLink:
         """
         return await asyncio.shield(self._lost)
 
-    def status(self) -> ProxyStatus:
+    def status(self) -> ProxyTunnelStatus:
         """Return the status of the link, without a round-trip time."""
-        return ProxyStatus(encrypted=self._options.tls)
+        return ProxyTunnelStatus(encrypted=self._options.tls)

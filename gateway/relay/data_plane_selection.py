@@ -7,7 +7,7 @@ from weakref import WeakSet
 
 from gateway._dataplane import is_built, settings
 from gateway.connection_tap import Tap
-from gateway.contracts.listening_link import AcceptedClientHandler, ClientAcceptRule
+from gateway.contracts.client_accepting_link import AcceptedClientHandler, ClientAcceptRule
 from gateway.contracts.relay import Relay
 from gateway.metric_types import Histogram
 from gateway.relay.native_listener_group import NativeListenerGroup
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 _HAS_ENGINE = is_built()
 
 if _HAS_ENGINE:
-    from gateway.relay.direct_forwarding_listener import DirectForwardingListener
+    from gateway.relay.native_direct_listener import NativeDirectListener
     from gateway.relay.native_engine_runner import native_engine_pool
     from gateway.relay.native_socket_relay import NativeSocketRelay
 
@@ -27,7 +27,7 @@ _listening: WeakSet[NativeListenerGroup] = WeakSet()
 """The listeners that `listen_and_dial` has created."""
 
 
-class _DirectListenerGroup(NativeListenerGroup):
+class _NativeDirectListenerGroup(NativeListenerGroup):
     """Accepts clients for one target. The native engines dial the target directly, without an SSH channel."""
 
     def on_stopped(self) -> None:
@@ -74,14 +74,15 @@ def listen_and_dial(
 ) -> NativeListenerGroup | None:
     """Accept clients in the native engine, and dial the target for each client.
 
-    Implements `gateway.contracts.listening_link.ListeningLink.listen`. If the target is a host name, the function
-    returns None: the event loop must then accept the clients, because the native engine cannot resolve names.
+    Implements `gateway.contracts.client_accepting_link.ClientAcceptingLink.listen`. If the target is a host name, the
+    function returns None. The event loop must then accept the clients, because the native engine cannot resolve
+    names.
     """
     if not (_HAS_ENGINE and settings.relays_sockets and numeric_addresses(rule.to)):
         return None
     try:
-        factories = [partial(DirectForwardingListener, runner, rule) for runner in native_engine_pool().all_runners()]
-        listener = _DirectListenerGroup(rule, permits, factories, handler)
+        factories = [partial(NativeDirectListener, runner, rule) for runner in native_engine_pool().all_runners()]
+        listener = _NativeDirectListenerGroup(rule, permits, factories, handler)
     except OSError as error:
         log.warning("the data plane cannot accept clients, so the event loop accepts them: %s", error.strerror)
         return None

@@ -7,13 +7,13 @@ from math import inf
 from typing import NoReturn
 
 from gateway.connection_tap import Tap
+from gateway.contracts.client_accepting_link import AcceptedClientHandler, ClientAcceptingListener, ClientAcceptRule
 from gateway.contracts.config_types import HostPort
-from gateway.contracts.link import Link, LinkNetworkId, Stream
-from gateway.contracts.listening_link import AcceptedClientHandler, ClientAcceptRule, LinkClientListener
+from gateway.contracts.link import Link, RemoteNetworkId, Stream
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenedTunnel, TunnelStateCallback
+from gateway.contracts.tunnel import TunnelHandle, TunnelStateCallback
 from gateway.metric_types import Histogram
 from gateway.relay.data_plane_selection import listen_and_dial, relay_sockets
 from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
@@ -22,13 +22,13 @@ from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
 class DirectLink:
     """A link that dials from this host and is never lost.
 
-    It implements `gateway.contracts.link.Link` and `gateway.contracts.listening_link.ListeningLink`.
+    It implements `gateway.contracts.link.Link` and `gateway.contracts.client_accepting_link.ClientAcceptingLink`.
 
     Args:
         timeout: Time limit for one dial, in seconds.
     """
 
-    network = LinkNetworkId()
+    network = RemoteNetworkId()
 
     def __init__(self, timeout: float = DIAL_TIMEOUT) -> None:
         self._timeout = timeout
@@ -45,8 +45,8 @@ class DirectLink:
 
     def listen(
         self, rule: ClientAcceptRule, permits: int, handler: AcceptedClientHandler
-    ) -> LinkClientListener | None:
-        """Accept clients in the native engine. See `gateway.contracts.listening_link.ListeningLink`."""
+    ) -> ClientAcceptingListener | None:
+        """Accept clients in the native engine. See `gateway.contracts.client_accepting_link.ClientAcceptingLink`."""
         return listen_and_dial(rule, permits, handler)
 
     async def lost(self) -> NoReturn:
@@ -61,8 +61,8 @@ class DirectLinkTunnel:
     far_side = "this host"
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[OpenedTunnel]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[TunnelHandle]:
         """See `gateway.contracts.tunnel.Tunnel`. Ignores `via`."""
         del via
         progress(TunnelState.CONNECTING)
-        yield OpenedTunnel(DirectLink())
+        yield TunnelHandle(DirectLink())

@@ -11,7 +11,7 @@ from gateway._dataplane import settings
 from gateway._dataplane.engine import RECORD_HISTOGRAM, Engine
 from gateway.metric_types import LATENCY_BUCKETS
 from gateway.relay.event_loop import RelayEventLoop
-from gateway.relay.native_histograms import NativeHistograms
+from gateway.relay.native_engine_histograms import NativeEngineHistograms
 from gateway.relay.per_loop_instances import per_loop
 from gateway.relay.poller import READ, poller
 from gateway.relay.sockets import USER_TIMEOUT_MS
@@ -61,7 +61,7 @@ class NativeEngineRunner:
 
     def _start(self) -> None:
         self.engine = Engine(LATENCY_BUCKETS, self._growth_bytes, USER_TIMEOUT_MS)
-        self.histograms = NativeHistograms(self.engine)
+        self.histograms = NativeEngineHistograms(self.engine)
         if self._thread:
             self.engine.start()
         self._fd = self.engine.fileno()
@@ -87,7 +87,7 @@ class NativeEngineRunner:
         Args:
             thing: The object.
             token: The native engine's identifier of the object; None to create one.
-            group: See `NativeEnginePool.runner`.
+            group: See `NativeEngineSet.runner`.
 
         Returns:
             The token.
@@ -157,7 +157,7 @@ class NativeEngineRunner:
             self._objects[token].on_record(kind, arguments, payload)
 
 
-class NativeEnginePool:
+class NativeEngineSet:
     """The native engines of one event loop. Each runs in its own thread, and starts when it is first needed.
 
     Args:
@@ -204,6 +204,6 @@ class NativeEnginePool:
 
 
 @per_loop
-def native_engine_pool(loop: asyncio.AbstractEventLoop) -> NativeEnginePool:
+def native_engine_pool(loop: asyncio.AbstractEventLoop) -> NativeEngineSet:
     """Return the native engines of the running event loop."""
-    return NativeEnginePool(loop)
+    return NativeEngineSet(loop)

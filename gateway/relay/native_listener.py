@@ -17,9 +17,9 @@ from gateway._dataplane.engine import (
     RECORD_STOPPED,
 )
 from gateway.connection_tap import Tap
+from gateway.contracts.client_accepting_link import ClientAcceptRule, ShortLivedConnectionTotals
 from gateway.contracts.config_types import IpNetwork
 from gateway.contracts.link import Stream
-from gateway.contracts.listening_link import ClientAcceptRule, ShortConnectionTotals
 from gateway.contracts.relay import Relay
 from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner
 
@@ -30,13 +30,13 @@ _NETWORK = struct.Struct("BB16s")
 class NativeListenerHandler(Protocol):
     """Defines the methods that handle the clients of a `NativeListener`, and the end of the listener.
 
-    Each method corresponds to a method of `gateway.contracts.listening_link.AcceptedClientHandler`.
+    Each method corresponds to a method of `gateway.contracts.client_accepting_link.AcceptedClientHandler`.
     """
 
     def on_joined(self, relay: Relay, tap: Tap | None) -> None:
         """Handle a client that the native engine connected to the target."""
 
-    def on_served(self, clients: ShortConnectionTotals) -> None:
+    def on_served(self, clients: ShortLivedConnectionTotals) -> None:
         """Count clients with very short connections. The listener does not call `on_joined` for these clients."""
 
     def on_returned(self, client: Stream, seconds: float, *, abandoned: bool) -> None:
@@ -131,18 +131,18 @@ class NativeListener(ABC):
 
     @property
     def waiting(self) -> int:
-        """See `gateway.contracts.listening_link.LinkClientListener`."""
+        """See `gateway.contracts.client_accepting_link.ClientAcceptingListener`."""
         accepted, _, unreported = self._read()
         return max(0, accepted - self._handled - unreported)
 
     @property
     def clients(self) -> int:
-        """See `gateway.contracts.listening_link.LinkClientListener`."""
+        """See `gateway.contracts.client_accepting_link.ClientAcceptingListener`."""
         return self._read()[0] - self._handled
 
     @property
     def reserved(self) -> int:
-        """See `gateway.contracts.listening_link.LinkClientListener`.
+        """See `gateway.contracts.client_accepting_link.ClientAcceptingListener`.
 
         While the listener accepts clients, the value is the number of permits minus the number of clients that were
         passed to the handler. It does not depend on the native engine's counters, which can change at any time.
@@ -156,13 +156,13 @@ class NativeListener(ABC):
             self._runner.command(COMMAND_PERMIT, self._token, count)
 
     def withdraw(self) -> None:
-        """See `gateway.contracts.listening_link.LinkClientListener`."""
+        """See `gateway.contracts.client_accepting_link.ClientAcceptingListener`."""
         if not (self._stopped or self._withdrawn):
             self._withdrawn = True
             self._runner.command(COMMAND_UNLISTEN, self._token)
 
     def recall(self) -> None:
-        """See `gateway.contracts.listening_link.LinkClientListener`."""
+        """See `gateway.contracts.client_accepting_link.ClientAcceptingListener`."""
         if not self._closed:
             self._runner.command(COMMAND_RECALL, self._token)
 
@@ -177,7 +177,7 @@ class NativeListener(ABC):
             tap = self._rule.make_tap() if self._rule.make_tap is not None else None
             self._handler.on_joined(self._create_relay(token, wire, tap), tap)
         elif kind == RECORD_SERVED:
-            self._handler.on_served(ShortConnectionTotals(*arguments))
+            self._handler.on_served(ShortLivedConnectionTotals(*arguments))
         elif kind == RECORD_RETURNED:
             self._handled += 1
             client = socket.socket(fileno=arguments[0])

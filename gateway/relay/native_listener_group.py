@@ -5,8 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gateway.connection_tap import Tap
+from gateway.contracts.client_accepting_link import (
+    AcceptedClientHandler,
+    ClientAcceptRule,
+    ShortLivedConnectionTotals,
+)
 from gateway.contracts.link import Stream
-from gateway.contracts.listening_link import AcceptedClientHandler, ClientAcceptRule, ShortConnectionTotals
 from gateway.contracts.relay import Relay
 
 _RECALL_AFTER = 2.0
@@ -19,7 +23,9 @@ ListenerFactory = Callable[[Any, int, Any], Any]
 
 
 class NativeListenerGroup:
-    """Groups listeners of several native engines; implements `gateway.contracts.listening_link.LinkClientListener`.
+    """Groups listeners of several native engines.
+
+    Implements `gateway.contracts.client_accepting_link.ClientAcceptingListener`.
 
     There is one listener for each native engine and socket. Each accepts some of the clients. When one listener stops
     accepting, the others stop too. The handler must then accept all further clients itself.
@@ -59,21 +65,21 @@ class NativeListenerGroup:
 
     @property
     def waiting(self) -> int:
-        """See `gateway.contracts.listening_link.LinkClientListener`."""
+        """See `gateway.contracts.client_accepting_link.ClientAcceptingListener`."""
         return sum(each.waiting for each in self._listeners)
 
     @property
     def clients(self) -> int:
-        """See `gateway.contracts.listening_link.LinkClientListener`."""
+        """See `gateway.contracts.client_accepting_link.ClientAcceptingListener`."""
         return sum(each.clients for each in self._listeners)
 
     @property
     def reserved(self) -> int:
-        """See `gateway.contracts.listening_link.LinkClientListener`."""
+        """See `gateway.contracts.client_accepting_link.ClientAcceptingListener`."""
         return sum(each.reserved for each in self._listeners)
 
     def permit(self, count: int) -> None:
-        """See `gateway.contracts.listening_link.LinkClientListener`.
+        """See `gateway.contracts.client_accepting_link.ClientAcceptingListener`.
 
         The listener with the fewest unused permits gets the new permits.
         """
@@ -81,7 +87,7 @@ class NativeListenerGroup:
             min(self._listeners, key=lambda each: each.reserved - each.clients).permit(count)
 
     def withdraw(self) -> None:
-        """See `gateway.contracts.listening_link.LinkClientListener`."""
+        """See `gateway.contracts.client_accepting_link.ClientAcceptingListener`."""
         if self._active:
             self._active = False
             for each in self._listeners:
@@ -90,7 +96,7 @@ class NativeListenerGroup:
                 asyncio.get_running_loop().call_later(_RECALL_AFTER, self.recall)
 
     def recall(self) -> None:
-        """See `gateway.contracts.listening_link.LinkClientListener`."""
+        """See `gateway.contracts.client_accepting_link.ClientAcceptingListener`."""
         for each in self._listeners:
             each.recall()
 
@@ -106,7 +112,7 @@ class NativeListenerGroup:
         """See `gateway.relay.native_listener.NativeListenerHandler`."""
         self._handler.on_joined(self, relay, tap)
 
-    def on_served(self, clients: ShortConnectionTotals) -> None:
+    def on_served(self, clients: ShortLivedConnectionTotals) -> None:
         """See `gateway.relay.native_listener.NativeListenerHandler`."""
         self._handler.on_served(self, clients)
 

@@ -7,11 +7,11 @@ from gateway.connection_tap import Tap
 from gateway.metric_types import Histogram
 from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner
-from gateway.relay.native_relay import CLOSE_REASONS, NativeRelay
+from gateway.relay.native_relay_base import CLOSE_REASONS, NativeRelayBase
 from gateway.relay.poller import poller
 
 
-class NativeSocketRelay(NativeRelay):
+class NativeSocketRelay(NativeRelayBase):
     """Relays bytes between a client socket and a backend socket; implements `gateway.contracts.relay.Relay`.
 
     Args:

@@ -15,10 +15,10 @@ from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import TunnelStateCallback
 from gateway.errors import FailureReason, TunnelError
 from gateway.ssh import algorithms, asyncssh_internals, credentials
+from gateway.ssh.asyncio_ssh_transport import close_now, log_in
 from gateway.ssh.host_keys import HostKeyVerifier, RememberedHostKeyType, read_trust
-from gateway.ssh.login_errors import TryOtherKeyTypeError, login_error
+from gateway.ssh.login_errors import OtherHostKeyTypeRequiredError, login_error
 from gateway.ssh.options import SshOptions
-from gateway.ssh.socket_transport import close_now, log_in
 from gateway.ssh.ssh_connection import SshConnection
 
 
@@ -51,7 +51,7 @@ async def connect(
     while True:
         try:
             return await _connect(options, await dial(), progress, memory, refusals)
-        except TryOtherKeyTypeError:
+        except OtherHostKeyTypeRequiredError:
             continue
 
 
@@ -97,7 +97,7 @@ async def _connect(
             ) from error
         if verifier is not None and isinstance(error, (asyncssh.Error, OSError, ValueError)):
             translated = login_error(error, options, verifier, tried)
-            if isinstance(translated, TryOtherKeyTypeError):
+            if isinstance(translated, OtherHostKeyTypeRequiredError):
                 refusals.append(verifier)
             raise translated from error
         raise

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from gateway.contracts.config_types import HostPort
-from gateway.contracts.link import LinkNetworkId
+from gateway.contracts.link import RemoteNetworkId
 from gateway.relay.per_loop_instances import per_loop
 
 _PER_SERVER = 4
@@ -24,11 +24,11 @@ class HandshakeLimiter:
     """
 
     def __init__(self) -> None:
-        self._servers: dict[tuple[LinkNetworkId, HostPort], tuple[asyncio.Semaphore, list[None]]] = {}
+        self._servers: dict[tuple[RemoteNetworkId, HostPort], tuple[asyncio.Semaphore, list[None]]] = {}
         self._all = asyncio.Semaphore(_PER_LOOP)
 
     @asynccontextmanager
-    async def slot(self, server: HostPort, network: LinkNetworkId) -> AsyncIterator[None]:
+    async def slot(self, server: HostPort, network: RemoteNetworkId) -> AsyncIterator[None]:
         """Wait for a slot, and occupy the slot until the context exits.
 
         Args:

@@ -8,9 +8,9 @@ import asyncssh
 
 from gateway.errors import FailureReason, TunnelError
 from gateway.ssh import algorithms, asyncssh_internals
+from gateway.ssh.asyncio_ssh_transport import transport_of
 from gateway.ssh.known_hosts import KnownHostEntries, load_known_hosts
 from gateway.ssh.options import SshOptions
-from gateway.ssh.socket_transport import transport_of
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from gateway.contracts.states import CloseReason
 from gateway.metric_types import Histogram
 from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner
-from gateway.relay.native_relay import CLOSE_REASONS, NativeRelay
+from gateway.relay.native_relay_base import CLOSE_REASONS, NativeRelayBase
 from gateway.relay.poller import poller
 from gateway.relay.sockets import reset
 from gateway.ssh.flow_control import INITIAL_BUDGET, ByteBudget, ReceiveWindow
@@ -22,7 +22,7 @@ _IN_ENGINE = ReceiveWindow(ByteBudget(0))
 window."""
 
 
-class NativeChannel(NativeRelay):
+class NativeChannel(NativeRelayBase):
     """A channel whose bytes the native engine relays; implements `gateway.contracts.relay.Relay`.
 
     Args:

@@ -20,16 +20,16 @@ from gateway._dataplane.engine import (
     RECORD_REKEY_DUE,
     RECORD_VIOLATION,
 )
-from gateway.contracts.listening_link import ClientAcceptRule
+from gateway.contracts.client_accepting_link import ClientAcceptRule
 from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner, native_engine_pool
 from gateway.ssh import flow_control
+from gateway.ssh.asyncio_ssh_transport import transport_of
 from gateway.ssh.asyncssh_internals import has_strict_kex
 from gateway.ssh.native_channel_opener import NativeChannelOpener
-from gateway.ssh.offloaded_cipher import CipherKey, with_tag
+from gateway.ssh.native_engine_cipher import CipherKey, with_tag
+from gateway.ssh.native_ssh_listener import NativeSshListener, NativeSshListenerHandler
 from gateway.ssh.pooled_connection import PooledConnection
-from gateway.ssh.socket_transport import transport_of
 from gateway.ssh.ssh_connection import SshConnection
-from gateway.ssh.ssh_forwarding_listener import SshForwardingListener, SshForwardingListenerHandler
 
 log = logging.getLogger(__name__)
 _ACCEPT_BYTES = 64 * 1024
@@ -117,7 +117,7 @@ class NativeTransport(asyncio.Transport):
     # The pool calls the methods below.
 
     def last_heard(self, within: float) -> float:
-        """See `SocketTransport.last_heard`."""
+        """See `AsyncioSshTransport.last_heard`."""
         if not self._closed:
             self._last_received = self.runner.engine.gauge(self.token)[3]
         if self._conn.may_send_data:
@@ -140,16 +140,16 @@ class NativeTransport(asyncio.Transport):
         max_packet: int,
         sock: socket.socket,
         permits: int,
-        handler: SshForwardingListenerHandler,
-    ) -> SshForwardingListener:
-        """Accept clients in the native engine of this connection; see `SshForwardingListener`."""
-        return SshForwardingListener(self.runner, rule, connections, max_packet, sock, permits, handler)
+        handler: NativeSshListenerHandler,
+    ) -> NativeSshListener:
+        """Accept clients in the native engine of this connection; see `NativeSshListener`."""
+        return NativeSshListener(self.runner, rule, connections, max_packet, sock, permits, handler)
 
     def recall_clients(self) -> None:
         """Make the native engine return its waiting clients to the event loop.
 
         These clients wait until a channel of this connection is open.
-        See `gateway.contracts.listening_link.LinkClientListener.recall`.
+        See `gateway.contracts.client_accepting_link.ClientAcceptingListener.recall`.
         """
         if not self._closed:
             self.runner.command(COMMAND_RECALL, self.token)

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Coroutine
 from math import inf
 
 from gateway.connection_tap import Tap
+from gateway.contracts.client_accepting_link import AcceptedClientHandler, ClientAcceptRule
 from gateway.contracts.config_types import HostPort
-from gateway.contracts.link import LinkNetworkId, Stream
-from gateway.contracts.listening_link import AcceptedClientHandler, ClientAcceptRule
+from gateway.contracts.link import RemoteNetworkId, Stream
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import TunnelStateCallback
@@ -19,12 +19,12 @@ from gateway.metric_types import Histogram
 from gateway.relay.dial_retry import retry_dial
 from gateway.relay.socket_pair import socket_pair
 from gateway.ssh.channel_interfaces import SshChannel
+from gateway.ssh.native_pool_listener import NativePoolListener, NativePoolListenerManager
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pool_dialer import DialConnection, PoolDialer
 from gateway.ssh.pool_policy import SLOW_KEEPALIVE, ConnectionHealth, choose_connection, choose_spare, evaluate
 from gateway.ssh.pool_status import SshStatus, pool_status
 from gateway.ssh.pooled_connection import PooledConnection
-from gateway.ssh.pooled_forwarding_listener import PooledForwardingListener, PooledForwardingListenerManager
 from gateway.ssh.slow_channel_open_detector import SlowChannelOpenDetector
 
 log = logging.getLogger(__name__)
@@ -51,12 +51,12 @@ class SshConnectionPool:
     Args:
         options: The tunnel's options.
         network: The network in which the addresses of the targets are valid.
-        dial: Opens a connection. It raises `TargetAccessError` if it fails.
+        dial: Opens a connection. It raises `TargetPathError` if it fails.
         progress: Called when all connections have become silent, and when one of them receives data again.
     """
 
     def __init__(
-        self, options: SshOptions, network: LinkNetworkId, dial: DialConnection, progress: TunnelStateCallback
+        self, options: SshOptions, network: RemoteNetworkId, dial: DialConnection, progress: TunnelStateCallback
     ) -> None:
         self.network = network
         self._options = options
@@ -71,7 +71,7 @@ class SshConnectionPool:
         self._idle_since = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
         self._slow_opens = SlowChannelOpenDetector(self._loop, _SLOW_OPEN, self._check_alive)
-        self._listeners = PooledForwardingListenerManager(self._check_alive, self._grow)
+        self._listeners = NativePoolListenerManager(self._check_alive, self._grow)
 
     @contextlib.asynccontextmanager
     async def running(self, first: PooledConnection) -> AsyncIterator["SshConnectionPool"]:
@@ -109,8 +109,8 @@ class SshConnectionPool:
 
     def listen(
         self, rule: ClientAcceptRule, permits: int, handler: AcceptedClientHandler
-    ) -> PooledForwardingListener | None:
-        """Accept clients in the native engine. See `gateway.contracts.listening_link.ListeningLink`."""
+    ) -> NativePoolListener | None:
+        """Accept clients in the native engine. See `gateway.contracts.client_accepting_link.ClientAcceptingLink`."""
         return self._listeners.listen(rule, permits, [each for each in self._usable if each.alive], handler)
 
     def _choose(self) -> PooledConnection | None:

@@ -7,7 +7,7 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine
 
 from gateway.contracts.config_types import HostPort
-from gateway.errors import TargetAccessError, TunnelError
+from gateway.errors import TargetPathError, TunnelError
 from gateway.ssh.pooled_connection import PooledConnection
 from gateway.text_sanitizer import one_line
 
@@ -28,7 +28,7 @@ class PoolDialer:
 
     Args:
         server: The server's address, for the log.
-        dial: Opens a connection. It raises `TargetAccessError` if it fails.
+        dial: Opens a connection. It raises `TargetPathError` if it fails.
         missing: Returns the number of connections that the pool lacks, including connections that are being dialed.
         add: Adds an open connection to the pool, which then owns the connection.
         start_task: Starts a task for a coroutine. The pool owns the task and handles its errors.
@@ -88,7 +88,7 @@ class PoolDialer:
             connection = await self._dial()
         except Exception as error:
             self.last_error = one_line(str(error))
-            expected = isinstance(error, (TargetAccessError, OSError))
+            expected = isinstance(error, (TargetPathError, OSError))
             # Do not raise an unexpected error: it would close the pool, whose open connections are still in use.
             log.log(
                 logging.INFO if expected else logging.ERROR,

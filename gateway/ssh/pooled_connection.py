@@ -12,12 +12,12 @@ from gateway.contracts.config_types import HostPort
 from gateway.contracts.states import CloseReason
 from gateway.errors import DialError, FailureReason, LinkLostError, RedialRequiredError
 from gateway.metric_types import Histogram
+from gateway.ssh.asyncio_ssh_transport import AsyncioSshTransport, transport_of
 from gateway.ssh.asyncssh_channel_opener import AsyncsshChannelOpener
 from gateway.ssh.channel_interfaces import ChannelOpener, SshChannel
 from gateway.ssh.channel_open_errors import channel_open_error
 from gateway.ssh.host_keys import HostKeyVerifier
 from gateway.ssh.options import SshOptions
-from gateway.ssh.socket_transport import SocketTransport, transport_of
 from gateway.ssh.ssh_connection import SshConnection
 from gateway.ssh.transport_interfaces import NativeTransportInterface
 from gateway.text_sanitizer import error_text, one_line
@@ -58,7 +58,7 @@ class PooledConnection:
         """Whether the server has replied to at least one CHANNEL_OPEN request."""
         transport = transport_of(conn)
         native = conn.native_transport if isinstance(conn, SshConnection) else None
-        self._transport: SocketTransport | NativeTransportInterface | None = native or transport
+        self._transport: AsyncioSshTransport | NativeTransportInterface | None = native or transport
         self.native_transport = native
         """The transport of the connection if the native engine handles the connection; otherwise None."""
         self._last_heard = self._keepalive_sent = time.monotonic()

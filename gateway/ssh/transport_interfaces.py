@@ -4,8 +4,8 @@ import socket
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from gateway.contracts.listening_link import ClientAcceptRule
-from gateway.ssh.offloaded_cipher import CipherKey
+from gateway.contracts.client_accepting_link import ClientAcceptRule
+from gateway.ssh.native_engine_cipher import CipherKey
 
 
 class SshConnectionTransport(Protocol):

@@ -19,10 +19,10 @@ from contextlib import AsyncExitStack
 from gateway.backoff import QUARANTINE, RECONNECT, Backoff
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenedTunnel, Tunnel
-from gateway.errors import FailureReason, TargetAccessError, TunnelError
+from gateway.contracts.tunnel import Tunnel, TunnelHandle
+from gateway.errors import FailureReason, TargetPathError, TunnelError
 from gateway.metric_types import Histogram, Tally
-from gateway.supervision.failover_link import FailoverLink
+from gateway.supervision.link_through_outer_tunnels import LinkThroughOuterTunnels
 from gateway.supervision.tunnel_state_describer import describe_all
 from gateway.supervision.tunnel_state_log import TunnelStateLog
 from gateway.task_cancellation import is_being_cancelled
@@ -76,11 +76,11 @@ class Uplink:
         self._has_link = asyncio.Event()
         self._log = None if quiet else TunnelStateLog(name, tunnel.far_side, traffic)
         self._retry_now = asyncio.Event()
-        self.opened: OpenedTunnel | None = None
+        self.opened: TunnelHandle | None = None
         """The open tunnel; None if the tunnel is not open. It remains set while the tunnel is suspect."""
         self._draining = False
         self._after = after
-        self._failover: FailoverLink | None = None
+        self._failover: LinkThroughOuterTunnels | None = None
         """The link that tries the outer tunnels in order; None if there is at most one outer tunnel."""
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -101,7 +101,7 @@ class Uplink:
                     reconnect.succeeded(lasted)
                     quarantine.attempts = 0
                     raise cause
-                except TargetAccessError as error:
+                except TargetPathError as error:
                     if is_being_cancelled():
                         raise asyncio.CancelledError from error  # the error occurred while closing the tunnel
                     fatal = isinstance(error, TunnelError) and error.fatal
@@ -189,7 +189,7 @@ class Uplink:
             for each in opened:
                 each.cancel()
         link = next(iter(done)).result()
-        self._failover = FailoverLink(self.vias, link.network) if len(self.vias) > 1 else None
+        self._failover = LinkThroughOuterTunnels(self.vias, link.network) if len(self.vias) > 1 else None
         return self._failover or link
 
     async def _wait_vias_settled(self) -> None:

@@ -10,22 +10,22 @@ from typing import Any
 from gateway.certificate_validity import pem_validities
 from gateway.contracts.certificate import MonitoredCertificate
 from gateway.contracts.config_types import HostPort
-from gateway.contracts.link import Link, LinkNetworkId
+from gateway.contracts.link import Link, RemoteNetworkId
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenedTunnel, TunnelStateCallback
+from gateway.contracts.tunnel import TunnelHandle, TunnelStateCallback
 from gateway.errors import FailureReason, GatewayError, TunnelError
 from gateway.tunnels import TunnelKind
-from gateway.vpn.background_tasks import background_tasks
 from gateway.vpn.device_names import new_device_name
 from gateway.vpn.link import VpnLink
 from gateway.vpn.liveness_monitor import LivenessMonitor
-from gateway.vpn.local_forward import LocalForward
+from gateway.vpn.openvpn_config_sanitizer import SanitizedOpenVpnFile
 from gateway.vpn.openvpn_loader import load_client_file, named_files
 from gateway.vpn.openvpn_process import OpenVpnProcess
 from gateway.vpn.openvpn_remotes import tcp_remotes, udp_remotes
-from gateway.vpn.openvpn_sanitizer import SanitizedOpenVpnFile
 from gateway.vpn.options import OpenVpnOptions, read_path
-from gateway.vpn.vpn_device_isolation import DeviceIsolation, create_isolation
+from gateway.vpn.vpn_device_isolation import VpnDeviceIsolation, create_isolation
+from gateway.vpn.vpn_link_tasks import background_tasks
+from gateway.vpn.vpn_loopback_forwarder import VpnLoopbackForwarder
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class OpenVpnTunnel:
         return str(self._options.config)
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[OpenedTunnel]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[TunnelHandle]:
         """Start OpenVPN, wait until it is connected, and monitor it; see `gateway.contracts.tunnel.Tunnel`."""
         options = self._options
         progress(TunnelState.CONNECTING)
@@ -68,14 +68,18 @@ class OpenVpnTunnel:
             await client.configure(link)
             monitor = LivenessMonitor(link, progress, client.received, client.restart_in_place)
             async with background_tasks(link, monitor.run(), client.follow_states(link, monitor)):
-                yield OpenedTunnel(link, link.status, client.renew)
+                yield TunnelHandle(link, link.status, client.renew)
 
 
 class _OpenVpnClient:
     """Runs one OpenVPN client process, and configures its network device."""
 
     def __init__(
-        self, options: OpenVpnOptions, file: SanitizedOpenVpnFile, forward: LocalForward | None, via: LinkNetworkId
+        self,
+        options: OpenVpnOptions,
+        file: SanitizedOpenVpnFile,
+        forward: VpnLoopbackForwarder | None,
+        via: RemoteNetworkId,
     ) -> None:
         self._options = options
         self._forward = forward
@@ -86,7 +90,7 @@ class _OpenVpnClient:
         self._vpn = OpenVpnProcess(options, file, self._device, self._redirect, self._states.put_nowait)
         self._link: VpnLink | None = None
         self._ended: asyncio.Future[TunnelError] = asyncio.get_running_loop().create_future()
-        self.isolation: DeviceIsolation = create_isolation(options.isolation, self._device)
+        self.isolation: VpnDeviceIsolation = create_isolation(options.isolation, self._device)
 
     @classmethod
     async def start(cls, options: OpenVpnOptions, via: Link, stack: AsyncExitStack) -> "_OpenVpnClient":
@@ -102,7 +106,7 @@ class _OpenVpnClient:
         """
         # The child process cannot dial through a link. If the tunnel runs inside another tunnel, the child process
         # connects to a local forward, which dials through the link.
-        forward = None if via.network.is_local else await stack.enter_async_context(LocalForward(via))
+        forward = None if via.network.is_local else await stack.enter_async_context(VpnLoopbackForwarder(via))
         file = load_client_file(options)
         if forward is not None and file.uses_proxy:
             bypass = f"http-proxy and socks-proxy would bypass the tunnel to {via.network}"

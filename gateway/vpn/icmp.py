@@ -12,7 +12,7 @@ from collections.abc import Callable
 from itertools import count
 
 from gateway.contracts.config_types import IpAddress
-from gateway.vpn.vpn_device_isolation import DeviceIsolation
+from gateway.vpn.vpn_device_isolation import VpnDeviceIsolation
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class EchoMonitor:
         on_reply: Called with the round-trip time of each reply, in seconds.
     """
 
-    def __init__(self, isolation: DeviceIsolation, on_reply: Callable[[float], None]) -> None:
+    def __init__(self, isolation: VpnDeviceIsolation, on_reply: Callable[[float], None]) -> None:
         self._isolation = isolation
         self._on_reply = on_reply
         self._responds: dict[IpAddress, bool] = {}

@@ -10,7 +10,7 @@ from math import inf
 
 from gateway.connection_tap import Tap
 from gateway.contracts.config_types import HostPort
-from gateway.contracts.link import LinkNetworkId, LinkStatus, Stream
+from gateway.contracts.link import LinkStatus, RemoteNetworkId, Stream
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
@@ -19,10 +19,10 @@ from gateway.metric_types import Histogram
 from gateway.relay.data_plane_selection import relay_sockets
 from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
 from gateway.vpn.device_settings import DeviceSettings
-from gateway.vpn.dns import VpnResolver
 from gateway.vpn.icmp import EchoMonitor
-from gateway.vpn.silence_timer import SilenceThresholds, SilenceTimer
-from gateway.vpn.vpn_device_isolation import DeviceIsolation
+from gateway.vpn.missing_reply_timer import MissingReplyThresholds, MissingReplyTimer
+from gateway.vpn.vpn_device_isolation import VpnDeviceIsolation
+from gateway.vpn.vpn_resolver import VpnResolver
 
 _ERRORS_FROM_PEER = (errno.ECONNREFUSED, errno.ECONNRESET)
 """Socket errors that prove that a packet from the far side has arrived. Other errors can come from the local kernel,
@@ -54,12 +54,14 @@ class VpnLink:
     Args:
         isolation: Creates the sockets. The caller must close this object.
         network: The identity of the network behind the VPN.
-        thresholds: For how many seconds an expected reply must be missing before each `NoReplyStage` begins.
+        thresholds: For how many seconds an expected reply must be missing before each `MissingReplyStage` begins.
     """
 
-    def __init__(self, isolation: DeviceIsolation, network: LinkNetworkId, thresholds: SilenceThresholds) -> None:
+    def __init__(
+        self, isolation: VpnDeviceIsolation, network: RemoteNetworkId, thresholds: MissingReplyThresholds
+    ) -> None:
         self.network = network
-        self.silence = SilenceTimer(thresholds, time.monotonic())
+        self.silence = MissingReplyTimer(thresholds, time.monotonic())
         self.server: str | None = None
         """The address of the server for the status, see `VpnStatus.server`; None if it is not known yet."""
         self._isolation = isolation

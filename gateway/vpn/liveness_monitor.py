@@ -9,7 +9,7 @@ from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import TunnelStateCallback
 from gateway.errors import FailureReason
 from gateway.vpn.link import VpnLink
-from gateway.vpn.silence_timer import NoReplyStage
+from gateway.vpn.missing_reply_timer import MissingReplyStage
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +39,14 @@ class LivenessMonitor:
         self._progress = progress
         self._received = received
         self._reconnect = reconnect
-        self._stage = NoReplyStage.FINE
+        self._stage = MissingReplyStage.FINE
         self._connected = True
 
     def on_connected(self) -> None:
         """Report the tunnel as up, because the VPN client has reported that it is connected."""
         self._connected = True
         self._link.silence.record_reply(time.monotonic())
-        self._stage = NoReplyStage.FINE
+        self._stage = MissingReplyStage.FINE
         self._progress(TunnelState.UP)
 
     def on_reconnecting(self, why: str) -> None:
@@ -87,7 +87,7 @@ class LivenessMonitor:
                 log.info("%s: no replies arrive: reconnecting with the same device", self._link.network)
                 await self._reconnect()
 
-    def _enter(self, stage: NoReplyStage) -> None:
+    def _enter(self, stage: MissingReplyStage) -> None:
         """Store the current stage of missing replies. If the stage has changed, report the new state of the tunnel.
 
         At the stage `lost`, also reset the client connections. At the stage `restart`, report the link as lost.
@@ -95,19 +95,19 @@ class LivenessMonitor:
         before, self._stage = self._stage, stage
         if stage is before:
             return
-        if stage is NoReplyStage.FINE:
+        if stage is MissingReplyStage.FINE:
             # During a reconnect, do not report the tunnel as up: `on_connected` reports it after the reconnect.
             if self._connected:
                 self._progress(TunnelState.UP)
-        elif before is NoReplyStage.FINE and self._connected:
+        elif before is MissingReplyStage.FINE and self._connected:
             self._progress(TunnelState.SUSPECT, FailureReason.TIMEOUT, "no replies arrive through the VPN")
-        if stage in (NoReplyStage.DOWN, NoReplyStage.LOST, NoReplyStage.RESTART) and before not in (
-            NoReplyStage.DOWN,
-            NoReplyStage.LOST,
+        if stage in (MissingReplyStage.DOWN, MissingReplyStage.LOST, MissingReplyStage.RESTART) and before not in (
+            MissingReplyStage.DOWN,
+            MissingReplyStage.LOST,
         ):
             detail = "no replies have arrived through the VPN for some time; the gateway continues to reconnect"
             self._progress(TunnelState.BACKOFF, FailureReason.TIMEOUT, detail)
-        if stage is NoReplyStage.LOST:
+        if stage is MissingReplyStage.LOST:
             self._link.reset_all()
-        elif stage is NoReplyStage.RESTART:
+        elif stage is MissingReplyStage.RESTART:
             self._link.mark_lost("no replies arrived through the VPN, even after reconnecting with the same device")

@@ -1,8 +1,8 @@
 """Decides which directives of an OpenVPN file the gateway keeps, ignores or refuses. Does no I/O."""
 
 from gateway.errors import GatewayError
-from gateway.vpn.openvpn_allowlist import BLOCK_DIRECTIVES, IGNORED_VARIABLES, check_values, is_allowed
-from gateway.vpn.openvpn_parser import OpenVpnDirective, printable_name
+from gateway.vpn.openvpn_config_parser import OpenVpnDirective, printable_name
+from gateway.vpn.openvpn_directive_allowlist import BLOCK_DIRECTIVES, IGNORED_VARIABLES, check_values, is_allowed
 
 _IGNORED = {
     # Directives about the `openvpn` process and its output.

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from gateway.errors import FailureReason, GatewayError, TunnelError
 from gateway.secret_files import check_owner_only
-from gateway.vpn.openvpn_allowlist import FILE_DIRECTIVES
-from gateway.vpn.openvpn_parser import parse_directives
-from gateway.vpn.openvpn_sanitizer import SanitizedOpenVpnFile, parse_client_file
+from gateway.vpn.openvpn_config_parser import parse_directives
+from gateway.vpn.openvpn_config_sanitizer import SanitizedOpenVpnFile, parse_client_file
+from gateway.vpn.openvpn_directive_allowlist import FILE_DIRECTIVES
 from gateway.vpn.options import OpenVpnOptions
 
 _MAX_CONFIG_SIZE = 1 << 18

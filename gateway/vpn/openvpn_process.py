@@ -10,9 +10,9 @@ from gateway.contracts.config_types import HostPort
 from gateway.errors import FailureReason, TunnelError
 from gateway.processes.child_process import ChildProcess
 from gateway.vpn.device_settings import DeviceSettings
+from gateway.vpn.openvpn_config_sanitizer import SanitizedOpenVpnFile
 from gateway.vpn.openvpn_failures import OpenVpnFailure, more_specific, parse_failure
 from gateway.vpn.openvpn_management import ManagementInterface
-from gateway.vpn.openvpn_sanitizer import SanitizedOpenVpnFile
 from gateway.vpn.openvpn_updown import parse_updown
 from gateway.vpn.options import OpenVpnOptions
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Iterator
 
 from gateway.contracts.config_types import HostPort
-from gateway.vpn.openvpn_parser import OpenVpnDirective, connection_directives
-from gateway.vpn.openvpn_sanitizer import SanitizedOpenVpnFile
+from gateway.vpn.openvpn_config_parser import OpenVpnDirective, connection_directives
+from gateway.vpn.openvpn_config_sanitizer import SanitizedOpenVpnFile
 
 _DEFAULT_PORT = "1194"
 

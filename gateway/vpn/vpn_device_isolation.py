@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
-def create_isolation(isolation: Isolation, device: str) -> "DeviceIsolation":
+def create_isolation(isolation: Isolation, device: str) -> "VpnDeviceIsolation":
     """Create the object that isolates a VPN device.
 
     Args:
@@ -37,7 +37,7 @@ def create_isolation(isolation: Isolation, device: str) -> "DeviceIsolation":
     return NetworkNamespaceIsolation() if isolation == "namespace" else BindToDeviceIsolation(device)
 
 
-class DeviceIsolation(Protocol):
+class VpnDeviceIsolation(Protocol):
     """Defines the interface for isolating a VPN device and for creating sockets that use only this device."""
 
     async def configure_device(self, device: str, settings: DeviceSettings) -> None:
@@ -94,7 +94,7 @@ class NetworkNamespaceIsolation:
         self._device: str | None = None
 
     async def configure_device(self, device: str, settings: DeviceSettings) -> None:
-        """See `DeviceIsolation.configure_device`."""
+        """See `VpnDeviceIsolation.configure_device`."""
         if not self._prepared:
             await self.run_blocking(network_devices.prepare_namespace)
             self._prepared = True
@@ -104,11 +104,11 @@ class NetworkNamespaceIsolation:
         await self.run_blocking(lambda: network_devices.configure_in_namespace(device, settings))
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        """See `DeviceIsolation.create_socket`."""
+        """See `VpnDeviceIsolation.create_socket`."""
         return self._namespace.create_socket(family, kind, protocol)
 
     async def run_blocking(self, job: Callable[[], _T]) -> _T:
-        """See `DeviceIsolation.run_blocking`."""
+        """See `VpnDeviceIsolation.run_blocking`."""
         future = self._namespace.submit(job)
         try:
             return await asyncio.wrap_future(future)
@@ -119,11 +119,11 @@ class NetworkNamespaceIsolation:
             raise
 
     async def release_device(self) -> None:
-        """See `DeviceIsolation.release_device`."""
+        """See `VpnDeviceIsolation.release_device`."""
         self._device = None
 
     def close(self) -> None:
-        """See `DeviceIsolation.close`."""
+        """See `VpnDeviceIsolation.close`."""
         self._namespace.close()
 
 
@@ -138,11 +138,11 @@ class BindToDeviceIsolation:
         self._device = device
 
     async def configure_device(self, device: str, settings: DeviceSettings) -> None:
-        """See `DeviceIsolation.configure_device`."""
+        """See `VpnDeviceIsolation.configure_device`."""
         await asyncio.to_thread(policy_routing.configure_in_host, device, settings)
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        """See `DeviceIsolation.create_socket`."""
+        """See `VpnDeviceIsolation.create_socket`."""
         sock = socket.socket(family, kind, protocol)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._device.encode())
@@ -152,15 +152,15 @@ class BindToDeviceIsolation:
         return sock
 
     async def run_blocking(self, job: Callable[[], _T]) -> _T:
-        """See `DeviceIsolation.run_blocking`."""
+        """See `VpnDeviceIsolation.run_blocking`."""
         return await asyncio.to_thread(job)
 
     async def release_device(self) -> None:
-        """See `DeviceIsolation.release_device`."""
+        """See `VpnDeviceIsolation.release_device`."""
         try:
             await asyncio.to_thread(policy_routing.remove_policy_routing, self._device)
         except TunnelError as error:  # only log the error, because closing the tunnel must not fail
             log.warning("cannot remove the routing rules of %s: %s", self._device, error.detail)
 
     def close(self) -> None:
-        """See `DeviceIsolation.close`."""
+        """See `VpnDeviceIsolation.close`."""

@@ -23,7 +23,7 @@ from gateway.contracts.secret import Secret
 from gateway.contracts.states import HealthState
 from gateway.demo import mariadb, postgres
 from gateway.demo.process import free_port
-from gateway.errors import FailureReason, TargetAccessError
+from gateway.errors import FailureReason, TargetPathError
 from tests.support import certificates, postgres_end
 from tests.support.clients import query_mysql
 from tests.support.gateway_process import Gateway
@@ -172,7 +172,7 @@ def test_a_key_file_that_is_wrong_or_unused_is_refused(
     tmp_path: Path, key_file: Path, authority: certificates.Issued
 ) -> None:
     def refusal(**changes: Any) -> str:
-        with pytest.raises(TargetAccessError, match="server_public_key_file") as caught:
+        with pytest.raises(TargetPathError, match="server_public_key_file") as caught:
             KIND.verify(EmptyOptions(), MysqlCheckOptions(**changes))
         return caught.value.detail
 

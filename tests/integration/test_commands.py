@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from gateway import default_paths
+from gateway import default_file_paths
 from gateway.cli import cli
 from gateway.demo import mariadb
 from gateway.demo.mariadb import MariaDB
@@ -155,7 +155,7 @@ def test_wait_and_healthcheck(running: Gateway, monkeypatch: pytest.MonkeyPatch,
     assert running.command("wait", "--max", "soon").returncode == 2
     assert running.command("healthcheck").returncode == 0
     missing = tmp_path / "missing.sock"
-    monkeypatch.setattr(default_paths, "admin_socket", lambda: missing)
+    monkeypatch.setattr(default_file_paths, "admin_socket", lambda: missing)
     listen = {"GATEWAY_OPS_LISTEN": f"0.0.0.0:{running.ops_port}"}
     assert CliRunner().invoke(cli, ["healthcheck"], env=listen).exit_code == 0
     configured = tmp_path / "other.yaml"

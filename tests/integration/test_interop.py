@@ -23,10 +23,10 @@ import pytest
 
 from gateway.contracts.config_types import HostPort
 from gateway.demo.process import ServerProcess, find, free_port
-from gateway.errors import TargetAccessError
+from gateway.errors import TargetPathError
 from gateway.metric_types import Histogram
 from gateway.relay.sockets import reset, tune
-from gateway.ssh import socket_transport, ssh_connection
+from gateway.ssh import asyncio_ssh_transport, ssh_connection
 from gateway.ssh.algorithms import CIPHERS
 from gateway.ssh.pool import SshConnectionPool
 from tests.support.files import REPOSITORY
@@ -160,7 +160,7 @@ async def forwarding(link: SshConnectionPool, to: int) -> AsyncIterator[int]:
     async def join(client: socket.socket) -> None:
         try:
             await link.join(client, HostPort("127.0.0.1", to), Histogram())
-        except (TargetAccessError, OSError):
+        except (TargetPathError, OSError):
             reset(client)
 
     async def accept() -> None:
@@ -300,7 +300,7 @@ async def test_key_exchanges_by_either_side_during_transfers(
             await run("both-directions", port, peer.moves_for_keys)
         theirs = exchanges["them"]
         assert (theirs > 0, exchanges["us"]) == (True, 0)
-        monkeypatch.setattr(socket_transport, "REKEY_BYTES", 512 << 10)
+        monkeypatch.setattr(asyncio_ssh_transport, "REKEY_BYTES", 512 << 10)
         async with opened(options(peer)) as link, forwarding(link, backend) as port:
             await run("both-directions", port, 16 << 20)
     note(row, **{"rekeys by server + by gateway": f"{theirs} + {exchanges['us']}"})

@@ -24,7 +24,7 @@ from gateway.contracts.states import CloseReason
 from gateway.demo.sshd import Bastion
 from gateway.metric_types import Histogram
 from gateway.relay.sockets import reset, tune
-from gateway.ssh import send_queue, socket_transport, ssh_connection
+from gateway.ssh import asyncio_ssh_transport, send_queue, ssh_connection
 from gateway.ssh.flow_control import INITIAL_BUDGET
 from gateway.ssh.options import PoolOptions
 from gateway.ssh.pool import SshConnectionPool
@@ -226,7 +226,7 @@ async def test_received_bytes_count_towards_a_key_exchange(
 ) -> None:
     need_sshd()
     need_data_plane()
-    monkeypatch.setattr(socket_transport, "REKEY_BYTES", 1 << 20)
+    monkeypatch.setattr(asyncio_ssh_transport, "REKEY_BYTES", 1 << 20)
     said = os.urandom(16 << 20)
     bastion = Bastion(tmp_path / "bastion").start()
     try:

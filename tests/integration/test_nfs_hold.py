@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.backend_support.nfs_mount_rules import NfsOptions
-from gateway.backend_support.volume import VolumeOptions
+from gateway.backend_support.nfs_kernel_mounts import NfsBackendOptions
+from gateway.backend_support.volume_definition import VolumeOptions
 from gateway.backends.nfs import KIND
 from gateway.contracts.config_types import HostPort
 from gateway.demo.nfs import NfsServer
@@ -29,7 +29,7 @@ def test_the_mount_of_a_volume_waits_as_long_as_hold(
     (nfs_server.export / "hello").write_text("hello over NFS\n")
     bastion.stop()
     gateway.start()
-    wanted = NfsOptions(export="/media", volume=VolumeOptions("media", address=HOST))
+    wanted = NfsBackendOptions(export="/media", volume=VolumeOptions("media", address=HOST))
     volume = KIND.volume(wanted, [HostPort("127.0.0.1", port)], KIND.hold)
     assert volume is not None
     options = ",".join((*volume.options, "clientaddr=10.0.2.15"))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from gateway.demo.process import find
 from gateway.errors import GatewayError
+from gateway.vpn.openvpn_config_sanitizer import parse_client_file
 from gateway.vpn.openvpn_directive_policy import is_known
-from gateway.vpn.openvpn_sanitizer import parse_client_file
 from tests.support.certificates import Authority
 from tests.support.requirements import need
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from gateway import default_paths
+from gateway import default_file_paths
 from gateway.cli import cli
 from gateway.demo.process import free_port
 from tests.support import certificates
@@ -374,7 +374,7 @@ def test_commands_with_token_and_authority(guarded: Guarded, monkeypatch: pytest
         "GATEWAY_OPS_PROBE_LISTEN": f"127.0.0.1:{guarded.probes}",
         "GATEWAY_OPS_TLS_CERT_FILE": str(guarded.server.certificate),
     }
-    monkeypatch.setattr(default_paths, "admin_socket", lambda: tmp_path / "missing.sock")
+    monkeypatch.setattr(default_file_paths, "admin_socket", lambda: tmp_path / "missing.sock")
     assert CliRunner().invoke(cli, ["healthcheck"], env=by_probes).exit_code == 0
     assert CliRunner().invoke(cli, ["wait", "--max", "5s"], env=by_probes).exit_code == 0
     assert guarded.gateway.command("status").returncode == 0  # the admin socket needs no token and no certificate

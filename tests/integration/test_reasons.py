@@ -14,7 +14,7 @@ from typing import Any
 import pymysql
 import pytest
 
-from gateway.backend_support.nfs_mount_rules import NfsOptions
+from gateway.backend_support.nfs_kernel_mounts import NfsBackendOptions
 from gateway.backend_support.replication_facts import LAG
 from gateway.backend_support.sql_check_options import SqlCheckOptions
 from gateway.backend_support.tls_options import HealthCheckTlsOptions
@@ -101,7 +101,7 @@ async def test_a_frozen_server_is_a_timeout_and_leaves_no_thread(
     jobs: list[tuple[MariaDB | Postgres | NfsServer, Backend]] = [
         (shared_mariadb, mysql_backend(shared_mariadb)),
         (shared_postgres, postgres_backend(shared_postgres)),
-        (shared_nfs, NfsBackend(NfsOptions(export="/media"), NfsCheckOptions())),
+        (shared_nfs, NfsBackend(NfsBackendOptions(export="/media"), NfsCheckOptions())),
     ]
     for server, backend in jobs:
         assert (await probe(backend, server.port)).state is HealthState.UP
@@ -387,7 +387,7 @@ async def test_a_disconnected_postgres_standby_is_not_reported_as_current(
 
 
 def nfs_backend(export: str = "/media", *, write: bool = False) -> NfsBackend:
-    return NfsBackend(NfsOptions(export=export), NfsCheckOptions(write=write))
+    return NfsBackend(NfsBackendOptions(export=export), NfsCheckOptions(write=write))
 
 
 async def test_an_nfs_check_reports_space_and_phases(shared_nfs: NfsServer) -> None:

@@ -26,7 +26,7 @@ from gateway.contracts.secret import Secret
 from gateway.contracts.states import CloseReason, TunnelState
 from gateway.demo.process import find, free_port
 from gateway.demo.sshd import Bastion, make_key
-from gateway.errors import DialError, FailureReason, LinkLostError, TargetAccessError, TunnelError
+from gateway.errors import DialError, FailureReason, LinkLostError, TargetPathError, TunnelError
 from gateway.health.probe import probe_once
 from gateway.metric_types import Histogram
 from gateway.relay.direct_link import DirectLink
@@ -692,7 +692,7 @@ async def test_a_path_that_stays_silent_is_closed(sshd: Bastion) -> None:
             async with asyncio.timeout(20):
                 assert "silent for" in (await link.lost()).detail
             assert time.monotonic() - started > 2.0  # the gateway would close a single silent connection after 0.8 s
-            with pytest.raises(TargetAccessError):
+            with pytest.raises(TargetPathError):
                 await link.socket(HostPort("127.0.0.1", 1))
 
 
@@ -851,7 +851,7 @@ async def test_ten_thousand_aborted_clients_leak_nothing(sshd: Bastion) -> None:
                     joining.cancel()
                 try:
                     await (await joining).ended
-                except (asyncio.CancelledError, TargetAccessError):
+                except (asyncio.CancelledError, TargetPathError):
                     accepted.close()
 
             for batch in range(0, 10_000, 100):

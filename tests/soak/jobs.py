@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from gateway.contracts.config_types import HostPort
-from gateway.errors import TargetAccessError
+from gateway.errors import TargetPathError
 from gateway.ssh.pool import SshConnectionPool
 from tests.soak import instrumentation
 from tests.soak.plan import Bench, Outcome, Round
@@ -66,7 +66,7 @@ async def check(bench: Bench, chosen: Round, link: SshConnectionPool, outcome: O
                 await _ask(bench, link)
         except (TimeoutError, WrongBytesError) as error:
             outcome.audit.note("a check failed", f"{type(error).__name__}: {error}")
-        except (TargetAccessError, OSError, EarlyEndError) as error:
+        except (TargetPathError, OSError, EarlyEndError) as error:
             if chosen.trouble != "cuts":
                 outcome.audit.note("a check failed", f"{type(error).__name__}: {error}")
         finally:  # Also record the check that the end of the round interrupts.

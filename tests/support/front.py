@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link
 from gateway.contracts.relay import Relay
-from gateway.errors import TargetAccessError
+from gateway.errors import TargetPathError
 from gateway.metric_types import Histogram
 from gateway.relay.dial_retry import retry_dial
 from gateway.relay.sockets import reset, tune
@@ -63,7 +63,7 @@ class Front:
             relay = await retry_dial(
                 lambda within: self._link.join(client, self._to, Histogram(), within), self._given_up, DIAL_WITHIN
             )
-        except TargetAccessError as error:
+        except TargetPathError as error:
             self.endings[f"unreachable: {error}"] += 1
             reset(client)
             return

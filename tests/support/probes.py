@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from gateway.backend_support.nfs_mount_rules import NfsOptions
+from gateway.backend_support.nfs_kernel_mounts import NfsBackendOptions
 from gateway.backend_support.sql_check_options import SqlCheckOptions
 from gateway.backends import EmptyOptions
 from gateway.backends.http import HttpBackend, HttpCheckOptions
@@ -30,7 +30,7 @@ DEADLINE = 1.0
 KINDS: dict[str, Backend] = {
     "mysql": MysqlBackend(EmptyOptions(), MysqlCheckOptions(user="u", password=Secret("p"))),
     "postgres": PostgresBackend(EmptyOptions(), SqlCheckOptions(user="u", password=Secret("p"))),
-    "nfs": NfsBackend(NfsOptions(export="/x"), NfsCheckOptions()),
+    "nfs": NfsBackend(NfsBackendOptions(export="/x"), NfsCheckOptions()),
     "tcp": TcpBackend(EmptyOptions(), TcpCheckOptions()),
     "redis": RedisBackend(EmptyOptions(), RedisCheckOptions(password=Secret("p"))),
     "http": HttpBackend(EmptyOptions(), HttpCheckOptions()),

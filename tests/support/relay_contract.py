@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gateway.contracts.states import CloseReason
-from gateway.errors import TargetAccessError
+from gateway.errors import TargetPathError
 from tests.support.ends import BACK, FORTH, End, Seen
 from tests.support.plans import Setup, Step
 from tests.support.relay_adaptor import Adaptor
@@ -113,7 +113,7 @@ class Trial:
         try:
             async with asyncio.timeout(self._coverage.patience):
                 joined = await self._adaptor.join(self._setup, self._happened.set, self._tap)
-        except TargetAccessError:
+        except TargetPathError:
             if any(step.verb in self._adaptor.far_last_verbs for step in self._setup.early):
                 return  # the far side closed before the relay could connect the ends
             raise

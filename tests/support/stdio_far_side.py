@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from gateway.connection_tap import Tap
 from gateway.contracts.config_types import HostPort
-from gateway.contracts.link import Link, LinkNetworkId, Stream
+from gateway.contracts.link import Link, RemoteNetworkId, Stream
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.relay import Relay
 from gateway.demo.process import find
@@ -51,7 +51,7 @@ class Stdio(Straight):
 class _ProgramLink:
     """Joins each client to a new process. See `gateway.contracts.link.Link`."""
 
-    network = LinkNetworkId()
+    network = RemoteNetworkId()
 
     def __init__(self, children: TunnelProcesses) -> None:
         self._children = children

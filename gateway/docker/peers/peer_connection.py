@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gateway.backoff import Backoff, BackoffPolicy
-from gateway.docker.peers.address_reports import ContainerAddressReport, SharedNetwork, decode
+from gateway.docker.peers.container_address_reports import ContainerAddressReport, PeerNetwork, decode
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ _RECONNECT = BackoffPolicy(first=0.25, cap=5.0, floor=0.05)
 
 
 @dataclass
-class Peer:
+class SwarmPeer:
     """The gateway on another swarm node, with its last report.
 
     Args:
@@ -31,7 +31,7 @@ class Peer:
         problem: The reason why `report` is None; empty if a report was received.
     """
 
-    network: SharedNetwork
+    network: PeerNetwork
     address: str
     report: ContainerAddressReport | None = None
     problem: str = "not connected yet"
@@ -40,7 +40,7 @@ class Peer:
 
 
 async def maintain_peer(
-    peer: Peer, port: int, tls: ssl.SSLContext, changed: Callable[[], None], wanted: Callable[[], bool]
+    peer: SwarmPeer, port: int, tls: ssl.SSLContext, changed: Callable[[], None], wanted: Callable[[], bool]
 ) -> None:
     """Keep the connection to a peer open and the peer's report current. Reconnect with backoff.
 
@@ -72,7 +72,7 @@ async def maintain_peer(
         peer.seen.clear()
 
 
-async def _read_reports(peer: Peer, port: int, tls: ssl.SSLContext, changed: Callable[[], None]) -> None:
+async def _read_reports(peer: SwarmPeer, port: int, tls: ssl.SSLContext, changed: Callable[[], None]) -> None:
     """Connect to a peer, and read its reports until an error occurs."""
     async with asyncio.timeout(PEER_TIMEOUT):
         reader, writer = await asyncio.open_connection(
@@ -95,7 +95,7 @@ async def _read_reports(peer: Peer, port: int, tls: ssl.SSLContext, changed: Cal
         writer.transport.abort()
 
 
-def _named(peer: Peer) -> dict[str, str]:
+def _named(peer: SwarmPeer) -> dict[str, str]:
     return {"network": peer.network.name, "address": peer.address}
 
 

@@ -8,7 +8,7 @@ from gateway.docker.plan import ActionKind, Plan, PlannedAction
 from gateway.docker.planning.attachments import attach, detach
 from gateway.docker.planning.external_network_access import external_route_warnings
 from gateway.docker.planning.gateway_container import address_warnings, duplicate_gateways, reattach_stopped_gateway
-from gateway.docker.planning.lost_namespaces import later_starts, shared_namespaces
+from gateway.docker.planning.lost_network_namespaces import later_starts, shared_namespaces
 from gateway.docker.planning.networks import create_networks, remove_networks
 from gateway.docker.planning.per_project_networks import expand_projects
 from gateway.docker.planning.plan_builder import PlanBuilder

@@ -10,7 +10,7 @@ from gateway.docker.planning.gateway_container import own_addresses
 from gateway.docker.planning.gateway_swarm_task import gateway_swarm_task_state
 from gateway.docker.planning.name_conflicts import container_conflicts, report_foreign_endpoints
 from gateway.docker.planning.plan_builder import PlanBuilder
-from gateway.docker.planning.shared_namespace_status import report_shared_namespace
+from gateway.docker.planning.shared_network_namespace_status import report_shared_namespace
 from gateway.docker.snapshot import LIVE, RUNNING, Container
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from gateway.docker.desired_state import OWNER_ALIAS_PREFIX, DesiredState
-from gateway.docker.gateway_address_selection import choose, is_reserved
+from gateway.docker.own_address_selection import choose, is_reserved
 from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction
 from gateway.docker.planning.plan_builder import PlanBuilder
-from gateway.docker.planning.unavailable_container_builder import safe_command
+from gateway.docker.planning.unavailable_container_records import safe_command
 from gateway.docker.snapshot import RUNNING, Container, EngineSnapshot, NetworkEndpoint, NetworkInfo
 
 _NETWORK_ID = re.compile("[0-9a-f]{64}")

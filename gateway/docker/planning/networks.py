@@ -6,8 +6,8 @@ from typing import Any
 
 from gateway.contracts.config_types import IpNetwork
 from gateway.docker import labels
-from gateway.docker.gateway_address_selection import range_for_others
 from gateway.docker.options import NetworkOptions
+from gateway.docker.own_address_selection import range_for_others
 from gateway.docker.per_project_network_names import PROJECT_BITS
 from gateway.docker.plan import ActionKind, PlannedAction
 from gateway.docker.planning.network_differences import differing

@@ -11,7 +11,7 @@ from gateway.docker.labels import RequestedAccess
 from gateway.docker.name_resolution import DnsNameTable
 from gateway.docker.options import NetworkOptions
 from gateway.docker.per_project_network_names import network_of
-from gateway.docker.plan import AttachmentState, DesiredAttachmentStatus, NameConflict, PlannedAction
+from gateway.docker.plan import AttachmentState, AttachmentStatus, NameConflict, PlannedAction
 from gateway.docker.snapshot import Container, EngineSnapshot, NetworkInfo
 from gateway.text_sanitizer import one_line
 
@@ -72,7 +72,7 @@ class PlanBuilder:
         self.no_free_range: dict[str, str] = {}
         """Messages about networks that cannot be created because no subnet is free, by the network's name."""
         self.actions: list[PlannedAction] = []
-        self.attachments: list[DesiredAttachmentStatus] = []
+        self.attachments: list[AttachmentStatus] = []
         self.warnings: list[str] = []
         self.label_errors: list[str] = []
         """The warnings that are about labels."""
@@ -223,7 +223,7 @@ class PlanBuilder:
         message: str = "",
     ) -> None:
         """Add to the plan the status of a container's or service's attachment to a network."""
-        self.attachments.append(DesiredAttachmentStatus(network, who, state, reason, message, who_id))
+        self.attachments.append(AttachmentStatus(network, who, state, reason, message, who_id))
 
     def report_container(
         self,

@@ -10,9 +10,9 @@ from gateway.docker.labels import INSTANCE, revives
 from gateway.docker.per_project_network_names import configured_as
 from gateway.docker.plan import ActionKind, PlannedAction
 from gateway.docker.planning.gateway_container import is_bound_to_removed_network, reconnect_command
-from gateway.docker.planning.lost_namespaces import without_namespace, without_namespace_while_running
+from gateway.docker.planning.lost_network_namespaces import without_namespace, without_namespace_while_running
 from gateway.docker.planning.plan_builder import PlanBuilder
-from gateway.docker.planning.unavailable_container_builder import (
+from gateway.docker.planning.unavailable_container_records import (
     unavailable_container,
     unavailable_container_to_recreate,
 )

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gateway.backend_support.volume import VolumeSpec
+from gateway.backend_support.volume_definition import VolumeSpec
 from gateway.docker.labels import INSTANCE, MANAGED_BY, SPEC_HASH
 from gateway.docker.volumes import EngineVolume, VolumeStatus
 

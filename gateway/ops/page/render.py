@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from gateway.fleet.snapshot import FleetSnapshot
+from gateway.fleet.fleet_state import FleetState
 from gateway.ops.diagnosis import diagnose
 from gateway.ops.events import StateChange
 from gateway.ops.fleet_severity import fails, member_level, worst_first
@@ -136,7 +136,7 @@ def render_backend(
     return LazyPage(f"{backend.name} is {backend.state} \N{EN DASH} {view.instance}", items())
 
 
-def render_fleet(view: ServiceView, fleet: FleetSnapshot, now: float, parts: PageParts) -> LazyPage:
+def render_fleet(view: ServiceView, fleet: FleetState, now: float, parts: PageParts) -> LazyPage:
     """Render the page of the fleet.
 
     Args:

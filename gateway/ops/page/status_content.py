@@ -31,7 +31,7 @@ class TunnelGroup:
 
 
 @dataclass
-class RecentChange:
+class RecentChangeRow:
     """One row of the list of recent changes: one event, or several similar events at about the same time.
 
     Args:
@@ -57,7 +57,7 @@ class ConsumerRow:
 
 
 @dataclass(frozen=True)
-class Notices:
+class StatusPageNotices:
     """The problems that the status page shows in its section of notices.
 
     Args:
@@ -80,10 +80,10 @@ class Notices:
         return self.reload_failed_at is not None or bool(self.docker_trouble or self.unavailable or self.warnings)
 
 
-def notices(view: ServiceView) -> Notices:
+def notices(view: ServiceView) -> StatusPageNotices:
     """Return the problems for the notices on the status page, such as a failed reload."""
     docker = view.docker
-    return Notices(
+    return StatusPageNotices(
         view.reload_failed_at,
         view.reload_error,
         docker.trouble if docker else None,
@@ -115,14 +115,14 @@ def heading(group: TunnelGroup) -> str:
     return f"Through {' or '.join(group.paths)}" if group.paths else "Without a tunnel"
 
 
-def changes(events: Sequence[StateChange], limit: int = MAX_CHANGES) -> list[RecentChange]:
+def changes(events: Sequence[StateChange], limit: int = MAX_CHANGES) -> list[RecentChangeRow]:
     """Return the recent changes, latest first. Similar events at about the same time become one change.
 
     Args:
         events: All events, oldest first. Events of targets are skipped.
         limit: Maximum number of changes.
     """
-    found: list[RecentChange] = []
+    found: list[RecentChangeRow] = []
     for event in reversed(events):
         if event.subject.type is SubjectType.TARGET:
             continue
@@ -130,7 +130,7 @@ def changes(events: Sequence[StateChange], limit: int = MAX_CHANGES) -> list[Rec
         if last is None:
             if len(found) == limit:
                 break
-            found.append(last := RecentChange(event))
+            found.append(last := RecentChangeRow(event))
         if event.subject.name is not None:
             last.names.append(event.subject.name)
     return found

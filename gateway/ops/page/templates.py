@@ -10,7 +10,7 @@ from datetime import datetime
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from gateway.fleet.snapshot import MemberSnapshot
+from gateway.fleet.fleet_state import MemberState
 from gateway.fleet.summary import MemberProblem
 from gateway.ops.diagnosis import MAX_CAUSES
 from gateway.ops.fleet_severity import member_level
@@ -63,7 +63,7 @@ def _counts(found: dict[str, int]) -> str:
     return ", ".join(f"{count} {state}" for state, count in found.items())
 
 
-def age(member: MemberSnapshot, now: float) -> str:
+def age(member: MemberState, now: float) -> str:
     """Return the time since a fleet member's last response, in one unit, such as `5 min`."""
     seconds = max(0, round(now - (member.answered_at or now)))
     for size, unit in ((3600, "h"), (60, "min")):
@@ -72,13 +72,13 @@ def age(member: MemberSnapshot, now: float) -> str:
     return f"{seconds} s"
 
 
-def _notes(member: MemberSnapshot) -> list[str]:
+def _notes(member: MemberState) -> list[str]:
     """Return messages about problems of a fleet member: the member does not respond, or its last reload failed."""
     reload_failed = member.summary is not None and not member.summary.reload_successful
     return [*filter(None, [member.error]), *(["the last reload failed"] if reload_failed else [])]
 
 
-def _problems(member: MemberSnapshot) -> Iterator[tuple[MemberProblem, float | None]]:
+def _problems(member: MemberState) -> Iterator[tuple[MemberProblem, float | None]]:
     """Yield each problem of a member, and when the problem began, in seconds since the epoch.
 
     The time is None if the member's response does not contain it.

@@ -23,12 +23,12 @@ import gateway
 from gateway._dataplane import is_built
 from gateway.relay.event_loop import RelayEventLoop
 from gateway.ssh import flow_control
+from gateway.ssh.asyncio_ssh_transport import AsyncioSshTransport
 from gateway.ssh.asyncssh_relay import AsyncsshRelay
 from gateway.ssh.channel_interfaces import SshChannel
 from gateway.ssh.client_socket_handler import ClientSocketHandler
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pooled_connection import PooledConnection
-from gateway.ssh.socket_transport import SocketTransport
 from gateway.ssh.ssh_connection import SshConnection
 from tests.fuzz.ssh.peer import SERVER_VERSION, SESSION_ID
 from tests.fuzz.ssh.pipe import Pipe
@@ -227,7 +227,7 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
         if narrow:
             near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         conn = extended = SshConnection(options)
-        transport = extended.own_transport = SocketTransport(near, extended)
+        transport = extended.own_transport = AsyncioSshTransport(near, extended)
     else:
         pipe = Pipe()
         conn = pipe.conn = SSHClientConnection(asyncio.get_running_loop(), options)

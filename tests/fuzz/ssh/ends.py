@@ -8,7 +8,7 @@ from math import inf
 
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.states import CloseReason
-from gateway.errors import TargetAccessError
+from gateway.errors import TargetPathError
 from gateway.metric_types import Histogram
 from gateway.relay.sockets import reset, tune
 from gateway.ssh.channel_interfaces import SshChannel
@@ -81,7 +81,7 @@ class End:
     async def _join(self, session: PooledConnection) -> None:
         try:
             self.relay = await session.join(self._ours, _TARGET, Histogram(), inf)
-        except (TargetAccessError, asyncio.CancelledError) as error:
+        except (TargetPathError, asyncio.CancelledError) as error:
             self.failed = error
             self._ours.close()
             if isinstance(error, asyncio.CancelledError):

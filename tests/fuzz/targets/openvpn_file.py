@@ -4,7 +4,7 @@ import io
 import re
 
 from gateway.errors import GatewayError
-from gateway.vpn import openvpn_sanitizer
+from gateway.vpn import openvpn_config_sanitizer
 
 LONGEST, UNIT, HEAD = 4096, 1, 0
 WORDS = (
@@ -30,11 +30,11 @@ def check(data: bytes) -> None:
     """
     text = data.decode("utf-8", "replace")
     try:
-        made = openvpn_sanitizer.parse_client_file(text)
+        made = openvpn_config_sanitizer.parse_client_file(text)
     except GatewayError as error:
         assert _PLACE.match(str(error)), f"an error without a position\n{error}"
         return
-    again = openvpn_sanitizer.parse_client_file(made.text)
+    again = openvpn_config_sanitizer.parse_client_file(made.text)
     assert again.text == made.text, "a second rewriting changes the text"
     assert not again.ignored, "a second rewriting ignores a directive"
     assert (again.layer, again.has_secrets, again.uses_proxy) == (made.layer, made.has_secrets, made.uses_proxy)

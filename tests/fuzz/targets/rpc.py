@@ -3,7 +3,7 @@
 import struct
 from itertools import pairwise
 
-from gateway.backend_support.nfs_mount_rules import NfsOptions
+from gateway.backend_support.nfs_kernel_mounts import NfsBackendOptions
 from gateway.backends.nfs import NfsBackend, NfsCheckOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.facts import IDENTITY
@@ -63,7 +63,7 @@ def check(data: bytes) -> None:
         passed.append(_record(flags, body, call[4:8]))
         return passed[-1], bool(flags & 1)
 
-    options = NfsOptions("/media/films"), NfsCheckOptions(write=bool(data and data[0] & 1))
+    options = NfsBackendOptions("/media/films"), NfsCheckOptions(write=bool(data and data[0] & 1))
     for found in probe(NfsBackend(*options), answer, times=2):
         if isinstance(found, ProbeResult):
             assert found.facts[IDENTITY] is not None

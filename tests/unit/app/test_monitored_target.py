@@ -14,12 +14,12 @@ from gateway.contracts.link import Link
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.states import HealthState
 from gateway.errors import FailureReason
-from gateway.forwarding.target_with_uplink import LinkProvider, TargetIdentity
+from gateway.forwarding.target_with_uplink import LinkProvider, TargetKey
 from gateway.health.check import Check
 from gateway.health.check_results import CheckResult
 from gateway.health.check_schedule import CheckSchedule
+from gateway.health.last_probe_result import LastProbeResult
 from gateway.health.path_selection import PathSelector
-from gateway.health.probe_record import ProbeRecord
 from gateway.relay.direct_link import DirectLink
 from tests.support.clock import set_clock_back
 
@@ -52,12 +52,12 @@ class Paths:
 
     def __init__(self) -> None:
         self.uplinks = [Uplink("a"), Uplink("b")]
-        record = ProbeRecord()
+        record = LastProbeResult()
         checks = [
             Check("orders", Backend(), TARGET, uplink, SCHEDULE, record=record, tunnel=uplink.name)
             for uplink in self.uplinks
         ]
-        routes = TargetIdentity(TARGET, cast("tuple[LinkProvider, ...]", tuple(self.uplinks))).routes()
+        routes = TargetKey(TARGET, cast("tuple[LinkProvider, ...]", tuple(self.uplinks))).routes()
         self.target = MonitoredTarget(checks, PathSelector(["a", "b"], "order"), routes)
 
     def close(self, at: int) -> None:

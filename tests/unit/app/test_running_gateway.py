@@ -12,7 +12,7 @@ from gateway.app.running_backend import RunningBackend
 from gateway.app.running_gateway import RunningGateway
 from gateway.app.status_view_builder import backend_view
 from gateway.app.uplink_manager import UplinkManager
-from gateway.audit_log.recorder import AuditRecorder
+from gateway.audit_log.recorder import AuditLogRecorder
 from gateway.config import Config, ConfigSources, load
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.config_types import HostPort
@@ -38,7 +38,7 @@ def started(first: Config) -> RunningGateway:
     components.retiring_forwards.return_value = []
     components.retiring_uplinks.return_value = []
     uplinks, checks = UplinkManager(components), CheckManager(components, budgets)
-    runtime = RunningGateway(components, uplinks, first, Mock(), checks, budgets, AuditRecorder())
+    runtime = RunningGateway(components, uplinks, first, Mock(), checks, budgets, AuditLogRecorder())
     runtime.apply(first, {})
     return runtime
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from gateway.audit import directory_contents, image_files
-from gateway.audit.capabilities import ignores_permissions
 from gateway.audit.engine_host_files import HostFiles, parse_mounts, stale_files
 from gateway.audit.host_filesystem_model import HostMount
 from gateway.audit.image_files import changes, image_names, user_of
+from gateway.audit.linux_capabilities import ignores_permissions
 from gateway.audit.snapshot_model import ContainerProcessUser
 from gateway.audit.volume_last_use import collect
 

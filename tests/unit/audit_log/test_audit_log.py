@@ -17,11 +17,11 @@ import pytest
 from gateway.app import service_audit_log
 from gateway.app.changed_config_keys import changed_config_keys
 from gateway.app.service import GatewayService
-from gateway.audit_log.events import AuditEvent, encode_line
+from gateway.audit_log.events import AuditLogEvent, encode_line
 from gateway.audit_log.log_destination import LogDestination
-from gateway.audit_log.recorder import AuditRecorder
+from gateway.audit_log.recorder import AuditLogRecorder
 from gateway.audit_log.refusal_event_limiter import OTHERS, WINDOW, RefusalEventLimiter, RefusalKey
-from gateway.audit_log.writer import AuditWriter
+from gateway.audit_log.writer import AuditLogWriter
 from gateway.config import Config, ConfigSources, load
 from gateway.config.sections import AuditLogSection
 from gateway.errors import ConfigError
@@ -33,7 +33,7 @@ def refused(source: str = "10.0.0.1") -> RefusalKey:
 
 def test_a_line_is_always_plain_ascii() -> None:
     hostile = 'web\x1b[2J\n{"event":"admin"}\x7f\x9b\u202e\ud800é"\\'
-    written = encode_line(AuditEvent(0.0015, "connection", {"consumer": hostile, "seconds": 1.5}), "site-a")
+    written = encode_line(AuditLogEvent(0.0015, "connection", {"consumer": hostile, "seconds": 1.5}), "site-a")
     assert written.endswith(b"\n")
     assert all(0x20 <= byte < 0x7F for byte in written[:-1])
     assert json.loads(written) == {
@@ -67,11 +67,11 @@ def test_refusals_from_too_many_sources_are_counted_as_others() -> None:
 
 
 async def test_flush_records_counted_refusals() -> None:
-    class Kept(list[AuditEvent]):
-        def put(self, event: AuditEvent) -> None:
+    class Kept(list[AuditLogEvent]):
+        def put(self, event: AuditLogEvent) -> None:
             self.append(event)
 
-    recorder, kept = AuditRecorder(), Kept()
+    recorder, kept = AuditLogRecorder(), Kept()
     recorder.record_refusal(refused())
     recorder.record("start")
     assert not recorder.enabled
@@ -148,9 +148,9 @@ def test_an_incomplete_line_is_terminated_when_the_disk_has_space_again(
 def test_events_beyond_the_queue_are_counted_and_reported(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     os.mkfifo(path)
-    writer = AuditWriter(path, "site-a", max_queued=3)
+    writer = AuditLogWriter(path, "site-a", max_queued=3)
     for number in range(5):
-        writer.put(AuditEvent(0.0, "connection", {"number": number}))
+        writer.put(AuditLogEvent(0.0, "connection", {"number": number}))
     assert writer.dropped == 2
     assert writer.fault is not None
     got: list[bytes] = []
@@ -177,8 +177,12 @@ def soon(holds: Callable[[], bool]) -> None:
 
 def test_an_event_that_cannot_be_encoded_is_dropped_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
-    writer = AuditWriter(path, "site-a", max_queued=10)
-    for each in (AuditEvent(0.0, "one", {}), AuditEvent(float("nan"), "two", {}), AuditEvent(0.0, "three", {})):
+    writer = AuditLogWriter(path, "site-a", max_queued=10)
+    for each in (
+        AuditLogEvent(0.0, "one", {}),
+        AuditLogEvent(float("nan"), "two", {}),
+        AuditLogEvent(0.0, "three", {}),
+    ):
         writer.put(each)
     soon(lambda: path.exists() and path.read_bytes().count(b"\n") == 3)
     written = [json.loads(each) for each in path.read_text().splitlines()]
@@ -196,10 +200,10 @@ def test_a_failed_thread_is_reported_and_its_events_are_counted(
         raise RuntimeError(len(lines))
 
     monkeypatch.setattr(LogDestination, "write", fail)
-    writer = AuditWriter(tmp_path / "audit.jsonl", "site-a", max_queued=10)
-    writer.put(AuditEvent(0.0, "one", {}))
+    writer = AuditLogWriter(tmp_path / "audit.jsonl", "site-a", max_queued=10)
+    writer.put(AuditLogEvent(0.0, "one", {}))
     soon(lambda: not writer.alive)
-    writer.put(AuditEvent(0.0, "two", {}))
+    writer.put(AuditLogEvent(0.0, "two", {}))
     assert writer.dropped == 2
     assert "its thread has ended" in (writer.fault or "")
 
@@ -207,10 +211,10 @@ def test_a_failed_thread_is_reported_and_its_events_are_counted(
 def test_a_directory_created_later_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.audit_log.writer._RETRY_DELAY", 0.01)
     path = tmp_path / "late" / "audit.jsonl"
-    writer = AuditWriter(path, "site-a", max_queued=10)
+    writer = AuditLogWriter(path, "site-a", max_queued=10)
     assert writer.opened.wait(20)
     assert "No such file" in (writer.fault or "")
-    writer.put(AuditEvent(0.0, "one", {}))
+    writer.put(AuditLogEvent(0.0, "one", {}))
     path.parent.mkdir()
     soon(lambda: path.exists() and b"one" in path.read_bytes())
     writer.begin_close()

@@ -13,7 +13,7 @@ from pymysql.err import MySQLError
 
 from gateway.backend_support.mysql_login import HardenedMysqlConnection
 from gateway.contracts.phase_timer import PhaseTimer
-from gateway.errors import TargetAccessError
+from gateway.errors import TargetPathError
 
 PASSWORD = "correct horse battery"
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -66,7 +66,7 @@ def takes(plugin: bytes, words: tuple[bytes, ...]) -> bool:
     )  # fmt: skip
     with (
         ours,
-        contextlib.suppress(MySQLError, TargetAccessError, OSError, ValueError, LookupError, TypeError, RuntimeError),
+        contextlib.suppress(MySQLError, TargetPathError, OSError, ValueError, LookupError, TypeError, RuntimeError),
     ):
         login.connect(ours)
     login._force_close()  # type: ignore[attr-defined]

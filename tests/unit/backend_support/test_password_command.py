@@ -23,7 +23,7 @@ from gateway.contracts.config_types import Duration, HostPort
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.secret import Secret
 from gateway.contracts.states import HealthState
-from gateway.errors import ConfigError, FailureReason, GatewayError, TargetAccessError, UnusableTargetError
+from gateway.errors import ConfigError, FailureReason, GatewayError, TargetPathError, UnusableTargetError
 from gateway.health.probe import probe_once
 from gateway.relay.direct_link import DirectLink
 
@@ -38,7 +38,7 @@ def script(folder: Path, body: str) -> str:
 
 
 async def failure(*command: str, within: float = 30.0) -> str:
-    with pytest.raises(TargetAccessError) as caught:
+    with pytest.raises(TargetPathError) as caught:
         await run_password_command(command, (), within)
     assert caught.value.reason is FailureReason.AUTH
     return caught.value.detail

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway import default_paths
+from gateway import default_file_paths
 from gateway.cli import main
 
 FOLDER = Path(__file__).parent / "mistakes"
@@ -70,7 +70,7 @@ def test_a_mistake_has_its_message(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(default_paths, "admin_socket", lambda: tmp_path / "admin.sock")
+    monkeypatch.setattr(default_file_paths, "admin_socket", lambda: tmp_path / "admin.sock")
     for name in [each for each in os.environ if each.startswith(("GATEWAY_", "DOCKER_"))]:
         monkeypatch.delenv(name)
     for name, value in case.get("environment", {}).items():

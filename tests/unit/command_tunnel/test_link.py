@@ -18,8 +18,8 @@ from gateway.command_tunnel import listening_process, local_port_connector, star
 from gateway.command_tunnel.link import CommandLink
 from gateway.command_tunnel.options import CommandOptions
 from gateway.contracts.config_types import Duration, HostPort
-from gateway.contracts.link import LinkNetworkId
-from gateway.errors import DialError, FailureReason, LinkLostError, TargetAccessError, TunnelError
+from gateway.contracts.link import RemoteNetworkId
+from gateway.errors import DialError, FailureReason, LinkLostError, TargetPathError, TunnelError
 from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.relay.sockets import tune
 from tests.support import kubectl
@@ -39,7 +39,7 @@ GOOD, BROKEN, LOGIN = HostPort("h", 3), HostPort("h", 1), HostPort("h", 2)
 @asynccontextmanager
 async def opened(options: CommandOptions, targets: Sequence[HostPort] = ()) -> AsyncIterator[CommandLink]:
     async with asyncio.timeout(50), TunnelProcesses() as children:
-        link = CommandLink(options, LinkNetworkId(), children, lambda *_: None)
+        link = CommandLink(options, RemoteNetworkId(), children, lambda *_: None)
         async with link.running(targets):
             yield link
 
@@ -77,7 +77,7 @@ async def test_the_link_is_lost_if_each_target_fails() -> None:
 async def test_a_lost_link_has_the_reason_of_the_failure() -> None:
     options = CommandOptions(("sleep", "60", "{local_port}"), "port", start_timeout=Duration(0.1))
     async with opened(options) as link:
-        with pytest.raises(TargetAccessError, match="did not connect"):
+        with pytest.raises(TargetPathError, match="did not connect"):
             await link.socket(GOOD)
         assert (await link.lost()).reason is FailureReason.TIMEOUT
 
@@ -183,13 +183,13 @@ async def test_a_file_system_that_does_not_answer_does_not_block_the_event_loop(
     try:
         async with opened(options) as link:
             with pytest.raises(
-                TargetAccessError, match=r"command: /slow/cat: the file system did not respond within 0.2 s"
+                TargetPathError, match=r"command: /slow/cat: the file system did not respond within 0.2 s"
             ):
                 await link.socket(GOOD)
             await entered.get()
             assert (await link.lost()).reason is FailureReason.TIMEOUT
         async with opened(options) as link:
-            with pytest.raises(TargetAccessError, match="/slow/cat"):
+            with pytest.raises(TargetPathError, match="/slow/cat"):
                 await link.socket(GOOD)
             assert entered.empty()  # the first thread is still waiting
     finally:
@@ -200,7 +200,7 @@ async def test_a_port_of_another_program_is_refused(monkeypatch: pytest.MonkeyPa
     with socket.create_server(("127.0.0.1", 0)) as other:
         monkeypatch.setattr(local_port_connector, "reserve_port", lambda: other.getsockname()[1])
         async with opened(CommandOptions(("sleep", "1000", "{local_port}"), "port")) as link:
-            with pytest.raises(TargetAccessError, match=r"another program listens on the local port \d+"):
+            with pytest.raises(TargetPathError, match=r"another program listens on the local port \d+"):
                 await link.socket(GOOD)
             assert (await link.lost()).reason is FailureReason.PERMISSION
 

@@ -11,9 +11,9 @@ from gateway.docker.access_explanation.explanation import ExplainedBackend, Expl
 from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
-from gateway.docker.plan import AttachmentState, DesiredAttachmentStatus, Plan
+from gateway.docker.plan import AttachmentState, AttachmentStatus, Plan
 from gateway.docker.planning import plan
-from gateway.docker.snapshot import Container, EngineSnapshot, LastStart, NetworkEndpoint, NetworkInfo
+from gateway.docker.snapshot import Container, EngineSnapshot, LastContainerStart, NetworkEndpoint, NetworkInfo
 
 MARK = "gw-owner-site-a"
 OPT_IN = {"gateway.enable": "true"}
@@ -164,7 +164,7 @@ def test_networks_are_those_of_the_plan_which_may_be_other_than_the_configured_o
     own = replace(GATEWAY, endpoints={"apps-shop": endpoint(MARK)})
     wanted = DesiredState("site-a", DockerOptions(networks={"apps": NetworkOptions()}), ("orders",))
     observed = EngineSnapshot((own, web), own=own.id)
-    blocked = DesiredAttachmentStatus(
+    blocked = AttachmentStatus(
         "apps-shop", "web", AttachmentState.BLOCKED, AttachmentObstacle.IP_EXHAUSTED, "full", web.id
     )
     planned = Plan(attachments=(blocked,), networks={"apps-shop": ("orders",), "apps-other": ("orders",)})
@@ -195,9 +195,9 @@ def test_refused_networks_are_listed() -> None:
 
 
 def test_a_container_in_the_network_namespace_of_a_restarted_one_reaches_no_backend() -> None:
-    own = replace(GATEWAY, last_start=LastStart(restarts=True, at=200.0))
+    own = replace(GATEWAY, last_start=LastContainerStart(restarts=True, at=200.0))
     web = container(
-        "web", network_mode=f"container:{own.id}", last_start=LastStart(restarts=True, at=100.0), labels={}
+        "web", network_mode=f"container:{own.id}", last_start=LastContainerStart(restarts=True, at=100.0), labels={}
     )
     found = verdict(web, own=own)
     assert (found.reached, found.remedy) == ("no", "docker.revive is false: docker restart web")

@@ -15,7 +15,7 @@ from gateway.docker.errors import EngineError, EngineErrorKind, as_engine_error
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.start_failure import RequestedContainerStart, StartFailureCause
+from gateway.docker.start_failure import ContainerRevival, StartFailureCause
 from gateway.docker.unavailable_containers import RevivalStatus
 from gateway.docker.volumes import VolumeMountAddress
 from tests.support.fake_engine import FakeContainer, FakeEngine
@@ -117,9 +117,7 @@ async def test_a_slow_start_delays_no_other_action_and_is_requested_once(
         assert engine.requested == ["web"]
         (unavailable,) = made.plan.unavailable
         assert unavailable.state is RevivalStatus.STARTING, "the state from before the start is shown"
-        assert OwnershipRecord(tmp_path).starts == {
-            web.id: RequestedContainerStart(StartFailureCause.VOLUME, "media")
-        }
+        assert OwnershipRecord(tmp_path).starts == {web.id: ContainerRevival(StartFailureCause.VOLUME, "media")}
         engine.proceed.set()
         await reconcile(made, engine)
     assert (web.state, made.plan.unavailable, made.revivals.revived) == ("running", (), {"volume": 1})

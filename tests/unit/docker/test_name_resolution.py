@@ -12,6 +12,7 @@ import pytest
 from gateway.docker import labels
 from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.docker.desired_state import DesiredState
+from gateway.docker.engine_snapshot_collector import EngineSnapshotCollector
 from gateway.docker.grants import SERVICE
 from gateway.docker.name_resolution import hostname_of, hosts_of
 from gateway.docker.options import DockerOptions, NetworkOptions
@@ -28,7 +29,6 @@ from gateway.docker.snapshot import (
     SwarmMembership,
     SwarmService,
 )
-from gateway.docker.snapshot_reader import SnapshotReader
 from tests.support.fake_engine import FakeContainer, FakeEngine
 
 MARK = "gw-owner-site-a"
@@ -439,7 +439,7 @@ async def test_a_container_name_takes_precedence_over_an_id_prefix() -> None:
     stranger, own = engine.add_container("stranger", {}), engine.add_container("0", {})
     assert stranger.id.startswith("0")
     options = DockerOptions(container="0", networks={"apps": NetworkOptions()})
-    observed = await SnapshotReader(options, set).snapshot(engine)  # type: ignore[arg-type]
+    observed = await EngineSnapshotCollector(options, set).snapshot(engine)  # type: ignore[arg-type]
     assert observed.own == own.id
 
 

@@ -16,12 +16,12 @@ from gateway.backoff import BackoffPolicy
 from gateway.contracts.secret import Secret
 from gateway.demo.process import free_port
 from gateway.docker.consumer_registry import Consumer, ConsumerRegistry
-from gateway.docker.options import Grant, PeerOptions
+from gateway.docker.options import Grant, SwarmPeerOptions
 from gateway.docker.peers import peer_connection
-from gateway.docker.peers.address_reports import (
+from gateway.docker.peers.container_address_reports import (
     ContainerAddressReport,
+    PeerNetwork,
     ReportedContainerAddress,
-    SharedNetwork,
     build_report,
     consumers_of,
     decode,
@@ -29,14 +29,14 @@ from gateway.docker.peers.address_reports import (
     merge_consumers,
     shared_networks,
 )
-from gateway.docker.peers.peer_sync import PeerSync
+from gateway.docker.peers.peer_address_exchange import PeerAddressExchange
 from gateway.docker.peers.tls_contexts import SUPPORTED, contexts
 from gateway.docker.snapshot import Container, EngineSnapshot, NetworkEndpoint, NetworkInfo
 from gateway.errors import GatewayError
 
 MESH = NetworkInfo("n-mesh", "mesh", "overlay", "swarm", attachable=True, subnets=("127.0.0.0/24",))
 BRIDGE = NetworkInfo("n-bridge", "bridge", "bridge", "local", attachable=False, subnets=("172.17.0.0/16",))
-HERE = SharedNetwork("n-mesh", "mesh", "127.0.0.1", MESH.subnets)
+HERE = PeerNetwork("n-mesh", "mesh", "127.0.0.1", MESH.subnets)
 NAMES_ORDERS = {"gateway.backends": "orders"}
 needs_psk = pytest.mark.skipif(not SUPPORTED, reason="TLS with a shared key: Python 3.13")
 
@@ -156,8 +156,10 @@ class Node:
         self.directory = ConsumerRegistry(lambda: None)
         self.strict = False
         self.seen = observed(address=self.address)
-        options = PeerOptions(Secret(secret), port)
-        self.peers = PeerSync(options, f"node-{number}", (), lambda: self.strict, lambda: self.seen, self.directory)
+        options = SwarmPeerOptions(Secret(secret), port)
+        self.peers = PeerAddressExchange(
+            options, f"node-{number}", (), lambda: self.strict, lambda: self.seen, self.directory
+        )
 
     def runs(self, *there: Container) -> None:
         self.seen = observed(*there, address=self.address)

@@ -10,14 +10,14 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.docker.container_signal_events import record_past_events
+from gateway.docker.container_signal_recorder import record_past_events
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_events import EngineEventHandler
 from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import ActionKind, PlannedAction
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.snapshot import LastStart
+from gateway.docker.snapshot import LastContainerStart
 from gateway.docker.start_attempts import StartAttempts
 
 ID = "4fbe0cb2a5ad8b1f3d1b1bd0ea23d9a1d4c7e7a53b2e9be0a8a1c9a5d3e1f2b4"
@@ -117,7 +117,7 @@ async def test_a_restart_waits_if_a_stop_possibly_began_before_the_events_that_t
     made: Any = Reconciler(options, lambda: DesiredState("site-a", options, ()), lambda _: None, tmp_path)
     made._schedule.signals_since = since
     for timeout, expected in ((10.0, 10.0), (-1.0, 600.0)):
-        start = LastStart(at=AT - 60, stop_timeout=timeout)
+        start = LastContainerStart(at=AT - 60, stop_timeout=timeout)
         restart = PlannedAction(ActionKind.RESTART, "", container_id=ID, last_start=start)
         assert made._schedule.not_before(restart) == since + expected
         assert made._schedule.not_before(replace(restart, verb=ActionKind.START)) == 0.0
@@ -135,7 +135,7 @@ async def test_a_signal_by_another_client_counts_until_the_next_start(tmp_path: 
     made: Any = Reconciler(options, lambda: DesiredState("site-a", options, ()), lambda _: None, tmp_path)
     engine = SimpleNamespace(events=events, flavor=DOCKER)
     restart, later = (
-        PlannedAction(ActionKind.RESTART, "", container_id=ID, last_start=LastStart(at=AT + seconds))
+        PlannedAction(ActionKind.RESTART, "", container_id=ID, last_start=LastContainerStart(at=AT + seconds))
         for seconds in (-60.0, 60.0)
     )
     start, hang_up, kill = (

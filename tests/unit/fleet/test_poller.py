@@ -9,10 +9,10 @@ import pytest
 from gateway.contracts.config_types import Duration, HostPort
 from gateway.fleet import poller
 from gateway.fleet.client import MemberClient
+from gateway.fleet.fleet_state import MemberState
 from gateway.fleet.member_addresses import Member, MemberAddress
 from gateway.fleet.options import FleetOptions
 from gateway.fleet.poller import FleetPoller
-from gateway.fleet.snapshot import MemberSnapshot
 from tests.support.files import write_secret
 
 WITHIN = 20.0
@@ -21,7 +21,7 @@ WITHIN = 20.0
 async def test_first_requests_are_not_sent_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
     loop, times = asyncio.get_running_loop(), []
 
-    async def ask(_: MemberClient, __: Member, before: MemberSnapshot) -> MemberSnapshot:
+    async def ask(_: MemberClient, __: Member, before: MemberState) -> MemberState:
         times.append(loop.time())
         return before
 
@@ -48,7 +48,7 @@ async def test_a_token_on_a_file_system_that_hangs_delays_no_member(
         release.wait(WITHIN)
         return []
 
-    async def ask(_: MemberClient, __: Member, before: MemberSnapshot) -> MemberSnapshot:
+    async def ask(_: MemberClient, __: Member, before: MemberState) -> MemberState:
         asked.set()
         return before
 

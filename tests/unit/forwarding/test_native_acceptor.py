@@ -13,10 +13,14 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.audit_log.recorder import AuditRecorder
+from gateway.audit_log.recorder import AuditLogRecorder
 from gateway.backend_support.postgres_cancel_protocol import PostgresCancelProtocol
+from gateway.contracts.client_accepting_link import (
+    AcceptedClientHandler,
+    ClientAcceptRule,
+    ShortLivedConnectionTotals,
+)
 from gateway.contracts.config_types import HostPort
-from gateway.contracts.listening_link import AcceptedClientHandler, ClientAcceptRule, ShortConnectionTotals
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget, set_limit
@@ -24,7 +28,7 @@ from gateway.forwarding.admission import AdmissionRules, UnixSocketRule
 from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
-from gateway.forwarding.target_with_uplink import TargetIdentity
+from gateway.forwarding.target_with_uplink import TargetKey
 from gateway.metric_types import Histogram
 from gateway.query_cancel_protocol import CancelKeyTap
 from gateway.relay.direct_link import DirectLink
@@ -100,7 +104,7 @@ class Rig:
 
     def __init__(self, port: int, rules: AdmissionRules, hold: float, budget: AbortedHandshakeBudget | None) -> None:
         self.uplinks = Uplink(), Uplink()
-        self.paths = list(TargetIdentity(HostPort("127.0.0.1", port), self.uplinks).routes())
+        self.paths = list(TargetKey(HostPort("127.0.0.1", port), self.uplinks).routes())
         self.route = BackendRoute(self.uplinks, lambda: self.paths, lambda _: None, hold, lambda _: budget)
         self.rules = rules
         self.listener = Listener(HostPort("127.0.0.1", 0))
@@ -194,7 +198,7 @@ async def test_clients_with_short_connections_are_counted() -> None:
         assert (forward.active, forward.waiting) == (2, 0)
         assert [forward.active_on(each) for each in rig.uplinks] == [2, 0]
         listener.clients = 0
-        listener.handler.on_served(listener, ShortConnectionTotals(7, 3, 70, 700))
+        listener.handler.on_served(listener, ShortLivedConnectionTotals(7, 3, 70, 700))
         assert (forward.accepted, forward.to_backend, forward.from_backend) == (
             before[0] + 7,
             before[1] + 70,
@@ -217,7 +221,7 @@ async def test_permits_do_not_exceed_the_handshake_budget() -> None:
                 await asyncio.sleep(0.01)
         assert budget.aborted == 3
         assert listener.reserved == int(0.75 * (18 - 3))  # two permits are used, and no new ones are granted
-        listener.handler.on_served(listener, ShortConnectionTotals(1, 0, 5, 5))
+        listener.handler.on_served(listener, ShortLivedConnectionTotals(1, 0, 5, 5))
         assert budget.aborted == 3  # the login can be older than the aborted handshakes
         budget.record_login(time.monotonic() + 1.0)
         with rig.dial() as client:
@@ -253,7 +257,7 @@ async def test_short_connections_with_a_login_reset_the_count_of_aborted_handsha
         listener = await rig.offered()
         assert budget.aborted == 1
         await asyncio.sleep(2.01)  # the maximum delays of the server's count and of the report
-        listener.handler.on_served(listener, ShortConnectionTotals(1, 0, 5, 5))
+        listener.handler.on_served(listener, ShortLivedConnectionTotals(1, 0, 5, 5))
         assert budget.aborted == 0
 
 
@@ -329,7 +333,7 @@ async def test_a_change_of_the_rules_or_listeners_takes_effect_immediately() -> 
 
 
 async def test_clients_are_not_accepted_by_a_link_while_they_are_recorded() -> None:
-    recorder = AuditRecorder()
+    recorder = AuditLogRecorder()
     async with running(AdmissionRules("b"), recorder=recorder) as rig:
         await rig.offered()
         recorder.sink = cast("Any", type("Sink", (), {"put": lambda *_: None})())
@@ -347,7 +351,7 @@ async def test_a_link_accepts_only_while_one_target_has_sessions_that_can_be_can
         make_tap = listener.rule.make_tap
         assert make_tap is not None
         tap = cast("CancelKeyTap", make_tap())
-        elsewhere = TargetIdentity(HostPort("127.0.0.2", 1), rig.uplinks)
+        elsewhere = TargetKey(HostPort("127.0.0.2", 1), rig.uplinks)
         with rig.dial() as client:
             relay = await listener.link.join(listener.accept(), listener.rule.to, listener.rule.latency)
             listener.handler.on_joined(listener, relay, tap)

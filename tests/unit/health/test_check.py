@@ -11,11 +11,11 @@ from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link, SocketConnector
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.states import HealthState
-from gateway.errors import DialError, FailureReason, LinkLostError, TargetAccessError, UnusableTargetError
+from gateway.errors import DialError, FailureReason, LinkLostError, TargetPathError, UnusableTargetError
 from gateway.health.check import Check
 from gateway.health.check_results import CheckResult
 from gateway.health.check_schedule import CheckSchedule
-from gateway.health.probe_record import ProbeRecord
+from gateway.health.last_probe_result import LastProbeResult
 from gateway.relay.direct_link import DirectLink
 
 TARGET = HostPort("db", 3306)
@@ -199,7 +199,7 @@ async def test_a_target_recovers_although_the_login_of_the_check_fails() -> None
 
 async def test_an_unreadable_password_file_makes_the_target_down() -> None:
     async with checking(
-        Scripted(TargetAccessError(FailureReason.AUTH, "check.password_file: no such file")), Uplink()
+        Scripted(TargetPathError(FailureReason.AUTH, "check.password_file: no such file")), Uplink()
     ) as check:
         assert (check.verdict.state, check.verdict.reason) == (HealthState.DOWN, FailureReason.AUTH)
 
@@ -211,7 +211,7 @@ async def test_a_path_that_hangs_does_not_delay_the_checks_of_other_paths() -> N
             await asyncio.Event().wait()
             raise NotImplementedError
 
-    record, schedule = ProbeRecord(), CheckSchedule(60.0, 0.1, 60.0, 60.0, 1, 3)
+    record, schedule = LastProbeResult(), CheckSchedule(60.0, 0.1, 60.0, 60.0, 1, 3)
     backends = (Hanging(), Hanging(), Scripted(ProbeResult()))
     checks = [Check("orders", backend, TARGET, Uplink(), schedule, record=record) for backend in backends]
     running = [asyncio.ensure_future(check.run(lambda: None)) for check in checks]
@@ -230,7 +230,7 @@ def test_an_answer_that_is_older_than_the_recorded_one_is_discarded() -> None:
     def answer(**found: Any) -> CheckResult:
         return CheckResult(0.0, 0.1, HealthState.UP, probe_result=ProbeResult(**found))
 
-    record = ProbeRecord()
+    record = LastProbeResult()
     record.add(answer(role="replica"), 2.0, 2.1)
     record.add(answer(role="primary"), 1.0, 4.0)
     assert (record.probe_result.role, record.probed, record.promoted) == ("replica", 2.0, 0.0)

@@ -11,8 +11,8 @@ import pytest
 
 from gateway.contracts.config_types import HostPort
 from gateway.ops import event_streams, server
-from gateway.ops.connection_limits import ConnectionLimits
 from gateway.ops.events import EventLog, EventSubject, SubjectType
+from gateway.ops.http_connection_limits import HttpConnectionLimits
 from gateway.ops.server import OpsServer
 from gateway.ops.settings import OpsSettings
 
@@ -94,7 +94,7 @@ async def test_a_stream_sends_events_in_order_and_resumes(tmp_path: Path, monkey
 
 
 async def test_streams_are_limited_and_end_with_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "limits_for", lambda *_, **__: ConnectionLimits(8, 8))
+    monkeypatch.setattr(server, "limits_for", lambda *_, **__: HttpConnectionLimits(8, 8))
     log = EventLog()
     async with contextlib.AsyncExitStack() as stack:
         address = await stack.enter_async_context(serving(tmp_path, log))
@@ -148,7 +148,7 @@ async def test_a_stream_ends_when_its_token_is_replaced(tmp_path: Path, monkeypa
 
 
 async def test_a_client_that_does_not_read_is_disconnected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "limits_for", lambda *_, **__: ConnectionLimits(8, 8, response=0.5))
+    monkeypatch.setattr(server, "limits_for", lambda *_, **__: HttpConnectionLimits(8, 8, response=0.5))
     monkeypatch.setattr(event_streams, "_HEARTBEAT", 0.05)
     log = EventLog()
     async with serving(tmp_path, log) as address:

@@ -7,8 +7,8 @@ import pytest
 
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.states import HealthState, TunnelState
+from gateway.fleet.fleet_state import FleetState, MemberState
 from gateway.fleet.member_addresses import Member
-from gateway.fleet.snapshot import FleetSnapshot, MemberSnapshot
 from gateway.fleet.summary import MemberProblem, MemberSummary
 from gateway.ops.fleet_json import fleet_json, summary_json
 from gateway.ops.fleet_severity import member_level, worst_first
@@ -28,8 +28,8 @@ TUNNEL = MemberProblem(
 )
 
 
-def member(name: str, summary: MemberSummary | None = SUMMARY, error: str = "") -> MemberSnapshot:
-    return MemberSnapshot(Member("http", HostPort(name, 9090)), summary, NOW, NOW, 0.1, error)
+def member(name: str, summary: MemberSummary | None = SUMMARY, error: str = "") -> MemberState:
+    return MemberState(Member("http", HostPort(name, 9090)), summary, NOW, NOW, 0.1, error)
 
 
 READY = member("ready")
@@ -50,14 +50,14 @@ DEAD = member("dead", None, "no response within 2 s")
         (member("was-ready", error="Connection refused"), DisplaySeverity.BAD),
     ],
 )  # fmt: skip
-def test_a_member_with_a_backend_that_does_not_work_is_bad(view: MemberSnapshot, level: DisplaySeverity) -> None:
+def test_a_member_with_a_backend_that_does_not_work_is_bad(view: MemberState, level: DisplaySeverity) -> None:
     assert member_level(view) is level
 
 
 def test_the_worst_members_come_first() -> None:
     members = [READY, WARNING, DOWN, BLOCKED, DEAD]
     assert worst_first(members) == [DEAD, DOWN, BLOCKED, WARNING, READY]
-    found = fleet_json(FleetSnapshot(members), NOW)
+    found = fleet_json(FleetState(members), NOW)
     assert [each["name"] for each in found["members"]] == [
         f"{name}:9090" for name in ("dead", "down", "blocked", "warning", "ready")
     ]
@@ -65,7 +65,7 @@ def test_the_worst_members_come_first() -> None:
 
 def test_the_page_shows_since_when_and_the_effects() -> None:
     parts = PageParts()
-    page = whole_page(render_fleet(service([], []), FleetSnapshot([READY, WARNING, BLOCKED]), NOW, parts), parts)
+    page = whole_page(render_fleet(service([], []), FleetState([READY, WARNING, BLOCKED]), NOW, parts), parts)
     text = " ".join(re.sub("<[^>]+>", "", page).split())
     assert "tunnel bastion is down since 2026-01-01 10:20 UTC (3 backends blocked): timeout: no answer" in text
     assert "backend orders is degraded: auth: Access denied" in text  # from an older version

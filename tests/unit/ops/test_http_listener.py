@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from gateway.contracts.config_types import HostPort
-from gateway.ops.connection_limits import ConnectionLimits
+from gateway.ops.http_connection_limits import HttpConnectionLimits
 from gateway.ops.http_listener import HttpListener, bind
 
 WITHIN = 20.0
@@ -18,7 +18,7 @@ MiB = 1024 * 1024
 
 
 @contextlib.asynccontextmanager
-async def serving(limits: ConnectionLimits) -> AsyncIterator[tuple[HttpListener, tuple[str, int]]]:
+async def serving(limits: HttpConnectionLimits) -> AsyncIterator[tuple[HttpListener, tuple[str, int]]]:
     """Run a listener on which `/` responds immediately, `/slow` never responds, and `/large` responds with 64 MiB."""
 
     async def fine(_: web.Request) -> web.Response:
@@ -64,7 +64,7 @@ async def answer(reader: asyncio.StreamReader) -> bytes:
 
 @pytest.mark.parametrize("start", [b"", b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "], ids=["nothing", "half"])
 async def test_a_request_whose_headers_do_not_end_is_closed(start: bytes) -> None:
-    async with serving(ConnectionLimits(8, 8, head=0.3, idle=60)) as (_, address):
+    async with serving(HttpConnectionLimits(8, 8, head=0.3, idle=60)) as (_, address):
         reader, writer = await asyncio.open_connection(*address)
         writer.write(start)
         ended = asyncio.ensure_future(closed(reader))
@@ -79,7 +79,7 @@ async def test_a_request_whose_headers_do_not_end_is_closed(start: bytes) -> Non
 
 
 async def test_an_unfinished_second_request_is_closed_and_an_idle_connection_is_kept_until_its_timeout() -> None:
-    async with serving(ConnectionLimits(8, 8, head=0.3, idle=60)) as (_, address):
+    async with serving(HttpConnectionLimits(8, 8, head=0.3, idle=60)) as (_, address):
         (one, slow), (other, idle) = [await asyncio.open_connection(*address) for _ in range(2)]
         for reader, writer in ((one, slow), (other, idle)):
             writer.write(REQUEST)
@@ -93,7 +93,7 @@ async def test_an_unfinished_second_request_is_closed_and_an_idle_connection_is_
 
 
 async def test_an_idle_connection_is_closed_at_its_timeout() -> None:
-    async with serving(ConnectionLimits(8, 8, head=60, idle=0.2)) as (_, address):
+    async with serving(HttpConnectionLimits(8, 8, head=60, idle=0.2)) as (_, address):
         reader, writer = await asyncio.open_connection(*address)
         writer.write(REQUEST)
         await answer(reader)
@@ -103,7 +103,7 @@ async def test_an_idle_connection_is_closed_at_its_timeout() -> None:
 
 @pytest.mark.parametrize("path", ["/slow", "/large"])
 async def test_an_answer_that_does_not_end_is_closed(path: str) -> None:
-    async with serving(ConnectionLimits(8, 8, response=0.3)) as (listener, address):
+    async with serving(HttpConnectionLimits(8, 8, response=0.3)) as (listener, address):
         reader, writer = await asyncio.open_connection(*address)
         writer.write(REQUEST.replace(b"/ ", f"{path} ".encode()))
         async with asyncio.timeout(WITHIN):
@@ -116,7 +116,7 @@ async def test_an_answer_that_does_not_end_is_closed(path: str) -> None:
 
 
 async def test_a_connection_with_a_request_that_is_too_large_is_closed() -> None:
-    async with serving(ConnectionLimits(8, 8)) as (_, address):
+    async with serving(HttpConnectionLimits(8, 8)) as (_, address):
         for sent in (
             b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000,
             REQUEST[:-2] + b"Content-Length: 9999999\r\n\r\n" + b"x" * 40_000,
@@ -133,7 +133,7 @@ async def test_a_connection_with_a_request_that_is_too_large_is_closed() -> None
 
 
 async def test_a_404_response_keeps_the_connection() -> None:
-    async with serving(ConnectionLimits(8, 8)) as (_, address):
+    async with serving(HttpConnectionLimits(8, 8)) as (_, address):
         reader, writer = await asyncio.open_connection(*address)
         for method, path, code in ((b"GET", b"/gone", b" 404 "), (b"DELETE", b"/", b" 405 ")):
             writer.write(REQUEST.replace(b"GET", method).replace(b"/ ", path + b" ", 1))
@@ -148,7 +148,7 @@ async def test_a_404_response_keeps_the_connection() -> None:
 
 
 async def test_new_connections_replace_those_without_a_request() -> None:
-    async with serving(ConnectionLimits(connections=4, per_address=4)) as (listener, address):
+    async with serving(HttpConnectionLimits(connections=4, per_address=4)) as (listener, address):
         silent = [await asyncio.open_connection(*address) for _ in range(30)]
         for _ in range(3):
             reader, writer = await asyncio.open_connection(*address)
@@ -164,7 +164,7 @@ async def test_new_connections_replace_those_without_a_request() -> None:
 
 
 async def test_a_closed_listener_leaks_nothing() -> None:
-    async with serving(ConnectionLimits(4, 4)) as (listener, address):
+    async with serving(HttpConnectionLimits(4, 4)) as (listener, address):
         with socket.create_connection(address):
             async with asyncio.timeout(WITHIN):
                 while not len(listener):

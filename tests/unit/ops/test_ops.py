@@ -19,7 +19,7 @@ from gateway.ops.authorization import (
     normalize_hosts,
     read_token,
 )
-from gateway.ops.connection_limits import ConnectionLimits, ConnectionTable, limits_for
+from gateway.ops.http_connection_limits import HttpConnectionLimits, HttpConnectionTable, limits_for
 from gateway.ops.rate_limiter import RateLimiter
 from gateway.ops.response_cache import ResponseCache
 from gateway.ops.status_json import iter_json
@@ -38,7 +38,7 @@ def test_a_listener_takes_a_small_part_of_the_descriptors() -> None:
 
 
 def test_the_connection_without_a_request_for_the_longest_time_is_closed() -> None:
-    held: ConnectionTable[str] = ConnectionTable(ConnectionLimits(connections=3, per_address=3))
+    held: HttpConnectionTable[str] = HttpConnectionTable(HttpConnectionLimits(connections=3, per_address=3))
     assert [held.add(name, name) for name in "abc"] == [None] * 3
     held.request_received("a")
     held.request_received("b")
@@ -51,7 +51,7 @@ def test_the_connection_without_a_request_for_the_longest_time_is_closed() -> No
 
 
 def test_one_address_replaces_only_its_own_connections() -> None:
-    held: ConnectionTable[int] = ConnectionTable(ConnectionLimits(connections=10, per_address=2))
+    held: HttpConnectionTable[int] = HttpConnectionTable(HttpConnectionLimits(connections=10, per_address=2))
     held.add(0, "10.0.0.1")
     assert [held.add(number, "10.0.0.2") for number in (1, 2, 3)] == [None, None, 1]
     assert [held.add(number, None) for number in (4, 5, 6, 7)] == [None] * 4  # Unix sockets have no address.
@@ -62,8 +62,8 @@ def test_one_address_replaces_only_its_own_connections() -> None:
     st.lists(st.tuples(st.sampled_from(["add", "request_received", "response_sent", "remove"]), st.integers(0, 20)))
 )
 def test_the_number_of_connections_never_exceeds_the_limits(steps: list[tuple[str, int]]) -> None:
-    bounds = ConnectionLimits(connections=5, per_address=3)
-    held: ConnectionTable[int] = ConnectionTable(bounds)
+    bounds = HttpConnectionLimits(connections=5, per_address=3)
+    held: HttpConnectionTable[int] = HttpConnectionTable(bounds)
     inside: dict[int, str] = {}
     for act, key in steps:
         if act == "add" and key not in inside:

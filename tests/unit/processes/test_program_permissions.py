@@ -9,7 +9,7 @@ import pytest
 
 from gateway.errors import GatewayError
 from gateway.processes.program_permissions import lookup_steps
-from gateway.processes.verified_program import insecure_program, resolve_program
+from gateway.processes.write_protected_program import insecure_program, resolve_program
 from gateway.tunnels import KINDS
 from tests.support.files import scratch
 

@@ -7,12 +7,12 @@ import pytest
 from gateway.backoff import BackoffPolicy
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import OpenedTunnel, TunnelStateCallback
+from gateway.contracts.tunnel import TunnelHandle, TunnelStateCallback
 from gateway.errors import FailureReason, TunnelError
 from gateway.relay.direct_link import DirectLink, DirectLinkTunnel
 from gateway.supervision import supervisor as supervisor_module
 from gateway.supervision import uplink as uplink_module
-from gateway.supervision.failover_link import FailoverLink
+from gateway.supervision.link_through_outer_tunnels import LinkThroughOuterTunnels
 from gateway.supervision.supervisor import supervise
 from gateway.supervision.uplink import Uplink
 
@@ -47,13 +47,13 @@ class Flaky:
         self.opened_via: list[Link] = []
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[OpenedTunnel]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[TunnelHandle]:
         progress(TunnelState.CONNECTING)
         self.opened_via.append(via)
         step = self.script.pop(0)
         if isinstance(step, TunnelError):
             raise step
-        yield OpenedTunnel(step)
+        yield TunnelHandle(step)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -123,7 +123,7 @@ async def test_an_inner_tunnel_waits_for_any_of_its_outer_tunnels_and_names_a_co
         components.start("two", two)
         await until(lambda: inner.state is TunnelState.UP)
         link = tunnel.opened_via[0]
-        assert isinstance(link, FailoverLink)
+        assert isinstance(link, LinkThroughOuterTunnels)
         link.used = two
         assert inner.via_in_use == "two"
         await components.stop("inner")

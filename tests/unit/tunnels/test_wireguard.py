@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.contracts.link import LinkNetworkId
+from gateway.contracts.link import RemoteNetworkId
 from gateway.errors import TunnelError
 from gateway.relay.direct_link import DirectLink
 from gateway.tunnels.wireguard import WireGuardTunnel
@@ -14,7 +14,7 @@ from gateway.vpn.options import WireGuardOptions
 async def test_a_tunnel_inside_another_is_refused_and_the_error_names_the_outer_one() -> None:
     """Test this because WireGuard uses UDP, and tunnels do not carry UDP."""
     outer = DirectLink()
-    outer.network = LinkNetworkId(("tunnel@bastion:22",))
+    outer.network = RemoteNetworkId(("tunnel@bastion:22",))
     tunnel = WireGuardTunnel(WireGuardOptions(config=Path("wg0.conf")))
     with pytest.raises(TunnelError, match="which the tunnel to tunnel@bastion:22 cannot carry: remove via") as caught:
         async with tunnel.open(outer, lambda *_: None):
@@ -23,5 +23,5 @@ async def test_a_tunnel_inside_another_is_refused_and_the_error_names_the_outer_
 
 
 def test_a_network_is_shown_as_the_tunnels_that_lead_to_it() -> None:
-    inner = LinkNetworkId().behind("tunnel@bastion:22").behind("socks5://proxy:1080")
-    assert (str(inner), str(LinkNetworkId())) == ("tunnel@bastion:22 > socks5://proxy:1080", "this host")
+    inner = RemoteNetworkId().behind("tunnel@bastion:22").behind("socks5://proxy:1080")
+    assert (str(inner), str(RemoteNetworkId())) == ("tunnel@bastion:22 > socks5://proxy:1080", "this host")

@@ -8,11 +8,11 @@ from typing import TypeVar
 import pytest
 
 from gateway.contracts.config_types import HostPort
-from gateway.contracts.link import LinkNetworkId
+from gateway.contracts.link import RemoteNetworkId
 from gateway.errors import DialError
 from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.link import VpnLink
-from gateway.vpn.silence_timer import DIAL_GRACE, SilenceThresholds
+from gateway.vpn.missing_reply_timer import DIAL_GRACE, MissingReplyThresholds
 
 _T = TypeVar("_T")
 
@@ -52,7 +52,7 @@ class Failing:
     ],
 )
 async def test_only_replies_of_the_far_side_are_a_sign_of_life(number: int, lives: bool) -> None:
-    link = VpnLink(Failing(number), LinkNetworkId(("far",)), SilenceThresholds())
+    link = VpnLink(Failing(number), RemoteNetworkId(("far",)), MissingReplyThresholds())
     with pytest.raises(DialError):
         await link.socket(HostPort("10.0.0.1", 80))
     later = link.silence.last_reply + DIAL_GRACE + 3600

@@ -1,8 +1,8 @@
 import pytest
 
 from gateway.contracts.config_types import HostPort
+from gateway.vpn.openvpn_config_sanitizer import parse_client_file
 from gateway.vpn.openvpn_remotes import tcp_remotes, udp_remotes
-from gateway.vpn.openvpn_sanitizer import parse_client_file
 
 
 @pytest.mark.parametrize(

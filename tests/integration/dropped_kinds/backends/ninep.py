@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.backend_support.kernel_mount_description import ImportedVolume, KernelMountDescription
-from gateway.backend_support.volume import VolumeOptions, VolumeSpec, build_volume
+from gateway.backend_support.kernel_mount_properties import ImportedVolume, KernelMountProperties
+from gateway.backend_support.volume_definition import VolumeOptions, VolumeSpec, build_volume
 from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.config_types import HostPort
@@ -84,7 +84,7 @@ KIND = BackendKind(
     default_port=564,
     read_url=lambda _scheme, path: {"tree": path} if path else {},
     traffic_class=TrafficClass.BULK,
-    mount=KernelMountDescription(
+    mount=KernelMountProperties(
         file_systems=("9p",),
         build=_build,
         persistent_volume=_persistent_volume,

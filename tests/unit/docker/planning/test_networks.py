@@ -15,6 +15,7 @@ from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_actions import execute
 from gateway.docker.engine_flavor import PODMAN
+from gateway.docker.engine_snapshot_collector import EngineSnapshotCollector
 from gateway.docker.grants import PROJECT, SWARM_SERVICE
 from gateway.docker.options import DockerOptions, Grant, NetworkOptions
 from gateway.docker.per_project_network_names import STACK
@@ -30,7 +31,6 @@ from gateway.docker.snapshot import (
     SwarmMembership,
     SwarmService,
 )
-from gateway.docker.snapshot_reader import SnapshotReader
 from gateway.errors import ConfigError
 from tests.support.fake_engine import FakeEngine
 
@@ -110,7 +110,7 @@ async def test_support_for_gateway_priority_is_detected(version: str, known: boo
     class Versioned(FakeEngine):
         api_version = version
 
-    seen = await SnapshotReader(DockerOptions(), set).snapshot(Versioned(random.Random(1)))  # type: ignore[arg-type]
+    seen = await EngineSnapshotCollector(DockerOptions(), set).snapshot(Versioned(random.Random(1)))  # type: ignore[arg-type]
     assert seen.gateway_priority is known
 
 

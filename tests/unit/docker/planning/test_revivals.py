@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.docker.compose_command import FILES
+from gateway.docker.compose_command_line import FILES
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_actions import execute
 from gateway.docker.errors import EngineError, EngineErrorKind
@@ -20,13 +20,13 @@ from gateway.docker.planning import plan
 from gateway.docker.snapshot import (
     Container,
     EngineSnapshot,
-    LastStart,
+    LastContainerStart,
     NetworkEndpoint,
     NetworkInfo,
     SwarmMembership,
 )
 from gateway.docker.start_attempts import LIMIT, STABLE, StartAttempts
-from gateway.docker.start_failure import RequestedContainerStart, StartFailure, StartFailureCause, read_error
+from gateway.docker.start_failure import ContainerRevival, StartFailure, StartFailureCause, read_error
 from gateway.docker.unavailable_containers import RevivalStatus, UnavailableContainer
 from gateway.docker.volumes import VolumeMountAddress
 
@@ -49,7 +49,7 @@ OWN_FAULT = (
     "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: "
     'unable to start container process: exec: "/nonexistent": stat /nonexistent: no such file or directory: unknown'
 )
-ALWAYS = LastStart(restarts=True, at=100.0)
+ALWAYS = LastContainerStart(restarts=True, at=100.0)
 APPS = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, internal=True)
 START = PlannedAction(ActionKind.START, "", container="web", container_id="id-web", cause=StartFailureCause.NETWORK)
 MEDIA = VolumeMountAddress("media", "127.0.0.1", 20490)
@@ -64,18 +64,18 @@ def desired(**more: Any) -> DesiredState:
 def failed(error: str, name: str = "web", **more: Any) -> Container:
     plain: dict[str, Any] = {
         "state": "exited", "labels": {}, "network_mode": "bridge", "endpoints": {},
-        "last_start": LastStart(error, restarts=True),
+        "last_start": LastContainerStart(error, restarts=True),
     }  # fmt: skip
     return Container(id=f"id-{name}", name=name, **{**plain, **more})
 
 
 def joining(error: str = "", state: str = "running", at: float = 100.0, **more: Any) -> Container:
-    start = LastStart(error, restarts=True, at=at)
+    start = LastContainerStart(error, restarts=True, at=at)
     return failed(error, network_mode=f"container:{OWNER_ID}", state=state, last_start=start, **more)
 
 
 def gateway(at: float = 100.0, state: str = "running", number: str = OWNER_ID) -> Container:
-    plain = failed("", "gateway-1", state=state, last_start=LastStart(restarts=True, at=at))
+    plain = failed("", "gateway-1", state=state, last_start=LastContainerStart(restarts=True, at=at))
     return replace(plain, id=number)
 
 
@@ -154,7 +154,7 @@ def test_a_command_without_the_service_starts_no_container_with_a_volume() -> No
     assert (starts(made), only_unavailable(made).state) == ([], RevivalStatus.WAITING)
     assert only_unavailable(made).message == "the service starts it when backend media is up"
     for cause, expected in ((StartFailureCause.VOLUME, []), (StartFailureCause.NETWORK, [(ActionKind.START, "web")])):
-        interrupted = replace(unknown, interrupted={"id-web": RequestedContainerStart(cause, "media")})
+        interrupted = replace(unknown, interrupted={"id-web": ContainerRevival(cause, "media")})
         assert starts(planned(failed("context canceled"), wanted=interrupted)) == expected
 
 
@@ -193,7 +193,7 @@ def test_a_volume_reaches_a_wildcard_listener_at_loopback_and_bridge_addresses(
     [
         failed(""),  # The container was stopped on purpose.
         failed(OWN_FAULT),
-        failed(REFUSED, last_start=LastStart(REFUSED, restarts=False)),
+        failed(REFUSED, last_start=LastContainerStart(REFUSED, restarts=False)),
         failed(REFUSED, labels={"com.docker.swarm.task.id": "t"}),
         failed(REFUSED, labels={"gateway.instance": "site-b"}),
         failed(REFUSED, last_start=None),
@@ -239,7 +239,7 @@ def test_a_label_that_is_neither_true_nor_false_is_reported() -> None:
 
 
 def test_a_start_that_the_gateway_did_not_finish_is_repeated() -> None:
-    interrupted = desired(interrupted={"id-web": RequestedContainerStart(StartFailureCause.NETWORK, "")})
+    interrupted = desired(interrupted={"id-web": ContainerRevival(StartFailureCause.NETWORK, "")})
     made = planned(failed("context canceled"), wanted=interrupted)
     assert starts(made) == [(ActionKind.START, "web")]
     assert only_unavailable(made).cause is StartFailureCause.NETWORK
@@ -250,7 +250,7 @@ def test_a_start_that_the_gateway_did_not_finish_is_repeated() -> None:
 
 
 def test_a_start_that_the_gateway_did_not_finish_waits_for_the_backend_of_the_volume() -> None:
-    requested = RequestedContainerStart(StartFailureCause.VOLUME, "media")
+    requested = ContainerRevival(StartFailureCause.VOLUME, "media")
     for usable, state in (
         (frozenset({"media"}), RevivalStatus.STARTING),
         ({"orders"}, RevivalStatus.WAITING),
@@ -260,7 +260,7 @@ def test_a_start_that_the_gateway_did_not_finish_waits_for_the_backend_of_the_vo
 
 
 def test_a_start_that_the_gateway_did_not_finish_is_off_if_the_backend_was_removed() -> None:
-    wanted = desired(interrupted={"id-web": RequestedContainerStart(StartFailureCause.VOLUME, "renamed")})
+    wanted = desired(interrupted={"id-web": ContainerRevival(StartFailureCause.VOLUME, "renamed")})
     made = planned(failed("context canceled"), wanted=wanted)
     assert (starts(made), only_unavailable(made).state) == ([], RevivalStatus.OFF)
     assert (only_unavailable(made).message, only_unavailable(made).command) == (
@@ -446,11 +446,11 @@ def test_the_namespace_of_a_removed_container_that_did_not_concern_the_gateway_i
     assert planned(mine, joining(labels={PROJECT: "other"}), own="another").unavailable == ()
     assert planned(joining(labels={"gateway.revive": "true"})).unavailable
     debug = joining(labels={PROJECT: "shop"})
-    assert planned(mine, replace(debug, last_start=LastStart(at=100.0)), own="another").unavailable == ()
+    assert planned(mine, replace(debug, last_start=LastContainerStart(at=100.0)), own="another").unavailable == ()
 
 
 def test_a_running_container_that_lost_a_recorded_namespace_is_listed_without_a_restart_policy() -> None:
-    container = replace(joining(), last_start=LastStart(at=100.0))
+    container = replace(joining(), last_start=LastContainerStart(at=100.0))
     made = planned(
         gateway(number="another"), container, own="another", wanted=desired(namespaces=frozenset({OWNER_ID}))
     )
@@ -549,7 +549,7 @@ def test_a_restart_without_an_answer_is_repeated_only_after_the_stop_timeout(
     stop_timeout: float, expected: float
 ) -> None:
     revivals = StartAttempts()
-    restart = replace(START, verb=ActionKind.RESTART, last_start=LastStart(stop_timeout=stop_timeout))
+    restart = replace(START, verb=ActionKind.RESTART, last_start=LastContainerStart(stop_timeout=stop_timeout))
     revivals.attempted(restart, 1000.0, answered=False)
     assert revivals.not_before("id-web") == 1000.0 + expected
     revivals.attempted(restart, 2000.0)
@@ -567,7 +567,7 @@ def test_the_last_start_is_parsed_from_an_inspection() -> None:
     found = last_start({"State": state, "HostConfig": {"RestartPolicy": {"Name": "unless-stopped"}}})
     assert (found.error, found.restarts, round(found.at)) == (NETWORK, True, 1795702412)
     never = {"Error": "", "StartedAt": "0001-01-01T00:00:00Z"}
-    assert last_start({"State": never, "HostConfig": {"RestartPolicy": {"Name": "no"}}}) == LastStart()
+    assert last_start({"State": never, "HostConfig": {"RestartPolicy": {"Name": "no"}}}) == LastContainerStart()
 
 
 @pytest.mark.parametrize(

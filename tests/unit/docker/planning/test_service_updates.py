@@ -9,9 +9,10 @@ import pytest
 from gateway.contracts.secret import Secret
 from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.docker.desired_state import DesiredState
+from gateway.docker.engine_snapshot_collector import EngineSnapshotCollector
 from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.grants import SWARM_SERVICE
-from gateway.docker.options import DockerOptions, NetworkOptions, PeerOptions
+from gateway.docker.options import DockerOptions, NetworkOptions, SwarmPeerOptions
 from gateway.docker.plan import ActionKind, AttachmentState, Plan
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
@@ -24,7 +25,6 @@ from gateway.docker.snapshot import (
     SwarmMembership,
     SwarmService,
 )
-from gateway.docker.snapshot_reader import SnapshotReader
 from tests.support.fake_engine import FakeEngine
 
 MESH = NetworkInfo("m1", "mesh", "overlay", "swarm", attachable=True)
@@ -153,14 +153,14 @@ async def test_the_aliases_of_a_task_are_not_known() -> None:
     network = engine.add_network("mesh")
     task = engine.add_container("jobs.1.x", {TASK_LABEL: "t1"})
     engine.join(task, network, [], foreign=True)
-    observer = SnapshotReader(DockerOptions(networks={"mesh": NetworkOptions()}), set)
+    observer = EngineSnapshotCollector(DockerOptions(networks={"mesh": NetworkOptions()}), set)
     (seen,) = (await observer.snapshot(engine)).containers  # type: ignore[arg-type]
     assert seen.endpoints["mesh"].aliases is None
 
 
 def test_agents_share_an_alias_on_common_networks() -> None:
     own = Container("g1", "gateway", "running", {}, "bridge", {})
-    peers = PeerOptions(Secret("x"))
+    peers = SwarmPeerOptions(Secret("x"))
     made = DockerOptions(networks={"mesh": NetworkOptions(), "local": NetworkOptions()}, peers=peers)
     thief = Container("t1", "thief", "running", {**OPT_IN, "gateway.aliases": "gw-peers"}, "bridge", {})
     found = plan(

@@ -11,8 +11,8 @@ import pytest
 
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.states import HealthState, TunnelState
+from gateway.fleet.fleet_state import FleetState, MemberState
 from gateway.fleet.member_addresses import Member
-from gateway.fleet.snapshot import FleetSnapshot, MemberSnapshot
 from gateway.ops.docker_views import UnavailableContainerView
 from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.page.page_parts import PageParts
@@ -196,7 +196,7 @@ def test_every_child_of_an_element_with_parts_has_a_unique_id() -> None:
     log = EventLog()
     log.observe(EventSubject(SubjectType.BACKEND, "orders"), "down")
     parts = PageParts()
-    fleet = FleetSnapshot([MemberSnapshot(Member("http", HostPort(name, 9090))) for name in "ab"])
+    fleet = FleetState([MemberState(Member("http", HostPort(name, 9090))) for name in "ab"])
     pages = (
         status_page(view, log.latest()),
         backend_page(view, shown, log.latest()),

@@ -1,0 +1,49 @@
+"""Writes commands that change the mounts of a swarm service. Does no I/O."""
+
+from gateway.audit.data_copy_commands import created_volumes, saved, without_volumes
+from gateway.audit.proposed_mount_changes import ProposedMountChanges
+from gateway.audit.shell_command_builder import command, script
+from gateway.audit.snapshot_model import AuditedContainer
+
+NODE_LABEL = "com.docker.swarm.node.id"
+
+
+def service_update(service: str, container: AuditedContainer, change: ProposedMountChanges, client: str) -> str:
+    """Return commands that change the mounts of a service.
+
+    If the change copies data, the commands do not update the service, because an update would start new tasks with
+    empty volumes. The commands then only back up the data of `container`, and shell comments list the other steps.
+
+    Args:
+        service: The name of the service.
+        container: A task of the service.
+        change: The changes to the mounts.
+        client: The engine's command line client.
+    """
+    pin = [f"node.id=={container.labels[NODE_LABEL]}"] if change.copied and container.labels.get(NODE_LABEL) else []
+    words = [client, "service", "update", *(word for each in pin for word in ("--constraint-add", each))]
+    for path in sorted({*change.mounts, *change.dropped, *change.read_only}):
+        words += ["--mount-rm", path]
+    for path in sorted({*change.mounts, *change.read_only}):
+        old = next((each for each in container.mounts if each.path == path), None)
+        source = change.mounts.get(path) or (old.volume or old.source if old else "")
+        kind = "bind" if source.startswith("/") else "volume"
+        read_only = ["readonly"] if path in change.read_only else []
+        words += ["--mount-add", _csv(f"type={kind}", f"source={source}", f"target={path}", *read_only)]
+    update = command(*words, service)
+    if not change.copied:
+        before = (*without_volumes(client, change), *change.setup, *created_volumes(client, change))
+        return script(*before, update) if before else update
+    volumes = ", ".join(sorted(change.mounts.values()))
+    return "\n".join((
+        saved(client, container, change.copied),
+        f"# These commands save the data of one task, and change nothing. First stop the clients of {service}:",
+        "# the copy does not contain later writes. Each task has separate data.",
+        f"# Then create the volume {volumes} on this node, copy the saved files into it, and run:",
+        f"# {update}",
+    ))  # fmt: skip
+
+
+def _csv(*fields: str) -> str:
+    """Return the fields of a `--mount` value as CSV (RFC 4180)."""
+    return ",".join('"' + each.replace('"', '""') + '"' if "," in each or '"' in each else each for each in fields)

@@ -1,0 +1,49 @@
+"""Describes how kernels mount the backends of one kind, such as NFS."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.backend_support.volume_definition import VolumeSpec
+from gateway.contracts.config_types import HostPort
+
+ImportedVolume = tuple[dict[str, Any], list[str]]
+"""The configuration keys of a backend that `gateway import` derives from a volume, and notes for the user."""
+
+
+@dataclass(frozen=True)
+class KernelMountProperties:
+    """How kernels mount the backends of one kind, such as NFS: file system types, mount options and volumes.
+
+    The options class of the kind must have a field `volume`.
+
+    Args:
+        file_systems: The file system types of this kind, as for `mount -t`. A type that begins with one of them, such
+            as `nfs4`, also belongs to the kind.
+        build: Receives the options, the listener's address and `hold` in seconds. Returns the volume, or None if no
+            volume is configured.
+        versions: The protocol versions that are allowed in mount options.
+        reserved: Mount options that users must not set, in addition to the reserved options of all kinds. The gateway
+            sets these options itself, or they cannot work through the gateway.
+        problems: Receives the options of a backend with a volume. Yields each key that the volume does not support,
+            and the reason.
+        persistent_volume: Returns the keys of a Kubernetes PersistentVolume's `spec` that depend on the kind: the
+            volume source, and `mountOptions`.
+        import_volume: Converts the driver options of a Docker volume to a backend. Raises `ValueError` if the driver
+            options are not valid. None if `gateway import` does not import volumes of this kind.
+        render_export: Receives the options and the addresses of the clients. Returns the line for the export in the
+            server's configuration. None if the server's configuration needs no such line.
+    """
+
+    file_systems: tuple[str, ...]
+    build: Callable[[Any, HostPort, float], VolumeSpec | None]
+    persistent_volume: Callable[[VolumeSpec], dict[str, Any]]
+    versions: tuple[str, ...] = ()
+    reserved: frozenset[str] = frozenset()
+    problems: Callable[[Any], Iterator[tuple[str, str]]] = lambda _: iter(())
+    import_volume: Callable[[Mapping[str, str]], ImportedVolume] | None = None
+    render_export: Callable[[Any, Sequence[str]], str] | None = None
+
+    def mounts(self, file_system: str) -> bool:
+        """Return whether a type of file system, such as `nfs4`, belongs to this kind."""
+        return file_system.startswith(self.file_systems)

@@ -1,0 +1,145 @@
+"""Defines how kernels mount NFS backends: mount options, Docker volumes, PersistentVolumes and exports."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.backend_support.kernel_mount_properties import ImportedVolume, KernelMountProperties
+from gateway.backend_support.volume_definition import (
+    VolumeOptions,
+    VolumeSpec,
+    build_volume,
+    kubernetes_options,
+    mount_address,
+)
+from gateway.contracts.config_types import HostPort
+
+DEFAULT_PORT = 2049
+_TIMEO, _MAX_RETRANS = 60, 9
+"""Values of mount options: `timeo`, in seconds, and the maximum for `retrans`. A larger `retrans` has no effect,
+because the kernel limits `timeo * (1 + retrans)` to 600 s."""
+MAX_MOUNT_WAIT = _TIMEO * (1 + _MAX_RETRANS)
+"""Maximum number of seconds for which the kernel can wait for the server during a mount."""
+_VERSIONS = ("4", "4.0", "4.1", "4.2")
+_RESERVED = frozenset({
+    "proto", "tcp", "udp", "rdma", "tcp6", "udp6", "clientaddr", "mountaddr", "mountport", "mountproto", "mountvers",
+    "minorversion", "v2", "v3", "v4", "v4.0", "v4.1", "v4.2", "softerr", "bg", "fg", "retry", "intr", "nointr",
+    "resvport",
+})  # fmt: skip
+_IMPORTED_OPTIONS = frozenset({
+    "ac", "acdirmax", "acdirmin", "acregmax", "acregmin", "actimeo", "async", "cto", "fsc", "lookupcache", "noac",
+    "noatime", "nocto", "nodev", "nodiratime", "noexec", "nosuid", "nconnect", "relatime", "retrans", "rsize", "sync",
+    "timeo", "wsize",
+})  # fmt: skip
+"""Mount options that `gateway import` keeps for a volume."""
+
+
+@dataclass(frozen=True)
+class NfsBackendOptions:
+    """The configuration keys that only NFS backends have.
+
+    Args:
+        export: Path of the exported directory in the server's pseudo file system.
+        allow_unprivileged_ports: Accept clients from source ports above 1023, for containers behind NAT.
+        volume: A Docker volume for the export, managed by the gateway.
+    """
+
+    export: str
+    allow_unprivileged_ports: bool = False
+    volume: VolumeOptions | None = None
+
+
+def _volume(options: NfsBackendOptions, listener: HostPort, hold: float) -> VolumeSpec | None:
+    """Return the definition of the volume. A mount waits for the server for at least `hold` seconds before it fails.
+
+    Docker's driver calls mount(2), which rejects options that only mount.nfs implements, such as `retry` and `bg`.
+    The definition always contains the NFS version, because the kernel's default is version 3.
+    """
+    volume = options.volume
+    if volume is None:
+        return None
+    address = mount_address(volume, listener)
+    device = f"{f'[{address}]' if ':' in address else address}:{options.export}"
+    proto = "tcp6" if ":" in address else "tcp"
+    mount_options = ("nfsvers=4.2", f"proto={proto}", "hard", f"timeo={_TIMEO * 10}", f"retrans={_retrans(hold)}")
+    return build_volume(volume, listener, "nfs", options.export, device, mount_options)
+
+
+def _retrans(hold: float) -> int:
+    """Return the value of the mount option `retrans` with which a new mount waits for at least `hold` seconds.
+
+    `retrans` is the number of retransmissions before a call fails (nfs(5)). Over TCP, a call fails after
+    `_TIMEO * (1 + retrans)` seconds, but after 600 s at the latest (`NFS_MAX_TCP_TIMEOUT`). When a call
+    of a new mount fails, the mount fails.
+    """
+    return min(max(2, math.ceil(hold / _TIMEO)), _MAX_RETRANS)
+
+
+def _volume_problems(options: NfsBackendOptions) -> Iterator[tuple[str, str]]:
+    """Yield each key that a volume does not support, and the reason. Implements `KernelMountProperties.problems`."""
+    if not options.export.startswith("/") or ".." in options.export.split("/"):
+        yield "export", f"{options.export!r} must begin with / and contain no .. if volume is set"
+    volume = options.volume
+    if volume is not None and "noresvport" in volume.mount_options and not options.allow_unprivileged_ports:
+        yield "volume.mount_options", "noresvport: needs allow_unprivileged_ports: true"
+
+
+def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
+    source = {"server": volume.address, "path": volume.export, "readOnly": volume.read_only}
+    return {"nfs": source, "mountOptions": kubernetes_options(volume)}
+
+
+def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
+    mount = dict(part.strip().partition("=")[::2] for part in driver_options.get("o", "").split(","))
+    server, _, export = driver_options.get("device", "").rpartition(":")
+    named, server = server, (mount.pop("addr", "") or server).strip("[]")
+    if not server or not export:
+        raise ValueError("the server (addr=) or the export (device) is missing")
+    if not export.startswith("/"):
+        raise ValueError(f"the export {export} does not begin with /")
+    port = mount.pop("port", "") or str(DEFAULT_PORT)
+    if not port.isdecimal():
+        raise ValueError(f"port={port} is not a port number: use 1 to 65535")
+    version = mount.pop("nfsvers", "") or mount.pop("vers", "") or "4"
+    kept, notes = _imported_options(mount)
+    if named.strip("[]") not in ("", server):
+        notes.append(f"the device names {named}, but the target is addr={server}")
+    if not version.startswith("4"):
+        notes.append(f"NFS version {version} is not supported: the volume uses version 4.2")
+    elif version in ("4.0", "4.1"):
+        kept.insert(0, f"nfsvers={version}")
+    volume: dict[str, Any] = {"read_only": True} if "ro" in mount else {}
+    keys = {"targets": [str(HostPort(server, int(port)))], "export": export}
+    return keys | {"volume": volume | ({"mount_options": kept} if kept else {})}, notes
+
+
+def _imported_options(mount: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Return the mount options to import, and notes for the user about the other options."""
+    written = {name: f"{name}={value}" if value else name for name, value in mount.items()}
+    kept = [text for name, text in written.items() if name in _IMPORTED_OPTIONS]
+    others = [text for name, text in written.items() if name not in {*_IMPORTED_OPTIONS, "ro", "rw", "hard", ""}]
+    return kept, [f"mount options that are not imported: {', '.join(others)}"] if others else []
+
+
+def _render_export(options: NfsBackendOptions, clients: Sequence[str]) -> str:
+    """Return the line for /etc/exports on the server (exports(5)). Implements `KernelMountProperties.render_export`.
+
+    The line contains the option `insecure`, because sshd and the gateway connect from ports above 1023.
+    """
+    mode = "ro" if options.volume is not None and options.volume.read_only else "rw"
+    path = re.sub(r'[\s"#\\]', lambda match: f"\\{ord(match[0]):03o}", options.export)
+    return " ".join((path, *(f"{client}({mode},sync,no_subtree_check,insecure)" for client in clients)))
+
+
+NFS_MOUNT_DESCRIPTION = KernelMountProperties(
+    file_systems=("nfs",),
+    build=_volume,
+    versions=_VERSIONS,
+    reserved=_RESERVED,
+    problems=_volume_problems,
+    persistent_volume=_persistent_volume,
+    import_volume=_import_volume,
+    render_export=_render_export,
+)

@@ -1,0 +1,161 @@
+"""Defines the interfaces of links that accept clients, and connect them to a target, outside the event loop."""
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from gateway.connection_tap import Tap
+from gateway.contracts.config_types import HostPort, IpNetwork
+from gateway.contracts.link import Stream
+from gateway.contracts.relay import Relay
+from gateway.metric_types import Histogram
+
+
+@dataclass(frozen=True)
+class ClientAcceptRule:
+    """The rule by which a link accepts clients: on which sockets, from which networks, and for which target.
+
+    Args:
+        sockets: Non-blocking, listening TCP sockets. The link duplicates them, so the caller still owns the sockets.
+        to: The target.
+        allow: Networks that are allowed to connect; empty to allow all.
+        latency: Records the response latencies; see `gateway.contracts.link.Link.join`.
+        open_time: Records the time from accepting each client to connecting it to the target.
+        make_tap: Creates a tap for each client. The `tracker` of the tap must be None. If `make_tap` is None, the
+            connections have no taps.
+        min_responses: A client with fewer responses (see `Relay.responses`) is reported individually, even if its
+            connection was short.
+    """
+
+    sockets: tuple[socket.socket, ...]
+    to: HostPort
+    allow: tuple[IpNetwork, ...]
+    latency: Histogram
+    open_time: Histogram
+    make_tap: Callable[[], Tap] | None = None
+    min_responses: int = 0
+
+
+class ShortLivedConnectionTotals(NamedTuple):
+    """Totals of clients with very short connections. The link reports these clients together, not individually.
+
+    Args:
+        total: Number of clients.
+        resets: Number of these clients that have reset their connection.
+        to_backend: Number of bytes that these clients sent to the backend.
+        from_backend: Number of bytes that these clients received from the backend.
+    """
+
+    total: int
+    resets: int
+    to_backend: int
+    from_backend: int
+
+
+class ClientAcceptingListener(Protocol):
+    """Defines the interface of a listener that accepts clients according to one `ClientAcceptRule`."""
+
+    @property
+    def waiting(self) -> int:
+        """Number of accepted clients that the link has neither connected to the target nor returned to the handler.
+
+        If the link cannot connect a client to the target, it returns the client to the handler.
+        """
+
+    @property
+    def clients(self) -> int:
+        """Number of current clients that the link has not passed to the handler yet.
+
+        The number includes `waiting`. The number also includes clients that the link connected to the target, because
+        the link reports these clients only after about 50 ms.
+        """
+
+    @property
+    def reserved(self) -> int:
+        """Number of `clients`, plus the number of unused permits. A stopped listener has no unused permits."""
+
+    def permit(self, count: int) -> None:
+        """Permit the link to accept `count` more clients."""
+
+    def withdraw(self) -> None:
+        """Stop accepting clients immediately. Do not call `on_stopped` of the handler.
+
+        The link still connects or returns the clients that it has already accepted. If it accepts a client during
+        this call, it returns the client to the handler.
+        """
+
+    def recall(self) -> None:
+        """Make the link call the handler's `on_returned` for each client that is not yet connected to the target."""
+
+
+class AcceptedClientHandler(Protocol):
+    """Defines the callbacks of a `ClientAcceptingLink`. The methods must not raise errors."""
+
+    def on_joined(self, listener: ClientAcceptingListener, relay: Relay, tap: Any) -> None:
+        """Handle a client that the link has connected to the target. The relay might already have forwarded bytes.
+
+        The link calls this method before it passes bytes to the tap, and before it reports the end of the relay.
+
+        Args:
+            listener: The listener.
+            relay: Forwards the bytes between the client and the target.
+            tap: The client's tap, from the rule's `make_tap`; None if the rule has no `make_tap`.
+        """
+
+    def on_served(self, listener: ClientAcceptingListener, clients: ShortLivedConnectionTotals) -> None:
+        """Count clients that the link connected to the target, and whose connections ended within about 50 ms.
+
+        The link does not call `on_joined` for these clients. The listener can use the permits of these clients again.
+        """
+
+    def on_returned(
+        self, listener: ClientAcceptingListener, client: Stream, seconds: float, *, abandoned: bool
+    ) -> None:
+        """Handle a client that the link did not connect to the target.
+
+        For example, the dial failed or took too long, or `ClientAcceptRule.allow` does not contain the client's
+        address.
+
+        Args:
+            listener: The listener.
+            client: The client's socket, from which nothing was read. The handler owns it.
+            seconds: Seconds since the client was accepted.
+            abandoned: Whether the link abandoned a dial. The target might have accepted this dial, or might still
+                accept it.
+        """
+
+    def on_stopped(self, listener: ClientAcceptingListener, *, failed: bool) -> None:
+        """Accept further clients without the link, because the listener has permanently stopped accepting clients.
+
+        Args:
+            listener: The listener.
+            failed: Whether the listener stopped because a dial failed or was slow, accept(2) failed, or no permits
+                are left. If False, the connections or the settings of the link have changed, and the handler can call
+                `listen` again immediately.
+        """
+
+    def on_closed(self, listener: ClientAcceptingListener) -> None:
+        """Release the resources of a stopped listener.
+
+        The link makes this call last, after it has passed all clients of the listener to the handler.
+        """
+
+
+@runtime_checkable
+class ClientAcceptingLink(Protocol):
+    """Defines the interface of links that accept clients, and connect them to a target, without the event loop."""
+
+    def listen(
+        self, rule: ClientAcceptRule, permits: int, handler: AcceptedClientHandler
+    ) -> ClientAcceptingListener | None:
+        """Accept clients according to a rule, and connect them to the target of the rule.
+
+        Args:
+            rule: The sockets, the target, and the allowed clients.
+            permits: Maximum number of clients to accept. `ClientAcceptingListener.permit` increases this number.
+            handler: Receives the clients.
+
+        Returns:
+            The listener; None if this link cannot accept clients now.
+        """

@@ -1,0 +1,144 @@
+"""Exchanges the addresses of containers with the gateways on other swarm nodes (peers)."""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+
+from gateway.docker.consumer_registry import Consumer, ConsumerRegistry
+from gateway.docker.options import Grant, SwarmPeerOptions
+from gateway.docker.peers.container_address_reports import (
+    ContainerAddressReport,
+    PeerNetwork,
+    build_report,
+    consumers_of,
+    encode,
+    merge_consumers,
+    shared_networks,
+)
+from gateway.docker.peers.peer_connection import HEARTBEAT_INTERVAL, SwarmPeer, wait_at_most
+from gateway.docker.peers.peer_connection_manager import PeerConnectionManager
+from gateway.docker.peers.tls_contexts import contexts
+from gateway.docker.snapshot import EngineSnapshot
+from gateway.errors import GatewayError
+
+log = logging.getLogger(__name__)
+
+_SECRET_RETRY = 10.0
+"""Seconds between attempts to read the secret."""
+
+
+class PeerAddressExchange:
+    """Exchanges container addresses with gateways on other nodes; implements `gateway.contracts.component.Component`.
+
+    Args:
+        options: The configuration.
+        instance: This gateway's name.
+        grants: The rules in `docker.grants`.
+        strict: Returns `gateway.strict`: whether containers are admitted only by rules in `docker.grants`, not by
+            labels.
+        observed: Returns the last snapshot of this node's engine.
+        registry: The consumers (containers that use backends) by address. `PeerAddressExchange` sends those of this
+            node to the peers, and adds those that peers send.
+    """
+
+    def __init__(
+        self,
+        options: SwarmPeerOptions,
+        instance: str,
+        grants: tuple[Grant, ...],
+        strict: Callable[[], bool],
+        observed: Callable[[], EngineSnapshot | None],
+        registry: ConsumerRegistry,
+    ) -> None:
+        self._options = options
+        self._instance = instance
+        self._grants = grants
+        self._strict = strict
+        self._observed = observed
+        self._registry = registry
+        self._dirty = asyncio.Event()
+        self._mesh: PeerConnectionManager | None = None
+        self._problem = ""
+        self._encoded_from: tuple[EngineSnapshot | None, Mapping[str, Consumer]] = None, {}
+        """The snapshot and the consumers from which the current reports were encoded."""
+        self._lines: dict[PeerNetwork, bytes] = {}
+        self._reports: list[tuple[ContainerAddressReport, dict[str, Consumer]]] = []
+        """For each peer (the gateway on another node): its last report, which contains its consumers."""
+        self._only_grants = False
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Exchange reports until cancelled. Call `ready` after the secret is read, before peers are connected."""
+        tls = await self._keys()
+        self._registry.watchers.append(self._wake)
+        try:
+            async with asyncio.TaskGroup() as group:
+                mesh = self._mesh = PeerConnectionManager(self._options, group, tls, self._dirty.set)
+                group.create_task(mesh.discover())
+                while True:
+                    self._dirty.clear()
+                    self._update(mesh)
+                    ready()
+                    await wait_at_most(self._dirty, HEARTBEAT_INTERVAL)
+        finally:
+            self._mesh, self._reports = None, []
+            self._registry.watchers.remove(self._wake)
+            self._registry.update_remote({})
+
+    @property
+    def known(self) -> list[SwarmPeer]:
+        """All discovered peers."""
+        return list(self._mesh.peers.values()) if self._mesh else []
+
+    def warnings(self) -> Iterator[str]:
+        """Yield a warning for each problem, such as a peer that is not connected."""
+        if self._problem:
+            yield self._problem
+        yield from self._mesh.listen_errors.values() if self._mesh else ()
+        for each in self.known:
+            who = f"peer {each.address} on network {each.network.name}"
+            if each.problem:
+                yield f"{who}: {each.problem}"
+            elif each.report is not None and each.report.instance == self._instance:
+                yield f"{who} has the same gateway.instance, {self._instance}: give each gateway its own"
+
+    def _wake(self, _: dict[str, Consumer]) -> None:
+        self._dirty.set()
+
+    async def _keys(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        """Read the secret, and return the TLS contexts. Retry until the secret is valid.
+
+        An invalid secret raises no error, because the rest of the gateway works without peers.
+        """
+        while True:
+            try:
+                found = await asyncio.to_thread(contexts, self._options.secret)
+            except GatewayError as error:
+                if self._problem != str(error):
+                    log.warning("docker: peers are not available", extra={"detail": str(error)})
+                self._problem = str(error)
+                await asyncio.sleep(_SECRET_RETRY)
+            else:
+                self._problem = ""
+                return found
+
+    def _update(self, mesh: PeerConnectionManager) -> None:
+        """Send this node's reports to peers if they changed, and add the consumers from peers to the registry."""
+        observed, here = self._observed(), self._registry.local
+        if observed is not None and (observed is not self._encoded_from[0] or here is not self._encoded_from[1]):
+            self._encoded_from = observed, here
+            self._lines = {
+                each: encode(build_report(self._instance, each, observed, here)) for each in shared_networks(observed)
+            }
+        mesh.update(self._lines)
+        reports, strict = mesh.reports(), self._strict()
+        if strict is not self._only_grants:
+            self._reports, self._only_grants = [], strict
+        if [id(each) for each in reports] == [id(each) for each, _ in self._reports]:
+            return
+        before = {id(each): found for each, found in self._reports}
+        self._reports = [
+            (each, before[id(each)] if id(each) in before else consumers_of(each, self._grants, strict=strict))
+            for each in reports
+        ]
+        self._registry.update_remote(merge_consumers(found for _, found in self._reports))

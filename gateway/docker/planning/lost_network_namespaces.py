@@ -1,0 +1,146 @@
+"""Decides which containers to restart because the owner of their network namespace has restarted. Does no I/O."""
+
+from dataclasses import replace
+
+from gateway.docker.grants import PROJECT
+from gateway.docker.labels import revives
+from gateway.docker.per_project_network_names import configured_as
+from gateway.docker.planning.plan_builder import PlanBuilder
+from gateway.docker.planning.unavailable_container_records import (
+    unavailable_container,
+    unavailable_container_to_recreate,
+)
+from gateway.docker.snapshot import LIVE, Container, start_order
+from gateway.docker.start_failure import StartFailureCause
+from gateway.docker.unavailable_containers import RevivalStatus, UnavailableContainer
+
+
+def shared_namespaces(builder: PlanBuilder) -> frozenset[str]:
+    """Return the IDs of the containers whose network namespace other containers share.
+
+    The result contains only the gateway's container and containers on the gateway's networks. A removed container
+    stays in the result while another container refers to the removed container.
+    """
+    found = set()
+    for container in filter(lambda each: each.joins, builder.observed.containers):
+        owner = _owner(builder, container)
+        if owner is None and container.joins in builder.desired.namespaces:
+            found.add(container.joins)
+        elif owner is not None and _concerns_gateway(builder, owner):
+            found.add(owner.id)
+    return frozenset(found)
+
+
+def without_namespace(builder: PlanBuilder, container: Container) -> UnavailableContainer | None:
+    """Return an `UnavailableContainer` for a container that did not start because its namespace's owner did not run.
+
+    Return None if the gateway is not allowed to start the container.
+    """
+    owner = _owner(builder, container)
+    if owner is None:
+        return _without_owner(builder, container)
+    if not _is_in_scope(builder, container, owner):
+        return None
+    detail = f"it uses the network of container {owner.name}, which did not run"
+    if owner.state != "running":
+        return unavailable_container(
+            container,
+            StartFailureCause.NAMESPACE,
+            detail,
+            RevivalStatus.WAITING,
+            f"container {owner.name} does not run",
+        )
+    at = owner.last_start.at if owner.last_start is not None else 0.0
+    unavailable = unavailable_container(container, StartFailureCause.NAMESPACE, detail, RevivalStatus.STARTING)
+    return replace(unavailable, owner_start=at)
+
+
+def without_namespace_while_running(builder: PlanBuilder, container: Container) -> UnavailableContainer | None:
+    """Return an `UnavailableContainer` for a running container that has lost its shared namespace; otherwise None."""
+    if not container.joins:
+        return None
+    owner = _owner(builder, container)
+    if owner is None:
+        return _without_owner(builder, container)
+    start, owners = container.last_start, owner.last_start
+    if start is None or owners is None or not start.at or not _is_in_scope(builder, container, owner):
+        return None
+    detail = f"it uses the network that container {owner.name} had before its restart"
+    if owner.state not in LIVE:
+        message = f"container {owner.name} does not run"
+        detail = f"it uses the network of container {owner.name}, which has stopped"
+        return unavailable_container(container, StartFailureCause.NAMESPACE, detail, RevivalStatus.WAITING, message)
+    if owner.state != "running" or container.state != "running":
+        return None
+    clock = builder.observed.clock
+    if (
+        start_order(owners.at, clock) <= start_order(start.at, clock)
+        or (container.id, owners.at) in builder.desired.restarted
+    ):
+        return None
+    unavailable = unavailable_container(container, StartFailureCause.NAMESPACE, detail, RevivalStatus.STARTING)
+    return replace(unavailable, owner_start=owners.at)
+
+
+def later_starts(builder: PlanBuilder) -> dict[str, float]:
+    """Return the containers that need no restart, although their namespace's owner has a later start time.
+
+    The owner's start time is in the future, because the engine's clock was set back after the owner's start. Without
+    a record of such a container, the gateway would restart the container when the clock reaches the owner's start
+    time.
+
+    Returns:
+        The owner's start time in seconds since the epoch, by the ID of the container that joins the namespace.
+    """
+    clock, found = builder.observed.clock, {}
+    for container in builder.observed.containers:
+        owner = _owner(builder, container) if container.joins and clock else None
+        start, owners = container.last_start, owner.last_start if owner is not None else None
+        if start is not None and owners is not None and 0 < start.at <= clock < owners.at:
+            found[container.id] = owners.at
+    return found
+
+
+def _without_owner(builder: PlanBuilder, container: Container) -> UnavailableContainer | None:
+    recorded = container.joins in builder.desired.namespaces
+    asks = revives(container.labels, builder.options.label_prefix, default=False)
+    if not (recorded or asks or _is_probably_ours(builder, container)):
+        return None
+    return unavailable_container_to_recreate(
+        container, StartFailureCause.NAMESPACE, "it uses the network of a container that was removed"
+    )
+
+
+def _is_probably_ours(builder: PlanBuilder, container: Container) -> bool:
+    """Return whether a container is in the gateway's Compose project, and has a restart policy.
+
+    A container without a restart policy may be temporary, for example for debugging.
+    """
+    own, project, start = builder.observed.own_container, container.labels.get(PROJECT), container.last_start
+    same_project = own is not None and project is not None and project == own.labels.get(PROJECT)
+    return same_project and start is not None and start.restarts
+
+
+def _owner(builder: PlanBuilder, container: Container) -> Container | None:
+    """Return the owner of the network namespace that a container joins; None if the owner was removed."""
+    return next((each for each in builder.observed.containers if container.joins in (each.id, each.name)), None)
+
+
+def _is_in_scope(builder: PlanBuilder, container: Container, owner: Container) -> bool:
+    """Return whether the gateway may restart a container.
+
+    The gateway may do so if the container's label `gateway.revive` is true, or if `_concerns_gateway` is true for
+    `owner`, the owner of the container's network namespace.
+    """
+    asks = revives(container.labels, builder.options.label_prefix, default=False)
+    return asks or _concerns_gateway(builder, owner)
+
+
+def _concerns_gateway(builder: PlanBuilder, owner: Container) -> bool:
+    """Return whether the owner of a namespace is the gateway's container, or is on one of the gateway's networks."""
+    base = builder.observed.base(owner)
+    if base is None:
+        return owner.joins in builder.desired.namespaces
+    if base.id == builder.observed.own or builder.desired.is_gateway(base):
+        return True
+    return any(configured_as(builder.desired.networks, name) is not None for name in base.endpoints)

@@ -1,0 +1,139 @@
+"""Finds the local forward or the tunnel that each imported client of a remote service uses."""
+
+from gateway.importing.import_result import ImportResult
+from gateway.importing.imported_setup import (
+    HERE,
+    HOST_NAMES,
+    LOOPBACK,
+    ImportedContainer,
+    ImportedLocalForward,
+    ImportedServerClient,
+)
+
+
+def join_networks(result: ImportResult) -> None:
+    """For each container in the network of a VPN container, set `via` of its clients and tunnels to the VPN.
+
+    A container shares the network of another container with `network_mode: service:NAME` or `container:NAME`.
+
+    Args:
+        result: Contains the tunnels, forwards and clients, which the function changes.
+    """
+    tunnels = {name: each.tunnel for each in result.containers if each.tunnel for name in each.names}
+    for client in result.clients:
+        tunnel = _shared_tunnel(client.container, tunnels)
+        if tunnel and client.via is None:
+            client.via = tunnel
+        elif tunnel and client.via is not None:
+            _set_via(client.via, tunnel, result)
+    for forward in result.forwards:
+        container = next((each for each in result.containers if each.where == forward.where), None)
+        tunnel = _shared_tunnel(container, tunnels)
+        if tunnel and forward.via:
+            _set_via(forward.via, tunnel, result)
+
+
+def _shared_tunnel(container: ImportedContainer | None, tunnels: dict[str, str]) -> str:
+    return tunnels.get(container.network.partition(":")[2], "") if container is not None else ""
+
+
+def _set_via(inner: str, tunnel: str, result: ImportResult) -> None:
+    """Make a tunnel run inside another tunnel.
+
+    Args:
+        inner: The name of the tunnel. If this tunnel already runs inside another tunnel, the function follows `via`
+            to the outermost tunnel, and changes that tunnel instead.
+        tunnel: The name of the other tunnel, which becomes the outermost tunnel.
+        result: Contains the tunnels, which the function changes.
+    """
+    while "via" in result.tunnels[inner]:
+        inner = result.tunnels[inner]["via"]
+    if inner != tunnel:
+        keys = result.tunnels[inner]
+        result.tunnels[inner] = {"kind": keys.pop("kind"), "via": tunnel, **keys}
+
+
+def forward_of(client: ImportedServerClient, result: ImportResult) -> ImportedLocalForward | None:
+    """Return the local forward (`ssh -L`) to which a client connects; None if the client uses no local forward.
+
+    Args:
+        client: The client.
+        result: Contains the forwards. The function adds notes.
+    """
+    container = client.container
+    hosts = {_linked(client)}
+    if client.host in HOST_NAMES and (
+        container is None or client.host not in LOOPBACK or container.network == "host"
+    ):
+        hosts = {HERE}
+    elif client.host in LOOPBACK and container is not None:
+        hosts = {*container.names, container.network.partition(":")[2]} - {""}
+        hosts |= {name for each in result.containers for name in each.names
+                  if each.network.partition(":")[2] in container.names}  # fmt: skip
+    if client.via is not None and client.host in LOOPBACK:
+        return None  # the container opens its own tunnel, so it does not use a forward of another container
+    return next(
+        (each for each in result.forwards if any((host, client.port) in each.names for host in hosts)), None
+    ) or _forward_of_host(client, result)
+
+
+def published_ports(forward: ImportedLocalForward, result: ImportResult) -> list[int] | None:
+    """Return the host ports at which Docker publishes a container's local forward.
+
+    Return None if ssh runs on this host, or in a container with the host's network.
+    """
+    for container in result.containers:
+        if container.where == forward.where and container.network != "host":
+            return sorted(port for host, port in forward.names if host == HERE)
+    return None
+
+
+def _linked(client: ImportedServerClient) -> str:
+    """Return the host that a client connects to.
+
+    If the host is an alias from a Docker link, return the name of the linked container.
+    """
+    return client.container.links.get(client.host, client.host) if client.container is not None else client.host
+
+
+def _forward_of_host(client: ImportedServerClient, result: ImportResult) -> ImportedLocalForward | None:
+    """If a client in a container connects to 127.0.0.1, return the forward on this host with the client's port.
+
+    Add a note that the client never reached the forward, because 127.0.0.1 in a container is the container itself.
+    Return None for any other client, or if there is no such forward.
+    """
+    if client.container is None or client.host not in LOOPBACK:
+        return None
+    forward = next((each for each in result.forwards if (HERE, client.port) in each.names), None)
+    if forward is not None:
+        result.add_note(
+            f"{client.where}: in a container, {client.host} is the container itself, so this client never reached the"
+            f" forward of {forward.where}"
+        )
+    return forward
+
+
+def needs_backend(client: ImportedServerClient, result: ImportResult) -> bool:
+    """Return whether a client needs its own backend.
+
+    A client whose server runs on this host, or in another imported container, needs no backend.
+
+    Args:
+        client: A client that uses no local forward.
+        result: Contains the containers. The function adds notes.
+    """
+    host = _linked(client)
+    own = next((each for each in result.containers if host in each.names and not each.replaced), None)
+    address = f"{client.host}:{client.port}"
+    if client.optional:
+        return False
+    if own is not None:
+        result.add_note(f"{client.where}: not imported, because {client.host} is {own.where}")
+        return False
+    if client.host not in HOST_NAMES or client.via is not None:
+        return True
+    if client.volume or client.folder:
+        result.add_note(f"{client.where}: no source forwards {address}; pass the ssh command as another source")
+        return True
+    result.add_note(f"{client.where}: not imported, because {address} is this host, and no source forwards it")
+    return False

@@ -1,0 +1,121 @@
+"""Defines the interface between the ops server and the service: the service's state, and the admin commands."""
+
+from collections.abc import Collection
+from typing import Any, Protocol
+
+from gateway.fleet.fleet_state import FleetState
+from gateway.ops.events import EventLog
+from gateway.ops.status_views import BackendStateSummary, ConfigText, ServiceView
+from gateway.relay.unix_sockets import PeerCredentials
+
+
+class ServiceApi(Protocol):
+    """The interface between the ops server and the service: the state to show, and the admin commands."""
+
+    events: EventLog
+    """The log of state changes."""
+
+    def phase(self) -> str:
+        """Return the phase of the service: `starting`, `ready` or `draining`."""
+
+    def backend_statuses(self) -> list[BackendStateSummary]:
+        """Return the status of each backend."""
+
+    async def view(self) -> ServiceView:
+        """Return a snapshot of the service's state. Do no I/O, and yield to the event loop regularly."""
+
+    async def updated_view(self, view: ServiceView, changed: Collection[str]) -> ServiceView:
+        """Return a copy of an earlier snapshot, with the current state of some backends.
+
+        Args:
+            view: The earlier snapshot.
+            changed: The names of the backends to update. Names that do not exist have no effect.
+        """
+
+    def configuration(self, backend: str | None = None) -> ConfigText:
+        """Return the keys and values of each section of the configuration, without secrets.
+
+        Args:
+            backend: The name of the backend whose keys to return. None: return all keys except those of backends.
+        """
+
+    def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
+        """Return the last checks of each target of a backend, oldest first; None if there is no such backend."""
+
+    def fleet(self) -> FleetState:
+        """Return the gateways of the fleet and their last responses. Do no I/O."""
+
+    async def reload(self) -> str:
+        """Read the configuration again, apply it, and return a summary of the changes.
+
+        Raises:
+            ConfigError: The new configuration is not valid. Nothing was changed.
+            UsageError: The new configuration changes a key that requires a restart. Nothing was changed.
+            GatewayError: Another error, such as an address that cannot be bound. Nothing was changed.
+        """
+
+    def containers(self, name: str) -> list[dict[str, Any]] | None:
+        """Return JSON objects that explain which backends containers can reach.
+
+        Args:
+            name: The name of a container, or the beginning of the ID of one or more containers.
+
+        Returns:
+            An explanation for each matching container; None if Docker is not configured.
+        """
+
+    def record_command(self, command: str, peer: PeerCredentials | None, result: str) -> None:
+        """Write an admin command to the audit log.
+
+        Args:
+            command: The path of the command.
+            peer: The process that sent the command; None if it is not known.
+            result: `done`, `refused`, `failed`, or `unknown` if the backend or tunnel does not exist.
+        """
+
+    def drain(self) -> None:
+        """Respond to `/readyz` with 503, so that load balancers send no new clients. Continue to serve clients."""
+
+    def undrain(self) -> None:
+        """End the effect of `drain`, so that `/readyz` can respond with 200 again.
+
+        Raises:
+            GatewayError: The service is stopping.
+        """
+
+    def shutdown(self) -> None:
+        """Start the drain of the service, and return without waiting. The service stops after the drain.
+
+        A second call ends the drain immediately.
+        """
+
+    def pause(self, backend: str, *, paused: bool) -> bool:
+        """Pause or resume the checks of a backend.
+
+        Resuming checks that are not paused restarts the checks. This is necessary after an NFS export was replaced:
+        until the checks are restarted, they report the new file system as an error.
+
+        Returns:
+            False if there is no such backend.
+
+        Raises:
+            GatewayError: The service is stopping.
+        """
+
+    def fail(self, backend: str, *, failing: bool) -> bool:
+        """Set whether connections to a backend fail immediately or wait while the backend is unreachable.
+
+        Args:
+            backend: The name of the backend.
+            failing: Whether the connections fail immediately.
+
+        Returns:
+            False if there is no such backend.
+        """
+
+    def reconnect(self, tunnel: str) -> bool:
+        """Close a tunnel and open it again. If the tunnel is down, try to open it immediately.
+
+        Returns:
+            False if there is no such tunnel.
+        """

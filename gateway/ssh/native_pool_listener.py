@@ -1,0 +1,162 @@
+"""Makes native engines accept the clients of targets, and spread the clients over the SSH connections of a pool."""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from gateway.contracts.client_accepting_link import (
+    AcceptedClientHandler,
+    ClientAcceptRule,
+    ShortLivedConnectionTotals,
+)
+from gateway.relay.native_listener_group import ListenerFactory, NativeListenerGroup
+from gateway.ssh.channel_interfaces import SshChannel
+from gateway.ssh.flow_control import MAX_RECEIVE_PACKET, MAX_SEND_PACKET
+from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION
+from gateway.ssh.pooled_connection import PooledConnection
+
+log = logging.getLogger(__name__)
+
+
+class NativePoolListener(NativeListenerGroup):
+    """Makes native engines accept the clients of one target, and spread these clients over a pool's connections.
+
+    Args:
+        rule: The sockets, the target, and the allowed clients.
+        permits: Number of clients that the listener may accept until the gateway permits more.
+        connections: The SSH connections for the channels. A native engine must handle each of them.
+        handler: Receives the events of the listener, and the clients that the native engines do not connect to the
+            target.
+        owner: Manages the listeners of the pool.
+
+    Raises:
+        OSError: The process has no file descriptors left.
+    """
+
+    def __init__(
+        self,
+        rule: ClientAcceptRule,
+        permits: int,
+        connections: Sequence[PooledConnection],
+        handler: AcceptedClientHandler,
+        owner: "NativePoolListenerManager",
+    ) -> None:
+        self.connections = list(connections)
+        self._owner = owner
+        self._overflow_periods = 0
+        """The sum of `NativeSshListener.overflow_periods` at the most recent call of `_grow_if_full`."""
+        super().__init__(rule, permits, _listener_factories(rule, connections), handler)
+
+    # The listeners of the native engines call the methods below.
+
+    def adopt(self, connection: PooledConnection, channel: SshChannel) -> None:
+        """See `gateway.ssh.native_ssh_listener.NativeSshListenerHandler`."""
+        connection.adopt(channel)
+        self._grow_if_full()
+
+    def on_served(self, clients: ShortLivedConnectionTotals) -> None:
+        """See `gateway.relay.native_listener.NativeListenerHandler`."""
+        for each in self.connections:
+            each.has_answered_open = True
+        self._grow_if_full()
+        super().on_served(clients)
+
+    def _grow_if_full(self) -> None:
+        """Open another connection if all connections are full now, or if they were full when recent channels opened.
+
+        `PooledConnection.load` alone is not sufficient, because many channels can open and end before Python reads
+        the load.
+        """
+        if not self._active:
+            return
+        periods = sum(each.overflow_periods for each in self._listeners)
+        overflowed, self._overflow_periods = periods > self._overflow_periods, periods
+        if overflowed or all(each.load >= CHANNELS_PER_CONNECTION - 1 for each in self.connections):
+            self._owner.grow()
+
+    def on_stopped(self) -> None:
+        """See `gateway.relay.native_listener.NativeListenerHandler`."""
+        if self.waiting:
+            self._owner.check(self.connections)
+        super().on_stopped()
+
+    def on_all_closed(self) -> None:
+        """See `NativeListenerGroup.on_all_closed`."""
+        super().on_all_closed()
+        self._owner.remove(self)
+
+
+def _listener_factories(rule: ClientAcceptRule, connections: Sequence[PooledConnection]) -> list[ListenerFactory]:
+    """Return a function that creates a listener, for each native engine that handles some of the connections."""
+    by_runner: dict[Any, dict[int, PooledConnection]] = {}
+    for each in connections:
+        if each.native_transport is not None:
+            by_runner.setdefault(each.native_transport.runner, {})[each.native_transport.token] = each
+    max_packet = MAX_SEND_PACKET if any(each.rekeys_often for each in connections) else MAX_RECEIVE_PACKET
+    return [
+        partial(transport.make_listener, rule, carriers, max_packet)
+        for carriers in by_runner.values()
+        if (transport := next(iter(carriers.values())).native_transport) is not None
+    ]
+
+
+class NativePoolListenerManager:
+    """Creates the listeners of one pool, and stops them when the usable connections of the pool change.
+
+    Args:
+        check_alive: Checks whether a connection is alive.
+        grow: Starts to open another connection, if the pool has not reached its maximum size.
+    """
+
+    def __init__(self, check_alive: Callable[[PooledConnection], None], grow: Callable[[], object]) -> None:
+        self.grow = grow
+        self._check_alive = check_alive
+        self._listeners: set[NativePoolListener] = set()
+
+    def check(self, connections: Sequence[PooledConnection]) -> None:
+        """Check whether the connections of a listener are alive.
+
+        Called when the listener has stopped accepting clients, while earlier clients still wait for channels.
+        """
+        for each in connections:
+            self._check_alive(each)
+
+    def remove(self, listener: NativePoolListener) -> None:
+        """Remove a listener that is closed."""
+        self._listeners.discard(listener)
+
+    def listen(
+        self,
+        rule: ClientAcceptRule,
+        permits: int,
+        connections: Sequence[PooledConnection],
+        handler: AcceptedClientHandler,
+    ) -> NativePoolListener | None:
+        """Accept the clients of a target. See `gateway.contracts.client_accepting_link.ClientAcceptingLink.listen`.
+
+        Args:
+            rule: The sockets, the target, and the allowed clients.
+            permits: Number of clients that the listener may accept until the gateway permits more.
+            connections: The connections that can get new channels.
+            handler: Receives the events of the listener, and the clients that the native engines do not connect to
+                the target.
+
+        Returns:
+            The listener; None if the native engines cannot accept the clients. The event loop must then accept them.
+        """
+        if not connections or any(each.native_transport is None for each in connections):
+            return None
+        try:
+            listener = NativePoolListener(rule, permits, connections, handler, self)
+        except OSError as error:
+            log.warning("the data plane cannot accept clients, so the event loop accepts them: %s", error.strerror)
+            return None
+        self._listeners.add(listener)
+        return listener
+
+    def update(self, connections: Sequence[PooledConnection]) -> None:
+        """Stop each listener that does not use exactly these connections. An empty sequence stops all listeners."""
+        for each in list(self._listeners):
+            if each.connections != list(connections):
+                each.stop(failed=False)
