@@ -197,7 +197,7 @@ struct piece {
     int next;
 };
 
-/* The parser of the ONC RPC messages in one direction of a channel or pair. */
+/* The parser of the ONC RPC messages in one direction of an SSH channel or of a pair of sockets. */
 struct rpc_scanner {
     uint32_t remaining; /* bytes of the current fragment that have not arrived yet */
     uint32_t header_size;
@@ -255,7 +255,8 @@ struct engine {
     pthread_mutex_t lock; /* protects the fields from here to `first_free` */
     pthread_cond_t taken; /* signaled when Python has taken records, or when the thread must stop */
     struct bytes commands, records;
-    bool wake_pending, report_pending; /* whether the eventfd `wake` or `report` was written, and not read since */
+    bool wake_pending;   /* whether the eventfd `wake` was written, and not read since */
+    bool report_pending; /* whether the eventfd `report` was written, and not read since */
     bool records_urgent; /* whether Python must take the records now */
     bool stopping;
     int failed;        /* the error that has ended the thread; 0: none */

@@ -64,7 +64,7 @@ class ServiceAuditLog:
         return self._writer if section == self._section else await _open(section, self._instance)
 
     def discard(self, writer: AuditLogWriter | None) -> None:
-        """Close a writer that `prepare` returned and that is not needed. Do not close the current writer."""
+        """Close a writer that `prepare` returned and that is not needed. Do nothing if it is the current writer."""
         if writer is not None and writer is not self._writer:
             writer.begin_close()
 

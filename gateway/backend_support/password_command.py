@@ -13,7 +13,7 @@ from gateway.errors import FailureReason, GatewayError, TargetPathError
 from gateway.processes import pdeathsig_exec
 from gateway.processes.child_environment import minimal_environment
 from gateway.processes.child_process import describe_exit
-from gateway.processes.program_lookup import ProgramLookupTimeoutError, look_up_program
+from gateway.processes.executable_search import ExecutableSearchTimeoutError, look_up_program
 from gateway.text_sanitizer import one_line
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ async def run_password_command(command: Sequence[str], inherited: Sequence[str],
     name = Path(command[0]).name
     try:
         found = await look_up_program(command, timeout)
-    except (GatewayError, ProgramLookupTimeoutError, OSError) as error:
+    except (GatewayError, ExecutableSearchTimeoutError, OSError) as error:
         raise _error(str(error)) from error
     variables = {each: os.environ[each] for each in ("HOME", *inherited) if each in os.environ}
     process = await asyncio.create_subprocess_exec(

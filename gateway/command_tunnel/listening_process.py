@@ -17,7 +17,7 @@ from gateway.contracts.link import Stream
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.errors import DialError, FailureReason, TunnelError
 from gateway.processes.child_process import ChildProcess, exit_error
-from gateway.processes.posix_session_sockets import session_sockets
+from gateway.processes.proc_socket_lookup import session_sockets
 from gateway.processes.stdio_stream import EXIT_DELAY
 from gateway.relay.sockets import reset
 from gateway.relay.tcp_dial import dial

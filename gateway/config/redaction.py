@@ -24,8 +24,8 @@ class Redactor:
     Args:
         references: Maps each value to the reference, such as `${NAME}`, that replaces it in all messages.
         by_place: Maps an environment variable, such as `GATEWAY_OPS_LISTEN`, to its values and their references. The
-            gateway redacts these values only in messages about this variable. In other messages, the same text can be
-            a name.
+            gateway redacts these values only in messages about this variable. In messages about other keys, the same
+            text is usually not a secret, but, for example, a name.
     """
 
     references: dict[str, str] = field(default_factory=dict, repr=False)

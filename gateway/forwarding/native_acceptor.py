@@ -33,8 +33,8 @@ _MIN_ROOM = 0.25
 """Minimum fraction of the limits that must be free before a link starts to accept clients. The limits are
 `max_connections`, and the limit of the handshake budget."""
 _MIN_BUDGET_ROOM = 8
-"""A link over a path with a handshake budget starts to accept clients only if it receives at least this number of
-permits. Each permit allows the link to accept one client."""
+"""A link starts to accept the clients of a MySQL server only if the handshake budget has room for at least this
+number of clients."""
 _BUDGET_SHARE = 0.75
 """Fraction of the free part of a handshake budget that links can reserve for the clients of one backend. The rest
 stays free for other backends with the same server."""

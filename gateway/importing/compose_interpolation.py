@@ -7,11 +7,12 @@ _VARIABLE = re.compile(r"\$(?:(\$)|([A-Za-z_]\w*)|\{(\w+)(?:(:?[-?+])((?:\$\{[^{
 
 
 def interpolated(text: str, value: Callable[[str], str]) -> str:
-    """Replace variables in a string. If the value of a variable is not known, write the reference as `${NAME}`.
+    """Replace the variables in a string by their values. Keep a variable without a value as the reference `${NAME}`.
 
     Args:
         text: The string.
-        value: A function that returns the value of the variable with the given name; an empty string if not known.
+        value: A function that returns the value of the variable with the given name. An empty string means that the
+            variable has no known value.
     """
     return "".join(part for _, part in _parts(text, value))
 

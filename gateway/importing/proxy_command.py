@@ -84,7 +84,7 @@ class ProxyCommandProgram:
 
 
 def program(command: str, alias: str) -> ProxyCommandProgram:
-    """Convert a `ProxyCommand` that uses neither a jump host nor a proxy to the key `proxy_command`.
+    """Return the value of the key `proxy_command` for a `ProxyCommand` that uses neither a jump host nor a proxy.
 
     Args:
         command: The command, which ssh passes to a shell.

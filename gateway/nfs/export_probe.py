@@ -46,7 +46,8 @@ class ExportProbe:
         Args:
             client: The RPC client, connected to the target.
             target: The target.
-            phases: Measures the duration of the query (phase `rpc`), and of the write check (phase `query`).
+            phases: Measures two durations: that of the read requests as phase `rpc`, and that of the write check as
+                phase `query`.
 
         Raises:
             UnusableTargetError: The server does not permit reading the export.

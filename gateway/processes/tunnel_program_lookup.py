@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from gateway.errors import FailureReason, GatewayError, TunnelError
 from gateway.processes.child_process import starting
-from gateway.processes.program_lookup import ProgramLookupTimeoutError, look_up_program
+from gateway.processes.executable_search import ExecutableSearchTimeoutError, look_up_program
 from gateway.processes.write_protected_program import WriteProtectedProgram
 
 
@@ -29,7 +29,7 @@ async def look_up_tunnel_program(
     try:
         with starting(command):
             return await look_up_program(command, timeout)
-    except ProgramLookupTimeoutError as error:
+    except ExecutableSearchTimeoutError as error:
         raise TunnelError(FailureReason.TIMEOUT, f"{option}: {error} ({limit})") from error
     except TunnelError:
         raise

@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 
 from gateway.contracts.link import Link, Stream
 from gateway.errors import DialError, FailureReason, GatewayError, TunnelError
-from gateway.proxy.handshake_streams import ProxyStream, TlsProxyStream
 from gateway.proxy.options import ProxyOptions
+from gateway.proxy.proxy_connections import PlainProxyConnection, TlsProxyConnection
 from gateway.proxy.tls_socket import TlsSocket
 from gateway.tls_client import TlsClientFiles
 
 
 @contextlib.asynccontextmanager
-async def proxy_connection(options: ProxyOptions, via: Link) -> AsyncIterator[ProxyStream]:
+async def proxy_connection(options: ProxyOptions, via: Link) -> AsyncIterator[PlainProxyConnection]:
     """Connect to the proxy. If the `async with` block raises an error, close the connection.
 
     If the block raises no error, the caller must close the connection.
@@ -41,17 +41,17 @@ async def proxy_connection(options: ProxyOptions, via: Link) -> AsyncIterator[Pr
         raise
 
 
-async def _start_tls(options: ProxyOptions, sock: Stream) -> ProxyStream:
+async def _start_tls(options: ProxyOptions, sock: Stream) -> PlainProxyConnection:
     """Return a stream over `sock`, with TLS if the URL requires TLS. Close `sock` on failure."""
     if not options.tls:
-        return ProxyStream(sock)
+        return PlainProxyConnection(sock)
     try:
         context = TlsClientFiles(options.ca_file).context()
         # Disable renegotiation: during a renegotiation, an `SSLObject` accepts no data to send.
         context.options |= ssl.OP_NO_RENEGOTIATION
         tls = TlsSocket(sock, context, options.endpoint.host)
         await tls.handshake()
-        return TlsProxyStream(sock, tls)
+        return TlsProxyConnection(sock, tls)
     except GatewayError as error:
         sock.close()
         raise TunnelError(FailureReason.TLS, str(error)) from error

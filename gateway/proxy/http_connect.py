@@ -7,7 +7,7 @@ import re
 from gateway.contracts.config_types import HostPort
 from gateway.errors import FailureReason
 from gateway.proxy.credentials import ProxyCredentials
-from gateway.proxy.handshake_streams import ProxyStream
+from gateway.proxy.proxy_connections import PlainProxyConnection
 from gateway.proxy.reply_error import ProxyReplyError
 
 _REASONS = {
@@ -22,7 +22,7 @@ _END_OF_HEADERS = b"\r\n\r\n"
 _MAX_HEADERS = 16 * 1024
 
 
-async def connect(stream: ProxyStream, to: HostPort, login: ProxyCredentials | None) -> None:
+async def connect(stream: PlainProxyConnection, to: HostPort, login: ProxyCredentials | None) -> None:
     """Request a connection to a target. If the target is a host name, the proxy resolves it.
 
     Args:
@@ -62,7 +62,7 @@ def _is_ipv6(host: str) -> bool:
         return False
 
 
-async def _read_headers(stream: ProxyStream) -> bytes:
+async def _read_headers(stream: PlainProxyConnection) -> bytes:
     """Read the status line and the headers, but no byte after the headers.
 
     If the target sends data first (MySQL, SSH), the target's first bytes can directly follow the headers. These bytes

@@ -14,8 +14,8 @@ from gateway.metric_types import Histogram
 from gateway.proxy import http_connect, socks5
 from gateway.proxy.connection import proxy_connection
 from gateway.proxy.credentials import read_credentials
-from gateway.proxy.handshake_streams import TlsProxyStream
 from gateway.proxy.options import ProxyOptions
+from gateway.proxy.proxy_connections import TlsProxyConnection
 from gateway.proxy.reply_error import ProxyReplyError
 from gateway.relay.data_plane_selection import relay_sockets
 from gateway.relay.dial_retry import retry_dial
@@ -83,7 +83,7 @@ class ProxyLink:
                     await socks5.connect(stream, to)
                 else:
                     await http_connect.connect(stream, to, login)
-                if not isinstance(stream, TlsProxyStream):
+                if not isinstance(stream, TlsProxyConnection):
                     return stream.sock, None
                 bridge = StreamBridge(stream.tls, short=short)
                 return bridge.sock, bridge

@@ -5,7 +5,7 @@ import ipaddress
 from gateway.contracts.config_types import HostPort
 from gateway.errors import FailureReason
 from gateway.proxy.credentials import ProxyCredentials
-from gateway.proxy.handshake_streams import ProxyStream
+from gateway.proxy.proxy_connections import PlainProxyConnection
 from gateway.proxy.reply_error import ProxyReplyError
 
 _VERSION = 5
@@ -27,7 +27,7 @@ _REPLIES = {
 """The reason and the message for each reply code that reports a failure (RFC 1928, section 6)."""
 
 
-async def log_in(stream: ProxyStream, login: ProxyCredentials | None) -> None:
+async def log_in(stream: PlainProxyConnection, login: ProxyCredentials | None) -> None:
     """Negotiate the authentication method, and log in if the proxy requests it (RFC 1928, section 3; RFC 1929).
 
     Args:
@@ -60,7 +60,7 @@ async def log_in(stream: ProxyStream, login: ProxyCredentials | None) -> None:
         raise ProxyReplyError(FailureReason.AUTH, "wrong user name or password")
 
 
-async def connect(stream: ProxyStream, to: HostPort) -> None:
+async def connect(stream: PlainProxyConnection, to: HostPort) -> None:
     """Request a connection to a target (RFC 1928, sections 4 to 6). The proxy resolves host names.
 
     Args:
@@ -98,7 +98,7 @@ def _encoded(host: str) -> bytes:
     return bytes([_IPV4 if address.version == 4 else _IPV6]) + address.packed
 
 
-async def _skip_address(stream: ProxyStream) -> None:
+async def _skip_address(stream: PlainProxyConnection) -> None:
     """Read and discard the address and the port from which the proxy connects."""
     (kind,) = await stream.read_exactly(1)
     if kind == _NAME:

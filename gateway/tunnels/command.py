@@ -9,7 +9,7 @@ from gateway.command_tunnel.options import CommandOptions
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import TunnelHandle, TunnelStateCallback
+from gateway.contracts.tunnel import LinkWithCallbacks, TunnelStateCallback
 from gateway.errors import FailureReason, GatewayError, TunnelError
 from gateway.facts import FactDefinition, hidden
 from gateway.processes.child_environment import unset_variables
@@ -40,7 +40,7 @@ class CommandTunnel:
         return Path(self._options.command[0]).name
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[TunnelHandle]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[LinkWithCallbacks]:
         """Open the tunnel; see `gateway.contracts.tunnel.Tunnel`. A process starts when the link dials a target."""
         if not via.network.is_local:
             raise TunnelError(FailureReason.PROTOCOL, _VIA, fatal=True)
@@ -50,7 +50,7 @@ class CommandTunnel:
             async with link.running(self._targets):
                 try:
                     # The tunnel needs no `renew`, because each new process reads its credentials itself.
-                    yield TunnelHandle(link, link.status)
+                    yield LinkWithCallbacks(link, link.status)
                 finally:
                     self._targets = link.recent_targets() or self._targets
 

@@ -12,7 +12,7 @@ from gateway.contracts.certificate import MonitoredCertificate
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link, RemoteNetworkId
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import TunnelHandle, TunnelStateCallback
+from gateway.contracts.tunnel import LinkWithCallbacks, TunnelStateCallback
 from gateway.errors import FailureReason, GatewayError, TunnelError
 from gateway.tunnels import TunnelKind
 from gateway.vpn.device_names import new_device_name
@@ -24,7 +24,7 @@ from gateway.vpn.openvpn_process import OpenVpnProcess
 from gateway.vpn.openvpn_remotes import tcp_remotes, udp_remotes
 from gateway.vpn.options import OpenVpnOptions, read_path
 from gateway.vpn.vpn_device_isolation import VpnDeviceIsolation, create_isolation
-from gateway.vpn.vpn_link_tasks import background_tasks
+from gateway.vpn.vpn_link_background_tasks import background_tasks
 from gateway.vpn.vpn_loopback_forwarder import VpnLoopbackForwarder
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class OpenVpnTunnel:
         return str(self._options.config)
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[TunnelHandle]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[LinkWithCallbacks]:
         """Start OpenVPN, wait until it is connected, and monitor it; see `gateway.contracts.tunnel.Tunnel`."""
         options = self._options
         progress(TunnelState.CONNECTING)
@@ -68,7 +68,7 @@ class OpenVpnTunnel:
             await client.configure(link)
             monitor = LivenessMonitor(link, progress, client.received, client.restart_in_place)
             async with background_tasks(link, monitor.run(), client.follow_states(link, monitor)):
-                yield TunnelHandle(link, link.status, client.renew)
+                yield LinkWithCallbacks(link, link.status, client.renew)
 
 
 class _OpenVpnClient:

@@ -10,7 +10,7 @@ from gateway._dataplane import is_built
 from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import TunnelHandle, TunnelStateCallback
+from gateway.contracts.tunnel import LinkWithCallbacks, TunnelStateCallback
 from gateway.errors import DialError, FailureReason, GatewayError, TunnelError
 from gateway.facts import FactDefinition, hidden
 from gateway.processes.child_environment import unset_variables
@@ -58,7 +58,7 @@ class SshTunnel:
         return f"{self._options.user}@{self._options.endpoint}"
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[TunnelHandle]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[LinkWithCallbacks]:
         """Open the tunnel, and maintain its pool of connections; see `gateway.contracts.tunnel.Tunnel`."""
         async with (
             TunnelProcesses() if self._options.proxy_command is not None else contextlib.nullcontext() as children
@@ -73,7 +73,7 @@ class SshTunnel:
                 progress,
             )
             async with link.running(first):
-                yield TunnelHandle(link, link.status, link.renew)
+                yield LinkWithCallbacks(link, link.status, link.renew)
 
     async def _connect(
         self, via: Link, children: TunnelProcesses | None, progress: TunnelStateCallback

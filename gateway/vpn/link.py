@@ -20,7 +20,7 @@ from gateway.relay.data_plane_selection import relay_sockets
 from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
 from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.icmp import EchoMonitor
-from gateway.vpn.missing_reply_timer import MissingReplyThresholds, MissingReplyTimer
+from gateway.vpn.overdue_reply_timer import OverdueReplyThresholds, OverdueReplyTimer
 from gateway.vpn.vpn_device_isolation import VpnDeviceIsolation
 from gateway.vpn.vpn_resolver import VpnResolver
 
@@ -54,14 +54,14 @@ class VpnLink:
     Args:
         isolation: Creates the sockets. The caller must close this object.
         network: The identity of the network behind the VPN.
-        thresholds: For how many seconds an expected reply must be missing before each `MissingReplyStage` begins.
+        thresholds: For how many seconds an expected reply must be missing before each `OverdueReplyStage` begins.
     """
 
     def __init__(
-        self, isolation: VpnDeviceIsolation, network: RemoteNetworkId, thresholds: MissingReplyThresholds
+        self, isolation: VpnDeviceIsolation, network: RemoteNetworkId, thresholds: OverdueReplyThresholds
     ) -> None:
         self.network = network
-        self.silence = MissingReplyTimer(thresholds, time.monotonic())
+        self.silence = OverdueReplyTimer(thresholds, time.monotonic())
         self.server: str | None = None
         """The address of the server for the status, see `VpnStatus.server`; None if it is not known yet."""
         self._isolation = isolation

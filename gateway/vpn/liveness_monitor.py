@@ -9,7 +9,7 @@ from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import TunnelStateCallback
 from gateway.errors import FailureReason
 from gateway.vpn.link import VpnLink
-from gateway.vpn.missing_reply_timer import MissingReplyStage
+from gateway.vpn.overdue_reply_timer import OverdueReplyStage
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +39,14 @@ class LivenessMonitor:
         self._progress = progress
         self._received = received
         self._reconnect = reconnect
-        self._stage = MissingReplyStage.FINE
+        self._stage = OverdueReplyStage.FINE
         self._connected = True
 
     def on_connected(self) -> None:
         """Report the tunnel as up, because the VPN client has reported that it is connected."""
         self._connected = True
         self._link.silence.record_reply(time.monotonic())
-        self._stage = MissingReplyStage.FINE
+        self._stage = OverdueReplyStage.FINE
         self._progress(TunnelState.UP)
 
     def on_reconnecting(self, why: str) -> None:
@@ -87,7 +87,7 @@ class LivenessMonitor:
                 log.info("%s: no replies arrive: reconnecting with the same device", self._link.network)
                 await self._reconnect()
 
-    def _enter(self, stage: MissingReplyStage) -> None:
+    def _enter(self, stage: OverdueReplyStage) -> None:
         """Store the current stage of missing replies. If the stage has changed, report the new state of the tunnel.
 
         At the stage `lost`, also reset the client connections. At the stage `restart`, report the link as lost.
@@ -95,19 +95,19 @@ class LivenessMonitor:
         before, self._stage = self._stage, stage
         if stage is before:
             return
-        if stage is MissingReplyStage.FINE:
+        if stage is OverdueReplyStage.FINE:
             # During a reconnect, do not report the tunnel as up: `on_connected` reports it after the reconnect.
             if self._connected:
                 self._progress(TunnelState.UP)
-        elif before is MissingReplyStage.FINE and self._connected:
+        elif before is OverdueReplyStage.FINE and self._connected:
             self._progress(TunnelState.SUSPECT, FailureReason.TIMEOUT, "no replies arrive through the VPN")
-        if stage in (MissingReplyStage.DOWN, MissingReplyStage.LOST, MissingReplyStage.RESTART) and before not in (
-            MissingReplyStage.DOWN,
-            MissingReplyStage.LOST,
+        if stage in (OverdueReplyStage.DOWN, OverdueReplyStage.LOST, OverdueReplyStage.RESTART) and before not in (
+            OverdueReplyStage.DOWN,
+            OverdueReplyStage.LOST,
         ):
             detail = "no replies have arrived through the VPN for some time; the gateway continues to reconnect"
             self._progress(TunnelState.BACKOFF, FailureReason.TIMEOUT, detail)
-        if stage is MissingReplyStage.LOST:
+        if stage is OverdueReplyStage.LOST:
             self._link.reset_all()
-        elif stage is MissingReplyStage.RESTART:
+        elif stage is OverdueReplyStage.RESTART:
             self._link.mark_lost("no replies arrived through the VPN, even after reconnecting with the same device")

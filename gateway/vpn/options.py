@@ -7,13 +7,13 @@ from typing import Literal
 
 from gateway.contracts.config_types import POSITIVE, Duration
 from gateway.contracts.secret import Secret
-from gateway.vpn.missing_reply_timer import MissingReplyThresholds
+from gateway.vpn.overdue_reply_timer import OverdueReplyThresholds
 
 Isolation = Literal["namespace", "device"]
 
 
 @dataclass(frozen=True)
-class MissingReplyOptions:
+class OverdueReplyOptions:
     """Defines for how long an expected reply must be missing before the gateway reacts.
 
     Args:
@@ -34,9 +34,9 @@ class MissingReplyOptions:
             raise ValueError("must satisfy suspect < down <= lost <= restart: change one of them")
 
     @property
-    def thresholds(self) -> MissingReplyThresholds:
-        """The thresholds for `MissingReplyTimer`, in seconds."""
-        return MissingReplyThresholds(self.suspect, self.suspect + 2, self.down, self.lost, self.restart)
+    def thresholds(self) -> OverdueReplyThresholds:
+        """The thresholds for `OverdueReplyTimer`, in seconds."""
+        return OverdueReplyThresholds(self.suspect, self.suspect + 2, self.down, self.lost, self.restart)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class VpnOptions:
     dns: tuple[str, ...] = ()
     mtu: int | None = field(default=None, metadata={"least": 576, "most": 65535})
     connect_timeout: Duration = field(default=Duration(20.0), metadata=POSITIVE)
-    silence: MissingReplyOptions = field(default_factory=MissingReplyOptions)
+    silence: OverdueReplyOptions = field(default_factory=OverdueReplyOptions)
 
     def __post_init__(self) -> None:
         for each in self.dns:

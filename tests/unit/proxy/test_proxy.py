@@ -11,7 +11,7 @@ from gateway.contracts.config_types import HostPort
 from gateway.errors import FailureReason
 from gateway.proxy import http_connect, socks5
 from gateway.proxy.credentials import ProxyCredentials
-from gateway.proxy.handshake_streams import ProxyStream
+from gateway.proxy.proxy_connections import PlainProxyConnection
 from gateway.proxy.reply_error import ProxyReplyError
 
 DB = HostPort("db.internal", 3306)
@@ -27,7 +27,7 @@ class Peer:
         ours, self._sock = socket.socketpair()
         for sock in (ours, self._sock):
             sock.setblocking(False)
-        self.stream = ProxyStream(ours)
+        self.stream = PlainProxyConnection(ours)
 
     def send(self, data: bytes, *, end: bool = False) -> None:
         self._sock.sendall(data)

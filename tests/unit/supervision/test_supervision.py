@@ -7,7 +7,7 @@ import pytest
 from gateway.backoff import BackoffPolicy
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import TunnelHandle, TunnelStateCallback
+from gateway.contracts.tunnel import LinkWithCallbacks, TunnelStateCallback
 from gateway.errors import FailureReason, TunnelError
 from gateway.relay.direct_link import DirectLink, DirectLinkTunnel
 from gateway.supervision import supervisor as supervisor_module
@@ -47,13 +47,13 @@ class Flaky:
         self.opened_via: list[Link] = []
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[TunnelHandle]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[LinkWithCallbacks]:
         progress(TunnelState.CONNECTING)
         self.opened_via.append(via)
         step = self.script.pop(0)
         if isinstance(step, TunnelError):
             raise step
-        yield TunnelHandle(step)
+        yield LinkWithCallbacks(step)
 
 
 async def until(condition: Callable[[], bool]) -> None:

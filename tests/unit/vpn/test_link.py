@@ -12,7 +12,7 @@ from gateway.contracts.link import RemoteNetworkId
 from gateway.errors import DialError
 from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.link import VpnLink
-from gateway.vpn.missing_reply_timer import DIAL_GRACE, MissingReplyThresholds
+from gateway.vpn.overdue_reply_timer import DIAL_GRACE, OverdueReplyThresholds
 
 _T = TypeVar("_T")
 
@@ -52,7 +52,7 @@ class Failing:
     ],
 )
 async def test_only_replies_of_the_far_side_are_a_sign_of_life(number: int, lives: bool) -> None:
-    link = VpnLink(Failing(number), RemoteNetworkId(("far",)), MissingReplyThresholds())
+    link = VpnLink(Failing(number), RemoteNetworkId(("far",)), OverdueReplyThresholds())
     with pytest.raises(DialError):
         await link.socket(HostPort("10.0.0.1", 80))
     later = link.silence.last_reply + DIAL_GRACE + 3600

@@ -11,7 +11,7 @@ from gateway.contracts.link import RemoteNetworkId
 from gateway.contracts.states import TunnelState
 from gateway.vpn import liveness_monitor
 from gateway.vpn.liveness_monitor import LivenessMonitor
-from gateway.vpn.missing_reply_timer import MissingReplyThresholds, MissingReplyTimer
+from gateway.vpn.overdue_reply_timer import OverdueReplyThresholds, OverdueReplyTimer
 
 
 class Link:
@@ -19,8 +19,8 @@ class Link:
 
     network = RemoteNetworkId(("far",))
 
-    def __init__(self, thresholds: MissingReplyThresholds) -> None:
-        self.silence = MissingReplyTimer(thresholds, time.monotonic())
+    def __init__(self, thresholds: OverdueReplyThresholds) -> None:
+        self.silence = OverdueReplyTimer(thresholds, time.monotonic())
         self.acts: list[str] = []
 
     def send_echo_requests(self) -> None:
@@ -58,7 +58,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_a_reconnecting_vpn_is_not_up_after_a_pause_of_the_gateway() -> None:
     reported: list[TunnelState] = []
-    link = Link(MissingReplyThresholds(suspect=0.3, reconnect=60, down=80, lost=90, restart=100))
+    link = Link(OverdueReplyThresholds(suspect=0.3, reconnect=60, down=80, lost=90, restart=100))
     async with watched(link, reported) as monitor:
         await asyncio.sleep(0.1)
         monitor.on_reconnecting("server said so")
@@ -73,7 +73,7 @@ async def test_a_reconnecting_vpn_is_not_up_after_a_pause_of_the_gateway() -> No
 @pytest.mark.parametrize("slept_after", [0.1, 0.6])
 async def test_a_reconnecting_vpn_is_closed_also_after_a_pause_of_the_gateway(slept_after: float) -> None:
     reported: list[TunnelState] = []
-    link = Link(MissingReplyThresholds(suspect=0.3, reconnect=60, down=0.9, lost=1.2, restart=1.5))
+    link = Link(OverdueReplyThresholds(suspect=0.3, reconnect=60, down=0.9, lost=1.2, restart=1.5))
     async with watched(link, reported) as monitor:
         monitor.on_reconnecting("server said so")
         await asyncio.sleep(slept_after)

@@ -14,7 +14,7 @@ from gateway.processes.write_protected_program import WriteProtectedProgram, res
 from gateway.relay.per_loop_instances import per_loop
 
 
-class ProgramLookupTimeoutError(Exception):
+class ExecutableSearchTimeoutError(Exception):
     """The file system did not respond to a lookup within the time limit. The message contains the path."""
 
 
@@ -29,13 +29,13 @@ class _ExaminedFile:
 
 
 @dataclass(frozen=True)
-class _PendingProgramLookup:
+class _PendingExecutableSearch:
     examined: _ExaminedFile
     found: "Future[WriteProtectedProgram]"
 
 
 @per_loop
-def _in_flight(loop: asyncio.AbstractEventLoop) -> dict[tuple[str, ...], _PendingProgramLookup]:
+def _in_flight(loop: asyncio.AbstractEventLoop) -> dict[tuple[str, ...], _PendingExecutableSearch]:
     del loop
     return {}
 
@@ -49,7 +49,7 @@ async def look_up_program(command: Sequence[str], timeout: float) -> WriteProtec
 
     Raises:
         GatewayError: See `resolve_program`.
-        ProgramLookupTimeoutError: The file system does not respond within the time limit.
+        ExecutableSearchTimeoutError: The file system does not respond within the time limit.
         OSError: A file was removed during the lookup, or no thread can be started.
     """
     key, in_flight = tuple(command), _in_flight()
@@ -60,7 +60,7 @@ async def look_up_program(command: Sequence[str], timeout: float) -> WriteProtec
         async with asyncio.timeout(timeout):
             return await asyncio.wrap_future(lookup.found)
     except TimeoutError:
-        raise ProgramLookupTimeoutError(
+        raise ExecutableSearchTimeoutError(
             f"{lookup.examined.path}: the file system did not respond within {timeout:g} s"
         ) from None
     finally:
@@ -68,8 +68,8 @@ async def look_up_program(command: Sequence[str], timeout: float) -> WriteProtec
             del in_flight[key]
 
 
-def _start(command: tuple[str, ...]) -> _PendingProgramLookup:
+def _start(command: tuple[str, ...]) -> _PendingExecutableSearch:
     path = _ExaminedFile(command[0])
-    return _PendingProgramLookup(
+    return _PendingExecutableSearch(
         path, run_in_daemon_thread(lambda: resolve_program(command, path.visit), "program-lookup")
     )

@@ -5,8 +5,8 @@ from enum import StrEnum
 
 
 @dataclass(frozen=True)
-class MissingReplyThresholds:
-    """Defines for how many seconds an expected reply must be missing before each `MissingReplyStage` begins.
+class OverdueReplyThresholds:
+    """Defines for how many seconds an expected reply must be missing before each `OverdueReplyStage` begins.
 
     Args:
         suspect: Seconds after which new clients wait.
@@ -30,7 +30,7 @@ RECONNECT_INTERVAL = 6.0
 """Seconds between two attempts to reconnect the VPN with the same device."""
 
 
-class MissingReplyStage(StrEnum):
+class OverdueReplyStage(StrEnum):
     """The stages of missing replies, from `fine` (no reply is missing) to `restart` (the device must be replaced)."""
 
     FINE = "fine"
@@ -41,7 +41,7 @@ class MissingReplyStage(StrEnum):
     RESTART = "restart"
 
 
-class MissingReplyTimer:
+class OverdueReplyTimer:
     """Measures how long an expected reply of one VPN has been missing. All times are monotonic, in seconds.
 
     Args:
@@ -49,7 +49,7 @@ class MissingReplyTimer:
         now: The current monotonic time.
     """
 
-    def __init__(self, thresholds: MissingReplyThresholds, now: float) -> None:
+    def __init__(self, thresholds: OverdueReplyThresholds, now: float) -> None:
         self._thresholds = thresholds
         self.last_reply = now
         self._echo_sent: float | None = None
@@ -95,19 +95,19 @@ class MissingReplyTimer:
         dial = now - self._dialed - DIAL_GRACE if self._dialed is not None else 0.0
         return max(0.0, echo, dial)
 
-    def stage(self, now: float) -> MissingReplyStage:
+    def stage(self, now: float) -> OverdueReplyStage:
         """Return the stage that corresponds to the time for which an expected reply has been missing."""
         overdue, thresholds = self.overdue(now), self._thresholds
         for threshold, stage in (
-            (thresholds.restart, MissingReplyStage.RESTART),
-            (thresholds.lost, MissingReplyStage.LOST),
-            (thresholds.down, MissingReplyStage.DOWN),
-            (thresholds.reconnect, MissingReplyStage.RECONNECT),
-            (thresholds.suspect, MissingReplyStage.SUSPECT),
+            (thresholds.restart, OverdueReplyStage.RESTART),
+            (thresholds.lost, OverdueReplyStage.LOST),
+            (thresholds.down, OverdueReplyStage.DOWN),
+            (thresholds.reconnect, OverdueReplyStage.RECONNECT),
+            (thresholds.suspect, OverdueReplyStage.SUSPECT),
         ):
             if overdue >= threshold:
                 return stage
-        return MissingReplyStage.FINE
+        return OverdueReplyStage.FINE
 
     def start_reconnect(self, now: float) -> bool:
         """Return whether the caller must reconnect the VPN now. If so, store `now` as the time of the attempt."""

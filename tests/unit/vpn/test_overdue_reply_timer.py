@@ -3,61 +3,61 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.vpn.missing_reply_timer import (
+from gateway.vpn.overdue_reply_timer import (
     DIAL_GRACE,
     RECONNECT_INTERVAL,
-    MissingReplyStage,
-    MissingReplyThresholds,
-    MissingReplyTimer,
+    OverdueReplyStage,
+    OverdueReplyThresholds,
+    OverdueReplyTimer,
 )
 
-THRESHOLDS = MissingReplyThresholds()
-ORDER = list(MissingReplyStage)
+THRESHOLDS = OverdueReplyThresholds()
+ORDER = list(OverdueReplyStage)
 
 
 def test_silence_without_a_pending_request_is_ignored() -> None:
-    silence = MissingReplyTimer(THRESHOLDS, 0)
-    assert silence.stage(10_000) is MissingReplyStage.FINE
+    silence = OverdueReplyTimer(THRESHOLDS, 0)
+    assert silence.stage(10_000) is OverdueReplyStage.FINE
 
 
 def test_overdue_echo_replies_advance_the_stage() -> None:
-    silence = MissingReplyTimer(THRESHOLDS, 0)
+    silence = OverdueReplyTimer(THRESHOLDS, 0)
     silence.record_echo_request(100)
     silence.record_echo_request(104)  # The stage depends on the first unanswered request.
     seen = [silence.stage(100 + after) for after in (4.9, 5, 7, 22, 60, 300)]
     assert seen == [
-        MissingReplyStage.FINE,
-        MissingReplyStage.SUSPECT,
-        MissingReplyStage.RECONNECT,
-        MissingReplyStage.DOWN,
-        MissingReplyStage.LOST,
-        MissingReplyStage.RESTART,
+        OverdueReplyStage.FINE,
+        OverdueReplyStage.SUSPECT,
+        OverdueReplyStage.RECONNECT,
+        OverdueReplyStage.DOWN,
+        OverdueReplyStage.LOST,
+        OverdueReplyStage.RESTART,
     ]
     silence.record_reply(401)
-    assert silence.stage(10_000) is MissingReplyStage.FINE
+    assert silence.stage(10_000) is OverdueReplyStage.FINE
 
 
 def test_a_dial_is_weaker_evidence_of_life_than_an_echo_reply() -> None:
-    silence = MissingReplyTimer(THRESHOLDS, 0)
+    silence = OverdueReplyTimer(THRESHOLDS, 0)
     silence.record_dial(100)
-    assert silence.stage(100 + THRESHOLDS.suspect + DIAL_GRACE - 0.1) is MissingReplyStage.FINE
-    assert silence.stage(100 + THRESHOLDS.suspect + DIAL_GRACE) is MissingReplyStage.SUSPECT
+    assert silence.stage(100 + THRESHOLDS.suspect + DIAL_GRACE - 0.1) is OverdueReplyStage.FINE
+    assert silence.stage(100 + THRESHOLDS.suspect + DIAL_GRACE) is OverdueReplyStage.SUSPECT
 
 
 def test_bytes_are_a_sign_of_life_only_when_they_grow() -> None:
-    silence = MissingReplyTimer(THRESHOLDS, 0)
+    silence = OverdueReplyTimer(THRESHOLDS, 0)
     silence.record_received(1000, 1)
     silence.record_echo_request(10)
     silence.record_received(1000, 18)
-    assert silence.stage(18) is MissingReplyStage.RECONNECT
+    assert silence.stage(18) is OverdueReplyStage.RECONNECT
     silence.record_received(20, 19)  # The lower number means that the kernel has reset the counter.
-    assert silence.stage(19) is MissingReplyStage.RECONNECT
+    assert silence.stage(19) is OverdueReplyStage.RECONNECT
     silence.record_received(21, 20)
-    assert silence.stage(20) is MissingReplyStage.FINE
+    assert silence.stage(20) is OverdueReplyStage.FINE
 
 
 def test_it_reconnects_immediately_and_then_at_an_interval() -> None:
-    silence = MissingReplyTimer(THRESHOLDS, 0)
+    silence = OverdueReplyTimer(THRESHOLDS, 0)
     silence.record_echo_request(100)
     attempts = [at for at in range(100, 130) if silence.start_reconnect(at)]
     assert attempts[0] == 100 + THRESHOLDS.reconnect
@@ -66,12 +66,12 @@ def test_it_reconnects_immediately_and_then_at_an_interval() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from(["echo", "dial", "hear"]), st.floats(0, 20)), max_size=30))
 def test_without_a_sign_of_life_the_stage_never_improves(steps: list[tuple[str, float]]) -> None:
-    silence, now, before = MissingReplyTimer(THRESHOLDS, 0), 0.0, MissingReplyStage.FINE
+    silence, now, before = OverdueReplyTimer(THRESHOLDS, 0), 0.0, OverdueReplyStage.FINE
     for what, after in steps:
         now += after
         if what == "hear":
             silence.record_reply(now)
-            before = MissingReplyStage.FINE
+            before = OverdueReplyStage.FINE
         elif what == "echo":
             silence.record_echo_request(now)
         else:

@@ -9,7 +9,7 @@ import socket
 from gateway.proxy.tls_socket import TlsSocket
 
 
-class ProxyStream:
+class PlainProxyConnection:
     """An unencrypted connection to a proxy.
 
     Args:
@@ -50,7 +50,7 @@ class ProxyStream:
         return await self._loop.sock_recv(self.sock, max_bytes)
 
 
-class TlsProxyStream(ProxyStream):
+class TlsProxyConnection(PlainProxyConnection):
     """A TLS connection to a proxy.
 
     Args:

@@ -20,7 +20,7 @@ from gateway.ssh.asyncssh_relay_counters import AsyncsshRelayCounters
 log = logging.getLogger(__name__)
 
 
-class ClientSocketHandler(AsyncsshRelayCounters):
+class RelayClientSocket(AsyncsshRelayCounters):
     """Handles the client's socket of a relay; base class of `AsyncsshRelay`, which handles the channel."""
 
     def attach(self, client: socket.socket) -> None:
