@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from site_paths import LOAD, ROOT, build
 
-from gateway.demo.process import ServerProcess, free_port
+from gateway.demo.server_process import ServerProcess, free_port
 from gateway.demo.sshd import Bastion
 
 _CLIENTS, _REQUEST, _RESPONSE = 64, 200, 4096

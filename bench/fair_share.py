@@ -22,7 +22,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 from site_paths import ROOT, MeasuredPath
 
-from gateway.demo.process import ServerProcess, free_port
+from gateway.demo.server_process import ServerProcess, free_port
 from gateway.demo.sshd import Bastion
 from tests.support.share import Backend, measure
 from tests.support.slow_link import Shape, SlowLink

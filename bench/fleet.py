@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from gateway.demo.process import ServerProcess, free_port
+from gateway.demo.server_process import ServerProcess, free_port
 
 _SUMMARY = {
     "instance": "site", "version": "0.1.0", "status": "ready", "started_at": "2026-01-01T00:00:00.000Z", "clients": 7,

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from site_paths import ROOT, MeasuredPath, Start, ssh_forward, starter
 
 from gateway.demo.mariadb import MariaDB
-from gateway.demo.process import find, free_port
+from gateway.demo.server_process import find, free_port
 from gateway.demo.sshd import Bastion
 
 _CIPHER = "aes128-gcm@openssh.com"

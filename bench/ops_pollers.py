@@ -19,7 +19,7 @@ from typing import NamedTuple, Self
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from gateway.demo.process import ServerProcess, free_port
+from gateway.demo.server_process import ServerProcess, free_port
 
 _ROUNDS = 7
 _CLIENTS = 8

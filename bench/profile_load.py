@@ -24,7 +24,7 @@ from site_paths import LOAD, build
 from gateway.app import service
 from gateway.config import ConfigSources, load
 from gateway.contracts.config_types import HostPort
-from gateway.demo.process import ServerProcess, free_port
+from gateway.demo.server_process import ServerProcess, free_port
 from gateway.demo.sshd import Bastion
 
 MODES = {

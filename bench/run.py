@@ -28,7 +28,7 @@ import asyncssh
 import cryptography
 from site_paths import LOAD, MeasuredPath, beside_sshtunnel, running, straight, with_cipher, with_two_connections
 
-from gateway.demo.process import find
+from gateway.demo.server_process import find
 
 Measure = Callable[[MeasuredPath], float]
 Begin = Callable[[Path], contextlib.AbstractContextManager[list[MeasuredPath]]]

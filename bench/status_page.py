@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from ops_pollers import Site, site, traffic
 
-from gateway.demo.process import free_port
+from gateway.demo.server_process import free_port
 
 _ROUNDS = 7
 _REFRESH, _SHORTEST, _AFTER_EVENT = 10.0, 1.0, 0.1

@@ -20,7 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from gateway.demo.process import ServerProcess, free_port
+from gateway.demo.server_process import ServerProcess, free_port
 from tests.support.certificates import Authority
 from tests.support.gateway_process import Gateway
 from tests.support.netns import BEHIND, NAMES, inside, run, two

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Mapping
 import hypothesis
 import pytest
 
-from gateway.demo import process
+from gateway.demo import server_process
 from gateway.relay.event_loop import RelayEventLoop
 
 pytest.register_assert_rewrite("tests.support")
@@ -30,7 +30,7 @@ def pytest_configure() -> None:
     """Divide the ports between the workers of pytest-xdist: a test may expect that no server listens on one."""
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):
         number, count = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-        process.PORTS = process.PORTS[number::count]
+        server_process.PORTS = server_process.PORTS[number::count]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

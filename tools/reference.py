@@ -54,7 +54,7 @@ from gateway.ops.metrics import families
 from gateway.ops.server import OpsServer
 from gateway.ops.status_views import ServiceView
 from gateway.tls_client import TlsClientFiles
-from gateway.vpn.options import OverdueReplyOptions
+from gateway.vpn.options import VpnFailureDetectionOptions
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference.md"
 _NEEDS = {
@@ -107,7 +107,7 @@ def _configuration() -> Iterator[str]:
     yield from _table("`tunnels.NAME`, every kind", CommonTunnelOptions)
     for name, tunnel in sorted(tunnels.KINDS.items()):
         yield from _table(f"`tunnels.NAME`, kind `{name}`", tunnel.options)
-    yield from _table("`silence`, kinds `openvpn` and `wireguard`", OverdueReplyOptions)
+    yield from _table("`silence`, kinds `openvpn` and `wireguard`", VpnFailureDetectionOptions)
     yield from _table("`backends.NAME`, every kind", CommonBackendOptions)
     ports = {name: kind.default_port for name, kind in sorted(backends.KINDS.items()) if kind.default_port}
     yield ""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from gateway.app.running_gateway import RunningGateway
+from gateway.app.running_components import RunningComponents
 from gateway.audit_log.recorder import AuditLogRecorder
 from gateway.config import Config
 from gateway.contracts.component import Component
@@ -38,12 +38,12 @@ class DockerReconcilerManager:
         self.peers: PeerAddressExchange | None = None
         self._supervisor = supervisor
         self._group = group
-        self._runtime: RunningGateway | None = None
+        self._runtime: RunningComponents | None = None
         self._config: Config | None = None
         self._components: list[str] = []
         self._numbers = itertools.count(1)
 
-    def apply(self, config: Config, runtime: RunningGateway) -> None:
+    def apply(self, config: Config, runtime: RunningComponents) -> None:
         """Reconcile Docker with `config`. If the section `docker` has changed, start a new reconciler."""
         runtime.on_state_change = self._reconcile_soon
         unchanged = self._config is not None and self._config.docker == config.docker

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 from gateway.app.reloader import Reloader
-from gateway.app.running_gateway import RunningGateway
+from gateway.app.running_components import RunningComponents
 from gateway.config import TunnelSpec
 from gateway.config.referenced_file_checks import files_of
 from gateway.errors import GatewayError
@@ -24,7 +24,7 @@ class FileChangeHandler:
         runtime: The running gateway, whose tunnels use the renewed keys and certificates.
     """
 
-    def __init__(self, file: Path | None, reloader: Reloader, ops: OpsServer, runtime: RunningGateway) -> None:
+    def __init__(self, file: Path | None, reloader: Reloader, ops: OpsServer, runtime: RunningComponents) -> None:
         self._file = file
         self._reloader = reloader
         self._ops = ops

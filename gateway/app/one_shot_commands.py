@@ -30,7 +30,7 @@ from gateway.docker.reconciler import Reconciler
 from gateway.errors import FailureReason, LinkLostError, UsageError
 from gateway.health.check_results import CheckResult
 from gateway.health.probe import probe_once
-from gateway.relay.direct_link import DirectLinkTunnel
+from gateway.relay.direct_link import DirectLinkFactory
 from gateway.relay.event_loop import RelayEventLoop
 from gateway.supervision.supervisor import Supervisor, supervise
 from gateway.supervision.uplink import Uplink
@@ -199,7 +199,7 @@ def _with_client_host(error: EngineError, options: DockerOptions) -> EngineError
 
 
 def _direct_uplink(supervisor: Supervisor) -> dict[str | None, Uplink]:
-    uplinks: dict[str | None, Uplink] = {None: Uplink("direct", DirectLinkTunnel(), quiet=True)}
+    uplinks: dict[str | None, Uplink] = {None: Uplink("direct", DirectLinkFactory(), quiet=True)}
     supervisor.start("direct", uplinks[None])
     return uplinks
 

@@ -10,7 +10,7 @@ from gateway.app.config_diff import NO_CHANGE, ConfigDiff, diff_configs
 from gateway.app.docker_reconciler_manager import DockerReconcilerManager
 from gateway.app.listeners import bind_listeners, open_sockets, restrict_sockets
 from gateway.app.process_setup import set_io_flusher
-from gateway.app.running_gateway import RunningGateway
+from gateway.app.running_components import RunningComponents
 from gateway.app.service_audit_log import ServiceAuditLog
 from gateway.app.socket_activation import PassedSockets
 from gateway.app.stale_bind_mounts import find_stale_files
@@ -65,7 +65,7 @@ class Reloader:
     ) -> None:
         self.config = config
         """The configuration that was applied last."""
-        self.runtime: RunningGateway | None = None
+        self.runtime: RunningComponents | None = None
         """The running tunnels, forwards and checks; None before `start`."""
         self.docker: DockerReconcilerManager | None = None
         """Applies the section `docker` of each configuration to the Docker engine; None before `start`."""
@@ -100,7 +100,7 @@ class Reloader:
 
     def start(
         self,
-        runtime: RunningGateway,
+        runtime: RunningComponents,
         docker: DockerReconcilerManager,
         ops: OpsServer,
         listeners: dict[HostPort, Listener],
@@ -120,7 +120,7 @@ class Reloader:
 
     def _apply_to(
         self,
-        runtime: RunningGateway,
+        runtime: RunningComponents,
         docker: DockerReconcilerManager,
         config: Config,
         listeners: dict[HostPort, Listener],
@@ -206,7 +206,7 @@ class Reloader:
             return  # `reload` has already logged the error
 
     async def _apply(
-        self, runtime: RunningGateway, docker: DockerReconcilerManager, config: Config, trigger: str
+        self, runtime: RunningComponents, docker: DockerReconcilerManager, config: Config, trigger: str
     ) -> str:
         self.check_running()
         # Raise an error if a change requires a restart. Do this before opening a new audit log.

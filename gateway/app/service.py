@@ -20,7 +20,7 @@ from gateway.app.listeners import bind_listeners
 from gateway.app.ops_settings import ops_settings
 from gateway.app.process_setup import prepare_loop, prepare_process
 from gateway.app.reloader import Loader, Reloader
-from gateway.app.running_gateway import RunningGateway
+from gateway.app.running_components import RunningComponents
 from gateway.app.service_audit_log import ServiceAuditLog
 from gateway.app.service_control import ServiceControl
 from gateway.app.shutdown import shut_down
@@ -141,11 +141,11 @@ class GatewayService:
         group: asyncio.TaskGroup,
         docker: DockerReconcilerManager,
         exporter: TraceExporter | None,
-    ) -> RunningGateway:
+    ) -> RunningComponents:
         config, recorder = self._reloader.config, self._auditing.recorder
         components, budgets = ComponentManager(supervisor, group), AbortedHandshakeBudgets()
         data_plane.settings.threads = data_plane.thread_count(config.gateway.threads)
-        return RunningGateway(
+        return RunningComponents(
             components,
             UplinkManager(components),
             config,
@@ -181,7 +181,7 @@ class GatewayService:
             self._control.lag.observe(max(0.0, loop.time() - due))
             self._notifier.watchdog()
 
-    async def _await_startup(self, runtime: RunningGateway, docker: DockerReconcilerManager) -> None:
+    async def _await_startup(self, runtime: RunningComponents, docker: DockerReconcilerManager) -> None:
         await wait_first_results(runtime.backends.values)
         try:
             async with asyncio.timeout(_DOCKER_TIMEOUT):

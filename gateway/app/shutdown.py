@@ -3,7 +3,7 @@
 import asyncio
 import logging
 
-from gateway.app.running_gateway import RunningGateway
+from gateway.app.running_components import RunningComponents
 from gateway.config.sections import ShutdownSection
 
 log = logging.getLogger(__name__)
@@ -12,7 +12,7 @@ _POLL = 0.05
 _MIN_IDLE = 0.05
 
 
-async def shut_down(runtime: RunningGateway, options: ShutdownSection, immediately: asyncio.Event) -> None:
+async def shut_down(runtime: RunningComponents, options: ShutdownSection, immediately: asyncio.Event) -> None:
     """Serve clients for `options.delay` seconds, and then close the listeners.
 
     During the next `options.drain` seconds, wait until the open connections end, and reset idle connections. Finally,

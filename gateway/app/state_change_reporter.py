@@ -1,7 +1,7 @@
 """Adds the state changes of backends, targets and tunnels to the event log."""
 
 from gateway.app.running_backend import RunningBackend
-from gateway.app.running_gateway import RunningGateway
+from gateway.app.running_components import RunningComponents
 from gateway.app.tunnel_view_builder import worst_uplink
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.events import EventLog, EventSubject, SubjectType
@@ -21,7 +21,7 @@ class StateChangeReporter:
         events: The event log.
     """
 
-    def __init__(self, runtime: RunningGateway, events: EventLog) -> None:
+    def __init__(self, runtime: RunningComponents, events: EventLog) -> None:
         self._runtime = runtime
         self._events = events
         runtime.on_check_result = self._observe_backend

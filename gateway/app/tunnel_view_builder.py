@@ -4,7 +4,7 @@ from collections import Counter
 from functools import reduce
 from typing import Any
 
-from gateway.app.running_gateway import RunningGateway
+from gateway.app.running_components import RunningComponents
 from gateway.config import TunnelSpec
 from gateway.contracts.link import LinkStatus
 from gateway.contracts.states import TunnelState
@@ -15,7 +15,7 @@ from gateway.ops.status_views import TunnelView
 from gateway.supervision.uplink import Uplink
 
 
-def tunnel_views(runtime: RunningGateway, events: EventLog) -> list[TunnelView]:
+def tunnel_views(runtime: RunningComponents, events: EventLog) -> list[TunnelView]:
     """Return the status of the configured tunnels, and of the removed tunnels that still drain.
 
     Args:

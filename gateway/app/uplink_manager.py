@@ -7,7 +7,7 @@ from gateway.app.component_manager import ComponentManager
 from gateway.app.tunnel_lanes import TunnelLane, backend_lanes, outer_lanes, required_lanes
 from gateway.config import Config, TunnelSpec
 from gateway.contracts.states import TunnelState
-from gateway.relay.direct_link import DirectLinkTunnel
+from gateway.relay.direct_link import DirectLinkFactory
 from gateway.supervision.uplink import Uplink
 
 
@@ -19,7 +19,7 @@ class UplinkManager:
     """
 
     def __init__(self, components: ComponentManager) -> None:
-        self.direct = Uplink("direct", DirectLinkTunnel(), quiet=True)
+        self.direct = Uplink("direct", DirectLinkFactory(), quiet=True)
         self.by_lane: dict[TunnelLane, Uplink] = {}
         self.on_change: Callable[[str], None] = lambda _: None
         """Called with the name of a tunnel when the tunnel's state might have changed."""

@@ -52,7 +52,7 @@ def stale_files(text: str) -> set[str]:
     return {_unescape(each[4]) for each in fields if len(each) > 4 and each[3].endswith("//deleted")}
 
 
-class HostFiles:
+class EngineHostFiles:
     """Reads files and directories of this host, until a deadline.
 
     Args:

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gateway.audit.engine_host_files import HostFiles, stale_files
+from gateway.audit.engine_host_files import EngineHostFiles, stale_files
 from gateway.audit.host_filesystem_model import HostPath
-from gateway.audit.image_files import changes, image_names, user_of
+from gateway.audit.image_layer_files import changes, image_names, user_of
 from gateway.audit.linux_capabilities import ignores_permissions
 from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.storage_behind_mount import bound_directory, is_below, of_volume
@@ -29,7 +29,7 @@ def with_files(snapshot: AuditSnapshot, info: Mapping[str, Any], unchecked: list
         info: The engine's response to `/info`.
         unchecked: Messages about data that the audit could not read. The function appends to this list.
     """
-    host = HostFiles(snapshot.mounts_by_point, time.monotonic() + _READING)
+    host = EngineHostFiles(snapshot.mounts_by_point, time.monotonic() + _READING)
     volumes = {
         name: replace(each, options={**each.options, "device": host.resolve(each.options["device"])})
         if bound_directory(each)
@@ -84,7 +84,7 @@ def _layers(container: AuditedContainer) -> list[str]:
 
 
 def _container_files(
-    host: HostFiles, container: AuditedContainer, layers: list[str], paths: Mapping[str, HostPath],
+    host: EngineHostFiles, container: AuditedContainer, layers: list[str], paths: Mapping[str, HostPath],
     snapshot: AuditSnapshot, *, knows_users: bool,
 ) -> AuditedContainer:  # fmt: skip
     pid = int((container.inspection.get("State") or {}).get("Pid") or 0)
@@ -117,7 +117,11 @@ def _mounts_shared(container: AuditedContainer) -> bool:
 
 
 def _hidden(
-    host: HostFiles, mount: AuditedMount, image: Iterable[str], paths: Mapping[str, HostPath], snapshot: AuditSnapshot
+    host: EngineHostFiles,
+    mount: AuditedMount,
+    image: Iterable[str],
+    paths: Mapping[str, HostPath],
+    snapshot: AuditSnapshot,
 ) -> tuple[str, ...]:
     names = set() if mount.path in VOLATILE else image_names(host, image, mount.path)
     if not names:

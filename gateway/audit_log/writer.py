@@ -60,8 +60,8 @@ class AuditLogWriter:
         self._reopen = False
         self._closing = threading.Event()
         self._wake = threading.Event()
-        self._queue_full_log = _CallRateLimiter()
-        self._write_error_log = _CallRateLimiter()
+        self._queue_full_log = _OncePerMinute()
+        self._write_error_log = _OncePerMinute()
         self._thread = threading.Thread(target=self._run, name="audit log", daemon=True)
         self._thread.start()
 
@@ -205,7 +205,7 @@ class AuditLogWriter:
         log.error("cannot write to the audit log: last events lost", extra={"events": left})
 
 
-class _CallRateLimiter:
+class _OncePerMinute:
     """Calls a function at most once per minute."""
 
     def __init__(self) -> None:

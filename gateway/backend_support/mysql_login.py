@@ -2,7 +2,7 @@
 
 A server chooses the authentication plugin, and PyMySQL accepts the choice. With some plugins, PyMySQL sends the
 password in plaintext. With others, PyMySQL encrypts the password with a public key that it receives from the server.
-The server can be an attacker. `HardenedMysqlConnection` sends the password only over verified TLS, or encrypted
+The server can be an attacker. `RestrictedMysqlConnection` sends the password only over verified TLS, or encrypted
 with the server's public key from the configuration (MySQL Reference Manual, "Caching SHA-2 Pluggable Authentication";
 MariaDB documentation, "Authentication Plugins").
 """
@@ -45,7 +45,7 @@ _EMPTY_PASSWORD = b"\0"
 _ED25519_SIGNATURE_SIZE = 64
 
 
-class HardenedMysqlConnection(pymysql.connections.Connection):
+class RestrictedMysqlConnection(pymysql.connections.Connection):
     """A PyMySQL connection that restricts authentication plugins, limits received data, and records phases.
 
     The class overrides five private methods of PyMySQL 1.2.
@@ -224,10 +224,10 @@ class _CachingSha2PasswordPlugin:
     """The authentication plugin `caching_sha2_password`, for `auth_plugin_map` of `pymysql.connect`.
 
     This class replaces PyMySQL's implementation of the plugin. With that implementation, a server could request a
-    second change of the plugin, which `HardenedMysqlConnection.check_plugin` would not check.
+    second change of the plugin, which `RestrictedMysqlConnection.check_plugin` would not check.
     """
 
-    def __init__(self, login: HardenedMysqlConnection) -> None:
+    def __init__(self, login: RestrictedMysqlConnection) -> None:
         self._login = login
 
     def authenticate(self, packet: Any) -> Any:
@@ -251,7 +251,7 @@ class _Sha256PasswordPlugin:
     This class replaces PyMySQL's implementation, which encrypts the password with a key from an unverified server.
     """
 
-    def __init__(self, login: HardenedMysqlConnection) -> None:
+    def __init__(self, login: RestrictedMysqlConnection) -> None:
         self._login = login
 
     def authenticate(self, packet: Any) -> Any:

@@ -11,7 +11,7 @@ login ends.
 import struct
 from hmac import compare_digest
 
-from gateway.query_cancel_protocol import CancelRequest, ClientMessageKind, EncryptionRequest
+from gateway.query_cancel_parser import CancelRequest, ClientMessageKind, EncryptionRequest
 
 _PACKET = struct.Struct("!II")
 _MESSAGE = struct.Struct("!cI")
@@ -33,7 +33,7 @@ _MAX_LOGIN = 1 << 20
 
 
 class PostgresCancelKeyTap:
-    """Finds the cancel key in a session's login; implements `gateway.query_cancel_protocol.CancelKeyTap`.
+    """Finds the cancel key in a session's login; implements `gateway.query_cancel_parser.CancelKeyTap`.
 
     The tap stores at most one message header or one key at a time.
     """
@@ -66,7 +66,7 @@ class PostgresCancelKeyTap:
     def matches(self, request: CancelRequest) -> bool:
         """Return whether `request` cancels a query of this session.
 
-        See `gateway.query_cancel_protocol.CancelKeyTap`.
+        See `gateway.query_cancel_parser.CancelKeyTap`.
         """
         return self._key is not None and compare_digest(self._key, request.data[_PACKET.size :])
 
@@ -139,16 +139,16 @@ class PostgresCancelKeyTap:
 
 
 class PostgresCancelProtocol:
-    """Recognizes PostgreSQL's cancel requests; implements `gateway.query_cancel_protocol.QueryCancelProtocol`."""
+    """Recognizes PostgreSQL's cancel requests; implements `gateway.query_cancel_parser.QueryCancelParser`."""
 
     max_bytes = _PACKET.size + _PID_SIZE + _KEY_SIZES[-1]
 
     def cancel_key_tap(self) -> PostgresCancelKeyTap:
-        """Return a tap for one new connection. See `gateway.query_cancel_protocol.QueryCancelProtocol`."""
+        """Return a tap for one new connection. See `gateway.query_cancel_parser.QueryCancelParser`."""
         return PostgresCancelKeyTap()
 
     def classify(self, first: bytes) -> CancelRequest | EncryptionRequest | ClientMessageKind:
-        """Classify a connection by its first bytes. See `gateway.query_cancel_protocol.QueryCancelProtocol`."""
+        """Classify a connection by its first bytes. See `gateway.query_cancel_parser.QueryCancelParser`."""
         if first[0] != 0:
             # The first packet of a PostgreSQL client begins with its length in four bytes. The length is less than
             # 16 MiB, so the first byte is zero. If it is not zero, the client uses direct TLS or another protocol.

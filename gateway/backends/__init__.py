@@ -14,11 +14,11 @@ from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.contracts.states import TrafficClass
 from gateway.facts import FactDefinition
 from gateway.kind_registry import KindRegistry
-from gateway.query_cancel_protocol import QueryCancelProtocol
+from gateway.query_cancel_parser import QueryCancelParser
 from gateway.remedies import TARGET_REMEDIES
 
 
-class BackendAdviceContext(Protocol):
+class BackendSettings(Protocol):
     """The settings of one backend, from which the function `BackendKind.advice` derives warnings."""
 
     @property
@@ -134,10 +134,10 @@ class BackendKind:
     privileged_only: Callable[[Any], bool] = lambda _: False
     abort_limit: int | None = None
     tap: TapFactory | None = None
-    cancels: QueryCancelProtocol | None = None
+    cancels: QueryCancelParser | None = None
     response_timeout: float | None = None
     imports: ImportedBackendDefaults = field(default_factory=ImportedBackendDefaults)
-    advice: Callable[[Sequence[BackendAdviceContext]], Iterator[str]] = lambda _: iter(())
+    advice: Callable[[Sequence[BackendSettings]], Iterator[str]] = lambda _: iter(())
     insecure_settings: Callable[[Any, Any, bool], Iterator[InsecureSetting]] = lambda *_: iter(())
     credentials: Callable[[Any, Any], list[MonitoredCertificate]] = lambda _options, _check: []
     init_keys: tuple[str, ...] = ()

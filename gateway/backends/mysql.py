@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from gateway.backend_support import tls_options
 from gateway.backend_support.login_options import insecure_settings
 from gateway.backend_support.mysql_errors import mysql_error, protocol_error
-from gateway.backend_support.mysql_login import HardenedMysqlConnection
+from gateway.backend_support.mysql_login import RestrictedMysqlConnection
 from gateway.backend_support.mysql_status import query_status
 from gateway.backend_support.password_source import PasswordSource
 from gateway.backend_support.probe_login_limiter import ProbeLoginLimiter
@@ -142,11 +142,11 @@ class MysqlBackend:
             if login.logged_in:
                 logins.record_success(time.monotonic())
 
-    def _create_login(self, target: HostPort, phases: PhaseTimer, password: str) -> HardenedMysqlConnection:
+    def _create_login(self, target: HostPort, phases: PhaseTimer, password: str) -> RestrictedMysqlConnection:
         """Return a connection object that is not connected yet. Reads the TLS files, and can block."""
         check = self.check
         context = tls_options.context(check.tls)
-        return HardenedMysqlConnection(
+        return RestrictedMysqlConnection(
             phases,
             verified=check.tls.mode == "verify",
             server_public_key=_read_public_key(check.server_public_key_file) if context is None else None,
@@ -163,7 +163,7 @@ class MysqlBackend:
             program_name="gateway-check",
         )
 
-    def _query(self, login: HardenedMysqlConnection, sock: socket.socket, phases: PhaseTimer) -> ProbeResult:
+    def _query(self, login: RestrictedMysqlConnection, sock: socket.socket, phases: PhaseTimer) -> ProbeResult:
         """Log in and query the status. The call blocks. To cancel this call, another thread shuts `sock` down."""
         try:
             login.connect(sock)

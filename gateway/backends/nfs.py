@@ -9,7 +9,7 @@ from gateway.backend_support.nfs_kernel_mounts import (
     NFS_MOUNT_DESCRIPTION,
     NfsBackendOptions,
 )
-from gateway.backends import BackendAdviceContext, BackendKind, ImportedBackendDefaults
+from gateway.backends import BackendKind, BackendSettings, ImportedBackendDefaults
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.config_types import Duration, HostPort
 from gateway.contracts.link import SocketConnector
@@ -136,7 +136,7 @@ def _read_url(scheme: str, path: str) -> dict[str, str]:
     return {"export": path} if path.strip("/") else {}
 
 
-def _advice(backends: Sequence[BackendAdviceContext]) -> Iterator[str]:
+def _advice(backends: Sequence[BackendSettings]) -> Iterator[str]:
     """Yield a warning for each backend whose `hold` exceeds the maximum time that the kernel waits for a mount.
 
     Also yield a warning for each backend that has the same NFS server as another backend. If a host mounts two

@@ -22,7 +22,7 @@ _COMMANDS = {
     "plan_and_apply_commands": ("plan", "apply"),
     "audit": ("audit",),
     "status": ("status",),
-    "explain_command": ("explain",),
+    "explain_backend_or_container": ("explain",),
     "fleet": ("fleet",),
     "wait": ("wait",),
     "healthcheck": ("healthcheck",),

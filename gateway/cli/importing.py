@@ -101,7 +101,7 @@ def _read(words: tuple[str, ...]) -> "list[ImportSource]":
 
 def _source(word: str, form: str) -> "ImportSource":
     from gateway.importing.source_format import ImportSource  # noqa: PLC0415 - slow to import
-    from gateway.input_limits import read_limited, read_stream  # noqa: PLC0415 - slow to import
+    from gateway.input_size_limits import read_limited, read_stream  # noqa: PLC0415 - slow to import
     from gateway.secret_redaction import hide_secrets  # noqa: PLC0415 - slow to import
 
     try:

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from math import inf
 
-from gateway.command_tunnel.background_tasks import BackgroundTasks
-from gateway.command_tunnel.connector_dependencies import ConnectorDependencies
+from gateway.command_tunnel.connector_helpers import ConnectorHelpers
 from gateway.command_tunnel.local_port_connector import LocalPortConnector
 from gateway.command_tunnel.local_port_state import read_local_ports
-from gateway.command_tunnel.options import CommandOptions
+from gateway.command_tunnel.options import CommandTunnelOptions
+from gateway.command_tunnel.owned_tasks import OwnedTasks
 from gateway.command_tunnel.stdio_connector import StdioConnector
 from gateway.command_tunnel.target_connector import TargetConnector
 from gateway.connection_tap import Tap
@@ -66,7 +66,7 @@ class CommandLink:
 
     def __init__(
         self,
-        options: CommandOptions,
+        options: CommandTunnelOptions,
         network: RemoteNetworkId,
         children: TunnelProcesses,
         progress: TunnelStateCallback,
@@ -76,14 +76,14 @@ class CommandLink:
         self._progress = progress
         self._lost: asyncio.Future[TunnelError] = asyncio.get_running_loop().create_future()
         name = options.command[0].rpartition("/")[2]
-        self._dependencies = ConnectorDependencies(options, children, OutputLog(name), self._on_change)
+        self._dependencies = ConnectorHelpers(options, children, OutputLog(name), self._on_change)
         self._connectors: dict[tuple[str, ...], TargetConnector] = {}
         """The connector for each command line. Targets with the same command line share a connector."""
         self._dialed: dict[HostPort, float] = {}
         """Monotonic time of the last dial of each target, in seconds."""
         self._bridges: set[StreamBridge] = set()
         self._relays: set[Relay] = set()
-        self._tasks = BackgroundTasks()
+        self._tasks = OwnedTasks()
         self._is_suspect = False
         # The status contains a hash instead of the arguments, because an argument can contain a secret.
         digest = hashlib.sha256("\0".join(options.command).encode()).hexdigest()[:8]

@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 
 from gateway.command_tunnel.local_port_state import LocalPortState, read_local_ports
-from gateway.command_tunnel.options import CommandOptions
+from gateway.command_tunnel.options import CommandTunnelOptions
 from gateway.command_tunnel.sock_diag import read_connection
 from gateway.command_tunnel.stall_timer import StallTimer
 from gateway.contracts.config_types import HostPort
@@ -45,7 +45,7 @@ class ListeningProcess:
         options: The options of the tunnel.
     """
 
-    def __init__(self, child: ChildProcess, command: Sequence[str], port: int, options: CommandOptions) -> None:
+    def __init__(self, child: ChildProcess, command: Sequence[str], port: int, options: CommandTunnelOptions) -> None:
         self.child = child
         self.port = port
         self.host = _LOOPBACK[0]

@@ -5,11 +5,11 @@ import logging
 import time
 from collections.abc import Mapping
 
-from gateway.command_tunnel.background_tasks import BackgroundTasks
-from gateway.command_tunnel.connector_dependencies import ConnectorDependencies
+from gateway.command_tunnel.connector_helpers import ConnectorHelpers
 from gateway.command_tunnel.listening_process import ListeningProcess, LocalPortNotAcceptingError
 from gateway.command_tunnel.local_port_state import LocalPortState
 from gateway.command_tunnel.local_port_stream import LocalPortStream
+from gateway.command_tunnel.owned_tasks import OwnedTasks
 from gateway.command_tunnel.port_reservations import release_port, reserve_port
 from gateway.command_tunnel.start_backoff import StartBackoff
 from gateway.contracts.config_types import HostPort
@@ -30,7 +30,7 @@ class LocalPortConnector:
         dependencies: The options and helpers that all connectors of the link share.
     """
 
-    def __init__(self, to: HostPort, dependencies: ConnectorDependencies) -> None:
+    def __init__(self, to: HostPort, dependencies: ConnectorHelpers) -> None:
         self._to = to
         self._dependencies = dependencies
         self._processes: list[ListeningProcess] = []
@@ -39,7 +39,7 @@ class LocalPortConnector:
         self._in_test: set[ListeningProcess] = set()
         """The processes that `_kill_unless_accepting` currently tests."""
         self._retry = StartBackoff()
-        self._tasks = BackgroundTasks()
+        self._tasks = OwnedTasks()
 
     @property
     def failure(self) -> TunnelError | None:

@@ -12,7 +12,7 @@ _PLACEHOLDERS = {"port": ("host", "port", "local_port"), "stdio": ("host", "port
 
 
 @dataclass(frozen=True)
-class CommandOptions:
+class CommandTunnelOptions:
     """The configuration keys of a tunnel of kind `command`, which runs a program to connect to targets.
 
     Args:

@@ -6,9 +6,9 @@ import time
 from collections.abc import Mapping
 from math import inf
 
-from gateway.command_tunnel.background_tasks import BackgroundTasks
-from gateway.command_tunnel.connector_dependencies import ConnectorDependencies
+from gateway.command_tunnel.connector_helpers import ConnectorHelpers
 from gateway.command_tunnel.local_port_state import LocalPortState
+from gateway.command_tunnel.owned_tasks import OwnedTasks
 from gateway.command_tunnel.stall_timer import StallTimer
 from gateway.command_tunnel.start_backoff import StartBackoff
 from gateway.contracts.config_types import HostPort
@@ -40,7 +40,7 @@ class StdioConnector:
         dependencies: The options and helpers that all connectors of the link share.
     """
 
-    def __init__(self, to: HostPort, dependencies: ConnectorDependencies) -> None:
+    def __init__(self, to: HostPort, dependencies: ConnectorHelpers) -> None:
         self._to = to
         self._dependencies = dependencies
         self._streams: dict[StdioStream, StallTimer] = {}
@@ -52,7 +52,7 @@ class StdioConnector:
         self._has_worked = False
         """Whether the last connection worked. If not, the next connection is tested first."""
         self._retry = StartBackoff()
-        self._tasks = BackgroundTasks()
+        self._tasks = OwnedTasks()
 
     @property
     def failure(self) -> TunnelError | None:

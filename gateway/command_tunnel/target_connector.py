@@ -1,6 +1,6 @@
 """Defines the interface for connecting to one target through a program.
 
-Each `mode` of `CommandOptions` has one implementation.
+Each `mode` of `CommandTunnelOptions` has one implementation.
 """
 
 from collections.abc import Mapping

@@ -11,7 +11,7 @@ from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequen
 from gateway.config.variable_expansion import expand
 from gateway.config.yaml_errors import yaml_error
 from gateway.errors import ConfigProblem
-from gateway.input_limits import MAX_VALUES, LimitedYamlLoader, TooManyValuesError, read_limited
+from gateway.input_size_limits import MAX_VALUES, LimitedYamlLoader, TooManyValuesError, read_limited
 from gateway.secret_files import unreadable
 
 UNSET = "the environment variable {name} is not set: set it, or write ${{{name}:-default}}"

@@ -11,7 +11,7 @@ from gateway.errors import FailureReason
 
 
 @dataclass(frozen=True)
-class LinkWithCallbacks:
+class TunnelOpenResult:
     """An open tunnel: its link, a function that returns its status, and a function that applies changed key files.
 
     Args:
@@ -40,7 +40,7 @@ class Tunnel(Protocol):
     def far_side(self) -> str:
         """The name of the tunnel's server for messages, such as `user@host:port`."""
 
-    def open(self, via: Link, progress: TunnelStateCallback) -> AbstractAsyncContextManager[LinkWithCallbacks]:
+    def open(self, via: Link, progress: TunnelStateCallback) -> AbstractAsyncContextManager[TunnelOpenResult]:
         """Open the tunnel through `via`. The tunnel closes when the context exits.
 
         If the peer of an open tunnel stops responding, the tunnel reports `suspect` to `progress`. When the peer

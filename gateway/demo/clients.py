@@ -9,7 +9,7 @@ import pymysql
 
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.postgres import Postgres
-from gateway.demo.process import DemoError, find
+from gateway.demo.server_process import DemoError, find
 from gateway.demo.servers import GREETING, DemoServers
 
 _TIMEOUT = 15

@@ -17,7 +17,7 @@ import psycopg
 import pymysql
 
 from gateway.demo.clients import clients
-from gateway.demo.process import DemoError, ServerProcess
+from gateway.demo.server_process import DemoError, ServerProcess
 from gateway.demo.servers import DemoServers, running_servers
 from gateway.errors import GatewayError, TargetPathError
 

@@ -4,7 +4,7 @@ import os
 import signal
 from pathlib import Path
 
-from gateway.demo.process import ServerProcess, find, free_port
+from gateway.demo.server_process import ServerProcess, find, free_port
 
 _CONFIG = """\
 NFS_CORE_PARAM {{

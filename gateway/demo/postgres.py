@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from gateway.demo.process import ServerProcess, find, free_port, run
+from gateway.demo.server_process import ServerProcess, find, free_port, run
 
 _OWNER = "postgres"
 _FOLDERS = "/usr/lib/postgresql/*/bin"

@@ -9,7 +9,7 @@ from pathlib import Path
 from gateway.demo import mariadb as mariadb_server
 from gateway.demo import nfs as nfs_server
 from gateway.demo import postgres as postgres_server
-from gateway.demo.process import free_port
+from gateway.demo.server_process import free_port
 from gateway.demo.sshd import Bastion
 
 GREETING = "Hello from the far side of the bastion.\n"

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from gateway.demo.process import ServerProcess, find, free_port, run
+from gateway.demo.server_process import ServerProcess, find, free_port, run
 
 _CONFIG = """\
 ListenAddress {address}:{port}

@@ -7,7 +7,7 @@ from gateway.backoff import Backoff, BackoffPolicy
 from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.docker.errors import EngineError
 from gateway.docker.options import NetworkOptions
-from gateway.docker.plan import ActionKind, AttachmentState, AttachmentStatus, PlannedAction
+from gateway.docker.plan import ActionKind, AttachmentState, DesiredAttachment, PlannedAction
 
 _POLICY = BackoffPolicy(first=0.2, cap=60.0, floor=0.1)
 _MAX_ADDRESS_FAILURES = 3
@@ -78,7 +78,9 @@ class FailedActions:
         error = self._last_error(action.network, action.container_id)
         return error is not None and error.blocked is not AttachmentObstacle.ADDRESS_REFUSED
 
-    def with_failure(self, attachment: AttachmentStatus, networks: Mapping[str, NetworkOptions]) -> AttachmentStatus:
+    def with_failure(
+        self, attachment: DesiredAttachment, networks: Mapping[str, NetworkOptions]
+    ) -> DesiredAttachment:
         """Return `attachment` as blocked, with the error, if it is pending and the last action on it failed.
 
         In all other cases, return `attachment` unchanged.

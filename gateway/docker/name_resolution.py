@@ -45,7 +45,7 @@ def hosts_of(inspection: Mapping[str, Any]) -> frozenset[str]:
 
 
 @dataclass(frozen=True)
-class NameLookupClient:
+class NameResolvingContainer:
     """A container or service that resolves names with the DNS server of the engine.
 
     Args:
@@ -91,7 +91,7 @@ class DnsNameTable:
 
     def conflicts(
         self,
-        who: NameLookupClient,
+        who: NameResolvingContainer,
         network: str,
         backends: Collection[str],
         elsewhere: Iterable[str],

@@ -92,7 +92,7 @@ class AttachmentState(StrEnum):
 
 
 @dataclass(frozen=True)
-class AttachmentStatus:
+class DesiredAttachment:
     """The status of a desired attachment of a container or service to a network.
 
     Args:
@@ -135,7 +135,7 @@ class Plan:
     """The result of planning: the actions, the status of attachments and volumes, and warnings for the operator."""
 
     actions: tuple[PlannedAction, ...] = ()
-    attachments: tuple[AttachmentStatus, ...] = ()
+    attachments: tuple[DesiredAttachment, ...] = ()
     warnings: tuple[str, ...] = ()
     postponed: int = 0
     """The number of endpoints that the gateway detaches later, because the limit `max_detaches` is reached."""

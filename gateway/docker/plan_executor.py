@@ -8,11 +8,11 @@ from gateway.audit_log.events import MAX_TEXT
 from gateway.audit_log.recorder import AuditLogRecorder
 from gateway.docker.consumer_registry import ConsumerRegistry
 from gateway.docker.container_starter import ContainerStarter
-from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine_actions import execute
 from gateway.docker.engine_client import EngineClient
 from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.failed_actions import PREREQUISITES, FailedActions
+from gateway.docker.network_disconnect_limiter import NetworkDisconnectLimiter
 from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.plan import REVIVALS, ActionKind, PlannedAction
 from gateway.docker.plan_log_limiter import PlanLogLimiter
@@ -46,7 +46,7 @@ class PlanExecutor:
     def __init__(
         self,
         ownership: OwnershipRecord,
-        detach_limiter: DetachLimiter,
+        detach_limiter: NetworkDisconnectLimiter,
         registry: ConsumerRegistry,
         log_limiter: PlanLogLimiter,
         recorder: AuditLogRecorder,

@@ -16,7 +16,6 @@ from gateway.docker.consumer_identity_warnings import image_labels, is_gateway, 
 from gateway.docker.consumer_registry import ConsumerRegistry, client_networks
 from gateway.docker.container_signal_recorder import record_past_events
 from gateway.docker.desired_state import DesiredState, marked_endpoints
-from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.engine_client import EngineClient
 from gateway.docker.engine_connection import connected
 from gateway.docker.engine_events import EngineEventHandler
@@ -24,6 +23,7 @@ from gateway.docker.engine_snapshot_collector import EngineSnapshotCollector
 from gateway.docker.errors import EngineError
 from gateway.docker.inspection_cache import RETRY
 from gateway.docker.last_start_inspector import NEXT
+from gateway.docker.network_disconnect_limiter import NetworkDisconnectLimiter
 from gateway.docker.options import DockerOptions
 from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.plan import Plan, PlannedAction
@@ -82,7 +82,7 @@ class Reconciler:
             consumers=lambda: frozenset(desired().by_label.values()),
             starting=lambda: self._executor.starter.requested,
         )
-        self._detach_limiter = DetachLimiter(options.max_detaches, options.resync)
+        self._detach_limiter = NetworkDisconnectLimiter(options.max_detaches, options.resync)
         self.registry = ConsumerRegistry(self.trigger)
         self.observed: EngineSnapshot | None = None
         self.plan = Plan()

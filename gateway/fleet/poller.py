@@ -10,9 +10,9 @@ from pathlib import Path
 
 from gateway.errors import GatewayError
 from gateway.fleet.blocking_call_runner import BlockingCallRunner
-from gateway.fleet.client import MemberClient, MemberCredentials, MemberRequestError, read_credentials
 from gateway.fleet.fleet_state import FleetState, MemberState
 from gateway.fleet.member_addresses import Member
+from gateway.fleet.member_client import MemberClient, MemberCredentials, MemberRequestError, read_credentials
 from gateway.fleet.member_discovery import MemberDiscovery
 from gateway.fleet.options import FleetOptions
 

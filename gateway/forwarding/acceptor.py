@@ -16,8 +16,8 @@ from gateway.forwarding.client_identity import ClientSourceAddress, ConsumerIden
 from gateway.forwarding.connected_clients import ConnectedClients
 from gateway.forwarding.consumer_usage import UNKNOWN, ConsumerUsage, UsageCounters
 from gateway.forwarding.pending_client import PendingClient
-from gateway.forwarding.query_cancel_connections import QueryCancelConnections
 from gateway.forwarding.refusal_log import RefusalLog
+from gateway.forwarding.reserved_cancel_connections import ReservedCancelConnections
 from gateway.forwarding.retrying_dialer import RetryingDialer
 from gateway.metric_types import Tally
 
@@ -67,7 +67,7 @@ class Acceptor:
         self.accepted = 0
         self.rejected: Tally = Tally()
         """For each reason, the number of clients that were rejected before they were connected to a target."""
-        self.cancel_slots = QueryCancelConnections()
+        self.cancel_slots = ReservedCancelConnections()
         """The clients that exceed a limit, but might send a cancel request."""
         self.pending: set[asyncio.Task[None] | None] = set()
         """Tasks of clients that are not connected to a target yet."""

@@ -9,9 +9,9 @@ from gateway.errors import DialError, FailureReason, LinkLostError
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.query_cancel_router import send_copy
 from gateway.forwarding.target_dialer import TargetDialer
-from gateway.forwarding.target_with_uplink import TargetKey, TargetWithUplink
+from gateway.forwarding.target_with_uplink import TargetLookupKey, TargetWithUplink
 from gateway.metric_types import Histogram
-from gateway.query_cancel_protocol import CancelRequest
+from gateway.query_cancel_parser import CancelRequest
 
 _DIAL_TIMEOUT = 5.0
 """Maximum seconds to dial the target of a cancel request. The limit is short, because a late request would cancel the
@@ -23,7 +23,7 @@ async def join_cancel_request(
     request: CancelRequest,
     dialer: TargetDialer,
     latency: Histogram,
-    candidates: Sequence[TargetKey],
+    candidates: Sequence[TargetLookupKey],
     default: TargetWithUplink | None,
 ) -> tuple[TargetWithUplink, Relay]:
     """Connect a client to one of `candidates`. Send copies of its cancel request to the other candidates.

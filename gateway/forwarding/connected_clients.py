@@ -13,7 +13,7 @@ from gateway.forwarding.client_connection_recorder import ConnectionRecord
 from gateway.forwarding.consumer_usage import ConnectionSlot
 from gateway.forwarding.drain_schedule import DrainSchedule, drain_order
 from gateway.forwarding.target_with_uplink import LinkProvider, TargetWithUplink
-from gateway.query_cancel_protocol import CancelKeyTap
+from gateway.query_cancel_parser import CancelKeyTap
 
 _DRAIN_INTERVAL = (0.1, 0.4)
 

@@ -26,7 +26,7 @@ from gateway.forwarding.query_cancel_router import QueryCancelRouter
 from gateway.forwarding.retrying_dialer import RetryingDialer
 from gateway.forwarding.target_with_uplink import LinkProvider, TargetWithUplink
 from gateway.metric_types import Histogram, Tally
-from gateway.query_cancel_protocol import CancelKeyTap, QueryCancelProtocol
+from gateway.query_cancel_parser import CancelKeyTap, QueryCancelParser
 
 _STALL_SCAN_INTERVAL = 0.5
 _STALL_REPORT_INTERVAL = 10.0
@@ -60,7 +60,7 @@ class Forward:
         route: BackendRoute,
         tap: TapFactory | None = None,
         response_timeout: float | None = None,
-        cancels: QueryCancelProtocol | None = None,
+        cancels: QueryCancelParser | None = None,
         recorder: AuditLogRecorder | None = None,
         exporter: TraceExporter | None = None,
     ) -> None:

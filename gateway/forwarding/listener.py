@@ -12,8 +12,8 @@ from pathlib import Path
 from gateway.contracts.config_types import HostPort
 from gateway.errors import GatewayError
 from gateway.relay.bind_errors import describe_bind_error
+from gateway.relay.fd_poller import READ, poller
 from gateway.relay.listening_sockets import listen_tcp
-from gateway.relay.poller import READ, poller
 from gateway.relay.sockets import reset, reset_on_process_exit, tune
 from gateway.relay.unix_sockets import bind_unix
 

@@ -22,7 +22,7 @@ from gateway.forwarding.retrying_dialer import RetryingDialer
 from gateway.forwarding.target_dialer import TargetDialer
 from gateway.forwarding.target_with_uplink import LinkProvider, TargetWithUplink
 from gateway.metric_types import Histogram
-from gateway.query_cancel_protocol import CancelKeyTap
+from gateway.query_cancel_parser import CancelKeyTap
 
 _RETRY_AFTER = 1.0
 """Minimum seconds between two attempts to let a link accept clients, if the first attempt or the link has failed."""
@@ -43,7 +43,7 @@ _PERMIT_SHARE = 1 / 64
 gateway permits the link to accept more clients."""
 
 
-class _Path(NamedTuple):
+class _PathWithBudget(NamedTuple):
     """A path to a target, and the path's handshake budget (None if the server does not count aborted handshakes)."""
 
     routed: TargetWithUplink
@@ -86,7 +86,7 @@ class NativeAcceptor:
         self._cancels = cancels
         self._listening: ClientAcceptingListener | None = None
         """The link's listener that currently accepts the clients; None if Python code accepts them."""
-        self._paths: dict[ClientAcceptingListener, _Path] = {}
+        self._paths: dict[ClientAcceptingListener, _PathWithBudget] = {}
         """For each listener of a link that still has clients or can accept them: the path over which it dials."""
         self._bound: list[Listener] = []
         """The backend's listeners on whose sockets the link accepts clients."""
@@ -123,7 +123,7 @@ class NativeAcceptor:
         if self._listening is not None or (now := time.monotonic()) < self._retry_at:
             return
         link, admission, route = routed.uplink.link, self._acceptor.admission, self._target_dialer.route
-        path = _Path(routed, route.budget(routed))
+        path = _PathWithBudget(routed, route.budget(routed))
         room = self._room(path)
         if (
             isinstance(link, ClientAcceptingLink)
@@ -151,12 +151,12 @@ class NativeAcceptor:
         for each in listeners:
             each.delegate(self.withdraw)
 
-    def _limit(self, path: _Path) -> int:
+    def _limit(self, path: _PathWithBudget) -> int:
         """Return the lower of two limits: `max_connections`, and the limit of the path's handshake budget."""
         limit = self._acceptor.admission.max_connections
         return min(limit, path.budget.limit) if path.budget is not None else limit
 
-    def _room(self, path: _Path) -> int:
+    def _room(self, path: _PathWithBudget) -> int:
         """Return how many clients a link may accept in addition to those for which links already reserve room."""
         reserved = sum(each.reserved for each in self._paths)
         room = self._acceptor.admission.max_connections - self._acceptor.active_here

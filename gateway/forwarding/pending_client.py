@@ -7,10 +7,10 @@ from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link, Stream
 from gateway.contracts.relay import Relay
 from gateway.forwarding.client_connection_recorder import ConnectionRecord
+from gateway.forwarding.client_reset_watcher import ClientResetWatcher
 from gateway.forwarding.consumer_usage import ConnectionSlot
-from gateway.forwarding.disconnect_watcher import DisconnectWatcher
 from gateway.metric_types import Histogram
-from gateway.query_cancel_protocol import CancelRequest
+from gateway.query_cancel_parser import CancelRequest
 from gateway.relay.sockets import reset
 
 
@@ -25,7 +25,7 @@ class PendingClient:
     def __init__(self, sock: Stream, waited: float = 0.0) -> None:
         self.sock = sock
         self.waited = waited
-        self._watcher: DisconnectWatcher | None = None
+        self._watcher: ClientResetWatcher | None = None
         self.record: ConnectionRecord | None = None
         """The client's record for the audit log and the trace; None if both are disabled."""
         self.slot: ConnectionSlot | None = None
@@ -37,10 +37,10 @@ class PendingClient:
         self._owned = True
 
     @property
-    def watcher(self) -> DisconnectWatcher:
+    def watcher(self) -> ClientResetWatcher:
         """The watcher that cancels the client's task if the client disconnects. The first access creates it."""
         if self._watcher is None:
-            self._watcher = DisconnectWatcher(self.sock)
+            self._watcher = ClientResetWatcher(self.sock)
         return self._watcher
 
     def enter(self, phase: str) -> None:

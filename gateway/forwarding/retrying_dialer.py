@@ -17,7 +17,7 @@ from gateway.forwarding.query_cancel_router import QueryCancelRouter
 from gateway.forwarding.target_dialer import MIN_DIAL, TargetDialer
 from gateway.forwarding.target_with_uplink import LinkProvider, TargetWithUplink
 from gateway.metric_types import Histogram
-from gateway.query_cancel_protocol import CancelKeyTap, CancelRequest
+from gateway.query_cancel_parser import CancelKeyTap, CancelRequest
 
 _FIRST_RETRY = 0.05
 _LAST_RETRY = 1.0

@@ -21,7 +21,7 @@ class LinkProvider(Protocol):
         """Wait until the tunnel is open, and return its link."""
 
 
-class TargetKey(NamedTuple):
+class TargetLookupKey(NamedTuple):
     """The identity of a target: its address, and the uplinks that lead to it.
 
     The address alone is not enough, because the same address can belong to a different server behind another uplink.
@@ -49,7 +49,7 @@ class TargetKey(NamedTuple):
 class TargetWithUplink(NamedTuple):
     """A target, and the uplink through which clients reach it."""
 
-    identity: TargetKey
+    identity: TargetLookupKey
     uplink: LinkProvider
 
     @property

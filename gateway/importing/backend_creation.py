@@ -6,7 +6,6 @@ from typing import Any
 from gateway.backends import KINDS, kind_of_port
 from gateway.errors import UsageError
 from gateway.importing.client_change_instructions import note_client
-from gateway.importing.client_tunnel_matching import forward_of, join_networks, needs_backend
 from gateway.importing.import_result import (
     ImportResult,
     checks_login,
@@ -15,7 +14,8 @@ from gateway.importing.import_result import (
     split_target,
     unused_name,
 )
-from gateway.importing.imported_setup import ANY_ADDRESS, HOST_NAMES, ImportedLocalForward, ImportedServerClient
+from gateway.importing.imported_setup import ANY_ADDRESS, HOST_NAMES, ImportedClientOfServer, ImportedLocalForward
+from gateway.importing.tunnels_of_imported_clients import forward_of, join_networks, needs_backend
 
 _VOLUME_PORT = 20490
 _OPS_PORT = 9090
@@ -29,7 +29,7 @@ def create_backends(result: ImportResult) -> None:
     """
     result.reserved |= {name for each in result.containers if not each.replaced for name in each.names}
     join_networks(result)
-    matched: dict[int, list[ImportedServerClient]] = {}
+    matched: dict[int, list[ImportedClientOfServer]] = {}
     for client in result.clients:
         forward = forward_of(client, result)
         if forward is not None:
@@ -45,7 +45,7 @@ def create_backends(result: ImportResult) -> None:
             note_client(client, result)
 
 
-def _add_forward(forward: ImportedLocalForward, clients: list[ImportedServerClient], result: ImportResult) -> None:
+def _add_forward(forward: ImportedLocalForward, clients: list[ImportedClientOfServer], result: ImportResult) -> None:
     host, port = split_target(forward.target)
     kinds = [client.kind for client in clients if client.kind not in ("", "tcp")]
     kind = KINDS[kinds[0]] if kinds else kind_of_port(port)
@@ -73,7 +73,7 @@ def _add_forward(forward: ImportedLocalForward, clients: list[ImportedServerClie
     _note_missing(name, result)
 
 
-def _host_name(host: str, client: ImportedServerClient, port: int) -> str:
+def _host_name(host: str, client: ImportedClientOfServer, port: int) -> str:
     short = short_name(host)
     return (
         short
@@ -82,7 +82,7 @@ def _host_name(host: str, client: ImportedServerClient, port: int) -> str:
     )
 
 
-def _add_direct(client: ImportedServerClient, result: ImportResult) -> None:
+def _add_direct(client: ImportedClientOfServer, result: ImportResult) -> None:
     target = f"[{client.host}]:{client.port}" if ":" in client.host else f"{client.host}:{client.port}"
     targets = [target, *client.more]
     for each in targets:
@@ -137,7 +137,7 @@ def _free_listener(listen: str, where: str, result: ImportResult) -> str:
     return f"[{host}]:{free}" if ":" in host else f"{host}:{free}"
 
 
-def _merge(client: ImportedServerClient, name: str, result: ImportResult) -> None:
+def _merge(client: ImportedClientOfServer, name: str, result: ImportResult) -> None:
     """Add a client's configuration keys to a backend, except keys that the backend already has."""
     client.backend = name
     backend = result.backends[name]
@@ -165,12 +165,12 @@ def _merge(client: ImportedServerClient, name: str, result: ImportResult) -> Non
         _merge_check(client, keys["check"], name, result)
 
 
-def _remove_login(client: ImportedServerClient) -> None:
+def _remove_login(client: ImportedClientOfServer) -> None:
     del client.keys["check"]
     client.notes = tuple(each for each in client.notes if "PASSWORD_FILE" not in each)
 
 
-def _merge_check(client: ImportedServerClient, check: dict[str, Any], name: str, result: ImportResult) -> None:
+def _merge_check(client: ImportedClientOfServer, check: dict[str, Any], name: str, result: ImportResult) -> None:
     """Use a client's login for the health check of a backend if the check does not already log in as another user.
 
     Add a note on the parts of the login that the check does not use.
@@ -192,7 +192,7 @@ def _merge_check(client: ImportedServerClient, check: dict[str, Any], name: str,
         )
 
 
-def _unique_volume(client: ImportedServerClient, keys: dict[str, Any], result: ImportResult) -> dict[str, Any]:
+def _unique_volume(client: ImportedClientOfServer, keys: dict[str, Any], result: ImportResult) -> dict[str, Any]:
     """Return the keys of a client's volume. If another volume has the same name, choose a new name."""
     taken = {each["volume"]["name"] for each in result.backends.values() if "volume" in each}
     old, client.volume = client.volume, unused_name(client.volume, taken)

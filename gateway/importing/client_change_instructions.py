@@ -4,12 +4,12 @@ import re
 from typing import Any
 
 from gateway.importing.import_result import ImportResult, split_target
-from gateway.importing.imported_setup import ANY_ADDRESS, LOOPBACK, ImportedContainer, ImportedServerClient
+from gateway.importing.imported_setup import ANY_ADDRESS, LOOPBACK, ImportedClientOfServer, ImportedContainer
 from gateway.importing.network_mounts import fstab_line
 
 
 def _address(
-    client: ImportedServerClient, container: ImportedContainer, backend: dict[str, Any], result: ImportResult
+    client: ImportedClientOfServer, container: ImportedContainer, backend: dict[str, Any], result: ImportResult
 ) -> str:
     """Return an instruction for the user: the address to which the container must connect.
 
@@ -40,7 +40,7 @@ def _address(
     return text
 
 
-def _missing_file(client: ImportedServerClient, container: ImportedContainer) -> str:
+def _missing_file(client: ImportedClientOfServer, container: ImportedContainer) -> str:
     """Return an instruction to create the file with the password for the health check.
 
     Return an empty string if the health check has no password file, or if the container mounts the file from a known
@@ -54,7 +54,7 @@ def _missing_file(client: ImportedServerClient, container: ImportedContainer) ->
     return f"; create {path} with the password: {variable} refers to it, but no source contains the file"
 
 
-def note_client(client: ImportedServerClient, result: ImportResult) -> None:
+def note_client(client: ImportedClientOfServer, result: ImportResult) -> None:
     """Add the instruction on how to change a client to `result.changes`, and the client's notes to `result.notes`."""
     backend = result.backends[client.backend]
     for note in client.notes:

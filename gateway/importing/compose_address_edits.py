@@ -5,13 +5,13 @@ import re
 from gateway.importing.compose_interpolation import replaced
 from gateway.importing.gateway_compose_service import GatewayComposeServiceConfig
 from gateway.importing.import_result import ImportResult, split_target
-from gateway.importing.imported_setup import ImportedContainer, ImportedServerClient
+from gateway.importing.imported_setup import ImportedClientOfServer, ImportedContainer
 from gateway.importing.yaml_edit import YamlEdit
 from gateway.secret_redaction import hide_secrets
 
 
 def change_address(
-    edit: YamlEdit, client: ImportedServerClient, found: GatewayComposeServiceConfig, result: ImportResult
+    edit: YamlEdit, client: ImportedClientOfServer, found: GatewayComposeServiceConfig, result: ImportResult
 ) -> None:
     """Change the address in the environment variables of a client to the address of the client's backend.
 
@@ -62,7 +62,7 @@ def change_address(
 
 
 def _change_url(
-    edit: YamlEdit, client: ImportedServerClient, container: ImportedContainer, address: str, result: ImportResult
+    edit: YamlEdit, client: ImportedClientOfServer, container: ImportedContainer, address: str, result: ImportResult
 ) -> None:
     """Change host and port in a variable that contains a URL. Keep the other parts of the URL, such as `${PASSWORD}`.
 

@@ -11,13 +11,13 @@ import yaml
 
 from gateway.backends import KINDS
 from gateway.errors import UsageError
-from gateway.importing.client_tunnel_matching import published_ports
 from gateway.importing.compose_address_edits import change_address
 from gateway.importing.compose_service_edits import change_service, change_volume
 from gateway.importing.compose_value_parsers import list_of
 from gateway.importing.gateway_compose_service import BRIDGE, GatewayComposeServiceConfig, adapt_to_compose, service
 from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.imported_setup import HERE, ImportedContainer
+from gateway.importing.tunnels_of_imported_clients import published_ports
 from gateway.importing.yaml_edit import YamlEdit
 
 

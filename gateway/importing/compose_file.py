@@ -8,11 +8,11 @@ import yaml
 from gateway.errors import UsageError
 from gateway.importing.compose_interpolation import interpolated
 from gateway.importing.compose_merge import merged
-from gateway.importing.compose_tags import ComposeLoader, ComposeOverrideValue, without_tags
 from gateway.importing.compose_value_parsers import mapping
+from gateway.importing.compose_yaml_tags import ComposeOverrideValue, ComposeYamlLoader, without_tags
 from gateway.importing.env_file import EnvFiles
 from gateway.importing.import_result import ImportResult
-from gateway.input_limits import TooManyValuesError, load_yaml
+from gateway.input_size_limits import TooManyValuesError, load_yaml
 
 _SECTIONS = frozenset({"services", "volumes", "networks", "secrets", "configs", "include", "name", "version"})
 _RESOLVED = "pass the output of `docker compose config`, which contains it"
@@ -64,7 +64,7 @@ def _load(text: str, source: str) -> dict[str, Any]:
         UsageError: The file is not valid YAML, or is not a mapping.
     """
     try:
-        document = load_yaml(text, ComposeLoader)
+        document = load_yaml(text, ComposeYamlLoader)
     except yaml.MarkedYAMLError as error:
         # Do not show the whole message, because it quotes lines of the file, which can contain secrets.
         mark = error.problem_mark or error.context_mark

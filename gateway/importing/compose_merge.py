@@ -3,8 +3,8 @@
 import re
 from typing import Any
 
-from gateway.importing.compose_tags import RESET, ComposeOverrideValue, without_tags
 from gateway.importing.compose_value_parsers import environment, list_of, mapping
+from gateway.importing.compose_yaml_tags import RESET, ComposeOverrideValue, without_tags
 from gateway.importing.docker_run_options import read_bind
 
 _REPLACED = ("command", "entrypoint", "test")
@@ -40,7 +40,7 @@ def merged(base: Any, override: Any, *path: str) -> Any:
 
     Args:
         base: The value in the Compose file; None if it is absent.
-        override: The value in the override file, as read by `ComposeLoader`; None if it is absent.
+        override: The value in the override file, as read by `ComposeYamlLoader`; None if it is absent.
         path: The keys from the top level of the file to the value.
 
     Returns:

@@ -8,7 +8,6 @@ from functools import partial
 from gateway.backends import KINDS
 from gateway.errors import UsageError
 from gateway.importing.backend_creation import create_backends
-from gateway.importing.client_tunnel_matching import published_ports
 from gateway.importing.compose_import import import_compose
 from gateway.importing.compose_merge import is_base, is_override
 from gateway.importing.database_environment_variables import find_clients
@@ -21,6 +20,7 @@ from gateway.importing.script_commands import import_script, import_unit
 from gateway.importing.source_format import ImportSource, recognize
 from gateway.importing.ssh_config import import_config
 from gateway.importing.ssh_containers import import_tunnel
+from gateway.importing.tunnels_of_imported_clients import published_ports
 from gateway.importing.vpn_containers import import_vpn
 from gateway.secret_redaction import hide_secrets
 

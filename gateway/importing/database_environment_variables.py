@@ -10,13 +10,13 @@ from gateway.importing.applications_with_ssh_tunnels import own_tunnel
 from gateway.importing.database_address import DATABASE_NAME, OTHER_PORTS, DatabaseAddress, requested_tls
 from gateway.importing.database_urls import find_urls
 from gateway.importing.import_result import ImportResult, checks_login, has_check_key, is_host
-from gateway.importing.imported_setup import LOOPBACK, ImportedContainer, ImportedServerClient
+from gateway.importing.imported_setup import LOOPBACK, ImportedClientOfServer, ImportedContainer
 
 _HOST = re.compile(r"(?P<prefix>\w*?)_?(?:HOST|HOSTNAME|SERVER|ADDRESS)")
 _SSH = re.compile(r"(?i)^(ssh|bastion|jump|tunnel)|(^|_)ssh(_|$)")
 
 
-def find_clients(container: ImportedContainer, result: ImportResult) -> list[ImportedServerClient]:
+def find_clients(container: ImportedContainer, result: ImportResult) -> list[ImportedClientOfServer]:
     """Return a client for each remote service whose address is in the variables of a container.
 
     Args:
@@ -46,7 +46,7 @@ def find_clients(container: ImportedContainer, result: ImportResult) -> list[Imp
         optional = not named and not note and not keys and kind == "tcp"
         name = address.host.lower() if address.host not in LOOPBACK else address.database or f"{kind}-{port}"
         clients.append(
-            ImportedServerClient(
+            ImportedClientOfServer(
                 where, name, kind, address.host, port, keys, via, container,
                 address.parts, address.variables, optional=optional,
                 more=tuple(each if ":" in each else f"{each}:{port}" for each in address.more),

@@ -9,9 +9,9 @@ from typing import Any
 from gateway.backend_support.volume_definition import VolumeOptions, VolumeSpec
 from gateway.backends import KINDS
 from gateway.contracts.config_types import HostPort
-from gateway.importing.client_tunnel_matching import published_ports
 from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.imported_setup import ANY_ADDRESS, LOOPBACK
+from gateway.importing.tunnels_of_imported_clients import published_ports
 
 BRIDGE = "172.17.0.1"
 """The usual address of the host on Docker's default bridge. `host-gateway` resolves to this address."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from gateway.backends import BackendKind, kind_of_file_system
 from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult, is_host, split_target
-from gateway.importing.imported_setup import ImportedServerClient
-from gateway.nfs.replaced_mount_options import REPLACED
+from gateway.importing.imported_setup import ImportedClientOfServer
+from gateway.nfs.mount_options_set_by_gateway import REPLACED
 from gateway.secret_redaction import redacted
 
 
@@ -77,7 +77,7 @@ def _add_client(
     for key in options:
         if key not in ("type", "o", "device"):
             notes.append(f"{key}={options[key]}: not imported")
-    client = ImportedServerClient(where, name, kind.name, host, port, keys, volume=volume, folder=folder)
+    client = ImportedClientOfServer(where, name, kind.name, host, port, keys, volume=volume, folder=folder)
     if folder:
         client.mount_options = options.get("o", "")  # the new fstab line keeps most of the mount options
         if kind.name == "nfs" and (replaced := _replaced_options(client.mount_options)):
@@ -174,7 +174,7 @@ def import_mount(device: str, folder: str, file_system: str, options: str, where
     _add_client(name, kind, {"type": file_system, "device": device, "o": options}, where, result, folder=folder)
 
 
-def fstab_line(client: ImportedServerClient, listen: str, keys: Mapping[str, object]) -> str:
+def fstab_line(client: ImportedClientOfServer, listen: str, keys: Mapping[str, object]) -> str:
     """Return the fstab(5) line that mounts a client's file system through the gateway.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from gateway.errors import UsageError
-from gateway.input_limits import LimitedYamlLoader, load_yaml
+from gateway.input_size_limits import LimitedYamlLoader, load_yaml
 
 KeyPath = tuple[str, ...]
 """The path of a value: the keys of the nested mappings, from the outermost to the value's key."""

@@ -81,11 +81,11 @@ class _StatusMetricsCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         for family in families(self._view):
-            family.samples = _GilReleasingSampleList(family.samples)
+            family.samples = _SampleListWithPauses(family.samples)
             yield family
 
 
-class _GilReleasingSampleList(list[Sample]):
+class _SampleListWithPauses(list[Sample]):
     """A list of samples. Iteration over the list sleeps regularly, so that the thread of the event loop can run."""
 
     def __iter__(self) -> Iterator[Sample]:

@@ -22,7 +22,7 @@ from gateway.ops.http_connection_limits import limits_for
 from gateway.ops.http_get_handlers import PROBES, ROLES, HttpGetHandlers, RequestHandler, not_found
 from gateway.ops.http_get_handlers import json_response as _json
 from gateway.ops.http_listener import BACKLOG, HttpListener, bind
-from gateway.ops.service_api import ServiceApi
+from gateway.ops.service_for_ops import ServiceForOps
 from gateway.ops.settings import OpsSecrets, OpsSettings, read_secrets
 from gateway.ops.status_view_cache import StatusViewCache
 from gateway.relay.bind_errors import describe_bind_error
@@ -50,7 +50,7 @@ class OpsServer:
         settings: The addresses of the server, and what clients must send to get access.
     """
 
-    def __init__(self, service: ServiceApi, settings: OpsSettings) -> None:
+    def __init__(self, service: ServiceForOps, settings: OpsSettings) -> None:
         self._service = service
         self._settings = settings
         self._secrets = OpsSecrets()

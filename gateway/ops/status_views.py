@@ -39,7 +39,7 @@ class TunnelView:
     """The outer tunnel inside which the tunnel runs; None if it runs inside no other tunnel, or is not open."""
 
 
-class PreviousCheckResult(Protocol):
+class CheckHistoryEntry(Protocol):
     """An entry in the check history of a target."""
 
     @property
@@ -93,10 +93,10 @@ class TargetView:
     phases: dict[str, tuple[int, float]]
     remedy: str = ""
     """The recommended action, in the imperative; empty if there is none."""
-    history: Sequence[PreviousCheckResult] = ()
+    history: Sequence[CheckHistoryEntry] = ()
     """The latest checks, oldest first. An entry with the state `blocked` means that no check ran, because the tunnel
     was down."""
-    failed_checks: Sequence[PreviousCheckResult] = ()
+    failed_checks: Sequence[CheckHistoryEntry] = ()
     """The latest failed checks, oldest first. Some of them can be older than all entries of `history`."""
 
 

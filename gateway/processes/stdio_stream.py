@@ -77,8 +77,8 @@ class StdioStream:
 
         Args:
             children: Owns the child process.
-            command: The name of the program (`WriteProtectedProgram.name`), and its arguments.
-            file: The file to execute (`WriteProtectedProgram.file`).
+            command: The name of the program (`ProgramNotWritableByOthers.name`), and its arguments.
+            file: The file to execute (`ProgramNotWritableByOthers.file`).
             environment: The environment variables of the program.
             on_line: Called with each line that the program prints to its standard error.
 

@@ -52,8 +52,8 @@ class TunnelProcesses:
         """Start a program; see `ChildProcess.start`.
 
         Args:
-            command: The name of the program (`WriteProtectedProgram.name`), and its arguments.
-            file: The file to execute (`WriteProtectedProgram.file`).
+            command: The name of the program (`ProgramNotWritableByOthers.name`), and its arguments.
+            file: The file to execute (`ProgramNotWritableByOthers.file`).
             environment: The environment variables of the program.
             on_line: Called with each line of output.
             stdin: The file descriptor of the standard input.

@@ -13,7 +13,7 @@ from gateway.contracts.link import Link, RemoteNetworkId, Stream
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import LinkWithCallbacks, TunnelStateCallback
+from gateway.contracts.tunnel import TunnelOpenResult, TunnelStateCallback
 from gateway.metric_types import Histogram
 from gateway.relay.data_plane_selection import listen_and_dial, relay_sockets
 from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
@@ -55,14 +55,14 @@ class DirectLink:
         raise AssertionError
 
 
-class DirectLinkTunnel:
+class DirectLinkFactory:
     """Provides the direct link in place of a tunnel; implements `gateway.contracts.tunnel.Tunnel`."""
 
     far_side = "this host"
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[LinkWithCallbacks]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[TunnelOpenResult]:
         """See `gateway.contracts.tunnel.Tunnel`. Ignores `via`."""
         del via
         progress(TunnelState.CONNECTING)
-        yield LinkWithCallbacks(DirectLink())
+        yield TunnelOpenResult(DirectLink())

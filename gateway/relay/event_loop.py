@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable
 
 EventHandler = Callable[[int], None]
-"""A function that is called with the events that occurred, as a mask of constants of `gateway.relay.poller`."""
+"""A function that is called with the events that occurred, as a mask of constants of `gateway.relay.fd_poller`."""
 
 log = logging.getLogger(__name__)
 _MAX_EVENTS = 128
 
 
-class RelayIoSelector(selectors.EpollSelector):
+class RelayEpollSelector(selectors.EpollSelector):
     """An epoll selector that runs the handlers of relays inside `select()`."""
 
     _selector: select.epoll  # a private attribute of `EpollSelector`, unchanged since Python 3.4
@@ -33,7 +33,7 @@ class RelayIoSelector(selectors.EpollSelector):
         self._at_end: list[Callable[[], None]] = []
 
     def at_iteration_end(self, callback: Callable[[], None]) -> None:
-        """See `gateway.relay.poller.Poller`."""
+        """See `gateway.relay.fd_poller.FdPoller`."""
         self._at_end.append(callback)
 
     def _end_iteration(self) -> None:
@@ -45,7 +45,7 @@ class RelayIoSelector(selectors.EpollSelector):
                 log.exception("a callback at the end of a loop iteration failed")
 
     def add(self, fd: int, handler: EventHandler, mask: int) -> None:
-        """See `gateway.relay.poller.Poller`."""
+        """See `gateway.relay.fd_poller.FdPoller`."""
         try:
             self._selector.register(fd, mask)
         except FileExistsError:
@@ -53,11 +53,11 @@ class RelayIoSelector(selectors.EpollSelector):
         self._handlers[fd] = handler
 
     def modify_mask(self, fd: int, mask: int) -> None:
-        """See `gateway.relay.poller.Poller.modify`. The name differs, because `EpollSelector` has a `modify` too."""
+        """See `gateway.relay.fd_poller.FdPoller.modify`. The name differs, because `EpollSelector` has a `modify`."""
         self._selector.modify(fd, mask)
 
     def remove(self, fd: int) -> None:
-        """See `gateway.relay.poller.Poller`."""
+        """See `gateway.relay.fd_poller.FdPoller`."""
         if self._handlers.pop(fd, None) is None:
             return
         with contextlib.suppress(OSError):  # a closed descriptor: the kernel has already removed it
@@ -113,10 +113,10 @@ class RelayIoSelector(selectors.EpollSelector):
 
 
 class RelayEventLoop(asyncio.SelectorEventLoop):
-    """The gateway's asyncio event loop. It uses a `RelayIoSelector`, which also runs the handlers of relays."""
+    """The gateway's asyncio event loop. It uses a `RelayEpollSelector`, which also runs the handlers of relays."""
 
     def __init__(self) -> None:
-        self.relays = RelayIoSelector()
+        self.relays = RelayEpollSelector()
         self.on_close: list[Callable[[], None]] = []
         """Callbacks that run before the loop closes, while the poller can still remove descriptors."""
         super().__init__(self.relays)

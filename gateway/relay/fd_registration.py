@@ -3,7 +3,7 @@
 import socket
 
 from gateway.relay.event_loop import EventHandler
-from gateway.relay.poller import EDGE, ERROR, HANGUP, WRITE, poller
+from gateway.relay.fd_poller import EDGE, ERROR, HANGUP, WRITE, poller
 from gateway.relay.tcp_user_timeout_suspender import TcpUserTimeoutSuspender, user_timeout_suspender
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from math import inf
 
 from gateway.relay.event_loop import RelayEventLoop
+from gateway.relay.fd_poller import READ, poller
 from gateway.relay.per_loop_instances import per_loop
-from gateway.relay.poller import READ, poller
 from gateway.relay.sockets import close_gracefully, deliver_after_close, reset, shutdown_write
 
 LINGER_TIMEOUT = 60.0

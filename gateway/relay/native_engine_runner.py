@@ -11,9 +11,9 @@ from gateway._dataplane import settings
 from gateway._dataplane.engine import RECORD_HISTOGRAM, Engine
 from gateway.metric_types import LATENCY_BUCKETS
 from gateway.relay.event_loop import RelayEventLoop
+from gateway.relay.fd_poller import READ, poller
 from gateway.relay.native_engine_histograms import NativeEngineHistograms
 from gateway.relay.per_loop_instances import per_loop
-from gateway.relay.poller import READ, poller
 from gateway.relay.sockets import USER_TIMEOUT_MS
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ _NETWORK = struct.Struct("BB16s")
 """The format of `struct network` in `listener.h`."""
 
 
-class NativeListenerHandler(Protocol):
+class NativeListenerEventHandler(Protocol):
     """Defines the methods that handle the clients of a `NativeListener`, and the end of the listener.
 
     Each method corresponds to a method of `gateway.contracts.client_accepting_link.AcceptedClientHandler`.
@@ -83,7 +83,7 @@ class NativeListener(ABC):
         rule: ClientAcceptRule,
         sock: socket.socket,
         permits: int,
-        handler: NativeListenerHandler,
+        handler: NativeListenerEventHandler,
     ) -> None:
         self._runner = runner
         self._engine = runner.engine

@@ -19,7 +19,7 @@ the waiting clients to the handler, which dials for them."""
 
 ListenerFactory = Callable[[Any, int, Any], Any]
 """Makes one native engine accept clients. Receives a listening socket, the number of permits, and the
-`NativeListenerHandler` that gets the clients. Returns the `gateway.relay.native_listener.NativeListener`."""
+`NativeListenerEventHandler` that gets the clients. Returns the `gateway.relay.native_listener.NativeListener`."""
 
 
 class NativeListenerGroup:
@@ -109,23 +109,23 @@ class NativeListenerGroup:
     # The listeners of the native engines call the following methods.
 
     def on_joined(self, relay: Relay, tap: Tap | None) -> None:
-        """See `gateway.relay.native_listener.NativeListenerHandler`."""
+        """See `gateway.relay.native_listener.NativeListenerEventHandler`."""
         self._handler.on_joined(self, relay, tap)
 
     def on_served(self, clients: ShortLivedConnectionTotals) -> None:
-        """See `gateway.relay.native_listener.NativeListenerHandler`."""
+        """See `gateway.relay.native_listener.NativeListenerEventHandler`."""
         self._handler.on_served(self, clients)
 
     def on_returned(self, client: Stream, seconds: float, *, abandoned: bool) -> None:
-        """See `gateway.relay.native_listener.NativeListenerHandler`."""
+        """See `gateway.relay.native_listener.NativeListenerEventHandler`."""
         self._handler.on_returned(self, client, seconds, abandoned=abandoned)
 
     def on_stopped(self) -> None:
-        """See `gateway.relay.native_listener.NativeListenerHandler`."""
+        """See `gateway.relay.native_listener.NativeListenerEventHandler`."""
         self.stop(failed=True)
 
     def on_closed(self, listener: Any) -> None:
-        """See `gateway.relay.native_listener.NativeListenerHandler`."""
+        """See `gateway.relay.native_listener.NativeListenerEventHandler`."""
         self._listeners.remove(listener)
         if not self._listeners and not self._active:
             self.on_all_closed()

@@ -5,10 +5,10 @@ import socket
 from gateway._dataplane.engine import ATTACH_MEASURE, ATTACH_UNIX, ATTACH_UNIX_BACKEND, RECORD_PAIR_ENDED
 from gateway.connection_tap import Tap
 from gateway.metric_types import Histogram
+from gateway.relay.fd_poller import poller
 from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner
 from gateway.relay.native_relay_base import CLOSE_REASONS, NativeRelayBase
-from gateway.relay.poller import poller
 
 
 class NativeSocketRelay(NativeRelayBase):

@@ -8,9 +8,9 @@ import time
 from gateway.connection_tap import Tap, waiting_since
 from gateway.contracts.states import CloseReason
 from gateway.metric_types import Histogram
+from gateway.relay.fd_poller import HANGUP, READ, WRITE
 from gateway.relay.fd_registration import FdRegistration
 from gateway.relay.lingering_close import lingering_closer
-from gateway.relay.poller import HANGUP, READ, WRITE
 from gateway.relay.relay_direction import RelayDirection, RelaySocketError
 from gateway.relay.sockets import close_gracefully, reset, was_reset
 

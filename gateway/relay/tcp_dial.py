@@ -14,7 +14,7 @@ from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Stream
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.errors import DialError, FailureReason
-from gateway.relay.poller import WRITE, poller
+from gateway.relay.fd_poller import WRITE, poller
 from gateway.relay.resolver import resolve
 from gateway.relay.sockets import tune_tcp
 

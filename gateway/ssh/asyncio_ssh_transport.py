@@ -9,7 +9,7 @@ from typing import Any
 import asyncssh
 from asyncssh.connection import SSHClientConnectionOptions
 
-from gateway.relay.poller import READ, WRITE, poller
+from gateway.relay.fd_poller import READ, WRITE, poller
 from gateway.ssh.send_queue import SendQueue
 from gateway.ssh.ssh_connection import SshConnection
 

@@ -1,6 +1,6 @@
 """Relays bytes between a client and an asyncssh channel, in the event loop.
 
-This relay supports all ciphers, but is slower than the native engine. The base class `RelayClientSocket` handles
+This relay supports all ciphers, but is slower than the native engine. The base class `AsyncsshRelayClientSide` handles
 the client's socket, and this module handles the channel.
 """
 
@@ -12,14 +12,14 @@ import asyncssh
 from gateway.connection_tap import Tap
 from gateway.metric_types import Histogram
 from gateway.ssh.asyncssh_internals import send_window, send_window_adjust, take_unread_data
+from gateway.ssh.asyncssh_relay_client_side import AsyncsshRelayClientSide
 from gateway.ssh.flow_control import MAX_SEND_PACKET
-from gateway.ssh.relay_client_socket import RelayClientSocket
 from gateway.ssh.send_queue import SendQueue
 
 _READ_SIZE = 64 * 1024
 
 
-class AsyncsshRelay(RelayClientSocket, asyncssh.SSHTCPSession[bytes]):
+class AsyncsshRelay(AsyncsshRelayClientSide, asyncssh.SSHTCPSession[bytes]):
     """Relays bytes between a client's socket and an asyncssh channel; implements `gateway.contracts.relay.Relay`.
 
     asyncssh uses this object as the channel's session. The methods that asyncssh calls must not raise: an exception
@@ -46,7 +46,7 @@ class AsyncsshRelay(RelayClientSocket, asyncssh.SSHTCPSession[bytes]):
         self._channel = chan
 
     def attach(self, client: socket.socket) -> None:
-        """See `RelayClientSocket.attach`."""
+        """See `AsyncsshRelayClientSide.attach`."""
         super().attach(client)
         if self._channel is not None and not self._channel_unwritable:
             self._channel.resume_reading()
@@ -112,7 +112,7 @@ class AsyncsshRelay(RelayClientSocket, asyncssh.SSHTCPSession[bytes]):
             self._backend_eof |= unread.eof
             self._on_link_lost()
 
-    # `RelayClientSocket` calls the methods below.
+    # `AsyncsshRelayClientSide` calls the methods below.
 
     def _read_client(self) -> None:
         client, channel, queue = self._client, self._channel, self._queue

@@ -13,7 +13,7 @@ from gateway.ssh.flow_control import INITIAL_BUDGET, ReceiveWindow
 
 
 class AsyncsshRelayCounters:
-    """The counters and the state of an `AsyncsshRelay`; base class of `RelayClientSocket`.
+    """The counters and the state of an `AsyncsshRelay`; base class of `AsyncsshRelayClientSide`.
 
     Args:
         latency: The histogram for response latency.

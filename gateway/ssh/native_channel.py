@@ -10,10 +10,10 @@ from gateway._dataplane.engine import ATTACH_MEASURE, ATTACH_UNIX, RECORD_ENDED,
 from gateway.connection_tap import Tap
 from gateway.contracts.states import CloseReason
 from gateway.metric_types import Histogram
+from gateway.relay.fd_poller import poller
 from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner
 from gateway.relay.native_relay_base import CLOSE_REASONS, NativeRelayBase
-from gateway.relay.poller import poller
 from gateway.relay.sockets import reset
 from gateway.ssh.flow_control import INITIAL_BUDGET, ByteBudget, ReceiveWindow
 

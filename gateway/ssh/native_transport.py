@@ -25,9 +25,9 @@ from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner, na
 from gateway.ssh import flow_control
 from gateway.ssh.asyncio_ssh_transport import transport_of
 from gateway.ssh.asyncssh_internals import has_strict_kex
+from gateway.ssh.native_channel_listener import NativeChannelEventHandler, NativeChannelListener
 from gateway.ssh.native_channel_opener import NativeChannelOpener
 from gateway.ssh.native_engine_cipher import CipherKey, with_tag
-from gateway.ssh.native_ssh_listener import NativeSshListener, NativeSshListenerHandler
 from gateway.ssh.pooled_connection import PooledConnection
 from gateway.ssh.ssh_connection import SshConnection
 
@@ -140,10 +140,10 @@ class NativeTransport(asyncio.Transport):
         max_packet: int,
         sock: socket.socket,
         permits: int,
-        handler: NativeSshListenerHandler,
-    ) -> NativeSshListener:
-        """Accept clients in the native engine of this connection; see `NativeSshListener`."""
-        return NativeSshListener(self.runner, rule, connections, max_packet, sock, permits, handler)
+        handler: NativeChannelEventHandler,
+    ) -> NativeChannelListener:
+        """Accept clients in the native engine of this connection; see `NativeChannelListener`."""
+        return NativeChannelListener(self.runner, rule, connections, max_packet, sock, permits, handler)
 
     def recall_clients(self) -> None:
         """Make the native engine return its waiting clients to the event loop.

@@ -9,7 +9,7 @@ from gateway.ssh.pooled_connection import PooledConnection
 
 
 @dataclass(frozen=True, kw_only=True)
-class SshStatus(LinkStatus):
+class SshTunnelStatus(LinkStatus):
     """The status of an SSH tunnel: its connections, cipher and data plane.
 
     Args:
@@ -36,7 +36,7 @@ class SshStatus(LinkStatus):
 
 def pool_status(
     connections: Sequence[PooledConnection], usable: Sequence[PooledConnection], suspect: float, error: str
-) -> SshStatus:
+) -> SshTunnelStatus:
     """Collect the status of a tunnel from the connections of its pool.
 
     Args:
@@ -47,7 +47,7 @@ def pool_status(
     """
     alive = [connection for connection in connections if connection.alive]
     now = time.monotonic()
-    return SshStatus(
+    return SshTunnelStatus(
         rtt=next((each.round_trip for each in usable if each.round_trip is not None), None),
         connections=len(alive),
         suspect_connections=sum(connection.silence(now) >= suspect for connection in alive),

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from gateway.contracts.states import CloseReason
-from gateway.relay.poller import poller
+from gateway.relay.fd_poller import poller
 from gateway.relay.send_buffer import SendBuffer
 from gateway.relay.sockets import NOTSENT_LOWAT, limit_unsent
 from gateway.ssh.flow_control import MAX_SEND_PACKET

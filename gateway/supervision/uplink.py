@@ -19,7 +19,7 @@ from contextlib import AsyncExitStack
 from gateway.backoff import QUARANTINE, RECONNECT, Backoff
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import LinkWithCallbacks, Tunnel
+from gateway.contracts.tunnel import Tunnel, TunnelOpenResult
 from gateway.errors import FailureReason, TargetPathError, TunnelError
 from gateway.metric_types import Histogram, Tally
 from gateway.supervision.link_through_outer_tunnels import LinkThroughOuterTunnels
@@ -76,7 +76,7 @@ class Uplink:
         self._has_link = asyncio.Event()
         self._log = None if quiet else TunnelStateLog(name, tunnel.far_side, traffic)
         self._retry_now = asyncio.Event()
-        self.opened: LinkWithCallbacks | None = None
+        self.opened: TunnelOpenResult | None = None
         """The open tunnel; None if the tunnel is not open. It remains set while the tunnel is suspect."""
         self._draining = False
         self._after = after

@@ -77,7 +77,7 @@ class TunnelKind:
         init_keys: The optional keys that `gateway init` asks for, in addition to the required ones. A tuple contains
             alternatives: when the user has entered one of them, the command does not ask for the others.
         files: Receives the options, and returns the files that the tunnel's own configuration file refers to. If one
-            of them changes, the gateway calls `LinkWithCallbacks.renew`. Can block.
+            of them changes, the gateway calls `TunnelOpenResult.renew`. Can block.
         uses_native_engine: Receives the options, and returns whether the operator permits the native engine (the data
             plane in C). None if tunnels of this kind have no such option.
         remedies: The remedies of this kind, by reason, where they differ from `gateway.remedies.TUNNEL_REMEDIES`.

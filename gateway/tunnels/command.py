@@ -5,16 +5,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from gateway.command_tunnel.link import CommandLink
-from gateway.command_tunnel.options import CommandOptions
+from gateway.command_tunnel.options import CommandTunnelOptions
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import LinkWithCallbacks, TunnelStateCallback
+from gateway.contracts.tunnel import TunnelOpenResult, TunnelStateCallback
 from gateway.errors import FailureReason, GatewayError, TunnelError
 from gateway.facts import FactDefinition, hidden
 from gateway.processes.child_environment import unset_variables
+from gateway.processes.program_not_writable_by_others import insecure_program, resolve_program
 from gateway.processes.tunnel_processes import TunnelProcesses
-from gateway.processes.write_protected_program import insecure_program, resolve_program
 from gateway.tunnels import TunnelKind
 
 PROCESSES = FactDefinition("processes", "Running processes of a command tunnel.", describe=hidden, additive=True)
@@ -28,7 +28,7 @@ class CommandTunnel:
         options: The options of the tunnel.
     """
 
-    def __init__(self, options: CommandOptions) -> None:
+    def __init__(self, options: CommandTunnelOptions) -> None:
         self._options = options
         self._targets: list[HostPort] = []
         """The targets that clients recently dialed through the previous link. After a restart, the tunnel is `up`
@@ -40,7 +40,7 @@ class CommandTunnel:
         return Path(self._options.command[0]).name
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[LinkWithCallbacks]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[TunnelOpenResult]:
         """Open the tunnel; see `gateway.contracts.tunnel.Tunnel`. A process starts when the link dials a target."""
         if not via.network.is_local:
             raise TunnelError(FailureReason.PROTOCOL, _VIA, fatal=True)
@@ -50,12 +50,12 @@ class CommandTunnel:
             async with link.running(self._targets):
                 try:
                     # The tunnel needs no `renew`, because each new process reads its credentials itself.
-                    yield LinkWithCallbacks(link, link.status)
+                    yield TunnelOpenResult(link, link.status)
                 finally:
                     self._targets = link.recent_targets() or self._targets
 
 
-def _verify(options: CommandOptions) -> None:
+def _verify(options: CommandTunnelOptions) -> None:
     try:
         resolve_program(options.command)
     except GatewayError as error:
@@ -76,7 +76,7 @@ def _read_url(scheme: str, authority: str) -> dict[str, str]:
 
 KIND = TunnelKind(
     "command",
-    CommandOptions,
+    CommandTunnelOptions,
     CommandTunnel,
     schemes=("command",),
     servers=lambda _: (),

@@ -12,14 +12,14 @@ from gateway.contracts.certificate import MonitoredCertificate
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link, RemoteNetworkId
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import LinkWithCallbacks, TunnelStateCallback
+from gateway.contracts.tunnel import TunnelOpenResult, TunnelStateCallback
 from gateway.errors import FailureReason, GatewayError, TunnelError
 from gateway.tunnels import TunnelKind
 from gateway.vpn.device_names import new_device_name
 from gateway.vpn.link import VpnLink
 from gateway.vpn.liveness_monitor import LivenessMonitor
 from gateway.vpn.openvpn_config_sanitizer import SanitizedOpenVpnFile
-from gateway.vpn.openvpn_loader import load_client_file, named_files
+from gateway.vpn.openvpn_file_loader import load_client_file, named_files
 from gateway.vpn.openvpn_process import OpenVpnProcess
 from gateway.vpn.openvpn_remotes import tcp_remotes, udp_remotes
 from gateway.vpn.options import OpenVpnOptions, read_path
@@ -56,7 +56,7 @@ class OpenVpnTunnel:
         return str(self._options.config)
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[LinkWithCallbacks]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[TunnelOpenResult]:
         """Start OpenVPN, wait until it is connected, and monitor it; see `gateway.contracts.tunnel.Tunnel`."""
         options = self._options
         progress(TunnelState.CONNECTING)
@@ -68,7 +68,7 @@ class OpenVpnTunnel:
             await client.configure(link)
             monitor = LivenessMonitor(link, progress, client.received, client.restart_in_place)
             async with background_tasks(link, monitor.run(), client.follow_states(link, monitor)):
-                yield LinkWithCallbacks(link, link.status, client.renew)
+                yield TunnelOpenResult(link, link.status, client.renew)
 
 
 class _OpenVpnClient:

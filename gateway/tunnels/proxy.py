@@ -10,7 +10,7 @@ from gateway.contracts.certificate import MonitoredCertificate
 from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import LinkWithCallbacks, TunnelStateCallback
+from gateway.contracts.tunnel import TunnelOpenResult, TunnelStateCallback
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import DEFAULT_PORTS, ProxyOptions
 from gateway.relay.resolver import is_loopback
@@ -34,7 +34,7 @@ class ProxyTunnel:
         return self._options.url
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[LinkWithCallbacks]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[TunnelOpenResult]:
         """Probe the proxy, and repeat the probe periodically while the tunnel is open.
 
         See `gateway.contracts.tunnel.Tunnel`.
@@ -45,7 +45,7 @@ class ProxyTunnel:
         monitor = asyncio.create_task(link.monitor())
         try:
             # The tunnel needs no `renew`, because each connection reads the password file again.
-            yield LinkWithCallbacks(link, link.status)
+            yield TunnelOpenResult(link, link.status)
         finally:
             monitor.cancel()
             await asyncio.wait({monitor})

@@ -10,13 +10,13 @@ from gateway._dataplane import is_built
 from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import LinkWithCallbacks, TunnelStateCallback
+from gateway.contracts.tunnel import TunnelOpenResult, TunnelStateCallback
 from gateway.errors import DialError, FailureReason, GatewayError, TunnelError
 from gateway.facts import FactDefinition, hidden
 from gateway.processes.child_environment import unset_variables
 from gateway.processes.output_log import OutputLog
+from gateway.processes.program_not_writable_by_others import insecure_program, resolve_program
 from gateway.processes.tunnel_processes import TunnelProcesses
-from gateway.processes.write_protected_program import insecure_program, resolve_program
 from gateway.relay.sockets import cap_retransmit_interval
 from gateway.ssh import algorithms, credentials, host_keys
 from gateway.ssh.authorized_keys_lines import render_authorized_keys
@@ -58,7 +58,7 @@ class SshTunnel:
         return f"{self._options.user}@{self._options.endpoint}"
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[LinkWithCallbacks]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[TunnelOpenResult]:
         """Open the tunnel, and maintain its pool of connections; see `gateway.contracts.tunnel.Tunnel`."""
         async with (
             TunnelProcesses() if self._options.proxy_command is not None else contextlib.nullcontext() as children
@@ -73,7 +73,7 @@ class SshTunnel:
                 progress,
             )
             async with link.running(first):
-                yield LinkWithCallbacks(link, link.status, link.renew)
+                yield TunnelOpenResult(link, link.status, link.renew)
 
     async def _connect(
         self, via: Link, children: TunnelProcesses | None, progress: TunnelStateCallback

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import LinkWithCallbacks, TunnelStateCallback
+from gateway.contracts.tunnel import TunnelOpenResult, TunnelStateCallback
 from gateway.errors import FailureReason, TunnelError
 from gateway.facts import FactDefinition
 from gateway.tunnels import TunnelKind
@@ -21,7 +21,7 @@ from gateway.vpn.options import WireGuardOptions, read_path
 from gateway.vpn.vpn_device_isolation import create_isolation
 from gateway.vpn.vpn_link_background_tasks import background_tasks
 from gateway.vpn.wireguard_device import WireGuardDevice
-from gateway.vpn.wireguard_loader import load_wireguard_file
+from gateway.vpn.wireguard_file_loader import load_wireguard_file
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class WireGuardTunnel:
         return str(self._options.config)
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[LinkWithCallbacks]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[TunnelOpenResult]:
         """Create the device, wait for a handshake, and monitor the VPN; see `gateway.contracts.tunnel.Tunnel`."""
         options = self._options
         if not via.network.is_local:
@@ -90,7 +90,7 @@ class WireGuardTunnel:
             link.set_device_settings(settings)
             monitor = LivenessMonitor(link, progress, active.received, active.reconnect)
             async with background_tasks(link, monitor.run(), active.wait_for_child()):
-                yield LinkWithCallbacks(link, lambda: active.status(link), active.renew)
+                yield TunnelOpenResult(link, lambda: active.status(link), active.renew)
 
     async def _wait_for_handshake(self, wireguard: WireGuardDevice, progress: TunnelStateCallback) -> None:
         """Wait for the first handshake. Until it succeeds, reconnect to the peers every few seconds.

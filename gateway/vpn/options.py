@@ -13,7 +13,7 @@ Isolation = Literal["namespace", "device"]
 
 
 @dataclass(frozen=True)
-class OverdueReplyOptions:
+class VpnFailureDetectionOptions:
     """Defines for how long an expected reply must be missing before the gateway reacts.
 
     Args:
@@ -60,7 +60,7 @@ class VpnOptions:
     dns: tuple[str, ...] = ()
     mtu: int | None = field(default=None, metadata={"least": 576, "most": 65535})
     connect_timeout: Duration = field(default=Duration(20.0), metadata=POSITIVE)
-    silence: OverdueReplyOptions = field(default_factory=OverdueReplyOptions)
+    silence: VpnFailureDetectionOptions = field(default_factory=VpnFailureDetectionOptions)
 
     def __post_init__(self) -> None:
         for each in self.dns:

@@ -9,7 +9,7 @@ import subprocess
 from gateway.contracts.config_types import HostPort
 from gateway.errors import FailureReason, TunnelError
 from gateway.processes.child_environment import minimal_environment
-from gateway.processes.write_protected_program import find_program
+from gateway.processes.program_not_writable_by_others import find_program
 from gateway.relay.resolver import resolve
 from gateway.vpn import network_devices
 from gateway.vpn.device_lock import DeviceLock, is_locked
@@ -17,9 +17,9 @@ from gateway.vpn.device_names import device_prefix
 from gateway.vpn.device_settings import DeviceSettings, likely_peers, parse_addresses
 from gateway.vpn.options import WireGuardOptions
 from gateway.vpn.vpn_device_isolation import VpnDeviceIsolation
+from gateway.vpn.wireguard_file_loader import load_wireguard_file
 from gateway.vpn.wireguard_formats import WireGuardDeviceStatus, parse_dump, to_setconf
 from gateway.vpn.wireguard_go import WireGuardGoProcess
-from gateway.vpn.wireguard_loader import load_wireguard_file
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from pymysql.constants import CLIENT
 from gateway._dataplane import is_built
 from gateway.demo import mariadb
 from gateway.demo.mariadb import MariaDB
-from gateway.demo.process import find, free_port
+from gateway.demo.server_process import find, free_port
 from gateway.demo.sshd import Bastion
 from tests.soak.abort_budget import assigned, counting_server
 from tests.support.clients import connect, query_mysql

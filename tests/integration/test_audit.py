@@ -14,7 +14,7 @@ import pytest
 from gateway.app import one_shot_commands
 from gateway.config import ConfigSources, load
 from gateway.demo import mariadb
-from gateway.demo.process import find
+from gateway.demo.server_process import find
 from gateway.docker.options import DockerOptions
 from tests.support.engines import Engine, running_engine
 from tests.support.gateway_process import command

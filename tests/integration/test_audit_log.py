@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.demo.process import free_port
+from gateway.demo.server_process import free_port
 from gateway.demo.sshd import Bastion
 from tests.support.audit_lines import Line, lines
 from tests.support.clients import connect, connect_unix, echo, is_refused, is_reset

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.demo.process import find, free_port
+from gateway.demo.server_process import find, free_port
 from gateway.demo.sshd import Bastion
 from tests.support.gateway_process import command
 from tests.support.requirements import need

@@ -18,10 +18,10 @@ from gateway.backend_support.postgres_cancel_protocol import PostgresCancelKeyTa
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link
 from gateway.demo.postgres import Postgres, available
-from gateway.demo.process import find, free_port
+from gateway.demo.server_process import find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.metric_types import Histogram
-from gateway.query_cancel_protocol import CancelRequest
+from gateway.query_cancel_parser import CancelRequest
 from gateway.relay.direct_link import DirectLink
 from gateway.relay.sockets import tune
 from tests.support import certificates

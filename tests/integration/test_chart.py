@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from gateway.config import ConfigSources, load
-from gateway.demo.process import find
+from gateway.demo.server_process import find
 from tests.support.gateway_process import command
 from tests.support.helm import CHART, VPN_CAPABILITIES, helm
 from tests.support.prometheus import promtool

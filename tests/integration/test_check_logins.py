@@ -22,7 +22,7 @@ from gateway.backends.postgres import PostgresBackend
 from gateway.contracts.secret import Secret
 from gateway.contracts.states import HealthState
 from gateway.demo import mariadb, postgres
-from gateway.demo.process import free_port
+from gateway.demo.server_process import free_port
 from gateway.errors import FailureReason, TargetPathError
 from tests.support import certificates, postgres_end
 from tests.support.clients import query_mysql

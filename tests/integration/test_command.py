@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.demo.process import find, free_port
+from gateway.demo.server_process import find, free_port
 from gateway.demo.sshd import Bastion
 from tests.support import kubectl
 from tests.support.certificates import Authority

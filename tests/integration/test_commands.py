@@ -19,7 +19,7 @@ from gateway import default_file_paths
 from gateway.cli import cli
 from gateway.demo import mariadb
 from gateway.demo.mariadb import MariaDB
-from gateway.demo.process import find, free_port
+from gateway.demo.server_process import find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.errors import ServiceUnreachableError
 from tests.support.clients import query_mysql

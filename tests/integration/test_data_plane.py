@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.demo.process import free_port
+from gateway.demo.server_process import free_port
 from gateway.demo.sshd import Bastion
 from gateway.ssh import asyncio_ssh_transport
 from gateway.ssh.asyncio_ssh_transport import AsyncioSshTransport

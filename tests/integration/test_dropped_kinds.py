@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gateway.demo.process import ServerProcess, find, free_port
+from gateway.demo.server_process import ServerProcess, find, free_port
 from tests.support.files import REPOSITORY
 from tests.support.gateway_process import Gateway, command
 from tests.support.requirements import need

@@ -11,7 +11,7 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from gateway.demo.process import free_port
+from gateway.demo.server_process import free_port
 from gateway.demo.sshd import Bastion, make_key
 from tests.support.clients import echo
 from tests.support.gateway_process import Gateway, command

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gateway.demo.process import free_port
+from gateway.demo.server_process import free_port
 from tests.support import certificates
 from tests.support.files import write_secret
 from tests.support.gateway_process import Gateway, command

@@ -13,7 +13,7 @@ import yaml
 
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.nfs import NfsServer
-from gateway.demo.process import free_port
+from gateway.demo.server_process import free_port
 from gateway.demo.sshd import Bastion
 from tests.support.clients import query_mysql, read_nfs
 from tests.support.engines import Engine, running_engine

@@ -20,7 +20,7 @@ from gateway.backends import EmptyOptions
 from gateway.backends.mysql import MysqlBackend, MysqlCheckOptions
 from gateway.backends.postgres import PostgresBackend
 from gateway.contracts.states import HealthState
-from gateway.demo.process import free_port
+from gateway.demo.server_process import free_port
 from gateway.demo.sshd import make_key
 from gateway.errors import FailureReason
 from tests.support import postgres_end

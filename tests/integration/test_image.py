@@ -25,7 +25,7 @@ from gateway.demo import mariadb, postgres
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.nfs import NfsServer
 from gateway.demo.postgres import Postgres
-from gateway.demo.process import ServerProcess, find, free_port
+from gateway.demo.server_process import ServerProcess, find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.vpn import openvpn_privileges
 from tests.support import kube

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from gateway.demo import mariadb, nfs, postgres
-from gateway.demo.process import find
+from gateway.demo.server_process import find
 from gateway.demo.sshd import Bastion
 from tests.support.clients import query_mysql, query_postgres, read_nfs
 from tests.support.gateway_process import Gateway, command

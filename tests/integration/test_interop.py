@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 import pytest
 
 from gateway.contracts.config_types import HostPort
-from gateway.demo.process import ServerProcess, find, free_port
+from gateway.demo.server_process import ServerProcess, find, free_port
 from gateway.errors import TargetPathError
 from gateway.metric_types import Histogram
 from gateway.relay.sockets import reset, tune

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.demo.process import find
+from gateway.demo.server_process import find
 from gateway.demo.sshd import Bastion
 from gateway.errors import FailureReason, TunnelError
 from gateway.relay.direct_link import DirectLink

@@ -13,7 +13,7 @@ import yaml
 
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.postgres import Postgres
-from gateway.demo.process import free_port
+from gateway.demo.server_process import free_port
 from gateway.demo.sshd import Bastion
 from tests.support.certificates import Authority
 from tests.support.configs import database_check, ssh_tunnel

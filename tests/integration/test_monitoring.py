@@ -13,7 +13,7 @@ from gateway import backends, tunnels
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.nfs import NfsServer
 from gateway.demo.postgres import Postgres
-from gateway.demo.process import find, free_port
+from gateway.demo.server_process import find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.metric_types import Histogram
 from gateway.ops.kind_specific_metrics import fact_families

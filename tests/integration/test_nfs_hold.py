@@ -10,7 +10,7 @@ from gateway.backend_support.volume_definition import VolumeOptions
 from gateway.backends.nfs import KIND
 from gateway.contracts.config_types import HostPort
 from gateway.demo.nfs import NfsServer
-from gateway.demo.process import free_port
+from gateway.demo.server_process import free_port
 from gateway.demo.sshd import Bastion
 from tests.support.configs import write_nfs
 from tests.support.gateway_process import Gateway

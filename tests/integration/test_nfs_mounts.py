@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway.demo.nfs import NfsServer
-from gateway.demo.process import free_port
+from gateway.demo.server_process import free_port
 from gateway.demo.sshd import Bastion
 from tests.support.clients import touch_nfs
 from tests.support.configs import write_nfs

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from gateway.demo.nfs import NfsServer
-from gateway.demo.process import find, free_port
+from gateway.demo.server_process import find, free_port
 from gateway.demo.sshd import Bastion
 from tests.support.gateway_process import Gateway, command
 from tests.support.guest import HOST, Guest, need_guest

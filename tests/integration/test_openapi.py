@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
 from schemathesis.schemas import APIOperation
 
-from gateway.demo.process import free_port
+from gateway.demo.server_process import free_port
 from tests.support.configs import CHECK
 from tests.support.files import REPOSITORY
 from tests.support.gateway_process import Gateway

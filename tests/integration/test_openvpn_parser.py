@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.demo.process import find
+from gateway.demo.server_process import find
 from gateway.errors import GatewayError
 from gateway.vpn.openvpn_config_sanitizer import parse_client_file
 from gateway.vpn.openvpn_directive_policy import is_known

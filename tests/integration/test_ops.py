@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from gateway import default_file_paths
 from gateway.cli import cli
-from gateway.demo.process import free_port
+from gateway.demo.server_process import free_port
 from tests.support import certificates
 from tests.support.clients import connect, echo
 from tests.support.gateway_process import Gateway, command

@@ -18,7 +18,7 @@ import pytest
 
 from gateway.demo import mariadb
 from gateway.demo.mariadb import MariaDB
-from gateway.demo.process import free_port
+from gateway.demo.server_process import free_port
 from gateway.demo.sshd import Bastion, make_key
 from tests.soak import abort_budget, chaos, chaos_site
 from tests.support.clients import connect, echo, is_refused, is_reset, mysql, query_mysql

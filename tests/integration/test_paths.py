@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.demo.process import free_port
+from gateway.demo.server_process import free_port
 from gateway.demo.sshd import Bastion
 from tests.soak import chaos_site, paths
 from tests.support.clients import connect, echo, is_reset

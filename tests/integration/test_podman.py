@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.demo.process import find
+from gateway.demo.server_process import find
 from tests.support.docker_proxy import DockerProxy, allowlist
 from tests.support.docker_site import OPT_IN, Site
 from tests.support.files import REPOSITORY

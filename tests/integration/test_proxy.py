@@ -16,7 +16,7 @@ from gateway.contracts.states import CloseReason
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.nfs import NfsServer
 from gateway.demo.postgres import Postgres
-from gateway.demo.process import ServerProcess, find, free_port
+from gateway.demo.server_process import ServerProcess, find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.metric_types import Histogram
 from gateway.proxy.link import ProxyLink

@@ -30,7 +30,7 @@ from gateway.demo import nfs
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.nfs import NfsServer
 from gateway.demo.postgres import Postgres
-from gateway.demo.process import free_port
+from gateway.demo.server_process import free_port
 from gateway.errors import FailureReason
 from gateway.facts import VERSION
 from gateway.health.check_results import CheckResult

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gateway.demo.nfs import NfsServer
-from gateway.demo.process import find, free_port
+from gateway.demo.server_process import find, free_port
 from gateway.demo.sshd import Bastion
 from tests.support.configs import write_nfs
 from tests.support.gateway_process import Gateway

@@ -17,7 +17,7 @@ from gateway.backends.redis import RedisBackend, RedisCheckOptions
 from gateway.contracts.config_types import Duration
 from gateway.contracts.secret import Secret
 from gateway.contracts.states import HealthState
-from gateway.demo.process import find, free_port
+from gateway.demo.server_process import find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.errors import FailureReason
 from tests.support import certificates

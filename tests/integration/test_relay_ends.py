@@ -15,7 +15,7 @@ import pytest
 
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.states import CloseReason
-from gateway.demo.process import find, free_port
+from gateway.demo.server_process import find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.metric_types import Histogram
 from gateway.proxy.link import ProxyLink

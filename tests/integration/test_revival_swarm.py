@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.demo.process import free_port
+from gateway.demo.server_process import free_port
 from tests.support.docker_site import OPT_IN
 from tests.support.engines import Engine, need_engine
 from tests.support.gateway_process import Gateway

@@ -17,7 +17,7 @@ import pytest
 from gateway.demo.mariadb import MariaDB
 from gateway.demo.nfs import NfsServer
 from gateway.demo.postgres import Postgres
-from gateway.demo.process import free_port
+from gateway.demo.server_process import free_port
 from gateway.demo.sshd import Bastion
 from tests.support.clients import connect_unix, mysql, query_mysql, query_postgres, read_nfs
 from tests.support.configs import database_check, ssh_tunnel

@@ -15,9 +15,9 @@ import pytest
 
 from gateway.contracts.config_types import Duration
 from gateway.demo.sshd import Bastion
+from gateway.ssh.asyncssh_relay_client_side import AsyncsshRelayClientSide
 from gateway.ssh.flow_control import MAX_SEND_PACKET
 from gateway.ssh.options import KeepaliveOptions, PoolOptions, SshOptions
-from gateway.ssh.relay_client_socket import RelayClientSocket
 from gateway.ssh.send_queue import _BATCH_SIZE, ChannelSender, SendQueue
 from tests.soak import instrumentation
 from tests.support.files import REPOSITORY
@@ -68,13 +68,13 @@ async def test_turns_are_short_if_other_relays_wait_on_a_slow_path(
     between: list[int] = []
     """The bytes that the other relays sent during each wait of a relay."""
     enqueue, serve = SendQueue.enqueue, SendQueue._give_turns
-    relays: set[RelayClientSocket] = set()
+    relays: set[AsyncsshRelayClientSide] = set()
 
     def total() -> int:
         return sum(each.to_backend for each in relays)
 
     def noted(queue: SendQueue, sender: ChannelSender) -> None:
-        assert isinstance(sender, RelayClientSocket)
+        assert isinstance(sender, AsyncsshRelayClientSide)
         relays.add(sender)
         if queue._batch_limit < _BATCH_SIZE and not queue.is_queued(sender):
             waiting[sender] = total()

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.app.docker_desired_state import volumes
 from gateway.config import ConfigSources, load
-from gateway.demo.process import find, free_port
+from gateway.demo.server_process import find, free_port
 from gateway.demo.sshd import Bastion
 from tests.support.clients import read_smb
 from tests.support.configs import ssh_tunnel

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.contracts.config_types import HostPort
-from gateway.demo.process import find, free_port
+from gateway.demo.server_process import find, free_port
 from gateway.forwarding.listener import Listener
 from tests.support.files import REPOSITORY
 from tests.support.gateway_process import Gateway

@@ -24,7 +24,7 @@ from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.relay import Relay
 from gateway.contracts.secret import Secret
 from gateway.contracts.states import CloseReason, TunnelState
-from gateway.demo.process import find, free_port
+from gateway.demo.server_process import find, free_port
 from gateway.demo.sshd import Bastion, make_key
 from gateway.errors import DialError, FailureReason, LinkLostError, TargetPathError, TunnelError
 from gateway.health.probe import probe_once

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway import _dataplane as data_plane
-from gateway.demo.process import free_port
+from gateway.demo.server_process import free_port
 from gateway.demo.sshd import Bastion
 from tests.support.clients import connect, echo
 from tests.support.configs import CHECK, ssh_tunnel

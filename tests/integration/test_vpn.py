@@ -21,7 +21,7 @@ import pymysql
 import pytest
 
 from gateway.demo import mariadb, nfs, postgres
-from gateway.demo.process import ServerProcess, find, free_port
+from gateway.demo.server_process import ServerProcess, find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.vpn import network_devices, openvpn_privileges, policy_routing
 from gateway.vpn.device_lock import DeviceLock, is_locked

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway.demo.process import find
+from gateway.demo.server_process import find
 from tests.soak import chaos_site
 from tests.soak.faults import FAULTS, Fault, settled
 from tests.soak.growth import Growth

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.demo import mariadb, nfs, postgres
-from gateway.demo.process import ServerProcess, find, free_port
+from gateway.demo.server_process import ServerProcess, find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.ops.ops_api_client import OpsApiClient
 from tests.soak.chaos_config import chaos_config

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from gateway.demo.mariadb import MariaDB
-from gateway.demo.process import ServerProcess, free_port
+from gateway.demo.server_process import ServerProcess, free_port
 from gateway.demo.sshd import Bastion
 from gateway.ops.ops_api_client import OpsApiClient as Ops
 from tests.soak.chaos_site import missing

@@ -11,11 +11,11 @@ from gateway._dataplane import settings as engine_settings
 from gateway.relay.lingering_close import lingering_closer
 from gateway.ssh import asyncio_ssh_transport, flow_control, ssh_connection
 from gateway.ssh.asyncssh_relay import AsyncsshRelay
+from gateway.ssh.asyncssh_relay_client_side import AsyncsshRelayClientSide
 from gateway.ssh.channel_interfaces import SshChannel
 from gateway.ssh.flow_control import MAX_SEND_PACKET
 from gateway.ssh.pool import SshConnectionPool
 from gateway.ssh.pooled_connection import PooledConnection
-from gateway.ssh.relay_client_socket import RelayClientSocket
 
 CIPHERS: tuple[str, ...] = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com")
 """A cipher for the engine, and a cipher for asyncssh's channels."""
@@ -77,7 +77,7 @@ def look(session: PooledConnection) -> list[Seen]:
 def _look(relay: Any) -> Seen | None:
     if relay.ended.done():
         return None
-    if not isinstance(relay, RelayClientSocket):
+    if not isinstance(relay, AsyncsshRelayClientSide):
         state = relay.inspect()
         if state.get("fd", -1) < 0:
             return None
@@ -132,7 +132,7 @@ def _windows(session: PooledConnection) -> dict[int, int]:
 
 
 def _window_size(relay: Any) -> int:
-    grown = {} if isinstance(relay, RelayClientSocket) else relay.inspect()
+    grown = {} if isinstance(relay, AsyncsshRelayClientSide) else relay.inspect()
     return int(grown.get("size", relay.window.size))
 
 

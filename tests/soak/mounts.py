@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 
 from gateway.demo.nfs import NfsServer
-from gateway.demo.process import free_port
+from gateway.demo.server_process import free_port
 from gateway.demo.sshd import Bastion
 from tests.soak.chaos_site import missing
 from tests.support.clients import touch_nfs

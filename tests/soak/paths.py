@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.demo.mariadb import MariaDB
-from gateway.demo.process import ServerProcess, free_port
+from gateway.demo.server_process import ServerProcess, free_port
 from gateway.demo.sshd import Bastion
 from gateway.ops.ops_api_client import OpsApiClient as Ops
 from tests.soak.chaos_site import missing

@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 
 from gateway.demo.postgres import Postgres
-from gateway.demo.process import ServerProcess, find, free_port
+from gateway.demo.server_process import ServerProcess, find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.ops.ops_api_client import OpsApiClient
 from tests.support.files import REPOSITORY, scratch, write_secret

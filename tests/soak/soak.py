@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from gateway.demo.process import find
+from gateway.demo.server_process import find
 from gateway.demo.sshd import Bastion
 from gateway.relay.event_loop import RelayEventLoop
 from tests.soak import instrumentation

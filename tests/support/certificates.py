@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from gateway.demo.process import run
+from gateway.demo.server_process import run
 
 NAME = "db.example.test"
 _NOW = dt.datetime.now(dt.UTC)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gateway.demo.process import find
+from gateway.demo.server_process import find
 from tests.support.files import REPOSITORY
 from tests.support.requirements import need
 

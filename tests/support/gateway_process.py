@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gateway.demo.process import ServerProcess, free_port
+from gateway.demo.server_process import ServerProcess, free_port
 from gateway.ops.ops_api_client import OpsApiClient
 from tests.support.files import REPOSITORY
 

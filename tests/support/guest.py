@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from gateway.demo.process import die_with_parent, find
+from gateway.demo.server_process import die_with_parent, find
 from tests.support.guest_image import INIT, MODULES, PACKAGE, add_service, busybox_root, get_kernel, initramfs
 from tests.support.requirements import need
 

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from gateway.demo.process import find
+from gateway.demo.server_process import find
 from tests.support.requirements import download
 
 PACKAGE = "linux-image-cloud-amd64"

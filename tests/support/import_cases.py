@@ -7,8 +7,8 @@ from typing import Any
 from click.testing import CliRunner
 
 from gateway.cli import cli
-from gateway.importing.compose_tags import ComposeLoader, without_tags
-from gateway.input_limits import load_yaml
+from gateway.importing.compose_yaml_tags import ComposeYamlLoader, without_tags
+from gateway.input_size_limits import load_yaml
 from tests.support.files import REPOSITORY
 
 FOLDER = REPOSITORY / "tests" / "unit" / "importing"
@@ -24,7 +24,7 @@ def sections(path: Path) -> list[tuple[str, str]]:
 
 def load_compose(text: str) -> Any:
     """Return the content of a Compose file, without its tags."""
-    return without_tags(load_yaml(text, ComposeLoader))
+    return without_tags(load_yaml(text, ComposeYamlLoader))
 
 
 def compose_diff(path: Path) -> tuple[str, str, str]:

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import yaml
 
-from gateway.demo.process import ServerProcess, find, free_port, run
+from gateway.demo.server_process import ServerProcess, find, free_port, run
 
 _OWNER = "postgres"
 

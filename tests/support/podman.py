@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
-from gateway.demo.process import find
+from gateway.demo.server_process import find
 from tests.support.engines import Engine
 from tests.support.requirements import need
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from gateway.demo.process import ServerProcess, free_port
+from gateway.demo.server_process import ServerProcess, free_port
 from tests.support.files import REPOSITORY
 
 RULES = REPOSITORY / "configs" / "prometheus"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gateway.demo.nfs import NfsServer
-from gateway.demo.process import free_port
+from gateway.demo.server_process import free_port
 from gateway.demo.sshd import Bastion
 from tests.support.gateway_disk import GatewayDisk
 from tests.support.guest import HOST, Guest

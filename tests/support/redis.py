@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from gateway.demo.process import ServerProcess, find, free_port
+from gateway.demo.server_process import ServerProcess, find, free_port
 from tests.support.certificates import Issued
 
 Answer = str | int | None | list["Answer"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway._dataplane import is_built
-from gateway.demo.process import find
+from gateway.demo.server_process import find
 
 
 def need(condition: bool, what: str) -> None:

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from gateway.demo.process import find, run
+from gateway.demo.server_process import find, run
 from gateway.demo.sshd import Bastion, make_key
 from tests.support.requirements import need, need_sshd
 

@@ -22,7 +22,7 @@ NOW = 1_800_000_000.0
 
 @dataclass(frozen=True)
 class Checked:
-    """A past check; see `gateway.ops.status_views.PreviousCheckResult`."""
+    """A past check; see `gateway.ops.status_views.CheckHistoryEntry`."""
 
     state: HealthState = HealthState.UP
     at: float = NOW

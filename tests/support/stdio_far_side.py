@@ -11,7 +11,7 @@ from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link, RemoteNetworkId, Stream
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.relay import Relay
-from gateway.demo.process import find
+from gateway.demo.server_process import find
 from gateway.metric_types import Histogram
 from gateway.processes.child_environment import environment_of_user
 from gateway.processes.stdio_stream import StdioStream

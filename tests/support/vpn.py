@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from gateway.demo.process import ServerProcess
+from gateway.demo.server_process import ServerProcess
 from tests.support.certificates import Authority
 from tests.support.netns import BEHIND, BEHIND_V6, NAMES, OUTER_FAR, OUTER_OTHER, inside
 

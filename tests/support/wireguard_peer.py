@@ -6,7 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from gateway.demo.process import ServerProcess
+from gateway.demo.server_process import ServerProcess
 from tests.support.netns import BEHIND, NAMES, OUTER_FAR, inside, run
 
 _COUNTER = itertools.count()

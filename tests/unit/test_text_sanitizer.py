@@ -19,7 +19,7 @@ from gateway.facts import IDENTITY, VERSION
 from gateway.health.probe import probe_once
 from gateway.ops import logging_setup
 from gateway.processes.child_process import ChildProcess
-from gateway.relay.direct_link import DirectLink, DirectLinkTunnel
+from gateway.relay.direct_link import DirectLink, DirectLinkFactory
 from gateway.supervision.uplink import Uplink
 from gateway.text_sanitizer import one_line, printable
 
@@ -85,7 +85,7 @@ def test_error_details_are_one_line(error: Exception) -> None:
 
 
 async def test_a_tunnels_detail_is_one_line() -> None:
-    uplink = Uplink("bastion", DirectLinkTunnel(), quiet=True)
+    uplink = Uplink("bastion", DirectLinkFactory(), quiet=True)
     uplink._progress(TunnelState.SUSPECT, FailureReason.TIMEOUT, f"it says {HOSTILE}")
     assert uplink.detail.startswith("it says ?[2J")
     assert uplink.detail.isprintable()

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from gateway.audit import database_files
+from gateway.audit.container_recreate_commands import recreate
 from gateway.audit.proposed_mount_changes import ProposedMountChanges
-from gateway.audit.recreate_commands import recreate
 from gateway.audit.report import Finding, HazardRule, Severity
 from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.storage_behind_mount import StorageBehindMount, as_bind, store_of

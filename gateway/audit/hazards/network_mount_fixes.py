@@ -2,13 +2,13 @@
 
 import re
 
+from gateway.audit.container_recreate_commands import free_name, recreate, volume_for
 from gateway.audit.host_filesystem_model import HostMount
 from gateway.audit.proposed_mount_changes import ProposedMountChanges
-from gateway.audit.recreate_commands import free_name, recreate, volume_for
 from gateway.audit.shell_command_builder import command, only_on_host
 from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
 from gateway.audit.storage_behind_mount import SECRETS, StorageBehindMount, StorageMedium, nfs_version
-from gateway.nfs.replaced_mount_options import REPLACED
+from gateway.nfs.mount_options_set_by_gateway import REPLACED
 from gateway.text_sanitizer import one_line
 
 _SMB_VERSION = "3"

@@ -6,6 +6,7 @@ Does no I/O.
 from collections.abc import Iterator
 
 from gateway.audit import hazard_rules
+from gateway.audit.container_recreate_commands import volume_for
 from gateway.audit.hazards.finding_builders import database_in, mounts, on_container
 from gateway.audit.hazards.network_mount_fixes import (
     after_mount,
@@ -15,7 +16,6 @@ from gateway.audit.hazards.network_mount_fixes import (
     safe_volume,
 )
 from gateway.audit.proposed_mount_changes import ProposedMountChanges
-from gateway.audit.recreate_commands import volume_for
 from gateway.audit.report import Finding, HazardRule, Severity
 from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.audit.storage_behind_mount import SECRETS, StorageBehindMount, StorageMedium, nfs_version, of_volume

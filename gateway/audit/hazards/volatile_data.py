@@ -4,10 +4,10 @@ import posixpath
 from collections.abc import Iterator, Mapping
 
 from gateway.audit import database_files, hazard_rules
+from gateway.audit.container_recreate_commands import volume_for
 from gateway.audit.data_copy_commands import saved
 from gateway.audit.hazards.finding_builders import database_in, mounts, on_container
 from gateway.audit.proposed_mount_changes import ProposedMountChanges
-from gateway.audit.recreate_commands import volume_for
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell_command_builder import NEW_FILES, command, only_on_host, script
 from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot

@@ -3,7 +3,7 @@
 from gateway.docker import labels
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.grants import granted
-from gateway.docker.plan import AttachmentStatus, Plan
+from gateway.docker.plan import DesiredAttachment, Plan
 from gateway.docker.snapshot import Container, EngineSnapshot, NetworkEndpoint
 
 
@@ -50,6 +50,6 @@ class ExplainedContainer:
         return f"{self.options.label_prefix}.{key}"
 
 
-def reason(attachment: AttachmentStatus) -> str:
+def reason(attachment: DesiredAttachment) -> str:
     """Return the reason and the message of an attachment's status as one string; empty if the status has neither."""
     return ": ".join(filter(None, (attachment.reason and str(attachment.reason), attachment.message)))

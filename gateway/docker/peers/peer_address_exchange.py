@@ -9,7 +9,7 @@ from gateway.docker.consumer_registry import Consumer, ConsumerRegistry
 from gateway.docker.options import Grant, SwarmPeerOptions
 from gateway.docker.peers.container_address_reports import (
     ContainerAddressReport,
-    PeerNetwork,
+    NetworkToPeers,
     build_report,
     consumers_of,
     encode,
@@ -62,7 +62,7 @@ class PeerAddressExchange:
         self._problem = ""
         self._encoded_from: tuple[EngineSnapshot | None, Mapping[str, Consumer]] = None, {}
         """The snapshot and the consumers from which the current reports were encoded."""
-        self._lines: dict[PeerNetwork, bytes] = {}
+        self._lines: dict[NetworkToPeers, bytes] = {}
         self._reports: list[tuple[ContainerAddressReport, dict[str, Consumer]]] = []
         """For each peer (the gateway on another node): its last report, which contains its consumers."""
         self._only_grants = False

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gateway.backoff import Backoff, BackoffPolicy
-from gateway.docker.peers.container_address_reports import ContainerAddressReport, PeerNetwork, decode
+from gateway.docker.peers.container_address_reports import ContainerAddressReport, NetworkToPeers, decode
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class SwarmPeer:
         problem: The reason why `report` is None; empty if a report was received.
     """
 
-    network: PeerNetwork
+    network: NetworkToPeers
     address: str
     report: ContainerAddressReport | None = None
     problem: str = "not connected yet"

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from gateway.docker.options import SwarmPeerOptions
-from gateway.docker.peers.container_address_reports import ContainerAddressReport, PeerNetwork
+from gateway.docker.peers.container_address_reports import ContainerAddressReport, NetworkToPeers
 from gateway.docker.peers.peer_connection import (
     HEARTBEAT_INTERVAL,
     PEER_TIMEOUT,
@@ -55,7 +55,7 @@ class PeerConnectionManager:
         self._lines_changed = asyncio.Event()
         self._lines: dict[str, bytes] = {}
         """For each network ID: the encoded report that this gateway sends."""
-        self._servers: dict[PeerNetwork, asyncio.Task[None]] = {}
+        self._servers: dict[NetworkToPeers, asyncio.Task[None]] = {}
         self._network_added = asyncio.Event()
         """Set when the gateway starts to listen on a network."""
         self._handshakes: Counter[str] = Counter()
@@ -65,10 +65,10 @@ class PeerConnectionManager:
         self._maintained: set[tuple[str, str]] = set()
         self.peers: dict[tuple[str, str], SwarmPeer] = {}
         """The peers, by the network's ID and the peer's address on the network."""
-        self.listen_errors: dict[PeerNetwork, str] = {}
+        self.listen_errors: dict[NetworkToPeers, str] = {}
         """For each network on which the gateway cannot listen: the reason."""
 
-    def update(self, lines: dict[PeerNetwork, bytes]) -> None:
+    def update(self, lines: dict[NetworkToPeers, bytes]) -> None:
         """Listen only on the networks in `lines`, and send each report to the peers on its network.
 
         Args:
@@ -102,7 +102,7 @@ class PeerConnectionManager:
             await wait_at_most(self._network_added, _LOOKUP_INTERVAL)
             self._network_added.clear()
 
-    def _serve(self, network: PeerNetwork) -> None:
+    def _serve(self, network: NetworkToPeers) -> None:
         port = self._options.port
         try:
             sock = socket.create_server((network.address, port))
@@ -114,7 +114,7 @@ class PeerConnectionManager:
         self._network_added.set()
         self._servers[network] = self._group.create_task(self._accept(network, sock))
 
-    async def _accept(self, network: PeerNetwork, sock: socket.socket) -> None:
+    async def _accept(self, network: NetworkToPeers, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         with sock:
             while True:
@@ -130,7 +130,7 @@ class PeerConnectionManager:
                 self._handshakes[address] += 1
                 self._group.create_task(self._handshake(network, client, address))
 
-    async def _handshake(self, network: PeerNetwork, client: socket.socket, address: str) -> None:
+    async def _handshake(self, network: NetworkToPeers, client: socket.socket, address: str) -> None:
         """Complete the TLS handshake of a peer, and send reports until the connection closes."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader()
@@ -152,7 +152,7 @@ class PeerConnectionManager:
             peer.seen.set()
         await self._send_reports(network, asyncio.StreamWriter(transport, protocol, reader, loop))
 
-    async def _send_reports(self, network: PeerNetwork, writer: asyncio.StreamWriter) -> None:
+    async def _send_reports(self, network: NetworkToPeers, writer: asyncio.StreamWriter) -> None:
         """Send the report when the peer connects and after each change. Send heartbeats in between."""
         sent = _HEARTBEAT
         try:
@@ -168,7 +168,7 @@ class PeerConnectionManager:
         finally:
             writer.transport.abort()
 
-    async def _resolve(self, network: PeerNetwork) -> set[str] | None:
+    async def _resolve(self, network: NetworkToPeers) -> set[str] | None:
         """Return the addresses of the peers on a network, from DNS; None if the lookup failed."""
         name = f"{self._options.name}.{network.name}"
         loop = asyncio.get_running_loop()
@@ -181,7 +181,7 @@ class PeerConnectionManager:
             return None
         return {str(each[4][0]) for each in found}
 
-    def _add_peer(self, network: PeerNetwork, address: str) -> None:
+    def _add_peer(self, network: NetworkToPeers, address: str) -> None:
         """Add and connect to a new peer. Ignore known peers, and addresses that are not on the network."""
         key = (network.id, address)
         if key in self._maintained or not network.holds(address):

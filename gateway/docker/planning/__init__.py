@@ -6,14 +6,14 @@ from gateway.docker.consumer_identity_warnings import image_labels, spoofing
 from gateway.docker.desired_state import DesiredState, backends_on
 from gateway.docker.plan import ActionKind, Plan, PlannedAction
 from gateway.docker.planning.attachments import attach, detach
-from gateway.docker.planning.external_network_access import external_route_warnings
 from gateway.docker.planning.gateway_container import address_warnings, duplicate_gateways, reattach_stopped_gateway
 from gateway.docker.planning.lost_network_namespaces import later_starts, shared_namespaces
 from gateway.docker.planning.networks import create_networks, remove_networks
+from gateway.docker.planning.outbound_networks import external_route_warnings
 from gateway.docker.planning.per_project_networks import expand_projects
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.planning.revivals import revive
-from gateway.docker.planning.service_updates import update_services
+from gateway.docker.planning.swarm_service_updates import update_services
 from gateway.docker.planning.volumes import create_body, mount_problems, volume_status
 from gateway.docker.snapshot import EngineSnapshot
 from gateway.docker.volumes import VolumeStatus

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 
 from gateway.docker.desired_state import OWNER_ALIAS_PREFIX
-from gateway.docker.name_resolution import NameLookupClient
+from gateway.docker.name_resolution import NameResolvingContainer
 from gateway.docker.plan import NameConflict
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.snapshot import Container, SwarmService
@@ -20,7 +20,7 @@ def container_conflicts(builder: PlanBuilder, container: Container, network: str
     own = container.id == builder.observed.own
     if own:
         _warn_of_hostnames(builder, network)
-    who = NameLookupClient(container.id, container.name, _lower(() if own else aliases), container.hosts)
+    who = NameResolvingContainer(container.id, container.name, _lower(() if own else aliases), container.hosts)
     found = builder.names.conflicts(
         who, network, builder.backend_names(network), _networks_to_compare(builder, container, network)
     )
@@ -40,7 +40,7 @@ def report_foreign_endpoints(builder: PlanBuilder, container: Container, wanted:
     for network, endpoint in container.endpoints.items():
         attached = any(each.startswith(OWNER_ALIAS_PREFIX) for each in endpoint.aliases or ())
         if network in builder.options.networks and network not in wanted and not (attached or container.is_task):
-            who = NameLookupClient(container.id, container.name, hosts=container.hosts)
+            who = NameResolvingContainer(container.id, container.name, hosts=container.hosts)
             found = builder.names.conflicts(
                 who, network, builder.backend_names(network), _networks_to_compare(builder, container, network)
             )
@@ -65,7 +65,7 @@ def service_conflicts(builder: PlanBuilder, service: SwarmService, network: str,
     """
     names = {each.id: each.name for each in builder.observed.networks}
     elsewhere = [names[each] for each in service.networks if each in names]
-    who = NameLookupClient(service.id, f"service {service.name}", _lower(aliases))
+    who = NameResolvingContainer(service.id, f"service {service.name}", _lower(aliases))
     return _add(builder, list(builder.names.conflicts(who, network, builder.backend_names(network), elsewhere)))
 
 

@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Iterator
 
 from gateway.docker.options import NetworkOptions
-from gateway.docker.planning.external_network_access import NOT_INTERNAL, is_only_external_route
+from gateway.docker.planning.outbound_networks import NOT_INTERNAL, is_only_external_route
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.snapshot import ENCRYPTED, MTU, NetworkInfo
 

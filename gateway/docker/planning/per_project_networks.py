@@ -6,7 +6,7 @@ from gateway.docker.desired_state import DesiredState
 from gateway.docker.per_project_network_names import configured_as
 from gateway.docker.planning.desired_networks import attachable_networks
 from gateway.docker.planning.plan_builder import PlanBuilder
-from gateway.docker.planning.service_updates import service_networks
+from gateway.docker.planning.swarm_service_updates import service_networks
 from gateway.docker.snapshot import EngineSnapshot
 
 

@@ -11,7 +11,7 @@ from gateway.docker.labels import RequestedAccess
 from gateway.docker.name_resolution import DnsNameTable
 from gateway.docker.options import NetworkOptions
 from gateway.docker.per_project_network_names import network_of
-from gateway.docker.plan import AttachmentState, AttachmentStatus, NameConflict, PlannedAction
+from gateway.docker.plan import AttachmentState, DesiredAttachment, NameConflict, PlannedAction
 from gateway.docker.snapshot import Container, EngineSnapshot, NetworkInfo
 from gateway.text_sanitizer import one_line
 
@@ -21,7 +21,7 @@ contains the number of further errors. The limit keeps warnings about other cont
 
 
 @dataclass(frozen=True)
-class AliasHolder:
+class EndpointWithAlias:
     """A container or service that holds an alias on a network.
 
     Args:
@@ -34,7 +34,7 @@ class AliasHolder:
     owner: tuple[str, str]
     listed: frozenset[str] = frozenset()
 
-    def shares(self, alias: str, other: "AliasHolder") -> bool:
+    def shares(self, alias: str, other: "EndpointWithAlias") -> bool:
         """Return whether both holders can have the alias: if they have the same owner, or if both list the alias."""
         return self.owner == other.owner or (alias in self.listed and alias in other.listed)
 
@@ -72,7 +72,7 @@ class PlanBuilder:
         self.no_free_range: dict[str, str] = {}
         """Messages about networks that cannot be created because no subnet is free, by the network's name."""
         self.actions: list[PlannedAction] = []
-        self.attachments: list[AttachmentStatus] = []
+        self.attachments: list[DesiredAttachment] = []
         self.warnings: list[str] = []
         self.label_errors: list[str] = []
         """The warnings that are about labels."""
@@ -82,7 +82,7 @@ class PlanBuilder:
         """Networks that this gateway created with other options than those that are configured now."""
         self._containers_named: dict[str, dict[str, list[tuple[Container, bool]]]] = {}
         """For each network and name: the result of `containers_named`, as a cache."""
-        self.reserved: dict[tuple[str, str], AliasHolder] = {}
+        self.reserved: dict[tuple[str, str], EndpointWithAlias] = {}
         """For each network and alias: the container or service for which this plan reserves the alias."""
 
     def driver(self, options: NetworkOptions) -> str:
@@ -159,10 +159,10 @@ class PlanBuilder:
         rule = None if given or self.desired.strict else labels.by_rules(name or "", found, self.options.attach)
         return frozenset(each.lower() for part in (given, rule) if part is not None for each in part.aliases)
 
-    def holder(self, container: Container) -> AliasHolder:
-        """Return a container as an `AliasHolder`."""
+    def holder(self, container: Container) -> EndpointWithAlias:
+        """Return a container as an `EndpointWithAlias`."""
         listed = self.by_configuration(container.name, container.labels)
-        return AliasHolder(f"container {container.name}", owner(container.id, container.labels), listed)
+        return EndpointWithAlias(f"container {container.name}", owner(container.id, container.labels), listed)
 
     def networks_of(self, request: RequestedAccess, who: str, name: str, found: Mapping[str, str]) -> list[str]:
         """Return the networks that a request selects.
@@ -223,7 +223,7 @@ class PlanBuilder:
         message: str = "",
     ) -> None:
         """Add to the plan the status of a container's or service's attachment to a network."""
-        self.attachments.append(AttachmentStatus(network, who, state, reason, message, who_id))
+        self.attachments.append(DesiredAttachment(network, who, state, reason, message, who_id))
 
     def report_container(
         self,

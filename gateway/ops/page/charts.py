@@ -6,7 +6,7 @@ from functools import lru_cache
 from itertools import groupby
 
 from gateway.contracts.states import HealthState
-from gateway.ops.status_views import PreviousCheckResult
+from gateway.ops.status_views import CheckHistoryEntry
 
 WIDTH = 100
 """Width of a chart in SVG units. A history chart needs one unit for each check in the history."""
@@ -27,7 +27,7 @@ class Chart:
     paths: list[tuple[str, str]]
 
 
-def history_chart(checks: Sequence[PreviousCheckResult], columns: int = WIDTH) -> Chart:
+def history_chart(checks: Sequence[CheckHistoryEntry], columns: int = WIDTH) -> Chart:
     """Return a chart with one column per check, oldest first. The worse the result of a check, the taller its column.
 
     Args:

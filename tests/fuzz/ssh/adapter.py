@@ -25,10 +25,10 @@ from gateway.relay.event_loop import RelayEventLoop
 from gateway.ssh import flow_control
 from gateway.ssh.asyncio_ssh_transport import AsyncioSshTransport
 from gateway.ssh.asyncssh_relay import AsyncsshRelay
+from gateway.ssh.asyncssh_relay_client_side import AsyncsshRelayClientSide
 from gateway.ssh.channel_interfaces import SshChannel
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pooled_connection import PooledConnection
-from gateway.ssh.relay_client_socket import RelayClientSocket
 from gateway.ssh.ssh_connection import SshConnection
 from tests.fuzz.ssh.peer import SERVER_VERSION, SESSION_ID
 from tests.fuzz.ssh.pipe import Pipe
@@ -272,7 +272,7 @@ def holds(relay: SshChannel) -> int:
 
 def costs(relay: SshChannel) -> int:
     """Return the memory size of a relay's chunks, except the first chunk, which can be partly sent already."""
-    if not isinstance(relay, RelayClientSocket):
+    if not isinstance(relay, AsyncsshRelayClientSide):
         state: dict[str, int] = relay.inspect()  # type: ignore[attr-defined]
         return state.get("memory", 0)
     chunks = relay._send_buffer._chunks if relay._send_buffer is not None else ()

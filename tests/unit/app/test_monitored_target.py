@@ -14,7 +14,7 @@ from gateway.contracts.link import Link
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.states import HealthState
 from gateway.errors import FailureReason
-from gateway.forwarding.target_with_uplink import LinkProvider, TargetKey
+from gateway.forwarding.target_with_uplink import LinkProvider, TargetLookupKey
 from gateway.health.check import Check
 from gateway.health.check_results import CheckResult
 from gateway.health.check_schedule import CheckSchedule
@@ -57,7 +57,7 @@ class Paths:
             Check("orders", Backend(), TARGET, uplink, SCHEDULE, record=record, tunnel=uplink.name)
             for uplink in self.uplinks
         ]
-        routes = TargetKey(TARGET, cast("tuple[LinkProvider, ...]", tuple(self.uplinks))).routes()
+        routes = TargetLookupKey(TARGET, cast("tuple[LinkProvider, ...]", tuple(self.uplinks))).routes()
         self.target = MonitoredTarget(checks, PathSelector(["a", "b"], "order"), routes)
 
     def close(self, at: int) -> None:

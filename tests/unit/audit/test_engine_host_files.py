@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from gateway.audit import directory_contents, image_files
-from gateway.audit.engine_host_files import HostFiles, parse_mounts, stale_files
+from gateway.audit import directory_contents, image_layer_files
+from gateway.audit.engine_host_files import EngineHostFiles, parse_mounts, stale_files
 from gateway.audit.host_filesystem_model import HostMount
-from gateway.audit.image_files import changes, image_names, user_of
+from gateway.audit.image_layer_files import changes, image_names, user_of
 from gateway.audit.linux_capabilities import ignores_permissions
 from gateway.audit.snapshot_model import ContainerProcessUser
 from gateway.audit.volume_last_use import collect
@@ -27,9 +27,9 @@ STALE = """900 899 254:0 /srv/app.conf//deleted /etc/app\\040x.conf rw,relatime 
 """
 
 
-def host(*mounts: HostMount) -> HostFiles:
+def host(*mounts: HostMount) -> EngineHostFiles:
     every = (HostMount("/", "ext4", "/dev/vda1", {}), *mounts)
-    return HostFiles({each.point: each for each in every}, time.monotonic() + 10)
+    return EngineHostFiles({each.point: each for each in every}, time.monotonic() + 10)
 
 
 def test_the_mount_table_is_parsed() -> None:
@@ -92,7 +92,7 @@ def test_only_files_of_sqlite_count_as_databases(tmp_path: Path) -> None:
 
 def test_directories_with_too_many_files_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(directory_contents, "_MOST_NAMES", 3)
-    monkeypatch.setattr(image_files, "_MOST_CHANGES", 3)
+    monkeypatch.setattr(image_layer_files, "_MOST_CHANGES", 3)
     (tmp_path / "a" / "b").mkdir(parents=True)
     few = host()
     few.inspect(str(tmp_path))
@@ -176,7 +176,7 @@ def test_root_ignores_permissions_only_with_the_capability(given: dict[str, Any]
 
 def test_reading_ends_at_the_deadline(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    late = HostFiles({"/": HostMount("/", "ext4", "/dev/vda1", {})}, time.monotonic() - 1)
+    late = EngineHostFiles({"/": HostMount("/", "ext4", "/dev/vda1", {})}, time.monotonic() - 1)
     found = late.inspect(str(tmp_path))
     assert found is not None
     assert (found.entries, late.is_late) == (None, True)
@@ -244,7 +244,7 @@ def test_a_pipe_does_not_block_the_audit(tmp_path: Path) -> None:
 
 
 def test_a_layer_that_is_not_read_in_time_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
-    late = HostFiles({"/": HostMount("/", "ext4", "/dev/vda1", {})}, time.monotonic() - 1)
+    late = EngineHostFiles({"/": HostMount("/", "ext4", "/dev/vda1", {})}, time.monotonic() - 1)
     assert changes(late, layer(tmp_path, app__new=""), "x") is None
 
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from pymysql.err import MySQLError
 
-from gateway.backend_support.mysql_login import HardenedMysqlConnection
+from gateway.backend_support.mysql_login import RestrictedMysqlConnection
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.errors import TargetPathError
 
@@ -60,7 +60,7 @@ def takes(plugin: bytes, words: tuple[bytes, ...]) -> bool:
     heard: list[bytes] = []
     server = threading.Thread(target=served, args=(theirs, plugin, words, heard), daemon=True)
     server.start()
-    login = HardenedMysqlConnection(
+    login = RestrictedMysqlConnection(
         PhaseTimer(), verified=False, server_public_key=None, host="h", user="u", password=PASSWORD,
         defer_connect=True, ssl_disabled=True, read_timeout=1,
     )  # fmt: skip

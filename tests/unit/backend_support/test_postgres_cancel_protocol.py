@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.backend_support.postgres_cancel_protocol import PostgresCancelKeyTap, PostgresCancelProtocol
-from gateway.query_cancel_protocol import CancelRequest, ClientMessageKind, EncryptionRequest
+from gateway.query_cancel_parser import CancelRequest, ClientMessageKind, EncryptionRequest
 
 SSL, GSS = struct.pack("!II", 8, 80877103), struct.pack("!II", 8, 80877104)
 

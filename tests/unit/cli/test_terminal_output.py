@@ -10,7 +10,7 @@ from gateway.app import one_shot_commands
 from gateway.audit.report import AuditReport, Finding, HazardRule, Severity, StorageLocation
 from gateway.cli import cli
 from gateway.cli.terminal_output import print_text
-from gateway.docker.plan import ActionKind, AttachmentState, AttachmentStatus, Plan, PlannedAction
+from gateway.docker.plan import ActionKind, AttachmentState, DesiredAttachment, Plan, PlannedAction
 from gateway.docker.start_failure import StartFailureCause
 from gateway.docker.unavailable_containers import RevivalStatus, UnavailableContainer
 from gateway.ops.ops_api_client import OpsApiClient
@@ -27,7 +27,7 @@ PLAN = Plan(
             ActionKind.CONNECT, network="apps-of-the-shop", container=NAME, aliases=("orders", "www"), why=LONG
         ),
     ),
-    attachments=(AttachmentStatus("apps-of-the-shop", NAME, AttachmentState.BLOCKED, None, LONG),),
+    attachments=(DesiredAttachment("apps-of-the-shop", NAME, AttachmentState.BLOCKED, None, LONG),),
     warnings=(LONG,),
     unavailable=(DEAD,),
 )

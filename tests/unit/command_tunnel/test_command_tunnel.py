@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from gateway.cli import cli
 from gateway.command_tunnel import local_port_state, sock_diag
 from gateway.command_tunnel.local_port_state import LocalPortState, read_local_ports
-from gateway.command_tunnel.options import CommandOptions
+from gateway.command_tunnel.options import CommandTunnelOptions
 from gateway.command_tunnel.port_reservations import release_port, reserve_port
 from gateway.command_tunnel.sock_diag import is_listening, read_connection
 from gateway.command_tunnel.stall_timer import StallTimer
 from gateway.config import ConfigSources, load
-from gateway.demo.process import listening
+from gateway.demo.server_process import listening
 from tests.support.files import REPOSITORY, scratch
 
 PAGE = REPOSITORY / "docs/commands.md"
@@ -63,7 +63,7 @@ def test_each_recipe_is_a_configuration(recipe: str, tmp_path: Path) -> None:
 
 def test_json_and_shell_variables_are_not_placeholders() -> None:
     parameters = '{"portNumber":["{port}"],"localPortNumber":["{local_port}"]}'
-    CommandOptions(("aws", "--parameters", parameters, "${HOME}", "{ x }"), "port")
+    CommandTunnelOptions(("aws", "--parameters", parameters, "${HOME}", "{ x }"), "port")
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans(), st.floats(0, 10)), max_size=30))

@@ -16,7 +16,7 @@ import pytest
 from gateway.backoff import BackoffPolicy
 from gateway.command_tunnel import listening_process, local_port_connector, start_backoff, stdio_connector
 from gateway.command_tunnel.link import CommandLink
-from gateway.command_tunnel.options import CommandOptions
+from gateway.command_tunnel.options import CommandTunnelOptions
 from gateway.contracts.config_types import Duration, HostPort
 from gateway.contracts.link import RemoteNetworkId
 from gateway.errors import DialError, FailureReason, LinkLostError, TargetPathError, TunnelError
@@ -37,15 +37,15 @@ GOOD, BROKEN, LOGIN = HostPort("h", 3), HostPort("h", 1), HostPort("h", 2)
 
 
 @asynccontextmanager
-async def opened(options: CommandOptions, targets: Sequence[HostPort] = ()) -> AsyncIterator[CommandLink]:
+async def opened(options: CommandTunnelOptions, targets: Sequence[HostPort] = ()) -> AsyncIterator[CommandLink]:
     async with asyncio.timeout(50), TunnelProcesses() as children:
         link = CommandLink(options, RemoteNetworkId(), children, lambda *_: None)
         async with link.running(targets):
             yield link
 
 
-def stdio() -> CommandOptions:
-    return CommandOptions(("sh", "-c", SCRIPT), "stdio", login_exit_codes=(5,))
+def stdio() -> CommandTunnelOptions:
+    return CommandTunnelOptions(("sh", "-c", SCRIPT), "stdio", login_exit_codes=(5,))
 
 
 async def greeting(link: CommandLink, to: HostPort) -> bytes:
@@ -75,7 +75,7 @@ async def test_the_link_is_lost_if_each_target_fails() -> None:
 
 
 async def test_a_lost_link_has_the_reason_of_the_failure() -> None:
-    options = CommandOptions(("sleep", "60", "{local_port}"), "port", start_timeout=Duration(0.1))
+    options = CommandTunnelOptions(("sleep", "60", "{local_port}"), "port", start_timeout=Duration(0.1))
     async with opened(options) as link:
         with pytest.raises(TargetPathError, match="did not connect"):
             await link.socket(GOOD)
@@ -85,7 +85,7 @@ async def test_a_lost_link_has_the_reason_of_the_failure() -> None:
 async def test_the_link_is_not_lost_while_a_client_uploads(tmp_path: Path) -> None:
     script = f"[ ! -e {tmp_path}/full ] || exit 1; cat > /dev/null; echo done"
     loop = asyncio.get_running_loop()
-    async with opened(CommandOptions(("sh", "-c", script), "stdio")) as link:
+    async with opened(CommandTunnelOptions(("sh", "-c", script), "stdio")) as link:
         lost = asyncio.ensure_future(link.lost())
         with await link.socket(GOOD) as client:
             await loop.sock_sendall(client, b"x" * 100)
@@ -104,7 +104,7 @@ async def test_the_link_is_lost_if_the_program_ends_before_output_after_a_succes
     tmp_path: Path, end: str, detail: str
 ) -> None:
     script = f"[ ! -e {tmp_path}/broken ] || {end}; echo hello; cat"
-    async with opened(CommandOptions(("sh", "-c", script), "stdio")) as link:
+    async with opened(CommandTunnelOptions(("sh", "-c", script), "stdio")) as link:
         assert await greeting(link, GOOD) == b"hello\n"
         (tmp_path / "broken").touch()
         with await link.socket(GOOD) as sock:  # the cause of the failure is unknown if the client ends the connection
@@ -113,7 +113,7 @@ async def test_the_link_is_lost_if_the_program_ends_before_output_after_a_succes
 
 
 async def test_a_process_that_the_gateway_kills_is_not_a_failure_of_the_target() -> None:
-    options = CommandOptions(("sleep", "1000"), "stdio", suspect=Duration(0.2), lost=Duration(0.3))
+    options = CommandTunnelOptions(("sleep", "1000"), "stdio", suspect=Duration(0.2), lost=Duration(0.3))
     loop = asyncio.get_running_loop()
     async with opened(options) as link:
         with await link.socket(GOOD) as client:
@@ -126,7 +126,7 @@ async def test_the_pipes_of_a_process_that_exits_before_its_first_client_are_clo
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(stdio_connector, "_FIRST_TEST_DURATION", 0.05)
-    async with opened(CommandOptions(("sleep", "0.5"), "stdio"), [GOOD]) as link:
+    async with opened(CommandTunnelOptions(("sleep", "0.5"), "stdio"), [GOOD]) as link:
         started = link._connector(GOOD)
         assert isinstance(started, stdio_connector.StdioConnector)
         assert started._tested is not None
@@ -143,7 +143,7 @@ async def test_the_backoff_grows_if_a_program_listens_and_exits(monkeypatch: pyt
         "import socket, sys\nserver = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n"
         "while server.accept() and sys.argv[2] != '1': pass\nsys.exit(3)"
     )
-    options = CommandOptions((sys.executable, "-I", "-S", "-c", script, "{local_port}", "{port}"), "port")
+    options = CommandTunnelOptions((sys.executable, "-I", "-S", "-c", script, "{local_port}", "{port}"), "port")
     async with opened(options) as link:
         (await link.socket(GOOD)).close()
         flapping = link._connector(BROKEN)
@@ -177,7 +177,7 @@ async def test_a_file_system_that_does_not_answer_does_not_block_the_event_loop(
     monkeypatch.setenv("PATH", f"/slow:{os.environ['PATH']}")
     monkeypatch.setattr(shutil, "which", slow_which)
     monkeypatch.setattr(start_backoff, "RECONNECT", BackoffPolicy(first=0.01, floor=0.01, cap=0.01, forgive_every=60))
-    options = CommandOptions(
+    options = CommandTunnelOptions(
         ("cat", "{local_port}") if mode == "port" else ("cat",), mode, start_timeout=Duration(0.4)
     )
     try:
@@ -199,7 +199,7 @@ async def test_a_file_system_that_does_not_answer_does_not_block_the_event_loop(
 async def test_a_port_of_another_program_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         monkeypatch.setattr(local_port_connector, "reserve_port", lambda: other.getsockname()[1])
-        async with opened(CommandOptions(("sleep", "1000", "{local_port}"), "port")) as link:
+        async with opened(CommandTunnelOptions(("sleep", "1000", "{local_port}"), "port")) as link:
             with pytest.raises(TargetPathError, match=r"another program listens on the local port \d+"):
                 await link.socket(GOOD)
             assert (await link.lost()).reason is FailureReason.PERMISSION
@@ -208,7 +208,7 @@ async def test_a_port_of_another_program_is_refused(monkeypatch: pytest.MonkeyPa
 async def test_targets_that_start_at_the_same_time_have_their_own_programs() -> None:
     loop = asyncio.get_running_loop()
     servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(6)]
-    async with opened(CommandOptions(FORWARD, "port")) as link:
+    async with opened(CommandTunnelOptions(FORWARD, "port")) as link:
         targets = [HostPort(*server.getsockname()) for server in servers]
         clients = await asyncio.gather(*(link.socket(each) for each in targets))
         for server, client in zip(servers, clients, strict=True):
@@ -239,7 +239,7 @@ async def test_a_failed_login_is_fatal_if_no_target_works() -> None:
 
 async def test_the_first_connection_is_the_one_that_showed_that_the_program_listens() -> None:
     """A connection without data would count as an aborted login at the target."""
-    options = CommandOptions(FORWARD, "port")
+    options = CommandTunnelOptions(FORWARD, "port")
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as server:
         tune(server)
@@ -258,7 +258,7 @@ async def test_a_process_is_killed_only_if_each_connection_stalls_and_it_accepts
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(listening_process, "_FIRST_TIMEOUT", 1.0)
-    options = CommandOptions(FORWARD, "port", suspect=Duration(1.0), lost=Duration(4.0))
+    options = CommandTunnelOptions(FORWARD, "port", suspect=Duration(1.0), lost=Duration(4.0))
     loop = asyncio.get_running_loop()
     with contextlib.ExitStack() as stack, socket.create_server(("127.0.0.1", 0)) as server:
         tune(server)
@@ -289,7 +289,7 @@ async def test_a_process_is_killed_only_if_each_connection_stalls_and_it_accepts
 async def test_a_program_that_reads_slowly_gets_the_whole_upload() -> None:
     """Data waits for the program all the time, and the program answers only at the end."""
     script = "for _ in 1 2 3 4 5 6 7 8 9 0 1 2 3 4; do head -c 30000 > /dev/null; sleep 0.3; done; wc -c"
-    options = CommandOptions(("sh", "-c", script), "stdio", suspect=Duration(0.2), lost=Duration(3.0))
+    options = CommandTunnelOptions(("sh", "-c", script), "stdio", suspect=Duration(0.2), lost=Duration(3.0))
     loop = asyncio.get_running_loop()
     async with opened(options) as link:
         with await link.socket(GOOD) as client:
@@ -302,7 +302,7 @@ async def test_the_process_of_a_target_that_is_not_in_use_ends(monkeypatch: pyte
     monkeypatch.setattr("gateway.command_tunnel.link._RECENT", 0.5)
     monkeypatch.setattr("gateway.processes.tunnel_processes._MAX_SLOW", 0)
     monkeypatch.setattr("gateway.processes.tunnel_processes._END_TIMEOUT", 0.1)
-    options = CommandOptions(FORWARD, "port", suspect=Duration(0.3))
+    options = CommandTunnelOptions(FORWARD, "port", suspect=Duration(0.3))
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as server:
         tune(server)

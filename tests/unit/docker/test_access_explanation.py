@@ -11,7 +11,7 @@ from gateway.docker.access_explanation.explanation import ExplainedBackend, Expl
 from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
-from gateway.docker.plan import AttachmentState, AttachmentStatus, Plan
+from gateway.docker.plan import AttachmentState, DesiredAttachment, Plan
 from gateway.docker.planning import plan
 from gateway.docker.snapshot import Container, EngineSnapshot, LastContainerStart, NetworkEndpoint, NetworkInfo
 
@@ -164,7 +164,7 @@ def test_networks_are_those_of_the_plan_which_may_be_other_than_the_configured_o
     own = replace(GATEWAY, endpoints={"apps-shop": endpoint(MARK)})
     wanted = DesiredState("site-a", DockerOptions(networks={"apps": NetworkOptions()}), ("orders",))
     observed = EngineSnapshot((own, web), own=own.id)
-    blocked = AttachmentStatus(
+    blocked = DesiredAttachment(
         "apps-shop", "web", AttachmentState.BLOCKED, AttachmentObstacle.IP_EXHAUSTED, "full", web.id
     )
     planned = Plan(attachments=(blocked,), networks={"apps-shop": ("orders",), "apps-other": ("orders",)})

@@ -20,7 +20,7 @@ from gateway.docker.failed_actions import FailedActions
 from gateway.docker.options import DockerOptions, NetworkOptions, SwarmPeerOptions
 from gateway.docker.own_address_selection import choose, is_reserved, range_for_others
 from gateway.docker.ownership_record import OwnershipRecord
-from gateway.docker.plan import ActionKind, AttachmentState, AttachmentStatus, Plan, PlannedAction
+from gateway.docker.plan import ActionKind, AttachmentState, DesiredAttachment, Plan, PlannedAction
 from gateway.docker.planning import plan
 from gateway.docker.reconciler import Reconciler
 from gateway.docker.snapshot import Container, EngineSnapshot, NetworkEndpoint, NetworkInfo
@@ -350,7 +350,7 @@ def test_a_network_must_not_contain_addresses_that_the_gateway_dials_directly(tm
 def test_an_address_that_is_refused_names_the_setting_only_if_it_is_set() -> None:
     failures, pending = (
         FailedActions(),
-        AttachmentStatus("apps", "gateway", AttachmentState.PENDING, container_id="id-gateway"),
+        DesiredAttachment("apps", "gateway", AttachmentState.PENDING, container_id="id-gateway"),
     )
     action = PlannedAction(ActionKind.CONNECT, "apps", "n1", "gateway", "id-gateway", addresses=("10.9.0.9",))
     failures.failed(action, EngineError(EngineErrorKind.FORBIDDEN, "Address already in use"), 0.0, {})

@@ -14,13 +14,13 @@ import pytest
 
 from gateway.backoff import BackoffPolicy
 from gateway.contracts.secret import Secret
-from gateway.demo.process import free_port
+from gateway.demo.server_process import free_port
 from gateway.docker.consumer_registry import Consumer, ConsumerRegistry
 from gateway.docker.options import Grant, SwarmPeerOptions
 from gateway.docker.peers import peer_connection
 from gateway.docker.peers.container_address_reports import (
     ContainerAddressReport,
-    PeerNetwork,
+    NetworkToPeers,
     ReportedContainerAddress,
     build_report,
     consumers_of,
@@ -36,7 +36,7 @@ from gateway.errors import GatewayError
 
 MESH = NetworkInfo("n-mesh", "mesh", "overlay", "swarm", attachable=True, subnets=("127.0.0.0/24",))
 BRIDGE = NetworkInfo("n-bridge", "bridge", "bridge", "local", attachable=False, subnets=("172.17.0.0/16",))
-HERE = PeerNetwork("n-mesh", "mesh", "127.0.0.1", MESH.subnets)
+HERE = NetworkToPeers("n-mesh", "mesh", "127.0.0.1", MESH.subnets)
 NAMES_ORDERS = {"gateway.backends": "orders"}
 needs_psk = pytest.mark.skipif(not SUPPORTED, reason="TLS with a shared key: Python 3.13")
 

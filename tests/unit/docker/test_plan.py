@@ -21,9 +21,9 @@ from gateway.docker import reconciler as reconciler_module
 from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.docker.consumer_registry import Consumer, ConsumerRegistry, client_networks
 from gateway.docker.desired_state import DesiredState
-from gateway.docker.detach_limiter import DetachLimiter
 from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.grants import PROJECT
+from gateway.docker.network_disconnect_limiter import NetworkDisconnectLimiter
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
 from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.per_project_network_names import network_of
@@ -427,7 +427,7 @@ def test_actions_on_several_containers_are_held_together_and_oversized_ones_run_
     def service(name: str, count: int) -> PlannedAction:
         return PlannedAction(ActionKind.UPDATE_SERVICE, "apps", container=name, container_id=name, detaches=count)
 
-    limiter = DetachLimiter(3, 10.0)
+    limiter = NetworkDisconnectLimiter(3, 10.0)
     one, two, five = service("one", 1), service("two", 2), service("five", 5)
     assert limiter.admit([two, five, one], 0) == ([two, one], [five])
     limiter.record(2, 0)

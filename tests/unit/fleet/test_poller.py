@@ -8,9 +8,9 @@ import pytest
 
 from gateway.contracts.config_types import Duration, HostPort
 from gateway.fleet import poller
-from gateway.fleet.client import MemberClient
 from gateway.fleet.fleet_state import MemberState
 from gateway.fleet.member_addresses import Member, MemberAddress
+from gateway.fleet.member_client import MemberClient
 from gateway.fleet.options import FleetOptions
 from gateway.fleet.poller import FleetPoller
 from tests.support.files import write_secret

@@ -17,7 +17,7 @@ from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget
 from gateway.forwarding.admission import AdmissionRules
 from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.forward import Forward
-from gateway.forwarding.target_with_uplink import TargetKey
+from gateway.forwarding.target_with_uplink import TargetLookupKey
 from gateway.metric_types import Histogram
 from gateway.relay.direct_link import DirectLink
 from gateway.relay.sockets import reset
@@ -51,7 +51,7 @@ async def forwarding(budget: AbortedHandshakeBudget, hold: float = 0.0) -> Async
     async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
         target = HostPort(*server.sockets[0].getsockname())
         uplink = Uplink()
-        routes = list(TargetKey(target, (uplink,)).routes())
+        routes = list(TargetLookupKey(target, (uplink,)).routes())
         route = BackendRoute((uplink,), lambda: routes, lambda _: None, hold, lambda _: budget)
         forward = Forward("orders", [], AdmissionRules("orders"), route)
         task = asyncio.create_task(forward.run(lambda: None))
@@ -177,7 +177,7 @@ async def test_a_client_that_waits_for_the_budget_uses_no_other_target() -> None
     async with forwarding(budget, hold=20.0) as forward:
         route = forward._dialer.target_dialer.route
         (first,) = route.routes()
-        other = TargetKey(HostPort("127.0.0.1", 1), route.uplinks).routes()
+        other = TargetLookupKey(HostPort("127.0.0.1", 1), route.uplinks).routes()
         paths = [first, *other]
         failures: list[object] = []
         forward.update([], AdmissionRules("orders"), replace(route, routes=lambda: paths, on_failure=failures.append))

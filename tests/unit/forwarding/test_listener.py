@@ -13,11 +13,11 @@ from types import SimpleNamespace
 import pytest
 
 from gateway.contracts.config_types import HostPort, unix_host_port
-from gateway.demo.process import free_port
+from gateway.demo.server_process import free_port
 from gateway.forwarding import listener as listener_module
 from gateway.forwarding.listener import AcceptHandler, BindError, Listener
 from gateway.relay.event_loop import EventHandler
-from gateway.relay.poller import poller
+from gateway.relay.fd_poller import poller
 
 
 def test_localhost_binds_both_addresses_or_none() -> None:

@@ -28,9 +28,9 @@ from gateway.forwarding.admission import AdmissionRules, UnixSocketRule
 from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
-from gateway.forwarding.target_with_uplink import TargetKey
+from gateway.forwarding.target_with_uplink import TargetLookupKey
 from gateway.metric_types import Histogram
-from gateway.query_cancel_protocol import CancelKeyTap
+from gateway.query_cancel_parser import CancelKeyTap
 from gateway.relay.direct_link import DirectLink
 from tests.support.servers import echoing, serving
 
@@ -104,7 +104,7 @@ class Rig:
 
     def __init__(self, port: int, rules: AdmissionRules, hold: float, budget: AbortedHandshakeBudget | None) -> None:
         self.uplinks = Uplink(), Uplink()
-        self.paths = list(TargetKey(HostPort("127.0.0.1", port), self.uplinks).routes())
+        self.paths = list(TargetLookupKey(HostPort("127.0.0.1", port), self.uplinks).routes())
         self.route = BackendRoute(self.uplinks, lambda: self.paths, lambda _: None, hold, lambda _: budget)
         self.rules = rules
         self.listener = Listener(HostPort("127.0.0.1", 0))
@@ -351,7 +351,7 @@ async def test_a_link_accepts_only_while_one_target_has_sessions_that_can_be_can
         make_tap = listener.rule.make_tap
         assert make_tap is not None
         tap = cast("CancelKeyTap", make_tap())
-        elsewhere = TargetKey(HostPort("127.0.0.2", 1), rig.uplinks)
+        elsewhere = TargetLookupKey(HostPort("127.0.0.2", 1), rig.uplinks)
         with rig.dial() as client:
             relay = await listener.link.join(listener.accept(), listener.rule.to, listener.rule.latency)
             listener.handler.on_joined(listener, relay, tap)

@@ -12,7 +12,7 @@ from gateway.errors import DialError, FailureReason
 from gateway.forwarding.pending_client import PendingClient
 from gateway.metric_types import Histogram
 from gateway.relay.direct_link import DirectLink
-from gateway.relay.poller import poller
+from gateway.relay.fd_poller import poller
 from gateway.relay.sockets import reset
 
 TARGET = HostPort("db", 1)

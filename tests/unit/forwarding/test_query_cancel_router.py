@@ -19,7 +19,7 @@ from gateway.forwarding.admission import AdmissionRules
 from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
-from gateway.forwarding.target_with_uplink import TargetKey, TargetWithUplink
+from gateway.forwarding.target_with_uplink import TargetLookupKey, TargetWithUplink
 from gateway.metric_types import Histogram
 from gateway.relay.direct_link import DirectLink
 from gateway.relay.sockets import reset
@@ -124,7 +124,7 @@ class Gate:
         self.forward.review()
 
     def routes(self) -> list[TargetWithUplink]:
-        identities = [TargetKey(each.endpoint, tuple(self.uplinks)) for each in self._targets]
+        identities = [TargetLookupKey(each.endpoint, tuple(self.uplinks)) for each in self._targets]
         return [routed for identity in identities for routed in identity.routes()]
 
     def connect(self, *said: bytes, source: str = "127.0.0.1") -> socket.socket:

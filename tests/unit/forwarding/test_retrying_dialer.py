@@ -16,7 +16,7 @@ from gateway.forwarding import retrying_dialer as dialer_module
 from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.retrying_dialer import DialResult, RetryingDialer
-from gateway.forwarding.target_with_uplink import TargetKey, TargetWithUplink
+from gateway.forwarding.target_with_uplink import TargetLookupKey, TargetWithUplink
 from gateway.metric_types import Histogram
 from gateway.relay.direct_link import DirectLink
 
@@ -72,7 +72,9 @@ class Paths:
 
     def __init__(self, one: Link | None, two: Link | None, *targets: HostPort, hold: float = 5.0) -> None:
         self.uplinks = (Uplink(one), Uplink(two))
-        self.routes = [each for target in targets or (ONE,) for each in TargetKey(target, self.uplinks).routes()]
+        self.routes = [
+            each for target in targets or (ONE,) for each in TargetLookupKey(target, self.uplinks).routes()
+        ]
         self.failed: list[TargetWithUplink] = []
         self.left: list[TargetWithUplink] = []
         self.dialer = RetryingDialer(

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.phase_timer import PhaseTimer
-from gateway.demo.process import free_port
+from gateway.demo.server_process import free_port
 from gateway.errors import DialError, FailureReason
 from gateway.relay.tcp_dial import _dial_error, _reject_self_connection, dial
 

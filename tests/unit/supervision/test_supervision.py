@@ -7,9 +7,9 @@ import pytest
 from gateway.backoff import BackoffPolicy
 from gateway.contracts.link import Link
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import LinkWithCallbacks, TunnelStateCallback
+from gateway.contracts.tunnel import TunnelOpenResult, TunnelStateCallback
 from gateway.errors import FailureReason, TunnelError
-from gateway.relay.direct_link import DirectLink, DirectLinkTunnel
+from gateway.relay.direct_link import DirectLink, DirectLinkFactory
 from gateway.supervision import supervisor as supervisor_module
 from gateway.supervision import uplink as uplink_module
 from gateway.supervision.link_through_outer_tunnels import LinkThroughOuterTunnels
@@ -47,13 +47,13 @@ class Flaky:
         self.opened_via: list[Link] = []
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[LinkWithCallbacks]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[TunnelOpenResult]:
         progress(TunnelState.CONNECTING)
         self.opened_via.append(via)
         step = self.script.pop(0)
         if isinstance(step, TunnelError):
             raise step
-        yield LinkWithCallbacks(step)
+        yield TunnelOpenResult(step)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -65,7 +65,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_a_tunnel_opens_after_failures_and_reopens_after_a_loss() -> None:
     first, second = Losing(), Losing()
     uplink = Uplink(
-        "t", Flaky(TunnelError(FailureReason.REFUSED, "no"), first, second), [Uplink("d", DirectLinkTunnel())]
+        "t", Flaky(TunnelError(FailureReason.REFUSED, "no"), first, second), [Uplink("d", DirectLinkFactory())]
     )
     async with supervise() as components:
         components.start("direct", uplink.vias[0])
@@ -117,7 +117,7 @@ async def test_an_inner_tunnel_waits_for_any_of_its_outer_tunnels_and_names_a_co
             components.start(each.name, each)
         await until(lambda: inner.state is TunnelState.WAITING)
         assert inner.describe() == "tunnel edge is quarantined: refused"
-        two.vias = [Uplink("direct", DirectLinkTunnel())]
+        two.vias = [Uplink("direct", DirectLinkFactory())]
         components.start("direct", two.vias[0])
         await components.stop("two")
         components.start("two", two)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gateway.errors import GatewayError, TunnelError
 from gateway.vpn import openvpn_config_sanitizer
 from gateway.vpn.openvpn_config_parser import split_words
-from gateway.vpn.openvpn_loader import load_client_file, named_files
+from gateway.vpn.openvpn_file_loader import load_client_file, named_files
 from gateway.vpn.options import OpenVpnOptions
 
 
@@ -432,7 +432,7 @@ def test_a_readable_key_is_refused_even_if_the_file_is_swapped(
         swapped.append(planted.replace(open_to_all))
         return made
 
-    monkeypatch.setattr("gateway.vpn.openvpn_loader.parse_client_file", swapping)
+    monkeypatch.setattr("gateway.vpn.openvpn_file_loader.parse_client_file", swapping)
     with pytest.raises(TunnelError, match=f"{open_to_all}: the private key is readable by others"):
         load_client_file(OpenVpnOptions(config=config))
     assert swapped

@@ -14,7 +14,7 @@ from gateway.vpn.device_settings import DeviceSettings, likely_peers
 from gateway.vpn.openvpn_failures import more_specific, parse_failure
 from gateway.vpn.openvpn_updown import parse_updown
 from gateway.vpn.options import WireGuardOptions
-from gateway.vpn.wireguard_loader import load_wireguard_file
+from gateway.vpn.wireguard_file_loader import load_wireguard_file
 
 KEY = "A" * 43 + "="
 OTHER = "B" * 43 + "="
@@ -145,7 +145,7 @@ def test_a_readable_wireguard_key_is_refused_even_if_the_file_is_swapped(
         planted.replace(config)
         return wireguard_formats.parse_wireguard_file(text)
 
-    monkeypatch.setattr("gateway.vpn.wireguard_loader.parse_wireguard_file", swapping)
+    monkeypatch.setattr("gateway.vpn.wireguard_file_loader.parse_wireguard_file", swapping)
     with pytest.raises(TunnelError, match=f"{config}: the private key is readable by others"):
         load_wireguard_file(WireGuardOptions(config=config, private_key=Secret(path=own)))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gateway.backends import BackendAdviceContext, BackendKind, ImportedBackendDefaults
+from gateway.backends import BackendKind, BackendSettings, ImportedBackendDefaults
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.insecure_setting import InsecureSetting
@@ -89,7 +89,7 @@ def _read_url(scheme: str, path: str) -> dict[str, str]:
     return ({"file": path} if path else {}) | ({"check.method": "HEAD"} if scheme == "webhead" else {})
 
 
-def _advice(backends: Sequence[BackendAdviceContext]) -> Iterator[str]:
+def _advice(backends: Sequence[BackendSettings]) -> Iterator[str]:
     if len(backends) > 1:
         yield f"backend {backends[1].name}: backend {backends[0].name} is of kind web, too"
 

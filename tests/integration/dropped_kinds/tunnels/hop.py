@@ -12,7 +12,7 @@ from gateway.contracts.link import Link, LinkStatus, Stream
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import TunnelState
-from gateway.contracts.tunnel import LinkWithCallbacks, TunnelStateCallback
+from gateway.contracts.tunnel import TunnelOpenResult, TunnelStateCallback
 from gateway.errors import TunnelError
 from gateway.facts import FactDefinition
 from gateway.metric_types import Histogram
@@ -111,11 +111,11 @@ class HopTunnel:
         return str(self._options.forwarder)
 
     @contextlib.asynccontextmanager
-    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[LinkWithCallbacks]:
+    async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[TunnelOpenResult]:
         """See `gateway.contracts.tunnel.Tunnel`."""
         progress(TunnelState.CONNECTING)
         link = HopLink(self._options, via)
-        yield LinkWithCallbacks(link, link.status)
+        yield TunnelOpenResult(link, link.status)
 
 
 def _insecure_settings(options: HopOptions, plain: bool) -> Iterator[InsecureSetting]:

@@ -20,12 +20,12 @@ from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.client_identity import ConsumerResolver
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
-from gateway.forwarding.target_with_uplink import TargetKey
+from gateway.forwarding.target_with_uplink import TargetLookupKey
 from gateway.relay.data_plane_selection import use_native_engine
 from gateway.supervision.uplink import Uplink
 
 
-class RunningGateway:
+class RunningComponents:
     """Owns all running tunnels, backends and checks.
 
     Args:
@@ -135,7 +135,9 @@ class RunningGateway:
         running.spec = spec
         uplinks = self.uplinks.of_backend(spec.name)
         running.routes = {
-            target: TargetKey(target, tuple(uplinks[tunnel] for tunnel in spec.paths(target) or (None,))).routes()
+            target: TargetLookupKey(
+                target, tuple(uplinks[tunnel] for tunnel in spec.paths(target) or (None,))
+            ).routes()
             for target in spec.targets
         }
         self._checks.update(running, uplinks, keep_results=same)

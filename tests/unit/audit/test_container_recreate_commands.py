@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
+from gateway.audit.container_recreate_commands import recreate, volume_for
 from gateway.audit.hazards import build_report
 from gateway.audit.hazards.network_mount_fixes import after_mount, safe_options
 from gateway.audit.host_filesystem_model import HostMount
 from gateway.audit.proposed_mount_changes import ProposedMountChanges
-from gateway.audit.recreate_commands import recreate, volume_for
 from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
 from gateway.audit.storage_behind_mount import of_volume
 

@@ -8,7 +8,7 @@ from typing import Protocol
 from gateway.connection_tap import Tap
 from gateway.contracts.client_accepting_link import ClientAcceptRule
 from gateway.relay.native_engine_runner import NativeEngineRunner
-from gateway.relay.native_listener import NativeListener, NativeListenerHandler
+from gateway.relay.native_listener import NativeListener, NativeListenerEventHandler
 from gateway.ssh.channel_interfaces import SshChannel
 from gateway.ssh.channel_target_encoding import channel_target
 from gateway.ssh.flow_control import INITIAL_WINDOW, MIN_WINDOW
@@ -17,14 +17,14 @@ from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION
 from gateway.ssh.pooled_connection import PooledConnection
 
 
-class NativeSshListenerHandler(NativeListenerHandler, Protocol):
-    """Handles the clients and the channels of an `NativeSshListener`."""
+class NativeChannelEventHandler(NativeListenerEventHandler, Protocol):
+    """Handles the clients and the channels of an `NativeChannelListener`."""
 
     def adopt(self, connection: PooledConnection, channel: SshChannel) -> None:
         """Count a channel that the native engine has opened on `connection`. Called before `on_joined`."""
 
 
-class NativeSshListener(NativeListener):
+class NativeChannelListener(NativeListener):
     """A listening socket of a native engine, which opens an SSH channel to the target for each client.
 
     Args:
@@ -48,7 +48,7 @@ class NativeSshListener(NativeListener):
         max_packet: int,
         sock: socket.socket,
         permits: int,
-        handler: NativeSshListenerHandler,
+        handler: NativeChannelEventHandler,
     ) -> None:
         self._connections = connections
         self._max_packet = max_packet

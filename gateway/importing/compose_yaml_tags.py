@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import yaml
 
-from gateway.input_limits import LimitedYamlLoader
+from gateway.input_size_limits import LimitedYamlLoader
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class _ResetMarker:
 RESET: Final = _ResetMarker()
 
 
-class ComposeLoader(LimitedYamlLoader):
+class ComposeYamlLoader(LimitedYamlLoader):
     """Loads a Compose file. `!reset` becomes `RESET`, and `!override` becomes an `ComposeOverrideValue`."""
 
     def construct_override(self, node: yaml.Node) -> ComposeOverrideValue:
@@ -38,8 +38,8 @@ class ComposeLoader(LimitedYamlLoader):
         return ComposeOverrideValue(self.construct_object(inner, deep=True))
 
 
-ComposeLoader.add_constructor("!override", ComposeLoader.construct_override)
-ComposeLoader.add_constructor("!reset", lambda _loader, _node: RESET)
+ComposeYamlLoader.add_constructor("!override", ComposeYamlLoader.construct_override)
+ComposeYamlLoader.add_constructor("!reset", lambda _loader, _node: RESET)
 
 
 def without_tags(value: Any) -> Any:

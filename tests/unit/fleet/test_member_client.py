@@ -12,9 +12,9 @@ import aiohttp
 import pytest
 
 from gateway.contracts.config_types import HostPort
-from gateway.fleet.client import MemberClient, MemberCredentials, MemberRequestError
 from gateway.fleet.error_descriptions import describe
 from gateway.fleet.member_addresses import Member
+from gateway.fleet.member_client import MemberClient, MemberCredentials, MemberRequestError
 from gateway.tls_client import client_context
 from tests.support import certificates
 

@@ -9,7 +9,7 @@ import pytest
 from gateway.app.aborted_handshake_budgets import AbortedHandshakeBudgets
 from gateway.app.check_manager import CheckManager
 from gateway.app.running_backend import RunningBackend
-from gateway.app.running_gateway import RunningGateway
+from gateway.app.running_components import RunningComponents
 from gateway.app.status_view_builder import backend_view
 from gateway.app.uplink_manager import UplinkManager
 from gateway.audit_log.recorder import AuditLogRecorder
@@ -32,13 +32,13 @@ def config(backend: str) -> Config:
     return load(ConfigSources(tunnels=tunnels, backends=(f"shop={backend}",), environment={}))
 
 
-def started(first: Config) -> RunningGateway:
+def started(first: Config) -> RunningComponents:
     """Return a runtime whose components do not run."""
     components, budgets = Mock(), AbortedHandshakeBudgets()
     components.retiring_forwards.return_value = []
     components.retiring_uplinks.return_value = []
     uplinks, checks = UplinkManager(components), CheckManager(components, budgets)
-    runtime = RunningGateway(components, uplinks, first, Mock(), checks, budgets, AuditLogRecorder())
+    runtime = RunningComponents(components, uplinks, first, Mock(), checks, budgets, AuditLogRecorder())
     runtime.apply(first, {})
     return runtime
 

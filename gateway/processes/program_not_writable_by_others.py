@@ -9,10 +9,10 @@ from typing import NamedTuple
 from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.errors import GatewayError
 from gateway.processes.child_environment import search_path
-from gateway.processes.program_permissions import lookup_steps, program_writers
+from gateway.processes.program_file_permissions import lookup_steps, program_writers
 
 
-class WriteProtectedProgram(NamedTuple):
+class ProgramNotWritableByOthers(NamedTuple):
     """A verified program: the path at which the program was found, and the file to which the path resolves.
 
     Args:
@@ -34,7 +34,9 @@ def _ignore_path(path: str) -> None:
     del path
 
 
-def resolve_program(command: Sequence[str], visit: Callable[[str], None] = _ignore_path) -> WriteProtectedProgram:
+def resolve_program(
+    command: Sequence[str], visit: Callable[[str], None] = _ignore_path
+) -> ProgramNotWritableByOthers:
     """Find the program of a command, and check who can change it. Blocks until the file system responds.
 
     Args:
@@ -43,7 +45,7 @@ def resolve_program(command: Sequence[str], visit: Callable[[str], None] = _igno
 
     Raises:
         GatewayError: The program does not exist or cannot be executed, or other users can change it; see
-            `gateway.processes.program_permissions`.
+            `gateway.processes.program_file_permissions`.
     """
     name, found = command[0], None
     for folder in [""] if "/" in name else search_path().split(":"):
@@ -57,7 +59,7 @@ def resolve_program(command: Sequence[str], visit: Callable[[str], None] = _igno
     for writer in program_writers(path, steps):
         if writer.refused:
             raise GatewayError(writer.problem)
-    return WriteProtectedProgram(str(path), str(steps[-1]))
+    return ProgramNotWritableByOthers(str(path), str(steps[-1]))
 
 
 def insecure_program(key: str, command: Sequence[str]) -> Iterator[InsecureSetting]:

@@ -10,9 +10,9 @@ import socket
 import time
 
 from gateway.contracts.states import CloseReason
+from gateway.relay.fd_poller import HANGUP, READ, WRITE
 from gateway.relay.fd_registration import FdRegistration
 from gateway.relay.lingering_close import lingering_closer
-from gateway.relay.poller import HANGUP, READ, WRITE
 from gateway.relay.send_buffer import SendBuffer
 from gateway.relay.sockets import close_gracefully, reset, shutdown_write, was_reset
 from gateway.ssh.asyncssh_relay_counters import AsyncsshRelayCounters
@@ -20,7 +20,7 @@ from gateway.ssh.asyncssh_relay_counters import AsyncsshRelayCounters
 log = logging.getLogger(__name__)
 
 
-class RelayClientSocket(AsyncsshRelayCounters):
+class AsyncsshRelayClientSide(AsyncsshRelayCounters):
     """Handles the client's socket of a relay; base class of `AsyncsshRelay`, which handles the channel."""
 
     def attach(self, client: socket.socket) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.command_tunnel.options import CommandOptions
+from gateway.command_tunnel.options import CommandTunnelOptions
 from gateway.contracts.config_types import HostPort
 from gateway.processes.child_environment import environment_of_user
 from gateway.processes.command_template import fill_placeholders
@@ -17,7 +17,7 @@ from gateway.processes.tunnel_program_lookup import look_up_tunnel_program
 
 
 @dataclass(frozen=True)
-class ConnectorDependencies:
+class ConnectorHelpers:
     """The options and helpers that all connectors of one tunnel share. A connector opens connections to one target.
 
     Args:
@@ -27,7 +27,7 @@ class ConnectorDependencies:
         on_change: Called after a process failed or exited.
     """
 
-    options: CommandOptions
+    options: CommandTunnelOptions
     children: TunnelProcesses
     output: OutputLog
     on_change: Callable[[], None]

@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 
-class BackgroundTasks:
+class OwnedTasks:
     """Runs background tasks, and cancels them on `close`."""
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from gateway.relay.event_loop import RelayEventLoop
-from gateway.relay.poller import READ, poller
+from gateway.relay.fd_poller import READ, poller
 
 
 async def test_handlers_and_timers_share_the_loop() -> None:

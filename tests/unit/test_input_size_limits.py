@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.input_limits import MAX_VALUES, TooManyValuesError, load_yaml, read_limited, read_stream
+from gateway.input_size_limits import MAX_VALUES, TooManyValuesError, load_yaml, read_limited, read_stream
 
 EXPANDING = "a0: &a0 [1, 1]\n" + "".join(
     f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 30)

@@ -5,9 +5,9 @@ from gateway.importing.imported_setup import (
     HERE,
     HOST_NAMES,
     LOOPBACK,
+    ImportedClientOfServer,
     ImportedContainer,
     ImportedLocalForward,
-    ImportedServerClient,
 )
 
 
@@ -53,7 +53,7 @@ def _set_via(inner: str, tunnel: str, result: ImportResult) -> None:
         result.tunnels[inner] = {"kind": keys.pop("kind"), "via": tunnel, **keys}
 
 
-def forward_of(client: ImportedServerClient, result: ImportResult) -> ImportedLocalForward | None:
+def forward_of(client: ImportedClientOfServer, result: ImportResult) -> ImportedLocalForward | None:
     """Return the local forward (`ssh -L`) to which a client connects; None if the client uses no local forward.
 
     Args:
@@ -88,7 +88,7 @@ def published_ports(forward: ImportedLocalForward, result: ImportResult) -> list
     return None
 
 
-def _linked(client: ImportedServerClient) -> str:
+def _linked(client: ImportedClientOfServer) -> str:
     """Return the host that a client connects to.
 
     If the host is an alias from a Docker link, return the name of the linked container.
@@ -96,7 +96,7 @@ def _linked(client: ImportedServerClient) -> str:
     return client.container.links.get(client.host, client.host) if client.container is not None else client.host
 
 
-def _forward_of_host(client: ImportedServerClient, result: ImportResult) -> ImportedLocalForward | None:
+def _forward_of_host(client: ImportedClientOfServer, result: ImportResult) -> ImportedLocalForward | None:
     """If a client in a container connects to 127.0.0.1, return the forward on this host with the client's port.
 
     Add a note that the client never reached the forward, because 127.0.0.1 in a container is the container itself.
@@ -113,7 +113,7 @@ def _forward_of_host(client: ImportedServerClient, result: ImportResult) -> Impo
     return forward
 
 
-def needs_backend(client: ImportedServerClient, result: ImportResult) -> bool:
+def needs_backend(client: ImportedClientOfServer, result: ImportResult) -> bool:
     """Return whether a client needs its own backend.
 
     A client whose server runs on this host, or in another imported container, needs no backend.

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gateway.cli.diagnosis_output import causes_of, describe_cause
-from gateway.cli.path_descriptions import outer_tunnels, path_hops, path_rows
+from gateway.cli.target_path_descriptions import outer_tunnels, path_hops, path_rows
 from gateway.cli.value_format import format_clock, format_ms, format_reason, plain_commands
 from gateway.ops.plural import plural
 from gateway.ops.state_descriptions import without_remedy
@@ -38,7 +38,7 @@ class ExplanationRow:
 
 
 @dataclass(frozen=True)
-class BackendExplanation:
+class BackendStateExplanation:
     """Explains why a backend is in its current state.
 
     Args:
@@ -54,7 +54,7 @@ class BackendExplanation:
     warnings: list[dict[str, Any]]
 
 
-def explanation(status: dict[str, Any], name: str) -> BackendExplanation:
+def explanation(status: dict[str, Any], name: str) -> BackendStateExplanation:
     """Explain the state of a backend.
 
     Args:
@@ -63,7 +63,7 @@ def explanation(status: dict[str, Any], name: str) -> BackendExplanation:
     """
     causes, is_up = causes_of(status, name), status["backends"][name]["state"] == "up"
     roots = [each for each in causes if not is_up and name not in each["rerouted"]]
-    return BackendExplanation(list(_rows(status, name)), roots, [each for each in causes if each not in roots])
+    return BackendStateExplanation(list(_rows(status, name)), roots, [each for each in causes if each not in roots])
 
 
 def explanation_json(status: dict[str, Any], name: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import click
 
-from gateway.cli.backend_explanation import explanation, explanation_json
+from gateway.cli.backend_state_explanation import explanation, explanation_json
 from gateway.cli.completion import complete_backends
 from gateway.cli.diagnosis_output import headline, print_cause
 from gateway.cli.output_option import output_option

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from gateway.docker.plan import PlannedAction
 
 
-class DetachLimiter:
+class NetworkDisconnectLimiter:
     """Limits the number of endpoints that are detached in a sliding window. All times are monotonic, in seconds.
 
     Args:

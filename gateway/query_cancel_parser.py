@@ -47,7 +47,7 @@ class CancelKeyTap(Tap, Protocol):
         """Return whether `request` cancels a query of this session."""
 
 
-class QueryCancelProtocol(Protocol):
+class QueryCancelParser(Protocol):
     """Defines the interface for recognizing the cancel requests and the logins of one protocol."""
 
     max_bytes: int

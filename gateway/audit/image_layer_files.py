@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.audit.directory_contents import read_start
-from gateway.audit.engine_host_files import HostFiles
+from gateway.audit.engine_host_files import EngineHostFiles
 from gateway.audit.snapshot_model import ContainerProcessUser
 
 _LARGEST_TABLE = 256 * 1024
@@ -18,7 +18,7 @@ _LARGEST_TABLE = 256 * 1024
 _MOST_CHANGES = 5000
 
 
-def image_names(host: HostFiles, layers: Iterable[str], path: str) -> set[str] | None:
+def image_names(host: EngineHostFiles, layers: Iterable[str], path: str) -> set[str] | None:
     """Return the names of the files in a directory of an image; None if the layers cannot be read.
 
     Args:
@@ -44,7 +44,7 @@ def image_names(host: HostFiles, layers: Iterable[str], path: str) -> set[str] |
     return found
 
 
-def changes(host: HostFiles, layer: str, title: str) -> dict[str, int] | None:
+def changes(host: EngineHostFiles, layer: str, title: str) -> dict[str, int] | None:
     """Return the added and changed paths in the writable layer of a container, with sizes in bytes.
 
     Return None if the layer cannot be read, or if the deadline passes during the reads. If the layer has too many
@@ -97,7 +97,7 @@ def _is_whiteout(entry: "os.DirEntry[str]") -> bool:
 
 
 def user_of(
-    host: HostFiles, layers: Iterable[str], given: str, more_groups: Iterable[Any]
+    host: EngineHostFiles, layers: Iterable[str], given: str, more_groups: Iterable[Any]
 ) -> ContainerProcessUser | None:
     """Return the numeric IDs of a container's user; None if the image's files do not contain the user's name.
 
@@ -127,7 +127,7 @@ def _is_id(text: str) -> bool:
     return re.fullmatch("[0-9]{1,10}", text) is not None
 
 
-def _table(host: HostFiles, layers: list[str], name: str) -> Iterator[list[str]]:
+def _table(host: EngineHostFiles, layers: list[str], name: str) -> Iterator[list[str]]:
     for layer in layers:
         directory = _directory(host, layer, posixpath.dirname(name))
         if directory is not None:
@@ -139,7 +139,7 @@ def _table(host: HostFiles, layers: list[str], name: str) -> Iterator[list[str]]
             return
 
 
-def _directory(host: HostFiles, layer: str, path: str) -> str | None:
+def _directory(host: EngineHostFiles, layer: str, path: str) -> str | None:
     """Return the path of a directory in a layer; None if it is absent, or if its path contains a symbolic link."""
     found = layer if host.is_local(layer) else None
     for part in filter(None, path.split("/")):

@@ -2,9 +2,9 @@ import re
 from typing import Any
 
 from gateway.backends import target_remedy
-from gateway.cli.backend_explanation import explanation, explanation_json
-from gateway.cli.path_descriptions import hops
+from gateway.cli.backend_state_explanation import explanation, explanation_json
 from gateway.cli.severity_order import tunnels_by_severity
+from gateway.cli.target_path_descriptions import hops
 from gateway.errors import FailureReason
 from gateway.remedies import TARGET_REMEDIES, TUNNEL_REMEDIES
 from gateway.tunnels import tunnel_remedy

@@ -8,7 +8,7 @@ from gateway.docker.grants import SWARM_SERVICE, owner
 from gateway.docker.labels import RequestedAccess
 from gateway.docker.plan import ActionKind, AttachmentState, PlannedAction
 from gateway.docker.planning.name_conflicts import service_conflicts
-from gateway.docker.planning.plan_builder import AliasHolder, PlanBuilder
+from gateway.docker.planning.plan_builder import EndpointWithAlias, PlanBuilder
 from gateway.docker.snapshot import NetworkInfo, SwarmService
 
 
@@ -168,9 +168,11 @@ def _held(builder: PlanBuilder, service: SwarmService, name: str, alias: str) ->
     return next((other.who for other in holders if not other.shares(alias, holder)), None)
 
 
-def _holder(builder: PlanBuilder, service: SwarmService) -> AliasHolder:
+def _holder(builder: PlanBuilder, service: SwarmService) -> EndpointWithAlias:
     labels = {SWARM_SERVICE: service.name}
-    return AliasHolder(f"service {service.name}", owner(service.id, labels), builder.by_configuration(None, labels))
+    return EndpointWithAlias(
+        f"service {service.name}", owner(service.id, labels), builder.by_configuration(None, labels)
+    )
 
 
 def _update(builder: PlanBuilder, service: SwarmService, networks: Mapping[str, frozenset[str]]) -> None:

@@ -3,10 +3,10 @@
 import asyncio
 
 from gateway.contracts.link import Stream
-from gateway.relay.poller import HANGUP, READ, poller
+from gateway.relay.fd_poller import HANGUP, READ, poller
 
 
-class DisconnectWatcher:
+class ClientResetWatcher:
     """Watches the connection of a waiting client. If the client resets the connection, cancels the client's task.
 
     Args:

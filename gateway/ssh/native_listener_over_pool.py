@@ -19,7 +19,7 @@ from gateway.ssh.pooled_connection import PooledConnection
 log = logging.getLogger(__name__)
 
 
-class NativePoolListener(NativeListenerGroup):
+class NativeListenerOverPool(NativeListenerGroup):
     """Makes native engines accept the clients of one target, and spread these clients over a pool's connections.
 
     Args:
@@ -40,23 +40,23 @@ class NativePoolListener(NativeListenerGroup):
         permits: int,
         connections: Sequence[PooledConnection],
         handler: AcceptedClientHandler,
-        owner: "NativePoolListenerManager",
+        owner: "NativeListenersOfPool",
     ) -> None:
         self.connections = list(connections)
         self._owner = owner
         self._overflow_periods = 0
-        """The sum of `NativeSshListener.overflow_periods` at the most recent call of `_grow_if_full`."""
+        """The sum of `NativeChannelListener.overflow_periods` at the most recent call of `_grow_if_full`."""
         super().__init__(rule, permits, _listener_factories(rule, connections), handler)
 
     # The listeners of the native engines call the methods below.
 
     def adopt(self, connection: PooledConnection, channel: SshChannel) -> None:
-        """See `gateway.ssh.native_ssh_listener.NativeSshListenerHandler`."""
+        """See `gateway.ssh.native_channel_listener.NativeChannelEventHandler`."""
         connection.adopt(channel)
         self._grow_if_full()
 
     def on_served(self, clients: ShortLivedConnectionTotals) -> None:
-        """See `gateway.relay.native_listener.NativeListenerHandler`."""
+        """See `gateway.relay.native_listener.NativeListenerEventHandler`."""
         for each in self.connections:
             each.has_answered_open = True
         self._grow_if_full()
@@ -76,7 +76,7 @@ class NativePoolListener(NativeListenerGroup):
             self._owner.grow()
 
     def on_stopped(self) -> None:
-        """See `gateway.relay.native_listener.NativeListenerHandler`."""
+        """See `gateway.relay.native_listener.NativeListenerEventHandler`."""
         if self.waiting:
             self._owner.check(self.connections)
         super().on_stopped()
@@ -101,7 +101,7 @@ def _listener_factories(rule: ClientAcceptRule, connections: Sequence[PooledConn
     ]
 
 
-class NativePoolListenerManager:
+class NativeListenersOfPool:
     """Creates the listeners of one pool, and stops them when the usable connections of the pool change.
 
     Args:
@@ -112,7 +112,7 @@ class NativePoolListenerManager:
     def __init__(self, check_alive: Callable[[PooledConnection], None], grow: Callable[[], object]) -> None:
         self.grow = grow
         self._check_alive = check_alive
-        self._listeners: set[NativePoolListener] = set()
+        self._listeners: set[NativeListenerOverPool] = set()
 
     def check(self, connections: Sequence[PooledConnection]) -> None:
         """Check whether the connections of a listener are alive.
@@ -122,7 +122,7 @@ class NativePoolListenerManager:
         for each in connections:
             self._check_alive(each)
 
-    def remove(self, listener: NativePoolListener) -> None:
+    def remove(self, listener: NativeListenerOverPool) -> None:
         """Remove a listener that is closed."""
         self._listeners.discard(listener)
 
@@ -132,7 +132,7 @@ class NativePoolListenerManager:
         permits: int,
         connections: Sequence[PooledConnection],
         handler: AcceptedClientHandler,
-    ) -> NativePoolListener | None:
+    ) -> NativeListenerOverPool | None:
         """Accept the clients of a target. See `gateway.contracts.client_accepting_link.ClientAcceptingLink.listen`.
 
         Args:
@@ -148,7 +148,7 @@ class NativePoolListenerManager:
         if not connections or any(each.native_transport is None for each in connections):
             return None
         try:
-            listener = NativePoolListener(rule, permits, connections, handler, self)
+            listener = NativeListenerOverPool(rule, permits, connections, handler, self)
         except OSError as error:
             log.warning("the data plane cannot accept clients, so the event loop accepts them: %s", error.strerror)
             return None

@@ -9,7 +9,7 @@ import select
 from collections.abc import Callable
 from typing import Protocol
 
-from gateway.relay.event_loop import EventHandler, RelayEventLoop, RelayIoSelector
+from gateway.relay.event_loop import EventHandler, RelayEpollSelector, RelayEventLoop
 from gateway.relay.per_loop_instances import per_loop
 
 READ = select.EPOLLIN
@@ -21,7 +21,7 @@ EDGE = select.EPOLLET
 """Flag for edge-triggered events: epoll reports a condition only once, when the condition begins (epoll(7))."""
 
 
-class Poller(Protocol):
+class FdPoller(Protocol):
     """Defines the interface of pollers, which call handlers when file descriptors are readable or writable."""
 
     def add(self, fd: int, handler: EventHandler, mask: int) -> None:
@@ -44,9 +44,9 @@ class Poller(Protocol):
 
 
 class _SelectorPoller:
-    """A `Poller` that uses a `RelayIoSelector`."""
+    """A `FdPoller` that uses a `RelayEpollSelector`."""
 
-    def __init__(self, selector: RelayIoSelector) -> None:
+    def __init__(self, selector: RelayEpollSelector) -> None:
         self.add = selector.add
         self.modify = selector.modify_mask
         self.remove = selector.remove
@@ -54,7 +54,7 @@ class _SelectorPoller:
 
 
 class _FallbackPoller:
-    """A `Poller` for event loops other than `RelayEventLoop`. It uses `add_reader` and `add_writer`."""
+    """A `FdPoller` for event loops other than `RelayEventLoop`. It uses `add_reader` and `add_writer`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -88,6 +88,6 @@ class _FallbackPoller:
 
 
 @per_loop
-def poller(loop: asyncio.AbstractEventLoop) -> Poller:
+def poller(loop: asyncio.AbstractEventLoop) -> FdPoller:
     """Return the poller of the running loop. On a `RelayEventLoop`, the poller uses the loop's selector."""
     return _SelectorPoller(loop.relays) if isinstance(loop, RelayEventLoop) else _FallbackPoller(loop)
