@@ -28,7 +28,7 @@ RESET: Final = _ResetMarker()
 
 
 class ComposeYamlLoader(LimitedYamlLoader):
-    """Loads a Compose file. `!reset` becomes `RESET`, and `!override` becomes an `ComposeOverrideValue`."""
+    """Loads a Compose file. `!reset` becomes `RESET`, and `!override` becomes a `ComposeOverrideValue`."""
 
     def construct_override(self, node: yaml.Node) -> ComposeOverrideValue:
         """Return the value of a node that has the tag `!override`."""

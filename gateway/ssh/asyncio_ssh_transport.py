@@ -171,7 +171,7 @@ class AsyncioSshTransport(asyncio.Transport):
 
 
 async def log_in(sock: socket.socket, **arguments: Any) -> SshConnection:
-    """Log in over `sock`, as `asyncssh.connect` does. Return an `SshConnection` that uses a `AsyncioSshTransport`.
+    """Log in over `sock`, as `asyncssh.connect` does. Return an `SshConnection` that uses an `AsyncioSshTransport`.
 
     Args:
         sock: A connected, non-blocking socket. It is closed when the connection closes, or when this function raises.

@@ -1,7 +1,7 @@
 """Relays bytes between a client and an asyncssh channel, in the event loop.
 
-This relay supports all ciphers, but is slower than the native engine. The base class `AsyncsshRelayClientSide` handles
-the client's socket, and this module handles the channel.
+This relay supports all ciphers, but is slower than the native engine. The base class `AsyncsshRelayClientSide`
+handles the client's socket, and this module handles the channel.
 """
 
 import socket

@@ -18,7 +18,7 @@ from gateway.ssh.pooled_connection import PooledConnection
 
 
 class NativeChannelEventHandler(NativeListenerEventHandler, Protocol):
-    """Handles the clients and the channels of an `NativeChannelListener`."""
+    """Handles the clients and the channels of a `NativeChannelListener`."""
 
     def adopt(self, connection: PooledConnection, channel: SshChannel) -> None:
         """Count a channel that the native engine has opened on `connection`. Called before `on_joined`."""
