@@ -193,7 +193,7 @@ def test_the_form_of_a_source_is_recognized(name: str, text: str, form: str) -> 
         "docker run -e DB_HOST=db -e SSH_HOST=h -e SSH_PORT=70000 app",
         f"ssh -L {'9' * 5000}:db:3306 u@h",
         f"ssh -L 3306:db:3306 -p {'9' * 5000} u@h",
-        f"docker volume create -o type=nfs -o o=addr=h,port={'9' * 5000} -o device=:/m v",
+        f"docker volume create -o type=nfs -o o=addr=h,port={'9' * 5000} -o device=:/m media",
     ],
 )
 def test_an_invalid_port_is_an_error(text: str) -> None:
