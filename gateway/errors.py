@@ -73,7 +73,7 @@ class ConfigProblem:
 class ConfigOrigin:
     """Where a configuration comes from: the file, environment variables and flags.
 
-    For variables and flags, the object contains only the names, because the values can be secret.
+    For variables and flags, `ConfigOrigin` contains only the names, because the values can be secret.
 
     Args:
         file: The configuration file; None if the configuration has no file.

@@ -9,10 +9,10 @@ K = TypeVar("K")
 
 
 class KindRegistry(Mapping[str, K]):
-    """Maps the name of each kind, such as `mysql` or `ssh`, to the object that defines the kind.
+    """Maps the name of each kind, such as `mysql` or `ssh`, to the definition of the kind.
 
-    The object is the variable `KIND` of the module with that name. The registry imports a module when its kind is
-    first looked up. Therefore, the process loads only the libraries that its configuration needs.
+    The definition is the variable `KIND` of the module with the kind's name. The registry imports a module when
+    its kind is first looked up. Therefore, the process loads only the libraries that its configuration needs.
 
     Args:
         package: The name of the package that contains the modules. Its subpackages are not kinds.

@@ -26,7 +26,7 @@ TUNNEL_REMEDIES: Mapping[str, str] = {
     FailureReason.PERMISSION: "give the gateway the capability or the device that the detail names",
     FailureReason.TUNNEL: "repair the outer tunnel first",
 }
-"""For each reason for which a tunnel can fail: the remedy, as an instruction to the operator."""
+"""Maps each reason for the failure of a tunnel to its remedy, an instruction to the operator."""
 
 TARGET_REMEDIES: Mapping[str, str] = {
     FailureReason.TIMEOUT: (
@@ -56,4 +56,4 @@ TARGET_REMEDIES: Mapping[str, str] = {
     FailureReason.NO_SPACE: "free space on the server",
     FailureReason.TUNNEL: "repair the tunnel first",
 }
-"""For each reason for which a target can fail: the remedy, as an instruction to the operator."""
+"""Maps each reason for the failure of a target to its remedy, an instruction to the operator."""

@@ -25,7 +25,8 @@ _REMEDIES = {
 _MOUNTS = Path("/proc/self/mountinfo")
 _IN_MEMORY = {"tmpfs", "ramfs"}
 _IN_POD = "KUBERNETES_SERVICE_HOST"
-"""The kubelet sets this variable in every container (Kubernetes, "Accessing the Kubernetes API from a Pod")."""
+"""Environment variable that the kubelet sets in every container (Kubernetes, "Accessing the Kubernetes API from a
+Pod")."""
 
 
 class ExposedSecretError(OSError):
@@ -76,9 +77,9 @@ def read_secret(path: Path) -> bytes:
 def read_private_key(path: Path, what: str = "private key") -> bytes:
     """Return the content of a private key file. Like OpenSSH, refuse a file that users other than its owner can read.
 
-    If the file does not belong to the user of this process, the file's group may also read it. This applies, for
-    example, to mounted secrets. The function opens the file only once, so that no other file can replace it between
-    the check and the read.
+    If the file does not belong to the user of this process, the file's group may also read it. A mounted secret, for
+    example, can belong to another user. The function opens the file only once, so that no other file can replace it
+    between the check and the read.
 
     Args:
         path: The file.

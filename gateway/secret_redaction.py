@@ -25,8 +25,8 @@ _OPTIONS_OF_PROGRAMS = (
     ("lftp", r"-u\s*[^\s,'\"]*,"),
     ("curl", r"(?:-u|--user)\s*"),
 )
-"""Pairs of patterns: one for the names of programs, and one for their option whose value is a secret. The second
-pattern matches all characters from the option to the secret, without the secret."""
+"""Pairs of patterns. The first pattern matches the names of programs. The second pattern matches an option of these
+programs whose value contains a secret: all characters from the option to the start of the secret."""
 
 
 def _after(program: str) -> str:
@@ -41,7 +41,7 @@ def _after(program: str) -> str:
 _HIDDEN = (
     re.compile(r"()(?:-----BEGIN.*?(?:-----END[^-]*-----|$)|LS0tLS1CRUdJTi[\w+/=]*)", re.DOTALL),
     re.compile(r"(://[^:/@\s]*:)[^@\s]{1,4000}(?=@)"),
-    re.compile(r"((?<![\w./%-])[\w.%-]+:)[^\s:/@]+(?=@(?!sha256:))"),  # except the `sha256:` digest of an image
+    re.compile(r"((?<![\w./%-])[\w.%-]+:)[^\s:/@]+(?=@(?!sha256:))"),  # a tag before `@sha256:` is not a secret
     re.compile(rf"(?i)({_SETTING}(?:=|:(?!/)))(?:\"[^\"]*\"|[^\s,;]+?{_END})"),  # `:/` begins a path, not a secret
     re.compile(rf"(?i)((?<!\S){_OPTION}\s+){_WORD}"),
     *(re.compile(rf"({_after(f'(?:{name})')}\s{option}){_WORD}") for name, option in _OPTIONS_OF_PROGRAMS),
@@ -55,7 +55,7 @@ _HIDDEN = (
     re.compile(r"(?i)(\bauthorization\s*:\s*(?:(?:basic|bearer|token)\s+)?)[^\s'\"]+"),
 )
 """Patterns that match secrets: private keys, passwords in URLs, and secret values of settings and of program options.
-In each pattern, the group matches the characters before the secret."""
+The capturing group of each pattern matches the characters before the secret."""
 
 
 def is_secret(name: str) -> bool:

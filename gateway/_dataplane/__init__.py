@@ -29,7 +29,8 @@ class NativeEngineSettings:
 
 
 settings = NativeEngineSettings()
-"""The settings of this process. Set `threads` and `growth_bytes` only before the first native engine starts."""
+"""The settings of the native engines in this process. Set `threads` and `growth_bytes` only before the first
+native engine starts."""
 
 
 def thread_count(configured: int | Literal["auto"]) -> int:

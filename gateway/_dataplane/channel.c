@@ -159,14 +159,14 @@ void channel_free(struct channel *c)
     c->freed = true;
     dequeue_channel(c);
     wire_remove_channel(w, c);
-    /* `release_growth` updates `growth_available` of the engine after the client has received all bytes. */
+    /* `release_growth` updates `growth_available` of the native engine after the client has received all bytes. */
     w->growth_available += c->growth;
     c->wire = NULL;
 }
 
 /* Double the channel's receive window if the peer sends at least half a window of data per round trip. Return the growth in
  * bytes. The growth has three limits: `max_window`, `growth_available` of the SSH connection, and `growth_available` of the
- * engine. */
+ * native engine. */
 static uint64_t grow(struct channel *c, uint64_t count, uint64_t now)
 {
     struct wire *w = c->wire;
@@ -209,7 +209,8 @@ void channel_consumed(struct channel *c, uint64_t count, uint64_t now)
     send_short(c->wire, MSG_CHANNEL_WINDOW_ADJUST, c->peer, &grant);
 }
 
-/* Stop using the channel's slot. Call this before emitting the channel's last record, which makes Python free the slot. */
+/* Stop using the channel's slot (`struct gauge`). Call this function before you emit the channel's last record, because Python
+ * frees the slot when it receives that record. */
 void channel_release_gauge(struct channel *c)
 {
     release_growth(c);

@@ -54,7 +54,7 @@ void client_unregister(struct channel *c)
         set_mask(c, 0);
 }
 
-/* Connect a client to an open channel. The engine owns the descriptor from now on. */
+/* Connect a client to an open channel. The native engine owns the client's descriptor from now on. */
 void client_attach(struct channel *c, int fd, int histogram, int64_t flags)
 {
     if (c->attached || c->ended || !histogram_ensure(c->engine, (uint32_t)histogram)) {
@@ -113,7 +113,7 @@ static void send_read(struct channel *c, uint8_t *batch, size_t count, uint32_t 
         client_update_mask(c);
     if (c->ended)
         return;
-    c->bulk = count >= limit && limit == MAX_SEND_PACKET; /* the next read is likely to fill several packets */
+    c->bulk = count >= limit && limit == MAX_SEND_PACKET; /* this read filled a packet: let the next read fill several */
     for (uint8_t *packet = batch; count > 0; packet += stride) {
         uint32_t size = count < MAX_SEND_PACKET ? (uint32_t)count : MAX_SEND_PACKET;
 
@@ -214,8 +214,9 @@ void client_event(struct channel *c, uint32_t events)
         client_read(c);
         return;
     }
-    /* With neither EPOLLIN nor EPOLLOUT, epoll reports only hang-ups and errors. With EPOLLET, a hang-up without EPOLLERR is
-     * the normal end of the client's stream. */
+    /* With neither EPOLLIN nor EPOLLOUT, epoll reports only hang-ups and errors. `client_update_mask` sets EPOLLET only after
+     * the end of the backend's stream was sent to the client, or after the client's socket has failed. A hang-up without
+     * EPOLLERR then requires no action. */
     if (!(mask & (EPOLLIN | EPOLLOUT))) {
         if (events & EPOLLERR || !(mask & EPOLLET))
             client_unwritable(c, 0);

@@ -90,7 +90,7 @@ static void run_command(struct engine *e, const struct message_header *header, c
     case COMMAND_WIRE:
         wire_create(e, header->token, (const void *)payload);
         break;
-    case COMMAND_CHANNEL: { /* `header->a`: the token of the SSH connection */
+    case COMMAND_CHANNEL: { /* `header->a` is the token that identifies the SSH connection */
         const struct channel_setup *setup = (const void *)payload;
         struct gauge *of = slot_find(e, (uint64_t)header->a);
 
@@ -147,7 +147,7 @@ void run_commands(struct engine *e)
         memcpy(&header, taken.data + at, sizeof header);
         run_command(e, &header, taken.data + at + sizeof header);
     }
-    OPENSSL_cleanse(taken.data, taken.size); /* the commands can contain encryption keys */
+    OPENSSL_cleanse(taken.data, taken.size); /* erase the commands: they can contain encryption keys */
     taken.size = 0;
     e->running = taken;
 }

@@ -83,7 +83,8 @@ static bool chacha_init(struct cipher *c, const uint8_t *key, const uint8_t *iv)
            EVP_EncryptInit_ex(c->header, EVP_chacha20(), NULL, key + CHACHA_KEY, NULL);
 }
 
-/* Encrypt or decrypt. The initial block counter is `block`. The nonce is the packet's sequence number. */
+/* Encrypt or decrypt `length` bytes with ChaCha20. The initial block counter is `block`. The nonce is the packet's sequence
+ * number. */
 static bool chacha_crypt(EVP_CIPHER_CTX *ctx, uint32_t seq, uint8_t block, const uint8_t *from, uint8_t *to,
                          uint32_t length)
 {

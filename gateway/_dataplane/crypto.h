@@ -40,7 +40,8 @@ struct cipher {
 /* Return the algorithm with this name (RFC 5647; OpenSSH's PROTOCOL.chacha20poly1305), or NULL. */
 const struct cipher_type *cipher_type_named(const char *name);
 
-/* Replace the key. Return false if the sizes are wrong or memory is exhausted; the cipher then has no key. */
+/* Replace the key. Return false if the size of the key or the IV is wrong, or memory is exhausted; the cipher then has no
+ * key. */
 bool cipher_set(struct cipher *, const struct cipher_type *, bool sealing, const uint8_t *key, size_t key_size,
                 const uint8_t *iv, size_t iv_size);
 

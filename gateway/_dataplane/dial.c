@@ -1,4 +1,5 @@
-/* Connects the clients of a listener to its target, which the engine reaches without an SSH connection. */
+/* Connects the clients of a listener to the listener's target. The native engine reaches this target without an SSH
+ * connection. */
 #include <errno.h>
 #include <netinet/in.h>
 #include <stdlib.h>
@@ -37,7 +38,7 @@ static bool is_self_connected(int fd, const struct sockaddr_storage *target)
     return getpeername(fd, (struct sockaddr *)&remote, &remote_size) < 0 || memcmp(&local, &remote, sizeof local) == 0;
 }
 
-/* Unregister the socket from epoll, and free the dial at the end of this loop iteration. */
+/* Unregister the socket from epoll, and free the `struct dial` at the end of this loop iteration. */
 static void release(struct dial *d)
 {
     if (d->watched)
@@ -45,14 +46,15 @@ static void release(struct dial *d)
     free_later(d->engine, &d->source);
 }
 
-/* Give up a dial, and close its socket. The caller has already removed the client that waited for the dial. */
+/* Abort a connection attempt, and close the socket. The caller has already removed the client that waited for the
+ * connection. */
 void dial_close(struct dial *d)
 {
     release(d);
     close(d->fd);
 }
 
-/* Start to relay between the client and the target. Return false if no token is free. */
+/* Start to relay between the client and the target. Return false if `slot_allocate` fails. */
 static bool join(struct dial *d)
 {
     struct engine *e = d->engine;
@@ -82,9 +84,9 @@ static bool watch(struct dial *d)
     return d->watched;
 }
 
-/* Continue a dial according to `error`, the result of `advance`. If the connection to the target is established, relay between
- * the client and the target. If the connection is in progress, wait. If it has failed, return the client to Python, which
- * handles failures. */
+/* Continue a connection attempt according to `error`, the result of `advance`. If the connection to the target is established,
+ * relay between the client and the target. If the attempt is in progress, wait. If the attempt has failed, return the client
+ * to Python, which handles failures. */
 static void proceed(struct dial *d, int error)
 {
     bool works;

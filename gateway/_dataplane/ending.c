@@ -1,7 +1,7 @@
 /* Ends the two directions of a channel, independently of each other (RFC 4254, section 5.3), and ends the whole relay.
  *
  * The client receives either every byte that the backend sent before the end of its stream, or a reset. The same applies to
- * the backend, except that SSH cannot forward a reset: the engine closes the channel instead.
+ * the backend, except that SSH cannot forward a reset: the native engine closes the channel instead.
  */
 #include <sys/socket.h>
 #include <unistd.h>

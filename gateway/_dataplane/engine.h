@@ -4,8 +4,9 @@
  * Only the thread of the engine calls `engine_turn`, and this thread never takes Python's GIL. Other threads only append
  * commands, take records, and read gauges. Some tests start no thread, and call `engine_turn` themselves.
  * Each call of `engine_turn` runs one iteration of the epoll loop.
- * A token identifies an object. It consists of the number of the object's slot, and of a generation number, which shows
- * whether the slot still belongs to the same object.
+ * A token identifies an object: an SSH connection, a channel, a listener or a pair. Each object has a slot, which contains the
+ * object's `struct gauge`. The token consists of the number of the slot, and of a generation number, which shows whether the
+ * slot still belongs to this object.
  * All times are in nanoseconds of CLOCK_MONOTONIC.
  */
 #ifndef GATEWAY_DATAPLANE_ENGINE_H
@@ -75,7 +76,8 @@ enum command {
     COMMAND_LISTEN,   /* accept clients; payload: struct listener_setup */
     COMMAND_PERMIT,   /* permit a listener to accept more clients; a: number of additional clients */
     COMMAND_UNLISTEN, /* make a listener accept no more clients */
-    COMMAND_RECALL,   /* give clients that still wait for the target back to Python; token: their listener or SSH connection */
+    COMMAND_RECALL,   /* return to Python the clients that wait for their target; token: the listener or SSH connection of
+                         these clients */
     COMMAND_PAIR,     /* relay between two sockets; payload: struct pair_setup */
 };
 
@@ -88,17 +90,19 @@ enum record {
     RECORD_OPENED,
     RECORD_REFUSED,    /* a: reason code (RFC 4254, section 5.1); payload: error message. The last record of a channel that
                           did not open. */
-    RECORD_TAP,        /* a: 1 if the bytes are from the backend; b: time; payload: the bytes */
+    RECORD_TAP,        /* a: 1 if the bytes are from the backend; b: when the engine handled the bytes; payload: the
+                          bytes */
     RECORD_ENDED,      /* a: enum close_reason; b: the client's socket, or -1; c: whether Python closes this socket with a
                           reset. Python closes the socket after the client has received all data. The last record of a
                           channel. */
     RECORD_HISTOGRAM,  /* a: index of the histogram; b: whether the histogram is closed; c: sum of the observations in ns;
                           payload: number of observations in each bucket */
-    RECORD_RPC,        /* a: 1 if the message is from the backend; b: time; c: XID; d: enum rpc_type, or -1 if it is not RPC */
+    RECORD_RPC,        /* a: 1 if the message is from the backend; b: when the engine handled the header of the message;
+                          c: XID; d: enum rpc_type, or -1 if the bytes are not ONC RPC */
     RECORD_JOINED,     /* a listener has connected a client to the target; a: token of the new channel or pair; b: token of
                           the SSH connection, or 0 */
-    RECORD_SERVED,     /* a listener's sums over ended clients without individual records; a: number of clients; b: number
-                          of clients that reset their connection; c, d: bytes to and from the backend */
+    RECORD_SERVED,     /* sums over the short connections of a listener since its last RECORD_SERVED; a: number of connections;
+                          b: number of connections that the client reset; c, d: bytes to and from the backend */
     RECORD_RETURNED,   /* a listener returns a client to Python; a: the client's socket; b: nanoseconds since the engine
                           accepted the client; c: 1 if the target might have accepted the client's channel or dial, or
                           might still accept it */
@@ -154,7 +158,7 @@ struct channel_setup {
     uint32_t window;
     uint32_t max_packet;
     uint32_t type_size; /* number of bytes of the channel type, including the 4 bytes of its length */
-    uint32_t tap;       /* enum tap */
+    uint32_t tap;       /* a value of enum tap */
 };
 
 /* The counters and times of an object, such as a channel. Python can read them at any time. Only the engine writes them,
@@ -171,7 +175,7 @@ struct gauge {
         uint32_t next_free; /* of a free slot: the number of the next free slot plus 1; 0: none */
         _Atomic uint32_t eof_delivered; /* of a channel: whether the end of the backend's stream was forwarded */
     };
-    void *object; /* a struct wire, channel, listener or pair; only the engine uses it */
+    void *object; /* a struct wire, channel, listener or pair; only the engine uses this pointer */
 };
 
 enum source_kind {
@@ -199,7 +203,7 @@ struct piece {
 
 /* The parser of the ONC RPC messages in one direction of an SSH channel or of a pair of sockets. */
 struct rpc_scanner {
-    uint32_t remaining; /* bytes of the current fragment that have not arrived yet */
+    uint32_t remaining; /* number of bytes that are still missing from the current fragment */
     uint32_t header_size;
     uint8_t header[12];
     bool is_continuation; /* whether the next fragment continues a message */
@@ -211,7 +215,7 @@ struct observer {
     struct rpc_scanner rpc[2]; /* [0]: bytes from the client, [1]: bytes from the backend */
 };
 
-/* Records since when a socket has accepted no data. A zeroed struct means that the socket accepts data. */
+/* The time at which a socket stopped accepting data. A zeroed struct means that the socket accepts data. */
 struct stall {
     uint64_t since; /* when the socket stopped accepting data; 0: it accepts data, or is a unix socket */
     bool suspended; /* whether TCP_USER_TIMEOUT of the socket is disabled */
@@ -268,20 +272,21 @@ struct engine {
     struct wire *wires, *dirty, *broken;
     struct channel *channels, *touched;
     struct listener *listeners;
-    struct joined *joined_first, *joined_last; /* oldest first */
+    struct joined *joined_first, *joined_last; /* the clients that were not reported to Python yet, oldest first */
     struct pair *pairs;
     uint8_t *buffer; /* the shared buffer for the bytes of pairs; NULL before the first pair */
     size_t share;    /* maximum number of bytes to read from a socket of a pair in this loop iteration */
     struct pipe pipes[MAX_PIPES]; /* empty pipes, which are kept for later transfers */
     uint32_t pipe_count;
     bool cannot_splice; /* whether the kernel does not support or does not permit splice(2) */
-    struct source *freed; /* objects to free at the end of the loop iteration; until then, events can refer to them */
+    struct source *freed; /* the structs that were passed to `free_later`; the engine frees them at the end of the loop
+                             iteration, because events of this iteration can still refer to the structs */
     struct piece *pieces;
     int piece_count, piece_capacity;
     struct histogram *histograms;
     uint32_t histogram_count, bound_count;
     uint64_t bounds[MAX_BOUNDS];
-    /* the times at which these tasks are due, and at which the timer expires; 0: not scheduled */
+    /* `histograms_due` to `report_due`: when each task is due; `timer_set`: when the timer expires; 0: not scheduled */
     uint64_t histograms_due, stall_scan_due, slow_scan_due, report_due, timer_set;
     uint64_t growth_available;
     uint64_t growth_reserve; /* part of `growth_available` that is only for windows of open channels, not for initial windows */
@@ -299,15 +304,15 @@ struct wire {
     struct wire *previous, *next, *next_dirty, *next_broken;
     uint64_t token;
     struct gauge *gauge;
-    /* state of the received packets */
+    /* the fields for receiving packets */
     uint8_t *received;
     size_t start, end;
     struct cipher open;
     uint32_t recv_seq, max_packet_length;
-    uint64_t unaccepted; /* bytes of the packets that Python has not processed yet */
+    uint64_t unaccepted; /* total size of the packets that Python has not processed yet, in bytes */
     /* numbers of bytes received and sent since the last key exchange; `rekey_bytes` is the limit for each of them */
     uint64_t received_bytes, sent_bytes, rekey_bytes;
-    /* state of the packets to send */
+    /* the fields for sending packets */
     uint8_t *out;
     size_t out_start, out_end, out_capacity, batch_limit;
     struct cipher seal;
@@ -353,7 +358,7 @@ struct channel {
 
 uint64_t clock_ns(void);
 
-/* queue.c: commands, records, slots. */
+/* queue.c: manages commands, records and slots. */
 bool queue_command(struct engine *, const struct message_header *, const void *payload, const void *more,
                    size_t more_size);
 void close_client_of(const struct message_header *record);
@@ -369,17 +374,17 @@ static inline void gauge_set(_Atomic uint64_t *field, uint64_t value)
     atomic_store_explicit(field, value, memory_order_relaxed);
 }
 
-/* command.c: runs commands. */
+/* command.c: runs the commands from Python. */
 void run_commands(struct engine *);
 
-/* loop.c: the engine and its epoll loop. */
+/* loop.c: initializes the engine, and runs its epoll loop. */
 bool engine_init(struct engine *, const uint64_t *bounds, uint32_t bound_count);
 int engine_turn(struct engine *, int timeout_ms);
 void engine_clear(struct engine *);
 void close_reported(const struct bytes *records);
 void free_later(struct engine *, struct source *);
 
-/* thread.c: the engine's thread, and notifications. */
+/* thread.c: starts and stops the engine's thread, and notifies Python. */
 int thread_start(struct engine *);
 void thread_stop(struct engine *);
 void thread_wake(struct engine *);
@@ -387,7 +392,7 @@ void thread_woken(struct engine *);
 void thread_report(struct engine *, int error);
 void thread_reported(struct engine *);
 
-/* latency.c: histograms, TCP_USER_TIMEOUT of stalled clients, and the timer. */
+/* latency.c: measures latencies, and sets TCP_USER_TIMEOUT and the timer. */
 bool histogram_ensure(struct engine *, uint32_t index);
 void histogram_add(struct engine *, uint32_t index, uint64_t ns);
 void histogram_emit(struct engine *, uint32_t index, bool closed);
@@ -397,7 +402,7 @@ void set_user_timeout(int fd, uint32_t milliseconds);
 void timer_arm(struct engine *);
 void timer_expired(struct engine *);
 
-/* wire.c: SSH connections. */
+/* wire.c: manages SSH connections. */
 void wire_create(struct engine *, uint64_t token, const struct wire_setup *);
 void wire_break(struct wire *, int error);
 void wire_violation(struct wire *, bool bad_tag, const char *format, ...) __attribute__((format(printf, 3, 4)));
@@ -409,11 +414,11 @@ bool wire_add_channel(struct wire *, struct channel *);
 void wire_remove_channel(struct wire *, struct channel *);
 struct channel *wire_find_channel(struct wire *, uint32_t number);
 
-/* receive.c: received packets of SSH connections. */
+/* receive.c: receives packets on SSH connections. */
 void receive_from_peer(struct wire *);
 void receive_packets(struct wire *);
 
-/* send.c: packets to send on SSH connections. */
+/* send.c: sends packets on SSH connections. */
 bool may_send(const struct wire *);
 bool congested(const struct wire *);
 void send_plain(struct wire *, const uint8_t *packet, size_t size);
@@ -426,7 +431,7 @@ void send_flush(struct wire *);
 void send_drain(struct wire *);
 void send_resume(struct wire *);
 
-/* turns.c: channels that wait to send. */
+/* turns.c: manages the channels that wait to send. */
 bool contended(const struct wire *);
 void queue_channel(struct channel *);
 void dequeue_channel(struct channel *);
@@ -447,7 +452,7 @@ void channel_consumed(struct channel *, uint64_t count, uint64_t now);
 void channel_release_gauge(struct channel *);
 void channel_release(struct channel *);
 
-/* client.c: the client's socket, and data from the client. */
+/* client.c: handles the client's socket, and reads data from the client. */
 void client_attach(struct channel *, int fd, int histogram, int64_t flags);
 void client_event(struct channel *, uint32_t events);
 void client_read(struct channel *);
@@ -455,11 +460,11 @@ void client_update_mask(struct channel *);
 void client_unwritable(struct channel *, int error);
 void client_unregister(struct channel *);
 
-/* rpc.c: reports of bytes and ONC RPC messages for taps. */
+/* rpc.c: reports bytes and ONC RPC messages to Python, for taps. */
 void report_tap(struct engine *, uint64_t token, struct observer *, bool from_backend, uint64_t now, const uint8_t *data,
                 size_t size);
 
-/* delivery.c: data for the client. */
+/* delivery.c: sends data to the client. */
 void client_add_piece(struct channel *, const uint8_t *data, uint32_t size);
 void client_deliver_all(struct engine *);
 void client_flush(struct channel *);

@@ -17,7 +17,7 @@
 
 #define MAX_ATTEMPTS 16
 
-enum tcp_state { STATE_ESTABLISHED = 1, STATE_CLOSE_WAIT = 8 }; /* from linux/tcp_states.h */
+enum tcp_state { STATE_ESTABLISHED = 1, STATE_CLOSE_WAIT = 8 }; /* the values in the kernel's net/tcp_states.h */
 
 static bool read_info(const struct side *s, struct tcp_info *info)
 {
@@ -67,8 +67,8 @@ bool fin_track(struct side *s)
     return true;
 }
 
-/* Return whether the peer has reset the connection without sending a FIN first. Call this only after the socket has failed, or
- * after a read has reported the end of the stream. */
+/* Return whether the peer has reset the connection without sending a FIN first. Call this function only after the socket has
+ * failed, or after a read has reported the end of the stream. */
 bool fin_missing(const struct side *s)
 {
     uint64_t received = 0;

@@ -13,7 +13,7 @@
 #define HISTOGRAM_DELAY (SECOND / 10)
 #define STALL_SCAN_INTERVAL (10 * SECOND)
 #define STALLED_AFTER (30 * SECOND)
-#define ACK_MARGIN (5 * SECOND) /* an acknowledgment at the beginning of a stall might belong to data sent earlier */
+#define ACK_MARGIN (5 * SECOND) /* soon after a stall begins, the peer can still acknowledge data instead of window probes */
 
 bool histogram_ensure(struct engine *e, uint32_t index)
 {
@@ -165,14 +165,14 @@ static void report_deferred(struct engine *e, uint64_t now)
     joined_report(e, now);
     emit_histograms(e, true);
     pthread_mutex_lock(&e->lock);
-    e->records_urgent = e->records.size > 0; /* false if Python has already taken the records */
+    e->records_urgent = e->records.size > 0; /* if Python has already taken the records, do not notify it again */
     pthread_mutex_unlock(&e->lock);
 }
 
 void timer_expired(struct engine *e)
 {
     uint64_t now = clock_ns(), count;
-    ssize_t size = read(e->timer, &count, sizeof count); /* fails if the timer was set again after it expired */
+    ssize_t size = read(e->timer, &count, sizeof count); /* read(2) fails if the timer was set again after its expiry */
 
     (void)size;
     e->timer_set = 0;

@@ -29,10 +29,10 @@ struct listener_setup {
     uint32_t min_window, window; /* initial receive window: `window` if `growth_available` suffices, else `min_window` */
     uint32_t max_packet;
     uint32_t full_load; /* number of channels at which an SSH connection counts as full */
-    uint32_t wire_count, network_count; /* without networks, every address is allowed */
+    uint32_t wire_count, network_count; /* if `network_count` is 0, clients from every address are allowed */
     uint32_t type_size, rest_size;
     uint32_t tap; /* a value of enum tap */
-    uint32_t min_responses; /* a client with fewer responses than this is always reported individually */
+    uint32_t min_responses; /* the engine always reports a client with fewer responses than `min_responses` individually */
     uint32_t option_count;
     socklen_t address_size; /* 0: the engine opens channels instead of dialing an address */
     struct sockaddr_storage address;
@@ -42,7 +42,7 @@ struct listener_setup {
  * COMMAND_UNLISTEN. In this gauge, `to_backend` has the value of `accepted`, `from_backend` has the value of
  * `overflow_periods`, and `responses` has the value of `unreported`. */
 struct listener {
-    struct source source; /* must be first: the engine converts pointers to `source` to pointers to this struct */
+    struct source source; /* must be the first member, because the engine casts `struct source *` to `struct listener *` */
     bool watched, stopped;
     int fd;
     uint32_t next_wire, pending;
@@ -52,7 +52,8 @@ struct listener {
     bool permit_waited;  /* whether the listener has waited for a permit, and got none */
     uint64_t period_start;     /* when the last channel of the previous period was opened */
     uint64_t opened, overflow; /* number of channels opened since `period_start`; number of those on full SSH connections */
-    uint64_t overflow_periods; /* number of periods with most new channels on full SSH connections; see count_opened */
+    uint64_t overflow_periods; /* number of periods in which most new channels were opened on full SSH
+                                  connections; see `count_opened` */
     uint64_t unreported; /* number of clients that are connected to the target, but not reported to Python yet */
     uint64_t served, served_resets, served_to_backend, served_from_backend; /* short connections since the last
                                                                                RECORD_SERVED, and their bytes */
@@ -66,7 +67,7 @@ struct listener {
 
 /* An attempt to connect to a listener's target over TCP, and the client that waits for this connection. */
 struct dial {
-    struct source source; /* must be first: the engine converts pointers to `source` to pointers to this struct */
+    struct source source; /* must be the first member, because the engine casts `struct source *` to `struct dial *` */
     struct pending pending;
     struct engine *engine;
     int fd;
@@ -81,7 +82,7 @@ void listener_permit_returned(struct listener *);
 void listener_watch(struct listener *);
 void listener_event(struct listener *);
 
-/* pending.c: clients that are not connected to their target yet. */
+/* pending.c: manages the clients that are not connected to their target yet. */
 void pending_add(struct listener *, struct pending *, struct source *owner, int fd);
 int pending_remove(struct pending *);
 void pending_joined(struct channel *);
@@ -92,7 +93,7 @@ void schedule_slow_scan(struct engine *, uint64_t due);
 void listener_free(struct listener *);
 void report_returned(const struct listener *, int fd, uint64_t waited, bool abandoned);
 
-/* served.c: clients that are connected to their target, but not reported to Python yet. */
+/* served.c: manages the clients that are connected to their target, but not reported to Python yet. */
 void joined_add(struct joined *, struct listener *, uint64_t token, uint64_t wire, uint64_t accepted_at);
 bool joined_end(struct engine *, struct joined *, enum close_reason, bool lingers, const struct gauge *);
 void joined_report(struct engine *, uint64_t now);

@@ -11,7 +11,8 @@
 #include "pair.h"
 
 #define MAX_EVENTS 256
-#define MAX_TURN ((size_t)4 * 1024 * 1024) /* maximum bytes to read from pairs per loop iteration; see `share_of` */
+#define MAX_TURN ((size_t)4 * 1024 * 1024) /* number of bytes that a loop iteration divides among the sockets of pairs;
+                                              see `share_of` */
 #define MIN_SHARE ((size_t)64 * 1024)
 #define MAX_SHARE ((size_t)1024 * 1024)
 
@@ -89,7 +90,7 @@ static void dispatch(struct engine *e, const struct epoll_event *event)
     case SOURCE_SIDE:
         side_event((struct side *)source, event->events);
         break;
-    default: /* an earlier event of this loop iteration has freed the object */
+    default: /* an earlier event of this loop iteration has set the kind to SOURCE_FREED */
         break;
     }
 }
@@ -106,7 +107,8 @@ static void close_broken(struct engine *e)
     }
 }
 
-/* Finish a loop iteration: send queued packets, close failed SSH connections, set the timer, and free ended objects. */
+/* Finish a loop iteration: send queued packets, close failed SSH connections, set the timer, and free the structs that were
+ * passed to `free_later`. */
 static void finish_turn(struct engine *e)
 {
     do {

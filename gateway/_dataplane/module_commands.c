@@ -110,7 +110,8 @@ static void withdraw(struct engine *e, uint64_t token)
 
     if (gauge)
         atomic_store(&gauge->held, 1);
-    atomic_thread_fence(memory_order_seq_cst); /* Python then reads the number of accepted clients; see `take_client` */
+    atomic_thread_fence(memory_order_seq_cst); /* Python reads the number of accepted clients only after this fence; see
+                                                  `take_client` */
 }
 
 PyObject *method_command(PyObject *self, PyObject *args)

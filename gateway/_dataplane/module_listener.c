@@ -40,7 +40,9 @@ PyObject *method_listen(PyObject *self, PyObject *args)
 {
     struct engine *e = engine_of(self);
     struct listener_setup setup = {0};
-    Py_buffer parts[4]; /* tokens of SSH connections, networks, channel type, rest of CHANNEL_OPEN */
+    /* parts[0]: tokens of the SSH connections; parts[1]: the allowed networks; parts[2]: channel type; parts[3]: the bytes of
+     * CHANNEL_OPEN after the maximum packet size */
+    Py_buffer parts[4];
     unsigned long long token, permits;
     int tap;
 
@@ -82,7 +84,7 @@ PyObject *method_listen_and_dial(PyObject *self, PyObject *args)
 {
     struct engine *e = engine_of(self);
     struct listener_setup setup = {0};
-    Py_buffer parts[2], host; /* parts: networks, options of the sockets to the target */
+    Py_buffer parts[2], host; /* parts[0]: the allowed networks; parts[1]: options of the sockets to the target */
     unsigned long long token, permits;
     unsigned short port;
     unsigned int scope;

@@ -33,7 +33,7 @@ static void set_mask(struct side *s, uint32_t mask)
         stall_set(e, &s->stall, s->fd, mask & EPOLLOUT);
     if (epoll_ctl(e->epoll, operation, s->fd, &event) == 0)
         s->mask = mask;
-    else /* the kernel has no memory left */
+    else /* epoll_ctl(2) has failed, because the kernel has no memory left */
         pair_abort(s->pair, CLOSE_ABORTED);
 }
 

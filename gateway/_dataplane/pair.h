@@ -7,7 +7,7 @@
 #define PAIR_BUFFER ((size_t)128 * 1024)
 
 struct pair_setup {
-    int32_t client, backend; /* descriptors */
+    int32_t client, backend; /* the descriptors of the two sockets */
     uint32_t histogram;
     uint32_t flags; /* values of enum attach_flag, combined */
     uint32_t tap;   /* a value of enum tap */
@@ -15,7 +15,7 @@ struct pair_setup {
 
 /* One socket of a pair, and the state of the direction that reads from this socket and writes to the other one. */
 struct side {
-    struct source source; /* must be first: the engine converts pointers to `source` to pointers to this struct */
+    struct source source; /* must be the first member, because the engine casts `struct source *` to `struct side *` */
     struct pair *pair;
     struct side *other;
     int fd;
@@ -23,7 +23,7 @@ struct side {
     bool is_unix;
     bool eof;        /* the peer has ended its stream */
     bool shut;       /* the other socket is shut down for writing, or writes to it fail */
-    bool discarding; /* writes to the other socket fail, so the engine drops the bytes that it reads from this one */
+    bool discarding; /* writes to the other socket fail, so the engine drops the bytes that it reads from this socket */
     bool tracks_fin; /* whether `fin_baseline` is set */
     int bulk_reads;  /* number of consecutive bulk reads (BULK_READ); a negative value delays the next attempt to use a pipe */
     uint64_t read;   /* number of bytes read, including dropped bytes */
@@ -34,7 +34,7 @@ struct side {
 };
 
 struct pair {
-    struct side client; /* must be first: freeing the client's `source` frees the whole pair */
+    struct side client; /* must be the first member, because the engine frees the pair through the client's `source` */
     struct side backend;
     struct engine *engine;
     struct pair *previous, *next;
@@ -66,7 +66,7 @@ void side_drop(struct side *); /* frees the bytes that wait for the other socket
 bool fin_track(struct side *);
 bool fin_missing(const struct side *);
 
-/* pipes.c: pipes for splice(2). */
+/* pipes.c: manages the pipes for splice(2). */
 bool pipe_take(struct engine *, struct pipe *);
 void pipe_release(struct engine *, struct pipe *);
 void pipes_close(struct engine *);

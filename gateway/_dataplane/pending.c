@@ -3,7 +3,8 @@
  * engine returns the client to Python. */
 #include "listener.h"
 
-#define SLOW_OPEN (4 * SECOND / 10) /* if a client waits longer than this, the listener stops, and Python handles new clients */
+#define SLOW_OPEN (4 * SECOND / 10) /* if a client waits longer than this time, the listener stops, and Python handles new
+                                       clients */
 
 /* Let the engine call `pending_stop_slow` at the time `due`, or earlier. */
 void schedule_slow_scan(struct engine *e, uint64_t due)
@@ -92,8 +93,8 @@ static struct channel *channel_of(const struct pending *p)
     return p->owner->kind == SOURCE_CHANNEL ? (struct channel *)p->owner : NULL;
 }
 
-/* Return to Python the waiting clients of a listener or an SSH connection, which `of` identifies. If the channel of one of
- * these clients opens later, the engine closes the channel. */
+/* Return waiting clients to Python. `of` is the `source` of the listener or SSH connection of these clients. If the channel of
+ * one of these clients opens later, the engine closes the channel. */
 void pending_recall(struct engine *e, const struct source *of)
 {
     struct listener *next_listener;

@@ -7,7 +7,7 @@
 #include "pair.h"
 
 #define PIPE_SIZE (1024 * 1024)
-#define MIN_PIPE_SIZE (256 * 1024) /* with a smaller pipe, splice(2) is slower than copying */
+#define MIN_PIPE_SIZE (256 * 1024) /* with a pipe below this size, splice(2) is slower than copying */
 
 static void close_pipe(struct pipe *p)
 {
@@ -37,7 +37,7 @@ bool pipe_take(struct engine *e, struct pipe *p)
     return true;
 }
 
-/* Keep an empty pipe for later transfers. If it contains data, or MAX_PIPES pipes are kept, close the pipe instead. */
+/* Keep a pipe for later transfers if the pipe is empty, and if fewer than MAX_PIPES pipes are kept. Otherwise, close it. */
 void pipe_release(struct engine *e, struct pipe *p)
 {
     if (p->read_end >= 0 && !p->size && e->pipe_count < MAX_PIPES) {

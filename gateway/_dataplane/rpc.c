@@ -4,8 +4,8 @@
 #include "engine.h"
 
 #define LAST_FRAGMENT 0x80000000u
-#define FRAGMENT_HEADER 4u /* the record mark */
-#define FIRST_HEADER 12u   /* the record mark, the XID and the message type */
+#define FRAGMENT_HEADER 4u /* size of a record mark (RFC 5531, section 11), in bytes */
+#define FIRST_HEADER 12u   /* total size of a record mark, an XID and a message type, in bytes */
 #define MAX_FRAGMENT (64u * 1024u * 1024u)
 
 /* Handle a complete header of a fragment. Return false if the bytes are not ONC RPC. */

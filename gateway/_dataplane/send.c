@@ -12,12 +12,15 @@
 
 #define SLOW_DRAIN (SECOND / 50)    /* if the socket was full for more than this time, the connection is slow */
 #define SLOW_PERIOD SECOND          /* how long a connection counts as slow after its socket was full for too long */
-#define FAST_DRAIN (SECOND / 1000)  /* if the socket was full for less than this time (above 64 MB/s), the connection is fast */
-#define NOT_FAST_DRAIN (SECOND / 100) /* if the socket was full for more than this time (below 26 MB/s), the connection
-                                         is not fast */
+#define FAST_DRAIN (SECOND / 1000)  /* if the socket was full for less than this time, it sends more than 64 MB/s, and the
+                                       connection is fast */
+#define NOT_FAST_DRAIN (SECOND / 100) /* if the socket was full for more than this time, it sends less than 26 MB/s, and the
+                                         connection is no longer fast */
 #define NOTSENT_LOWAT (128 * 1024)
-#define FAST_NOTSENT_LOWAT (4 * NOTSENT_LOWAT) /* for fast connections, which send these bytes in milliseconds; saves wakeups */
-#define MAX_WAITING ((size_t)1024 * 1024) /* while more than this many bytes wait, receive nothing: replies would add bytes */
+#define FAST_NOTSENT_LOWAT (4 * NOTSENT_LOWAT) /* the limit for a fast connection: a higher limit causes fewer
+                                                  wakeups, and a fast connection sends the bytes within milliseconds */
+#define MAX_WAITING ((size_t)1024 * 1024) /* if more than this number of bytes wait to be sent, the engine stops
+                                             receiving, because each reply to the peer would also have to wait */
 #define MAX_DEFERRED 16384u
 
 /* Return whether channel data can be sent now. SSH forbids channel data in a key exchange (RFC 4253, section 7.1). */
@@ -45,7 +48,7 @@ static void set_unsent_limit(struct wire *w, bool fast)
     int limit = fast ? FAST_NOTSENT_LOWAT : NOTSENT_LOWAT;
 
     w->path_is_fast = fast;
-    setsockopt(w->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &limit, sizeof limit); /* fails on a unix socket */
+    setsockopt(w->fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &limit, sizeof limit); /* setsockopt(2) fails on a unix socket */
 }
 
 /* Write the batch. Return whether the socket has accepted all of it. */
@@ -150,7 +153,8 @@ uint8_t *send_reserve(struct wire *w, size_t size, bool grow)
     return w->out + w->out_end;
 }
 
-/* Encrypt the packet at the end of the batch, and add an authentication tag. `length` is the value of its length field. */
+/* Encrypt the packet at the end of the batch, and add an authentication tag. `length` is the value of the packet's
+ * length field. */
 static void seal(struct wire *w, uint32_t length)
 {
     uint8_t *packet = w->out + w->out_end;

@@ -101,7 +101,7 @@ bool joined_end(struct engine *e, struct joined *j, enum close_reason reason, bo
         return false;
     }
     remove_joined(e, j);
-    /* `joined_add` has already scheduled the report of the following sums. */
+    /* Add the client to the sums of the listener. `joined_add` has already scheduled the report of these sums. */
     l->served++;
     l->served_resets += reason == CLOSE_CLIENT_RESET;
     l->served_to_backend += atomic_load_explicit(&gauge->to_backend, memory_order_relaxed);
@@ -125,8 +125,8 @@ void joined_report(struct engine *e, uint64_t now)
     e->report_due = e->joined_first ? e->joined_first->at + SOON : 0;
 }
 
-/* Report to Python the clients of a listener or an SSH connection that were not reported yet. Call this before the last record
- * of the listener or connection.
+/* Report to Python all unreported clients of a listener or an SSH connection. Call this function before the engine emits the
+ * last record of the listener or SSH connection.
  *
  * Args: of: the listener, or NULL; wire: the token of the SSH connection if `of` is NULL.
  */

@@ -7,7 +7,7 @@
 #include "pair.h"
 
 #define BULK_READ 65536
-#define BULK_AFTER 2     /* consecutive reads of BULK_READ bytes after which a direction uses a pipe */
+#define BULK_AFTER 2     /* after this number of consecutive reads of BULK_READ bytes, a direction uses a pipe */
 #define NO_PIPE_FOR 1024 /* if no pipe is available: number of bulk reads until the next attempt to use a pipe */
 
 static enum close_reason reset_of(const struct side *s)
@@ -71,8 +71,8 @@ static void drain(struct side *s)
     pipe_release(s->pair->engine, &s->pipe);
 }
 
-/* Forward the end of a stream to the other socket. No bytes wait for the other socket here, because the engine does not read
- * from a socket while its bytes wait. */
+/* Forward the end of a stream to the other socket. At this point, no received bytes wait to be written to the other
+ * socket, because the native engine reads no further bytes or end of stream while received bytes wait. */
 static void on_eof(struct side *s)
 {
     if (fin_missing(s)) {

@@ -7,13 +7,13 @@
 
 #include "engine.h"
 
-/* In bytes. If the waiting records are larger, the engine notifies Python, even if no record is urgent. */
+/* If the size of the waiting records exceeds this number of bytes, the engine notifies Python, even if no record is urgent. */
 #define MAX_WAITING ((size_t)64 * 1024)
 
 static void notify(int fd)
 {
     const uint64_t one = 1;
-    ssize_t size = write(fd, &one, sizeof one); /* fails only if the eventfd is already readable */
+    ssize_t size = write(fd, &one, sizeof one); /* write(2) fails only if the eventfd is already readable */
 
     (void)size;
 }
@@ -21,7 +21,7 @@ static void notify(int fd)
 static void clear(int fd)
 {
     uint64_t count;
-    ssize_t size = read(fd, &count, sizeof count); /* fails only if the eventfd is not readable */
+    ssize_t size = read(fd, &count, sizeof count); /* read(2) fails only if the eventfd is not readable */
 
     (void)size;
 }
@@ -59,17 +59,17 @@ void thread_report(struct engine *e, int error)
         notify(e->report);
 }
 
-/* If the process has the default scheduling policy, SCHED_OTHER, select SCHED_BATCH (sched(7)) for this thread. After an event,
- * this thread then does not preempt a running thread, such as a thread of a client or server. It waits until a processor is
- * free, or until the running thread's time slice ends. More events arrive during this wait, and one system call handles several
- * of them. */
+/* If the process has the default scheduling policy, SCHED_OTHER, select SCHED_BATCH (sched(7)) for the engine's thread. With
+ * SCHED_BATCH, the engine's thread does not preempt other threads, such as those of a client or server, when an event arrives.
+ * The engine's thread waits until a processor is free, or until the time slice of a running thread ends. More events arrive
+ * during this wait, and one system call handles several events. */
 static void avoid_preemption(void)
 {
     struct sched_param parameters;
     int policy;
 
     if (pthread_getschedparam(pthread_self(), &policy, &parameters) == 0 && policy == SCHED_OTHER)
-        pthread_setschedparam(pthread_self(), SCHED_BATCH, &parameters); /* a failure makes the thread only less efficient */
+        pthread_setschedparam(pthread_self(), SCHED_BATCH, &parameters); /* if this call fails, the thread is less efficient */
 }
 
 static void *run(void *argument)

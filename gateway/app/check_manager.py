@@ -51,7 +51,7 @@ class CheckManager:
             choice = PathSelector(spec.paths(target) or (None,), spec.prefer_way)
             before = previous.get(target)
             if before is not None and set(before.choice.names).isdisjoint(choice.names):
-                before = None  # the previous checks used other tunnels, so discard their results
+                before = None  # none of the previous paths remains, so discard the previous results
             key = (spec.kind.name, target)
             record = before.record if before is not None else known.get(key, LastProbeResult()).without_facts()
             running.records[key] = record

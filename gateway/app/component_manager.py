@@ -101,6 +101,6 @@ class ComponentManager:
 
 async def _wait_unused(busy: Callable[[], bool], within: float) -> None:
     deadline = time.monotonic() + within
-    # Poll instead of waiting for an event: many places in the code would have to set the event.
+    # Poll `busy` instead of waiting for an event. Otherwise, many places in the code would have to set the event.
     while time.monotonic() < deadline and busy():  # noqa: ASYNC110 - polls on purpose
         await asyncio.sleep(min(_DRAIN_POLL, within))

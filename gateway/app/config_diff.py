@@ -9,7 +9,7 @@ from gateway.errors import UsageError
 _FIXED = ("gateway", "ops", "traces")
 """Sections that a reload cannot change. A change requires a restart."""
 NO_CHANGE = "no change"
-"""The text of a `ConfigDiff` that contains no difference."""
+"""The text of an empty `ConfigDiff`."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
         for name in common
         if old.backends[name] != new.backends[name]
         or reopened.intersection(new.backends[name].tunnels)
-        or (old.docker is None) != (new.docker is None)  # only with `docker`, admission identifies containers
+        # Admission identifies containers only if the configuration has a section `docker`.
+        or (old.docker is None) != (new.docker is None)
     }
     return ConfigDiff(
         tunnels_closed=frozenset(name for name in old.tunnels if name in reopened or name not in new.tunnels),

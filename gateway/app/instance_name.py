@@ -87,7 +87,8 @@ def _write(path: Path, name: str) -> None:
     try:
         replace_file(path, f"{name}\n")
     except OSError as error:
-        # Do not raise an error: without the file, the name is the hostname, which usually stays the same.
+        # Do not raise an error: if the file is missing at the next start, the name is the hostname, which usually
+        # stays the same.
         log.warning(
             "cannot record the name of this gateway", extra={"detail": f"{path}: {error.strerror}: set {_KEY}"}
         )

@@ -75,7 +75,10 @@ def _listener(address: HostPort, passed: PassedSockets, *, free_bind: bool) -> L
 
 
 def restrict_sockets(config: Config, listeners: dict[HostPort, Listener]) -> None:
-    """Permit only the owner and group of each unix socket to connect. Skip sockets that `open_sockets` handles."""
+    """Permit only the owner and group of each unix socket to connect.
+
+    Do not change the sockets that `open_sockets` opens to all users.
+    """
     for address in listeners.keys() - _open_to_all(config):
         listeners[address].set_mode(open_to_all=False)
 

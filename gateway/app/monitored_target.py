@@ -44,8 +44,8 @@ class MonitoredTarget:
         self.view: tuple[object, TargetView] | None = None
         """The last input and the last result of `status_view_builder` for this target; None: no result yet."""
         self._dial_failed_at: dict[int, float] = {}
-        """For each path, by its index in `checks`: the monotonic time, in seconds, of the last dial that failed
-        although a dial over another path then succeeded."""
+        """The monotonic time, in seconds, of the last failed dial over each path, by the path's index in `checks`.
+        Only failed dials after which a dial over another path succeeded are included."""
 
     def inherit(self, other: "MonitoredTarget") -> None:
         """Copy the check results from `other`, which represented the same target before a reload.

@@ -24,9 +24,9 @@ _SENSITIVE = ("password_command", "command", "proxy_command", "send", "expect", 
 """Keys whose values can contain a secret although their type is not `Secret`."""
 _HIDDEN = "(hidden)"
 _QUERY = re.compile(r"((?:[a-z][a-z0-9+.-]*:/)?/[^?]*\?).+", re.IGNORECASE | re.DOTALL)
-"""Matches a path or URL with a query, which can contain a secret. The group is the part before the query."""
+"""Matches a path or URL with a query, which can contain a secret. Group 1 is the part up to the question mark."""
 _SINGLE = (str, int, float, Path, HostPort, Secret, BackendKind, TunnelKind)
-"""Types that are shown as one value, although some of them have fields."""
+"""Types whose values are each converted to a single text, even if the type has fields."""
 
 
 def config_text(config: Config, backend: str | None = None) -> ConfigText:
@@ -53,7 +53,7 @@ def config_text(config: Config, backend: str | None = None) -> ConfigText:
 
 
 def _pairs(key: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Yield the dotted key and the text of each value in `value`, at any depth."""
+    """Yield the dotted key and the text of each setting that `value` contains, at any depth."""
     if key.rpartition(".")[2] in _SENSITIVE and value:
         yield key, _HIDDEN
     elif isinstance(value, _SINGLE):

@@ -164,7 +164,8 @@ class Reloader:
                 await self._ops.renew()
                 config = await self._load()
                 origin = config.origin
-                if trigger == "file" and origin.sha256 == last_digest:  # another reload has already read this content
+                # Skip content of the configuration file that an earlier reload has already read.
+                if trigger == "file" and origin.sha256 == last_digest:
                     return NO_CHANGE
                 diff = await self._apply(self.runtime, self.docker, config, trigger)
                 return "; ".join((self._describe(diff, trigger), *await self._check_stale_files(config)))
@@ -188,7 +189,10 @@ class Reloader:
                 self._notifier.ready()
 
     def _describe(self, diff: str, trigger: str) -> str:
-        """Return a description of the changes of a reload. Store the changes for the description of later reloads."""
+        """Return a description of the changes of a reload.
+
+        Store the changes, because the description of a later reload can repeat them.
+        """
         if diff != NO_CHANGE:
             self._last_change = (trigger, diff, time.monotonic())
             return diff
@@ -209,7 +213,7 @@ class Reloader:
         self, runtime: RunningComponents, docker: DockerReconcilerManager, config: Config, trigger: str
     ) -> str:
         self.check_running()
-        # Raise an error if a change requires a restart. Do this before opening a new audit log.
+        # If a change requires a restart, raise the error before `prepare` opens a new audit log.
         diff_configs(runtime.config, config)
         writer = await self._auditing.prepare(config.audit)
         try:

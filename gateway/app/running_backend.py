@@ -97,8 +97,8 @@ class RunningBackend:
     def _set_urgent(self, candidates: list[TargetCandidate]) -> None:
         """Check targets more often while their role (primary or replica) might change soon.
 
-        The role of a primary might change if another target might have replaced the primary. While clients have no
-        primary, the role of every target that responds might change.
+        The role of a primary might change if the primary was last probed before the promotion of another target to
+        primary. While clients have no primary, the role of every target that responds might change.
         """
         prefer = self.spec.prefer
         lacking = lacks_primary(candidates, prefer)

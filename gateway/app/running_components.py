@@ -111,7 +111,7 @@ class RunningComponents:
             forward.review()
 
     def _add(self, spec: BackendSpec, admission: AdmissionRules, listeners: dict[HostPort, Listener]) -> None:
-        # A placeholder: `_change` sets the actual route before the forward starts.
+        # Create the forward with an empty route. `_change` sets the actual route before the forward starts.
         route = BackendRoute((), list, lambda _: None, spec.hold)
         kind = spec.kind
         recorders = self._recorder, self._exporter

@@ -202,7 +202,7 @@ async def _open(section: AuditLogSection, instance: str) -> AuditLogWriter | Non
         return None
     writer = AuditLogWriter(section.log, instance, section.queue)
     deadline = asyncio.get_running_loop().time() + _OPEN_TIMEOUT
-    # Poll with a deadline, because opening the file can block the writer's thread forever.
+    # Poll `writer.opened` with a deadline, because opening the file can block the writer's thread forever.
     while not writer.opened.is_set() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(_POLL)
     error = writer.error

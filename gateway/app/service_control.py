@@ -65,7 +65,8 @@ class ServiceControl:
         self._auditing = auditing
         self._stop = stop
         self._described: tuple[Config, ConfigText] | None = None
-        """A configuration and its text. The text is computed again only if the configuration has changed."""
+        """The last configuration that was converted to text, and this text. The conversion is repeated only if the
+        configuration has changed."""
 
     def _running(self) -> Iterable[RunningBackend]:
         runtime = self._reloader.runtime

@@ -72,7 +72,7 @@ def passed_sockets() -> PassedSockets:
         try:
             os.set_inheritable(descriptor, False)
             sock = socket.socket(fileno=descriptor)
-        except OSError as error:  # for example, the descriptor is a FIFO or a message queue
+        except OSError as error:  # the descriptor is not a socket, but for example a FIFO or a message queue
             log.warning(
                 "systemd passed a descriptor that is not a socket",
                 extra={"detail": f"{descriptor}: {error.strerror}: use only ListenStream= in the socket unit"},

@@ -17,7 +17,7 @@ class StateChangeReporter:
     """Adds the state changes of the running gateway's backends, targets and tunnels to the event log.
 
     Args:
-        runtime: The running gateway. It calls this object after each check, and when the state of a tunnel changes.
+        runtime: The running gateway. It calls the reporter after each check, and when the state of a tunnel changes.
         events: The event log.
     """
 

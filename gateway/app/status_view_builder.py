@@ -52,9 +52,9 @@ def backend_view(running: RunningBackend, events: EventLog, *, knows_containers:
 
     Args:
         running: The backend.
-        events: The event log. It shows when a failure began, even if this was before a restart.
-        knows_containers: Whether the gateway identifies containers by their source addresses. If not, the status
-            omits the consumers of TCP listeners, because the gateway knows only their addresses.
+        events: The event log. It shows when a failure began, even if the failure began before a restart.
+        knows_containers: Whether the gateway identifies containers by their source addresses. If False, the status
+            omits the consumers of TCP listeners, because only the source addresses of these consumers are known.
     """
     spec, forward, candidates = running.spec, running.forward, running.candidates()
     found = running.evaluate(candidates)

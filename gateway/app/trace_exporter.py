@@ -70,7 +70,7 @@ def trace_problems(config: Config) -> list[ConfigProblem]:
 def _is_installed() -> bool:
     try:
         return importlib.util.find_spec(_PACKAGE) is not None
-    except ModuleNotFoundError:  # a parent package is missing
+    except ModuleNotFoundError:  # `find_spec` raises this error if a parent package of `_PACKAGE` is missing
         return False
 
 

@@ -19,9 +19,9 @@ class TunnelLane(NamedTuple):
 
 
 def outer_lanes(config: Config, lane: TunnelLane) -> list[TunnelLane]:
-    """Return the lanes of outer tunnels inside which `lane` can run, in order of preference.
+    """Return the lanes of outer tunnels, in order of preference.
 
-    The result is empty if the tunnel runs inside no other tunnel.
+    `lane` can run inside each of the returned lanes. The result is empty if the tunnel runs inside no other tunnel.
     """
     return [_lane(config, via, bulk=lane.bulk) for via in config.tunnels[lane.tunnel].via]
 

@@ -20,7 +20,7 @@ def tunnel_views(runtime: RunningComponents, events: EventLog) -> list[TunnelVie
 
     Args:
         runtime: The running gateway.
-        events: The event log. It shows when a failure began, even if this was before a restart.
+        events: The event log. It shows when a failure began, even if the failure began before a restart.
     """
     configured = [
         _tunnel(spec, runtime.uplinks.of_tunnel(spec.name), events) for spec in runtime.config.tunnels.values()

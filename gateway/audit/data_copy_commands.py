@@ -122,7 +122,7 @@ def saved(client: str, container: AuditedContainer, paths: tuple[str, ...]) -> s
 
 
 def is_live(container: AuditedContainer, change: ProposedMountChanges) -> bool:
-    """Return whether the container is running and would lose the data to copy if it stopped."""
+    """Return whether the container is running, and the data to copy would be lost if the container stopped."""
     return container.running and (container.removed or change.vanishes)
 
 

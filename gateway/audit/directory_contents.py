@@ -116,7 +116,7 @@ class _DirectoryReader:
             self._has_other_files = True
 
     def first_key(self) -> FoundPrivateKey | None:
-        """Return the key with the fewest parent directories; None if there is none."""
+        """Return the private key with the fewest parent directories; None if no private key was found."""
         path = min(self._keys, key=lambda each: (each.count("/"), each), default=None)
         return None if path is None else FoundPrivateKey(self._keys[path], path, not self._has_other_files)
 

@@ -1,6 +1,7 @@
 """Reads the mount table, mounted directories and image files of this host, if the engine runs on it.
 
-The module opens no path on a network file system, because the system call blocks while the server does not respond.
+The module opens no path on a network file system, because opening a path blocks while the file server does not
+respond.
 """
 
 import os
@@ -62,7 +63,8 @@ class EngineHostFiles:
 
     def __init__(self, mounts_by_point: Mapping[str, HostMount], deadline: float) -> None:
         self.truncated: list[str] = []
-        """The names, for messages, of directories that were only partly read because they contain too many files."""
+        """The names of directories that were read only partly, because they contain too many files. Messages list
+        these names."""
         self._mounts = mounts_by_point
         self._deadline = deadline
         self._network = {point for point, each in mounts_by_point.items() if _is_remote(each)}

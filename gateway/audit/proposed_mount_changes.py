@@ -68,7 +68,7 @@ def _short(source: str, mount: AuditedMount, given: Iterable[str], change: Propo
 
 
 def tmpfs_options(container: AuditedContainer) -> dict[str, str]:
-    """Return, for the path of each tmpfs, a suffix with the options, such as `:size=1g` in `--tmpfs PATH:size=1g`."""
+    """Map the path of each tmpfs to a suffix with the tmpfs options, such as `:size=1g` in `--tmpfs PATH:size=1g`."""
     host = container.inspection.get("HostConfig") or {}
     found = {str(path): str(options) for path, options in (host.get("Tmpfs") or {}).items()}
     for mount in _given_mounts(container, "tmpfs"):
@@ -87,7 +87,8 @@ def from_files(container: AuditedContainer, *, overridden: bool) -> set[str]:
     Args:
         container: The container.
         overridden: Whether Compose created the container with the override file of an earlier fix. Such a file lists
-            the mounts of `secrets` and `configs` in `volumes`. The function then returns all read-only bind mounts.
+            the mounts of `secrets` and `configs` in `volumes`. If True, the function returns the paths of all
+            read-only bind mounts.
     """
     if overridden:
         return {each.path for each in container.mounts if each.kind == "bind" and not each.writable}
@@ -103,7 +104,7 @@ def needs_long_syntax(container: AuditedContainer) -> bool:
 
 
 def _given_options(container: AuditedContainer) -> dict[str, list[str]]:
-    """Return, for the path of each bind or volume mount, its options, such as `ro` in `-v SOURCE:PATH:ro`."""
+    """Map the path of each bind or volume mount to the mount's options, such as `ro` in `-v SOURCE:PATH:ro`."""
     found = {}
     for bind in (container.inspection.get("HostConfig") or {}).get("Binds") or ():
         parts = str(bind).split(":")

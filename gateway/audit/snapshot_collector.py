@@ -22,7 +22,7 @@ _PARALLEL = 8
 _COMPARING = 15.0
 """The maximum total time, in seconds, for the requests that list the changed files of each container."""
 _REMOVED = 2
-"""The value of `Kind`, in the engine's list of changes, for a removed file."""
+"""The value of `Kind` that marks a removed file in the engine's list of changes."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,9 @@ class AuditScope:
     Args:
         forwards: For each port on which the gateway listens, the name of the backend.
         socket: The path of the engine's socket; empty if this host has no socket of the engine.
-        is_local: Whether the engine runs on this host.
-        mounts: The mount table of the engine's host; None to read the table of this host if the engine runs on it.
+        is_local: Whether the configured address of the engine is on this host.
+        mounts: The mount table of the engine's host. If the value is None, the audit reads the mount table
+            of this host, but only if the engine runs on this host.
         own: The IDs of the gateway's containers.
     """
 
@@ -78,8 +79,8 @@ async def take_snapshot(engine: EngineClient, scope: AuditScope) -> AuditSnapsho
         each.name: replace(each, last_use=uses.get(each.name, ""))
         for each in volumes_of(volume_list or {}, usage or {})
     }
-    # Compare the host names, because the engine behind a local socket can run in a virtual machine, as in Docker
-    # Desktop, or on another host.
+    # Compare the host name that the engine reports with the name of this host, because the engine behind a local
+    # socket can run in a virtual machine, as in Docker Desktop, or on another host.
     is_here = scope.is_local and not mounted_id() and (info or {}).get("Name") == socket.gethostname()
     table = MOUNT_TABLE.read_text() if scope.mounts is None and is_here else scope.mounts
     data = str((info or {}).get("DockerRootDir") or "")
@@ -110,8 +111,9 @@ async def _with_changes(
 ) -> tuple[AuditedContainer, ...]:
     """Return the containers. Query the engine for the changed files of each container whose `changes` is None.
 
-    For each query, the engine compares the container's layer with the whole image. This takes seconds for a large
-    image. After a timeout, this function sends no more queries, and `changes` of the remaining containers stays None.
+    For each query, the engine compares the container's layer with the whole image. The comparison takes seconds
+    for a large image. After a timeout, this function sends no more queries, and `changes` of the remaining containers
+    stays None.
     """
     changes: dict[str, Mapping[str, int]] = {}
     waiting = sorted((each for each in containers if each.changes is None), key=lambda each: each.layer, reverse=True)
@@ -185,7 +187,7 @@ async def _container(
     requests: _OptionalEngineRequests, listed: Mapping[str, Any], layer: int | None,
     images: dict[str, Mapping[str, Any] | None], *, is_own: bool,
 ) -> AuditedContainer | None:  # fmt: skip
-    """Inspect a container. Return None if this fails, for example because the container has been removed."""
+    """Inspect a container. Return None if the inspection fails, for example because the container was removed."""
     try:
         inspection = await requests.engine.get(f"containers/{listed['Id']}/json")
     except EngineError as error:

@@ -99,7 +99,7 @@ class AuditedContainer:
 
     @property
     def exact_image(self) -> str:
-        """The name of the container's image if it still refers to that image; otherwise, the image's ID."""
+        """The name of the container's image; the image's ID if the name may now refer to another image."""
         return self.image_reference or self.image
 
     @property

@@ -1,4 +1,4 @@
-"""Determines which storage holds the data of a mount: local disk, memory, or a server. Does no I/O."""
+"""Determines which storage holds the data of a mount: such as a local disk, memory, or a server. Does no I/O."""
 
 import posixpath
 import re
@@ -13,7 +13,7 @@ from gateway.backends import kind_of_file_system
 
 
 class StorageMedium(StrEnum):
-    """The kinds of storage: a local disk, memory, or a server."""
+    """The kinds of storage, such as a local disk, memory, or a server."""
 
     LOCAL = "local"
     MEMORY = "memory"
@@ -163,7 +163,7 @@ def of_volume(snapshot: AuditSnapshot, volume: AuditedVolume) -> StorageBehindMo
     title = volume.name[:12] if volume.anonymous else volume.name
     store = _of_path(snapshot, volume.mountpoint, title, f"volume {volume.name}")
     if store.host_mount is not None and store.host_mount == memory_of_engine(snapshot):
-        # If the engine stores all volumes in memory, do not report each volume: a new volume would not be safer.
+        # If the engine stores all volumes in memory, do not report each volume: a new volume would also be in memory.
         return StorageBehindMount(StorageMedium.LOCAL, title, store.identity, host_path=store.host_path)
     return store
 

@@ -9,10 +9,10 @@ NODE_LABEL = "com.docker.swarm.node.id"
 
 
 def service_update(service: str, container: AuditedContainer, change: ProposedMountChanges, client: str) -> str:
-    """Return commands that change the mounts of a service.
+    """Return commands that change the mounts of a swarm service.
 
     If the change copies data, the commands do not update the service, because an update would start new tasks with
-    empty volumes. The commands then only back up the data of `container`, and shell comments list the other steps.
+    empty volumes. Instead, the commands back up the data of `container`, and shell comments list the remaining steps.
 
     Args:
         service: The name of the service.

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 WINDOW = 1.0
-"""Minimum time between two audit events for the same key, in seconds."""
+"""Minimum time between two audit events with the same `RefusalKey`, in seconds."""
 _MAX_KEYS = 1024
 OTHERS = "others"
 """The `source` that the limiter uses for all further clients if there are already `_MAX_KEYS` keys."""
@@ -17,7 +17,7 @@ class RefusalKey(NamedTuple):
     """The client's address, or `unix` for a unix socket."""
     path: str | None
     uid: int | None
-    """User ID of the peer on the unix socket `path`."""
+    """User ID of the client on the unix socket `path`."""
     consumer: str | None
     reason: str
 
@@ -27,7 +27,8 @@ class RefusalEventLimiter:
 
     def __init__(self) -> None:
         self._windows: dict[RefusalKey, tuple[float, int]] = {}
-        """For each key: the earliest monotonic time of the next event, and the number of refusals to report in it."""
+        """For each key of refusals: the earliest monotonic time of the next event, and the number of refusals that
+        the next event reports."""
 
     def __bool__(self) -> bool:
         return bool(self._windows)

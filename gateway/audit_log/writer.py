@@ -55,7 +55,7 @@ class AuditLogWriter:
         self._unreported = 0
         """Number of dropped events for which the writer has not added an event `dropped` to the audit log yet."""
         self._writing: deque[bytes] = deque()
-        """Lines that the thread is writing now."""
+        """Encoded lines that the writer's thread has taken from the queue, but not written yet."""
         self._progress = time.monotonic()
         self._reopen = False
         self._closing = threading.Event()
@@ -114,7 +114,7 @@ class AuditLogWriter:
         self._wake.set()
 
     def abandon(self) -> int:
-        """Drop all unwritten events, and return their number. Call this if the thread did not exit in time."""
+        """Drop all unwritten events, and return their number. Call this method if the thread did not exit in time."""
         with self._lock:
             left = len(self._queue) + len(self._writing)
             self.dropped += left

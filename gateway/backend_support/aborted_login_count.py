@@ -18,19 +18,20 @@ class AbortedLoginCount:
 
     def __init__(self: Self) -> None:
         self.peers: Sequence[Self] = [self]
-        """The `AbortedLoginCount` of each tunnel to the server, including this object."""
+        """The `AbortedLoginCount` objects of all tunnels to the server, including this object."""
         self.last_login = -inf
-        """The time of the last successful login through this tunnel."""
+        """The time of the last successful login through the tunnel of this object."""
         self._aborted: deque[float] = deque(maxlen=_MAX_COUNT)
         """The times of the aborted logins since `last_login`."""
 
     @property
     def aborted(self) -> int:
-        """The highest number of aborted logins that the server can have counted for this tunnel's source address.
+        """The highest number of aborted logins that the server can have counted for the tunnel of this object.
 
-        Several tunnels can share this address, but the gateway does not know which ones. Therefore, the result is
-        the maximum over all possible sets of tunnels. For each set, the method adds the aborted logins of all its
-        tunnels since the last successful login through any of them.
+        The server counts aborted logins by source address. Several tunnels can share a source address, but the
+        gateway does not know which tunnels do. Therefore, the result is the maximum over all possible sets of
+        tunnels. For each set, the method adds the aborted logins of all tunnels in the set since the last successful
+        login through any of these tunnels.
         """
         last_logins = {each.last_login for each in self.peers if each.last_login >= self.last_login}
         return max(
@@ -38,7 +39,7 @@ class AbortedLoginCount:
         )
 
     def aborted_after(self, at: float) -> int:
-        """Return the number of logins that were aborted through this tunnel after the time `at`."""
+        """Return the number of logins through the tunnel of this object that were aborted after the time `at`."""
         return len(self._aborted) if at == self.last_login else sum(each > at for each in self._aborted)
 
     def add_abort(self, at: float) -> None:
@@ -46,7 +47,7 @@ class AbortedLoginCount:
         self._aborted.append(at)
 
     def reset(self, at: float) -> None:
-        """Record a successful login through this tunnel at the time `at`. Other tunnels keep their counts."""
+        """Record a successful login at the time `at`, and discard earlier aborts. Other tunnels keep their counts."""
         if at > self.last_login:
             self.last_login = at
             self._aborted = deque((each for each in self._aborted if each > at), maxlen=_MAX_COUNT)

@@ -18,7 +18,7 @@ from gateway.relay.sockets import tune
 
 @dataclass(frozen=True)
 class LoopbackForwarder:
-    """A loopback port that forwards connections of this process to a target, and closes those of other processes.
+    """A loopback port that forwards this process's connections to a target, and closes other processes' connections.
 
     Args:
         port: The port on 127.0.0.1 to connect to.

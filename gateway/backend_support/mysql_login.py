@@ -65,7 +65,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
         """Whether the handshake is complete. If the connection closes during the handshake, the server counts an
         aborted handshake."""
         self.certificate: ValidityPeriod | None = None
-        """The validity of the server's certificate; None if the server has presented no certificate."""
+        """The validity period of the server's certificate; None if the server has presented no certificate."""
         self._phases = phases
         self._verified = verified
         self._has_public_key = server_public_key is not None

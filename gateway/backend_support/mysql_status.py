@@ -85,8 +85,8 @@ def _query_replication(cursor: DictCursor) -> tuple[float | None, bool, str | No
         except (pymysql.err.OperationalError, pymysql.err.InternalError) as failed:
             if not _is_sent_by_server(failed):
                 raise
-            # Usually, the user has no privilege to query the replication. The caller then derives the role from
-            # `read_only`.
+            # The server refused the query, usually because the user has no privilege for it. The caller then derives
+            # the role from `read_only`.
             return None, False, None
     if not status:
         return None, False, None

@@ -68,11 +68,11 @@ def _volume(options: NfsBackendOptions, listener: HostPort, hold: float) -> Volu
 
 
 def _retrans(hold: float) -> int:
-    """Return the value of the mount option `retrans` with which a new mount waits for at least `hold` seconds.
+    """Return the value of `retrans` with which a new mount waits for the server for at least `hold` seconds.
 
-    `retrans` is the number of retransmissions before a call fails (nfs(5)). Over TCP, a call fails after
-    `_TIMEO * (1 + retrans)` seconds, but after 600 s at the latest (`NFS_MAX_TCP_TIMEOUT`). When a call
-    of a new mount fails, the mount fails.
+    The mount option `retrans` is the number of retransmissions before a call fails (nfs(5)). Over TCP, a call fails
+    after `_TIMEO * (1 + retrans)` seconds, but after 600 s at the latest (`NFS_MAX_TCP_TIMEOUT`). When a call of a
+    new mount fails, the mount fails.
     """
     return min(max(2, math.ceil(hold / _TIMEO)), _MAX_RETRANS)
 

@@ -74,7 +74,7 @@ async def run_password_command(command: Sequence[str], inherited: Sequence[str],
         await asyncio.wait({stderr_reader}, timeout=_STDERR_TIMEOUT)
         stderr_reader.cancel()
         # Close the pipes. Otherwise, asyncio keeps them open until all descendants of the program have closed them.
-        # asyncio has no public method for this.
+        # asyncio has no public method that closes the pipes.
         process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
     if len(output) > _MAX_OUTPUT:
         failure = f"{name} printed more than {_MAX_OUTPUT >> 10} KiB"

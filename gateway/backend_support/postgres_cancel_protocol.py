@@ -19,7 +19,7 @@ _CANCEL = 80877102
 _SSL, _GSS = 80877103, 80877104
 _MAJOR = 3
 _REFUSED = b"N"
-"""The response to SSLRequest and GSSENCRequest after which the client continues without encryption."""
+"""The response that refuses SSLRequest or GSSENCRequest. The client can then continue without encryption."""
 _PID_SIZE = 4
 _KEY_SIZES = range(4, 256 + 1)
 """Allowed sizes of the secret key in BackendKeyData, in bytes. Before protocol 3.2, the key has 4 bytes. PostgreSQL
@@ -48,11 +48,11 @@ class PostgresCancelKeyTap:
         self.finished = False
         self.key_hidden = False
         self._packet = b""
-        """The bytes received so far of the current packet header from the client."""
+        """The bytes that the tap has received of the client's current packet header."""
         self._message = b""
-        """The bytes received so far of the current message from the server."""
+        """The bytes that the tap has received of the server's current message."""
         self._needed = _MESSAGE.size
-        """Number of bytes of the current message to collect before `_on_message` can parse it."""
+        """Number of bytes that `_message` must contain before `_on_message` can parse `_message`."""
         self._unanswered = 0
         """Number of SSLRequest and GSSENCRequest packets to which the server has not responded yet."""
         self._started = False

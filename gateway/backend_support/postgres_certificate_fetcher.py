@@ -32,19 +32,19 @@ class PostgresCertificateFetcher:
 
     def __init__(self) -> None:
         self._cache: dict[HostPort, tuple[float, ValidityPeriod | None]] = {}
-        """For each server: the time of the last attempt in seconds since the epoch, and the certificate's
-        validity."""
+        """For each server: the time of the last attempt in seconds since the epoch, and the validity period of the
+        server's certificate."""
 
     async def validity(self, link: SocketConnector, target: HostPort) -> ValidityPeriod | None:
-        """Return the validity of a server's certificate.
+        """Return the validity period of a server's certificate.
 
         Args:
             link: The link through which to connect to the server.
             target: The server.
 
         Returns:
-            The validity, possibly from the cache; None if the server has no certificate, or if no attempt to fetch
-            the certificate has succeeded.
+            The validity period, possibly from the cache; None if the server has no certificate, or if no attempt to
+            fetch the certificate has succeeded.
         """
         now = time.time()
         fetched_at, validity = self._cache.get(target, (0.0, None))
@@ -59,7 +59,7 @@ class PostgresCertificateFetcher:
 
 
 async def _fetch(link: SocketConnector, target: HostPort) -> ValidityPeriod | None:
-    """Perform a TLS handshake with the server, and return the validity of its certificate."""
+    """Perform a TLS handshake with the server, and return the validity period of the server's certificate."""
     loop = asyncio.get_running_loop()
     # Do not verify the server, because this function sends no secret to it.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

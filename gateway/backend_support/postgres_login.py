@@ -24,7 +24,7 @@ _LOWEST_PRIORITY = 19
 
 def _connect_poll(conn: PGconn) -> int:
     """Call `PQconnectPoll` without holding the GIL."""
-    if pq.__impl__ == "python":  # this implementation of psycopg uses ctypes itself
+    if pq.__impl__ == "python":  # the Python implementation of psycopg already uses ctypes
         return conn.connect_poll()
     # ctypes finds the function in the library with which psycopg's extension module is linked (dlsym(3)).
     connect_poll = ctypes.CDLL(sys.modules[type(conn).__module__].__file__).PQconnectPoll

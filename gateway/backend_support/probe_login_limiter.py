@@ -31,7 +31,7 @@ class ProbeLoginLimiter(AbortedLoginCount):
         super().__init__()
         self.limit = limit
         self.in_progress = 0
-        """Number of logins through this tunnel that are in progress. Each of them can still be aborted."""
+        """Number of this limiter's logins that are in progress. Each of these logins can still be aborted."""
         self._turn = asyncio.Lock()
         self._not_before = 0.0
 

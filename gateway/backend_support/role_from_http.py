@@ -38,7 +38,7 @@ class _BackendWithRoleFromHttp:
 
     Args:
         backend: The wrapped backend.
-        via_http: The HTTP server.
+        via_http: The HTTP server that reports the role.
     """
 
     def __init__(self, backend: Backend, via_http: RoleFromHttpOptions) -> None:

@@ -21,8 +21,8 @@ class SqlCheckOptions(LoginCheckOptions):
     """The `check:` keys that all kinds of SQL database have.
 
     Args:
-        user: The user to log in as. If no user is set, the check does not log in. If `via_http` is not set
-            either, the state of the target is then `unknown`.
+        user: The user to log in as. If no user is set, the check does not log in. If `via_http` is also
+            not set, the state of the target is `unknown`.
         database: The database to connect to. Default: none for MySQL, `postgres` for PostgreSQL.
         max_lag: Maximum replication lag. A replica with a larger lag is `down`.
         via_http: An HTTP server on the target's host that reports the role of the database, such as Patroni's REST
@@ -57,7 +57,10 @@ def credentials(options: object, check: Any) -> list[MonitoredCertificate]:
 
 
 def endpoints(check: SqlCheckOptions, target: HostPort) -> tuple[HostPort, ...]:
-    """Return the target and, if `via_http` is set, the HTTP server on its host; see `BackendKind.endpoints`."""
+    """Return the target, and the HTTP server on the target's host if `via_http` is set.
+
+    Implements `BackendKind.endpoints`.
+    """
     via_http = check.via_http
     return (target, via_http.server(target)) if via_http is not None else (target,)
 

@@ -152,7 +152,7 @@ class MysqlBackend:
             server_public_key=_read_public_key(check.server_public_key_file) if context is None else None,
             host=check.tls.server_name or target.host,
             user=check.user,
-            password=password.encode(),  # encode as UTF-8, because PyMySQL encodes a str as Latin-1
+            password=password.encode(),  # pass bytes in UTF-8, because PyMySQL encodes a str as Latin-1
             database=check.database,
             defer_connect=True,
             autocommit=True,

@@ -79,7 +79,7 @@ class NfsBackend:
         self.check = check
         self._export_probe = ExportProbe(options.export, write=check.write)
         self._first_seen: dict[HostPort, nfs4.NfsExport] = {}
-        """The properties of the export at the first probe of each target, to detect changes."""
+        """For each target: the properties that the export had at the first probe. Later probes detect changes."""
 
     async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
         """Query the export on `target`; see `gateway.contracts.backend.Backend`.

@@ -18,8 +18,8 @@ _MAX_BYTES = 64 * 1024
 """Maximum number of bytes to accept from a server in one check. A normal check receives less than 8 KiB."""
 _SECTIONS = ("server", "replication", "memory")
 _NO_PASSWORD = (
-    "without any password configured",  # part of an error message of Redis 6 and later, and of Valkey
-    "no password is set",  # part of an error message of Redis before version 6
+    "without any password configured",  # Redis 6 and later, and Valkey, send this text
+    "no password is set",  # Redis before version 6 sends this text
 )
 _UNAUTHENTICATED = "the server accepts commands without a login: set requirepass, or a password for the user default"
 
@@ -39,7 +39,7 @@ class RedisCheckOptions(LoginCheckOptions):
 
 
 class RedisBackend:
-    """A Redis or Valkey backend, whose probe queries its status; implements `gateway.contracts.backend.Backend`.
+    """A Redis or Valkey backend, whose probe queries ROLE and INFO; implements `gateway.contracts.backend.Backend`.
 
     Args:
         options: An empty object, because this kind has no options.

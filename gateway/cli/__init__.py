@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         if error.errno not in _OUTPUT_ERRORS:
             raise
-        # Discard the rest of the output. Otherwise, Python would write the rest at exit, and raise this error again.
+        # Discard the rest of the output. Otherwise, Python would try to write the rest at exit, and fail again.
         sys.stdout = None
         with contextlib.suppress(OSError):
             print_text(f"gateway: cannot write the output: {error.strerror}: free disk space", err=True)

@@ -30,7 +30,7 @@ def load_docker_config(
         tunnels: The tunnels on the command line, as `NAME=URL`.
         backends: The backends on the command line, as `NAME=URL`.
         settings: The values of the other flags; None for flags that are absent.
-        record: Whether to save new values in `state_dir`: the name of the gateway and the ports of its volumes.
+        record: Whether to save the gateway's name and newly assigned listener ports in `state_dir`.
         refuse: Whether to raise `ConfigError` if the gateway's name is the ID of its container. Such a name changes
             when the container is recreated.
         serves: Whether at least one backend is required.

@@ -66,7 +66,8 @@ def _diff(given: "list[ImportSource]", result: "ImportResult") -> str:
         raise UsageError(f"--diff needs one Compose file among the sources, not {len(files)}")
     if Path(files[0].name).is_symlink():
         raise UsageError(
-            f"{files[0].name} is a symbolic link, which patch does not follow: replace it with a copy of its target"
+            f"{files[0].name} is a symbolic link, and `patch` does not follow symbolic links: replace the link with a"
+            " copy of its target"
         )
     return compose_diff(files[0].text, files[0].name, result)
 

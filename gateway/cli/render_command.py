@@ -67,8 +67,8 @@ def exports(
 ) -> None:
     """Print lines for /etc/exports on the NFS servers.
 
-    The lines permit mounts from one address only: the SSH server or proxy at the end of the tunnel, which connects to
-    the NFS server. If the configuration does not contain this address, add it with --from.
+    The lines permit mounts only from the hosts that connect to the NFS servers: the SSH servers or proxies of the
+    tunnels. If the configuration does not contain the address of such a host, specify the address with --from.
     """
     from gateway.config import load  # noqa: PLC0415 - slow to import
     from gateway.config_rendering.nfs_exports import exports as lines  # noqa: PLC0415 - slow to import

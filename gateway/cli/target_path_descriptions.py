@@ -13,9 +13,9 @@ def outer_tunnels(tunnel: dict[str, Any]) -> list[str]:
 
 
 def describe_via(tunnel: dict[str, Any]) -> str:
-    """Return the outer tunnel inside which a tunnel runs; `-` if the tunnel connects directly.
+    """Return the name of the outer tunnel inside which a tunnel runs; `-` if the tunnel connects directly.
 
-    If the status does not name this outer tunnel, return all configured outer tunnels.
+    If the status does not contain this name, return the names of all tunnels in `via`.
     """
     return tunnel.get("via_in_use") or ", ".join(outer_tunnels(tunnel)) or "-"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 def format_reason(part: dict[str, Any]) -> str:
     """Return why a tunnel, backend or target in `/api/v1/status` has its state; empty if there is no reason."""
-    if part["reason"] in (None, "tunnel"):  # for `tunnel`, `detail` already names the failed tunnel
+    if part["reason"] in (None, "tunnel"):  # omit `tunnel`: the detail already names the failed tunnel
         return str(part["detail"])
     return f"{part['reason']}: {part['detail']}"
 

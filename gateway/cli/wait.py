@@ -22,7 +22,7 @@ _POLL_INTERVAL = 0.2
 def wait(names: tuple[str, ...], client: OpsApiClient, longest: str) -> None:
     """Wait until the service is ready.
 
-    With names, also wait until these backends are up or degraded.
+    With the names of backends, also wait until the named backends are up or degraded.
     """
     from gateway.config.value_parsers import duration  # noqa: PLC0415 - slow to import
 

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 _MAX_TICK = 1.0
 _RECENT = 600.0
-"""Number of seconds after the last dial of a target, after which the link stops the processes of the target.
+"""The link stops the processes of a target if no client or check has dialed the target for this number of seconds.
 Processes with clients continue to run."""
 
 
@@ -59,7 +59,7 @@ class CommandLink:
 
     Args:
         options: The options of the tunnel.
-        network: Identifies the network of this host.
+        network: The identifier of the network in which the program runs: the network of this host.
         children: Owns the child processes.
         progress: Called when all processes stop responding, and when one of them responds again.
     """
@@ -146,7 +146,7 @@ class CommandLink:
         return CommandTunnelStatus(processes=len(self._children), clients=len(self._bridges))
 
     def recent_targets(self) -> list[HostPort]:
-        """Return the target of the most recent dial, and the targets of all dials in the ten minutes before."""
+        """Return each target whose last dial was less than ten minutes before the most recent dial of the link."""
         last = max(self._dialed.values(), default=0.0)
         return [target for target, at in self._dialed.items() if last - at < _RECENT]
 

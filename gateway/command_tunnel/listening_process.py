@@ -121,7 +121,8 @@ class ListeningProcess:
     async def accepts(self, seconds: float) -> bool:
         """Test whether a suspect process accepts a new connection.
 
-        If the process accepts the connection, it is no longer suspect, and the next client uses the connection.
+        If the process accepts the connection, the process is no longer suspect, and the next client uses the
+        connection.
 
         Args:
             seconds: Time limit for the test.
@@ -143,7 +144,7 @@ class ListeningProcess:
 
     @property
     def has_unused(self) -> bool:
-        """Whether the connection that `wait_ready` or `accepts` opened still waits for a client."""
+        """Whether there is a test connection of `wait_ready` or `accepts` that no client has used yet."""
         return self._first is not None
 
     def close_unused(self, now: float = inf) -> None:
@@ -157,10 +158,10 @@ class ListeningProcess:
             self._first = None
 
     def update_stall(self, sockets: LocalPortState, now: float) -> float:
-        """Store the state of the local port. Return for how many seconds clients have waited for this process.
+        """Store the state of the local port. Return for how many seconds clients have waited without progress.
 
-        The wait starts again when the process makes progress: it reads data, sends data or accepts a connection. The
-        result is 0 while no client waits.
+        The process makes progress if it reads data, sends data or accepts a connection. The result is 0 while no
+        client waits.
 
         Args:
             sockets: The current state of the local port.
@@ -236,7 +237,7 @@ class ListeningProcess:
         own = await asyncio.to_thread(session_sockets, self.child.pid)
         if own is None or before.listeners <= own:
             return
-        after = await self._read_sockets()  # ignore listeners that have closed since the first call
+        after = await self._read_sockets()  # to ignore listening sockets in `before` that have closed
         if (before.listeners - own) & after.listeners:
             # Wait a short time. If the program exits, `_check_running` raises a more specific error.
             await self.child.exits_within(EXIT_DELAY)

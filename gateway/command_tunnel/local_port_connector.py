@@ -107,7 +107,8 @@ class LocalPortConnector:
     async def _kill_unless_accepting(self, process: ListeningProcess) -> None:
         """Kill a process that makes no progress, unless the process accepts a test connection.
 
-        A process that accepts the test connection works. The target then probably causes the missing progress.
+        A process that accepts the test connection works. In this case, the process probably makes no progress because
+        the target does not respond.
         """
         try:
             accepts = await process.accepts(self._dependencies.options.suspect)
@@ -173,7 +174,10 @@ class LocalPortConnector:
             self._starting = None
 
     async def _wait(self, process: ListeningProcess, command: tuple[str, ...]) -> None:
-        """Wait until a process exits, and remove it. Every exit counts as a failure, regardless of the exit code."""
+        """Wait until a process exits, and remove the process from `_processes`.
+
+        If no other process is running, the exit counts as a failure, regardless of the exit code.
+        """
         started = time.monotonic()
         try:
             await process.child.wait()

@@ -69,8 +69,8 @@ def read_local_ports(ports: Mapping[int, str]) -> dict[int, LocalPortState]:
     found = {port: LocalPortState() for port in ports}
     best = dict.fromkeys(ports, len(_WILDCARDS) + 1)
     choice = "|".join(f"{port:04X}" for port in ports)
-    # Columns: local address and port, remote address and port, state, send and receive queue, timer,
-    # retransmissions, user ID, timeout, inode.
+    # The columns of /proc/net/tcp: local address and port, remote address and port, state, send and receive queue,
+    # timer, retransmissions, user ID, timeout, inode.
     row = re.compile(
         rf"^ *\d+: ([\dA-F]+):({choice}) [\dA-F]+:([\dA-F]+) ([\dA-F]+) [\dA-F]+:([\dA-F]+)"
         r" \S+ \S+ +(\d+) +\d+ (\d+)",
@@ -88,7 +88,8 @@ def read_local_ports(ports: Mapping[int, str]) -> dict[int, LocalPortState]:
             if int(state, 16) == LISTEN:
                 if rank > best[number]:
                     continue
-                if rank < best[number]:  # the kernel uses only the listeners with the most specific address
+                # The kernel passes a connection only to the listening sockets with the most specific address.
+                if rank < best[number]:
                     best[number] = rank
                     port.owners, port.listeners, port.backlog = set(), set(), 0
                 port.owners.add(int(owner))
@@ -103,10 +104,10 @@ def read_local_ports(ports: Mapping[int, str]) -> dict[int, LocalPortState]:
 
 @functools.cache
 def _ranks(host: str) -> Mapping[str, int]:
-    """Map each address on which a listener receives connections to `host` to the rank of the address.
+    """Return the rank of each address on which a program can listen for connections to `host`.
 
-    The addresses have the format of `_hex`. The kernel passes a connection to the listener whose address has the
-    lowest rank, that is, to the listener with the most specific address.
+    The keys of the result are the addresses, in the format of `_hex`. The kernel passes a connection to the listening
+    socket whose address has the lowest rank. This address is the most specific one.
     """
     exact = ("127.0.0.1", "::ffff:127.0.0.1") if host == "127.0.0.1" else (host,)
     wildcards = _WILDCARDS if host == "127.0.0.1" else _WILDCARDS[1:]

@@ -1,6 +1,7 @@
 """Measures for how long a program has made no progress while a client waits for the program. Does no I/O.
 
-The caller decides how long a stall may last, because a program also reads no data while its own network is slow.
+A stall is not always a failure: a program with a slow network connection also stops reading data. Therefore, the
+caller decides how long a stall may last.
 """
 
 

@@ -6,7 +6,7 @@ from gateway.backoff import RECONNECT, Backoff
 from gateway.errors import TunnelError
 
 _FATAL_RETRY = 60.0
-"""Seconds between a fatal failure, such as a failed login, and the next attempt."""
+"""Seconds between a fatal failure, such as a failed login, and the next attempt to start the program."""
 
 
 class StartBackoff:
@@ -18,11 +18,11 @@ class StartBackoff:
         self._retry_at = 0.0
 
     def started(self) -> None:
-        """Record that a process has started. The next attempt is allowed, but a failure leads to a longer delay."""
+        """Record that a process has started: allow the next start immediately, but do not reset the backoff."""
         self.failure = None
 
     def delivered(self) -> None:
-        """Record that the target has sent data: allow the next attempt immediately, and reset the backoff."""
+        """Record that the target has sent data: allow the next start immediately, and reset the backoff."""
         self.failure, self._backoff = None, Backoff(RECONNECT)
 
     def ended(self, lasted: float) -> None:
@@ -30,13 +30,13 @@ class StartBackoff:
         self._backoff.succeeded(lasted)
 
     def failed(self, error: TunnelError) -> None:
-        """Store a failure, and start the delay before the next attempt."""
+        """Store a failure, and delay the next attempt to start a program."""
         delay = self._backoff.next()
         self.failure, self._retry_at = error, time.monotonic() + (_FATAL_RETRY if error.fatal else delay)
 
     @property
     def is_over(self) -> bool:
-        """Whether the delay has passed, so that the next attempt is allowed."""
+        """Whether a program may be started: no failure is stored, or the delay after the failure has passed."""
         return self.failure is None or time.monotonic() >= self._retry_at
 
     def check(self) -> None:

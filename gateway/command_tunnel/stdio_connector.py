@@ -22,8 +22,8 @@ _TEST_DURATION = 1.0
 """Seconds to wait for output or the exit of the program. A program that still runs after this time without output
 passes the test, because it probably waits for data from the client."""
 _FIRST_TEST_DURATION = 3.0
-"""Like `_TEST_DURATION`, but for the connections that a tunnel tests when it opens. The longer time also detects a
-program that fails slowly."""
+"""Seconds to wait for output or the exit of the program when the tunnel opens. This time is longer than
+`_TEST_DURATION`, to also detect a program that fails slowly."""
 _UNUSED_TIMEOUT = 5.0
 """Seconds after which a tested connection is closed if no client has used it."""
 

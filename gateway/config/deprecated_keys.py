@@ -10,7 +10,9 @@ _OLD, _NEW = "gateway.workers", "gateway.threads"
 
 
 def replace_deprecated(config: Config, problems: list[ConfigProblem]) -> Config:
-    """Return a configuration with the value of `gateway.workers` in `gateway.threads`, and with `auto` instead of 0.
+    """Return a configuration in which `gateway.threads` has the value of the deprecated key `gateway.workers`.
+
+    The value 0 becomes `auto`. If `gateway.workers` is not set, return the configuration unchanged.
 
     Args:
         config: A configuration. If it has problems, it contains only the valid parts.

@@ -19,7 +19,7 @@ def direct_addresses(config: Config) -> tuple[str, ...]:
 
 
 def servers_behind_several(config: Config) -> dict[str, tuple[HostPort, ...]]:
-    """Map the name of each tunnel whose `via` lists several tunnels to the addresses of the tunnel's servers."""
+    """Return the server addresses of each tunnel whose `via` contains several tunnels, by the name of the tunnel."""
     return {name: tuple(_servers(spec)) for name, spec in config.tunnels.items() if len(spec.via) > 1}
 
 

@@ -95,7 +95,7 @@ def _hint(name: str, settings: list[str]) -> str:
 def _is_of_service(name: str, environment: Mapping[str, str]) -> bool:
     """Return whether Kubernetes has set a variable for a Service.
 
-    For each Service, Kubernetes also sets the variable `…_SERVICE_HOST`.
+    Kubernetes sets a variable `…_SERVICE_HOST` for every Service. If this variable is absent, return False.
     """
     match = _KUBERNETES.fullmatch(name)
     return match is not None and f"{match[1]}_SERVICE_HOST" in environment

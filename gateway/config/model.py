@@ -79,8 +79,9 @@ class UnixListener:
 
     Args:
         unix: The path of the socket.
-        consumer: The name of the application (consumer) to which status, metrics and quotas assign the connections
-            to this socket; absent: none.
+        consumer: Name of the application (consumer) that uses this socket. The status and the metrics show the
+            connections to the socket under this name, and `max_connections_per_consumer` limits their number.
+            Absent: the connections belong to no consumer.
         uid: Numeric IDs of the users that may connect; absent: all users that the mode of the file allows.
         gid: Numeric IDs of the primary groups that may connect; absent: all.
     """
@@ -129,7 +130,8 @@ class CommonBackendOptions:
         max_connections_per_consumer: Maximum number of clients of one container, or of one source address if the
             gateway does not know the container. Absent: with Docker, 80 % of `max_connections`, so that no container
             can use all connections; without Docker, no limit.
-        allow: Networks that may connect, as a list, or `{label: gateway.backends}`; absent: all.
+        allow: The clients that may connect: a list of source networks, or a mapping with `networks` and `label`;
+            absent: all clients.
     """
 
     kind: str
@@ -218,4 +220,4 @@ class Config:
     """The IP addresses that the gateway dials without a tunnel. The gateway's Docker networks must not contain these
     addresses. Empty if the configuration has no section `docker`."""
     servers: dict[str, tuple[HostPort, ...]] = field(default_factory=dict, compare=False)
-    """Maps the name of each tunnel whose `via` lists several tunnels to the addresses of the tunnel's servers."""
+    """The server addresses of each tunnel whose `via` contains several tunnels, by the name of the tunnel."""

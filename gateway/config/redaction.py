@@ -8,8 +8,8 @@ from urllib.parse import unquote
 _MIN_LENGTH = 3
 """The gateway does not redact values that are shorter than this number of characters."""
 _MIN_LENGTH_IN_WORDS = 6
-"""The gateway redacts a value that is shorter than this number of characters only where it is a whole word. A longer
-word could contain the value by chance."""
+"""Minimum length of a value that the gateway also redacts inside a longer word. The gateway redacts a shorter value
+only as a whole word, because a longer word can contain the value by chance."""
 _SUGGESTION = re.compile(
     r"(?:(?:: use| is not) one of [\w.@+-]+(?:, [\w.@+-]+)*)?(?:; did you mean '[\w.@+-]+'\?|: use '[\w.@+-]+')?$"
 )
@@ -24,8 +24,8 @@ class Redactor:
     Args:
         references: Maps each value to the reference, such as `${NAME}`, that replaces it in all messages.
         by_place: Maps an environment variable, such as `GATEWAY_OPS_LISTEN`, to its values and their references. The
-            gateway redacts these values only in messages about this variable. In messages about other keys, the same
-            text is usually not a secret, but, for example, a name.
+            gateway redacts the values of a variable only in messages about the variable. If such a value occurs in
+            another message, it usually has another meaning, for example the name of a backend.
     """
 
     references: dict[str, str] = field(default_factory=dict, repr=False)

@@ -66,7 +66,8 @@ class OpsSection:
         probe_listen: Address of a second HTTP server for `/livez`, `/startupz` and `/readyz` only, without TLS and
             authentication.
         admin_socket: Unix socket for commands. Only the owner of the socket can use it. The default for a user who
-            cannot write to /run/gateway is `$XDG_RUNTIME_DIR/gateway/admin.sock`, or /tmp/gateway-UID/admin.sock.
+            cannot write to /run/gateway is `$XDG_RUNTIME_DIR/gateway/admin.sock`. If this variable is not set, the
+            default is /tmp/gateway-UID/admin.sock.
         hosts: Names that `listen` and `probe_listen` accept in the Host header, in addition to their addresses and
             localhost. The response to a request for another name has the status 421.
         token_file: A file with a token, which clients send as `Authorization: Bearer`. With the token, clients can

@@ -45,7 +45,7 @@ class ProbeResult:
         safe = {
             fact: one_line(value) if isinstance(value, str) else finite(value) for fact, value in self.facts.items()
         }
-        object.__setattr__(self, "facts", safe)  # a frozen dataclass forbids assignment
+        object.__setattr__(self, "facts", safe)  # a frozen dataclass forbids `self.facts = safe`
 
 
 class Backend(Protocol):

@@ -138,7 +138,8 @@ class AcceptedClientHandler(Protocol):
     def on_closed(self, listener: ClientAcceptingListener) -> None:
         """Release the resources of a stopped listener.
 
-        The link makes this call last, after it has passed all clients of the listener to the handler.
+        This call is the last call for the listener. The link has already passed all clients of the listener to the
+        handler.
         """
 
 

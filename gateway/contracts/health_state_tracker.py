@@ -7,7 +7,7 @@ _FAULTS = (HealthState.DOWN, HealthState.DEGRADED)
 
 
 class HealthStateTracker:
-    """A state, and the time at which the state began (`since`).
+    """The state of a backend, target or tunnel, and the time at which the state began (`since`).
 
     In the states `blocked` and `paused`, the gateway runs no checks. Such an interruption does not end a fault
     (`down` or `degraded`). For example, if a target is down before and after the interruption, `since` is the

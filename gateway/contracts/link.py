@@ -33,7 +33,7 @@ class RemoteNetworkId:
         return not self.hops
 
     def behind(self, hop: str) -> "RemoteNetworkId":
-        """Return the network behind a tunnel whose server is in this network.
+        """Return the network into which a tunnel leads. The server of the tunnel is in the network `self`.
 
         Args:
             hop: The server of the tunnel, such as `user@bastion:22`.

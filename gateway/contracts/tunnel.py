@@ -17,8 +17,8 @@ class TunnelOpenResult:
     Args:
         link: Connects sockets to targets in the network behind the tunnel.
         status: Returns the status of the link.
-        renew: Makes the tunnel use keys or certificates that have changed on disk, without closing connections that
-            are in use.
+        renew: Makes the tunnel use keys, certificates or VPN files that have changed on disk. Connections in use stay
+            open, unless a changed VPN file requires a new VPN connection.
     """
 
     link: Link
@@ -30,7 +30,7 @@ class TunnelStateCallback(Protocol):
     """A callback that a tunnel calls when its state changes, for example to `up` or `suspect`."""
 
     def __call__(self, state: TunnelState, reason: FailureReason | None = None, detail: str = "", /) -> None:
-        """Report a new state, its reason and one line of detail."""
+        """Report the new state of the tunnel, the reason for the new state, and one line of detail."""
 
 
 class Tunnel(Protocol):
@@ -43,7 +43,7 @@ class Tunnel(Protocol):
     def open(self, via: Link, progress: TunnelStateCallback) -> AbstractAsyncContextManager[TunnelOpenResult]:
         """Open the tunnel through `via`. The tunnel closes when the context exits.
 
-        If the peer of an open tunnel stops responding, the tunnel reports `suspect` to `progress`. When the peer
+        If the server of an open tunnel stops responding, the tunnel reports `suspect` to `progress`. When the server
         responds again, the tunnel reports `up`.
 
         Args:

@@ -104,7 +104,7 @@ class ServerProcess:
         self.wait_listening(port, timeout)
 
     def spawn(self) -> None:
-        """Start the child without waiting for it."""
+        """Start the child, but do not wait until the child listens."""
         with self._log.open("ab") as log:
             self._child = subprocess.Popen(  # noqa: S603 - a fixed command line
                 self._arguments,

@@ -220,6 +220,6 @@ def _freeze(pid: int) -> None:
 def _children(pid: int) -> list[int]:
     found = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):  # threads can exit during the loop
+        with contextlib.suppress(OSError):  # ignore a thread that exits during the loop
             found += [int(child) for child in path.read_text().split()]
     return found

@@ -24,8 +24,8 @@ class ActionSchedule:
         self._failures = failures
         self._attempts = attempts
         self.signals_since = 0.0
-        """The time since which the gateway has recorded every signal that other clients of the engine sent to
-        containers."""
+        """A monotonic time. After this time, the gateway has recorded every signal that other clients of the engine
+        sent to containers."""
 
     def not_before(self, action: PlannedAction) -> float:
         """Return the time of an action's next attempt; 0 if it is due now, `inf` while an attempt is in progress."""
@@ -48,7 +48,7 @@ class ActionSchedule:
         Args:
             requested: IDs, from the ownership record, of the containers that the gateway asked the engine to start.
             observed: The snapshot.
-            now: The time.
+            now: The monotonic time, in seconds.
         """
         states = {each.id: each.state for each in observed.containers}
         return {

@@ -145,7 +145,10 @@ class ConsumerRegistry:
         updated.set()
 
     def forget(self, container_id: str) -> None:
-        """Remove a container that exited or left a network: the engine can give its address to another container."""
+        """Remove a container that exited or left a network.
+
+        The engine can give the container's address to another container.
+        """
         self._forgotten[container_id] = time.monotonic()
         self.local = {address: each for address, each in self.local.items() if each.id != container_id}
         if any(each.id == container_id for each in self._by_address.values()):
@@ -156,7 +159,7 @@ class ConsumerRegistry:
         return self._by_address.get(address)
 
     def recently_unknown(self, address: str) -> bool:
-        """Return whether `wait_for` found no consumer with this address in the last 30 s."""
+        """Return whether a call of `wait_for` in the last 30 s found no consumer with the address `address`."""
         return self._unknown.get(address, 0.0) > time.monotonic()
 
     async def wait_for(self, address: str, within: float) -> Consumer | None:

@@ -12,9 +12,9 @@ from gateway.docker.inspection_cache import epoch, signal_number
 from gateway.docker.start_attempts import StartAttempts
 
 _KEPT = 200
-"""With fewer past events than this number, no event is missing. Docker keeps the last 256 events (moby,
-`daemon/events`). The response omits events that are newer than the request. Therefore, events can be missing even if
-the response contains fewer than 256 events."""
+"""If the engine returns fewer past events than this number, no event is missing. Docker keeps the last 256 events
+(moby, `daemon/events`), but the response omits events that are newer than the request. A response with slightly fewer
+than 256 events can therefore be incomplete."""
 
 
 def record_event(event: Mapping[str, Any], attempts: StartAttempts, requested: Collection[str]) -> None:
@@ -42,7 +42,7 @@ async def record_past_events(
 
     The events show which containers another client has begun to stop. The gateway must not restart these containers.
 
-    For Podman, read no events, and return 0 as the second time.
+    For Podman, read no events.
 
     Args:
         engine: The engine.
@@ -51,8 +51,9 @@ async def record_past_events(
         within: The maximum time to read events, in seconds. Events that are not read by then are not recorded.
 
     Returns:
-        Two times. The first is the engine's time before the events were read, in seconds since the epoch. The second
-        is a monotonic time: every event after this time is recorded. The second time is 0 if no event is missing.
+        Two times. The first time is the engine's time before the events were read, in seconds since the epoch. The
+        second time is monotonic: no event after the second time is missing. The second time is 0 if no event is
+        missing at all, and always for Podman.
 
     Raises:
         EngineError: The request failed.

@@ -1,8 +1,8 @@
 """Starts unavailable containers (see `gateway.docker.unavailable_containers`) in background tasks.
 
-A start can take minutes, because the engine first mounts volumes. The engine cancels a start when the client closes
-the connection of the request. The gateway closes the connection of the snapshots after a failed snapshot. Therefore,
-each start uses a separate connection.
+A start can take minutes, because the engine first mounts volumes. If the gateway closes the connection on which it
+sent the request for a start, the engine cancels the start. The gateway takes all snapshots on one connection, and
+closes this connection if a snapshot fails. Therefore, each start uses a separate connection.
 """
 
 import asyncio

@@ -69,7 +69,10 @@ class DesiredState:
 
     @property
     def networks(self) -> Mapping[str, NetworkOptions]:
-        """Maps the configured name of each network to the network's options. Labels and rules use this name."""
+        """Maps the configured name of each network to the network's options.
+
+        Labels and the rules in `docker.attach` refer to networks by the configured names.
+        """
         return self.configured or self.options.networks
 
     def configured_name(self, name: str) -> str:
@@ -86,7 +89,7 @@ class DesiredState:
         return OWNER_ALIAS_PREFIX + _NO_HOST_NAME.sub("-", self.instance.lower())[:_MARK_LENGTH]
 
     def is_gateway(self, container: Container) -> bool:
-        """Return whether a container is a gateway with this instance name.
+        """Return whether a container is a gateway with the instance name `instance`.
 
         Such a container has both `owner_alias` and the name of a backend as aliases on the same network.
         """

@@ -61,7 +61,7 @@ async def _reattach(engine: EngineClient, action: PlannedAction) -> None:
 async def _connect(engine: EngineClient, action: PlannedAction) -> None:
     settings: dict[str, object] = {"Aliases": list(action.aliases)}
     if has_gateway_priority(engine.api_version):
-        settings["GwPriority"] = -1  # keep the container's default route on another network
+        settings["GwPriority"] = -1  # prefer any other network of the container for the default route
     if action.addresses:
         settings["IPAMConfig"] = {"IPv6Address" if ":" in each else "IPv4Address": each for each in action.addresses}
     body = {"Container": action.container_id, "EndpointConfig": settings}

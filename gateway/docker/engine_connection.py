@@ -48,7 +48,7 @@ async def connected(options: DockerOptions, link_of: Callable[[str], Link | None
 
     Args:
         options: The engine's address and TLS files.
-        link_of: Returns the link of the tunnel with this name, or None while the tunnel is down.
+        link_of: Takes the name of a tunnel, and returns the tunnel's link; None while the tunnel is down.
 
     Raises:
         EngineError: The engine cannot be reached, or its version is not supported.

@@ -40,7 +40,7 @@ class EngineEventHandler:
         self._revivals = revivals
         self._requested = requested
         self.changed = asyncio.Event()
-        """Set when a reconciliation is needed."""
+        """An `asyncio.Event`, which is set when a reconciliation is needed."""
 
     async def watch(self, engine: EngineClient, since: float) -> None:
         """Read events until the connection ends.
@@ -71,7 +71,9 @@ class EngineEventHandler:
             self.changed.set()
 
     async def wait(self, at_most: float, watching: "asyncio.Task[None]") -> None:
-        """Wait until an event requires a reconciliation. Then wait for 0.2 s without such an event, but at most 2 s.
+        """Wait until an event requires a reconciliation.
+
+        After the first such event, wait until 0.2 s pass without another one, but for at most 2 s.
 
         Args:
             at_most: The maximum time to wait for the first event, in seconds.

@@ -177,7 +177,7 @@ class EngineSnapshotCollector:
     async def _with_capabilities(
         self, engine: EngineClient, containers: tuple[Container, ...], labels: Collection[str]
     ) -> tuple[Container, ...]:
-        """Return the containers with the value `can_spoof` from their inspections.
+        """Return a copy of each container, with `can_spoof` from the container's cached inspection.
 
         A container that uses backends can be the victim of address spoofing. Only the containers that share a network
         or a network namespace with such a container are inspected.
@@ -228,7 +228,7 @@ class EngineSnapshotCollector:
         return any(configured_as(self._options.networks, name) is not None for name in container.endpoints)
 
     def _asks(self, container: Container) -> bool:
-        """Return whether a label, a grant or a rule might attach the container to a network."""
+        """Return whether a label, a grant or a rule in `docker.attach` might attach the container to a network."""
         return (
             f"{self._options.label_prefix}.enable" in container.labels
             or granted(self._options.grants, container.name, container.labels) is not None
@@ -265,7 +265,7 @@ async def _networks(engine: EngineClient) -> tuple[NetworkInfo, ...]:
 
 
 def _name(listed: Mapping[str, Any]) -> str:
-    """Return a container's name. Ignore names such as `/CONTAINER/ALIAS`, which links of other containers add."""
+    """Return a container's name. Ignore names such as `/CONTAINER/ALIAS`, which `docker run --link` adds."""
     names = [str(each).lstrip("/") for each in listed.get("Names") or ()]
     own = next((each for each in names if "/" not in each), None) or next(iter(names), "")
     return one_line(own) or str(listed["Id"])[:12]

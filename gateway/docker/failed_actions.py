@@ -11,8 +11,8 @@ from gateway.docker.plan import ActionKind, AttachmentState, DesiredAttachment, 
 
 _POLICY = BackoffPolicy(first=0.2, cap=60.0, floor=0.1)
 _MAX_ADDRESS_FAILURES = 3
-"""Number of failed requests for the gateway's previous address after which the gateway requests another address. One
-failure is not sufficient, because a slow swarm manager can also cause a failure."""
+"""The gateway first requests its previous address. After this number of failed requests, the gateway requests a
+different address. One failure is not sufficient, because a slow swarm manager can also cause a failure."""
 PREREQUISITES = (ActionKind.CREATE_NETWORK, ActionKind.CREATE_VOLUME, ActionKind.RECREATE_VOLUME)
 """Kinds of actions that prepare a network or volume. Other actions on the same network or volume wait until these
 actions succeed."""
@@ -23,7 +23,7 @@ class FailedActions:
 
     def __init__(self) -> None:
         self._failed: dict[tuple[str, str], tuple[Backoff, float, EngineError]] = {}
-        """For the key of each failed action: its backoff, the time of its next attempt, and its last error."""
+        """Maps the key of each failed action to the action's backoff, next attempt (a time), and last error."""
         self._address_failures: dict[tuple[str, tuple[str, ...]], int] = {}
         """For each network and each tuple of requested addresses: the number of failed requests."""
         self.refused: dict[str, frozenset[str]] = {}
@@ -81,7 +81,7 @@ class FailedActions:
     def with_failure(
         self, attachment: DesiredAttachment, networks: Mapping[str, NetworkOptions]
     ) -> DesiredAttachment:
-        """Return `attachment` as blocked, with the error, if it is pending and the last action on it failed.
+        """Return a blocked copy of a pending attachment whose last action failed. The copy contains the error.
 
         In all other cases, return `attachment` unchanged.
 

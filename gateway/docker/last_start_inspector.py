@@ -36,8 +36,8 @@ async def with_last_starts(
         now: The monotonic time in seconds.
 
     Returns:
-        All containers. Also False if this limit left a container whose last start is not cached or has expired;
-            otherwise True.
+        All containers, and a flag. The flag is False if `_MAX_INSPECTIONS` prevented the inspection of a container
+            whose last start is not cached or has expired. Otherwise, the flag is True.
 
     Raises:
         EngineError: A request failed, or a proxy in front of the engine refused it.

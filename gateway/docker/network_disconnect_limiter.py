@@ -31,8 +31,8 @@ class NetworkDisconnectLimiter:
     def admit(self, actions: Sequence[PlannedAction], now: float) -> tuple[list[PlannedAction], list[PlannedAction]]:
         """Split actions into those that the limit allows now and those that must wait.
 
-        If nothing was detached in the window, one action may exceed the limit. Without this rule, an action that
-        detaches more endpoints than the limit would wait forever.
+        If no endpoint was detached in the current time window, one action may exceed the limit. Without this rule, an
+        action that detaches more endpoints than the limit would wait forever.
         """
         left = self.remaining(now)
         may: list[PlannedAction] = []
@@ -46,7 +46,7 @@ class NetworkDisconnectLimiter:
         return may, held
 
     def wait_time(self, now: float) -> float:
-        """Return the seconds until the oldest detachment leaves the window; 0 if the window has no detachments."""
+        """Return the seconds until the limiter no longer counts the oldest detachment; 0 if there is none."""
         self._forget(now)
         return self._taken[0] + self._window - now if self._taken else 0.0
 

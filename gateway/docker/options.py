@@ -17,8 +17,9 @@ class NetworkOptions:
         create: Whether to create the network when it is missing. In a swarm, the gateway on the leading manager
             creates overlays.
         attachable: Whether containers, in addition to services, may join an overlay.
-        internal: Whether the network has no route to external networks, so that it never becomes a container's
-            default route. If false, containers without another network reach external networks through it.
+        internal: Whether the network has no route to external networks, so that the network never becomes a
+            container's default route. If false, containers that are on no other network reach external networks
+            through this network.
         per: `project`: create a separate network, such as `NAME-PROJECT`, for each Compose project, swarm stack,
             swarm service and other container; absent: one network for all.
         encrypted: Whether to encrypt the traffic of an overlay between nodes.
@@ -153,7 +154,7 @@ class DockerOptions:
 
     @property
     def is_local(self) -> bool:
-        """Whether the engine runs on this host."""
+        """Whether the address of the engine is on this host. The engine itself can run in a virtual machine."""
         if self.tunnel is not None or not self.host.startswith("tcp://"):
             return self.tunnel is None
         host = self.host.removeprefix("tcp://").rpartition(":")[0].strip("[]")

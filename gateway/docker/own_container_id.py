@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 _ID = re.compile(r"containers/([0-9a-f]{64})/\S+ /etc/(?:hostname|hosts|resolv\.conf) ")
-"""Matches the lines of /proc/self/mountinfo for the files that the engine mounts into this process's container. On a
-host, /proc/self/mountinfo also lists mounts of the host's containers, which the pattern does not match. Podman's
-paths contain the name of the storage driver, as in `overlay-containers`."""
+"""Matches a line of /proc/self/mountinfo about a file that the engine mounts into this process's container. On a
+host, /proc/self/mountinfo also lists mounts of other containers. The pattern does not match those mounts, because
+their mount points differ. Podman's paths contain the name of the storage driver, as in `overlay-containers`."""
 _SHORT_ID = re.compile(r"[0-9a-f]{12,64}")
 
 

@@ -1,8 +1,8 @@
 """Stores in a file what the gateway created and started in Docker, for use after the gateway restarts.
 
 The record contains the endpoints that the gateway created, the gateway's addresses, and the container starts that the
-gateway requested. The gateway writes each entry before it attaches or starts the container, so that a crash cannot
-lose the entry.
+gateway requested. Before the gateway attaches or starts a container, it writes the entry to the file, so that a crash
+cannot lose the entry.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class OwnershipRecord:
-    """A file with the endpoints that the gateway created, the gateway's addresses, and the starts that it requested.
+    """The file with the created endpoints, the gateway's addresses, and the requested starts of containers.
 
     Args:
         folder: The directory of the record's file. The directory is created if it is missing.
@@ -53,7 +53,7 @@ class OwnershipRecord:
 
     @property
     def warning(self) -> str | None:
-        """A message about the problem and its consequence; None if there is no problem."""
+        """A message with `problem` and the consequence of the problem; None if there is no problem."""
         if self.problem is None:
             return None
         if self._read_problem is not None:
@@ -123,14 +123,15 @@ class OwnershipRecord:
 
     @property
     def later_starts(self) -> dict[str, float]:
-        """The containers that need no restart, by ID, each with the start time of its network namespace's owner.
+        """By container ID: the start time of the owner of the container's network namespace.
 
-        See `gateway.docker.planning.lost_network_namespaces.later_starts`.
+        These containers need no restart, although the owner seems to have started later; see
+        `gateway.docker.planning.lost_network_namespaces.later_starts`.
         """
         return dict(self._later_starts)
 
     def record_later_starts(self, starts: Mapping[str, float]) -> None:
-        """Record containers that need no restart, in the format of `later_starts`."""
+        """Add `starts` to the recorded `later_starts`."""
         recorded = {**self._later_starts, **starts}
         if recorded != self._later_starts:
             self._merge()

@@ -36,12 +36,12 @@ class PlannedAction:
 
     Args:
         network: The name of the network or volume; empty if the action starts or restarts a container.
-        network_id: The ID of the network or volume; the name if the object has no ID yet.
+        network_id: The ID of the network or volume; the name if the network or volume has no ID yet.
         container: The name of the container or service; empty for a network.
         container_id: The ID of the container or service.
         aliases: The endpoint's aliases.
         why: The reason, in a few words.
-        body: The body of the request that creates or updates an object.
+        body: The body of the request that creates a network or volume, or updates a service.
         version: The current version of the service's specification, if the action updates a service.
     """
 
@@ -75,7 +75,7 @@ class PlannedAction:
 
     @property
     def subject(self) -> str:
-        """The type and name of the object that the action changes."""
+        """The type and name of the network, volume or container that the action changes."""
         if self.verb in REVIVALS:
             return f"container {self.container}"
         kind = "volume" if self.verb in (ActionKind.CREATE_VOLUME, ActionKind.RECREATE_VOLUME) else "network"
@@ -152,8 +152,8 @@ class Plan:
     namespaces: frozenset[str] = frozenset()
     """IDs of the containers whose network namespace other containers share; see `shared_namespaces`."""
     later_starts: Mapping[str, float] = field(default_factory=dict)
-    """The containers that need no restart, by ID. Each value is the start time of the owner of the container's
-    network namespace; see `lost_network_namespaces.later_starts`."""
+    """By container ID: the start time of the owner of the container's network namespace. These containers need no
+    restart, although the owner seems to have started later; see `lost_network_namespaces.later_starts`."""
 
     def without(self, held: Collection[PlannedAction]) -> "Plan":
         """Return a copy of the plan without the actions in `held`.

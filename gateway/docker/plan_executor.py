@@ -91,7 +91,7 @@ class PlanExecutor:
                 if await self._execute(engine, action):
                     done.append(action)
 
-        # The groups are in order of dependency. The actions of one group run concurrently.
+        # Execute the groups of actions in the order of their dependencies. The actions of one group run concurrently.
         for verbs in (PREREQUISITES, _DEPENDENT, (ActionKind.REMOVE_NETWORK,)):
             # Do not attach containers to a network that could not be created: the error of such an attachment would
             # hide the actual problem.
@@ -187,6 +187,6 @@ class PlanExecutor:
         )
 
     def count(self, action: str, error: EngineError) -> None:
-        """Increment the metric that counts failed actions, for this kind of action and this kind of error."""
+        """Count a failed action in the metrics, by the kind of the action and the kind of the error."""
         key = (str(action), str(error.kind))
         self.errors[key] = self.errors.get(key, 0) + 1

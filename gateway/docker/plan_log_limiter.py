@@ -48,7 +48,10 @@ class PlanLogLimiter:
         return False
 
     def take_suppressed(self, now: float) -> int:
-        """Return and reset the number of suppressed events. If the rate limit is reached, return 0 instead."""
+        """Return the number of suppressed events, and reset the number to 0.
+
+        If the limit of log lines is reached, return 0 and keep the number.
+        """
         if not self._suppressed or not self._room(now):
             return 0
         count, self._suppressed = self._suppressed, 0

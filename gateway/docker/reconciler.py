@@ -109,7 +109,8 @@ class Reconciler:
         )
         self.writes, self.errors = self._executor.writes, self._executor.errors
         self.settled = asyncio.Event()
-        """Set after the first attempt to attach the gateway's container, even if the attempt failed."""
+        """An event that is set after the first attempt to attach the gateway's container, even if the attempt failed.
+        The event is also set if the engine cannot be used, or if the reconciler stops."""
 
     def desired(self) -> DesiredState:
         """Return the desired state."""

@@ -42,7 +42,7 @@ class NetworkEndpoint:
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """The aliases in lower case, because names are case-insensitive (RFC 4343); empty if they are not known."""
+        """The aliases in lower case, because names are case-insensitive (RFC 4343); empty if `aliases` is None."""
         return frozenset(each.lower() for each in self.aliases or ())
 
 

@@ -17,7 +17,7 @@ LIMIT = 20
 _STOP_MARGIN = 30.0
 """Seconds that the gateway allows the engine for a restart, in addition to the container's stop timeout."""
 STABLE = 600.0
-"""Seconds that a container must run without a failure before the count of its attempts is reset to 0."""
+"""Seconds without a failure after which the gateway resets the number of attempts to start a container to 0."""
 
 
 @dataclass

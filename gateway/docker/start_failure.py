@@ -14,7 +14,7 @@ _SHARE = re.compile(r"//([^/]+)/")
 """Matches the server in the device of an SMB mount. It does not match the device of an NFS mount (`/path` or
 `host:/path`)."""
 _NFS_PORT, _SMB_PORT = 2049, 445
-"""The default ports, which the kernel uses if the mount option `port` is absent."""
+"""The default ports of NFS and SMB. The kernel uses a default port if the mount option `port` is absent."""
 _ERRNO = re.compile(r"[a-z][a-z /-]*")
 """Matches an error description of strerror(3), such as `no route to host`. Any other text at the end of the
 engine's message can contain mount options with a password, so the gateway does not show this text."""

@@ -53,7 +53,7 @@ class VolumeMountAddress:
     port: int
 
     def is_at(self, address: str, port: int, bridges: Collection[str] = ()) -> bool:
-        """Return whether a mount with the options `addr` and `port` connects to this address.
+        """Return whether a mount with the options `addr` and `port` connects to this `VolumeMountAddress`.
 
         Args:
             address: The mount option `addr`.

@@ -58,7 +58,7 @@ def describe(error: aiohttp.ClientError | OSError | UnicodeError, member: Member
 
     Args:
         error: The exception that the connection or the HTTP client raised.
-        member: The member. The remedy in the message depends on its scheme (`http` or `https`).
+        member: The member. The remedy in the message depends on the member's scheme (`http` or `https`).
     """
     cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
     if isinstance(cause, ssl.SSLError):

@@ -22,7 +22,7 @@ _DISCOVERY_INTERVAL = 15.0
 """Seconds between two discoveries. Each discovery reads the member file and the credentials, and looks up the names
 with the prefix `dns+`."""
 _CONFIG_CHECK_INTERVAL = 0.5
-"""Seconds between two checks whether the section `fleet` of the configuration has changed."""
+"""Seconds between two tests of whether the section `fleet` of the configuration has changed."""
 _JITTER = 0.05
 _SPACING = 0.002
 """Seconds between the first request to a new member and the first request to the next new member. Requests to many

@@ -25,8 +25,8 @@ _THROTTLE_INTERVAL = 10.0
 """Minimum seconds between the admission of two clients of one server, while clients are admitted one at a time. The
 interval applies to all tunnels to the server together."""
 CLOSE_DELAY = 1.0
-"""Maximum seconds from the end of a client's connection until the server counts an aborted handshake. A login in this
-time can reset the server's count before the server counts the aborted handshake."""
+"""Maximum seconds from the end of a client's connection until the server counts an aborted handshake. If a login
+succeeds during this time, the server still counts the aborted handshake afterwards."""
 REPORT_DELAY = 1.0
 """Maximum seconds from the time at which a link connects a client until the client is added to the budget. The link
 waits a few milliseconds before it reports the client, and the event loop can be busy."""
@@ -39,13 +39,14 @@ request."""
 _CERTAIN_LOGIN_RESPONSES = 6
 """Number of responses that proves a successful login: more than any login needs, even with TLS and a change of the
 authentication plugin. After fewer responses, the login might have been denied. A denied login does not reset the
-server's count."""
+server's count of aborted handshakes."""
 _CHECK_VALIDITY = 300.0
-"""For this number of seconds after a login of a check, a client's login resets the count only if the client has
-received at least `_CERTAIN_LOGIN_RESPONSES` responses."""
+"""Number of seconds for which a login of a health check counts as recent. After such a recent login, the login of a
+client resets the count of aborted handshakes only if the client has received at least `_CERTAIN_LOGIN_RESPONSES`
+responses."""
 _MAX_HANDSHAKE = 5.0
-"""Maximum seconds for which the budget reserves room for a client with one response. Such a client is often logged in
-and idle."""
+"""Maximum seconds for which the budget reserves room for a client that has received exactly one response. After this
+time, the budget assumes that the client is logged in and idle."""
 _LOGIN_TIMEOUT = 11.0
 """A client that receives only one response has logged in if its connection lasts at least this number of seconds. The
 server closes the connection of a client that does not log in, by default after 10 s (`connect_timeout`)."""
@@ -67,12 +68,12 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         self.waiting = 0
         """Number of clients that wait until the budget admits them."""
         self.listeners: dict[ClientAcceptingListener, Callable[[], None]] = {}
-        """The listeners with which links accept clients. A stopped listener remains in this dictionary until the link
-        has reported all clients of the listener, but reserves no part of the budget for new clients. The value is a
-        function that stops the listener."""
+        """Maps each listener with which a link accepts clients to a function that stops the listener. A stopped
+        listener remains in the dictionary until the link has reported all clients of the listener. A stopped listener
+        reserves no part of the budget for new clients."""
         self._clients: dict[Relay, float] = {}
-        """The clients that had no proven login when this dictionary was last updated. The value is the monotonic time
-        at which the client was connected."""
+        """Maps the relay of each client to the monotonic time at which the client was connected. `update_clients`
+        removes the clients that have probably logged in."""
         self._check_login = -math.inf
         """Monotonic time of the last successful login of a check through this tunnel."""
         self.check_scheduled = False
@@ -90,7 +91,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
 
         Args:
             client: The client's relay.
-            began: Monotonic time before the login of the client.
+            began: Earliest monotonic time at which the client can have logged in.
             now: The current monotonic time.
 
         Returns:
@@ -152,7 +153,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         return sum(each.most_unproven for each in self.peers)
 
     def update_clients(self, now: float) -> None:
-        """For each tunnel to the server, remove the clients that have probably logged in.
+        """Remove clients from the budgets of all tunnels to the server, if the clients have probably logged in.
 
         Record the login of each removed client that has received at least `LOGIN_RESPONSES` responses.
         """
@@ -235,7 +236,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
 
     @property
     def needs_login(self) -> bool:
-        """Whether the count is so high that a health check should log in soon. A login resets the count."""
+        """Whether the count of aborted handshakes is so high that a check should log in soon, to reset the count."""
         return self.aborted >= self.limit / 2
 
 

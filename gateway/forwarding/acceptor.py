@@ -248,7 +248,7 @@ class Acceptor:
         """
         if client.record is not None:
             client.record.consumer = consumer
-        # If the gateway does not identify containers, count the connections of each address instead.
+        # If the gateway does not identify containers, use the client's address as the consumer's name.
         name = consumer.name if consumer else (UNKNOWN if self.admission.identity or address is None else address)
         container_id = consumer.id if consumer else ""
         refusal = self.admission.consumer_refusal(consumer, self.consumers.active[name])
@@ -260,7 +260,7 @@ class Acceptor:
     async def _connect_cancel_request(self, client: PendingClient, over_limit: "_OverLimitClient") -> None:
         """Wait for the cancel request of a client that exceeds a limit. Refuse the client if it sends none."""
         if await self._has_label(over_limit.address):
-            with contextlib.suppress(DialError):  # raised if the client has disconnected
+            with contextlib.suppress(DialError):  # a `DialError` means that the client has disconnected
                 await self._dialer.read_cancel_request(client)
         if client.request is None:
             self._refuse(client, over_limit.refusal, over_limit.usage)

@@ -41,7 +41,7 @@ class UnixSocketRule:
     gids: frozenset[int] = frozenset()
 
     def admits(self, source: ClientSourceAddress) -> bool:
-        """Return whether the peer's user and group are allowed to connect."""
+        """Return whether the user and the group of the client's process are allowed to connect."""
         peer = source.peer
         if peer is None:
             return not self.uids and not self.gids

@@ -35,7 +35,7 @@ async def join_cancel_request(
         request: The client's cancel request.
         dialer: Dials the targets.
         latency: Records the response latencies.
-        candidates: The targets that might have the session; at least one.
+        candidates: The targets that might run the query to cancel; at least one.
         default: The path that a new session would use; None if there is none.
 
     Returns:

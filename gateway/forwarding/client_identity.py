@@ -37,7 +37,10 @@ class ConsumerResolver(Protocol):
 
 @dataclass(frozen=True)
 class ClientSourceAddress:
-    """The source of a client: its IP address and port, or the path of the unix socket and the peer's credentials."""
+    """The source of a client: its IP address and port, or the path of its unix socket.
+
+    For a unix socket, the source also contains the user, group and process ID of the client.
+    """
 
     address: str | None = None
     port: int = 0

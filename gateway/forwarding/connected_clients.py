@@ -26,7 +26,8 @@ class ConnectedClient:
         relay: Forwards the bytes.
         routed: The target, and the uplink used.
         slot: The connection's slot in the quota of its consumer; None if no quota counts the connection.
-        began: Monotonic time before the login of the client, at most about a second before the client was connected.
+        began: Earliest monotonic time at which the client can have logged in. This time is at most about a second
+            before the client was connected.
         login: The tap that observes the client's login, to route cancel requests for the session later; None if the
             kind has no cancel requests.
         record: The client's record for the audit log and the trace; None if both are disabled.

@@ -102,7 +102,7 @@ class ConsumerUsage(dict[str, UsageCounters]):
     def __init__(self) -> None:
         super().__init__()
         self.active: Counter[str] = Counter()
-        """Number of current connections of each consumer, including consumers without separate counters."""
+        """Number of current connections of each consumer, including consumers that share the counters of `OTHERS`."""
 
     def admit(self, name: str, container_id: str) -> ConnectionSlot:
         """Count a new connection of a consumer, and return the connection's slot. The caller must release the slot.

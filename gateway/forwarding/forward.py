@@ -244,8 +244,8 @@ class Forward:
             timer = asyncio.get_running_loop().call_later(_RESERVE_TIMEOUT, relay.abort, CloseReason.ABORTED)
             relay.ended.add_done_callback(lambda _: timer.cancel())
         if self._native is not None:
-            # A link that accepts clients sends all cancel requests to its only target. If the new session is on
-            # another target, the link must stop accepting clients.
+            # A link that accepts clients sends all cancel requests to a single target. If this client was connected
+            # to a different target, the link must stop accepting clients.
             self.review()
             self._native.offer(routed, self.listeners)
 
@@ -262,9 +262,11 @@ class Forward:
         if login is not None and self._cancels is not None:
             self._cancels.add_session(routed.identity, login)
         relay.ended.add_done_callback(self._on_ended)
-        if self._acceptor.group is None:  # the native engine accepted the client before `run` ended
+        if self._acceptor.group is None:
+            # Reset the client, because `run` has ended. The native engine accepted the client before `run` ended.
             relay.abort(CloseReason.ABORTED)
-        if routed.target in self._connections.drained_targets:  # the target lost its role during the dial
+        if routed.target in self._connections.drained_targets:
+            # The target lost its role during the dial, so the client must reconnect to another target.
             self.move_clients(self._connections.drained_targets, self._connections.left_targets)
 
     def _served(self, clients: ShortLivedConnectionTotals) -> None:

@@ -141,7 +141,8 @@ class Listener:
             return
         try:
             poller().add(sock.fileno(), lambda _: self._accept(sock), READ)
-        except OSError as error:  # not enough memory, or too many watches (epoll_ctl(2))
+        except OSError as error:
+            # Try again later: epoll_ctl(2) fails if there is not enough memory, or if there are too many watches.
             self._pause(sock, error)
 
     def _accept(self, sock: socket.socket) -> None:
@@ -218,9 +219,11 @@ def _change_mode(address: HostPort, bound: os.stat_result, mode: int) -> None:
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISSOCK(found.st_mode) or not os.path.samestat(found, bound):
-            raise FileExistsError(errno.EEXIST, "another file has replaced the socket: restart to bind it again")
-        # Change the mode through /proc: fchmod(2) rejects O_PATH descriptors, and chmod(2) on the path would follow a
-        # symlink (open(2), O_PATH).
+            raise FileExistsError(
+                errno.EEXIST, "another file has replaced the socket: restart the gateway to bind the socket again"
+            )
+        # Change the mode through /proc: fchmod(2) rejects O_PATH descriptors (see open(2)), and chmod(2) on the path
+        # would follow a symlink.
         Path(f"/proc/self/fd/{descriptor}").chmod(mode)
     finally:
         os.close(descriptor)

@@ -25,7 +25,8 @@ from gateway.metric_types import Histogram
 from gateway.query_cancel_parser import CancelKeyTap
 
 _RETRY_AFTER = 1.0
-"""Minimum seconds between two attempts to let a link accept clients, if the first attempt or the link has failed."""
+"""Seconds that the gateway waits before it lets a link accept clients again. The wait starts when a link cannot start
+to accept clients, fails, or stops because of the handshake budget."""
 _MIN_HOLD = 3.0
 """If `BackendRoute.hold` is less than this number of seconds, links accept no clients. Python code then accepts them,
 because it enforces a short limit more precisely."""
@@ -63,8 +64,10 @@ class NativeAcceptor:
         dialer: Provides the current route, and records logins and aborted handshakes.
         latency: Records the response latencies.
         on_joined: Called for each client that the link has connected to the target. Receives the path to the target,
-            the relay, the tap that observes the login, and a monotonic time before the login.
-        on_served: Called with the totals of short connections, which the link reports together after they have ended.
+            the relay, the tap that observes the login, and the earliest monotonic time at which the client can have
+            logged in.
+        on_served: Called with the totals of clients whose short connections have ended. The link reports these
+            clients together.
         cancels: Routes cancel requests; None if clients send no cancel requests on separate connections. A link sends
             all cancel requests to its only target, so it accepts clients only while no other target has sessions.
     """
@@ -87,7 +90,8 @@ class NativeAcceptor:
         self._listening: ClientAcceptingListener | None = None
         """The link's listener that currently accepts the clients; None if Python code accepts them."""
         self._paths: dict[ClientAcceptingListener, _PathWithBudget] = {}
-        """For each listener of a link that still has clients or can accept them: the path over which it dials."""
+        """The path over which each listener of a link dials. A stopped listener remains in `_paths` until the link
+        has reported all clients of the listener."""
         self._bound: list[Listener] = []
         """The backend's listeners on whose sockets the link accepts clients."""
         self._changes = 0
@@ -97,7 +101,7 @@ class NativeAcceptor:
 
     @property
     def _target_dialer(self) -> TargetDialer:
-        return self._dialer.target_dialer  # not cached: a reload replaces the `TargetDialer`
+        return self._dialer.target_dialer  # do not cache the `TargetDialer`, because a reload replaces it
 
     @property
     def waiting(self) -> int:
@@ -106,7 +110,7 @@ class NativeAcceptor:
 
     @property
     def clients(self) -> int:
-        """Number of current clients that links have accepted, but not yet passed to this object."""
+        """Number of current clients that links have accepted, but not yet reported to Python code."""
         return sum(each.clients for each in self._paths)
 
     def count_on(self, uplink: LinkProvider) -> int:
@@ -185,7 +189,7 @@ class NativeAcceptor:
         )
 
     def withdraw(self) -> None:
-        """If a link accepts clients, make the link stop. Python code accepts clients again immediately."""
+        """If a link accepts clients, make the link stop accepting. Python code then accepts clients immediately."""
         listening, self._listening = self._listening, None
         if listening is not None:
             listening.withdraw()
@@ -226,7 +230,8 @@ class NativeAcceptor:
     def on_joined(self, listener: ClientAcceptingListener, relay: Relay, tap: Any) -> None:
         """Add a client that the link has connected; implements `AcceptedClientHandler.on_joined`."""
         path = self._paths.get(listener)
-        if path is None:  # `listen` failed after the link had accepted this client
+        if path is None:
+            # Reset this client: the link accepted the client, but `listen` failed afterwards.
             relay.abort(CloseReason.ABORTED)
             return
         self._acceptor.accepted += 1
@@ -235,7 +240,8 @@ class NativeAcceptor:
             path.budget.add_client(relay, now)
         self._on_joined(path.routed, relay, tap, now - REPORT_DELAY)
         if path.budget is not None:
-            self.count_change()  # clients that have logged in no longer use the budget, so the link may accept more
+            # A client uses the budget only until its login, so the link might be able to accept more clients.
+            self.count_change()
 
     def on_served(self, listener: ClientAcceptingListener, clients: ShortLivedConnectionTotals) -> None:
         """Count clients whose short connections have ended; implements `AcceptedClientHandler.on_served`."""
@@ -252,7 +258,8 @@ class NativeAcceptor:
         if abandoned and (path := self._paths.get(listener)) is not None:
             self._target_dialer.record_abandoned(path.routed)
         self._acceptor.accept(client, seconds)
-        self.count_change()  # the link no longer reserves room for this client
+        # The link no longer reserves room for this client, so the link might be able to accept more clients.
+        self.count_change()
 
     def on_stopped(self, listener: ClientAcceptingListener, *, failed: bool) -> None:
         """Accept further clients in Python code; implements `AcceptedClientHandler.on_stopped`."""

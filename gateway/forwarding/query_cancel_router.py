@@ -1,4 +1,7 @@
-"""Recognizes requests to cancel a query, which clients send on separate connections, and finds their targets."""
+"""Recognizes cancel requests, and finds the targets that must receive them.
+
+A client sends a cancel request on a separate connection, to cancel a query that runs on an earlier connection.
+"""
 
 import asyncio
 import logging
@@ -150,8 +153,8 @@ class QueryCancelRouter:
     async def _reply_to(self, request: EncryptionRequest, target: TargetLookupKey) -> bytes:
         """Return the target's reply to an encryption request; empty if no request was sent or no reply arrived."""
         if any(login.key_hidden for login in self._sessions.get(target, ())):
-            # A session on this target is encrypted, so the target accepts encryption. Do not send the request: the
-            # target would log an error, because no TLS handshake follows.
+            # A session on this target is encrypted, so the target accepts encryption. Do not send the encryption
+            # request: the target would log an error, because no TLS handshake follows.
             return b""
         loop = asyncio.get_running_loop()
         self._replies = {
@@ -194,4 +197,5 @@ async def _send_encryption_request(request: EncryptionRequest, target: TargetLoo
                 await loop.sock_sendall(sock, request.request)
                 return await loop.sock_recv(sock, len(request.refusal))
     except (TargetPathError, OSError, TimeoutError):
-        return b""  # if the target is unavailable, the dial for the client fails later and reports the error
+        # Report no error: if the target is unavailable, the dial for the client fails later and reports the error.
+        return b""

@@ -66,8 +66,8 @@ class RetryingDialer:
         self.fail_fast = False
         """Whether to reset clients, instead of letting them wait, while all uplinks are down."""
         self._changed = asyncio.Event()
-        """Wakes the waiting clients when the route or `fail_fast` changes. After each change, a new event replaces
-        this one."""
+        """Wakes the waiting clients when the route or `fail_fast` changes. `_wake_waiting` creates a new
+        `asyncio.Event` for each change."""
 
     @property
     def knows_cancel_requests(self) -> bool:
@@ -121,7 +121,7 @@ class RetryingDialer:
         deadline = loop.time() + self.target_dialer.route.hold - client.waited
         pause = _FIRST_RETRY
         while True:
-            dialer = self.target_dialer  # read again after each wait: a reload can replace the dialer
+            dialer = self.target_dialer  # get the dialer after each wait, because a reload can replace it
             route = dialer.route
             routes = route.routes()
             uplinks = {each.uplink for each in routes} or set(route.uplinks)

@@ -109,7 +109,8 @@ class TargetDialer:
                     allowed = budget.allows(time.monotonic())
                     if allowed or budget.throttled:
                         break
-                    await asyncio.sleep(_ADMISSION_INTERVAL)  # poll: the native engine does not report a login
+                    # Poll, because the native engine does not report when a client has logged in.
+                    await asyncio.sleep(_ADMISSION_INTERVAL)
         except TimeoutError:
             allowed = False
         finally:
@@ -159,7 +160,7 @@ class TargetDialer:
         Args:
             routed: The client's path to the target.
             relay: The client's relay. Its number of responses shows whether the client logged in.
-            began: Monotonic time before the login of the client.
+            began: Earliest monotonic time at which the client can have logged in.
         """
         if (budget := self.route.budget(routed)) is not None:
             aborted = budget.remove_client(relay, began, time.monotonic())

@@ -13,7 +13,7 @@ class LinkProvider(Protocol):
     tunnel_name: str | None
     """Name of the tunnel; None if the link is the direct link."""
     link: Link | None
-    """The open link; None while the tunnel is down, or its peer does not respond."""
+    """The open link; None while the tunnel is down, or while the server of the tunnel does not respond."""
     channel_open: Histogram
     """Histogram of the durations of dials through the tunnel, in seconds."""
 

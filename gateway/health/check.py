@@ -47,7 +47,7 @@ class Check:
         on_change: Called after each check, and whenever the state changes for another reason.
         on_abandoned: Called for each dial that the check abandons although the server might still accept the
             connection.
-        record: The target's last probe results. All checks of the target share this object.
+        record: The target's last probe results. All checks of the target share this record.
         tunnel: The name of the tunnel; None if the check uses no tunnel.
         logins: Limits how often the check logs in, because some servers block clients after too many aborted logins.
             None: no limit.
@@ -79,7 +79,8 @@ class Check:
         self.succeeded_at: float | None = None
         """Monotonic time of the last successful check; None if no check has succeeded."""
         self.every = 1
-        """Factor by which the interval is multiplied: larger than 1 if new clients use another tunnel."""
+        """Factor by which the check interval is multiplied. Larger than 1 if new clients do not use the path of this
+        check."""
         self.latency: float | None = None
         """Median of `durations`, in seconds; None if no check has succeeded."""
         self.durations: deque[float] = deque(maxlen=_LATENCY_SAMPLES)
@@ -126,7 +127,8 @@ class Check:
     def failing(self) -> bool:
         """Whether the last check did not pass, or a client has waited too long for a response since that check.
 
-        Also true if the last check passed, but a target that was down has had fewer than `rise` successes.
+        Also true after a successful check, if the target was down and fewer than `rise` consecutive checks have
+        succeeded since then.
         """
         return self.verdict.pending or (self.last is not None and not self.last.passed)
 
@@ -193,7 +195,7 @@ class Check:
             self._lost_links += 1
             if self.uplink.link is None or self._lost_links >= self.schedule.fall:
                 return self._block()
-            return False  # try again soon, over another connection
+            return False  # keep the state, and check again soon, over another connection of the tunnel
         self._lost_links = 0
         if result.probe_result is not None and result.probe_result.unprobed:
             return self._publish(self.verdict.add(result))

@@ -8,7 +8,7 @@ from gateway.contracts.link import SocketConnector
 
 
 class MonitoredUplink(Protocol):
-    """Defines the part of an uplink that checks use. An uplink is the object that keeps a tunnel open."""
+    """Defines the interface of uplinks for checks. An uplink is the object that keeps a tunnel open."""
 
     name: str
     settled: asyncio.Event

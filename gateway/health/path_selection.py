@@ -17,8 +17,9 @@ _FASTER, _MIN_GAIN = 0.8, 0.001
 """With the preference `latency`, new clients move only to a clearly faster path. The latency of that path must be at
 most `_FASTER` times the current path's latency, and at least `_MIN_GAIN` seconds lower."""
 _CONFIRMATIONS = 8
-"""Number of consecutive checks in which another path must be faster before new clients move to it. Fewer checks would
-not be reliable, because the latencies of equally fast paths vary on a busy machine."""
+"""Number of checks, of both the current path and the fastest path, after which new clients move to the fastest path.
+The current path must be slower during all these checks. Fewer checks would not be reliable, because the latencies of
+equally fast paths vary on a busy machine."""
 _USABLE = (HealthState.UP, HealthState.DEGRADED)
 _UNCHECKED = (HealthState.UNKNOWN, HealthState.PAUSED)
 
@@ -136,7 +137,7 @@ class PathSelector:
         """Monotonic time, in seconds, at which each path started to work. Negative infinity: the path has never
         failed. None: the path does not work, or is not in `confirmed_paths` yet."""
         self.has_failed = [False] * len(self.names)
-        """Whether each path has failed at least once."""
+        """For each path, whether the path has failed at least once."""
         self._slower_since: tuple[int, ...] | None = None
         """For each path, the value of `PathCandidate.checks` when another path became faster than the current path.
         None: no other path is faster."""
@@ -170,9 +171,10 @@ class PathSelector:
         return chosen
 
     def _confirm_fastest(self, current: int, fastest: int, candidates: Sequence[PathCandidate]) -> int:
-        """Return `fastest` if that path has been the fastest in the last `_CONFIRMATIONS` checks.
+        """Return the path for new clients: `fastest` if enough checks confirm it, otherwise `current`.
 
-        Otherwise, return `current`.
+        The confirmation requires `_CONFIRMATIONS` checks of both paths, during which `current` was always slower than
+        another path.
         """
         if fastest == current:
             self._slower_since = None

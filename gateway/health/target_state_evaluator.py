@@ -97,7 +97,7 @@ class TargetStateEvaluator:
         if len(results) < _FLAP_WINDOW:
             return
         changes = [before != after for before, after in pairwise(results)]
-        # The weights of the changes increase from 0.8 (oldest) to 1.2 (newest), as in Nagios.
+        # As in Nagios, the weights of the changes between results increase from 0.8 (oldest) to 1.2 (newest).
         weights = [0.8 + 0.4 * at / (len(changes) - 1) for at in range(len(changes))]
         share = sum(weight for weight, changed in zip(weights, changes, strict=True) if changed) / len(changes)
         self.flapping = share > (_FLAP_STOP if self.flapping else _FLAP_START)

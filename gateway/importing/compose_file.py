@@ -66,7 +66,7 @@ def _load(text: str, source: str) -> dict[str, Any]:
     try:
         document = load_yaml(text, ComposeYamlLoader)
     except yaml.MarkedYAMLError as error:
-        # Do not show the whole message, because it quotes lines of the file, which can contain secrets.
+        # Do not show the parser's whole message: it quotes lines of the file, and the lines can contain secrets.
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark is not None else ""
         problem = re.sub(r"(['\"])(?!<)[^'\"]{2,}\1", "'…'", error.problem or error.context or "")
@@ -114,7 +114,10 @@ def _extended(
 
 
 def _interpolate(value: Any, files: EnvFiles, folder: str) -> Any:
-    """Replace variables in all strings of a value, as Compose does. Keep `${NAME}` if the variable has no value."""
+    """Replace the variables in all strings of a Compose document, as Compose does.
+
+    Keep `${NAME}` if the variable has no value.
+    """
     if isinstance(value, dict):
         return {key: _interpolate(each, files, folder) for key, each in value.items()}
     if isinstance(value, list):

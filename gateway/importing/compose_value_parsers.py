@@ -35,10 +35,14 @@ def list_of(value: Any, where: str) -> list[Any]:
 
 
 def words_of(value: Any, where: str) -> list[str]:
-    """Return the words of a command. The value is a list of words, a command line, or absent (no words).
+    """Return the words of a command.
+
+    Args:
+        value: A list of words, or a command line; None for no words.
+        where: The name of the value in error messages.
 
     Raises:
-        UsageError: The value is neither a list nor a string, or a quotation mark is not closed.
+        UsageError: `value` is neither a list nor a string, or a quotation mark is not closed.
     """
     if isinstance(value, str):
         try:
@@ -49,10 +53,14 @@ def words_of(value: Any, where: str) -> list[str]:
 
 
 def environment(value: Any, where: str) -> dict[str, str]:
-    """Return the environment variables of a service. The value is a mapping, or a list of `NAME=value`.
+    """Return the environment variables of a service.
+
+    Args:
+        value: A mapping, or a list of `NAME=value`; None for no variables.
+        where: The name of the service in error messages.
 
     Raises:
-        UsageError: The value is neither a mapping nor a list.
+        UsageError: `value` is neither a mapping nor a list.
     """
     if isinstance(value, list):
         pairs = [str(each).partition("=") for each in value]

@@ -72,7 +72,7 @@ def _convert(sources: Sequence[ImportSource]) -> ImportResult:
 
 
 def _overrides(given: Sequence[tuple[ImportSource, str]]) -> dict[str, ImportSource]:
-    """Return the override files, by the name of the Compose file that each of them overrides."""
+    """Return the override file of each Compose file that has one, by the name of the Compose file."""
     files = [(*posixpath.split(source.name), source) for source, form in given if form == "compose" and source.name]
     overrides = {folder: source for folder, name, source in files if is_override(name)}
     return {source.name: overrides[folder] for folder, name, source in files if is_base(name) and folder in overrides}
@@ -136,9 +136,9 @@ def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles
 
 
 def _keep_shared_networks(result: ImportResult) -> None:
-    """Keep each VPN container whose network is also the network of a container that uses no imported backend.
+    """Keep a VPN container if another container uses its network, but uses no imported backend.
 
-    Without the VPN container, the container that uses no backend would have no network. Add a note on this container.
+    Without the VPN container, the other container would have no network. Add a note on the other container.
     """
     served = {id(client.container) for client in result.clients if client.backend}
     tunnels = {name: each for each in result.containers if each.tunnel for name in each.names}

@@ -92,6 +92,10 @@ def kind_of_word(word: str) -> BackendKind | None:
 
 
 def requested_tls(text: str) -> str:
-    """Return the first parameter in the query of a URL that requests TLS; empty if there is none."""
+    """Return the first parameter that requests TLS; empty if there is none.
+
+    Args:
+        text: The query of a URL, or one parameter as `name=value`.
+    """
     match = _TLS.search(text)
     return match[0] if match else ""

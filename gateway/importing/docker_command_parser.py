@@ -146,7 +146,7 @@ def _apply_network(container: ImportedContainer, name: str, value: str) -> None:
 def _intended_volume(
     container: ImportedContainer, kind: str, mount: ImportedMount, result: ImportResult
 ) -> tuple[dict[str, str], ImportedMount]:
-    """Convert a `--mount` option with the type of a file system, such as `type=nfs`, which Docker refuses.
+    """Convert a `--mount` option whose type is a file system, such as `type=nfs`. Docker refuses such an option.
 
     Add a note with the correct option. Return the driver options and the mount of the volume that the user intended.
     """

@@ -61,7 +61,8 @@ def adapt_to_compose(result: ImportResult, folder: str) -> GatewayComposeService
     found = GatewayComposeServiceConfig(copy.deepcopy(result.tunnels), copy.deepcopy(result.backends), folder)
     found.on_host = any(KINDS[keys["kind"]].kernel_mounts for keys in found.backends.values())
     for keys in found.tunnels.values():
-        if keys.get("config") in result.files:  # the Compose diff creates the file next to the Compose file
+        if keys.get("config") in result.files:
+            # The Compose diff creates the VPN's configuration file next to the Compose file.
             keys["config"] = posixpath.join(folder, posixpath.basename(keys["config"]))
     for section in (found.tunnels, found.backends):
         for name, keys in section.items():
@@ -70,7 +71,8 @@ def adapt_to_compose(result: ImportResult, folder: str) -> GatewayComposeService
                 _move_files(name, keys["check"], found)
     for keys in found.tunnels.values():
         if keys["kind"] in _VPNS and not found.on_host:
-            keys["isolation"] = "device"  # the gateway's container already separates the VPN from the host's network
+            # `device` is sufficient, because the container already separates the VPN from the host's network.
+            keys["isolation"] = "device"
     served = {client.backend for client in result.clients if client.container and client.container.network != "host"}
     published = {each.backend: published_ports(each, result) for each in result.forwards}
     for name, keys in found.backends.items():

@@ -109,8 +109,7 @@ class ImportResult:
     def replaced_names(self) -> list[str]:
         """Return the host names of the containers that the gateway replaces.
 
-        If another container has a Docker link to a replaced container, the names include the alias of this link,
-        except names in `reserved`.
+        Also return the aliases of Docker links to these containers, except aliases in `reserved`.
         """
         names = [name for each in self.containers if each.replaced for name in sorted(each.names)]
         links = [alias for each in self.containers for alias, name in each.links.items() if name in names]
@@ -192,7 +191,11 @@ def split_target(target: str) -> tuple[str, int]:
 
 
 def short_name(host: str) -> str:
-    """Return the first label of a host name, or an IP address. Replace special characters with `-`."""
+    """Return a name for a host, in which `-` replaces special characters.
+
+    The name is the first label of a host name, the complete IP address, or the variable's name in `${NAME}`. For a
+    loopback address such as 127.0.0.1, the name is `127`.
+    """
     numeric = re.fullmatch(r"[0-9.:a-fA-F]*[.:][0-9.:a-fA-F]*", host)
     if match := re.fullmatch(r"\$\{(\w+)\}", host):
         return match[1].lower().replace("_", "-")

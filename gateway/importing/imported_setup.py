@@ -1,4 +1,4 @@
-"""Defines the objects that an import reads from files and commands: containers, forwards and clients."""
+"""Defines the containers, forwards and clients that an import finds in files and commands."""
 
 import re
 from collections.abc import Callable

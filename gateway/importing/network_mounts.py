@@ -79,7 +79,8 @@ def _add_client(
             notes.append(f"{key}={options[key]}: not imported")
     client = ImportedClientOfServer(where, name, kind.name, host, port, keys, volume=volume, folder=folder)
     if folder:
-        client.mount_options = options.get("o", "")  # the new fstab line keeps most of the mount options
+        # `fstab_line` needs the mount options, because the new line keeps most of them.
+        client.mount_options = options.get("o", "")
         if kind.name == "nfs" and (replaced := _replaced_options(client.mount_options)):
             client.notes = (f"the new line omits {','.join(replaced)}, because the gateway forwards NFSv4 over TCP",)
     else:

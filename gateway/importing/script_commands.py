@@ -131,7 +131,8 @@ def _schedule(words: list[str]) -> dict[str, str]:
 
 def _note_other(words: list[str], source: str, result: ImportResult) -> None:
     if words != ["done"]:
-        printed = words[0] in ("echo", "printf")  # hide the arguments, as in `echo SECRET | …`
+        # Omit the arguments of echo and printf, because they can be secrets, as in `echo SECRET | …`.
+        printed = words[0] in ("echo", "printf")
         result.add_note(f"{source}`{f'{words[0]} …' if printed else redacted(words)}`: not imported")
 
 

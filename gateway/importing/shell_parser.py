@@ -10,7 +10,7 @@ _OPERATOR = re.compile(r"&&|\|\||;;|[;&|()\n]|\d*(?:<<-|[<>]+)[&|]?")
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::?-([^}]*))?\})")
 _KEYWORDS = frozenset({"do", "then", "else", "!", "{", "exec", "nohup", "sudo", "time", "command", "export"})
-"""Keywords and programs that can precede a command on the same line."""
+"""Shell keywords and programs that can precede a command on the same line."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from gateway.secret_redaction import redacted
 _WITH_VALUE = "BbcDEeFIiJLlmOoPpRSWw"
 """Options of ssh that take a value (ssh(1), "SYNOPSIS")."""
 _UNNECESSARY = "4AaCfGgKkMNnqsTtvXxYy"
-"""Options of ssh without a value. Except for `-g`, they need no equivalent in the gateway's configuration."""
+"""ssh options that take no value. Except for `-g`, they need no equivalent in the gateway's configuration."""
 _KEYWORDS = {
     "i": "IdentityFile", "p": "Port", "l": "User", "J": "ProxyJump", "L": "LocalForward", "R": "RemoteForward",
     "D": "DynamicForward", "c": "Ciphers", "m": "MACs",
@@ -26,7 +26,8 @@ _PREFIXES = {
     "ionice": "cn",
     "while": "", "until": "", "if": "", "elif": "", "!": "",
 }  # fmt: skip
-"""Programs and keywords that can precede ssh, each with its short options that take a value."""
+"""Programs and shell keywords that can precede ssh. Each value lists those short options of the program or keyword
+that take a value."""
 _WITH_ARGUMENT = ("timeout", "gosu", "su-exec", "flock", "tmux")
 """Programs of `_PREFIXES` that require an argument, such as a duration, before the command."""
 _SCHEDULE = re.compile(r"(?:@\w+|[\w*/,-]+(?: [\w*/,-]+){4})(?= |$)")

@@ -18,7 +18,8 @@ class SshHostConfig:
 
     Args:
         destination: The server, as `[user@]host` or an `ssh://` URL.
-        keywords: The values of each ssh_config keyword, in the order in which they are set. Keys are in lower case.
+        keywords: The values of each ssh_config keyword, by the keyword in lower case. The values have the order in
+            which the source sets them.
         unused: The keywords that the import has not read, each with its spelling in the source.
     """
 
@@ -55,7 +56,8 @@ def server_keys(
         via: The name of the tunnel through which the gateway reaches the server; None for a direct connection.
         context: The environment in which ssh runs.
         result: The imported configuration, to which the function adds notes.
-        command: The settings of the ssh command's destination. If the server is not a jump host, they equal `config`.
+        command: The settings of the ssh command's destination. Unless `config` contains the settings of a jump host,
+            `command` and `config` are the same object.
     """
     user, host, port = _address(config, command)
     if not user:
@@ -87,7 +89,8 @@ def expand_tokens(text: str, config: SshHostConfig, command: SshHostConfig) -> s
         text: The value of a keyword, or the jump host in a ProxyCommand.
         config: The settings whose values replace the tokens. For a value of ProxyJump, these are the settings of the
             server behind the jump host.
-        command: The settings of the ssh command's destination. If the server is not a jump host, they equal `config`.
+        command: The settings of the ssh command's destination. Unless `config` contains the settings of a jump host,
+            `command` and `config` are the same object.
     """
     user, host, port = _address(config, command)
     name = destination_host(config)

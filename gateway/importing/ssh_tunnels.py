@@ -91,7 +91,8 @@ def _path(
         context: The environment in which ssh runs.
         result: The imported configuration, to which the function adds tunnels and notes.
         look_up: A function that returns the settings of the jump host with the given name.
-        command: The settings of the ssh command's destination. If the server is not a jump host, they equal `config`.
+        command: The settings of the ssh command's destination. Unless `config` contains the settings of a jump host,
+            `command` and `config` are the same object.
         depth: Number of nested jump hosts: 0 for the server of the command, 1 for its jump host, and so on.
 
     Returns:
@@ -138,7 +139,7 @@ def _program_keys(
 ) -> dict[str, Any]:
     """Return the configuration keys for a ProxyCommand that uses neither a jump host nor a proxy.
 
-    The result is empty if the command contains a secret.
+    If the command contains a secret, return no keys, because the configuration file must not contain secrets.
 
     Raises:
         UsageError: The command cannot be parsed.

@@ -12,9 +12,10 @@ from gateway.importing.imported_setup import (
 
 
 def join_networks(result: ImportResult) -> None:
-    """For each container in the network of a VPN container, set `via` of its clients and tunnels to the VPN.
+    """Set `via` of the clients and tunnels of each container that shares the network of a VPN container.
 
-    A container shares the network of another container with `network_mode: service:NAME` or `container:NAME`.
+    The new value is the VPN's tunnel. A container with `network_mode: service:NAME` or `container:NAME` shares the
+    network of the container `NAME`.
 
     Args:
         result: Contains the tunnels, forwards and clients, which the function changes.
@@ -97,10 +98,10 @@ def _linked(client: ImportedClientOfServer) -> str:
 
 
 def _forward_of_host(client: ImportedClientOfServer, result: ImportResult) -> ImportedLocalForward | None:
-    """If a client in a container connects to 127.0.0.1, return the forward on this host with the client's port.
+    """If a client in a container connects to 127.0.0.1:PORT, return the forward that listens on PORT on this host.
 
     Add a note that the client never reached the forward, because 127.0.0.1 in a container is the container itself.
-    Return None for any other client, or if there is no such forward.
+    Return None for any other client, or if no forward listens on PORT.
     """
     if client.container is None or client.host not in LOOPBACK:
         return None

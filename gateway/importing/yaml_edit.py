@@ -225,7 +225,7 @@ class YamlEdit:
             node = last[1] if isinstance(last, tuple) else last
         end = max(node.end_mark.index, otherwise)
         if end and self._text[end - 1] == "\n":
-            return end  # the node is a block scalar, which includes the newline of its last line
+            return end  # the node, a block scalar, already ends after the newline of its last line
         newline = self._text.find("\n", end)
         return len(self._text) if newline < 0 else newline + 1
 

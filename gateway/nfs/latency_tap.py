@@ -25,7 +25,7 @@ class RpcRecordScanner:
         """Number of bytes of the current fragment that are still to be received."""
         self._header = b""
         self._first = True
-        """Whether the next fragment is the first of a record."""
+        """Whether the next fragment is the first fragment of an RPC record."""
         self.is_rpc = True
         """Whether all bytes so far conform to RPC."""
 
@@ -101,7 +101,8 @@ class RpcLatencyTap:
                 self._observe(now - called_at)
         elif rpc_type == _CALL:
             if len(self._pending) >= _MAX_PENDING:
-                self._pending.clear()  # the server has not replied to any of these calls, and probably never will
+                # Discard the pending calls: the server has replied to none of them, and probably never will.
+                self._pending.clear()
             self._pending.setdefault(xid, now)
 
     @property

@@ -197,7 +197,7 @@ async def create_and_remove(client: RpcClient, path: str, name: str, session: Nf
             if error.status != NFS4ERR_NOENT or not attempts_left:
                 raise
     try:
-        await query_export(client, f"{path}/{name}", session)  # raises an error if the path is not a directory
+        await query_export(client, f"{path}/{name}", session)  # fails if the path is not a directory
         await _compound(client, [*lookups, (_REMOVE, opaque(name.encode()))], session)
     except Nfs4StatusError as error:
         if error.status not in (NFS4ERR_NOENT, NFS4ERR_STALE):

@@ -20,8 +20,8 @@ MAX_CAUSES = 5
 """Maximum number of failures that the status page and the commands show in detail. For further failures, they show
 only the number."""
 _ATTEMPTING = (TunnelState.IDLE, TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING)
-"""The states of a tunnel that is not open yet. During a new attempt to open the tunnel, the tunnel still has the
-reason for the failure of the previous attempt."""
+"""The states of a tunnel before and during an attempt to open it. In these states, a tunnel has a reason only if an
+earlier attempt failed."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,8 @@ def _backend_causes(view: ServiceView, explained: Collection[str]) -> Iterator[D
         if not (backend.state is HealthState.UP or unchecked or backend.name in explained):
             why, detail = cause(backend.reason, backend.state), without_remedy(backend.detail, backend.remedy)
             found = _backend_cause(view, backend, backend_level(backend.state), why, detail, remedy(backend))
-            # The check logs in with its own account. If the server refuses this login, clients can still log in.
+            # The check logs in with its own account. If the server refuses this login, clients can still log in, so
+            # the failure affects only the check.
             refused = backend.state is HealthState.DEGRADED and backend.reason == FailureReason.AUTH
             yield replace(found, only_check=refused)
         if backend.failing:

@@ -16,7 +16,7 @@ connections."""
 _RETRY_MS = 2000
 """Milliseconds that a browser waits before it reconnects. The stream sends this value to the browser."""
 _BATCH = 50
-"""Maximum number of events in one write."""
+"""Maximum number of events that the server sends to a client in one write."""
 _SEND_BUFFER = 32 * 1024
 """Size of the socket's send buffer in bytes. If a client does not read, a small buffer soon becomes full. Then the
 server no longer extends the deadline of the response, and closes the connection."""

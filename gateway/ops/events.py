@@ -18,8 +18,8 @@ from gateway.text_sanitizer import one_line
 MAX_EVENTS = 1000
 """Maximum number of events of backends and targets, in memory and in the events file."""
 MAX_CAUSES = 200
-"""Maximum number of events of tunnels and the service. One failed tunnel can cause many events of backends. These
-events have a separate limit (`MAX_EVENTS`), so that they do not replace the event of the tunnel."""
+"""Maximum number of events of tunnels and the service. Events of backends and targets have a separate limit
+(`MAX_EVENTS`). Otherwise, the many backend events caused by one failed tunnel would replace the tunnel's event."""
 
 
 class SubjectType(StrEnum):
@@ -91,13 +91,14 @@ class StateChange:
 
 
 _KEPT = (SubjectType.BACKEND, SubjectType.TARGET, SubjectType.TUNNEL)
-"""The types of subjects whose last state the log restores from the events file after a restart."""
+"""After a restart, the log restores the last state of each subject (`EventSubject`) of these types from the events
+file."""
 _MANY = (SubjectType.BACKEND, SubjectType.TARGET)
-"""The types of subjects whose events share the large limit `MAX_EVENTS`. One failed tunnel can change the states of
-hundreds of these subjects."""
+"""Events of subjects (`EventSubject`) of these types share the large limit `MAX_EVENTS`, because one failed tunnel
+can change the states of hundreds of backends and targets."""
 _HEALTHY = "up"
-"""The state of a subject that works. If this is the first state of a subject, the log adds no event, so that a
-start of the service does not add an event for each subject."""
+"""The state of a backend, target or tunnel that works. If `up` is the first state of a subject (`EventSubject`), the
+log adds no event. Otherwise, each start of the service would add an event for every subject."""
 
 
 class EventLog:
@@ -122,12 +123,13 @@ class EventLog:
         """Events up to this ID can be missing, because newer events replaced them; 0 if no event is missing."""
         self._states: dict[EventSubject, str] = {}
         self._clocks: dict[EventSubject, HealthStateTracker] = {}
-        """The latest state of each subject, and when this state began. The state can have begun before the last
-        restart of the service."""
+        """The latest state of each backend, target and tunnel, and when the state began. The state can have begun
+        before the last restart of the service."""
         self._last: dict[EventSubject, StateChange] = {}
-        """The latest event of each subject."""
+        """The latest event of each backend, target and tunnel."""
         self._ongoing: dict[EventSubject, StateChange] = {}
-        """Events of ongoing failures. Newer events replaced these events in `_effects` or `_causes`."""
+        """Events of ongoing failures that are no longer in `_effects` or `_causes`, because newer events replaced
+        them."""
         self._merged: list[StateChange] | None = None
         """The cached result of `latest`; None if an event was added since the last call."""
         self._last_id = 0
@@ -140,8 +142,8 @@ class EventLog:
     def load(self, events: Iterable[StateChange]) -> None:
         """Add the events of previous runs of the service, which were saved to a file.
 
-        Also add an event for each subject whose state has changed since the previous runs. A subject that already has
-        an event in this run gets no further event.
+        Also add an event for each backend, target or tunnel whose state has changed since the previous runs. Add no
+        event for a backend, target or tunnel that already has an event in this run.
 
         Args:
             events: The events, oldest first. Events that the log already contains are skipped.
@@ -160,18 +162,21 @@ class EventLog:
         for event in merged:
             self._add(event)
         for full in (each for each in (self._effects, self._causes) if len(each) == each.maxlen):
-            self._replaced = max(self._replaced, full[0].id)  # the file can lack events older than `full[0]`
+            # The list is full, so the previous run can have discarded events older than `full[0]`.
+            self._replaced = max(self._replaced, full[0].id)
         self._last_id = merged[-1].id if merged else 0
         self._states = {**current, **{subject: previous[subject] for subject in previous.keys() - subjects}}
         for subject, state in current.items():
             self.observe(subject, state)
 
     def observe(self, subject: EventSubject, state: str, reason: str | None = None, detail: str = "") -> None:
-        """Add an event if the state of `subject` differs from the state in its latest event.
+        """Add an event if the current state of `subject` differs from its previous state.
+
+        If `subject` has no previous state and its current state is `up`, add no event.
 
         Args:
-            subject: The subject.
-            state: The current state of the subject.
+            subject: The backend, target or tunnel, or the service.
+            state: The current state of `subject`.
             reason: The reason for the state; None if the state has no reason.
             detail: More information about the change. It is shortened to one line.
         """
@@ -194,14 +199,14 @@ class EventLog:
             watcher()
 
     def began(self, subject: EventSubject, state: str, otherwise: float) -> float:
-        """Return when the failure of a subject began, in seconds since the epoch.
+        """Return when the failure of a backend, target or tunnel began, in seconds since the epoch.
 
         The failure can have begun before the last restart of the service.
 
         Args:
-            subject: The subject.
-            state: The current state of the subject.
-            otherwise: When the state began in this run of the service. The function returns this time if the subject
+            subject: The backend, target or tunnel.
+            state: The current state of `subject`.
+            otherwise: When the state began in this run of the service. The function returns this time if `subject`
                 is up, or if the log contains no event of the failure.
         """
         clock = self._clocks.get(subject)
@@ -250,9 +255,9 @@ class EventLog:
 
 
 def _timed(subject: EventSubject, state: str) -> str:
-    """Return the state for which the event log records the start time.
+    """Return the state that the event log uses to determine when a failure began.
 
-    For a tunnel, all states between a failure and the next successful connection count as one state, because an
+    For a tunnel, the function returns the same state from a failure until the next successful connection, because an
     attempt to reconnect does not end the failure.
     """
     if subject.type is SubjectType.TUNNEL and state in list(TunnelState):

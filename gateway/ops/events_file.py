@@ -45,8 +45,8 @@ class EventsFile:
 
     def __init__(self, folder: Path, events: EventLog) -> None:
         self.trouble: list[str] = []
-        """One message that says why the file cannot be read or written, and what to do. The list is empty if there is
-        no error. Missing permissions and a read-only file system do not count as errors."""
+        """A list with one message if the file cannot be read or written; otherwise, an empty list. The message
+        contains the reason and the remedy. Missing permissions and a read-only file system do not count as errors."""
         self._path = folder / NAME
         self._events = events
         self._changed = asyncio.Event()
@@ -133,7 +133,8 @@ class EventsFile:
             lock = lock_file(self._path.with_name(LOCK_NAME))
         except BlockingIOError:
             raise
-        except OSError:  # continue without a lock: the first write reports a directory that is not writable
+        except OSError:
+            # Continue without a lock. If the directory is not writable, the first write logs the error.
             log.debug("cannot lock %s", self._path, exc_info=True)
         try:
             return lock, read_events(self._path)
@@ -202,7 +203,7 @@ class EventsFile:
         self._report(f"{effect}: {remedy}", detail, level)
 
     def _report(self, message: str, detail: str, level: int = logging.INFO) -> None:
-        """Log a message. Skip a message that this object has already logged."""
+        """Log a message, unless this `EventsFile` has already logged the same message."""
         if message not in self._reported:
             self._reported.add(message)
             log.log(level, message, extra={"file": str(self._path), "detail": detail})

@@ -112,7 +112,7 @@ class HttpListener:
         request[_CONNECTION] = connection
         try:
             response = await handler(request)
-        except web.HTTPException as error:  # an error response that aiohttp or a handler raises: send it below
+        except web.HTTPException as error:  # aiohttp or a handler raised an error response: send it below
             allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
             response = web.Response(
                 status=error.status, text=f"{(error.text or error.reason).rstrip()}\n", headers=allow
@@ -258,7 +258,8 @@ async def bind(listen: HostPort) -> list[socket.socket]:
             try:
                 bound.append(listen_tcp(family, address, BACKLOG, free_bind=True))
             except OSError as error:
-                if not bound or error.errno not in _NO_IPV6_ERRNOS:  # on a host without IPv6, IPv4 is enough
+                # On a host without IPv6, skip the IPv6 address, because the IPv4 address is already bound.
+                if not bound or error.errno not in _NO_IPV6_ERRNOS:
                     raise
             else:
                 bound[-1].setblocking(False)

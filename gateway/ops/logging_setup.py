@@ -8,7 +8,7 @@ import structlog
 from gateway.text_sanitizer import one_line, printable
 
 _MAX_LENGTH = 4000
-"""Maximum number of characters of one value in a log record. This is enough for a list of configuration errors."""
+"""Maximum number of characters of one value in a text log. This is enough for a list of configuration errors."""
 
 
 def configure(level: str, fmt: str) -> None:
@@ -35,7 +35,7 @@ def configure(level: str, fmt: str) -> None:
             ),
         ]
         if text
-        else [structlog.processors.JSONRenderer()]  # JSON escapes control characters
+        else [structlog.processors.JSONRenderer()]  # needs no `_sanitize`, because JSON escapes control characters
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,

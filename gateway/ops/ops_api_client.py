@@ -199,7 +199,7 @@ def _why(error: OSError | http.client.HTTPException, where: str) -> str:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # the request over the socket fails too, and reports the error
+    except OSError:  # return True: the request over the socket then fails, and reports the error
         return True
 
 

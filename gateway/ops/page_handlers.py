@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _RENDERER = "gateway.ops.page.cached_page"
 _MAX_PAGES = 32
-"""Maximum number of rendered pages in memory. If the gateway has dropped a page, each client of this page gets the
-whole page in the next response, and not only the changes."""
+"""Maximum number of rendered pages in memory. After the gateway has removed a page from memory, the next response to
+each client contains the whole page instead of only the changed parts."""
 
 
 class PageHandlers:

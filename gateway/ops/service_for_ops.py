@@ -25,10 +25,10 @@ class ServiceForOps(Protocol):
         """Return a snapshot of the service's state. Do no I/O, and yield to the event loop regularly."""
 
     async def updated_view(self, view: ServiceView, changed: Collection[str]) -> ServiceView:
-        """Return a copy of an earlier snapshot, with the current state of some backends.
+        """Return a copy of `view` with the current state of the backends in `changed`.
 
         Args:
-            view: The earlier snapshot.
+            view: An earlier snapshot of the service's state.
             changed: The names of the backends to update. Names that do not exist have no effect.
         """
 
@@ -55,13 +55,13 @@ class ServiceForOps(Protocol):
         """
 
     def containers(self, name: str) -> list[dict[str, Any]] | None:
-        """Return JSON objects that explain which backends containers can reach.
+        """Find containers by name or ID, and explain which backends each container can reach.
 
         Args:
             name: The name of a container, or the beginning of the ID of one or more containers.
 
         Returns:
-            An explanation for each matching container; None if Docker is not configured.
+            One JSON object for each matching container; None if Docker is not configured.
         """
 
     def record_command(self, command: str, peer: PeerCredentials | None, result: str) -> None:
@@ -92,8 +92,8 @@ class ServiceForOps(Protocol):
     def pause(self, backend: str, *, paused: bool) -> bool:
         """Pause or resume the checks of a backend.
 
-        Resuming checks that are not paused restarts the checks. This is necessary after an NFS export was replaced:
-        until the checks are restarted, they report the new file system as an error.
+        If the checks are not paused, resuming restarts them. A restart is necessary after an NFS export was replaced:
+        until the restart, the checks report the new file system as an error.
 
         Returns:
             False if there is no such backend.

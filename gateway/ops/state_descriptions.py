@@ -55,7 +55,7 @@ def without_remedy(detail: str, remedy: str) -> str:
     """Remove the remedy from the end of an error detail, because pages and commands show the remedy separately.
 
     Args:
-        detail: The detail of a target or backend. For some failures, it ends with the remedy.
+        detail: The error detail of a target or backend. For some failures, the error detail ends with the remedy.
         remedy: The remedy; empty if there is none.
     """
     return detail.removesuffix(f": {remedy}") if remedy else detail

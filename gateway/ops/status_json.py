@@ -186,8 +186,8 @@ def iter_json(body: dict[str, Any]) -> Iterator[str]:
     """Yield a JSON object as short strings. Between two strings, the caller can yield to the event loop.
 
     Args:
-        body: The object. A value can be an iterator over pairs of key and value, which becomes a JSON object. The
-            iterator computes each pair only when the pair is needed.
+        body: The object. If the object contains an iterator over pairs of key and value, the pairs become a nested
+            JSON object. The iterator computes each pair only when the pair is needed.
     """
     yield "{"
     for number, (name, value) in enumerate(body.items()):

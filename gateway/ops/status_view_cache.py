@@ -44,7 +44,7 @@ class StatusViewCache:
         self._commands = self._commands_seen = 0
 
     async def get(self, max_age: float) -> VersionedStatusView:
-        """Return a snapshot that contains the current phase and the effects of all events.
+        """Return a snapshot of the service's state, with the current phase and the effects of all events.
 
         Args:
             max_age: Maximum age, in seconds, of values that change without an event.
@@ -67,7 +67,10 @@ class StatusViewCache:
             return self._last
 
     def clear(self) -> None:
-        """Discard the snapshot, because a command has changed the state. The next call of `get` builds a new one."""
+        """Discard the cached snapshot of the service's state, because a command has changed the state.
+
+        The next call of `get` builds a new snapshot.
+        """
         self._commands += 1
 
 

@@ -48,11 +48,11 @@ class CheckHistoryEntry(Protocol):
 
     @property
     def duration(self) -> float:
-        """Duration of the check."""
+        """Duration of the check, in seconds."""
 
     @property
     def state(self) -> HealthState:
-        """The state of the target according to this entry alone, independent of `rise` and `fall`."""
+        """The state of the target according to the result of one check, independent of `rise` and `fall`."""
 
     @property
     def reason(self) -> str | None:
@@ -114,7 +114,8 @@ class BackendTunnelView:
     """Whether new clients of at least one target use this tunnel."""
     clients: int
     switches: int
-    """Number of times that new clients switched from another tunnel to this one: the sum over all targets."""
+    """Number of times that the new clients of a target switched from another tunnel to `tunnel`. The number is the
+    sum over all targets."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ _MINIMAL = ("LANG", "LC_ALL", "TZ")
 """Environment variables that each child process inherits, in addition to PATH. The list is short, because other
 variables, such as `GATEWAY_…`, can contain passwords."""
 _OF_USER = ("HOME", "USER", "LOGNAME")
-"""Variables that the programs of `command` and `proxy_command` inherit, in addition to `_MINIMAL`."""
+"""Variables that the program of a `command` tunnel, or of the option `proxy_command`, inherits in addition to
+`_MINIMAL`."""
 
 
 def minimal_environment() -> dict[str, str]:
@@ -17,9 +18,9 @@ def minimal_environment() -> dict[str, str]:
 
 
 def environment_of_user(inherited: Sequence[str]) -> dict[str, str]:
-    """Return the minimal environment, with HOME, USER, LOGNAME and the variables in `inherited`.
+    """Return `minimal_environment`, plus HOME, USER, LOGNAME and the variables in `inherited`.
 
-    Variables that are not set are omitted.
+    Omit variables that are not set in the gateway's environment.
     """
     return minimal_environment() | _existing((*_OF_USER, *inherited))
 
@@ -44,7 +45,9 @@ def check_environment(key: str, names: Sequence[str]) -> None:
 
 
 def unset_variables(key: str, names: Sequence[str]) -> Iterator[str]:
-    """Yield a warning that lists the variables that a program cannot inherit because they are not set.
+    """Yield one warning with the names of all variables that are not set in the gateway's environment.
+
+    A program cannot inherit these variables. If all variables are set, yield nothing.
 
     Args:
         key: The configuration key of the list.

@@ -25,7 +25,7 @@ _CHUNK = 64 * 1024
 _MAX_LINE = 1000
 """Maximum length of an output line, in characters. Longer lines are truncated."""
 _MAX_PENDING = 4 * _MAX_LINE
-"""Maximum number of bytes that are stored of an incomplete line of output."""
+"""Maximum number of bytes of one output line that are kept in memory."""
 _PF_EXITING = 0x4
 """Flag of a process that is exiting (linux/sched.h). It is set in the field `flags` of proc_pid_stat(5)."""
 _MAX_LINES = 200
@@ -55,7 +55,7 @@ class ChildProcess:
         """Whether `kill` or `stop` was called before the gateway detected the exit of the process."""
         self._process = process
         self._was_killed = False
-        """Whether SIGKILL was sent to each process of the group."""
+        """Whether `kill` has sent SIGKILL to the process group."""
         self._on_line = on_line
         self._exit = asyncio.create_task(self._wait_exit())
         self._reader = asyncio.create_task(self._read_output(output))
@@ -83,10 +83,10 @@ class ChildProcess:
             environment: Variables to add to `minimal_environment`.
             pass_fds: File descriptors that the program inherits.
             privileges: The PRIVILEGES argument of `pdeathsig_exec.py`.
-            stdin: The file descriptor of the standard input. The caller closes it.
-            stdout: The file descriptor of the standard output, which the caller closes. By default, `on_line`
-                receives the standard output and the standard error. With another descriptor, it receives only the
-                standard error.
+            stdin: The file descriptor of the standard input. The caller must close the descriptor.
+            stdout: The file descriptor of the standard output. The caller must close the descriptor. If `stdout` is
+                set, `on_line` receives only the standard error. By default, `on_line` receives the standard output
+                and the standard error.
             file: The path of the file to execute (`ProgramNotWritableByOthers.file`). By default, the method searches
                 PATH.
 
@@ -131,7 +131,7 @@ class ChildProcess:
             pending = pending[:_MAX_PENDING]
             for line in lines[-_MAX_LINES:]:
                 self._handle_line(line)
-            await asyncio.sleep(0)  # run other tasks, even if the pipe always contains data
+            await asyncio.sleep(0)  # let other tasks run, even if the pipe always contains data
         if pending:
             self._handle_line(pending)
 
@@ -163,7 +163,7 @@ class ChildProcess:
         return fields[0] in ("Z", "X") or bool(int(fields[6]) & _PF_EXITING)
 
     def kill(self) -> None:
-        """Send SIGKILL to each process of the group. Do not wait."""
+        """Send SIGKILL to each process of the process group. Do not wait until the processes have exited."""
         self.was_stopped |= self.exit_code is None
         self._signal(signal.SIGKILL)
         self._was_killed = True

@@ -16,7 +16,7 @@ def session_sockets(session: int) -> set[int] | None:
         session: The ID of the session, which is the process ID of its leader (setsid(2)).
 
     Returns:
-        The inodes; None if this process is not permitted to read them.
+        The inodes; None if the gateway is not permitted to read an entry of a process in `/proc`.
     """
     found: set[int] = set()
     for process in _PROC.glob("[0-9]*"):

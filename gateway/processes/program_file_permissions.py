@@ -97,5 +97,5 @@ def program_writers(path: Path, steps: Sequence[Path]) -> Iterator[ProgramPermis
 
 
 def _is_traversable(path: Path, permissions: int) -> bool:
-    """Return whether every parent directory of `path` grants at least one of the given permission bits."""
+    """Return whether the mode of every parent directory of `path` contains at least one bit of `permissions`."""
     return all(each.stat().st_mode & permissions for each in path.parents)

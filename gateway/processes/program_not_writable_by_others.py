@@ -82,7 +82,7 @@ def insecure_program(key: str, command: Sequence[str]) -> Iterator[InsecureSetti
 def _why_not_found(command: Sequence[str]) -> str:
     name = command[0]
     if len(command) == 1 and len(name.split()) > 1:
-        first = name.split()[0]  # the rest of the command can contain secrets from the environment
+        first = name.split()[0]  # do not show the other words, which can contain secrets from the environment
         return f"the command is one word that starts with {first!r}; no shell splits it: write [program, argument, …]"
     if "/" not in name:
         return f"{name} is not installed: install it, or write its path"

@@ -103,7 +103,7 @@ class StdioStream:
         return cls(child, command, from_child, to_child, children.end_later)
 
     def limit_unsent(self) -> None:
-        """Do nothing, because a pipe buffers little data."""
+        """Do nothing, because the buffer of a pipe is small and needs no limit of unsent data."""
 
     @property
     def was_reset(self) -> bool:
@@ -112,7 +112,10 @@ class StdioStream:
 
     @property
     def unread(self) -> int:
-        """Number of bytes that were written and that the process has not read (pipe(7), FIONREAD)."""
+        """Number of bytes in the input pipe that the process has not read yet (pipe(7), FIONREAD).
+
+        If a call of `write` is not complete, the number is at least 1.
+        """
         return _buffered(self._input) or int(self._writing)
 
     def last_progress(self, now: float) -> float:

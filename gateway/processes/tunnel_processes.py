@@ -14,7 +14,8 @@ from gateway.processes.child_process import ChildProcess
 log = logging.getLogger(__name__)
 
 _END_TIMEOUT = 5.0
-"""Maximum seconds that a program may take to deliver its last data and exit after its connection has ended."""
+"""Seconds to wait for the exit of a program after its connection has ended. In this time, the program can deliver its
+last data."""
 _SLOW_END_TIMEOUT = 55.0
 """Additional seconds for a program that still runs after `_END_TIMEOUT`, for example because its network is slow. At
 most `_MAX_SLOW` programs get this additional time simultaneously."""
@@ -94,7 +95,7 @@ class TunnelProcesses:
             await child.wait()
             await child.stop()
         finally:
-            child.kill()  # kill the group if a cancellation interrupted `wait` or `stop`
+            child.kill()  # kill the process group if a cancellation interrupted `wait` or `stop`
             self._watchdog.remove(child.pid)
             del self._running[child]
 

@@ -1,6 +1,7 @@
 """Sends and receives the data of the handshake with a proxy, over a connection with or without TLS.
 
-A stream never reads more bytes than requested, because the bytes after the handshake are for the client.
+`read_exactly` never takes more bytes than requested from the connection, because the bytes after the handshake are
+for the client.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ class PlainProxyConnection:
     """An unencrypted connection to a proxy.
 
     Args:
-        sock: A connected, non-blocking socket. The stream owns it until the dial is complete.
+        sock: A connected, non-blocking socket. The `PlainProxyConnection` owns it until the dial is complete.
     """
 
     def __init__(self, sock: socket.socket) -> None:

@@ -36,7 +36,10 @@ class TlsSocket:
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
         self._unsent = SendBuffer()
         self._sent: asyncio.Future[None] | None = None
-        """Done when the socket has accepted all of `_unsent` or has failed. None if no data is unsent."""
+        """A future that is done when the socket has accepted all of `_unsent`, or has failed.
+
+        None if no data is unsent.
+        """
         self._has_writer = False
         """Whether a writer callback for the socket is registered with the event loop."""
         self._plaintext = bytearray()

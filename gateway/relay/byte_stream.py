@@ -1,4 +1,4 @@
-"""Defines the interface of streams, such as TLS, that a `StreamBridge` connects to a socket pair."""
+"""Defines the interface of the streams, such as TLS connections, that `StreamBridge` uses."""
 
 from typing import Protocol
 

@@ -1,4 +1,7 @@
-"""Repeats a dial if its SSH connection stopped responding. Reports abandoned dials to the caller."""
+"""Repeats a dial if the SSH connection that the dial uses stops responding.
+
+The module also notifies the caller of each abandoned dial that the target might have accepted.
+"""
 
 import asyncio
 import time

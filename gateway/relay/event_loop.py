@@ -24,7 +24,7 @@ _MAX_EVENTS = 128
 class RelayEpollSelector(selectors.EpollSelector):
     """An epoll selector that runs the handlers of relays inside `select()`."""
 
-    _selector: select.epoll  # a private attribute of `EpollSelector`, unchanged since Python 3.4
+    _selector: select.epoll  # `EpollSelector` sets this private attribute
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class RelayEpollSelector(selectors.EpollSelector):
         """See `gateway.relay.fd_poller.FdPoller`."""
         if self._handlers.pop(fd, None) is None:
             return
-        with contextlib.suppress(OSError):  # a closed descriptor: the kernel has already removed it
+        with contextlib.suppress(OSError):  # epoll has already removed a closed descriptor
             self._selector.unregister(fd)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:

@@ -59,7 +59,11 @@ class FdRegistration:
         self.mask = mask
 
     def is_failure(self, event: int) -> bool:
-        """Return whether `event` reports a failure of the socket. Call this only while the event mask is empty."""
+        """Return whether `event` reports a failure of the socket.
+
+        Call this method only after `set_events` with an empty mask. With any other mask, the method returns True for
+        every event.
+        """
         return bool(event & ERROR) or not self.mask & EDGE
 
     def close(self) -> None:

@@ -138,7 +138,10 @@ class LingeringCloser:
                 self._loop.call_later(_SCAN_INTERVAL, self._scan)
 
     def _close_or_extend(self, fd: int, each: _LingeringSocket, now: float) -> None:
-        """Close the socket. If the client still acknowledges data that a reset would discard, extend the deadline."""
+        """Close the socket, or extend its deadline.
+
+        Extend the deadline if a reset would discard data, and the client still acknowledges data.
+        """
         left = _unacknowledged(each.sock)
         if each.reset_after and 0 < left < each.unacknowledged and not _is_closed(each.sock):
             each.unacknowledged, each.deadline = left, now + LINGER_TIMEOUT

@@ -8,7 +8,7 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-_IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # from linux/in.h and linux/in6.h
+_IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # these values are from linux/in.h and linux/in6.h
 
 
 def listen_tcp(
@@ -20,8 +20,8 @@ def listen_tcp(
         family: AF_INET or AF_INET6. An IPv6 socket accepts no IPv4 clients.
         address: The address in the format of `socket.bind`. The first two items are the IP address and the port.
         backlog: Maximum number of connections in the kernel's accept queue (listen(2)).
-        free_bind: Whether to bind an address that the host does not have yet (ip(7), IP_FREEBIND), and log a warning.
-            For example, Docker can create its bridge, with the address, after the gateway starts.
+        free_bind: Whether to bind the address even if the host does not have it yet (ip(7), IP_FREEBIND). In this
+            case, log a warning. For example, Docker can create a bridge with the address after the gateway starts.
 
     Raises:
         OSError: The address cannot be bound.
@@ -54,7 +54,7 @@ def _can_appear(host: str) -> bool:
     """Return whether an interface can get this address later; False for loopback addresses, which always exist."""
     try:
         return not ipaddress.ip_address(host).is_loopback
-    except ValueError:  # not an IP address
+    except ValueError:  # `host` is not an IP address
         return False
 
 

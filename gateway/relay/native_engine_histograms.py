@@ -37,15 +37,24 @@ class NativeEngineHistograms:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._by_latency: dict[int, _SharedHistogram] = {}
-        """Maps the `id()` of each Prometheus histogram to the open histogram of the native engine."""
+        """Maps the `id()` of a Prometheus histogram to the histogram that is open for it in the native engine."""
         self._by_number: dict[int, _SharedHistogram] = {}
-        """Histograms of the native engine, by number. A histogram is removed when its last record arrives."""
+        """Maps each number to the histogram that the number identifies.
+
+        `add` removes a closed histogram when the native engine's last record for the number arrives.
+        """
         self._unused: dict[int, _SharedHistogram] = {}
-        """Open histograms that no channel uses, by number. The one that was unused for longest is first."""
+        """Maps numbers to the histograms that are open, but that no channel uses.
+
+        The histogram that has been unused for the longest time is first.
+        """
         self._free: list[int] = []
 
     def acquire(self, latency: Histogram) -> int:
-        """Return the number of the histogram for `latency`. The caller must later pass the number to `release`."""
+        """Return the number that identifies the native engine's histogram for `latency`.
+
+        The caller must later pass this number to `release`.
+        """
         shared = self._by_latency.get(id(latency))
         if shared is None:
             shared = _SharedHistogram(latency, self._free.pop() if self._free else len(self._by_number))
@@ -55,7 +64,10 @@ class NativeEngineHistograms:
         return shared.number
 
     def release(self, number: int) -> None:
-        """Release the number of a histogram. If too many histograms are unused, close the one unused for longest."""
+        """Record that a channel no longer uses the histogram that `number` identifies.
+
+        If more than `_MAX_UNUSED` histograms are unused, close the one that has been unused for the longest time.
+        """
         shared = self._by_number[number]
         shared.channels -= 1
         if shared.channels:

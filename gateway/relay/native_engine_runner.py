@@ -26,7 +26,7 @@ class NativeEventHandler(Protocol):
     """Handles the event records that the native engine emits for one channel, connection or listener."""
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
-        """Handle a record. If this record is the last one for the object, call `NativeEngineRunner.forget`.
+        """Handle a record. If the record is the last one for this handler, call `NativeEngineRunner.forget`.
 
         Args:
             kind: The kind of record: one of the `RECORD_` constants in `gateway._dataplane.engine`.
@@ -35,7 +35,7 @@ class NativeEventHandler(Protocol):
         """
 
     def on_native_engine_failed(self) -> None:
-        """Handle the failure of the native engine. The token of this object is no longer valid."""
+        """Handle the failure of the native engine. The token of this handler is no longer valid."""
 
 
 class NativeEngineRunner:
@@ -53,7 +53,7 @@ class NativeEngineRunner:
         self._thread = thread
         self._objects: dict[int, NativeEventHandler] = {}
         self._groups: dict[int, object] = {}
-        """Maps the token of each object to the group of the object. Objects without a group have no entry."""
+        """Maps the token of each event handler to the handler's group. Handlers without a group have no entry."""
         self._poller = poller()
         self._start()
         if isinstance(loop, RelayEventLoop):
@@ -82,11 +82,11 @@ class NativeEngineRunner:
         return sum(each is group for each in self._groups.values())
 
     def add(self, thing: NativeEventHandler, token: int | None = None, group: object = None) -> int:
-        """Register an object. The object receives the native engine's records for its token until `forget` is called.
+        """Register an event handler. The handler receives the native engine's records until `forget` is called.
 
         Args:
-            thing: The object.
-            token: The native engine's identifier of the object; None to create one.
+            thing: The event handler.
+            token: Identifies a channel or a pair of sockets that the native engine has created. None for a new token.
             group: See `NativeEngineSet.runner`.
 
         Returns:
@@ -100,7 +100,11 @@ class NativeEngineRunner:
         return token
 
     def forget(self, token: int) -> None:
-        """Release the token of an object. Call this after the object's last record, or if its creation has failed."""
+        """Remove the event handler of `token`, and release the token.
+
+        Call this method after the last record for the token. Also call it if the native engine could not create the
+        connection, channel, listener or pair of sockets that the token identifies.
+        """
         del self._objects[token]
         self._groups.pop(token, None)
         self.engine.release(token)
@@ -110,7 +114,7 @@ class NativeEngineRunner:
 
         Args:
             command: One of the `COMMAND_` constants in `gateway._dataplane.engine`.
-            token: The token of the object.
+            token: The token of the connection, channel, listener or pair of sockets.
             argument: A number, whose meaning depends on the command.
         """
         self.engine.command(command, token, argument)
@@ -123,12 +127,15 @@ class NativeEngineRunner:
         self._groups.clear()
 
     def handle_records(self) -> None:
-        """Pass each record to the object with the record's token. If the native engine has failed, replace it."""
+        """Pass each record to the event handler that is registered for the record's token.
+
+        If the native engine has failed, replace the native engine.
+        """
         try:
             if not self._thread:
                 self.engine.turn()
             records = self.engine.take()
-        except (OSError, MemoryError):  # records are lost, so the objects no longer match the native engine
+        except (OSError, MemoryError):  # records are lost, so event handlers would miss events
             log.exception("the data plane has failed; its connections are closed")
             self._restart()
             return
@@ -145,7 +152,7 @@ class NativeEngineRunner:
         self.close()
         try:
             self._start()
-        finally:  # notify the objects even if the new native engine cannot start
+        finally:  # notify the event handlers even if the new native engine cannot start
             for thing in lost:
                 thing.on_native_engine_failed()
 
@@ -171,15 +178,15 @@ class NativeEngineSet:
         self._loop = loop
 
     def runner(self, group: object = None) -> NativeEngineRunner:
-        """Return the runner of a native engine for a new connection or pair of sockets.
+        """Select a native engine for a new connection or pair of sockets. Return the runner of the native engine.
 
-        If fewer than `settings.threads` native engines run, start a new one. Otherwise, select the native engine with
-        the fewest objects of `group`. If several native engines have the same number of these objects, select the
-        native engine with the lowest load.
+        If the number of running native engines is below `settings.threads`, start a new native engine. Otherwise,
+        select the native engine with the fewest connections of `group`. If several native engines have the same
+        number of these connections, select the native engine with the lowest load.
 
         Args:
-            group: Identifies objects to distribute evenly over the native engines, such as the connections of a
-                tunnel. None if the new connection or pair belongs to no group.
+            group: Identifies connections to distribute evenly over the native engines, such as the connections of a
+                tunnel. None if the new connection or pair of sockets belongs to no group.
         """
         if len(self.runners) < self._threads:
             self.runners.append(NativeEngineRunner(self._loop, settings.growth_bytes // self._threads))
@@ -187,7 +194,7 @@ class NativeEngineSet:
         return min(self.runners, key=lambda runner: (runner.group_size(group), runner.load))
 
     def all_runners(self) -> list[NativeEngineRunner]:
-        """Return the runners of `settings.threads` native engines. Start those that do not run yet."""
+        """Start native engines until `settings.threads` native engines run. Return all runners."""
         while len(self.runners) < self._threads:
             self.runner()
         return self.runners

@@ -40,9 +40,10 @@ class NativeListenerEventHandler(Protocol):
         """Count clients with very short connections. The listener does not call `on_joined` for these clients."""
 
     def on_returned(self, client: Stream, seconds: float, *, abandoned: bool) -> None:
-        """Handle a client that the native engine returns, because it could not connect the client to the target.
+        """Handle a client that the native engine did not connect to the target.
 
-        The native engine also returns the clients that the rule does not allow.
+        For example, the dial failed or took too long, or `ClientAcceptRule.allow` does not contain the client's
+        address.
 
         Args:
             client: The client's socket. The handler owns it.
@@ -58,7 +59,7 @@ class NativeListenerEventHandler(Protocol):
         """
 
     def on_closed(self, listener: "NativeListener") -> None:
-        """Handle the end of `listener`. The listener calls no other method afterwards."""
+        """Handle the end of `listener`. The listener then calls no more methods of this handler."""
 
 
 class NativeListener(ABC):
@@ -113,8 +114,8 @@ class NativeListener(ABC):
         """Return the relay of a client that the native engine has connected to the target.
 
         Args:
-            token: The token of the client's SSH channel or pair of sockets.
-            wire: The token of the SSH connection; 0 if the client uses no SSH connection.
+            token: Identifies the client's SSH channel or pair of sockets in the native engine.
+            wire: Identifies the SSH connection in the native engine; 0 if the client uses no SSH connection.
             tap: Observes the relayed bytes. None if the connection has no tap.
         """
 
@@ -124,7 +125,11 @@ class NativeListener(ABC):
         return pack_networks(self._rule.allow)
 
     def _read(self) -> tuple[int, int, int]:
-        """Return the first three values of this listener's gauge; see `Engine.gauge`."""
+        """Return three counters of the listener, which `Engine.gauge` describes.
+
+        The counters are the accepted clients, the periods in which SSH connections were full, and the connected
+        clients that the native engine has not reported yet.
+        """
         if self._closed or self._runner.engine is not self._engine:
             return self._handled, 0, 0
         return self._engine.gauge(self._token)[:3]

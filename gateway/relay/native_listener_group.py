@@ -56,7 +56,8 @@ class NativeListenerGroup:
         try:
             for at, (make, sock) in enumerate(places):
                 share = permits // len(places) + (at < permits % len(places))
-                # Each socket needs one listener, even without permits. More such listeners would only delay clients.
+                # Each socket needs one listener, even if the listener gets no permits. Further listeners without
+                # permits would only delay clients.
                 if share or at < len(rule.sockets):
                     self._listeners.append(make(sock, share, self))
         except BaseException:

@@ -1,4 +1,4 @@
-"""Defines the base class of the Python objects that control a relay in the native engine and read its counters."""
+"""Defines the base class of relays that the native engine runs and that Python code controls."""
 
 import asyncio
 
@@ -28,7 +28,7 @@ _UNKNOWN: Gauge = (0, 0, 0, 0.0, 0.0, 0, False)
 
 
 class NativeRelayBase:
-    """The base class of objects that control a relay in the native engine, and that read its counters.
+    """The base class of relays that the native engine runs and that Python code controls.
 
     Implements `gateway.contracts.relay.Relay`.
 
@@ -36,7 +36,7 @@ class NativeRelayBase:
         runner: Runs the native engine.
         latency: The histogram for response latency.
         tap: Observes the relayed bytes until `tap.finished` is true. None if the connection has no tap.
-        token: The token of an object that the native engine has created; None for a new token.
+        token: Identifies a channel or a pair of sockets that the native engine has created. None for a new token.
     """
 
     __slots__ = ("_final", "_histogram", "_latency", "_runner", "_tap", "_token", "ended")
@@ -50,10 +50,10 @@ class NativeRelayBase:
         self._tap = tap
         self._histogram: int | None = None
         self._final: Gauge | None = None
-        """The last counters and times of the relay; None while the token is valid."""
+        """The final counters and times of the relay. None until the native engine ends the relay, or fails."""
         self._token = runner.add(self, token)
 
-    # Counters and times, which the native engine updates.
+    # The properties below return counters and times that the native engine updates.
 
     def _gauge(self) -> Gauge:
         return self._runner.engine.gauge(self._token) if self._final is None else self._final
@@ -134,7 +134,10 @@ class NativeRelayBase:
             self._runner.command(COMMAND_UNTAP, self._token)
 
     def _release(self) -> None:
-        """Store the final counters and times, and release the token. Called after the last record of this relay."""
+        """Store the final counters and times, and release the relay's token.
+
+        Subclasses call this method when the native engine's last record for the relay arrives.
+        """
         self._final = self._gauge()
         self._runner.forget(self._token)
         if self._histogram is not None:

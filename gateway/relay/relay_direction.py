@@ -47,9 +47,9 @@ class RelayDirection:
         """Number of bytes in the pipe."""
         self.pipe: tuple[int, int] | None = None
         self.fin_detector: FinDetector | None = None
-        """Detects whether the sink's peer sent a FIN, because `splice` can make a reset look like a FIN.
+        """Detects whether the sink's peer sent a FIN. With `splice`, a reset can look like a FIN.
 
-        None if the direction does not use `splice`.
+        None if the direction does not use `splice`, or if the sink is a unix socket.
         """
         self.bulk_reads = 0
         """Number of consecutive reads that each returned at least `_BULK_READ` bytes."""
@@ -168,7 +168,7 @@ class RelayDirection:
             raise RelaySocketError(self.sink, error, writing=True) from error
 
     def _start_splicing(self) -> tuple[int, int] | None:
-        """Open and return the pipe. Return None if no descriptors are left, or if the sink has already failed."""
+        """Open and return a pipe for `splice`. Return None if no descriptors are left, or if the sink has failed."""
         if self.sink.family != socket.AF_UNIX:
             self.fin_detector = FinDetector.of(self.sink, self.reverse.byte_count)
             if self.fin_detector is None:
@@ -179,7 +179,8 @@ class RelayDirection:
     def _splice_in(self) -> None:
         pipe = self.pipe or self._start_splicing()
         if pipe is None:
-            self.bulk_reads = -(1 << 30)  # never use `splice` for this connection
+            # `splice` is not possible now. Do not retry `splice` until a short read resets this counter.
+            self.bulk_reads = -(1 << 30)
             return
         try:
             count = os.splice(self.source.fileno(), pipe[1], _PIPE_SIZE, flags=_SPLICE_FLAGS)

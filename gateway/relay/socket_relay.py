@@ -116,7 +116,14 @@ class SocketRelay:
     def _on_event(
         self, event: int, registration: FdRegistration, reads: RelayDirection, writes: RelayDirection
     ) -> None:
-        """Handle an event of the socket that is the source of `reads` and the sink of `writes`."""
+        """Handle an event of the client's or the backend's socket.
+
+        Args:
+            event: The events that occurred, as a mask.
+            registration: The registration of the socket with the poller.
+            reads: The direction that reads from the socket.
+            writes: The direction that writes to the socket.
+        """
         mask = registration.mask
         try:
             if not mask & (READ | WRITE):

@@ -1,7 +1,8 @@
-"""Copies bytes between a socket pair and a stream, such as TLS, for code that requires a socket.
+"""Copies bytes between a stream, such as a TLS connection, and a socket pair.
 
-In this module, the user is the code that uses the socket, and the far side is the peer of the stream. An upload
-copies data from the user to the far side, and a download copies data from the far side to the user.
+Code that requires a socket can use the stream through the socket pair. In this module, this code is called the user.
+The far side is the peer of the stream. An upload copies data from the user to the far side, and a download copies
+data from the far side to the user.
 """
 
 import asyncio
@@ -34,7 +35,7 @@ _tasks: set[asyncio.Task[None]] = set()
 
 
 class _DownloadResult(enum.Enum):
-    """How a download ended."""
+    """How the transfer of data from the far side to the socket pair ended."""
 
     COMPLETE = enum.auto()
     """The far side has sent end-of-file. The bridge has written all data to the socket pair."""
@@ -45,7 +46,9 @@ class _DownloadResult(enum.Enum):
 
 
 class StreamBridge:
-    """Copies bytes between a stream and a socket pair, until both directions end. The caller uses one end, `sock`.
+    """Copies bytes between a stream and a socket pair, until both directions have ended.
+
+    The caller uses `sock`, which is one of the two sockets of the pair.
 
     Args:
         far: The stream. The bridge owns it.

@@ -96,7 +96,7 @@ async def _connect(addresses: list[Any], socket_factory: SocketFactory) -> Strea
 
 
 async def _connect_socket(sock: Stream, address: Any) -> None:
-    """Connect a non-blocking socket with the poller, which is faster than the event loop's `sock_connect`.
+    """Connect a non-blocking socket. Use the poller, because the event loop's `sock_connect` is slower.
 
     Args:
         sock: The socket.

@@ -22,8 +22,8 @@ _SCAN_INTERVAL = 10.0
 _STALLED_AFTER = 30.0
 """A peer is stalled if the socket has accepted no data for this number of seconds."""
 _ACK_MARGIN = 5.0
-"""Seconds after the start of a stall. A later acknowledgment belongs to a window probe. An earlier acknowledgment
-might belong to data that was sent before the window closed."""
+"""An acknowledgment belongs to a window probe if it arrives more than this number of seconds after the socket stopped
+accepting data. An earlier acknowledgment might belong to data that was sent before the window closed."""
 _LAST_ACK_OFFSET = 56
 """Byte offset of `tcpi_last_ack_recv` in `struct tcp_info` (linux/tcp.h). This field contains milliseconds."""
 

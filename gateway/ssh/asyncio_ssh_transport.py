@@ -196,10 +196,11 @@ async def log_in(sock: socket.socket, **arguments: Any) -> SshConnection:
 
 
 def transport_of(conn: asyncssh.SSHClientConnection) -> AsyncioSshTransport | None:
-    """Return the transport of a connection from `log_in`.
+    """Return the `AsyncioSshTransport` of an SSH connection.
 
     Returns:
-        The transport; None if the native engine handles the connection, or if `asyncssh.connect` opened it.
+        The transport. None if the native engine handles the SSH connection, or if `asyncssh.connect` opened the SSH
+        connection.
     """
     transport = conn.own_transport if isinstance(conn, SshConnection) else None
     return transport if isinstance(transport, AsyncioSshTransport) else None

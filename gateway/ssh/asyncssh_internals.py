@@ -20,7 +20,7 @@ def is_supported() -> bool:
 
 def has_strict_kex(conn: asyncssh.SSHClientConnection) -> bool:
     """Return whether strict key exchange was negotiated (OpenSSH's PROTOCOL, section 1.10)."""
-    return bool(getattr(conn, "_strict_kex", False))  # asyncssh has no public equivalent
+    return bool(getattr(conn, "_strict_kex", False))  # asyncssh has no public equivalent of this attribute
 
 
 class UnreadChannelData(NamedTuple):

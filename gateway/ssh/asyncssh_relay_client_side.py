@@ -215,7 +215,7 @@ class AsyncsshRelayClientSide(AsyncsshRelayCounters):
             self._send_buffer = SendBuffer()
         self._send_buffer.append(data)
 
-    # The methods below forward the ends of the streams, and end the relay.
+    # The methods below forward the backend's EOF to the client, and end the relay.
 
     def _propagate_end(self) -> None:
         """Forward the backend's EOF to the client as soon as all of the backend's data is delivered.

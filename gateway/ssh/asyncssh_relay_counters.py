@@ -33,8 +33,10 @@ class AsyncsshRelayCounters:
         self._client: socket.socket | None = None
         self._watch: FdRegistration | None = None
         self._send_buffer: SendBuffer | None = None
-        """Data for the client that its socket has not accepted yet. None until the relay needs a buffer, because most
-        relays never need one."""
+        """Data that the client's socket has not accepted yet. None until the relay needs a buffer.
+
+        Most relays never need a buffer.
+        """
         self._client_eof = False
         """Whether the client has ended its stream."""
         self._client_unwritable = False

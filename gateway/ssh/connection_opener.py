@@ -122,7 +122,7 @@ def _peer_address(sock: socket.socket) -> str:
         return ""
     try:
         return str(sock.getpeername()[0])
-    except OSError:  # the connection is already lost
+    except OSError:  # `getpeername` fails if the connection is already lost
         return ""
 
 
@@ -148,7 +148,7 @@ async def _log_in(
         "mac_algs": algorithms.usable("macs", options.macs),
         "compression_algs": ["none"],
         "login_timeout": 0,
-        "keepalive_interval": 0,  # the pool sends its own keepalives
+        "keepalive_interval": 0,  # disable asyncssh's keepalives, because the pool sends keepalives
         **login,
     }
     if not asyncssh_internals.is_supported():

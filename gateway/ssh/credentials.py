@@ -26,7 +26,7 @@ _MAX_TIME = 253402300799
 async def login_arguments(options: SshOptions) -> AsyncIterator[dict[str, Any]]:
     """Yield the arguments of `asyncssh.connect` that contain the credentials.
 
-    Use these arguments only inside the context.
+    Use these arguments only inside the `async with` block. On exit, the connection to the SSH agent closes.
 
     Raises:
         TunnelError: A file or the agent cannot be used; fatal.

@@ -130,7 +130,7 @@ class HostKeyVerifier(asyncssh.SSHClient):
         self.close_error: Exception | None = None
         """The error that closed the connection; None if the connection is open or was closed without an error."""
         self.greeting: Callable[[], bytes] = bytes
-        """Returns the first bytes that the server sent."""
+        """A function that returns the first bytes that the server sent."""
         self._memory = memory
         self._conn: Any = None
         self._refused_before = [each.refused_key for each in before if each.refused_key]
@@ -181,7 +181,7 @@ class HostKeyVerifier(asyncssh.SSHClient):
         return False
 
     def validate_host_ca_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
-        """Return whether to accept a host certificate from a CA that is not in asyncssh's trusted list."""
+        """Return whether to accept a host certificate whose CA is not in asyncssh's trusted list."""
         del host, addr, port
         self.refused_key = f"a certificate signed by {_described(key)}"
         return self.trust.insecure

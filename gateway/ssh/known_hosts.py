@@ -16,8 +16,8 @@ from gateway.text_sanitizer import error_text
 
 _MARKERS = ("@cert-authority", "@revoked")
 _PARSE_ERRORS = (ValueError, NameError)
-"""Errors that asyncssh raises for an invalid line. It raises NameError for an X.509 certificate if the library for
-X.509 is not installed."""
+"""Errors that asyncssh raises for an invalid line. For an X.509 certificate, asyncssh raises NameError if the library
+for X.509 is not installed."""
 _SSH_PORT = 22
 _MTIME_SETTLED_NS = 2_000_000_000
 """A file that changed less than this number of nanoseconds ago is read again at each use. File timestamps are coarse,
@@ -159,7 +159,8 @@ def _read(path: Path) -> tuple[str, tuple[int, ...] | None]:
     An invalid line is an error, because the operator might have written it to revoke a key.
 
     Returns:
-        The content, and a stamp that identifies the file's version. The stamp is None if the file changed recently.
+        The content, and a stamp that identifies the file's version. The stamp is None if the file changed recently:
+        a timestamp then does not reliably identify the version.
     """
     try:
         with path.open("rb") as file:

@@ -30,7 +30,8 @@ class NativeChannel(NativeRelayBase):
         latency: The histogram for response latency.
         tap: Observes the relayed bytes until `tap.finished` is true; None if the relay has no tap.
         on_answered: Called with this channel when the server has replied to CHANNEL_OPEN, or the connection is lost.
-        joined: The token of a channel that the native engine has opened for a client; None to open a new channel.
+        joined: The native engine's token for a channel that the native engine has already opened for a client; None
+            to open a new channel.
     """
 
     __slots__ = ("_on_answered", "opened", "window")
@@ -45,7 +46,7 @@ class NativeChannel(NativeRelayBase):
     ) -> None:
         super().__init__(runner, latency, tap, joined)
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Completes when the channel is open, or fails with the reason why the channel was not opened."""
+        """A future that completes when the channel is open, or fails with the reason why the channel is not open."""
         self.window = ReceiveWindow(INITIAL_BUDGET) if joined is None else _IN_ENGINE
         self._on_answered = on_answered
         if joined is not None:
@@ -89,7 +90,9 @@ class NativeChannel(NativeRelayBase):
         if self._measures:
             flags |= ATTACH_MEASURE
         self._histogram = self._runner.histograms.acquire(self._latency)
-        poller().remove(client.fileno())  # an earlier owner might have registered the socket with the poller
+        # A previous owner might have registered the socket with the poller. From now on, only the native engine
+        # handles the socket.
+        poller().remove(client.fileno())
         self._runner.engine.attach(self._token, client.detach(), self._histogram, flags)
 
     def abort(self, close_reason: CloseReason) -> None:

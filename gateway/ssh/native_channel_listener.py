@@ -25,12 +25,15 @@ class NativeChannelEventHandler(NativeListenerEventHandler, Protocol):
 
 
 class NativeChannelListener(NativeListener):
-    """A listening socket of a native engine, which opens an SSH channel to the target for each client.
+    """A listening socket of a native engine.
+
+    For each client, the native engine opens an SSH channel to the target.
 
     Args:
         runner: Runs the native engine.
         rule: The target, the allowed clients, and what to measure.
-        connections: A mapping from tokens to the SSH connections on which the native engine opens the channels.
+        connections: The SSH connections on which the native engine opens the channels. Each key is the native
+            engine's token for the connection.
         max_packet: The maximum size of received packets, in bytes.
         sock: The listening socket. The native engine uses a duplicate of its descriptor.
         permits: Number of clients that the listener may accept until the gateway permits more.
@@ -66,7 +69,7 @@ class NativeChannelListener(NativeListener):
 
     @property
     def overflow_periods(self) -> int:
-        """Number of periods in which more than 3/4 of the new channels used full connections; see `Engine.gauge`."""
+        """Number of periods of about one second in which more than 3/4 of the new channels used full connections."""
         return self._read()[1]
 
     def _create_relay(self, token: int, wire: int, tap: Tap | None) -> NativeChannel:

@@ -25,7 +25,7 @@ class CipherKey(NamedTuple):
 
 
 def cipher_key(encryption: Encryption | None) -> CipherKey | None:
-    """Return the key of `encryption`; None if the native engine does not support the cipher."""
+    """Return the cipher and key that `encryption` uses; None if the native engine does not support the cipher."""
     if isinstance(encryption, GCMEncryption):
         gcm = encryption._cipher  # noqa: SLF001 - asyncssh keeps the key nowhere else
         return CipherKey(_GCM_NAMES[len(gcm._key)], gcm._key, gcm._iv)  # noqa: SLF001 - asyncssh keeps the key nowhere else

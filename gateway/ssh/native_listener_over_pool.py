@@ -88,7 +88,7 @@ class NativeListenerOverPool(NativeListenerGroup):
 
 
 def _listener_factories(rule: ClientAcceptRule, connections: Sequence[PooledConnection]) -> list[ListenerFactory]:
-    """Return a function that creates a listener, for each native engine that handles some of the connections."""
+    """Return one function for each native engine that handles a connection. Each function creates a listener."""
     by_runner: dict[Any, dict[int, PooledConnection]] = {}
     for each in connections:
         if each.native_transport is not None:
@@ -156,7 +156,7 @@ class NativeListenersOfPool:
         return listener
 
     def update(self, connections: Sequence[PooledConnection]) -> None:
-        """Stop each listener that does not use exactly these connections. An empty sequence stops all listeners."""
+        """Stop each listener that does not use exactly `connections`. An empty sequence stops all listeners."""
         for each in list(self._listeners):
             if each.connections != list(connections):
                 each.stop(failed=False)

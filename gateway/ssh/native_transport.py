@@ -90,7 +90,7 @@ class NativeTransport(asyncio.Transport):
         """Do nothing: the native engine itself pauses channel data during a key exchange."""
 
     def on_packet_processed(self) -> None:
-        """If asyncssh has processed many bytes, report them to the native engine in the next loop iteration."""
+        """If asyncssh has processed many bytes, report their number to the native engine in the next iteration."""
         if self._unaccepted >= _ACCEPT_BYTES:
             self._loop.call_soon(self._accept)
 
@@ -227,7 +227,8 @@ async def hand_over(conn: SshConnection, tunnel: object = None) -> None:
     if transport is None or conn.cipher_keys() is None:
         return
     conn.allow_packet_size(flow_control.MAX_RECEIVE_PACKET)
-    # The native engine can take over when asyncssh has sent and processed all packets, and no key exchange runs.
+    # The native engine can take over the connection only if asyncssh has sent all queued packets, has processed all
+    # received packets, and performs no key exchange.
     while not transport.can_release():
         if conn.transport_closed or transport.is_closing():
             raise asyncssh.ConnectionLost("the connection was lost after the login")

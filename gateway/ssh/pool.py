@@ -51,7 +51,7 @@ class SshConnectionPool:
     Args:
         options: The tunnel's options.
         network: The network in which the addresses of the targets are valid.
-        dial: Opens a connection. It raises `TargetPathError` if it fails.
+        dial: Opens a connection. Raises `TargetPathError` on failure.
         progress: Called when all connections have become silent, and when one of them receives data again.
     """
 
@@ -139,8 +139,9 @@ class SshConnectionPool:
 
     def _check_alive(self, connection: PooledConnection) -> None:
         connection.check_alive()
-        # Apply the policy as soon as the reply to the keepalive is overdue, so that new channels use another
-        # connection. Otherwise, the gateway might try another target first.
+        # Apply the policy as soon as the reply to the keepalive is overdue, so that new and pending channels use
+        # another connection. If the policy ran later, a dial might time out first, and the gateway would try another
+        # target.
         self._loop.call_later(SLOW_KEEPALIVE + _TIMER_SLACK, lambda: self._apply_policy(time.monotonic()))
 
     async def socket(self, to: HostPort, phases: PhaseTimer | None = None) -> Stream:
@@ -214,7 +215,7 @@ class SshConnectionPool:
             self._lost.set_result(TunnelError(FailureReason.RESET, why))
 
     async def _send_keepalives(self) -> None:
-        """At each tick, send the keepalives that are due, apply the pool policy, and close unneeded connections."""
+        """Periodically send the keepalives that are due, apply the pool policy, and close unneeded connections."""
         last = time.monotonic()
         tick = min(_TICK_SECONDS, self._options.keepalive.interval)
         late = min(_LATE_TICK, self._options.keepalive.suspect / 2)

@@ -77,7 +77,7 @@ def evaluate(pool: Sequence[ConnectionHealth], keepalive: KeepaliveOptions, targ
 
     Args:
         pool: The open connections.
-        keepalive: The limits on silence.
+        keepalive: The times after which a silent connection becomes suspect, and after which the pool aborts it.
         target_size: Number of connections that the pool should have.
     """
     suspect = [at for at, each in enumerate(pool) if each.silence >= keepalive.suspect]

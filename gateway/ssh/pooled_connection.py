@@ -33,7 +33,7 @@ class PooledConnection:
     """An SSH connection of a pool. Opens channels, and measures how long the peer has been silent.
 
     Args:
-        conn: An authenticated connection. This object owns it, and closes it.
+        conn: An authenticated connection. The `PooledConnection` owns and closes this connection.
         options: The tunnel's options.
     """
 
@@ -42,18 +42,20 @@ class PooledConnection:
         self._options = options
         self._verifier: HostKeyVerifier = conn.get_extra_info("verifier")
         self._relays: dict[asyncio.Future[CloseReason], SshChannel] = {}
-        self._on_relay_ended = self._remove_relay  # to save memory, all relays share one bound method
+        # To save memory, all relays share this bound method as their callback.
+        self._on_relay_ended = self._remove_relay
         self.round_trip: float | None = None
         """Round-trip time of the last keepalive, in seconds; None before the first reply."""
         self.closing = False
         self.outdated = False
-        """Whether the connection gets no new channels, and the pool closes it after its last channel has closed.
-        Reasons: the tunnel's credentials have changed since the connection logged in, or the pool has more
-        connections than it needs."""
+        """Whether the pool must close the connection after the last channel has closed. An outdated connection gets
+        no new channels. A connection becomes outdated if the tunnel's credentials have changed since the login, or if
+        the pool has more connections than it needs."""
         self.stalled = False
-        """See `ConnectionHealth.stalled`."""
+        """Whether this connection and all others of the pool became silent, because the network path stalled."""
         self.silence_at_recovery = 0.0
-        """See `ConnectionHealth.silence_at_recovery`."""
+        """Seconds for which this connection had been silent when another connection recovered from a stall of the
+        network path. 0 if no connection has recovered, or if this connection is not stalled."""
         self.has_answered_open = False
         """Whether the server has replied to at least one CHANNEL_OPEN request."""
         transport = transport_of(conn)
@@ -119,7 +121,8 @@ class PooledConnection:
         except (asyncssh.Error, OSError) as error:
             raise LinkLostError(str(error), dial_in_progress=True) from error
         self.has_answered_open = True
-        if self.closing:  # asyncssh might already have dropped data that arrived on the channel
+        if self.closing:
+            # Do not use the channel, because asyncssh might already have dropped data that arrived on the channel.
             relay.abort(CloseReason.ABORTED)
             raise LinkLostError(dial_in_progress=True)
         self._add_relay(relay)

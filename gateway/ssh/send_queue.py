@@ -82,7 +82,7 @@ class SendQueue:
         self._closed = False
         self._batch: list[bytes] = []
         self._batched = 0
-        """Bytes in `_batch`."""
+        """Number of bytes in `_batch`."""
         self._batch_limit = _BATCH_SIZE
         self._slow_until = 0.0
         """The monotonic time until which the path counts as slow, in seconds."""
@@ -108,7 +108,7 @@ class SendQueue:
         return self.blocked and len(self._backlog) > MAX_CONTROL_BACKLOG
 
     def enqueue(self, sender: ChannelSender) -> None:
-        """Queue `sender` for its next turn. A sender that is already queued keeps its position."""
+        """Queue `sender` until it can send channel data. A sender that is already queued keeps its position."""
         self._waiting.setdefault(sender)
 
     def is_queued(self, sender: ChannelSender) -> bool:
@@ -155,7 +155,7 @@ class SendQueue:
             self._append_backlog(memoryview(data)[sent:])
 
     def drain(self) -> None:
-        """Write the backlog to the socket. If the backlog is then empty, give the queued relays their turns."""
+        """Write the backlog to the socket. If the backlog is then empty, let the queued relays send."""
         try:
             self._backlog.send_to(self._sock)
         except OSError as error:
@@ -170,7 +170,7 @@ class SendQueue:
         self._give_turns()
 
     def give_turns_later(self) -> None:
-        """Give the queued relays their turns at the end of this loop iteration. Called after a key exchange."""
+        """Let the queued relays send at the end of this loop iteration. Called after a key exchange."""
         self._ready.at_iteration_end(self._give_turns)
 
     def close(self) -> None:

@@ -19,8 +19,8 @@ from gateway.ssh.single_signature_algorithm_key import SingleSignatureAlgorithmK
 from gateway.ssh.transport_interfaces import NativeTransportInterface, SshConnectionTransport
 
 _FREQUENT_REKEY_BYTES, _FREQUENT_REKEY_SECONDS = 4 << 20, 10.0
-"""Limits for the received bytes, and for the seconds, between two key exchanges. If both values are less than the
-limits, the second key exchange follows shortly after the first. With a small RekeyLimit, OpenSSH starts a key
+"""A key exchange follows shortly after the previous one if less than `_FREQUENT_REKEY_SECONDS` seconds passed, and
+fewer than `_FREQUENT_REKEY_BYTES` bytes were received, between the two. With a small RekeyLimit, OpenSSH starts a key
 exchange for each long packet that it sends (packet.c, ssh_packet_need_rekeying)."""
 
 _MAX_DEFERRED_PACKETS = 16 * 1024
@@ -75,9 +75,10 @@ class SshConnection(SSHClientConnection):
         self._recv_encryption_object = self._replacement(cipher, sealing=False)
 
     def _replacement(self, cipher: Any, *, sealing: bool) -> Any:
-        """Return the object that asyncssh must use as the cipher.
+        """Return the cipher that asyncssh must use.
 
-        If the native engine encrypts the packets, pass the key of `cipher` to the native engine.
+        If the native engine encrypts the packets, pass the key of `cipher` to the native engine, and return a
+        `NativeEngineCipher`. Otherwise, return `cipher`.
         """
         if self.native_transport is None:
             return cipher

@@ -1,4 +1,4 @@
-"""Implements a link that dials through several tunnels, in order, until a dial succeeds."""
+"""Implements a link that tries several tunnels, one after the other, until a dial succeeds through one of them."""
 
 import asyncio
 import time
@@ -22,20 +22,22 @@ _Connected = TypeVar("_Connected")
 
 
 class OuterTunnel(Protocol):
-    """Defines the interface of a `LinkThroughOuterTunnels` to the tunnels through which it dials.
+    """Defines the attributes of the outer tunnels that a `LinkThroughOuterTunnels` tries.
 
     Uplinks implement this protocol.
     """
 
     tunnel_name: str | None
-    """The tunnel's name; None for connections without a tunnel."""
+    """The tunnel's name; None for the direct link."""
 
     link: Link | None
     """The open link; None while the tunnel is down or suspect."""
 
 
 class LinkThroughOuterTunnels:
-    """A link that dials through several outer tunnels, in order, until a dial succeeds; implements `Link`.
+    """A link that tries several outer tunnels, one after the other, until a dial succeeds through one of them.
+
+    Implements `gateway.contracts.link.Link`.
 
     If a dial through a tunnel fails, that tunnel moves to the end of the order.
 

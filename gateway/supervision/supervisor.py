@@ -51,7 +51,7 @@ class Supervisor:
 
     async def stop_all(self) -> None:
         """Cancel all components concurrently, and wait until their cleanup is complete."""
-        while self._tasks:  # the cleanup of a component can start another component
+        while self._tasks:  # repeat, because the cleanup of a component can start another component
             await asyncio.gather(*(self.stop(name) for name in list(self._tasks)))
 
     async def _run_component(self, name: str, component: Component, ready: asyncio.Event) -> None:
@@ -70,7 +70,7 @@ class Supervisor:
             except Exception:
                 log.exception("component crashed", extra={"component": name})
                 if is_being_cancelled():
-                    return  # the component failed while it was being stopped
+                    return  # do not restart the component, because it was cancelled
             else:
                 log.warning("component ended unexpectedly: restarting it", extra={"component": name})
             backoff.succeeded(loop.time() - started)

@@ -38,7 +38,7 @@ class Uplink:
         name: The tunnel's name in the configuration.
         tunnel: The tunnel.
         vias: The uplinks of the outer tunnels, in the order in which the gateway tries to connect through them. Empty
-            for connections without a tunnel.
+            if this uplink provides the direct link.
         quiet: Whether to omit state changes from the log.
         traffic: The traffic class for the log, if the tunnel has a separate connection for each class; otherwise
             empty.
@@ -60,7 +60,7 @@ class Uplink:
         self.tunnel = tunnel
         self.vias = vias
         self.tunnel_name = name if vias else None
-        """The tunnel's name; None for connections without a tunnel."""
+        """The tunnel's name; None if this uplink provides the direct link."""
         self.state = TunnelState.IDLE
         self.reason: FailureReason | None = None
         self.detail = ""
@@ -72,12 +72,12 @@ class Uplink:
         self.settled = asyncio.Event()
         """Set when the first attempt to open the tunnel has succeeded or failed."""
         self.watchers: list[Callable[[], None]] = []
-        """Callbacks for changes of the state. They are not called during an attempt to open the tunnel."""
+        """Callbacks for changes of this uplink's state. They are not called during an attempt to open the tunnel."""
         self._has_link = asyncio.Event()
         self._log = None if quiet else TunnelStateLog(name, tunnel.far_side, traffic)
         self._retry_now = asyncio.Event()
         self.opened: TunnelOpenResult | None = None
-        """The open tunnel; None if the tunnel is not open. It remains set while the tunnel is suspect."""
+        """The open tunnel; None if the tunnel is not open. A suspect tunnel is open."""
         self._draining = False
         self._after = after
         self._failover: LinkThroughOuterTunnels | None = None
@@ -95,7 +95,7 @@ class Uplink:
                 await self._after()
             while True:
                 via = await self._wait_for_via()
-                self._retry_now.clear()  # the attempt that starts now fulfills a pending request to retry
+                self._retry_now.clear()  # discard earlier requests to retry, because an attempt starts now
                 try:
                     lasted, cause = await self._keep_open(via, ready)
                     reconnect.succeeded(lasted)
@@ -103,7 +103,8 @@ class Uplink:
                     raise cause
                 except TargetPathError as error:
                     if is_being_cancelled():
-                        raise asyncio.CancelledError from error  # the error occurred while closing the tunnel
+                        # The uplink was cancelled, and closing the tunnel failed. Do not retry.
+                        raise asyncio.CancelledError from error
                     fatal = isinstance(error, TunnelError) and error.fatal
                     self.failures[error.reason] += 1
                     self._become(
@@ -124,7 +125,7 @@ class Uplink:
     def describe(self) -> str:
         """Return one line with the state of the tunnel and the cause of that state."""
         if self.state is TunnelState.WAITING:
-            return describe_all(self.vias)  # the tunnel waits because of the states of its outer tunnels
+            return describe_all(self.vias)  # this tunnel waits because no outer tunnel is open
         down = self.state in (*_ATTEMPTING, TunnelState.BACKOFF)
         state = "down" if down else str(self.state)
         detail = f": {self.detail}" if self.detail else ""
@@ -142,7 +143,9 @@ class Uplink:
         return used.tunnel_name if used is not None else None
 
     def renew(self) -> None:
-        """Make the open tunnel use credentials that have changed on disk. Client connections remain open.
+        """Make the open tunnel use credentials that have changed on disk.
+
+        Client connections remain open, unless the configuration file of a VPN has changed: the tunnel then reopens.
 
         If the tunnel is not open, try to open it immediately.
         """
@@ -219,7 +222,7 @@ class Uplink:
         return time.monotonic() - began, cause
 
     def _progress(self, state: TunnelState, reason: FailureReason | None = None, detail: str = "") -> None:
-        """Change the state to a state that the tunnel reports. Provide the link only while the tunnel is up."""
+        """Store a state that the tunnel reports. Provide the link only while the tunnel is up."""
         if self.opened is not None:
             self._publish(self.opened.link if state is TunnelState.UP else None)
         if state is TunnelState.UP and self._draining:

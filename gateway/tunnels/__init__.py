@@ -61,15 +61,15 @@ class TunnelKind:
         insecure_settings: Receives the options, and whether the path to the tunnel's server is unencrypted. Yields
             the insecure settings. Reads no file contents, only the permissions of program files.
         advice: Receives the options, and yields warnings about settings that are valid but probably unintended. Each
-            warning begins with the key. Reads no files.
+            warning begins with the configuration key. Reads no files.
         verify: Checks the options and the files to which the options refer. Raises `GatewayError` if the tunnel
             cannot work until the operator changes an option or a file.
         read_url: Receives the scheme of a URL, and the part after `://` without the query. Returns the configuration
             keys. None if this part always has the form `user@host:port`.
         identity: Receives the options, and returns the identity with which the tunnel connects. None if a server
-            permits several connections with the same identity. If `identity` is set, the gateway opens one tunnel for
-            all traffic classes. When the tunnel's configuration changes, the gateway closes the old tunnel before it
-            opens the new one.
+            permits several connections with the same identity. If a kind defines this function, the gateway opens one
+            tunnel for all traffic classes. When the tunnel's configuration changes, the gateway closes the old tunnel
+            before it opens the new one.
         credentials: Receives the options, and returns the certificates in the files to which the options refer.
             Skips unreadable files. Can block.
         renewed: Receives the options, and returns the certificate files that an operator can renew with the same key.

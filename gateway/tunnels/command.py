@@ -22,7 +22,7 @@ _VIA = "a program opens its own connections, which no tunnel can carry: remove v
 
 
 class CommandTunnel:
-    """A tunnel through a program; implements `gateway.contracts.tunnel.Tunnel`.
+    """A tunnel in which a program connects to the targets; implements `gateway.contracts.tunnel.Tunnel`.
 
     Args:
         options: The options of the tunnel.

@@ -37,7 +37,7 @@ _TUNNEL_STATES = {
     "AUTH": TunnelState.AUTHENTICATING,
     "GET_CONFIG": TunnelState.AUTHENTICATING,
 }
-"""Maps the states that OpenVPN reports before its first connection to states of the tunnel."""
+"""The state of the tunnel for each state that OpenVPN can report before it is connected."""
 
 
 class OpenVpnTunnel:
@@ -94,12 +94,12 @@ class _OpenVpnClient:
 
     @classmethod
     async def start(cls, options: OpenVpnOptions, via: Link, stack: AsyncExitStack) -> "_OpenVpnClient":
-        """Start a client process.
+        """Start an OpenVPN process.
 
         Args:
             options: The options of the tunnel.
-            via: The link through which to reach the server.
-            stack: Receives the callbacks that stop the process and release its device.
+            via: The link through which to reach the VPN server.
+            stack: Receives the callbacks that stop the process and release the VPN device.
 
         Raises:
             TunnelError: The configuration file is not valid, or the process cannot be started.
@@ -181,7 +181,8 @@ class _OpenVpnClient:
         error = self._vpn.error(f"no connection within {self._options.connect_timeout:g} s; still trying")
         reason = error.reason if self._vpn.failure else FailureReason.TIMEOUT
         progress(TunnelState.BACKOFF, reason, error.detail)
-        self._schedule_failure_report(progress)  # report again: OpenVPN can log a more specific failure later
+        # Schedule the next report, because OpenVPN can log a more specific failure later.
+        self._schedule_failure_report(progress)
 
     async def configure(self, link: VpnLink) -> None:
         """Configure the device and the link with the settings that the server has pushed.
@@ -201,7 +202,10 @@ class _OpenVpnClient:
         self._link = link
 
     async def follow_states(self, link: VpnLink, monitor: LivenessMonitor) -> None:
-        """React to each state that OpenVPN reports. When the process exits, report the link as lost."""
+        """After each state that OpenVPN reports, update the device and `monitor`.
+
+        When the OpenVPN process exits, report the link as lost.
+        """
         while (state := await self._next_state()) is not None:
             if state == "CONNECTED":
                 await self.configure(link)

@@ -130,7 +130,7 @@ def _verify(options: SshOptions) -> None:
 
 
 def _insecure_settings(options: SshOptions, plain: bool) -> Iterator[InsecureSetting]:
-    del plain  # SSH encrypts its traffic on every path, so ignore this argument
+    del plain  # ignore `plain`, because SSH encrypts its traffic on every path
     if options.insecure_host_key:
         message = (
             "disables host key verification, so an attacker on the network path can read and change all traffic: set"

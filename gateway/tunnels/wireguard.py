@@ -150,7 +150,8 @@ class _ConnectedWireGuardDevice:
         try:
             await self._wireguard.reconnect()
         except TunnelError as error:
-            log.warning("%s", error.detail)  # the monitor calls `reconnect` again, and finally replaces the device
+            # If no replies arrive, `LivenessMonitor` calls `reconnect` again, and finally reports the link as lost.
+            log.warning("%s", error.detail)
 
     def renew(self) -> None:
         """Apply changed files. If only keys and peers have changed, update the device.

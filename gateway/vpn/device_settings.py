@@ -31,7 +31,7 @@ class DeviceSettings:
 
     @property
     def usable_addresses(self) -> tuple[IpInterface, ...]:
-        """The addresses, without IPv6 addresses if the MTU is less than 1280 bytes (RFC 8200, section 5)."""
+        """The addresses that the device can use. IPv6 needs an MTU of at least 1280 bytes (RFC 8200, section 5)."""
         allows_ipv6 = (self.mtu or _IPV6_MIN_MTU) >= _IPV6_MIN_MTU
         return tuple(each for each in self.addresses if each.version == 4 or allows_ipv6)
 

@@ -63,7 +63,7 @@ class VpnLink:
         self.network = network
         self.silence = OverdueReplyTimer(thresholds, time.monotonic())
         self.server: str | None = None
-        """The address of the server for the status, see `VpnStatus.server`; None if it is not known yet."""
+        """The value for `VpnStatus.server`; None if the value is not known yet."""
         self._isolation = isolation
         self._resolver = VpnResolver(isolation)
         self._echo = EchoMonitor(isolation, self._on_echo_reply)
@@ -146,7 +146,7 @@ class VpnLink:
             relay.abort(CloseReason.LINK_LOST)
 
     async def lost(self) -> TunnelError:
-        """Wait until the link is lost, and return the cause. The error is not fatal, because a retry can succeed."""
+        """Wait until the link is lost, and return the error. The error is not fatal, because a retry can succeed."""
         return await asyncio.shield(self._lost)
 
     def status(self) -> VpnStatus:

@@ -46,7 +46,7 @@ def device_index(netlink: IPRoute, name: str) -> int:
 
 @contextmanager
 def ignore_missing() -> Iterator[None]:
-    """Ignore errors of the `with` block about missing objects, such as a rule that the kernel has removed."""
+    """Ignore netlink errors of the `with` block about rules, routes or devices that no longer exist."""
     try:
         yield
     except NetlinkError as error:

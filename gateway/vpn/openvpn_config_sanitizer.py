@@ -153,8 +153,8 @@ class _FileSanitizer:
             return [replace(directive, block=normalize_block(name, "\n".join(directive.block)))]
         if name not in FILE_DIRECTIVES or not values:
             return [directive]
-        # The 1 in `tls-auth FILE 1` is the key direction. The block with the content of FILE cannot contain it, so
-        # write the directive `key-direction 1`.
+        # The 1 in `tls-auth FILE 1` is the key direction. The block that replaces FILE cannot contain the key
+        # direction, so write the directive `key-direction 1`.
         direction = [OpenVpnDirective(directive.line, "key-direction", values[1:])] if values[1:] else []
         return direction if values[0] == "[inline]" else [*direction, self._inline_file(directive)]
 

@@ -28,26 +28,27 @@ _CONNECTION_DIRECTIVES = {
 }  # fmt: skip
 """Directives that are also allowed in a `<connection>` block."""
 _ALLOWED = FILE_DIRECTIVES | _CONNECTION_DIRECTIVES | {
-    # Directives about the client role and the verification of the server.
+    # The following directives control the client role, and the choice and verification of the server.
     "client": "", "tls-client": "", "pull": "", "push-peer-info": "", "tls-exit": "",
     "remote-random": "", "remote-random-hostname": "", "proto-force": "PROTOCOL",
     "remote-cert-tls": "server", "ns-cert-type": "server", "remote-cert-ku": "[TEXT]…", "remote-cert-eku": "TEXT",
     "verify-x509-name": "TEXT [subject|name|name-prefix]", "verify-hash": "TEXT [SHA1|SHA256]",
     "peer-fingerprint": "TEXT",
-    # Directives about encryption.
+    # The following directives control encryption and compression.
     "cipher": "CIPHER", "data-ciphers-fallback": "CIPHER", "data-ciphers": "CIPHERS", "ncp-ciphers": "CIPHERS",
     "auth": "DIGEST", "tls-cipher": "SUITES", "tls-ciphersuites": "SUITES", "tls-groups": "NAMES",
     "ecdh-curve": "NAMES", "tls-version-min": "1.2|1.3 [or-highest]", "tls-version-max": "1.2|1.3",
     "tls-cert-profile": "legacy|preferred|suiteb", "replay-window": "NUMBER [NUMBER]", "mute-replay-warnings": "",
     "compress": "[stub|stub-v2]", "comp-lzo": "no", "allow-compression": "no",
-    # Directives about timers and sizes.
+    # The following directives control timers, sizes and sockets.
     "reneg-sec": "NUMBER [NUMBER]", "reneg-bytes": "NUMBER", "reneg-pkts": "NUMBER", "hand-window": "NUMBER",
     "tran-window": "NUMBER", "tls-timeout": "NUMBER", "keepalive": "NUMBER NUMBER", "ping": "NUMBER",
     "ping-restart": "NUMBER", "ping-timer-rem": "", "inactive": "NUMBER [NUMBER]", "session-timeout": "NUMBER",
     "sndbuf": "NUMBER", "rcvbuf": "NUMBER", "socket-flags": "[TCP_NODELAY]", "tcp-nodelay": "", "fast-io": "",
     "txqueuelen": "NUMBER", "shaper": "NUMBER", "passtos": "", "persist-local-ip": "", "persist-remote-ip": "",
     "disable-occ": "",
-    # Directives about addresses, routes and DNS. OpenVPN reports the values, and the gateway configures the device.
+    # The following directives set addresses, routes and DNS. OpenVPN reports the values to the gateway, which
+    # configures the device.
     "ifconfig": "HOST HOST", "ifconfig-ipv6": "HOST HOST", "topology": "subnet|net30|p2p",
     "route": "HOST [HOST] [HOST] [HOST]", "route-ipv6": "HOST [HOST] [HOST]", "route-gateway": "HOST",
     "route-ipv6-gateway": "HOST", "route-metric": "NUMBER", "route-delay": "[NUMBER] [NUMBER]", "route-nopull": "",

@@ -5,19 +5,19 @@ from gateway.vpn.openvpn_config_parser import OpenVpnDirective, printable_name
 from gateway.vpn.openvpn_directive_allowlist import BLOCK_DIRECTIVES, IGNORED_VARIABLES, check_values, is_allowed
 
 _IGNORED = {
-    # Directives about the `openvpn` process and its output.
+    # The following directives control the `openvpn` process and its output.
     "daemon", "inetd", "log", "log-append", "syslog", "writepid", "status", "status-version", "verb", "mute", "echo",
     "parameter", "suppress-timestamps", "machine-readable-output", "errors-to-stderr", "nice", "mlock", "chroot",
     "user", "group", "cd", "tmp-dir", "remap-usr1", "persist-key", "disable-dco", "setcon",
     "management", "management-client", "management-hold", "management-query-passwords", "management-query-remote",
     "management-up-down", "management-signal", "management-forget-disconnect", "management-log-cache",
-    # Directives about the device, addresses, routes and name resolution.
+    # The following directives control the device, addresses, routes and name resolution.
     "dev", "dev-type", "dev-node", "ifconfig-noexec", "ifconfig-nowarn", "route-noexec", "route-up", "route-pre-down",
     "up", "down", "up-delay", "up-restart", "down-pre", "ipchange", "script-security", "dns-updown", "persist-tun",
-    # Directives about connection attempts.
+    # The following directives control connection attempts.
     "connect-retry", "connect-retry-max", "connect-timeout", "server-poll-timeout", "resolv-retry", "auth-retry",
     "auth-nocache", "single-session", "ping-exit", "preresolve", "ip-remote-hint",
-    # Directives without effect on Linux: those for Windows, and those that OpenVPN ignores.
+    # The following directives have no effect on Linux: they are for Windows, or OpenVPN ignores them.
     "ip-win32", "route-method", "register-dns", "block-outside-dns", "dhcp-renew", "dhcp-release", "dhcp-pre-release",
     "show-net-up", "tap-sleep", "pause-exit", "service", "win-sys", "windows-driver", "tun-ipv6", "http-proxy-retry",
     "http-proxy-timeout", "socks-proxy-retry", "max-routes", "prng", "mtu-test", "comp-noadapt",

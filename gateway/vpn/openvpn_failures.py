@@ -48,7 +48,7 @@ _PATTERNS: list[tuple[str, FailureReason, bool, int]] = [
 def parse_failure(line: str) -> OpenVpnFailure | None:
     """Return the failure that a log line reports; None if it reports no failure."""
     if re.match(r"\S*\s*\S*\s*(MANAGEMENT|PUSH|OPTIONS IMPORT|Timers)\b", line):
-        return None  # these lines report no failure: they only quote commands and options
+        return None  # a line with one of these words only quotes a command or options
     for pattern, reason, fatal, specificity in _PATTERNS:
         if re.search(pattern, line):
             detail = re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", "", line.strip())

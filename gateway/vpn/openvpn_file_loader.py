@@ -39,14 +39,16 @@ class _LoadedFile:
 
 
 def load_client_file(options: OpenVpnOptions) -> SanitizedOpenVpnFile:
-    """Load an OpenVPN client file and the files to which it refers. Generate the file for `openvpn`. Can block.
+    """Load an OpenVPN client file, and generate a configuration file for OpenVPN. Can block.
+
+    The function also loads the files to which the client file refers.
 
     Args:
         options: The options of the tunnel.
 
     Raises:
-        TunnelError: A file cannot be read, other users can read a file with secrets, or a directive or its value is
-            not allowed; fatal.
+        TunnelError: A file cannot be read, other users can read a file with secrets, or a directive or one of its
+            values is not allowed; fatal.
     """
     named: dict[str, _LoadedFile] = {}
     try:

@@ -88,7 +88,7 @@ class OpenVpnProcess:
 
     def _command(self, memory: int) -> list[str]:
         return [
-            # A <connection> block inherits only options that precede it, so put these options before the file.
+            # A <connection> block inherits only options that precede it. Therefore, the next options come first.
             "openvpn", "--connect-retry", "1", "2", "--server-poll-timeout", "5", "--allow-compression", "no",
             "--config", f"/dev/fd/{memory}",
             "--dev", self._device, "--dev-type", self._file.layer, "--ifconfig-noexec", "--route-noexec",

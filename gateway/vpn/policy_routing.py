@@ -43,7 +43,8 @@ def configure_in_host(name: str, settings: DeviceSettings) -> None:
     with _table_lock, netlink_socket() as netlink:
         index = device_index(netlink, name)
         table = _table_of(netlink, name) or _free_table(netlink, name)
-        with contextlib.suppress(OSError):  # in containers, /proc/sys can be read-only
+        # In a container, /proc/sys can be read-only. The device then keeps the default rp_filter.
+        with contextlib.suppress(OSError):
             Path("/proc/sys/net/ipv4/conf", name, "rp_filter").write_text("2")
         bring_up(netlink, index, settings)
         for each in settings.usable_addresses:
@@ -105,8 +106,8 @@ def _table_of(netlink: IPRoute, name: str) -> int | None:
 def _free_table(netlink: IPRoute, name: str) -> int:
     """Return the number of a routing table that no rule uses. The search starts at a number derived from `name`."""
     used = {rule.get_attr("FRA_TABLE") for rule in _rules(netlink)}
-    # Derive the start of the search from the device's name. Gateways that search simultaneously then usually find
-    # different tables.
+    # Start the search for an unused table at a number derived from the device's name. Gateways that search
+    # simultaneously then usually find different tables.
     start = zlib.crc32(name.encode())
     return next(
         table

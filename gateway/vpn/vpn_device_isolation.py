@@ -79,7 +79,7 @@ class VpnDeviceIsolation(Protocol):
         """
 
     async def release_device(self) -> None:
-        """Undo `configure_device`. Call this method after the removal of a device, before another is configured."""
+        """Undo `configure_device`. Call this method after you remove a device, before you configure another one."""
 
     def close(self) -> None:
         """Release all resources. No other method can be called afterward."""

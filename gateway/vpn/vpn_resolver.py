@@ -1,4 +1,4 @@
-"""Resolves host names. Sends DNS queries through a VPN to its name servers, with the library dnspython."""
+"""Resolves host names with the name servers of a VPN. Sends the queries through the VPN, with dnspython."""
 
 import asyncio
 import socket

@@ -51,7 +51,7 @@ class WireGuardDevice:
         self._process = WireGuardGoProcess(device)
         self._is_isolated = False
         self._endpoints: dict[str, str] = {}
-        """For the public key of each peer, its resolved endpoint."""
+        """The resolved endpoint of each peer. The dictionary key is the peer's public key."""
         self._lock: DeviceLock | None = None
         self.in_kernel = False
         """Whether the kernel provides the device."""
@@ -120,7 +120,7 @@ class WireGuardDevice:
         """Resolve the endpoints of all peers. If a name does not resolve, use the last known address.
 
         Returns:
-            For the public key of each peer that has an endpoint, its `address:port`.
+            The `address:port` of each peer that has an endpoint. The dictionary key is the peer's public key.
         """
         found = {}
         for peer in self._file.peers:

@@ -197,7 +197,8 @@ def to_setconf(file: WireGuardFile, endpoints: dict[str, str]) -> str:
 
     Args:
         file: The configuration file.
-        endpoints: For the public key of each peer that has an endpoint, its resolved `address:port`.
+        endpoints: The resolved `address:port` of each peer that has an endpoint. The dictionary key is the peer's
+            public key.
     """
     lines = ["[Interface]", f"PrivateKey = {file.private_key}"]
     if file.listen_port:

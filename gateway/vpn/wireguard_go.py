@@ -38,7 +38,7 @@ class WireGuardGoProcess:
 
         Args:
             prefix: Prefix of the names of the gateway's devices and their sockets. The method removes the sockets
-                with this prefix on which no process listens.
+                whose names begin with `prefix` and on which no process listens.
 
         Raises:
             TunnelError: The process cannot create the device; fatal.

@@ -74,5 +74,5 @@ class Explanation:
 
     @property
     def remedies(self) -> list[str]:
-        """The remedies, without duplicates."""
+        """The remedies of all items in `backends`, without duplicates."""
         return list(dict.fromkeys(each.remedy for each in self.backends if each.remedy))

@@ -162,7 +162,10 @@ def _unasked(subject: ExplainedContainer, backend: ExplainedBackend, configured:
 
 
 def _chosen_otherwise(subject: ExplainedContainer, backend: ExplainedBackend, configured: list[str]) -> Reachability:
-    """Return which label, grant or rule of the container omits the backend, or the networks of the backend."""
+    """Return `no`, because a label, a grant, or a rule in `docker.attach` excludes the backend.
+
+    A label or a rule can also exclude all networks on which the backend is available.
+    """
     container, mine = subject.container, subject.container.labels
     for key, choices in (("network", configured), ("backends", [backend.name])):
         label = subject.label(key)

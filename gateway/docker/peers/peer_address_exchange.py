@@ -64,7 +64,7 @@ class PeerAddressExchange:
         """The snapshot and the consumers from which the current reports were encoded."""
         self._lines: dict[NetworkToPeers, bytes] = {}
         self._reports: list[tuple[ContainerAddressReport, dict[str, Consumer]]] = []
-        """For each peer (the gateway on another node): its last report, which contains its consumers."""
+        """The last report of each peer (the gateway on another node), and the consumers that the report contains."""
         self._only_grants = False
 
     async def run(self, ready: Callable[[], None]) -> None:
@@ -123,7 +123,7 @@ class PeerAddressExchange:
                 return found
 
     def _update(self, mesh: PeerConnectionManager) -> None:
-        """Send this node's reports to peers if they changed, and add the consumers from peers to the registry."""
+        """Send this node's reports to the peers, and update the peers' consumers in the consumer registry."""
         observed, here = self._observed(), self._registry.local
         if observed is not None and (observed is not self._encoded_from[0] or here is not self._encoded_from[1]):
             self._encoded_from = observed, here

@@ -36,7 +36,8 @@ class SwarmPeer:
     report: ContainerAddressReport | None = None
     problem: str = "not connected yet"
     seen: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the peer connects to this gateway. This gateway then reconnects to the peer without waiting."""
+    """An event that is set when the peer connects to this gateway. This gateway then reconnects to the peer without
+    waiting."""
 
 
 async def maintain_peer(

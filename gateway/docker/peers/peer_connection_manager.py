@@ -57,7 +57,7 @@ class PeerConnectionManager:
         """For each network ID: the encoded report that this gateway sends."""
         self._servers: dict[NetworkToPeers, asyncio.Task[None]] = {}
         self._network_added = asyncio.Event()
-        """Set when the gateway starts to listen on a network."""
+        """An event that is set when the gateway starts to listen on a network."""
         self._handshakes: Counter[str] = Counter()
         """The number of handshakes in progress, by address."""
         self._listed: dict[str, set[str]] = {}
@@ -153,7 +153,10 @@ class PeerConnectionManager:
         await self._send_reports(network, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     async def _send_reports(self, network: NetworkToPeers, writer: asyncio.StreamWriter) -> None:
-        """Send the report when the peer connects and after each change. Send heartbeats in between."""
+        """Send the report about the network when the peer connects, and again after each change of the report.
+
+        Send heartbeats between the reports.
+        """
         sent = _HEARTBEAT
         try:
             while network in self._servers:

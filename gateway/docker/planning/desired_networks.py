@@ -51,7 +51,7 @@ def attachable_networks(builder: PlanBuilder, container: Container) -> set[str]:
 
 
 def _idle(builder: PlanBuilder, container: Container) -> None:
-    """Warn about labels that have no effect because the label `enable` is absent.
+    """Warn about a container's labels that have no effect because the label `enable` is absent.
 
     Do not warn if the container shares a network with the gateway, because the key `allow` of a backend can then
     match the labels.

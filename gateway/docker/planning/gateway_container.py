@@ -172,7 +172,7 @@ def address_warnings(builder: PlanBuilder) -> Iterator[str]:
 
 
 def _taken(builder: PlanBuilder, own: Container, name: str) -> Iterator[str]:
-    """Yield a warning for each container that has an address that the gateway requested."""
+    """Yield a warning for each container that has an address that the gateway requested for itself."""
     for container in builder.observed.containers:
         endpoint = container.endpoints.get(name)
         if endpoint is None or container.id == own.id:
@@ -187,10 +187,11 @@ def _taken(builder: PlanBuilder, own: Container, name: str) -> Iterator[str]:
 
 
 def as_running_gateway(desired: DesiredState, observed: EngineSnapshot) -> EngineSnapshot:
-    """Return the snapshot with the running gateway's container as `own`, for a command such as `gateway apply`.
+    """Return a copy of the snapshot in which `own` is the container of the running gateway.
 
-    A command can run on the host or in a temporary container, and must not attach the temporary container to
-    networks. If `docker.container` is set, return the snapshot unchanged: `own` is already the gateway's container.
+    A command such as `gateway apply` can run on the host or in a temporary container. The command must not attach the
+    temporary container to networks. If `docker.container` is set, return the snapshot unchanged: `own` is already the
+    gateway's container.
     """
     own = observed.own_container
     if desired.options.container is not None or (own is not None and desired.is_gateway(own)):

@@ -13,11 +13,11 @@ def gateway_swarm_task_state(
     """Return the state of the gateway's own attachment to a network.
 
     The engine does not report the aliases of a task, but a swarm manager reports the aliases of the task's service.
-    On other nodes, the aliases are not checked.
+    On a node that is not a manager, the gateway does not check the aliases.
 
     Args:
         builder: The plan so far.
-        own: The gateway's container, a task.
+        own: The gateway's container, which is a task of a swarm service.
         name: The network's name.
     """
     names = builder.gateway_aliases(name)

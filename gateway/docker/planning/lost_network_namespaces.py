@@ -83,7 +83,7 @@ def without_namespace_while_running(builder: PlanBuilder, container: Container) 
 
 
 def later_starts(builder: PlanBuilder) -> dict[str, float]:
-    """Return the containers that need no restart, although their namespace's owner has a later start time.
+    """Return the containers that need no restart, although the owner of their namespace seems to have started later.
 
     The owner's start time is in the future, because the engine's clock was set back after the owner's start. Without
     a record of such a container, the gateway would restart the container when the clock reaches the owner's start

@@ -28,14 +28,15 @@ def container_conflicts(builder: PlanBuilder, container: Container, network: str
 
 
 def report_foreign_endpoints(builder: PlanBuilder, container: Container, wanted: Collection[str]) -> None:
-    """Add to the plan a container's name conflicts on the gateway's networks.
+    """Report a container's name conflicts on networks to which the gateway did not attach the container.
 
-    Skip each network to which the gateway attached the container.
+    Report only conflicts on the networks of the gateway.
 
     Args:
         builder: The plan so far.
         container: A container.
-        wanted: The container's desired networks, which `container_conflicts` covers.
+        wanted: The container's desired networks. Skip these networks, because `container_conflicts` reports the
+            conflicts on them.
     """
     for network, endpoint in container.endpoints.items():
         attached = any(each.startswith(OWNER_ALIAS_PREFIX) for each in endpoint.aliases or ())

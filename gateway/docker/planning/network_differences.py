@@ -10,7 +10,10 @@ from gateway.docker.snapshot import ENCRYPTED, MTU, NetworkInfo
 
 
 def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo) -> Iterator[str]:
-    """Yield a warning for each difference from the configuration, with two remedies: keep or replace the network."""
+    """Yield a warning for each difference between an existing network and its configured options.
+
+    Each warning contains two remedies: keep the network, or replace it.
+    """
     ours, command = builder.is_ours(there.labels), builder.observed.flavor.command
     for differs, keep in _differences(builder, options, there, ours=ours):
         if ours:
@@ -32,7 +35,7 @@ def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo)
 def _differences(
     builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo, *, ours: bool
 ) -> Iterator[tuple[str, str]]:
-    """Yield each difference, and the setting that would match the existing network.
+    """Yield each difference between a network and its configured options, and the setting that matches the network.
 
     If another program created the network (`ours` is False), ignore properties that are not configured.
     """

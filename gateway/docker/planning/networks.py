@@ -66,7 +66,10 @@ def choose_subnet(subnets: Iterable[str], pool: IpNetwork = _POOL, bits: int = _
 
 
 def _subnet(builder: PlanBuilder, options: NetworkOptions) -> tuple[str | None, str]:
-    """Return a free subnet for a new network (or None), and a description of the searched range for messages."""
+    """Return the subnet of a new network, and a text that describes the searched range.
+
+    The subnet is None if no subnet is free.
+    """
     if options.per is None:
         subnet = str(options.subnet) if options.subnet else choose_subnet(builder.subnets)
         return subnet, f"/{_SUBNET_BITS} of {_POOL}"

@@ -35,7 +35,10 @@ class EndpointWithAlias:
     listed: frozenset[str] = frozenset()
 
     def shares(self, alias: str, other: "EndpointWithAlias") -> bool:
-        """Return whether both holders can have the alias: if they have the same owner, or if both list the alias."""
+        """Return whether this and the other container or service can both have the alias.
+
+        Both can have the alias if they have the same owner, or if grants or rules assign the alias to both.
+        """
         return self.owner == other.owner or (alias in self.listed and alias in other.listed)
 
 
@@ -86,7 +89,7 @@ class PlanBuilder:
         """For each network and alias: the container or service for which this plan reserves the alias."""
 
     def driver(self, options: NetworkOptions) -> str:
-        """Return the driver of a network with these options."""
+        """Return the driver of a network that has the given options."""
         if options.driver != "auto":
             return options.driver
         # Only the gateway on the leading manager creates overlays. This manager lists all services, but not the plain
@@ -96,20 +99,20 @@ class PlanBuilder:
         return "overlay" if overlay else "bridge"
 
     def label(self, key: str) -> str:
-        """Return the name of one of the gateway's labels, with its prefix."""
+        """Return the full name of one of the gateway's labels: `docker.label_prefix`, a dot, and `key`."""
         return f"{self.options.label_prefix}.{key}"
 
     def is_ours(self, found: Mapping[str, str]) -> bool:
-        """Return whether this gateway created the object with these labels."""
+        """Return whether this gateway created the network that has the labels `found`."""
         return (
             found.get(self.label(labels.MANAGED_BY)) == "gateway"
             and found.get(self.label(labels.INSTANCE)) == self.desired.instance
         )
 
     def request(self, who: str, name: str | None, found: Mapping[str, str]) -> RequestedAccess | None:
-        """Return what access a container or service requests, by its labels or by the grants and rules that match it.
+        """Return the access that labels, grants or rules request for a container or service.
 
-        Return None if it requests no access.
+        Return None if none of them requests access.
 
         Args:
             who: The container or service, for messages.
@@ -142,7 +145,7 @@ class PlanBuilder:
         self.label_errors += lines
 
     def why(self, container: Container) -> str:
-        """Return why the gateway attaches a container, for messages."""
+        """Return the label or the configuration key that makes the gateway attach a container."""
         if container.labels.get(self.label("enable")) is not None and not self.desired.strict:
             return f"label {self.label('enable')}"
         return "docker.grants" if granted(self.options.grants, container.name, container.labels) else "docker.attach"

@@ -42,7 +42,7 @@ def service_networks(builder: PlanBuilder, service: SwarmService) -> list[str]:
 
 
 def _wanted(builder: PlanBuilder, service: SwarmService) -> tuple[RequestedAccess | None, list[str]]:
-    """Return the request of a service, and the networks that the request selects."""
+    """Return the access that a service requests (None for no access), and the names of the requested networks."""
     who, labels = f"service {service.name}", {**service.labels, SWARM_SERVICE: service.name}
     request = builder.request(who, None, labels)
     return request, [] if request is None else builder.networks_of(request, who, service.name, labels)
@@ -52,8 +52,9 @@ def _attached(builder: PlanBuilder, service: SwarmService) -> tuple[dict[str, fr
     """Report the status of each network that a service requests.
 
     Returns:
-        The desired aliases on each network that the service has or gets, by the network's ID. Also the IDs of the
-            existing networks that the service requests; empty if the request is refused.
+        A mapping from the ID of each current or added network of the service to the service's desired aliases on
+            the network. Also the IDs of the existing networks that the service requests; empty if the gateway refuses
+            the request.
     """
     mark, who = builder.desired.owner_alias, f"service {service.name}"
 

@@ -26,7 +26,7 @@ def unavailable_container(
 
 
 def safe_command(command: str) -> str:
-    """Return the command; empty if it is too long to show, or if it contains control characters."""
+    """Return `command`; an empty string if `command` is too long to show, or if it contains control characters."""
     return command if one_line(command, _MAX_COMMAND) == command else ""
 
 

@@ -60,12 +60,13 @@ class CachedPage:
         self._title = ""
         self._event = 0
         self._view_number = 0
-        """The number of the snapshot that the parts show; 0 if there is none. The snapshot itself is not stored, so
-        that its memory can be freed."""
+        """The `number` of the service snapshot (`VersionedStatusView`) of the last rendering; 0 before the first
+        rendering. The snapshot itself is not stored, so that the memory of the snapshot can be freed."""
         self._rendered = 0.0
         """Monotonic time of the last rendering, in seconds."""
         self._responses: dict[int | None, PageResponse] = {}
-        """Cached responses with the current content. The key is the version that the client has; None: no version."""
+        """Cached responses with the current content of the page. The key is the page version that the client already
+        shows; None: the response contains the whole page."""
 
     async def get(self, since: str, render: RenderPage) -> PageResponse | None:
         """Return the whole page, or an update with the changed parts; None if the page does not exist.

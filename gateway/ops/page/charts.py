@@ -28,11 +28,12 @@ class Chart:
 
 
 def history_chart(checks: Sequence[CheckHistoryEntry], columns: int = WIDTH) -> Chart:
-    """Return a chart with one column per check, oldest first. The worse the result of a check, the taller its column.
+    """Return a chart of check results, oldest first. The worse the result, the taller the column.
 
     Args:
-        checks: The checks, oldest first, at most `WIDTH`.
-        columns: Maximum number of columns. If this is less than `WIDTH`, a column shows the worst of several checks.
+        checks: The checks, oldest first. There are at most `WIDTH` checks.
+        columns: Maximum number of columns. With `WIDTH` columns, each column shows one check. With fewer columns,
+            each column shows the worst result of several checks.
     """
     return _draw_history(bytes([_RESULTS[each.state] for each in checks]), columns)
 

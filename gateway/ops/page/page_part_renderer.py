@@ -11,7 +11,7 @@ from gateway.ops.page.page_parts import PageItem, PagePart, PageParts
 from gateway.ops.page.templates import TEMPLATES
 
 SHORTEST_SCALE = 0.005
-"""Minimum duration, in seconds, that the full width of a phases chart represents."""
+"""Minimum scale of a chart of check phases: the full width represents at least this number of seconds."""
 END_SECTION = "</section>\n"
 _PERIOD = 3600.0
 """Seconds after which the renderer renders every part again, even if the data has not changed. The HTML also depends

@@ -28,8 +28,8 @@ class PagePart:
     html: str
     version: int
     placeholder: str = field(init=False)
-    """The element that replaces this part in a response to a client that already has the part. It is a `template`
-    element, because HTML permits this element inside lists and tables."""
+    """An empty `template` element with the ID of the part. If a client already has the part, the response contains
+    the `template` element instead. HTML permits `template` elements inside lists and tables."""
 
     def __post_init__(self) -> None:
         object.__setattr__(
@@ -72,10 +72,10 @@ class PageParts:
         return known
 
     def commit(self, items: Sequence[PageItem]) -> None:
-        """Set the content of the page, and discard unused parts. If the content has changed, increase the version.
+        """Set the content of the page, and discard all other parts. If the content has changed, increase the version.
 
         Args:
-            items: The parts and tags of the page, in order.
+            items: The parts of the page, and the tags of its wrapper elements, in order.
         """
         self._parts = {each.id: each for each in items if isinstance(each, PagePart)}
         order = [each if isinstance(each, str) else each.id for each in items]

@@ -21,7 +21,7 @@ _LARGE = 100
 """Maximum number of targets for which the page shows all details. With more targets, the page omits details, so that
 its size stays below 300 KB. A page with all details also shows at most this number of consumers."""
 _MAX_CHANGES = 100
-"""Maximum number of changes on the page of a backend."""
+"""Maximum number of events in the section of recent changes on the page of a backend."""
 _INDEX, _BACKEND, _FLEET = map(macros, ("index.html", "backend.html", "fleet.html"))
 _END_MAIN = "</main>\n"
 
@@ -55,7 +55,8 @@ def render_index(
     diagnosis, renderer = diagnose(view), PagePartRenderer(parts, now, "")
     targets = [target for backend in view.backends for target in backend.targets]
     large = len(targets) > _LARGE
-    # The charts of check phases use the longest check as their scale. Large pages do not contain these charts.
+    # Find the duration of the longest check, which is the scale of the charts of check phases. Large pages do not
+    # contain these charts.
     durations = (each.last_duration or 0.0 for each in targets if each.last_phases)
     longest = None if large else max(durations, default=0.0)
 
