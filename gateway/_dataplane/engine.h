@@ -70,7 +70,7 @@ enum command {
     COMMAND_CLOSE,    /* close an SSH connection */
     COMMAND_CHANNEL,  /* open a channel; a: token of the SSH connection; payload: struct channel_setup */
     COMMAND_ATTACH,   /* connect a client to a channel; a: the client's socket, b: histogram, c: enum attach_flag */
-    COMMAND_UNTAP,    /* stop reporting the bytes of a channel or pair */
+    COMMAND_UNTAP,    /* stop sending copies of the bytes of a channel or pair to Python */
     COMMAND_ABORT,    /* reset a channel or pair; a: enum close_reason */
     COMMAND_CLOSE_HISTOGRAM, /* a: index of the histogram */
     COMMAND_LISTEN,   /* accept clients; payload: struct listener_setup */
@@ -172,7 +172,7 @@ struct gauge {
                                       listener's rule */
     _Atomic uint32_t generation;   /* an odd number if an object uses the slot; an even number if the slot is free */
     union {
-        uint32_t next_free; /* of a free slot: the number of the next free slot plus 1; 0: none */
+        uint32_t next_free; /* if this slot is free: 1 + the number of the next free slot, or 0 if there is none */
         _Atomic uint32_t eof_delivered; /* of a channel: whether the end of the backend's stream was forwarded */
     };
     void *object; /* a struct wire, channel, listener or pair; only the engine uses this pointer */

@@ -48,7 +48,7 @@ struct listener {
     uint32_t next_wire, pending;
     uint64_t permitted, token;
     uint64_t accepted; /* number of clients that use a permit. A client that RECORD_SERVED reports gives its permit back. */
-    uint64_t permit_due; /* end of the wait for a permit, during which the listener accepts no clients; 0: no wait */
+    uint64_t permit_due; /* until when the listener waits for a permit, and accepts no clients; 0: the listener does not wait */
     bool permit_waited;  /* whether the listener has waited for a permit, and got none */
     uint64_t period_start;     /* when the last channel of the previous period was opened */
     uint64_t opened, overflow; /* number of channels opened since `period_start`; number of those on full SSH connections */

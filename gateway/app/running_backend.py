@@ -28,7 +28,7 @@ from gateway.health.target_selection import (
 )
 
 ProbeRecords = dict[tuple[str, HostPort], LastProbeResult]
-"""The last probe results of each target of a backend. The key is the backend's kind and the target's address."""
+"""The last probe results of targets. A key consists of the kind of a backend and the address of a target."""
 
 
 @dataclass

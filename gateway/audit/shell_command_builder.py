@@ -37,7 +37,7 @@ def command(*words: str) -> str:
 
 
 def only_on_host(client: str) -> str:
-    """Return a command that stops a script on any host except the engine's.
+    """Return the command with which a script checks its host, and exits if the engine runs on another host.
 
     The script contains paths that are valid only on the engine's host.
     """

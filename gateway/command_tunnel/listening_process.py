@@ -237,7 +237,7 @@ class ListeningProcess:
         own = await asyncio.to_thread(session_sockets, self.child.pid)
         if own is None or before.listeners <= own:
             return
-        after = await self._read_sockets()  # to ignore listening sockets in `before` that have closed
+        after = await self._read_sockets()  # ignore the listening sockets in `before` that have closed since
         if (before.listeners - own) & after.listeners:
             # Wait a short time. If the program exits, `_check_running` raises a more specific error.
             await self.child.exits_within(EXIT_DELAY)

@@ -38,7 +38,7 @@ class Tunnel(Protocol):
 
     @property
     def far_side(self) -> str:
-        """The name of the tunnel's server for messages, such as `user@host:port`."""
+        """The name of the tunnel's server, such as `user@host:port`. The gateway uses this name in messages."""
 
     def open(self, via: Link, progress: TunnelStateCallback) -> AbstractAsyncContextManager[TunnelOpenResult]:
         """Open the tunnel through `via`. The tunnel closes when the context exits.

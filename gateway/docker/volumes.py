@@ -10,7 +10,7 @@ from gateway.backend_support.volume_definition import VolumeSpec
 
 @dataclass(frozen=True)
 class EngineVolume:
-    """A volume of this engine."""
+    """A Docker volume that exists on the engine."""
 
     name: str
     driver: str

@@ -45,8 +45,8 @@ _CHECK_VALIDITY = 300.0
 client resets the count of aborted handshakes only if the client has received at least `_CERTAIN_LOGIN_RESPONSES`
 responses."""
 _MAX_HANDSHAKE = 5.0
-"""Maximum seconds for which the budget reserves room for a client that has received exactly one response. After this
-time, the budget assumes that the client is logged in and idle."""
+"""Maximum seconds for which the budget reserves room for a client that has received exactly one response from the
+server. After this time, the budget assumes that the login is complete and that the client is idle."""
 _LOGIN_TIMEOUT = 11.0
 """A client that receives only one response has logged in if its connection lasts at least this number of seconds. The
 server closes the connection of a client that does not log in, by default after 10 s (`connect_timeout`)."""

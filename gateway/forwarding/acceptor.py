@@ -89,7 +89,7 @@ class Acceptor:
 
     @property
     def active_here(self) -> int:
-        """Number of current clients, except those that links have accepted, but not yet reported to Python code."""
+        """Number of current clients, except those that the native engine accepted and has not reported to Python."""
         return len(self._connections) + len(self.pending)
 
     @property

@@ -42,8 +42,8 @@ class DialResult(NamedTuple):
     routed: TargetWithUplink
     relay: Relay
     login: CancelKeyTap | None = None
-    """The tap that observes the client's login. None if the kind has no cancel requests, or if the client sends a
-    cancel request."""
+    """The tap that observes the client's login, to record which target must receive the client's later cancel
+    requests. None if the kind has no cancel requests, or if this client itself sends a cancel request."""
 
 
 class RetryingDialer:

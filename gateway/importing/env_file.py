@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from gateway.importing.compose_interpolation import interpolated
 
 EnvFileReader = Callable[[str], dict[str, str] | None]
-"""A function that returns the variables in the env file at a path; None if the file was not passed as a source."""
+"""A function that returns the variables in the env file at a path. It returns None if the file was not passed as a
+source."""
 
 
 def parse_env_file(text: str, value: Callable[[str], str] | None = None) -> dict[str, str]:

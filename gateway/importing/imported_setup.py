@@ -65,8 +65,8 @@ class ImportedContainer:
     Args:
         where: The name of the container in the notes for the user.
         name: The host name at which other containers reach the container.
-        source: The text to put before each note about the input that contains the container: the input's name, a
-            colon and a space; or empty.
+        source: The prefix for notes about the input file or command that contains the container: its name, a colon
+        and a space. Empty if the notes need no prefix.
         image: The image.
         command: The words of the entrypoint and the command.
         environment: The environment variables.
