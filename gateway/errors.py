@@ -6,7 +6,7 @@
     ├── ConfigError                   the operator: the configuration is invalid
     ├── UsageError                    the caller of a command: its arguments are invalid
     ├── ServiceUnreachableError       the caller of a command: the service does not respond
-    └── TargetPathError             depends on the subclass; has a `FailureReason`
+    └── TargetPathError               depends on the subclass; has a `FailureReason`
         ├── TunnelError               the operator of the tunnel; `fatal` if a retry cannot succeed soon
         ├── LinkLostError             no one: the uplink opens a new link
         │   └── RedialRequiredError   the calling code: dial again immediately

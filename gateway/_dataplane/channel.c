@@ -159,7 +159,7 @@ void channel_free(struct channel *c)
     c->freed = true;
     dequeue_channel(c);
     wire_remove_channel(w, c);
-    /* `release_growth` updates `growth_available` of the native engine after the client has received all bytes. */
+    /* `release_growth` updates `growth_available` of the native engine after the client has received all bytes or a reset. */
     w->growth_available += c->growth;
     c->wire = NULL;
 }

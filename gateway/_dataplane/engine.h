@@ -4,8 +4,8 @@
  * Only the thread of the engine calls `engine_turn`, and this thread never takes Python's GIL. Other threads only append
  * commands, take records, and read gauges. Some tests start no thread, and call `engine_turn` themselves.
  * Each call of `engine_turn` runs one iteration of the epoll loop.
- * A token identifies an object: an SSH connection, a channel, a listener or a pair. Each object has a slot, which contains the
- * object's `struct gauge`. The token consists of the number of the slot, and of a generation number, which shows whether the
+ * A token identifies an object: an SSH connection, a channel, a listener or a pair. Each object has a slot, which is a
+ * `struct gauge`. The token consists of the number of the slot, and of a generation number, which shows whether the
  * slot still belongs to this object.
  * All times are in nanoseconds of CLOCK_MONOTONIC.
  */
@@ -92,24 +92,25 @@ enum record {
                           did not open. */
     RECORD_TAP,        /* a: 1 if the bytes are from the backend; b: when the engine handled the bytes; payload: the
                           bytes */
-    RECORD_ENDED,      /* a: enum close_reason; b: the client's socket, or -1; c: whether Python closes this socket with a
-                          reset. Python closes the socket after the client has received all data. The last record of a
-                          channel. */
+    RECORD_ENDED,      /* a: enum close_reason; b: the client's socket, or -1; c: whether Python must close this socket with
+                          a reset. Python must close the socket after the client has received all data. The last record
+                          of a channel. */
     RECORD_HISTOGRAM,  /* a: index of the histogram; b: whether the histogram is closed; c: sum of the observations in ns;
                           payload: number of observations in each bucket */
     RECORD_RPC,        /* a: 1 if the message is from the backend; b: when the engine handled the header of the message;
                           c: XID; d: enum rpc_type, or -1 if the bytes are not ONC RPC */
     RECORD_JOINED,     /* a listener has connected a client to the target; a: token of the new channel or pair; b: token of
                           the SSH connection, or 0 */
-    RECORD_SERVED,     /* sums over the short connections of a listener since its last RECORD_SERVED; a: number of connections;
-                          b: number of connections that the client reset; c, d: bytes to and from the backend */
+    RECORD_SERVED,     /* sums over the short connections of a listener that ended since its last RECORD_SERVED, and that no
+                          other record reports; a: number of connections; b: number of connections that the client reset;
+                          c, d: bytes to and from the backend */
     RECORD_RETURNED,   /* a listener returns a client to Python; a: the client's socket; b: nanoseconds since the engine
                           accepted the client; c: 1 if the target might have accepted the client's channel or dial, or
                           might still accept it */
     RECORD_STOPPED,    /* a listener accepts no more clients. Records of clients that it accepted earlier can follow. */
-    RECORD_PAIR_ENDED, /* a: enum close_reason; b: the client's socket, or -1; c: the backend's socket, or -1. Python closes
-                          each of these sockets with a reset, after the socket's peer has received all data. The last
-                          record of a pair. */
+    RECORD_PAIR_ENDED, /* a: enum close_reason; b: the client's socket, or -1; c: the backend's socket, or -1. Python must
+                          close each of these sockets with a reset, after the socket's peer has received all data. The
+                          last record of a pair. */
 };
 
 enum close_reason {
@@ -259,7 +260,7 @@ struct engine {
     pthread_mutex_t lock; /* protects the fields from here to `first_free` */
     pthread_cond_t taken; /* signaled when Python has taken records, or when the thread must stop */
     struct bytes commands, records;
-    bool wake_pending;   /* whether the eventfd `wake` was written, and not read since */
+    bool wake_pending;   /* whether the eventfd `wake` was written since the engine last took the queued commands */
     bool report_pending; /* whether the eventfd `report` was written, and not read since */
     bool records_urgent; /* whether Python must take the records now */
     bool stopping;

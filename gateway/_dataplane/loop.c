@@ -11,8 +11,8 @@
 #include "pair.h"
 
 #define MAX_EVENTS 256
-#define MAX_TURN ((size_t)4 * 1024 * 1024) /* number of bytes that a loop iteration divides among the sockets of pairs;
-                                              see `share_of` */
+#define MAX_TURN ((size_t)4 * 1024 * 1024) /* number of bytes that a loop iteration divides by its number of events, to
+                                              limit the reads from pairs; see `share_of` */
 #define MIN_SHARE ((size_t)64 * 1024)
 #define MAX_SHARE ((size_t)1024 * 1024)
 

@@ -20,7 +20,7 @@
 #define FAST_NOTSENT_LOWAT (4 * NOTSENT_LOWAT) /* the limit for a fast connection: a higher limit causes fewer
                                                   wakeups, and a fast connection sends the bytes within milliseconds */
 #define MAX_WAITING ((size_t)1024 * 1024) /* if more than this number of bytes wait to be sent, the engine stops
-                                             receiving, because each reply to the peer would also have to wait */
+                                             receiving, because each reply to the peer would add waiting bytes */
 #define MAX_DEFERRED 16384u
 
 /* Return whether channel data can be sent now. SSH forbids channel data in a key exchange (RFC 4253, section 7.1). */

@@ -164,7 +164,7 @@ class Reloader:
                 await self._ops.renew()
                 config = await self._load()
                 origin = config.origin
-                # Skip content of the configuration file that an earlier reload has already read.
+                # Skip content of the configuration file that the startup or an earlier reload has already read.
                 if trigger == "file" and origin.sha256 == last_digest:
                     return NO_CHANGE
                 diff = await self._apply(self.runtime, self.docker, config, trigger)

@@ -36,7 +36,10 @@ def stale_files(files: Iterable[Path], mounts: str) -> list[str]:
 
 
 def find_stale_files(files: Iterable[Path]) -> list[str]:
-    """Return a warning for each file that was replaced on the host. Blocks while it reads the mount table."""
+    """Return a warning for each file that was replaced on the host.
+
+    Blocks while it resolves symbolic links and reads the mount table.
+    """
     try:
         return stale_files([each.resolve() for each in files], MOUNTS.read_text(errors="surrogateescape"))
     except OSError:  # the system is not Linux, or does not permit reading /proc

@@ -47,7 +47,7 @@ def image_names(host: EngineHostFiles, layers: Iterable[str], path: str) -> set[
 def changes(host: EngineHostFiles, layer: str, title: str) -> dict[str, int] | None:
     """Return the added and changed paths in the writable layer of a container, with sizes in bytes.
 
-    Return None if the layer cannot be read, or if the deadline of `host` passes while this function reads the layer.
+    Return None if the layer cannot be read, or if the deadline of `host` passes before the whole layer is read.
     If the layer has too many paths, return some of them, and add `title` to `host.truncated`.
 
     Args:

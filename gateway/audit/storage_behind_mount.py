@@ -1,4 +1,4 @@
-"""Determines which storage holds the data of a mount: such as a local disk, memory, or a server. Does no I/O."""
+"""Determines which storage holds the data of a mount, such as a local disk, memory, or a server. Does no I/O."""
 
 import posixpath
 import re

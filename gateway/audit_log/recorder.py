@@ -50,7 +50,10 @@ class AuditLogRecorder:
             self._timer = asyncio.get_running_loop().call_later(WINDOW, self._tick)
 
     def flush(self) -> None:
-        """Record all refusals that were counted, but not recorded yet. Call this method before a shutdown."""
+        """Record all refusals that were counted, but not recorded yet.
+
+        Call this method before `sink` changes, and before a shutdown.
+        """
         for key, count in self._refusals.drain():
             self._record_refusals(key, count)
         if self._timer is not None:

@@ -13,7 +13,7 @@ from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.contracts.secret import Secret
 from gateway.errors import GatewayError
 from gateway.processes.command_template import placeholder_problem
-from gateway.processes.program_not_writable_by_others import insecure_program, resolve_program
+from gateway.processes.permission_checked_program import insecure_program, resolve_program
 
 PLACEHOLDERS = ("host", "port", "user")
 

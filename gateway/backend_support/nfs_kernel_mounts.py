@@ -133,7 +133,7 @@ def _render_export(options: NfsBackendOptions, clients: Sequence[str]) -> str:
     return " ".join((path, *(f"{client}({mode},sync,no_subtree_check,insecure)" for client in clients)))
 
 
-NFS_MOUNT_DESCRIPTION = KernelMountProperties(
+NFS_MOUNT_PROPERTIES = KernelMountProperties(
     file_systems=("nfs",),
     build=_volume,
     versions=_VERSIONS,

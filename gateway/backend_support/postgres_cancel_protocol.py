@@ -29,7 +29,8 @@ _BEFORE_KEY = b"RSvN"
 NegotiateProtocolVersion and NoticeResponse."""
 _BACKEND_KEY_DATA, _READY_FOR_QUERY, _ERROR_RESPONSE = b"K", b"Z", b"E"
 _MAX_LOGIN = 1 << 20
-"""Maximum number of bytes that the tap searches for BackendKeyData. After this number, the tap stops."""
+"""Maximum number of bytes from the server that the tap searches for BackendKeyData. After this number, the tap
+stops."""
 
 
 class PostgresCancelKeyTap:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from gateway.backend_support.nfs_kernel_mounts import (
     DEFAULT_PORT,
     MAX_MOUNT_WAIT,
-    NFS_MOUNT_DESCRIPTION,
+    NFS_MOUNT_PROPERTIES,
     NfsBackendOptions,
 )
 from gateway.backends import BackendKind, BackendSettings, ImportedBackendDefaults
@@ -139,7 +139,7 @@ def _read_url(scheme: str, path: str) -> dict[str, str]:
 def _advice(backends: Sequence[BackendSettings]) -> Iterator[str]:
     """Yield a warning for each backend whose `hold` exceeds the maximum time that the kernel waits for a mount.
 
-    Also yield a warning for each backend that has the same NFS server as another backend. If a host mounts two
+    Also yield a warning for each backend that has the same NFS server as an earlier backend. If a host mounts two
     backends of the same server, its kernel uses one connection for both mounts (RFC 8881, section 2.10.5). The
     traffic of both mounts then passes through the same backend.
     """
@@ -172,7 +172,7 @@ KIND = BackendKind(
     read_url=_read_url,
     hold=Duration(300.0),
     traffic_class=TrafficClass.BULK,
-    mount=NFS_MOUNT_DESCRIPTION,
+    mount=NFS_MOUNT_PROPERTIES,
     facts=(EXPORT_READ_ONLY, IDENTITY, SPACE, LEASE),
     tap=RpcLatencyTap,
     response_timeout=1.5,

@@ -39,7 +39,7 @@ class RedisCheckOptions(LoginCheckOptions):
 
 
 class RedisBackend:
-    """A Redis or Valkey backend, whose probe queries ROLE and INFO; implements `gateway.contracts.backend.Backend`.
+    """A Redis or Valkey backend, whose probe sends ROLE and INFO; implements `gateway.contracts.backend.Backend`.
 
     Args:
         options: An empty object, because this kind has no options.

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 _MAX_TICK = 1.0
 _RECENT = 600.0
 """The link stops the processes of a target if no client or check has dialed the target for this number of seconds.
-Processes with clients continue to run."""
+Processes with clients continue to run. `recent_targets` uses the same limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class CommandLink:
         self._progress = progress
         self._lost: asyncio.Future[TunnelError] = asyncio.get_running_loop().create_future()
         name = options.command[0].rpartition("/")[2]
-        self._dependencies = ConnectorHelpers(options, children, OutputLog(name), self._on_change)
+        self._helpers = ConnectorHelpers(options, children, OutputLog(name), self._on_change)
         self._connectors: dict[tuple[str, ...], TargetConnector] = {}
         """The connector for each command line. Targets with the same command line share a connector."""
         self._dialed: dict[HostPort, float] = {}
@@ -171,7 +171,7 @@ class CommandLink:
             async with asyncio.timeout(timeout):
                 stream = await self._connector(to).connect()
         except TimeoutError as error:
-            detail = f"{to}: {self._dependencies.name} did not connect within {timeout:.3g} s"
+            detail = f"{to}: {self._helpers.name} did not connect within {timeout:.3g} s"
             raise DialError(FailureReason.TIMEOUT, detail) from error
         except TunnelError as error:
             if self._lost.done():
@@ -186,7 +186,7 @@ class CommandLink:
         key = self._key(to)
         if key not in self._connectors:
             create = LocalPortConnector if self._options.mode == "port" else StdioConnector
-            self._connectors[key] = create(to, self._dependencies)
+            self._connectors[key] = create(to, self._helpers)
         return self._connectors[key]
 
     def _key(self, to: HostPort) -> tuple[str, ...]:
@@ -222,7 +222,7 @@ class CommandLink:
 
     def _report_suspect(self, *, suspect: bool) -> None:
         if suspect and not self._is_suspect:
-            detail = f"{self._dependencies.name} has not read data for {self._options.suspect:g} s"
+            detail = f"{self._helpers.name} has not read data for {self._options.suspect:g} s"
             self._progress(TunnelState.SUSPECT, FailureReason.TIMEOUT, detail)
         elif self._is_suspect and not suspect:
             self._progress(TunnelState.UP)
@@ -232,7 +232,7 @@ class CommandLink:
         if not task.cancelled() and (error := task.exception()) is not None and not self._lost.done():
             log.error(
                 "an internal error stopped the monitoring of a program: closing the tunnel",
-                extra={"program": self._dependencies.name},
+                extra={"program": self._helpers.name},
                 exc_info=error,
             )
             self._lost.set_result(TunnelError(FailureReason.RESET, f"{type(error).__name__}: {error}"))

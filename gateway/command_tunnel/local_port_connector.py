@@ -27,12 +27,12 @@ class LocalPortConnector:
 
     Args:
         to: The target.
-        dependencies: The options and helpers that all connectors of the link share.
+        helpers: The options and helpers that all connectors of the link share.
     """
 
-    def __init__(self, to: HostPort, dependencies: ConnectorHelpers) -> None:
+    def __init__(self, to: HostPort, helpers: ConnectorHelpers) -> None:
         self._to = to
-        self._dependencies = dependencies
+        self._helpers = helpers
         self._processes: list[ListeningProcess] = []
         """The running processes, newest last. Each of them has accepted at least one connection."""
         self._starting: asyncio.Task[ListeningProcess] | None = None
@@ -71,7 +71,7 @@ class LocalPortConnector:
 
     def local_ports(self, now: float) -> dict[int, str]:
         """See `TargetConnector.local_ports`."""
-        lost = self._dependencies.options.lost
+        lost = self._helpers.options.lost
         return {each.port: each.host for each in self._processes if each.connections or now - each.last_dial < lost}
 
     def check(self, now: float, ports: Mapping[int, LocalPortState]) -> None:
@@ -79,7 +79,7 @@ class LocalPortConnector:
 
         See `TargetConnector.check`.
         """
-        options = self._dependencies.options
+        options = self._helpers.options
         for process in self._processes:
             process.close_unused(now)
             stalled = process.update_stall(ports.get(process.port) or LocalPortState(), now)
@@ -94,7 +94,7 @@ class LocalPortConnector:
         for process in self._processes:
             if usable not in (None, process) and not (process.connections or process.suspect or process.retired):
                 process.retired = True
-                self._dependencies.children.end_later(process.child)
+                self._helpers.children.end_later(process.child)
 
     async def close(self) -> None:
         """See `TargetConnector.close`."""
@@ -102,7 +102,7 @@ class LocalPortConnector:
         for process in self._processes:
             process.close_unused()
             if not process.connections:
-                self._dependencies.children.end_later(process.child)
+                self._helpers.children.end_later(process.child)
 
     async def _kill_unless_accepting(self, process: ListeningProcess) -> None:
         """Kill a process that makes no progress, unless the process accepts a test connection.
@@ -111,7 +111,7 @@ class LocalPortConnector:
         the target does not respond.
         """
         try:
-            accepts = await process.accepts(self._dependencies.options.suspect)
+            accepts = await process.accepts(self._helpers.options.suspect)
         finally:
             self._in_test.discard(process)
         if process not in self._processes:
@@ -119,7 +119,7 @@ class LocalPortConnector:
         elif not accepts:
             log.warning(
                 "killing a program that does not respond",
-                extra={"program": process.name, "target": str(self._to), "seconds": self._dependencies.options.lost},
+                extra={"program": process.name, "target": str(self._to), "seconds": self._helpers.options.lost},
             )
             process.child.kill()
 
@@ -144,17 +144,15 @@ class LocalPortConnector:
         self._starting = self._tasks.start(self._start_process())
 
     async def _start_process(self) -> ListeningProcess:
-        dependencies = self._dependencies
+        helpers = self._helpers
         process: ListeningProcess | None = None
         port = 0
         try:
-            with starting(dependencies.options.command):
+            with starting(helpers.options.command):
                 port = reserve_port()
-            command, file = await dependencies.command(self._to, port)
-            child = await dependencies.children.start(
-                command, file, dependencies.environment, dependencies.output.on_line
-            )
-            process = ListeningProcess(child, command, port, dependencies.options)
+            command, file = await helpers.command(self._to, port)
+            child = await helpers.children.start(command, file, helpers.environment, helpers.output.on_line)
+            process = ListeningProcess(child, command, port, helpers.options)
             await process.wait_ready()
         except BaseException as error:
             release_port(port)
@@ -163,7 +161,7 @@ class LocalPortConnector:
                 process.child.kill()
             if isinstance(error, TunnelError):
                 self._retry.failed(error)
-                dependencies.on_change()
+                helpers.on_change()
             raise
         else:
             self._retry.started()
@@ -187,5 +185,5 @@ class LocalPortConnector:
         process.close_unused()
         self._processes.remove(process)
         if not self._processes:
-            self._retry.failed(exit_error(command, process.child, self._dependencies.options.login_exit_codes))
-        self._dependencies.on_change()
+            self._retry.failed(exit_error(command, process.child, self._helpers.options.login_exit_codes))
+        self._helpers.on_change()

@@ -37,12 +37,12 @@ class StdioConnector:
 
     Args:
         to: The target.
-        dependencies: The options and helpers that all connectors of the link share.
+        helpers: The options and helpers that all connectors of the link share.
     """
 
-    def __init__(self, to: HostPort, dependencies: ConnectorHelpers) -> None:
+    def __init__(self, to: HostPort, helpers: ConnectorHelpers) -> None:
         self._to = to
-        self._dependencies = dependencies
+        self._helpers = helpers
         self._streams: dict[StdioStream, StallTimer] = {}
         """The streams of the running processes."""
         self._tested: tuple[StdioStream, float] | None = None
@@ -94,10 +94,10 @@ class StdioConnector:
         self._close_unused(now)
         for stream, timer in self._streams.items():
             silence = timer.update(now, stream.last_progress(now), waits=stream.unread > 0)
-            if silence >= self._dependencies.options.lost:
+            if silence >= self._helpers.options.lost:
                 log.warning(
                     "killing a program that does not respond",
-                    extra={"program": self._dependencies.name, "target": str(self._to), "seconds": round(silence)},
+                    extra={"program": self._helpers.name, "target": str(self._to), "seconds": round(silence)},
                 )
                 stream.child.kill()
 
@@ -151,16 +151,16 @@ class StdioConnector:
             return
         if not stream.has_output and await stream.child.exits_within(EXIT_DELAY):
             self._streams.pop(stream, None)  # remove the stream, so that `_wait` does not count the failure again
-            error = exit_error(stream.command, stream.child, self._dependencies.options.login_exit_codes)
+            error = exit_error(stream.command, stream.child, self._helpers.options.login_exit_codes)
             self._on_failure(error)
             raise error
 
     async def _open(self) -> StdioStream:
-        dependencies = self._dependencies
+        helpers = self._helpers
         try:
-            command, file = await dependencies.command(self._to)
+            command, file = await helpers.command(self._to)
             stream = await StdioStream.start(
-                dependencies.children, command, file, dependencies.environment, dependencies.output.on_line
+                helpers.children, command, file, helpers.environment, helpers.output.on_line
             )
         except TunnelError as error:
             self._on_failure(error)
@@ -178,7 +178,7 @@ class StdioConnector:
         code = await stream.child.wait()
         if self._streams.pop(stream, None) is None:
             return
-        login_exit_codes = self._dependencies.options.login_exit_codes
+        login_exit_codes = self._helpers.options.login_exit_codes
         if stream.received or stream.has_output:
             self._has_worked = True
             self._retry.delivered()
@@ -192,4 +192,4 @@ class StdioConnector:
     def _on_failure(self, error: TunnelError) -> None:
         self._has_worked = False
         self._retry.failed(error)
-        self._dependencies.on_change()
+        self._helpers.on_change()

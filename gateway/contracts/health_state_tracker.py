@@ -21,10 +21,10 @@ class HealthStateTracker:
         self.state: str = HealthState.UNKNOWN
         self.since = now
         self._interrupted: tuple[str, float] | None = None
-        """The state before the current state `blocked` or `paused`, and the time at which the earlier state began.
+        """The state before the current interruption, and the time at which this earlier state began.
 
-        None if the current state is neither `blocked` nor `paused`, or if the earlier state was neither `down` nor
-        `degraded`.
+        An interruption lasts while the state is `blocked` or `paused`. None if there is no current interruption, or
+        if the earlier state was neither `down` nor `degraded`.
         """
 
     def enter(self, state: str, now: float) -> bool:

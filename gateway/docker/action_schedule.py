@@ -33,8 +33,8 @@ class ActionSchedule:
             return math.inf
         again = self._attempts.not_before(action.container_id) if action.verb in REVIVALS else 0.0
         if action.verb is ActionKind.RESTART and action.last_start is not None:
-            # Before `signals_since`, the gateway recorded no signals. Another client of the engine may have begun to
-            # stop the container then. Therefore, wait until such a stop has certainly ended.
+            # The gateway may have missed signals before `signals_since`. Another client of the engine may have begun
+            # to stop the container then. Therefore, wait until such a stop has certainly ended.
             again = max(again, self.signals_since + action.last_start.max_stop_time)
         return max(again, self._failures.not_before(action))
 

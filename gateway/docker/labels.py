@@ -108,7 +108,9 @@ def enabled(text: str) -> bool:
 
 
 def idle(labels: Mapping[str, str], prefix: str, instance: str) -> list[str]:
-    """Return a list of warnings about labels that have no effect because the label `enable` is absent.
+    """Return a list with one warning if labels have no effect because the label `enable` is absent.
+
+    Otherwise, return an empty list.
 
     Args:
         labels: The labels that the gateway evaluates.

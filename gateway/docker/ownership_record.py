@@ -59,7 +59,7 @@ class OwnershipRecord:
         if self._read_problem is not None:
             consequence = "cannot be used, so endpoints of an earlier process are not detached"
         else:
-            consequence = "cannot be written, so endpoints created now may not be detached after a restart"
+            consequence = "cannot be written, so endpoints that are created now might stay after a restart"
         return f"the ownership record {consequence}: {self.problem}"
 
     def _read(

@@ -109,8 +109,9 @@ class Reconciler:
         )
         self.writes, self.errors = self._executor.writes, self._executor.errors
         self.settled = asyncio.Event()
-        """An event that is set after the first attempt to attach the gateway's container, even if the attempt failed.
-        The event is also set if the engine cannot be used, or if the reconciler stops."""
+        """An event that is set when the gateway's container is attached, or when an attempt to attach it fails for a
+        reason other than a refused address. The event is also set if the engine cannot be used, or if the reconciler
+        stops."""
 
     def desired(self) -> DesiredState:
         """Return the desired state."""
@@ -280,7 +281,7 @@ class Reconciler:
     def _with_failures(self, planned: Plan) -> Plan:
         """Return a copy of the plan. Add the error of each failed action to the status of the action's attachment.
 
-        Also add a warning if the ownership record cannot be used.
+        Also add a warning if the file of the ownership record cannot be read or written.
         """
         attachments = tuple(self._failures.with_failure(each, self._options.networks) for each in planned.attachments)
         warnings = planned.warnings

@@ -26,7 +26,7 @@ _THROTTLE_INTERVAL = 10.0
 interval applies to all tunnels to the server together."""
 CLOSE_DELAY = 1.0
 """Maximum seconds from the end of a client's connection until the server counts an aborted handshake. If a login
-succeeds during this time, the server still counts the aborted handshake afterwards."""
+succeeds during this time, the server can still count the aborted handshake afterwards."""
 REPORT_DELAY = 1.0
 """Maximum seconds from the time at which a link connects a client until the client is added to the budget. The link
 waits a few milliseconds before it reports the client, and the event loop can be busy."""

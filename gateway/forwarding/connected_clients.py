@@ -25,7 +25,8 @@ class ConnectedClient:
     Args:
         relay: Forwards the bytes.
         routed: The target, and the uplink used.
-        slot: The connection's slot in the quota of its consumer; None if no quota counts the connection.
+        slot: The connection's slot in the quota of its consumer; None if the gateway counts the connection for no
+            consumer.
         began: Earliest monotonic time at which the client can have logged in. This time is at most about a second
             before the client was connected.
         login: The tap that observes the client's login, to route cancel requests for the session later; None if the

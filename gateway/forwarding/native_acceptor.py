@@ -26,7 +26,7 @@ from gateway.query_cancel_parser import CancelKeyTap
 
 _RETRY_AFTER = 1.0
 """Seconds that the gateway waits before it lets a link accept clients again. The wait starts when a link cannot start
-to accept clients, fails, or stops because of the handshake budget."""
+to accept clients, fails, or stops because clients in Python code wait for the handshake budget."""
 _MIN_HOLD = 3.0
 """If `BackendRoute.hold` is less than this number of seconds, links accept no clients. Python code then accepts them,
 because it enforces a short limit more precisely."""

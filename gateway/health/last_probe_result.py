@@ -38,7 +38,7 @@ class LastProbeResult:
             started: Monotonic time at which the probe started.
             now: The current monotonic time.
         """
-        # If the server refuses the login, `probe_result` is None, but `passed` is true, because the server responded.
+        # A refused login counts as a response: `probe_result` is None, but `passed` is true.
         answered = result.passed or result.probe_result is not None
         if not answered or started < self.probed:
             return

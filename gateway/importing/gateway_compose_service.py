@@ -14,7 +14,7 @@ from gateway.importing.imported_setup import ANY_ADDRESS, LOOPBACK
 from gateway.importing.tunnels_of_imported_clients import published_ports
 
 BRIDGE = "172.17.0.1"
-"""The usual address of the host on Docker's default bridge. `host-gateway` resolves to this address."""
+"""The usual address of the host on Docker's default bridge. `host-gateway` usually resolves to this address."""
 _VPNS = ("openvpn", "wireguard")
 _FILES = {
     "identity_files": "key", "certificate_files": "certificate", "passphrase_file": "passphrase",
@@ -89,8 +89,8 @@ def _listener(
     Args:
         keys: The imported keys of the backend.
         found: The configuration of the gateway's service.
-        published: The published ports of the container whose local forward the backend replaces; None if the backend
-            replaces no local forward of a container.
+        published: The host ports at which Docker publishes a container's local forward, which the backend replaces;
+            None if the backend replaces no local forward of a container.
         for_containers: Whether containers on a Docker network are clients of the backend.
     """
     listen = keys["listen"]

@@ -193,8 +193,8 @@ def split_target(target: str) -> tuple[str, int]:
 def short_name(host: str) -> str:
     """Return a name for a host, in which `-` replaces special characters.
 
-    The name is the first label of a host name, the complete IP address, or the variable's name in `${NAME}`. For a
-    loopback address such as 127.0.0.1, the name is `127`.
+    The name is the first label of a host name, the complete IP address, or, for `${NAME}`, the variable's name in
+    lower case. For an IPv4 loopback address such as 127.0.0.1, the name is `127`.
     """
     numeric = re.fullmatch(r"[0-9.:a-fA-F]*[.:][0-9.:a-fA-F]*", host)
     if match := re.fullmatch(r"\$\{(\w+)\}", host):

@@ -66,7 +66,7 @@ class ImportedContainer:
         where: The name of the container in the notes for the user.
         name: The host name at which other containers reach the container.
         source: The prefix for notes about the input file or command that contains the container: its name, a colon
-        and a space. Empty if the notes need no prefix.
+            and a space. Empty if the notes need no prefix.
         image: The image.
         command: The words of the entrypoint and the command.
         environment: The environment variables.

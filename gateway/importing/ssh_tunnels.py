@@ -97,7 +97,8 @@ def _path(
 
     Returns:
         A pair: the name of the tunnel through which to reach the server (None for a direct connection), and the
-        configuration keys for the program that connects to the server (empty if ssh uses no such program).
+        configuration keys for the program that connects to the server (empty if ssh uses no such program, or if the
+        command of the program contains a secret).
     """
     names = {"proxyjump": "ProxyJump", "proxycommand": "ProxyCommand"}
     key, *ignored = [each for each in config.keywords if each in names] or [""]
@@ -139,7 +140,7 @@ def _program_keys(
 ) -> dict[str, Any]:
     """Return the configuration keys for a ProxyCommand that uses neither a jump host nor a proxy.
 
-    If the command contains a secret, return no keys, because the configuration file must not contain secrets.
+    If the command contains a secret, return no keys, so that the imported configuration does not contain the secret.
 
     Raises:
         UsageError: The command cannot be parsed.

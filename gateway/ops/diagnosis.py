@@ -21,7 +21,7 @@ MAX_CAUSES = 5
 only the number."""
 _ATTEMPTING = (TunnelState.IDLE, TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING)
 """The states of a tunnel before and during an attempt to open it. In these states, a tunnel has a reason only if an
-earlier attempt failed."""
+earlier attempt failed, if the open tunnel was lost, or if no outer tunnel was open."""
 
 
 @dataclass(frozen=True)

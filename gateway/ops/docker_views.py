@@ -54,7 +54,7 @@ class NameConflictView:
 
 @dataclass(frozen=True)
 class UnavailableContainerView:
-    """A container that does not run, or has no network, because a volume, network or namespace was missing."""
+    """A container that does not run or has no network, because a volume, network or network namespace was missing."""
 
     container: str
     cause: str

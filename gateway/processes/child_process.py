@@ -13,8 +13,8 @@ from gateway.errors import FailureReason, TunnelError
 from gateway.processes import pdeathsig_exec
 from gateway.processes.child_environment import minimal_environment
 from gateway.processes.child_exit import wait_exit
+from gateway.processes.permission_checked_program import find_program
 from gateway.processes.pipes import open_pipe, read_pipe
-from gateway.processes.program_not_writable_by_others import find_program
 from gateway.text_sanitizer import one_line
 
 _TERMINATE_TIMEOUT = 3.0
@@ -87,7 +87,7 @@ class ChildProcess:
             stdout: The file descriptor of the standard output. The caller must close the descriptor. If `stdout` is
                 set, `on_line` receives only the standard error. By default, `on_line` receives the standard output
                 and the standard error.
-            file: The path of the file to execute (`ProgramNotWritableByOthers.file`). By default, the method searches
+            file: The path of the file to execute (`PermissionCheckedProgram.file`). By default, the method searches
                 PATH.
 
         Raises:

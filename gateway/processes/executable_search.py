@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from gateway.daemon_thread import run_in_daemon_thread
-from gateway.processes.program_not_writable_by_others import ProgramNotWritableByOthers, resolve_program
+from gateway.processes.permission_checked_program import PermissionCheckedProgram, resolve_program
 from gateway.relay.per_loop_instances import per_loop
 
 
@@ -31,7 +31,7 @@ class _ExaminedFile:
 @dataclass(frozen=True)
 class _PendingExecutableSearch:
     examined: _ExaminedFile
-    found: "Future[ProgramNotWritableByOthers]"
+    found: "Future[PermissionCheckedProgram]"
 
 
 @per_loop
@@ -40,7 +40,7 @@ def _in_flight(loop: asyncio.AbstractEventLoop) -> dict[tuple[str, ...], _Pendin
     return {}
 
 
-async def look_up_program(command: Sequence[str], timeout: float) -> ProgramNotWritableByOthers:  # noqa: ASYNC109
+async def look_up_program(command: Sequence[str], timeout: float) -> PermissionCheckedProgram:  # noqa: ASYNC109
     """Call `resolve_program` in a thread, with a time limit.
 
     Args:

@@ -77,13 +77,13 @@ class StdioStream:
 
         Args:
             children: Owns the child process.
-            command: The name of the program (`ProgramNotWritableByOthers.name`), and its arguments.
-            file: The file to execute (`ProgramNotWritableByOthers.file`).
+            command: The name of the program (`PermissionCheckedProgram.name`), and its arguments.
+            file: The file to execute (`PermissionCheckedProgram.file`).
             environment: The environment variables of the program.
             on_line: Called with each line that the program prints to its standard error.
 
         Raises:
-            TunnelError: The program does not exist, or cannot be started.
+            TunnelError: The system cannot create the pipes, or cannot start another process.
         """
         pipes: list[int] = []
         try:

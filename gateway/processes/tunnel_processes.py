@@ -53,15 +53,15 @@ class TunnelProcesses:
         """Start a program; see `ChildProcess.start`.
 
         Args:
-            command: The name of the program (`ProgramNotWritableByOthers.name`), and its arguments.
-            file: The file to execute (`ProgramNotWritableByOthers.file`).
+            command: The name of the program (`PermissionCheckedProgram.name`), and its arguments.
+            file: The file to execute (`PermissionCheckedProgram.file`).
             environment: The environment variables of the program.
             on_line: Called with each line of output.
             stdin: The file descriptor of the standard input.
             stdout: The file descriptor of the standard output.
 
         Raises:
-            TunnelError: The program does not exist, or cannot be started.
+            TunnelError: The system cannot start another process.
         """
         child = await ChildProcess.start(command, "", on_line, environment, stdin=stdin, stdout=stdout, file=file)
         self._watchdog.add(child.pid)

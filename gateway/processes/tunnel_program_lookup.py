@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from gateway.errors import FailureReason, GatewayError, TunnelError
 from gateway.processes.child_process import starting
 from gateway.processes.executable_search import ExecutableSearchTimeoutError, look_up_program
-from gateway.processes.program_not_writable_by_others import ProgramNotWritableByOthers
+from gateway.processes.permission_checked_program import PermissionCheckedProgram
 
 
 async def look_up_tunnel_program(
@@ -13,7 +13,7 @@ async def look_up_tunnel_program(
     command: Sequence[str],
     timeout: float,  # noqa: ASYNC109
     limit: str,
-) -> ProgramNotWritableByOthers:
+) -> PermissionCheckedProgram:
     """Call `look_up_program`, and convert its errors to `TunnelError`.
 
     Args:

@@ -20,7 +20,7 @@ _HAS_ENGINE = is_built()
 
 if _HAS_ENGINE:
     from gateway.relay.native_direct_listener import NativeDirectListener
-    from gateway.relay.native_engine_runner import native_engine_pool
+    from gateway.relay.native_engine_runner import native_engines
     from gateway.relay.native_socket_relay import NativeSocketRelay
 
 _listening: WeakSet[NativeListenerGroup] = WeakSet()
@@ -59,7 +59,7 @@ def relay_sockets(client: socket.socket, backend: socket.socket, latency: Histog
     enabled = _HAS_ENGINE and settings.relays_sockets
     if enabled and not isinstance(client, SocketPairEnd) and not isinstance(backend, SocketPairEnd):
         try:
-            runner = native_engine_pool().runner()
+            runner = native_engines().runner()
         except OSError as error:
             log.warning("the data plane cannot start, so the event loop relays the connection: %s", error.strerror)
         else:
@@ -81,7 +81,7 @@ def listen_and_dial(
     if not (_HAS_ENGINE and settings.relays_sockets and numeric_addresses(rule.to)):
         return None
     try:
-        factories = [partial(NativeDirectListener, runner, rule) for runner in native_engine_pool().all_runners()]
+        factories = [partial(NativeDirectListener, runner, rule) for runner in native_engines().all_runners()]
         listener = _NativeDirectListenerGroup(rule, permits, factories, handler)
     except OSError as error:
         log.warning("the data plane cannot accept clients, so the event loop accepts them: %s", error.strerror)

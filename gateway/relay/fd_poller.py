@@ -44,7 +44,7 @@ class FdPoller(Protocol):
 
 
 class _SelectorPoller:
-    """A `FdPoller` that uses a `RelayEpollSelector`."""
+    """An `FdPoller` that uses a `RelayEpollSelector`."""
 
     def __init__(self, selector: RelayEpollSelector) -> None:
         self.add = selector.add
@@ -54,7 +54,7 @@ class _SelectorPoller:
 
 
 class _FallbackPoller:
-    """A `FdPoller` for event loops other than `RelayEventLoop`. It uses `add_reader` and `add_writer`."""
+    """An `FdPoller` for event loops other than `RelayEventLoop`. It uses `add_reader` and `add_writer`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

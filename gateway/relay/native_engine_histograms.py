@@ -64,7 +64,7 @@ class NativeEngineHistograms:
         return shared.number
 
     def release(self, number: int) -> None:
-        """Record that a channel no longer uses the histogram that `number` identifies.
+        """Record that one channel, pair or listener no longer uses the histogram that `number` identifies.
 
         If more than `_MAX_UNUSED` histograms are unused, close the one that has been unused for the longest time.
         """

@@ -82,7 +82,7 @@ class NativeEngineRunner:
         return sum(each is group for each in self._groups.values())
 
     def add(self, thing: NativeEventHandler, token: int | None = None, group: object = None) -> int:
-        """Register an event handler. The handler receives the native engine's records until `forget` is called.
+        """Register an event handler. The handler receives the records for its token until `forget` is called.
 
         Args:
             thing: The event handler.
@@ -211,6 +211,6 @@ class NativeEngineSet:
 
 
 @per_loop
-def native_engine_pool(loop: asyncio.AbstractEventLoop) -> NativeEngineSet:
+def native_engines(loop: asyncio.AbstractEventLoop) -> NativeEngineSet:
     """Return the native engines of the running event loop."""
     return NativeEngineSet(loop)

@@ -127,8 +127,8 @@ class NativeListener(ABC):
     def _read(self) -> tuple[int, int, int]:
         """Return three counters of the listener, which `Engine.gauge` describes.
 
-        The counters are the accepted clients, the periods in which SSH connections were full, and the connected
-        clients that the native engine has not reported yet.
+        The counters are the clients that use a permit, the periods in which SSH connections were full, and the
+        connected clients that the native engine has not reported yet.
         """
         if self._closed or self._runner.engine is not self._engine:
             return self._handled, 0, 0

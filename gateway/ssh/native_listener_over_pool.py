@@ -45,7 +45,7 @@ class NativeListenerOverPool(NativeListenerGroup):
         self.connections = list(connections)
         self._owner = owner
         self._overflow_periods = 0
-        """The sum of `NativeChannelListener.overflow_periods` at the most recent call of `_grow_if_full`."""
+        """The sum of `NativeChannelListener.overflow_periods` of all listeners at the last `_grow_if_full`."""
         super().__init__(rule, permits, _listener_factories(rule, connections), handler)
 
     # The listeners of the native engines call the methods below.

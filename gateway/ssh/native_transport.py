@@ -21,7 +21,7 @@ from gateway._dataplane.engine import (
     RECORD_VIOLATION,
 )
 from gateway.contracts.client_accepting_link import ClientAcceptRule
-from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner, native_engine_pool
+from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner, native_engines
 from gateway.ssh import flow_control
 from gateway.ssh.asyncio_ssh_transport import transport_of
 from gateway.ssh.asyncssh_internals import has_strict_kex
@@ -90,7 +90,7 @@ class NativeTransport(asyncio.Transport):
         """Do nothing: the native engine itself pauses channel data during a key exchange."""
 
     def on_packet_processed(self) -> None:
-        """If asyncssh has processed many bytes, report their number to the native engine in the next iteration."""
+        """If asyncssh has processed many bytes, report the count to the native engine in the next loop iteration."""
         if self._unaccepted >= _ACCEPT_BYTES:
             self._loop.call_soon(self._accept)
 
@@ -238,7 +238,7 @@ async def hand_over(conn: SshConnection, tunnel: object = None) -> None:
         return
     seal, open_ = keys
     names = {name: transport.get_extra_info(name) for name in ("sockname", "peername")}
-    native_transport = NativeTransport(conn, native_engine_pool().runner(tunnel), names, tunnel)
+    native_transport = NativeTransport(conn, native_engines().runner(tunnel), names, tunnel)
     sock = transport.release()
     native_transport.runner.engine.wire(
         native_transport.token,

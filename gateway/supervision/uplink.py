@@ -145,7 +145,7 @@ class Uplink:
     def renew(self) -> None:
         """Make the open tunnel use credentials that have changed on disk.
 
-        Client connections remain open, unless the configuration file of a VPN has changed: the tunnel then reopens.
+        Client connections remain open, unless a changed VPN file requires that the tunnel reopens.
 
         If the tunnel is not open, try to open it immediately.
         """

@@ -20,7 +20,7 @@ class AuthorizedKeysRenderer(Protocol):
     def __call__(
         self, name: str, options: Any, targets: Sequence[str], sources: Sequence[str], *, unix_sockets: bool
     ) -> list[str]:
-        """Return lines to add to files on the tunnel's server. Comments between the lines name the files.
+        """Return lines to add to files on the tunnel's server, and comments that name the files.
 
         Args:
             name: The tunnel's name.

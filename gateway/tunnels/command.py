@@ -13,7 +13,7 @@ from gateway.contracts.tunnel import TunnelOpenResult, TunnelStateCallback
 from gateway.errors import FailureReason, GatewayError, TunnelError
 from gateway.facts import FactDefinition, hidden
 from gateway.processes.child_environment import unset_variables
-from gateway.processes.program_not_writable_by_others import insecure_program, resolve_program
+from gateway.processes.permission_checked_program import insecure_program, resolve_program
 from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.tunnels import TunnelKind
 

@@ -37,7 +37,8 @@ _TUNNEL_STATES = {
     "AUTH": TunnelState.AUTHENTICATING,
     "GET_CONFIG": TunnelState.AUTHENTICATING,
 }
-"""The state of the tunnel for each state that OpenVPN can report before it is connected."""
+"""Maps states of OpenVPN to states of the tunnel, until OpenVPN is connected for the first time. Other states
+of OpenVPN do not change the state of the tunnel."""
 
 
 class OpenVpnTunnel:
@@ -105,7 +106,7 @@ class _OpenVpnClient:
             TunnelError: The configuration file is not valid, or the process cannot be started.
         """
         # The child process cannot dial through a link. If the tunnel runs inside another tunnel, the child process
-        # connects to a local forward, which dials through the link.
+        # connects to a loopback forwarder, which dials through the link.
         forward = None if via.network.is_local else await stack.enter_async_context(VpnLoopbackForwarder(via))
         file = load_client_file(options)
         if forward is not None and file.uses_proxy:
@@ -125,12 +126,12 @@ class _OpenVpnClient:
         return client
 
     def _redirect(self, server: HostPort, protocol: str) -> HostPort | None:
-        """Make the local forward dial `server`, and return the address at which OpenVPN reaches the local forward.
+        """Make the loopback forwarder dial `server`, and return the address of the forwarder for OpenVPN.
 
-        Return None if there is no local forward. `OpenVpnProcess` calls this method as its `redirect` callback.
+        Return None if there is no loopback forwarder. `OpenVpnProcess` calls this method as its `redirect` callback.
 
         Raises:
-            TunnelError: The connection uses UDP, which the local forward cannot carry.
+            TunnelError: The connection uses UDP, which the loopback forwarder cannot carry.
         """
         if self._forward is None:
             return None
@@ -202,7 +203,7 @@ class _OpenVpnClient:
         self._link = link
 
     async def follow_states(self, link: VpnLink, monitor: LivenessMonitor) -> None:
-        """After each state that OpenVPN reports, update the device and `monitor`.
+        """Update the device and `monitor` according to the states that OpenVPN reports.
 
         When the OpenVPN process exits, report the link as lost.
         """

@@ -15,7 +15,7 @@ from gateway.errors import DialError, FailureReason, GatewayError, TunnelError
 from gateway.facts import FactDefinition, hidden
 from gateway.processes.child_environment import unset_variables
 from gateway.processes.output_log import OutputLog
-from gateway.processes.program_not_writable_by_others import insecure_program, resolve_program
+from gateway.processes.permission_checked_program import insecure_program, resolve_program
 from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.relay.sockets import cap_retransmit_interval
 from gateway.ssh import algorithms, credentials, host_keys

@@ -9,7 +9,7 @@ import subprocess
 from gateway.contracts.config_types import HostPort
 from gateway.errors import FailureReason, TunnelError
 from gateway.processes.child_environment import minimal_environment
-from gateway.processes.program_not_writable_by_others import find_program
+from gateway.processes.permission_checked_program import find_program
 from gateway.relay.resolver import resolve
 from gateway.vpn import network_devices
 from gateway.vpn.device_lock import DeviceLock, is_locked

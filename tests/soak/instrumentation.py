@@ -139,18 +139,18 @@ def _window_size(relay: Any) -> int:
 def start_engine() -> None:
     """Start the engine of the running loop, which keeps its descriptors until the loop closes."""
     if is_built():
-        from gateway.relay.native_engine_runner import native_engine_pool  # noqa: PLC0415 - the engine is optional
+        from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the engine is optional
 
-        native_engine_pool().runner()
+        native_engines().runner()
 
 
 def engine_growth() -> int:
     """Return the bytes by which the engine of the running loop has grown windows."""
     if not is_built():
         return 0
-    from gateway.relay.native_engine_runner import native_engine_pool  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the engine is optional
 
-    return native_engine_pool().grown_bytes
+    return native_engines().grown_bytes
 
 
 class Budgets:

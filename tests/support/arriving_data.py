@@ -14,7 +14,7 @@ import sys
 from gateway.metric_types import Histogram
 from gateway.relay.data_plane_selection import relay_sockets
 from gateway.relay.event_loop import RelayEventLoop
-from gateway.relay.native_engine_runner import native_engine_pool
+from gateway.relay.native_engine_runner import native_engines
 
 SIZE = 4 << 20
 SECONDS = 30
@@ -35,7 +35,7 @@ async def main(library: str, fin: int) -> None:
     shim = ctypes.CDLL(library)
     for name, value in {"at": dialed.fileno(), "from": backend.fileno(), "fin": fin}.items():
         ctypes.c_int.in_dll(shim, f"arriving_{name}").value = value
-    native_engine_pool().runner()
+    native_engines().runner()
     relay = relay_sockets(accepted, dialed, Histogram())
     received = 0
 

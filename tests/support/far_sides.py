@@ -145,9 +145,9 @@ def _watched() -> int:
 
 
 def _load_of_engines() -> int:
-    from gateway.relay.native_engine_runner import native_engine_pool  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the engine is optional
 
-    return sum(runner.load for runner in native_engine_pool().runners)
+    return sum(runner.load for runner in native_engines().runners)
 
 
 class InEngine(Straight):
@@ -161,9 +161,9 @@ class InEngine(Straight):
         self._load = 0
 
     async def open(self) -> None:
-        from gateway.relay.native_engine_runner import native_engine_pool  # noqa: PLC0415 - the engine is optional
+        from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the engine is optional
 
-        native_engine_pool().runner()
+        native_engines().runner()
 
     async def join(self, setup: Setup, changed: Callable[[], None], tap: Tap | None) -> Joined:
         self._load = _load_of_engines()
@@ -172,9 +172,9 @@ class InEngine(Straight):
         return joined
 
     def refresh(self) -> None:
-        from gateway.relay.native_engine_runner import native_engine_pool  # noqa: PLC0415 - the engine is optional
+        from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the engine is optional
 
-        native_engine_pool().handle_records()
+        native_engines().handle_records()
 
     def leftovers(self, relay: Relay) -> list[str]:
         return super().leftovers(relay) + (["a pair"] if _load_of_engines() > self._load else [])

@@ -93,9 +93,9 @@ class OpenSsh(Straight):
 
     def refresh(self) -> None:
         if self._engine:
-            from gateway.relay.native_engine_runner import native_engine_pool  # noqa: PLC0415 - the engine is optional
+            from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the engine is optional
 
-            native_engine_pool().handle_records()
+            native_engines().handle_records()
 
     def order(self, step: Step) -> bool:
         if step.verb == "kill":

@@ -45,10 +45,10 @@ async def until_engines_are_idle() -> None:
     """Wait until the engines have closed the sockets of all SSH connections, which they do in their threads."""
     if not is_built():
         return
-    from gateway.relay.native_engine_runner import native_engine_pool  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the engine is optional
 
     async with asyncio.timeout(20):
-        while any(runner.load for runner in native_engine_pool().runners):
+        while any(runner.load for runner in native_engines().runners):
             await asyncio.sleep(0.005)
 
 

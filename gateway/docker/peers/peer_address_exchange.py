@@ -58,7 +58,7 @@ class PeerAddressExchange:
         self._observed = observed
         self._registry = registry
         self._dirty = asyncio.Event()
-        self._mesh: PeerConnectionManager | None = None
+        self._connections: PeerConnectionManager | None = None
         self._problem = ""
         self._encoded_from: tuple[EngineSnapshot | None, Mapping[str, Consumer]] = None, {}
         """The snapshot and the consumers from which the current reports were encoded."""
@@ -73,28 +73,28 @@ class PeerAddressExchange:
         self._registry.watchers.append(self._wake)
         try:
             async with asyncio.TaskGroup() as group:
-                mesh = self._mesh = PeerConnectionManager(self._options, group, tls, self._dirty.set)
-                group.create_task(mesh.discover())
+                connections = self._connections = PeerConnectionManager(self._options, group, tls, self._dirty.set)
+                group.create_task(connections.discover())
                 while True:
                     self._dirty.clear()
-                    self._update(mesh)
+                    self._update(connections)
                     ready()
                     await wait_at_most(self._dirty, HEARTBEAT_INTERVAL)
         finally:
-            self._mesh, self._reports = None, []
+            self._connections, self._reports = None, []
             self._registry.watchers.remove(self._wake)
             self._registry.update_remote({})
 
     @property
     def known(self) -> list[SwarmPeer]:
         """All discovered peers."""
-        return list(self._mesh.peers.values()) if self._mesh else []
+        return list(self._connections.peers.values()) if self._connections else []
 
     def warnings(self) -> Iterator[str]:
         """Yield a warning for each problem, such as a peer that is not connected."""
         if self._problem:
             yield self._problem
-        yield from self._mesh.listen_errors.values() if self._mesh else ()
+        yield from self._connections.listen_errors.values() if self._connections else ()
         for each in self.known:
             who = f"peer {each.address} on network {each.network.name}"
             if each.problem:
@@ -122,7 +122,7 @@ class PeerAddressExchange:
                 self._problem = ""
                 return found
 
-    def _update(self, mesh: PeerConnectionManager) -> None:
+    def _update(self, connections: PeerConnectionManager) -> None:
         """Send this node's reports to the peers, and update the peers' consumers in the consumer registry."""
         observed, here = self._observed(), self._registry.local
         if observed is not None and (observed is not self._encoded_from[0] or here is not self._encoded_from[1]):
@@ -130,8 +130,8 @@ class PeerAddressExchange:
             self._lines = {
                 each: encode(build_report(self._instance, each, observed, here)) for each in shared_networks(observed)
             }
-        mesh.update(self._lines)
-        reports, strict = mesh.reports(), self._strict()
+        connections.update(self._lines)
+        reports, strict = connections.reports(), self._strict()
         if strict is not self._only_grants:
             self._reports, self._only_grants = [], strict
         if [id(each) for each in reports] == [id(each) for each, _ in self._reports]:

@@ -35,7 +35,7 @@ from tests.fuzz.ssh.pipe import Pipe
 from tests.fuzz.ssh.seal import CIPHER, Keys
 
 if is_built():
-    from gateway.relay.native_engine_runner import NativeEngineRunner, native_engine_pool
+    from gateway.relay.native_engine_runner import NativeEngineRunner, native_engines
     from gateway.ssh.native_transport import hand_over
 
 NAMES = (*(("engine",) if is_built() else ()), "asyncssh")
@@ -76,18 +76,18 @@ def small_windows(size: int) -> Iterator[None]:
 def budget_taken() -> int:
     """Return the bytes of the process's budgets that channels have taken and not returned."""
     taken = flow_control.INITIAL_BUDGET_BYTES - flow_control.INITIAL_BUDGET.available
-    return taken + (native_engine_pool().grown_bytes if is_built() else 0)
+    return taken + (native_engines().grown_bytes if is_built() else 0)
 
 
 def run_engine_inside(loop: RelayEventLoop) -> None:
     """Run the engine inside `loop` instead of a thread, so that an execution is deterministic."""
     if is_built():
-        native_engine_pool().runners.append(NativeEngineRunner(loop, flow_control.GROWTH_BUDGET_BYTES, thread=False))
+        native_engines().runners.append(NativeEngineRunner(loop, flow_control.GROWTH_BUDGET_BYTES, thread=False))
 
 
 def registered(loop: RelayEventLoop) -> int:
     """Return the number of descriptors that relays and connections have registered with the loop."""
-    return len(loop.relays._handlers) - (len(native_engine_pool().runners) if is_built() else 0)
+    return len(loop.relays._handlers) - (len(native_engines().runners) if is_built() else 0)
 
 
 def least() -> int:

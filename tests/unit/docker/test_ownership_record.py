@@ -39,7 +39,7 @@ def test_a_write_after_a_failed_write_clears_the_problem(tmp_path: Path, monkeyp
         record.add("c", "apps")
     assert str(record.problem).endswith("No space left on device")
     assert record.warning
-    assert "cannot be written, so endpoints created now may not be detached after a restart" in record.warning
+    assert "cannot be written, so endpoints that are created now might stay after a restart" in record.warning
     record.add("d", "apps")
     assert record.problem is None
     assert OwnershipRecord(tmp_path).warning is None

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import GatewayError
+from gateway.processes.permission_checked_program import insecure_program, resolve_program
 from gateway.processes.program_file_permissions import lookup_steps
-from gateway.processes.program_not_writable_by_others import insecure_program, resolve_program
 from gateway.tunnels import KINDS
 from tests.support.files import scratch
 

@@ -96,11 +96,11 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
 
 
 async def test_all_threads_accept_clients_until_the_rule_is_withdrawn(rig: Rig, echo_port: int) -> None:
-    from gateway.relay.native_engine_runner import native_engine_pool  # noqa: PLC0415 - the native engine is optional
+    from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the native engine is optional
 
     assert isinstance(rig.link, ClientAcceptingLink)
     listener = rig.listen("127.0.0.1", echo_port, permits=3)
-    assert [runner.load for runner in native_engine_pool().runners] == [1, 1]
+    assert [runner.load for runner in native_engines().runners] == [1, 1]
     assert (listener.reserved, listener.waiting) == (3, 0)
     with await rig.connect() as client:
         await rig.echo(client)
@@ -116,7 +116,7 @@ async def test_all_threads_accept_clients_until_the_rule_is_withdrawn(rig: Rig, 
         await rig.echo(client)
     async with asyncio.timeout(10):
         await relay.ended
-    assert sum(runner.load for runner in native_engine_pool().runners) == 0
+    assert sum(runner.load for runner in native_engines().runners) == 0
 
 
 async def test_each_socket_has_a_listener_even_with_fewer_permits_than_sockets(rig: Rig, echo_port: int) -> None:
@@ -177,10 +177,10 @@ async def test_a_client_of_a_target_that_does_not_answer_is_returned_early(
 async def test_the_clients_are_accepted_again_if_a_failed_native_engine_cannot_start(
     rig: Rig, echo_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gateway.relay.native_engine_runner import native_engine_pool  # noqa: PLC0415 - the native engine is optional
+    from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the native engine is optional
 
     listener = rig.listen("127.0.0.1", echo_port)
-    for runner in native_engine_pool().runners:
+    for runner in native_engines().runners:
         monkeypatch.setattr(runner, "_start", failing)
         with pytest.raises(OSError, match="Too many open files"):
             runner._restart()

@@ -31,9 +31,9 @@ async def test_a_failure_ends_every_object_and_replaces_the_native_engine(
     failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     need_data_plane()
-    from gateway.relay.native_engine_runner import native_engine_pool  # noqa: PLC0415 - the native engine is optional
+    from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the native engine is optional
 
-    runner, thing = native_engine_pool().runner(), Thing()
+    runner, thing = native_engines().runner(), Thing()
     token = runner.add(thing)
 
     def lose() -> list[Any]:

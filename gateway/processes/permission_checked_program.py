@@ -12,7 +12,7 @@ from gateway.processes.child_environment import search_path
 from gateway.processes.program_file_permissions import lookup_steps, program_writers
 
 
-class ProgramNotWritableByOthers(NamedTuple):
+class PermissionCheckedProgram(NamedTuple):
     """A verified program: the path at which the program was found, and the file to which the path resolves.
 
     Args:
@@ -34,9 +34,7 @@ def _ignore_path(path: str) -> None:
     del path
 
 
-def resolve_program(
-    command: Sequence[str], visit: Callable[[str], None] = _ignore_path
-) -> ProgramNotWritableByOthers:
+def resolve_program(command: Sequence[str], visit: Callable[[str], None] = _ignore_path) -> PermissionCheckedProgram:
     """Find the program of a command, and check who can change it. Blocks until the file system responds.
 
     Args:
@@ -59,7 +57,7 @@ def resolve_program(
     for writer in program_writers(path, steps):
         if writer.refused:
             raise GatewayError(writer.problem)
-    return ProgramNotWritableByOthers(str(path), str(steps[-1]))
+    return PermissionCheckedProgram(str(path), str(steps[-1]))
 
 
 def insecure_program(key: str, command: Sequence[str]) -> Iterator[InsecureSetting]:
