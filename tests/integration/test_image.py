@@ -318,7 +318,10 @@ def test_the_image_runs_read_only_without_privileges_and_is_ready_quickly(
                 "-e", f"GATEWAY_BACKEND_A=tcp://{REMOTE}:{yard.mariadb.port}?listen=127.0.0.1:3306", "gateway",
             )  # fmt: skip
             yard.engine.docker("exec", "alone", "gateway", "wait", "--max", "20s")
-        assert time.monotonic() - began < 20
+        pid = yard.engine.inspect("alone")["State"]["Pid"]
+        # The second number is the time that the process was runnable, but waited for a processor, in nanoseconds.
+        starved = int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+        assert time.monotonic() - began < 20 + starved + machine.sum
         deadline = time.monotonic() + 20
         while yard.engine.inspect("alone")["State"]["Health"]["Status"] != "healthy":
             assert time.monotonic() < deadline
@@ -329,7 +332,7 @@ def test_the_image_runs_read_only_without_privileges_and_is_ready_quickly(
         started = dt.datetime.fromisoformat(yard.engine.inspect("alone")["State"]["StartedAt"])
         took = (live - started).total_seconds()
         record_property("seconds_until_live", took)
-        assert took < 3 + machine.sum  # an idle machine needs 0.24 s
+        assert took < 3 + starved + machine.sum  # an idle machine needs 0.24 s
         yard.engine.docker("stop", "-t", "30", "alone", timeout=60)
         assert yard.engine.inspect("alone")["State"]["ExitCode"] == 0
     finally:

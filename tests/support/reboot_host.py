@@ -3,6 +3,7 @@
 import contextlib
 import datetime as dt
 import json
+import logging
 import shutil
 import subprocess
 import time
@@ -18,6 +19,8 @@ from gateway.demo.sshd import Bastion
 from tests.support.gateway_disk import GatewayDisk
 from tests.support.guest import HOST, Guest
 from tests.support.guest_engine import ENGINE, ENGINE_PROGRAMS
+
+log = logging.getLogger(__name__)
 
 BOOT_DEADLINE = 900.0
 """The timeout of a boot, in seconds."""
@@ -96,9 +99,13 @@ class RebootHost:
             folder, _BOOT, memory=2048, programs=ENGINE_PROGRAMS, forwards={self.port: 2375},
             disks=(self._disk, self._gateway.image),
         ) as guest:  # fmt: skip
-            if wait:
-                guest.wait_for("ENGINE-READY", BOOT_DEADLINE)
-            yield guest
+            try:
+                if wait:
+                    guest.wait_for("ENGINE-READY", BOOT_DEADLINE)
+                yield guest
+            except BaseException:
+                log.error("the last output of the machine:\n%s", "\n".join(guest.lines[-60:]))
+                raise
         shutil.rmtree(folder)  # hundreds of megabytes
 
     def halt(self, guest: Guest) -> None:
