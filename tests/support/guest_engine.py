@@ -9,10 +9,15 @@ mount -t cgroup2 none /sys/fs/cgroup
 cp /bin/busybox /image/bin/
 for applet in sh cat dd sha256sum sleep usleep seq; do ln -s busybox /image/bin/$applet; done
 # A root file system in memory cannot be pivoted from; no network is needed, and a bridge needs more modules.
-DOCKER_RAMDISK=1 dockerd -H unix:///var/run/docker.sock -H tcp://0.0.0.0:2375 --tls=false --storage-driver vfs \
-  --userland-proxy=false --bridge none --iptables=false --ip6tables=false >/dockerd.log 2>&1 &
+start_engine() {
+  DOCKER_RAMDISK=1 dockerd -H unix:///var/run/docker.sock -H tcp://0.0.0.0:2375 --tls=false --storage-driver vfs \
+    --userland-proxy=false --bridge none --iptables=false --ip6tables=false >>/dockerd.log 2>&1 &
+}
+start_engine
 i=0; until grep -q "API listen on .*docker.sock" /dockerd.log; do
   sleep 1; i=$((i+1)); [ $i = 120 ] && cat /dockerd.log
+  # If containerd needs more than 15 s, for example on a busy machine, dockerd exits. As systemd does, start it again.
+  pidof dockerd >/dev/null || { echo ENGINE-AGAIN; tail -n 3 /dockerd.log; start_engine; }
 done
 echo ENGINE-STARTED $(sed -n 's/^time="\([^"]*\)".*Daemon has completed initialization.*/\1/p' /dockerd.log)
 docker image inspect box >/dev/null 2>&1 || tar -C /image -c . | docker import - box >/dev/null || exit
