@@ -11,6 +11,7 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
+from gateway import backends
 from gateway.config import ConfigSources, load
 from gateway.demo.server_process import find
 from tests.support.gateway_process import command
@@ -153,6 +154,36 @@ def test_valid_values_are_accepted(helms: dict[str, Path], case: str) -> None:
         for each in objects(text):
             if not each["apiVersion"].startswith("monitoring"):
                 kubernetes_validate.validate(each, "1.34", strict=True)
+
+
+REQUIRED = {"nfs": {"export": "/x"}, "smb": {"share": "x"}}
+"""The keys that a kind requires in addition to `targets`."""
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in backends.KINDS.values() if kind.default_port], ids=lambda kind: kind.name
+)
+def test_the_network_policy_permits_the_default_port_of_each_kind(
+    helms: dict[str, Path], kind: backends.BackendKind
+) -> None:
+    backend = {"kind": kind.name, "targets": ["10.1.2.3"], "listen": "0.0.0.0:1", **REQUIRED.get(kind.name, {})}
+    policy = ["--set", "networkPolicy.enabled=true,networkPolicy.restrictEgress=true"]
+    for binary in helms.values():
+        text = render(binary, "deployment", *policy, "--set-json", f"config.backends.added={json.dumps(backend)}")
+        rules = next(each["spec"]["egress"] for each in objects(text) if each["kind"] == "NetworkPolicy")
+        (rule,) = [rule for rule in rules if rule.get("to") == [{"ipBlock": {"cidr": "10.1.2.3/32"}}]]
+        assert rule["ports"] == [{"port": kind.default_port, "protocol": "TCP"}]
+
+
+def test_the_network_policy_permits_the_networks_of_a_program_s_servers(helms: dict[str, Path]) -> None:
+    tunnel = 'config.tunnels.cloud={"kind":"command","mode":"stdio","command":["/opt/connect","{host}","{port}"]}'
+    arguments = ("--set", "networkPolicy.enabled=true,networkPolicy.restrictEgress=true", "--set-json", tunnel)
+    for binary in helms.values():
+        done = helm(binary, "template", "site", str(CHART), "-f", f"{CHART}/ci/deployment-values.yaml", *arguments)
+        assert "networkPolicy.cidrs.cloud: the chart cannot read" in done.stderr
+        text = render(binary, "deployment", *arguments, "--set-json", 'networkPolicy.cidrs.cloud=["192.0.2.0/24"]')
+        rules = next(each["spec"]["egress"] for each in objects(text) if each["kind"] == "NetworkPolicy")
+        assert {"to": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]} in rules
 
 
 def test_a_release_without_a_backend_is_refused(helms: dict[str, Path]) -> None:
