@@ -99,8 +99,8 @@ class BackendKind:
         abort_limit: The number of consecutive aborted handshakes after which a server blocks their source address.
             None if servers of this kind do not count aborted handshakes.
         tap: Creates a tap, which parses the traffic to measure the latency. Python code then accepts all clients, and
-            the native engine accepts none. None if requests and responses alternate strictly: the relay can then measure
-            the latency without parsing.
+            the native engine accepts none. None if requests and responses alternate strictly: the relay can then
+            measure the latency without parsing.
         cancels: Recognizes cancel requests, if clients send them on separate connections. Must be None if `tap` is
             set.
         response_timeout: Maximum seconds that a target may take to respond to a client. If the target takes longer,
