@@ -16,6 +16,9 @@ _NO_GRANTS = ("skip-grants user@", "@")
 """Prefixes of CURRENT_USER() on a server that runs with `--skip-grant-tables`, in MySQL and in MariaDB."""
 _CLIENT_ERRORS = range(2000, 3000)
 """The error numbers of client libraries (MySQL 8.4 Error Message Reference, "Client Error Message Reference")."""
+_INTERRUPTIONS = frozenset({1053, 1158, 1159, 1160, 1161, 1205, 1317, 1927, 1969, 3024, 4031})
+"""The error numbers of servers for a query that was interrupted: by a shutdown, a killed connection or query, a
+network error, or a timeout (MySQL 8.4 Error Message Reference; MariaDB Error Code Reference)."""
 
 
 def query_status(
@@ -83,7 +86,7 @@ def _query_replication(cursor: DictCursor) -> tuple[float | None, bool, str | No
         except pymysql.err.ProgrammingError:  # an old server does not support SHOW REPLICA STATUS
             continue
         except (pymysql.err.OperationalError, pymysql.err.InternalError) as failed:
-            if not _is_sent_by_server(failed):
+            if not _is_refusal(failed):
                 raise
             # The server refused the query, usually because the user has no privilege for it. The caller then derives
             # the role from `read_only`.
@@ -97,7 +100,7 @@ def _query_replication(cursor: DictCursor) -> tuple[float | None, bool, str | No
     return parse_lag(behind), True, None
 
 
-def _is_sent_by_server(error: pymysql.err.MySQLError) -> bool:
-    """Return whether the server sent this error. PyMySQL itself reports a lost connection or an invalid response."""
+def _is_refusal(error: pymysql.err.MySQLError) -> bool:
+    """Return whether the server refused the query. False if the connection was lost or the query was interrupted."""
     number = error.args[0] if error.args else None
-    return isinstance(number, int) and number not in _CLIENT_ERRORS
+    return isinstance(number, int) and number not in _CLIENT_ERRORS and number not in _INTERRUPTIONS

@@ -35,9 +35,11 @@ class OwnershipRecord:
         self._later_starts: dict[str, float] = {}
         self.adopting = True
         """Whether the record's file was missing at startup, and `adopt` was not called yet."""
-        self.problem: str | None = None
-        """Why the record's file cannot be read or written; None if there is no problem. If the file could not be read
-        at startup, the gateway detaches no endpoint that an earlier process created."""
+        self._read_problem = ""
+        """Why the record's file could not be read at startup; empty if it was read, or did not exist. After such a
+        problem, the gateway detaches no endpoint that an earlier process created."""
+        self._write_problem = ""
+        """Why the last write of the record's file failed; empty if it did not fail."""
         try:
             self._endpoints, self._addresses, self._starts, self._namespaces, self._later_starts = self._read()
             self.adopting = False
@@ -45,22 +47,22 @@ class OwnershipRecord:
             pass
         except (OSError, *_UNREADABLE) as error:
             self.adopting = False
-            self.problem = f"{self._path}: {error}"
+            broken = self._path.with_suffix(".broken")
             with contextlib.suppress(OSError):  # keep the damaged file, so that an operator can repair it
-                self._path.rename(self._path.with_suffix(".broken"))
-        self._read_problem = self.problem
-        """Why the file could not be read. A later successful write does not clear this problem."""
+                self._path.rename(broken)
+            self._read_problem = f"{broken if broken.exists() else self._path}: {error}"
 
     @property
-    def warning(self) -> str | None:
-        """A message with `problem` and the consequence of the problem; None if there is no problem."""
-        if self.problem is None:
-            return None
-        if self._read_problem is not None:
-            consequence = "cannot be used, so endpoints of an earlier process are not detached"
-        else:
+    def problems(self) -> tuple[str, ...]:
+        """Messages about a record that could not be read or written, each with the consequence."""
+        found = []
+        if self._read_problem:
+            consequence = "could not be read, so endpoints of an earlier process are not detached"
+            found.append(f"the ownership record {consequence}: {self._read_problem}")
+        if self._write_problem:
             consequence = "cannot be written, so endpoints that are created now might stay after a restart"
-        return f"the ownership record {consequence}: {self.problem}"
+            found.append(f"the ownership record {consequence}: {self._write_problem}")
+        return tuple(found)
 
     def _read(
         self,
@@ -174,7 +176,7 @@ class OwnershipRecord:
         self._merge()
         kept = {(container, network) for container, network in self._endpoints if container in containers}
         later = {key: at for key, at in self._later_starts.items() if key in containers}
-        if kept != self._endpoints or later != self._later_starts:
+        if kept != self._endpoints or later != self._later_starts or self._write_problem:
             self._endpoints, self._later_starts = kept, later
             self._write()
 
@@ -191,6 +193,6 @@ class OwnershipRecord:
                 "namespaces": sorted(self._namespaces), "later_starts": self._later_starts,
             }  # fmt: skip
             replace_file(self._path, json.dumps(written))
-            self.problem = self._read_problem
+            self._write_problem = ""
         except OSError as error:
-            self.problem = f"{self._path}: {error.strerror}"
+            self._write_problem = f"{self._path}: {error.strerror}"

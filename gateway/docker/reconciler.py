@@ -284,7 +284,5 @@ class Reconciler:
         Also add a warning if the file of the ownership record cannot be read or written.
         """
         attachments = tuple(self._failures.with_failure(each, self._options.networks) for each in planned.attachments)
-        warnings = planned.warnings
-        if self._ownership.warning:
-            warnings += (self._ownership.warning,)
+        warnings = planned.warnings + self._ownership.problems
         return replace(planned, attachments=attachments, warnings=warnings)

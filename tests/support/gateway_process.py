@@ -109,7 +109,7 @@ class Gateway:
                 status = json.dumps(self.status(), indent=1)
                 pytest.fail(f"the condition does not hold within {timeout} s; status: {status}\n{self.log}")
             # Each request uses processor time of the gateway and of this process, so poll less often in long waits.
-            time.sleep(min(0.5, max(0.02, (time.monotonic() - started) / 50)))
+            time.sleep(min(0.5, max(0.02, (time.monotonic() - started) / 100)))
 
     def wait_up(self, *names: str, timeout: float = 60.0) -> float:
         return self.wait(lambda: all(self.state(name)[0] == "up" for name in names), timeout)

@@ -17,7 +17,7 @@ start_engine
 i=0; until grep -q "API listen on .*docker.sock" /dockerd.log; do
   sleep 1; i=$((i+1)); [ $i = 120 ] && cat /dockerd.log
   # If containerd needs more than 15 s, for example on a busy machine, dockerd exits. As systemd does, start it again.
-  pidof dockerd >/dev/null || { echo ENGINE-AGAIN; tail -n 3 /dockerd.log; start_engine; }
+  if [ $i -lt 300 ] && ! pidof dockerd >/dev/null; then echo ENGINE-AGAIN; tail -n 3 /dockerd.log; start_engine; fi
 done
 echo ENGINE-STARTED $(sed -n 's/^time="\([^"]*\)".*Daemon has completed initialization.*/\1/p' /dockerd.log)
 docker image inspect box >/dev/null 2>&1 || tar -C /image -c . | docker import - box >/dev/null || exit

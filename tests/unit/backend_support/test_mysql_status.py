@@ -92,9 +92,11 @@ def test_without_the_privilege_to_query_the_replication_read_only_decides_the_ro
     "error",
     [
         pymysql.err.OperationalError(2013, "Lost connection to MySQL server during query"),
+        pymysql.err.OperationalError(1053, "Server shutdown in progress"),
+        pymysql.err.OperationalError(1927, "Connection was killed"),
         pymysql.err.InternalError("Packet sequence number wrong - got 3 expected 1"),
     ],
 )
-def test_a_connection_that_is_lost_during_the_query_is_an_error(error: pymysql.err.MySQLError) -> None:
+def test_a_lost_connection_or_an_interrupted_query_is_an_error(error: pymysql.err.MySQLError) -> None:
     with pytest.raises(type(error)):
         query_status(Server(read_only=False, replication=error), None)  # type: ignore[arg-type]

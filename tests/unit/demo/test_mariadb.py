@@ -1,6 +1,5 @@
 import gc
 import socket
-import threading
 from pathlib import Path
 
 import pytest
@@ -8,17 +7,17 @@ import pytest
 from gateway.demo.mariadb import MariaDB
 
 
-def test_failed_attempts_to_connect_leave_no_open_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_attempt_to_connect_leaves_no_open_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)  # prevent the change of the folder's owner
-    path = tmp_path / "mysql.sock"
+    server, waits = MariaDB(tmp_path), []
     with socket.socket(socket.AF_UNIX) as listener:
 
-        def listen() -> None:
-            listener.bind(str(path))
+        def listen(seconds: float) -> None:
+            waits.append(seconds)
+            listener.bind(str(tmp_path / "mysql.sock"))
             listener.listen()
 
-        timer = threading.Timer(0.3, listen)
-        timer.start()
-        MariaDB(tmp_path)._connect().close()
-        timer.join()
+        monkeypatch.setattr("time.sleep", listen)
+        server._connect().close()
+    assert len(waits) == 1
     gc.collect()  # pytest reports the ResourceWarning of an unclosed socket

@@ -220,9 +220,9 @@ async def test_an_unavailable_configured_address_is_reported_and_not_replaced(tm
 def test_an_ownership_record_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     (tmp_path / "docker.json").write_text('{"endpoints": [["c", "apps"]]}')
     ownership = OwnershipRecord(tmp_path)
-    assert (ownership.endpoints, ownership.addresses, ownership.problem) == (frozenset({("c", "apps")}), {}, None)
+    assert (ownership.endpoints, ownership.addresses, ownership.problems) == (frozenset({("c", "apps")}), {}, ())
     (tmp_path / "docker.json").write_text('{"endpoints": [], "addresses": []}')
-    assert OwnershipRecord(tmp_path).problem
+    assert OwnershipRecord(tmp_path).problems
 
 
 @pytest.mark.parametrize(

@@ -717,7 +717,7 @@ def test_another_running_gateway_of_the_same_name_is_reported_and_never_detached
 def test_an_invalid_ownership_record_is_reported_and_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / "docker.json").write_text(text)
     ownership = OwnershipRecord(tmp_path)
-    assert ownership.problem is not None
+    assert ownership.problems
     own = container("gateway", labels={})
     network = replace(BRIDGE, subnets=("10.0.0.0/24",), ip_ranges=("10.0.0.128/25",))
     found = plan(
