@@ -186,10 +186,12 @@ static int add_constants(PyObject *module)
     return PyModule_AddStringConstant(module, "OPENSSL_VERSION", OpenSSL_version(OPENSSL_VERSION));
 }
 
-/* Make glibc return freed blocks of 128 KiB and more to the kernel, in the whole process. glibc allocates blocks below a
+/* Make glibc return freed blocks of 1 MiB and more to the kernel, in the whole process. glibc allocates blocks below a
  * threshold from heaps, and returns larger freed blocks to the kernel. By default, glibc raises this threshold, up to 32 MiB,
  * when a larger block is freed (mallopt(3), M_MMAP_THRESHOLD). Large blocks then fragment the heaps, and the memory of the
- * process grows for hours. Therefore, this function sets constant thresholds. Other C libraries do not raise the threshold. */
+ * process grows for hours. Therefore, this function sets constant thresholds. They are larger than the buffers of 256 KiB into
+ * which asyncio receives: with lower thresholds, the kernel would map and unmap memory for each of these buffers, and bulk
+ * transfers through asyncssh would take twice as long. Other C libraries do not raise the threshold. */
 static void limit_fragmentation(void)
 {
 #ifdef __GLIBC__
@@ -197,8 +199,8 @@ static void limit_fragmentation(void)
      * NOLINTBEGIN(concurrency-mt-unsafe) */
     if (getenv("GLIBC_TUNABLES") || getenv("MALLOC_MMAP_THRESHOLD_") || getenv("MALLOC_TRIM_THRESHOLD_"))
         return; /* keep the operator's settings of the allocator */
-    mallopt(M_MMAP_THRESHOLD, 128 * 1024);
-    mallopt(M_TRIM_THRESHOLD, 128 * 1024);
+    mallopt(M_MMAP_THRESHOLD, 1024 * 1024);
+    mallopt(M_TRIM_THRESHOLD, 1024 * 1024);
     /* NOLINTEND(concurrency-mt-unsafe) */
 #endif
 }
