@@ -79,8 +79,10 @@ def run(target: ModuleType, corpus: Sequence[bytes], folder: Path, count: int) -
     for data in itertools.islice(inputs(target, corpus), count):
         current.write_bytes(data)
         faulthandler.dump_traceback_later(_HANG, exit=True)
-        check_input(target, data, folder, seen)
-        faulthandler.cancel_dump_traceback_later()
+        try:
+            check_input(target, data, folder, seen)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
     current.unlink()
 
 
