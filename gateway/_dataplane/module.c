@@ -191,7 +191,7 @@ static int add_constants(PyObject *module)
  * when a larger block is freed (mallopt(3), M_MMAP_THRESHOLD). Large blocks then fragment the heaps, and the memory of the
  * process grows for hours. Therefore, this function sets constant thresholds. They are larger than the buffers of 256 KiB into
  * which asyncio receives: with lower thresholds, the kernel would map and unmap memory for each of these buffers, and bulk
- * transfers through asyncssh would take twice as long. Other C libraries do not raise the threshold. */
+ * transfers through asyncssh would take up to twice as long. Other C libraries do not raise the threshold. */
 static void limit_fragmentation(void)
 {
 #ifdef __GLIBC__

@@ -47,10 +47,10 @@ class OwnershipRecord:
             pass
         except (OSError, *_UNREADABLE) as error:
             self.adopting = False
-            broken = self._path.with_suffix(".broken")
+            damaged = self._path
             with contextlib.suppress(OSError):  # keep the damaged file, so that an operator can repair it
-                self._path.rename(broken)
-            self._read_problem = f"{broken if broken.exists() else self._path}: {error}"
+                damaged = self._path.rename(self._path.with_suffix(".broken"))
+            self._read_problem = f"{damaged}: {error}"
 
     @property
     def problems(self) -> tuple[str, ...]:

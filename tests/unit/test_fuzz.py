@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from asyncssh.constants import MSG_CHANNEL_DATA
@@ -144,7 +145,12 @@ def test_an_input_is_replayed(
     assert "confirm(0, a=0, b=5, c=0)\npasses" in capsys.readouterr().out
 
 
-def test_a_fixed_run_keeps_the_inputs_that_fail_and_the_input_that_ends_the_process(tmp_path: Path) -> None:
+def test_a_fixed_run_keeps_the_inputs_that_fail_and_the_input_that_ends_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timer = Mock()
+    monkeypatch.setattr(fixed, "faulthandler", timer)
+
     def check(data: bytes) -> None:
         if b"end" in data:
             raise SystemExit
@@ -160,3 +166,5 @@ def test_a_fixed_run_keeps_the_inputs_that_fail_and_the_input_that_ends_the_proc
     with pytest.raises(SystemExit):
         fixed.run(target, [b"a", b"the end"], tmp_path, count=2)
     assert (tmp_path / "current").read_bytes() == b"the end"
+    # Otherwise, the timer of the last input would end this process a minute later.
+    assert [call[0] for call in timer.method_calls[-2:]] == ["dump_traceback_later", "cancel_dump_traceback_later"]

@@ -342,6 +342,13 @@ async def test_containers_that_the_engine_does_not_inspect_are_not_changed(tmp_p
     assert wake <= inspection_cache.RETRY, "the next snapshot must not wait for an event"
 
 
+async def test_the_plan_warns_about_a_damaged_ownership_record(tmp_path: Path) -> None:
+    (tmp_path / "docker.json").write_text("{")
+    reconciler = Reconciler(desired().options, desired, lambda _: None, tmp_path)
+    await reconciler.reconcile(FakeEngine(random.Random(1)))  # type: ignore[arg-type]
+    assert [each for each in reconciler.plan.warnings if "ownership record" in each]
+
+
 async def test_attachments_are_recorded_before_they_are_made(tmp_path: Path) -> None:
     engine = FakeEngine(random.Random(1))
     web = engine.add_container("web", OPT_IN)
