@@ -2,10 +2,11 @@
 
 Usage: sudo python bench/nfs_throughput.py [--rounds N] [--megabytes N]
 
-The runs are interleaved; the results are medians. The client is the kernel of a QEMU guest under software emulation;
-the speed of the emulation limits all results. The NFS server is Ganesha and the bastion is OpenSSH, both on this
-host's loopback interface. ssh and the gateway use the same cipher. In the column `near`, the gateway uses no tunnel;
-in the column `straight`, the guest mounts the export without a gateway.
+The runs are interleaved; the results are medians. The client is the kernel of User-Mode Linux, with a network
+in user space (slirp4netns); the speed of this network limits all results. The NFS server is Ganesha and the
+bastion is OpenSSH, both on this host's loopback interface. ssh and the gateway use the same cipher. In the
+column `near`, the gateway uses no tunnel; in the column `straight`, the guest mounts the export without a
+gateway.
 """
 
 import argparse

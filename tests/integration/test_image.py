@@ -747,7 +747,7 @@ def test_the_nfs_example_with_its_mount(yard: Yard, tmp_path: Path) -> None:
         "COMPOSE_PROJECT_NAME": "files",
     }  # fmt: skip
     app = {"network_mode": "none"}  # a container network needs additional kernel modules
-    slow = {"healthcheck": {"timeout": "60s", "start_period": "120s"}}  # an emulated machine needs longer deadlines
+    slow = {"healthcheck": {"timeout": "60s", "start_period": "120s"}}  # the guest is slow while other tests run
     (yard.folder / "nfs/override.json").write_text(json.dumps({"services": {"app": app, "gateway": slow}}))
     image = tmp_path / "gateway.tar"
     yard.engine.docker("save", "-o", str(image), "gateway")

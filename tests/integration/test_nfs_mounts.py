@@ -43,10 +43,11 @@ def test_files_on_a_mount_work_as_on_a_disk(
     gateway.start().wait_up("media")
     (server.export / "hello").write_text("hello over NFS\n")
     script = f"""
-{mount(port, options="nconnect=4")} && echo MOUNTED
+{mount(port, options="nconnect=4,lookupcache=positive")} && echo MOUNTED
 cat /mnt/hello
 dd if=/dev/urandom of=/mnt/big bs=1M count=24 conv=fsync 2>/dev/null && echo WROTE
 mv /mnt/big /mnt/renamed && echo RENAMED
+until [ -e /mnt/continue ]; do usleep 100000; done
 echo 3 > /proc/sys/vm/drop_caches
 echo "SUM $(sha256sum < /mnt/renamed)"
 usleep 500000
@@ -58,6 +59,7 @@ umount /mnt && echo UNMOUNTED
         guest.wait_for("RENAMED", 360)
         # The gateway spreads the connections of a mount with `nconnect` over several SSH connections.
         assert len(carriers(server.port)) >= 2
+        touch_nfs(server.port, f"{server.pseudo}/continue")
         guest.wait_for("GUEST-DONE", 360)
         for word in ("MOUNTED", "hello over NFS", "WROTE", "RENAMED", "LOCKED", "FOLDERS", "UNMOUNTED"):
             guest.wait_for(word)

@@ -18,7 +18,7 @@ from tests.support.requirements import need
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
 _VOLUME = "/var/lib/docker/volumes/media"
-"""The engine's directory of the volume. The script looks there, because the emulated `docker` takes seconds."""
+"""The engine's directory of the volume. The script looks there, because `docker` takes a second in the guest."""
 _WRITES = 30
 _WRITE = (
     f"for i in $(seq {_WRITES}); do dd if=/dev/urandom of=/piece bs=64k count=2 2>/dev/null; "

@@ -18,7 +18,7 @@ from tests.support.servers import Samba, resetting, serving, talking
 
 pytestmark = pytest.mark.integration
 
-SMB_MODULES = ("cifs", "md5", "cmac", "hmac", "sha256", "sha512", "ccm", "gcm", "aes_generic", "ecb")
+SMB_MODULES = ("cifs", "md5", "cmac", "hmac", "sha256", "sha512", "ccm", "gcm", "aes_generic", "ecb", "ctr", "ghash")
 
 
 @pytest.fixture

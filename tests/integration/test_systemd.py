@@ -81,14 +81,14 @@ def root(tmp_path: Path) -> Iterator[Path]:
     wheels = ("--python-version", "3.13", "--only-binary", ":all:")
     download(*pip, "-r", str(REPOSITORY / "requirements.lock"), *wheels)
     shutil.copytree(REPOSITORY / "gateway", made / _SITE / "gateway", ignore=shutil.ignore_patterns("__pycache__"))
-    # The unit cannot write to the system, so an emulated processor would compile the modules at each start.
+    # The unit cannot write to the system, so Python would compile the modules at each start.
     compile_all = ("chroot", str(made), "python3", "-m", "compileall", "-q", f"/{_SITE}")
     subprocess.run(compile_all, check=True, timeout=300)
     (made / "usr/local/bin/gateway").write_text(_COMMAND)
     (made / "usr/local/bin/gateway").chmod(0o755)
     for unit in ("gateway.service", "gateway.socket"):
         shutil.copy(REPOSITORY / "configs/systemd" / unit, made / "etc/systemd/system")
-    # An emulated processor is slow, in particular while other tests run.
+    # The guest is slow while other tests run.
     drop_in = made / "etc/systemd/system/gateway.service.d"
     drop_in.mkdir()
     (drop_in / "slow.conf").write_text("[Service]\nTimeoutStartSec=600s\n")

@@ -1,4 +1,4 @@
-"""Tests kernel NFS mounts through the gateway while the tunnel goes down and up. Requires root and QEMU.
+"""Tests kernel NFS mounts through the gateway while the tunnel goes down and up. Requires root and User-Mode Linux.
 
 `outages` stops the bastion repeatedly while a program writes and syncs blocks of 4 KiB. It measures the time from
 the tunnel's return to the next block on the server's disk. `race` boots a virtual machine that mounts the export

@@ -1,23 +1,16 @@
-"""Builds the kernel and the file system of the virtual machine that `tests.support.guest` runs."""
+"""Builds the file system of the guest that `tests.support.guest` runs."""
 
-import lzma
-import os
 import re
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 from gateway.demo.server_process import find
-from tests.support.requirements import download
 
-PACKAGE = "linux-image-cloud-amd64"
-
-
-_CACHE = Path(tempfile.gettempdir()) / f"gateway-guest-{os.getuid()}"
+MODULES = ("nfsv4", "nfs_layout_nfsv41_files")
 
 
-MODULES = ("virtio_pci", "virtio_net", "nfsv4", "nfs_layout_nfsv41_files")
+_KERNEL_MODULES = Path("/usr/lib/uml/modules")
 
 
 _LOCK = """
@@ -70,7 +63,7 @@ _TOOLS = {"lock": _LOCK, "scribble": _SCRIBBLE}
 INIT = """#!/bin/sh
 mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev 2>/dev/null
 for module in $(cat /modules.list); do insmod $module; done
-ip link set lo up; ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0; ip route add default via 10.0.2.2
+ip link set lo up; ip link set vec0 up; ip addr add 10.0.2.15/24 dev vec0; ip route add default via 10.0.2.2
 """
 
 
@@ -82,31 +75,6 @@ StandardError=tty
 TTYPath=/dev/console
 TimeoutStartSec=infinity
 """
-
-
-def get_kernel() -> tuple[Path, Path]:
-    """Return the paths of the kernel and of its modules; the first call downloads the package."""
-    unpacked = _CACHE / "unpacked"
-    if not unpacked.exists():
-        _CACHE.mkdir(mode=0o700, exist_ok=True)
-        depends = subprocess.run(
-            ["apt-cache", "depends", PACKAGE], capture_output=True, text=True, check=True, timeout=60
-        ).stdout
-        match = re.search(r"Depends: (linux-image-\S+)", depends)
-        if match is None:
-            raise OSError(f"apt-cache does not list {PACKAGE}")
-        download("apt-get", "download", "-q", "-o", "Acquire::Retries=3", match[1], cwd=_CACHE)
-        package = next(_CACHE.glob("linux-image-*.deb"))
-        making = _CACHE / "making"
-        shutil.rmtree(making, ignore_errors=True)
-        subprocess.run(["dpkg", "-x", str(package), str(making)], check=True, timeout=120)
-        root = making / "usr" if (making / "usr/lib/modules").exists() else making
-        version = next((root / "lib/modules").iterdir()).name
-        subprocess.run(["depmod", "-b", str(root), version], check=True, timeout=120)
-        making.rename(unpacked)
-    kernel = next((unpacked / "boot").glob("vmlinuz-*"))
-    root = unpacked / "usr" if (unpacked / "usr/lib/modules").exists() else unpacked
-    return kernel, root
 
 
 def _copy_program(name: str, root: Path) -> None:
@@ -148,22 +116,22 @@ def add_service(root: Path) -> None:
     (units / "default.target").symlink_to("/lib/systemd/system/multi-user.target")
 
 
-def initramfs(folder: Path, root: Path, tree: Path, modules: tuple[str, ...]) -> Path:
+def initramfs(folder: Path, root: Path, modules: tuple[str, ...]) -> Path:
     """Add modules of the kernel to a root directory, and pack it as an initramfs."""
     (root / "modules").mkdir()
+    (folder / "lib").mkdir()
+    (folder / "lib/modules").symlink_to(_KERNEL_MODULES)  # where modprobe expects them
+    version = next(_KERNEL_MODULES.iterdir()).name
     listed: list[str] = []
-    version = next((tree / "lib/modules").iterdir()).name
     for module in modules:
         shown = subprocess.run(
-            ["modprobe", "-d", str(tree), "-S", version, "--show-depends", module],
+            ["modprobe", "-d", str(folder), "-S", version, "--show-depends", module],
             capture_output=True, text=True, check=True, timeout=10,
         ).stdout  # fmt: skip
         for path in re.findall(r"^insmod (\S+)", shown, re.MULTILINE):
-            name = Path(path).name.removesuffix(".xz")
-            if name not in listed:
+            if (name := Path(path).name) not in listed:
                 listed.append(name)
-                data = Path(path).read_bytes()
-                (root / "modules" / name).write_bytes(lzma.decompress(data) if path.endswith(".xz") else data)
+                shutil.copy(path, root / "modules")
     (root / "modules.list").write_text("\n".join(f"/modules/{name}" for name in listed))
     (root / "init").chmod(0o755)
     image = folder / "initramfs.cpio"

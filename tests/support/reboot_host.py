@@ -28,10 +28,10 @@ ALIVE = ("always", "unless-stopped")
 """The containers that must run after a reboot."""
 _GATEWAY_DISK = "/gateway"
 _BOOT = f"""
-mkdir -p /var/lib/docker {_GATEWAY_DISK} && mount -t ext4 /dev/vda /var/lib/docker
-mount -t ext4 -o ro /dev/vdb {_GATEWAY_DISK}
+mkdir -p /var/lib/docker {_GATEWAY_DISK} && mount -t ext4 /dev/ubda /var/lib/docker
+mount -t ext4 -o ro /dev/ubdb {_GATEWAY_DISK}
 {ENGINE}
-# The command `docker` takes a second of the emulated processor.
+# The command `docker` takes a second in the guest.
 until [ -d /var/lib/docker/volumes/halt ]; do sleep 1; done
 docker volume rm halt
 kill $(cat /var/run/docker.pid); while pidof dockerd >/dev/null; do sleep 1; done
