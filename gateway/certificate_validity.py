@@ -11,7 +11,7 @@ from gateway.contracts.certificate import MonitoredCertificate, ValidityPeriod
 _PEM = re.compile(rb"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----(.*?)-----END", re.DOTALL)
 
 _LARGEST = 4 << 20
-"""Maximum size of a certificate file, in bytes. The CA bundle of a system has about 256 KiB."""
+"""Maximum size of a certificate file, in bytes. The CA bundle of a Linux system is about 256 KiB."""
 
 
 def der_validity(data: bytes) -> ValidityPeriod | None:
@@ -61,8 +61,8 @@ def _content(path: Path) -> bytes:
 def ca_credentials(path: Path | None) -> list[MonitoredCertificate]:
     """Return a list with one `MonitoredCertificate` for a CA file; empty if the file contains no certificate.
 
-    The list item contains the validity period of the certificate that expires last, because any CA in the file can
-    have signed the peer's certificate.
+    If the file contains several certificates, the one that expires last counts, because any of them may have signed
+    the peer's certificate.
     """
     validities = file_validities(path)
     return (

@@ -55,8 +55,8 @@ def waiting_since(tap: Tap | None, request_at: float) -> float | None:
 
     Args:
         tap: The tap of the connection; None if the connection has no tap.
-        request_at: Monotonic time of the last byte from the client, if the backend has not responded to this byte;
-            otherwise 0. Ignored if `tap.tracker` is not None, because the tracker stores the time of each request.
+        request_at: Monotonic time of the client's latest data; 0 if the backend has responded since then. Ignored
+            if there is a `tap.tracker`, because the tracker stores the time of each request.
     """
     tracker = tap.tracker if tap is not None else None
     if tracker is not None:

@@ -11,7 +11,7 @@ _SYSTEM_STATE = Path("/var/lib/gateway")
 
 
 def admin_socket() -> Path:
-    """Return the default path of the admin socket, which is the same for the service and for the commands of a user.
+    """Return the default path of the admin socket. A user's service and commands use the same path.
 
     The folder is /run/gateway for root and for users with write permission there, such as the user of the container
     image. For other users, the folder is `$XDG_RUNTIME_DIR/gateway`. If this variable is not set or refers to a
@@ -48,9 +48,10 @@ def make_folder(socket: Path) -> None:
 
 
 def is_trusted(socket: Path) -> bool:
-    """Return whether commands can trust that the gateway of this user created a unix socket.
+    """Return whether to trust a unix socket.
 
-    Returns False only for a socket in /tmp/gateway-UID if another user owns this folder or can write to it.
+    Returns False only for a socket in /tmp/gateway-UID, if another user owns this folder or can write to it. That
+    user could have created the socket.
     """
     folder = socket.parent
     if folder != _private_folder():

@@ -103,7 +103,7 @@ class ConfigError(GatewayError):
 
 
 class UsageError(GatewayError):
-    """A command was called with invalid or conflicting arguments."""
+    """A command or a reload received invalid or conflicting input."""
 
 
 class ServiceUnreachableError(GatewayError):

@@ -32,10 +32,11 @@ class FactDefinition:
     additive: bool = False
 
     def samples(self, value: object) -> Iterator[tuple[list[str], float]]:
-        """Yield the samples of the gauge. A sample is a list of label values (empty without `label`) and a number.
+        """Yield each sample of the fact's gauge, as a list of label values and a number.
 
         Args:
-            value: The value of the fact. Strings and mappings have samples only if the fact has a `label`.
+            value: The value of the fact. A number has no label values. A string or a mapping has samples only if the
+                fact has a `label`.
         """
         value = finite(value)
         if isinstance(value, bool | int | float):

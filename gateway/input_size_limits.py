@@ -20,10 +20,10 @@ _NUMBERS = {
     _INT: r"[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]*|[1-9][0-9_]*)",
     _FLOAT: r"([-+]?[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+][0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
 }
-"""Maps the YAML tag of each number type to its pattern. Unlike PyYAML's patterns, these patterns do not match numbers
-in base 60."""
+"""The patterns of numbers, by YAML tag. Unlike PyYAML's patterns, they do not match numbers in base 60."""
 _INVALID = (ValueError, LookupError, AttributeError, ArithmeticError)
-"""Errors that PyYAML raises for a value that does not match its tag, such as `!!bool x`, or the date `2026-02-31`."""
+"""Errors that PyYAML raises for a value that does not match its tag (`!!bool x`), or for a date that does not exist
+(`2026-02-31`)."""
 
 
 class TooManyValuesError(yaml.YAMLError):
@@ -36,7 +36,7 @@ class TooManyValuesError(yaml.YAMLError):
 class LimitedYamlLoader(yaml.SafeLoader):
     """Loads YAML, and refuses documents with too many nodes. Each node counts once, even if aliases refer to it.
 
-    A value such as `22:22` is a string, as in Compose, and not a number in base 60, as in YAML 1.1.
+    A value such as `22:22` is a string, as in Compose. In YAML 1.1, it is a number in base 60.
 
     Args:
         text: The content of the YAML document.
@@ -105,12 +105,11 @@ def load_yaml(text: str, loader_type: type[LimitedYamlLoader] = LimitedYamlLoade
 
 
 def _count(node: yaml.Node, counts: dict[yaml.Node, int | None]) -> int:
-    """Return the number of values in a node. The values of an alias count once for each use of the alias.
+    """Return the number of values in a node. Values count again for each alias that refers to them.
 
     Args:
         node: The node.
-        counts: For each node that was already counted, the number of values in it. For each node that contains
-            `node`, the entry is None, because the number is not known yet.
+        counts: Maps each counted node to the number of its values, and each node that contains `node` to None.
 
     Raises:
         yaml.YAMLError: The node contains itself.

@@ -11,8 +11,8 @@ K = TypeVar("K")
 class KindRegistry(Mapping[str, K]):
     """Maps the name of each kind, such as `mysql` or `ssh`, to the definition of the kind.
 
-    The definition is the variable `KIND` of the module with the kind's name. The registry imports a module when
-    its kind is first looked up. Therefore, the process loads only the libraries that its configuration needs.
+    For example, the module `mysql` defines the kind `mysql` in its variable `KIND`. The registry imports a module
+    when its kind is first looked up. Therefore, the process loads only the libraries that its configuration needs.
 
     Args:
         package: The name of the package that contains the modules. Its subpackages are not kinds.
@@ -23,7 +23,7 @@ class KindRegistry(Mapping[str, K]):
         self._package = package
         self._path = path
         self._listed: tuple[str, ...] = ()
-        """The value of `path` at the last search for modules."""
+        """The value of `path` for which `_listed_names` was computed."""
         self._listed_names: list[str] = []
 
     @property

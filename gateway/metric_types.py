@@ -1,4 +1,4 @@
-"""Defines histograms and summaries, which measure durations, and tallies, which count events, for Prometheus."""
+"""Defines metric types for Prometheus: histograms and summaries measure durations, and tallies count events."""
 
 from bisect import bisect_left
 from collections import Counter

@@ -1,4 +1,7 @@
-"""Defines the interface of protocols, such as PostgreSQL, whose clients cancel queries on separate connections."""
+"""Defines the parser interfaces for query cancellation.
+
+In protocols such as PostgreSQL, a client cancels a query over a separate connection.
+"""
 
 from dataclasses import dataclass, field
 from enum import Enum

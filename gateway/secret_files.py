@@ -75,11 +75,9 @@ def read_secret(path: Path) -> bytes:
 
 
 def read_private_key(path: Path, what: str = "private key") -> bytes:
-    """Return the content of a private key file. Like OpenSSH, refuse a file that users other than its owner can read.
+    """Return the content of a private key file. Refuse a file that other users can read (see `check_owner_only`).
 
-    If the file does not belong to the user of this process, the file's group may also read it. A mounted secret, for
-    example, can belong to another user. The function opens the file only once, so that no other file can replace it
-    between the check and the read.
+    Open the file only once, so that no other file can replace it between the check and the read.
 
     Args:
         path: The file.
@@ -124,7 +122,8 @@ def unreadable(path: Path, error: OSError, shown: str | None = None) -> str:
 def check_owner_only(path: Path, status: os.stat_result, what: str = "private key") -> None:
     """Raise an error if users other than the owner can read a file that contains a secret.
 
-    If the file does not belong to the user of this process, the file's group may also read it.
+    If the file belongs to another user than that of this process, its group may also read it. A mounted secret, for
+    example, can belong to another user.
 
     Args:
         path: The file.

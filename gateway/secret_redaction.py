@@ -25,15 +25,15 @@ _OPTIONS_OF_PROGRAMS = (
     ("lftp", r"-u\s*[^\s,'\"]*,"),
     ("curl", r"(?:-u|--user)\s*"),
 )
-"""Pairs of patterns. The first pattern matches the names of programs. The second pattern matches an option of these
-programs whose value contains a secret: all characters from the option to the start of the secret."""
+"""Pairs of patterns: one for the names of programs, and one for their option that contains a secret. The second
+pattern matches the option up to the secret, such as `-u USER,`."""
 
 
 def _after(program: str) -> str:
-    """Return a pattern that matches the name of a program and its arguments.
+    """Return a pattern that matches a program's name and the arguments after it.
 
-    The pattern does not match a second occurrence of the name. Otherwise, the time to search a string that repeats
-    the name would grow with the square of the string's length.
+    The arguments cannot contain the name again. Without this rule, the search of a string that repeats the name would
+    take quadratic time.
     """
     return rf"\b{program}\w*\b(?:(?!\b{program})[^;|&])*?"
 
@@ -54,12 +54,12 @@ _HIDDEN = (
     re.compile(rf"(?i)(\s(?:-H\s*|--header[\s=]){_HEADER}\s*)[^\s'\"]+"),
     re.compile(r"(?i)(\bauthorization\s*:\s*(?:(?:basic|bearer|token)\s+)?)[^\s'\"]+"),
 )
-"""Patterns that match secrets: private keys, passwords in URLs, and secret values of settings and of program options.
+"""Patterns that match private keys, passwords in URLs, and secrets in settings, program options and HTTP headers.
 The capturing group of each pattern matches the characters before the secret."""
 
 
 def is_secret(name: str) -> bool:
-    """Return whether a variable's name indicates that the value is a secret, and not the path of a secret file."""
+    """Return whether a variable's name indicates a secret: `DB_PASSWORD` does, but `DB_PASSWORD_FILE` does not."""
     return bool(_SECRET.search(name)) and not re.search(r"(?i)(path|file|location|dir)$", name)
 
 
@@ -76,10 +76,10 @@ def hide_secrets(text: str) -> str:
 
 
 def redacted(words: Sequence[str]) -> str:
-    """Join words to a command line, with `***` in place of secrets.
+    """Return a command line with `***` in place of secrets.
 
     Args:
-        words: The words of a command.
+        words: The words of the command line.
     """
     shown: list[str] = []
     hide = False

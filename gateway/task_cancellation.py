@@ -1,4 +1,4 @@
-"""Determines whether a `CancelledError` is for the running task, or for a task or future that it awaits."""
+"""Determines whether the running task itself was cancelled, or only a task or future that it awaits."""
 
 import asyncio
 

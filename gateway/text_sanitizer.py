@@ -6,8 +6,7 @@ forge log lines, bidirectional or invisible characters, or megabytes of data.
 
 _MAX_LENGTH = 500
 _MAX_CUT_WORD = 40
-"""When `one_line` cuts a text inside a word, a part of the word remains before the cut. `one_line` also omits this
-part if the part has fewer characters than `_MAX_CUT_WORD`."""
+"""`one_line` drops an incomplete last word with fewer characters than this."""
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _SCAN_FACTOR = 8
 """`one_line` reads at most `max_length * _SCAN_FACTOR` input characters, to limit the time for long input."""

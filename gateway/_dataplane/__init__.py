@@ -19,7 +19,7 @@ class NativeEngineSettings:
 
     Args:
         threads: Maximum number of native engines per event loop. Each native engine has one thread.
-        growth_bytes: Maximum number of bytes by which the receive windows of all SSH channels together may grow.
+        growth_bytes: Maximum total growth of the receive windows of all SSH channels, in bytes.
         relays_sockets: Whether the native engines also relay connections that use no SSH channel.
     """
 
@@ -46,7 +46,7 @@ def is_built() -> bool:
 
 
 def description() -> str:
-    """Return a text for `gateway --version`: whether the native engine is installed, and its version of OpenSSL."""
+    """Describe the data plane for `gateway --version`, with the OpenSSL version if the native engine is installed."""
     if not is_built():
         return "data plane of asyncssh (the data plane in C is not built)"
     return f"native data plane in C, {importlib.import_module('gateway._dataplane.engine').OPENSSL_VERSION}"

@@ -33,8 +33,8 @@ static void send_open(struct wire *w, const struct channel *c, const struct chan
     bytes_free(&payload);
 }
 
-/* Send CHANNEL_OPEN for a new channel, and return the channel. Return NULL if the SSH connection is lost or memory is
- * exhausted. */
+/* Send CHANNEL_OPEN for a new channel, and return the channel. Return NULL if the SSH connection is lost or has too many
+ * channels, or if memory is exhausted. */
 struct channel *channel_open(struct engine *e, struct wire *w, uint64_t token, const struct channel_setup *setup,
                              const uint8_t *rest, size_t size)
 {
@@ -70,7 +70,8 @@ void channel_create(struct engine *e, struct wire *w, uint64_t token, const stru
         report_refused(e, token, OPEN_CONNECT_FAILED, (const uint8_t *)refusal, sizeof refusal - 1);
 }
 
-/* Report that a channel did not open. If a listener's client waits for the channel, return this client to Python instead. */
+/* Report to Python that a channel did not open. If a listener's client still waits for the channel, return the client to
+ * Python. If Python requested the channel, emit RECORD_REFUSED. */
 static void report_unopened(struct channel *c, uint32_t code, const uint8_t *text, size_t size)
 {
     if (c->pending.listener)
@@ -149,7 +150,8 @@ static void release_growth(struct channel *c)
     c->growth = 0;
 }
 
-/* Free the number of a channel that is closed on both sides, was refused, or has lost its SSH connection. */
+/* Free the channel's number. Call this function when both sides have closed the channel, the server has refused it, or the SSH
+ * connection is lost. */
 void channel_free(struct channel *c)
 {
     struct wire *w = c->wire;

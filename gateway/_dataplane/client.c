@@ -1,5 +1,5 @@
-/* Handles the socket of a channel's client. Reads data from the client directly into the batch, which is the send buffer of
- * the SSH connection. Encrypts the data in this buffer. */
+/* Handles the socket of a channel's client: reads data directly into the send buffer of the SSH connection (the batch), and
+ * encrypts the data there. */
 #include <errno.h>
 #include <sys/socket.h>
 
@@ -28,11 +28,11 @@ static void set_mask(struct channel *c, uint32_t mask)
 
 /* Set the events that epoll reports for the client's socket.
  *
- * While the channel waits for no event, a TCP socket stays registered, so that epoll reports a failure of the socket. After
- * the write side of a TCP socket is shut down, epoll would continuously report the normal end of the client's stream as a
- * hang-up. Therefore, the registration of a TCP socket is then edge-triggered.
- * While the channel waits for no event, a unix socket is not registered. Otherwise, epoll would report a hang-up when the
- * client closes the connection, even if unread data remains.
+ * If the channel waits for no event:
+ * - A TCP socket stays registered, so that epoll reports errors. After its write side is shut down, the socket is
+ *   edge-triggered. Otherwise, epoll would report a hang-up again and again after the client has ended its stream.
+ * - A unix socket is not registered. Otherwise, epoll would report a hang-up when the client closes the connection, even if
+ *   unread data remains.
  */
 void client_update_mask(struct channel *c)
 {
@@ -113,7 +113,7 @@ static void send_read(struct channel *c, uint8_t *batch, size_t count, uint32_t 
         client_update_mask(c);
     if (c->ended)
         return;
-    c->bulk = count >= limit && limit == MAX_SEND_PACKET; /* this read filled a packet: let the next read fill several */
+    c->bulk = count >= limit && limit == MAX_SEND_PACKET; /* a full packet: the next read may fill several packets */
     for (uint8_t *packet = batch; count > 0; packet += stride) {
         uint32_t size = count < MAX_SEND_PACKET ? (uint32_t)count : MAX_SEND_PACKET;
 
@@ -167,13 +167,13 @@ void client_read(struct channel *c)
 
 /* Stop sending to the client, because its socket has failed or the client has closed its connection.
  *
- * If the client has already ended its stream, close the channel: the client might have closed its connection normally. Also
- * close the channel if it accepts no more data from the client. If the client has reset its connection, first send the data
- * that the channel accepts immediately, and then abort the channel, because SSH cannot forward a reset (RFC 4254, section
- * 5.3). If none of these conditions applies, continue to read from the client.
+ * - If the client has already ended its stream, or the channel accepts no more data from the client, close the channel.
+ * - If the client has reset its connection, send the data that the channel accepts immediately, and then close the channel,
+ *   because SSH cannot forward a reset (RFC 4254, section 5.3).
+ * - Otherwise, continue to read from the client.
  *
- * Args: error: the errno of the system call that failed. The kernel reports an error only once, so this function cannot read
- *   this error from the socket. If no system call has failed, pass 0. This function then reads SO_ERROR.
+ * Args: error: the errno of the failed system call, because the kernel reports each error only once. 0: no system call has
+ *   failed, so this function reads SO_ERROR.
  */
 void client_unwritable(struct channel *c, int error)
 {
@@ -214,9 +214,8 @@ void client_event(struct channel *c, uint32_t events)
         client_read(c);
         return;
     }
-    /* With neither EPOLLIN nor EPOLLOUT, epoll reports only hang-ups and errors. `client_update_mask` sets EPOLLET only after
-     * the end of the backend's stream was sent to the client, or after the client's socket has failed. A hang-up without
-     * EPOLLERR then requires no action. */
+    /* Without EPOLLIN and EPOLLOUT, epoll reports only hang-ups and errors. With EPOLLET, a hang-up alone requires no action:
+     * the end of the backend's stream was already sent to the client, or the client's socket has failed. */
     if (!(mask & (EPOLLIN | EPOLLOUT))) {
         if (events & EPOLLERR || !(mask & EPOLLET))
             client_unwritable(c, 0);

@@ -68,8 +68,10 @@ static void record_latency(struct channel *c, uint64_t now)
     gauge_set(&c->gauge->request_time, 0);
 }
 
-/* Keep the piece at index `at` and the pieces after it, until the client's socket accepts them. The first `skip` bytes of
- * the piece at `at` were already sent. If the client's socket is closed or has failed, drop the pieces. */
+/* Keep unsent pieces until the client's socket accepts them. If the socket is closed or has failed, drop the pieces.
+ *
+ * Args: at: index of the first unsent piece; skip: number of bytes of this piece that were already sent.
+ */
 static void hold(struct channel *c, int at, size_t skip, uint64_t now)
 {
     struct piece *pieces = c->engine->pieces;

@@ -1,5 +1,4 @@
-/* Connects the clients of a listener to the listener's target. The native engine reaches this target without an SSH
- * connection. */
+/* Connects a listener's clients to its target without SSH. */
 #include <errno.h>
 #include <netinet/in.h>
 #include <stdlib.h>
@@ -8,7 +7,7 @@
 #include "listener.h"
 #include "pair.h"
 
-/* Start or continue to connect. Return 0 if the connection is established, EINPROGRESS if it is in progress, or an error. */
+/* Start or continue to connect. Return 0 if connected, EINPROGRESS if not connected yet, or the `errno` of the failure. */
 static int advance(const struct dial *d)
 {
     const struct listener_setup *setup = d->pending.listener->setup;
@@ -38,7 +37,7 @@ static bool is_self_connected(int fd, const struct sockaddr_storage *target)
     return getpeername(fd, (struct sockaddr *)&remote, &remote_size) < 0 || memcmp(&local, &remote, sizeof local) == 0;
 }
 
-/* Unregister the socket from epoll, and free the `struct dial` at the end of this loop iteration. */
+/* Unregister the socket from epoll now, and free `d` at the end of this loop iteration. */
 static void release(struct dial *d)
 {
     if (d->watched)
@@ -74,7 +73,7 @@ static bool join(struct dial *d)
     return true;
 }
 
-/* Let epoll report when the connection is established or has failed. Return false if the kernel has no memory left. */
+/* Register the socket with epoll, to continue when it is connected or has failed. Return false if `epoll_ctl` fails. */
 static bool watch(struct dial *d)
 {
     struct epoll_event event = {.events = EPOLLOUT, .data.ptr = &d->source};
@@ -84,9 +83,11 @@ static bool watch(struct dial *d)
     return d->watched;
 }
 
-/* Continue a connection attempt according to `error`, the result of `advance`. If the connection to the target is established,
- * relay between the client and the target. If the attempt is in progress, wait. If the attempt has failed, return the client
- * to Python, which handles failures. */
+/* Handle `error`, the result of `advance`:
+ *
+ * - 0: relay between the client and the target.
+ * - EINPROGRESS: wait.
+ * - Any other value: return the client to Python, which handles failures. Do the same if relaying or waiting cannot start. */
 static void proceed(struct dial *d, int error)
 {
     bool works;
@@ -117,7 +118,7 @@ static void set_options(const struct listener *l, int fd)
     }
 }
 
-/* Start to connect to the target for a client. Return false if no descriptor or no memory is left. */
+/* Start to connect a client to the listener's target. Return false if no socket or no memory is available. */
 bool dial_start(struct listener *l, int client)
 {
     int fd = socket(l->setup->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), error;

@@ -15,7 +15,7 @@ static void set_linger(int fd, bool reset)
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &option, sizeof option);
 }
 
-/* Close a socket with a reset, so that its peer gets an error instead of an end of stream. */
+/* Close a socket. Reset a TCP socket, so that its peer gets an error instead of an end of stream. */
 void reset_fd(int fd, bool is_unix)
 {
     if (!is_unix)

@@ -1,12 +1,12 @@
-/* Declares the native engine: an epoll loop in its own thread that moves the bytes of SSH channels and of pairs of sockets.
- * docs/architecture.md describes the native engine.
+/* Declares the native engine, an epoll loop that relays the bytes of SSH channels and pairs of sockets (docs/architecture.md).
  *
- * Only the thread of the engine calls `engine_turn`, and this thread never takes Python's GIL. Other threads only append
- * commands, take records, and read gauges. Some tests start no thread, and call `engine_turn` themselves.
- * Each call of `engine_turn` runs one iteration of the epoll loop.
- * A token identifies an object: an SSH connection, a channel, a listener or a pair. Each object has a slot, which is a
- * `struct gauge`. The token consists of the number of the slot, and of a generation number, which shows whether the
- * slot still belongs to this object.
+ * The engine has its own thread, which never takes Python's GIL. Only this thread calls `engine_turn`, which runs one
+ * iteration of the epoll loop. Other threads only queue commands, take records, and read gauges. Some tests do not start
+ * the thread, and call `engine_turn` themselves.
+ *
+ * Each SSH connection, channel, listener and pair has a slot (`struct gauge`) and a token. The token consists of the slot's
+ * number and generation. If the slot now has another generation, the object no longer exists.
+ *
  * All times are in nanoseconds of CLOCK_MONOTONIC.
  */
 #ifndef GATEWAY_DATAPLANE_ENGINE_H
@@ -33,7 +33,7 @@
 #define SLOW_BATCH_SIZE ((size_t)2 * PACKET_STRIDE)
 #define RECEIVE_SIZE ((size_t)512 * 1024)
 #define MAX_UNACCEPTED ((size_t)256 * 1024) /* if `unaccepted` exceeds this number of bytes, receiving pauses */
-#define MAX_RECORDS ((size_t)4 * 1024 * 1024) /* above this number of bytes, the thread waits until Python takes the records */
+#define MAX_RECORDS ((size_t)4 * 1024 * 1024) /* if the records exceed this number of bytes, the thread waits for Python */
 #define MAX_BOUNDS 32u
 #define MAX_PIPES 16u
 #define SECOND 1000000000ull
@@ -70,14 +70,13 @@ enum command {
     COMMAND_CLOSE,    /* close an SSH connection */
     COMMAND_CHANNEL,  /* open a channel; a: token of the SSH connection; payload: struct channel_setup */
     COMMAND_ATTACH,   /* connect a client to a channel; a: the client's socket, b: histogram, c: enum attach_flag */
-    COMMAND_UNTAP,    /* stop sending copies of the bytes of a channel or pair to Python */
+    COMMAND_UNTAP,    /* end the tap of a channel or pair */
     COMMAND_ABORT,    /* reset a channel or pair; a: enum close_reason */
     COMMAND_CLOSE_HISTOGRAM, /* a: index of the histogram */
     COMMAND_LISTEN,   /* accept clients; payload: struct listener_setup */
     COMMAND_PERMIT,   /* permit a listener to accept more clients; a: number of additional clients */
-    COMMAND_UNLISTEN, /* make a listener accept no more clients */
-    COMMAND_RECALL,   /* return to Python the clients that wait for their target; token: the listener or SSH connection of
-                         these clients */
+    COMMAND_UNLISTEN, /* stop accepting clients */
+    COMMAND_RECALL,   /* return waiting clients to Python; token: their listener or SSH connection */
     COMMAND_PAIR,     /* relay between two sockets; payload: struct pair_setup */
 };
 
@@ -92,25 +91,23 @@ enum record {
                           did not open. */
     RECORD_TAP,        /* a: 1 if the bytes are from the backend; b: when the engine handled the bytes; payload: the
                           bytes */
-    RECORD_ENDED,      /* a: enum close_reason; b: the client's socket, or -1; c: whether Python must close this socket with
-                          a reset. Python must close the socket after the client has received all data. The last record
-                          of a channel. */
+    RECORD_ENDED,      /* a: enum close_reason; b: the client's socket, or -1. Python must close it after the client has
+                          received all data. c: whether to close it with a reset. The channel's last record. */
     RECORD_HISTOGRAM,  /* a: index of the histogram; b: whether the histogram is closed; c: sum of the observations in ns;
                           payload: number of observations in each bucket */
     RECORD_RPC,        /* a: 1 if the message is from the backend; b: when the engine handled the header of the message;
                           c: XID; d: enum rpc_type, or -1 if the bytes are not ONC RPC */
     RECORD_JOINED,     /* a listener has connected a client to the target; a: token of the new channel or pair; b: token of
                           the SSH connection, or 0 */
-    RECORD_SERVED,     /* sums over the short connections of a listener that ended since its last RECORD_SERVED, and that no
-                          other record reports; a: number of connections; b: number of connections that the client reset;
-                          c, d: bytes to and from the backend */
+    RECORD_SERVED,     /* totals of the short connections that ended since the listener's last RECORD_SERVED. No other record
+                          reports these connections. a: number of connections; b: number of connections that the client
+                          reset; c, d: bytes to and from the backend */
     RECORD_RETURNED,   /* a listener returns a client to Python; a: the client's socket; b: nanoseconds since the engine
-                          accepted the client; c: 1 if the target might have accepted the client's channel or dial, or
-                          might still accept it */
+                          accepted the client; c: 1 if the target might already have accepted a connection for the client,
+                          or might still accept one */
     RECORD_STOPPED,    /* a listener accepts no more clients. Records of clients that it accepted earlier can follow. */
     RECORD_PAIR_ENDED, /* a: enum close_reason; b: the client's socket, or -1; c: the backend's socket, or -1. Python must
-                          close each of these sockets with a reset, after the socket's peer has received all data. The
-                          last record of a pair. */
+                          reset each socket after its peer has received all data. The pair's last record. */
 };
 
 enum close_reason {
@@ -120,7 +117,7 @@ enum attach_flag {
     ATTACH_MEASURE = 1,
     ATTACH_UNIX = 2,
     ATTACH_UNIX_BACKEND = 4,
-    ATTACH_DEFERRED = 8, /* the engine can report the end of the pair with `emit_deferred`; only the engine sets this flag */
+    ATTACH_DEFERRED = 8, /* the report of the pair's end is not urgent; only the engine sets this flag */
 };
 /* What the engine reports to Python about a relay: nothing, all bytes, or the headers of ONC RPC messages. */
 enum tap { TAP_NONE, TAP_BYTES, TAP_RPC };
@@ -147,9 +144,10 @@ struct wire_setup {
     uint32_t send_seq, recv_seq;
     uint32_t max_packet_length;
     uint32_t strict;     /* whether NEWKEYS resets the sequence numbers (OpenSSH's PROTOCOL, section 1.10) */
-    uint32_t adjust_bytes; /* number of consumed bytes after which the engine sends a window adjust */
+    uint32_t adjust_bytes; /* the engine sends a window adjust after this number of consumed bytes, or after a quarter of
+                              the window if that is less */
     uint64_t rekey_bytes;
-    uint64_t growth_bytes; /* limit on the growth of all receive windows of the SSH connection together */
+    uint64_t growth_bytes; /* maximum total growth of the SSH connection's receive windows, in bytes */
     uint64_t max_window;
 };
 
@@ -158,7 +156,7 @@ struct wire_setup {
 struct channel_setup {
     uint32_t window;
     uint32_t max_packet;
-    uint32_t type_size; /* number of bytes of the channel type, including the 4 bytes of its length */
+    uint32_t type_size; /* size of the channel type and its 4-byte length field, in bytes */
     uint32_t tap;       /* a value of enum tap */
 };
 
@@ -169,8 +167,7 @@ struct gauge {
     _Atomic uint64_t last_active; /* of an SSH connection: when data was last received */
     _Atomic uint64_t request_time; /* when the client sent the request that has no response yet; 0: no such request */
     _Atomic uint64_t held;         /* of a channel: number of bytes that wait for the client; of an SSH connection: number
-                                      of bytes that wait for the peer; of a listener: 1 if Python has withdrawn the
-                                      listener's rule */
+                                      of bytes that wait for the peer; of a listener: 1 if Python has stopped it */
     _Atomic uint32_t generation;   /* an odd number if an object uses the slot; an even number if the slot is free */
     union {
         uint32_t next_free; /* if this slot is free: 1 + the number of the next free slot, or 0 if there is none */
@@ -193,7 +190,7 @@ struct histogram {
     uint64_t counts[MAX_BOUNDS + 1];
     uint64_t sum;
     bool dirty;
-    bool deferred; /* whether to report the histogram when the records of `emit_deferred` are due */
+    bool deferred; /* whether to report the histogram together with the deferred records */
 };
 
 struct piece {
@@ -202,7 +199,7 @@ struct piece {
     int next;
 };
 
-/* The parser of the ONC RPC messages in one direction of an SSH channel or of a pair of sockets. */
+/* The state of the ONC RPC parser for one direction of a channel or pair. */
 struct rpc_scanner {
     uint32_t remaining; /* number of bytes that are still missing from the current fragment */
     uint32_t header_size;
@@ -233,7 +230,7 @@ struct listener;
 struct pair;
 struct wire;
 
-/* A client that a listener has accepted, and that is not connected to its target yet. */
+/* A client that a listener has accepted, but not connected to its target yet. */
 struct pending {
     struct listener *listener; /* NULL: the struct contains no client */
     struct pending *previous, *next;
@@ -246,7 +243,7 @@ struct pending {
 struct joined {
     struct listener *listener; /* NULL: Python accepted the client, or the engine has already reported the client to Python */
     struct joined *previous, *next;
-    uint64_t token, wire; /* tokens of the channel or pair, and of its SSH connection (0: none) */
+    uint64_t token, wire; /* token of the channel or pair; token of its SSH connection, or 0 */
     uint64_t at; /* when the client was connected */
 };
 
@@ -260,8 +257,8 @@ struct engine {
     pthread_mutex_t lock; /* protects the fields from here to `first_free` */
     pthread_cond_t taken; /* signaled when Python has taken records, or when the thread must stop */
     struct bytes commands, records;
-    bool wake_pending;   /* whether the eventfd `wake` was written since the engine last took the queued commands */
-    bool report_pending; /* whether the eventfd `report` was written, and not read since */
+    bool wake_pending;   /* whether `wake` was written since the engine last took the commands */
+    bool report_pending; /* whether `report` was written since Python last took the records */
     bool records_urgent; /* whether Python must take the records now */
     bool stopping;
     int failed;        /* the error that has ended the thread; 0: none */
@@ -273,24 +270,23 @@ struct engine {
     struct wire *wires, *dirty, *broken;
     struct channel *channels, *touched;
     struct listener *listeners;
-    struct joined *joined_first, *joined_last; /* the clients that were not reported to Python yet, oldest first */
+    struct joined *joined_first, *joined_last; /* connected clients that are not reported to Python yet, oldest first */
     struct pair *pairs;
     uint8_t *buffer; /* the shared buffer for the bytes of pairs; NULL before the first pair */
     size_t share;    /* maximum number of bytes to read from a socket of a pair in this loop iteration */
     struct pipe pipes[MAX_PIPES]; /* empty pipes, which are kept for later transfers */
     uint32_t pipe_count;
-    bool cannot_splice; /* whether the kernel does not support or does not permit splice(2) */
-    struct source *freed; /* the structs that were passed to `free_later`; the engine frees them at the end of the loop
-                             iteration, because events of this iteration can still refer to the structs */
+    bool cannot_splice; /* whether splice(2) is unsupported or forbidden */
+    struct source *freed; /* structs to free at the end of this loop iteration; until then, events can refer to them */
     struct piece *pieces;
     int piece_count, piece_capacity;
     struct histogram *histograms;
     uint32_t histogram_count, bound_count;
     uint64_t bounds[MAX_BOUNDS];
-    /* `histograms_due` to `report_due`: when each task is due; `timer_set`: when the timer expires; 0: not scheduled */
+    /* when each task is due, and when the timer expires; 0: not scheduled */
     uint64_t histograms_due, stall_scan_due, slow_scan_due, report_due, timer_set;
     uint64_t growth_available;
-    uint64_t growth_reserve; /* part of `growth_available` that is only for windows of open channels, not for initial windows */
+    uint64_t growth_reserve; /* part of `growth_available` that only open channels may use, not new channels */
     uint32_t user_timeout; /* TCP_USER_TIMEOUT of clients, in milliseconds */
     uint8_t padding[MAX_PADDING];
 };
@@ -311,7 +307,7 @@ struct wire {
     struct cipher open;
     uint32_t recv_seq, max_packet_length;
     uint64_t unaccepted; /* total size of the packets that Python has not processed yet, in bytes */
-    /* numbers of bytes received and sent since the last key exchange; `rekey_bytes` is the limit for each of them */
+    /* bytes received and sent since the last key exchange, and the limit for each direction */
     uint64_t received_bytes, sent_bytes, rekey_bytes;
     /* the fields for sending packets */
     uint8_t *out;
@@ -336,7 +332,7 @@ struct channel {
     bool open, abandoned, attached, is_unix, measure, bulk, queued, has_turn, touched;
     bool client_eof, client_broken, client_was_reset;
     bool backend_eof, channel_closed, channel_unwritable, link_lost, eof_delivered, sent_close, freed, ended;
-    bool unannounced; /* whether a listener opens the channel for a client, and has not connected this client yet */
+    bool unannounced; /* whether the channel is for a listener's client that is not connected yet */
     int fd; /* the client's socket; -1 before a client is attached */
     uint32_t mask, number, peer, peer_max_packet, until_sample;
     int32_t histogram, first_piece, last_piece;

@@ -142,7 +142,8 @@ class Engine:
             rekey_bytes: Number of bytes in one direction after which the native engine emits RECORD_REKEY_DUE.
             growth_bytes: Limit on the growth of the receive windows of this connection.
             max_window: Maximum receive window of a channel.
-            adjust_bytes: Number of consumed bytes after which the native engine sends a window adjust.
+            adjust_bytes: Number of consumed bytes after which the native engine sends a window adjust, but at most a
+                quarter of the window.
         """
 
     def key(self, token: int, sealing: bool, cipher: str, key: bytes, iv: bytes, /) -> None:

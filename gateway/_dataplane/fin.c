@@ -30,9 +30,8 @@ static bool read_info(const struct side *s, struct tcp_info *info)
 /* Set `state` to the TCP state, and `received` to the number of received bytes minus the unread bytes. A FIN counts as one
  * byte. Return false if the values cannot be read.
  *
- * No system call returns all values together. Data can arrive between TCP_INFO and FIONREAD, and TCP_INFO reads the state
- * before it locks the socket. Therefore, read TCP_INFO before and after FIONREAD, and repeat this until both results are
- * equal.
+ * Data can arrive between TCP_INFO and FIONREAD, and TCP_INFO reads the state before it locks the socket. Therefore, each
+ * attempt reads TCP_INFO before and after FIONREAD, and succeeds only if both results are equal.
  */
 static bool counters(const struct side *s, uint8_t *state, uint64_t *received)
 {
@@ -51,8 +50,8 @@ static bool counters(const struct side *s, uint8_t *state, uint64_t *received)
     return false;
 }
 
-/* Start to detect a FIN. Return false if the socket has failed, or if arriving data changes the counters during each attempt to
- * read them. For a unix socket, do nothing and return true. */
+/* Start to detect a FIN. A unix socket needs no detection. Return false if a TCP socket has failed, or if `counters` fails
+ * because data arrives during every attempt. */
 bool fin_track(struct side *s)
 {
     uint64_t received = 0;

@@ -44,7 +44,7 @@ void histogram_add(struct engine *e, uint32_t index, uint64_t ns)
         e->histograms_due = clock_ns() + HISTOGRAM_DELAY;
 }
 
-/* Report to Python the observations of a histogram since its last report, and reset the histogram. */
+/* Report the new observations of a histogram to Python, and reset the histogram. */
 void histogram_emit(struct engine *e, uint32_t index, bool closed)
 {
     struct histogram *h;
@@ -104,8 +104,8 @@ void stall_set(struct engine *e, struct stall *s, int fd, bool stalled)
 
 /* Disable TCP_USER_TIMEOUT while the peer acknowledges window probes, but reads no data.
  *
- * With this timeout, the kernel closes the connection if the peer's receive window is zero for longer than the timeout. But
- * RFC 9293, section 3.8.6.1, requires a sender to keep this connection open.
+ * With TCP_USER_TIMEOUT, the kernel closes a connection whose receive window stays zero for longer than the timeout. RFC 9293,
+ * section 3.8.6.1, requires the sender to keep such a connection open.
  */
 static void check_stalled(struct engine *e, struct stall *s, int fd, uint64_t now)
 {

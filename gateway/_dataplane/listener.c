@@ -1,5 +1,5 @@
-/* Accepts clients according to a rule from Python. Opens a channel for each client, or dials the target. Passes to Python
- * the clients that the rule does not allow. */
+/* Accepts clients according to a rule from Python. For each client, opens a channel or dials the target. Passes a client to
+ * Python if the rule does not allow it. */
 #include <errno.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -8,11 +8,11 @@
 #include "listener.h"
 
 #define ACCEPTS_PER_TURN 64u
-#define PERMIT_WAIT (SECOND / 50) /* if no permit becomes available in this time, the listener stops */
+#define PERMIT_WAIT (SECOND / 50) /* after waiting this long for a permit, the listener stops when the next client arrives */
 #define OVERFLOW_PERIOD SECOND
 #define MAX_PENDING 64u /* maximum number of a listener's clients that wait for the target; others wait in the kernel */
 
-/* Start to accept clients. Emit RECORD_STOPPED if the start fails, or later, when the listener stops. */
+/* Start to accept clients. Emit RECORD_STOPPED when the listener stops, or now if it cannot start. */
 void listener_create(struct engine *e, uint64_t token, const struct listener_setup *setup, size_t size)
 {
     struct gauge *gauge = slot_find(e, token);
@@ -40,9 +40,9 @@ void listener_create(struct engine *e, uint64_t token, const struct listener_set
     listener_watch(l);
 }
 
-/* Register the listening socket with epoll if the listener can accept clients. Unregister the socket if the listener has
- * stopped, waits for a permit, or has MAX_PENDING clients that wait for the target. With EPOLLEXCLUSIVE, a new client does not
- * wake all engines that share the socket. */
+/* Register the listening socket with epoll while the listener can accept clients: it has not stopped, does not wait for a
+ * permit, and has fewer than MAX_PENDING waiting clients. Otherwise, unregister the socket. With EPOLLEXCLUSIVE, a new client
+ * does not wake all engines that share the socket. */
 void listener_watch(struct listener *l)
 {
     bool wanted = !l->stopped && l->pending < MAX_PENDING && !l->permit_due;
@@ -57,7 +57,7 @@ void listener_watch(struct listener *l)
     }
 }
 
-/* Accept no more clients. If the listener has already accepted a client, the engine still connects it to the target. */
+/* Accept no more clients. The engine still connects the accepted clients to the target. */
 void listener_stop(struct listener *l)
 {
     if (l->stopped)
@@ -100,8 +100,8 @@ void listener_permit(struct listener *l, uint64_t count)
     listener_permit_returned(l);
 }
 
-/* Wait for a permit. Other engines that share the socket can still accept clients. If the listener has already waited, stop it,
- * so that Python accepts the clients. */
+/* Wait for a permit for at most PERMIT_WAIT. Meanwhile, other engines that share the socket can accept clients. If the listener
+ * has already waited in vain, stop it: Python then accepts the clients. */
 static void wait_for_permit(struct listener *l)
 {
     if (l->permit_waited) {
@@ -166,10 +166,12 @@ static struct wire *choose_wire(struct listener *l)
     return best;
 }
 
-/* Count a new channel. `overflow` is true if its SSH connection was already full. At the end of a period of about one second,
- * increment `overflow_periods` if more than three quarters of the period's channels were opened on full SSH connections. Ignore
- * periods with too few channels to fill one SSH connection, and periods with a pause between channels. Short bursts of clients
- * therefore do not count. */
+/* Count a new channel. Once per second, increment `overflow_periods` if more than three quarters of the last second's channels
+ * were opened on full SSH connections. To ignore short bursts of clients, do not increment it after a pause between channels,
+ * or if there were too few channels to fill one SSH connection.
+ *
+ * Args: overflow: whether the SSH connection was already full before this channel.
+ */
 static void count_opened(struct listener *l, bool overflow)
 {
     uint64_t now = clock_ns(), age = now - l->period_start;
@@ -217,8 +219,8 @@ static void take_client(struct listener *l, int fd, const struct sockaddr_storag
 {
     bool permitted;
 
-    /* Count the client before `withdrawn` reads `held`. Python sets `held` before it reads the count. Therefore, either the
-     * count that Python reads includes this client, or `withdrawn` returns true. */
+    /* Write the count first, and then read `held` (in `withdrawn`). Python first writes `held`, and then reads the count.
+     * Therefore, Python counts this client, or `withdrawn` returns true, or both. */
     atomic_store(&l->gauge->to_backend, ++l->accepted);
     permitted = !withdrawn(l) && allowed(l, from);
     if (permitted && (l->setup->address_size ? dial_start(l, fd) : open_channel(l, fd)))
@@ -228,8 +230,7 @@ static void take_client(struct listener *l, int fd, const struct sockaddr_storag
     report_returned(l, fd, 0, false);
 }
 
-/* Accept the clients that wait in the kernel. If no permits are left for some time, or if accept4(2) fails, stop the listener:
- * Python then accepts the next clients. */
+/* Accept the clients that wait in the kernel. If accept4(2) fails, stop the listener: Python then accepts the next clients. */
 void listener_event(struct listener *l)
 {
     struct sockaddr_storage from;

@@ -18,51 +18,56 @@ struct socket_option {
     int32_t level, name, value;
 };
 
-/* The rule of a listener. After this struct come the tokens of the SSH connections, and then the networks. If the engine opens
- * channels for the clients, two parts of CHANNEL_OPEN (RFC 4254, section 5.1) come next: the channel type, and the bytes
- * after the maximum packet size. If the engine dials the target, the options of the dialed sockets come next. */
+/* The rule of a listener. These parts follow the struct in memory:
+ * - `wire_count` tokens of SSH connections
+ * - `network_count` networks
+ * - if the engine opens channels: two parts of CHANNEL_OPEN (RFC 4254, section 5.1), namely the channel type, and the bytes
+ *   after the maximum packet size
+ * - if the engine dials the target: `option_count` socket options */
 struct listener_setup {
     uint64_t permits; /* number of clients to accept until Python permits more */
     int32_t fd;       /* a listening TCP socket, non-blocking */
     uint32_t histogram; /* index of the histogram of response latencies */
-    uint32_t open_histogram; /* index of the histogram of the times from accepting a client to connecting it to the target */
+    uint32_t open_histogram; /* index of the histogram of connect times; each time starts when the client is accepted */
     uint32_t min_window, window; /* initial receive window: `window` if `growth_available` suffices, else `min_window` */
     uint32_t max_packet;
     uint32_t full_load; /* number of channels at which an SSH connection counts as full */
     uint32_t wire_count, network_count; /* if `network_count` is 0, clients from every address are allowed */
     uint32_t type_size, rest_size;
     uint32_t tap; /* a value of enum tap */
-    uint32_t min_responses; /* the engine always reports a client with fewer responses than `min_responses` individually */
+    uint32_t min_responses; /* a client with fewer responses is always reported to Python individually */
     uint32_t option_count;
     socklen_t address_size; /* 0: the engine opens channels instead of dialing an address */
     struct sockaddr_storage address;
 };
 
-/* A listening socket and its rule. To withdraw the rule, Python sets `held` of the listener's gauge, and then queues
- * COMMAND_UNLISTEN. In this gauge, `to_backend` has the value of `accepted`, `from_backend` has the value of
- * `overflow_periods`, and `responses` has the value of `unreported`. */
+/* A listening socket and its rule. The fields of the listener's gauge have special meanings:
+ * - `held`: to withdraw the rule, Python sets this field, and then queues COMMAND_UNLISTEN
+ * - `to_backend`: the value of `accepted`
+ * - `from_backend`: the value of `overflow_periods`
+ * - `responses`: the value of `unreported` */
 struct listener {
     struct source source; /* must be the first member, because the engine casts `struct source *` to `struct listener *` */
     bool watched, stopped;
     int fd;
     uint32_t next_wire, pending;
     uint64_t permitted, token;
-    uint64_t accepted; /* number of clients that use a permit. A client that RECORD_SERVED reports gives its permit back. */
-    uint64_t permit_due; /* until when the listener waits for a permit, and accepts no clients; 0: the listener does not wait */
-    bool permit_waited;  /* whether the listener has waited for a permit, and got none */
+    uint64_t accepted; /* number of permits in use; a connection that is counted in `served` returns its permit */
+    uint64_t permit_due; /* end of the wait for a permit, in monotonic nanoseconds; 0: the listener does not wait */
+    bool permit_waited;  /* whether the most recent wait ended without a permit */
     uint64_t period_start;     /* when the last channel of the previous period was opened */
-    uint64_t opened, overflow; /* number of channels opened since `period_start`; number of those on full SSH connections */
+    uint64_t opened, overflow; /* number of channels opened since `period_start`: in total, and on full SSH connections */
     uint64_t overflow_periods; /* number of periods in which most new channels were opened on full SSH
                                   connections; see `count_opened` */
     uint64_t unreported; /* number of clients that are connected to the target, but not reported to Python yet */
-    uint64_t served, served_resets, served_to_backend, served_from_backend; /* short connections since the last
-                                                                               RECORD_SERVED, and their bytes */
+    uint64_t served, served_resets, served_to_backend, served_from_backend; /* totals of the short connections since the
+                                                                               last RECORD_SERVED; see served.c */
     struct engine *engine;
     struct gauge *gauge;
     struct listener *previous, *next;
     struct pending *first, *last; /* clients that are not connected to the target yet, oldest first */
     struct listener_setup *setup;
-    const uint8_t *networks, *target; /* pointers into `setup`: to its networks, and to the data after its networks */
+    const uint8_t *networks, *target; /* pointers into `setup`; `target` is the data after the networks */
 };
 
 /* An attempt to connect to a listener's target over TCP, and the client that waits for this connection. */

@@ -11,8 +11,7 @@
 #include "pair.h"
 
 #define MAX_EVENTS 256
-#define MAX_TURN ((size_t)4 * 1024 * 1024) /* number of bytes that a loop iteration divides by its number of events, to
-                                              limit the reads from pairs; see `share_of` */
+#define MAX_TURN ((size_t)4 * 1024 * 1024) /* bytes to read from pairs per loop iteration; see `share_of` */
 #define MIN_SHARE ((size_t)64 * 1024)
 #define MAX_SHARE ((size_t)1024 * 1024)
 
@@ -160,7 +159,7 @@ int engine_turn(struct engine *e, int timeout_ms)
     return error;
 }
 
-/* Close the sockets whose descriptors are in `records`, because Python does not get these records. */
+/* Close the sockets in records that Python does not get. */
 void close_reported(const struct bytes *records)
 {
     struct message_header header;

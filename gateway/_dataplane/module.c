@@ -186,12 +186,15 @@ static int add_constants(PyObject *module)
     return PyModule_AddStringConstant(module, "OPENSSL_VERSION", OpenSSL_version(OPENSSL_VERSION));
 }
 
-/* Make glibc return freed blocks of 1 MiB and more to the kernel, in the whole process. glibc allocates blocks below a
- * threshold from heaps, and returns larger freed blocks to the kernel. By default, glibc raises this threshold, up to 32 MiB,
- * when a larger block is freed (mallopt(3), M_MMAP_THRESHOLD). Large blocks then fragment the heaps, and the memory of the
- * process grows for hours. Therefore, this function sets constant thresholds. They are larger than the buffers of 256 KiB into
- * which asyncio receives: with lower thresholds, the kernel would map and unmap memory for each of these buffers, and bulk
- * transfers through asyncssh would take up to twice as long. Other C libraries do not raise the threshold. */
+/* Make glibc return freed blocks of 1 MiB and more to the kernel, in the whole process.
+ *
+ * glibc returns a freed block to the kernel if the block is larger than a threshold. Smaller blocks are in heaps. By default,
+ * each freed block that is larger than the threshold raises the threshold, up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD). Large
+ * blocks then fragment the heaps, and the memory of the process grows for hours. Constant thresholds prevent this.
+ *
+ * The thresholds are larger than asyncio's receive buffers of 256 KiB. Otherwise, the kernel would map and unmap memory for
+ * each buffer, and bulk transfers through asyncssh would take up to twice as long. Other C libraries do not raise the
+ * threshold. */
 static void limit_fragmentation(void)
 {
 #ifdef __GLIBC__

@@ -103,7 +103,7 @@ PyObject *method_send(PyObject *self, PyObject *args)
     return result;
 }
 
-/* Make a listener return to Python each client that it accepts from now on, even before COMMAND_UNLISTEN runs. */
+/* Stop a listener from connecting clients: it returns each new client to Python, even before COMMAND_UNLISTEN runs. */
 static void withdraw(struct engine *e, uint64_t token)
 {
     struct gauge *gauge = slot_find(e, token);

@@ -1,4 +1,4 @@
-/* Implements the methods of the Python type `Engine` that make the native engine accept clients. */
+/* Implements the methods `listen` and `listen_and_dial` of the Python type `Engine` (see engine.pyi). */
 #include <netinet/in.h>
 
 #include "listener.h"
@@ -40,9 +40,7 @@ PyObject *method_listen(PyObject *self, PyObject *args)
 {
     struct engine *e = engine_of(self);
     struct listener_setup setup = {0};
-    /* parts[0]: tokens of the SSH connections; parts[1]: the allowed networks; parts[2]: channel type; parts[3]: the bytes of
-     * CHANNEL_OPEN after the maximum packet size */
-    Py_buffer parts[4];
+    Py_buffer parts[4]; /* the arguments `wires`, `networks`, `head` and `rest` */
     unsigned long long token, permits;
     int tap;
 
@@ -84,7 +82,7 @@ PyObject *method_listen_and_dial(PyObject *self, PyObject *args)
 {
     struct engine *e = engine_of(self);
     struct listener_setup setup = {0};
-    Py_buffer parts[2], host; /* parts[0]: the allowed networks; parts[1]: options of the sockets to the target */
+    Py_buffer parts[2], host; /* parts: the arguments `networks` and `options` */
     unsigned long long token, permits;
     unsigned short port;
     unsigned int scope;

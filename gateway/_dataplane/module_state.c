@@ -1,5 +1,4 @@
-/* Implements the methods of the Python type `Engine` that take records, and that read the state of a connection, channel,
- * listener or pair. */
+/* Implements the methods of the Python type `Engine` for records, tokens, counters and internal state. */
 #include <errno.h>
 
 #include "listener.h"

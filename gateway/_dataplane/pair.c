@@ -1,6 +1,6 @@
 /* Manages a pair of sockets: registers the sockets with epoll, and ends the pair.
  *
- * The peer of each socket receives either every byte that the other peer has sent before its end of stream, or a reset.
+ * Each peer receives either the whole stream of the other peer, or a reset.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -37,8 +37,7 @@ static void set_mask(struct side *s, uint32_t mask)
         pair_abort(s->pair, CLOSE_ABORTED);
 }
 
-/* Set the events that epoll reports for a socket. `client_update_mask` explains the case in which the pair waits for
- * no event of the socket. */
+/* Set the events that epoll reports for a socket. `client_update_mask` explains the special cases. */
 static void update_mask(struct side *s)
 {
     uint32_t mask;
@@ -52,15 +51,15 @@ static void update_mask(struct side *s)
         set_mask(s, mask);
 }
 
-/* Close a socket, and return -1. If data from its peer was discarded, return the descriptor instead: Python then closes the
- * socket after the peer has received all data. */
+/* Close or reset a socket, and return -1. Exception: if `reset` is false and only this side discards data, return the open
+ * descriptor. Python resets the socket later, so that the peer can first receive all data. */
 static int close_side(struct side *s, bool reset)
 {
     int lingering = -1;
 
     if (s->mask)
         set_mask(s, 0);
-    if (reset || (s->discarding && s->other->discarding)) /* if `other->discarding`, this socket has failed */
+    if (reset || (s->discarding && s->other->discarding)) /* writes to both sockets fail */
         reset_fd(s->fd, s->is_unix);
     else if (s->discarding)
         lingering = s->fd;
@@ -130,7 +129,8 @@ static void add_joined(const struct pending *accepted, struct joined *j, uint64_
         joined_add(j, accepted->listener, token, 0, accepted->accepted_at);
 }
 
-/* Relay between two connected sockets. The engine owns the descriptors from now on. Return NULL if memory is exhausted.
+/* Start to relay bytes between two connected sockets. The native engine takes ownership of both descriptors. Return NULL if
+ * memory is exhausted.
  *
  * Args: accepted: the client, if a listener has accepted it; otherwise NULL.
  */

@@ -9,7 +9,7 @@
 struct pair_setup {
     int32_t client, backend; /* the descriptors of the two sockets */
     uint32_t histogram;
-    uint32_t flags; /* values of enum attach_flag, combined */
+    uint32_t flags; /* bitwise OR of enum attach_flag values */
     uint32_t tap;   /* a value of enum tap */
 };
 
@@ -25,7 +25,7 @@ struct side {
     bool shut;       /* the other socket is shut down for writing, or writes to it fail */
     bool discarding; /* writes to the other socket fail, so the engine drops the bytes that it reads from this socket */
     bool tracks_fin; /* whether `fin_baseline` is set */
-    int bulk_reads;  /* number of consecutive bulk reads (BULK_READ); a negative value delays the next attempt to use a pipe */
+    int bulk_reads;  /* number of consecutive bulk reads (BULK_READ); negative if no pipe could be used (NO_PIPE_FOR) */
     uint64_t read;   /* number of bytes read, including dropped bytes */
     uint64_t fin_baseline;
     struct stall stall;
@@ -43,7 +43,7 @@ struct pair {
     struct gauge *gauge;
     uint64_t request_time;
     uint32_t histogram;
-    bool measure, deferred, ended; /* deferred: whether the engine reports the end of the pair together with other records */
+    bool measure, deferred, ended; /* deferred: whether the end of the pair can be reported later, with other records */
     enum close_reason reason; /* the reason to report when both directions have ended */
     struct observer observer;
 };

@@ -1,19 +1,17 @@
-/* Manages the clients that a listener has accepted, and that are not connected to the target yet. Each client waits for a
- * channel or dial. When the channel or dial is open, the engine connects the client. If the channel or dial fails, the
- * engine returns the client to Python. */
+/* Manages accepted clients until they are connected to the target. Each client waits for an SSH channel or a dial. On
+ * success, the engine connects the client to the target. On failure, the engine returns the client to Python. */
 #include "listener.h"
 
-#define SLOW_OPEN (4 * SECOND / 10) /* if a client waits longer than this time, the listener stops, and Python handles new
-                                       clients */
+#define SLOW_OPEN (4 * SECOND / 10) /* if a client waits this long, its listener stops, and Python handles new clients */
 
-/* Let the engine call `pending_stop_slow` at the time `due`, or earlier. */
+/* Schedule a call of `pending_stop_slow` for the time `due`, unless an earlier call is scheduled. */
 void schedule_slow_scan(struct engine *e, uint64_t due)
 {
     if (!e->slow_scan_due || due < e->slow_scan_due)
         e->slow_scan_due = due;
 }
 
-/* Store a client until its channel or dial is open. */
+/* Add a client to the waiting clients of its listener. */
 void pending_add(struct listener *l, struct pending *p, struct source *owner, int fd)
 {
     *p = (struct pending){.listener = l, .previous = l->last, .owner = owner, .fd = fd, .accepted_at = clock_ns()};
@@ -51,7 +49,7 @@ int pending_remove(struct pending *p)
 
 /* Return a client to Python with RECORD_RETURNED.
  *
- * Args: abandoned: whether the target might have accepted the client's channel or dial, or might accept it later.
+ * Args: abandoned: whether the target might have accepted a connection for this client, or might still accept one.
  */
 void report_returned(const struct listener *l, int fd, uint64_t waited, bool abandoned)
 {
@@ -78,7 +76,7 @@ static void give_back(struct pending *p, bool abandoned)
     report_returned(l, pending_remove(p), waited, abandoned);
 }
 
-/* Return a client to Python after its channel or dial has failed, and stop the listener, because Python handles failures.
+/* Return a client to Python after its channel or dial has failed. Stop the listener, so that Python handles new clients.
  *
  * Args: abandoned: see report_returned.
  */
@@ -93,8 +91,11 @@ static struct channel *channel_of(const struct pending *p)
     return p->owner->kind == SOURCE_CHANNEL ? (struct channel *)p->owner : NULL;
 }
 
-/* Return waiting clients to Python. `of` is the `source` of the listener or SSH connection of these clients. If the channel of
- * one of these clients opens later, the engine closes the channel. */
+/* Return the waiting clients of a listener or SSH connection to Python. If a channel for such a client opens later, the engine
+ * closes the channel.
+ *
+ * Args: of: the `source` of the listener or SSH connection.
+ */
 void pending_recall(struct engine *e, const struct source *of)
 {
     struct listener *next_listener;
@@ -117,8 +118,8 @@ void pending_recall(struct engine *e, const struct source *of)
     }
 }
 
-/* Stop each listener whose oldest waiting client has waited for SLOW_OPEN or longer. If a listener has waited long
- * enough for a permit, let it accept clients again. If it still has no permit when the next client arrives, it stops. */
+/* Stop each listener whose oldest waiting client has waited for SLOW_OPEN or longer. Also end each wait for a permit that has
+ * timed out. */
 void pending_stop_slow(struct engine *e, uint64_t now)
 {
     struct listener *next;
@@ -128,7 +129,7 @@ void pending_stop_slow(struct engine *e, uint64_t now)
         next = l->next;
         if (l->permit_due && now >= l->permit_due) {
             l->permit_due = 0;
-            l->permit_waited = true;
+            l->permit_waited = true; /* the next client stops the listener if there is still no permit */
             listener_watch(l);
         } else if (l->permit_due) {
             schedule_slow_scan(e, l->permit_due);

@@ -1,5 +1,5 @@
-/* Manages the pipes that bulk transfers use with splice(2). A socket of a pair has a pipe only while the pipe contains data.
- * Until the last pair ends, up to MAX_PIPES empty pipes are kept for later transfers. */
+/* Manages the pipes that bulk transfers use with splice(2). A `struct side` has a pipe only while the pipe contains data.
+ * Up to MAX_PIPES empty pipes are kept for later transfers, until the last pair ends. */
 #include <errno.h>
 #include <fcntl.h>
 #include <unistd.h>

@@ -85,8 +85,8 @@ static void append(struct engine *e, enum record kind, uint64_t token, const int
     pthread_mutex_unlock(&e->lock);
 }
 
-/* Append a record. Notify Python at the end of this loop iteration. If the record contains bytes for a tap, notify Python
- * immediately, because it must process these bytes before it handles the next action of the client. */
+/* Append a record, and notify Python at the end of this loop iteration. Notify Python immediately of bytes for a tap: Python
+ * must process these bytes before the client's next action. */
 void emit(struct engine *e, enum record kind, uint64_t token, const int64_t arguments[4], const void *payload,
           size_t size)
 {
@@ -109,8 +109,8 @@ void schedule_report(struct engine *e, uint64_t due)
         e->report_due = due;
 }
 
-/* Remove and return the records. Set `failed` to ENOMEM if records were lost. If none were lost, set `failed` to the error that
- * ended the thread, or to 0 if the thread has not failed. */
+/* Remove and return the records. If records were lost, set `failed` to ENOMEM; otherwise, to the error that ended the thread,
+ * or 0. */
 struct bytes take_records(struct engine *e, int *failed)
 {
     struct bytes taken;
@@ -131,8 +131,8 @@ static struct gauge *slot_at(struct engine *e, uint32_t index)
     return e->slabs[index / SLAB_SLOTS] + index % SLAB_SLOTS;
 }
 
-/* Add a slab, which is an array of free slots. The first slot has the number 0. `first_free` and `next_free` contain the
- * number of a slot plus 1, or 0 for none. */
+/* Add a slab (an array of free slots). Slots are numbered from 0. `first_free` and `next_free` are a slot's number plus 1, or
+ * 0 for none. */
 static bool add_slab(struct engine *e)
 {
     struct gauge *slab;

@@ -1,7 +1,7 @@
 /* Sends packets on an SSH connection: encrypts packets into a buffer (the batch), and writes the batch with one system call.
  *
- * Bytes that the socket does not accept stay in the batch. Until these bytes are sent, the engine appends only packets from
- * Python and control packets to the batch, but no channel data.
+ * Bytes that the socket does not accept stay in the batch. Until they are sent, the engine adds no channel data to the batch,
+ * only control packets and packets from Python.
  */
 #include <errno.h>
 #include <netinet/in.h>
@@ -10,17 +10,13 @@
 
 #include "engine.h"
 
-#define SLOW_DRAIN (SECOND / 50)    /* if the socket was full for more than this time, the connection is slow */
-#define SLOW_PERIOD SECOND          /* how long a connection counts as slow after its socket was full for too long */
-#define FAST_DRAIN (SECOND / 1000)  /* if the socket was full for less than this time, it sends more than 64 MB/s, and the
-                                       connection is fast */
-#define NOT_FAST_DRAIN (SECOND / 100) /* if the socket was full for more than this time, it sends less than 26 MB/s, and the
-                                         connection is no longer fast */
+#define SLOW_DRAIN (SECOND / 50)      /* if a socket was full for longer, its connection is slow */
+#define SLOW_PERIOD SECOND            /* how long a connection stays slow */
+#define FAST_DRAIN (SECOND / 1000)    /* if a socket was full for less time, its connection is fast (above 64 MB/s) */
+#define NOT_FAST_DRAIN (SECOND / 100) /* if a socket was full for longer, its connection is no longer fast (below 26 MB/s) */
 #define NOTSENT_LOWAT (128 * 1024)
-#define FAST_NOTSENT_LOWAT (4 * NOTSENT_LOWAT) /* the limit for a fast connection: a higher limit causes fewer
-                                                  wakeups, and a fast connection sends the bytes within milliseconds */
-#define MAX_WAITING ((size_t)1024 * 1024) /* if more than this number of bytes wait to be sent, the engine stops
-                                             receiving, because each reply to the peer would add waiting bytes */
+#define FAST_NOTSENT_LOWAT (4 * NOTSENT_LOWAT) /* for fast connections: fewer wakeups, and only milliseconds of delay */
+#define MAX_WAITING ((size_t)1024 * 1024) /* if more bytes wait, the engine stops receiving: its replies would wait too */
 #define MAX_DEFERRED 16384u
 
 /* Return whether channel data can be sent now. SSH forbids channel data in a key exchange (RFC 4253, section 7.1). */
@@ -84,7 +80,7 @@ void send_flush(struct wire *w)
     gauge_set(&w->gauge->held, w->out_end - w->out_start);
 }
 
-/* Set the batch size, and the limit on unsent data in the kernel, according to how long the socket was full. */
+/* Set the batch size and the limit on unsent data in the kernel. Both depend on how long the socket was full. */
 static void adapt(struct wire *w)
 {
     uint64_t now = clock_ns(), duration = now - w->blocked_at;
@@ -122,8 +118,8 @@ void send_drain(struct wire *w)
 
 /* Return the address of `size` free bytes at the end of the batch; NULL if the batch has no room now.
  *
- * Args: size: the size of an encrypted packet, with its length field and authentication tag. grow: whether to enlarge the batch
- *   if necessary. If no memory is left to enlarge the batch, the connection is closed.
+ * Args: size: the size of encrypted packets, with their length fields and authentication tags. grow: whether to enlarge the
+ *   batch if necessary. If no memory is left to enlarge the batch, the connection is closed.
  */
 uint8_t *send_reserve(struct wire *w, size_t size, bool grow)
 {
@@ -262,8 +258,7 @@ uint32_t full_packet_size(const struct wire *w)
     return LENGTH_SIZE + size + padding_for(w, size) + TAG_SIZE;
 }
 
-/* Send channel data. The caller has already stored the data in the memory of the batch, and left
- * DATA_HEADER bytes between the last packet and the data. */
+/* Send channel data that the caller has stored in the batch, DATA_HEADER bytes after the last packet. */
 void send_data(struct wire *w, uint32_t peer, uint32_t size)
 {
     uint8_t padding = padding_for(w, DATA_OVERHEAD + size), *packet = w->out + w->out_end;

@@ -47,7 +47,7 @@ static void report_client(struct engine *e, struct joined *j)
     report_joined(l, j);
 }
 
-/* Report the number of short connections of a listener since the last RECORD_SERVED, and the sums of their bytes. */
+/* If a listener has served short connections, emit RECORD_SERVED with their sums, and reset the sums. */
 static void report_served(struct listener *l)
 {
     const int64_t arguments[4] = {(int64_t)l->served, (int64_t)l->served_resets, (int64_t)l->served_to_backend,
@@ -58,7 +58,7 @@ static void report_served(struct listener *l)
     l->served = l->served_resets = l->served_to_backend = l->served_from_backend = 0;
 }
 
-/* Record that a client is now connected to the target. A listener has accepted this client.
+/* Record that a client of a listener is now connected to the listener's target.
  *
  * Args: token: the token of the channel or pair; wire: the token of its SSH connection, or 0.
  */
@@ -82,10 +82,11 @@ void joined_add(struct joined *j, struct listener *l, uint64_t token, uint64_t w
     schedule_report(e, j->at + SOON);
 }
 
-/* Handle the end of a client's connection. Return false if the caller must report the end to Python.
+/* Handle the end of a client's connection. Return true if the client was added to the sums of its listener. Otherwise,
+ * the caller must report the end to Python.
  *
- * If the client was already reported to Python, do nothing, and return false. If Python must know about the end of the client,
- * report the client, and return false. Otherwise, add the client to the sums of its listener, and return true.
+ * The sums do not include clients that are reported to Python individually. If Python must handle the end of an unreported
+ * client, this function reports the client.
  *
  * Args: lingers: whether Python gets a socket that it must close later. gauge: the counters of the channel or pair.
  */
@@ -125,8 +126,8 @@ void joined_report(struct engine *e, uint64_t now)
     e->report_due = e->joined_first ? e->joined_first->at + SOON : 0;
 }
 
-/* Report to Python all unreported clients of a listener or an SSH connection. Call this function before the engine emits the
- * last record of the listener or SSH connection.
+/* Report to Python all unreported clients of a listener or an SSH connection. Must be called before RECORD_STOPPED or
+ * RECORD_LOST is emitted.
  *
  * Args: of: the listener, or NULL; wire: the token of the SSH connection if `of` is NULL.
  */
@@ -141,15 +142,15 @@ static void report_clients(struct engine *e, const struct listener *of, uint64_t
     }
 }
 
-/* Report the sums of a listener that stops, and all of its clients that were not reported to Python yet. */
+/* Report a stopped listener's sums and unreported clients to Python. */
 void joined_report_all(struct listener *l)
 {
     report_served(l);
     report_clients(l->engine, l, 0);
 }
 
-/* Report the clients of a lost SSH connection that were not reported to Python yet. The peer had already closed the channels
- * of these clients, but the clients have not received all bytes yet. */
+/* Report a lost SSH connection's unreported clients to Python. The backend has already ended the streams of these clients, but
+ * the clients have not received all bytes yet. */
 void joined_report_lost(struct engine *e, uint64_t wire)
 {
     report_clients(e, NULL, wire);

@@ -24,11 +24,10 @@ void side_drop(struct side *s)
 
 /* Stop writing to a socket that has failed, or whose peer has closed the connection.
  *
- * If the peer has reset the connection before the end of its stream, reset both sockets. Otherwise, continue to forward data
- * from the peer to the other socket, but drop data from the other socket to the peer.
+ * If the peer has reset the connection before the end of its stream, reset both sockets. Otherwise, drop the data for the
+ * peer, but still forward the data from the peer.
  *
- * Args: error: the errno of the failed system call, which the kernel reports only once; 0 if no system call has failed. If
- *   `error` is 0, this function reads SO_ERROR.
+ * Args: error: the errno of the failed system call; 0 to read SO_ERROR instead. The kernel reports each error only once.
  */
 static void stop_writing_to(struct side *s, int error)
 {
@@ -71,8 +70,8 @@ static void drain(struct side *s)
     pipe_release(s->pair->engine, &s->pipe);
 }
 
-/* Forward the end of a stream to the other socket. At this point, no received bytes wait to be written to the other
- * socket, because the native engine reads no further bytes or end of stream while received bytes wait. */
+/* Forward the end of the stream to the other socket. No received bytes wait for the other socket at this point, because
+ * the native engine does not read while bytes wait. */
 static void on_eof(struct side *s)
 {
     if (fin_missing(s)) {
@@ -83,7 +82,8 @@ static void on_eof(struct side *s)
     if (s->shut)
         return;
     s->shut = true;
-    /* If both directions have ended, `pair_update` closes the other socket, unless Python closes this socket later. */
+    /* If both directions have ended, `pair_update` closes the other socket, so shutdown(2) is not necessary. Exception: if
+     * `other->discarding`, Python closes the other socket later. */
     if (!(s->other->eof && s->other->shut) || s->other->discarding)
         shutdown(s->other->fd, SHUT_WR); /* if shutdown(2) fails, the next call on the socket reports the failure */
 }
@@ -118,7 +118,7 @@ static void on_empty_read(struct side *s, ssize_t result)
         pair_abort(s->pair, reset_of(s));
 }
 
-/* Send bytes from the shared buffer to the other socket, and keep a copy of the bytes that it does not accept yet. */
+/* Send bytes from the shared buffer to the other socket. Store the rest in `held`. */
 static void pass_on(struct side *s, const uint8_t *data, size_t size)
 {
     ssize_t sent;
@@ -208,8 +208,8 @@ void side_event(struct side *s, uint32_t events)
     if (p->ended)
         return;
     gauge_set(&p->gauge->last_active, now);
-    /* If `mask` contains neither EPOLLIN nor EPOLLOUT, epoll reports only hang-ups and errors. If `mask` contains EPOLLET, a
-     * hang-up without EPOLLERR is the normal end of the peer's stream. */
+    /* Without EPOLLIN and EPOLLOUT in `mask`, epoll reports only hang-ups and errors. EPOLLET in `mask` means that the native
+     * engine no longer writes to this socket. A hang-up without EPOLLERR is then normal. */
     if (!(mask & (EPOLLIN | EPOLLOUT))) {
         if (events & EPOLLERR || !(mask & EPOLLET))
             stop_writing_to(s, 0);

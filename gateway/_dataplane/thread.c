@@ -1,5 +1,5 @@
-/* Starts and stops the thread of a native engine, which runs the epoll loop, and notifies Python of records. The thread never
- * takes Python's GIL. */
+/* Starts and stops the thread of a native engine. The thread runs the epoll loop and notifies Python of records. It never takes
+ * Python's GIL. */
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
@@ -7,7 +7,7 @@
 
 #include "engine.h"
 
-/* If the size of the waiting records exceeds this number of bytes, the engine notifies Python, even if no record is urgent. */
+/* If more than this number of bytes of records wait, the engine notifies Python, even if no record is urgent. */
 #define MAX_WAITING ((size_t)64 * 1024)
 
 static void notify(int fd)
@@ -39,8 +39,8 @@ static bool wait_for_python(struct engine *e)
     return !stopping;
 }
 
-/* Notify Python if urgent records or many records wait for it, or if the thread ends. Do nothing if Python was already
- * notified, and has not taken the records yet.
+/* Notify Python if an urgent record or more than MAX_WAITING bytes of records wait, if records were lost, or if an error ends
+ * the thread. Do not notify Python again until it has taken the records.
  *
  * Args: error: the error that ends the thread, or 0.
  */
@@ -59,17 +59,16 @@ void thread_report(struct engine *e, int error)
         notify(e->report);
 }
 
-/* If the process has the default scheduling policy, SCHED_OTHER, select SCHED_BATCH (sched(7)) for the engine's thread. With
- * SCHED_BATCH, the engine's thread does not preempt other threads, such as those of a client or server, when an event arrives.
- * The engine's thread waits until a processor is free, or until the time slice of a running thread ends. More events arrive
- * during this wait, and one system call handles several events. */
+/* Replace the default scheduling policy, SCHED_OTHER, with SCHED_BATCH (sched(7)). Keep any other policy. A SCHED_BATCH thread
+ * does not preempt running threads, such as those of a client or server. While it waits for a processor, more events arrive,
+ * and one system call handles several of them. */
 static void avoid_preemption(void)
 {
     struct sched_param parameters;
     int policy;
 
     if (pthread_getschedparam(pthread_self(), &policy, &parameters) == 0 && policy == SCHED_OTHER)
-        pthread_setschedparam(pthread_self(), SCHED_BATCH, &parameters); /* if this call fails, the thread is less efficient */
+        pthread_setschedparam(pthread_self(), SCHED_BATCH, &parameters); /* a failure only costs efficiency */
 }
 
 static void *run(void *argument)

@@ -1,5 +1,5 @@
-/* Manages the channels that wait to send on their SSH connection. The channels take turns. The one that has
- * waited for longest is first. */
+/* Manages the channels that wait to send on their SSH connection. The channels take turns: the channel that has waited
+ * longest sends first. */
 #include "engine.h"
 
 /* Return whether a channel may send only one packet per turn, because the connection is slow and other channels wait. */
@@ -8,8 +8,8 @@ bool contended(const struct wire *w)
     return w->batch_limit == SLOW_BATCH_SIZE && (w->round_size > 1 || w->queue_first);
 }
 
-/* Queue a channel for its next turn. If the channel is already queued, it keeps its position. If it could not send in its
- * current turn, it becomes the first in the queue. */
+/* Add a channel to the end of the queue. A channel that could not send in its turn goes to the front instead. A channel
+ * that is already queued keeps its position. */
 void queue_channel(struct channel *c)
 {
     struct wire *w = c->wire;

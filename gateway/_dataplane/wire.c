@@ -1,4 +1,4 @@
-/* Manages one SSH connection, called a wire: its socket, its channel numbers, and its end. */
+/* Manages an SSH connection, called a wire: its setup, socket events, channel numbers, and closing. */
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -52,8 +52,8 @@ void wire_create(struct engine *e, uint64_t token, const struct wire_setup *setu
         wire_break(w, ENOMEM);
 }
 
-/* Stop using an SSH connection that has failed or must be closed. The loop frees the connection at the end of this iteration,
- * because the calling functions can still use it. */
+/* Mark an SSH connection as closed. The calling functions can still access the connection: the loop frees it at the end of
+ * the iteration. */
 void wire_break(struct wire *w, int error)
 {
     if (w->closed)
@@ -181,8 +181,8 @@ bool wire_add_channel(struct wire *w, struct channel *c)
         w->free_numbers = numbers;
         w->table_size = size;
     }
-    /* Prefer numbers that no channel has used yet. If the peer still used an earlier channel with the same number, it would
-     * confuse the two channels. */
+    /* Prefer channel numbers that were never used: a peer that still uses an old channel could confuse it with a new channel
+     * of the same number. */
     c->number = w->used_count < w->table_size ? w->used_count++ : w->free_numbers[--w->free_count];
     w->table[c->number] = c;
     gauge_set(&w->gauge->responses, w->used_count - w->free_count);

@@ -12,11 +12,11 @@ _NetworkPath = tuple[str | None, HostPort]
 
 
 class AbortedHandshakeBudgets:
-    """Owns one handshake budget for each path, that is, for each pair of a tunnel (or none) and a target address.
+    """Owns one handshake budget for each path. A path is a pair of a tunnel (or none) and a target address.
 
-    A server counts aborted handshakes regardless of their path. Therefore, the budgets of all paths to one server
-    share one limit (see `join_budgets`). Two paths lead to the same server if they are paths of one backend to the
-    same target. If several backends use the same path, they share its budget.
+    A server counts the aborted handshakes of all paths together. Therefore, the budgets of all paths to one server
+    share one limit (see `join_budgets`). All paths of a backend to one target lead to the same server. Backends with
+    the same path use the same budget.
 
     A reload keeps the budgets, because it does not reset the server's count.
     """

@@ -32,7 +32,7 @@ def backend_tunnel_views(running: RunningBackend) -> list[BackendTunnelView]:
 
 
 def _trouble(monitored: MonitoredTarget, at: int) -> tuple[FailureReason | None, str] | None:
-    """Return why new clients cannot use a path to a target: a reason and details. Return None if they can use it.
+    """Return why new clients cannot use a path to a target, as a reason and details; None if they can.
 
     Args:
         monitored: The target.

@@ -8,9 +8,8 @@ from gateway.config import Config
 
 _NAMED = ("tunnels", "backends")
 KEY_OF_FIELD = {"options": "", "check_options": "check"}
-"""Maps fields of `TunnelSpec` and `BackendSpec` to configuration keys. For all other fields, the key is the name of
-the field. An empty key means that the content of the field is at the top level of the tunnel's or backend's
-section."""
+"""Maps fields of `TunnelSpec` and `BackendSpec` to configuration keys. The key of any other field is its name. An
+empty key means that the field has no section of its own: its values are keys of the tunnel or backend."""
 _WHOLE = ("kind",)
 """Fields to compare as a whole, because each of them is a single value in the configuration file."""
 

@@ -91,7 +91,7 @@ async def wait_first_results(backends: Callable[[], Iterable[RunningBackend]]) -
         backends: Returns the running backends.
     """
     while waiting := [target for running in backends() for target in running.targets if not target.is_checked]:
-        # Wait for one check with a short timeout, and then search again for targets without a result. The check may
-        # never have a result, because a reload can replace it. A check over another path can have a result first.
+        # Wait for this check only briefly, and then look for targets without a result again: a reload can replace the
+        # check, and a check over another path can have a result first.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(waiting[0].checks[0].first_result.wait(), _FIRST_RESULT_POLL)

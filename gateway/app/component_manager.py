@@ -29,10 +29,10 @@ class ComponentManager:
         self._retiring_forwards: set[Forward] = set()
         self._retiring_uplinks: set[Uplink] = set()
         self._stop_early: set[Uplink] = set()
-        """The draining uplinks that must stop immediately, because new uplinks cannot connect until these stop."""
+        """The draining uplinks to stop immediately, so that new uplinks can connect."""
 
     def start(self, name: str, component: Uplink | Forward | Check) -> None:
-        """Start `component`. Make `name` unique, because an older component with this name might still drain."""
+        """Start `component`. Append a number to `name`, because an older component might still use this name."""
         self._started += 1
         self._names[component] = f"{name} #{self._started}"
         self._supervisor.start(self._names[component], component)
@@ -54,18 +54,18 @@ class ComponentManager:
             drain: Maximum time to wait, in seconds.
             busy: Returns whether an uplink is in use.
         """
-        # Add all uplinks to `_retiring_uplinks` before the first task runs. An outer tunnel must not stop while an
-        # inner tunnel drains, and `busy` finds the draining inner tunnels in `_retiring_uplinks`.
+        # Add all uplinks before the first task runs: `busy` looks for draining inner tunnels in `_retiring_uplinks`.
+        # An outer tunnel must not stop before its inner tunnels.
         self._retiring_uplinks.update(uplinks)
         for uplink in uplinks:
             self._group.create_task(self._retire_uplink(uplink, drain, busy))
 
     def retiring_forwards(self) -> list[Forward]:
-        """Return the forwards that still drain."""
+        """Return the draining forwards."""
         return list(self._retiring_forwards)
 
     def retiring_uplinks(self) -> list[Uplink]:
-        """Return the uplinks that still drain."""
+        """Return the draining uplinks."""
         return list(self._retiring_uplinks)
 
     def stop_early(self, uplinks: Collection[Uplink]) -> Callable[[], Awaitable[None]]:

@@ -1,4 +1,4 @@
-"""Computes from a configuration which networks, attachments and volumes Docker must have."""
+"""Computes the desired state of Docker from a configuration."""
 
 from gateway.backend_support.volume_definition import VolumeSpec
 from gateway.config import Config
@@ -39,7 +39,7 @@ def desired(config: Config, busy: frozenset[str] = frozenset()) -> DesiredState:
 
 
 def mount_addresses(config: Config) -> tuple[VolumeMountAddress, ...]:
-    """Return the addresses that an NFS or SMB volume on the host of the Docker engine can use to reach a backend."""
+    """Return the addresses that the engine's host can connect to when it mounts an NFS or SMB volume."""
     found = []
     for name, spec in config.backends.items():
         if spec.kind.mount is None:

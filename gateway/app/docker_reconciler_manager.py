@@ -85,7 +85,7 @@ class DockerReconcilerManager:
         self._supervisor.start(name, component)
 
     async def settled(self) -> None:
-        """Wait for the result of the first attempt to attach the gateway's own container to its networks."""
+        """Wait until the gateway's own container is attached to its networks, or until the attachment has failed."""
         if self.reconciler is not None:
             await self.reconciler.settled.wait()
 

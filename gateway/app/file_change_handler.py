@@ -15,12 +15,12 @@ log = logging.getLogger(__name__)
 
 
 class FileChangeHandler:
-    """Reloads the configuration, or the keys and certificates of tunnels and of the ops server, when files change.
+    """Reloads changed files: the configuration, and the keys and certificates of tunnels and the ops server.
 
     Args:
         file: The configuration file; None if there is none.
         reloader: Reloads the configuration file.
-        ops: The ops server, which reads its token and certificate files again after a change.
+        ops: The ops server, whose tokens, keys and certificates are reloaded.
         runtime: The running gateway, whose tunnels use the renewed keys and certificates.
     """
 
@@ -31,7 +31,7 @@ class FileChangeHandler:
         self._runtime = runtime
 
     def watched(self) -> set[Path]:
-        """Return the files to watch. Blocks while it reads these files to find further files to which they refer."""
+        """Return the files to watch. The call blocks, because it reads the configuration files of tunnels."""
         config = self._reloader.config
         found = set(self._ops.files)
         if config.gateway.reload_on_change:
@@ -41,16 +41,16 @@ class FileChangeHandler:
         return found
 
     async def on_change(self, changed: set[Path]) -> None:
-        """Reload what depends on the changed files: the configuration, or the keys and certificates.
+        """Reload the changed files: the configuration, keys or certificates.
 
-        Errors are logged, and not raised.
+        Errors are logged, not raised.
         """
         if self._ops.files & changed:
             try:
                 await self._ops.renew()
             except GatewayError as error:
                 log.error(
-                    "cannot load a file that the section ops names: the previous content remains in use",
+                    "cannot load the tokens or certificates of the ops server: the previous ones remain in use",
                     extra={"detail": str(error)},
                 )
         if self._file in changed:
@@ -65,5 +65,5 @@ class FileChangeHandler:
 
 
 def _files_of(spec: TunnelSpec) -> set[Path]:
-    """Return the files that a tunnel uses, and the files to which they refer. Blocks while it reads them."""
+    """Return the files that a tunnel uses. The call blocks, because it reads the tunnel's own configuration file."""
     return files_of(spec.options).union(spec.kind.files(spec.options))

@@ -9,8 +9,8 @@ log = logging.getLogger(__name__)
 
 _POLL_INTERVAL = 1.0
 FileStamp = tuple[int, int, int] | None
-"""A file's modification time in nanoseconds, size and inode; None if the file does not exist. If the content
-changes, at least one of these three values changes."""
+"""A file's modification time (in nanoseconds), size and inode; None if the file system returns an error, for example
+because the file does not exist."""
 FileStamps = dict[Path, FileStamp]
 
 
@@ -20,8 +20,7 @@ class FileWatcher:
     Args:
         files: Returns the files to watch. Each poll calls it in a thread.
         on_change: Called with the changed files. The call is delayed until a poll finds no further change.
-        initial: The stamps (see `FileStamp`) of files at the time when the caller read them. The watcher also reports
-            changes since that time.
+        initial: The stamps of files that the caller has already read. The watcher also reports changes since then.
     """
 
     def __init__(

@@ -27,18 +27,22 @@ _CONTAINER_MARKERS = (Path("/.dockerenv"), Path("/run/.containerenv"))
 def with_instance(config: Config, *, record: bool = True, refuse: bool = True) -> Config:
     """Return the configuration with an instance name that stays the same when the gateway's container is recreated.
 
-    The name is the configured one. If none is configured, it is the name that an earlier run recorded in `state_dir`.
-    If none is recorded, it is the hostname. Without a section `docker`, this function does not change the
-    configuration, because the name then appears only in logs and in the status.
+    The name is the first of these that exists:
+
+    1. `gateway.instance`
+    2. the name that an earlier run recorded in `state_dir`
+    3. the hostname
+
+    Without a section `docker`, this function does not change the configuration, because the name then appears only in
+    logs and in the status.
 
     Args:
         config: The configuration as it is in the file.
         record: Whether to write the name to `state_dir` if it is the hostname.
-        refuse: Whether to raise `ConfigError` if the name is a hostname that changes when the container is recreated.
-            False for commands that change nothing in Docker.
+        refuse: Whether to raise `ConfigError`. False for commands that change nothing in Docker.
 
     Raises:
-        ConfigError: The hostname is the ID of the container, which changes when the container is recreated.
+        ConfigError: The name is the ID of the container, which changes when the container is recreated.
         GatewayError: The file in `state_dir` cannot be read.
     """
     name = config.gateway.instance
@@ -87,8 +91,7 @@ def _write(path: Path, name: str) -> None:
     try:
         replace_file(path, f"{name}\n")
     except OSError as error:
-        # Do not raise an error: if the file is missing at the next start, the name is the hostname, which usually
-        # stays the same.
+        # Do not raise an error: without the file, the next start uses the hostname, which usually stays the same.
         log.warning(
             "cannot record the name of this gateway", extra={"detail": f"{path}: {error.strerror}: set {_KEY}"}
         )

@@ -51,7 +51,7 @@ def _with_place(
     *,
     free_bind: bool,
 ) -> BindError:
-    """Return `error` with the place of `address` in the configuration file and, for some causes, a remedy."""
+    """Return a copy of `error` that also names the place in the configuration file and, for some causes, a remedy."""
     key = f"backends.{spec.name}.listen"
     place = config.places.get(f"{key}[{spec.listen.index(address)}]") or config.places.get(key, "")
     own = next(
@@ -84,9 +84,9 @@ def restrict_sockets(config: Config, listeners: dict[HostPort, Listener]) -> Non
 
 
 def open_sockets(config: Config, listeners: dict[HostPort, Listener]) -> None:
-    """Permit all users to connect to the unix sockets on which `config` checks the user or group of each client.
+    """Permit all users to connect to the unix sockets on which the gateway checks each client's user or group.
 
-    Call this function only after `config` has been applied: before that, the gateway does not check the clients.
+    The gateway makes these checks only after `config` has been applied, so do not call this function earlier.
     """
     for address in listeners.keys() & _open_to_all(config):
         listeners[address].set_mode(open_to_all=True)

@@ -42,10 +42,11 @@ class MonitoredTarget:
         """The target's last state, and the time at which this state began. A change of the path alone does not change
         the time."""
         self.view: tuple[object, TargetView] | None = None
-        """The last input and the last result of `status_view_builder` for this target; None: no result yet."""
+        """A cache for `status_view_builder`: the values from which it built the target's view, and this view. None if
+        there is no view yet."""
         self._dial_failed_at: dict[int, float] = {}
-        """The monotonic time, in seconds, of the last failed dial over each path, by the path's index in `checks`.
-        Only failed dials after which a dial over another path succeeded are included."""
+        """For each path, by its index in `checks`: the monotonic time, in seconds, of the latest call of
+        `report_failed_dial`."""
 
     def inherit(self, other: "MonitoredTarget") -> None:
         """Copy the check results from `other`, which represented the same target before a reload.
@@ -136,7 +137,7 @@ class MonitoredTarget:
 
     @property
     def record(self) -> LastProbeResult:
-        """The record of the last probe of the target, over any path."""
+        """The result of the most recent probe, over any path. All checks of the target share this record."""
         return self.checks[0].record
 
     @property
@@ -163,7 +164,7 @@ class MonitoredTarget:
                 check.report_stall()
 
     def report_failed_dial(self, tunnel: str | None) -> None:
-        """Record that a client's dial through `tunnel` failed, and that the next dial over another path succeeded."""
+        """Record that a client's dial through `tunnel` failed, and that a dial over another path succeeded."""
         for at, check in enumerate(self.checks):
             if check.tunnel == tunnel:
                 self._dial_failed_at[at] = time.monotonic()

@@ -37,7 +37,7 @@ from gateway.supervision.uplink import Uplink
 from gateway.text_sanitizer import error_text
 
 _CLOSE_TIMEOUT = 5.0
-"""Maximum number of seconds to wait until a tunnel is closed after its connection was lost."""
+"""Maximum number of seconds that `_wait_until_not_up` waits."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ def audit(config: Config, mount_table: Path | None = None) -> tuple[AuditReport,
 
     Args:
         config: The configuration, with a `docker` section.
-        mount_table: A copy of the mount table of the host that runs the Docker engine. None: use the mount table of
-            this host if the Docker engine runs on this host.
+        mount_table: A file with a copy of `/proc/self/mountinfo` from the engine's host. Necessary only if the engine
+            runs on another host, or outside of the gateway's container.
 
     Raises:
         EngineError: The Docker engine cannot be reached, or its response is not valid.
@@ -190,7 +190,10 @@ async def _with_reconciler(
 
 
 def _with_client_host(error: EngineError, options: DockerOptions) -> EngineError:
-    """Return `error`, with a note if the `docker` command and the gateway use different engines."""
+    """Return `error`, with a note if the engine is unreachable and `DOCKER_HOST` differs from `docker.host`.
+
+    If the gateway uses the engine through a tunnel, omit the note.
+    """
     host = os.environ.get("DOCKER_HOST", "")
     if error.kind is not EngineErrorKind.UNREACHABLE or options.tunnel is not None or host in ("", options.host):
         return error

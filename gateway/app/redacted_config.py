@@ -26,7 +26,7 @@ _HIDDEN = "(hidden)"
 _QUERY = re.compile(r"((?:[a-z][a-z0-9+.-]*:/)?/[^?]*\?).+", re.IGNORECASE | re.DOTALL)
 """Matches a path or URL with a query, which can contain a secret. Group 1 is the part up to the question mark."""
 _SINGLE = (str, int, float, Path, HostPort, Secret, BackendKind, TunnelKind)
-"""Types whose values are each converted to a single text, even if the type has fields."""
+"""Types whose values are not split into fields: each value becomes one text."""
 
 
 def config_text(config: Config, backend: str | None = None) -> ConfigText:
@@ -66,7 +66,7 @@ def _pairs(key: str, value: Any) -> Iterator[tuple[str, str]]:
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield the keys and values of a mapping, a dataclass or a tuple of dataclasses.
 
-    For any other value, yield an empty key and the text of the value. If such a value is empty, yield nothing.
+    For another value, yield an empty key and the text of the value. For an empty value, yield nothing.
     """
     if isinstance(value, Mapping):
         yield from ((str(name), inner) for name, inner in value.items())

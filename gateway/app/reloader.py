@@ -32,8 +32,8 @@ _LOAD_TIMEOUT = 30.0
 read forever."""
 
 _RECENT = 30.0
-"""Number of seconds after an automatic reload. If a reload in this period finds no changes, it reports the changes of
-the automatic reload. Operators often request a reload after the gateway has already reloaded the changed file."""
+"""For this number of seconds after an automatic reload, a reload without changes reports the automatic reload's
+changes. Operators often request a reload after the gateway has already reloaded the changed file."""
 
 Loader = Callable[[], Config]
 
@@ -164,7 +164,7 @@ class Reloader:
                 await self._ops.renew()
                 config = await self._load()
                 origin = config.origin
-                # Skip content of the configuration file that the startup or an earlier reload has already read.
+                # Skip the reload if the file's content is the same as when it was last read.
                 if trigger == "file" and origin.sha256 == last_digest:
                     return NO_CHANGE
                 diff = await self._apply(self.runtime, self.docker, config, trigger)
@@ -203,7 +203,7 @@ class Reloader:
         return diff
 
     async def reload_quietly(self, trigger: str) -> None:
-        """Load the configuration and apply it. Errors are logged, and not raised."""
+        """Load the configuration and apply it. Log errors instead of raising them."""
         try:
             await self.reload(trigger)
         except GatewayError:

@@ -1,6 +1,6 @@
 """Combines the two parts of a running backend: the forward, which serves clients, and the checks of its targets.
 
-Check results select the targets for clients. Failures of client traffic trigger early checks.
+The results of the checks determine which targets clients use. Failures of client traffic trigger early checks.
 """
 
 import time
@@ -40,12 +40,12 @@ class RunningBackend:
         forward: Serves the clients of the backend.
         budgets: The handshake budgets.
         targets: The targets with their checks.
-        records: The last probe results of each target. A reload keeps the role of each target, so that clients do not
-            return to a former primary.
+        records: The last probe result of each target. A reload keeps at least the target's role. Otherwise, clients
+            could return to a former primary.
         routes: For each target, the paths that the forward dials.
         clock: The last computed state of the backend, and the time at which this state began.
         on_state_change: Called when the state changes.
-        on_result: Called after each check.
+        on_result: Called after each check, and when the checks are replaced.
     """
 
     spec: BackendSpec
@@ -71,7 +71,7 @@ class RunningBackend:
         """Return the state of the backend. If the state has changed, update `clock` and call `on_state_change`.
 
         Args:
-            candidates: The result of the method `candidates`. None: call the method.
+            candidates: The result of `candidates()`, if the caller already has it.
         """
         health = backend_state(self.candidates() if candidates is None else candidates, self.spec.prefer)
         if self.clock.enter(health.state, time.time()):
@@ -97,8 +97,8 @@ class RunningBackend:
     def _set_urgent(self, candidates: list[TargetCandidate]) -> None:
         """Check targets more often while their role (primary or replica) might change soon.
 
-        The role of a primary might change if the primary was last probed before the promotion of another target to
-        primary. While clients have no primary, the role of every target that responds might change.
+        - After a failover, the old primary might become a replica. This applies until its next probe.
+        - While no primary is usable, any target that responds might become the primary.
         """
         prefer = self.spec.prefer
         lacking = lacks_primary(candidates, prefer)
@@ -118,10 +118,10 @@ class RunningBackend:
         return self.budgets.of(self.spec, target, tunnel)
 
     def _record_login(self, check: Check) -> None:
-        """Record the last successful login of `check` in the handshake budget of the check's path.
+        """Record the last login of `check` in the handshake budget.
 
-        A login resets the server's count of aborted handshakes. If the server has reported its limit, also set the
-        limit of the budget.
+        A login resets the server's count of aborted handshakes. If the check has read the server's limit for this
+        count, the budget adopts the limit.
         """
         budget = self.budget(check.target, check.tunnel)
         if budget is not None and check.succeeded_at is not None:
@@ -140,8 +140,8 @@ class RunningBackend:
     def on_failure(self, target: HostPort) -> None:
         """Check `target` soon over all paths, because client traffic to it failed.
 
-        If the targets have roles (primary and replica), also check the other targets: the failure can be part of a
-        failover, after which another target has the required role.
+        If the targets have roles (primary and replica), also check the other targets, because a failover may have
+        changed their roles.
         """
         roles = self.spec.kind.has_roles(self.spec.check_options)
         for each in self.targets:
@@ -149,7 +149,7 @@ class RunningBackend:
                 each.check_soon(all_paths=each.target == target)
 
     def on_stall(self, target: HostPort, tunnel: str | None) -> None:
-        """Count a failed check over a path to `target`, because a client waits too long for a response."""
+        """Count a failed check of `target` through `tunnel`: a client has waited too long for a response."""
         for each in self.targets:
             if each.target == target:
                 each.report_stall(tunnel)

@@ -59,7 +59,7 @@ class RunningComponents:
         self.on_state_change: Callable[[], None] = lambda: None
         """Called when the state of a backend changes."""
         self.on_check_result: Callable[[RunningBackend], None] = lambda _: None
-        """Called after each check."""
+        """Called with a backend after each result of its checks, and after its checks are replaced."""
         self._components = components
         self._identity = identity
         self._checks = checks
@@ -75,7 +75,7 @@ class RunningComponents:
             listeners: The bound listeners of the configuration. The running gateway takes ownership of them.
 
         Raises:
-            UsageError: A key that requires a restart differs. Nothing was changed.
+            UsageError: `config` changes a key that requires a restart. Nothing was changed.
         """
         diff = diff_configs(self.config, config)
         drain = config.shutdown.drain
@@ -103,9 +103,9 @@ class RunningComponents:
         return diff
 
     def review_forwards(self) -> None:
-        """Check again, for each forward, whether the native engine may accept new clients.
+        """Let Python code accept clients again where the native engine can no longer handle them.
 
-        Call this method after a change that can affect the result, such as a new audit log.
+        Call this method after each change of the configuration or the audit log.
         """
         for forward in self.forwards():
             forward.review()
@@ -200,12 +200,12 @@ class RunningComponents:
             forward.abort_all()
 
     def renew(self, tunnel: str) -> None:
-        """Make an open tunnel use keys or certificates that have changed on disk, without closing connections."""
+        """Make a tunnel use credentials that have changed on disk. See `Uplink.renew`."""
         for uplink in self.uplinks.of_tunnel(tunnel):
             uplink.renew()
 
     def retry(self, tunnel: str) -> None:
-        """If a tunnel is down, retry it immediately, because its certificates were renewed on disk."""
+        """If a tunnel is down, retry it immediately. Call this method after its certificates were renewed on disk."""
         for uplink in self.uplinks.of_tunnel(tunnel):
             uplink.retry()
 

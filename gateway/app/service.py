@@ -79,7 +79,7 @@ class GatewayService:
         """Run until a signal or an admin command stops the service.
 
         Args:
-            announce: Called once, after all listeners are bound, with the address of the status and metrics server.
+            announce: Called once with the address of the status and metrics server, after all listeners are bound.
 
         Raises:
             GatewayError: An address cannot be bound, or the audit log cannot be opened.
@@ -133,7 +133,7 @@ class GatewayService:
             for task in background:
                 task.cancel()
         self._events_file.close()
-        await asyncio.sleep(0)  # let pending callbacks record that the last clients have disconnected
+        await asyncio.sleep(0)  # let pending callbacks record that clients have disconnected
 
     def _create_runtime(
         self,
@@ -204,7 +204,7 @@ def run(
     Args:
         config: The configuration to run.
         loader: Reads the configuration for a reload; called in a thread.
-        announce: Called once, after all listeners are bound, with the address of the status and metrics server.
+        announce: Called once with the address of the status and metrics server, after all listeners are bound.
         file: The configuration file, which is watched for changes; None if there is none.
         stamps: The modification time, size and inode that the file had before it was read.
 

@@ -17,11 +17,10 @@ from gateway.errors import ConfigError, ConfigOrigin, GatewayError
 from gateway.relay.unix_sockets import PeerCredentials
 
 _OPEN_TIMEOUT = 2.0
-"""Maximum number of seconds to wait until the writer's thread has opened the audit log. After this time, the gateway
-continues, and the thread opens the file as soon as the file system permits it."""
+"""Maximum time, in seconds, to wait until the writer's thread has opened the audit log. After this time, the gateway
+continues, and the thread keeps trying to open the file."""
 _CLOSE_TIMEOUT = 2.0
-"""Maximum number of seconds to wait until the writer's thread has written the queued events to the audit log. After
-this time, the gateway drops the remaining events."""
+"""Maximum time, in seconds, for closing a writer. After this time, the gateway drops the remaining events."""
 _POLL = 0.005
 
 
@@ -39,11 +38,11 @@ class ServiceAuditLog:
         self._writer: AuditLogWriter | None = None
         self._closing: list[AuditLogWriter] = []
         self._dropped = 0
-        """Number of events that previous writers, which are now closed, have dropped."""
+        """Number of events that the closed writers dropped."""
 
     @property
     def dropped(self) -> int:
-        """Number of events that were not written, but dropped, since the service started."""
+        """Number of events that were dropped since the service started."""
         return self._dropped + sum(each.dropped for each in (*self._closing, self._writer) if each is not None)
 
     @property
@@ -64,14 +63,14 @@ class ServiceAuditLog:
         return self._writer if section == self._section else await _open(section, self._instance)
 
     def discard(self, writer: AuditLogWriter | None) -> None:
-        """Close a writer that `prepare` returned and that is not needed. Do nothing if it is the current writer."""
+        """Close a writer from `prepare` instead of using it. The current writer stays open."""
         if writer is not None and writer is not self._writer:
             writer.begin_close()
 
     async def switch(self, section: AuditLogSection, writer: AuditLogWriter | None) -> None:
         """Replace the current writer with `writer`, and close the previous writer.
 
-        The previous writer has two seconds to write its queued events, and drops the remaining events.
+        Events that the previous writer does not write within two seconds are dropped.
 
         Args:
             section: The configuration of `writer`.
@@ -99,7 +98,7 @@ class ServiceAuditLog:
         await self.switch(section, await self.prepare(section))
 
     async def close(self) -> None:
-        """Stop writing the audit log. Waits up to two seconds until the queued events are written."""
+        """Close the audit log. Drop the queued events that are not written within two seconds."""
         await self.switch(AuditLogSection(), None)
 
     def reopen(self) -> None:
@@ -215,7 +214,7 @@ async def _open(section: AuditLogSection, instance: str) -> AuditLogWriter | Non
 
 
 async def _close(writer: AuditLogWriter) -> None:
-    """Close `writer`. Wait up to two seconds until it has written its queued events, and drop the rest."""
+    """Close `writer`. Drop the events that it does not write within two seconds."""
     writer.begin_close()
     deadline = asyncio.get_running_loop().time() + _CLOSE_TIMEOUT
     while writer.alive and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - polls on purpose

@@ -27,7 +27,7 @@ from gateway.relay.unix_sockets import PeerCredentials
 log = logging.getLogger(__name__)
 
 _VIEWS_PER_TURN = 5
-"""Number of backends whose status is computed before control returns to the event loop."""
+"""Number of backends to process before yielding to the event loop."""
 
 
 class ServiceControl:
@@ -56,7 +56,7 @@ class ServiceControl:
         self.stop_immediately = asyncio.Event()
         """Set by the second call of `shutdown`."""
         self.lag = Histogram()
-        """Lag of the event loop: how many seconds later than scheduled a callback runs."""
+        """Lag of the event loop: the delay of a scheduled callback, in seconds."""
         self.expiry = CertificateExpiryMonitor(lambda: reloader.config, lambda: list(self._running()))
         self.fleet_poller = FleetPoller(lambda: reloader.config.fleet, strict=reloader.config.gateway.strict)
         self.events = events
@@ -65,8 +65,7 @@ class ServiceControl:
         self._auditing = auditing
         self._stop = stop
         self._described: tuple[Config, ConfigText] | None = None
-        """The last configuration that was converted to text, and this text. The conversion is repeated only if the
-        configuration has changed."""
+        """The configuration and its text, cached until the configuration changes."""
 
     def _running(self) -> Iterable[RunningBackend]:
         runtime = self._reloader.runtime
@@ -151,7 +150,7 @@ class ServiceControl:
         return self._described[1]
 
     def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
-        """Return the last checks of each target of a backend, oldest first; None if the backend does not exist."""
+        """Return the latest check results of each target, oldest first; None if the backend does not exist."""
         running = self._find(backend)
         return status_view_builder.history(running) if running else None
 
@@ -161,7 +160,7 @@ class ServiceControl:
         return docker.explain(name) if docker else None
 
     def fleet(self) -> FleetState:
-        """Return the gateways of the fleet and their last responses. Do no I/O."""
+        """Return the gateways of the fleet, each with its last known state. Do no I/O."""
         return self.fleet_poller.snapshot()
 
     def record_command(self, command: str, peer: PeerCredentials | None, result: str) -> None:

@@ -21,7 +21,7 @@ async def shut_down(runtime: RunningComponents, options: ShutdownSection, immedi
     Args:
         runtime: The running gateway.
         options: The maximum duration of each step of the shutdown, in seconds.
-        immediately: An event. When it is set, all waits of the shutdown end.
+        immediately: Ends all waits of the shutdown when it is set.
     """
     log.info("stopping", extra={"delay": options.delay, "drain": options.drain, "clients": runtime.active})
     await _wait(options.delay, immediately)
@@ -47,8 +47,8 @@ async def _wait(seconds: float, immediately: asyncio.Event) -> None:
 def idle_threshold(left: float, drain: float) -> float:
     """Return the idle time, in seconds, after which a connection is reset during a drain.
 
-    The result decreases during the drain. Therefore, the connections that have been idle longest are reset first,
-    because they are probably not in use. Near the end, even a connection between two transactions is reset.
+    The result decreases during the drain, so the connections that have been idle longest are reset first. They are
+    probably not in use. Near the end, a short pause between two transactions is enough for a reset.
 
     Args:
         left: Seconds until the drain ends.

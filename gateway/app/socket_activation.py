@@ -30,9 +30,10 @@ class PassedSockets:
         self._sockets = {key: sock for sock in sockets if (key := _key(sock)) is not None}
 
     def duplicates(self, address: HostPort) -> list[socket.socket] | None:
-        """Return duplicates of the sockets for an address. The caller owns them.
+        """Duplicate the sockets that systemd passed for an address. The caller owns the duplicates.
 
-        Return None if systemd passed no socket for this address.
+        Returns:
+            The duplicates; None if systemd passed no socket for this address.
 
         Raises:
             OSError: A socket cannot be duplicated.
@@ -100,7 +101,7 @@ def _key(sock: socket.socket) -> str | None:
 
 
 def _keys(address: HostPort) -> list[str]:
-    """Return the keys, in the format of `_key`, of the sockets that a listener at `address` needs."""
+    """Return the key (see `_key`) of each socket that a listener at `address` needs."""
     if address.is_unix:
         return [address.host]
     hosts = ["127.0.0.1", "::1"] if address.host == "localhost" else [address.host]

@@ -9,15 +9,16 @@ from gateway.ops.events import EventLog, EventSubject, SubjectType
 _IGNORED = (
     TunnelState.IDLE, TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING, TunnelState.STOPPED,
 )  # fmt: skip
-"""Tunnel states for which no event is recorded. While the gateway tries to open a tunnel, the previous state and its
-cause still apply. A configured tunnel has the state `STOPPED` only when the service stops."""
+"""Tunnel states for which no event is recorded. In the first four states, the attempt to open the tunnel has no
+result yet. A configured tunnel has the state `STOPPED` only when the service stops."""
 
 
 class StateChangeReporter:
     """Adds the state changes of the running gateway's backends, targets and tunnels to the event log.
 
     Args:
-        runtime: The running gateway. It calls the reporter after each check, and when the state of a tunnel changes.
+        runtime: The running gateway. It calls the reporter after each check, when checks are replaced, and when
+            the state of a tunnel changes.
         events: The event log.
     """
 
@@ -28,7 +29,7 @@ class StateChangeReporter:
         runtime.uplinks.on_change = self._observe_tunnel
 
     def close(self) -> None:
-        """Stop reporting. Call this method before the tunnels are closed, so that their closing causes no events."""
+        """Stop reporting. Call this method before the tunnels close, so that the shutdown adds no events."""
         self._runtime.on_check_result = lambda _: None
         self._runtime.uplinks.on_change = lambda _: None
 

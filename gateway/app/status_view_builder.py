@@ -53,8 +53,8 @@ def backend_view(running: RunningBackend, events: EventLog, *, knows_containers:
     Args:
         running: The backend.
         events: The event log. It shows when a failure began, even if the failure began before a restart.
-        knows_containers: Whether the gateway identifies containers by their source addresses. If False, the status
-            omits the consumers of TCP listeners, because only the source addresses of these consumers are known.
+        knows_containers: Whether the gateway can find a client's container by the client's source address. If False,
+            the status omits the consumers of TCP listeners.
     """
     spec, forward, candidates = running.spec, running.forward, running.candidates()
     found = running.evaluate(candidates)
@@ -141,7 +141,7 @@ def _target(
 
 
 def _phases(checks: list[Check]) -> dict[str, tuple[int, float]]:
-    """Return how often each phase of a check ran, and its total duration in seconds, summed over `checks`."""
+    """For each phase of the checks, return the number of runs and their total duration in seconds."""
     found: dict[str, tuple[int, float]] = {}
     for name, summary in (each for check in checks for each in check.phases.items()):
         count, seconds = found.get(name, (0, 0.0))

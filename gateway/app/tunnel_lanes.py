@@ -19,10 +19,7 @@ class TunnelLane(NamedTuple):
 
 
 def outer_lanes(config: Config, lane: TunnelLane) -> list[TunnelLane]:
-    """Return the lanes of outer tunnels, in order of preference.
-
-    `lane` can run inside each of the returned lanes. The result is empty if the tunnel runs inside no other tunnel.
-    """
+    """Return the lanes inside which a lane can run, in order of preference; empty if its tunnel has no `via`."""
     return [_lane(config, via, bulk=lane.bulk) for via in config.tunnels[lane.tunnel].via]
 
 
@@ -41,9 +38,9 @@ def backend_lanes(config: Config, backend: str) -> dict[str, TunnelLane]:
 
 
 def required_lanes(config: Config) -> list[TunnelLane]:
-    """Return all lanes to open. The lanes of outer tunnels come before the lanes of inner tunnels.
+    """Return all lanes to open. Lanes of outer tunnels come before lanes of inner tunnels.
 
-    The result includes the tunnels that no backend uses, because the status shows their state too.
+    Tunnels that no backend uses also have a lane, because the status shows the state of every tunnel.
     """
     found = {lane for name in config.backends for lane in backend_lanes(config, name).values()}
     found |= {TunnelLane(name, bulk=False) for name in config.tunnels.keys() - _used_tunnels(config)}

@@ -33,11 +33,11 @@ class UplinkManager:
 
         Args:
             config: The new configuration.
-            closed: The names of the tunnels that were changed or removed. The result contains their current uplinks.
+            closed: The names of the changed and removed tunnels.
 
         Returns:
-            The uplinks that are replaced or no longer required. They still run. Pass them to `retire` as soon as new
-            clients and inner tunnels use the new uplinks.
+            The old uplinks of the `closed` tunnels, and the uplinks that are no longer required. They still run. Pass
+            them to `retire` as soon as new clients and inner tunnels use the new uplinks.
         """
         self._config = config
         required = required_lanes(config)
@@ -78,7 +78,7 @@ class UplinkManager:
         return any(uplink in each.vias and each.state is not TunnelState.STOPPED for each in others)
 
     def of_backend(self, name: str) -> dict[str | None, Uplink]:
-        """Return the uplink of each tunnel that leads to a target of a backend. The key None is the direct uplink."""
+        """Return a backend's uplinks, by tunnel name. The direct uplink has the key None."""
         lanes = backend_lanes(self._config, name)
         return {None: self.direct, **{tunnel: self.by_lane[lane] for tunnel, lane in lanes.items()}}
 
@@ -87,12 +87,12 @@ class UplinkManager:
         return [uplink for lane, uplink in self.by_lane.items() if lane.tunnel == name]
 
     def draining(self) -> list[tuple[TunnelSpec, Uplink]]:
-        """Return the uplinks of removed tunnels that still drain, each with the last configuration of its tunnel."""
+        """Return the draining uplinks of removed tunnels, each with its tunnel's configuration."""
         retiring = self._components.retiring_uplinks()
         return [(self._specs[each], each) for each in retiring if each.name not in self._config.tunnels]
 
 
 def _peer_identity(spec: TunnelSpec) -> object:
-    """Return the identity, such as a key, that only one open tunnel may use at a time; None if there is none."""
+    """Return the identity, such as a key, for which servers permit only one connection; None if there is no limit."""
     kind = spec.kind
     return (kind.name, kind.identity(spec.options)) if kind.identity else None

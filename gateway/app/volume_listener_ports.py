@@ -25,8 +25,8 @@ def with_ports(config: Config, *, record: bool = True) -> Config:
         record: Whether to write newly assigned ports to `state_dir`.
 
     Raises:
-        GatewayError: The record of ports cannot be read or written, or no port is free. Without the record, the
-            gateway might assign a port that the volume of another backend already uses.
+        GatewayError: `ports.json` cannot be read or written, or no port is free. Without this file, the gateway might
+            assign a port that another backend's volume already uses.
     """
     unassigned = [
         name

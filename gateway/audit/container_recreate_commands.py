@@ -1,4 +1,4 @@
-"""Writes commands that replace a container, change the mounts, and move the data to the new mounts. Does no I/O.
+"""Builds shell commands that recreate a container with other mounts, and copy its data to the new mounts.
 
 For a container that Compose created, the commands use an override file. For a task of a swarm service, they use
 `docker service update`. For other containers, they use `docker create` with the container's current options.
@@ -37,7 +37,7 @@ _INSPECT_ENV = "{{range .Config.Env}}{{println .}}{{end}}"
 
 
 def volume_for(snapshot: AuditSnapshot, container: AuditedContainer, path: str) -> str:
-    """Return an unused name for a new volume to mount at a path of a container."""
+    """Return an unused volume name, made from the container's name and the last part of `path`."""
     name = re.sub(r"[^a-zA-Z0-9_.-]+", "-", f"{container.name}-{posixpath.basename(path) or 'data'}")
     return free_name(name, snapshot.volumes)
 
@@ -102,8 +102,8 @@ def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: ProposedM
     lines += [command(client, "update", "--restart", "no", name)] if policy else []
     lines += [command(client, "rename", name, old), command(client, "rename", new, name)]
     lines += [command(client, "start", name)] if container.running else []
-    # The commands in `back` restore the old container, and remove no container. They also work if the script has
-    # stopped between the two `rename` commands.
+    # The commands in `back` restore the old container, and keep the new one. They also work if the script stopped
+    # between its two `rename` commands.
     back = [("stop", name), ("rename", name, new), ("rename", old, name)]
     back += [("update", "--restart", "no", new), ("update", *policy, name)] if policy else []
     back += [("start", name)] if container.running else []

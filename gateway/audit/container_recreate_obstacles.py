@@ -30,7 +30,7 @@ def _owners(snapshot: AuditSnapshot, change: ProposedMountChanges) -> Iterator[s
 
 
 def _nested(container: AuditedContainer, change: ProposedMountChanges) -> Iterator[str]:
-    """Yield an obstacle for each mount whose path is below a copied path, or contains a copied path.
+    """Yield an obstacle for each mount above or below a copied path.
 
     A copy would mix the files of the two paths.
     """

@@ -7,7 +7,7 @@ from gateway.audit.shell_command_builder import COPY_ROOT, command, copy, save, 
 from gateway.audit.snapshot_model import AuditedContainer
 
 END = "trap - EXIT"
-"""The command that removes the trap that `on_exit` sets. After this command, a failure does not run the trap."""
+"""A shell command that removes the trap of `on_exit`."""
 
 
 def helper_created(
@@ -34,17 +34,18 @@ def helper_created(
 def copy_commands(
     client: str, container: AuditedContainer, change: ProposedMountChanges, helper: str, *created: str
 ) -> list[str]:
-    """Return commands that stop a container, and copy its data to new volumes.
+    """Return commands that copy a container's data to new volumes.
 
-    The commands copy the data through a helper container (see `helper_created`), and then remove the helper.
+    The commands first stop the container if it is running. They copy the data through a helper container (see
+    `helper_created`), and then remove the helper.
 
-    If the data would be lost when the container stops, the commands only pause the container. The caller must then
-    add a command that kills the container. A database can recover from a copy of the paused container's files, as
-    after a power failure.
+    If the container is live (see `is_live`), the commands pause it instead. The caller must then add a command that
+    kills or removes the container. A database can recover from a copy of the paused container's files, as after a
+    power failure.
 
-    If the script fails before the command `END`, which the caller adds, the script removes the helper, the containers
-    `created` and the new volumes. If the old container was running, the script also starts or unpauses the container.
-    The user can then run the same script again.
+    The caller must also add `END`. If the script fails before `END`, it removes the helper, the containers in
+    `created` and the new volumes. It also starts or unpauses the old container if this container was running. The
+    user can then run the same script again.
 
     Args:
         client: The engine's command line client.
@@ -71,9 +72,9 @@ def on_exit(*commands: str) -> str:
 
 
 def without_volumes(client: str, change: ProposedMountChanges) -> list[str]:
-    """Return shell commands that fail if a volume with the name of a new volume already exists.
+    """Return shell commands that stop the script if one of the new volumes already exists.
 
-    The existing volume can belong to another application, or contain incomplete data from an earlier attempt.
+    Such a volume can belong to another application, or contain incomplete data from an earlier attempt.
     """
     return [
         f"{command(client, 'volume', 'inspect', each)} > /dev/null 2>&1 && "
@@ -88,9 +89,9 @@ def created_volumes(client: str, change: ProposedMountChanges) -> list[str]:
 
 
 def removed_on_failure(client: str, change: ProposedMountChanges, *created: str) -> list[str]:
-    """Return a command that sets a shell trap (see `on_exit`); empty if there is nothing to remove.
+    """Return a command that sets a shell trap (see `on_exit`); an empty list if there is nothing to remove.
 
-    If the script fails, the trap removes the new volumes and the containers `created`.
+    If the script fails, the trap removes the new volumes, and the containers with the names in `created`.
     """
     removal = _removal(client, change, *created)
     return [on_exit(*removal)] if removal else []
@@ -99,7 +100,7 @@ def removed_on_failure(client: str, change: ProposedMountChanges, *created: str)
 def started_on_failure(client: str, container: AuditedContainer) -> str:
     """Return a command that sets a shell trap (see `on_exit`). If the script fails, the trap starts the container.
 
-    If the container was not running, return `END`, which only removes the previous trap.
+    If there is nothing to start, because the container was not running at the time of the audit, return `END`.
     """
     return on_exit(command(client, "start", container.name)) if container.running else END
 
@@ -122,7 +123,7 @@ def saved(client: str, container: AuditedContainer, paths: tuple[str, ...]) -> s
 
 
 def is_live(container: AuditedContainer, change: ProposedMountChanges) -> bool:
-    """Return whether the container is running, and the data to copy would be lost if the container stopped."""
+    """Return whether the container is running and would lose the data to copy if it stopped."""
     return container.running and (container.removed or change.vanishes)
 
 

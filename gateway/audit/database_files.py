@@ -47,10 +47,10 @@ and logs of package managers and tools."""
 
 
 def in_files(names: Iterable[str]) -> tuple[str, str]:
-    """Return the kind and the directory of the database to which files belong. Both are empty if no file matches.
+    """Recognize a database by its files. Return its kind and its directory; empty strings if no file matches.
 
     Args:
-        names: Paths of files. If several are database files, use the one with the fewest parent directories.
+        names: Paths of files. If several match, the path with the fewest parent directories decides.
     """
     for name in sorted(names, key=lambda each: (each.count("/"), each)):
         if name.startswith(_SYSTEM):

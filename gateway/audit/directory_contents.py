@@ -1,4 +1,4 @@
-"""Lists a directory, and recognizes databases and private keys in it by the names and the content of files.
+"""Lists a directory, and finds databases and private keys in it by file name and content.
 
 A container can replace a file at any time. Therefore, the functions do not follow symbolic links, and do not wait for
 a writer when they open a FIFO.
@@ -34,14 +34,14 @@ _MOST_OPENED = 200
 
 @dataclass(frozen=True)
 class DirectoryContents:
-    """The names in a directory, and the database and the private key that were found in it.
+    """The names in a directory, and the database or private key that was found in it.
 
     Args:
         entries: The names in the directory; None if there are too many, or if the directory cannot be read.
         database: The kind of database whose files are in the directory or a few levels below; empty if there is none.
         key: A private key in the directory or a few levels below; None if none was found, or if there is a database.
         is_complete: Whether all names down to the third level of subdirectories were read. Also True if a database
-            was found, because the remaining names then make no difference.
+            was found, because other names cannot change this result.
     """
 
     entries: frozenset[str] | None = None
@@ -51,12 +51,12 @@ class DirectoryContents:
 
 
 def read_directory(top: str, skipped: Collection[str], is_late: Callable[[], bool]) -> DirectoryContents:
-    """Read a directory and three levels of its subdirectories. Blocks during the reads.
+    """Read a directory and three levels of its subdirectories. Blocks the thread.
 
     Args:
         top: The path of the directory.
         skipped: Paths of directories that must not be opened.
-        is_late: A function that returns whether the deadline has passed. If so, the reading stops.
+        is_late: Returns whether the deadline has passed. The function stops reading at the deadline.
     """
     reader = _DirectoryReader(top)
     while reader.waiting and len(reader.names) < _MOST_NAMES and not is_late():
@@ -116,7 +116,7 @@ class _DirectoryReader:
             self._has_other_files = True
 
     def first_key(self) -> FoundPrivateKey | None:
-        """Return the private key with the fewest parent directories; None if no private key was found."""
+        """Return the private key that is nearest to the top directory; None if no private key was found."""
         path = min(self._keys, key=lambda each: (each.count("/"), each), default=None)
         return None if path is None else FoundPrivateKey(self._keys[path], path, not self._has_other_files)
 

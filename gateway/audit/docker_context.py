@@ -1,4 +1,4 @@
-"""Determines which engine `docker` uses by default, from environment variables and the file `config.json`."""
+"""Determines the default engine of `docker` from environment variables and the file `config.json`."""
 
 import json
 from collections.abc import Mapping

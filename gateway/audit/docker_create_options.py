@@ -1,4 +1,4 @@
-"""Converts an inspected container, except its mounts, to options of `docker create`. Does no I/O."""
+"""Converts the output of `docker inspect`, except the mounts, to options of `docker create`. Does no I/O."""
 
 from collections.abc import Iterator, Mapping
 from itertools import chain
@@ -65,14 +65,13 @@ def networks(container: AuditedContainer) -> Iterator[tuple[str, list[str]]]:
 
 
 def changed_addresses(container: AuditedContainer, first: str) -> Iterator[str]:
-    """Yield the names of the networks on which the new container has a different MAC address than the old container.
+    """Yield the names of the networks on which a recreated container gets another MAC address.
 
-    `docker create` sets the MAC address on one network. `docker network connect` cannot set a MAC address on the
-    other networks.
+    `docker create` sets the MAC address only on the network `first`. `docker network connect` cannot set it.
 
     Args:
-        container: The old container.
-        first: The network to which `docker create` connects the new container.
+        container: The existing container.
+        first: The network to which `docker create` connects the recreated container.
     """
     found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
     return (

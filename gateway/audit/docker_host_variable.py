@@ -11,10 +11,10 @@ _VARIABLES = {"docker": "DOCKER_HOST", "podman": "CONTAINER_HOST"}
 
 
 def with_environment(report: AuditReport, options: DockerOptions, default_host: str, client: str) -> AuditReport:
-    """Return a report whose commands use the audited engine, even if `client` uses another engine by default.
+    """Return a copy of `report` whose commands use the audited engine.
 
-    If necessary, set an environment variable before the commands. If the engine is behind a tunnel, add a comment
-    with the name of the tunnel instead.
+    If `client` uses another engine by default, insert a command that sets the environment variable. If the audited
+    engine is behind a tunnel, insert a comment with the name of the tunnel instead.
 
     Args:
         report: The report.

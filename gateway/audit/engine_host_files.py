@@ -1,4 +1,4 @@
-"""Reads the mount table, mounted directories and image files of this host, if the engine runs on it.
+"""Parses mount tables, and reads mounted files and directories on the engine's host.
 
 The module opens no path on a network file system, because opening a path blocks while the file server does not
 respond.
@@ -63,8 +63,7 @@ class EngineHostFiles:
 
     def __init__(self, mounts_by_point: Mapping[str, HostMount], deadline: float) -> None:
         self.truncated: list[str] = []
-        """The names of directories that were read only partly, because they contain too many files. Messages list
-        these names."""
+        """The names of directories that were read only partly, because they contain too many files."""
         self._mounts = mounts_by_point
         self._deadline = deadline
         self._network = {point for point, each in mounts_by_point.items() if _is_remote(each)}
@@ -118,7 +117,7 @@ class EngineHostFiles:
         return HostPath(kind, status.st_uid, status.st_gid, mode, has_acl, found.entries, found.database, key)
 
     def database_below(self, path: str, title: str) -> str:
-        """Return the kind of database whose files are in a directory of a container; empty if no kind is known.
+        """Return the kind of the database in a container's directory; empty if no database is found.
 
         Args:
             path: The directory.

@@ -8,7 +8,7 @@ from gateway.text_sanitizer import one_line
 
 _ANONYMOUS = "com.docker.volume.anonymous"
 _SHORT_ID = 12
-"""The length of the short ID of an image. A shorter string of hexadecimal digits can also be the name of an image."""
+"""Length of the short ID of an image. A shorter string is treated as a name, not as an ID."""
 
 
 def container_of(

@@ -1,8 +1,8 @@
-"""Defines the error for a container that has a setting that the commands of a fix cannot reproduce."""
+"""Defines the error for containers that commands cannot recreate."""
 
 
 class UnsupportedContainerSettingError(Exception):
-    """The commands of a fix cannot reproduce a container's setting, or the setting can be a secret.
+    """Commands cannot recreate a container, for example because an option seems to contain a secret.
 
     The message contains the reason.
     """

@@ -22,10 +22,10 @@ _NAMED = 5
 
 
 def with_files(snapshot: AuditSnapshot, info: Mapping[str, Any], unchecked: list[str]) -> AuditSnapshot:
-    """Read files of this host, and return the snapshot with the results. Blocks during the reads.
+    """Return a copy of the snapshot with data from this host's files. Blocks while it reads them.
 
     Args:
-        snapshot: The snapshot from the engine's responses.
+        snapshot: The data that the engine reported.
         info: The engine's response to `/info`.
         unchecked: Messages about data that the audit could not read. The function appends to this list.
     """

@@ -140,7 +140,10 @@ def _table(host: EngineHostFiles, layers: list[str], name: str) -> Iterator[list
 
 
 def _directory(host: EngineHostFiles, layer: str, path: str) -> str | None:
-    """Return the path of a directory in a layer; None if it is absent, or if its path contains a symbolic link."""
+    """Return the path of a directory in a layer; None if it is absent, or if its path contains a symbolic link.
+
+    Return None also if the layer is on a remote file system.
+    """
     found = layer if host.is_local(layer) else None
     for part in filter(None, path.split("/")):
         if found is not None:

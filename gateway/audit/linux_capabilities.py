@@ -10,7 +10,7 @@ def ignores_permissions(host: Mapping[str, Any]) -> bool:
     """Return whether root in a container ignores the permission bits of files (capabilities(7), CAP_DAC_OVERRIDE).
 
     Args:
-        host: The `HostConfig` of the container's inspection.
+        host: The container's `HostConfig`, as in `docker inspect`.
     """
     added, dropped = _names(host.get("CapAdd")), _names(host.get("CapDrop"))
     if host.get("Privileged") or _OVERRIDE in added:

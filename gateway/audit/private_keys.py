@@ -54,8 +54,8 @@ def is_name_of_candidate(name: str) -> bool:
 def is_candidate(name: str, mode: int, size: int) -> bool:
     """Return whether a file with this name, mode and size can be a key.
 
-    Programs refuse private keys that other users can read. Therefore, a file whose name is not typical of a key is a
-    candidate only if no user except the owner has access to it.
+    Programs refuse private keys that other users can read. Therefore, a file whose name has no dot and is not typical
+    of a key is a candidate only if no user except the owner has access to it.
 
     Args:
         name: The name of the file.
@@ -67,5 +67,5 @@ def is_candidate(name: str, mode: int, size: int) -> bool:
 
 
 def is_companion(path: str) -> bool:
-    """Return whether a file usually belongs to a key, such as a public key or a list of known hosts."""
+    """Return whether a file has the name of a public key or of an OpenSSH file such as `known_hosts`."""
     return path.endswith(".pub") or posixpath.basename(path) in ("known_hosts", "config", "authorized_keys")

@@ -36,7 +36,7 @@ def unmounted_paths(change: ProposedMountChanges) -> set[str]:
 
 
 def new_volumes(change: ProposedMountChanges) -> list[str]:
-    """Return the names of the volumes that the change uses as new sources of mounts."""
+    """Return the names of the volumes that the change mounts."""
     return sorted({each for each in change.mounts.values() if not each.startswith("/")})
 
 
@@ -80,15 +80,15 @@ def tmpfs_options(container: AuditedContainer) -> dict[str, str]:
 
 
 def from_files(container: AuditedContainer, *, overridden: bool) -> set[str]:
-    """Return the paths of all mounts that may come from `secrets` or `configs` of a Compose file.
+    """Return the paths of all mounts that Compose possibly created from `secrets` or `configs`.
 
-    Such a mount is a read-only bind mount. The engine does not report from which key Compose created it.
+    Compose creates read-only bind mounts for these keys. The engine does not report the key, so the result can
+    contain other read-only bind mounts.
 
     Args:
         container: The container.
         overridden: Whether Compose created the container with the override file of an earlier fix. Such a file lists
-            the mounts of `secrets` and `configs` in `volumes`. If True, the function returns the paths of all
-            read-only bind mounts.
+            the mounts of `secrets` and `configs` in `volumes`, so the function returns all read-only bind mounts.
     """
     if overridden:
         return {each.path for each in container.mounts if each.kind == "bind" and not each.writable}

@@ -24,7 +24,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class StorageLocation:
-    """A path at which a container stores data, the storage that holds the data, and what destroys the data.
+    """A path at which a container stores data.
 
     Args:
         container: The container's name.

@@ -1,4 +1,4 @@
-"""Builds shell commands. Quotes the words, because paths in containers can contain shell syntax. Does no I/O."""
+"""Builds shell commands. Quotes arguments, because paths in containers can contain shell syntax. Does no I/O."""
 
 import posixpath
 import re
@@ -7,19 +7,19 @@ import shlex
 from gateway.audit.snapshot_model import AuditedContainer
 
 _HOST_NAME = {"docker": "{{.Name}}", "podman": "{{.Host.Hostname}}"}
-"""Maps each command line client to the template for `info --format` that prints the engine's host name."""
+"""The `info --format` template for the engine's host name, by command line client."""
 
 KEEP_OWNERS = "-a=false"
-"""The option with which `docker cp` keeps the owners of files that it copies into a container. With `-a`, the
-container's user would own the copies."""
+"""The `docker cp` option that keeps the owners of files copied into a container. With `-a=true`, the copies would
+belong to the container's user."""
 
 COPY_ROOT = "/audit-copy"
-"""A directory in the helper container. The new volumes are mounted below this directory.
+"""The new volumes are mounted below this directory of the helper container.
 
 For example, the new volume for the data in `/data` is mounted at `/audit-copy/data`.
 
-To set the owner and mode of a directory, `docker cp` must write to the parent directory. In the new container, the
-parent directory can be read-only or a symbolic link. Therefore, the commands copy the data to a helper container.
+To set the owner and mode of a directory, `docker cp` must write to the parent directory. In the user's container,
+this parent can be read-only or a symbolic link. Therefore, the commands copy the data through a helper container.
 """
 
 NEW_FILES = "set -o noclobber; umask 077"
@@ -37,9 +37,9 @@ def command(*words: str) -> str:
 
 
 def only_on_host(client: str) -> str:
-    """Return the command with which a script checks its host, and exits if the engine runs on another host.
+    """Return a shell command that ends the script with an error if the engine runs on another host.
 
-    The script contains paths that are valid only on the engine's host.
+    Scripts need this command if they use paths that are valid only on the engine's host.
     """
     name = command(client, "info", "-f", _HOST_NAME[client])
     message = "echo 'run these commands on the host of the engine' >&2"
@@ -66,7 +66,7 @@ def copy(client: str, container: AuditedContainer, helper: str, path: str) -> st
 
 
 def save(client: str, container: AuditedContainer, path: str) -> str:
-    """Return commands that save a directory of a container in the shell's current directory.
+    """Return commands that copy a directory from a container to the shell's current directory.
 
     The commands are lines of a script that stops at the first command that fails. They overwrite no file.
 
@@ -99,8 +99,8 @@ def _read_tmpfs(client: str, container: AuditedContainer, path: str) -> list[str
         only_on_host(client),
         f"pid=$({command(client, 'inspect', '-f', '{{.State.Pid}}', container.name)})",
         f'exec 3< "/proc/$pid/root"{command(path)}',
-        # A symbolic link in the container can lead to a file of the host. Stop if the mount of the opened directory
-        # is not in the container's mount table.
+        # A symbolic link in the container can lead to a directory of the host. Stop if the opened directory is on a
+        # mount that the container does not have.
         """mount=$(awk '/^mnt_id:/ {print $2}' /proc/self/fdinfo/3)""",
         'grep -q "^$mount " "/proc/$pid/mountinfo"',
         command("tar", "-c", "-C", "/proc/self/fd/3", "--transform", rf"s,^\.,{name},S", "."),

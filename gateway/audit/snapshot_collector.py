@@ -20,21 +20,21 @@ from gateway.text_sanitizer import one_line
 
 _PARALLEL = 8
 _COMPARING = 15.0
-"""The maximum total time, in seconds, for the requests that list the changed files of each container."""
+"""Maximum total seconds for all requests for changed files."""
 _REMOVED = 2
 """The value of `Kind` that marks a removed file in the engine's list of changes."""
 
 
 @dataclass(frozen=True)
 class AuditScope:
-    """Information about the gateway and the engine's host that the audit needs, but that the engine does not report.
+    """Information for the audit that the engine does not report.
 
     Args:
         forwards: For each port on which the gateway listens, the name of the backend.
         socket: The path of the engine's socket; empty if this host has no socket of the engine.
         is_local: Whether the configured address of the engine is on this host.
-        mounts: The mount table of the engine's host. If the value is None, the audit reads the mount table
-            of this host, but only if the engine runs on this host.
+        mounts: The mount table of the engine's host. None: the audit reads /proc/self/mountinfo if the engine
+            runs on this host.
         own: The IDs of the gateway's containers.
     """
 
@@ -79,8 +79,8 @@ async def take_snapshot(engine: EngineClient, scope: AuditScope) -> AuditSnapsho
         each.name: replace(each, last_use=uses.get(each.name, ""))
         for each in volumes_of(volume_list or {}, usage or {})
     }
-    # Compare the host name that the engine reports with the name of this host, because the engine behind a local
-    # socket can run in a virtual machine, as in Docker Desktop, or on another host.
+    # Even with a local socket, the engine can run in a virtual machine, as in Docker Desktop, or on another host.
+    # Therefore, compare the host names.
     is_here = scope.is_local and not mounted_id() and (info or {}).get("Name") == socket.gethostname()
     table = MOUNT_TABLE.read_text() if scope.mounts is None and is_here else scope.mounts
     data = str((info or {}).get("DockerRootDir") or "")
@@ -109,11 +109,10 @@ async def take_snapshot(engine: EngineClient, scope: AuditScope) -> AuditSnapsho
 async def _with_changes(
     engine: EngineClient, containers: tuple[AuditedContainer, ...], unchecked: list[str]
 ) -> tuple[AuditedContainer, ...]:
-    """Return the containers. Query the engine for the changed files of each container whose `changes` is None.
+    """Query the engine for the changed files of each container whose `changes` is None. Return all containers.
 
-    For each query, the engine compares the container's layer with the whole image. The comparison takes seconds
-    for a large image. After a timeout, this function sends no more queries, and `changes` of the remaining containers
-    stays None.
+    A query takes seconds if the image is large, because the engine compares the container's layer with the whole
+    image. The queries stop after `_COMPARING` seconds. If a query fails or is not sent, `changes` stays None.
     """
     changes: dict[str, Mapping[str, int]] = {}
     waiting = sorted((each for each in containers if each.changes is None), key=lambda each: each.layer, reverse=True)
@@ -143,13 +142,11 @@ class _OptionalEngineRequests:
         self.engine = engine
 
     async def get(self, path: str, missing: str, **params: Any) -> Any:
-        """Return the response to a GET request.
-
-        Return None if a proxy refuses the request, or if the engine does not support it or does not respond in time.
+        """Return the response to a GET request; None if the request fails, for example because a proxy refuses it.
 
         Args:
             path: The path below the API version.
-            missing: The last part of the message in `unchecked`: what the audit cannot find without the response.
+            missing: What the audit cannot check without the response, for the message in `unchecked`.
             params: The query parameters.
 
         Raises:
@@ -167,7 +164,7 @@ class _OptionalEngineRequests:
 
 
 async def _list_containers(engine: EngineClient, unchecked: list[str]) -> tuple[Any, bool]:
-    """Return the list of containers, and whether it contains the sizes of layers.
+    """Return the list of containers, and whether the list contains the sizes of their writable layers.
 
     If the engine takes too long to determine the sizes, request the list without them.
 
@@ -187,7 +184,11 @@ async def _container(
     requests: _OptionalEngineRequests, listed: Mapping[str, Any], layer: int | None,
     images: dict[str, Mapping[str, Any] | None], *, is_own: bool,
 ) -> AuditedContainer | None:  # fmt: skip
-    """Inspect a container. Return None if the inspection fails, for example because the container was removed."""
+    """Inspect a container. Return None if the container was removed, or if the engine cannot inspect it.
+
+    Raises:
+        EngineError: The engine cannot be reached, or it refuses the request.
+    """
     try:
         inspection = await requests.engine.get(f"containers/{listed['Id']}/json")
     except EngineError as error:

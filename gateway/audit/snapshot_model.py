@@ -23,8 +23,7 @@ class AuditedMount:
         source: The path on the engine's host; empty for `tmpfs`.
         volume: The name of the volume; empty if `kind` is not `volume`.
         writable: Whether the mount is writable in the container.
-        hides: Names of the image's files and directories that the mount hides. The image has them in the directory
-            `path`, and the mounted directory does not have them.
+        hides: Names of the files and directories that the image has in `path`, but the mounted directory lacks.
         is_stale: Whether the mounted file was replaced or removed on the host after the container had mounted it.
     """
 
@@ -70,7 +69,7 @@ class AuditedContainer:
         shared_memory: The kind of database that has files in /dev/shm; empty if the audit found no such files.
         is_own: Whether the container runs the gateway itself. Access to keys and to the engine's socket is then not a
             hazard, because the gateway needs it.
-        inspection: The engine's response to an inspect request. The commands of fixes are derived from this response.
+        inspection: The engine's response to an inspect request.
         image_config: The configuration of the image; None if it is not known.
         image_reference: The image's name, for use in commands. If the name may now refer to another image, this field
             contains the image's ID instead. Empty if neither is known.
@@ -104,7 +103,7 @@ class AuditedContainer:
 
     @property
     def service(self) -> str:
-        """The service of Compose or of a swarm that the container belongs to; empty if it belongs to none."""
+        """The container's Compose service (`PROJECT/SERVICE`) or swarm service; empty if it has neither."""
         labels = self.labels
         if SWARM_SERVICE in labels:
             return labels[SWARM_SERVICE]
@@ -187,5 +186,5 @@ class AuditSnapshot:
 
     @cached_property
     def mounts_by_point(self) -> dict[str, HostMount]:
-        """For each mount point of the engine's host, the last mount at this mount point."""
+        """The topmost mount at each mount point of the engine's host."""
         return {each.point: each for each in self.host_mounts or ()}

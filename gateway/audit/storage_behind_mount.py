@@ -39,8 +39,7 @@ class StorageBehindMount:
         identity: A string that identifies the data. Two mounts of the same data have the same identity.
         options: The mount options of a network file system; empty for other storage.
         host_path: The path on the engine's host; empty if there is no such path.
-        host_mount: The host's mount of a network or memory file system that contains `host_path`; None if there is no
-            such mount.
+        host_mount: The network or memory mount of the host that contains `host_path`; None for other storage.
         file_system: The type of a network file system, such as `nfs4`.
         device: The source of a network mount, such as `server:/export`; empty for other storage.
     """
@@ -86,11 +85,12 @@ def split_options(text: str) -> dict[str, str]:
 
 
 def nfs_version(store: StorageBehindMount) -> str:
-    """Return the version of an NFS mount, such as `4.2`; empty if the options do not contain a version.
+    """Return the version of an NFS mount, such as `4.2`; empty if not known.
 
-    The options can contain `nfsvers=4` without a minor version. In this case, return `4` for a mount of the host,
-    because mount.nfs(8) negotiates the minor version. Return `4.0` for a volume, because the engine mounts the volume
-    without mount.nfs(8).
+    If the options contain version 4 without a minor version, the result depends on the mount:
+
+    - `4` for a mount on the host, because mount.nfs(8) negotiates the minor version.
+    - `4.0` for a volume, because the engine mounts volumes without mount.nfs(8).
     """
     options = store.options
     short = (each.removeprefix("v") for each in ("v2", "v3", "v4", "v4.0", "v4.1", "v4.2") if each in options)
@@ -129,7 +129,7 @@ def bound_directory(volume: AuditedVolume) -> str:
 
 
 def as_bind(snapshot: AuditSnapshot, mount: AuditedMount) -> AuditedMount:
-    """Convert a mount of a volume with the option `o=bind` to a bind mount. Return any other mount unchanged."""
+    """Convert a mount to a bind mount if its volume has the option `o=bind`. Return any other mount unchanged."""
     volume = snapshot.volumes.get(mount.volume) if mount.kind == "volume" else None
     directory = bound_directory(volume) if volume is not None else ""
     return replace(mount, kind="bind", source=posixpath.normpath(directory)) if directory else mount
@@ -196,7 +196,7 @@ def _of_path(snapshot: AuditSnapshot, path: str, title: str, identity: str = "")
 
 
 def _port(options: Mapping[str, str], medium: StorageMedium) -> str:
-    """Return the suffix `, port PORT` for the name of a server in messages; empty for the default port."""
+    """Return `, port PORT`, which messages append to a server's name; empty for the default port."""
     port = options.get("port", "0")
     return "" if port in ("0", _PORTS.get(medium)) else f", port {port}"
 

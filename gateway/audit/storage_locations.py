@@ -1,4 +1,4 @@
-"""Lists the storage locations of each container's data, and the actions that delete the data. Does no I/O."""
+"""Lists where each container stores data, and what can delete this data. Does no I/O."""
 
 from collections.abc import Iterator
 

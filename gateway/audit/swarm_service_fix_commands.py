@@ -1,4 +1,4 @@
-"""Writes commands that change the mounts of a swarm service. Does no I/O."""
+"""Renders the commands that change the mounts of a swarm service. Does no I/O."""
 
 from gateway.audit.data_copy_commands import created_volumes, saved, without_volumes
 from gateway.audit.proposed_mount_changes import ProposedMountChanges
@@ -11,8 +11,8 @@ NODE_LABEL = "com.docker.swarm.node.id"
 def service_update(service: str, container: AuditedContainer, change: ProposedMountChanges, client: str) -> str:
     """Return commands that change the mounts of a swarm service.
 
-    If the change copies data, the commands do not update the service, because an update would start new tasks with
-    empty volumes. Instead, the commands back up the data of `container`, and shell comments list the remaining steps.
+    If the change copies data, the commands only save the data of `container`, because a service update would start
+    new tasks with empty volumes. Shell comments list the remaining steps.
 
     Args:
         service: The name of the service.

@@ -1,4 +1,4 @@
-"""Finds the last use of each volume in the event history of the engine, which keeps only a few hundred events."""
+"""Finds the last use of each volume in the engine's event history. An engine keeps only a few hundred events."""
 
 import asyncio
 import time
@@ -13,14 +13,14 @@ _MAX_SECONDS = 10.0
 
 
 async def last_uses(engine: EngineClient, names: Mapping[str, str]) -> tuple[dict[str, str], bool]:
-    """Query the engine's events. Return two values.
-
-    The first value maps the name of each volume to a description of the volume's last use. The second value is False
-    if the events cannot be read.
+    """Find the last use of each volume in the engine's events.
 
     Args:
         engine: The engine.
         names: The name of each existing container, by container ID.
+
+    Returns:
+        The result of `collect`, and True. If the events cannot be read, an empty dictionary and False.
     """
     try:
         async with asyncio.timeout(_MAX_SECONDS):

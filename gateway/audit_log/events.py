@@ -12,7 +12,7 @@ _encode = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), default=str
 
 @lru_cache(maxsize=2)
 def _date_and_time(second: int) -> str:
-    """Format a time in seconds since the epoch as UTC, as in RFC 3339 but without the suffix `Z`.
+    """Convert seconds since the epoch to a UTC time in the format of RFC 3339, without the suffix `Z`.
 
     The result is cached, because many events occur in the same second.
     """

@@ -110,7 +110,7 @@ class LogDestination:
 
 
 def _ends_mid_line(path: Path) -> bool:
-    """Return whether a file does not end with a newline; False if this process has no permission to read it."""
+    """Return whether the last line of a file has no newline; False if the file is empty or cannot be read."""
     try:
         with path.open("rb") as file:
             file.seek(-1, os.SEEK_END)

@@ -40,7 +40,7 @@ class AuditLogRecorder:
             self.sink.put(AuditLogEvent(time.time(), event, fields))
 
     def record_refusal(self, key: RefusalKey) -> None:
-        """Record that a client was refused. Combine further refusals with the same key into one event per second."""
+        """Count a refused client. For each key, record at most one event per second, with the number of refusals."""
         if self.sink is None:
             return
         first = self._refusals.add(key, time.monotonic())

@@ -6,7 +6,7 @@ WINDOW = 1.0
 """Minimum time between two audit events with the same `RefusalKey`, in seconds."""
 _MAX_KEYS = 1024
 OTHERS = "others"
-"""The `source` that the limiter uses for all further clients if there are already `_MAX_KEYS` keys."""
+"""The `source` that new clients share while the limiter already has `_MAX_KEYS` keys."""
 
 
 class RefusalKey(NamedTuple):

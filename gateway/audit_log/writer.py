@@ -53,7 +53,7 @@ class AuditLogWriter:
         self._lock = threading.Lock()
         self._queue: list[AuditLogEvent] = []
         self._unreported = 0
-        """Number of dropped events for which the writer has not added an event `dropped` to the audit log yet."""
+        """Number of dropped events that the next event `dropped` counts."""
         self._writing: deque[bytes] = deque()
         """Encoded lines that the writer's thread has taken from the queue, but not written yet."""
         self._progress = time.monotonic()
@@ -212,7 +212,7 @@ class _OncePerMinute:
         self._next = 0.0
 
     def call(self, action: Callable[[], None]) -> None:
-        """Call `action`, unless the previous call of an action was less than a minute ago."""
+        """Call `action`, unless this method has called an action in the last minute."""
         if (now := time.monotonic()) >= self._next:
             self._next = now + _LOG_INTERVAL
             action()

@@ -20,18 +20,17 @@ class AbortedLoginCount:
         self.peers: Sequence[Self] = [self]
         """The `AbortedLoginCount` objects of all tunnels to the server, including this object."""
         self.last_login = -inf
-        """The time of the last successful login through the tunnel of this object."""
+        """The time of the latest successful login through this tunnel."""
         self._aborted: deque[float] = deque(maxlen=_MAX_COUNT)
         """The times of the aborted logins since `last_login`."""
 
     @property
     def aborted(self) -> int:
-        """The highest number of aborted logins that the server can have counted for the tunnel of this object.
+        """The highest number of aborted logins that the server can have counted for this tunnel.
 
-        The server counts aborted logins by source address. Several tunnels can share a source address, but the
-        gateway does not know which tunnels do. Therefore, the result is the maximum over all possible sets of
-        tunnels. For each set, the method adds the aborted logins of all tunnels in the set since the last successful
-        login through any of these tunnels.
+        The gateway does not know which other tunnels share this tunnel's source address. For each group of tunnels
+        that can share this address, the method counts the aborted logins since the group's latest successful login.
+        The result is the highest of these counts.
         """
         last_logins = {each.last_login for each in self.peers if each.last_login >= self.last_login}
         return max(
@@ -39,7 +38,7 @@ class AbortedLoginCount:
         )
 
     def aborted_after(self, at: float) -> int:
-        """Return the number of logins through the tunnel of this object that were aborted after the time `at`."""
+        """Return how many logins through this tunnel were aborted after the time `at`."""
         return len(self._aborted) if at == self.last_login else sum(each > at for each in self._aborted)
 
     def add_abort(self, at: float) -> None:

@@ -1,4 +1,4 @@
-"""Defines the options of HTTP probes. Checks the status code of a response, and reads the target's role from it."""
+"""Defines the options of HTTP probes, and evaluates the status code and the role in a response."""
 
 import json
 import re
@@ -114,7 +114,7 @@ def role_result(role: RoleInResponseOptions, response: HttpResponse) -> ProbeRes
     )
     if value is None:
         raise UnusableTargetError(
-            FailureReason.PROTOCOL, f"the response does not contain {where}: correct the key role of the check"
+            FailureReason.PROTOCOL, f"the response does not contain {where}: correct the role key of the check"
         )
     text = value.strip().lower()
     if text in map(str.lower, role.primary):
@@ -132,7 +132,7 @@ def of_role(role: DatabaseRole) -> ProbeResult:
 
 
 def _json_value(path: str, body: bytes) -> str | None:
-    """Return a field of a JSON document as a string; None if the field is absent, or is a list or an object."""
+    """Return a field of a JSON document as a string; None unless it is a string, an integer or a boolean."""
     try:
         value: Any = json.loads(body)
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Sends one HTTP request on a connection of a probe, and reads the response (RFC 9110, RFC 9112)."""
+"""Sends the HTTP request of a probe, and reads the response (RFC 9110, RFC 9112)."""
 
 import base64
 import http.client

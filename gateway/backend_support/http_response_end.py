@@ -8,7 +8,7 @@ _MAX_LINE = 1024
 
 
 class BufferedResponseSocket:
-    """A substitute for a socket, which provides received data to `http.client.HTTPResponse`.
+    """Provides received data to `http.client.HTTPResponse`, in place of a socket.
 
     Args:
         data: The received data.
@@ -69,7 +69,11 @@ class ResponseEndDetector:
             self._end = len(header) + response.length
 
     def _read_chunk_line(self, received: bytearray) -> bool:
-        """Parse the next line of a chunked body, and skip the chunk after it. Return whether the line is complete."""
+        """Parse the next line of a chunked body. If the line contains the size of a chunk, skip the chunk.
+
+        Returns:
+            False if the line is not complete yet; otherwise, True.
+        """
         end = received.find(b"\r\n", self._scanned)
         if end < 0:
             self._is_chunked = len(received) - self._scanned < _MAX_LINE

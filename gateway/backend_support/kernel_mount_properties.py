@@ -8,7 +8,7 @@ from gateway.backend_support.volume_definition import VolumeSpec
 from gateway.contracts.config_types import HostPort
 
 ImportedVolume = tuple[dict[str, Any], list[str]]
-"""The configuration keys of a backend that `gateway import` derives from a volume, and notes for the user."""
+"""The result of importing a Docker volume: the backend's configuration keys, and notes for the user."""
 
 
 @dataclass(frozen=True)

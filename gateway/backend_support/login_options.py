@@ -64,7 +64,7 @@ def credentials(options: object, check: Any) -> list[MonitoredCertificate]:
 
 
 def verify(options: object, check: Any) -> None:
-    """Verify the files and the password program to which the key `check` refers; see `BackendKind.verify`.
+    """Verify that the files and the password program of a check can be used; see `BackendKind.verify`.
 
     Args:
         options: Not used.

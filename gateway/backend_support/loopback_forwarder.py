@@ -22,8 +22,8 @@ class LoopbackForwarder:
 
     Args:
         port: The port on 127.0.0.1 to connect to.
-        join: Relays one connection to the target. The argument is the local address of a socket of this process. Call
-            `join` after this socket has started to connect to `port`.
+        join: Relays one connection to the target. First connect a socket to `port` without blocking, then call `join`
+            with the socket's local address.
     """
 
     port: int

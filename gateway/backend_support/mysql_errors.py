@@ -29,11 +29,10 @@ _REASONS = {
     2006: FailureReason.RESET,
     2013: FailureReason.RESET,
 }
-"""Maps error numbers of servers and clients to reasons (MySQL and MariaDB manuals). All other numbers mean that
-a query failed.
+"""The failure reason for each error number (see the MySQL and MariaDB manuals). For other numbers, the reason is
+`QUERY`.
 
-Error 1130 does not map to `AUTH`, because `AUTH` means that the server rejects the user of the check. With error
-1130, the server rejects all users from the source address.
+Error 1130 is not `AUTH`: the server rejects all users from the source address, not only the user of the check.
 """
 _LOGIN = "correct check.user and check.password_file, and check that the account can log in from this address"
 _TLS = "; an account that requires TLS needs check.tls"

@@ -33,20 +33,20 @@ _NATIVE, _CACHING, _SHA256, _ED25519 = (
     "mysql_native_password", "caching_sha2_password", "sha256_password", "client_ed25519",
 )  # fmt: skip
 _CHALLENGE_RESPONSE = (_NATIVE, _CACHING, _ED25519)
-"""Plugins with which the client proves that it knows the password, without sending the password. One exception:
+"""Plugins that send a response computed from the password, instead of the password. Exception:
 `caching_sha2_password` sends the password if the server requests full authentication."""
 _WITH_PUBLIC_KEY = (_CACHING, _SHA256)
 """Plugins that encrypt the password with the server's public key if the connection does not use TLS."""
 _CLEAR = "mysql_clear_password"
 _PLAINTEXT = (_CLEAR, "dialog")
 _FAST_AUTH_SUCCESS, _FULL_AUTHENTICATION = b"\x01\x03", b"\x01\x04"
-"""The payloads of the AuthMoreData packets fast_auth_success and perform_full_authentication."""
+"""The payloads of two AuthMoreData packets: fast_auth_success and perform_full_authentication."""
 _EMPTY_PASSWORD = b"\0"
 _ED25519_SIGNATURE_SIZE = 64
 
 
 class RestrictedMysqlConnection(pymysql.connections.Connection):
-    """A PyMySQL connection that restricts authentication plugins, limits received data, and records phases.
+    """A PyMySQL connection that restricts authentication plugins, limits received data, and times the login phases.
 
     The class overrides five private methods of PyMySQL 1.2.
 
@@ -90,7 +90,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
         return self._read_packet()
 
     def check_plugin(self, plugin: str, *, transmits_password: bool = True) -> None:
-        """Raise an error and end the login if the plugin is not permitted.
+        """End the login with an error, unless the plugin is permitted.
 
         Args:
             plugin: The authentication plugin that the server requests.
@@ -138,14 +138,14 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
         return self.exchange(_auth.sha2_rsa_encrypt(self.password, login.salt, login.server_public_key))
 
     def refuse(self, why: str, remedy: str = "", response: bytes = _EMPTY_PASSWORD) -> NoReturn:
-        """Send a response with which the authentication fails, and raise an error.
+        """Send a response that makes the login fail, and raise an error.
 
         Without a response, the server would count the connection as an aborted handshake.
 
         Args:
             why: The error message.
             remedy: The remedy; empty if there is none.
-            response: A well-formed response of the plugin that does not contain the password.
+            response: A well-formed response of the plugin, without the password.
 
         Raises:
             UnusableTargetError: Always.
@@ -154,7 +154,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
         # Store the error as a hint for the timeout message: some servers delay their error packet, and the check can
         # time out before the packet arrives.
         self._phases.timeout_hint = error.detail
-        with contextlib.suppress(pymysql.err.MySQLError):  # the server refuses a response without the password
+        with contextlib.suppress(pymysql.err.MySQLError):  # expected: the response has no password
             self.exchange(response)
         raise error
 

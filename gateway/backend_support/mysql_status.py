@@ -17,8 +17,8 @@ _NO_GRANTS = ("skip-grants user@", "@")
 _CLIENT_ERRORS = range(2000, 3000)
 """The error numbers of client libraries (MySQL 8.4 Error Message Reference, "Client Error Message Reference")."""
 _INTERRUPTIONS = frozenset({1053, 1158, 1159, 1160, 1161, 1205, 1317, 1927, 1969, 3024, 4031})
-"""The error numbers of servers for a query that was interrupted: by a shutdown, a killed connection or query, a
-network error, or a timeout (MySQL 8.4 Error Message Reference; MariaDB Error Code Reference)."""
+"""Server error numbers for interrupted queries. The cause is a shutdown, a killed connection or query, a network
+error, or a timeout (MySQL 8.4 Error Message Reference; MariaDB Error Code Reference)."""
 
 
 def query_status(
@@ -29,8 +29,8 @@ def query_status(
     Args:
         connection: A connection that has logged in.
         max_lag: Maximum lag of a usable replica, in seconds. None: no limit.
-        has_password: Whether the check has a password. If True, the result is degraded when the server runs with
-            `--skip-grant-tables`, and so accepts every login.
+        has_password: Whether the check has a password. If True, a server that runs with `--skip-grant-tables` is
+            degraded, because it accepts every login.
 
     Raises:
         MySQLError: A query failed.
@@ -88,7 +88,7 @@ def _query_replication(cursor: DictCursor) -> tuple[float | None, bool, str | No
         except (pymysql.err.OperationalError, pymysql.err.InternalError) as failed:
             if not _is_refusal(failed):
                 raise
-            # The server refused the query, usually because the user has no privilege for it. The caller then derives
+            # The server refused the query, usually because the user lacks the privilege. `query_status` then derives
             # the role from `read_only`.
             return None, False, None
     if not status:

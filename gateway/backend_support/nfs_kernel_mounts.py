@@ -18,8 +18,8 @@ from gateway.contracts.config_types import HostPort
 
 DEFAULT_PORT = 2049
 _TIMEO, _MAX_RETRANS = 60, 9
-"""Values of mount options: `timeo`, in seconds, and the maximum for `retrans`. A larger `retrans` has no effect,
-because the kernel limits `timeo * (1 + retrans)` to 600 s."""
+"""The mount option `timeo`, in seconds, and the highest useful value of the mount option `retrans`: the kernel limits
+`timeo * (1 + retrans)` to 600 s."""
 MAX_MOUNT_WAIT = _TIMEO * (1 + _MAX_RETRANS)
 """Maximum number of seconds for which the kernel can wait for the server during a mount."""
 _VERSIONS = ("4", "4.0", "4.1", "4.2")
@@ -68,11 +68,10 @@ def _volume(options: NfsBackendOptions, listener: HostPort, hold: float) -> Volu
 
 
 def _retrans(hold: float) -> int:
-    """Return the value of `retrans` with which a new mount waits for the server for at least `hold` seconds.
+    """Return a value for `retrans` that makes a mount wait for the server for at least `hold` seconds.
 
-    The mount option `retrans` is the number of retransmissions before a call fails (nfs(5)). Over TCP, a call fails
-    after `_TIMEO * (1 + retrans)` seconds, but after 600 s at the latest (`NFS_MAX_TCP_TIMEOUT`). When a call of a
-    new mount fails, the mount fails.
+    A mount fails when one of its RPC calls times out. Over TCP, the timeout of a call is `_TIMEO * (1 + retrans)`
+    seconds (nfs(5)), but at most 600 s (`NFS_MAX_TCP_TIMEOUT`).
     """
     return min(max(2, math.ceil(hold / _TIMEO)), _MAX_RETRANS)
 

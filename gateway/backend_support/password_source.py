@@ -1,4 +1,4 @@
-"""Gets the passwords for the logins of checks: from files, or from programs that print a password."""
+"""Gets the passwords with which checks log in, from the configuration, from files, or from programs."""
 
 import asyncio
 import time
@@ -80,7 +80,7 @@ class PasswordSource:
             self._cache[command] = (started, task.result())
 
     def report(self, check: LoginCheckOptions, target: HostPort, error: BaseException | None) -> None:
-        """Record the outcome of a login. An authentication error discards the cached password.
+        """Discard the cached password if a login failed with an authentication error.
 
         Args:
             check: The check of the backend.

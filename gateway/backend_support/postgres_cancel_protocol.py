@@ -1,11 +1,15 @@
-"""Recognizes PostgreSQL's cancel requests, and reads the cancel key of each session from its login.
+"""Recognizes PostgreSQL's cancel requests, and finds the cancel key of each session.
 
 See the PostgreSQL manual, chapter "Frontend/Backend Protocol", sections 54.2.9 "Canceling Requests in Progress" and
-54.7 "Message Formats". A client sends a cancel request on a separate connection. Each connection starts with packets
-that have a length and a code: first, optionally, SSLRequest and GSSENCRequest, then StartupMessage or CancelRequest.
-The server responds to SSLRequest and GSSENCRequest with one byte. After StartupMessage, the server sends messages
-that have a type and a length. One of them, BackendKeyData, contains the cancel key. It arrives shortly before the
-login ends.
+54.7 "Message Formats". A connection begins with these steps:
+
+1. The client can send SSLRequest and GSSENCRequest. The server responds to each with one byte.
+2. The client sends StartupMessage to start a session, or CancelRequest to cancel a query of another session.
+3. After StartupMessage, the server sends the messages of the login. One of the last, BackendKeyData, contains the
+   session's cancel key.
+
+The packets of the client in steps 1 and 2 begin with a length and a code. The messages of the server in step 3 begin
+with a type and a length.
 """
 
 import struct
@@ -29,8 +33,7 @@ _BEFORE_KEY = b"RSvN"
 NegotiateProtocolVersion and NoticeResponse."""
 _BACKEND_KEY_DATA, _READY_FOR_QUERY, _ERROR_RESPONSE = b"K", b"Z", b"E"
 _MAX_LOGIN = 1 << 20
-"""Maximum number of bytes from the server that the tap searches for BackendKeyData. After this number, the tap
-stops."""
+"""The tap searches at most this number of bytes from the server for BackendKeyData."""
 
 
 class PostgresCancelKeyTap:
@@ -49,11 +52,11 @@ class PostgresCancelKeyTap:
         self.finished = False
         self.key_hidden = False
         self._packet = b""
-        """The bytes that the tap has received of the client's current packet header."""
+        """The received part of the client's current packet header."""
         self._message = b""
-        """The bytes that the tap has received of the server's current message."""
+        """The received part of the server's current message."""
         self._needed = _MESSAGE.size
-        """Number of bytes that `_message` must contain before `_on_message` can parse `_message`."""
+        """Size that `_message` must have before `_on_message` can parse it, in bytes."""
         self._unanswered = 0
         """Number of SSLRequest and GSSENCRequest packets to which the server has not responded yet."""
         self._started = False

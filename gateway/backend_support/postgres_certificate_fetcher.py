@@ -32,8 +32,8 @@ class PostgresCertificateFetcher:
 
     def __init__(self) -> None:
         self._cache: dict[HostPort, tuple[float, ValidityPeriod | None]] = {}
-        """For each server: the time of the last attempt in seconds since the epoch, and the validity period of the
-        server's certificate."""
+        """Maps each server to the time of the last fetch attempt, in seconds since the epoch, and to the validity
+        period of the certificate."""
 
     async def validity(self, link: SocketConnector, target: HostPort) -> ValidityPeriod | None:
         """Return the validity period of a server's certificate.

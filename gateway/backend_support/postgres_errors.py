@@ -1,4 +1,4 @@
-"""Derives the reason of a failed PostgreSQL login from the message of libpq, which provides no SQLSTATE."""
+"""Derives the reason for a failed PostgreSQL login from the message of libpq, which provides no SQLSTATE."""
 
 from gateway.errors import FailureReason, UnusableTargetError
 

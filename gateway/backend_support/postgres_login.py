@@ -26,7 +26,7 @@ def _connect_poll(conn: PGconn) -> int:
     """Call `PQconnectPoll` without holding the GIL."""
     if pq.__impl__ == "python":  # the Python implementation of psycopg already uses ctypes
         return conn.connect_poll()
-    # ctypes finds the function in the library with which psycopg's extension module is linked (dlsym(3)).
+    # psycopg's extension module depends on libpq, so dlsym(3) also finds libpq's functions.
     connect_poll = ctypes.CDLL(sys.modules[type(conn).__module__].__file__).PQconnectPoll
     connect_poll.argtypes, connect_poll.restype = [ctypes.c_void_p], ctypes.c_int
     return int(connect_poll(conn.pgconn_ptr))  # type: ignore[attr-defined] # an attribute that type stubs omit
@@ -54,7 +54,7 @@ class PostgresLogin:
         If the caller is cancelled, the thread continues with the lowest priority until libpq returns.
 
         Args:
-            phases: Receives a hint for the error message, in case the check times out during this call.
+            phases: If the check times out during this call, `timeout_hint` contains the likely cause.
 
         Raises:
             psycopg.Error: The connection is closed.

@@ -16,7 +16,7 @@ from gateway.contracts.phase_timer import PhaseTimer
 from gateway.errors import FailureReason, UnusableTargetError
 
 _CHUNK = 16 * 1024
-"""Maximum length of one line, and maximum number of bytes that `read_some` returns."""
+"""Maximum number of bytes in a line, and in the result of `read_some`."""
 _NO_TLS = "the server does not respond to the TLS handshake: check that it uses TLS on this port"
 _CLOSE_TIMEOUT = 0.5
 """Seconds to wait for the server's close_notify alert when a TLS connection is closed (RFC 8446, section 6.1)."""

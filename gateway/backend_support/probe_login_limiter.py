@@ -1,8 +1,8 @@
-"""Limits the logins of probes, so that aborted logins do not make a server block the gateway. Does no I/O.
+"""Limits the logins of probes, so that the server does not block the gateway after aborted logins. Does no I/O.
 
-If the server does not respond, a probe aborts its login at the deadline. When a suspended server resumes, it counts
-all logins that were aborted in the meantime. If the count reaches `max_connect_errors`, the server blocks the source
-address (MySQL Reference Manual, "The Host Cache").
+If the server does not respond, a probe aborts its login at the deadline. A server that was suspended counts these
+aborts when it resumes. If the count reaches `max_connect_errors`, the server blocks the source address (MySQL
+Reference Manual, "The Host Cache").
 """
 
 import asyncio
@@ -14,12 +14,12 @@ from gateway.backend_support.aborted_login_count import AbortedLoginCount
 _FREE_DIVISOR = 4
 """The limiter pauses logins when the number of aborted logins exceeds `limit` divided by this number."""
 _FIRST_PAUSE, _MAX_PAUSE = 10.0, 600.0
-"""Duration of the first pause, and maximum duration of a pause, in seconds. Each further aborted login doubles the
-duration. If several tunnels to a server fail, the maximum is multiplied by their number."""
+"""First and maximum duration of a pause, in seconds. Each further aborted login doubles the duration. The maximum is
+for one failing tunnel. With n failing tunnels to the server, it is n times as long."""
 
 
 class ProbeLoginLimiter(AbortedLoginCount):
-    """Limits the logins of probes to one server through one tunnel. If too many were aborted, pauses further logins.
+    """Limits the logins of probes to one server through one tunnel. Pauses logins after too many aborts.
 
     Implements `gateway.contracts.login_limiter.LoginLimiter`. All times are monotonic.
 
@@ -31,7 +31,7 @@ class ProbeLoginLimiter(AbortedLoginCount):
         super().__init__()
         self.limit = limit
         self.in_progress = 0
-        """Number of this limiter's logins that are in progress. Each of these logins can still be aborted."""
+        """Number of this limiter's logins in progress. They can still be aborted."""
         self._turn = asyncio.Lock()
         self._not_before = 0.0
 
@@ -41,10 +41,10 @@ class ProbeLoginLimiter(AbortedLoginCount):
 
     @contextlib.asynccontextmanager
     async def attempt(self) -> AsyncIterator[None]:
-        """Wait until a login can start, and count it as in progress until the end of the `async with` block.
+        """Wait until a login can start. The login counts as in progress until the `async with` block ends.
 
-        Logins normally run concurrently. If many logins were aborted, further logins run one at a time, so that only
-        one more login can be aborted.
+        Logins run concurrently while few logins are aborted or in progress. Otherwise, they run one at a time,
+        because each of them can be aborted too.
         """
         possible = self.aborted + sum(each.in_progress for each in self.peers)
         async with self._turn if possible >= self._free else contextlib.nullcontext():

@@ -16,7 +16,7 @@ from gateway.errors import FailureReason, LinkLostError, TargetPathError, Unusab
 
 @dataclass(frozen=True)
 class RoleFromHttpOptions(HttpProbeOptions):
-    """The options of the key `via_http`: an HTTP server on the target's host that reports the role of the database.
+    """The options of the key `via_http`. An HTTP server on the target's host reports the role of the database.
 
     Args:
         port: The port of the HTTP server.

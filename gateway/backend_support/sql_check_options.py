@@ -21,8 +21,8 @@ class SqlCheckOptions(LoginCheckOptions):
     """The `check:` keys that all kinds of SQL database have.
 
     Args:
-        user: The user to log in as. If no user is set, the check does not log in. If `via_http` is also
-            not set, the state of the target is `unknown`.
+        user: The user to log in as. Without a user, the check does not log in. If neither `user` nor `via_http`
+            is set, the state of the target is `unknown`.
         database: The database to connect to. Default: none for MySQL, `postgres` for PostgreSQL.
         max_lag: Maximum replication lag. A replica with a larger lag is `down`.
         via_http: An HTTP server on the target's host that reports the role of the database, such as Patroni's REST
@@ -57,7 +57,7 @@ def credentials(options: object, check: Any) -> list[MonitoredCertificate]:
 
 
 def endpoints(check: SqlCheckOptions, target: HostPort) -> tuple[HostPort, ...]:
-    """Return the target, and the HTTP server on the target's host if `via_http` is set.
+    """Return the target and, if `via_http` is set, the HTTP server on the target's host.
 
     Implements `BackendKind.endpoints`.
     """

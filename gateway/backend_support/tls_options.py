@@ -44,7 +44,7 @@ def context(tls: HealthCheckTlsOptions, key: str = "check.tls") -> ssl.SSLContex
 
 
 def describe_tls_error(error: ssl.SSLError, key: str = "check.tls") -> str:
-    """Return a message that contains the cause of a failed TLS handshake and the remedy.
+    """Return a message with the cause and the remedy of a failed TLS handshake.
 
     Args:
         error: The error of the handshake.

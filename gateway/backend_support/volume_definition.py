@@ -56,7 +56,7 @@ class VolumeSpec:
 
 _VERSION_OPTIONS = ("vers=", "nfsvers=")
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - only a key of the table
-"""For each listener address that is not valid in mount options: a loopback address that reaches the listener."""
+"""Loopback addresses to use in place of listener addresses that are not valid in mount options."""
 
 
 def mount_address(volume: VolumeOptions, listener: HostPort) -> str:

@@ -39,7 +39,7 @@ class BackendSettings(Protocol):
 
 @dataclass(frozen=True)
 class ImportedBackendDefaults:
-    """What `gateway import` adds to the configuration of each imported backend of one kind: keys, and a note.
+    """How `gateway import` and `gateway init` configure backends of one kind.
 
     Args:
         other_ports: Usual ports of the service in addition to `default_port`.
@@ -74,7 +74,7 @@ def without_path(scheme: str, path: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class BackendKind:
-    """A kind of backend, with all properties that other packages need.
+    """A kind of backend, such as `mysql`: its options, and the functions that create and describe its backends.
 
     Args:
         name: The value of `kind` in a configuration.
@@ -87,8 +87,8 @@ class BackendKind:
         read_url: Receives the scheme and the decoded path of a URL, and returns configuration keys, with dots for
             nested keys. The path is empty or starts with a slash. Raises `ValueError` if the path is not valid.
         hold: Default of the key `hold`: the maximum time for which clients wait while no target can be reached.
-        endpoints: Receives the check and a target. Returns all endpoints that the gateway dials for this target, for
-            clients and for checks.
+        endpoints: Receives the check and a target. Returns the endpoints that the gateway dials for the clients and
+            the checks of this target.
         has_roles: Receives the check, and returns whether each target has a role: primary or replica.
         traffic_class: The class of the clients' traffic. Clients of class `BULK` use separate SSH connections,
             and so do not delay the clients of other backends.
@@ -98,18 +98,18 @@ class BackendKind:
             1023.
         abort_limit: The number of consecutive aborted handshakes after which a server blocks their source address.
             None if servers of this kind do not count aborted handshakes.
-        tap: Creates a tap, which parses the traffic to measure the latency. Python code then accepts all clients, and
-            the native engine accepts none. None if requests and responses alternate strictly: the relay can then
-            measure the latency without parsing.
+        tap: Creates a tap, which parses the traffic to measure the latency. If `tap` is set, Python code accepts all
+            clients. None if requests and responses alternate strictly: the relay can measure the latency without a
+            tap.
         cancels: Recognizes cancel requests, if clients send them on separate connections. Must be None if `tap` is
             set.
         response_timeout: Maximum seconds that a target may take to respond to a client. If the target takes longer,
             the gateway counts the delay as a failed check, and checks the target immediately. None: no limit.
-        imports: The keys and the note that `gateway import` adds to an imported backend.
+        imports: How `gateway import` and `gateway init` configure backends of this kind.
         advice: Receives the settings of all configured backends of this kind, and yields warnings. Each warning names
             the backend and the remedy.
-        insecure_settings: Yields the insecure settings. Receives the options, the check, and a flag: whether traffic
-            to a target leaves this host unencrypted. Reads no file contents, only the permissions of program files.
+        insecure_settings: Receives the options, the check, and whether traffic to a target leaves this host
+            unencrypted. Yields the insecure settings. Reads no file contents, only the permissions of program files.
         credentials: Receives the options and the check, and returns the certificates in the configured files.
             Skips unreadable files. Can block.
         init_keys: The keys of `check` that `gateway init` asks for. For a secret, the command asks for a file path.
@@ -147,7 +147,7 @@ class BackendKind:
 
     @property
     def kernel_mounts(self) -> bool:
-        """Whether the kernel mounts the backend. The kernel then connects from the host's network namespace."""
+        """Whether the kernel mounts the backend. If so, it connects from the host's network namespace."""
         return self.mount is not None
 
     @property
@@ -189,7 +189,7 @@ def target_remedy(kind: str, reason: str | None) -> str:
 
 
 def kind_of_port(port: int) -> BackendKind:
-    """Return the kind of backend that usually listens on this port; `tcp` if no other kind does."""
+    """Return the kind of backend whose services usually use this port; `tcp` if there is none."""
     return next((kind for kind in KINDS.values() if port in kind.ports), KINDS["tcp"])
 
 
@@ -204,4 +204,4 @@ def kind_of_file_system(file_system: str) -> BackendKind | None:
 
 @dataclass(frozen=True)
 class EmptyOptions:
-    """Options without keys, for kinds that define no options or no check keys."""
+    """The value of `BackendKind.options` or `BackendKind.check` if a kind has no such keys."""

@@ -71,7 +71,7 @@ class HttpBackend:
 
 
 def _read_url(scheme: str, path: str) -> dict[str, str]:
-    """Convert a URL to configuration keys: the path to `check.path`, and the scheme `https` to `check.tls.mode`.
+    """Return the path of a URL as `check.path`. For `https`, also return the value `verify` as `check.tls.mode`.
 
     Implements `BackendKind.read_url`.
     """

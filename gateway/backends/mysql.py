@@ -45,8 +45,8 @@ from gateway.contracts.phase_timer import PhaseTimer
 from gateway.errors import FailureReason, TargetPathError, UnusableTargetError
 
 _IO_TIMEOUT = 3600.0
-"""Time limit of one blocking PyMySQL operation, in seconds. The limit is only a safeguard. The check has an
-earlier deadline. At this deadline, the check shuts the socket down, and the operation ends."""
+"""Time limit of one blocking PyMySQL operation, in seconds. Only a safeguard: the check cancels the query much
+earlier, by shutting the socket down."""
 _THREAD_TIMEOUT = 1.0
 """Maximum seconds to wait until a thread exits after its socket was shut down. Most threads exit immediately, but a
 busy machine can delay the exit."""
@@ -56,7 +56,7 @@ _PROTOCOL_ERRORS = (
 )  # fmt: skip
 """Exceptions that PyMySQL raises if a server violates the protocol, for example with a request for a local file."""
 _ABORT_LIMIT = 100
-"""The server's default of `max_connect_errors`."""
+"""The default of `max_connect_errors` in MySQL and MariaDB."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ class MysqlBackend:
     async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
         """Log in, and query role, version and replication lag; see `gateway.contracts.backend.Backend`.
 
-        If too many logins are aborted at the deadline, `phases.logins` pauses further logins. During the pause, each
-        probe fails without a login.
+        After too many aborted logins, `phases.logins` requires a pause. During the pause, each probe fails without a
+        login.
         """
         if self.check.user is None:
             return ProbeResult(unprobed="check.user is not set, and MySQL must not be probed without a login")
@@ -132,7 +132,7 @@ class MysqlBackend:
             return await asyncio.shield(query)
         except asyncio.CancelledError:
             with contextlib.suppress(OSError):  # the socket may already be closed
-                handle.shutdown(socket.SHUT_RDWR)  # makes PyMySQL stop waiting, so that its thread exits
+                handle.shutdown(socket.SHUT_RDWR)  # unblocks PyMySQL, so that the query's thread exits
             if not login.logged_in:
                 phases.on_abandoned()
                 logins.record_abort(time.monotonic())
@@ -143,7 +143,7 @@ class MysqlBackend:
                 logins.record_success(time.monotonic())
 
     def _create_login(self, target: HostPort, phases: PhaseTimer, password: str) -> RestrictedMysqlConnection:
-        """Return a connection object that is not connected yet. Reads the TLS files, and can block."""
+        """Return a connection object that is not connected yet. Blocks to read the TLS files or the public key."""
         check = self.check
         context = tls_options.context(check.tls)
         return RestrictedMysqlConnection(
@@ -164,7 +164,7 @@ class MysqlBackend:
         )
 
     def _query(self, login: RestrictedMysqlConnection, sock: socket.socket, phases: PhaseTimer) -> ProbeResult:
-        """Log in and query the status. The call blocks. To cancel this call, another thread shuts `sock` down."""
+        """Log in and query the status. Blocks until the query ends or the connection is shut down."""
         try:
             login.connect(sock)
             with phases("query"):

@@ -60,7 +60,7 @@ class NfsCheckOptions:
     """The `check:` keys of an NFS backend.
 
     Args:
-        write: Create and remove a directory at each check, to detect full, read-only and over-quota exports.
+        write: Create and remove a directory in each probe, to detect full, read-only and over-quota exports.
     """
 
     write: bool = False
@@ -71,7 +71,7 @@ class NfsBackend:
 
     Args:
         options: The options of the backend.
-        check: The check of the backend.
+        check: The `check:` keys of the backend.
     """
 
     def __init__(self, options: NfsBackendOptions, check: NfsCheckOptions) -> None:
@@ -84,7 +84,7 @@ class NfsBackend:
     async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
         """Query the export on `target`; see `gateway.contracts.backend.Backend`.
 
-        If `check.write` is set, also create and remove a directory.
+        If `check.write` is set, also create and remove a directory, unless the export is full.
         """
         with await link.socket(target, phases) as sock:
             client = RpcClient(sock, nfs4.PROGRAM, nfs4.VERSION)
@@ -124,14 +124,14 @@ class NfsBackend:
 
 
 def _describe_change(first: nfs4.NfsExport, now: nfs4.NfsExport) -> str:
-    """Describe a change of the export that makes existing mounts stale; return an empty string if there is none."""
+    """Return how the export changed, if existing mounts are now stale; otherwise, an empty string."""
     if first.fsid != now.fsid:
         return f"the target exports a different file system than before ({first.fsid}, now {now.fsid})"
     return "the target exports a different directory than before" if first.handle != now.handle else ""
 
 
 def _read_url(scheme: str, path: str) -> dict[str, str]:
-    """Return a URL's path as the key `export`. Implements `BackendKind.read_url`."""
+    """Return the path of a URL as `export`. Implements `BackendKind.read_url`."""
     del scheme
     return {"export": path} if path.strip("/") else {}
 

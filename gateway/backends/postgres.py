@@ -82,11 +82,11 @@ class PostgresBackend:
         self._passwords = PasswordSource()
         self._certificates = PostgresCertificateFetcher()
         self._abandoned: dict[HostPort, PostgresLogin] = {}
-        """For each target: the last login that a check abandoned while libpq was hashing the password. As long as
-        libpq is hashing, further checks of the target fail."""
+        """For each target: the most recent login that was aborted while libpq was hashing the password. Until libpq
+        finishes hashing, further checks of the target fail."""
 
     async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
-        """Log in, and query role, version and replication lag; see `gateway.contracts.backend.Backend`."""
+        """Log in and query the role, version and replication lag; see `gateway.contracts.backend.Backend`."""
         if self.check.user is None:
             return ProbeResult(unprobed="check.user is not set")
         if target in self._abandoned and self._abandoned[target].is_computing:
@@ -155,7 +155,7 @@ class PostgresBackend:
         return make_conninfo("", **arguments).encode()
 
     def _evaluate(self, row: list[str | None], target: HostPort, now: float) -> ProbeResult:
-        """Convert the row that `_QUERY` selected to a probe result. `now` is the current monotonic time."""
+        """Create a probe result from the row that `_QUERY` returned. `now` is the current monotonic time."""
         in_recovery, default_read_only, version, lag_text, streaming = row
         read_only = in_recovery == "t" or default_read_only == "t"
         lag = parse_lag(lag_text) if lag_text is not None else None
@@ -163,8 +163,8 @@ class PostgresBackend:
             self._last_in_sync[target] = now
         elif streaming == "f" and target in self._last_in_sync:
             # The standby does not stream, so `lag` is the age of the last replayed transaction. If the primary was
-            # idle, this age is larger than the actual lag. The time since the standby last had all of the primary's
-            # data is also an upper bound of the lag. Use the smaller value.
+            # idle, this age is larger than the actual lag. The time since the standby was last in sync is also an
+            # upper bound. Use the smaller value.
             lag = min(now - self._last_in_sync[target], math.inf if lag is None else lag)
         max_lag = self.check.max_lag
         unusable = None

@@ -18,8 +18,8 @@ _MAX_BYTES = 64 * 1024
 """Maximum number of bytes to accept from a server in one check. A normal check receives less than 8 KiB."""
 _SECTIONS = ("server", "replication", "memory")
 _NO_PASSWORD = (
-    "without any password configured",  # Redis 6 and later, and Valkey, send this text
-    "no password is set",  # Redis before version 6 sends this text
+    "without any password configured",  # Redis 6 and later, and Valkey
+    "no password is set",  # Redis before version 6
 )
 _UNAUTHENTICATED = "the server accepts commands without a login: set requirepass, or a password for the user default"
 

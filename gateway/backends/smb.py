@@ -183,7 +183,7 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
 
 
 def _read_url(scheme: str, path: str) -> dict[str, str]:
-    """Return a URL's path as the key `share`. Implements `BackendKind.read_url`."""
+    """Return the path of a URL as `share`. Implements `BackendKind.read_url`."""
     del scheme
     return {"share": path.removeprefix("/")} if path.strip("/") else {}
 

@@ -34,9 +34,9 @@ class TcpCheckOptions:
     Args:
         send: String to send after connecting, with the escapes `\r`, `\n`, `\t`, `\0`, `\\` and `\xHH`.
         expect: String that the first 16 KiB of the response must contain, with the same escapes.
-        expect_pattern: A regular expression in the syntax of RE2 that the first 16 KiB of the response must match,
-            instead of `expect`. This key requires the Python package for RE2. The container image contains the
-            package; in other installations, run `pip install 'gateway[patterns]'`.
+        expect_pattern: Instead of `expect`: a regular expression (RE2 syntax) that the first 16 KiB of the response
+            must match. This key requires the Python package for RE2. The container image contains the package; in
+            other installations, run `pip install 'gateway[patterns]'`.
         tls: TLS settings of the check's connection. They do not affect clients.
     """
 

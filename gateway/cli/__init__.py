@@ -94,13 +94,13 @@ def cli() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command. After an error, print the message, and exit with 1, 2 or 3.
+    """Run a command. After an error, print a message.
 
     The exit code is 2 for incorrect usage or configuration, 3 if the service does not respond, and 1 for all other
     errors.
 
     Args:
-        arguments: The arguments; None to use the arguments of the process.
+        arguments: The command-line arguments; None for `sys.argv[1:]`.
     """
     try:
         cli.main(arguments, prog_name="gateway")

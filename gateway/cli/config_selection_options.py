@@ -1,4 +1,4 @@
-"""Defines the options that select a configuration, such as `--config`, for the commands that load one."""
+"""Defines `--config` and the other options that select the configuration of a command."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +48,7 @@ SETTINGS = {
     "traces-tls-key-file": ("FILE", "Private key of the client certificate."),
     "traces-sample-percent": ("NUMBER", "Percentage of connections that are traced."),
 }
-"""The placeholder for the value (metavar) and the help text of each flag. A flag without a metavar has no value.
+"""The metavar and the help text of each flag. The metavar is None if the flag has no value.
 
 This table repeats settings of the configuration model, because importing the model is slow. A test compares the table
 with the model.
@@ -59,7 +59,7 @@ all flags."""
 
 
 def config_options(command: _Command) -> _Command:
-    """Add the options `-c`, `--tunnel` and `--backend` to a command, and a flag for each entry of `SETTINGS`."""
+    """Add `-c`, `--tunnel`, `--backend` and the flags in `SETTINGS` to a command."""
     for name, (metavar, text) in reversed(SETTINGS.items()):
         form: dict[str, Any] = {"flag_value": "true"} if metavar is None else {"metavar": metavar}
         hidden = name.startswith(_HIDDEN)

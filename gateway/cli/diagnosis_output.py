@@ -1,4 +1,4 @@
-"""Prints which tunnels and backends have failed, why, and what to do: the diagnosis from `/api/v1/status`."""
+"""Prints the diagnosis from `/api/v1/status`: what has failed, why, and what to do."""
 
 from typing import Any
 

@@ -47,7 +47,7 @@ def fleet(
     """Show many gateways in one table, worst first.
 
     A MEMBER is the address of a gateway's ops.listen, as HOST:PORT or https://HOST:PORT. dns+HOST:PORT stands for all
-    addresses to which the name resolves. Without members, the command shows the gateways in the section `fleet` of
+    addresses to which HOST resolves. Without members, the command shows the gateways in the section `fleet` of
     the running service.
     """
     fetch = _fetch_from_members(members, file, timeout, client) if members or file else _fetch_from_service(client)

@@ -26,7 +26,7 @@ _FORMS = ("ssh", "ssh-config", "compose", "docker-run", "env", "fstab")
 def import_(sources: tuple[str, ...], diff: bool) -> None:
     """Convert existing setups to a configuration.
 
-    Prints the configuration, and, to standard error, notes about what to check or complete.
+    Prints the configuration. Notes on standard error say what to check or complete.
 
     A SOURCE is a file, a command line in quotation marks, NAME=VALUE, or - for standard input. It can contain
     commands (`ssh -L`, `docker run`), scripts, ssh_config, Compose files, environment variables, fstab, systemd
@@ -53,7 +53,7 @@ def import_(sources: tuple[str, ...], diff: bool) -> None:
 
 
 def _diff(given: "list[ImportSource]", result: "ImportResult") -> str:
-    """Return a diff for the Compose file among the sources. In the changed file, the services use the gateway.
+    """Return a diff that makes the services of the given Compose file use the gateway.
 
     Raises:
         UsageError: The sources do not contain exactly one Compose file, or that file is a symbolic link.
@@ -76,7 +76,7 @@ def _read(words: tuple[str, ...]) -> "list[ImportSource]":
     """Read and return the sources to convert.
 
     Args:
-        words: The arguments of the command: the sources. The name of a format can precede each source.
+        words: The arguments of the command: sources, and names of formats. A name applies to the next source.
 
     Raises:
         UsageError: A source cannot be read, or no source follows the name of a format.

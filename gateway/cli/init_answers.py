@@ -40,7 +40,10 @@ def parser(hint: Any, rules: Mapping[str, Any]) -> Callable[[str], Any]:
 
 
 def reask_on_error(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return a `value_proc` for `click.prompt`: if `parse` raises `ValueError` or `OSError`, Click asks again."""
+    """Return a `value_proc` for `click.prompt` that calls `parse`.
+
+    If `parse` raises `ValueError` or `OSError`, Click asks again.
+    """
 
     def value(text: str) -> Any:
         try:
@@ -54,7 +57,7 @@ def reask_on_error(parse: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def new_backend_name(taken: Collection[str]) -> Callable[[str], str]:
-    """Return a function that checks the name of a new backend, which must not be one of `taken`."""
+    """Return a function that checks the name of a new backend, and rejects the names in `taken`."""
 
     def parse(text: str) -> str:
         if text in taken:

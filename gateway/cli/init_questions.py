@@ -32,8 +32,8 @@ _HINTS = {
     "identity_files": "To create one: ssh-keygen -t ed25519 -f tunnel_key",
     "known_hosts": "To create one: ssh-keyscan -p {port} {host} > known_hosts",
 }
-"""How to create the file that a key names. `gateway init` shows this text if the key has no default answer. The
-earlier answers for `host` and `port` replace `{host}` and `{port}`."""
+"""Hints on how to create a file. `gateway init` shows the hint of a key that has no default answer. `{host}` and
+`{port}` stand for the answers to `host` and `port`."""
 _KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
 
@@ -127,15 +127,14 @@ def _backend(kind: str, via: list[str], taken: Iterable[HostPort], before: dict[
 
 
 def _free_listener(answer: str | None, port: int, taken: Collection[HostPort]) -> str:
-    """Return the default address of a listener: the previous answer, if no other listener uses this address.
+    """Return the default address of a listener. No address in `taken` conflicts with it.
 
-    Otherwise, return a loopback address with the port of the server. If another listener uses this port, use the next
-    free port.
+    Prefer the previous answer. Otherwise, use 127.0.0.1 with the server's port or the next free port.
 
     Args:
         answer: The previous answer; None if there is none.
         port: The port of the server.
-        taken: The addresses that other listeners use.
+        taken: The addresses that are in use, such as those of other listeners.
     """
     addresses = (f"127.0.0.1:{each}" for each in itertools.chain(range(port, 65536), range(1024, port)))
     return next(
@@ -209,7 +208,7 @@ def _ask_key(cls: type, key: str, before: dict[str, Any], answers: dict[str, Any
 def _default(cls: type, key: str) -> Any:
     """Return the default answer for a key; None if there is none.
 
-    For a key that names a file, the default is the usual file of this user, such as `~/.ssh/known_hosts`.
+    The defaults include existing files in `~/.ssh`, the socket of the SSH agent, and the name of the current user.
     """
     usual = {"identity_files": _KEYS, "known_hosts": ("~/.ssh/known_hosts",)}.get(key, ())
     # Ignore errors: if the home directory is unknown or unreadable, no file in it can be the default answer.
@@ -235,12 +234,12 @@ def _shown(key: str, default: Any) -> str:
 
 
 def _description(cls: type, key: str, *, all_of_it: bool) -> str:
-    """Return the description of a key from the docstring of its dataclass or a base class.
+    """Return the description of a key from the docstring of `cls` or of a base class; the key itself if it has none.
 
     Args:
-        cls: The dataclass.
+        cls: The dataclass that defines the key.
         key: The name of the field.
-        all_of_it: Whether to return the whole description. If not, return only its first sentence.
+        all_of_it: Whether to return the whole description instead of its first sentence.
     """
     for each in cls.__mro__:
         found = re.search(rf"^    {key}: (.+(?:\n {{8}}.+)*)", inspect.cleandoc(each.__doc__ or ""), re.MULTILINE)

@@ -82,7 +82,7 @@ def exports(
 
 
 def _application_command(name: str, text: str) -> click.Command:
-    """Return a command that prints the configuration of an application that uses the gateway.
+    """Return a subcommand that prints settings for an application's container.
 
     Args:
         name: The name of the command: `env`, `compose` or `docker-run`.
@@ -159,7 +159,7 @@ def kubernetes(
     if file is None:
         raise UsageError("the ConfigMap needs a configuration file: add -c FILE")
     if tunnels or backends or any(settings.values()):
-        raise UsageError("the ConfigMap contains only the configuration file: move the other options into it")
+        raise UsageError("the ConfigMap contains only the configuration file: move the other options to this file")
     # Do not expand environment variables of this process, because the pod does not have them.
     unset = f"the pod has no environment variable {{name}}: write its value, or for a file, a path in {SECRETS}"
     config = load(ConfigSources(file=file, environment={}, unset=unset))

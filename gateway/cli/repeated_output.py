@@ -17,7 +17,7 @@ class _OutputBuffer(io.StringIO):
     """A buffer that captures the output of one call of a function.
 
     Args:
-        terminal: The result of `isatty`. If it is True, the output contains colors.
+        terminal: The return value of `isatty`. If True, the output contains colors.
     """
 
     def __init__(self, *, terminal: bool) -> None:
@@ -74,8 +74,7 @@ def watching(
     Args:
         show: Requests data from the service, and prints it.
         interval: Seconds between two calls.
-        count: Maximum number of calls; None for no maximum. With a maximum, the outputs appear below each other.
-            Without a maximum, each output replaces the previous output on a terminal.
+        count: Maximum number of calls. If None, there is no maximum, and the terminal is cleared before each output.
         immediately: Whether to make an additional call before the first interval. `count` does not include this call.
 
     Raises:

@@ -24,7 +24,7 @@ _VARIABLES = (
     "OPS_CA_FILE",
     "OPS_TLS_CERT_FILE",
 )
-"""The environment variables that select a service, without the prefix `GATEWAY_`."""
+"""Names of the environment variables that select a service. The names omit the prefix `GATEWAY_`."""
 _SIMILAR = 0.8
 
 

@@ -30,11 +30,11 @@ def _service_command(name: str, text: str) -> click.Command:
 
 
 def _named_command(name: str, collection: str, text: str) -> click.Command:
-    """Return a subcommand of `gateway` that makes the service run an action on one backend or tunnel.
+    """Return a subcommand of `gateway` that controls one backend or tunnel of the service.
 
     Args:
         name: The name of the command.
-        collection: `backends` if the argument NAME of the command is a backend, `tunnels` if it is a tunnel.
+        collection: What the command's argument NAME identifies: `backends` or `tunnels`.
         text: The help text.
     """
     complete = complete_tunnels if collection == "tunnels" else complete_backends

@@ -25,5 +25,5 @@ def backend_rank(state: str) -> int:
 
 
 def _rank(order: tuple[str, ...], state: str) -> int:
-    """Return the index of a state in `order`. An unknown state, from a newer gateway, gets -1, and so comes first."""
+    """Return the index of a state in `order`; -1 for an unknown state, such as one from a newer gateway."""
     return order.index(state) if state in order else -1

@@ -124,10 +124,7 @@ def _print_consumers(consumers: dict[str, Any]) -> None:
 
 
 def _failed_tunnels(service: dict[str, Any], backend: str) -> str:
-    """Return a text that names the failed tunnels that cause a backend's state, such as `tunnel office is down`.
-
-    Return an empty string if no failed tunnel causes the state.
-    """
+    """Return which failed tunnels cause a backend's state, such as `tunnel office is down`; empty if none do."""
     causes = [each for each in causes_of(service, backend) if each["part"] == "tunnel"]
     return ", ".join(f"tunnel {each['name']} is {state_name(each['state'])}" for each in causes)
 
@@ -135,15 +132,15 @@ def _failed_tunnels(service: dict[str, Any], backend: str) -> str:
 def _backend_rows(
     name: str, backend: dict[str, Any], failed_tunnels: str, *, wide: bool
 ) -> Iterator[tuple[list[str], str]]:
-    """Yield the rows of a backend and of its targets, each with the text to print below it.
+    """Yield one row for a backend and one for each of its targets. Each row comes with a note to print below it.
 
-    If the backend has only one target, and both have the same state, one row contains both.
+    A backend and its only target share one row if they have the same state.
 
     Args:
         name: The name of the backend.
         backend: The backend in `/api/v1/status`.
-        failed_tunnels: The failed tunnels that cause the backend's state, from `_failed_tunnels`. If there are any,
-            the row shows only their names, because the output shows the details of these failures above.
+        failed_tunnels: The result of `_failed_tunnels`. If the backend's `reason` is `tunnel`, the note contains this
+            text instead of the details, which are printed above.
         wide: Whether to add the columns of the format `wide`.
     """
     targets = backend["targets"]

@@ -7,15 +7,15 @@ from gateway.cli.value_format import format_reason
 
 
 def outer_tunnels(tunnel: dict[str, Any]) -> list[str]:
-    """Return the tunnels in `via` of a tunnel, in order of preference; empty if the tunnel connects directly."""
+    """Return a tunnel's `via` as a list, in order of preference; empty if the tunnel connects directly."""
     via = tunnel["via"]
     return via if isinstance(via, list) else [via] if via is not None else []
 
 
 def describe_via(tunnel: dict[str, Any]) -> str:
-    """Return the name of the outer tunnel inside which a tunnel runs; `-` if the tunnel connects directly.
+    """Return the name of a tunnel's outer tunnel; `-` if the tunnel connects directly.
 
-    If the status does not contain this name, return the names of all tunnels in `via`.
+    If the tunnel is not open, return the names of all tunnels in its `via`.
     """
     return tunnel.get("via_in_use") or ", ".join(outer_tunnels(tunnel)) or "-"
 
@@ -39,15 +39,14 @@ def path_hops(status: dict[str, Any], backend: dict[str, Any]) -> list[str]:
 
 
 def path_rows(label: str, backend: dict[str, Any], explained: Collection[str] = ()) -> list[list[str]]:
-    """Return a table row for each tunnel through which clients can reach a backend.
+    """Return a table row for each path of a backend.
 
-    If there is only one such tunnel, return no rows, because the state of the backend shows the state of the tunnel.
+    If the backend has only one path, return no rows, because the backend's state shows whether the path works.
 
     Args:
         label: The first cell of each row.
         backend: The backend in `/api/v1/status`.
-        explained: The tunnels whose failures the output explains elsewhere. The rows of these tunnels do not contain
-            the reason for the failure.
+        explained: Tunnels whose failures another part of the output explains. Their rows omit the reason.
     """
     paths = backend["paths"] if len(backend["paths"]) > 1 else ()
     return [
@@ -68,7 +67,7 @@ def _describe_path(path: dict[str, Any], *, explained: bool) -> str:
 
     Args:
         path: An item of `paths` of a backend in `/api/v1/status`.
-        explained: Whether the output explains the failure elsewhere. If True, omit the reason.
+        explained: Whether to omit the reason, because another part of the output contains it.
     """
     use = f"clients: {path['clients']}, switches: {path['switches']}"
     if path["in_use"]:

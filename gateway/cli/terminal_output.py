@@ -26,8 +26,8 @@ def print_text(text: object, fg: str | None = None, *, err: bool = False, keep_l
         text: The text.
         fg: A color for terminals; None for the default color.
         err: Whether to print to standard error.
-        keep_lines: Whether to keep line breaks. Use False for text from a server, which could otherwise add lines to
-            the output.
+        keep_lines: Whether to keep line breaks. Use False for text from a server, so that the text cannot add lines
+            to the output.
     """
     shown = printable(str(text))
     click.secho(shown if keep_lines else shown.rstrip("\n").replace("\n", "?"), fg=fg, err=err)
@@ -39,8 +39,7 @@ def print_wrapped(text: str, fg: str | None = None, indent: str = "", *, err: bo
     Args:
         text: The text. The function replaces line breaks with spaces.
         fg: A color for terminals; None for the default color.
-        indent: Spaces at the start of each line. If the string is empty, all lines except the first one start with
-            two spaces.
+        indent: The indentation of each line. If it is empty, the lines after the first one start with two spaces.
         err: Whether to print to standard error.
     """
     for line in textwrap.wrap(

@@ -88,8 +88,7 @@ class _RateCalculator:
 def _counters(client: OpsApiClient) -> tuple[dict[tuple[str, str], dict[str, float]], dict[str, Any]]:
     """Request and return the counters of each backend and container, and the body of `/api/v1/status`.
 
-    The key of the counters is the backend's name and the container's name. For the counters of a whole backend, the
-    container's name is empty.
+    The keys are pairs of a backend name and a container name. For a whole backend, the container name is empty.
     """
     found: dict[tuple[str, str], dict[str, float]] = {}
     _, status = client.get_json("/api/v1/status")
@@ -103,13 +102,13 @@ def _counters(client: OpsApiClient) -> tuple[dict[tuple[str, str], dict[str, flo
 
 
 def _row(after: dict[str, Any], before: dict[str, Any], seconds: float) -> tuple[float, list[str]]:
-    """Return a number by which to sort a row, and the row's cells with numbers.
+    """Return the total rate of a row, and the row's cells from the column CLIENTS on.
 
-    The number for sorting is the sum of the rates of new clients, sent bytes and received bytes.
+    The total rate is the sum of new clients, sent bytes and received bytes per second. It is used for sorting.
 
     Args:
-        after: The counters of the last request.
-        before: The counters of the previous request.
+        after: The counters from the second of two requests.
+        before: The counters from the first request.
         seconds: Seconds between the two requests.
     """
 

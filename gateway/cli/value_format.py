@@ -5,7 +5,11 @@ from typing import Any
 
 
 def format_reason(part: dict[str, Any]) -> str:
-    """Return why a tunnel, backend or target in `/api/v1/status` has its state; empty if there is no reason."""
+    """Return the reason and the detail of a state; empty if the state has none.
+
+    Args:
+        part: A tunnel, backend or target of `/api/v1/status`, or another dictionary with `reason` and `detail`.
+    """
     if part["reason"] in (None, "tunnel"):  # omit `tunnel`: the detail already names the failed tunnel
         return str(part["detail"])
     return f"{part['reason']}: {part['detail']}"
@@ -31,7 +35,7 @@ def format_clock(time: str | None) -> str:
 
 
 def format_age(time: str) -> str:
-    """Return the time since an RFC 3339 timestamp in one unit, such as `3d`, `5h`, `10m` or `42s`."""
+    """Return the age of an RFC 3339 timestamp, rounded down to a single unit, such as `3d`, `5h`, `10m` or `42s`."""
     seconds = int((datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds >= size:

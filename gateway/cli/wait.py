@@ -53,7 +53,7 @@ def _missing(body: dict[str, Any], names: tuple[str, ...]) -> str:
 
     Args:
         body: The body of `/readyz`.
-        names: The required backends; if empty, the result lists all backends that are not up.
+        names: The required backends; empty for all backends.
     """
     missing = [
         f"{name} is {backend['status']}" + (f" ({backend['reason']})" if backend["reason"] else "")

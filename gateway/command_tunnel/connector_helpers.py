@@ -50,8 +50,8 @@ class ConnectorHelpers:
             local_port: The port on which the program must listen; 0 in mode `stdio`.
 
         Raises:
-            TunnelError: The error is fatal if the program does not exist, or if another user can change it. The error
-                is not fatal if the search for the program took more than half of `start_timeout`.
+            TunnelError: The program cannot be used, for example because another user can change it. The error is
+                fatal, except if the search took more than half of `start_timeout`, or raised `OSError`.
         """
         template = self.options.command
         limit = self.options.start_timeout / 2

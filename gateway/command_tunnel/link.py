@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 
 _MAX_TICK = 1.0
 _RECENT = 600.0
-"""The link stops the processes of a target if no client or check has dialed the target for this number of seconds.
-Processes with clients continue to run. `recent_targets` uses the same limit."""
+"""Seconds without a dial after which the link stops the processes of a target, unless they have clients.
+`recent_targets` uses the same limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class CommandLink:
 
     Args:
         options: The options of the tunnel.
-        network: The identifier of the network in which the program runs: the network of this host.
+        network: The network of this host, in which the program runs.
         children: Owns the child processes.
         progress: Called when all processes stop responding, and when one of them responds again.
     """
@@ -142,11 +142,11 @@ class CommandLink:
         return await asyncio.shield(self._lost)
 
     def status(self) -> CommandTunnelStatus:
-        """Return the current status of the link. It contains no round-trip time."""
+        """Return the current status of the link, without a round-trip time."""
         return CommandTunnelStatus(processes=len(self._children), clients=len(self._bridges))
 
     def recent_targets(self) -> list[HostPort]:
-        """Return each target whose last dial was less than ten minutes before the most recent dial of the link."""
+        """Return the most recently dialed target, and the targets dialed less than ten minutes before it."""
         last = max(self._dialed.values(), default=0.0)
         return [target for target, at in self._dialed.items() if last - at < _RECENT]
 

@@ -62,7 +62,7 @@ class ListeningProcess:
         """Whether the process is being stopped, because another process has replaced it and it has no clients."""
         self._stall_timer = StallTimer()
         self._last_read = self.last_received
-        """Monotonic time at which the process was last observed to have read data or accepted a connection."""
+        """Monotonic time, in seconds, of the last observed read or accepted connection."""
         self._sockets = LocalPortState()
         """The state of the local port at the last call of `update_stall`."""
         self._command = command
@@ -144,27 +144,26 @@ class ListeningProcess:
 
     @property
     def has_unused(self) -> bool:
-        """Whether there is a test connection of `wait_ready` or `accepts` that no client has used yet."""
+        """Whether a connection from `wait_ready` or `accepts` is available for the next client."""
         return self._first is not None
 
     def close_unused(self, now: float = inf) -> None:
-        """Close the connection that `wait_ready` or `accepts` opened, if no client has used it within five seconds.
+        """Close the connection from `wait_ready` or `accepts` if no client has used it within five seconds.
 
         Args:
-            now: Monotonic time in seconds. The default closes the connection regardless of its age.
+            now: Monotonic time in seconds. By default, the age of the connection does not matter.
         """
         if self._first is not None and now - self.last_dial > _FIRST_TIMEOUT:
             reset(self._first)
             self._first = None
 
     def update_stall(self, sockets: LocalPortState, now: float) -> float:
-        """Store the state of the local port. Return for how many seconds clients have waited without progress.
+        """Return how long clients have waited without progress, in seconds; 0 if no client waits.
 
-        The process makes progress if it reads data, sends data or accepts a connection. The result is 0 while no
-        client waits.
+        The process makes progress if it reads data, sends data or accepts a connection.
 
         Args:
-            sockets: The current state of the local port.
+            sockets: The current state of the local port. The next call compares its own state with this one.
             now: Monotonic time in seconds.
         """
         if sockets.has_progress_since(self._sockets):
@@ -229,15 +228,15 @@ class ListeningProcess:
         return sockets
 
     async def _check_listeners(self) -> None:
-        """Raise `TunnelError` if a process outside the program's session (setsid(2)) listens on the port.
+        """Raise `TunnelError` if a process outside the program's session (setsid(2)) listens on the local port.
 
-        If another program of the same user binds the port first, connections would lead to the wrong target.
+        Another program of the same user may have bound the port first. Connections would then reach the wrong target.
         """
         before = await self._read_sockets()
         own = await asyncio.to_thread(session_sockets, self.child.pid)
         if own is None or before.listeners <= own:
             return
-        after = await self._read_sockets()  # ignore the listening sockets in `before` that have closed since
+        after = await self._read_sockets()  # a socket that has closed since the first read is not in `own`
         if (before.listeners - own) & after.listeners:
             # Wait a short time. If the program exits, `_check_running` raises a more specific error.
             await self.child.exits_within(EXIT_DELAY)

@@ -105,10 +105,9 @@ class LocalPortConnector:
                 self._helpers.children.end_later(process.child)
 
     async def _kill_unless_accepting(self, process: ListeningProcess) -> None:
-        """Kill a process that makes no progress, unless the process accepts a test connection.
+        """Kill a process that makes no progress, unless it accepts a test connection.
 
-        A process that accepts the test connection works. In this case, the process probably makes no progress because
-        the target does not respond.
+        A process that accepts the connection works. Probably, the target does not respond.
         """
         try:
             accepts = await process.accepts(self._helpers.options.suspect)
@@ -172,9 +171,9 @@ class LocalPortConnector:
             self._starting = None
 
     async def _wait(self, process: ListeningProcess, command: tuple[str, ...]) -> None:
-        """Wait until a process exits, and remove the process from `_processes`.
+        """Wait until a process exits, and remove it from `_processes`.
 
-        If no other process is running, the exit counts as a failure, regardless of the exit code.
+        If it was the only process, record a failure, even if the exit code is 0.
         """
         started = time.monotonic()
         try:

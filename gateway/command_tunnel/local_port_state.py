@@ -1,4 +1,4 @@
-"""Reads from the kernel whether programs accept the TCP connections to their local ports and read the data."""
+"""Reads the state of local TCP ports from the kernel, such as unaccepted connections and unread data."""
 
 import functools
 import ipaddress
@@ -35,10 +35,10 @@ class LocalPortState:
 
     @property
     def has_waiting_clients(self) -> bool:
-        """Whether a connection waits to be accepted, or all accepted connections have unread data.
+        """Whether a connection is not yet accepted, or every accepted connection has unread data.
 
-        If only some connections have unread data, the value is False: the program works, and the targets of these
-        connections probably accept no more data.
+        Unread data on only some connections does not count: the program probably waits until their targets accept
+        more data.
         """
         return self.backlog > 0 or (bool(self.unread) and all(self.unread.values()))
 
@@ -104,10 +104,10 @@ def read_local_ports(ports: Mapping[int, str]) -> dict[int, LocalPortState]:
 
 @functools.cache
 def _ranks(host: str) -> Mapping[str, int]:
-    """Return the rank of each address on which a program can listen for connections to `host`.
+    """Return the addresses on which a program can listen for connections to `host`, each with its rank.
 
-    The keys of the result are the addresses, in the format of `_hex`. The kernel passes a connection to the listening
-    socket whose address has the lowest rank. This address is the most specific one.
+    The addresses are in the format of `_hex`. A more specific address has a lower rank. The kernel passes a
+    connection to the listening socket with the lowest rank.
     """
     exact = ("127.0.0.1", "::ffff:127.0.0.1") if host == "127.0.0.1" else (host,)
     wildcards = _WILDCARDS if host == "127.0.0.1" else _WILDCARDS[1:]

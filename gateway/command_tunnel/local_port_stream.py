@@ -14,8 +14,8 @@ from gateway.relay.sockets import reset
 
 _CHUNK = 64 * 1024
 _EXIT_DELAY = 0.3
-"""Seconds to wait for the exit of the process after the end of a connection. If a process is killed, the kernel ends
-its connections without an error, so only the exit shows that the data is incomplete."""
+"""Seconds to wait for the process to exit after it has closed a connection. The kernel closes the connections of a
+killed process without an error, so only the exit shows that the data is incomplete."""
 
 
 class LocalPortStream:
@@ -23,7 +23,7 @@ class LocalPortStream:
 
     Args:
         sock: The connected, non-blocking socket. The stream owns it.
-        process: The process.
+        process: The process that listens on the port.
     """
 
     supports_half_close = True

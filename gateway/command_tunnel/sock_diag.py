@@ -42,10 +42,10 @@ class _SocketEntry(NamedTuple):
 
 
 def read_connection(host: str, port: int, client: int) -> LocalPortState:
-    """Return the state of a local port. The state includes only the connection of one client.
+    """Return the state of a local port, without the connections of other clients.
 
-    If sock_diag is not available or does not find a socket, read `/proc/net/tcp` and `/proc/net/tcp6` instead, which
-    blocks for longer.
+    If sock_diag is not available or does not find a socket, use `read_local_ports`. That function blocks for longer,
+    and also returns the connections of other clients.
 
     Args:
         host: The address that the client has dialed: 127.0.0.1 or ::1.
@@ -53,7 +53,8 @@ def read_connection(host: str, port: int, client: int) -> LocalPortState:
         client: The local TCP port of the connected client.
 
     Returns:
-        The state of the port. `owners` also contains the user who accepted the connection. `unread` is empty.
+        The state of the port. If it comes from sock_diag, `owners` also contains the user who accepted the
+            connection, and `unread` is empty.
 
     Raises:
         OSError: sock_diag does not work, and a table cannot be read.
@@ -73,7 +74,7 @@ def read_connection(host: str, port: int, client: int) -> LocalPortState:
 
 
 def _find(host: str, port: int, client: int) -> _SocketEntry:
-    """Return the socket that receives the packets from the client port `client`; the listener if the port is 0."""
+    """Return the socket that receives the packets from port `client`. If `client` is 0, return the listener."""
     address = ip_address(host)
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     ends = port.to_bytes(2), client.to_bytes(2), address.packed, address.packed if client else b""

@@ -12,7 +12,7 @@ class StallTimer:
         self._since: float | None = None
 
     def update(self, now: float, last_progress: float, *, waits: bool) -> float:
-        """Return for how many seconds clients have waited without progress of the program; 0 if no client waits.
+        """Return how long, in seconds, the program has made no progress while a client waits; 0 if no client waits.
 
         Args:
             now: The current time.

@@ -40,7 +40,7 @@ class StartBackoff:
         return self.failure is None or time.monotonic() >= self._retry_at
 
     def check(self) -> None:
-        """Raise the last failure again if the delay has not passed."""
+        """Raise the stored failure again, unless `is_over` is true."""
         if self.failure is not None and not self.is_over:
             # Raise a copy: each `raise` of the same exception would extend its traceback.
             raise TunnelError(self.failure.reason, self.failure.detail, fatal=self.failure.fatal)

@@ -19,11 +19,10 @@ from gateway.processes.stdio_stream import EXIT_DELAY, StdioStream
 log = logging.getLogger(__name__)
 
 _TEST_DURATION = 1.0
-"""Seconds to wait for output or the exit of the program. A program that still runs after this time without output
-passes the test, because it probably waits for data from the client."""
+"""Seconds that a test waits until the program writes output or exits. A program that does neither passes the test,
+because it probably waits for data from the client."""
 _FIRST_TEST_DURATION = 3.0
-"""Seconds to wait for output or the exit of the program when the tunnel opens. This time is longer than
-`_TEST_DURATION`, to also detect a program that fails slowly."""
+"""Like `_TEST_DURATION`, for the test when the tunnel opens. Longer, to also detect a program that fails slowly."""
 _UNUSED_TIMEOUT = 5.0
 """Seconds after which a tested connection is closed if no client has used it."""
 
@@ -50,7 +49,7 @@ class StdioConnector:
         tested connection."""
         self._test: asyncio.Task[None] | None = None
         self._has_worked = False
-        """Whether the last connection worked. If not, the next connection is tested first."""
+        """Whether the previous connection worked. If not, the connector tests the next connection."""
         self._retry = StartBackoff()
         self._tasks = OwnedTasks()
 

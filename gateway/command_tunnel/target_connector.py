@@ -1,4 +1,4 @@
-"""Defines the interface for connecting to one target through a program.
+"""Defines the interface for connecting to one target through the program of a `command` tunnel.
 
 Each `mode` of `CommandTunnelOptions` has one implementation.
 """
@@ -12,7 +12,7 @@ from gateway.relay.byte_stream import ByteStream
 
 
 class TargetConnector(Protocol):
-    """Defines the interface for connecting to one target through a program."""
+    """Connects to one target through the program of a `command` tunnel."""
 
     @property
     def is_suspect(self) -> bool:
@@ -20,7 +20,7 @@ class TargetConnector(Protocol):
 
     @property
     def failure(self) -> TunnelError | None:
-        """The failure of the last attempt to connect; None if the attempt succeeded, or if a process is running."""
+        """The latest failure of the program; None after a success, or while a process is running."""
 
     @property
     def has_clients(self) -> bool:
@@ -30,7 +30,7 @@ class TargetConnector(Protocol):
         """Start a process, and wait until the process works. Raises `TunnelError` if the process fails."""
 
     async def connect(self) -> ByteStream:
-        """Return a new connection to the target, which the caller owns. Raises `TunnelError` or `DialError`."""
+        """Connect to the target. The caller owns the connection. Raises `TunnelError` or `DialError`."""
 
     def local_ports(self, now: float) -> dict[int, str]:
         """Return the local ports whose state `check` needs.

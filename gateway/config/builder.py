@@ -1,4 +1,4 @@
-"""Builds a `Config` from a parsed configuration. Each kind of tunnel and backend has its own keys."""
+"""Builds a `Config` from a parsed configuration."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -143,9 +143,9 @@ def _backend(name: str, table: ParsedMapping, decoder: ConfigDecoder) -> Backend
 def _targets(
     table: ParsedMapping, common: CommonBackendOptions, kind: BackendKind, key: str, decoder: ConfigDecoder
 ) -> dict[HostPort, tuple[str, ...] | None] | None:
-    """Map each target of a backend to its own `via`, or to None if the target uses the backend's `via`.
+    """Return the `via` of each target; None for a target that uses the backend's `via`.
 
-    If any target is invalid, add a problem and return None.
+    If `targets` is empty or invalid, add a problem, and return None instead of a dict.
     """
     place = table.entries["targets"][1].place
     found: dict[HostPort, tuple[str, ...] | None] = {}

@@ -36,8 +36,7 @@ class ConfigDecoder:
         self.places: dict[str, str] = {}
         """The file, line and column (or the variable or flag) of each decoded value, by dotted key."""
         self.literal_secrets: list[tuple[str, str]] = []
-        """The place (such as file, line and column) and the dotted key of each secret that is written as a literal,
-        not as a reference `${NAME}`."""
+        """For each secret that is a literal, not a reference `${NAME}`: its place (see `problem`) and dotted key."""
 
     def problem(self, place: str, key: str, message: str) -> None:
         """Add a problem.
@@ -135,7 +134,7 @@ class ConfigDecoder:
             return INVALID
 
     def table(self, tree: Tree, key: str) -> ParsedMapping | None:
-        """Return `tree` if it is a mapping. If it is an empty value, return an empty mapping.
+        """Return `tree` as a mapping. An empty value becomes an empty mapping.
 
         If `tree` is a list or a scalar, add a problem and return None.
         """

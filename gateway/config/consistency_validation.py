@@ -117,7 +117,7 @@ def _is_own_listener(target: HostPort, listener: HostPort) -> bool:
 
 
 def conflict(one: HostPort, other: HostPort) -> bool:
-    """Return whether two listeners conflict, so that the gateway cannot bind both. Do not resolve host names."""
+    """Return whether the gateway cannot bind both listeners. Do not resolve host names."""
     if one.is_unix or other.is_unix:
         return one == other
     if one.port != other.port:

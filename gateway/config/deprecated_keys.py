@@ -10,13 +10,13 @@ _OLD, _NEW = "gateway.workers", "gateway.threads"
 
 
 def replace_deprecated(config: Config, problems: list[ConfigProblem]) -> Config:
-    """Return a configuration in which `gateway.threads` has the value of the deprecated key `gateway.workers`.
+    """Return `config` with the value of the deprecated key `gateway.workers` moved to `gateway.threads`.
 
     The value 0 becomes `auto`. If `gateway.workers` is not set, return the configuration unchanged.
 
     Args:
-        config: A configuration. If it has problems, it contains only the valid parts.
-        problems: The list to which a problem is added if both keys are set.
+        config: The configuration, without its invalid parts.
+        problems: The problems found so far. If both keys are set, this function adds a problem.
     """
     workers, place = config.gateway.workers, config.places.get(_OLD, "")
     if workers is None:

@@ -1,4 +1,4 @@
-"""Lists the targets and tunnel servers that the gateway dials. Blocks while it reads the files of tunnels."""
+"""Lists the targets and tunnel servers that the gateway dials. Can block, because it reads the files of VPNs."""
 
 from gateway.config.model import Config, TunnelSpec
 from gateway.contracts.config_types import HostPort
@@ -19,7 +19,7 @@ def direct_addresses(config: Config) -> tuple[str, ...]:
 
 
 def servers_behind_several(config: Config) -> dict[str, tuple[HostPort, ...]]:
-    """Return the server addresses of each tunnel whose `via` contains several tunnels, by the name of the tunnel."""
+    """Return the name and the server addresses of each tunnel that has several tunnels in `via`."""
     return {name: tuple(_servers(spec)) for name, spec in config.tunnels.items() if len(spec.via) > 1}
 
 

@@ -17,9 +17,9 @@ def docker_problems(config: Config, docker: DockerOptions, tunnels: set[str]) ->
     """Yield the rule violations in the section `docker`.
 
     Args:
-        config: The whole configuration.
+        config: The valid parts of the configuration.
         docker: The section `docker` of the configuration.
-        tunnels: The names of all tunnels, including invalid ones, which `config` does not contain.
+        tunnels: The names of all tunnels, including invalid tunnels.
     """
     yield from _address(docker, tunnels)
     for name, network in docker.networks.items():

@@ -93,9 +93,9 @@ def _hint(name: str, settings: list[str]) -> str:
 
 
 def _is_of_service(name: str, environment: Mapping[str, str]) -> bool:
-    """Return whether Kubernetes has set a variable for a Service.
+    """Return whether Kubernetes has set the variable `name` for a Service.
 
-    Kubernetes sets a variable `…_SERVICE_HOST` for every Service. If this variable is absent, return False.
+    Kubernetes also sets `…_SERVICE_HOST` for each Service, so this function checks that `…_SERVICE_HOST` is set.
     """
     match = _KUBERNETES.fullmatch(name)
     return match is not None and f"{match[1]}_SERVICE_HOST" in environment

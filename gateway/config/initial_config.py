@@ -61,7 +61,7 @@ def problems_of(config: dict[str, Any]) -> list[ConfigProblem]:
 
     Blocks while it reads the files that the configuration names.
     """
-    # Omit the `GATEWAY_…` variables. Otherwise, `load` would merge their settings into the configuration to check.
+    # Omit the `GATEWAY_…` variables. Otherwise, `load` would merge their settings into `config`.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     with tempfile.TemporaryDirectory(prefix="gateway-init-") as folder:
         path = Path(folder) / "gateway.yaml"

@@ -137,7 +137,7 @@ def _flags(sources: ConfigSources) -> tuple[str, ...]:
 def _for_display(problems: list[ConfigProblem], redactor: Redactor) -> list[ConfigProblem]:
     """Redact and sort the problems, and return the first `_MAX_PROBLEMS`.
 
-    If there are more problems, append a problem whose message contains their number.
+    If there are more problems, append an entry that states how many.
     """
     ordered = sorted(problems, key=_order)
     rest = len(ordered) - _MAX_PROBLEMS

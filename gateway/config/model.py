@@ -65,8 +65,8 @@ class AllowRules:
 
     Args:
         networks: Allowed source networks; absent: all clients that reach the listener.
-        label: The name of a container label that lists the backends that the container may use. Clients that the
-            gateway cannot assign to a container are refused.
+        label: The name of a container label, whose value lists the backends that the container may use. The gateway
+            refuses clients that it cannot assign to a container.
     """
 
     networks: tuple[IpNetwork, ...] = ()
@@ -124,7 +124,7 @@ class CommonBackendOptions:
         prefer_way: Which tunnel new clients use if several tunnels work: the first one of `via` (`order`), or the one
             with the fastest checks (`latency`).
         listen: Addresses and unix sockets where clients connect; absent: the gateway only checks the backend. A unix
-            socket may be a mapping with its consumer and users.
+            socket may be a mapping with `unix`, `consumer`, `uid` and `gid`.
         hold: Maximum time that a new client waits while no target can be reached; absent: the default of the kind.
         max_connections: Maximum number of clients, including waiting ones.
         max_connections_per_consumer: Maximum number of clients of one container, or of one source address if the
@@ -148,7 +148,10 @@ class CommonBackendOptions:
 
 @dataclass(frozen=True)
 class TunnelSpec:
-    """A tunnel of the configuration. It runs inside a tunnel of `via`, or connects directly if `via` is empty."""
+    """A tunnel of the configuration.
+
+    The tunnel runs inside one of the tunnels in `via`. If `via` is empty, the tunnel connects directly.
+    """
 
     name: str
     kind: TunnelKind
@@ -178,7 +181,7 @@ class BackendSpec:
     sockets: tuple[UnixListener, ...] = ()
     """The unix sockets in `listen` that have further settings, such as `uid`."""
     own_paths: dict[HostPort, tuple[str, ...]] = field(default_factory=dict)
-    """Maps each target that has its own `via` to the tunnels in this `via`."""
+    """The `via` of each target that does not use the backend's `via`."""
     place: str = field(compare=False, default="")
 
     def paths(self, target: HostPort) -> tuple[str, ...]:
@@ -211,7 +214,7 @@ class Config:
     tunnels: dict[str, TunnelSpec] = field(default_factory=dict)
     backends: dict[str, BackendSpec] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict, compare=False)
-    """The file, line and column (or the variable or flag) of each value, by dotted key."""
+    """Maps each dotted key to the place of its value: file, line and column, or environment variable, or flag."""
     origin: ConfigOrigin = field(default_factory=ConfigOrigin, compare=False)
     """The sources of the configuration."""
     redactor: Redactor = field(default_factory=Redactor, compare=False, repr=False)
@@ -220,4 +223,4 @@ class Config:
     """The IP addresses that the gateway dials without a tunnel. The gateway's Docker networks must not contain these
     addresses. Empty if the configuration has no section `docker`."""
     servers: dict[str, tuple[HostPort, ...]] = field(default_factory=dict, compare=False)
-    """The server addresses of each tunnel whose `via` contains several tunnels, by the name of the tunnel."""
+    """The server addresses of tunnels with several tunnels in `via`. The keys are the names of the tunnels."""

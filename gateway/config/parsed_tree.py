@@ -37,7 +37,7 @@ class ParsedMapping:
     entries: "dict[str, tuple[str, Tree]]" = field(default_factory=dict)
 
     def put(self, key: str, value: "Tree") -> None:
-        """Add or replace an entry. The key gets the same place as the value."""
+        """Add or replace an entry. The place of the key is `value.place`."""
         self.entries[key] = (value.place, value)
 
 
@@ -45,7 +45,7 @@ Tree = ParsedScalar | ParsedSequence | ParsedMapping
 
 
 def tables(root: ParsedMapping, section: str) -> list[tuple[str, ParsedMapping]]:
-    """Return the name of each tunnel or backend, and the mapping with its keys. Skip values that are not mappings.
+    """Return the name and the mapping of each tunnel or backend. Skip values that are not mappings.
 
     Args:
         root: The whole tree.

@@ -82,8 +82,9 @@ def exposed_secrets(config: Config, file: Path | None, literals: list[tuple[str,
 
     Args:
         config: The configuration.
-        file: The configuration file, which is also checked if it contains a secret; None if there is no file.
-        literals: The place (such as file, line and column) and the dotted key of each secret that is a literal.
+        file: The configuration file; None if there is none.
+        literals: The secrets that are literals, not references such as `${NAME}`. Each item contains the secret's
+            place (such as file, line and column) and its dotted key.
     """
     problems = []
     for where, secret in all_secrets(config):
@@ -149,10 +150,9 @@ def place_of(config: Config, key: str) -> str:
 
 
 def _paths(value: Any, key: str) -> Iterator[tuple[str, Path, str]]:
-    """Yield the key, the path and the displayed path of each file.
+    """Yield the key of each file, its path, and the path to show in messages.
 
-    Messages show the displayed path. For the file of a secret, the displayed path contains references such as
-    `${NAME}` instead of the values of environment variables.
+    If the path of a secret contains references such as `${NAME}`, messages show the references, not the values.
     """
     if isinstance(value, Path):
         yield key, value, str(value)

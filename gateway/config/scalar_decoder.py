@@ -40,8 +40,8 @@ def read_scalar(tree: ParsedScalar, text: str, read: Callable[[str], Any]) -> An
         read: The parser.
 
     Raises:
-        ValueError: The value is not valid. The message is for the operator. It does not contain the place, the key,
-        or a value from the environment.
+        ValueError: The value is not valid. The message contains no value from the environment. The caller adds the
+            key and its place in the file.
     """
     try:
         _check_text(text)
@@ -71,7 +71,7 @@ def _check_text(text: str) -> None:
 
 
 def _error_of_reference(written: str, read: Callable[[str], Any]) -> str:
-    """Return an error message that shows the reference `written` instead of its value, which can be a secret."""
+    """Return an error message that shows `written`, the unexpanded value. The expanded value can be a secret."""
     try:
         read(written)
     except ValueError as error:
@@ -97,8 +97,8 @@ def broken_rule(value: Any, rules: Mapping[str, Any]) -> str | None:
 
     Args:
         value: The decoded value.
-        rules: The metadata of the field: limits of a number (`POSITIVE`, `AT_LEAST_ONE`, `PORT`), or `check`, a
-            function that raises `ValueError` for an invalid string.
+        rules: The metadata of the field. For a number: its limits (`POSITIVE`, `AT_LEAST_ONE`, `PORT`). For a string:
+            the function `check`, which raises `ValueError` if the string is not valid.
     """
     if isinstance(value, str) and "check" in rules:
         try:

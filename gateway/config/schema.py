@@ -44,5 +44,5 @@ def is_list(hint: Any) -> bool:
 
 
 def is_secret(hint: Any) -> bool:
-    """Return whether a key with this type hint contains a secret itself, not the path of a file with the secret."""
+    """Return whether a key with this type hint contains a secret. The path of a secret's file does not count."""
     return hint is Secret or Secret in get_args(hint)

@@ -22,7 +22,7 @@ class StrictModeViolation:
     """A setting that strict mode refuses because it is insecure.
 
     Args:
-        problem: The place in the configuration, the key and the remedy.
+        problem: Where the setting is, and how to fix it.
         advised: Whether the gateway warns about the setting even if strict mode is off.
     """
 
@@ -39,7 +39,7 @@ def strict_mode_violations(config: Config) -> list[StrictModeViolation]:
     """Return all settings that strict mode refuses.
 
     Args:
-        config: A configuration. If it has problems, it contains only the valid parts.
+        config: The valid parts of a configuration.
     """
     return [
         StrictModeViolation(ConfigProblem(place_of(config, key), key, message), advised)

@@ -8,7 +8,7 @@ _MAX_COMPARED = 500
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return the suffix of an error message that suggests a valid name.
+    """Return a suffix for an error message about an unknown name.
 
     If a known name is similar, the suffix is `; did you mean …?`. Otherwise, the suffix lists all known names. The
     suffix is empty if there are no known names, or more than `_MAX_COMPARED`.
@@ -26,7 +26,7 @@ def similar(name: str, known: Iterable[str]) -> str:
 
 
 def backend_hint(backends: Iterable[str]) -> str:
-    """Return the suffix of an error message about an unknown backend: what the operator can do.
+    """Return a suffix for an error message about an unknown backend, with advice for the operator.
 
     Args:
         backends: The names of the configured backends.

@@ -186,7 +186,7 @@ def _put(table: ParsedMapping, path: list[str], value: Tree, place: str) -> None
 
 
 def secrets_in(table: ParsedMapping, kinds: Mapping[str, TunnelKind] | Mapping[str, BackendKind]) -> list[str]:
-    """Return the dotted keys whose values are secrets, rather than paths of files with secrets.
+    """Return the dotted keys that contain a secret. Keys that contain the path of a secret file are not included.
 
     Args:
         table: A mapping from `tunnel_tree` or `backend_tree`.

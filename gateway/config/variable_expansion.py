@@ -14,8 +14,8 @@ def expand(text: str, environment: Mapping[str, str], used: dict[str, str] | Non
     Args:
         text: The string with references.
         environment: The environment variables.
-        used: Maps each expanded value to its reference, such as `${NAME}`. The function adds entries, so that errors
-            can show the reference instead of the value, which can be a secret. None to add no entries.
+        used: Maps each inserted value to its reference, such as `${NAME}`, so that errors can show the reference
+            instead of a secret. The function fills this dictionary; None if it is not needed.
 
     Raises:
         KeyError: A variable without a default is not set.

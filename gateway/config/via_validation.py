@@ -81,6 +81,6 @@ def _loops(entries: dict[str, list[_ViaEntry]]) -> Iterator[ConfigProblem]:
 
 
 def _loop(loop: list[str], entries: dict[str, list[_ViaEntry]]) -> ConfigProblem:
-    """Return a problem for a loop of tunnels. The problem's place is the `via` entry of the loop's first tunnel."""
+    """Return a problem for a loop of tunnels, located at the `via` entry of the first tunnel."""
     place = next(entry.place for entry in entries[loop[0]] if entry.tunnel == loop[1])
     return ConfigProblem(place, f"tunnels.{loop[0]}.via", f"forms a loop: {' → '.join(loop)}: change one via")

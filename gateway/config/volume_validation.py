@@ -16,7 +16,7 @@ _SECRET = {"user", "username", "pass", "password", "password2", "cred", "credent
 
 
 def volume_problems(config: Config) -> Iterator[tuple[str, str, str]]:
-    """Yield each problem with a volume: the name of the backend, the key relative to the backend, and a message."""
+    """Yield the problems of all volumes. Each is a tuple: backend name, key in the backend's section, message."""
     seen: dict[str, str] = {}
     for name, spec in config.backends.items():
         volume, mount = spec.kind.volume_options(spec.options), spec.kind.mount

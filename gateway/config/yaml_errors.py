@@ -24,7 +24,7 @@ _REMEDIES = (
     (r"expected a single document", "remove the line ---: a configuration has only one document"),
     (r"escape", "write a backslash twice, or use single quotation marks"),
 )
-"""Pairs of a pattern and a remedy. The remedy of the first pattern that matches a message of PyYAML applies."""
+"""Patterns for the error messages of PyYAML, each with a remedy. The first pattern that matches is used."""
 _OTHER = "check the quotation marks, brackets and indentation at this position"
 
 

@@ -13,14 +13,14 @@ from gateway.relay.resolver import is_loopback
 
 
 def env(config: Config, host: str | None) -> list[str]:
-    """Return two variables for each backend: its host and its port, such as `ORDERS_HOST=orders`.
+    """Return two variables for each backend, such as `ORDERS_HOST=orders` and `ORDERS_PORT=3306`.
 
     Backends that the kernel mounts, such as NFS, need no variables.
 
     Args:
         config: The configuration.
-        host: The address at which containers reach the gateway. None to use the name of each backend. On the Docker
-            networks that the gateway shares with the containers, this name resolves to the gateway's address.
+        host: The address at which containers reach the gateway. None to use the names of the backends. On shared
+            Docker networks, these names resolve to the gateway.
     """
     lines = []
     for name, port in _ports(config):

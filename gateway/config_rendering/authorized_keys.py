@@ -33,7 +33,7 @@ def authorized_keys(config: Config, sources: Sequence[str]) -> list[str]:
 
 
 def _dialed(config: Config, tunnel: str) -> list[str]:
-    """Return each `host:port` that the gateway dials through a tunnel: tunnel servers, targets, or an engine."""
+    """Return the addresses of the tunnel servers, targets and engine that the gateway dials through a tunnel."""
     targets = [
         str(endpoint)
         for spec in config.backends.values()

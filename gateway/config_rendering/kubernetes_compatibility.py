@@ -1,4 +1,4 @@
-"""Checks whether the gateway can run with a configuration in the pods that `gateway render kubernetes` defines."""
+"""Checks whether the pods of `gateway render kubernetes` can run a configuration."""
 
 import dataclasses
 import re
@@ -53,7 +53,7 @@ def validate(config: Config, name: str, *, services: bool) -> None:
     for place, path in _files(config):
         if path is None:
             raise UsageError(
-                f"{place}: a ConfigMap must not contain a secret: write the secret to a file, and set the key …_file"
+                f"{place}: a ConfigMap must not contain a secret: write it to a file, and set the key ending in _file"
             )
         if str(path.parent) != SECRETS and path != _CERTIFICATES:
             raise UsageError(f"{place}: the pod has no {path}: use a file in {SECRETS}, not in a subfolder")
@@ -87,7 +87,7 @@ def _validate_backends(config: Config, *, services: bool) -> None:
                 raise UsageError(f"backends.{backend}.listen: other pods cannot reach {address}: use 0.0.0.0")
         if not _is_dns_label(backend, _LONGEST_SERVICE_NAME):
             raise UsageError(
-                f"backends.{backend}: the name of a Service consists of lowercase letters, digits and '-': rename it"
+                f"backends.{backend}: a Service name has only lowercase letters, digits and '-': rename the backend"
             )
 
 
@@ -108,7 +108,7 @@ def _is_dns_label(name: str, longest: int) -> bool:
 
 
 def _files(config: Config) -> Iterator[tuple[str, Path | None]]:
-    """Yield the section and the path of each file in the configuration. For a literal secret, the path is None."""
+    """Yield the section and path of each file and secret in the configuration. A literal secret has the path None."""
     ops = config.ops
     sections: dict[str, list[Any]] = {
         **{f"tunnels.{name}": [spec.options] for name, spec in config.tunnels.items()},

@@ -32,12 +32,12 @@ _RESTRICTED = {
 
 
 def kubernetes(config: Config, text: str, name: str, image: str, *, podman: bool = False) -> str:
-    """Return YAML documents: a ConfigMap, the workload that uses the ConfigMap, and Services or volumes for clients.
+    """Return the manifests as YAML: a ConfigMap, a workload, and Services or volumes for clients.
 
-    For backends that the kernels of the nodes mount (such as NFS), the workload is a DaemonSet in the nodes' network.
-    Each volume has a PersistentVolume and a PersistentVolumeClaim.
+    If the kernel mounts the backends, as for NFS, the workload is a DaemonSet in the host's network. Each volume has
+    a PersistentVolume and a PersistentVolumeClaim.
 
-    For all other backends, the workload is a Deployment. Each backend has a Service.
+    Otherwise, the workload is a Deployment. Each backend that listens on a port has a Service.
 
     Args:
         config: The configuration.
@@ -45,7 +45,7 @@ def kubernetes(config: Config, text: str, name: str, image: str, *, podman: bool
             files with secrets.
         name: The name of the workload, the ConfigMap and the Secret.
         image: The container's image.
-        podman: Whether the manifests are for `podman kube play`. If so, there are no Services or PersistentVolumes.
+        podman: Whether to render for `podman kube play`, without Services and PersistentVolumes.
 
     Raises:
         UsageError: The manifests cannot run this configuration, or the name of a volume is not valid in Kubernetes.

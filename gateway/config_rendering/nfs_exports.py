@@ -23,13 +23,12 @@ def exports(config: Config, origins: Sequence[str]) -> list[str]:
 
     Args:
         config: The configuration.
-        origins: The source addresses, networks or names from which the gateway's connections reach the servers. For
-            connections through an SSH tunnel, these are the bastion's addresses. Empty to derive the addresses from
-            the configuration.
+        origins: The hosts that connect to the servers, as source addresses, networks or names. With an SSH tunnel,
+            this is the bastion. Empty to derive the hosts from the configuration.
 
     Raises:
-        UsageError: No backend needs a line in /etc/exports, or an origin is not valid. Also raised if `origins` is
-            empty and the configuration does not show from which address the gateway's connections reach a server.
+        UsageError: No backend needs a line in /etc/exports, an origin is not valid, or the configuration does not
+            show which host connects to a server.
     """
     for origin in origins:
         if not _CLIENT.fullmatch(origin) or ("/" in origin and _network(origin) is None):
@@ -70,10 +69,10 @@ def _for_server(host: str, lines: Sequence[str]) -> Iterator[str]:
 
 
 def _clients(config: Config, name: str, paths: Sequence[str], target: HostPort) -> list[str]:
-    """Return the source addresses from which connections reach a target: the server of each tunnel in `paths`.
+    """Return the hosts that connect to a target. These are the servers of the tunnels in `paths`.
 
-    IPv6 addresses have no brackets, because exports(5) defines brackets as a wildcard. If the target is the server
-    of a tunnel, the result includes `localhost`, because the server can connect to itself from a loopback address.
+    IPv6 addresses have no brackets, because exports(5) defines brackets as a wildcard. If the target is the name of a
+    tunnel's server, add `localhost`, because the server can connect to itself from a loopback address.
     """
     if target.host in _LOOPBACK:
         return ["localhost"]

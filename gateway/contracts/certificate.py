@@ -13,9 +13,7 @@ class ValidityPeriod(NamedTuple):
     expires: float
 
     def expires_soon(self, now: float) -> bool:
-        """Return whether the certificate expires soon.
-
-        Both conditions must apply: less than a week remains, and less than a third of the validity period remains.
+        """Return whether less than a week and less than a third of the validity period remain.
 
         Args:
             now: Seconds since the epoch.

@@ -24,8 +24,8 @@ class ClientAcceptRule:
         open_time: Records the time from accepting each client to connecting it to the target.
         make_tap: Creates a tap for each client. The `tracker` of the tap must be None. If `make_tap` is None, the
             connections have no taps.
-        min_responses: A client with fewer responses (see `Relay.responses`) is reported individually, even if its
-            connection was short.
+        min_responses: The link reports each client with fewer responses (see `Relay.responses`) individually, not in
+            `ShortLivedConnectionTotals`.
     """
 
     sockets: tuple[socket.socket, ...]
@@ -65,10 +65,9 @@ class ClientAcceptingListener(Protocol):
 
     @property
     def clients(self) -> int:
-        """Number of current clients that the link has not passed to the handler yet.
+        """Number of current clients that the link has not passed to the handler yet. Includes `waiting`.
 
-        The number includes `waiting`. The number also includes clients that the link connected to the target, because
-        the link reports these clients only after about 50 ms.
+        The link passes a connected client to the handler only after about 50 ms.
         """
 
     @property
@@ -104,9 +103,9 @@ class AcceptedClientHandler(Protocol):
         """
 
     def on_served(self, listener: ClientAcceptingListener, clients: ShortLivedConnectionTotals) -> None:
-        """Count clients that the link connected to the target, and whose connections ended within about 50 ms.
+        """Count clients whose connections to the target ended within about 50 ms.
 
-        The link does not call `on_joined` for these clients. The listener can use the permits of these clients again.
+        The link does not call `on_joined` for these clients. Their permits become unused again.
         """
 
     def on_returned(
@@ -126,13 +125,12 @@ class AcceptedClientHandler(Protocol):
         """
 
     def on_stopped(self, listener: ClientAcceptingListener, *, failed: bool) -> None:
-        """Accept further clients without the link, because the listener has permanently stopped accepting clients.
+        """Handle the permanent stop of the listener. The handler must now accept new clients itself.
 
         Args:
             listener: The listener.
-            failed: Whether the listener stopped because a dial failed or was slow, accept(2) failed, or no permits
-                are left. If False, the connections or the settings of the link have changed, and the handler can call
-                `listen` again immediately.
+            failed: True after a failure (for example, a dial failed or was slow), or if no permits are left. False if
+                the link's connections or settings changed. The handler can then call `listen` again immediately.
         """
 
     def on_closed(self, listener: ClientAcceptingListener) -> None:

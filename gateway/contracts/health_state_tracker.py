@@ -9,9 +9,9 @@ _FAULTS = (HealthState.DOWN, HealthState.DEGRADED)
 class HealthStateTracker:
     """The state of a backend, target or tunnel, and the time at which the state began (`since`).
 
-    In the states `blocked` and `paused`, the gateway runs no checks. Such an interruption does not end a fault
-    (`down` or `degraded`). For example, if a target is down before and after the interruption, `since` is the
-    beginning of the first `down`.
+    The states `blocked` and `paused` interrupt the checks. If a target is `down` before and after an interruption,
+    `since` is the time at which the target went down, not the end of the interruption. The same applies to
+    `degraded`.
 
     Args:
         now: The current time, in seconds since the epoch.
@@ -21,10 +21,9 @@ class HealthStateTracker:
         self.state: str = HealthState.UNKNOWN
         self.since = now
         self._interrupted: tuple[str, float] | None = None
-        """The state before the current interruption, and the time at which this earlier state began.
+        """The fault (`down` or `degraded`) before the current interruption, and the time at which the fault began.
 
-        An interruption lasts while the state is `blocked` or `paused`. None if there is no current interruption, or
-        if the earlier state was neither `down` nor `degraded`.
+        None without an interruption, or if there was no fault before it.
         """
 
     def enter(self, state: str, now: float) -> bool:

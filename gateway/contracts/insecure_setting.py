@@ -1,4 +1,4 @@
-"""Defines insecure settings, which the gateway refuses in strict mode (`gateway.strict`)."""
+"""Defines `InsecureSetting`: a setting that the gateway refuses in strict mode (`gateway.strict`)."""
 
 from typing import NamedTuple
 

@@ -33,7 +33,7 @@ class RemoteNetworkId:
         return not self.hops
 
     def behind(self, hop: str) -> "RemoteNetworkId":
-        """Return the network into which a tunnel leads. The server of the tunnel is in the network `self`.
+        """Return the network behind `hop`, a tunnel server in this network.
 
         Args:
             hop: The server of the tunnel, such as `user@bastion:22`.
@@ -83,7 +83,7 @@ class Link(SocketConnector, Protocol):
             latency: Records the response latencies: from the last byte of a request to the first byte of its
                 response.
             within: Maximum number of seconds for the dial. The link can apply a shorter limit.
-            tap: Observes the forwarded bytes until the tap declares that it is finished.
+            tap: Observes the forwarded bytes until `tap.finished` is true.
 
         Returns:
             The relay. It owns `client`. If this method raises, the caller still owns `client`.
@@ -96,7 +96,7 @@ class Link(SocketConnector, Protocol):
         """
 
     async def lost(self) -> TunnelError:
-        """Wait until the link is lost, and return the error, which is not `fatal`: the tunnel can be reopened."""
+        """Wait until the link is lost, and return the error. The error is not fatal, because a retry can succeed."""
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
-"""Defines the interface that limits the logins of probes, because servers can block clients after aborted logins."""
+"""Defines the interface of login limiters.
+
+They limit the logins of probes, because a server can block a client after too many aborted logins.
+"""
 
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 
 class LoginLimiter(Protocol):
-    """Defines the limiter for the logins of probes to one server through one tunnel. All times are monotonic."""
+    """Defines the interface of a login limiter for one server and one tunnel. Times are monotonic, in seconds."""
 
     @property
     def aborted(self) -> int:
@@ -15,7 +18,7 @@ class LoginLimiter(Protocol):
         """Return a context manager for one login. `async with` waits if too many other logins are in progress."""
 
     def pause(self, now: float) -> float:
-        """Return how many seconds after the time `now` the next login can start; 0 if it can start immediately."""
+        """Return how long the next login must wait, in seconds. `now` is the current time."""
 
     def record_abort(self, now: float) -> None:
         """Record a login that was aborted at the time `now`."""

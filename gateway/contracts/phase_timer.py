@@ -16,11 +16,11 @@ class PhaseTimer:
     Args:
         seconds: Duration of each phase in seconds, in the order of the phases. Includes a phase that has failed.
         unfinished: The phase that is in progress or has failed; empty if the latest phase has succeeded.
-        on_abandoned: Called when the probe abandons a dial or login that the server might then count as aborted.
+        on_abandoned: Called when the probe abandons a dial or a login. Some servers count such aborts.
         logins: Limits the probe's logins; None if nothing limits them.
         timeout_hint: The likely cause, to report if the current phase times out; empty if the cause is unknown.
-        timeout_failure: The reason and a one-line message to report if the probe times out, for example after an
-            unexpected response. None to report the reason `timeout`.
+        timeout_failure: What to report if the probe times out: a reason and a one-line message, for example about an
+            unexpected response. None: the reason is `timeout`.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)

@@ -20,7 +20,7 @@ DatabaseRole = Literal["primary", "replica"]
 Preference = Literal["primary", "replica", "any", "order"]
 """How the gateway chooses the target for new clients; see the key `prefer`."""
 PathPreference = Literal["order", "latency"]
-"""How the gateway chooses between several tunnels to a target for new clients; see the key `prefer_way`."""
+"""How the gateway chooses the path for new clients; see the key `prefer_way`."""
 
 
 class TunnelState(StrEnum):

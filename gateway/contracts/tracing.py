@@ -7,18 +7,17 @@ from typing import NamedTuple, Protocol
 from gateway.contracts.config_types import HostPort
 
 _MAX_PHASES = 64
-"""Maximum number of recorded phases of one connection. Each dial adds phases, so a client that waits for minutes can
-have very many."""
+"""Maximum number of recorded phases of one connection. A client can wait for minutes, and each dial adds phases."""
 HOLD = "hold"
 """Phase in which the client waits for an open tunnel."""
 DIAL = "dial"
-"""Phase before a dial, in which the gateway chooses a target, or waits until the dial or its retry can start."""
+"""Phase before each connection attempt: the gateway chooses a target, or waits until it can start the attempt."""
 CHANNEL = "channel"
 """Phase in which the gateway opens the SSH channel or the connection to the target."""
 
 
 class TracedPhase(NamedTuple):
-    """One phase of a client connection, before the client is connected to a target.
+    """One phase of connecting a client to a target.
 
     Args:
         name: `HOLD`, `DIAL` or `CHANNEL`.
@@ -32,7 +31,7 @@ class TracedPhase(NamedTuple):
 
 
 class ConnectionPhaseRecorder:
-    """Records when a client was accepted, and the consecutive phases until it is connected to a target.
+    """Records the time at which a client was accepted, and each phase until the client is connected to a target.
 
     All times are in nanoseconds since the epoch. They are derived from the monotonic clock, so that a change of the
     system time during the connection has no effect on them.

@@ -12,13 +12,13 @@ from gateway.errors import FailureReason
 
 @dataclass(frozen=True)
 class TunnelOpenResult:
-    """An open tunnel: its link, a function that returns its status, and a function that applies changed key files.
+    """An open tunnel.
 
     Args:
         link: Connects sockets to targets in the network behind the tunnel.
         status: Returns the status of the link.
-        renew: Makes the tunnel use keys, certificates or VPN files that have changed on disk. Connections in use stay
-            open, unless a changed VPN file requires a new VPN connection.
+        renew: Makes the tunnel use changed keys, certificates or VPN files. Client connections stay open, unless a
+            VPN must reconnect to use a changed file.
     """
 
     link: Link
@@ -30,7 +30,7 @@ class TunnelStateCallback(Protocol):
     """A callback that a tunnel calls when its state changes, for example to `up` or `suspect`."""
 
     def __call__(self, state: TunnelState, reason: FailureReason | None = None, detail: str = "", /) -> None:
-        """Report the new state of the tunnel, the reason for the new state, and one line of detail."""
+        """Report a new state of the tunnel, with its reason and one line of detail."""
 
 
 class Tunnel(Protocol):

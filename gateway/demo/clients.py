@@ -21,7 +21,7 @@ class DemoClient:
 
     Args:
         backend: The name of the backend.
-        query: Sends a query, and returns a one-line description of the result.
+        query: A function that sends a query, and returns the result as one line of text.
         command: A command line that sends the same query.
     """
 

@@ -36,7 +36,7 @@ def main(*, once: bool) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="gateway-demo-") as name:
             folder = Path(name)
-            folder.chmod(0o755)  # the accounts of the database servers must be able to read the folder
+            folder.chmod(0o755)  # the database servers run as other users, and must be able to enter the folder
             click.secho("1. Servers on loopback, in place of a remote network", bold=True)
             with running_servers(folder) as servers:
                 _print_servers(servers)

@@ -102,7 +102,7 @@ class MariaDB:
         return connection
 
     def _connect(self) -> socket.socket:
-        """Connect to the server's unix socket. Retry, because the server creates the socket after its TCP port."""
+        """Connect to the server's unix socket. Retry, because the server opens its TCP port first."""
         deadline = time.monotonic() + _START_TIMEOUT
         while True:
             sock = socket.socket(socket.AF_UNIX)

@@ -148,10 +148,10 @@ class ServerProcess:
         return all(stat.rpartition(")")[2].split()[0] in "TtZ" for stat in stats)
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 10.0) -> None:
-        """Stop the child with a signal, and kill the remaining processes that it has started.
+        """Send a signal to the child, wait until it exits, and kill the rest of its process group.
 
         Args:
-            number: The signal for the child.
+            number: The signal to send.
             timeout: Seconds until SIGKILL.
         """
         child = self._child

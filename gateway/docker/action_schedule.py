@@ -14,7 +14,7 @@ class ActionSchedule:
     """Determines when planned actions are due. Does no I/O; times are monotonic, in seconds.
 
     Args:
-        starter: Starts containers. While it starts the container of an action, this action is not due.
+        starter: Starts containers. An action is not due while `starter` starts its container.
         failures: The failed actions, which are retried with backoff.
         attempts: The attempts to start containers, which are repeated with backoff.
     """
@@ -24,8 +24,8 @@ class ActionSchedule:
         self._failures = failures
         self._attempts = attempts
         self.signals_since = 0.0
-        """A monotonic time. After this time, the gateway has recorded every signal that other clients of the engine
-        sent to containers."""
+        """A monotonic time. If another client of the engine sent a signal to a container after this time, the gateway
+        has recorded the signal."""
 
     def not_before(self, action: PlannedAction) -> float:
         """Return the time of an action's next attempt; 0 if it is due now, `inf` while an attempt is in progress."""
@@ -33,8 +33,8 @@ class ActionSchedule:
             return math.inf
         again = self._attempts.not_before(action.container_id) if action.verb in REVIVALS else 0.0
         if action.verb is ActionKind.RESTART and action.last_start is not None:
-            # The gateway may have missed signals before `signals_since`. Another client of the engine may have begun
-            # to stop the container then. Therefore, wait until such a stop has certainly ended.
+            # The gateway may not know about a stop that another client of the engine requested before
+            # `signals_since`. Therefore, wait for the maximum duration of a stop.
             again = max(again, self.signals_since + action.last_start.max_stop_time)
         return max(again, self._failures.not_before(action))
 
@@ -43,7 +43,7 @@ class ActionSchedule:
         return [at - now for each in actions if 0 < (at := self.not_before(each)) < math.inf]
 
     def completed_starts(self, requested: Iterable[str], observed: EngineSnapshot, now: float) -> set[str]:
-        """Return the containers in `requested` whose start is complete: they run, or they were removed.
+        """Return the containers in `requested` that have started or were removed.
 
         Args:
             requested: IDs, from the ownership record, of the containers that the gateway asked the engine to start.

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class AttachmentObstacle(StrEnum):
-    """The reason why a container or service cannot be attached to a network. The values appear in the status."""
+    """The reason why a container or service is not attached to a network. The values appear in the status."""
 
     SHARED_NETWORK = "shared_namespace"
     HOST_NETWORK = "host_network"

@@ -15,9 +15,9 @@ container's creator sets them."""
 def compose_command(
     labels: Mapping[str, str], *, client: str = "docker", overrides: Iterable[str] = ()
 ) -> tuple[str, ...]:
-    """Return a `docker compose` command with the options of a container's project, but without a subcommand.
+    """Return a `docker compose` command for a container's project, without a subcommand.
 
-    The options include the project directory and the environment files. Without these options, Compose would resolve
+    The command contains the project directory and the environment files. Without these options, Compose would resolve
     relative paths and variables differently, and create a different container. The words are not quoted for a shell.
 
     Args:

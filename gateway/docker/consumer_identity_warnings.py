@@ -40,7 +40,7 @@ def _names(listed: Any) -> set[str]:
 
 
 def image_labels(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
-    """Yield a warning for each container whose image has labels for the gateway: the gateway ignores such labels."""
+    """Yield a warning for each container whose image has labels for the gateway. The gateway ignores these labels."""
     prefix = desired.options.label_prefix
     matter = {f"{prefix}.{key}" for key in KEYS} | set(desired.by_label.values())
     matter |= {label.partition("=")[0] for rule in desired.options.attach for label in rule.labels}
@@ -77,8 +77,7 @@ def spoofing(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
             for _, each in there
             if each.can_spoof is not False
         )
-        # Skip a network without a container that can spoof addresses. Also skip a network on which all containers
-        # have the same address, because there is no other address to spoof.
+        # Skip the network if none of its containers can spoof an address, or if all of them share one address.
         if not able or len({base.id for base, _ in there}) < 2:
             continue
         known = [consumer(base, desired.options.grants, strict=desired.strict) for base, _ in there]

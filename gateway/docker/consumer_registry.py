@@ -24,7 +24,7 @@ class Consumer:
         id: The container's ID.
         labels: The container's labels that the gateway evaluates, see `gateway.docker.image_labels`.
         granted: The backends that grants allow the container to use.
-        strict: `gateway.strict`: whether containers are admitted only by rules in `docker.grants`, not by labels.
+        strict: The value of `gateway.strict`. If true, only `docker.grants` admits containers; labels do not.
     """
 
     name: str
@@ -44,7 +44,7 @@ def consumer(container: Container, grants: Iterable[Grant], *, strict: bool) -> 
     Args:
         container: The container.
         grants: The rules in `docker.grants`.
-        strict: `gateway.strict`: whether containers are admitted only by rules in `docker.grants`, not by labels.
+        strict: The value of `gateway.strict`. If true, only `docker.grants` admits containers; labels do not.
     """
     given = granted(grants, container.name, container.labels)
     backends = frozenset(given.backends) if given else frozenset()
@@ -57,8 +57,8 @@ def client_networks(observed: EngineSnapshot, options: DockerOptions) -> Abstrac
     On other networks, a client that is not a container can have the same address as a container.
 
     Returns:
-        The names of the networks; None for all networks. Empty if the engine runs on another host, because then no
-        client's address identifies a container of the engine.
+        The names of the networks; None for all networks. Empty if no address identifies a container, for example
+        because the engine runs on another host.
     """
     own = observed.own_container
     if own is not None:
@@ -69,7 +69,7 @@ def client_networks(observed: EngineSnapshot, options: DockerOptions) -> Abstrac
 
 
 class ConsumerRegistry:
-    """Finds the consumer (a container that uses backends) that has a given source address.
+    """Finds the consumer (a container that uses backends) with a given source address.
 
     The reconciler calls `update` after each snapshot.
 
@@ -87,7 +87,7 @@ class ConsumerRegistry:
         self._forgotten: dict[str, float] = {}
         self._updated = asyncio.Event()
         self.watchers: list[Callable[[dict[str, Consumer]], None]] = []
-        """Functions that the registry calls when consumers change. The argument maps each address to its consumer."""
+        """Functions that the registry calls with all consumers, by address, when a consumer changes."""
 
     def update(
         self,
@@ -106,7 +106,7 @@ class ConsumerRegistry:
                 not added again.
             networks: The networks whose addresses identify containers, see `client_networks`; None for all networks.
             grants: The rules in `docker.grants`.
-            strict: `gateway.strict`: whether containers are admitted only by rules in `docker.grants`, not by labels.
+            strict: The value of `gateway.strict`. If true, only `docker.grants` admits containers; labels do not.
         """
         self._forgotten = {key: at for key, at in self._forgotten.items() if at >= began}
         found = {}
@@ -120,12 +120,12 @@ class ConsumerRegistry:
         self._replace({**self._remote, **self.local})
 
     def update_remote(self, consumers: dict[str, Consumer]) -> None:
-        """Replace the consumers of other swarm nodes.
+        """Replace the consumers on other swarm nodes.
 
-        If a consumer of this engine and one of another node have the same address, keep the consumer of this engine.
+        For an address that this engine also uses, the consumer on this engine takes precedence.
 
         Args:
-            consumers: For each address, the consumer on another node.
+            consumers: The consumers on other nodes, by address.
         """
         if consumers != self._remote:
             self._remote = consumers
@@ -145,10 +145,7 @@ class ConsumerRegistry:
         updated.set()
 
     def forget(self, container_id: str) -> None:
-        """Remove a container that exited or left a network.
-
-        The engine can give the container's address to another container.
-        """
+        """Remove a container that exited or left a network. Another container can get its address at any time."""
         self._forgotten[container_id] = time.monotonic()
         self.local = {address: each for address, each in self.local.items() if each.id != container_id}
         if any(each.id == container_id for each in self._by_address.values()):

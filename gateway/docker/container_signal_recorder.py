@@ -12,19 +12,20 @@ from gateway.docker.inspection_cache import epoch, signal_number
 from gateway.docker.start_attempts import StartAttempts
 
 _KEPT = 200
-"""If the engine returns fewer past events than this number, no event is missing. Docker keeps the last 256 events
-(moby, `daemon/events`), but the response omits events that are newer than the request. A response with slightly fewer
-than 256 events can therefore be incomplete."""
+"""A response with fewer past events than this number is complete. Docker stores only the latest 256 events (moby,
+`daemon/events`). This number is below 256, because a response omits events that are newer than the request."""
 
 
 def record_event(event: Mapping[str, Any], attempts: StartAttempts, requested: Collection[str]) -> None:
-    """Record an event if it is a container's start or removal, or a signal from another client of the engine.
+    """Record a signal that another client of the engine sent to a container.
+
+    If the event is the start or removal of a container, remove the container's recorded signals.
 
     Args:
         event: The event.
-        attempts: Stores the recorded signals.
+        attempts: Stores the signals.
         requested: IDs of the containers that the gateway is starting. Signals to these containers are not recorded,
-            because the gateway itself causes them when it restarts a container.
+            because the gateway's own restart sends them.
     """
     actor, action = event.get("Actor", {}), event.get("Action")
     container = str(actor.get("ID", ""))
@@ -38,11 +39,9 @@ def record_event(event: Mapping[str, Any], attempts: StartAttempts, requested: C
 async def record_past_events(
     engine: EngineClient, attempts: StartAttempts, requested: Collection[str], within: float
 ) -> tuple[float, float]:
-    """Read the past events that the engine still stores, and record them.
+    """Record the signals in the past events that the engine still stores. For Podman, read no events.
 
-    The events show which containers another client has begun to stop. The gateway must not restart these containers.
-
-    For Podman, read no events.
+    The signals show which containers another client is stopping. The gateway must not restart these containers.
 
     Args:
         engine: The engine.
@@ -51,9 +50,8 @@ async def record_past_events(
         within: The maximum time to read events, in seconds. Events that are not read by then are not recorded.
 
     Returns:
-        Two times. The first time is the engine's time before the events were read, in seconds since the epoch. The
-        second time is monotonic: no event after the second time is missing. The second time is 0 if no event is
-        missing at all, and always for Podman.
+        The engine's time before the read, in seconds since the epoch; and the monotonic time before which events can
+        be missing. The monotonic time is 0 if no event is missing, and for Podman.
 
     Raises:
         EngineError: The request failed.

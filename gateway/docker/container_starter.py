@@ -16,8 +16,8 @@ from gateway.docker.plan import REVIVALS, PlannedAction
 
 _PARALLEL = 4
 _SLOT_TIME = 5.0
-"""Seconds after which a start without a response no longer counts toward the limit `_PARALLEL`. A start can wait for
-a mount for an hour, and must not delay other starts for so long."""
+"""Maximum time in seconds for which a start counts toward `_PARALLEL`. A start can wait for a mount for an hour, and
+must not delay other starts for so long."""
 
 
 class ContainerStarter:
@@ -27,8 +27,8 @@ class ContainerStarter:
         execute: Executes an action on a connection, and returns whether the action succeeded.
         failed: Called with the error if the gateway cannot inspect a container before its start.
         ended: Called with the ID of a container after each attempt to start the container.
-        permits: Returns whether an action is still allowed. Called immediately before each start, because a start can
-            wait until other starts have completed.
+        permits: Returns whether an action is still allowed. Called immediately before each start, after any wait for
+            other starts.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class ContainerStarter:
             self._tasks.pop(key).result()
 
     async def cancel(self) -> None:
-        """Cancel all attempts to start containers, and close their connections. The engine then aborts the starts."""
+        """Cancel all starts, and close their connections. The engine then aborts the starts."""
         tasks = list(self._tasks.values())
         self._tasks = {}
         for task in tasks:
@@ -101,7 +101,9 @@ class ContainerStarter:
 
 
 async def _is_due(engine: EngineClient, action: PlannedAction) -> bool:
-    """Return False if the container was started, stopped or removed after the action was planned; otherwise True.
+    """Return whether the action still applies.
+
+    It no longer applies if the container was started, stopped, changed or removed after the action was planned.
 
     Raises:
         EngineError: The engine did not respond.

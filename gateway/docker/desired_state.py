@@ -22,29 +22,27 @@ class DesiredState:
 
     Args:
         instance: This gateway's name.
-        options: The configuration.
+        options: The section `docker` of the configuration.
         backends: The backends that clients can reach by name.
         busy: IDs of containers that have connections through the gateway.
         volumes: The configured volumes.
         serving: Whether any client has connections through the gateway.
         by_label: Maps the name of each backend with `allow.label` to the name of this label.
-        strict: `gateway.strict`: whether containers are admitted only by rules in `docker.grants`, not by labels.
-        configured: The original networks, if `expand_projects` has replaced networks in `options` with the networks
-            of projects; otherwise empty.
+        strict: `gateway.strict`: whether only rules in `docker.grants` admit containers. Labels then do not.
+        configured: The configured networks, if `expand_projects` has replaced networks in `options`; otherwise
+            empty.
         claimed: For each network, the gateway's previous addresses.
         refused: For each network, the addresses that the engine refused to assign to the gateway.
         direct: Addresses that the gateway connects to without a tunnel. The subnet of a new network must not contain
             them.
         mount_addresses: The addresses that the engine's host connects to when it mounts volumes.
         usable: The backends that serve clients now; None in commands that run without the service.
-        given_up: The containers that are not started again after too many failed starts; see `StartAttempts`.
-        restarted: Containers that need no restart, although the owner of their network namespace seems to have
-            started later. Each item contains a container's ID, and the time of the owner's start; see
-            `StartAttempts.restarted` and `Plan.later_starts`.
-        interrupted: Maps container IDs to the requested starts to which the engine has not responded.
-        namespaces: IDs of the containers whose network namespace other containers share, from `Plan.namespaces` of
-            the previous plan.
-        signals: The signals that other clients of the engine sent to each container, see `StartAttempts`.
+        given_up: The containers that the gateway no longer starts, see `StartAttempts.given_up`.
+        restarted: Pairs of a container's ID and a start time of the owner of its network namespace. This start does
+            not require a restart of the container; see `StartAttempts.restarted` and `Plan.later_starts`.
+        interrupted: Maps container IDs to requested starts without a response from the engine.
+        namespaces: The `Plan.namespaces` of the previous plan.
+        signals: The signals that other clients of the engine sent to each container; see `StartAttempts.signals`.
     """
 
     instance: str

@@ -1,4 +1,4 @@
-"""Sends to the engine the requests that execute one planned action, such as attaching a container."""
+"""Executes one planned action, such as attaching a container, with requests to the engine."""
 
 from collections.abc import Awaitable
 
@@ -49,8 +49,7 @@ async def _start(engine: EngineClient, action: PlannedAction) -> None:
 
 async def _reattach(engine: EngineClient, action: PlannedAction) -> None:
     try:
-        # Use the network's name, not its ID. The container can still be attached to a removed network, which had the
-        # same name but another ID.
+        # The network's ID can be wrong: the container can still be attached to a removed network with the same name.
         await _disconnect(engine, action.network, action.container_id)
     except EngineError as error:
         if "is not connected" not in error.message:  # the engine reports a missing endpoint with status 500
@@ -61,7 +60,7 @@ async def _reattach(engine: EngineClient, action: PlannedAction) -> None:
 async def _connect(engine: EngineClient, action: PlannedAction) -> None:
     settings: dict[str, object] = {"Aliases": list(action.aliases)}
     if has_gateway_priority(engine.api_version):
-        settings["GwPriority"] = -1  # prefer any other network of the container for the default route
+        settings["GwPriority"] = -1  # prefer the container's other networks for the default route
     if action.addresses:
         settings["IPAMConfig"] = {"IPv6Address" if ":" in each else "IPv4Address": each for each in action.addresses}
     body = {"Container": action.container_id, "EndpointConfig": settings}

@@ -16,7 +16,7 @@ NEWEST = (1, 48)
 """The newest Docker API version that the gateway supports. `EngineFlavor.oldest` is the oldest supported version."""
 _CONNECT_TIMEOUT = 5.0
 PING_EVERY = 10.0
-"""Seconds between two pings of the engine while the gateway waits for an event or for a container to start."""
+"""Seconds between two pings of the engine while the gateway waits for an event or for the start of a container."""
 _START_TIMEOUT = 3600.0
 """The maximum duration of a container's start, in seconds. The engine mounts the container's volumes one after
 another, and the kernel can wait up to 600 s for each mount. After `_START_TIMEOUT`, the gateway closes the
@@ -103,7 +103,7 @@ class EngineClient:
         return await self._request(path, "POST", body=body, params=params)
 
     async def post_start(self, path: str) -> None:
-        """Send a POST request that starts a container. Wait for the response while the engine responds to pings.
+        """Send a POST request that starts a container. Wait for the response as long as the engine responds to pings.
 
         Raises:
             EngineError: The request failed, the engine did not respond to a ping, or the start took over an hour.
@@ -132,12 +132,12 @@ class EngineClient:
     async def events(
         self, since: float, kinds: tuple[str, ...], until: float | None = None
     ) -> AsyncIterator[dict[str, Any]]:
-        """Yield each event about objects of these kinds, until the engine closes the stream.
+        """Yield events until the engine closes the stream.
 
         Args:
-            since: The time of the first event to yield, in seconds since the epoch. It can be in the past.
-            kinds: The types of objects: `container`, `network`, `service`, `volume`.
-            until: The time of the last event to yield, in seconds since the epoch; None to yield events without end.
+            since: Start time, in seconds since the epoch. The engine first sends the past events since this time.
+            kinds: Types of the objects whose events to yield: `container`, `network`, `service`, `volume`.
+            until: End time, in seconds since the epoch; None for no end.
 
         Raises:
             EngineError: The connection failed, or the engine did not respond to a ping.

@@ -18,12 +18,11 @@ _IGNORED_EVENTS = ("exec_", "health_status", "top", "attach", "resize", "export"
 
 
 class EngineEventHandler:
-    """Reads the events of one engine. Immediately removes outdated data about containers, and requests a snapshot.
+    """Reads the events of one engine. Immediately removes data that an event makes outdated, and requests a snapshot.
 
     Args:
-        inspections: The cached inspections. When a container starts, the handler removes the container's cached
-            `LastContainerStart`.
-        registry: Maps addresses to containers. The handler removes containers that exit or leave a network.
+        inspections: The cached inspections. When a container starts, its `LastContainerStart` is removed.
+        registry: Maps addresses to containers. When a container exits or leaves a network, its addresses are removed.
         revivals: Records the signals that other clients of the engine send to containers.
         requested: IDs of the containers that the gateway is starting. Signals to these containers are not recorded.
     """

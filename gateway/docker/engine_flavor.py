@@ -15,13 +15,14 @@ class EngineFlavor:
         oldest: The oldest API version that the gateway supports.
         release: The first release of the implementation with the API version `oldest`, for messages.
         has_swarm: Whether the implementation supports swarms, and therefore overlay networks and services.
-        lists_aliases: Whether the list of containers contains aliases but no network modes (Podman). Docker's list
-            contains network modes but no aliases. An inspection always contains both.
+        lists_aliases: Whether the list of containers contains aliases but no network modes (Podman), or the reverse
+            (Docker). An inspection always contains both.
         inspection: The prefix of the path to inspect a container. Podman requires a special prefix: without it, the
             response does not contain the capabilities.
-        ranges: A path, including the API version, that lists the networks with their address ranges; empty if the
-            list at `/networks` contains the ranges.
-        leaves_failed_connects: Whether the engine lists a container as connected after a failed connect request.
+        ranges: The path, including the API version, to list networks with their address ranges; empty if `/networks`
+            lists the ranges.
+        leaves_failed_connects: Whether the engine keeps a container's connection to a network after the connect
+            request has failed.
         command: The command line client, for messages.
         external_network: The predefined network through which containers reach external networks, for messages.
     """
@@ -66,7 +67,7 @@ _COMPONENT = "Podman Engine"
 
 
 def flavor(version: Mapping[str, Any]) -> EngineFlavor:
-    """Return whether an engine is Docker Engine or Podman, as an `EngineFlavor`.
+    """Return the flavor of an engine: `DOCKER` or `PODMAN`.
 
     Args:
         version: The engine's response to `/version`.

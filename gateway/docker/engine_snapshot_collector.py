@@ -177,10 +177,10 @@ class EngineSnapshotCollector:
     async def _with_capabilities(
         self, engine: EngineClient, containers: tuple[Container, ...], labels: Collection[str]
     ) -> tuple[Container, ...]:
-        """Return a copy of each container, with `can_spoof` from the container's cached inspection.
+        """Return copies of the containers, with `can_spoof` from their cached inspections.
 
-        A container that uses backends can be the victim of address spoofing. Only the containers that share a network
-        or a network namespace with such a container are inspected.
+        Inspect only running containers that share a network with a container that uses backends, or that join another
+        container's network namespace. Other containers cannot spoof the address of a container that uses backends.
         """
         running = [each for each in containers if each.state in RUNNING]
         shared = {name for each in running if self._takes_part(each, labels) for name in each.endpoints}
@@ -195,7 +195,7 @@ class EngineSnapshotCollector:
     async def _with_names(
         self, engine: EngineClient, containers: tuple[Container, ...], own: str | None
     ) -> tuple[Container, ...]:
-        """Add the host name, hosts file and aliases of each container that can have name conflicts.
+        """Add host names, hosts files and aliases to the containers that can have name conflicts.
 
         Such a container shares a network with the gateway's container, with a container on a configured network, or
         with a container that requests an attachment.
@@ -212,7 +212,7 @@ class EngineSnapshotCollector:
         return tuple(self._named(each) for each in containers)
 
     def _named(self, container: Container) -> Container:
-        """Return a copy of the container with the host name, hosts file and aliases of the cached inspection."""
+        """Add the host name, hosts file and aliases from the inspection cache to a copy of the container."""
         if (found := self.inspections.cached(container.id)) is not None:
             container = replace(container, hostname=found.hostname, hosts=found.hosts)
         endpoints = {
@@ -224,7 +224,7 @@ class EngineSnapshotCollector:
         return replace(container, endpoints=endpoints)
 
     def _joined(self, container: Container) -> bool:
-        """Return whether a container is on a configured network, even if another program attached it."""
+        """Return whether a container is on a configured network, regardless of who attached the container."""
         return any(configured_as(self._options.networks, name) is not None for name in container.endpoints)
 
     def _asks(self, container: Container) -> bool:

@@ -42,9 +42,9 @@ class EngineError(GatewayError):
 
     @property
     def blocked(self) -> AttachmentObstacle:
-        """The reason why an attachment failed, from the text of the engine's message.
+        """The reason why an attachment failed.
 
-        The engine reports no error code for the reason.
+        The reason is derived from the engine's message, because the engine reports no error code for it.
         """
         return next(
             (reason for pattern, reason in _BLOCKED if pattern.search(self.message)), AttachmentObstacle.REFUSED

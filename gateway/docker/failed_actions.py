@@ -23,7 +23,7 @@ class FailedActions:
 
     def __init__(self) -> None:
         self._failed: dict[tuple[str, str], tuple[Backoff, float, EngineError]] = {}
-        """Maps the key of each failed action to the action's backoff, next attempt (a time), and last error."""
+        """For each action key: the backoff, the time of the next attempt, and the latest error."""
         self._address_failures: dict[tuple[str, tuple[str, ...]], int] = {}
         """For each network and each tuple of requested addresses: the number of failed requests."""
         self.refused: dict[str, frozenset[str]] = {}
@@ -81,9 +81,9 @@ class FailedActions:
     def with_failure(
         self, attachment: DesiredAttachment, networks: Mapping[str, NetworkOptions]
     ) -> DesiredAttachment:
-        """Return a blocked copy of a pending attachment whose last action failed. The copy contains the error.
+        """Return a blocked copy with the error if an attachment is pending and its latest action failed.
 
-        In all other cases, return `attachment` unchanged.
+        Otherwise, return `attachment`.
 
         Args:
             attachment: The status of the attachment.
@@ -109,8 +109,8 @@ class FailedActions:
     ) -> None:
         """Count a failure, and add the action's addresses to `refused` if they probably caused the failure.
 
-        For the gateway's previous addresses, `_MAX_ADDRESS_FAILURES` failures are necessary. One failure is
-        sufficient for other addresses, or if the engine reported the addresses as the cause (`certain`).
+        The method adds the gateway's previous addresses after `_MAX_ADDRESS_FAILURES` failures, and other addresses
+        after the first failure. If the engine reported the addresses as the cause (`certain`), one failure is enough.
         """
         wanted = (action.network, action.addresses)
         self._address_failures[wanted] = self._address_failures.get(wanted, 0) + 1

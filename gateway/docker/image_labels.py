@@ -8,15 +8,15 @@ from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.snapshot import TASK_LABEL
 
 _WRITERS = {"com.docker.compose.": "com.docker.compose.config-hash", "com.docker.swarm.": TASK_LABEL}
-"""For each label prefix, a label that Compose or Swarm sets on containers, but never on images. A container with this
-label was created by Compose or Swarm, so the container's other labels with the prefix do not come from its image."""
+"""For each label prefix, a label that Compose or Swarm sets on containers, but never on images. If a container has
+this label, Compose or Swarm has also set the container's other labels with the same prefix."""
 
 
 def split(labels: Mapping[str, str], image: Mapping[str, str] | None) -> tuple[dict[str, str], dict[str, str]]:
     """Split a container's labels into those that the gateway evaluates and those that the gateway ignores.
 
-    The engine does not report which labels of a container come from its image. The gateway therefore ignores each
-    label that the image has with the same value, except labels that Compose or Swarm sets.
+    The engine does not report which labels of a container come from its image. The gateway therefore ignores a
+    label if the image has the same label with the same value, unless Compose or Swarm sets the label.
 
     Args:
         labels: The container's labels as the engine lists them, including the labels of the image.
@@ -30,7 +30,7 @@ def split(labels: Mapping[str, str], image: Mapping[str, str] | None) -> tuple[d
 
 
 class ImageLabelCache:
-    """Caches the labels of images, which never change."""
+    """Caches the labels of images. The labels of an image ID never change."""
 
     def __init__(self) -> None:
         self._labels: dict[str, Mapping[str, str] | None] = {"": None}
@@ -43,11 +43,11 @@ class ImageLabelCache:
     async def split_labels(
         self, engine: EngineClient, listed: Mapping[str, Any]
     ) -> tuple[dict[str, str], dict[str, str]]:
-        """Split a container's labels into those that the gateway evaluates and those that it ignores, see `split`.
+        """Split a container's labels like `split`. Request the image's labels from the engine if they are not cached.
 
         Args:
-            engine: The engine, to inspect the image if the cache does not contain it.
-            listed: The container, as the engine lists it.
+            engine: The container's engine.
+            listed: The container, as an item of the engine's list of containers.
 
         Raises:
             EngineError: The request failed.

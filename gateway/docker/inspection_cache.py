@@ -23,12 +23,11 @@ from gateway.docker.name_resolution import hostname_of, hosts_of
 from gateway.docker.snapshot import LastContainerStart
 
 _MAX_LOCKED, _MIN_WAIT = 1.0, 0.1
-"""How long, in seconds, one snapshot waits for inspections of locked containers (see the module's docstring).
-`_MAX_LOCKED` is the maximum for all containers together. After this time, the snapshot still waits `_MIN_WAIT` for
-each container."""
+"""Maximum seconds that one snapshot waits for locked containers (see the module's docstring): `_MAX_LOCKED` for all
+of them together, then `_MIN_WAIT` for each further one."""
 _RUNNING_FACTOR = 3.0
-"""The snapshot multiplies the wait for a running container by this factor. A running container is rarely locked, so
-a long inspection probably means that the engine is slow."""
+"""The maximum wait for a running container is longer by this factor. A running container is rarely locked, so a long
+inspection probably means that the engine is slow."""
 RETRY = 10.0
 """Seconds after which a container is inspected again if its inspection timed out or failed."""
 _STOP_TIMEOUT = 10.0
@@ -37,7 +36,7 @@ _STOP_TIMEOUT = 10.0
 
 @dataclass(frozen=True)
 class Inspection:
-    """The values of a container's inspection that the gateway uses.
+    """The values that the gateway uses from the inspection of a container.
 
     Args:
         can_spoof: Whether the container can spoof its source address.
@@ -76,17 +75,16 @@ class InspectionCache:
         """Prepare the cache for a new snapshot.
 
         Args:
-            idle: IDs of containers that do not run. They can be locked, because the engine might be starting them.
+            idle: IDs of the containers that are not running. Some can be locked, because the engine is starting them.
             starting: IDs of the containers that the gateway is starting now. They are not inspected.
         """
         self._idle, self._starting, self._left = frozenset(idle), frozenset(starting), _MAX_LOCKED
 
     def is_locked(self, container: str) -> bool:
-        """Return whether a container is locked, so that the engine does not respond to inspections of the container.
+        """Return whether a container is probably locked. The cached values of a locked container can be outdated.
 
-        For example, the engine locks a container while it starts the container.
-
-        The cached values of a locked container can be outdated.
+        A container counts as locked while the gateway starts it, and for `RETRY` seconds after an inspection of the
+        container timed out or failed.
         """
         locked_at = self._locked.get(container)
         return container in self._starting or (locked_at is not None and locked_at + RETRY > time.monotonic())
@@ -108,21 +106,21 @@ class InspectionCache:
         return self._starts[container][1] if container in self._starts else None
 
     def start_inspected_at(self, container: str) -> float:
-        """Return the monotonic time at which the cached last start of a container was inspected.
+        """Return the monotonic time of the inspection that found the cached last start of a container.
 
-        Return 0 if no last start is cached, or if it has expired.
+        Return 0 if there is no cached last start, or if it has expired (see `expire_start`).
         """
         return self._starts[container][0] if container in self._starts else 0.0
 
     def expire_starts(self) -> None:
-        """Make the next snapshots inspect the last start of every container again.
+        """Mark all cached last starts as expired, so that the next snapshots inspect these containers again.
 
         Call this if the gateway may have missed start events.
         """
         self._starts = {key: (0.0, start) for key, (_, start) in self._starts.items()}
 
     def expire_start(self, container: str) -> None:
-        """Make the next snapshot inspect the container's last start again.
+        """Mark the cached last start of a container as expired, so that a snapshot inspects the container again.
 
         Call this if the container may have been started since its last inspection.
         """
@@ -130,9 +128,9 @@ class InspectionCache:
             self._starts[container] = 0.0, self._starts[container][1]
 
     def forget_start(self, container: str) -> None:
-        """Discard the cached last start of a container, and the record that the container is locked.
+        """Remove the last start of a container from the cache, and no longer treat the container as locked.
 
-        Call this after the container was started again.
+        Call this after each start of the container.
         """
         self._starts.pop(container, None)
         self._locked.pop(container, None)

@@ -15,13 +15,13 @@ MANAGED_BY, INSTANCE, SPEC_HASH = "managed-by", "instance", "spec-hash"
 _TRUE = {"true", "1", "yes", "on"}
 _FALSE = {"false", "0", "no", "off", ""}
 _CLOSE = 0.75
-"""The minimum similarity (0 to 1) of an unknown name and a known name at which an error suggests the known name."""
+"""The minimum similarity (0 to 1) between an unknown name and the known name that the error suggests."""
 _MAX_SUGGESTION_KEY = 2 * max(map(len, KEYS))
-"""Errors suggest a known key only if the unknown key has at most this number of characters."""
+"""The maximum length of an unknown key for which the error suggests a known key."""
 _MAX_SUGGESTIONS = 3
-"""The maximum number of unknown backends in one label that get a suggestion of a known backend."""
+"""The maximum number of suggestions for the unknown backends in one label."""
 _MAX_SUGGESTION_NAME = 63
-"""Errors suggest a known backend only if the unknown name has at most this number of characters."""
+"""The maximum length of an unknown backend name for which the error suggests a known backend."""
 ALIAS = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)", re.IGNORECASE)
 """Matches a valid alias: one label of a host name (RFC 1123, section 2.1). Docker also accepts aliases with dots, but
 they do not resolve."""
@@ -32,8 +32,7 @@ class RequestedAccess:
     """The networks, backends and aliases that a container or service requests by its labels.
 
     Args:
-        networks: The requested networks. If empty, the container or service requests each network on which the
-            name of one of `backends` resolves.
+        networks: The requested networks; empty to request all networks of the requested backends.
         backends: The requested backends; empty to request all backends.
         aliases: The aliases of the container or service on these networks.
         detach_on_stop: Whether the gateway detaches the container when the container stops.
@@ -50,14 +49,16 @@ class RequestedAccess:
 def read(
     labels: Mapping[str, str], prefix: str, instance: str, backends: Iterable[str], *, granted: bool = False
 ) -> tuple[RequestedAccess | None, list[str]]:
-    """Parse labels. Return the request to this gateway (None if there is none), and a message for each error.
+    """Parse the labels of a container or service. Return the requested access, and a message for each error.
+
+    The access is None if the labels request nothing from this gateway, or only unknown backends.
 
     Args:
         labels: The labels that the gateway evaluates.
         prefix: The prefix of the gateway's labels.
-        instance: This gateway's name. Labels that name another gateway contain no request to this gateway.
+        instance: This gateway's name. If the label `instance` names another gateway, all labels are ignored.
         backends: The configured backends.
-        granted: Whether a grant matches the container or service, which then needs no label `enable`.
+        granted: Whether a grant matches the container or service. If so, `enable` is true by default.
     """
     mine = _ours(labels, prefix)
     if mine.get("instance", instance) != instance:
@@ -108,9 +109,9 @@ def enabled(text: str) -> bool:
 
 
 def idle(labels: Mapping[str, str], prefix: str, instance: str) -> list[str]:
-    """Return a list with one warning if labels have no effect because the label `enable` is absent.
+    """Return a warning if labels have no effect because the label `enable` is absent.
 
-    Otherwise, return an empty list.
+    The list contains at most one warning.
 
     Args:
         labels: The labels that the gateway evaluates.
@@ -132,10 +133,10 @@ def _key_errors(mine: Mapping[str, str], prefix: str, *, takes_part: bool) -> It
     """Yield an error for each unknown key, and for each invalid value of the labels `enable` and `revive`.
 
     Args:
-        mine: The labels that have the gateway's prefix. The keys omit the prefix.
+        mine: The labels that have the gateway's prefix, which is removed from the keys.
         prefix: The prefix.
-        takes_part: Whether the container requests access to backends. If so, each unknown label is an error. If not,
-            unknown labels can belong to another program, and only labels that resemble a known label are errors.
+        takes_part: Whether the container requests access to backends. If not, an unknown label can belong to another
+            program, and is an error only if it resembles a known label.
     """
     for key in sorted(mine.keys() - KEYS):
         # Limit the length, because the creator of a container could make the comparison slow with long keys.
@@ -170,13 +171,13 @@ def by_rules(name: str, labels: Mapping[str, str], rules: Iterable[AttachRule]) 
 
 
 def with_grants(request: RequestedAccess, given: GrantedAccess, *, explicit: bool) -> RequestedAccess:
-    """Return a copy of a request. If its list of backends or aliases is empty, use the list that the grants allow.
+    """Return a copy of a request in which the lists of the grants replace empty lists of backends and aliases.
 
     Args:
         request: The requested access.
         given: The access that the grants allow.
-        explicit: Whether the label `enable` is set. If so, an empty list of backends means all backends, and the
-            backends of the grants are not used.
+        explicit: Whether the label `enable` is set. If so, an empty list of backends stays empty, which requests all
+            backends.
     """
     backends = request.backends or (() if explicit else given.backends)
     return replace(request, backends=backends, aliases=request.aliases or given.aliases)
@@ -185,14 +186,15 @@ def with_grants(request: RequestedAccess, given: GrantedAccess, *, explicit: boo
 def only_granted(
     request: RequestedAccess, given: GrantedAccess | None, closed: Collection[str]
 ) -> tuple[RequestedAccess, list[str]]:
-    """Return a copy of a request without the items that grants do not allow, and a message for each removed item.
+    """Limit a request to the networks, backends and aliases that grants allow.
 
-    The items are networks, backends and aliases.
+    Return a limited copy, and a message for each removed item. The copy is refused if none of the requested backends,
+    or none of the requested networks, remains.
 
     Args:
         request: The requested access.
         given: The access that the grants allow; None if no grant matches.
-        closed: The configured networks on which no granted backend is available.
+        closed: The configured networks that have none of the granted backends.
     """
     if given is None:
         return replace(
@@ -217,7 +219,7 @@ def only_granted(
         refused = "docker.grants allows none of the backends that its labels request"
     elif request.networks and not networks:
         refused = "docker.grants allows no backend that is available on the networks that its labels request"
-    # Keep the lists of a refused request, because an empty list selects all backends or networks.
+    # If nothing remains, keep the requested list, because an empty list would request all backends or networks.
     kept = replace(request, backends=backends or request.backends, networks=networks or request.networks)
     return replace(kept, aliases=aliases, refused=refused), problems
 

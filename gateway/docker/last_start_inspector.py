@@ -9,12 +9,12 @@ from gateway.docker.inspection_cache import InspectionCache
 from gateway.docker.snapshot import RUNNING, Container
 
 _MAX_AGE, _MAX_AGE_RUNNING = 2.0, 30.0
-"""Seconds after which the last start of a container is inspected again. The second value is for a running container.
-The first value is for other containers; it is small, because a failed start may cause no event."""
+"""Seconds after which a last start is inspected again: `_MAX_AGE_RUNNING` for running containers, `_MAX_AGE` for
+others. `_MAX_AGE` is small, because a failed start may cause no event."""
 _MAX_INSPECTIONS = 50
 """The maximum number of inspections in one snapshot. The container with the oldest inspection is inspected first."""
 NEXT = 1.0
-"""Seconds until the next snapshot if a snapshot could not inspect all containers."""
+"""Seconds until the next snapshot if the last starts are incomplete; see `with_last_starts`."""
 
 
 async def with_last_starts(
@@ -24,20 +24,20 @@ async def with_last_starts(
     matters: Callable[[str], bool],
     now: float,
 ) -> tuple[tuple[Container, ...], bool]:
-    """Add the last start to each container that may have failed to start, or that shares a network namespace.
+    """Set `last_start` of each container that may have failed to start, or that shares a network namespace.
 
     One call makes at most `_MAX_INSPECTIONS` inspections.
 
     Args:
         engine: The engine.
-        inspections: The cache.
+        inspections: Caches the last starts.
         containers: All containers of the engine.
         matters: Returns whether the network with a given name belongs to the gateway.
         now: The monotonic time in seconds.
 
     Returns:
-        All containers, and a flag. The flag is False if `_MAX_INSPECTIONS` prevented the inspection of a container
-            whose last start is not cached or has expired. Otherwise, the flag is True.
+        All containers, and whether their last starts are complete. They are incomplete if the limit prevented the
+            inspection of a container whose last start is not cached or has expired.
 
     Raises:
         EngineError: A request failed, or a proxy in front of the engine refused it.

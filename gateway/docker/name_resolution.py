@@ -12,7 +12,7 @@ from gateway.docker.snapshot import Container, EngineSnapshot, NetworkEndpoint
 WITHOUT_NAMES = frozenset({"bridge", "host", "none"})
 """The predefined networks, on which Docker's DNS server resolves no names."""
 _GATEWAY = "gateway"
-"""The key that `DnsNameTable` uses for the gateway instead of the ID of the gateway's container or service."""
+"""`DnsNameTable` uses this key, not an ID, for the gateway's own container and service."""
 _BACKEND = "a backend"
 _SHORT_ID = 12
 
@@ -111,8 +111,8 @@ class DnsNameTable:
             if place == network or place in WITHOUT_NAMES:
                 continue
             held = self._holders.get(place, {})
-            # Intersect `held` with each set separately. To merge the sets first would be slow for a container with
-            # thousands of aliases.
+            # Intersect `held` with each set separately: merging the sets first is slow if a container has thousands
+            # of aliases.
             both = [held.keys() & each for each in (there.keys(), who.aliases, set(backends))]
             for name in sorted(set().union(*both)):
                 others, ours = held[name], there.get(name, {})

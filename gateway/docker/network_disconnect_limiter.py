@@ -20,7 +20,7 @@ class NetworkDisconnectLimiter:
         self._taken: deque[float] = deque()
 
     def remaining(self, now: float) -> int:
-        """Return the number of endpoints that can still be detached now without exceeding the limit."""
+        """Return how many more endpoints may be detached now."""
         self._forget(now)
         return max(0, self._most - len(self._taken))
 

@@ -20,11 +20,11 @@ class NetworkOptions:
         internal: Whether the network has no route to external networks, so that the network never becomes a
             container's default route. If false, containers that are on no other network reach external networks
             through this network.
-        per: `project`: create a separate network, such as `NAME-PROJECT`, for each Compose project, swarm stack,
-            swarm service and other container; absent: one network for all.
+        per: `project`: each Compose project and each swarm stack gets its own network, such as `NAME-PROJECT`. So
+            does each other swarm service, and each other container. Absent: one network for all.
         encrypted: Whether to encrypt the traffic of an overlay between nodes.
-        subnet: The network's subnet; absent: a free /22 of 10.201.0.0/16. With `per`, the range in which each project
-            gets a free /24 (IPv6: /64); absent: 10.201.0.0/16.
+        subnet: The network's subnet; absent: a free /22 of 10.201.0.0/16. With `per`, the network of each project
+            gets a free /24 (IPv6: /64) of this subnet; absent: of 10.201.0.0/16.
         ip_range: The part of the subnet from which containers get addresses; absent: the upper half of the subnet.
         address: The gateway's address; absent: the gateway chooses an address outside `ip_range`, and keeps it.
         mtu: The MTU in bytes; absent: the driver's default.
@@ -67,11 +67,11 @@ class AttachRule:
 
 @dataclass(frozen=True)
 class Grant:
-    """A rule that lets containers use backends; all matching grants apply together.
+    """A rule that lets containers use backends. If several rules match a container, all of them apply.
 
     Args:
-        backends: The backends that the containers may use. The gateway attaches the containers to the networks on
-            which these backends are available, and `allow: {label: …}` admits the containers.
+        backends: The backends that the containers may use. The gateway attaches the containers to the networks of
+            these backends. A backend with `allow: {label: …}` admits the containers even without the label.
         container: Pattern for the container's name, such as `batch-*`.
         project: Pattern for the container's Compose project.
         service: Pattern for the container's service in the Compose project.
@@ -93,8 +93,9 @@ class SwarmPeerOptions:
     """The options for the exchange of container addresses between the gateways on the nodes of a swarm.
 
     Args:
-        secret: The pre-shared secret that authenticates the gateways, at least 32 characters, the same on every node.
-        port: The port that each gateway listens on, at its addresses on the swarm's networks.
+        secret: The pre-shared secret by which the gateways authenticate each other. It must have at least 32
+            characters, and be the same on every node.
+        port: The port on which the gateways listen. They listen only on the swarm's networks.
         name: The alias of every gateway on these networks. The gateways find each other by this alias.
     """
 
@@ -108,7 +109,8 @@ class DockerOptions:
     """The section `docker`: the engine, its networks, and the containers to attach to them.
 
     Args:
-        host: `unix:///path`, `tcp://host:port`, or `ssh://TUNNEL/path`: a unix socket behind a tunnel.
+        host: The address of the engine: `unix:///path` or `tcp://host:port`. For a unix socket behind a tunnel:
+            `ssh://TUNNEL/path`.
         via: The tunnel to a `tcp://` host.
         tls: Certificates for `tcp://`.
         label_prefix: The prefix of the gateway's labels on containers.
@@ -120,17 +122,18 @@ class DockerOptions:
         on_name_conflict: What to do if a container can resolve a name to two hosts: one host on a network of the
             gateway, and another host on a different network or in the container's hosts file. `warn`: attach the
             container, and warn. `refuse`: do not attach the container.
-        services: Whether to attach swarm services. The gateway changes the specification of a service, so the swarm
-            restarts its tasks.
+        services: Whether to attach swarm services. To attach a service, the gateway changes its specification. The
+            swarm then restarts the tasks of the service.
         revive: Whether to start containers whose start failed because of a volume or network of the gateway. The
             gateway then also restarts containers that share the network namespace of another container, if that
             container has restarted. The label `gateway.revive` overrides this key for one container.
         peers: Exchange of container addresses between the gateways on the nodes of a swarm; absent: a gateway knows
             only the containers of its own node.
-        repair: Whether to reattach containers with wrong aliases. This resets their connections. `idle`: only while
-            they have no connections. `disruptive`: always. `never`: only report such containers.
-        max_detaches: Maximum number of endpoints that the gateway detaches within the time `resync`, so that a
-            mistake cannot detach every container.
+        repair: Whether to make changes that reset the connections of containers, such as attaching them again with
+            other aliases. `idle`: only while they have no connections. `disruptive`: always. `never`: only report
+            such containers.
+        max_detaches: Maximum number of endpoints that the gateway detaches within the time `resync`. This limit gives
+            you time to undo a mistake in the configuration.
         resync: Time after which the gateway compares the engine with the configuration again, even without events.
         timeout: The timeout of one request to the engine.
     """

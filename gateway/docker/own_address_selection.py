@@ -8,8 +8,8 @@ from gateway.contracts.config_types import IpAddress, IpNetwork
 from gateway.docker.snapshot import NetworkInfo
 
 _MIN_HOST_BITS = 3
-"""The minimum number of host bits (IPv4: 32 minus the prefix length) of a subnet with a separate range for other
-containers. Smaller subnets have too few addresses."""
+"""The minimum number of host bits (IPv4: 32 minus the prefix length) of a subnet that the gateway divides. Smaller
+subnets have too few addresses."""
 _MAX_CANDIDATES = 1 << 16
 """The maximum number of addresses to try in one subnet. An IPv6 subnet has too many addresses to try all of them."""
 
@@ -48,22 +48,23 @@ def choose(
     claimed: Collection[str] = (),
     refused: Collection[str] = (),
 ) -> tuple[str, ...]:
-    """Choose the gateway's addresses, one in each subnet that has a separate range for containers (`--ip-range`).
+    """Choose the gateway's addresses, one in each subnet that has an `--ip-range`, but outside this range.
 
-    A hash of the gateway's name selects the address. A gateway therefore selects the same address each time, and
-    gateways on different swarm nodes rarely select the same address. If the engine refuses an address, the gateway
-    tries the next one.
+    The gateway prefers its previous addresses. Without a previous address, a hash of the gateway's name selects the
+    address. A gateway therefore selects the same address each time, and gateways on different swarm nodes rarely
+    select the same address. If the engine refuses an address, the gateway tries the next one.
 
     Args:
         network: The network on which the gateway gets the addresses.
         instance: The gateway's name.
-        fixed: The configured address; None if no address is configured.
+        fixed: The configured address, which the gateway uses instead of a chosen address of the same IP version; None
+            if no address is configured.
         claimed: The gateway's previous addresses on this network, or on a removed network of the same name.
         refused: Addresses that the engine refused.
 
     Returns:
-        The addresses, at most one for each subnet. There is none for a subnet without a separate range or without a
-            free address.
+        The configured address, and the chosen addresses. No address is chosen in a subnet that has no `--ip-range`
+            or no free address.
     """
     found = [str(fixed)] if fixed is not None else []
     for subnet, inner in _divided(network):
@@ -99,12 +100,12 @@ def _first(
 
 
 def _candidates(subnet: IpNetwork, inner: IpNetwork, instance: str) -> Iterable[str]:
-    """Return the gateway's possible addresses, in the order in which the gateway tries the addresses.
+    """Return the addresses to try, in order of preference.
 
     Args:
         subnet: The subnet of the addresses.
-        inner: The range for other containers, which contains none of the addresses.
-        instance: The gateway's name, which determines the first address.
+        inner: The subnet's `--ip-range`. All returned addresses are outside it.
+        instance: The gateway's name. Its hash selects the first address.
     """
     # `subnet` and `inner` have the same IP version, see `_divided`.
     blocks: Iterable[IpNetwork] = subnet.address_exclude(inner)  # type: ignore[arg-type]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 _ID = re.compile(r"containers/([0-9a-f]{64})/\S+ /etc/(?:hostname|hosts|resolv\.conf) ")
-"""Matches a line of /proc/self/mountinfo about a file that the engine mounts into this process's container. On a
-host, /proc/self/mountinfo also lists mounts of other containers. The pattern does not match those mounts, because
-their mount points differ. Podman's paths contain the name of the storage driver, as in `overlay-containers`."""
+"""Matches a line of /proc/self/mountinfo: a file such as /etc/hosts, mounted from the engine's directory for this
+container. A host's mountinfo lists files from these directories too, but with other mount points, which do not match.
+In Podman's paths, the name of the storage driver precedes `containers`, as in `overlay-containers`."""
 _SHORT_ID = re.compile(r"[0-9a-f]{12,64}")
 
 
@@ -38,9 +38,9 @@ def own_id(configured: str | None, listed: Iterable[Mapping[str, Any]]) -> str |
 
 
 def mounted_id() -> list[str]:
-    """Return a list with the ID of this process's container, from the source paths of mounts such as /etc/hostname.
+    """Return a list of one item: the ID of this process's container. The list is empty if no mount shows an ID.
 
-    The list is empty if no mount shows an ID, for example because this process does not run in a container.
+    The engine mounts files such as /etc/hostname from a directory whose path contains the ID.
     """
     try:
         return _ID.findall(Path("/proc/self/mountinfo").read_text())[:1]

@@ -1,8 +1,7 @@
 """Stores in a file what the gateway created and started in Docker, for use after the gateway restarts.
 
 The record contains the endpoints that the gateway created, the gateway's addresses, and the container starts that the
-gateway requested. Before the gateway attaches or starts a container, it writes the entry to the file, so that a crash
-cannot lose the entry.
+gateway requested. The gateway adds an entry before it attaches or starts a container, in case the gateway crashes.
 """
 
 import contextlib
@@ -54,7 +53,7 @@ class OwnershipRecord:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Messages about a record that could not be read or written, each with the consequence."""
+        """Messages about failed reads and writes of the record, with their consequences."""
         found = []
         if self._read_problem:
             consequence = "could not be read, so endpoints of an earlier process are not detached"
@@ -80,7 +79,7 @@ class OwnershipRecord:
             for name, each in written.get("addresses", {}).items()  # files of earlier versions lack this key
         }
         starts: dict[str, ContainerRevival] = {}
-        # Ignore invalid entries about requested starts. The gateway then does not repeat these starts.
+        # If an entry of `starts` is invalid, ignore all of them. The gateway then does not repeat interrupted starts.
         with contextlib.suppress(*_UNREADABLE):
             starts = {
                 str(container): ContainerRevival(StartFailureCause(cause), str(backend))
@@ -90,7 +89,7 @@ class OwnershipRecord:
         return endpoints, addresses, starts, frozenset(map(str, written.get("namespaces", ()))), later
 
     def _merge(self) -> None:
-        """Read the file again, and add the entries that other processes, such as `gateway apply`, have written."""
+        """Add the endpoints and starts that other processes, such as `gateway apply`, have written to the file."""
         with contextlib.suppress(OSError, *_UNREADABLE):
             endpoints, _, starts, *_ = self._read()
             self._endpoints |= endpoints
@@ -103,12 +102,12 @@ class OwnershipRecord:
 
     @property
     def addresses(self) -> dict[str, tuple[str, ...]]:
-        """For each network, the gateway's last addresses."""
+        """The gateway's latest addresses, by network."""
         return dict(self._addresses)
 
     @property
     def starts(self) -> dict[str, ContainerRevival]:
-        """The requested starts to which the engine has not responded yet, by the container's ID."""
+        """The requested starts without a response from the engine, by container ID."""
         return dict(self._starts)
 
     @property
@@ -125,9 +124,9 @@ class OwnershipRecord:
 
     @property
     def later_starts(self) -> dict[str, float]:
-        """By container ID: the start time of the owner of the container's network namespace.
+        """Start times of owners of network namespaces, by the ID of the container that joins the namespace.
 
-        These containers need no restart, although the owner seems to have started later; see
+        These starts do not require a restart of the container; see
         `gateway.docker.planning.lost_network_namespaces.later_starts`.
         """
         return dict(self._later_starts)

@@ -8,16 +8,16 @@ from gateway.docker.options import NetworkOptions
 
 STACK = "com.docker.stack.namespace"
 _KINDS = (("", PROJECT), ("-stack-", STACK), ("-service-", SWARM_SERVICE))
-"""Pairs of a prefix and a label. The value of the label is the name of a container's project, stack or service. The
-name of a per-project network ends with the prefix and this value. Because of the prefixes, a service `shop` and a
-project `shop` have different networks. The prefixes contain no dot, because the name of an overlay is a DNS label."""
+"""The labels that name a container's project, stack or service, each with a prefix. The name of a per-project
+network ends with the prefix and the label's value. The prefixes distinguish, for example, a service `shop` from a
+project `shop`. They contain no dot, because the name of an overlay is a DNS label."""
 PROJECT_BITS = {4: 24, 6: 64}
 """The prefix length of a project's network, by IP version."""
 _PART_OF_A_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 def group(name: str, labels: Mapping[str, str]) -> str:
-    """Return the suffix of the name of a container's per-project network.
+    """Return the suffix that identifies a container's per-project network.
 
     Containers with the same suffix share a network.
 
@@ -39,7 +39,7 @@ def group(name: str, labels: Mapping[str, str]) -> str:
 def network_of(configured: str, options: NetworkOptions, name: str, labels: Mapping[str, str]) -> str:
     """Return the actual name of a configured network for a container or service.
 
-    With `per: project`, this is the name of the per-project network of the container's or service's project.
+    With `per: project`, this is the name of a per-project network, which ends with the result of `group`.
 
     Args:
         configured: The configured name.

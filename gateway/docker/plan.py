@@ -62,9 +62,10 @@ class PlannedAction:
     cause: str = ""
     """Why the action starts or restarts a container, as a `StartFailureCause`; empty for other actions."""
     last_start: LastContainerStart | None = field(default=None, compare=False)
-    """The container's last start in the snapshot. The gateway skips the action if the container started later."""
+    """The container's last start when the action was planned. If this value has changed when the action is due, the
+    gateway skips the action."""
     owner_start: float = field(default=0.0, compare=False)
-    """The last start of the owner of the container's network namespace; see `UnavailableContainer.owner_start`."""
+    """See `UnavailableContainer.owner_start`."""
     backend: str = field(default="", compare=False)
     """The backend whose volume was not mounted at the failed start; empty if the start failed for another reason."""
 
@@ -152,13 +153,13 @@ class Plan:
     namespaces: frozenset[str] = frozenset()
     """IDs of the containers whose network namespace other containers share; see `shared_namespaces`."""
     later_starts: Mapping[str, float] = field(default_factory=dict)
-    """By container ID: the start time of the owner of the container's network namespace. These containers need no
-    restart, although the owner seems to have started later; see `lost_network_namespaces.later_starts`."""
+    """The result of `lost_network_namespaces.later_starts`."""
 
     def without(self, held: Collection[PlannedAction]) -> "Plan":
-        """Return a copy of the plan without the actions in `held`.
+        """Return a copy of the plan without the postponed actions.
 
-        The copy's `postponed` is the number of endpoints that the actions in `held` would detach.
+        Args:
+            held: The postponed actions. `postponed` of the copy counts the endpoints that they detach.
         """
         actions = tuple(action for action in self.actions if action not in held)
         return replace(self, actions=actions, postponed=sum(action.detaches for action in held))

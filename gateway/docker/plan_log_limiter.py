@@ -10,7 +10,7 @@ class PlanLogLimiter:
     Args:
         most: The maximum number of lines to log within `window`.
         window: The length of the window, in seconds.
-        repeat_after: Seconds for which a line must be absent from the plans before it is logged again.
+        repeat_after: A line that returns to the plans after at least this number of seconds is logged again.
     """
 
     def __init__(self, most: int = 60, window: float = 60.0, repeat_after: float = 600.0) -> None:
@@ -22,7 +22,7 @@ class PlanLogLimiter:
         self._suppressed = 0
 
     def select(self, current: Iterable[Hashable], now: float) -> list[Hashable]:
-        """Return the lines that were not logged before, as many as the rate limit allows.
+        """Return the lines to log: new lines, up to the rate limit.
 
         Later calls return the remaining lines.
 

@@ -53,10 +53,10 @@ class Reconciler:
     Args:
         options: The configuration.
         desired: Returns the desired state.
-        link_of: Returns the link of the tunnel to the engine, by the tunnel's name; None while the tunnel is down.
+        link_of: Takes the name of a tunnel, and returns the tunnel's link; None while the tunnel is down.
         state_dir: The directory of the ownership record.
         recorder: Records each write to the engine in the audit log; None if writes are not recorded.
-        revivals: The attempts of the previous reconciler to start containers; None if this is the first reconciler.
+        revivals: The previous reconciler's attempts to start containers; None if this is the first reconciler.
         monotonic: Returns the monotonic time in seconds.
     """
 
@@ -109,9 +109,11 @@ class Reconciler:
         )
         self.writes, self.errors = self._executor.writes, self._executor.errors
         self.settled = asyncio.Event()
-        """An event that is set when the gateway's container is attached, or when an attempt to attach it fails for a
-        reason other than a refused address. The event is also set if the engine cannot be used, or if the reconciler
-        stops."""
+        """Set when the gateway's container is attached, or cannot be attached. A refused address does not set the
+        event, because the gateway then tries another address.
+
+        Also set if the engine cannot be used, or if the reconciler stops.
+        """
 
     def desired(self) -> DesiredState:
         """Return the desired state."""
@@ -191,7 +193,10 @@ class Reconciler:
         return planned.without(self._detach_limiter.admit(planned.actions, self._monotonic())[1])
 
     async def apply_once(self, engine: EngineClient) -> tuple[Plan, list[str]]:
-        """Reconcile until nothing changes. Return the plan with the executed actions, and a line for each failure.
+        """Reconcile until nothing changes, but at most `_MAX_ROUNDS` times.
+
+        Return the last plan, and a line for each failure. The returned plan contains only the actions that succeeded,
+        from all rounds.
 
         Raises:
             EngineError: A request failed.
@@ -212,8 +217,8 @@ class Reconciler:
 
         Args:
             engine: The engine.
-            once: Whether a command such as `gateway apply` calls this method. A command can run outside the
-                gateway's container.
+            once: Whether a command such as `gateway apply` calls this method. The method then acts for the running
+                gateway's container, and waits until the containers that it starts have started.
 
         Raises:
             EngineError: A request for the snapshot failed; nothing was executed.
@@ -266,8 +271,8 @@ class Reconciler:
     async def exposures(self, engine: EngineClient) -> tuple[list[str], frozenset[str]]:
         """Return findings for `gateway audit`, and the IDs of the gateway's containers.
 
-        A finding concerns an unavailable container, a container that can spoof an address, or an ignored label of an
-        image.
+        The findings are about unavailable containers, containers that can spoof an address, and labels that the
+        gateway ignores because they come from an image.
 
         Raises:
             EngineError: A request failed.
@@ -279,9 +284,9 @@ class Reconciler:
         return [*unavailable, *image_labels(desired, observed), *spoofing(desired, observed)], own
 
     def _with_failures(self, planned: Plan) -> Plan:
-        """Return a copy of the plan. Add the error of each failed action to the status of the action's attachment.
+        """Return a copy of the plan that also contains the errors of failed attachments.
 
-        Also add a warning if the file of the ownership record cannot be read or written.
+        If the file of the ownership record cannot be read or written, the copy also contains a warning.
         """
         attachments = tuple(self._failures.with_failure(each, self._options.networks) for each in planned.attachments)
         warnings = planned.warnings + self._ownership.problems

@@ -10,7 +10,9 @@ _WAITING = ("pending", "error", "locked")
 
 
 def swarm(info: Mapping[str, Any]) -> tuple[SwarmMembership, str]:
-    """Return the engine's role in a swarm, and the node's ID. `/info` does not name the leader, so `leader` is False.
+    """Return the engine's swarm membership and node ID.
+
+    The field `leader` is always False, because `/info` does not name the leader.
 
     Args:
         info: The response to `/info`.

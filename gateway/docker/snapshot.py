@@ -21,7 +21,7 @@ _LONG_STOP = 600.0
 """The assumed maximum time, in seconds, to stop a container whose stop timeout is infinite."""
 
 MTU, ENCRYPTED = "com.docker.network.driver.mtu", "encrypted"
-"""The names of options of network drivers."""
+"""Options of network drivers."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ class NetworkEndpoint:
 
 @dataclass(frozen=True)
 class LastContainerStart:
-    """The result of a container's last start, from an inspection.
+    """The result of a container's most recent start, as an inspection shows it.
 
     Args:
         error: Why the start failed (`State.Error`); empty if the start succeeded, or if the container was stopped
             after the failure.
         restarts: Whether the container has a restart policy other than `no`.
-        at: The time of the last successful start, in seconds since the epoch; 0 if no start succeeded.
+        at: The time of the most recent successful start, in seconds since the epoch; 0 if no start succeeded.
         running: Whether the container ran, and was not paused, at the time of the inspection.
         stop_timeout: The time in seconds that the engine waits for the container to stop before it kills the
             container; negative if the engine waits forever.
@@ -74,7 +74,7 @@ class LastContainerStart:
         return self.stop_timeout if self.stop_timeout >= 0 else _LONG_STOP
 
     def may_be_stopped_by(self, signals: Mapping[int, float], clock: float) -> bool:
-        """Return whether a signal that the container received after this start may stop the container.
+        """Return whether the container has received, since this start, a signal that may stop it.
 
         Args:
             signals: When the container last received each signal, by signal number. The times are from the engine's
@@ -106,9 +106,9 @@ class Container:
 
     Args:
         endpoints: The container's endpoints, by the network's name.
-        labels: The labels that the gateway evaluates, see `gateway.docker.image_labels`.
+        labels: The labels that the gateway evaluates; see `gateway.docker.image_labels`.
         network_mode: The configured network mode: `bridge`, `host`, `none`, `container:ID`, or a network.
-        image_labels: The labels from the container's image, which the gateway ignores.
+        image_labels: The labels that the gateway ignores, because they come from the container's image.
         created: The time of the container's creation, in seconds since the epoch.
         can_spoof: Whether the container can spoof its source address; None if this is not known.
         hostname: The configured host name, in lower case; empty if there is none, or if it is not known. It resolves
@@ -117,7 +117,7 @@ class Container:
         given_names: Aliases that the engine adds on every network, in addition to the container's short ID.
         has_volumes: Whether the container mounts volumes.
         exit_success: Whether the container exited with code 0.
-        last_start: The last start of the container; None if it is not known.
+        last_start: The result of the most recent start; None if it is not known.
         is_locked: Whether the engine currently does not respond to requests about the container, for example because
             it is starting the container.
         problem: Why the engine cannot inspect the container; empty if it can.
@@ -182,7 +182,7 @@ class SwarmService:
 
     Args:
         networks: For each network ID in `TaskTemplate.Networks`, the service's aliases on the network.
-        spec: The whole specification. An update of the service sends a changed copy to the engine.
+        spec: The whole specification. To update the service, the gateway sends a changed copy to the engine.
     """
 
     id: str
@@ -224,13 +224,12 @@ class EngineSnapshot:
     own: str | None = None
     """The ID of the gateway's own container."""
     gateway_priority: bool = False
-    """Whether the engine supports `GwPriority`, so that attaching a container does not change its default route."""
+    """Whether the engine supports `GwPriority`. If not, attaching a container can change its default route."""
     flavor: EngineFlavor = DOCKER
     clock: float = 0.0
     """The engine's time at the end of the snapshot, in seconds since the epoch; 0 if it is not known."""
     starts_known: bool = True
-    """Whether the gateway has inspected, now or earlier, each container that may have failed to start and is not
-    locked."""
+    """Whether the `last_start` values are complete; see `with_last_starts`."""
 
     @property
     def own_container(self) -> Container | None:
@@ -238,7 +237,7 @@ class EngineSnapshot:
         return next((each for each in self.containers if each.id == self.own), None)
 
     def base(self, container: Container) -> Container | None:
-        """Return the owner of the network namespace that a container uses, usually the container itself.
+        """Return the container that owns the network namespace of `container`. Usually, this is `container` itself.
 
         Returns None if the owner was removed.
         """

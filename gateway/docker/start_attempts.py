@@ -15,9 +15,10 @@ _POLICY = BackoffPolicy(first=1.0, cap=60.0, floor=0.5)
 LIMIT = 20
 """The maximum number of attempts to start a container. 20 attempts take about ten minutes."""
 _STOP_MARGIN = 30.0
-"""Seconds that the gateway allows the engine for a restart, in addition to the container's stop timeout."""
+"""If the engine does not respond to a restart, the gateway waits for the container's stop timeout plus this number of
+seconds before the next attempt."""
 STABLE = 600.0
-"""Seconds without a failure after which the gateway resets the number of attempts to start a container to 0."""
+"""When a container has run for this number of seconds, the gateway forgets the attempts to start it."""
 
 
 @dataclass
@@ -25,7 +26,7 @@ class _ContainerStartAttempts:
     """The attempts to start one unavailable container.
 
     Args:
-        owner_start: The last start of the network namespace's owner, see `UnavailableContainer.owner_start`.
+        owner_start: See `UnavailableContainer.owner_start`.
     """
 
     owner_start: float = 0.0
@@ -36,7 +37,11 @@ class _ContainerStartAttempts:
 
 
 class StartAttempts:
-    """Counts the attempts to start each unavailable container. Does no I/O; times are monotonic, in seconds."""
+    """Counts the attempts to start each unavailable container. Does no I/O.
+
+    Times are in seconds. The times of attempts are monotonic. The times of signals and of owners' starts are from the
+    engine's clock.
+    """
 
     def __init__(self) -> None:
         self._attempts: dict[str, _ContainerStartAttempts] = {}
@@ -46,7 +51,7 @@ class StartAttempts:
         self._signals: dict[str, dict[int, float]] = {}
         """For each container ID and signal number: when another client of the engine last sent the signal."""
         self._clock_offset = 0.0
-        """The difference between the engine's time and the monotonic time; 0 if the engine's time is not known."""
+        """The engine's time minus the monotonic time; 0 if the engine's time is not known."""
         self.revived: Tally = Tally()
         """For each cause of failed starts: the number of starts that succeeded after such a failure."""
 
@@ -57,12 +62,12 @@ class StartAttempts:
 
     @property
     def restarted(self) -> frozenset[tuple[str, float]]:
-        """The restarted containers, each as its ID and the `owner_start` that caused the container's restart."""
+        """The restarted containers, each as its ID and its `UnavailableContainer.owner_start` at the restart."""
         return frozenset(self._restarted.items())
 
     @property
     def signals(self) -> dict[str, dict[int, float]]:
-        """The signals from other clients of the engine to each container.
+        """For each container ID and signal number: when another client of the engine last sent the signal.
 
         See `LastContainerStart.may_be_stopped_by`.
         """
@@ -91,7 +96,9 @@ class StartAttempts:
         self._signals = {key: each for key, each in self._signals.items() if key in containers}
 
     def observed(self, unavailable: Collection[UnavailableContainer], now: float, clock: float = 0.0) -> None:
-        """Record the unavailable containers. Remove the attempts of containers that have run for `STABLE` seconds.
+        """Record which containers are unavailable.
+
+        When a container has run for `STABLE` seconds, forget the attempts to start it.
 
         Args:
             unavailable: The unavailable containers.
@@ -114,8 +121,8 @@ class StartAttempts:
             action: The start or restart.
             now: The monotonic time in seconds.
             started: Whether the engine started the container.
-            answered: Whether the engine responded. If not, the engine may still be restarting the container, so
-                the next attempt waits until the container's stop timeout has passed.
+            answered: Whether the engine responded. If False, delay the next attempt until the container's stop
+                timeout has passed, because the engine may still be restarting the container.
         """
         found = self._attempts.get(action.container_id)
         if found is None or found.owner_start != action.owner_start:

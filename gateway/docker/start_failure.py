@@ -1,7 +1,7 @@
-"""Defines the causes of failed starts of containers, and parses the engine's error messages (`State.Error`).
+"""Parses the engine's error messages about failed container starts (`State.Error`).
 
-The patterns match messages of Docker Engine 26.1 (`daemon/start.go`, `volume/local`), and of newer engines, which add
-a prefix.
+The patterns match messages of Docker Engine 26.1 (`daemon/start.go`, `volume/local`). Newer engines add a prefix,
+which the patterns permit.
 """
 
 import re
@@ -16,15 +16,15 @@ _SHARE = re.compile(r"//([^/]+)/")
 _NFS_PORT, _SMB_PORT = 2049, 445
 """The default ports of NFS and SMB. The kernel uses a default port if the mount option `port` is absent."""
 _ERRNO = re.compile(r"[a-z][a-z /-]*")
-"""Matches an error description of strerror(3), such as `no route to host`. Any other text at the end of the
-engine's message can contain mount options with a password, so the gateway does not show this text."""
+"""Matches an error description of strerror(3), such as `no route to host`. The gateway does not show text that does
+not match, because this text can contain mount options with a password."""
 _NETWORK = re.compile(r"network ([0-9a-zA-Z][0-9a-zA-Z_.-]*) not found|Could not find network: (\S+)")
 _ATTACHMENT = re.compile(r"Could not attach to network (\S+?):|attaching to network failed")
 _OWNER = re.compile(r"cannot join network of a non running container: (\w+)|No such container: ([0-9a-f]{64})")
 
 
 CANCELED = "context canceled"
-"""The last words of the engine's error if the client disconnected during a start."""
+"""The end of the engine's error message if the API client disconnected during a start."""
 
 
 class StartFailureCause(StrEnum):
@@ -36,7 +36,7 @@ class StartFailureCause(StrEnum):
 
 
 class ContainerRevival(NamedTuple):
-    """A start of a container that the gateway requested from the engine, because an earlier start failed.
+    """The reason why the gateway starts or restarts an unavailable container.
 
     Args:
         cause: The dependency that was missing at the earlier start.
@@ -49,18 +49,17 @@ class ContainerRevival(NamedTuple):
 
 @dataclass(frozen=True)
 class StartFailure:
-    """The cause of a failed start of a container, from the error message of the engine.
+    """The cause of a failed container start, from the engine's error message.
 
     Args:
         cause: The missing dependency.
-        network: The ID or name of the network that is missing, or that the engine could not attach the container to;
-            empty if it is not known.
-        exists: Whether the network may exist; false if the engine reported that it does not exist.
+        network: The ID or name of the network; empty if it is not known.
+        exists: Whether the network may exist: true if the engine could not attach the container to it.
         owner: The ID of the other container whose network namespace this container uses.
         address: The server of the mount, from the mount option `addr` or the SMB share.
         port: The server's port, from the mount option `port` or the default of NFS or SMB; 0 if it is not known.
-        detail: The engine's message. For a volume, only the error description at the end of the message, because the
-            rest can contain passwords.
+        detail: The engine's message. For a volume, only the error description at its end, because the rest can
+            contain passwords.
     """
 
     cause: StartFailureCause
@@ -76,7 +75,7 @@ def read_error(error: str) -> StartFailure | None:
     """Return why a start failed; None if the cause is not a missing volume, network or network namespace.
 
     Args:
-        error: `State.Error` of an inspection.
+        error: The engine's error message: the container's `State.Error`, or the API's reply to the start.
     """
     if found := _MOUNT.search(error):
         data, _, reason = found[2].rpartition(": ")

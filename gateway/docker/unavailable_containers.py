@@ -1,4 +1,4 @@
-"""Defines unavailable containers, which do not run, or have no network, because a dependency was missing."""
+"""Describes containers that are unavailable because a dependency was missing."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -29,9 +29,9 @@ class UnavailableContainer:
         message: Why the gateway does not start the container now; empty if the gateway starts it.
         command: The command that starts the container again; empty if no command is needed or known.
         is_excluded: Whether the container's label `gateway.revive` is false. Metrics do not count such a container.
-        owner_start: The last start of the container that owns the shared network namespace, in seconds since the
+        owner_start: When the container that owns the shared network namespace last started, in seconds since the
             epoch. 0 if the container shares no network namespace, or if the time is not known.
-        backend: The backend of the volume that was not mounted; empty if the cause is not a volume.
+        backend: The backend whose volume was not mounted; empty if the cause is not a volume.
     """
 
     container: str

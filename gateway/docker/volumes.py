@@ -44,7 +44,7 @@ class VolumeMountAddress:
 
     Args:
         backend: The name of the backend.
-        host: The IP address of the backend's listener, which can be a wildcard, or the backend's `volume.address`.
+        host: The backend's `volume.address`, or the IP address of the backend's listener (can be a wildcard).
         port: The port of the backend's listener.
     """
 

@@ -69,8 +69,8 @@ def describe(error: aiohttp.ClientError | OSError | UnicodeError, member: Member
         return f"the response is not HTTP: {_correct_port(member)}"
     if isinstance(error, aiohttp.ClientPayloadError):
         return "the connection ended in the middle of the response: read the log of the member"
-    # If several addresses fail with different errors, the error of aiohappyeyeballs (a library that aiohttp uses to
-    # connect) contains the errno values only in its message.
+    # aiohttp connects through aiohappyeyeballs. If several addresses fail with different errors, aiohappyeyeballs
+    # raises one error, which contains the errno values only in its message.
     number = getattr(cause, "errno", None)
     numbers = [number] if number else [int(each) for each in _NUMBER.findall(str(cause))]
     closed = isinstance(cause, (aiohttp.ServerDisconnectedError, ConnectionResetError))
@@ -94,7 +94,7 @@ def _describe_tls(error: ssl.SSLError) -> str:
 
 
 def _correct_port(member: Member) -> str:
-    """Return the remedy if the configured address of a member might have a wrong port or scheme."""
+    """Return the remedy for a server that closes the connection without a response, or does not reply in HTTP."""
     if member.scheme == "http":
         return "use the port of the member's ops.listen, and https:// if it has ops.tls"
     return (

@@ -8,7 +8,7 @@ from gateway.fleet.summary import MemberSummary
 
 @dataclass(frozen=True)
 class MemberState:
-    """The last known state of one member: its last summary, and the error of the last request.
+    """The last known state of one member.
 
     Args:
         member: The member.
@@ -16,7 +16,7 @@ class MemberState:
         answered_at: When the member returned `summary`, in seconds since the epoch; None if `summary` is None.
         asked_at: When the last request ended, in seconds since the epoch; None before the first request.
         seconds: The duration of the last request in seconds; None before the first request.
-        error: Why the last request failed; empty if it succeeded.
+        error: Why the last request failed; empty if it succeeded, or before the first request.
     """
 
     member: Member

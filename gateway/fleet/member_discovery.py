@@ -16,8 +16,7 @@ class MemberDiscovery:
     """Finds the members of a fleet. If a read or lookup fails, keeps the members that it found before.
 
     Args:
-        strict: Whether to ignore the addresses in `fleet.file` to which the gateway would send the token without
-            encryption.
+        strict: Whether to ignore members in `fleet.file` that would receive the token without encryption.
     """
 
     def __init__(self, *, strict: bool = False) -> None:
@@ -71,7 +70,7 @@ class MemberDiscovery:
             self._file_problems = [f"fleet.file: {path}: {each}" for each in (*invalid, exposed) if each]
 
     async def look_up_names(self, options: FleetOptions) -> None:
-        """Look up all names with the prefix `dns+` in DNS. `fleet.timeout` limits the duration of each lookup."""
+        """Look up the host names that have the prefix `dns+`. `fleet.timeout` limits the duration of each lookup."""
         names = {each for each in self._addresses(options)[:MAX_MEMBERS] if each.discover}
         self._by_name = {name: members for name, members in self._by_name.items() if name in names}
         self._name_problems = {name: text for name, text in self._name_problems.items() if name in names}

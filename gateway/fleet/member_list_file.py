@@ -9,7 +9,7 @@ _MAX_BYTES = 1 << 20
 
 
 def read_members(path: Path) -> tuple[list[MemberAddress], list[str]]:
-    """Read and return the addresses of members in a file, and a message for each invalid line. The call blocks.
+    """Return the addresses in a file, and a message for each invalid line. Blocks while it reads the file.
 
     Raises:
         OSError: The file cannot be read.

@@ -1,4 +1,4 @@
-"""Requests the state of each fleet member at intervals, in separate tasks, and stores the last responses."""
+"""Polls the members of the fleet, and stores the most recent state of each member."""
 
 import asyncio
 import logging
@@ -19,14 +19,14 @@ from gateway.fleet.options import FleetOptions
 log = logging.getLogger(__name__)
 
 _DISCOVERY_INTERVAL = 15.0
-"""Seconds between two discoveries. Each discovery reads the member file and the credentials, and looks up the names
-with the prefix `dns+`."""
+"""Seconds between two discoveries. A discovery reads the member file and the credentials, and looks up the member
+addresses that start with `dns+`."""
 _CONFIG_CHECK_INTERVAL = 0.5
-"""Seconds between two tests of whether the section `fleet` of the configuration has changed."""
+"""How often the poller looks for changes of the section `fleet` of the configuration, in seconds."""
 _JITTER = 0.05
 _SPACING = 0.002
-"""Seconds between the first request to a new member and the first request to the next new member. Requests to many
-members at the same time would block the event loop."""
+"""Seconds between the first requests to new members. Requests to many members at the same time would block the event
+loop."""
 
 
 class FleetPoller:
@@ -36,8 +36,7 @@ class FleetPoller:
 
     Args:
         options: Returns the current section `fleet` of the configuration.
-        strict: Whether to ignore the addresses in `fleet.file` to which the gateway would send the token without
-            encryption.
+        strict: Whether to ignore the members in `fleet.file` that would get the token without encryption.
     """
 
     def __init__(self, options: Callable[[], FleetOptions], *, strict: bool = False) -> None:
@@ -50,7 +49,7 @@ class FleetPoller:
             BlockingCallRunner()
         )
         self._stamps: list[tuple[Path, int, int]] | None = None
-        """Path, modification time in nanoseconds, and inode of each credential file when it was last read."""
+        """The credential files at the last successful read: path, modification time in nanoseconds, and inode."""
 
     def snapshot(self) -> FleetState:
         """Return the last known state of all members, and error messages about discovery and credentials."""
@@ -122,7 +121,7 @@ class FleetPoller:
         self._credentials_error = text
 
     def _retain(self, members: list[Member]) -> None:
-        """Remove all members that are not in `members`: for each, stop its task, and discard its state."""
+        """Remove the tasks and states of all members that are not in `members`. Add states for new members."""
         for member in self._tasks.keys() - set(members):
             self._tasks.pop(member).cancel()
         self._members = {member: self._members.get(member, MemberState(member)) for member in members}

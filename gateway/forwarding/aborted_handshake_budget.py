@@ -18,38 +18,35 @@ from gateway.contracts.client_accepting_link import ClientAcceptingListener
 from gateway.contracts.relay import Relay
 
 _THROTTLE_SHARE = 0.9
-"""Fraction of the limit on aborted handshakes. When the number of aborted handshakes reaches this fraction, the
-budget admits clients one at a time. If the limit is less than ten, the budget does so when only one more aborted
-handshake would reach the limit."""
+"""When the number of aborted handshakes reaches this fraction of the limit, the budget admits clients one at a time.
+If the limit is less than ten, the budget does so one aborted handshake before the limit."""
 _THROTTLE_INTERVAL = 10.0
-"""Minimum seconds between the admission of two clients of one server, while clients are admitted one at a time. The
-interval applies to all tunnels to the server together."""
+"""Minimum seconds between two admissions, while clients are admitted one at a time. The interval applies to all
+tunnels to the server together."""
 CLOSE_DELAY = 1.0
-"""Maximum seconds from the end of a client's connection until the server counts an aborted handshake. If a login
-succeeds during this time, the server can still count the aborted handshake afterwards."""
+"""Maximum seconds from a client's disconnect until the server counts the aborted handshake. A login during this time
+does not prevent the count."""
 REPORT_DELAY = 1.0
-"""Maximum seconds from the time at which a link connects a client until the client is added to the budget. The link
-waits a few milliseconds before it reports the client, and the event loop can be busy."""
+"""A client of a link is added to the budget at most this number of seconds after the link has connected it. The link
+reports the client only after about 50 ms, and the event loop can be busy."""
 _ABANDONED_DIAL_DELAY = 10.0
-"""Maximum seconds from the time at which the gateway abandons a dial until the dial reaches the server. The server
-then counts an aborted handshake, even if a login has reset the count in the meantime."""
+"""Maximum seconds until an abandoned dial reaches the server, which then counts an aborted handshake. A login during
+this time does not prevent the count."""
 LOGIN_RESPONSES = 2
 """Number of responses after which a client has probably logged in: one to the login itself, and one to the next
 request."""
 _CERTAIN_LOGIN_RESPONSES = 6
-"""Number of responses that proves a successful login: more than any login needs, even with TLS and a change of the
-authentication plugin. After fewer responses, the login might have been denied. A denied login does not reset the
-server's count of aborted handshakes."""
+"""Number of responses that proves a successful login. A login needs fewer responses, even with TLS and a change of
+the authentication plugin. After fewer responses, the server might have denied the login, and a denied login does not
+reset the server's count."""
 _CHECK_VALIDITY = 300.0
-"""Number of seconds for which a login of a health check counts as recent. After such a recent login, the login of a
-client resets the count of aborted handshakes only if the client has received at least `_CERTAIN_LOGIN_RESPONSES`
-responses."""
+"""Number of seconds for which the login of a check counts as recent (see `record_client_login`)."""
 _MAX_HANDSHAKE = 5.0
-"""Maximum seconds for which the budget reserves room for a client that has received exactly one response from the
-server. After this time, the budget assumes that the login is complete and that the client is idle."""
+"""Number of seconds for which the budget reserves room for a client with exactly one response. After this time, the
+client has probably logged in and is idle."""
 _LOGIN_TIMEOUT = 11.0
-"""A client that receives only one response has logged in if its connection lasts at least this number of seconds. The
-server closes the connection of a client that does not log in, by default after 10 s (`connect_timeout`)."""
+"""Number of seconds after which a client with only one response must have logged in. By default, the server closes a
+connection without a login after 10 s (`connect_timeout`)."""
 
 
 class AbortedHandshakeBudget(AbortedLoginCount):
@@ -68,9 +65,8 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         self.waiting = 0
         """Number of clients that wait until the budget admits them."""
         self.listeners: dict[ClientAcceptingListener, Callable[[], None]] = {}
-        """Maps each listener with which a link accepts clients to a function that stops the listener. A stopped
-        listener remains in the dictionary until the link has reported all clients of the listener. A stopped listener
-        reserves no part of the budget for new clients."""
+        """The listeners on which links accept clients, each with a function that stops it. A stopped listener remains
+        here until the link has reported all its clients, but reserves no room for new clients."""
         self._clients: dict[Relay, float] = {}
         """Maps the relay of each client to the monotonic time at which the client was connected. `update_clients`
         removes the clients that have probably logged in."""
@@ -87,11 +83,14 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         return self.logins.limit
 
     def remove_client(self, client: Relay, began: float, now: float) -> bool:
-        """Remove a client whose connection has ended. Count an aborted handshake, or record a login.
+        """Remove a client whose connection has ended.
+
+        Count an aborted handshake if the client has not logged in. Record the login of a client that has received at
+        least `LOGIN_RESPONSES` responses.
 
         Args:
             client: The client's relay.
-            began: Earliest monotonic time at which the client can have logged in.
+            began: Monotonic time before which the client cannot have logged in.
             now: The current monotonic time.
 
         Returns:
@@ -120,11 +119,13 @@ class AbortedHandshakeBudget(AbortedLoginCount):
     def record_client_login(self, at: float, now: float, responses: int) -> None:
         """Record that a client has probably logged in.
 
+        A login resets the count of aborted handshakes. If a check has logged in recently, however, the client's login
+        resets the count only after `_CERTAIN_LOGIN_RESPONSES` responses.
+
         Args:
             at: Monotonic time of the login.
             now: The current monotonic time.
-            responses: Number of responses that the client has received. If this number does not prove the login, the
-                login resets the count of aborted handshakes only if no check has logged in recently.
+            responses: Number of responses that the client has received.
         """
         if responses >= _CERTAIN_LOGIN_RESPONSES or now - self._check_login > _CHECK_VALIDITY:
             self.reset(at)
@@ -132,7 +133,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
     def record_login(self, at: float) -> None:
         """Record a successful login of a check at the monotonic time `at`.
 
-        Earlier aborted handshakes no longer count, except those that the server might have counted after the login.
+        Discard the aborted handshakes that the server must have counted before the login.
         """
         self._check_login = max(at, self._check_login)
         self.reset(at)
@@ -145,7 +146,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         self._clients[client] = at
 
     def unproven(self, now: float) -> int:
-        """Return how many dials and clients can still end in an aborted handshake with the server, over any tunnel.
+        """Return how many dials and clients of all tunnels to the server can still end in an aborted handshake.
 
         The number includes the clients that links may still accept.
         """
@@ -153,9 +154,9 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         return sum(each.most_unproven for each in self.peers)
 
     def update_clients(self, now: float) -> None:
-        """Remove clients from the budgets of all tunnels to the server, if the clients have probably logged in.
+        """Find clients that have probably logged in, and remove them from the budgets of all tunnels to the server.
 
-        Record the login of each removed client that has received at least `LOGIN_RESPONSES` responses.
+        Record the logins of the clients that have received at least `LOGIN_RESPONSES` responses.
         """
         for each in self.peers:
             each._update_own_clients(now)  # noqa: SLF001 - `peers` are of the same class
@@ -179,9 +180,9 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         return len(self._clients) + self.dials + sum(each.reserved for each in self.listeners)
 
     def room(self, now: float) -> int:
-        """Return how many clients can be admitted at the monotonic time `now`, even if all abort their handshakes.
+        """Return how many clients can be admitted at the monotonic time `now`.
 
-        The result can be negative.
+        The calculation assumes that all clients abort their handshakes. The result can be negative.
         """
         self.update_clients(now)
         return self._free
@@ -199,7 +200,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
     def room_for_links(self, now: float) -> int:
         """Return how many clients the links may accept at the monotonic time `now`.
 
-        Return 0 while clients wait until the budget admits them, because the waiting clients come first.
+        The result is 0 while other clients wait for the budget, because waiting clients come first.
         """
         return 0 if any(each.waiting for each in self.peers) else self.room(now)
 
@@ -220,10 +221,9 @@ class AbortedHandshakeBudget(AbortedLoginCount):
     def allows(self, now: float) -> bool:
         """Return whether a client can be admitted at the monotonic time `now`.
 
-        If clients are admitted one at a time, a call that returns True also starts the interval until the next
-        admission.
+        While clients are admitted one at a time, return True at most once every `_THROTTLE_INTERVAL` seconds.
         """
-        # If there is room for all clients, do not look for clients that have logged in: the search takes time.
+        # If there is room anyway, do not call `update_clients`, which takes time.
         if self._free > 0:
             return True
         self.update_clients(now)

@@ -1,4 +1,4 @@
-"""Accepts or refuses the clients of one backend, and starts a task for each client to connect it to a target."""
+"""Accepts or refuses the clients of one backend. A separate task connects each accepted client to a target."""
 
 import asyncio
 import contextlib
@@ -28,8 +28,7 @@ _IDENTIFY_TIMEOUT = 3.0
 _SHORT_IDENTIFY_TIMEOUT = 0.5
 """Maximum seconds to wait for the identity of a client's container, if only the usage counters depend on it."""
 _ANY_SOURCE = ClientSourceAddress()
-"""A placeholder, used if no rule depends on the client's source. The gateway then needs no system call to find the
-source."""
+"""A placeholder for a client's source. It saves a system call if no rule, audit log or trace needs the source."""
 _LIMITS = (RefusalReason.MAX_CONNECTIONS, RefusalReason.CONSUMER_QUOTA)
 
 
@@ -195,9 +194,8 @@ class Acceptor:
             on_done(task)
 
         async def run() -> None:
-            # The task has started, so the `finally` block does the cleanup. Remove `on_cancelled_before_start`, which
-            # does the cleanup of a task that is cancelled before it starts. Without the removal, the callback would
-            # cost one more iteration of the event loop.
+            # The task has started, so the `finally` block does the cleanup. The callback is no longer necessary, and
+            # would cost one more iteration of the event loop.
             task.remove_done_callback(on_cancelled_before_start)
             try:
                 await job(client)
@@ -241,10 +239,10 @@ class Acceptor:
     def _admit(
         self, client: PendingClient, address: str | None, consumer: ConsumerIdentity | None
     ) -> tuple[RefusalReason, UsageCounters] | None:
-        """Apply the rules for the client's consumer.
+        """Check the label and the quota of the client's consumer. If they admit the client, count it.
 
-        If the rules admit the client, count the client, and return None. If the rules refuse the client, return the
-        reason for the refusal, and the counters of the consumer.
+        Returns:
+            None if the client is admitted; otherwise, the reason for the refusal, and the consumer's counters.
         """
         if client.record is not None:
             client.record.consumer = consumer
@@ -265,16 +263,15 @@ class Acceptor:
         if client.request is None:
             self._refuse(client, over_limit.refusal, over_limit.usage)
             return
-        # Count only a client that exceeds `max_connections`. If a client exceeds only the quota of its consumer,
-        # `accept` has already counted the client.
+        # `accept` has already counted the clients that exceed only the quota of their consumer.
         if over_limit.refusal is RefusalReason.MAX_CONNECTIONS:
             self.accepted += 1
         await self._join(client)
 
     async def _has_label(self, address: str | None) -> bool:
-        """Return whether the client's container has the required label. Ignore the container's quota.
+        """Return whether the client's container has the required label, if any. Does not check the quota.
 
-        Return True if no label is required, or if the client uses a unix socket (`address` is None).
+        Clients on unix sockets (`address` is None) need no label.
         """
         admission, consumer = self.admission, None
         if admission.label is None or address is None:

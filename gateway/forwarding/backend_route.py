@@ -9,18 +9,16 @@ from gateway.forwarding.target_with_uplink import LinkProvider, TargetWithUplink
 
 @dataclass(frozen=True)
 class BackendRoute:
-    """The uplinks and targets of one backend, how long clients wait for them, and the callbacks for failures.
+    """The uplinks and targets of a backend, the maximum wait of its clients, and the callbacks for failures.
 
     Args:
         uplinks: All uplinks that lead to the targets.
         routes: Returns the paths to dial for a new client, in the current order of preference.
-        on_failure: Called with a path when a dial over this path fails, and when the target of this path resets a
-            connection.
+        on_failure: Called with a path when a dial over it fails, or when its target resets a connection.
         hold: Maximum time, in seconds, that a client waits while no target can be reached.
         budget: Returns the handshake budget of a path; None if the server does not count aborted handshakes.
         on_stall: Called with a path when its target does not respond to a client in time.
-        on_detour: Called with a path after a dial over this path has failed and a dial over another path to the same
-            target has succeeded.
+        on_detour: Called with a failed path when a dial over another path to the same target succeeds.
     """
 
     uplinks: tuple[LinkProvider, ...]

@@ -49,7 +49,7 @@ async def join_cancel_request(
     if default is not None and chosen == default.identity and default.uplink.link is not None:
         uplink = default.uplink
     if uplink is None or uplink.link is None:
-        raise DialError(FailureReason.TUNNEL, f"no path to {chosen.target} is open, so its sessions have ended")
+        raise DialError(FailureReason.TUNNEL, f"the sessions of {chosen.target} have ended, because no path is open")
     routed = TargetWithUplink(chosen, uplink)
     copies = asyncio.gather(*(send_copy(request, each) for each in candidates if each != chosen))
     relay: Relay | None = None

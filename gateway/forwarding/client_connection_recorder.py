@@ -57,7 +57,7 @@ class ClientConnectionRecorder:
 
     @property
     def enabled(self) -> bool:
-        """Whether the audit log or traces are enabled, so that clients are recorded."""
+        """Whether clients are recorded, in the audit log or as traces."""
         return self._recorder.enabled or self._exporter is not None
 
     def accepted(self, source: ClientSourceAddress | None) -> ConnectionRecord | None:
@@ -112,8 +112,8 @@ class ClientConnectionRecorder:
 
         Args:
             record: The record that `joined` returned.
-            routed: The target, and the tunnel used.
-            relay: The relay of the connection, whose byte counts are recorded.
+            routed: The target and the tunnel.
+            relay: The connection's relay; provides the byte counts.
             close_reason: Why the connection ended.
         """
         if record is not None:

@@ -19,11 +19,11 @@ class ConsumerIdentity(Protocol):
         """An ID that distinguishes consumers with the same name, for example the container ID."""
 
     def has(self, label: str, backend: str) -> bool:
-        """Return whether the consumer's label `label`, or a grant, allows the consumer to use `backend`."""
+        """Return whether a grant or the label named `label` allows the consumer to use `backend`."""
 
 
 class ConsumerResolver(Protocol):
-    """Defines the interface for finding the consumer (such as a container) of a client by the source address."""
+    """Finds consumers, such as containers, by source address."""
 
     def lookup(self, address: str) -> ConsumerIdentity | None:
         """Return the consumer with this address; None if it is unknown."""
@@ -73,6 +73,6 @@ class UnixSocketConsumer:
     id: str = ""
 
     def has(self, label: str, backend: str) -> bool:
-        """Return True, because the configuration assigns the socket to this consumer."""
+        """Return True: the configuration assigned the backend's unix socket to this consumer."""
         del label, backend
         return True

@@ -25,10 +25,9 @@ class ConnectedClient:
     Args:
         relay: Forwards the bytes.
         routed: The target, and the uplink used.
-        slot: The connection's slot in the quota of its consumer; None if the gateway counts the connection for no
-            consumer.
-        began: Earliest monotonic time at which the client can have logged in. This time is at most about a second
-            before the client was connected.
+        slot: The connection's slot in the quota of its consumer; None if the connection counts toward no quota.
+        began: Monotonic time before which the client cannot have logged in: the time when the client was connected,
+            or up to about a second earlier.
         login: The tap that observes the client's login, to route cancel requests for the session later; None if the
             kind has no cancel requests.
         record: The client's record for the audit log and the trace; None if both are disabled.
@@ -73,7 +72,7 @@ class ConnectedClients:
         return self._ended_from_backend + sum(each.relay.from_backend for each in self)
 
     def add(self, connection: ConnectedClient) -> None:
-        """Add the connection of a client that was connected to a target."""
+        """Add a connection."""
         self._by_ended[connection.relay.ended] = connection
 
     def remove(self, ended: asyncio.Future[CloseReason]) -> ConnectedClient:
@@ -83,7 +82,7 @@ class ConnectedClients:
         return connection
 
     def add_ended(self, to_backend: int, from_backend: int) -> None:
-        """Add to the totals the bytes of connections that have ended."""
+        """Add the byte counts of ended connections to the totals."""
         self._ended_to_backend += to_backend
         self._ended_from_backend += from_backend
 
@@ -104,7 +103,7 @@ class ConnectedClients:
                 relay.abort(CloseReason.ABORTED)
 
     def stalled(self, before: float) -> Iterator[TargetWithUplink]:
-        """Yield the path of each client whose wait for a response began before the monotonic time `before`."""
+        """Yield the path of each client that has waited for a response since before the monotonic time `before`."""
         for each in self:
             since = each.relay.waiting_since
             if since is not None and since < before:

@@ -46,7 +46,7 @@ class UsageCounters:
         return self.ended_from_backend + sum(relay.from_backend for relay in self.relays)
 
     def ended(self, relay: Relay) -> None:
-        """After `relay` has ended, add its byte counts to the totals."""
+        """Remove a relay that has ended, and add its byte counts to the totals."""
         self.relays.discard(relay)
         self.ended_to_backend += relay.to_backend
         self.ended_from_backend += relay.from_backend
@@ -56,9 +56,9 @@ class ConnectionSlot:
     """A connection that counts toward the quota of its consumer until the slot is released.
 
     Args:
-        active: Number of current connections of each consumer, which the slot updates.
+        active: The number of current connections of each consumer. The slot updates this number.
         name: The consumer's name.
-        usage: The counters to update: those of the consumer, or of `OTHERS` if the consumer has no separate counters.
+        usage: The consumer's counters, or the shared counters of `OTHERS`. The slot updates them.
     """
 
     def __init__(self, active: Counter[str], name: str, usage: UsageCounters) -> None:
@@ -84,7 +84,7 @@ class ConnectionSlot:
             self._release()
 
     def release(self) -> None:
-        """Release the connection's slot after the relay has ended."""
+        """Release the slot of a connection whose relay has ended."""
         if self._relay is not None and self._occupied:
             self.usage.ended(self._relay)
             self._release()
@@ -114,18 +114,14 @@ class ConsumerUsage(dict[str, UsageCounters]):
         return ConnectionSlot(self.active, name, self.usage_of(name, container_id))
 
     def usage_of(self, name: str, container_id: str) -> UsageCounters:
-        """Return the counters of a consumer. Create them if the consumer has none.
+        """Return the counters of a consumer, and create them if necessary.
 
-        If `MAX_CONSUMERS` consumers already have counters, first merge the counters of an idle consumer into
-        `OTHERS`.
+        If `MAX_CONSUMERS` consumers already have counters, first merge those of an idle consumer into `OTHERS`. If no
+        consumer is idle, return the counters of `OTHERS`.
 
         Args:
             name: The consumer's name.
             container_id: The container's ID; empty if there is none.
-
-        Returns:
-            The counters of the consumer. If `MAX_CONSUMERS` consumers have counters and none of them is idle, the
-            counters of `OTHERS`.
         """
         usage = self.get(name)
         if usage is None:
@@ -145,7 +141,7 @@ class ConsumerUsage(dict[str, UsageCounters]):
         others = self._others()
         others.total += removed.total
         others.rejected += removed.rejected
-        # Change the histogram in place, because relays of other consumers in `OTHERS` hold references to it.
+        # Change the histogram in place: running relays may hold references to it.
         others.latency.add(removed.latency)
         others.ended_to_backend += removed.ended_to_backend
         others.ended_from_backend += removed.ended_from_backend

@@ -29,7 +29,7 @@ class DrainSchedule:
 def drain_order(relays: list[Relay], count: int) -> list[Relay]:
     """Return the `count` connections to close first.
 
-    Connections that wait for a response come last. Among the connections that wait, and among those that do not, the
-    connections that have been silent for the longest time come first.
+    Connections that wait for a response come after all others. In both groups, the connections that have been silent
+    longest come first.
     """
     return sorted(relays, key=lambda relay: (relay.awaiting_response, relay.last_active))[:count]

@@ -32,8 +32,8 @@ _STALL_SCAN_INTERVAL = 0.5
 _STALL_REPORT_INTERVAL = 10.0
 """Minimum seconds between two reports that the same path has stalled. Each report triggers a check."""
 _RESERVE_TIMEOUT = 10.0
-"""Maximum duration, in seconds, of the connection of a client that exceeds a limit but sends a cancel request. A
-server normally closes the connection of a cancel request immediately."""
+"""A client that exceeds a limit may only send a cancel request. The gateway resets its connection after this number
+of seconds. A server normally closes the connection immediately."""
 
 
 class Forward:
@@ -78,7 +78,7 @@ class Forward:
             name, admission, self._dialer, self._connections, self._client_events, self._connect
         )
         self._native: NativeAcceptor | None = None
-        """Lets links accept clients in C. None if a tap measures the latency: the C code cannot use such a tap."""
+        """Lets links accept clients. None if `tap` is set: Python code then accepts all clients."""
         if tap is None:
             self._native = native = NativeAcceptor(
                 self._acceptor, self._dialer, self._latency, self._add, self._served, self._cancels
@@ -138,10 +138,9 @@ class Forward:
                 self.abort_all()
 
     async def _report_stalls(self) -> None:
-        """Call `BackendRoute.on_stall`, which triggers a check, for targets that exceed `response_timeout`.
+        """Report each target that exceeds `response_timeout` to `BackendRoute.on_stall`, which triggers a check.
 
-        This method searches for these targets periodically, because no event reports a server that hangs while its
-        connections stay open.
+        Poll, because no event reports a server that hangs while its connections stay open.
         """
         if self._response_timeout is None:
             await asyncio.Event().wait()
@@ -244,8 +243,8 @@ class Forward:
             timer = asyncio.get_running_loop().call_later(_RESERVE_TIMEOUT, relay.abort, CloseReason.ABORTED)
             relay.ended.add_done_callback(lambda _: timer.cancel())
         if self._native is not None:
-            # A link that accepts clients sends all cancel requests to a single target. If this client was connected
-            # to a different target, the link must stop accepting clients.
+            # A link that accepts clients sends all cancel requests to one target. If this client uses a different
+            # target, the link must stop accepting clients, so that the cancel requests reach the right target.
             self.review()
             self._native.offer(routed, self.listeners)
 

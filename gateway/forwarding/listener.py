@@ -73,10 +73,10 @@ class Listener:
         return all(sock.family in (socket.AF_INET, socket.AF_INET6) for sock in self._sockets)
 
     def delegate(self, withdraw: Callable[[], None]) -> None:
-        """Stop accepting until the next `start`. Meanwhile, a link accepts clients on duplicates of the sockets.
+        """Stop accepting clients, because a link now accepts them on duplicates of the sockets.
 
         Args:
-            withdraw: Called by `stop` and `close`. It must make the link stop accepting.
+            withdraw: Makes the link stop accepting. `stop` and `close` call it.
         """
         self.stop()
         self._withdraw = withdraw

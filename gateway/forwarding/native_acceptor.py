@@ -25,23 +25,21 @@ from gateway.metric_types import Histogram
 from gateway.query_cancel_parser import CancelKeyTap
 
 _RETRY_AFTER = 1.0
-"""Seconds that the gateway waits before it lets a link accept clients again. The wait starts when a link cannot start
-to accept clients, fails, or stops because clients in Python code wait for the handshake budget."""
+"""Number of seconds for which `offer` does nothing after one of these events: `offer` could not start a listener,
+the listener of a link failed, or `_stop` was called."""
 _MIN_HOLD = 3.0
-"""If `BackendRoute.hold` is less than this number of seconds, links accept no clients. Python code then accepts them,
-because it enforces a short limit more precisely."""
+"""Minimum `BackendRoute.hold`, in seconds, for links to accept clients. With a shorter hold, Python code accepts all
+clients, because it enforces the hold more precisely."""
 _MIN_ROOM = 0.25
-"""Minimum fraction of the limits that must be free before a link starts to accept clients. The limits are
-`max_connections`, and the limit of the handshake budget."""
+"""A link starts to accept clients only if `_room` is at least this fraction of `_limit`."""
 _MIN_BUDGET_ROOM = 8
 """A link starts to accept the clients of a MySQL server only if the handshake budget has room for at least this
 number of clients."""
 _BUDGET_SHARE = 0.75
-"""Fraction of the free part of a handshake budget that links can reserve for the clients of one backend. The rest
-stays free for other backends with the same server."""
+"""Links use at most this fraction of the free handshake budget for the clients of one backend. The rest is for other
+backends with the same server."""
 _PERMIT_SHARE = 1 / 64
-"""Fraction of the limit that `_limit` returns. When the number of calls of `count_change` reaches this fraction, the
-gateway permits the link to accept more clients."""
+"""`count_change` permits more clients when the number of its calls reaches this fraction of `_limit`."""
 
 
 class _PathWithBudget(NamedTuple):
@@ -52,12 +50,16 @@ class _PathWithBudget(NamedTuple):
 
 
 class NativeAcceptor:
-    """Lets a link accept the clients of one backend in C; implements `AcceptedClientHandler`.
+    """Lets a link accept the clients of one backend; implements `AcceptedClientHandler`.
 
-    A link starts to accept clients after Python code has connected a client through the link. The link stops
-    accepting when the route or a rule changes, a dial fails, or the number of connections is close to the limit.
-    Python code (the `Acceptor`) then accepts the clients again. If the link cannot connect a client to the target, it
-    returns the client to the `Acceptor`.
+    Python code (the `Acceptor`) accepts the first clients. After it has connected a client through a link, the link
+    can accept the next clients. Examples of when the `Acceptor` takes over again:
+
+    - The route or the admission rules change.
+    - A dial fails.
+    - The number of connections is close to the limit.
+
+    If the link cannot connect a client to the target, it returns the client to the `Acceptor`.
 
     Args:
         acceptor: Accepts the clients that the link returns.
@@ -66,10 +68,9 @@ class NativeAcceptor:
         on_joined: Called for each client that the link has connected to the target. Receives the path to the target,
             the relay, the tap that observes the login, and the earliest monotonic time at which the client can have
             logged in.
-        on_served: Called with the totals of clients whose short connections have ended. The link reports these
-            clients together.
+        on_served: Called with the totals of clients that had very short connections.
         cancels: Routes cancel requests; None if clients send no cancel requests on separate connections. A link sends
-            all cancel requests to its only target, so it accepts clients only while no other target has sessions.
+            all cancel requests to one target. It therefore accepts clients only while no other target has sessions.
     """
 
     def __init__(
@@ -90,13 +91,11 @@ class NativeAcceptor:
         self._listening: ClientAcceptingListener | None = None
         """The link's listener that currently accepts the clients; None if Python code accepts them."""
         self._paths: dict[ClientAcceptingListener, _PathWithBudget] = {}
-        """The path over which each listener of a link dials. A stopped listener remains in `_paths` until the link
-        has reported all clients of the listener."""
+        """Maps each listener of a link to its clients' path. A stopped listener remains here until `on_closed`."""
         self._bound: list[Listener] = []
-        """The backend's listeners on whose sockets the link accepts clients."""
+        """The backend's listeners, while a link accepts their clients; otherwise, empty."""
         self._changes = 0
-        """Number of calls of `count_change` since the gateway last calculated how many more clients the link may
-        accept."""
+        """Number of calls of `count_change`. Starts at 0 again when it reaches `_PERMIT_SHARE` of `_limit`."""
         self._retry_at = 0.0
 
     @property
@@ -105,23 +104,23 @@ class NativeAcceptor:
 
     @property
     def waiting(self) -> int:
-        """Number of clients that links have neither connected to the target nor returned to Python code yet."""
+        """Number of clients that links have accepted, and are still connecting to the target."""
         return sum(each.waiting for each in self._paths)
 
     @property
     def clients(self) -> int:
-        """Number of current clients that links have accepted, but not yet reported to Python code."""
+        """Number of current clients that links have not passed to Python code yet. Includes `waiting`."""
         return sum(each.clients for each in self._paths)
 
     def count_on(self, uplink: LinkProvider) -> int:
-        """Return the number of `clients` that the links of `uplink` have accepted."""
+        """Return the value of `clients` for the links of `uplink` only."""
         return sum(each.clients for each, path in self._paths.items() if path.routed.uplink is uplink)
 
     def offer(self, routed: TargetWithUplink, listeners: list[Listener]) -> None:
-        """Let a link accept clients, if the rules permit this. Call this method after connecting each client.
+        """Try to let a link accept the next clients. Call this method after connecting each client.
 
         Args:
-            routed: The path over which the client was connected. Its link accepts the next clients.
+            routed: The path of the connected client. The link of this path accepts the next clients.
             listeners: The listeners of the backend.
         """
         if self._listening is not None or (now := time.monotonic()) < self._retry_at:
@@ -161,7 +160,7 @@ class NativeAcceptor:
         return min(limit, path.budget.limit) if path.budget is not None else limit
 
     def _room(self, path: _PathWithBudget) -> int:
-        """Return how many clients a link may accept in addition to those for which links already reserve room."""
+        """Return how many more permits links may get, one for each new client. The result can be negative."""
         reserved = sum(each.reserved for each in self._paths)
         room = self._acceptor.admission.max_connections - self._acceptor.active_here
         if path.budget is not None:
@@ -169,10 +168,7 @@ class NativeAcceptor:
         return room - reserved
 
     def review(self) -> None:
-        """If a link accepts the clients of this backend, check whether the link can still handle all new clients.
-
-        If it cannot, stop the link from accepting clients.
-        """
+        """Let Python code accept the clients again, if the link can no longer handle all of them."""
         listening = self._listening
         if listening is None:
             return
@@ -181,7 +177,7 @@ class NativeAcceptor:
             self.withdraw()
 
     def _is_simple(self, routed: TargetWithUplink) -> bool:
-        """Return whether all new clients use this path, independent of their identity and data."""
+        """Return whether all new clients use this path, regardless of who they are and what they send."""
         return (
             self._acceptor.accepts_anyone
             and (self._cancels is None or not self._cancels.has_sessions_elsewhere(routed.identity))
@@ -196,23 +192,23 @@ class NativeAcceptor:
             self._accept_here()
 
     def _stop(self, listening: ClientAcceptingListener) -> None:
-        """Make a link stop accepting clients, because clients in Python code wait for the handshake budget.
+        """Stop a link's listener, to free its part of the handshake budget for waiting clients.
 
-        For the next `_RETRY_AFTER` seconds, no link accepts clients again.
+        For the next `_RETRY_AFTER` seconds, Python code accepts all clients.
         """
         if listening is self._listening:
             self._retry_at = time.monotonic() + _RETRY_AFTER
             self.withdraw()
 
     def recall(self) -> None:
-        """Make the links return the clients that they have accepted, but not connected to the target yet."""
+        """Make the links call `on_returned` for each client that is not connected to the target yet."""
         for each in self._paths:
             each.recall()
 
     def count_change(self) -> None:
-        """Record that the link might be able to accept more clients, for example because a connection has ended.
+        """Count an event after which the link might be able to accept more clients, such as the end of a connection.
 
-        After enough calls, permit the link to accept more clients.
+        When the count reaches `_PERMIT_SHARE` of `_limit`, permit more clients, if there is room.
         """
         listening = self._listening
         if listening is None:
@@ -228,7 +224,7 @@ class NativeAcceptor:
     # The link calls the following methods of `AcceptedClientHandler`.
 
     def on_joined(self, listener: ClientAcceptingListener, relay: Relay, tap: Any) -> None:
-        """Add a client that the link has connected; implements `AcceptedClientHandler.on_joined`."""
+        """Handle a client that the link has connected to the target; implements `AcceptedClientHandler.on_joined`."""
         path = self._paths.get(listener)
         if path is None:
             # Reset this client: the link accepted the client, but `listen` failed afterwards.
@@ -240,7 +236,7 @@ class NativeAcceptor:
             path.budget.add_client(relay, now)
         self._on_joined(path.routed, relay, tap, now - REPORT_DELAY)
         if path.budget is not None:
-            # A client uses the budget only until its login, so the link might be able to accept more clients.
+            # A client uses the handshake budget only until its login, so the link might soon accept more clients.
             self.count_change()
 
     def on_served(self, listener: ClientAcceptingListener, clients: ShortLivedConnectionTotals) -> None:
@@ -254,7 +250,7 @@ class NativeAcceptor:
     def on_returned(
         self, listener: ClientAcceptingListener, client: Stream, seconds: float, *, abandoned: bool
     ) -> None:
-        """Accept a client that the link has returned unconnected; implements `AcceptedClientHandler.on_returned`."""
+        """Let the `Acceptor` handle a returned client; implements `AcceptedClientHandler.on_returned`."""
         if abandoned and (path := self._paths.get(listener)) is not None:
             self._target_dialer.record_abandoned(path.routed)
         self._acceptor.accept(client, seconds)

@@ -29,7 +29,7 @@ class PendingClient:
         self.record: ConnectionRecord | None = None
         """The client's record for the audit log and the trace; None if both are disabled."""
         self.slot: ConnectionSlot | None = None
-        """The client's slot in the quota of its consumer; None if the gateway counts the client for no consumer."""
+        """The client's slot in the quota of its consumer; None until the gateway has counted the client."""
         self.request: CancelRequest | None = None
         """The client's cancel request; None if none was read."""
         self.classified = False

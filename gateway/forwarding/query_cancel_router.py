@@ -107,7 +107,7 @@ class QueryCancelRouter:
             target: The target that a new session would use; None if there is none.
 
         Returns:
-            The cancel request; None if the client sends other data.
+            The cancel request; None if the client sends other data, or if the connection may become encrypted.
 
         Raises:
             DialError: The client has disconnected.
@@ -147,7 +147,7 @@ class QueryCancelRouter:
             first = self._protocol.classify(data)
             if first is not ClientMessageKind.INCOMPLETE:
                 return first
-            await asyncio.sleep(_POLL_INTERVAL)  # poll, because the unread bytes keep the socket readable
+            await asyncio.sleep(_POLL_INTERVAL)  # prevents a busy loop: unread bytes keep the socket readable
         return ClientMessageKind.SESSION
 
     async def _reply_to(self, request: EncryptionRequest, target: TargetLookupKey) -> bytes:

@@ -1,4 +1,4 @@
-"""Logs refused clients at a limited rate, including clients that could not be connected to a target."""
+"""Logs, at a limited rate, the clients that the gateway refuses or cannot connect to a target."""
 
 import logging
 

@@ -4,11 +4,11 @@ from collections.abc import Hashable
 
 _MAX_CLIENTS = 32
 _MAX_PER_ADDRESS = _MAX_CLIENTS // 2
-"""Maximum number of clients with one address, so that idle clients with this address cannot fill all slots."""
+"""Maximum number of clients from one address, so that idle clients from one address cannot fill all slots."""
 
 
 class ReservedCancelConnections:
-    """The clients that one backend accepted beyond its limits, because they might send a cancel request.
+    """The clients of one backend that exceed a limit, but might send a cancel request.
 
     A hashable key identifies each client. At first, the key is the client's task. After the client is connected to a
     target, the key is the `ended` future of its relay.

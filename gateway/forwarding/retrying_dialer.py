@@ -25,11 +25,11 @@ _RETRY_FACTOR = 2.0
 _NEXT_AFTER = 2.0
 """Maximum duration of a dial, in seconds, if there is another path or target to try next."""
 _RECHECK_INTERVAL = 1.0
-"""Seconds after which the gateway determines the paths for a waiting client again, because the best path can change.
-Used only if the route has several uplinks."""
+"""Interval, in seconds, at which the dialer reads the paths again while a client waits. Used only if the route has
+several uplinks."""
 _NO_PRIMARY = "no target is a writable primary"
 _PERMANENT = {FailureReason.CHANNEL_PROHIBITED}
-"""Reasons of failures that a retry cannot fix."""
+"""Failures that a retry cannot fix."""
 
 
 class _PermanentDialError(DialError):
@@ -42,8 +42,8 @@ class DialResult(NamedTuple):
     routed: TargetWithUplink
     relay: Relay
     login: CancelKeyTap | None = None
-    """The tap that observes the client's login, to record which target must receive the client's later cancel
-    requests. None if the kind has no cancel requests, or if this client itself sends a cancel request."""
+    """Reads the session's cancel key from the login. None if the kind has no cancel requests, or if the client sends
+    a cancel request instead of a login."""
 
 
 class RetryingDialer:
@@ -64,18 +64,18 @@ class RetryingDialer:
         self._make_tap = make_tap
         self._cancels = cancels
         self.fail_fast = False
-        """Whether to reset clients, instead of letting them wait, while all uplinks are down."""
+        """If true, clients neither wait nor retry: they are reset if all uplinks are down, or if no path succeeds."""
         self._changed = asyncio.Event()
         """Wakes the waiting clients when the route or `fail_fast` changes. `_wake_waiting` creates a new
         `asyncio.Event` for each change."""
 
     @property
     def knows_cancel_requests(self) -> bool:
-        """Whether clients of this kind send cancel requests on separate connections."""
+        """Whether the backend's clients send cancel requests on separate connections."""
         return self._cancels is not None
 
     def set_fail_fast(self, *, enabled: bool) -> None:
-        """Set whether to reset clients, instead of letting them wait, while all uplinks are down."""
+        """Set `fail_fast`, and wake the waiting clients."""
         self.fail_fast = enabled
         self._wake_waiting()
 
@@ -90,12 +90,12 @@ class RetryingDialer:
         self._wake_waiting()
 
     async def read_cancel_request(self, client: PendingClient) -> None:
-        """Peek at the client's first bytes, and set the client's `request` if they are a cancel request.
+        """Set `client.request` if the client sends a cancel request.
 
-        The bytes remain in the socket's receive buffer, so the relay still forwards them.
+        The cancel request remains in the socket's receive buffer, so the relay still forwards it.
 
         Args:
-            client: The client. Its `request` remains None if it sends other data.
+            client: The client.
 
         Raises:
             DialError: The client has disconnected.
@@ -202,8 +202,7 @@ class RetryingDialer:
     async def _cancel_request(self, client: PendingClient, routed: TargetWithUplink | None) -> CancelRequest | None:
         """Return the client's cancel request; None if the client sends none.
 
-        If all sessions are on the target of `routed`, return None without reading: the gateway connects the client to
-        this target anyway.
+        If no other target has sessions, return None without reading: the client goes to `routed` anyway.
         """
         cancels = self._cancels
         target = routed.identity if routed is not None else None
@@ -231,7 +230,7 @@ class RetryingDialer:
         return DialResult(*await join_cancel_request(client, request, dialer, latency, candidates, default))
 
     async def _wait_link(self, uplinks: Collection[LinkProvider], within: float | None) -> None:
-        """Wait up to `within` seconds until an uplink has a link, or until the route or `fail_fast` changes."""
+        """Wait for a link, a new route, or a change of `fail_fast`, for at most `within` seconds."""
         waiting = [asyncio.ensure_future(each.wait_link()) for each in uplinks]
         changed = asyncio.ensure_future(self._changed.wait())
         try:
@@ -242,9 +241,9 @@ class RetryingDialer:
 
 
 def _report_failure(dialer: TargetDialer, routed: TargetWithUplink, error: TargetPathError) -> bool:
-    """Report a failed dial. Return whether the dialer can try the next path.
+    """Report a failed dial. Return whether to try the next path.
 
-    If the target works, but the handshake budget has no room, the client must wait for this target.
+    If logins in progress use up the handshake budget, report nothing: the target works, and the client must wait.
     """
     if _is_blocked(error) and dialer.has_no_room(routed):
         return False
@@ -259,7 +258,7 @@ def _is_blocked(error: TargetPathError) -> bool:
 
 
 def _failure(errors: list[TargetPathError]) -> DialError:
-    """Return the last error. If a retry can fix none of the errors, return the last one as `_PermanentDialError`."""
+    """Return the last error. It is a `_PermanentDialError` if a retry can fix none of the errors."""
     if not errors:
         return DialError(FailureReason.TUNNEL, "the link was lost")
     last = errors[-1]

@@ -20,7 +20,7 @@ from gateway.metric_types import Histogram
 from gateway.relay.dial_retry import retry_dial
 
 _ADMISSION_INTERVAL = 0.01
-"""Seconds between two tests of whether the handshake budget allows the next waiting client."""
+"""Interval, in seconds, at which a waiting client tests the handshake budget."""
 _MIN_DIAL_AFTER_WAIT = 2.0
 """Minimum time limit, in seconds, for the dial of a client that had to wait for the handshake budget."""
 MIN_DIAL = 0.05
@@ -40,7 +40,7 @@ class TargetDialer:
     def __init__(self, route: BackendRoute) -> None:
         self.route = route
         self.replaced = False
-        """Whether another `TargetDialer` connects new clients, because the route has changed."""
+        """Whether the route has changed. Another `TargetDialer` then connects new clients."""
         self._slots: dict[TargetWithUplink, asyncio.Semaphore] = {}
         self._queues: defaultdict[TargetWithUplink, asyncio.Lock] = defaultdict(asyncio.Lock)
         """For each path, the queue of clients that wait until the handshake budget allows the next client."""

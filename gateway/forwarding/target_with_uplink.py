@@ -8,7 +8,7 @@ from gateway.metric_types import Histogram
 
 
 class LinkProvider(Protocol):
-    """Defines the interface for getting the current link of an uplink (a tunnel, or the direct link)."""
+    """Defines the interface of an uplink, which provides the current link of a tunnel, or the direct link."""
 
     tunnel_name: str | None
     """Name of the tunnel; None if the link is the direct link."""

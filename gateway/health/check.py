@@ -31,8 +31,8 @@ _FIRST_SPREAD = 0.2
 
 _LATENCY_SAMPLES = 5
 _MIN_INTERVAL = 1.0
-"""Minimum seconds from the start of a check to the start of the next check, if failed client traffic triggers the
-next check. If `fast_interval` is shorter, the minimum is `fast_interval`."""
+"""Minimum seconds between the starts of two checks, if failed client traffic triggers the second check. A shorter
+`fast_interval` replaces this minimum."""
 
 
 class Check:
@@ -102,7 +102,7 @@ class Check:
         """Whether the next check may start before the minimum interval has passed."""
         self._probe_started = 0.0
         self.urgent = False
-        """Whether to check the target every `fast_interval`, independent of its state; see `set_urgent`."""
+        """Whether to check the target every `fast_interval` while the uplink has a link; see `set_urgent`."""
         self._blocked_at = -math.inf
         """Monotonic time, in seconds, of the last history entry that reports the target as blocked."""
         self._lost_links = 0
@@ -133,7 +133,7 @@ class Check:
         return self.verdict.pending or (self.last is not None and not self.last.passed)
 
     def inherit(self, other: "Check") -> None:
-        """Copy the state and counters of `other`, the check of this target and path before the last reload."""
+        """Copy the state and counters of `other`, the check that this check replaces on a reload."""
         self.last, self.last_success, self.succeeded_at = other.last, other.last_success, other.succeeded_at
         self.latency, self.durations = other.latency, other.durations
         self.history = other.history
@@ -147,11 +147,14 @@ class Check:
             self.first_result.set()
 
     def check_soon(self) -> None:
-        """Schedule an early check, because client traffic has failed. A minimum interval limits the frequency."""
+        """Schedule an early check, for example after client traffic has failed. See also `_MIN_INTERVAL`."""
         self._wake.set()
 
     def set_urgent(self, *, urgent: bool) -> None:
-        """Set whether to check the target every `fast_interval`, because the role of a database might change soon."""
+        """Set whether to check the target every `fast_interval`.
+
+        The caller sets `urgent` while the role of a database might change soon.
+        """
         if urgent and not self.urgent:
             self.check_soon()
         self.urgent = urgent
@@ -236,7 +239,7 @@ class Check:
             self.failures[result.reason] += 1
 
     def _publish(self, changed: bool) -> bool:
-        """Log the state if `changed` is true. Call `on_change` in both cases, and return `changed`."""
+        """Call `on_change`, and log the state if `changed` is true. Return `changed`."""
         if changed:
             verdict = self.verdict
             extra = {"backend": self.name, "target": str(self.target), "state": str(verdict.state)}

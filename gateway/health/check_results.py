@@ -8,7 +8,7 @@ from gateway.contracts.states import HealthState
 from gateway.errors import FailureReason
 
 HISTORY = 100
-"""Default limit of a history. The limit applies to the latest results and, separately, to the latest failures."""
+"""Default `size` of a `CheckHistory`."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class CheckHistory:
     def failures(self) -> list[CheckResult]:
         """Return the most recent failures, oldest first. Some can be older than all results that `latest` returns.
 
-        A check that did not run because the target was blocked does not count as a failure.
+        A result with the state `blocked` does not count as a failure.
         """
         return list(self._failures)
 

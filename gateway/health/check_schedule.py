@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CheckSchedule:
-    """Defines when a check runs, and how many results change the state of the target.
+    """Defines how often a check probes its target, and how many results change the state of the target.
 
     Args:
-        interval: Seconds between two checks.
-        fast_interval: Seconds between two checks while the state might change soon.
-        down_interval: Seconds between two checks while the target is down.
-        timeout: Time limit of one check, in seconds.
+        interval: Seconds between two probes.
+        fast_interval: Seconds between two probes while the state might change soon.
+        down_interval: Seconds between two probes while the target is down.
+        timeout: Time limit of one probe, in seconds.
         rise: Number of consecutive successes after which the state changes from down to up.
         fall: Number of consecutive failures after which the state changes from up to down.
     """

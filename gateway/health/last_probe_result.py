@@ -6,9 +6,9 @@ from gateway.health.check_results import CheckResult
 
 
 class LastProbeResult:
-    """What the probes of one target have found: the last result, and when the target was promoted to primary.
+    """The last probe result of one target, and when the target was promoted to primary.
 
-    The checks over all paths to the target share one record.
+    The checks over all paths to the target share this object.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class LastProbeResult:
         self._role: DatabaseRole | None = None
 
     def without_facts(self) -> "LastProbeResult":
-        """Return a new record that contains only the target's role and the time of its promotion."""
+        """Return a copy. Of the probe result, keep only `role` and `read_only`."""
         record = LastProbeResult()
         record.probe_result = ProbeResult(role=self.probe_result.role, read_only=self.probe_result.read_only)
         record.probed, record.promoted, record._role = self.probed, self.promoted, self._role
@@ -31,14 +31,14 @@ class LastProbeResult:
     def add(self, result: CheckResult, started: float, now: float) -> None:
         """Record the result of a probe.
 
-        Ignore the result if the probe got no response, or if a probe that started later has already got one.
+        Ignore a probe that got no response, and a probe that started before the last recorded one.
 
         Args:
             result: The result.
             started: Monotonic time at which the probe started.
             now: The current monotonic time.
         """
-        # A refused login counts as a response: `probe_result` is None, but `passed` is true.
+        # If the server refused the login, it has responded: `passed` is true, although `probe_result` is None.
         answered = result.passed or result.probe_result is not None
         if not answered or started < self.probed:
             return

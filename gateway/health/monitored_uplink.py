@@ -1,4 +1,4 @@
-"""Defines the interface through which checks get the state of a tunnel, and a link to connect to targets."""
+"""Defines the interface through which checks use uplinks."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from gateway.contracts.link import SocketConnector
 
 
 class MonitoredUplink(Protocol):
-    """Defines the interface of uplinks for checks. An uplink is the object that keeps a tunnel open."""
+    """The interface through which a check uses an uplink. An uplink keeps one tunnel open."""
 
     name: str
     settled: asyncio.Event

@@ -17,9 +17,9 @@ _FASTER, _MIN_GAIN = 0.8, 0.001
 """With the preference `latency`, new clients move only to a clearly faster path. The latency of that path must be at
 most `_FASTER` times the current path's latency, and at least `_MIN_GAIN` seconds lower."""
 _CONFIRMATIONS = 8
-"""Number of checks, of both the current path and the fastest path, after which new clients move to the fastest path.
-The current path must be slower during all these checks. Fewer checks would not be reliable, because the latencies of
-equally fast paths vary on a busy machine."""
+"""Number of checks that the current path and the fastest path each need before new clients move to the fastest path.
+During these checks, the current path must always be slower than another path. Fewer checks would not be reliable,
+because the latencies of equally fast paths vary on a busy machine."""
 _USABLE = (HealthState.UP, HealthState.DEGRADED)
 _UNCHECKED = (HealthState.UNKNOWN, HealthState.PAUSED)
 
@@ -31,10 +31,10 @@ class PathCandidate:
     Args:
         is_open: Whether the path's tunnel is open.
         state: The state of the target according to the checks over this path.
-        latency: Median duration of the last successful checks over this path, in seconds; None if none succeeded.
+        latency: Median duration of recent successful checks over this path, in seconds; None if none succeeded.
         checks: Number of checks over this path since the start of the service.
-        dial_failed: Whether a client's dial over this path failed while a dial over another path succeeded. The next
-            successful check over this path sets the value to False.
+        dial_failed: Whether a client's dial over this path failed, but the next dial over another path succeeded.
+            False again after a successful check over this path, or after 60 s.
     """
 
     is_open: bool
@@ -62,10 +62,10 @@ def working_paths(paths: Sequence[PathCandidate]) -> list[int]:
 
 
 def confirmed_paths(paths: Sequence[PathCandidate]) -> list[int]:
-    """Return the indexes of the paths to which new clients may move, because checks show that they work.
+    """Return the indexes of the paths to which new clients may move.
 
-    Over these paths, the target is up or degraded. If there is no such path, return the working paths over which the
-    target has not been checked.
+    These are the working paths over which the target is up or degraded. If there are none, return the working paths
+    whose checks have no result yet or are paused.
 
     Args:
         paths: The paths in the order of the configuration.
@@ -139,11 +139,11 @@ class PathSelector:
         self.has_failed = [False] * len(self.names)
         """For each path, whether the path has failed at least once."""
         self._slower_since: tuple[int, ...] | None = None
-        """For each path, the value of `PathCandidate.checks` when another path became faster than the current path.
+        """`PathCandidate.checks` of each path at the time when another path became faster than the current path.
         None: no other path is faster."""
 
     def update(self, paths: Sequence[PathCandidate], now: float) -> int:
-        """Choose the path for new clients from the latest check results, and return its index.
+        """Update the attributes, choose the path for new clients, and return its index.
 
         Args:
             paths: The paths in the order of `names`.
@@ -171,10 +171,9 @@ class PathSelector:
         return chosen
 
     def _confirm_fastest(self, current: int, fastest: int, candidates: Sequence[PathCandidate]) -> int:
-        """Return the path for new clients: `fastest` if enough checks confirm it, otherwise `current`.
+        """Return `fastest` if enough checks confirm that it is faster; otherwise, `current`.
 
-        The confirmation requires `_CONFIRMATIONS` checks of both paths, during which `current` was always slower than
-        another path.
+        Both paths need `_CONFIRMATIONS` checks since another path became faster than `current`.
         """
         if fastest == current:
             self._slower_since = None
@@ -185,7 +184,7 @@ class PathSelector:
         return fastest if confirmations >= _CONFIRMATIONS else current
 
     def inherit(self, other: "PathSelector") -> None:
-        """Copy the counters and the selected path of `other`, the selector for this target before the last reload."""
+        """Copy the state of `other`, which selected paths to the same target before a reload."""
         self.switches = other.switches
         for at, name in enumerate(self.names):
             if name in other.names:

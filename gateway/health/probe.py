@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 _NOT_PROBED = "set check.user and check.password_file, so that the gateway can check the server"
 """The remedy if the gateway has no login for the target, and therefore does not probe the target."""
 _LOGIN_REASONS = (FailureReason.AUTH, FailureReason.UNAUTHENTICATED)
-"""Reasons of failed logins. After a failed login of a check, the target is only degraded: clients use other accounts
-than the check, and might be able to log in."""
+"""Reasons of failed logins. If the check cannot log in, the target is only degraded: clients use their own accounts,
+and might be able to log in."""
 
 
 async def probe_once(

@@ -14,7 +14,7 @@ when the fraction is at most `_FLAP_STOP` (Nagios Core manual, "Detection and Ha
 
 
 _IMMEDIATE = (FailureReason.NO_SPACE, FailureReason.READ_ONLY)
-"""Reasons that change the state to down after one failed check, because the server itself has reported them."""
+"""Reasons for which one failed check is enough to change the state to down. The server itself reports them."""
 
 
 class TargetStateEvaluator:
@@ -59,7 +59,7 @@ class TargetStateEvaluator:
         return self.state is not before
 
     def record_stall(self) -> None:
-        """Count stalled client traffic as one failed check. Before the next check, further calls have no effect.
+        """Count stalled client traffic as a failed check, at most once between two checks.
 
         Do nothing if the target is not usable, or if the last check failed.
         """

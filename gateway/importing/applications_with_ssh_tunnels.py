@@ -1,4 +1,4 @@
-"""Recognizes applications that open their own SSH tunnel, by their environment variables."""
+"""Imports SSH tunnels from the environment variables of applications that open their own tunnel."""
 
 from typing import Any
 
@@ -18,14 +18,13 @@ _USERS = ("SSH_USER", "SSH_USERNAME", "BASTION_USER", "JUMP_USER", "TUNNEL_USER"
 def own_tunnel(
     container: ImportedContainer, database: str, variable_of_host: str, result: ImportResult
 ) -> str | None:
-    """Add the SSH tunnel that an application opens itself, and return the tunnel's name.
+    """Import the SSH tunnel of an application that opens its own tunnel. Return the tunnel's name.
 
     Return None if the application opens no tunnel.
 
     Args:
         container: The container.
-        database: The host name of the database. If no variable contains the SSH server, the
-            function uses the database's host as the SSH server.
+        database: The host name of the database. If no variable contains the SSH server, this host is the SSH server.
         variable_of_host: The name of the variable that contains the host name of the database.
         result: The imported configuration, to which the function adds the tunnel and notes.
     """

@@ -115,15 +115,15 @@ def _free_listener(listen: str, where: str, result: ImportResult) -> str:
 
     Args:
         listen: The preferred listener: `host:port` or the path of a unix socket.
-        where: The name of the client or forward, for a note if the port changes; empty to add no note.
-        result: Contains the backends. The function adds the note.
+        where: The name of the forward in messages; empty for a client.
+        result: Contains the backends. If the port of a forward changes, the function adds a note.
 
     Raises:
         UsageError: Another backend uses the unix socket.
     """
     if listen.startswith("/"):
         if any(each["listen"] == listen for each in result.backends.values()):
-            raise UsageError(f"{where}: another forward listens on {listen}: change the path of one of them")
+            raise UsageError(f"{where}: another forward already listens on {listen}: choose another path")
         return listen
     taken = {
         split_target(each["listen"])[1] for each in result.backends.values() if not each["listen"].startswith("/")
@@ -171,9 +171,9 @@ def _remove_login(client: ImportedClientOfServer) -> None:
 
 
 def _merge_check(client: ImportedClientOfServer, check: dict[str, Any], name: str, result: ImportResult) -> None:
-    """Use a client's login for the health check of a backend if the check does not already log in as another user.
+    """Use a client's login for the health check of a backend, unless the check logs in as another user.
 
-    Add a note on the parts of the login that the check does not use.
+    If the check does not use the client's login or database, add a note.
     """
     backend = result.backends[name]
     others: list[str] = []
@@ -193,7 +193,7 @@ def _merge_check(client: ImportedClientOfServer, check: dict[str, Any], name: st
 
 
 def _unique_volume(client: ImportedClientOfServer, keys: dict[str, Any], result: ImportResult) -> dict[str, Any]:
-    """Return the keys of a client's volume. If another volume has the same name, choose a new name."""
+    """Return a client's `volume` keys. If another backend's volume has the same name, choose a new name."""
     taken = {each["volume"]["name"] for each in result.backends.values() if "volume" in each}
     old, client.volume = client.volume, unused_name(client.volume, taken)
     if old != client.volume:
@@ -202,10 +202,10 @@ def _unique_volume(client: ImportedClientOfServer, keys: dict[str, Any], result:
 
 
 def _note_missing(name: str, result: ImportResult) -> None:
-    """Add a placeholder for each required key that a backend lacks, and ask the user in a note to replace it.
+    """Add a placeholder for each required key that a backend lacks.
 
-    For a kind that requires no keys, the note explains how to add a login to the health check. Add that note only if
-    the backend has no key `check`. Remove an earlier note that no longer applies.
+    Add the note of the backend's kind if keys were missing, or if the kind requires no keys and the backend has no
+    `check`. Otherwise, remove the note.
     """
     backend = result.backends[name]
     imports = KINDS[backend["kind"]].imports

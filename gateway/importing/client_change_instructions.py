@@ -1,4 +1,4 @@
-"""Creates instructions for the user on how to change each client, so that the client uses its new backend."""
+"""Creates instructions for the user: how to connect each client to its new backend."""
 
 import re
 from typing import Any
@@ -11,11 +11,10 @@ from gateway.importing.network_mounts import fstab_line
 def _address(
     client: ImportedClientOfServer, container: ImportedContainer, backend: dict[str, Any], result: ImportResult
 ) -> str:
-    """Return an instruction for the user: the address to which the container must connect.
+    """Return an instruction that contains the address to which the container must connect.
 
-    If the container has a link to a container that the gateway replaces, the instruction also says to remove the
-    link. If the container shares the network of a replaced container, the instruction also says to remove the
-    network mode.
+    The gateway replaces some containers. If the container refers to one of them in a link or in its network mode,
+    the instruction says to remove this setting.
     """
     listen, variables = backend["listen"], ", ".join(client.variables)
     if listen.startswith("/"):
@@ -41,10 +40,9 @@ def _address(
 
 
 def _missing_file(client: ImportedClientOfServer, container: ImportedContainer) -> str:
-    """Return an instruction to create the file with the password for the health check.
+    """Return an instruction to create the password file of the health check.
 
-    Return an empty string if the health check has no password file, or if the container mounts the file from a known
-    path on the host.
+    Return an empty string if this is not necessary, for example because the container mounts the file from the host.
     """
     path = client.keys.get("check", {}).get("password_file", "")
     variable = next((each for each in client.login if container.environment[each] == path), "")
@@ -55,7 +53,7 @@ def _missing_file(client: ImportedClientOfServer, container: ImportedContainer) 
 
 
 def note_client(client: ImportedClientOfServer, result: ImportResult) -> None:
-    """Add the instruction on how to change a client to `result.changes`, and the client's notes to `result.notes`."""
+    """Add the instruction for a client to `result.changes`, and the client's notes to `result.notes`."""
     backend = result.backends[client.backend]
     for note in client.notes:
         text = re.sub(r"\bPASSWORD_FILE\b", f"/run/secrets/{client.backend}_password", note)

@@ -1,4 +1,4 @@
-"""Changes database addresses in the environment variables of Compose services to the addresses of backends."""
+"""Replaces database addresses in the environment variables of Compose services, so that they connect to backends."""
 
 import re
 
@@ -13,7 +13,7 @@ from gateway.secret_redaction import hide_secrets
 def change_address(
     edit: YamlEdit, client: ImportedClientOfServer, found: GatewayComposeServiceConfig, result: ImportResult
 ) -> None:
-    """Change the address in the environment variables of a client to the address of the client's backend.
+    """Replace the address in the client's environment variables, so that the client connects to its backend.
 
     Args:
         edit: Collects the changes to the Compose file.

@@ -27,8 +27,7 @@ def compose_diff(text: str, name: str, result: ImportResult) -> str:
     Args:
         text: The content of the Compose file.
         name: The name of the Compose file.
-        result: The imported configuration, to which the function adds notes on changes that the diff does not
-            contain.
+        result: The imported configuration. The function adds notes about the diff.
 
     Raises:
         UsageError: The file cannot be edited in place.
@@ -94,13 +93,14 @@ def _edit(text: str, name: str, *, has_services: bool) -> YamlEdit:
 
 
 def _relative(changes: list[tuple[str, str, str]], folder: str, result: ImportResult) -> list[tuple[str, str, str]]:
-    """Replace paths that patch(1) refuses (absolute paths, and paths with `..`), and return the changes.
+    """Return the changes, with paths relative to `folder` if patch(1) refuses the original paths.
+
+    patch(1) refuses absolute paths, and paths with `..`.
 
     Args:
         changes: The path, the old content and the new content of each file in `folder`.
         folder: The directory of the Compose file.
-        result: The imported configuration. If the function changes the paths, it adds a note on how to apply the
-            diff.
+        result: The imported configuration. If the paths change, the function adds a note on how to apply the diff.
     """
     if not folder.startswith("/") and ".." not in folder.split("/"):
         return changes
@@ -148,9 +148,9 @@ def _note_requirements(found: GatewayComposeServiceConfig, result: ImportResult)
 def _note_internal_networks(
     edit: YamlEdit, container: ImportedContainer, found: GatewayComposeServiceConfig, result: ImportResult
 ) -> None:
-    """Add a note if a client cannot reach a gateway that listens on the host.
+    """Add a note if the gateway listens on the host, but a client's container has no route to the host.
 
-    A client with only internal networks cannot reach the host, because these networks have no route to the host.
+    Internal networks provide no route to the host.
     """
     if not found.on_host or container.network:
         return
@@ -210,7 +210,7 @@ def _networks(edit: YamlEdit, result: ImportResult, found: GatewayComposeService
 
 
 def _ports(result: ImportResult) -> Iterator[str]:
-    """Yield the values of `ports` with which the gateway's service publishes the imported forwards on 127.0.0.1."""
+    """Yield the `ports` of the gateway's service, which publish the imported forwards on 127.0.0.1."""
     for forward in result.forwards:
         if not forward.backend or forward.listen.startswith("/"):
             continue

@@ -116,7 +116,7 @@ def _extended(
 def _interpolate(value: Any, files: EnvFiles, folder: str) -> Any:
     """Replace the variables in all strings of a Compose document, as Compose does.
 
-    Keep `${NAME}` if the variable has no value.
+    Keep `${NAME}` if the variable has no value and no default.
     """
     if isinstance(value, dict):
         return {key: _interpolate(each, files, folder) for key, each in value.items()}

@@ -87,7 +87,7 @@ def _resolved(path: str, folder: str) -> str:
 
 def _service(name: str, service: dict[str, Any], source: str, files: EnvFiles, folder: str) -> ImportedContainer:
     where = f"{source}services.{name}"
-    container = ImportedContainer(where, name, source, image=str(service.get("image") or ""))
+    container = ImportedContainer(where, name, image=str(service.get("image") or ""))
     container.references = files.values(folder)
     for key, value in service.items():
         container.parts[key] = key
@@ -126,7 +126,7 @@ def _read_env_files(container: ImportedContainer, paths: list[Any], files: EnvFi
 
 
 def _read_networks(container: ImportedContainer, service: dict[str, Any]) -> None:
-    """Read the network mode, links, names and published ports of a service, which show how clients reach it."""
+    """Read how clients reach a service: its network mode, links, names and published ports."""
     container.network = str(service.get("network_mode") or service.get("net") or "")
     container.aliases += [str(service[key]) for key in ("container_name", "hostname") if service.get(key)]
     for key in ("links", "external_links"):

@@ -7,7 +7,7 @@ _VARIABLE = re.compile(r"\$(?:(\$)|([A-Za-z_]\w*)|\{(\w+)(?:(:?[-?+])((?:\$\{[^{
 
 
 def interpolated(text: str, value: Callable[[str], str]) -> str:
-    """Replace the variables in a string by their values. Keep a variable without a value as the reference `${NAME}`.
+    """Replace the variables in a string by their values. Keep `${NAME}` if a variable has no value and no default.
 
     Args:
         text: The string.
@@ -18,12 +18,12 @@ def interpolated(text: str, value: Callable[[str], str]) -> str:
 
 
 def replaced(text: str, start: int, end: int, new: str, value: Callable[[str], str]) -> str | None:
-    """Replace a part of a string that contains references to variables. Keep the references outside the part.
+    """Replace a part of a string. Outside this part, keep the references to variables.
 
     Args:
         text: The string, before interpolation.
-        start: The start of the part, as an index in the string after interpolation.
-        end: The index after the end of the part, in the string after interpolation.
+        start: The start of the part, as an index in the interpolated string.
+        end: The end of the part (exclusive), as an index in the interpolated string.
         new: The replacement for the part.
         value: A function that returns the value of a variable. See `interpolated`.
 
@@ -35,7 +35,7 @@ def replaced(text: str, start: int, end: int, new: str, value: Callable[[str], s
 
 
 def _index(text: str, index: int, value: Callable[[str], str]) -> int | None:
-    """Convert an index in the string after interpolation to an index in `text`, the string before interpolation.
+    """Convert an index in the interpolated string to an index in `text`.
 
     Return None if the index is inside the value of a variable.
     """
@@ -52,7 +52,7 @@ def _index(text: str, index: int, value: Callable[[str], str]) -> int | None:
 
 
 def _parts(text: str, value: Callable[[str], str]) -> Iterator[tuple[str, str]]:
-    """Yield the literals and the references to variables in a string, each with its value after interpolation."""
+    """Split a string into literals and references to variables. Yield each part before and after interpolation."""
     end = 0
     for match in _VARIABLE.finditer(text):
         yield text[end : match.start()], text[end : match.start()]

@@ -10,8 +10,7 @@ from gateway.importing.docker_run_options import read_bind
 _REPLACED = ("command", "entrypoint", "test")
 """Keys whose lists Compose does not join. The list in the override file replaces the list in the Compose file."""
 _LISTS = ("dns", "dns_opt", "dns_search", "env_file", "label_file", "tmpfs")
-"""Keys of services whose value can be a string or a list. Before Compose merges two values, it converts a string to a
-list."""
+"""Keys of a service that accept a string or a list. Compose converts strings to lists before it merges them."""
 _NAME = re.compile(r"(?:docker-)?compose(\.override)?\.ya?ml")
 
 

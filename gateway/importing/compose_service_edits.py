@@ -17,7 +17,7 @@ def change_volume(
 
     Args:
         edit: Collects the changes to the Compose file.
-        client: The volume, as an imported client of a file server.
+        client: The volume, which is a client of a file server.
         found: The configuration of the gateway's service.
         result: The imported configuration, to which the function adds a note.
 

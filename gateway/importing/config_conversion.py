@@ -136,9 +136,9 @@ def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles
 
 
 def _keep_shared_networks(result: ImportResult) -> None:
-    """Keep a VPN container if another container uses its network, but uses no imported backend.
+    """Keep each VPN container whose network is still necessary.
 
-    Without the VPN container, the other container would have no network. Add a note on the other container.
+    The network is necessary if a container without an imported backend uses it. Add a note on each such container.
     """
     served = {id(client.container) for client in result.clients if client.backend}
     tunnels = {name: each for each in result.containers if each.tunnel for name in each.names}
@@ -153,7 +153,7 @@ def _keep_shared_networks(result: ImportResult) -> None:
 
 
 def _note_ports(container: ImportedContainer, result: ImportResult) -> None:
-    """For each published port of a replaced container, add a note on how programs on this host reach the backend."""
+    """For each published port of a replaced container, add a note about the port that local programs use instead."""
     if not container.replaced or not container.port_parts:
         return
     for forward in result.forwards:
@@ -172,10 +172,10 @@ def _note_ports(container: ImportedContainer, result: ImportResult) -> None:
 
 
 def note_rest(result: ImportResult) -> None:
-    """For each container, add a note that lists the parts of its definition that the import did not use.
+    """Add notes on the containers that the gateway replaces, and on the settings that the import did not use.
 
     Args:
-        result: Contains the containers. The function adds the notes.
+        result: The imported configuration, to which the function adds the notes.
     """
     for container in result.containers:
         _note_ports(container, result)

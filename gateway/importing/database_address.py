@@ -17,7 +17,7 @@ _WORDS = {"pgsql": "postgres", "pg": "postgres", "psycopg": "postgres", "psycopg
           "asyncpg": "postgres", "pymysql": "mysql", "mysql2": "mysql"}  # fmt: skip
 """The kind of database for each driver name."""
 _WITHOUT_PROTOCOL = ("tcp", "http")
-"""Backend kinds whose names do not identify a database. `DatabaseAddress.kind` ignores these names."""
+"""Backend kinds that do not identify a database. `DatabaseAddress.kind` ignores them."""
 _TLS = re.compile(r"(?i)\b(?:(?:pg)?sslmode|ssl-mode|mode|ssl|usessl|tls)=(require\w*|verify[\w-]*|true|1)\b")
 """URL parameters that request TLS."""
 
@@ -30,14 +30,13 @@ class DatabaseAddress:
         variables: The variables that contain the address: host and port, or a URL.
         prefix: The common prefix of the variables' names.
         host: The host, in its original spelling.
-        port: The port as a string; empty if no variable contains the port.
-        words: Words from the variables, separated by spaces, such as a URL scheme. One of them can be the name of a
-            database kind or of a driver.
+        port: The port as a string; empty if it is not known.
+        words: Space-separated words that can name the database kind or a driver, such as a URL scheme.
         user: The user; empty if it is not known.
         password: The name of the variable with the password; empty if there is none.
         database: The database; empty if it is not known.
         parts: All variables that describe the database or the login.
-        tls: The URL parameter that requests TLS; empty if there is none.
+        tls: The URL scheme or parameter that requests TLS; empty if there is none.
         more: Additional hosts, each with or without a port.
     """
 

@@ -21,8 +21,7 @@ def find_clients(container: ImportedContainer, result: ImportResult) -> list[Imp
 
     Args:
         container: The container.
-        result: The imported configuration, to which the function adds notes, and a tunnel if the application opens
-            one itself.
+        result: The imported configuration. The function adds notes, and the application's own SSH tunnel, if any.
     """
     found = [*_by_host(container.environment), *find_urls(container, result)]
     _note_libpq(container, result)

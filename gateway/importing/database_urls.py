@@ -69,8 +69,11 @@ def find_urls(container: ImportedContainer, result: ImportResult) -> Iterator[Da
 def _is_imported(name: str, scheme: str) -> bool:
     """Return whether a URL is the address of a database.
 
-    If the scheme does not identify a database, as with `tcp`, the name of the variable must end with `URL`, `URI` or
-    `DSN`.
+    A scheme such as `tcp` does not identify a database. In this case, `name` must end with `URL`, `URI` or `DSN`.
+
+    Args:
+        name: The name of the variable that contains the URL.
+        scheme: The scheme of the URL.
     """
     kind = kind_of_word(scheme)
     if scheme in OTHER_PORTS or (kind is not None and kind.default_port and kind.mount is None):

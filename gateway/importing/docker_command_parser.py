@@ -21,7 +21,7 @@ def import_docker(words: list[str], source: str, read_env_file: EnvFileReader, r
 
     Args:
         words: The words of the command. The first word is `docker` or `podman`.
-        source: The prefix of notes: the name of the file with the command, a colon and a space; or empty.
+        source: The prefix of notes and errors, such as `deploy.sh: `; can be empty.
         read_env_file: A function that reads an env file of the container.
         result: The imported configuration, to which the function adds the container and notes.
 
@@ -54,7 +54,7 @@ def _run(words: list[str], source: str, command: str, read_env_file: EnvFileRead
             f"{source}{command} {named}".rstrip() + ": the command has no image: add the image to the command"
         )
     where = f"{source}{command} {named or rest[0]}"
-    container = ImportedContainer(where, named, source, image=rest[0], command=rest[1:])
+    container = ImportedContainer(where, named, image=rest[0], command=rest[1:])
     container.parts["image"] = f"image {rest[0]}"
     if rest[1:]:
         container.parts["command"] = f"command {redacted(rest[1:])}"
@@ -86,7 +86,7 @@ def _apply(
 ) -> Volumes:
     """Apply one option of `docker run` to an imported container.
 
-    Return the driver options of the volume that the option creates, by volume name; empty if it creates none.
+    Return the driver options of each volume that the option creates, by volume name.
     """
     match name:
         case "env" | "env-file":
@@ -146,9 +146,9 @@ def _apply_network(container: ImportedContainer, name: str, value: str) -> None:
 def _intended_volume(
     container: ImportedContainer, kind: str, mount: ImportedMount, result: ImportResult
 ) -> tuple[dict[str, str], ImportedMount]:
-    """Convert a `--mount` option whose type is a file system, such as `type=nfs`. Docker refuses such an option.
+    """Convert a mount of an invalid type, such as `--mount type=nfs`, to a mount of a volume.
 
-    Add a note with the correct option. Return the driver options and the mount of the volume that the user intended.
+    Add a note with the correct option. Return the driver options of the volume, and the mount.
     """
     server, _, export = mount.source.rpartition(":")
     name = export.rstrip("/").rpartition("/")[2] or "volume"
@@ -164,9 +164,9 @@ def _intended_volume(
 
 
 def _intended_options(container: ImportedContainer, driver: dict[str, str], result: ImportResult) -> Volumes:
-    """Apply the option `--opt`, which `docker run` refuses, to the volume that the container mounts.
+    """Use the values of `--opt` as driver options of the container's volume. `docker run` has no such option.
 
-    Add a note with the correct command. Return the driver options of the intended volume, by volume name.
+    Add a note with the correct command. Return the driver options, by volume name.
     """
     name = next((mount.source for mount in container.mounts if mount.source and "/" not in mount.source), "volume")
     options = " ".join(f"--opt {shlex.quote(f'{key}={value}')}" for key, value in driver.items())

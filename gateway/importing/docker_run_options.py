@@ -40,8 +40,8 @@ def read_options(words: list[str], notes: list[str], where: str) -> tuple[list[t
 
     Args:
         words: The words after `run`.
-        notes: The list to which the function adds notes on options that are not valid.
-        where: The name of the command in the notes for the user.
+        notes: Receives a note for each unknown option.
+        where: The source and name of the command, with which each note starts.
 
     Returns:
         The options by their long names, and the remaining words: the image and the command.

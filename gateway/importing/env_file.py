@@ -16,8 +16,8 @@ def parse_env_file(text: str, value: Callable[[str], str] | None = None) -> dict
 
     Args:
         text: The content of the file: `NAME=value` lines, with comments, quotes and `export`.
-        value: A function that returns the value of a variable that no earlier line of the file sets; an empty string
-            if the value is not known. None to keep references such as `${NAME}`, as `docker run` does.
+        value: Returns the value of a variable that no earlier line sets; an empty string if the value is unknown.
+            If `value` is None, references such as `${NAME}` stay unchanged, as with `docker run`.
     """
     found: dict[str, str] = {}
 
@@ -69,20 +69,20 @@ class EnvFiles:
         return parse_env_file(self._texts[key], value) if key in self._texts else None
 
     def value(self, name: str, folder: str) -> str:
-        """Return the value of a variable in the `.env` file of a Compose file, and record that the variable is used.
+        """Return the value of a variable in the `.env` file next to a Compose file. Mark the variable as used.
 
         Args:
             name: The name of the variable.
             folder: The directory of the Compose file.
 
         Returns:
-            The value; empty if the variable is not set, or if the file was not passed as a source.
+            The value; empty if the variable is not set, or if `.env` was not passed as a source.
         """
         self._used.add((_key(".env", folder), name))
         return self.values(folder).get(name, "")
 
     def values(self, folder: str) -> dict[str, str]:
-        """Return the variables in the `.env` file of a Compose file; empty if the file was not passed as a source.
+        """Return the variables in the `.env` file next to a Compose file; empty if `.env` was not passed as a source.
 
         Args:
             folder: The directory of the Compose file.
@@ -93,11 +93,11 @@ class EnvFiles:
         return self._dotenv[key]
 
     def is_read(self, path: str) -> bool:
-        """Return whether a container uses the env file at a path."""
+        """Return whether a container uses the env file `path`."""
         return _key(path) in self._read
 
     def unused(self, path: str) -> list[str]:
-        """Return the variables in a `.env` file that neither a Compose file nor the file itself uses."""
+        """Return the unused variables in a `.env` file: neither a Compose file nor the `.env` file refers to them."""
         key = _key(path)
         text = self._texts[key]
         inner = set(re.findall(r"\$\{?(\w+)", text))

@@ -21,8 +21,8 @@ _FILES = {
     "password_file": "password", "private_key_file": "private_key", "preshared_key_file": "preshared_key",
     "known_hosts": "known_hosts", "config": "config",
 }  # fmt: skip
-"""Maps each configuration key that contains a file path to the suffix for the name of the file's Compose secret. For
-example, the file in the key `password_file` of tunnel `bastion` becomes the secret `bastion_password`."""
+"""Maps each configuration key with a file path to the last part of the Compose secret's name. For example, the key
+`password_file` of the tunnel `bastion` becomes the secret `bastion_password`."""
 
 
 @dataclass
@@ -33,7 +33,7 @@ class GatewayComposeServiceConfig:
         tunnels: The tunnels.
         backends: The backends.
         folder: The directory of the Compose file.
-        secrets: The path of each Compose secret's file on the host, by the secret's name.
+        secrets: Maps the name of each Compose secret to the path of its file on the host.
         agent: Whether at least one tunnel logs in with the SSH agent.
         on_host: Whether the gateway runs in the host's network namespace, because the host's kernel mounts a backend.
     """
@@ -62,7 +62,7 @@ def adapt_to_compose(result: ImportResult, folder: str) -> GatewayComposeService
     found.on_host = any(KINDS[keys["kind"]].kernel_mounts for keys in found.backends.values())
     for keys in found.tunnels.values():
         if keys.get("config") in result.files:
-            # The Compose diff creates the VPN's configuration file next to the Compose file.
+            # The diff for the Compose file also creates the VPN's configuration file, in the same directory.
             keys["config"] = posixpath.join(folder, posixpath.basename(keys["config"]))
     for section in (found.tunnels, found.backends):
         for name, keys in section.items():
@@ -71,7 +71,7 @@ def adapt_to_compose(result: ImportResult, folder: str) -> GatewayComposeService
                 _move_files(name, keys["check"], found)
     for keys in found.tunnels.values():
         if keys["kind"] in _VPNS and not found.on_host:
-            # `device` is sufficient, because the container already separates the VPN from the host's network.
+            # The gateway's container has its own network namespace, so the VPN does not need another one.
             keys["isolation"] = "device"
     served = {client.backend for client in result.clients if client.container and client.container.network != "host"}
     published = {each.backend: published_ports(each, result) for each in result.forwards}
@@ -89,8 +89,8 @@ def _listener(
     Args:
         keys: The imported keys of the backend.
         found: The configuration of the gateway's service.
-        published: The host ports at which Docker publishes a container's local forward, which the backend replaces;
-            None if the backend replaces no local forward of a container.
+        published: The result of `published_ports` for the local forward that the backend replaces; None if there
+            is none.
         for_containers: Whether containers on a Docker network are clients of the backend.
     """
     listen = keys["listen"]
@@ -109,12 +109,14 @@ def _listener(
 
 
 def _move_files(name: str, keys: dict[str, Any], found: GatewayComposeServiceConfig) -> None:
-    """Define a Compose secret for each file in the keys of a tunnel or backend. Set the keys to the secrets' paths.
+    """Define a Compose secret for each file in `keys`, and replace the file's path by the secret's path.
+
+    If the tunnel uses an SSH agent, also change `agent` to the path of the agent's socket in the container.
 
     Args:
         name: The name of the tunnel or backend, for the names of the secrets.
-        keys: The configuration keys, which the function changes.
-        found: The configuration of the gateway's service, to which the function adds the secrets.
+        keys: The configuration keys of the tunnel or backend, or of its checks. The function changes them.
+        found: The configuration of the gateway's service. The function adds the secrets.
     """
     for key, suffix in _FILES.items():
         if key in keys and key != "known_hosts" and isinstance(keys[key], str):
@@ -147,7 +149,7 @@ def volume_of(backend: dict[str, Any], **changes: Any) -> VolumeSpec | None:
 
     Args:
         backend: The keys of the backend.
-        changes: Keys and values that replace those of the backend, such as `export`.
+        changes: New values for keys of the backend, such as `export`.
     """
     kind = KINDS[backend["kind"]]
     keys = {**backend, **changes}

@@ -31,8 +31,8 @@ class ImportResult:
         clients: The clients of remote services.
         containers: The containers of all sources.
         reserved: Names of containers that the gateway does not replace. A backend must not have one of these names.
-        changes: Pairs of a client and an instruction for the user on how to change the client. For clients in a
-            Compose file, the import can create a diff of the file in place of the instructions.
+        changes: The clients to change, each with an instruction for the user. For clients in a Compose file, the
+            import can create a diff of the file instead of the instructions.
         sections: Additional sections of the configuration.
         files: The content of each file that the configuration needs, by path. No file contains secrets.
     """
@@ -191,7 +191,7 @@ def split_target(target: str) -> tuple[str, int]:
 
 
 def short_name(host: str) -> str:
-    """Return a name for a host, in which `-` replaces special characters.
+    """Return a short name for a host. Special characters become `-`.
 
     The name is the first label of a host name, the complete IP address, or, for `${NAME}`, the variable's name in
     lower case. For an IPv4 loopback address such as 127.0.0.1, the name is `127`.

@@ -28,7 +28,7 @@ def names_on_host(port: int) -> set[tuple[str, int]]:
 
 @dataclass(frozen=True)
 class SshCommandContext:
-    """The environment in which an imported ssh command runs: its paths, and the addresses of its listeners.
+    """Describes where an imported ssh command runs: on this host or in a container.
 
     Args:
         where: The name of the command in the notes for the user.
@@ -60,13 +60,11 @@ class ImportedMount:
 
 @dataclass
 class ImportedContainer:
-    """A service in an imported Compose file, or a container of an imported `docker run` command.
+    """A container that an imported Compose file or `docker` command defines, or a process that uses an env file.
 
     Args:
         where: The name of the container in the notes for the user.
         name: The host name at which other containers reach the container.
-        source: The prefix for notes about the input file or command that contains the container: its name, a colon
-            and a space. Empty if the notes need no prefix.
         image: The image.
         command: The words of the entrypoint and the command.
         environment: The environment variables.
@@ -74,7 +72,7 @@ class ImportedContainer:
         mounts: The mounts.
         network: The network mode: `host`, `service:NAME` or `container:NAME`; empty for Docker networks.
         aliases: Additional host names at which other containers reach the container.
-        links: The name of the linked container, by the alias of the link.
+        links: Maps the alias of each Docker link to the name of the linked container.
         published: The published ports: pairs of container port and host port.
         parts: The parts of the container's definition that the import has not used, each with its text for notes.
         used: The parts of the container's definition that the import has used.
@@ -84,7 +82,6 @@ class ImportedContainer:
 
     where: str
     name: str
-    source: str = ""
     image: str = ""
     command: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
@@ -116,7 +113,7 @@ class ImportedContainer:
         self.parts[f"link.{alias or name}"] = f"link {text}"
 
     def use(self, *keys: str) -> None:
-        """Mark parts of the container's definition as used, so that no note lists them as not imported."""
+        """Mark parts of the container's definition as used: the notes list only unused parts."""
         for key in keys:
             if self.parts.pop(key, None) is not None:
                 self.used.append(key)
@@ -183,9 +180,9 @@ class ImportedClientOfServer:
         port: The port that the client connects to.
         more: Additional targets of the backend, as `host:port`.
         keys: Additional configuration keys of the backend.
-        via: The name of the tunnel that the client opens, or of the VPN whose network the client shares; None if the
-            client uses neither.
-        container: The container that is the client; None if the client is a process or the kernel of this host.
+        via: The name of the client's tunnel: a tunnel that the client opens, or a VPN whose network the client
+            shares. None if the client has no tunnel.
+        container: The container or process; None if the client is a volume or a mount.
         login: The names of all variables that describe the database or the login, including `variables`.
         variables: The names of the variables that contain host and port. The Compose diff changes their values.
         volume: The name of the volume; empty if the client is not a volume.

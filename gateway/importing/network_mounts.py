@@ -12,17 +12,17 @@ from gateway.secret_redaction import redacted
 
 
 def import_volume(name: str, options: Mapping[str, str], where: str, result: ImportResult, key: str = "") -> None:
-    """Import a Docker volume that mounts a network file system. For any other volume, add a note.
+    """Import a Docker volume that mounts a network file system. For any other volume with options, add a note.
 
     Args:
         name: The volume's name.
         options: The options of the volume's driver.
-        where: The name of the volume in the notes for the user.
-        result: The imported configuration, to which the function adds the client.
+        where: The start of each note and error, such as `volumes.data`.
+        result: Receives the imported client and the notes.
         key: The key of the volume in its Compose file; empty if no Compose file defines the volume.
 
     Raises:
-        UsageError: The options are not valid.
+        UsageError: The name or the options are not valid.
     """
     kind = kind_of_file_system(str(options.get("type", "")))
     if kind is None or kind.mount is None or kind.mount.import_volume is None:
@@ -35,13 +35,13 @@ def import_volume(name: str, options: Mapping[str, str], where: str, result: Imp
 
 
 def _valid_name(name: str, where: str, result: ImportResult, *, in_compose: bool) -> str:
-    """Return `name`, or a similar name that is valid for a Docker volume. If the name changes, add a note.
+    """Return a valid name for a Docker volume: `name`, or a similar name if `name` is not valid.
 
-    The function changes a name only if it contains a variable, or is a key in a Compose file. Any other invalid name
-    is an error, because Docker accepts no volume with this name.
+    If the result differs from `name`, add a note.
 
     Raises:
-        UsageError: The name is not valid, and cannot be changed.
+        UsageError: The name is not valid, although it contains no variable and does not come from a Compose file.
+            Docker accepts no volume with such a name.
     """
     if re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+", name):
         return name
@@ -111,8 +111,8 @@ def import_fstab(text: str, source: str, result: ImportResult) -> None:
 
     Args:
         text: The content of the file.
-        source: The text to put before each note about the file: the file's name, a colon and a space.
-        result: The imported configuration, to which the function adds the clients and notes.
+        source: The start of each note and error: the file's name, a colon and a space.
+        result: Receives the imported clients and the notes.
 
     Raises:
         UsageError: A line is not valid.
@@ -132,8 +132,11 @@ def import_mount_command(words: list[str], where: str, result: ImportResult) -> 
 
     Args:
         words: The words after `mount`.
-        where: The name of the command in the notes for the user.
-        result: The imported configuration, to which the function adds the client and notes.
+        where: The start of each note and error, such as the command in backticks.
+        result: Receives the imported client and the notes.
+
+    Raises:
+        UsageError: The device or the options are not valid.
     """
     options: list[str] = []
     kind, others = "", []
@@ -160,8 +163,8 @@ def import_mount(device: str, folder: str, file_system: str, options: str, where
         folder: The directory on which the file system is mounted.
         file_system: The type of the file system.
         options: The mount options.
-        where: The name of the mount in the notes for the user.
-        result: The imported configuration, to which the function adds the client and notes.
+        where: The start of each note and error, such as `fstab: line 3`.
+        result: Receives the imported client and the notes.
 
     Raises:
         UsageError: The device or the options are not valid.

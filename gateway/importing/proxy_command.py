@@ -84,11 +84,11 @@ class ProxyCommandProgram:
 
 
 def program(command: str, alias: str) -> ProxyCommandProgram:
-    """Return the value of the key `proxy_command` for a `ProxyCommand` that uses neither a jump host nor a proxy.
+    """Convert a `ProxyCommand` that uses neither a jump host nor a proxy.
 
     Args:
         command: The command, which ssh passes to a shell.
-        alias: The name of the server on the command line, which replaces `%n`.
+        alias: The value of `%n`: the server's name as given on the ssh command line.
     """
     tokens = _TOKENS | {"n": alias}
     unknown: list[str] = []

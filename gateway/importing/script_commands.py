@@ -26,7 +26,7 @@ def import_unit(text: str, source: str, read_env_file: EnvFileReader, result: Im
 
     Args:
         text: The content of the unit.
-        source: The prefix of notes about the unit: its name, a colon and a space; or empty.
+        source: The prefix of notes about the unit, such as `app.service: `; can be empty.
         read_env_file: A function that reads an env file of a container or of the unit.
         result: The imported configuration, to which the function adds the tunnels, forwards, containers and notes
             from the commands.
@@ -60,7 +60,7 @@ def _unit_variables(lines: list[str], read_env_file: EnvFileReader) -> dict[str,
 
 
 def _unit_line(line: str) -> str:
-    """Return the text of a line of a systemd unit for a note. Omit the values of variables, which can be secrets."""
+    """Format a line of a systemd unit for a note. Omit the values of variables, because they can be secrets."""
     key, _, value = line.partition("=")
     names = re.findall(r"""(?:^|[\s"'])([A-Za-z_]\w*)=""", value)
     return f"Environment {', '.join(names)}" if key == "Environment" else line
@@ -73,11 +73,11 @@ def import_script(
 
     Args:
         text: The script or command line.
-        source: The prefix of notes about the script: its name, a colon and a space; or empty.
+        source: The prefix of notes about the script, such as `backup.sh: `; can be empty.
         read_env_file: A function that reads an env file of a container.
         result: The imported configuration, to which the function adds the tunnels, forwards, containers and notes
             from the commands.
-        form: `ssh` to raise an error for an ssh command without a local forward; empty to add a note instead.
+        form: If `ssh`, an ssh command without a local forward is an error; if empty, it only causes a note.
 
     Returns:
         The driver options of each volume that the commands create, by volume name.
@@ -137,7 +137,7 @@ def _note_other(words: list[str], source: str, result: ImportResult) -> None:
 
 
 def _command_line(words: list[str]) -> str:
-    """If a command runs a shell or a program such as tmux, return the argument that contains an ssh command.
+    """Return the command line that a shell, or a program such as tmux, runs from one of its arguments.
 
     Return an empty string if no argument contains an ssh command with a forward.
     """
@@ -153,10 +153,9 @@ def _command_line(words: list[str]) -> str:
 
 
 def _docker_command(words: list[str], command: ShellCommand) -> ShellCommand | None:
-    """Return a docker or podman command without the words before its name. Return None for any other command.
+    """Return a docker or podman command without its prefix. Return None for any other command.
 
-    The words before the name can be a crontab(5) schedule, `sudo`, and assignments of variables. The returned command
-    has the assigned variables.
+    The prefix can be a crontab(5) schedule, `sudo`, and assignments. The result contains the assigned variables.
     """
     rest = words[schedule_length(words) :]
     rest = rest[1:] if rest[:1] == ["sudo"] else rest
@@ -169,7 +168,10 @@ def _docker_command(words: list[str], command: ShellCommand) -> ShellCommand | N
 
 
 def _pass_variables(container: ImportedContainer, command: ShellCommand, result: ImportResult) -> list[str]:
-    """Set the container's variables whose values come from the script (`-e NAME`). Return their names."""
+    """Give the container the script's values for options `-e NAME`. Return the names of the variables.
+
+    Add a note for each variable that the script does not export.
+    """
     names = [name for name, value in container.environment.items() if value == f"${{{name}}}"]
     names = [name for name in names if name in command.variables]
     for name in names:

@@ -18,7 +18,7 @@ class ShellCommand:
     """One command of a shell script.
 
     Args:
-        words: The words, with the values of the script's variables in place of references such as `$NAME`.
+        words: The words. References to the script's variables, such as `$NAME`, are replaced with the values.
         variables: The variables that the script has set before the command.
         exported: The names of the variables that are in the environment of the command.
     """
@@ -30,12 +30,12 @@ class ShellCommand:
 
 @dataclass
 class ShellScript:
-    """The commands of a shell script, and notes on parts that were not parsed.
+    """The commands of a shell script, with notes on mistakes and skipped parts.
 
     Args:
         commands: The commands.
-        notes: Notes on invalid parts, each with a correction, and on skipped parts.
-        variables: The variables that the script sets and to which no command refers.
+        notes: The notes. A note on a mistake says how to correct it.
+        variables: The variables that the script sets but never uses.
     """
 
     commands: list[ShellCommand] = field(default_factory=list)
@@ -81,7 +81,7 @@ def read_script(text: str) -> ShellScript:
 
 
 def _joined_lines(text: str, notes: list[str]) -> str:
-    """Join continuation lines. Correct mistakes such as a space after a backslash, with a note on each mistake."""
+    """Join continuation lines. Correct mistakes, such as a space after a backslash, and add a note on each."""
     joined: list[str] = []
     continued = False
     for number, line in enumerate(text.splitlines(), 1):
@@ -117,10 +117,10 @@ def _commands(text: str, notes: list[str]) -> Iterator[list[str]]:
 
 
 def _tokens(text: str, notes: list[str]) -> Iterator[str | None]:
-    """Yield words, and None between commands. Skip redirections and here-documents. Add a note on each here-document.
+    """Yield the words of all commands, and None where a command ends.
 
-    If a word starts with a single quote, prefix it with a null character. The caller then replaces no variables in
-    this word.
+    Skip redirections and here-documents, and add a note on each here-document. If a word starts with a single quote,
+    prefix it with a null character, so that `read_script` does not replace variables in it.
     """
     position = 0
     delimiters: list[str] = []

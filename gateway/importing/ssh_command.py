@@ -13,7 +13,7 @@ from gateway.secret_redaction import redacted
 _WITH_VALUE = "BbcDEeFIiJLlmOoPpRSWw"
 """Options of ssh that take a value (ssh(1), "SYNOPSIS")."""
 _UNNECESSARY = "4AaCfGgKkMNnqsTtvXxYy"
-"""ssh options that take no value. Except for `-g`, they need no equivalent in the gateway's configuration."""
+"""ssh options that take no value. Only `-g` needs an equivalent in the gateway's configuration."""
 _KEYWORDS = {
     "i": "IdentityFile", "p": "Port", "l": "User", "J": "ProxyJump", "L": "LocalForward", "R": "RemoteForward",
     "D": "DynamicForward", "c": "Ciphers", "m": "MACs",
@@ -26,8 +26,7 @@ _PREFIXES = {
     "ionice": "cn",
     "while": "", "until": "", "if": "", "elif": "", "!": "",
 }  # fmt: skip
-"""Programs and shell keywords that can precede ssh. Each value lists those short options of the program or keyword
-that take a value."""
+"""Programs and shell keywords that can precede ssh, each with its short options that take a value."""
 _WITH_ARGUMENT = ("timeout", "gosu", "su-exec", "flock", "tmux")
 """Programs of `_PREFIXES` that require an argument, such as a duration, before the command."""
 _SCHEDULE = re.compile(r"(?:@\w+|[\w*/,-]+(?: [\w*/,-]+){4})(?= |$)")
@@ -122,13 +121,13 @@ def import_command(
     else:
         result.add_note(f"{where}: not imported: there is no local forward (-L) to {config.destination}")
         config.unused.pop("passwordfile", None)
-        note_unused(config, context.where, "", result)
+        note_unused(config, context.where, "NAME", result)
 
 
 def _without_prefix(
     words: list[str], config: SshHostConfig, skipped: list[str], result: ImportResult, where: str
 ) -> list[str]:
-    """Import the options of autossh and sshpass. Return the words after the name of the program `ssh`."""
+    """Return the arguments of ssh. Import the password file of sshpass; skip other prefixes, such as `nohup`."""
     words = list(words)
     program = ssh_program(words)
     prefix = words[: program or 0]
@@ -150,12 +149,11 @@ def _without_prefix(
 
 
 def _option(word: str, words: list[str], config: SshHostConfig, skipped: list[str]) -> list[str]:
-    """Parse a word that contains one or more options, such as `-NL`, and its value. Return the remaining words.
+    """Parse the options in a word, such as `-NL`, and the value of the last one. Return the remaining words.
 
     Args:
         word: The word, with its dash.
-        words: The words after `word`. The first of them is the value of the last option in `word` if the option
-            requires a value.
+        words: The words after `word`. They start with the value of the last option if `word` does not contain it.
         config: The settings, to which the function adds the option.
         skipped: The list to which the function adds options that need no equivalent in the gateway's configuration.
 

@@ -14,12 +14,13 @@ _Block = tuple[list[str], list[tuple[str, str]]]
 
 
 def import_config(text: str, where: str, result: ImportResult) -> None:
-    """Convert each host that has the keyword `LocalForward` to a tunnel and forwards. Add notes on other hosts.
+    """Import each host that has the keyword `LocalForward`, as a tunnel with its forwards.
 
     Args:
         text: The content of the file.
         where: The name by which notes refer to the file.
-        result: The imported configuration, to which the function adds the tunnels and forwards.
+        result: The imported configuration. The function adds the tunnels and forwards, and notes about the hosts and
+            lines that it does not import.
 
     Raises:
         UsageError: A line cannot be parsed, or no host has the keyword `LocalForward`.

@@ -32,14 +32,14 @@ _KEY_NAME = re.compile(r"(?i)(^|[/_.-])(id_\w+|(\w*_)?key|\w+\.pem|identity)$")
 
 
 def import_tunnel(container: ImportedContainer, result: ImportResult) -> bool:
-    """Add the tunnel and the local forwards of a container that runs ssh. Return False for any other container.
+    """Import the tunnel and the local forwards of a container. Return False if the container runs no SSH tunnel.
 
     Args:
         container: The container.
         result: The imported configuration, to which the function adds the tunnels, forwards and notes.
 
     Raises:
-        UsageError: The command or the variables are not valid.
+        UsageError: The container's command or variables are not valid.
     """
     context = container_context(container, result)
     found = _by_command(container, context, result) or _by_variables(container, context, result)
@@ -49,10 +49,7 @@ def import_tunnel(container: ImportedContainer, result: ImportResult) -> bool:
 
 
 def container_context(container: ImportedContainer, result: ImportResult) -> SshCommandContext:
-    """Return the environment in which an ssh command of a container runs.
-
-    The environment converts ports and paths in the container to ports and paths on the host.
-    """
+    """Return the context of an ssh command that runs in a container."""
 
     def names(port: int) -> set[tuple[str, int]]:
         found = {(name, port) for name in container.names}
@@ -153,8 +150,8 @@ def _by_variables(container: ImportedContainer, context: SshCommandContext, resu
 def _add_login(config: SshHostConfig, container: ImportedContainer, result: ImportResult) -> None:
     """Add the paths of a container's SSH key, passphrase and password to the settings of its tunnel.
 
-    If a variable of the container contains the credential itself, choose a path, and add a note with the instruction
-    to write the credential to this path.
+    If a variable contains a secret instead of a path, choose a path. Then add a note that the user must write the
+    secret to this path.
     """
     keys = ("IdentityFile", "PassphraseFile", "PasswordFile")
     for name, value in container.environment.items():

@@ -18,9 +18,8 @@ class SshHostConfig:
 
     Args:
         destination: The server, as `[user@]host` or an `ssh://` URL.
-        keywords: The values of each ssh_config keyword, by the keyword in lower case. The values have the order in
-            which the source sets them.
-        unused: The keywords that the import has not read, each with its spelling in the source.
+        keywords: Maps each ssh_config keyword, in lower case, to its values in the order of the source.
+        unused: Maps each keyword that is not read yet, in lower case, to its spelling in the source.
     """
 
     destination: str = ""
@@ -28,12 +27,15 @@ class SshHostConfig:
     unused: dict[str, str] = field(default_factory=dict)
 
     def add(self, key: str, value: str) -> None:
-        """Add a value to a keyword, after the existing values of the keyword."""
+        """Add a value to a keyword, after its existing values."""
         self.keywords.setdefault(key.lower(), []).append(value)
         self.unused.setdefault(key.lower(), key)
 
     def first(self, key: str, otherwise: str = "") -> str:
-        """Return the first value of a keyword, which is the one that ssh uses, and mark the keyword as read."""
+        """Return the first value of a keyword, and mark the keyword as read.
+
+        For most keywords, ssh uses only the first value. If there is no value, return `otherwise`.
+        """
         return (self.all(key) or [otherwise])[0]
 
     def all(self, key: str) -> list[str]:
@@ -56,8 +58,7 @@ def server_keys(
         via: The name of the tunnel through which the gateway reaches the server; None for a direct connection.
         context: The environment in which ssh runs.
         result: The imported configuration, to which the function adds notes.
-        command: The settings of the ssh command's destination. Unless `config` contains the settings of a jump host,
-            `command` and `config` are the same object.
+        command: The settings of the ssh command's destination: `config` itself, unless `config` is for a jump host.
     """
     user, host, port = _address(config, command)
     if not user:
@@ -89,8 +90,7 @@ def expand_tokens(text: str, config: SshHostConfig, command: SshHostConfig) -> s
         text: The value of a keyword, or the jump host in a ProxyCommand.
         config: The settings whose values replace the tokens. For a value of ProxyJump, these are the settings of the
             server behind the jump host.
-        command: The settings of the ssh command's destination. Unless `config` contains the settings of a jump host,
-            `command` and `config` are the same object.
+        command: See `server_keys`.
     """
     user, host, port = _address(config, command)
     name = destination_host(config)
@@ -100,7 +100,7 @@ def expand_tokens(text: str, config: SshHostConfig, command: SshHostConfig) -> s
 
 
 def destination_host(config: SshHostConfig) -> str:
-    """Return the host as written on the command line. It can be an alias that ssh_config maps to a host name."""
+    """Return the host in the destination, as written. It can be an alias that ssh_config maps to a host name."""
     host = config.destination.removeprefix("ssh://").rstrip("/").rpartition("@")[2]
     return re.sub(r":\d+$", "", host).strip("[]")
 

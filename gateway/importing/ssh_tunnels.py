@@ -1,4 +1,4 @@
-"""Converts ssh commands and ssh_config hosts to tunnels (including jump hosts) and to local forwards."""
+"""Converts ssh commands and ssh_config hosts to tunnels and local forwards. Each jump host becomes a tunnel too."""
 
 import re
 from collections.abc import Callable
@@ -27,7 +27,7 @@ _ALGORITHMS = {
     "kexalgorithms": "kex",
     "hostkeyalgorithms": "host_key_algorithms",
 }
-"""Maps each ssh_config keyword that lists algorithms to the configuration key of a tunnel."""
+"""For each ssh_config keyword about algorithms: the equivalent configuration key of a tunnel."""
 
 
 def add_host(
@@ -97,8 +97,7 @@ def _path(
 
     Returns:
         A pair: the name of the tunnel through which to reach the server (None for a direct connection), and the
-        configuration keys for the program that connects to the server (empty if ssh uses no such program, or if the
-        command of the program contains a secret).
+        result of `_program_keys` (empty if there is no such ProxyCommand).
     """
     names = {"proxyjump": "ProxyJump", "proxycommand": "ProxyCommand"}
     key, *ignored = [each for each in config.keywords if each in names] or [""]
@@ -185,7 +184,7 @@ def note_unused(config: SshHostConfig, where: str, name: str, result: ImportResu
 
     Args:
         config: The settings.
-        where: The name of the settings in the notes for the user.
+        where: The source of the settings, such as an ssh command. Each note starts with this text.
         name: The name of the tunnel.
         result: The imported configuration, to which the function adds the notes.
     """

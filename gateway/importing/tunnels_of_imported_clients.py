@@ -12,13 +12,12 @@ from gateway.importing.imported_setup import (
 
 
 def join_networks(result: ImportResult) -> None:
-    """Set `via` of the clients and tunnels of each container that shares the network of a VPN container.
+    """Set the VPN's tunnel as `via` for each container that shares the network of a VPN container.
 
-    The new value is the VPN's tunnel. A container with `network_mode: service:NAME` or `container:NAME` shares the
-    network of the container `NAME`.
+    A container with `network_mode: service:NAME` or `container:NAME` shares the network of the container `NAME`.
 
     Args:
-        result: Contains the tunnels, forwards and clients, which the function changes.
+        result: The function sets `via` of the containers' clients and tunnels.
     """
     tunnels = {name: each.tunnel for each in result.containers if each.tunnel for name in each.names}
     for client in result.clients:
@@ -39,13 +38,12 @@ def _shared_tunnel(container: ImportedContainer | None, tunnels: dict[str, str])
 
 
 def _set_via(inner: str, tunnel: str, result: ImportResult) -> None:
-    """Make a tunnel run inside another tunnel.
+    """Set `via` of a tunnel. If the tunnel already has `via`, set `via` of its outermost tunnel instead.
 
     Args:
-        inner: The name of the tunnel. If this tunnel already runs inside another tunnel, the function follows `via`
-            to the outermost tunnel, and changes that tunnel instead.
-        tunnel: The name of the other tunnel, which becomes the outermost tunnel.
-        result: Contains the tunnels, which the function changes.
+        inner: The name of the tunnel.
+        tunnel: The value of `via`: the name of the new outermost tunnel.
+        result: Contains the tunnels.
     """
     while "via" in result.tunnels[inner]:
         inner = result.tunnels[inner]["via"]
@@ -59,7 +57,7 @@ def forward_of(client: ImportedClientOfServer, result: ImportResult) -> Imported
 
     Args:
         client: The client.
-        result: Contains the forwards. The function adds notes.
+        result: Contains the forwards and containers. Receives a note if the client cannot reach its forward.
     """
     container = client.container
     hosts = {_linked(client)}
@@ -79,9 +77,9 @@ def forward_of(client: ImportedClientOfServer, result: ImportResult) -> Imported
 
 
 def published_ports(forward: ImportedLocalForward, result: ImportResult) -> list[int] | None:
-    """Return the host ports at which Docker publishes a container's local forward.
+    """Return the ports of this host at which Docker publishes a local forward that listens in a container.
 
-    Return None if ssh runs on this host, or in a container with the host's network.
+    Return None if the forward listens on this host, or in a container with the host's network.
     """
     for container in result.containers:
         if container.where == forward.where and container.network != "host":
@@ -98,10 +96,9 @@ def _linked(client: ImportedClientOfServer) -> str:
 
 
 def _forward_of_host(client: ImportedClientOfServer, result: ImportResult) -> ImportedLocalForward | None:
-    """If a client in a container connects to 127.0.0.1:PORT, return the forward that listens on PORT on this host.
+    """Return the forward on this host that a container's client tried to reach at 127.0.0.1; None if there is none.
 
-    Add a note that the client never reached the forward, because 127.0.0.1 in a container is the container itself.
-    Return None for any other client, or if no forward listens on PORT.
+    In a container, 127.0.0.1 is the container itself. Add a note that the client never reached the forward.
     """
     if client.container is None or client.host not in LOOPBACK:
         return None
@@ -117,11 +114,12 @@ def _forward_of_host(client: ImportedClientOfServer, result: ImportResult) -> Im
 def needs_backend(client: ImportedClientOfServer, result: ImportResult) -> bool:
     """Return whether a client needs its own backend.
 
-    A client whose server runs on this host, or in another imported container, needs no backend.
+    A client needs no backend if it is optional, or if its server runs on this host or in an imported container.
+    Exception: a volume or mount of a server on this host needs a backend.
 
     Args:
         client: A client that uses no local forward.
-        result: Contains the containers. The function adds notes.
+        result: Contains the containers. Receives notes for the user.
     """
     host = _linked(client)
     own = next((each for each in result.containers if host in each.names and not each.replaced), None)

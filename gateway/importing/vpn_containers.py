@@ -10,12 +10,12 @@ from gateway.secret_redaction import redacted
 _SERVERS = re.compile(r"kylemanna/openvpn|wg-easy|openvpn-as|wg-access-server")
 _CHOICE = ("VPN_SERVICE_PROVIDER", "VPNSP", "SERVER_COUNTRIES", "SERVER_REGIONS", "SERVER_CITIES", "SERVER_HOSTNAMES",
            "SERVER_NAMES", "COUNTRY", "REGION", "CITY", "OWNED_ONLY", "ISP")  # fmt: skip
-"""Variables of Gluetun that select one of a VPN provider's servers."""
+"""Gluetun variables that select the VPN provider and its servers."""
 _WIREGUARD_FILE = re.compile(r"(^|/)wg\w*\.conf$")
 
 
 def import_vpn(container: ImportedContainer, result: ImportResult) -> bool:
-    """Add the tunnel of a container that is a VPN client. Return False for any other container.
+    """Add the tunnel of a VPN client container. Return whether the container is a VPN client.
 
     Args:
         container: The container.

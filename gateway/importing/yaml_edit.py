@@ -36,12 +36,13 @@ class YamlEdit:
         self._edits: dict[tuple[int, int], str] = {}
         """The new text for each changed range (start and end index) of the old text."""
         self._flows: dict[tuple[int, int], KeyPath] = {}
-        """The path of each changed flow collection (`{…}` or `[…]`), by its range in the old text. The method `text`
-        replaces the whole collection."""
+        """The changed flow collections (`{…}` or `[…]`): maps the range in the old text to the path. The method
+        `text` replaces the whole collection."""
         self._added: dict[KeyPath, None] = {}
-        """The paths of new values to insert, in order, except values in flow collections (`{…}` or `[…]`)."""
+        """The paths of the added values, oldest first. Values inside a flow collection (`{…}` or `[…]`) or inside
+        another added value are not included."""
         self._created: set[KeyPath] = set()
-        """The paths of all values that the old text does not contain."""
+        """The paths of all values that were added, or were replaced with a mapping."""
 
     def get(self, *path: str) -> Any:
         """Return the value at a path; None if the path does not exist."""
@@ -217,15 +218,14 @@ class YamlEdit:
 
         Args:
             node: The node.
-            otherwise: If the node ends before this position, as an empty node can, the function uses this position as
-                the end.
+            otherwise: The position to use as the end if the node ends earlier, for example because it is empty.
         """
         while isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
             last = node.value[-1]
             node = last[1] if isinstance(last, tuple) else last
         end = max(node.end_mark.index, otherwise)
         if end and self._text[end - 1] == "\n":
-            return end  # the node, a block scalar, already ends after the newline of its last line
+            return end  # a block scalar includes the newline of its last line
         newline = self._text.find("\n", end)
         return len(self._text) if newline < 0 else newline + 1
 

@@ -46,8 +46,7 @@ class ExportProbe:
         Args:
             client: The RPC client, connected to the target.
             target: The target.
-            phases: Measures two durations: that of the read requests as phase `rpc`, and that of the write check as
-                phase `query`.
+            phases: Records the durations of the read requests (phase `rpc`) and the write check (phase `query`).
 
         Raises:
             UnusableTargetError: The server does not permit reading the export.

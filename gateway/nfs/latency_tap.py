@@ -22,7 +22,7 @@ class RpcRecordScanner:
 
     def __init__(self) -> None:
         self._remaining = 0
-        """Number of bytes of the current fragment that are still to be received."""
+        """Number of bytes still missing from the current fragment."""
         self._header = b""
         self._first = True
         """Whether the next fragment is the first fragment of an RPC record."""
@@ -107,7 +107,7 @@ class RpcLatencyTap:
 
     @property
     def tracker(self) -> "RpcLatencyTap":
-        """This tap, which matches replies to calls by XID. See `gateway.connection_tap.Tap`."""
+        """The tap itself. See `gateway.connection_tap.Tap`."""
         return self
 
     @property

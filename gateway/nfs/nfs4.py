@@ -61,7 +61,7 @@ class NfsExport:
         fsid: The ID of the file system, as two hexadecimal numbers.
         handle: The file handle of the directory. If it changes, the mounts of clients become stale.
         total: Size of the file system, in bytes.
-        available: Free space, in bytes, that the user in the credentials of the request can use.
+        available: Free space for the user of the request, in bytes.
         lease: Lease time, in seconds. If a client is silent for longer, the server can discard the client's state.
     """
 
@@ -74,7 +74,7 @@ class NfsExport:
 
     @property
     def is_full(self) -> bool:
-        """Whether no space is free. False if the server does not report the size."""
+        """Whether the file system is full. False if the server does not report its size."""
         return bool(self.total and not self.available)
 
 
@@ -233,9 +233,8 @@ async def _compound(
     Args:
         client: The RPC client.
         operations: The number and the encoded arguments of each operation.
-        session: An open NFSv4.1 session, whose SEQUENCE operation the function sends before `operations`; None for no
-            session.
-        minor: The minor version of NFSv4 if `session` is None. With a session, the minor version is always 1.
+        session: An open NFSv4.1 session; None for no session. In a session, the request starts with SEQUENCE.
+        minor: The minor version of NFSv4. In a session, it is always 1.
 
     Raises:
         Nfs4StatusError: An operation failed.

@@ -67,7 +67,7 @@ class Nfs41Session:
         self._slot_sequence = 0
 
     def read_sequence(self, reply: XdrReader) -> None:
-        """Read the results of SEQUENCE, up to the result of the next operation.
+        """Read the results of SEQUENCE.
 
         Raises:
             XdrError: The results belong to another session.

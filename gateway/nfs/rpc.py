@@ -97,7 +97,7 @@ class RpcClient:
         raise XdrError(f"a reply has more than {_MAX_FRAGMENTS} fragments: the server does not speak RPC")
 
     def _read_header(self, reply: XdrReader) -> XdrReader:
-        """Read the header of a reply. Return `reply`, which is then positioned at the start of the results.
+        """Read the header of `reply`. Return `reply`, positioned at the results of the procedure.
 
         Raises:
             RpcError: The server refuses the call or cannot execute it.

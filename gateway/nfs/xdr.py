@@ -64,7 +64,7 @@ class XdrReader:
         return self.fixed(self.uint())
 
     def bitmap(self) -> list[int]:
-        """Decode an NFSv4 attribute bitmap. Return the numbers of the attributes in it, in ascending order.
+        """Decode an NFSv4 attribute bitmap, and return its attribute numbers in ascending order.
 
         Raises:
             XdrError: The bitmap is too long.

@@ -1,4 +1,4 @@
-"""Implements the ops server, which provides health, metrics and status over HTTP, and commands on the admin socket.
+"""Implements the ops server: health, metrics and status over HTTP, and an admin socket for commands.
 
-Also implements a client of the ops server, the event log, and structured logs.
+Also implements the ops server's client, the event log, and structured logs.
 """

@@ -37,7 +37,7 @@ class BearerTokens:
 
 @dataclass(frozen=True)
 class AccessRules:
-    """The rules of one listener of the ops server: the accepted Host headers, and whether it requires authentication.
+    """The rules of one listener of the ops server.
 
     Args:
         hosts: Accepted Host headers in addition to IP addresses and localhost, as `normalize_hosts` returns them.
@@ -80,7 +80,7 @@ def granted_role(
         rules: The rules of the listener.
         tokens: The accepted tokens.
         authorization: The Authorization header of the request; None if the request has none.
-        certified: Whether TLS has verified a certificate of the client.
+        certified: Whether the client has a verified TLS certificate.
     """
     if certified or not rules.authenticate:
         return AccessRole.EVERYTHING
@@ -96,8 +96,8 @@ def granted_role(
 def read_token(path: Path | None, key: str) -> str | None:
     """Read and return the token in a file; return None if `path` is None.
 
-    Only the owner may have access to the file. If the owner is not the user of this process, as for a mounted secret,
-    the file's group may also read it.
+    Only the file's owner may have access to it. If the file does not belong to the user of this process, the file's
+    group may also read it. A mounted secret, for example, can belong to another user.
 
     Args:
         path: The file.

@@ -70,7 +70,7 @@ def backend_metrics(backends: list[BackendView]) -> Iterator[Metric]:
 
 
 def path_metrics(backends: list[BackendView]) -> Iterator[Metric]:
-    """Yield the metrics of the tunnels through which each backend can reach its targets."""
+    """Yield the metrics of the paths of each backend."""
     names = ["backend", "tunnel"]
     up = GaugeMetricFamily(
         "gateway_way_up",

@@ -20,8 +20,8 @@ MAX_CAUSES = 5
 """Maximum number of failures that the status page and the commands show in detail. For further failures, they show
 only the number."""
 _ATTEMPTING = (TunnelState.IDLE, TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING)
-"""The states of a tunnel before and during an attempt to open it. In these states, a tunnel has a reason only if an
-earlier attempt failed, if the open tunnel was lost, or if no outer tunnel was open."""
+"""The states of a tunnel before and during an attempt to open it. In these states, `TunnelView.reason` is set only if
+an earlier attempt failed, if the open tunnel was lost, or if no outer tunnel was open."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class DiagnosedFailure:
         name: The name of the tunnel or backend.
         state: The state. While the gateway tries to reopen a failed tunnel, the tunnel's state is `down`.
         since: When the state began.
-        reason: The reason; None if the state has no reason.
+        reason: The reason for the state, such as `timeout`; None if there is none.
         cause: The cause of the state, in a few words.
         detail: More information about the cause, in one line.
         blocked: The backends that are blocked because of the tunnel.
@@ -109,7 +109,7 @@ class Diagnosis:
 
 
 def diagnose(view: ServiceView) -> Diagnosis:
-    """Return the diagnosis for a snapshot of the service's state."""
+    """Return the diagnosis of the service."""
     tunnels = {tunnel.name: tunnel for tunnel in view.tunnels}
     affected: dict[str, dict[TunnelFailureEffect, list[BackendView]]] = {}
     explained = set()
@@ -197,7 +197,9 @@ def _retries(tunnel: TunnelView) -> bool:
 
 
 def _backend_causes(view: ServiceView, explained: Collection[str]) -> Iterator[DiagnosedFailure]:
-    """Yield a failure for each backend that is not up, resets clients (`gateway fail`), or is at its client limit.
+    """Yield a failure for each backend that is not up, and for each backend that is at its client limit.
+
+    Also yield a failure for each backend for which `gateway fail` is in effect.
 
     Args:
         view: The state of the service.
@@ -245,9 +247,10 @@ def _backend_cause(
 
 
 def _waiting(view: ServiceView, backends: Iterable[BackendView]) -> tuple[int, str]:
-    """Return the number of containers that wait for a connection to `backends`, and the word `container`.
+    """Count the containers that wait for a connection to `backends`. If Docker is not configured, count the clients.
 
-    If Docker is not configured, return the number of waiting clients, and the word `client`.
+    Returns:
+        The count, and what it counts: `container` or `client`.
     """
     if view.docker is None:
         return sum(each.waiting for each in backends), "client"

@@ -75,7 +75,7 @@ class ConsumerContainerView:
 
 @dataclass(frozen=True)
 class SwarmPeerView:
-    """The gateway agent on another node of a Docker swarm, with its last report about one Docker network."""
+    """The gateway agent on another node of a Docker swarm, with its latest report about one Docker network."""
 
     network: str
     address: str

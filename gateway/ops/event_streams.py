@@ -28,8 +28,8 @@ class EventStreams:
     """Streams events (server-sent events) to HTTP clients, and limits the number of streams.
 
     A stream has no queue, because it reads from the event log. If a client does not read, the server closes the
-    connection at the deadline of the response. The client can then reconnect, and continue with the header
-    `Last-Event-ID`.
+    connection when the deadline of the response expires. The client can then reconnect, and request the missed
+    events with the header `Last-Event-ID`.
 
     Args:
         events: The event log.
@@ -100,7 +100,7 @@ class EventStreams:
 
 
 def _event_id(text: str) -> int:
-    """Return the event ID in a `Last-Event-ID` header. If the header is not valid, return -1, which is not an ID."""
+    """Return the event ID in a `Last-Event-ID` header. If the header is not valid, return -1, which no event has."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else -1
 
 

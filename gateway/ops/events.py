@@ -23,7 +23,7 @@ MAX_CAUSES = 200
 
 
 class SubjectType(StrEnum):
-    """The type of an event's subject: a backend, a target, a tunnel, or a start, drain or reload of the service."""
+    """The type of an event's subject. `START`, `DRAIN` and `RELOAD` are events of the service itself."""
 
     START = "start"
     BACKEND = "backend"
@@ -91,22 +91,20 @@ class StateChange:
 
 
 _KEPT = (SubjectType.BACKEND, SubjectType.TARGET, SubjectType.TUNNEL)
-"""After a restart, the log restores the last state of each subject (`EventSubject`) of these types from the events
-file."""
+"""Types of subjects (`EventSubject`) whose states the log restores from the events file after a restart."""
 _MANY = (SubjectType.BACKEND, SubjectType.TARGET)
-"""Events of subjects (`EventSubject`) of these types share the large limit `MAX_EVENTS`, because one failed tunnel
-can change the states of hundreds of backends and targets."""
+"""Types of subjects (`EventSubject`) to which the large limit `MAX_EVENTS` applies, because one failed tunnel can
+change the states of hundreds of backends and targets."""
 _HEALTHY = "up"
-"""The state of a backend, target or tunnel that works. If `up` is the first state of a subject (`EventSubject`), the
-log adds no event. Otherwise, each start of the service would add an event for every subject."""
+"""The state of a backend, target or tunnel that works. If the first state of a subject (`EventSubject`) is `up`, the
+log adds no event, so that a start of the service does not add an event for every subject."""
 
 
 class EventLog:
     """The latest events in memory, oldest first.
 
-    Events of backends and targets have one limit, and all other events have a separate limit (`MAX_CAUSES`). At a
-    limit, a new event replaces the oldest event to which the limit applies. If the replaced event reports an ongoing
-    failure, the log keeps the event in a separate list, which contains at most `MAX_EVENTS` events.
+    The log keeps the latest `limit` events of backends and targets, and the latest `MAX_CAUSES` other events. It also
+    keeps up to `MAX_EVENTS` older events that report ongoing failures.
 
     Args:
         limit: Maximum number of events of backends and targets.
@@ -123,8 +121,8 @@ class EventLog:
         """Events up to this ID can be missing, because newer events replaced them; 0 if no event is missing."""
         self._states: dict[EventSubject, str] = {}
         self._clocks: dict[EventSubject, HealthStateTracker] = {}
-        """The latest state of each backend, target and tunnel, and when the state began. The state can have begun
-        before the last restart of the service."""
+        """The latest state of each backend, target and tunnel, and when the state began, in this run of the service
+        or a previous one."""
         self._last: dict[EventSubject, StateChange] = {}
         """The latest event of each backend, target and tunnel."""
         self._ongoing: dict[EventSubject, StateChange] = {}
@@ -140,10 +138,10 @@ class EventLog:
         return self._last_id
 
     def load(self, events: Iterable[StateChange]) -> None:
-        """Add the events of previous runs of the service, which were saved to a file.
+        """Add saved events of previous runs of the service.
 
-        Also add an event for each backend, target or tunnel whose state has changed since the previous runs. Add no
-        event for a backend, target or tunnel that already has an event in this run.
+        For each backend, target and tunnel that has no event in this run, also add an event if its state differs from
+        its saved state.
 
         Args:
             events: The events, oldest first. Events that the log already contains are skipped.
@@ -162,7 +160,7 @@ class EventLog:
         for event in merged:
             self._add(event)
         for full in (each for each in (self._effects, self._causes) if len(each) == each.maxlen):
-            # The list is full, so the previous run can have discarded events older than `full[0]`.
+            # The list is full, so the previous run may have discarded events older than `full[0]`.
             self._replaced = max(self._replaced, full[0].id)
         self._last_id = merged[-1].id if merged else 0
         self._states = {**current, **{subject: previous[subject] for subject in previous.keys() - subjects}}
@@ -201,13 +199,13 @@ class EventLog:
     def began(self, subject: EventSubject, state: str, otherwise: float) -> float:
         """Return when the failure of a backend, target or tunnel began, in seconds since the epoch.
 
-        The failure can have begun before the last restart of the service.
+        The failure may have begun in a previous run of the service.
 
         Args:
             subject: The backend, target or tunnel.
             state: The current state of `subject`.
-            otherwise: When the state began in this run of the service. The function returns this time if `subject`
-                is up, or if the log contains no event of the failure.
+            otherwise: When the state began in this run of the service. This time is returned if `subject` is up, or
+                if the log does not contain the failure.
         """
         clock = self._clocks.get(subject)
         if state == _HEALTHY or clock is None or clock.state != _timed(subject, state):
@@ -257,8 +255,8 @@ class EventLog:
 def _timed(subject: EventSubject, state: str) -> str:
     """Return the state that the event log uses to determine when a failure began.
 
-    For a tunnel, the function returns the same state from a failure until the next successful connection, because an
-    attempt to reconnect does not end the failure.
+    For a tunnel, return its availability. Attempts to reconnect change the tunnel's state, but do not end the
+    failure.
     """
     if subject.type is SubjectType.TUNNEL and state in list(TunnelState):
         return TunnelState(state).availability

@@ -21,7 +21,7 @@ LOCK_NAME = "events.lock"
 _INTERVAL = 0.2
 """Minimum number of seconds between two writes."""
 _RETRY_INTERVAL = 60.0
-"""Seconds until a failed write is repeated, if no new event causes an earlier write."""
+"""Seconds after which a failed write is repeated. A new event causes a write sooner."""
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 """Errors that are logged at the level `info` instead of `warning`, because a gateway does not need a writable
 `state_dir`."""
@@ -34,9 +34,11 @@ _WRITE_TIMEOUT = 2.0
 class EventsFile:
     """Saves the events of an event log to a file; implements `gateway.contracts.component.Component`.
 
-    The file has one JSON object per line. Damaged lines are skipped. If the file cannot be read or written, the error
-    is logged once, and `trouble` contains the error. If another process uses the file, events are not saved. At the
-    start, the event log gets the events from the file; the first write then replaces the file.
+    The file has one JSON object per line. At startup, `EventsFile` adds the events in the file to the event log, and
+    skips damaged lines. The first write then replaces the file.
+
+    If the file cannot be read or written, `EventsFile` logs the error once. If another process uses the file, events
+    are not saved.
 
     Args:
         folder: `gateway.state_dir`. It is created if necessary.
@@ -80,7 +82,7 @@ class EventsFile:
             self._report("events stay in memory until the file system of gateway.state_dir responds", "timeout")
 
     def close(self) -> None:
-        """Unlock the file. If a thread is still locking the file, unlock the file as soon as the thread ends."""
+        """Unlock the file. If `load` is still locking the file in a thread, unlock it when the thread ends."""
         self._closed = True
         if self._lock is not None:
             os.close(self._lock)
@@ -103,7 +105,7 @@ class EventsFile:
     async def write(self) -> None:
         """Write the events that the file does not contain yet. If the file has not been read yet, read it first.
 
-        Wait at most two seconds for each step: reading, the end of an earlier write, and this write.
+        Reading, an earlier write that has not ended, and this write can each delay the method by up to two seconds.
         """
         self._changed.clear()
         if not self._is_read and not self._is_foreign:
@@ -118,9 +120,11 @@ class EventsFile:
             await asyncio.wait({self._writing}, timeout=_WRITE_TIMEOUT)
 
     def _lock_and_read(self) -> tuple[int | None, list[StateChange]]:
-        """Lock the file, and return the descriptor of the lock and the events in the file. Runs in a thread.
+        """Lock the file, and read its events. Runs in a thread.
 
-        Without permission to write, do not lock the file, and return None as the descriptor.
+        Returns:
+            The descriptor that holds the lock, and the events. The descriptor is None if locking fails, for example
+            because the directory is not writable.
 
         Raises:
             BlockingIOError: Another process has locked the file.

@@ -14,11 +14,11 @@ from gateway.ops.events import EventSubject, StateChange, SubjectType
 from gateway.text_sanitizer import one_line
 
 _MAX_BYTES = 4 << 20
-"""Maximum number of bytes to read, from the end of the file. A file that the gateway wrote is smaller."""
+"""Maximum number of bytes to read, from the end of the file. The gateway does not write a larger file."""
 _DAMAGED = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
 _CLOCK_ERROR = 86400.0
-"""Maximum number of seconds by which the time in an event's ID may be later than the current time. The time can be
-later if the clock was set back after the event."""
+"""An event's ID contains a time. This time may be up to `_CLOCK_ERROR` seconds in the future, because the clock might
+have been set back after the event."""
 
 
 def parse(text: str, now: float) -> Iterator[StateChange]:
@@ -26,8 +26,8 @@ def parse(text: str, now: float) -> Iterator[StateChange]:
 
     Args:
         text: The content of the file.
-        now: The current time in seconds since the epoch. If the time in an ID is more than a day later, the line
-            counts as damaged.
+        now: The current time in seconds since the epoch. A line counts as damaged if the time in its ID is more than
+            a day in the future.
     """
     events = []
     for line in text.splitlines():

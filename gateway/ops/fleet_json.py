@@ -1,4 +1,4 @@
-"""Creates the JSON about the fleet (a group of gateways), and the summary of this gateway for the fleet."""
+"""Creates the JSON that describes the fleet (a group of gateways), and this gateway's summary for other gateways."""
 
 from collections import Counter
 from dataclasses import asdict

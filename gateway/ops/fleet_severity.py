@@ -25,9 +25,6 @@ def member_level(member: MemberState) -> DisplaySeverity:
 
 
 def worst_first(members: Iterable[MemberState]) -> list[MemberState]:
-    """Return the members, worst first. Members that do not respond come before all other members.
-
-    Equally severe members keep their order.
-    """
+    """Return the members, worst first; members that do not respond come before all others. The sort is stable."""
     levels = list(DisplaySeverity)
     return sorted(members, key=lambda each: (levels.index(member_level(each)), not each.error))

@@ -22,7 +22,7 @@ class HttpConnectionCallbacks(Protocol):
         """Record that the response on the connection is complete."""
 
     def connection_closed(self, connection: "HttpConnection") -> None:
-        """Remove the connection from the listener, because the connection is closed."""
+        """Remove a closed connection from the listener."""
 
 
 class HttpConnection(asyncio.Protocol):
@@ -74,10 +74,9 @@ class HttpConnection(asyncio.Protocol):
         self._owner.request_received(self)
 
     def extend_response(self) -> None:
-        """Restart the deadline of a streamed response, if the client reads the response.
+        """Restart the deadline of a streamed response, unless data waits in the transport's buffer.
 
-        If the client does not read, the kernel's send buffer becomes full, and data remains in the transport's
-        buffer. In this case, the deadline is not changed.
+        Data waits there when the kernel's send buffer is full, because the client does not read.
         """
         if self.transport is not None and not self.transport.get_write_buffer_size():
             self._set_deadline(self._limits.response)

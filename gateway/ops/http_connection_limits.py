@@ -8,8 +8,8 @@ from typing import Generic, TypeVar
 _MAX_CONNECTIONS = 64
 _MIN_CONNECTIONS = 8
 _DESCRIPTOR_SHARE = 8
-"""The maximum number of a listener's connections is the limit of open files divided by this number. The result is
-then limited to the range from `_MIN_CONNECTIONS` to `_MAX_CONNECTIONS`."""
+"""A listener can have RLIMIT_NOFILE / `_DESCRIPTOR_SHARE` connections, but at least `_MIN_CONNECTIONS` and at most
+`_MAX_CONNECTIONS`."""
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -108,9 +108,7 @@ class HttpConnectionTable(Generic[Key]):
         self._responding.pop(key, None)
 
     def oldest(self, address: str | None = None) -> Key | None:
-        """Return the connection that has been idle longest. If none is idle, return the one with the oldest request.
-
-        Return None if there is no connection.
+        """Return the least recently used connection, idle connections first; None if there is no connection.
 
         Args:
             address: Consider only connections from this peer address. None: consider all connections.

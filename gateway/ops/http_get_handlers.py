@@ -54,8 +54,7 @@ class HttpGetHandlers:
         service: The service whose state the responses describe.
         views: Provides snapshots of the service's state.
         renderer: The thread that renders the metrics.
-        cached: Whether to cache responses. If the phase of the service changes, the handlers do not use the cached
-            responses that contain the phase.
+        cached: Whether to cache responses. Responses that depend on the service's phase are cached per phase.
         max_streams: Maximum number of concurrent event streams (`/api/v1/events`).
     """
 

@@ -87,9 +87,10 @@ class HttpListener:
         await asyncio.gather(*self._opening, return_exceptions=True)
 
     def abort_certified(self) -> None:
-        """Close the connections of clients with a certificate, because the certificate may no longer be accepted.
+        """Close the connections of clients that have sent a certificate, and unfinished TLS handshakes.
 
-        Call this method after the certificate authorities for client certificates were read again.
+        Call this method after a change of the certificate authorities for clients: the certificates may no longer be
+        valid.
         """
         for connection in self._connections:
             transport = connection.transport
@@ -170,8 +171,8 @@ class HttpListener:
         self._loop.call_later(_ACCEPT_RETRY_DELAY, self._register, sock)
 
     def _fill_reserve(self) -> None:
-        # dup(2) fails if no file descriptor is free. Ignore this error, because `_keep_descriptor` reserves the file
-        # descriptor of the next connection that closes.
+        # If no file descriptor is free, dup(2) fails. Ignore the error: `_keep_descriptor` fills the reserve when
+        # connections close.
         with contextlib.suppress(OSError):
             while self._sockets and len(self._reserve) < _RESERVED_DESCRIPTORS:
                 self._reserve.append(os.dup(self._sockets[0].fileno()))
@@ -226,8 +227,7 @@ class HttpListener:
         self._connections.remove(connection)
         self._by_handler.pop(connection.handler, None)
         self._keep_descriptor(connection.client)
-        # Fill the reserve of file descriptors in the next iteration of the event loop. By then, asyncio has closed
-        # the client's socket.
+        # Fill the reserve only after asyncio has closed the client's socket, which can free a file descriptor.
         self._loop.call_soon(self._fill_reserve)
 
     def request_received(self, connection: HttpConnection) -> None:
@@ -240,7 +240,7 @@ class HttpListener:
 
 
 def extend_deadline(request: web.Request) -> None:
-    """Restart the deadline of a streamed response, if the client reads the response."""
+    """Restart the deadline of a streamed response, unless the client has stopped reading."""
     request[_CONNECTION].extend_response()
 
 

@@ -1,6 +1,6 @@
-"""Creates the metrics of specific kinds of tunnels and backends, such as the replication lag of databases.
+"""Creates the metrics that only some kinds of tunnels and backends have, such as the replication lag of databases.
 
-A kind declares its specific values as facts (`gateway.facts`).
+A kind declares these values as facts (`gateway.facts`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,12 +13,10 @@ from gateway.ops.status_views import BackendView, TunnelView
 
 
 def fact_families(facts: Iterable[FactDefinition], *labels: str) -> dict[str, GaugeMetricFamily]:
-    """Return a dictionary with a metric for each fact that has a metric name. The keys are the metric names.
-
-    The metrics do not contain samples yet.
+    """Return the metrics of facts, by name. The metrics do not contain samples yet.
 
     Args:
-        facts: The facts.
+        facts: The facts. A fact without a metric name has no metric.
         labels: The label names of each metric. If a fact declares an additional label, that label comes last.
     """
     return {

@@ -27,8 +27,8 @@ _PROCESS = ProcessCollector(registry=None)
 """Reads the CPU time, memory and file descriptors of this process from /proc."""
 _SAMPLES_PER_TURN = 100
 _PAUSE = 0.001
-"""Seconds for which the rendering thread sleeps after each `_SAMPLES_PER_TURN` samples, so that the thread of the
-event loop gets the GIL. Rendering `_SAMPLES_PER_TURN` samples takes about half as long as this pause."""
+"""The time to sleep after every `_SAMPLES_PER_TURN` samples, in seconds, so that the thread of the event loop gets
+the GIL. Rendering these samples takes about half as long."""
 
 
 def render(view: ServiceView, accept: str) -> tuple[bytes, str]:
@@ -52,8 +52,7 @@ def content_type(accept: str) -> str:
 def families(view: ServiceView) -> Iterator[Metric]:
     """Yield every metric with its samples.
 
-    Metrics that exist only for some kinds are omitted if the configuration contains no tunnel or backend of these
-    kinds.
+    Omit the metric of a fact if no tunnel or backend has the fact.
     """
     return chain(
         _service(view),
@@ -86,7 +85,7 @@ class _StatusMetricsCollector(Collector):
 
 
 class _SampleListWithPauses(list[Sample]):
-    """A list of samples. Iteration over the list sleeps regularly, so that the thread of the event loop can run."""
+    """A list of samples. Its iterator sleeps regularly, so that the thread of the event loop can run."""
 
     def __iter__(self) -> Iterator[Sample]:
         for number, sample in enumerate(super().__iter__()):

@@ -18,6 +18,7 @@ from gateway.tls_client import client_context
 DEFAULT_LISTEN = "127.0.0.1:9090"
 _PROBES = ("/livez", "/startupz", "/readyz")
 _REFUSED = (401, 403, 421)
+_PORTS = {"http": 80, "https": 443}
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -99,22 +100,23 @@ class OpsApiClient:
         return self._request_socket("POST", path)
 
     def _connection(self, url: str) -> tuple[http.client.HTTPConnection, str]:
-        """Return an HTTP connection that is not open yet, and the path in `url`, which is a prefix for request paths.
+        """Return an unopened HTTP connection to `url`, and the prefix for request paths.
 
         Raises:
             ValueError: The URL is not valid.
-            http.client.InvalidURL: The host or the path is not valid.
+            http.client.InvalidURL: The host is not valid.
             UsageError: The CA file is not valid.
         """
         parts = urlsplit(url if "://" in url else f"http://{url}")
-        host = parts.hostname
-        if parts.scheme not in ("http", "https") or not host or not parts.path.isprintable() or " " in parts.path:
+        host, prefix = parts.hostname, parts.path.rstrip("/")
+        is_path = prefix.isascii() and prefix.isprintable() and " " not in prefix
+        if parts.scheme not in _PORTS or not host or not is_path:
             raise ValueError
         host.encode("idna")
+        port = _PORTS[parts.scheme] if parts.port is None else parts.port  # http.client would read "::1" as a port
         if parts.scheme == "http":
-            return http.client.HTTPConnection(host, parts.port, timeout=self.timeout), parts.path.rstrip("/")
-        secure = http.client.HTTPSConnection(host, parts.port, timeout=self.timeout, context=self._context())
-        return secure, parts.path.rstrip("/")
+            return http.client.HTTPConnection(host, port, timeout=self.timeout), prefix
+        return http.client.HTTPSConnection(host, port, timeout=self.timeout, context=self._context()), prefix
 
     @property
     def _socket(self) -> Path:
@@ -186,7 +188,7 @@ class OpsApiClient:
 
 
 def _why(error: OSError | http.client.HTTPException, where: str) -> str:
-    """Return the cause of a failed request. Omit text from the server, which may not be a gateway."""
+    """Return the cause of a failed request. Do not quote the server, because it might not be a gateway."""
     if isinstance(error, ssl.SSLError):
         return f"the TLS handshake failed ({(error.reason or str(error)).replace('_', ' ').lower()})"
     if not isinstance(error, OSError):

@@ -32,7 +32,7 @@ class PageHandlers:
         service: The service whose state the pages show.
         views: Provides snapshots of the service's state.
         executor: Compresses large responses in a thread.
-        max_age: Maximum age of the content of a whole page, in seconds.
+        max_age: Maximum age of the content, in seconds, when the response is a whole page.
     """
 
     def __init__(self, service: ServiceForOps, views: StatusViewCache, executor: Executor, max_age: float) -> None:

@@ -20,5 +20,5 @@ class RateLimiter:
         return max(0.0, self._due - now)
 
     def cancel(self) -> None:
-        """Undo one call of `reserve`, because the client disconnected while its request waited."""
+        """Undo one call of `reserve`. Call this method if the client disconnects while its request waits."""
         self._due -= self._interval

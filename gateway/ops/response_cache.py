@@ -51,8 +51,7 @@ class ResponseCache:
         if entry is None or self._is_expired(entry, now):
             self._entries = {each: held for each, held in self._entries.items() if not self._is_expired(held, now)}
             task = asyncio.ensure_future(_call(compute))
-            # If all callers are cancelled, no caller retrieves the exception, and asyncio logs an error. Therefore,
-            # retrieve the exception here.
+            # Retrieve the task's exception. Otherwise, asyncio would log an error if all callers are cancelled.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
             entry = self._entries[key] = _CacheEntry(task, now, max_age)
         return await asyncio.shield(entry.task)
@@ -60,7 +59,7 @@ class ResponseCache:
     def clear(self) -> None:
         """Remove all responses. Call this method after the state has changed.
 
-        Callers that already wait still get the result of their pending computation.
+        Pending calls of `get` still return their results.
         """
         self._entries = {}
 

@@ -8,7 +8,7 @@ import time
 log = logging.getLogger(__name__)
 
 _SEND_TIMEOUT = 0.2
-"""Maximum number of seconds for which sending a message can block the event loop, if the service manager does not
+"""Maximum number of seconds for sending one message. Sending blocks the event loop while the service manager does not
 read."""
 
 
@@ -24,8 +24,8 @@ class SdNotifier:
         """Seconds between two keep-alive messages; None if the service manager expects none."""
         self._due = 0.0
         self._unsent: str | None = None
-        """The last message, if it could not be sent; otherwise, None. `watchdog` sends this message again. Without
-        `READY=1`, for example, systemd would stop the service."""
+        """The last state message, if it could not be sent; otherwise, None. `watchdog` sends it again, because
+        systemd stops a service that does not report `READY=1`."""
 
     def ready(self) -> None:
         """Report that the service has started, or has finished a reload."""
@@ -40,10 +40,10 @@ class SdNotifier:
         self._send_state("STOPPING=1")
 
     def watchdog(self) -> None:
-        """Send a keep-alive message if a third of `WATCHDOG_USEC` has passed since the previous keep-alive message.
+        """Send a keep-alive message if a third of `WATCHDOG_USEC` has passed since the previous one.
 
-        Also repeat an earlier message that could not be sent. The caller must call this method several times in each
-        third of `WATCHDOG_USEC`.
+        Also send the last state message again if it could not be sent. The caller must call this method several times
+        during each third of `WATCHDOG_USEC`.
         """
         if self._unsent is not None and self._send(self._unsent, timeout=0.0):
             self._unsent = None

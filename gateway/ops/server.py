@@ -35,7 +35,7 @@ _COMMAND_TIMEOUT = 120.0
 """Maximum number of seconds for an admin command. The time is long, because a reload can read files slowly."""
 _KEEPALIVE = 3600.0
 _STREAM_SHARE = 4
-"""The maximum number of event streams is a listener's maximum number of connections, divided by this number."""
+"""A listener's connection limit, divided by the limit of event streams."""
 _QUIET = logging.getLogger("gateway.ops.aiohttp")
 _QUIET.setLevel(logging.CRITICAL)
 """Suppresses the log records of aiohttp, which logs a traceback for each invalid request. Errors of the handlers are
@@ -156,7 +156,7 @@ class OpsServer:
         """Serve `app` until `stack` closes.
 
         Args:
-            stack: Closes the listener on exit, and then its connections.
+            stack: When it closes, it closes the listener first, then the connections.
             listener: The listener.
             app: The aiohttp application that handles the requests.
             sockets: Listening sockets. The listener owns them from now on.

@@ -40,10 +40,10 @@ class ServiceForOps(Protocol):
         """
 
     def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
-        """Return the last checks of each target of a backend, oldest first; None if there is no such backend."""
+        """Return the latest check results of each target, oldest first; None if there is no such backend."""
 
     def fleet(self) -> FleetState:
-        """Return the gateways of the fleet and their last responses. Do no I/O."""
+        """Return the gateways of the fleet and their last known states. Do no I/O."""
 
     async def reload(self) -> str:
         """Read the configuration again, apply it, and return a summary of the changes.
@@ -58,7 +58,7 @@ class ServiceForOps(Protocol):
         """Find containers by name or ID, and explain which backends each container can reach.
 
         Args:
-            name: The name of a container, or the beginning of the ID of one or more containers.
+            name: The name of a container, or a prefix of container IDs.
 
         Returns:
             One JSON object for each matching container; None if Docker is not configured.
@@ -92,14 +92,14 @@ class ServiceForOps(Protocol):
     def pause(self, backend: str, *, paused: bool) -> bool:
         """Pause or resume the checks of a backend.
 
-        If the checks are not paused, resuming restarts them. A restart is necessary after an NFS export was replaced:
-        until the restart, the checks report the new file system as an error.
+        If no check is paused, resuming restarts the checks. After an NFS export was replaced, the checks report the
+        new file system as an error until they restart.
 
         Returns:
             False if there is no such backend.
 
         Raises:
-            GatewayError: The service is stopping.
+            GatewayError: The checks cannot restart, because the service is stopping.
         """
 
     def fail(self, backend: str, *, failing: bool) -> bool:

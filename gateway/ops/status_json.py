@@ -24,7 +24,7 @@ def iso(seconds: float | None) -> str | None:
 
 
 def _via_json(via: tuple[str, ...]) -> str | list[str] | None:
-    """Return outer tunnels in the form of the key `via` in the configuration: None, a name, or a list of names."""
+    """Return outer tunnels in the format of the configuration key `via`: None, a name, or a list of names."""
     return list(via) if len(via) > 1 else next(iter(via), None)
 
 
@@ -64,7 +64,7 @@ def target_json(view: TargetView, facts: Iterable[FactDefinition] = ()) -> dict[
 
     Args:
         view: The target.
-        facts: The facts that the kind of the target's backend declares.
+        facts: The facts that the backend's kind declares.
     """
     known = {fact.key: view.facts[fact] for fact in facts if view.facts.get(fact) is not None}
     return {
@@ -183,11 +183,11 @@ def _json(value: Any) -> str:
 
 
 def iter_json(body: dict[str, Any]) -> Iterator[str]:
-    """Yield a JSON object as short strings. Between two strings, the caller can yield to the event loop.
+    """Yield the JSON text of an object in short pieces, so that the caller can run other tasks between two pieces.
 
     Args:
-        body: The object. If the object contains an iterator over pairs of key and value, the pairs become a nested
-            JSON object. The iterator computes each pair only when the pair is needed.
+        body: The object. An iterator over pairs of key and value becomes a nested JSON object. It can compute each
+            pair when `iter_json` requests it.
     """
     yield "{"
     for number, (name, value) in enumerate(body.items()):

@@ -44,10 +44,12 @@ class StatusViewCache:
         self._commands = self._commands_seen = 0
 
     async def get(self, max_age: float) -> VersionedStatusView:
-        """Return a snapshot of the service's state, with the current phase and the effects of all events.
+        """Return a snapshot of the service's state. Only values that change without an event can be old.
+
+        The phase is always current.
 
         Args:
-            max_age: Maximum age, in seconds, of values that change without an event.
+            max_age: Maximum age of old values, in seconds.
         """
         async with self._lock:
             last, event, now, commands = self._last, self._service.events.last_id, time.monotonic(), self._commands
@@ -75,12 +77,12 @@ class StatusViewCache:
 
 
 def _changed_backends(events: Iterable[StateChange] | None) -> set[str] | None:
-    """Return the name of each backend that has an event, or that has a target with an event.
+    """Return the names of the backends to update; None if a complete snapshot is necessary.
 
-    Return None if one of the events does not concern a backend or a target.
+    Events of other subjects than backends and targets, such as tunnels, require a complete snapshot.
 
     Args:
-        events: The events; None if the event log no longer contains all of them. The result is then None too.
+        events: The events since the last snapshot; None if the event log no longer contains all of them.
     """
     if events is None or any(each.subject.type not in (SubjectType.BACKEND, SubjectType.TARGET) for each in events):
         return None

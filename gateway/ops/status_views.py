@@ -36,7 +36,7 @@ class TunnelView:
     facts: tuple[FactDefinition, ...] = ()
     """The facts (kind-specific values) that the kind of the tunnel declares. `details` contains their values."""
     via_in_use: str | None = None
-    """The outer tunnel inside which the tunnel runs; None if it runs inside no other tunnel, or is not open."""
+    """The outer tunnel in use; None if this tunnel has no outer tunnel, or is not open."""
 
 
 class CheckHistoryEntry(Protocol):
@@ -52,7 +52,7 @@ class CheckHistoryEntry(Protocol):
 
     @property
     def state(self) -> HealthState:
-        """The state of the target according to the result of one check, independent of `rise` and `fall`."""
+        """The state of the target according to this check alone. `rise` and `fall` do not apply."""
 
     @property
     def reason(self) -> str | None:
@@ -69,7 +69,7 @@ class CheckHistoryEntry(Protocol):
 
 @dataclass(frozen=True)
 class TargetView:
-    """A snapshot of the state of one target, according to the checks through the tunnel that new clients use."""
+    """A snapshot of one target: its state over the path that new clients use, and the counters of all paths."""
 
     target: str
     tunnel: str | None
@@ -106,16 +106,14 @@ class BackendTunnelView:
 
     tunnel: str
     up: bool
-    """Whether new clients can use the tunnel. If the checks of a target fail through all tunnels, the value ignores
-    the checks of this target."""
+    """Whether new clients can use the tunnel. A target's checks do not count if they fail over all paths."""
     reason: str | None
     detail: str
     in_use: bool
     """Whether new clients of at least one target use this tunnel."""
     clients: int
     switches: int
-    """Number of times that the new clients of a target switched from another tunnel to `tunnel`. The number is the
-    sum over all targets."""
+    """Number of times that new clients switched to this tunnel from another path, summed over the targets."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ class ConsumerView:
 
 @dataclass(frozen=True)
 class CertificateView:
-    """A certificate that the gateway uses, or that a server has presented, with the time at which it expires."""
+    """The validity period of a certificate that the gateway uses or that a server has presented."""
 
     kind: str
     name: str
@@ -207,13 +205,13 @@ class ServiceView:
     backends: list[BackendView]
     loop_lag: Histogram
     reload_failed_at: float | None = None
-    """When the last reload failed, in epoch seconds; None if it was successful."""
+    """When the latest reload failed; None if it succeeded, or if there was no reload."""
     accepting: bool = True
     """Whether the listeners accept clients. False when a shutdown has closed the listeners."""
     warnings: list[str] = field(default_factory=list)
     docker: DockerView | None = None
     credentials: list[CertificateView] = field(default_factory=list)
-    """Certificates in the order of their expiry."""
+    """Certificates, earliest expiry first."""
     tasks: int = 0
     """Number of asyncio tasks in this process."""
     audit_dropped: int = 0

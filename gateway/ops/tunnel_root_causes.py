@@ -40,10 +40,11 @@ def with_outer_tunnels(tunnels: Mapping[str, TunnelView], names: Iterable[str]) 
 
 
 def failed_tunnels(tunnels: Mapping[str, TunnelView], name: str) -> list[TunnelView]:
-    """Return the tunnels whose failure causes a tunnel to be down; an empty list if the tunnel is open.
+    """Return the tunnels that cause a tunnel to be down.
 
-    If the tunnel runs inside no other tunnel, or at least one of its outer tunnels is open, the tunnel itself has
-    failed. In this case, return only this tunnel. Otherwise, return the outermost failed tunnels.
+    - If the tunnel is open or unknown, the list is empty.
+    - If the tunnel has outer tunnels, and all of them are down, the list contains the tunnels that cause this.
+    - Otherwise, the list contains only the tunnel itself.
 
     Args:
         tunnels: All tunnels by name.
@@ -61,7 +62,7 @@ def effect_of_tunnels(
 ) -> tuple[TunnelFailureEffect, list[str]]:
     """Return the effect of failed tunnels on a backend, and the names of these tunnels.
 
-    If the list of names is empty, the caller must ignore the effect.
+    If the list of names is empty, the effect has no meaning.
     """
     failed = [failed_tunnels(tunnels, name) for name in path_tunnels(backend)]
     roots = list({each.name: None for tunnels_of_path in failed for each in tunnels_of_path})

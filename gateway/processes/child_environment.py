@@ -8,8 +8,7 @@ _MINIMAL = ("LANG", "LC_ALL", "TZ")
 """Environment variables that each child process inherits, in addition to PATH. The list is short, because other
 variables, such as `GATEWAY_…`, can contain passwords."""
 _OF_USER = ("HOME", "USER", "LOGNAME")
-"""Variables that the program of a `command` tunnel, or of the option `proxy_command`, inherits in addition to
-`_MINIMAL`."""
+"""Variables that the programs of `command` tunnels and of `proxy_command` inherit in addition to `_MINIMAL`."""
 
 
 def minimal_environment() -> dict[str, str]:

@@ -10,7 +10,7 @@ _POLL_INTERVAL = 0.05
 
 
 async def wait_exit(pid: int) -> int:
-    """Wait until a child process has exited. Do not reap the process, so that no other process can get its ID.
+    """Wait until a child process has exited, without reaping it, so that its ID is not reused.
 
     Args:
         pid: The process ID.

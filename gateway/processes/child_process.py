@@ -29,15 +29,15 @@ _MAX_PENDING = 4 * _MAX_LINE
 _PF_EXITING = 0x4
 """Flag of a process that is exiting (linux/sched.h). It is set in the field `flags` of proc_pid_stat(5)."""
 _MAX_LINES = 200
-"""Maximum number of lines that one read of the output passes to the callback. If the read returns more lines, the
-first lines are dropped. Without this limit, a program that prints megabytes would delay the event loop."""
+"""Maximum number of lines to handle after each read of the output; earlier lines are dropped. Without this limit, a
+program that prints megabytes would delay the event loop."""
 
 
 class ChildProcess:
-    """A running child process, the leader of its own process group.
+    """A child process that leads its own process group.
 
-    The process ID stays reserved until `kill` or `stop` has ended the group. Otherwise, a signal could reach an
-    unrelated process that reuses the ID.
+    The process is not reaped before `kill` or `stop` has killed the group. Until then, no other process can get the
+    process ID, so signals never reach an unrelated process.
 
     Args:
         process: The process. The owner of the `ChildProcess` must call `stop` or `kill`, even after the process has
@@ -48,7 +48,7 @@ class ChildProcess:
 
     def __init__(self, process: subprocess.Popen[bytes], output: int, on_line: Callable[[str], None]) -> None:
         self.last_line = ""
-        """The last line of output that was not empty; empty if there is no such line."""
+        """The latest non-empty line of output; empty if there is none."""
         self.exit_code: int | None = None
         """The exit code, or the negative number of the signal that killed the process; None while it runs."""
         self.was_stopped = False
@@ -147,7 +147,10 @@ class ChildProcess:
         return code
 
     async def exits_within(self, seconds: float) -> bool:
-        """Wait at most `seconds` for the exit; return whether the process has exited or is exiting."""
+        """Return whether the process exits within `seconds`.
+
+        If the process has only begun to exit by then, wait until it has exited, and return True.
+        """
         await asyncio.wait({self._exit}, timeout=seconds)
         if self.exit_code is None and not self._is_exiting():
             return False
@@ -175,7 +178,7 @@ class ChildProcess:
             self.was_stopped = True
             self._signal(signal.SIGTERM)
             await self.exits_within(_TERMINATE_TIMEOUT)
-        # The group can contain processes that the program has started and that run longer than the program.
+        # Other processes in the group, which the program has started, may still run.
         self.kill()
         await asyncio.wait({self._exit})
         self._reader.cancel()
@@ -198,7 +201,7 @@ class ChildProcess:
 
 @contextlib.contextmanager
 def starting(command: Sequence[str]) -> Iterator[None]:
-    """Convert system errors during the start of a program, such as a lack of file descriptors, to `TunnelError`.
+    """Convert an `OSError` in the `with` block, which starts a program, to a `TunnelError`.
 
     Args:
         command: The program and its arguments.

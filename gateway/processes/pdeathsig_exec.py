@@ -6,8 +6,11 @@ A process must request its parent-death signal itself (PR_SET_PDEATHSIG in prctl
 unsafe to run Python code between fork and exec. Therefore this separate program requests the signal and then executes
 the command. The program imports only the standard library, so that it starts quickly.
 
-PARENT is the process ID of the parent. PRIVILEGES is `all`, `net_admin` (CAP_NET_ADMIN and no other capability), or
-`net_admin:ID` (only CAP_NET_ADMIN, and ID as the user ID and the group ID). FILE is the path of the file to execute.
+PARENT is the process ID of the parent. FILE is the path of the file to execute. PRIVILEGES is one of the following:
+
+- `all`: keep the current privileges
+- `net_admin`: keep only the capability CAP_NET_ADMIN
+- `net_admin:ID`: keep only CAP_NET_ADMIN, and change the user ID and the group ID to ID
 """
 
 import ctypes

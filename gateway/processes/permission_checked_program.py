@@ -1,4 +1,4 @@
-"""Finds the program of a command, and checks that other users cannot change its file."""
+"""Finds the program of a command, and checks who can change it."""
 
 import os
 import shutil
@@ -13,10 +13,10 @@ from gateway.processes.program_file_permissions import lookup_steps, program_wri
 
 
 class PermissionCheckedProgram(NamedTuple):
-    """A verified program: the path at which the program was found, and the file to which the path resolves.
+    """A program whose permissions `resolve_program` has checked.
 
     Args:
-        name: The absolute path at which the program was found. It can be a symbolic link. The program gets it as
+        name: The absolute path at which the program was found; can be a symbolic link. The gateway passes it as
             `argv[0]`, because some programs depend on the name by which they are called.
         file: The path of the file to execute, without symbolic links.
     """
@@ -61,7 +61,7 @@ def resolve_program(command: Sequence[str], visit: Callable[[str], None] = _igno
 
 
 def insecure_program(key: str, command: Sequence[str]) -> Iterator[InsecureSetting]:
-    """Yield an insecure setting if other users can change the program of a command. Strict mode refuses the setting.
+    """If other users can change the program of a command, yield an `InsecureSetting`.
 
     Yield nothing if `resolve_program` refuses the program, because the gateway then never runs it.
 

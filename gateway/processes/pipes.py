@@ -1,7 +1,7 @@
 """Reads and writes pipes with the event loop.
 
-This module replaces the pipes of asyncio's subprocesses. With asyncio's pipes, asyncio reports the exit of a process
-only after all processes that inherited the pipes have exited.
+This module replaces the subprocess pipes of asyncio. With its own pipes, asyncio reports the exit of a process only
+after all processes that inherited the pipes have exited.
 """
 
 import asyncio

@@ -26,9 +26,9 @@ class ProgramPermissionProblem(NamedTuple):
 
 
 def lookup_steps(path: Path) -> list[Path]:
-    """Return each directory and symbolic link that the kernel visits to find a file, followed by the file itself.
+    """Return the directories and symbolic links that the kernel visits to find a file, followed by the file itself.
 
-    In the path of each step, only the last component can be a symbolic link (path_resolution(7)).
+    No parent directory of a returned path is a symbolic link. See path_resolution(7).
 
     Args:
         path: The absolute path of the file.
@@ -60,14 +60,15 @@ def lookup_steps(path: Path) -> list[Path]:
 
 
 def program_writers(path: Path, steps: Sequence[Path]) -> Iterator[ProgramPermissionProblem]:
-    """Yield a problem for each user or group, other than root and the gateway's user, that can change a program.
+    """Yield each permission that lets users other than root and the gateway's user change a program.
 
-    Replacing the program, or a directory or link on its path, counts as a change. The gateway refuses a
-    program that every user can change. If the gateway runs as root, it also refuses a program that another user owns.
+    Replacing the program, or a directory or link on its path, counts as a change. The gateway refuses a program that
+    every user can change. If the gateway runs as root, it also refuses a program if another user owns the program, or
+    a directory or link on its path.
 
     Args:
         path: The absolute path of the program.
-        steps: The steps to the file of the program, from `lookup_steps`.
+        steps: The result of `lookup_steps` for `path`.
 
     Raises:
         OSError: The program does not exist.
@@ -75,9 +76,8 @@ def program_writers(path: Path, steps: Sequence[Path]) -> Iterator[ProgramPermis
     for each in reversed(steps):
         status = each.lstat()
         is_link = stat.S_ISLNK(status.st_mode)
-        # In a directory without the sticky bit, only users who can write to the directory can replace a link. Skip
-        # the link, because the check of the directory finds these users. In a sticky directory, the owner of the link
-        # can replace the link too.
+        # Users who can write to a directory can replace a link in it. The loop also checks the directory, so skip the
+        # link. In a sticky directory, users can replace only their own links, so check the owner of the link.
         if is_link and not each.parent.stat().st_mode & stat.S_ISVTX:
             continue
         mode = 0 if is_link else stat.S_IMODE(status.st_mode)

@@ -19,8 +19,8 @@ from gateway.processes.tunnel_processes import TunnelProcesses
 _CHUNK = 64 * 1024
 _WRITE_CHUNK = 16 * 1024
 EXIT_DELAY = 0.5
-"""Seconds to wait for the exit code after a failure. The exit code explains the failure, but is available only after
-the kernel has closed the pipes of the process."""
+"""Seconds to wait for the exit code if a program fails. The exit code explains the failure, but is available only
+after the kernel has closed the pipes of the process."""
 _OUTPUT_END_DELAY = 2.0
 """Seconds to wait for the exit of the program after the end of its output. The exit code shows whether the output is
 complete. If the program continues to run, its output counts as complete."""
@@ -61,7 +61,7 @@ class StdioStream:
         self._writing = False
         self._written = 0
         self._read = 0
-        """Number of bytes that the process had read at the last call of `last_progress`."""
+        """Number of bytes that the process had read when `last_progress` was last called."""
         self._last_read = self._last_received
 
     @classmethod
@@ -131,7 +131,7 @@ class StdioStream:
 
     @property
     def accepts_input(self) -> bool:
-        """Whether the input of the process is still open, so that the user of the stream can write."""
+        """Whether the input of the process is still open."""
         return self._input >= 0
 
     @property

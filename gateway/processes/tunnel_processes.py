@@ -69,9 +69,9 @@ class TunnelProcesses:
         return child
 
     def end_later(self, child: ChildProcess) -> None:
-        """Start a task that waits until a process exits, and stops the process after a time limit.
+        """Start a task that stops a process if it does not exit in time.
 
-        The limit is 60 seconds, or 5 seconds if `_MAX_SLOW` other processes already need more than 5 seconds.
+        The time limit is 5 seconds, or 60 seconds for at most `_MAX_SLOW` processes at the same time.
         """
         if child in self._running:
             task = asyncio.create_task(self._end(child))

@@ -18,8 +18,8 @@ class ProxyOptions:
     Args:
         url: `socks5://host:port`, `http://host:port` (CONNECT), or `https://host:port` (CONNECT, with TLS to the
             proxy).
-        user: User name. If neither `user` nor `password` is set, the gateway does not log in to the proxy.
-        password: Password of `user`. If `user` is not set, the value must have the form `user:password`.
+        user: User name; can also be part of `url`. Without user name and password, the gateway does not log in.
+        password: Password. If neither `user` nor `url` contains a user name, write `user:password`.
         ca_file: Certificate authorities for an `https` proxy, in PEM. Default: those of the system.
         connect_timeout: Time limit for a connection to the proxy.
         dial_timeout: Time limit for a connection to a target through the proxy.

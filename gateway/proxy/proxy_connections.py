@@ -1,7 +1,6 @@
 """Sends and receives the data of the handshake with a proxy, over a connection with or without TLS.
 
-`read_exactly` never takes more bytes than requested from the connection, because the bytes after the handshake are
-for the client.
+`read_exactly` never reads ahead, because the bytes after the handshake are for the client.
 """
 
 import asyncio
@@ -14,7 +13,7 @@ class PlainProxyConnection:
     """An unencrypted connection to a proxy.
 
     Args:
-        sock: A connected, non-blocking socket. The `PlainProxyConnection` owns it until the dial is complete.
+        sock: A connected, non-blocking socket. This object owns it until the handshake with the proxy ends.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -72,7 +71,7 @@ class TlsProxyConnection(PlainProxyConnection):
         await self.tls.write(data)
 
     def close(self) -> None:
-        """Reset the TCP connection. Do not send close_notify."""
+        """Reset the TCP connection without sending close_notify."""
         self.tls.abort()
 
     async def _receive(self, max_bytes: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Defines the error for a refusal or an invalid reply of a proxy."""
+"""Defines the error for a proxy that refuses a connection or sends an invalid reply."""
 
 from gateway.errors import TargetPathError
 

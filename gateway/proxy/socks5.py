@@ -87,7 +87,7 @@ async def connect(stream: PlainProxyConnection, to: HostPort) -> None:
 
 
 def _encoded(host: str) -> bytes:
-    """Return the address type, followed by the IP address or by the length and the name (RFC 1928, section 5)."""
+    """Encode a host: the address type, then the IP address or the length-prefixed name (RFC 1928, section 5)."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

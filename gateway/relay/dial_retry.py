@@ -1,6 +1,6 @@
-"""Repeats a dial if the SSH connection that the dial uses stops responding.
+"""Repeats a dial if its SSH connection stops responding.
 
-The module also notifies the caller of each abandoned dial that the target might have accepted.
+Also notifies the caller when a dial is abandoned, because the target might have accepted the connection.
 """
 
 import asyncio
@@ -32,8 +32,8 @@ async def retry_dial(
 
     Raises:
         DialError: `dial` raised this error.
-        LinkLostError: `dial` raised this error. If the error is a `RedialRequiredError`, no time remains for another
-            attempt.
+        LinkLostError: `dial` raised this error.
+        RedialRequiredError: `dial` raised this error, and no time remains for another attempt.
     """
     deadline = time.monotonic() + within
     left = within

@@ -1,7 +1,7 @@
-"""Defines the gateway's event loop. Its selector calls the handlers of relays, without a task for each event.
+"""Defines the gateway's event loop. Its selector calls the handlers of relays directly.
 
-A relay handles an event with one or two system calls. asyncio's own dispatch, with a handle for each event, would
-take longer than these calls. Therefore, the selector calls the relay handlers inside `select()`. `select()` returns
+A relay handles an event with one or two system calls. asyncio would first schedule a callback for the event, which
+takes longer than the system calls. The selector therefore calls the handlers inside `select()`. `select()` returns
 to asyncio only when asyncio has work: a descriptor of asyncio is ready, a timer is due, or a callback is scheduled.
 """
 
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 
 EventHandler = Callable[[int], None]
-"""A function that is called with the events that occurred, as a mask of constants of `gateway.relay.fd_poller`."""
+"""Handles events of a descriptor. The argument is a bit mask of constants such as `gateway.relay.fd_poller.READ`."""
 
 log = logging.getLogger(__name__)
 _MAX_EVENTS = 128

@@ -1,4 +1,4 @@
-"""Registers one socket with the event loop's poller, with an event mask that can change."""
+"""Registers one socket with the event loop's poller, and changes its event mask."""
 
 import socket
 
@@ -10,7 +10,7 @@ from gateway.relay.tcp_user_timeout_suspender import TcpUserTimeoutSuspender, us
 class FdRegistration:
     """Registers one socket with the running loop's poller. `close` removes the registration.
 
-    If the descriptor is already registered, the new registration replaces the handler and the mask.
+    If the socket's descriptor is already registered, the new registration replaces the handler and the mask.
 
     Args:
         sock: The socket. It must stay open until `close` is called.
@@ -34,8 +34,8 @@ class FdRegistration:
     def set_events(self, mask: int, *, shut: bool) -> None:
         """Set the events to wait for.
 
-        With an empty mask, the poller reports only hang-ups and errors of a TCP socket. It reports nothing for a unix
-        socket, because epoll would report a hang-up as soon as the peer closes, even if unread data remains.
+        If the mask is empty, the poller still reports hang-ups and errors of a TCP socket, but nothing for a unix
+        socket. For a unix socket, epoll reports a hang-up as soon as the peer closes, even if unread data remains.
 
         Args:
             mask: READ, WRITE, both, or 0.

@@ -20,8 +20,9 @@ def listen_tcp(
         family: AF_INET or AF_INET6. An IPv6 socket accepts no IPv4 clients.
         address: The address in the format of `socket.bind`. The first two items are the IP address and the port.
         backlog: Maximum number of connections in the kernel's accept queue (listen(2)).
-        free_bind: Whether to bind the address even if the host does not have it yet (ip(7), IP_FREEBIND). In this
-            case, log a warning. For example, Docker can create a bridge with the address after the gateway starts.
+        free_bind: Whether to bind the address even if the host does not have it yet (ip(7), IP_FREEBIND).
+            Such a bind logs a warning. For example, Docker can create a bridge with the address after the gateway
+            starts.
 
     Raises:
         OSError: The address cannot be bound.

@@ -22,7 +22,7 @@ class _SharedHistogram:
         self.latency = latency
         self.number = number
         self.channels = 0
-        """Number of channels that use the histogram."""
+        """Number of relays and listeners that use the histogram."""
 
 
 class NativeEngineHistograms:
@@ -37,17 +37,11 @@ class NativeEngineHistograms:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._by_latency: dict[int, _SharedHistogram] = {}
-        """Maps the `id()` of a Prometheus histogram to the histogram that is open for it in the native engine."""
+        """The open histograms, by the `id()` of their Prometheus histogram."""
         self._by_number: dict[int, _SharedHistogram] = {}
-        """Maps each number to the histogram that the number identifies.
-
-        `add` removes a closed histogram when the native engine's last record for the number arrives.
-        """
+        """The histograms, by number. A closed histogram remains until its last record arrives."""
         self._unused: dict[int, _SharedHistogram] = {}
-        """Maps numbers to the histograms that are open, but that no channel uses.
-
-        The histogram that has been unused for the longest time is first.
-        """
+        """The open histograms that are not in use, by number. The one that has been unused longest is first."""
         self._free: list[int] = []
 
     def acquire(self, latency: Histogram) -> int:
@@ -64,9 +58,9 @@ class NativeEngineHistograms:
         return shared.number
 
     def release(self, number: int) -> None:
-        """Record that one channel, pair or listener no longer uses the histogram that `number` identifies.
+        """Undo one call of `acquire` that returned `number`.
 
-        If more than `_MAX_UNUSED` histograms are unused, close the one that has been unused for the longest time.
+        If more than `_MAX_UNUSED` histograms are unused, close the one that has been unused longest.
         """
         shared = self._by_number[number]
         shared.channels -= 1
@@ -83,7 +77,7 @@ class NativeEngineHistograms:
 
         Args:
             number: Identifies the histogram in the native engine.
-            closed: Whether this is the last record for the number, so that the number can be used again.
+            closed: Whether the histogram is closed. This record is then its last, and the number is free again.
             total: The sum of the observations, in nanoseconds.
             counts: The number of observations in each bucket.
         """

@@ -23,7 +23,7 @@ Arguments = tuple[int, int, int, int]
 
 
 class NativeEventHandler(Protocol):
-    """Handles the event records that the native engine emits for one channel, connection or listener."""
+    """Handles the records of one SSH connection, channel, listener or pair of sockets in the native engine."""
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
         """Handle a record. If the record is the last one for this handler, call `NativeEngineRunner.forget`.
@@ -43,7 +43,7 @@ class NativeEngineRunner:
 
     Args:
         loop: The event loop.
-        growth_bytes: Maximum number of bytes by which all receive windows together may exceed their initial sizes.
+        growth_bytes: Maximum number of bytes by which all receive windows together may exceed their minimum sizes.
         thread: Whether the native engine runs in its own thread. Tests set it to False: the native engine then runs
             inside the event loop, which makes the tests deterministic.
     """
@@ -69,12 +69,12 @@ class NativeEngineRunner:
 
     @property
     def load(self) -> int:
-        """Number of SSH connections, listeners, channels and pairs of sockets that have a Python object."""
+        """Number of registered event handlers."""
         return len(self._objects)
 
     @property
     def grown_bytes(self) -> int:
-        """Number of bytes by which all receive windows together exceed their initial sizes."""
+        """Number of bytes by which all receive windows together exceed their minimum sizes."""
         return self._growth_bytes - self.engine.growth()
 
     def group_size(self, group: object) -> int:
@@ -103,7 +103,7 @@ class NativeEngineRunner:
         """Remove the event handler of `token`, and release the token.
 
         Call this method after the last record for the token. Also call it if the native engine could not create the
-        connection, channel, listener or pair of sockets that the token identifies.
+        object with this token.
         """
         del self._objects[token]
         self._groups.pop(token, None)
@@ -144,10 +144,10 @@ class NativeEngineRunner:
                 self._dispatch(kind, token, arguments, payload)
             except Exception:
                 # Many connections share the native engine: an error in one of them must not stop the others.
-                log.exception("the handler of a record from the native engine failed")
+                log.exception("could not handle a record from the native engine")
 
     def _restart(self) -> None:
-        """Replace the failed native engine. Notify its connections, channels, relays and listeners."""
+        """Replace the failed native engine, and notify all event handlers."""
         lost = list(self._objects.values())
         self.close()
         try:
@@ -178,15 +178,14 @@ class NativeEngineSet:
         self._loop = loop
 
     def runner(self, group: object = None) -> NativeEngineRunner:
-        """Select a native engine for a new connection or pair of sockets. Return the runner of the native engine.
+        """Return the runner to use for a new connection or pair of sockets.
 
-        If the number of running native engines is below `settings.threads`, start a new native engine. Otherwise,
-        select the native engine with the fewest connections of `group`. If several native engines have the same
-        number of these connections, select the native engine with the lowest load.
+        While there are fewer than `settings.threads` runners, create a new runner. Otherwise, select the runner with
+        the smallest `group_size`. If several runners have the same `group_size`, select the one with the lowest load.
 
         Args:
-            group: Identifies connections to distribute evenly over the native engines, such as the connections of a
-                tunnel. None if the new connection or pair of sockets belongs to no group.
+            group: Connections of the same group, such as those of a tunnel, are distributed evenly over the runners.
+                None for no group.
         """
         if len(self.runners) < self._threads:
             self.runners.append(NativeEngineRunner(self._loop, settings.growth_bytes // self._threads))
@@ -206,7 +205,7 @@ class NativeEngineSet:
 
     @property
     def grown_bytes(self) -> int:
-        """Number of bytes by which all receive windows together exceed their initial sizes."""
+        """Number of bytes by which all receive windows together exceed their minimum sizes."""
         return sum(runner.grown_bytes for runner in self.runners)
 
 

@@ -28,7 +28,7 @@ _NETWORK = struct.Struct("BB16s")
 
 
 class NativeListenerEventHandler(Protocol):
-    """Defines the methods that handle the clients of a `NativeListener`, and the end of the listener.
+    """Defines the callbacks of a `NativeListener`.
 
     Each method corresponds to a method of `gateway.contracts.client_accepting_link.AcceptedClientHandler`.
     """
@@ -125,11 +125,7 @@ class NativeListener(ABC):
         return pack_networks(self._rule.allow)
 
     def _read(self) -> tuple[int, int, int]:
-        """Return three counters of the listener, which `Engine.gauge` describes.
-
-        The counters are the clients that use a permit, the periods in which SSH connections were full, and the
-        connected clients that the native engine has not reported yet.
-        """
+        """Return the listener's counters: the first three values of `Engine.gauge`."""
         if self._closed or self._runner.engine is not self._engine:
             return self._handled, 0, 0
         return self._engine.gauge(self._token)[:3]

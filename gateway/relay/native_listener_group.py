@@ -14,8 +14,8 @@ from gateway.contracts.link import Stream
 from gateway.contracts.relay import Relay
 
 _RECALL_AFTER = 2.0
-"""Seconds for which clients still wait for the target after their listener has stopped. The listener then returns
-the waiting clients to the handler, which dials for them."""
+"""Number of seconds from `withdraw` to `recall`. Until then, clients may continue to wait for the target. `recall`
+returns the clients that still wait to the handler, which dials for them."""
 
 ListenerFactory = Callable[[Any, int, Any], Any]
 """Makes one native engine accept clients. Receives a listening socket, the number of permits, and the
@@ -56,8 +56,8 @@ class NativeListenerGroup:
         try:
             for at, (make, sock) in enumerate(places):
                 share = permits // len(places) + (at < permits % len(places))
-                # Each socket needs one listener, even if the listener gets no permits. Further listeners without
-                # permits would only delay clients.
+                # Each socket needs at least one listener, even without permits. Any other listener without permits
+                # would only delay clients.
                 if share or at < len(rule.sockets):
                     self._listeners.append(make(sock, share, self))
         except BaseException:
@@ -132,5 +132,5 @@ class NativeListenerGroup:
             self.on_all_closed()
 
     def on_all_closed(self) -> None:
-        """Report the end of the last listener to the handler."""
+        """Notify the handler that all listeners are closed."""
         self._handler.on_closed(self)

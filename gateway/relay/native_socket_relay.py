@@ -31,7 +31,7 @@ class NativeSocketRelay(NativeRelayBase):
             self._histogram = runner.histograms.acquire(latency)
 
     def start(self, client: socket.socket, backend: socket.socket) -> None:
-        """Start to relay between two sockets, which the native engine owns from now on.
+        """Start the relay. The native engine takes ownership of both sockets.
 
         Args:
             client: The accepted socket, non-blocking.
@@ -40,7 +40,7 @@ class NativeSocketRelay(NativeRelayBase):
         flags = ATTACH_MEASURE if self._measures else 0
         for sock, flag in ((client, ATTACH_UNIX), (backend, ATTACH_UNIX_BACKEND)):
             flags |= flag if sock.family == socket.AF_UNIX else 0
-            poller().remove(sock.fileno())  # an earlier owner might not have removed the socket from the poller
+            poller().remove(sock.fileno())  # the socket may still be registered
         self._histogram = self._runner.histograms.acquire(self._latency)
         self._runner.engine.pair(
             self._token, client.detach(), backend.detach(), self._histogram, flags, self._tap_mode

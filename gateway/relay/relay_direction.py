@@ -1,7 +1,7 @@
 """Copies bytes in one direction of a socket relay: reads from one socket and writes to another.
 
-Small messages pass through one shared buffer with `recv_into` and `send`. If two consecutive reads each return
-64 KiB or more, the direction switches to `splice` through a pipe, which does not copy the bytes into this process.
+Small messages pass through one shared buffer with `recv_into` and `send`. After two consecutive reads of 64 KiB or
+more, the direction switches to `splice`. `splice` moves the bytes through a pipe, without a copy into this process.
 """
 
 import contextlib
@@ -31,7 +31,8 @@ class RelayDirection:
     """Copies bytes in one direction of a relay, from `source` to `sink`."""
 
     reverse: "RelayDirection"
-    """The opposite direction, which reads from `sink`. The relay sets this attribute, and deletes it at the end."""
+    """The opposite direction, which reads from `sink`. The relay sets this attribute, and deletes it when the relay
+    ends."""
 
     __slots__ = (
         "bulk_reads", "byte_count", "discarding", "fin_detector", "on_data", "pending", "pipe", "pipe_bytes",
@@ -133,15 +134,15 @@ class RelayDirection:
     def abandon(self) -> None:
         """Discard pending data and all later data from the source, because writes to the sink fail.
 
-        The direction still reads from the source. If it did not, the source's peer might block while it sends, and
-        then never read the data of the opposite direction.
+        The direction still reads from the source. Otherwise, the source's peer could block in a write, and never read
+        the data of the opposite direction.
         """
         self.close()
         self.pending, self.pipe_bytes = None, 0
         self.discarding = self.sink_shut = self.undelivered = True
 
     def sink_was_reset(self) -> bool:
-        """Return whether `splice` hid a reset that the sink's peer sent instead of end-of-file.
+        """Return whether the sink's peer reset the connection, and `splice` hid the reset.
 
         Call this only after the sink has failed, or after a read from the sink has returned end-of-file.
         """

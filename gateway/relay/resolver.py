@@ -1,4 +1,4 @@
-"""Resolves host names in dedicated threads, with at most one concurrent lookup for each name.
+"""Resolves host names in dedicated threads.
 
 A lookup blocks its thread until the name server responds. Dedicated threads keep the threads of the event loop's
 default executor free. Concurrent requests for one name share one lookup.
@@ -23,13 +23,13 @@ Addresses = list[Any]
 
 @per_loop
 def _in_flight(loop: asyncio.AbstractEventLoop) -> dict[HostPort, asyncio.Future[Addresses]]:
-    """Return the lookups of the running loop that have no result yet."""
+    """Return the unfinished lookups of the running event loop."""
     del loop
     return {}
 
 
 def is_address(host: str) -> bool:
-    """Return whether `host` is an IP address, with or without a zone (RFC 4007), and not a name."""
+    """Return whether `host` is an IP address, with or without a zone (RFC 4007)."""
     try:
         ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
@@ -65,7 +65,7 @@ async def resolve(to: HostPort) -> Addresses:
         def on_done(done: asyncio.Future[Addresses]) -> None:
             in_flight.pop(to, None)
             if not done.cancelled():
-                done.exception()  # if all waiting tasks were cancelled, prevent asyncio from logging the exception
+                done.exception()  # otherwise, asyncio logs the exception if all waiting tasks were cancelled
 
         lookup.add_done_callback(on_done)
     return _shuffled(await asyncio.shield(lookup))

@@ -5,7 +5,7 @@ from collections import deque
 from itertools import islice
 
 _CHUNK = 64 * 1024
-"""Bytes per chunk. Short pieces of data share a chunk, because one object per piece would use much more memory."""
+"""Short pieces of data share a chunk of up to 64 KiB, because one object per piece would use much more memory."""
 _MAX_IOVECS = 16
 """Maximum number of chunks for each sendmsg(2) call."""
 

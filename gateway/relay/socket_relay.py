@@ -154,12 +154,12 @@ class SocketRelay:
     def _stop_writing_to(self, sock: socket.socket, error: OSError | None = None) -> None:
         """Stop writing to a socket, because it has failed or its peer has closed the connection.
 
-        If the peer of `sock` reset the connection without sending end-of-file first, reset both sockets. Otherwise,
-        continue to deliver the peer's data to the other socket, and discard the data for the peer.
+        If the peer reset the connection before it sent end-of-file, reset both connections of the relay. Otherwise,
+        discard all data for this socket, and continue to relay in the opposite direction.
 
         Args:
             sock: The client's or the backend's socket.
-            error: The error that a system call on the socket has raised. If it is None, read SO_ERROR of the socket.
+            error: The error of the failed system call; None to read SO_ERROR of the socket.
         """
         upload, download = self._upload, self._download
         reads, writes = (upload, download) if sock is self._client else (download, upload)

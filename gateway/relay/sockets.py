@@ -45,15 +45,15 @@ _RTO_MAX_MS = 2000
 def cap_retransmit_interval(sock: socket.socket) -> None:
     """Limit the retransmission timeout to two seconds, if the kernel supports this option (TCP_RTO_MAX_MS).
 
-    By default, TCP doubles the timeout after each retransmission. After an outage, a connection can therefore stay
-    idle for as long as the outage lasted.
+    By default, TCP doubles the timeout after each retransmission. Therefore, a connection can stay idle after an
+    outage for as long as the outage lasted.
     """
     with contextlib.suppress(OSError):  # the kernel does not support this option, or `sock` is not a TCP socket
         sock.setsockopt(socket.IPPROTO_TCP, _TCP_RTO_MAX_MS, _RTO_MAX_MS)
 
 
 NOTSENT_LOWAT = 128 * 1024
-"""Default limit, in bytes, on the unsent data that an SSH connection has in the kernel (TCP_NOTSENT_LOWAT)."""
+"""Default limit on the unsent bytes of an SSH connection in the kernel (TCP_NOTSENT_LOWAT)."""
 
 
 def limit_unsent(sock: socket.socket, backlog: int = NOTSENT_LOWAT) -> None:

@@ -1,8 +1,7 @@
 """Copies bytes between a stream, such as a TLS connection, and a socket pair.
 
-Code that requires a socket can use the stream through the socket pair. In this module, this code is called the user.
-The far side is the peer of the stream. An upload copies data from the user to the far side, and a download copies
-data from the far side to the user.
+The user of a bridge is code that requires a socket. It holds one end of the pair. The far side is the peer of the
+stream. An upload copies data from the user to the far side; a download copies data from the far side to the user.
 """
 
 import asyncio
@@ -147,7 +146,7 @@ class StreamBridge:
 
         Args:
             download: The task of `_download`.
-            silence_timeout: Seconds without data from the far side after which this method returns.
+            silence_timeout: Maximum number of seconds to wait without data from the far side.
         """
         poller = select.poll()
         poller.register(self._inner, 0)  # with an empty mask, poll(2) reports only hang-ups and errors
@@ -178,7 +177,7 @@ class StreamBridge:
     async def _read_from_user(self) -> bytes:
         try:
             return await asyncio.get_running_loop().sock_recv(self._inner, self._chunk)
-        except OSError:  # `sock` was closed with unread data, but all data that was written to `sock` has arrived
+        except OSError:  # `sock` was closed with unread data; the upload has been read completely
             return b""
 
     async def _download(self) -> _DownloadResult:
@@ -218,7 +217,7 @@ def _result(task: "asyncio.Task[bool] | asyncio.Task[_DownloadResult]") -> objec
 
 
 def _upload_continues(relay: SocketRelay) -> bool:
-    """Return whether the bridge sends its remaining data to the far side after the relay has ended."""
+    """Return whether to send the rest of the upload after the relay has ended."""
     return relay.upload_complete and relay.ended.result() in (CloseReason.FINISHED, CloseReason.CLIENT_RESET)
 
 

@@ -144,7 +144,7 @@ def _reject_self_connection(sock: Stream) -> None:
 
 
 def _dial_error(to: HostPort, error: OSError) -> DialError:
-    # If several addresses fail with different errors, only the message of the exception contains the error numbers.
+    # If several addresses fail with different errors, the exception has no `errno`: find the numbers in its message.
     numbers = {error.errno} if error.errno else {int(each) for each in _ERRNO_PATTERN.findall(str(error))}
     text = ", ".join(sorted(map(os.strerror, numbers))) or str(error)
     if numbers == {errno.ETIMEDOUT}:

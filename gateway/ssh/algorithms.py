@@ -65,8 +65,8 @@ HOST_KEYS = (*(f"{name.removesuffix('@openssh.com')}{_CERTIFICATE}" for name in 
 """The default host key algorithms, in OpenSSH's order (ssh_config(5), HostKeyAlgorithms)."""
 
 DEFAULTS = {"kex": KEX, "ciphers": CIPHERS, "macs": MACS, "host_key_algorithms": HOST_KEYS}
-"""The default algorithms by configuration key, in order of preference. Weak algorithms are excluded: SHA-1, DSA, MD5
-and MACs of 64 bits."""
+"""The default algorithms by configuration key, in order of preference. Weak algorithms are excluded: SHA-1, DSA, MD5,
+and 64-bit MACs."""
 _SUPPORTED: dict[str, Callable[[], Sequence[bytes]]] = {
     "kex": get_kex_algs,
     "ciphers": get_encryption_algs,
@@ -75,7 +75,7 @@ _SUPPORTED: dict[str, Callable[[], Sequence[bytes]]] = {
 }
 _LABELS = {"kex": "key exchange", "ciphers": "cipher", "macs": "MAC", "host_key_algorithms": "host key algorithm"}
 _MAX_LISTED = 400
-"""Maximum length of a server's list of algorithms in an error message, in characters."""
+"""Error messages show at most this many characters of a server's list of algorithms."""
 
 
 class NoCommonAlgorithmError(asyncssh.KeyExchangeFailed):
@@ -115,7 +115,7 @@ def validate(key: str, names: Sequence[str]) -> None:
         ValueError: An algorithm is not known, or this machine supports none of the algorithms.
     """
     available = supported(key)
-    # Accept a default algorithm that this machine's OpenSSL does not support, because several machines can share one
+    # Accept default algorithms even if this machine's OpenSSL does not support them: several machines can share one
     # configuration.
     for name in names:
         if name not in available and name not in DEFAULTS[key]:
@@ -184,11 +184,11 @@ def ca_signature_algorithm(certificate: Any) -> str:
 
 
 def negotiate(proposal: SSHPacket, client: Mapping[str, Sequence[bytes]]) -> tuple[str, list[str]]:
-    """Negotiate algorithms with a server's proposal (RFC 4253, section 7.1).
+    """Choose algorithms that both the client and the server support (RFC 4253, section 7.1).
 
     Args:
         proposal: The server's SSH_MSG_KEXINIT, from which the caller has already read the cookie.
-        client: The client's proposal by configuration key, in order of preference.
+        client: The client's algorithms for each configuration key, in order of preference.
 
     Returns:
         The negotiated host key algorithm, and the list of all host key algorithms that the server offers.

@@ -1,4 +1,4 @@
-"""Implements the asyncio transport of SSH connections over a socket, and logs in over this transport."""
+"""Implements `AsyncioSshTransport`, an asyncio transport for asyncssh, and logs in to SSH servers over it."""
 
 import asyncio
 import logging
@@ -93,16 +93,13 @@ class AsyncioSshTransport(asyncio.Transport):
     # The pool calls the method below.
 
     def last_heard(self, within: float) -> float:
-        """Return when the peer last showed that it is alive.
+        """Return the monotonic time, in seconds, at which the peer last showed that it is alive.
 
         Received data shows that the peer is alive. After a key exchange has lasted for `within` seconds, further data
         does not count, because a peer that never completes the exchange is useless.
 
         Args:
             within: Maximum duration of a key exchange, in seconds.
-
-        Returns:
-            The monotonic time, in seconds.
         """
         if self._conn.may_send_data:
             return self._last_received
@@ -135,7 +132,7 @@ class AsyncioSshTransport(asyncio.Transport):
                 self._update_interest()
             if event & ~WRITE and not self._closed:
                 self._receive()
-                # If data can be sent and there is no backlog, the event mask does not change: skip the update.
+                # Skip the update if the mask stays READ: while `may_send` is true, there is no backlog.
                 if self._mask != READ or not self.queue.may_send:
                     self._update_interest()
         except Exception as error:

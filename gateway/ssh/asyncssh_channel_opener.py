@@ -49,8 +49,8 @@ class AsyncsshChannelOpener:
     ) -> AsyncsshRelay:
         """See `gateway.ssh.channel_interfaces.ChannelOpener`."""
         relay = AsyncsshRelay(latency, self._queue, tap)
-        # A separate task opens the channel, because asyncssh leaks a channel if the task that opens the channel is
-        # cancelled (asyncssh #823). If the caller stops waiting, `_abort_late` aborts the channel once it is open.
+        # Open the channel in a separate task, because asyncssh leaks a channel whose opening is cancelled
+        # (asyncssh #823). If the caller stops waiting, `_abort_late` aborts the channel once it is open.
         opening: asyncio.Task[_Opened] = asyncio.ensure_future(self._open_channel(relay, to))
         self._opening.add(opening)
         opening.add_done_callback(self._opening.discard)

@@ -54,13 +54,13 @@ def take_unread_data(channel: Any) -> UnreadChannelData:
 
 
 def disable_auto_adjust(conn: asyncssh.SSHClientConnection) -> None:
-    """Make new channels of `conn` leave flow control to their sessions.
+    """Let each session of a new channel of `conn` control its receive window.
 
-    Each session must call `send_window_adjust` itself. By default, asyncssh grants the peer a full window again when
-    the session receives a packet, even if asyncssh still buffers other data. The peer could then send without limit.
+    The session must call `send_window_adjust` itself. By default, asyncssh refills the window when it passes a packet
+    to the session, even if it still buffers other data. The peer could then send without limit.
 
-    In addition, make new channels call the session's `resume_writing` each time the peer increases the send window.
-    By default, asyncssh calls `resume_writing` only when its own send buffer drains.
+    New channels also call the session's `resume_writing` each time the peer increases the send window. By default,
+    asyncssh does so only when its own send buffer drains.
     """
     for name in ("create_tcp_channel", "create_unix_channel"):
         setattr(conn, name, partial(_create_without_auto_adjust, getattr(conn, name)))

@@ -100,7 +100,7 @@ class AsyncsshRelay(AsyncsshRelayClientSide, asyncssh.SSHTCPSession[bytes]):
     def connection_lost(self, exc: Exception | None) -> None:
         """Handle the close of the channel or the loss of the SSH connection.
 
-        asyncssh can still buffer data that it has not passed to `data_received`. Deliver this data first.
+        First deliver the data that asyncssh has received, but has not yet passed to `data_received`.
         """
         del exc
         unread = take_unread_data(self._channel)

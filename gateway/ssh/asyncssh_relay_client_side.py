@@ -124,7 +124,7 @@ class AsyncsshRelayClientSide(AsyncsshRelayCounters):
             return
         try:
             if event == watch.mask == READ:
-                self._read_client()  # `_read_client` calls `_update_interest` if necessary
+                self._read_client()  # calls `_update_interest` if the interest changes
             else:
                 self._handle_client_event(event, watch)
         except Exception:
@@ -169,8 +169,8 @@ class AsyncsshRelayClientSide(AsyncsshRelayCounters):
         immediately. The relay then closes the channel, because SSH cannot forward a reset (RFC 4254, section 5.3).
 
         Args:
-            error: The error that a system call on the socket has returned; None to query the socket for its error.
-                The kernel reports an error only once, so a query cannot find an error that a call has returned.
+            error: The error of a failed system call on the socket; None to read SO_ERROR instead. The kernel clears
+                SO_ERROR when a call returns the error.
         """
         client = self._client
         if client is None or self.ended.done():
@@ -218,10 +218,10 @@ class AsyncsshRelayClientSide(AsyncsshRelayCounters):
     # The methods below forward the backend's EOF to the client, and end the relay.
 
     def _propagate_end(self) -> None:
-        """Forward the backend's EOF to the client as soon as all of the backend's data is delivered.
+        """Forward the backend's EOF to the client, and end the relay if it is complete.
 
-        If no more data waits for the client, end the relay in these cases: both directions have ended, the peer has
-        closed the channel, or the SSH connection is lost.
+        If data still waits for the client, do neither. The relay is complete if both directions have ended, the peer
+        has closed the channel, or the SSH connection is lost.
         """
         if self._client is None or self.ended.done():
             return

@@ -58,7 +58,7 @@ def sshd_config_lines(user: str, *, unix_sockets: bool) -> list[str]:
 def render_authorized_keys(
     name: str, options: SshOptions, targets: Sequence[str], sources: Sequence[str], *, unix_sockets: bool
 ) -> list[str]:
-    """Return authorized_keys lines that permit a tunnel, and comments with lines for sshd_config(5).
+    """Return the authorized_keys lines for a tunnel. Comments among them contain lines for sshd_config(5).
 
     Reads the tunnel's keys. The call blocks.
 

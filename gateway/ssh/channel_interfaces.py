@@ -10,7 +10,7 @@ from gateway.metric_types import Histogram
 
 
 class SshChannel(Relay, Protocol):
-    """Defines the interface of open SSH channels, which relay bytes between a client and a target."""
+    """Defines the interface of an open SSH channel, which relays bytes between a client and a target."""
 
     @property
     def cut_short(self) -> bool:
@@ -21,7 +21,7 @@ class SshChannel(Relay, Protocol):
 
     @property
     def buffered(self) -> int:
-        """Number of bytes from the backend that wait until the client's socket accepts them."""
+        """Number of bytes received from the target, but not yet accepted by the client's socket."""
 
     def attach(self, client: socket.socket) -> None:
         """Start to relay bytes between `client` and the target. The relay owns `client` from now on."""
@@ -41,7 +41,9 @@ class ChannelOpener(Protocol):
         timeout: float,  # noqa: ASYNC109 - every dial takes its timeout as an argument
         tap: Tap | None = None,
     ) -> SshChannel:
-        """Open a channel to `to`. If the channel opens after this method has raised an error, close the channel.
+        """Open a channel to `to`.
+
+        If this method raises an error, it also closes the channel, even if the channel opens later.
 
         Args:
             to: The target.

@@ -30,8 +30,8 @@ async def connect(
 ) -> asyncssh.SSHClientConnection:
     """Connect, verify the host key and log in.
 
-    A server presents one host key per connection. If this key does not match a pinned fingerprint, a host key of
-    another type might match. The function then connects again, and proposes only the other key types.
+    A server presents only one of its host keys per connection. If fingerprints are pinned and this key matches none
+    of them, connect again and propose only the other key types.
 
     Args:
         options: The tunnel's options.
@@ -69,8 +69,8 @@ async def _connect(
         sock: The socket to the server. This function takes ownership of it.
         progress: Called when the login starts.
         memory: Remembers the type of the tunnel's last trusted host key.
-        refusals: The verifiers of earlier connections, which refused the server's host key. If the server might have
-            a trusted host key of another type, this function appends the verifier of this connection to the list.
+        refusals: The verifiers that refused the server's host keys on earlier connections. If this connection's
+            verifier also refuses the key, and another key type is left to try, this function appends the verifier.
     """
     conn: asyncssh.SSHClientConnection | None = None
     verifier: HostKeyVerifier | None = None

@@ -1,22 +1,23 @@
 """Defines the size limits of SSH channels, and limits the total size of their receive windows. Does no I/O.
 
 A window of W bytes limits a channel to W bytes per round trip (RFC 4254, section 5.2). The native engine enlarges a
-window if the channel uses more than half of the window in one round trip. The windows of asyncssh's channels do not
+window if the channel uses at least half of the window in one round trip. The windows of asyncssh's channels do not
 grow.
 
-If a client reads slowly, received data uses memory. Budgets therefore limit the windows. N channels buffer at most
-`INITIAL_BUDGET_BYTES` + `GROWTH_BUDGET_BYTES` + N * `MIN_WINDOW` bytes. Python objects add up to a tenth of this
-sum. A window returns its bytes to the budget after the gateway has delivered the last byte to the client.
+If a client reads slowly, the gateway buffers up to one window of data. Budgets limit this memory: N channels buffer
+at most `INITIAL_BUDGET_BYTES` + `GROWTH_BUDGET_BYTES` + N * `MIN_WINDOW` bytes. Python objects use at most another
+tenth of this sum. A window returns its bytes to the budget after the gateway has delivered the last byte to the
+client.
 """
 
 from gateway._dataplane import settings
 
 INITIAL_WINDOW = 2 * 1024 * 1024
 MIN_WINDOW = 256 * 1024
-"""The initial window of a channel, in bytes, if other channels have used up `INITIAL_BUDGET_BYTES`."""
+"""The initial window of a channel, in bytes, if the budget does not suffice for `INITIAL_WINDOW`."""
 INITIAL_BUDGET_BYTES = 512 * 1024 * 1024
-"""Limit, in bytes, on the initial windows of all channels together. The `MIN_WINDOW` that each channel always gets
-does not count toward this limit."""
+"""Limit, in bytes, on the initial windows of all channels together. The first `MIN_WINDOW` bytes of each window do
+not count."""
 MAX_WINDOW = 32 * 1024 * 1024
 MAX_RECEIVE_PACKET = 128 * 1024
 """Maximum size, in bytes, of packets that the native engine's channels receive. With packets of 32 KiB and a
@@ -24,10 +25,11 @@ large window, sshd uses several times more CPU time."""
 MAX_SEND_PACKET = 32 * 1024
 """Maximum number of data bytes per sent packet. OpenSSH accepts no larger packets."""
 ADJUST_BYTES = 256 * 1024
-"""Number of bytes that a client must consume before the gateway sends a window adjust to the server. If the gateway
-waited until the client has consumed half of the window, the server would be idle for part of each round trip."""
+"""The gateway sends a window adjust after the client has consumed this number of bytes, or a quarter of the window if
+that is less. If the gateway waited for half of the window, the server would be idle for part of each round trip."""
 GROWTH_BUDGET_BYTES = settings.growth_bytes
-"""Limit, in bytes, on the growth of all windows of this process together, beyond their initial sizes."""
+"""Limit, in bytes, on the total growth of all windows. The channels of native listeners also use this budget for
+their initial windows."""
 CONNECTION_GROWTH_BYTES = 128 * 1024 * 1024
 """Limit, in bytes, on the growth of all windows of one SSH connection, so that a connection with a long round trip
 does not use all of `GROWTH_BUDGET_BYTES`."""
@@ -56,14 +58,14 @@ class ByteBudget:
 
 
 INITIAL_BUDGET = ByteBudget(INITIAL_BUDGET_BYTES)
-"""The budget for initial windows, shared by all channels of this process."""
+"""The budget for initial windows, shared by all channels of this process except those of native listeners."""
 
 
 class ReceiveWindow:
     """The receive window of one channel. The relay that owns the window must call `close`.
 
     Args:
-        budget: The budget from which the window takes the bytes that exceed `MIN_WINDOW`.
+        budget: Provides the bytes of the window beyond the first `MIN_WINDOW` bytes.
     """
 
     __slots__ = ("_budget", "adjust_threshold", "consumed", "size")

@@ -34,13 +34,13 @@ class TrustedHostKeys:
     ) -> list[str]:
         """Return the host key algorithms to propose. Algorithms with a trusted key come first, as in OpenSSH.
 
-        The other algorithms follow, so that a server without a trusted key still presents a key. The error message
-        can then describe this key.
+        The other algorithms follow, so that a server without a trusted key also presents a key. The login error
+        describes this key.
 
         Args:
             allowed: The configured algorithms, in order of preference.
-            remembered: The type of the key that was most recently trusted.
-            refused: Types of the untrusted keys that the server has presented.
+            remembered: The key type to propose first; None if no type is remembered.
+            refused: Key types not to propose, because the server's keys of these types are not trusted.
         """
         key_types = {key.get_algorithm() for key in self.keys}
 
@@ -94,7 +94,7 @@ def read_trust(options: SshOptions, address: str = "") -> TrustedHostKeys:
 
 @dataclass
 class RememberedHostKeyType:
-    """Remembers the type of a tunnel's last trusted host key. The next connection proposes this type first.
+    """Remembers which type of host key a tunnel accepted. The next connection proposes this type first.
 
     The type is remembered only if a fingerprint is pinned, because a fingerprint does not reveal the type of the key.
 
@@ -111,8 +111,8 @@ class HostKeyVerifier(asyncssh.SSHClient):
     Args:
         trust: The trusted host keys.
         options: The tunnel's options.
-        memory: The type of the tunnel's last trusted host key.
-        before: The verifiers of earlier connections on which this server presented an untrusted key.
+        memory: The remembered key type; `remember_key_type` updates it.
+        before: Verifiers that refused this server's host keys on earlier connections.
     """
 
     def __init__(
@@ -149,9 +149,9 @@ class HostKeyVerifier(asyncssh.SSHClient):
 
     @property
     def has_other_key_types(self) -> bool:
-        """Whether the server also offers a host key whose type differs from the type of the refused key.
+        """Whether the server offers a host key of another type than the refused key.
 
-        Such a key might match a pinned fingerprint. False if no fingerprint is pinned.
+        The other key might match a pinned fingerprint. False if no key was refused, or no fingerprint is pinned.
         """
         if self.refused_key_type is None or not self.trust.fingerprints:
             return False
@@ -159,7 +159,7 @@ class HostKeyVerifier(asyncssh.SSHClient):
         return any(each in theirs and algorithms.key_type_of(each) != self.refused_key_type for each in self.proposal)
 
     def remember_key_type(self, conn: asyncssh.SSHClientConnection) -> None:
-        """Remember the type of the host key of an authenticated connection, for the tunnel's next connection."""
+        """Remember the server's key type for the tunnel's next connection. Call this method after the login."""
         key = conn.get_server_host_key()
         if self.trust.fingerprints and key is not None:
             self._memory.key_type = key.get_algorithm()
@@ -193,7 +193,7 @@ class HostKeyVerifier(asyncssh.SSHClient):
         return None if accepted else f"it is signed with {name}, which is not in host_key_algorithms"
 
     def record_refused_certificate(self, certificate: Any, reason: str) -> None:
-        """Record a refused certificate for error messages.
+        """Record a refused certificate, so that error messages can describe it.
 
         Call this method only if the key in the certificate is not a trusted host key.
         """

@@ -41,8 +41,7 @@ class KnownHosts:
 
     Args:
         hosts: The lines of all files, parsed by asyncssh (`asyncssh.import_known_hosts`).
-        stamp: Identifies the version of the files. None if a file changed very recently: the timestamp of such a
-            file does not reliably identify the version.
+        stamp: Identifies the version of the files. None if a file has just changed; see `_MTIME_SETTLED_NS`.
     """
 
     hosts: Any
@@ -50,11 +49,10 @@ class KnownHosts:
     _cache: dict[tuple[str, int, str], KnownHostEntries] = field(default_factory=dict)
 
     def look_up(self, name: str, port: int, address: str) -> KnownHostEntries:
-        """Return the entries for a server.
+        """Return the entries for a server. Names are not case-sensitive, as in OpenSSH.
 
-        A key is trusted only if an entry lists it for the configured name. An entry for the server's address does not
-        make a key trusted, as in OpenSSH without CheckHostIP. A key is revoked if an entry revokes it for the name or
-        for the address, with or without the port. Names are not case-sensitive, as in OpenSSH.
+        Trusted keys come only from the lines for the configured name, as in OpenSSH without CheckHostIP. Revoked keys
+        also come from the lines for the server's address, with or without the port.
 
         Args:
             name: The configured host name or address.
@@ -159,8 +157,8 @@ def _read(path: Path) -> tuple[str, tuple[int, ...] | None]:
     An invalid line is an error, because the operator might have written it to revoke a key.
 
     Returns:
-        The content, and a stamp that identifies the file's version. The stamp is None if the file changed recently:
-        a timestamp then does not reliably identify the version.
+        The content, and a stamp that identifies the file's version. The stamp is None if the file has just changed;
+        see `_MTIME_SETTLED_NS`.
     """
     try:
         with path.open("rb") as file:

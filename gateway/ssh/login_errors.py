@@ -1,4 +1,4 @@
-"""Converts errors of an SSH login to tunnel errors that name the credentials used and the remedy."""
+"""Converts SSH login errors to tunnel errors. The error of a refused login names the credentials that were used."""
 
 import shlex
 

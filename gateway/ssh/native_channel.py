@@ -18,8 +18,7 @@ from gateway.relay.sockets import reset
 from gateway.ssh.flow_control import INITIAL_BUDGET, ByteBudget, ReceiveWindow
 
 _IN_ENGINE = ReceiveWindow(ByteBudget(0))
-"""A placeholder for the window of a channel that the native engine has opened. The native engine manages the real
-window."""
+"""A placeholder for channels that the native engine opens itself. The native engine manages their windows."""
 
 
 class NativeChannel(NativeRelayBase):
@@ -29,9 +28,10 @@ class NativeChannel(NativeRelayBase):
         runner: Runs the native engine.
         latency: The histogram for response latency.
         tap: Observes the relayed bytes until `tap.finished` is true; None if the relay has no tap.
-        on_answered: Called with this channel when the server has replied to CHANNEL_OPEN, or the connection is lost.
-        joined: The native engine's token for a channel that the native engine has already opened for a client; None
-            to open a new channel.
+        on_answered: Called with this channel when the server replies to CHANNEL_OPEN, or when the request fails
+            without a reply.
+        joined: The native engine's token of the channel, if the native engine has already opened the channel for a
+            client; None to open a new channel.
     """
 
     __slots__ = ("_on_answered", "opened", "window")
@@ -46,7 +46,7 @@ class NativeChannel(NativeRelayBase):
     ) -> None:
         super().__init__(runner, latency, tap, joined)
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """A future that completes when the channel is open, or fails with the reason why the channel is not open."""
+        """Completes when the channel is open. If the channel cannot be opened, the future fails with the reason."""
         self.window = ReceiveWindow(INITIAL_BUDGET) if joined is None else _IN_ENGINE
         self._on_answered = on_answered
         if joined is not None:

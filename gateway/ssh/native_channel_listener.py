@@ -69,7 +69,11 @@ class NativeChannelListener(NativeListener):
 
     @property
     def overflow_periods(self) -> int:
-        """Number of periods of about one second in which more than 3/4 of the new channels used full connections."""
+        """Number of periods with too few SSH connections for the new channels.
+
+        A period lasts about one second. It counts if more than 3/4 of its new channels were opened on full
+        connections. Periods with few new channels do not count.
+        """
         return self._read()[1]
 
     def _create_relay(self, token: int, wire: int, tap: Tap | None) -> NativeChannel:

@@ -7,7 +7,7 @@ from asyncssh.encryption import ChachaEncryption, Encryption, GCMEncryption
 _TAG = 16
 """Length of the authentication tag, in bytes."""
 _GCM_NAMES = {16: "aes128-gcm@openssh.com", 32: "aes256-gcm@openssh.com"}
-"""Names of AES-GCM by the size of the key in bytes."""
+"""AES-GCM cipher names by key size in bytes."""
 
 
 class CipherKey(NamedTuple):

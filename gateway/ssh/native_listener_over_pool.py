@@ -1,4 +1,4 @@
-"""Makes native engines accept the clients of targets, and spread the clients over the SSH connections of a pool."""
+"""Accepts clients in native engines, and distributes the clients over the SSH connections of a pool."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 
 
 class NativeListenerOverPool(NativeListenerGroup):
-    """Makes native engines accept the clients of one target, and spread these clients over a pool's connections.
+    """Accepts the clients of one target in native engines, and distributes them over the SSH connections of a pool.
 
     Args:
         rule: The sockets, the target, and the allowed clients.
         permits: Number of clients that the listener may accept until the gateway permits more.
-        connections: The SSH connections for the channels. A native engine must handle each of them.
+        connections: The SSH connections to use. All of them must be handled by native engines.
         handler: Receives the events of the listener, and the clients that the native engines do not connect to the
             target.
         owner: Manages the listeners of the pool.
@@ -45,7 +45,7 @@ class NativeListenerOverPool(NativeListenerGroup):
         self.connections = list(connections)
         self._owner = owner
         self._overflow_periods = 0
-        """The sum of `NativeChannelListener.overflow_periods` of all listeners at the last `_grow_if_full`."""
+        """The total `NativeChannelListener.overflow_periods` at the previous call of `_grow_if_full`."""
         super().__init__(rule, permits, _listener_factories(rule, connections), handler)
 
     # The listeners of the native engines call the methods below.
@@ -63,10 +63,9 @@ class NativeListenerOverPool(NativeListenerGroup):
         super().on_served(clients)
 
     def _grow_if_full(self) -> None:
-        """Open another connection if all connections are full now, or if they were full when recent channels opened.
+        """Open another connection if all connections are almost full, or if `overflow_periods` has increased.
 
-        `PooledConnection.load` alone is not sufficient, because many channels can open and end before Python reads
-        the load.
+        `PooledConnection.load` alone misses channels that open and end before Python reads it.
         """
         if not self._active:
             return
@@ -88,7 +87,7 @@ class NativeListenerOverPool(NativeListenerGroup):
 
 
 def _listener_factories(rule: ClientAcceptRule, connections: Sequence[PooledConnection]) -> list[ListenerFactory]:
-    """Return one function for each native engine that handles a connection. Each function creates a listener."""
+    """Return a listener factory for each native engine that handles at least one of `connections`."""
     by_runner: dict[Any, dict[int, PooledConnection]] = {}
     for each in connections:
         if each.native_transport is not None:
@@ -115,9 +114,9 @@ class NativeListenersOfPool:
         self._listeners: set[NativeListenerOverPool] = set()
 
     def check(self, connections: Sequence[PooledConnection]) -> None:
-        """Check whether the connections of a listener are alive.
+        """Check whether connections are alive.
 
-        Called when the listener has stopped accepting clients, while earlier clients still wait for channels.
+        A listener calls this method if it stops accepting clients while other clients wait for channels.
         """
         for each in connections:
             self._check_alive(each)
@@ -156,7 +155,7 @@ class NativeListenersOfPool:
         return listener
 
     def update(self, connections: Sequence[PooledConnection]) -> None:
-        """Stop each listener that does not use exactly `connections`. An empty sequence stops all listeners."""
+        """Stop each listener whose connections differ from `connections`. An empty sequence stops all listeners."""
         for each in list(self._listeners):
             if each.connections != list(connections):
                 each.stop(failed=False)

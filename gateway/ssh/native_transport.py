@@ -33,10 +33,10 @@ from gateway.ssh.ssh_connection import SshConnection
 
 log = logging.getLogger(__name__)
 _ACCEPT_BYTES = 64 * 1024
-"""Number of bytes that asyncssh processes before the transport reports them to the native engine. While more than
-256 KiB are not reported, the native engine receives no data on this connection."""
+"""The transport reports processed bytes to the native engine when there are at least this many. While more than
+256 KiB are unreported, the native engine does not read from the connection."""
 _RETRY_SECONDS = 0.005
-"""Seconds between two checks of whether the connection is ready to be passed to the native engine."""
+"""Seconds between attempts to pass the connection to the native engine."""
 
 
 class NativeTransport(asyncio.Transport):
@@ -142,13 +142,13 @@ class NativeTransport(asyncio.Transport):
         permits: int,
         handler: NativeChannelEventHandler,
     ) -> NativeChannelListener:
-        """Accept clients in the native engine of this connection; see `NativeChannelListener`."""
+        """Return a listener that accepts clients in this connection's native engine."""
         return NativeChannelListener(self.runner, rule, connections, max_packet, sock, permits, handler)
 
     def recall_clients(self) -> None:
-        """Make the native engine return its waiting clients to the event loop.
+        """Recall the clients that wait for a channel of this connection to open.
 
-        These clients wait until a channel of this connection is open.
+        The native engine returns these clients to the event loop.
         See `gateway.contracts.client_accepting_link.ClientAcceptingListener.recall`.
         """
         if not self._closed:

@@ -35,12 +35,12 @@ def _check_host(text: str) -> None:
 
 @dataclass(frozen=True)
 class KeepaliveOptions:
-    """The times after which the gateway sends keepalives and replaces a silent SSH connection.
+    """How often the gateway sends keepalives, and when it replaces a silent SSH connection.
 
     Args:
         interval: Time between two keepalives.
         suspect: Silence after which new clients use another connection, and a replacement is dialed.
-        replace: The connection is closed after a silence of `suspect` + `replace` if other connections receive data.
+        replace: Additional silence before a suspect connection is closed, if other connections receive data.
         lost: Silence after which the connection is closed even if no other connection receives data. If the network
             recovers earlier, the connections of clients continue.
     """
@@ -100,13 +100,13 @@ class SshOptions:
         macs: Message authentication codes in order of preference, for ciphers other than AES-GCM and ChaCha20.
         host_key_algorithms: Algorithms for host keys and for CA signatures, in order of preference. Algorithms with a
             trusted key are proposed first.
-        data_plane: The code that moves the bytes of the channels. `auto` uses the gateway's own data plane in C for
-            AES-GCM and ChaCha20-Poly1305. For other ciphers, or if the data plane in C is not built, `auto` uses
-            asyncssh's channels, which are slower. `native` is like `auto`, but it is an error if the data plane in C
-            is not built. `asyncssh` always uses asyncssh's channels. If all SSH tunnels have `asyncssh`, no
-            connection uses the data plane in C.
-        proxy_command: A program, with its arguments, whose standard input and output are the connection to the
-            server. It runs without a shell. `{host}`, `{port}` and `{user}` are replaced by the values of these keys.
+        data_plane: The code that moves the bytes of the channels. `auto` uses the native engine (written in C) for
+            AES-GCM and ChaCha20-Poly1305. For other ciphers, or if the native engine is not built, `auto` uses
+            asyncssh, which is slower. `native` is like `auto`, but fails if the native engine is not built.
+            `asyncssh` always uses asyncssh. If all SSH tunnels have `asyncssh`, no connection uses the native engine.
+        proxy_command: A program and its arguments. The standard input and output of the program are the connection to
+            the server. The program runs without a shell. `{host}`, `{port}` and `{user}` are replaced by the values
+            of these keys.
         environment: Names of environment variables to pass to `proxy_command`, in addition to PATH, HOME, USER,
             LOGNAME, TZ and the locale.
         login_exit_codes: Exit codes with which `proxy_command` reports that its own login failed. The tunnel is then

@@ -35,7 +35,7 @@ _SLOW_OPEN = 0.4
 _TIMER_SLACK = 0.01
 """Seconds to add to the delay of a timer, because the event loop can run a timer slightly too early."""
 _LATE_TICK = 1.0
-"""If the keepalive timer runs more than this number of seconds late, or more than half of `keepalive.suspect` late,
+"""Maximum delay of the keepalive timer, in seconds, but at most half of `keepalive.suspect`. After a longer delay,
 the pool assumes that this process was suspended."""
 _NO_ANSWER_HINT = (
     "the SSH server has not replied to any CHANNEL_OPEN request yet: check that it permits TCP forwarding, "
@@ -127,9 +127,9 @@ class SshConnectionPool:
         return usable[chosen]
 
     def _grow(self) -> None:
-        """Start to dial another connection. Do nothing if the pool has its maximum size, or already dials one.
+        """Start to dial another connection, unless the pool has its maximum size or already dials one.
 
-        In any case, the pool closes no idle connection for the next `_IDLE_BEFORE_SHRINK` seconds.
+        Also keep idle connections open for the next `_IDLE_BEFORE_SHRINK` seconds.
         """
         usable = sum(connection.alive for connection in self._usable)
         self._idle_since = time.monotonic()
@@ -145,9 +145,9 @@ class SshConnectionPool:
         self._loop.call_later(SLOW_KEEPALIVE + _TIMER_SLACK, lambda: self._apply_policy(time.monotonic()))
 
     async def socket(self, to: HostPort, phases: PhaseTimer | None = None) -> Stream:
-        """Connect a non-blocking socket to `to`; see `gateway.contracts.link.Link`.
+        """Connect a non-blocking socket to `to`, and record the duration as the phase `channel`.
 
-        Record in `phases`, as `channel`, how long it takes to open the channel.
+        See `gateway.contracts.link.Link`.
         """
         caller_end, relay_end = socket_pair()
         timed = phases or PhaseTimer()
@@ -272,7 +272,7 @@ class SshConnectionPool:
         """Report the tunnel as suspect if all connections are silent, and as up when one of them receives data again.
 
         Args:
-            silence: The shortest silence of all connections, in seconds; None if not all are silent.
+            silence: Seconds for which no connection has received data; None if not all connections are silent.
         """
         if silence is not None and not self._all_silent:
             self._progress(

@@ -14,8 +14,8 @@ from gateway.text_sanitizer import one_line
 log = logging.getLogger(__name__)
 
 _MIN_RETRY, _MAX_RETRY = 0.25, 10.0
-"""Limits of the retry delay, in seconds. The delay is a random time between zero and a bound. The bound is initially
-`_MIN_RETRY`, doubles after each failure, and never exceeds `_MAX_RETRY`."""
+"""The retry delay is random, between zero and a bound in seconds. The bound is initially `_MIN_RETRY`, doubles after
+each failure, and never exceeds `_MAX_RETRY`."""
 _FATAL_RETRY = 60.0
 """Retry delay after a refused login, in seconds. The delay is long because sshd penalizes repeated failures
 (sshd_config(5), PerSourcePenalties)."""
@@ -29,7 +29,7 @@ class PoolDialer:
     Args:
         server: The server's address, for the log.
         dial: Opens a connection. Raises `TargetPathError` on failure.
-        missing: Returns the number of connections that the pool lacks, including connections that are being dialed.
+        missing: Returns the number of connections that the pool lacks. A connection is missing until it is added.
         add: Adds an open connection to the pool, which then owns the connection.
         start_task: Starts a task for a coroutine. The pool owns the task and handles its errors.
     """

@@ -30,11 +30,11 @@ class ConnectionHealth:
     Args:
         silence: Seconds since the last data from the peer arrived.
         load: Number of channels that are open or opening.
-        outdated: See `PooledConnection.outdated`. An outdated connection gets no new channels, and the pool
-            closes it after its last channel has closed.
-        stalled: Whether this connection and all others of the pool became silent, because the network path stalled.
-        silence_at_recovery: Seconds for which this connection had been silent when another connection recovered from
-            the stall. 0 if no connection has recovered, or if this connection is not stalled.
+        outdated: See `PooledConnection.outdated`. An outdated connection gets new channels only if no other is
+            usable, and the pool closes it after its last channel has closed.
+        stalled: Whether the pool has marked the connection as stalled (see `PoolDecision.stalled`).
+        silence_at_recovery: The value of `silence` when another connection became usable after the stall. 0 if none
+            has, or if this connection is not stalled.
         keepalive_wait: Seconds for which the connection has waited for a keepalive reply; 0 if it waits for none.
     """
 
@@ -48,9 +48,7 @@ class ConnectionHealth:
 
 @dataclass(frozen=True)
 class PoolDecision:
-    """The actions that a pool must take, based on the health of its connections.
-
-    Each list contains indexes of connections.
+    """The result of `evaluate`. The lists contain indexes into the list `pool`.
 
     Args:
         usable: Connections that can get new channels.
@@ -92,9 +90,9 @@ def evaluate(pool: Sequence[ConnectionHealth], keepalive: KeepaliveOptions, targ
         if each.silence >= keepalive.lost:
             abort.append(at)
         elif each.stalled:
-            # After another connection has recovered, wait for the recovery of this connection, too. TCP doubles its
-            # retransmission timeout after each attempt. After a stall of N seconds, this connection therefore
-            # retransmits within N more seconds, and recovers if its peer is alive.
+            # After another connection has recovered, give this connection time to recover, too. TCP doubles its
+            # retransmission timeout after each attempt. It therefore retransmits at most N seconds after a stall
+            # of N seconds, and the connection recovers if its peer is alive.
             if each.silence_at_recovery and each.silence >= 2 * each.silence_at_recovery + keepalive.replace:
                 abort.append(at)
         elif not heard and each.silence >= keepalive.suspect + min(REPLACEMENT_TIME, keepalive.replace):
@@ -132,12 +130,11 @@ def choose_spare(loads: Sequence[int], runners: Sequence[object]) -> int | None:
 
     Args:
         loads: Number of channels of each usable connection.
-        runners: The runners of the native engines that handle these connections, in the same order as `loads`.
+        runners: For each of these connections, the `NativeEngineRunner` that handles it; None for asyncssh.
 
     Returns:
-        The index of a connection without channels; None if all connections have channels. If several have no
-        channels, the function chooses one from the native engine that handles the most connections. The numbers of
-        connections per native engine then remain similar.
+        The index of a connection without channels, preferably on the native engine with the most connections. None
+        if all connections have channels.
     """
     idle = [at for at, load in enumerate(loads) if load == 0]
     counts = Counter(runners)

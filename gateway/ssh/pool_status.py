@@ -15,13 +15,14 @@ class SshTunnelStatus(LinkStatus):
     Args:
         connections: Number of open connections.
         suspect_connections: Number of connections that have been silent for longer than `keepalive.suspect`.
-        draining_connections: Number of connections that get no new channels. Reasons: the credentials have changed
-            since the connection logged in, or the pool has more connections than it needs.
+        draining_connections: Number of connections that the pool closes when they have no channels left, because the
+            credentials have changed since the login, or because the pool has too many connections.
         channels: Number of channels that are open or opening.
         cipher: The cipher of the packets to the server; None if not connected.
         data_plane: The data plane, `native` or `asyncssh`; None if not connected.
         server: The server's version string; None if not connected.
-        pool_error: The error of the last dial of an additional connection; None if the dial succeeded.
+        pool_error: Why the latest attempt to add a connection failed; None if it succeeded, or if the pool needs no
+            more connections.
     """
 
     connections: int
@@ -43,7 +44,7 @@ def pool_status(
         connections: All connections of the pool.
         usable: The connections that can get new channels.
         suspect: Seconds of silence after which a connection is suspect.
-        error: The error of the last dial of an additional connection; empty if the dial succeeded.
+        error: The value of `pool_error`; empty if there is no error.
     """
     alive = [connection for connection in connections if connection.alive]
     now = time.monotonic()

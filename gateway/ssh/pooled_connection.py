@@ -48,14 +48,14 @@ class PooledConnection:
         """Round-trip time of the last keepalive, in seconds; None before the first reply."""
         self.closing = False
         self.outdated = False
-        """Whether the pool must close the connection after the last channel has closed. An outdated connection gets
-        no new channels. A connection becomes outdated if the tunnel's credentials have changed since the login, or if
-        the pool has more connections than it needs."""
+        """Whether the pool closes the connection when it has no channels left. New channels use an outdated
+        connection only if no other connection is usable. A connection becomes outdated if the tunnel's credentials
+        have changed since the login, or if the pool has more connections than it needs."""
         self.stalled = False
-        """Whether this connection and all others of the pool became silent, because the network path stalled."""
+        """Whether the network path stalled: all connections of the pool were silent, and this one still is."""
         self.silence_at_recovery = 0.0
-        """Seconds for which this connection had been silent when another connection recovered from a stall of the
-        network path. 0 if no connection has recovered, or if this connection is not stalled."""
+        """How long this stalled connection had been silent when another connection became usable, in seconds. 0 until
+        then, and if this connection is not stalled."""
         self.has_answered_open = False
         """Whether the server has replied to at least one CHANNEL_OPEN request."""
         transport = transport_of(conn)
@@ -167,7 +167,6 @@ class PooledConnection:
     def send_keepalive(self) -> None:
         """Send a keepalive. The reply resets `silence` and updates `round_trip`."""
         self._keepalive_sent = time.monotonic()
-        # Do not cancel this task, because asyncssh matches replies to requests by their order.
         self._keepalive_task = self._conn.create_task(self._measure_keepalive())
 
     async def _measure_keepalive(self) -> None:
@@ -179,10 +178,9 @@ class PooledConnection:
                 self.native_transport.set_round_trip(self.round_trip)
 
     def keepalive_wait(self, now: float) -> float:
-        """Return the number of seconds for which a keepalive has been without a reply; 0 if none is pending.
+        """Return how long a keepalive has been pending, in seconds; 0 if none is pending.
 
-        Any data from the peer also shows that the peer is alive. If data has arrived since the keepalive was sent,
-        the wait therefore begins at the last arrival.
+        Data from the peer restarts this time, because it also shows that the peer is alive.
 
         Args:
             now: The current monotonic time, in seconds.
@@ -226,7 +224,7 @@ class PooledConnection:
         self._conn.abort()
 
     def start_closing(self) -> None:
-        """Start `close` in a task, for which `lost` waits. Do nothing if `close` is already running."""
+        """Call `close` in a task. `lost` waits for this task. Do nothing if the connection is already closing."""
         if not self.closing:
             self.closing = True
             self._closing_task = asyncio.ensure_future(self.close())

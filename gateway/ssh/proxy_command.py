@@ -33,7 +33,7 @@ async def connect_through_program(
         children: Owns the child process, which exits when the SSH connection closes.
         output: Logs the program's standard error.
         progress: Called when the login starts.
-        memory: The type of the tunnel's last trusted host key. A successful login updates it.
+        memory: Remembers the type of the latest trusted host key. A successful login updates `memory`.
 
     Raises:
         TunnelError: The program or the login failed; fatal if a retry cannot help.
@@ -57,7 +57,7 @@ async def connect_through_program(
 
 
 async def _command(options: SshOptions) -> tuple[tuple[str, ...], str]:
-    """Return the command with values in place of the placeholders, and the path of the file to execute.
+    """Fill in the placeholders of the command. Return the command and the path of the file to execute.
 
     Raises:
         TunnelError: The program does not exist, cannot be executed, or is on a file system that does not respond.

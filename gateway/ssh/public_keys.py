@@ -1,4 +1,4 @@
-"""Reads the public keys with which a tunnel logs in, for the authorized_keys file of the server."""
+"""Reads the public keys of a tunnel, so that they can be added to the server's authorized_keys file."""
 
 from pathlib import Path
 

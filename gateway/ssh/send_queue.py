@@ -38,7 +38,7 @@ _NOT_FAST_DRAIN = 0.01
 """If the kernel takes more than this number of seconds to send half of `_FAST_NOTSENT_LOWAT`, the path is no longer
 fast (below 26 MB/s)."""
 MAX_CONTROL_BACKLOG = 1024 * 1024
-"""Number of bytes in the backlog above which the connection receives nothing. Without this limit, a peer that sends
+"""If the backlog is larger than this number of bytes, the connection stops receiving. Otherwise, a peer that sends
 requests but does not read the replies could make the backlog grow without limit."""
 
 
@@ -85,13 +85,13 @@ class SendQueue:
         """Number of bytes in `_batch`."""
         self._batch_limit = _BATCH_SIZE
         self._slow_until = 0.0
-        """The monotonic time until which the path counts as slow, in seconds."""
+        """The path counts as slow until this monotonic time, in seconds."""
         self._round_size = 0
         """Number of relays that were queued when `_give_turns` last started."""
         self._backlog = SendBuffer()
         """Encrypted data that the socket has not accepted."""
         self._blocked_at = 0.0
-        """The monotonic time at which `blocked` last became true, in seconds."""
+        """Monotonic time, in seconds, at which the backlog started. Valid while `blocked` is true."""
         self._notsent_lowat = NOTSENT_LOWAT
         limit_unsent(sock)
         self._flush_scheduled = False

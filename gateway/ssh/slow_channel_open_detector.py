@@ -25,8 +25,8 @@ class SlowChannelOpenDetector(Generic[_C]):
         self._delay = delay
         self._on_slow = on_slow
         self._pending: dict[int, tuple[float, _C]] = {}
-        """The pending requests by token, oldest first. Each value contains the connection, and the time from which a
-        missing reply is late (on the clock of `loop.time()`)."""
+        """The pending requests by token, oldest first. Each value contains the end of the delay (`loop.time()`), and
+        the connection."""
         self._next_token = 0
         self._timer: asyncio.TimerHandle | None = None
 

@@ -19,13 +19,13 @@ from gateway.ssh.single_signature_algorithm_key import SingleSignatureAlgorithmK
 from gateway.ssh.transport_interfaces import NativeTransportInterface, SshConnectionTransport
 
 _FREQUENT_REKEY_BYTES, _FREQUENT_REKEY_SECONDS = 4 << 20, 10.0
-"""A key exchange follows shortly after the previous one if less than `_FREQUENT_REKEY_SECONDS` seconds passed, and
-fewer than `_FREQUENT_REKEY_BYTES` bytes were received, between the two. With a small RekeyLimit, OpenSSH starts a key
-exchange for each long packet that it sends (packet.c, ssh_packet_need_rekeying)."""
+"""A key exchange is early if the time and the received bytes since the previous one are below these limits. With a
+small RekeyLimit, OpenSSH starts a key exchange for each long packet that it sends (packet.c,
+ssh_packet_need_rekeying)."""
 
 _MAX_DEFERRED_PACKETS = 16 * 1024
-"""Maximum number of packets that asyncssh delays during a key exchange, including replies to the peer's requests. If
-asyncssh delays more packets, the connection is closed."""
+"""Maximum number of packets, such as replies to the peer, that asyncssh defers during a key exchange. If there are
+more, the connection is closed."""
 
 
 class SshConnection(SSHClientConnection):
@@ -49,7 +49,7 @@ class SshConnection(SSHClientConnection):
         self.kex_started = 0.0
         """The monotonic time at which the most recent key exchange started, in seconds."""
         self.rekeys_often = False
-        """Whether each of the last two key exchanges followed shortly after the previous one. If so, new channels
+        """Whether the two most recent key exchanges were early (see `_FREQUENT_REKEY_BYTES`). If so, new channels
         permit only short packets, because OpenSSH might start a key exchange for each long packet."""
         self._last_rekey_soon = False
         super().__init__(asyncio.get_running_loop(), options, wait="auth")
@@ -155,7 +155,7 @@ class SshConnection(SSHClientConnection):
 
     @property
     def transport_closed(self) -> bool:
-        """Whether the transport is closed, so that asyncssh no longer uses it."""
+        """Whether the transport is closed."""
         return self._transport is None
 
     # The methods below handle received packets.
@@ -167,7 +167,7 @@ class SshConnection(SSHClientConnection):
 
     @property
     def max_packet_length(self) -> int:
-        """The maximum length of a packet that asyncssh accepts, in bytes."""
+        """The maximum length of received packets, in bytes."""
         return self._max_recv_pktlen
 
     def allow_packet_size(self, size: int) -> None:
@@ -217,7 +217,10 @@ class SshConnection(SSHClientConnection):
             self._kexinit_sent = True
 
     def send_packet(self, pkttype: int, *args: bytes, handler: Any = None) -> None:
-        """Send a packet. Skip the empty MSG_IGNORE packets of asyncssh, which only CBC ciphers need."""
+        """Send a packet, unless it is an unnecessary MSG_IGNORE packet.
+
+        asyncssh sends empty MSG_IGNORE packets before other packets. Only CBC ciphers need them.
+        """
         if pkttype == MSG_IGNORE and not str(self.get_extra_info("send_cipher")).endswith("-cbc"):
             return
         super().send_packet(pkttype, *args, handler=handler)

@@ -15,7 +15,7 @@ class SshConnectionTransport(Protocol):
         """Start or stop sending channel data. Called when a key exchange starts or ends, or the connection closes."""
 
     def on_packet_processed(self) -> None:
-        """Handle the event that asyncssh has processed a received packet."""
+        """Called after asyncssh has processed a received packet."""
 
     def abort(self) -> None:
         """Try once to send the queued packets, then close the socket."""

@@ -15,17 +15,13 @@ from gateway.errors import DialError, FailureReason, LinkLostError, TargetPathEr
 from gateway.metric_types import Histogram
 
 _NEXT_TUNNEL_AFTER = 2.0
-"""Time limit, in seconds, for a dial through one tunnel. A dial through the last of the tunnels does not have
-this limit."""
+"""Time limit, in seconds, for a dial through each tunnel except the last one."""
 
 _Connected = TypeVar("_Connected")
 
 
 class OuterTunnel(Protocol):
-    """Defines the attributes of the outer tunnels that a `LinkThroughOuterTunnels` tries.
-
-    Uplinks implement this protocol.
-    """
+    """Defines the attributes of an outer tunnel. Uplinks implement this protocol."""
 
     tunnel_name: str | None
     """The tunnel's name; None for the direct link."""

@@ -5,7 +5,7 @@ from typing import Protocol
 
 
 class TunnelStateDescriber(Protocol):
-    """Defines the method that describes the state of a tunnel in one line. Uplinks implement this protocol."""
+    """Describes the state of a tunnel in one line. Uplinks implement this protocol."""
 
     def describe(self) -> str:
         """Return one line with the state of the tunnel and the cause of that state."""

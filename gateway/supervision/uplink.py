@@ -40,10 +40,8 @@ class Uplink:
         vias: The uplinks of the outer tunnels, in the order in which the gateway tries to connect through them. Empty
             if this uplink provides the direct link.
         quiet: Whether to omit state changes from the log.
-        traffic: The traffic class for the log, if the tunnel has a separate connection for each class; otherwise
-            empty.
-        after: Waits for other tunnels to close, because they must not be open at the same time as this tunnel. None:
-            do not wait.
+        traffic: `bulk` if this uplink provides the lane for bulk traffic; otherwise empty. Appears in the log.
+        after: Waits until conflicting tunnels are closed. None if there are none.
     """
 
     def __init__(
@@ -145,7 +143,7 @@ class Uplink:
     def renew(self) -> None:
         """Make the open tunnel use credentials that have changed on disk.
 
-        Client connections remain open, unless a changed VPN file requires that the tunnel reopens.
+        Client connections remain open, unless a VPN must reopen to use a changed file.
 
         If the tunnel is not open, try to open it immediately.
         """
@@ -156,9 +154,9 @@ class Uplink:
             self._retry_now.set()
 
     def retry(self) -> None:
-        """If the tunnel is not open, try to open it immediately, because its certificates were renewed.
+        """If the tunnel is not open, try to open it immediately; otherwise, do nothing.
 
-        If the tunnel is open, do nothing.
+        Call this when certificates of the tunnel were renewed on disk.
         """
         if self.opened is None:
             self._retry_now.set()
@@ -176,7 +174,7 @@ class Uplink:
     async def _wait_for_via(self) -> Link | None:
         """Wait until at least one outer tunnel is open, and return the link to dial through.
 
-        Return None if the tunnel needs no outer tunnel, because it uses the host's network directly.
+        Return None if this uplink provides the direct link.
         """
         if not self.vias:
             return None
@@ -206,7 +204,7 @@ class Uplink:
             The number of seconds for which the tunnel was open, and the cause of the loss.
         """
         async with AsyncExitStack() as stack:
-            # `via` is None only if the tunnel needs no outer tunnel. Such a tunnel ignores the argument.
+            # `via` is None only for the direct link, which does not use it.
             opened = await stack.enter_async_context(self.tunnel.open(via, self._progress))  # type: ignore[arg-type]
             began = time.monotonic()
             self._retry_now.clear()
@@ -222,7 +220,7 @@ class Uplink:
         return time.monotonic() - began, cause
 
     def _progress(self, state: TunnelState, reason: FailureReason | None = None, detail: str = "") -> None:
-        """Store a state that the tunnel reports. Provide the link only while the tunnel is up."""
+        """Store the state that the tunnel reports. Provide the link only if the state is `up`."""
         if self.opened is not None:
             self._publish(self.opened.link if state is TunnelState.UP else None)
         if state is TunnelState.UP and self._draining:

@@ -15,7 +15,7 @@ from gateway.remedies import TUNNEL_REMEDIES
 
 
 class AuthorizedKeysRenderer(Protocol):
-    """Defines the functions that render lines for files on a tunnel's server, such as authorized_keys."""
+    """A function that renders lines for files on a tunnel's server, such as authorized_keys."""
 
     def __call__(
         self, name: str, options: Any, targets: Sequence[str], sources: Sequence[str], *, unix_sockets: bool
@@ -65,11 +65,11 @@ class TunnelKind:
         verify: Checks the options and the files to which the options refer. Raises `GatewayError` if the tunnel
             cannot work until the operator changes an option or a file.
         read_url: Receives the scheme of a URL, and the part after `://` without the query. Returns the configuration
-            keys. None if this part always has the form `user@host:port`.
-        identity: Receives the options, and returns the identity with which the tunnel connects. None if a server
-            permits several connections with the same identity. If a kind defines this function, the gateway opens one
-            tunnel for all traffic classes. When the tunnel's configuration changes, the gateway closes the old tunnel
-            before it opens the new one.
+            keys. If `read_url` is None, this part must have the form `user@host:port`.
+        identity: Receives the options, and returns the identity, such as a key, with which the tunnel connects. Set
+            only if servers permit one connection per identity. The gateway then opens one tunnel for all traffic
+            classes. When the tunnel's configuration changes, the gateway closes the old tunnel before it opens the
+            new one.
         credentials: Receives the options, and returns the certificates in the files to which the options refer.
             Skips unreadable files. Can block.
         renewed: Receives the options, and returns the certificate files that an operator can renew with the same key.
@@ -78,8 +78,8 @@ class TunnelKind:
             alternatives: when the user has entered one of them, the command does not ask for the others.
         files: Receives the options, and returns the files that the tunnel's own configuration file refers to. If one
             of them changes, the gateway calls `TunnelOpenResult.renew`. Can block.
-        uses_native_engine: Receives the options, and returns whether the operator permits the native engine (the data
-            plane in C). None if tunnels of this kind have no such option.
+        uses_native_engine: Receives the options, and returns whether they permit the native engine. Set only if the
+            kind has an option for this.
         remedies: The remedies of this kind, by reason, where they differ from `gateway.remedies.TUNNEL_REMEDIES`.
     """
 

@@ -37,8 +37,8 @@ _TUNNEL_STATES = {
     "AUTH": TunnelState.AUTHENTICATING,
     "GET_CONFIG": TunnelState.AUTHENTICATING,
 }
-"""Maps states of OpenVPN to states of the tunnel, until OpenVPN is connected for the first time. Other states
-of OpenVPN do not change the state of the tunnel."""
+"""The tunnel state for each OpenVPN state before the first connection. Other OpenVPN states do not change the state
+of the tunnel."""
 
 
 class OpenVpnTunnel:
@@ -126,7 +126,7 @@ class _OpenVpnClient:
         return client
 
     def _redirect(self, server: HostPort, protocol: str) -> HostPort | None:
-        """Make the loopback forwarder dial `server`, and return the address of the forwarder for OpenVPN.
+        """Make the loopback forwarder dial `server`, and return the forwarder's address.
 
         Return None if there is no loopback forwarder. `OpenVpnProcess` calls this method as its `redirect` callback.
 
@@ -154,7 +154,8 @@ class _OpenVpnClient:
         """Wait until OpenVPN is connected for the first time.
 
         Args:
-            progress: Called with each state of the tunnel during the attempts, and with the reason for each failure.
+            progress: Called with each state of the tunnel. While OpenVPN is not connected, also called every
+                `connect_timeout` seconds with the reason.
 
         Raises:
             TunnelError: The child process has exited, or did not connect within the time `silence.restart`.
@@ -226,9 +227,10 @@ class _OpenVpnClient:
         self._vpn.restart_in_place()
 
     def renew(self) -> None:
-        """Apply changed files: reconnect, or replace the process if its configuration has changed.
+        """Apply changed files.
 
-        For example, a reconnect is sufficient if only the password has changed.
+        If the OpenVPN configuration has changed, replace the process. Otherwise, for example if only the password has
+        changed, reconnect.
         """
         try:
             same = load_client_file(self._options).text == self._file.text

@@ -56,7 +56,7 @@ def _verify(options: ProxyOptions) -> None:
 
 
 def _read_url(scheme: str, authority: str) -> dict[str, str]:
-    """Split a URL into the keys `url` and, if it contains a user name, `user`."""
+    """Return the options in a URL: `url`, and `user` if the URL contains a user name."""
     user, at, host = authority.rpartition("@")
     return {"url": f"{scheme}://{host}"} | ({"user": unquote(user)} if at else {})
 

@@ -105,20 +105,20 @@ class SshTunnel:
 
 
 def _ignore_progress(state: TunnelState, reason: FailureReason | None = None, detail: str = "") -> None:
-    """Ignore the progress of an additional connection, because it does not change the tunnel's state."""
+    """Ignore the states of an additional connection: they do not change the tunnel's state."""
     del state, reason, detail
 
 
 def _verify(options: SshOptions) -> None:
-    """Check that the credentials and the trusted host keys can be read, and that the required programs are installed.
+    """Check the data plane, the program in `proxy_command`, the credentials and the trusted host keys.
 
     Raises:
         GatewayError: An option or a file cannot be used.
     """
     if options.data_plane == "native" and not is_built():
         raise GatewayError(
-            "data_plane: the data plane in C is not built: install gcc, libssl-dev and python3-dev and install the"
-            " gateway again, or set data_plane: auto"
+            "data_plane: the native engine is not built: install gcc, libssl-dev and python3-dev, then"
+            " reinstall the gateway; or set data_plane: auto"
         )
     if options.proxy_command is not None:
         try:
@@ -130,7 +130,7 @@ def _verify(options: SshOptions) -> None:
 
 
 def _insecure_settings(options: SshOptions, plain: bool) -> Iterator[InsecureSetting]:
-    del plain  # ignore `plain`, because SSH encrypts its traffic on every path
+    del plain  # SSH encrypts the traffic on every path
     if options.insecure_host_key:
         message = (
             "disables host key verification, so an attacker on the network path can read and change all traffic: set"

@@ -93,14 +93,14 @@ class WireGuardTunnel:
                 yield TunnelOpenResult(link, lambda: active.status(link), active.renew)
 
     async def _wait_for_handshake(self, wireguard: WireGuardDevice, progress: TunnelStateCallback) -> None:
-        """Wait for the first handshake. Until it succeeds, reconnect to the peers every few seconds.
+        """Wait for the first handshake. Every few seconds, resolve the host names of the peers again, and retry.
 
         Args:
             wireguard: The device.
             progress: Called once, if there is no handshake within `connect_timeout`.
 
         Raises:
-            TunnelError: There was no handshake within the time `silence.restart`.
+            TunnelError: There was no handshake within `silence.restart`, or `wg` failed.
         """
         silence, started = self._options.silence, time.monotonic()
         reported = False
@@ -143,10 +143,7 @@ class _ConnectedWireGuardDevice:
         return status.received
 
     async def reconnect(self) -> None:
-        """Resolve the host names of the peers again. Remove and add the peers, so that they perform new handshakes.
-
-        Log errors instead of raising them.
-        """
+        """Resolve the host names of the peers again, and start new handshakes. Log errors instead of raising them."""
         try:
             await self._wireguard.reconnect()
         except TunnelError as error:
@@ -154,7 +151,7 @@ class _ConnectedWireGuardDevice:
             log.warning("%s", error.detail)
 
     def renew(self) -> None:
-        """Apply changed files. If only keys and peers have changed, update the device.
+        """Reload the configuration file. If only keys and peers have changed, update the device.
 
         If other settings have changed, report the link as lost, so that the gateway opens the tunnel again.
         """

@@ -21,7 +21,7 @@ _V4 = (socket.AF_INET, socket.IPPROTO_ICMP, 8, 0)
 _V6 = (socket.AF_INET6, socket.IPPROTO_ICMPV6, 128, 129)
 _MAX_PENDING = 64
 _MAX_UNANSWERED = 3
-"""Number of consecutive missing replies after which a host counts as unresponsive, if other VPN packets arrive."""
+"""Number of consecutive missing replies after which `ignore_unresponsive_hosts` ignores a host."""
 
 
 class EchoMonitor:

@@ -31,7 +31,7 @@ for example because a route is missing."""
 
 @dataclass(frozen=True, kw_only=True)
 class VpnStatus(LinkStatus):
-    """The status of a VPN. The round-trip time is that of the last ICMP echo reply.
+    """The status of a VPN. `rtt` is the round-trip time of the latest ICMP echo.
 
     Args:
         server: The server's address, or the endpoints of the WireGuard peers; None if it is not known yet.
@@ -73,7 +73,7 @@ class VpnLink:
         self._settings: DeviceSettings | None = None
 
     def set_device_settings(self, settings: DeviceSettings) -> None:
-        """Use the name servers in `settings`, and ping the gateways, peers and name servers in `settings`.
+        """Apply the settings of the device: use its name servers, and ping its gateways, peers and name servers.
 
         If the addresses of the device have changed, reset all client connections, because they no longer work.
 

@@ -88,9 +88,9 @@ class LivenessMonitor:
                 await self._reconnect()
 
     def _enter(self, stage: OverdueReplyStage) -> None:
-        """Store the current stage of missing replies. If the stage has changed, report the new state of the tunnel.
+        """Store the stage. If it has changed, report the tunnel's state.
 
-        At the stage `lost`, also reset the client connections. At the stage `restart`, report the link as lost.
+        If the new stage is `lost`, also reset the client connections. If it is `restart`, mark the link as lost.
         """
         before, self._stage = self._stage, stage
         if stage is before:

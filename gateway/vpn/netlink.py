@@ -15,7 +15,7 @@ def netlink_socket() -> Iterator[IPRoute]:
     """Open a netlink socket for the network namespace of this thread.
 
     Raises:
-        TunnelError: The kernel refuses a request in the `with` block; fatal if the process lacks CAP_NET_ADMIN.
+        TunnelError: A netlink request in the `with` block failed; fatal if the process lacks CAP_NET_ADMIN.
     """
     try:
         with IPRoute() as netlink:
@@ -46,7 +46,7 @@ def device_index(netlink: IPRoute, name: str) -> int:
 
 @contextmanager
 def ignore_missing() -> Iterator[None]:
-    """Ignore netlink errors of the `with` block about rules, routes or devices that no longer exist."""
+    """Ignore netlink errors in the `with` block if a rule, route or device no longer exists."""
     try:
         yield
     except NetlinkError as error:

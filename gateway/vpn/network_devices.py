@@ -123,6 +123,8 @@ def configure_in_namespace(name: str, settings: DeviceSettings) -> None:
 def bring_up(netlink: IPRoute, index: int, settings: DeviceSettings) -> None:
     """Set the MTU of a device, bring the device up, and remove addresses that `settings` does not contain.
 
+    Link-local IPv6 addresses remain.
+
     Args:
         netlink: An open netlink socket.
         index: Index of the device.
@@ -138,9 +140,9 @@ def bring_up(netlink: IPRoute, index: int, settings: DeviceSettings) -> None:
 
 
 def default_routes(settings: DeviceSettings) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield each default route of a device, as the address family and the next-hop arguments for `IPRoute.route`.
+    """Yield the address family and the next hop of each default route of a device.
 
-    The arguments are empty if the route has no next hop.
+    The next hop is a dictionary of arguments for `IPRoute.route`. It is empty if the route has no next hop.
 
     Args:
         settings: The settings of the device.

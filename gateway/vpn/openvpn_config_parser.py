@@ -20,8 +20,8 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _PRINTABLE_NAME = re.compile(r"[a-z]+(-[a-z0-9]+)*")
 _MAX_NAME = 31
-"""Length of OpenVPN's longest directive name, in characters. Error messages omit longer words, because a longer word
-can be a line of a key (32 hexadecimal digits)."""
+"""Length of OpenVPN's longest directive name, in characters. Error messages omit longer words, because they
+can be lines of a key (32 hexadecimal digits)."""
 _UNQUOTED = re.compile(r"[A-Za-z0-9_.:/@%+=,!?-]+")
 
 
@@ -195,9 +195,8 @@ def _quote(word: str) -> str:
 
 
 def printable_name(name: str) -> str:
-    """Return the name of a directive for use in a message.
+    """Return a word for use in a message; `it` if the word does not look like the name of a directive.
 
-    If the string does not look like the name of a directive, return the word `it`, because the string can be part of
-    a misplaced secret.
+    Such a word can be part of a misplaced secret.
     """
     return name if len(name) <= _MAX_NAME and _PRINTABLE_NAME.fullmatch(name) else "it"

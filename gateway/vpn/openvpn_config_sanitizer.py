@@ -121,11 +121,11 @@ class _FileSanitizer:
             check_allowed(directive)
             self._uses_proxy |= directive.name in _PROXIES
             for each in self._convert(directive):
-                to_lines(each)  # this call fails if the added quotation marks make the line too long
+                to_lines(each)  # raises an error if quoting makes the line too long
                 self._directives.append(each)
 
     def _ignore(self, directive: OpenVpnDirective) -> bool:
-        """Return whether to ignore a directive. Record settings that the gateway needs, such as the device type."""
+        """Return whether to omit a directive. Also store the values that `result` and later calls need."""
         name, values = directive.name, directive.values
         if directive.block is not None:
             return False

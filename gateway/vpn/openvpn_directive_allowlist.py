@@ -28,7 +28,7 @@ _CONNECTION_DIRECTIVES = {
 }  # fmt: skip
 """Directives that are also allowed in a `<connection>` block."""
 _ALLOWED = FILE_DIRECTIVES | _CONNECTION_DIRECTIVES | {
-    # The following directives control the client role, and the choice and verification of the server.
+    # The following directives enable the client mode, and select and verify the server.
     "client": "", "tls-client": "", "pull": "", "push-peer-info": "", "tls-exit": "",
     "remote-random": "", "remote-random-hostname": "", "proto-force": "PROTOCOL",
     "remote-cert-tls": "server", "ns-cert-type": "server", "remote-cert-ku": "[TEXT]…", "remote-cert-eku": "TEXT",

@@ -80,10 +80,10 @@ def is_known(name: str) -> bool:
 
 
 def check_allowed(directive: OpenVpnDirective, *, connection: bool = False) -> None:
-    """Check that a directive is allowed in an OpenVPN client file. Do not check the content of a block.
+    """Check that a directive is allowed in an OpenVPN client file. The content of a block is not checked.
 
     Args:
-        directive: A directive that is not ignored.
+        directive: A directive for which `is_ignored` returns False.
         connection: Whether the directive is in a `<connection>` block.
 
     Raises:

@@ -14,7 +14,7 @@ class OpenVpnFailure:
         reason: The reason for status and metrics.
         detail: The log message without its time, for the operator.
         fatal: Whether a retry cannot succeed until the operator changes something.
-        specificity: The precision with which the message explains the failure, from 1 (lowest) to 5 (highest).
+        specificity: How precisely the message explains the failure, from 1 (lowest) to 5 (highest).
     """
 
     reason: FailureReason
@@ -48,7 +48,7 @@ _PATTERNS: list[tuple[str, FailureReason, bool, int]] = [
 def parse_failure(line: str) -> OpenVpnFailure | None:
     """Return the failure that a log line reports; None if it reports no failure."""
     if re.match(r"\S*\s*\S*\s*(MANAGEMENT|PUSH|OPTIONS IMPORT|Timers)\b", line):
-        return None  # a line with one of these words only quotes a command or options
+        return None  # such a line quotes a command or options, and reports no failure
     for pattern, reason, fatal, specificity in _PATTERNS:
         if re.search(pattern, line):
             detail = re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", "", line.strip())

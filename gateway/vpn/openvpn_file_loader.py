@@ -20,7 +20,7 @@ from gateway.vpn.options import OpenVpnOptions
 _MAX_CONFIG_SIZE = 1 << 18
 """Maximum size of the configuration file, in bytes. Parsing a larger file would take too long."""
 _MAX_NAMED_SIZE = 1 << 20
-"""Maximum size of a file to which a directive refers, in bytes. Certificate revocation lists can be long."""
+"""Maximum size in bytes of a file that a directive names. Certificate revocation lists can be long."""
 
 
 @dataclass(frozen=True)
@@ -108,14 +108,13 @@ def _read_below(directory: Path, name: str) -> _LoadedFile:
 def _read(path: Path, max_size: int, directory: Path | None = None) -> _LoadedFile:
     """Read a regular file.
 
-    The function first opens the path with O_PATH (open(2)), and checks the type of the file. It opens only regular
-    files for reading, and never devices or FIFOs.
+    The function checks the type of the file with O_PATH (open(2)), so it never opens a device or FIFO for reading.
 
     Args:
         path: Path of the file.
         max_size: Maximum size, in bytes.
-        directory: A directory, without symbolic links in its path. After the resolution of symbolic links, the file
-            must be in this directory or in a subdirectory. None permits all directories.
+        directory: The file must be in this directory or in a subdirectory, even if `path` contains symbolic links.
+            The path of the directory must not contain symbolic links. None permits all directories.
 
     Raises:
         OSError: The file is missing or not readable.

@@ -32,7 +32,7 @@ _FINGERPRINT = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){19,31}")
 
 
 def normalize_block(name: str, text: str) -> tuple[str, ...]:
-    """Return the lines of a block in normal form, that is, only the parts that OpenVPN uses.
+    """Return the lines of a block in normal form, with only the parts that OpenVPN uses.
 
     Args:
         name: Name of the directive.

@@ -35,20 +35,20 @@ class ManagementInterface:
         """The path of the socket.
 
         Raises:
-            RuntimeError: `listen` has not been called.
+            RuntimeError: `listen` has not been called, or the interface is closed.
         """
         if self._directory is None:
             raise RuntimeError("`listen` must be called before `path` is read")
         return self._directory.path / "m.sock"
 
     async def listen(self) -> int | None:
-        """Listen for the connection of the child process.
+        """Listen for the connection from OpenVPN.
 
         Returns:
-            The ID of the unprivileged user for the child process; None if it must run as the gateway's user.
+            The ID of the unprivileged user that must run OpenVPN; None if OpenVPN must run as the gateway's user.
 
         Raises:
-            TunnelError: The socket cannot be created in the directory for temporary files; fatal.
+            TunnelError: The socket or its directory cannot be created.
         """
         try:
             self._directory = RuntimeDirectory(_PREFIX)
@@ -80,17 +80,17 @@ class ManagementInterface:
             self._writer.write(command.encode() + b"\n")
 
     def send_credential(self, field: str, kind: str, value: str) -> None:
-        """Send a credential that OpenVPN has requested, as in `username "Auth" "…"`.
+        """Send a credential that OpenVPN has requested: `FIELD "KIND" "VALUE"`.
 
         Args:
             field: `username` or `password`.
-            kind: The purpose of the credential, from the request, such as `Auth`.
+            kind: The name that OpenVPN's request gives to the credential, such as `Auth`.
             value: The user name or the password.
         """
         self.send(f'{field} "{kind}" "{value.translate(_QUOTED)}"')
 
     async def close(self) -> None:
-        """Close the socket. If the child process still runs, it then exits."""
+        """Close the socket, which makes OpenVPN exit."""
         if self._writer is not None:
             self._writer.close()
         if self._server is not None:

@@ -1,7 +1,7 @@
-"""Reduces the privileges of OpenVPN to CAP_NET_ADMIN and, if possible, runs it as an unprivileged user.
+"""Chooses the user that runs OpenVPN, and gives this user access to files.
 
-OpenVPN parses input from untrusted hosts, so it must not have privileges that it does not need. It needs only
-CAP_NET_ADMIN, to create its device. If the server assigns another address, OpenVPN creates the device again.
+OpenVPN parses input from untrusted hosts, so it gets only the capability that it needs: CAP_NET_ADMIN, to create its
+device. It keeps this capability, because it creates the device again if the server assigns another address.
 """
 
 import logging
@@ -11,25 +11,25 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 USER = 65533
-"""User and group ID of the child process. Usually, no account has this ID, so no other service runs as this user."""
+"""User and group ID of OpenVPN. Usually, no account has this ID, so no other service runs as this user."""
 _CAPABILITIES = {"CAP_CHOWN": 0, "CAP_KILL": 5, "CAP_SETGID": 6, "CAP_SETUID": 7}
-"""Capabilities that the gateway needs to run the child process as `USER`, and later to send signals to the process
-(capabilities(7))."""
+"""Capabilities that the gateway needs to run OpenVPN as `USER`, and later to send signals to it (capabilities(7))."""
 _OTHERS_READ_WRITE = 0o006
 _OTHERS_ENTER = 0o001
 _TUN = Path("/dev/net/tun")
 
 
 def unprivileged_user(directory: Path) -> int | None:
-    """Choose the user for the child process, and give that user access to a directory.
+    """Choose the user that runs OpenVPN: `USER` if possible, otherwise the gateway's user.
 
-    If the gateway runs as root but cannot use the unprivileged user, log a warning with the cause.
+    If the choice is `USER`, give this user access to `directory`. If the gateway runs as root but cannot use `USER`,
+    log a warning with the cause.
 
     Args:
-        directory: The directory of the child's management socket.
+        directory: The directory of OpenVPN's management socket.
 
     Returns:
-        The ID of the unprivileged user; None if the child process must run as the gateway's user.
+        `USER`; None for the gateway's user.
     """
     if os.geteuid() != 0:
         return None
@@ -42,7 +42,7 @@ def unprivileged_user(directory: Path) -> int | None:
 
 
 def grant_access(path: Path, mode: int) -> None:
-    """Set the group of a file to that of the child process, and set the permission bits. The owner does not change.
+    """Set the group of a file to `USER`, and set the permission bits. The owner does not change.
 
     Args:
         path: The path of a file, socket or directory.
@@ -56,7 +56,7 @@ def grant_access(path: Path, mode: int) -> None:
 
 
 def _obstacle(directory: Path) -> str | None:
-    """Return the reason why the child process cannot run as the unprivileged user; None if it can."""
+    """Return the reason why OpenVPN cannot run as `USER`; None if it can."""
     effective = _effective_capabilities()
     missing = [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
     if missing:
@@ -81,6 +81,6 @@ def _effective_capabilities() -> int:
 
 
 def _is_mapped(kind: str) -> bool:
-    """Return whether the user namespace maps the ID of the unprivileged user (user_namespaces(7))."""
+    """Return whether the user namespace maps the ID `USER` (user_namespaces(7))."""
     rows = (line.split() for line in Path(f"/proc/self/{kind}_map").read_text().splitlines())
     return any(int(first) <= USER < int(first) + int(count) for first, _, count in rows)

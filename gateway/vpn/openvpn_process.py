@@ -88,7 +88,7 @@ class OpenVpnProcess:
 
     def _command(self, memory: int) -> list[str]:
         return [
-            # A <connection> block inherits only options that precede it. Therefore, the next options come first.
+            # A <connection> block inherits only options that precede it, so put these options before `--config`.
             "openvpn", "--connect-retry", "1", "2", "--server-poll-timeout", "5", "--allow-compression", "no",
             "--config", f"/dev/fd/{memory}",
             "--dev", self._device, "--dev-type", self._file.layer, "--ifconfig-noexec", "--route-noexec",
@@ -208,9 +208,10 @@ class OpenVpnProcess:
         self._management.send("signal SIGTERM")
 
     def _on_updown(self, text: str) -> None:
-        """Handle an UPDOWN notification, which contains the environment of an `up` or `down` script.
+        """Handle an UPDOWN notification.
 
-        Each notification contains one variable. At the end of an `up` environment, derive the device settings.
+        OpenVPN sends the environment of an `up` or `down` script as a series of notifications, one for each variable.
+        At the end of an `up` environment, derive the device settings.
         """
         if text == "UP":
             self._environment = {}

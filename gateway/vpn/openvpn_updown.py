@@ -1,4 +1,4 @@
-"""Derives device settings from the environment of OpenVPN's `up` script, which contains the pushed options."""
+"""Converts the environment variables of OpenVPN's `up` script, such as pushed options, to device settings."""
 
 import ipaddress
 import re

@@ -14,7 +14,7 @@ Isolation = Literal["namespace", "device"]
 
 @dataclass(frozen=True)
 class VpnFailureDetectionOptions:
-    """Defines for how long an expected reply must be missing before the gateway reacts.
+    """Defines how long an expected reply can be missing before the gateway reacts.
 
     Args:
         suspect: Time after which new clients wait. Two seconds later, the VPN starts to reconnect, with the same
@@ -49,9 +49,9 @@ class VpnOptions:
             change (requires CAP_SYS_ADMIN and CAP_NET_ADMIN). `device`: the host's network namespace, with sockets
             that are bound to the device and a routing table that only they use (requires CAP_NET_ADMIN).
         dns: Name servers behind the VPN, in place of those that the server pushes or that the file contains.
-        mtu: Size of the largest packet, in bytes, if the default of the VPN is too large for the network path.
-        connect_timeout: Time after which the tunnel reports that the first connection has failed, and why. The
-            attempts continue.
+        mtu: Maximum size of a packet, in bytes. Set it if the VPN's default is too large for the network path.
+        connect_timeout: If the first connection takes longer than this time, the tunnel reports the cause, and
+            continues to try.
         silence: The times after which the gateway reacts to an unresponsive VPN.
     """
 

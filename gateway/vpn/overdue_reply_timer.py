@@ -25,7 +25,7 @@ class OverdueReplyThresholds:
 
 DIAL_GRACE = 4.0
 """Seconds added to each threshold if only the reply to a connection attempt is missing. The cause can be the target
-instead of the VPN. If the VPN works, another packet usually arrives during this time."""
+instead of the VPN. A VPN that works usually delivers another packet within these seconds."""
 RECONNECT_INTERVAL = 6.0
 """Seconds between two attempts to reconnect the VPN with the same device."""
 

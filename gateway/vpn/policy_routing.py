@@ -1,6 +1,6 @@
-"""Configures policy routing in the host's network namespace, for the sockets of one VPN device.
+"""Configures policy routing for VPN devices in the host's network namespace.
 
-All functions block.
+Sockets bound to a device use the device's own routing table. All functions block.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ device has a lower metric, and therefore has precedence."""
 
 
 def configure_in_host(name: str, settings: DeviceSettings) -> None:
-    """Configure a device in the host's network namespace, with a routing table for the sockets bound to the device.
+    """Configure a device in the host's network namespace, and create its routing table and rules.
 
     Args:
         name: Name of the device.
@@ -70,9 +70,8 @@ def configure_in_host(name: str, settings: DeviceSettings) -> None:
             )  # fmt: skip
             netlink.rule("add", oifname=name, table=table, family=family, protocol=_PROTOCOL, priority=table)
         for each in settings.usable_addresses:
-            # Also route packets from the device's addresses through the table. The rule for the device matches only
-            # packets of sockets that are bound to the device. If a late packet arrives for a closed socket, the
-            # kernel's reply belongs to no socket.
+            # The rule above matches only packets of sockets bound to the device. If a late packet arrives for a
+            # closed socket, the kernel's reply belongs to no socket. Therefore, also match the device's addresses.
             family = socket.AF_INET if each.version == 4 else socket.AF_INET6
             netlink.rule(
                 "add", src=str(each.ip), src_len=each.max_prefixlen, table=table, family=family, protocol=_PROTOCOL,
@@ -121,7 +120,7 @@ def _rules(netlink: IPRoute) -> list[Any]:
 
 
 def _remove_table(netlink: IPRoute, table: int) -> None:
-    """Remove a routing table with its rules. Also remove the tables and rules of devices that no longer exist."""
+    """Remove a routing table and its rules, and the tables and rules of devices that no longer exist."""
     device_names = {link.get_attr("IFLA_IFNAME") for link in netlink.get_links()}
     for family in (socket.AF_INET, socket.AF_INET6):
         rules = [rule for rule in netlink.get_rules(family=family) if rule.get_attr("FRA_PROTOCOL") == _PROTOCOL]

@@ -113,7 +113,7 @@ class NetworkNamespaceIsolation:
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
-            # If the future is cancelled, but the caller is not, `NetworkNamespace.close` has cancelled the future.
+            # `NetworkNamespace.close` also cancels the future. In that case, the current task is not being cancelled.
             if future.cancelled() and not is_being_cancelled():
                 raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)) from None
             raise
@@ -128,10 +128,10 @@ class NetworkNamespaceIsolation:
 
 
 class BindToDeviceIsolation:
-    """Isolates a VPN device in the host's network namespace, with a routing table for sockets bound to the device.
+    """Isolates a VPN device in the host's network namespace, with policy routing and SO_BINDTODEVICE.
 
     Args:
-        device: Name of the device, to which the sockets are bound (SO_BINDTODEVICE).
+        device: Name of the device.
     """
 
     def __init__(self, device: str) -> None:

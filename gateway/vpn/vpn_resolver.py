@@ -77,7 +77,7 @@ class VpnResolver:
         """Query one name server for the IPv4 and IPv6 addresses of a name.
 
         Returns:
-            The address family and the address of each record; empty if the name does not exist.
+            The address family and the address of each record; empty if the name has no address.
         """
         both = await asyncio.gather(
             *(self._isolation.run_blocking(partial(self._query, name, kind, server)) for kind, _ in _FAMILIES),

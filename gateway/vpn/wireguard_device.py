@@ -28,7 +28,7 @@ _PREFIX = device_prefix("w")
 _POLL_INTERVAL = 0.05
 _RESOLVE_TIMEOUT = 4.0
 _DEFAULT_MTU = 1420
-"""MTU, in bytes, if neither the file nor the options set one: 80 bytes less than for Ethernet, as in wg-quick."""
+"""Default MTU, in bytes. It is 80 bytes less than the MTU of Ethernet, as in wg-quick."""
 
 
 class WireGuardDevice:
@@ -85,9 +85,9 @@ class WireGuardDevice:
         return settings
 
     async def _create_in_kernel(self) -> None:
-        """Remove the devices of killed gateways, and try to create the device in the kernel.
+        """Create the device in the kernel and set `in_kernel`, if the kernel supports WireGuard.
 
-        If the kernel supports WireGuard, set `in_kernel`.
+        First, remove the devices that killed gateways left behind.
         """
         self._lock = DeviceLock(self._device)
         await asyncio.to_thread(network_devices.remove_stale, "wireguard", _PREFIX, is_locked)
@@ -197,7 +197,7 @@ class WireGuardDevice:
                 env=minimal_environment(),
             )  # fmt: skip
             if done.returncode:
-                # Remove quoted values, because they can be keys.
+                # `wg` quotes invalid values. Remove them, because they can be private keys.
                 message = re.sub(r"`[^']*'", "a value", done.stderr.strip().partition("\n")[0])
                 raise TunnelError(FailureReason.PROTOCOL, f"wg {arguments[0]}: {message}")
             return done.stdout

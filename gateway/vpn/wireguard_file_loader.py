@@ -11,16 +11,16 @@ from gateway.vpn.wireguard_formats import WireGuardFile, check_key, parse_wiregu
 
 
 def load_wireguard_file(options: WireGuardOptions) -> WireGuardFile:
-    """Load the configuration file of a tunnel, and keys from the key files in the options. Can block.
+    """Load the configuration file of a tunnel, and the keys that the options set. Can block.
 
-    The function opens the configuration file only once. Therefore, it checks the permissions of the same file that it
-    reads.
+    The function opens the configuration file only once, so that no other file can replace it between the check of its
+    permissions and the read.
 
     Args:
         options: The options of the tunnel.
 
     Raises:
-        TunnelError: A file cannot be read or parsed, or users other than the owner can read a file with keys; fatal.
+        TunnelError: A file cannot be read or is invalid, or other users can read the keys in it. The error is fatal.
     """
     try:
         with options.config.open() as opened:
@@ -35,7 +35,7 @@ def load_wireguard_file(options: WireGuardOptions) -> WireGuardFile:
 
 
 def _with_keys(file: WireGuardFile, options: WireGuardOptions) -> WireGuardFile:
-    """Return a copy of a parsed file in which the keys from the options replace the keys of the file."""
+    """Return a copy of a parsed file. Keys in the options replace the keys of the file."""
     if options.private_key is not None:
         file = replace(file, private_key=check_key(_reveal(options.private_key), "private_key"))
     if options.preshared_key is not None:

@@ -9,9 +9,17 @@ from gateway.errors import GatewayError
 from gateway.vpn.device_settings import IpInterface
 
 _IGNORED = {"table", "saveconfig", "fwmark"}
-"""Keys of [Interface] that the gateway ignores: they are only for wg-quick, or change the routes of the host."""
+"""Keys of [Interface] that the gateway ignores: they only control wg-quick or the routing of the host."""
 _SCRIPTS = {"preup", "postup", "predown", "postdown"}
 _PEER_KEYS = {"publickey", "presharedkey", "allowedips", "endpoint", "persistentkeepalive"}
+_VALUES = {
+    "address": "a comma-separated list of IP addresses, as in 10.0.0.2/24",
+    "allowedips": "a comma-separated list of networks, as in 10.0.0.0/8",
+    "mtu": "a number of bytes",
+    "listenport": "a port number",
+    "persistentkeepalive": "a number of seconds, or off",
+}
+"""The permitted values of each key, for error messages."""
 _KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
 _DEFAULT_KEEPALIVE = 25
 """Default interval between keepalives, in seconds. Without keepalives, the gateway cannot distinguish an idle peer
@@ -75,7 +83,8 @@ def parse_wireguard_file(text: str) -> WireGuardFile:
         text: The content of the file.
 
     Raises:
-        GatewayError: The file is not valid. The message contains the line number if there is one, and never a key.
+        GatewayError: The file is not valid. The message contains the line number if there is one. It contains no
+            value from the file, because any value can be a misplaced secret key.
     """
     file, section = WireGuardFile(), ""
     for number, line in enumerate(text.splitlines(), 1):
@@ -86,8 +95,11 @@ def parse_wireguard_file(text: str) -> WireGuardFile:
                 file = _start_section(file, section)
             elif stripped:
                 file = _set_key(file, section, *stripped.partition("="))
-        except (GatewayError, ValueError) as error:
+        except GatewayError as error:
             raise GatewayError(f"line {number}: {error}") from None
+        except ValueError:  # the message of this error contains the value, which can be a misplaced secret key
+            name = stripped.partition("=")[0].strip()
+            raise GatewayError(f"line {number}: {name} is not valid: it must be {_VALUES[name.lower()]}") from None
     if not file.addresses:
         raise GatewayError("[Interface] has no Address: add the address that the peer expects")
     if not file.peers or any(not peer.public_key for peer in file.peers):
@@ -165,10 +177,10 @@ def _set_peer_key(peer: WireGuardPeer, key: str, value: str) -> WireGuardPeer:
 
 
 def check_key(value: str, name: str) -> str:
-    """Check that a string has the form of a WireGuard key, and return it.
+    """Return `value` if it has the form of a WireGuard key.
 
     Args:
-        value: The string.
+        value: The string to check.
         name: The configuration key that contains the string, for the error message.
 
     Raises:
@@ -180,10 +192,10 @@ def check_key(value: str, name: str) -> str:
 
 
 def _printable_key(name: str) -> str:
-    """Return the name of an unknown configuration key, with a leading space, for use in a message.
+    """Return a space and `name`, an unknown configuration key, for an error message.
 
-    If the string does not look like the name of a configuration key, return an empty string, because the string can
-    be part of a misplaced secret.
+    If `name` does not look like a configuration key, it can be part of a misplaced secret. Then return an empty
+    string.
     """
     return f" {name}" if re.fullmatch(r"[A-Za-z]{1,24}", name) else ""
 

@@ -37,8 +37,8 @@ class WireGuardGoProcess:
         """Start the process, and wait until it has created the device.
 
         Args:
-            prefix: Prefix of the names of the gateway's devices and their sockets. The method removes the sockets
-                whose names begin with `prefix` and on which no process listens.
+            prefix: The prefix of all names that gateways give to WireGuard devices. `start` removes each socket whose
+                name has this prefix, if no process listens on it.
 
         Raises:
             TunnelError: The process cannot create the device; fatal.
@@ -78,7 +78,10 @@ class WireGuardGoProcess:
         log.debug("wireguard-go: %s", line)
 
     async def wait(self) -> str:
-        """Wait until the process exits, and return the cause. If no process was started, wait until cancelled."""
+        """Wait until the process exits, and return a message with the exit code.
+
+        If no process was started, wait until cancelled.
+        """
         if self._child is None:
             await asyncio.Event().wait()
             return ""

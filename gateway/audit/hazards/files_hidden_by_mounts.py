@@ -1,4 +1,7 @@
-"""Finds mounts that hide files of an image, and mounted files that were replaced on the host. Does no I/O."""
+"""Finds mounts that hide files of an image, and bind mounts of single files. Does no I/O.
+
+If a mounted file is replaced on the host, the container still uses the old file.
+"""
 
 import posixpath
 from collections.abc import Iterator
@@ -17,7 +20,7 @@ _MOST_NAMES = 5
 
 
 def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
-    """Yield a finding for each mount that hides files, and for each mounted file that was replaced on the host."""
+    """Yield a finding for each mount that hides files, and for each bind mount of a single file."""
     for container in snapshot.containers:
         for mount in container.mounts:
             if mount.hides:
@@ -63,7 +66,7 @@ def _copy_missing(client: str, container: AuditedContainer, mount: AuditedMount,
 
 
 def _has_program(container: AuditedContainer, path: str) -> bool:
-    """Return whether the image's program, a program argument, or the image's working directory is below a path."""
+    """Return whether a path contains the image's program or working directory, or a file that an argument names."""
     config = container.defaults
     words = (*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ()), config.get("WorkingDir") or "")
     return any(is_below(str(each), path) for each in words)
@@ -87,5 +90,4 @@ def _single_file(snapshot: AuditSnapshot, container: AuditedContainer, mount: Au
 
 _SUFFIXES = {".cfg", ".cnf", ".conf", ".crt", ".db", ".env", ".ini", ".json", ".key", ".ovpn", ".pem", ".sqlite",
              ".toml", ".txt", ".xml", ".yaml", ".yml"}  # fmt: skip
-"""Suffixes of file names. If the audit cannot read the host's files, it assumes that a mount whose source has such a
-suffix is a file, and not a directory."""
+"""If the audit cannot read a mount's source on the host, these suffixes distinguish files from directories."""

@@ -25,9 +25,9 @@ def mounts(snapshot: AuditSnapshot) -> Iterator[tuple[AuditedContainer, AuditedM
 def database_in(
     snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: StorageBehindMount
 ) -> str:
-    """Return the kind of database that stores its files on a mount; empty if no kind is known.
+    """Return which database stores its files on a mount, such as `PostgreSQL`; empty if none is known.
 
-    If the audit has found no database files on the mount, the mount point and the image determine the kind.
+    If the audit has found no database files, derive the result from the mount point, the image and `PGDATA`.
     """
     listed = snapshot.paths.get(store.host_path)
     found = listed.database if listed is not None else ""

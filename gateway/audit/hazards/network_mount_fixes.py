@@ -12,8 +12,7 @@ from gateway.nfs.mount_options_set_by_gateway import REPLACED
 from gateway.text_sanitizer import one_line
 
 _SMB_VERSION = "3"
-"""The value of `vers` that selects the latest SMB version, 3.0 or later, that client and server support
-(mount.cifs(8))."""
+"""The value of `vers` for the latest SMB version that client and server support, at least 3.0 (mount.cifs(8))."""
 _LOGIN = {"user", "username", "pass", "passwd", "password", "password2"}
 """Mount options for the user name and the password. A credentials file can contain these options (mount.cifs(8))."""
 _UNSAFE_IN_FSTAB = re.compile(r"[\s\\#]")
@@ -26,7 +25,10 @@ also lists defaults and values that are specific to the existing mount."""
 def safe_volume(
     snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: StorageBehindMount
 ) -> str:
-    """Return commands that replace a mount with a volume that mounts the same export or share with safe options."""
+    """Return commands that recreate the container with a volume in place of `mount`.
+
+    The volume mounts the same export or share with safe options.
+    """
     volume = snapshot.volumes.get(mount.volume)
     used = {*snapshot.volumes, mount.volume}
     name = free_name(mount.volume, used) if mount.volume else volume_for(snapshot, container, mount.path)
@@ -52,7 +54,7 @@ def _driver_options(volume: AuditedVolume | None, store: StorageBehindMount) -> 
 
 
 def safe_options(volume: AuditedVolume | None, store: StorageBehindMount) -> tuple[str, str, str]:
-    """Return the device, type and options of a volume that mounts the export or share `store` with safe options."""
+    """Return the device, the type and safe options of a volume for the export or share `store`."""
     found = dict(store.options)
     if store.host_mount is not None:
         device, kind = store.device, store.file_system
@@ -84,10 +86,9 @@ def after_mount(mount: HostMount) -> str:
 
 
 def changed_options(mount: HostMount) -> str:
-    """Return shell comments with the steps that make the options of the host's SMB mount safe.
+    """Return manual steps that make the options of the host's SMB mount safe, as shell comments.
 
-    The function returns no commands, because the audit does not know whether fstab or a systemd unit defines the
-    mount.
+    The steps are not commands, because the audit does not know whether fstab or a systemd unit defines the mount.
     """
     point, is_old = command(one_line(mount.point)), mount.options.get("vers", "").startswith("1")
     changes = [f"set vers={_SMB_VERSION}"] if is_old else []
@@ -102,10 +103,10 @@ def changed_options(mount: HostMount) -> str:
 def host_mount(
     snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: StorageBehindMount
 ) -> str:
-    """Return commands that replace a volume whose options contain a password. The host mounts the share instead.
+    """Return commands that replace a volume with a mount on the host. The volume's options contain a password.
 
-    The host's mount reads the password from a credentials file. A volume cannot use such a file: only mount.cifs(8)
-    reads it, and the engine calls mount(2) directly.
+    The mount on the host reads the password from a credentials file. A volume cannot use such a file: only
+    mount.cifs(8) reads it, and the engine calls mount(2) directly.
     """
     volume, client = snapshot.volumes[mount.volume], snapshot.client
     if ",," in volume.options.get("o", ""):  # two commas represent a comma in a password (mount.cifs(8))

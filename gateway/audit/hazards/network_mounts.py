@@ -26,7 +26,7 @@ Issue = tuple[HazardRule, Severity, str]
 
 
 def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
-    """Yield a finding for each hazard of each network mount, including volumes that no container uses."""
+    """Yield a finding for each hazard of a network mount or of an unused network volume."""
     for container, mount, store in mounts(snapshot):
         if store.medium.is_network:
             for rule, severity, what in _issues(snapshot, container, mount, store):

@@ -1,4 +1,7 @@
-"""Finds containers that have access to private keys, the engine's socket or system directories. Does no I/O."""
+"""Finds containers that have access to private keys, the engine's socket or system directories.
+
+Also finds containers that cannot write to their mounts. Does no I/O.
+"""
 
 import posixpath
 import re
@@ -18,16 +21,16 @@ _SYSTEM_TREES = ("/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/sbin", "/sy
                  "/var/lib/containerd", "/var/lib/containers", "/var/lib/docker", "/var/lib/kubelet")  # fmt: skip
 _DATA_TREES = ("/dev/shm", "/dev/mqueue", "/dev/hugepages", "/var/lib/docker/volumes/",  # noqa: S108
                "/var/lib/containers/storage/volumes/")  # fmt: skip
-"""Directories below `_SYSTEM_TREES` that contain data of applications. Mounts of them are not a hazard."""
+"""Directories below `_SYSTEM_TREES` with application data. Writable mounts of these directories are not a hazard."""
 _MODERATE_TREES = ("/dev/", "/etc/", "/usr/share", "/usr/src", "/usr/local/share", "/usr/local/src")
-"""Directories below `_SYSTEM_TREES` that contain few or no programs. Mounts of them are a less severe hazard."""
+"""Directories below `_SYSTEM_TREES` with few or no programs. Writable mounts of these have medium severity."""
 _HARMLESS = ("/etc/localtime", "/etc/timezone", "/etc/machine-id")
 _SOCKETS = re.compile(r"/(docker|podman|containerd|crio)\.sock$")
 _SOCKET_DIRECTORIES = ("/", "/run", "/var/run", "/var")
 
 
 def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
-    """Yield a finding for each mount that exposes sensitive files, or that the container's user cannot write to."""
+    """Yield findings about mounts of sensitive files, and about mounts to which the container's user cannot write."""
     containers = [each for each in snapshot.containers if not each.is_former_task]
     for container in containers:
         for mount in (as_bind(snapshot, each) for each in container.mounts):

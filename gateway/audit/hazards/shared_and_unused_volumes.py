@@ -40,7 +40,7 @@ def _writers(snapshot: AuditSnapshot) -> Iterator[Finding]:
         severity = Severity.LOW if running < 2 else (Severity.HIGH if database else Severity.MEDIUM)
         store = group[0][2]
         content = f" ({database} files)" if database else ""
-        # The fix changes the container that was created last, because it was probably added to an existing setup.
+        # The fix changes the newest container, because it was probably added to an existing setup.
         container, mount, _ = max(group, key=lambda each: str(each[0].inspection.get("Created", "")))
         what = f"{', '.join(names)} write to {store.title}{content}"
         fix: str | ProposedMountChanges = ProposedMountChanges(read_only=frozenset({mount.path}))

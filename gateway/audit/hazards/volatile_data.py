@@ -144,7 +144,7 @@ def _shared_memory(snapshot: AuditSnapshot, container: AuditedContainer) -> Iter
 
 
 def _emptied_at_boot(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
-    """Yield a finding for a bind mount below a directory that hosts clear at boot, such as /tmp."""
+    """Yield a finding for a bind mount below a directory that the host may clear at boot, such as /tmp."""
     if (
         mount.writable
         and any(is_below(mount.source, each) for each in EMPTIED_AT_BOOT)
@@ -156,7 +156,11 @@ def _emptied_at_boot(snapshot: AuditSnapshot, container: AuditedContainer, mount
 
 
 def _is_directory(snapshot: AuditSnapshot, mount: AuditedMount) -> bool:
-    """Return whether a bind mount is a directory that can hold data, and not a file or a directory of sockets."""
+    """Return whether a bind mount is a directory for data.
+
+    Return false for files, directories that contain only sockets, and directories such as /tmp itself. If the
+    snapshot does not describe the mounted path, return true.
+    """
     found = snapshot.paths.get(mount.source)
     if mount.source in EMPTIED_AT_BOOT or mount.source.endswith((".sock", ".pid", ".lock")):
         return False

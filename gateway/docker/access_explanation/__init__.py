@@ -12,7 +12,7 @@ from gateway.docker.snapshot import Container, EngineSnapshot
 
 
 def find(observed: EngineSnapshot, name: str) -> list[Container]:
-    """Return the container with this name. If there is none, return all containers whose ID starts with `name`."""
+    """Return the container named `name`; if there is none, all containers whose ID starts with `name`."""
     named = [each for each in observed.containers if each.name == name]
     return named or [each for each in observed.containers if name and each.id.startswith(name)]
 

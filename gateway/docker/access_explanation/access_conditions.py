@@ -8,7 +8,7 @@ from gateway.docker.access_explanation.explanation import AccessCondition
 
 
 def access_conditions(subject: ExplainedContainer) -> Iterator[AccessCondition]:
-    """Yield each condition that determines which backends the container reaches, most important first."""
+    """Yield each condition that determines which backends the container reaches."""
     container, base = subject.container, subject.base
     yield AccessCondition("container", container.name, container.state)
     if base is None:

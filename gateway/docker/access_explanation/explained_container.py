@@ -23,14 +23,14 @@ class ExplainedContainer:
         self.options = desired.options
         self.container = container
         self.base = observed.base(container)
-        """The owner of the container's network namespace, usually the container itself; None for a removed owner."""
+        """The owner of the container's network namespace (usually the container); None if the owner was removed."""
         self.gateway = observed.own_container
         """The gateway's own container; None if the gateway does not run in a container of this engine."""
         self.networks = planned.networks
         """For each network of the gateway: the backends whose names resolve on the network."""
         self.attachments = {each.network: each for each in planned.attachments if each.container_id == container.id}
         self.unavailable = next((each for each in planned.unavailable if each.container_id == container.id), None)
-        """Why the container is unavailable, see `gateway.docker.unavailable_containers`; None if it is available."""
+        """Why the container is unavailable; None if it is available. See `gateway.docker.unavailable_containers`."""
         base = self.base.name if self.base is not None else None
         self.name_conflicts = [each for each in planned.name_conflicts if each.container == base]
         prefix = f"{container.name}: "
@@ -46,7 +46,7 @@ class ExplainedContainer:
         return self.base.endpoints.get(network) if self.base is not None else None
 
     def label(self, key: str) -> str:
-        """Return the name of one of the gateway's labels, with its prefix."""
+        """Return the full name of a label, such as `gateway.enable` for `enable`."""
         return f"{self.options.label_prefix}.{key}"
 
 

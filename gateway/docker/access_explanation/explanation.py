@@ -14,7 +14,7 @@ class ExplainedBackend:
         name: The backend's name.
         state: The backend's state.
         why: The reason for the state; empty if there is none.
-        listen: The backend's listeners, for messages.
+        listen: The addresses of the backend's listeners.
         allow: The source networks that are allowed to connect; empty if all are allowed.
         label: The label by which the backend admits containers; None if it does not use a label.
     """
@@ -32,8 +32,10 @@ class AccessCondition:
     """A condition that determines which backends a container reaches, such as a label or a network.
 
     Args:
-        part: The type: `container`, `network of` (another container), `label`, `grants`, `network` or `name`.
-        name: The name of the label, network or container.
+        part: The type: `container`, `network of`, `label`, `grants`, `network` or `name`. The condition `network of`
+            describes the container whose network the explained container uses. `name` describes a name conflict.
+        name: The name of the container or network, the label with its value, `docker.grants`, or the name that has a
+            conflict; empty for an invalid label.
         state: The state of the condition, in one or two words.
         why: Details.
     """

@@ -1,4 +1,4 @@
-"""Determines whether a container reaches a backend, and if not, the first obstacle and the remedy for it."""
+"""Determines whether a container reaches a backend. If it does not, finds the first obstacle and its remedy."""
 
 import ipaddress
 from dataclasses import replace
@@ -16,7 +16,7 @@ _UNKNOWN = "unknown"
 
 
 def reachability(subject: ExplainedContainer, backend: ExplainedBackend) -> Reachability:
-    """Return whether the container can reach the backend by name, and why, as a `Reachability`.
+    """Return whether the container can reach the backend by name.
 
     If the container cannot reach the backend, the result contains the first obstacle and its remedy.
     """
@@ -49,7 +49,7 @@ def reachability(subject: ExplainedContainer, backend: ExplainedBackend) -> Reac
 
 
 def _served(subject: ExplainedContainer, backend: ExplainedBackend, network: str, base: Container) -> Reachability:
-    """Return whether a container that shares `network` with the gateway reaches the backend, and why."""
+    """Return whether the container reaches the backend over `network`, to which the gateway is also attached."""
     found = _not_admitted(subject, backend, network, base)
     state = f"the backend is {backend.state}" + (f": {backend.why}" if backend.why else "")
     if found is None and backend.state not in (*_GOOD, _UNKNOWN):
@@ -71,7 +71,7 @@ def _served(subject: ExplainedContainer, backend: ExplainedBackend, network: str
 
 
 def _shared_network(subject: ExplainedContainer, base: Container, backend: str) -> str | None:
-    """Return a network of the container on which the backend's name resolves to the gateway, or None."""
+    """Return a network where the container can resolve the backend's name to the gateway; None if there is none."""
     there = subject.gateway.endpoints if subject.gateway is not None else {}
     for name, endpoint in base.endpoints.items():
         ours = there.get(name)
@@ -162,10 +162,7 @@ def _unasked(subject: ExplainedContainer, backend: ExplainedBackend, configured:
 
 
 def _chosen_otherwise(subject: ExplainedContainer, backend: ExplainedBackend, configured: list[str]) -> Reachability:
-    """Return `no`, because a label, a grant, or a rule in `docker.attach` excludes the backend.
-
-    A label or a rule can also exclude all networks on which the backend is available.
-    """
+    """Return which label, grant, or rule in `docker.attach` excludes the backend or its networks."""
     container, mine = subject.container, subject.container.labels
     for key, choices in (("network", configured), ("backends", [backend.name])):
         label = subject.label(key)

@@ -35,11 +35,10 @@ class PeerAddressExchange:
         options: The configuration.
         instance: This gateway's name.
         grants: The rules in `docker.grants`.
-        strict: Returns `gateway.strict`: whether containers are admitted only by rules in `docker.grants`, not by
-            labels.
-        observed: Returns the last snapshot of this node's engine.
-        registry: The consumers (containers that use backends) by address. `PeerAddressExchange` sends those of this
-            node to the peers, and adds those that peers send.
+        strict: Returns `gateway.strict`. If true, only `docker.grants` admits containers, not their labels.
+        observed: Returns the most recent snapshot of this node's engine.
+        registry: The consumers (containers that use backends) by address. `PeerAddressExchange` sends this node's
+            consumers to the peers, and adds the peers' consumers.
     """
 
     def __init__(
@@ -61,14 +60,14 @@ class PeerAddressExchange:
         self._connections: PeerConnectionManager | None = None
         self._problem = ""
         self._encoded_from: tuple[EngineSnapshot | None, Mapping[str, Consumer]] = None, {}
-        """The snapshot and the consumers from which the current reports were encoded."""
+        """The snapshot and the consumers that `_lines` was built from."""
         self._lines: dict[NetworkToPeers, bytes] = {}
         self._reports: list[tuple[ContainerAddressReport, dict[str, Consumer]]] = []
-        """The last report of each peer (the gateway on another node), and the consumers that the report contains."""
+        """The most recent report of each peer, and the consumers in the report."""
         self._only_grants = False
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Exchange reports until cancelled. Call `ready` after the secret is read, before peers are connected."""
+        """Exchange reports until cancelled. Become ready after reading the secret, without waiting for peers."""
         tls = await self._keys()
         self._registry.watchers.append(self._wake)
         try:

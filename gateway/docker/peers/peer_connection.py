@@ -14,7 +14,8 @@ log = logging.getLogger(__name__)
 HEARTBEAT_INTERVAL = 1.0
 """The maximum time between two lines that a gateway sends to a peer, in seconds. An empty line is a heartbeat."""
 PEER_TIMEOUT = 5.0
-"""Seconds without a line from a peer after which its report is removed. Also the timeout of a connection attempt."""
+"""Time limit for the next line from a peer, in seconds. When it expires, the gateway disconnects, and removes the
+peer's report. Also the time limit for connecting."""
 _MAX_REPORT = 64 * 1024 * 1024
 """The maximum size of a report, in bytes. One container takes a few hundred bytes."""
 _RECONNECT = BackoffPolicy(first=0.25, cap=5.0, floor=0.05)
@@ -22,12 +23,12 @@ _RECONNECT = BackoffPolicy(first=0.25, cap=5.0, floor=0.05)
 
 @dataclass
 class SwarmPeer:
-    """The gateway on another swarm node, with its last report.
+    """The gateway on another swarm node, with its latest report.
 
     Args:
         network: A network that this gateway and the peer are on.
         address: The peer's address on this network.
-        report: The last report on the current connection; None if no report was received.
+        report: The latest report on the current connection; None if no report was received.
         problem: The reason why `report` is None; empty if a report was received.
     """
 
@@ -48,7 +49,7 @@ async def maintain_peer(
     Args:
         peer: The peer; its `report` and `problem` are updated.
         port: The port that the peer listens on.
-        tls: The client's TLS context.
+        tls: The TLS context for the connection to the peer.
         changed: Called when the report changes or is removed.
         wanted: Returns whether to reconnect after a failure.
     """

@@ -86,7 +86,7 @@ class PeerConnectionManager:
             self._serve(network)
 
     def reports(self) -> list[ContainerAddressReport]:
-        """Return the last report of each connected peer on the shared networks."""
+        """Return the latest report of each connected peer on the shared networks."""
         networks = {network.id for network in self._servers}
         return [each.report for (network, _), each in self.peers.items() if each.report and network in networks]
 
@@ -153,7 +153,7 @@ class PeerConnectionManager:
         await self._send_reports(network, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     async def _send_reports(self, network: NetworkToPeers, writer: asyncio.StreamWriter) -> None:
-        """Send the report about the network when the peer connects, and again after each change of the report.
+        """Send a peer the report for the network at once, and again after each change.
 
         Send heartbeats between the reports.
         """
@@ -185,7 +185,7 @@ class PeerConnectionManager:
         return {str(each[4][0]) for each in found}
 
     def _add_peer(self, network: NetworkToPeers, address: str) -> None:
-        """Add and connect to a new peer. Ignore known peers, and addresses that are not on the network."""
+        """Connect to a new peer. Ignore known peers, and addresses that are not on the network."""
         key = (network.id, address)
         if key in self._maintained or not network.holds(address):
             return

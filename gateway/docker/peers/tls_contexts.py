@@ -1,4 +1,4 @@
-"""Creates TLS 1.3 contexts for connections between gateways, with a pre-shared key (RFC 8446, section 2.2)."""
+"""Creates TLS 1.3 contexts with a pre-shared key (RFC 8446, section 2.2), for connections between gateways."""
 
 import hashlib
 import ssl
@@ -10,16 +10,15 @@ SUPPORTED = bool(getattr(ssl, "HAS_PSK", False))
 """Whether the ssl module supports pre-shared keys (Python 3.13)."""
 NOT_SUPPORTED = "requires Python 3.13 or later for TLS with a pre-shared key: use the gateway's image"
 MIN_SECRET_LENGTH = 32
-"""The minimum length of the secret, in characters. A client can guess a short secret offline after one attempted
-handshake."""
+"""Minimum length of the secret, in characters. Anyone who records one handshake can guess a short secret offline."""
 _IDENTITY = "gateway"
 
 
 def contexts(secret: Secret) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """Create the TLS contexts of the server and the client. Blocks while it reads the secret.
+    """Return a TLS context for the server and one for the client. This function can block, because it reads a file.
 
     Args:
-        secret: The pre-shared secret, the same on every node.
+        secret: The pre-shared secret, which must be the same on every node.
 
     Raises:
         GatewayError: The secret cannot be read or is too short, or Python is too old.

@@ -30,9 +30,9 @@ def plan(
     Args:
         desired: The desired state.
         observed: The observed state.
-        ours: Endpoints that the gateway created, by the container's ID and the network's name.
-        seen: The endpoints in `ours` that an earlier snapshot contained, and that the gateway has not detached. If
-            such an endpoint is missing now, an operator or another program detached it.
+        ours: The container ID and network name of each endpoint that the gateway created.
+        seen: The endpoints in `ours` that a snapshot contained, except those that the gateway detached. If one
+            is missing now, an operator or another program detached it.
     """
     desired = expand_projects(desired, observed)
     builder = PlanBuilder(desired, observed, ours, seen)

@@ -12,7 +12,7 @@ BACKEND = "a backend of the gateway"
 
 
 def remedy(holders: Iterable[str]) -> str:
-    """Return, for a message, what an operator can do if other containers hold the requested aliases.
+    """Return the remedy for a conflict of aliases, as part of a message.
 
     Args:
         holders: The holders of the aliases, from `conflicting_holder`.
@@ -52,18 +52,23 @@ def conflicting_holder(builder: PlanBuilder, container: Container, name: str, al
 
 
 def reserve(builder: PlanBuilder, container: Container, name: str, aliases: tuple[str, ...]) -> None:
-    """Reserve aliases for a container, so that the plan assigns them to no other container."""
+    """Reserve aliases for a container.
+
+    Only the gateway's own container, and containers that can share an alias, can still get it.
+    """
     if container.id != builder.observed.own:
         for alias in aliases:
             builder.reserved.setdefault((name, alias.lower()), builder.holder(container))
 
 
 def _yields_alias(builder: PlanBuilder, other: Container, container: Container, name: str, alias: str) -> bool:
-    """Return whether `container` may get an alias that `other` holds.
+    """Return whether `container` can get the alias, although `other` already has it.
 
-    If another program attached `other` to the network, the result is false. If the gateway attached `other`, the
-    result is true in three cases: `container` is the gateway's own container; `container` already has the alias and
-    is older; or the two can share the alias.
+    This requires that the gateway attached `other` to the network, and one of the following:
+
+    - `container` is the gateway's own container.
+    - `container` also has the alias already, and is older than `other`.
+    - The two containers can share the alias.
     """
     if builder.desired.owner_alias not in (other.endpoints[name].aliases or ()):
         return False  # an operator or another program set the alias

@@ -6,7 +6,7 @@ from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.snapshot import Container
 
 _USER_MODE = {"pasta", "slirp4netns"}
-"""The network modes of rootless Podman with which a container cannot join networks."""
+"""The network modes with which a container of rootless Podman cannot join networks."""
 
 
 def block_reason(builder: PlanBuilder, container: Container, name: str) -> tuple[AttachmentObstacle | None, str]:

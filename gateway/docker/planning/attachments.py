@@ -32,7 +32,10 @@ def attach(builder: PlanBuilder) -> None:
 
 
 def detach(builder: PlanBuilder) -> None:
-    """Plan to detach each container that the gateway attached and whose attachment is no longer requested."""
+    """Plan to detach containers from networks that they no longer request.
+
+    Endpoints that the gateway did not create remain.
+    """
     for container in builder.observed.containers:
         for name, endpoint in container.endpoints.items():
             if (

@@ -10,7 +10,11 @@ from gateway.docker.snapshot import LIVE, Container
 
 
 def desired_networks(builder: PlanBuilder, container: Container) -> dict[str, tuple[str, ...]]:
-    """Return a container's aliases on each of its desired networks. Report refused requests in the plan."""
+    """Return a container's aliases on each of its desired networks.
+
+    Add warnings about the container's labels to the plan. If `docker.grants` does not permit the container's request,
+    return no networks, and add blocked attachments to the plan.
+    """
     if container.id == builder.observed.own:
         return {name: builder.gateway_aliases(name) for name in builder.options.networks}
     request = builder.request(container.name, container.name, container.labels)
@@ -29,7 +33,7 @@ def desired_networks(builder: PlanBuilder, container: Container) -> dict[str, tu
 
 
 def desired_networks_without_report(builder: PlanBuilder, container: Container) -> dict[str, tuple[str, ...]]:
-    """Return what `desired_networks` returns, but add no attachments or warnings to the plan."""
+    """Return the result of `desired_networks`, but leave the plan unchanged."""
     warnings, label_errors, attachments = len(builder.warnings), len(builder.label_errors), len(builder.attachments)
     found = desired_networks(builder, container)
     del builder.warnings[warnings:], builder.label_errors[label_errors:], builder.attachments[attachments:]
@@ -53,8 +57,8 @@ def attachable_networks(builder: PlanBuilder, container: Container) -> set[str]:
 def _idle(builder: PlanBuilder, container: Container) -> None:
     """Warn about a container's labels that have no effect because the label `enable` is absent.
 
-    Do not warn if the container shares a network with the gateway, because the key `allow` of a backend can then
-    match the labels.
+    If the container shares a network with the gateway, the key `allow` of a backend can match these labels. In this
+    case, do not warn.
     """
     mistakes = labels.idle(container.labels, builder.options.label_prefix, builder.desired.instance)
     shared = client_networks(builder.observed, builder.options) if mistakes else None

@@ -77,9 +77,9 @@ def reconcile_endpoint(
 
 
 def refuse(builder: PlanBuilder, container: Container, name: str, reason: AttachmentObstacle, message: str) -> None:
-    """Report a container as blocked on a network. Also plan to detach the container if `docker.repair` permits it.
+    """Report why a container must not be on a network. If the container is attached, plan to detach it.
 
-    Containers that another program attached are never detached.
+    Detach only containers that the gateway attached, and only if `docker.repair` permits it.
     """
     endpoint = container.endpoints.get(name)
     if endpoint is None:
@@ -108,7 +108,7 @@ def is_ours(builder: PlanBuilder, container: Container, name: str, endpoint: Net
 
 
 def _repair_block(builder: PlanBuilder, container: Container) -> str:
-    """Return why the gateway must not detach or reattach a container; empty if the gateway is allowed to do so."""
+    """Return the reason why the gateway must not detach or reattach a container; empty if there is none."""
     own = container.id == builder.observed.own
     busy = container.id in builder.desired.busy or (own and builder.desired.serving)
     if builder.options.repair == "disruptive" or (builder.options.repair == "idle" and not busy):

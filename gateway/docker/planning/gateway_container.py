@@ -19,9 +19,8 @@ _FIX = 'see docs/docker.md, "The gateway\'s address"'
 def own_addresses(builder: PlanBuilder, name: str) -> tuple[str, ...]:
     """Return the addresses to request for the gateway's container on a network.
 
-    For an address family without an address in the result, the engine chooses the address. If the network is neither
-    on this engine nor in the plan, return the configured address. If no address is configured, return the gateway's
-    previous addresses.
+    If the result has no address of an address family, the engine chooses one. For a network that is neither on this
+    engine nor in the plan, the result is the configured address, or else the gateway's previous addresses.
 
     Args:
         builder: The plan so far.
@@ -53,7 +52,7 @@ def reserved_addresses(desired: DesiredState, observed: EngineSnapshot) -> dict[
 
 
 def address_change(builder: PlanBuilder, name: str, endpoint: NetworkEndpoint) -> str:
-    """Return why the gateway's endpoint needs another address; empty if the address is correct."""
+    """Return the reason to change the address of the gateway's endpoint; empty if there is none."""
     network, fixed = builder.known.get(name), builder.options.networks[name].address
     if network is None or not endpoint.addresses:
         return ""
@@ -75,7 +74,7 @@ def is_bound_to_removed_network(builder: PlanBuilder, container: Container) -> b
 
 
 def removed_network_message(builder: PlanBuilder, container: Container, name: str, *, ours: bool) -> str:
-    """Return a message, with the remedy, about a stopped container whose network was removed.
+    """Return an error message, with a remedy, for a stopped container whose network was removed.
 
     For example, `docker network prune` removes a network if all its containers are stopped.
 
@@ -172,7 +171,7 @@ def address_warnings(builder: PlanBuilder) -> Iterator[str]:
 
 
 def _taken(builder: PlanBuilder, own: Container, name: str) -> Iterator[str]:
-    """Yield a warning for each container that has an address that the gateway requested for itself."""
+    """Yield a warning for each other container with an address that the gateway requested for itself."""
     for container in builder.observed.containers:
         endpoint = container.endpoints.get(name)
         if endpoint is None or container.id == own.id:
@@ -187,11 +186,11 @@ def _taken(builder: PlanBuilder, own: Container, name: str) -> Iterator[str]:
 
 
 def as_running_gateway(desired: DesiredState, observed: EngineSnapshot) -> EngineSnapshot:
-    """Return a copy of the snapshot in which `own` is the container of the running gateway.
+    """Return the snapshot, with `own` set to the running gateway's container.
 
-    A command such as `gateway apply` can run on the host or in a temporary container. The command must not attach the
-    temporary container to networks. If `docker.container` is set, return the snapshot unchanged: `own` is already the
-    gateway's container.
+    A command such as `gateway apply` can run on the host, or in a temporary container that it must not attach to
+    networks. The snapshot is returned unchanged if `own` is already correct (for example, because `docker.container`
+    is set), or if not exactly one gateway container runs.
     """
     own = observed.own_container
     if desired.options.container is not None or (own is not None and desired.is_gateway(own)):

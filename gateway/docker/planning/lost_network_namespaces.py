@@ -16,10 +16,10 @@ from gateway.docker.unavailable_containers import RevivalStatus, UnavailableCont
 
 
 def shared_namespaces(builder: PlanBuilder) -> frozenset[str]:
-    """Return the IDs of the containers whose network namespace other containers share.
+    """Return the IDs of the containers that own a shared network namespace.
 
-    The result contains only the gateway's container and containers on the gateway's networks. A removed container
-    stays in the result while another container refers to the removed container.
+    The result contains only the gateway's container and containers on the gateway's networks. If an owner is removed,
+    its ID stays in the result as long as another container refers to it.
     """
     found = set()
     for container in filter(lambda each: each.joins, builder.observed.containers):
@@ -32,7 +32,7 @@ def shared_namespaces(builder: PlanBuilder) -> frozenset[str]:
 
 
 def without_namespace(builder: PlanBuilder, container: Container) -> UnavailableContainer | None:
-    """Return an `UnavailableContainer` for a container that did not start because its namespace's owner did not run.
+    """Return an `UnavailableContainer` for a container whose start failed because it joins a missing namespace.
 
     Return None if the gateway is not allowed to start the container.
     """
@@ -83,11 +83,10 @@ def without_namespace_while_running(builder: PlanBuilder, container: Container) 
 
 
 def later_starts(builder: PlanBuilder) -> dict[str, float]:
-    """Return the containers that need no restart, although the owner of their namespace seems to have started later.
+    """Find namespace owners whose start seems to be in the future, because the engine's clock was set back.
 
-    The owner's start time is in the future, because the engine's clock was set back after the owner's start. Without
-    a record of such a container, the gateway would restart the container when the clock reaches the owner's start
-    time.
+    The containers that join these namespaces need no restart. The gateway records them. Otherwise, it would restart
+    them when the clock reaches the owner's start time.
 
     Returns:
         The owner's start time in seconds since the epoch, by the ID of the container that joins the namespace.
@@ -127,10 +126,9 @@ def _owner(builder: PlanBuilder, container: Container) -> Container | None:
 
 
 def _is_in_scope(builder: PlanBuilder, container: Container, owner: Container) -> bool:
-    """Return whether the gateway may restart a container.
+    """Return whether the gateway may restart a container that joins the network namespace of `owner`.
 
-    The gateway may do so if the container's label `gateway.revive` is true, or if `_concerns_gateway` is true for
-    `owner`, the owner of the container's network namespace.
+    This is true if the container's label `gateway.revive` is true, or if `_concerns_gateway` is true for `owner`.
     """
     asks = revives(container.labels, builder.options.label_prefix, default=False)
     return asks or _concerns_gateway(builder, owner)

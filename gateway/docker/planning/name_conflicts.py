@@ -28,15 +28,13 @@ def container_conflicts(builder: PlanBuilder, container: Container, network: str
 
 
 def report_foreign_endpoints(builder: PlanBuilder, container: Container, wanted: Collection[str]) -> None:
-    """Report a container's name conflicts on networks to which the gateway did not attach the container.
-
-    Report only conflicts on the networks of the gateway.
+    """Report the name conflicts of a container that others, such as Compose, attached to the gateway's networks.
 
     Args:
         builder: The plan so far.
         container: A container.
-        wanted: The container's desired networks. Skip these networks, because `container_conflicts` reports the
-            conflicts on them.
+        wanted: The container's desired networks. They are skipped, because `container_conflicts` reports their
+            conflicts.
     """
     for network, endpoint in container.endpoints.items():
         attached = any(each.startswith(OWNER_ALIAS_PREFIX) for each in endpoint.aliases or ())
@@ -49,7 +47,7 @@ def report_foreign_endpoints(builder: PlanBuilder, container: Container, wanted:
 
 
 def _warn_of_hostnames(builder: PlanBuilder, network: str) -> None:
-    """Warn about each container on a network if the host name of the container is the name of a backend."""
+    """Warn if a container on a network has the name of a backend as its host name."""
     taken = builder.backend_names(network)
     builder.warnings += [
         f"{each.name}: its host name is that of backend {each.hostname}, so clients on network {network} reach"
@@ -71,7 +69,7 @@ def service_conflicts(builder: PlanBuilder, service: SwarmService, network: str,
 
 
 def _networks_to_compare(builder: PlanBuilder, container: Container, network: str) -> list[str]:
-    """Return the container's networks whose names are compared with the names on `network` to find conflicts.
+    """Return the container's networks to compare with `network` for name conflicts.
 
     Of the gateway's networks, the result contains only those that precede `network` in alphabetical order. Thus, each
     conflict between two networks of the gateway is reported once.

@@ -35,7 +35,7 @@ def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo)
 def _differences(
     builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo, *, ours: bool
 ) -> Iterator[tuple[str, str]]:
-    """Yield each difference between a network and its configured options, and the setting that matches the network.
+    """Yield each difference between a network and its configured options, with the setting that keeps the network.
 
     If another program created the network (`ours` is False), ignore properties that are not configured.
     """
@@ -74,7 +74,7 @@ def _differences(
 
 
 def _within(subnet: str, options: NetworkOptions) -> bool:
-    """Return whether a network's subnet is the configured one or, with `per: project`, a part of it."""
+    """Return whether a subnet equals the configured subnet or, with `per: project`, lies within it."""
     configured, found = options.subnet, ipaddress.ip_network(subnet, strict=False)
     if configured is None or options.per is None or configured.version != found.version:
         return configured == found

@@ -66,10 +66,7 @@ def choose_subnet(subnets: Iterable[str], pool: IpNetwork = _POOL, bits: int = _
 
 
 def _subnet(builder: PlanBuilder, options: NetworkOptions) -> tuple[str | None, str]:
-    """Return the subnet of a new network, and a text that describes the searched range.
-
-    The subnet is None if no subnet is free.
-    """
+    """Return the subnet of a new network (None if no subnet is free), and the searched range, for a message."""
     if options.per is None:
         subnet = str(options.subnet) if options.subnet else choose_subnet(builder.subnets)
         return subnet, f"/{_SUBNET_BITS} of {_POOL}"

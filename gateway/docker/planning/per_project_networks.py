@@ -11,10 +11,10 @@ from gateway.docker.snapshot import EngineSnapshot
 
 
 def expand_projects(desired: DesiredState, observed: EngineSnapshot) -> DesiredState:
-    """Return the desired state, in which the networks of projects replace each network that has `per: project`.
+    """Return `desired`, with its `per: project` networks replaced by per-project networks.
 
-    A project gets a network if one of its containers or services requests the network. The result also contains each
-    existing per-project network to which a container of this engine is attached.
+    The result contains the per-project networks that a container or service requests, and those to which a container
+    of this engine is attached.
 
     Args:
         desired: The desired state, as configured.

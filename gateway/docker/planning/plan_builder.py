@@ -16,8 +16,8 @@ from gateway.docker.snapshot import Container, EngineSnapshot, NetworkInfo
 from gateway.text_sanitizer import one_line
 
 _MAX_LABEL_ERRORS = 10
-"""The maximum number of label errors that the warnings list for one container or service. One more warning
-contains the number of further errors. The limit keeps warnings about other containers visible."""
+"""Maximum number of warnings about label errors of one container or service. One more warning contains the number of
+further errors. The limit keeps warnings about other containers visible."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class EndpointWithAlias:
     listed: frozenset[str] = frozenset()
 
     def shares(self, alias: str, other: "EndpointWithAlias") -> bool:
-        """Return whether this and the other container or service can both have the alias.
+        """Return whether both endpoints can have the alias.
 
-        Both can have the alias if they have the same owner, or if grants or rules assign the alias to both.
+        Both can have it if they have the same owner, or if grants or rules assign the alias to both.
         """
         return self.owner == other.owner or (alias in self.listed and alias in other.listed)
 
@@ -49,7 +49,7 @@ class PlanBuilder:
         desired: The desired state.
         observed: The observed state.
         ours: Endpoints that the gateway created, by the container's ID and the network's name.
-        seen: The endpoints in `ours` that an earlier snapshot contained, and that the gateway has not detached.
+        seen: The endpoints in `ours` that were in any snapshot so far, except those that the gateway has detached.
     """
 
     def __init__(
@@ -73,18 +73,18 @@ class PlanBuilder:
         self.creatable: dict[str, NetworkInfo] = {}
         """The networks that this plan creates, by name. They have no ID yet."""
         self.no_free_range: dict[str, str] = {}
-        """Messages about networks that cannot be created because no subnet is free, by the network's name."""
+        """For each network that cannot be created because no subnet is free: a message."""
         self.actions: list[PlannedAction] = []
         self.attachments: list[DesiredAttachment] = []
         self.warnings: list[str] = []
         self.label_errors: list[str] = []
-        """The warnings that are about labels."""
+        """The warnings about labels."""
         self.names = DnsNameTable(desired, observed)
         self.name_conflicts: list[NameConflict] = []
         self.outdated: set[str] = set()
-        """Networks that this gateway created with other options than those that are configured now."""
+        """Names of the gateway's own networks whose options differ from the configuration."""
         self._containers_named: dict[str, dict[str, list[tuple[Container, bool]]]] = {}
-        """For each network and name: the result of `containers_named`, as a cache."""
+        """Caches the result of `containers_named` for each network and name."""
         self.reserved: dict[tuple[str, str], EndpointWithAlias] = {}
         """For each network and alias: the container or service for which this plan reserves the alias."""
 
@@ -92,8 +92,8 @@ class PlanBuilder:
         """Return the driver of a network that has the given options."""
         if options.driver != "auto":
             return options.driver
-        # Only the gateway on the leading manager creates overlays. This manager lists all services, but not the plain
-        # containers on other nodes, so the per-project networks of such containers would never be created. Therefore,
+        # Only the gateway on the leading manager creates overlays. It sees the services of all nodes, but not the
+        # plain containers on other nodes, so it cannot create per-project networks for those containers. Therefore,
         # use overlays for per-project networks only with `docker.services`.
         overlay = self.observed.swarm.member and (options.per is None or self.options.services)
         return "overlay" if overlay else "bridge"
@@ -163,7 +163,7 @@ class PlanBuilder:
         return frozenset(each.lower() for part in (given, rule) if part is not None for each in part.aliases)
 
     def holder(self, container: Container) -> EndpointWithAlias:
-        """Return a container as an `EndpointWithAlias`."""
+        """Create the `EndpointWithAlias` of a container."""
         listed = self.by_configuration(container.name, container.labels)
         return EndpointWithAlias(f"container {container.name}", owner(container.id, container.labels), listed)
 
@@ -202,7 +202,9 @@ class PlanBuilder:
         return {each.lower() for each in self.gateway_aliases(network)}
 
     def containers_named(self, network: str, name: str) -> list[tuple[Container, bool]]:
-        """Return the containers to which a name resolves on a network, and for each, whether the name is an alias.
+        """Return the containers to which a name resolves on a network.
+
+        The second value of each pair is true if the name is an alias of the container.
 
         Args:
             network: The network's name.
@@ -225,7 +227,7 @@ class PlanBuilder:
         reason: AttachmentObstacle | None = None,
         message: str = "",
     ) -> None:
-        """Add to the plan the status of a container's or service's attachment to a network."""
+        """Add the `DesiredAttachment` of a container or service to the plan."""
         self.attachments.append(DesiredAttachment(network, who, state, reason, message, who_id))
 
     def report_container(
@@ -236,5 +238,5 @@ class PlanBuilder:
         reason: AttachmentObstacle | None = None,
         message: str = "",
     ) -> None:
-        """Add to the plan the status of a container's attachment to a network."""
+        """Add the `DesiredAttachment` of a container to the plan."""
         self.report(container.name, container.id, network, state, reason, message)

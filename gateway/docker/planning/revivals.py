@@ -62,10 +62,7 @@ def revive(builder: PlanBuilder) -> tuple[UnavailableContainer, ...]:
 def _with_start_restriction(
     builder: PlanBuilder, container: Container, unavailable: UnavailableContainer
 ) -> UnavailableContainer:
-    """Return a copy of `unavailable` that states why the gateway must not start the container.
-
-    Return `unavailable` unchanged if no restriction applies.
-    """
+    """Return `unavailable`, with a reason added if the gateway must not start `container`."""
     if unavailable.state not in (RevivalStatus.STARTING, RevivalStatus.WAITING):
         return unavailable
     options, desired, start = builder.options, builder.desired, container.last_start
@@ -130,7 +127,7 @@ def _without_volume(builder: PlanBuilder, container: Container, failed: StartFai
 
 
 def _when_up(builder: PlanBuilder, container: Container, backend: str, detail: str) -> UnavailableContainer:
-    """Return an `UnavailableContainer` for a failed mount. The gateway starts the container when `backend` is up."""
+    """Return an `UnavailableContainer` whose volume was not mounted. The gateway starts it when `backend` is up."""
     usable = builder.desired.usable
     unavailable = unavailable_container(container, StartFailureCause.VOLUME, detail, RevivalStatus.STARTING)
     if usable is not None and backend in usable:
@@ -146,7 +143,7 @@ def _without_network(builder: PlanBuilder, container: Container, failed: StartFa
         name for name, endpoint in container.endpoints.items() if failed.network in ("", name, endpoint.network_id)
     ]
     if not named and (container.network_mode != failed.network or len(container.endpoints) == 1):
-        # The error contains the ID of a removed network. The container was later attached to a new network with the
+        # `failed.network` is the ID of a removed network. The container was later attached to a new network with the
         # same name and another ID.
         named = list(container.endpoints)
     ours = [

@@ -9,14 +9,14 @@ from gateway.docker.snapshot import Container
 def report_shared_namespace(
     builder: PlanBuilder, container: Container, network: str, aliases: tuple[str, ...], *, coming: bool
 ) -> None:
-    """Report the status of the attachment of a container that uses another container's network namespace.
+    """Report whether a container is attached to a network through the namespace of another container.
 
     Args:
         builder: The plan so far.
-        container: The container that joins the other container's network namespace.
-        network: A network that the container requests.
-        aliases: The aliases that the container requests.
-        coming: Whether the other container requests `network`. If so, the gateway attaches the other container first.
+        container: The container that uses the namespace of the other container.
+        network: A network that `container` requests.
+        aliases: The aliases that `container` requests.
+        coming: Whether the other container requests `network` too.
     """
 
     def report(state: AttachmentState, reason: AttachmentObstacle | None, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Plans updates of swarm services, because the specification of a service lists the networks of its tasks."""
+"""Plans changes to the networks of swarm services. Each change is an update of a service's specification."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -52,9 +52,9 @@ def _attached(builder: PlanBuilder, service: SwarmService) -> tuple[dict[str, fr
     """Report the status of each network that a service requests.
 
     Returns:
-        A mapping from the ID of each current or added network of the service to the service's desired aliases on
-            the network. Also the IDs of the existing networks that the service requests; empty if the gateway refuses
-            the request.
+        First, the current and added networks of the service: a mapping from network IDs to the desired aliases.
+            Second, the IDs of the requested networks that exist. If the gateway refuses the request, the second value
+            is empty.
     """
     mark, who = builder.desired.owner_alias, f"service {service.name}"
 
@@ -103,7 +103,7 @@ def _block_reason(
     request: RequestedAccess,
     found: frozenset[str] | None,
 ) -> tuple[AttachmentState, AttachmentObstacle, str] | None:
-    """Return the status and reason if the service's request for a network is blocked; None if it is not blocked."""
+    """Return the status, obstacle and message if there is an obstacle to a requested network; otherwise, None."""
     if found is None and there.scope != "swarm":
         return AttachmentState.BLOCKED, AttachmentObstacle.LOCAL_NETWORK, _local(builder, there)
     if conflicts := service_conflicts(builder, service, there.name, request.aliases):
@@ -140,7 +140,7 @@ def _to_change(builder: PlanBuilder) -> tuple[AttachmentState, AttachmentObstacl
 def _conflict(
     builder: PlanBuilder, service: SwarmService, name: str, request: RequestedAccess, found: frozenset[str]
 ) -> str:
-    """Reserve the service's aliases on a network, or return why the service cannot have them."""
+    """Reserve the service's aliases on a network. If an alias is taken, reserve nothing, and return a message."""
     taken = [alias for alias in request.aliases if alias.lower() in builder.backend_names(name)]
     if taken:
         return f"{', '.join(taken)}: a backend has that name: choose another alias"
@@ -154,7 +154,7 @@ def _conflict(
 
 
 def _held(builder: PlanBuilder, service: SwarmService, name: str, alias: str) -> str | None:
-    """Return the holder of an alias that the service cannot share; None if the service can have the alias."""
+    """Return the name of an endpoint that has an alias and does not share it with the service, or None."""
     holder, network, alias = _holder(builder, service), builder.known[name].id, alias.lower()
     holders = [
         _holder(builder, other)
@@ -193,10 +193,10 @@ def _update(builder: PlanBuilder, service: SwarmService, networks: Mapping[str, 
 
 
 def _kept(builder: PlanBuilder, service: SwarmService, networks: Mapping[str, frozenset[str]]) -> tuple[str, ...]:
-    """Return the networks to add so that a service still reaches external networks after its update.
+    """Return the networks that an update must add to keep a service's access to external networks.
 
-    A service without networks uses the default bridge. The engine detaches the service from this bridge when the
-    specification gets the first network.
+    A service without networks uses the default bridge. If an update adds a network, the engine detaches the service
+    from this bridge.
     """
     internal = {each.id for each in builder.observed.networks if each.internal}
     has_external_route = not service.networks or not service.networks.keys() <= internal

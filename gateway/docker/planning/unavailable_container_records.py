@@ -33,7 +33,7 @@ def safe_command(command: str) -> str:
 def unavailable_container_to_recreate(
     container: Container, cause: StartFailureCause, detail: str
 ) -> UnavailableContainer:
-    """Create the `UnavailableContainer` for a container that must be recreated, because every start would fail.
+    """Create the `UnavailableContainer` for a container that cannot start until it is recreated.
 
     If Compose created the container, the result includes the command that recreates it.
     """

@@ -21,8 +21,8 @@ RenderPage = Callable[[ServiceView, PageParts], LazyPage | None]
 """Renders a page from a snapshot of the service's state. Reuses parts that have not changed since the last rendering.
 Returns None if the page does not exist."""
 _UPDATE_AGE = 3.0
-"""Maximum age, in seconds, of the counters in an update of an open page. The limit is longer than for a whole page:
-open pages request updates often, and collecting all counters is slow."""
+"""Maximum age, in seconds, of the counters in an update of an open page. The limit is higher than for
+whole pages, because open pages request updates often, and collecting all counters is slow."""
 _COMPRESSION = 1
 """The gzip level. Higher levels take several times as long, but pages become only slightly smaller."""
 _LARGE = 32768
@@ -41,7 +41,7 @@ class PageResponse:
 
 
 class CachedPage:
-    """One HTML page, which all clients share, with its cached responses.
+    """Renders one HTML page for all clients, and caches the responses.
 
     Args:
         views: Provides snapshots of the service's state, which the page shows.
@@ -60,13 +60,13 @@ class CachedPage:
         self._title = ""
         self._event = 0
         self._view_number = 0
-        """The `number` of the service snapshot (`VersionedStatusView`) of the last rendering; 0 before the first
-        rendering. The snapshot itself is not stored, so that the memory of the snapshot can be freed."""
+        """`VersionedStatusView.number` of the latest rendered snapshot; 0 before the first rendering. The snapshot
+        is not stored, so that its memory can be freed."""
         self._rendered = 0.0
         """Monotonic time of the last rendering, in seconds."""
         self._responses: dict[int | None, PageResponse] = {}
-        """Cached responses with the current content of the page. The key is the page version that the client already
-        shows; None: the response contains the whole page."""
+        """The cached responses with the current content, by the version that the client has. The response for None
+        contains the whole page."""
 
     async def get(self, since: str, render: RenderPage) -> PageResponse | None:
         """Return the whole page, or an update with the changed parts; None if the page does not exist.

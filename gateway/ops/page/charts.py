@@ -40,7 +40,7 @@ def history_chart(checks: Sequence[CheckHistoryEntry], columns: int = WIDTH) -> 
 
 _CLASSES = ("ok", "warn", "blocked", "fail")
 _WORDS = ("succeeded", "degraded", "blocked", "failed")
-"""For each class in `_CLASSES`, the word that describes the check result in the label of a chart."""
+"""For each class in `_CLASSES`, the word that a chart's label uses."""
 _RESULTS = {
     HealthState.UP: 0,
     HealthState.DEGRADED: 1,
@@ -49,7 +49,7 @@ _RESULTS = {
     HealthState.BLOCKED: 2,
     HealthState.DOWN: 3,
 }
-"""The index in `_CLASSES` for each state."""
+"""For each check result, the index of its class in `_CLASSES`."""
 
 
 @lru_cache(maxsize=1024)  # most targets have the same results, and therefore the same chart

@@ -14,8 +14,8 @@ SHORTEST_SCALE = 0.005
 """Minimum scale of a chart of check phases: the full width represents at least this number of seconds."""
 END_SECTION = "</section>\n"
 _PERIOD = 3600.0
-"""Seconds after which the renderer renders every part again, even if the data has not changed. The HTML also depends
-on the current time: times that are more than a day ago include the date."""
+"""Maximum age of a rendered part, in seconds. The part is then rendered again even if its data has not changed,
+because times that are more than a day old include the date."""
 
 
 def macros(template: str) -> Any:
@@ -66,9 +66,9 @@ class PagePartRenderer:
 
         Args:
             group: The group.
-            path: Renders the heading and the tunnels of the group.
-            longest: The duration of the longest check on the page, in seconds. None: show fewer details, because the
-                page has many targets.
+            path: The function that renders the heading and the tunnels of the group.
+            longest: The duration of the longest check on the page, in seconds. None for a page with many targets,
+                which shows fewer details.
         """
         names, label = ",".join(group.paths), escape(status_content.heading(group))
         yield f'<section id="via-{escape(names)}" class="group" aria-label="{label}" data-parts>\n'

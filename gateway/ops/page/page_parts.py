@@ -72,7 +72,7 @@ class PageParts:
         return known
 
     def commit(self, items: Sequence[PageItem]) -> None:
-        """Set the content of the page, and discard all other parts. If the content has changed, increase the version.
+        """Set the content of the page. If it has changed, increase the version. Forget the parts not in `items`.
 
         Args:
             items: The parts of the page, and the tags of its wrapper elements, in order.
@@ -84,7 +84,7 @@ class PageParts:
         self._items, self._order = items, order
 
     def known_version(self, text: str) -> int | None:
-        """Convert the version that a client has sent to a number; return None if the page never had this version."""
+        """Parse the version in a client's request; return None if the page never had this version."""
         version = int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS else None
         return version if version is not None and self._first < version <= self._version else None
 
@@ -92,8 +92,8 @@ class PageParts:
         """Return the HTML of the page, with placeholders for parts that the client already has.
 
         Args:
-            since: The version that the client has, from `known_version`. If it is the current version, the result is
-                empty. None: return all parts.
+            since: The client's version, from `known_version`; None to return all parts. For the current version, the
+                result is empty.
         """
         if since is None:
             return "".join(each if isinstance(each, str) else each.html for each in self._items)

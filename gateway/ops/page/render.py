@@ -18,10 +18,10 @@ from gateway.ops.status_views import BackendView, ConfigText, ServiceView
 from gateway.ops.tunnel_root_causes import path_tunnels, with_outer_tunnels
 
 _LARGE = 100
-"""Maximum number of targets for which the page shows all details. With more targets, the page omits details, so that
-its size stays below 300 KB. A page with all details also shows at most this number of consumers."""
+"""If there are more targets than this, the status page omits details to stay below 300 KB. Otherwise, this is the
+maximum number of consumers on the status page."""
 _MAX_CHANGES = 100
-"""Maximum number of events in the section of recent changes on the page of a backend."""
+"""Maximum number of recent changes on the page of a backend."""
 _INDEX, _BACKEND, _FLEET = map(macros, ("index.html", "backend.html", "fleet.html"))
 _END_MAIN = "</main>\n"
 
@@ -32,8 +32,8 @@ class LazyPage:
 
     Args:
         title: The title of the page.
-        items: The parts and tags of the page, in order. Empty strings separate slow steps, so that the caller can
-            yield to the event loop between them.
+        items: The content of the page, in order. Between slow steps, there is an empty string, so that the caller can
+            yield to the event loop.
     """
 
     title: str
@@ -50,13 +50,12 @@ def render_index(
         events: The latest events, oldest first.
         configuration: The configuration without its backends.
         now: The current time in seconds since the epoch.
-        parts: The parts of the page from the last rendering.
+        parts: The parts from the last rendering. Parts that have not changed are reused.
     """
     diagnosis, renderer = diagnose(view), PagePartRenderer(parts, now, "")
     targets = [target for backend in view.backends for target in backend.targets]
     large = len(targets) > _LARGE
-    # Find the duration of the longest check, which is the scale of the charts of check phases. Large pages do not
-    # contain these charts.
+    # The longest check sets the scale of the bars that show check phases. Large pages do not contain these bars.
     durations = (each.last_duration or 0.0 for each in targets if each.last_phases)
     longest = None if large else max(durations, default=0.0)
 
@@ -105,7 +104,7 @@ def render_backend(
         events: The latest events, oldest first.
         configuration: The configuration of the backend.
         now: The current time in seconds since the epoch.
-        parts: The parts of the page from the last rendering.
+        parts: The parts from the last rendering. Parts that have not changed are reused.
     """
     renderer = PagePartRenderer(parts, now, "../")
     longest = max(SHORTEST_SCALE, *(target.last_duration or 0.0 for target in backend.targets))
@@ -144,7 +143,7 @@ def render_fleet(view: ServiceView, fleet: FleetState, now: float, parts: PagePa
         view: The state of this service.
         fleet: The gateways of the fleet.
         now: The current time in seconds since the epoch.
-        parts: The parts of the page from the last rendering.
+        parts: The parts from the last rendering. Parts that have not changed are reused.
     """
     renderer, members = PagePartRenderer(parts, now, ""), worst_first(fleet.members)
 

@@ -21,7 +21,7 @@ class TunnelGroup:
 
     Args:
         paths: The names of the tunnels that lead to the targets; empty if the backends use no tunnel.
-        tunnels: The tunnels in `paths`, and all outer tunnels inside which they can run, outermost first.
+        tunnels: The tunnels in `paths` and all their outer tunnels, outermost first.
         backends: The backends, worst first.
     """
 
@@ -61,7 +61,8 @@ class StatusPageNotices:
     """The problems that the status page shows in its section of notices.
 
     Args:
-        reload_failed_at: When the last reload failed, in seconds since the epoch; None if it was successful.
+        reload_failed_at: When the last reload failed, in seconds since the epoch; None if it succeeded, or before the
+            first reload.
         reload_error: Why the last reload failed; empty if it was successful.
         docker_trouble: Why the gateway cannot use the Docker engine; None if the gateway can use it.
         unavailable: The containers that are unavailable.
@@ -137,7 +138,7 @@ def changes(events: Sequence[StateChange], limit: int = MAX_CHANGES) -> list[Rec
 
 
 def some(names: Sequence[str], limit: int = 3) -> str:
-    """Return the first `limit` of the names, and the number of further names, such as `a, b, c and 2 more`."""
+    """Return a text with the first `limit` names and the number of other names: `a, b, c and 2 more`."""
     more = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
 

@@ -79,9 +79,9 @@ def _notes(member: MemberState) -> list[str]:
 
 
 def _problems(member: MemberState) -> Iterator[tuple[MemberProblem, float | None]]:
-    """Yield each problem of a member, and when the problem began, in seconds since the epoch.
+    """Yield each problem of a member, with its start time in seconds since the epoch.
 
-    The time is None if the member's response does not contain it.
+    The start time is None if the member does not report it.
     """
     for each in member.summary.problems if member.summary else ():
         yield each, datetime.fromisoformat(each.since).timestamp() if each.since else None

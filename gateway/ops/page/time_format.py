@@ -17,7 +17,7 @@ def clock_time(seconds: float, now: float) -> str:
 
 
 def is_recent(seconds: float, now: float) -> bool:
-    """Return whether a time is within a day of `now`, so that `clock_time` omits the date.
+    """Return whether a time is within a day of `now`. `clock_time` then omits the date.
 
     Args:
         seconds: Seconds since the epoch.

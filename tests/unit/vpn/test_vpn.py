@@ -102,7 +102,7 @@ def test_a_wireguard_file_is_rewritten_for_wg() -> None:
     ("text", "words"),
     [
         (wireguard("Color = red"), "line 4: unknown key Color"),
-        (wireguard("MTU = many"), "line 4: invalid literal"),
+        (wireguard("MTU = many"), "line 4: MTU is not valid: it must be a number of bytes"),
         (wireguard().replace(KEY, "short"), "line 2: PrivateKey is not a valid key"),
         (wireguard().replace("Endpoint = vpn.example:51820", ""), "has an Endpoint"),
         (wireguard().replace("Address = 10.9.0.2/24", ""), "has no Address"),
@@ -117,7 +117,17 @@ def test_an_unusable_wireguard_file_is_refused(text: str, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [f"PrivateKey: {KEY}", f"PrivateKey {KEY}", KEY, f"[{KEY}]", f"Endpoint = {KEY}", f"DNS = {KEY}"]
+    "line",
+    [
+        f"PrivateKey: {KEY}",
+        f"PrivateKey {KEY}",
+        KEY,
+        f"[{KEY}]",
+        *(
+            f"{name} = {KEY}"
+            for name in ("Endpoint", "DNS", "MTU", "Address", "ListenPort", "AllowedIPs", "PersistentKeepalive")
+        ),
+    ],
 )
 def test_a_key_in_the_wrong_place_is_not_shown(line: str) -> None:
     for text in (wireguard(line), wireguard(peer=line)):
