@@ -122,7 +122,7 @@ def unreadable(path: Path, error: OSError, shown: str | None = None) -> str:
 def check_owner_only(path: Path, status: os.stat_result, what: str = "private key") -> None:
     """Raise an error if users other than the owner can read a file that contains a secret.
 
-    If the file belongs to another user than that of this process, its group may also read it. A mounted secret, for
+    If the file does not belong to the user of this process, its group may also read it. A mounted secret, for
     example, can belong to another user.
 
     Args:

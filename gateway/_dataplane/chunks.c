@@ -15,7 +15,7 @@ struct chunk {
     uint8_t data[];
 };
 
-/* Return a chunk with room for `size` more bytes. Extend the last chunk up to MAX_CHUNK; beyond that, allocate another. */
+/* Return a chunk with room for `size` more bytes: the last chunk, extended to at most about MAX_CHUNK, or a new chunk. */
 static struct chunk *make_room(struct chunks *c, size_t size)
 {
     struct chunk *last = c->last ? *c->last : NULL, *grown = last, *made;

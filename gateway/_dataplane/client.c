@@ -29,8 +29,8 @@ static void set_mask(struct channel *c, uint32_t mask)
 /* Set the events that epoll reports for the client's socket.
  *
  * If the channel waits for no event:
- * - A TCP socket stays registered, so that epoll reports errors. After its write side is shut down, the socket is
- *   edge-triggered. Otherwise, epoll would report a hang-up again and again after the client has ended its stream.
+ * - A TCP socket stays registered, so that epoll reports errors. After its write side is shut down or has failed, the socket
+ *   is edge-triggered. Otherwise, epoll would report a hang-up continuously after the client has ended its stream.
  * - A unix socket is not registered. Otherwise, epoll would report a hang-up when the client closes the connection, even if
  *   unread data remains.
  */
@@ -172,8 +172,8 @@ void client_read(struct channel *c)
  *   because SSH cannot forward a reset (RFC 4254, section 5.3).
  * - Otherwise, continue to read from the client.
  *
- * Args: error: the errno of the failed system call, because the kernel reports each error only once. 0: no system call has
- *   failed, so this function reads SO_ERROR.
+ * Args: error: the errno of the system call that failed. SO_ERROR no longer contains this error, because the kernel reports it
+ *   only once. If no system call has failed, pass 0; this function then reads SO_ERROR.
  */
 void client_unwritable(struct channel *c, int error)
 {

@@ -70,7 +70,7 @@ static void record_latency(struct channel *c, uint64_t now)
 
 /* Keep unsent pieces until the client's socket accepts them. If the socket is closed or has failed, drop the pieces.
  *
- * Args: at: index of the first unsent piece; skip: number of bytes of this piece that were already sent.
+ * Args: at: index of the first piece that is not sent completely; skip: number of its bytes that were already sent.
  */
 static void hold(struct channel *c, int at, size_t skip, uint64_t now)
 {

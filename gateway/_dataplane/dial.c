@@ -87,7 +87,8 @@ static bool watch(struct dial *d)
  *
  * - 0: relay between the client and the target.
  * - EINPROGRESS: wait.
- * - Any other value: return the client to Python, which handles failures. Do the same if relaying or waiting cannot start. */
+ * - Any other value: return the client to Python, which handles failures. Do the same if the socket is connected to itself, or
+ *   if relaying or waiting cannot start. */
 static void proceed(struct dial *d, int error)
 {
     bool works;

@@ -1,8 +1,8 @@
 /* Declares the native engine, an epoll loop that relays the bytes of SSH channels and pairs of sockets (docs/architecture.md).
  *
  * The engine has its own thread, which never takes Python's GIL. Only this thread calls `engine_turn`, which runs one
- * iteration of the epoll loop. Other threads only queue commands, take records, and read gauges. Some tests do not start
- * the thread, and call `engine_turn` themselves.
+ * iteration of the epoll loop. Other threads queue commands, take records, allocate and free slots, and read gauges. Some
+ * tests do not start the thread, and call `engine_turn` themselves.
  *
  * Each SSH connection, channel, listener and pair has a slot (`struct gauge`) and a token. The token consists of the slot's
  * number and generation. If the slot now has another generation, the object no longer exists.
@@ -286,7 +286,7 @@ struct engine {
     /* when each task is due, and when the timer expires; 0: not scheduled */
     uint64_t histograms_due, stall_scan_due, slow_scan_due, report_due, timer_set;
     uint64_t growth_available;
-    uint64_t growth_reserve; /* part of `growth_available` that only open channels may use, not new channels */
+    uint64_t growth_reserve; /* part of `growth_available` that new channels must not use */
     uint32_t user_timeout; /* TCP_USER_TIMEOUT of clients, in milliseconds */
     uint8_t padding[MAX_PADDING];
 };

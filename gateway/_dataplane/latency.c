@@ -104,8 +104,8 @@ void stall_set(struct engine *e, struct stall *s, int fd, bool stalled)
 
 /* Disable TCP_USER_TIMEOUT while the peer acknowledges window probes, but reads no data.
  *
- * With TCP_USER_TIMEOUT, the kernel closes a connection whose receive window stays zero for longer than the timeout. RFC 9293,
- * section 3.8.6.1, requires the sender to keep such a connection open.
+ * With TCP_USER_TIMEOUT, the kernel closes a connection if the peer's receive window stays zero for longer than the timeout.
+ * RFC 9293, section 3.8.6.1, requires the sender to keep such a connection open.
  */
 static void check_stalled(struct engine *e, struct stall *s, int fd, uint64_t now)
 {

@@ -101,7 +101,7 @@ void listener_permit(struct listener *l, uint64_t count)
 }
 
 /* Wait for a permit for at most PERMIT_WAIT. Meanwhile, other engines that share the socket can accept clients. If the listener
- * has already waited in vain, stop it: Python then accepts the clients. */
+ * has already waited without a permit, stop it: Python then accepts the clients. */
 static void wait_for_permit(struct listener *l)
 {
     if (l->permit_waited) {
@@ -166,9 +166,9 @@ static struct wire *choose_wire(struct listener *l)
     return best;
 }
 
-/* Count a new channel. Once per second, increment `overflow_periods` if more than three quarters of the last second's channels
- * were opened on full SSH connections. To ignore short bursts of clients, do not increment it after a pause between channels,
- * or if there were too few channels to fill one SSH connection.
+/* Count a new channel. At the end of each period of about one second, increment `overflow_periods` if more than three quarters
+ * of the period's channels were opened on full SSH connections. To ignore short bursts of clients, do not increment it after a
+ * pause between channels, or if the period had too few channels to fill one SSH connection.
  *
  * Args: overflow: whether the SSH connection was already full before this channel.
  */
@@ -230,7 +230,8 @@ static void take_client(struct listener *l, int fd, const struct sockaddr_storag
     report_returned(l, fd, 0, false);
 }
 
-/* Accept the clients that wait in the kernel. If accept4(2) fails, stop the listener: Python then accepts the next clients. */
+/* Accept the clients that wait in the kernel. If no permit is left, wait for one (see `wait_for_permit`). If accept4(2) fails
+ * unexpectedly, stop the listener: Python then accepts the next clients. */
 void listener_event(struct listener *l)
 {
     struct sockaddr_storage from;

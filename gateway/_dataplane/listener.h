@@ -52,7 +52,7 @@ struct listener {
     int fd;
     uint32_t next_wire, pending;
     uint64_t permitted, token;
-    uint64_t accepted; /* number of permits in use; a connection that is counted in `served` returns its permit */
+    uint64_t accepted; /* number of used permits; a connection that is counted in `served` gives its permit back */
     uint64_t permit_due; /* end of the wait for a permit, in monotonic nanoseconds; 0: the listener does not wait */
     bool permit_waited;  /* whether the most recent wait ended without a permit */
     uint64_t period_start;     /* when the last channel of the previous period was opened */

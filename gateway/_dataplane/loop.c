@@ -11,7 +11,7 @@
 #include "pair.h"
 
 #define MAX_EVENTS 256
-#define MAX_TURN ((size_t)4 * 1024 * 1024) /* bytes to read from pairs per loop iteration; see `share_of` */
+#define MAX_TURN ((size_t)4 * 1024 * 1024) /* rough limit on the bytes read from pairs per loop iteration; see `share_of` */
 #define MIN_SHARE ((size_t)64 * 1024)
 #define MAX_SHARE ((size_t)1024 * 1024)
 

@@ -186,9 +186,9 @@ static int add_constants(PyObject *module)
     return PyModule_AddStringConstant(module, "OPENSSL_VERSION", OpenSSL_version(OPENSSL_VERSION));
 }
 
-/* Make glibc return freed blocks of 1 MiB and more to the kernel, in the whole process.
+/* Make glibc return freed blocks of 1 MiB and more to the kernel, for all code in this process.
  *
- * glibc returns a freed block to the kernel if the block is larger than a threshold. Smaller blocks are in heaps. By default,
+ * glibc allocates blocks below a threshold from heaps, and returns larger freed blocks to the kernel. By default,
  * each freed block that is larger than the threshold raises the threshold, up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD). Large
  * blocks then fragment the heaps, and the memory of the process grows for hours. Constant thresholds prevent this.
  *

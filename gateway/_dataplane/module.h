@@ -15,7 +15,7 @@ struct object {
 /* Return the engine of a Python object. If the engine is closed, set an exception, and return NULL. */
 struct engine *engine_of(PyObject *self);
 
-/* module_state.c: methods that return records and state, and methods that allocate and release tokens. */
+/* module_state.c: methods that return records, counters and state, and methods that allocate and release tokens. */
 PyObject *method_take(PyObject *self, PyObject *unused);
 PyObject *method_token(PyObject *self, PyObject *unused);
 PyObject *method_release(PyObject *self, PyObject *token);

@@ -1,6 +1,6 @@
 /* Manages a pair of sockets: registers the sockets with epoll, and ends the pair.
  *
- * Each peer receives either the whole stream of the other peer, or a reset.
+ * Each peer receives either the complete stream of the other peer, or a reset.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -37,7 +37,7 @@ static void set_mask(struct side *s, uint32_t mask)
         pair_abort(s->pair, CLOSE_ABORTED);
 }
 
-/* Set the events that epoll reports for a socket. `client_update_mask` explains the special cases. */
+/* Set the events that epoll reports for a socket. `client_update_mask` explains what happens if the pair waits for no event. */
 static void update_mask(struct side *s)
 {
     uint32_t mask;

@@ -85,8 +85,8 @@ static void append(struct engine *e, enum record kind, uint64_t token, const int
     pthread_mutex_unlock(&e->lock);
 }
 
-/* Append a record, and notify Python at the end of this loop iteration. Notify Python immediately of bytes for a tap: Python
- * must process these bytes before the client's next action. */
+/* Append a record, and notify Python at the end of this loop iteration. Notify Python immediately of bytes for a tap: it must
+ * process these bytes before it handles the client's next action. */
 void emit(struct engine *e, enum record kind, uint64_t token, const int64_t arguments[4], const void *payload,
           size_t size)
 {

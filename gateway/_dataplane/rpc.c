@@ -1,5 +1,5 @@
 /* Reports the bytes of a channel or pair to Python, for a tap. For NFS, reports only the headers of the ONC RPC messages
- * (RFC 5531, sections 8 and 11). Python measures latencies with these headers.
+ * (RFC 5531, sections 8 and 11). Python measures latencies from these headers.
  */
 #include "engine.h"
 

@@ -149,8 +149,8 @@ void joined_report_all(struct listener *l)
     report_clients(l->engine, l, 0);
 }
 
-/* Report a lost SSH connection's unreported clients to Python. The backend has already ended the streams of these clients, but
- * the clients have not received all bytes yet. */
+/* Report a lost SSH connection's unreported clients to Python. The backend has already ended its stream to each of these
+ * clients, but the clients have not received all bytes yet. */
 void joined_report_lost(struct engine *e, uint64_t wire)
 {
     report_clients(e, NULL, wire);

@@ -7,7 +7,7 @@
 
 #include "engine.h"
 
-/* If more than this number of bytes of records wait, the engine notifies Python, even if no record is urgent. */
+/* If the waiting records exceed this number of bytes, the engine notifies Python, even if no record is urgent. */
 #define MAX_WAITING ((size_t)64 * 1024)
 
 static void notify(int fd)
@@ -39,8 +39,8 @@ static bool wait_for_python(struct engine *e)
     return !stopping;
 }
 
-/* Notify Python if an urgent record or more than MAX_WAITING bytes of records wait, if records were lost, or if an error ends
- * the thread. Do not notify Python again until it has taken the records.
+/* Notify Python if an urgent record waits, if the waiting records exceed MAX_WAITING bytes, if records were lost, or if an
+ * error ends the thread. Do not notify Python again until it has taken the records.
  *
  * Args: error: the error that ends the thread, or 0.
  */

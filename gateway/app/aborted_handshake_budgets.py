@@ -14,9 +14,9 @@ _NetworkPath = tuple[str | None, HostPort]
 class AbortedHandshakeBudgets:
     """Owns one handshake budget for each path. A path is a pair of a tunnel (or none) and a target address.
 
-    A server counts the aborted handshakes of all paths together. Therefore, the budgets of all paths to one server
-    share one limit (see `join_budgets`). All paths of a backend to one target lead to the same server. Backends with
-    the same path use the same budget.
+    Several paths to one server can have the same source address. The server then counts their aborted handshakes
+    together. Therefore, the budgets of all paths to one server share one limit (see `join_budgets`). All paths of a
+    backend to one target lead to the same server. Backends with the same path use the same budget.
 
     A reload keeps the budgets, because it does not reset the server's count.
     """

@@ -42,8 +42,8 @@ class MonitoredTarget:
         """The target's last state, and the time at which this state began. A change of the path alone does not change
         the time."""
         self.view: tuple[object, TargetView] | None = None
-        """A cache for `status_view_builder`: the values from which it built the target's view, and this view. None if
-        there is no view yet."""
+        """A cache for `status_view_builder`: the inputs and the target's view. The view is reused if the inputs have
+        not changed. None if there is no view yet."""
         self._dial_failed_at: dict[int, float] = {}
         """For each path, by its index in `checks`: the monotonic time, in seconds, of the latest call of
         `report_failed_dial`."""

@@ -118,8 +118,8 @@ def audit(config: Config, mount_table: Path | None = None) -> tuple[AuditReport,
 
     Args:
         config: The configuration, with a `docker` section.
-        mount_table: A file with a copy of `/proc/self/mountinfo` from the engine's host. Necessary only if the engine
-            runs on another host, or outside of the gateway's container.
+        mount_table: A file with a copy of `/proc/self/mountinfo` from the engine's host. None: the audit reads the
+            mount table itself if the engine runs on this host, and the audit does not run in a container.
 
     Raises:
         EngineError: The Docker engine cannot be reached, or its response is not valid.
@@ -190,9 +190,9 @@ async def _with_reconciler(
 
 
 def _with_client_host(error: EngineError, options: DockerOptions) -> EngineError:
-    """Return `error`, with a note if the engine is unreachable and `DOCKER_HOST` differs from `docker.host`.
+    """Return `error`, with a note if the engine is unreachable and `DOCKER_HOST` is set to another address.
 
-    If the gateway uses the engine through a tunnel, omit the note.
+    Omit the note if the gateway uses the engine through a tunnel.
     """
     host = os.environ.get("DOCKER_HOST", "")
     if error.kind is not EngineErrorKind.UNREACHABLE or options.tunnel is not None or host in ("", options.host):

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 _FILE_THREADS = 16
 """Number of threads that read files. Reads are short, but a file system that hangs can block several threads."""
 _SWITCH_INTERVAL = 0.0005
-"""The running thread must release the GIL after this time in seconds if another thread waits. While a thread renders
-metrics, the event loop waits up to this long after each of its system calls. Python's default is 5 ms."""
+"""Seconds after which a thread must release the GIL to a waiting thread. While a thread renders metrics, the event
+loop can wait this long after each of its system calls. Python's default is 5 ms."""
 _GC_THRESHOLDS = (50_000, 20, 100)
 """Thresholds of the garbage collector. They are higher than the defaults, because a full collection stops the event
 loop for tens of milliseconds."""

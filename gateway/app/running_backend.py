@@ -118,10 +118,10 @@ class RunningBackend:
         return self.budgets.of(self.spec, target, tunnel)
 
     def _record_login(self, check: Check) -> None:
-        """Record the last login of `check` in the handshake budget.
+        """Record the last successful login of `check` in the handshake budget of its path.
 
         A login resets the server's count of aborted handshakes. If the check has read the server's limit for this
-        count, the budget adopts the limit.
+        count, all budgets of the server adopt the limit.
         """
         budget = self.budget(check.target, check.tunnel)
         if budget is not None and check.succeeded_at is not None:

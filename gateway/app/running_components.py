@@ -59,7 +59,7 @@ class RunningComponents:
         self.on_state_change: Callable[[], None] = lambda: None
         """Called when the state of a backend changes."""
         self.on_check_result: Callable[[RunningBackend], None] = lambda _: None
-        """Called with a backend after each result of its checks, and after its checks are replaced."""
+        """Called with a backend after each of its checks, and when its checks are started or replaced."""
         self._components = components
         self._identity = identity
         self._checks = checks
@@ -103,7 +103,7 @@ class RunningComponents:
         return diff
 
     def review_forwards(self) -> None:
-        """Let Python code accept clients again where the native engine can no longer handle them.
+        """If the native engine can no longer handle the clients of a forward, let Python code accept them again.
 
         Call this method after each change of the configuration or the audit log.
         """

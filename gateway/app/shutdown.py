@@ -52,6 +52,6 @@ def idle_threshold(left: float, drain: float) -> float:
 
     Args:
         left: Seconds until the drain ends.
-        drain: Duration of the whole drain, in seconds.
+        drain: Duration of the entire drain, in seconds.
     """
     return max(drain / 2 * (left / drain) ** 3, _MIN_IDLE)

@@ -33,7 +33,7 @@ class UplinkManager:
 
         Args:
             config: The new configuration.
-            closed: The names of the changed and removed tunnels.
+            closed: The names of the removed tunnels, the changed tunnels, and the tunnels inside a changed tunnel.
 
         Returns:
             The old uplinks of the `closed` tunnels, and the uplinks that are no longer required. They still run. Pass

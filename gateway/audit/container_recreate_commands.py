@@ -1,4 +1,4 @@
-"""Builds shell commands that recreate a container with other mounts, and copy its data to the new mounts.
+"""Builds shell commands that recreate a container with other mounts, and copy its data to them. Does no I/O.
 
 For a container that Compose created, the commands use an override file. For a task of a swarm service, they use
 `docker service update`. For other containers, they use `docker create` with the container's current options.

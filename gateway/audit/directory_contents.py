@@ -56,7 +56,7 @@ def read_directory(top: str, skipped: Collection[str], is_late: Callable[[], boo
     Args:
         top: The path of the directory.
         skipped: Paths of directories that must not be opened.
-        is_late: Returns whether the deadline has passed. The function stops reading at the deadline.
+        is_late: Returns whether the deadline has passed. If so, no further directory is read.
     """
     reader = _DirectoryReader(top)
     while reader.waiting and len(reader.names) < _MOST_NAMES and not is_late():

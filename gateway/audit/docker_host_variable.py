@@ -13,8 +13,8 @@ _VARIABLES = {"docker": "DOCKER_HOST", "podman": "CONTAINER_HOST"}
 def with_environment(report: AuditReport, options: DockerOptions, default_host: str, client: str) -> AuditReport:
     """Return a copy of `report` whose commands use the audited engine.
 
-    If `client` uses another engine by default, insert a command that sets the environment variable. If the audited
-    engine is behind a tunnel, insert a comment with the name of the tunnel instead.
+    If `client` might use another engine by default, insert a command that sets the environment variable. If the
+    audited engine is behind a tunnel, insert a comment with the name of the tunnel instead.
 
     Args:
         report: The report.

@@ -1,4 +1,4 @@
-"""Parses mount tables, and reads mounted files and directories on the engine's host.
+"""Parses mount tables, and reads files and directories of the engine's host.
 
 The module opens no path on a network file system, because opening a path blocks while the file server does not
 respond.

@@ -1,8 +1,8 @@
-"""Defines the error for containers that commands cannot recreate."""
+"""Defines the error for containers that the commands of a fix cannot recreate."""
 
 
 class UnsupportedContainerSettingError(Exception):
-    """Commands cannot recreate a container, for example because an option seems to contain a secret.
+    """The commands of a fix cannot recreate a container, for example because an option seems to contain a secret.
 
     The message contains the reason.
     """

@@ -18,7 +18,7 @@ COPY_ROOT = "/audit-copy"
 
 For example, the new volume for the data in `/data` is mounted at `/audit-copy/data`.
 
-To set the owner and mode of a directory, `docker cp` must write to the parent directory. In the user's container,
+To set the owner and mode of a directory, `docker cp` must write to the parent directory. In the new container,
 this parent can be read-only or a symbolic link. Therefore, the commands copy the data through a helper container.
 """
 

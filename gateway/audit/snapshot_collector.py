@@ -20,7 +20,7 @@ from gateway.text_sanitizer import one_line
 
 _PARALLEL = 8
 _COMPARING = 15.0
-"""Maximum total seconds for all requests for changed files."""
+"""The maximum total time, in seconds, of all requests for the changed files of containers."""
 _REMOVED = 2
 """The value of `Kind` that marks a removed file in the engine's list of changes."""
 

@@ -39,7 +39,7 @@ class StorageBehindMount:
         identity: A string that identifies the data. Two mounts of the same data have the same identity.
         options: The mount options of a network file system; empty for other storage.
         host_path: The path on the engine's host; empty if there is no such path.
-        host_mount: The network or memory mount of the host that contains `host_path`; None for other storage.
+        host_mount: The host's network or memory mount that contains `host_path`; None if there is no such mount.
         file_system: The type of a network file system, such as `nfs4`.
         device: The source of a network mount, such as `server:/export`; empty for other storage.
     """
@@ -87,7 +87,7 @@ def split_options(text: str) -> dict[str, str]:
 def nfs_version(store: StorageBehindMount) -> str:
     """Return the version of an NFS mount, such as `4.2`; empty if not known.
 
-    If the options contain version 4 without a minor version, the result depends on the mount:
+    If the version is 4 and the options contain no minor version, the result depends on the mount:
 
     - `4` for a mount on the host, because mount.nfs(8) negotiates the minor version.
     - `4.0` for a volume, because the engine mounts volumes without mount.nfs(8).

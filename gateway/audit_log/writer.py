@@ -53,7 +53,7 @@ class AuditLogWriter:
         self._lock = threading.Lock()
         self._queue: list[AuditLogEvent] = []
         self._unreported = 0
-        """Number of dropped events that the next event `dropped` counts."""
+        """Number of dropped events to report in the next event `dropped`."""
         self._writing: deque[bytes] = deque()
         """Encoded lines that the writer's thread has taken from the queue, but not written yet."""
         self._progress = time.monotonic()

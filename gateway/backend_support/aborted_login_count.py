@@ -29,8 +29,8 @@ class AbortedLoginCount:
         """The highest number of aborted logins that the server can have counted for this tunnel.
 
         The gateway does not know which other tunnels share this tunnel's source address. For each group of tunnels
-        that can share this address, the method counts the aborted logins since the group's latest successful login.
-        The result is the highest of these counts.
+        that can share this address, count the aborted logins since the group's latest successful login. The result is
+        the highest of these counts.
         """
         last_logins = {each.last_login for each in self.peers if each.last_login >= self.last_login}
         return max(

@@ -64,14 +64,14 @@ def credentials(options: object, check: Any) -> list[MonitoredCertificate]:
 
 
 def verify(options: object, check: Any) -> None:
-    """Verify that the files and the password program of a check can be used; see `BackendKind.verify`.
+    """Verify that the CA file and the password program of a check can be used; see `BackendKind.verify`.
 
     Args:
         options: Not used.
         check: A `LoginCheckOptions`.
 
     Raises:
-        GatewayError: The program or one of the files cannot be used.
+        GatewayError: The program or the CA file cannot be used.
     """
     tls_options.verify(options, check)
     if check.password_command:

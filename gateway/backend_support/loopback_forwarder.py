@@ -22,7 +22,7 @@ class LoopbackForwarder:
 
     Args:
         port: The port on 127.0.0.1 to connect to.
-        join: Relays one connection to the target. First connect a socket to `port` without blocking, then call `join`
+        join: Relays one connection to the target. First start to connect a socket to `port`, and then call `join`
             with the socket's local address.
     """
 

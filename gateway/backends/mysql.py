@@ -143,7 +143,7 @@ class MysqlBackend:
                 logins.record_success(time.monotonic())
 
     def _create_login(self, target: HostPort, phases: PhaseTimer, password: str) -> RestrictedMysqlConnection:
-        """Return a connection object that is not connected yet. Blocks to read the TLS files or the public key."""
+        """Return a connection object that is not connected yet. Blocks while it reads the TLS files or public key."""
         check = self.check
         context = tls_options.context(check.tls)
         return RestrictedMysqlConnection(

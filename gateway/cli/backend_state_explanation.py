@@ -24,7 +24,7 @@ class ExplanationRow:
         part: The kind of the row: `listener`, `admission`, `tunnel`, `path`, `target`, `phase` or `name`. An
             `admission` row shows whether the backend accepts more clients. A `path` row exists only if the backend
             has several paths. A `phase` row describes a phase of a target's last check. A `name` row describes a
-            container with a name conflict.
+            container in which the backend's name resolves to another host.
         name: The address of the listener, or the name of the tunnel, target, phase or container.
         state: The state; for a phase, its duration.
         since: When the state began, in the format of RFC 3339; None if this is not known.

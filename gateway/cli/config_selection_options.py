@@ -48,7 +48,8 @@ SETTINGS = {
     "traces-tls-key-file": ("FILE", "Private key of the client certificate."),
     "traces-sample-percent": ("NUMBER", "Percentage of connections that are traced."),
 }
-"""The metavar and the help text of each flag. The metavar is None if the flag has no value.
+"""The metavar (the placeholder for the value) and the help text of each flag. The metavar is None if the flag has no
+value.
 
 This table repeats settings of the configuration model, because importing the model is slow. A test compares the table
 with the model.

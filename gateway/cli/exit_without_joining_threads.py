@@ -7,7 +7,7 @@ from typing import NoReturn
 
 
 def exit_immediately(code: int) -> NoReturn:
-    """Flush logs and output, and exit without waiting for threads that are resolving host names."""
+    """Flush logs and output, and exit without waiting for threads, such as those that resolve host names."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

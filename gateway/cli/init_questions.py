@@ -239,7 +239,7 @@ def _description(cls: type, key: str, *, all_of_it: bool) -> str:
     Args:
         cls: The dataclass that defines the key.
         key: The name of the field.
-        all_of_it: Whether to return the whole description instead of its first sentence.
+        all_of_it: Whether to return the complete description instead of its first sentence.
     """
     for each in cls.__mro__:
         found = re.search(rf"^    {key}: (.+(?:\n {{8}}.+)*)", inspect.cleandoc(each.__doc__ or ""), re.MULTILINE)

@@ -34,7 +34,7 @@ def _named_command(name: str, collection: str, text: str) -> click.Command:
 
     Args:
         name: The name of the command.
-        collection: What the command's argument NAME identifies: `backends` or `tunnels`.
+        collection: The collection that contains the command's argument NAME: `backends` or `tunnels`.
         text: The help text.
     """
     complete = complete_tunnels if collection == "tunnels" else complete_backends

@@ -25,5 +25,8 @@ def backend_rank(state: str) -> int:
 
 
 def _rank(order: tuple[str, ...], state: str) -> int:
-    """Return the index of a state in `order`; -1 for an unknown state, such as one from a newer gateway."""
+    """Return the index of a state in `order`.
+
+    The index of an unknown state, such as one from a newer gateway, is -1, so the state comes first.
+    """
     return order.index(state) if state in order else -1

@@ -132,7 +132,7 @@ def _failed_tunnels(service: dict[str, Any], backend: str) -> str:
 def _backend_rows(
     name: str, backend: dict[str, Any], failed_tunnels: str, *, wide: bool
 ) -> Iterator[tuple[list[str], str]]:
-    """Yield one row for a backend and one for each of its targets. Each row comes with a note to print below it.
+    """Yield one row for a backend and one for each of its targets, each with a note to print below it.
 
     A backend and its only target share one row if they have the same state.
 

@@ -88,7 +88,7 @@ class _RateCalculator:
 def _counters(client: OpsApiClient) -> tuple[dict[tuple[str, str], dict[str, float]], dict[str, Any]]:
     """Request and return the counters of each backend and container, and the body of `/api/v1/status`.
 
-    The keys are pairs of a backend name and a container name. For a whole backend, the container name is empty.
+    The keys are pairs of a backend name and a container name. The container name is empty for a backend's totals.
     """
     found: dict[tuple[str, str], dict[str, float]] = {}
     _, status = client.get_json("/api/v1/status")

@@ -236,7 +236,7 @@ class ListeningProcess:
         own = await asyncio.to_thread(session_sockets, self.child.pid)
         if own is None or before.listeners <= own:
             return
-        after = await self._read_sockets()  # a socket that has closed since the first read is not in `own`
+        after = await self._read_sockets()  # a socket that closed before `own` was read is not in `own`
         if (before.listeners - own) & after.listeners:
             # Wait a short time. If the program exits, `_check_running` raises a more specific error.
             await self.child.exits_within(EXIT_DELAY)

@@ -42,7 +42,7 @@ class _SocketEntry(NamedTuple):
 
 
 def read_connection(host: str, port: int, client: int) -> LocalPortState:
-    """Return the state of a local port, without the connections of other clients.
+    """Return the state of a local port. Except for `backlog`, it does not include connections of other clients.
 
     If sock_diag is not available or does not find a socket, use `read_local_ports`. That function blocks for longer,
     and also returns the connections of other clients.

@@ -19,8 +19,8 @@ from gateway.processes.stdio_stream import EXIT_DELAY, StdioStream
 log = logging.getLogger(__name__)
 
 _TEST_DURATION = 1.0
-"""Seconds that a test waits until the program writes output or exits. A program that does neither passes the test,
-because it probably waits for data from the client."""
+"""Maximum time, in seconds, that a test waits for the program to write output or to exit. A program that does neither
+passes the test, because it probably waits for data from the client."""
 _FIRST_TEST_DURATION = 3.0
 """Like `_TEST_DURATION`, for the test when the tunnel opens. Longer, to also detect a program that fails slowly."""
 _UNUSED_TIMEOUT = 5.0

@@ -214,7 +214,7 @@ class Config:
     tunnels: dict[str, TunnelSpec] = field(default_factory=dict)
     backends: dict[str, BackendSpec] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict, compare=False)
-    """Maps each dotted key to the place of its value: file, line and column, or environment variable, or flag."""
+    """The place of each value, by dotted key: its file, line and column; or its environment variable; or its flag."""
     origin: ConfigOrigin = field(default_factory=ConfigOrigin, compare=False)
     """The sources of the configuration."""
     redactor: Redactor = field(default_factory=Redactor, compare=False, repr=False)

@@ -15,7 +15,7 @@ def expand(text: str, environment: Mapping[str, str], used: dict[str, str] | Non
         text: The string with references.
         environment: The environment variables.
         used: Maps each inserted value to its reference, such as `${NAME}`, so that errors can show the reference
-            instead of a secret. The function fills this dictionary; None if it is not needed.
+            instead of a secret. The function adds the values, except those of `_PATHS`. None if it is not needed.
 
     Raises:
         KeyError: A variable without a default is not set.

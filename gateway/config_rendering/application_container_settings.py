@@ -19,8 +19,8 @@ def env(config: Config, host: str | None) -> list[str]:
 
     Args:
         config: The configuration.
-        host: The address at which containers reach the gateway. None to use the names of the backends. On shared
-            Docker networks, these names resolve to the gateway.
+        host: The address at which containers reach the gateway. None to use the names of the backends. On the Docker
+            networks of the gateway, these names resolve to the gateway.
     """
     lines = []
     for name, port in _ports(config):

@@ -33,7 +33,7 @@ def authorized_keys(config: Config, sources: Sequence[str]) -> list[str]:
 
 
 def _dialed(config: Config, tunnel: str) -> list[str]:
-    """Return the addresses of the tunnel servers, targets and engine that the gateway dials through a tunnel."""
+    """Return the `host:port` of each tunnel server, target or engine that the gateway dials through a tunnel."""
     targets = [
         str(endpoint)
         for spec in config.backends.values()

@@ -87,7 +87,8 @@ def _validate_backends(config: Config, *, services: bool) -> None:
                 raise UsageError(f"backends.{backend}.listen: other pods cannot reach {address}: use 0.0.0.0")
         if not _is_dns_label(backend, _LONGEST_SERVICE_NAME):
             raise UsageError(
-                f"backends.{backend}: a Service name has only lowercase letters, digits and '-': rename the backend"
+                f"backends.{backend}: the name of a Service has only lowercase letters, digits and '-', and starts"
+                " with a letter: rename the backend"
             )
 
 

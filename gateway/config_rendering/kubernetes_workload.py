@@ -34,8 +34,8 @@ _RESTRICTED = {
 def kubernetes(config: Config, text: str, name: str, image: str, *, podman: bool = False) -> str:
     """Return the manifests as YAML: a ConfigMap, a workload, and Services or volumes for clients.
 
-    If the kernel mounts the backends, as for NFS, the workload is a DaemonSet in the host's network. Each volume has
-    a PersistentVolume and a PersistentVolumeClaim.
+    If the kernel mounts the backends, as for NFS, the workload is a DaemonSet with `hostNetwork`. Each volume has a
+    PersistentVolume and a PersistentVolumeClaim.
 
     Otherwise, the workload is a Deployment. Each backend that listens on a port has a Service.
 

@@ -27,8 +27,8 @@ def exports(config: Config, origins: Sequence[str]) -> list[str]:
             this is the bastion. Empty to derive the hosts from the configuration.
 
     Raises:
-        UsageError: No backend needs a line in /etc/exports, an origin is not valid, or the configuration does not
-            show which host connects to a server.
+        UsageError: No backend needs a line in /etc/exports, or an origin is not valid. Also raised if `origins` is
+            empty and the configuration does not show which host connects to a server.
     """
     for origin in origins:
         if not _CLIENT.fullmatch(origin) or ("/" in origin and _network(origin) is None):

@@ -13,7 +13,7 @@ class ValidityPeriod(NamedTuple):
     expires: float
 
     def expires_soon(self, now: float) -> bool:
-        """Return whether less than a week and less than a third of the validity period remain.
+        """Return whether the remaining time is less than a week and less than a third of the validity period.
 
         Args:
             now: Seconds since the epoch.

@@ -18,7 +18,7 @@ class TunnelOpenResult:
         link: Connects sockets to targets in the network behind the tunnel.
         status: Returns the status of the link.
         renew: Makes the tunnel use changed keys, certificates or VPN files. Client connections stay open, unless a
-            VPN must reconnect to use a changed file.
+            changed VPN file requires the gateway to open the tunnel again.
     """
 
     link: Link

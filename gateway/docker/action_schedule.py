@@ -43,7 +43,7 @@ class ActionSchedule:
         return [at - now for each in actions if 0 < (at := self.not_before(each)) < math.inf]
 
     def completed_starts(self, requested: Iterable[str], observed: EngineSnapshot, now: float) -> set[str]:
-        """Return the containers in `requested` that have started or were removed.
+        """Return the containers in `requested` whose start is complete: they run, or they were removed.
 
         Args:
             requested: IDs, from the ownership record, of the containers that the gateway asked the engine to start.

@@ -1,10 +1,10 @@
-"""Defines the reasons why a container or service is not attached to a network."""
+"""Defines the reasons why an attachment to a network is blocked or has drifted."""
 
 from enum import StrEnum
 
 
 class AttachmentObstacle(StrEnum):
-    """The reason why a container or service is not attached to a network. The values appear in the status."""
+    """The reason why a container's or service's attachment is blocked or has drifted. The status shows the value."""
 
     SHARED_NETWORK = "shared_namespace"
     HOST_NETWORK = "host_network"

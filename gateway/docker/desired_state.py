@@ -28,7 +28,7 @@ class DesiredState:
         volumes: The configured volumes.
         serving: Whether any client has connections through the gateway.
         by_label: Maps the name of each backend with `allow.label` to the name of this label.
-        strict: `gateway.strict`: whether only rules in `docker.grants` admit containers. Labels then do not.
+        strict: `gateway.strict`: whether only rules in `docker.grants` admit containers, and labels do not.
         configured: The configured networks, if `expand_projects` has replaced networks in `options`; otherwise
             empty.
         claimed: For each network, the gateway's previous addresses.
@@ -37,10 +37,10 @@ class DesiredState:
             them.
         mount_addresses: The addresses that the engine's host connects to when it mounts volumes.
         usable: The backends that serve clients now; None in commands that run without the service.
-        given_up: The containers that the gateway no longer starts, see `StartAttempts.given_up`.
+        given_up: The containers that the gateway no longer starts; see `StartAttempts.given_up`.
         restarted: Pairs of a container's ID and a start time of the owner of its network namespace. This start does
             not require a restart of the container; see `StartAttempts.restarted` and `Plan.later_starts`.
-        interrupted: Maps container IDs to requested starts without a response from the engine.
+        interrupted: The requested starts without a response from the engine, by container ID.
         namespaces: The `Plan.namespaces` of the previous plan.
         signals: The signals that other clients of the engine sent to each container; see `StartAttempts.signals`.
     """

@@ -49,7 +49,7 @@ async def _start(engine: EngineClient, action: PlannedAction) -> None:
 
 async def _reattach(engine: EngineClient, action: PlannedAction) -> None:
     try:
-        # The network's ID can be wrong: the container can still be attached to a removed network with the same name.
+        # Use the name, not the ID: the container can still be attached to a removed network with the same name.
         await _disconnect(engine, action.network, action.container_id)
     except EngineError as error:
         if "is not connected" not in error.message:  # the engine reports a missing endpoint with status 500

@@ -15,8 +15,8 @@ class EngineFlavor:
         oldest: The oldest API version that the gateway supports.
         release: The first release of the implementation with the API version `oldest`, for messages.
         has_swarm: Whether the implementation supports swarms, and therefore overlay networks and services.
-        lists_aliases: Whether the list of containers contains aliases but no network modes (Podman), or the reverse
-            (Docker). An inspection always contains both.
+        lists_aliases: Whether the list of containers contains aliases but no network modes (Podman). Docker's list
+            contains network modes but no aliases. An inspection always contains both.
         inspection: The prefix of the path to inspect a container. Podman requires a special prefix: without it, the
             response does not contain the capabilities.
         ranges: The path, including the API version, to list networks with their address ranges; empty if `/networks`

@@ -180,7 +180,7 @@ class EngineSnapshotCollector:
         """Return copies of the containers, with `can_spoof` from their cached inspections.
 
         Inspect only running containers that share a network with a container that uses backends, or that join another
-        container's network namespace. Other containers cannot spoof the address of a container that uses backends.
+        container's network namespace: they may be able to spoof the address of a container that uses backends.
         """
         running = [each for each in containers if each.state in RUNNING]
         shared = {name for each in running if self._takes_part(each, labels) for name in each.endpoints}

@@ -9,14 +9,14 @@ from gateway.docker.snapshot import TASK_LABEL
 
 _WRITERS = {"com.docker.compose.": "com.docker.compose.config-hash", "com.docker.swarm.": TASK_LABEL}
 """For each label prefix, a label that Compose or Swarm sets on containers, but never on images. If a container has
-this label, Compose or Swarm has also set the container's other labels with the same prefix."""
+this label and its image does not, Compose or Swarm has also set the container's other labels with the prefix."""
 
 
 def split(labels: Mapping[str, str], image: Mapping[str, str] | None) -> tuple[dict[str, str], dict[str, str]]:
     """Split a container's labels into those that the gateway evaluates and those that the gateway ignores.
 
     The engine does not report which labels of a container come from its image. The gateway therefore ignores a
-    label if the image has the same label with the same value, unless Compose or Swarm sets the label.
+    label if the image has the same label with the same value, unless Compose or Swarm has set it.
 
     Args:
         labels: The container's labels as the engine lists them, including the labels of the image.

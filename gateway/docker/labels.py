@@ -109,9 +109,9 @@ def enabled(text: str) -> bool:
 
 
 def idle(labels: Mapping[str, str], prefix: str, instance: str) -> list[str]:
-    """Return a warning if labels have no effect because the label `enable` is absent.
+    """Return one warning if labels have no effect because the label `enable` is absent.
 
-    The list contains at most one warning.
+    Otherwise, return an empty list.
 
     Args:
         labels: The labels that the gateway evaluates.
@@ -188,13 +188,13 @@ def only_granted(
 ) -> tuple[RequestedAccess, list[str]]:
     """Limit a request to the networks, backends and aliases that grants allow.
 
-    Return a limited copy, and a message for each removed item. The copy is refused if none of the requested backends,
-    or none of the requested networks, remains.
+    Return a limited copy, and a message for each removed item. The copy is refused if no grant matches, or if none of
+    the requested backends or none of the requested networks remains.
 
     Args:
         request: The requested access.
         given: The access that the grants allow; None if no grant matches.
-        closed: The configured networks that have none of the granted backends.
+        closed: The configured networks on which none of the granted backends is available.
     """
     if given is None:
         return replace(

@@ -20,8 +20,8 @@ class NetworkOptions:
         internal: Whether the network has no route to external networks, so that the network never becomes a
             container's default route. If false, containers that are on no other network reach external networks
             through this network.
-        per: `project`: each Compose project and each swarm stack gets its own network, such as `NAME-PROJECT`. So
-            does each other swarm service, and each other container. Absent: one network for all.
+        per: `project`: each Compose project and each swarm stack gets its own network, such as `NAME-PROJECT`. Each
+            other swarm service and each other container also gets its own network. Absent: one network for all.
         encrypted: Whether to encrypt the traffic of an overlay between nodes.
         subnet: The network's subnet; absent: a free /22 of 10.201.0.0/16. With `per`, the network of each project
             gets a free /24 (IPv6: /64) of this subnet; absent: of 10.201.0.0/16.
@@ -131,7 +131,7 @@ class DockerOptions:
             only the containers of its own node.
         repair: Whether to make changes that reset the connections of containers, such as attaching them again with
             other aliases. `idle`: only while they have no connections. `disruptive`: always. `never`: only report
-            such containers.
+            that the containers need such changes.
         max_detaches: Maximum number of endpoints that the gateway detaches within the time `resync`. This limit gives
             you time to undo a mistake in the configuration.
         resync: Time after which the gateway compares the engine with the configuration again, even without events.

@@ -38,7 +38,7 @@ def own_id(configured: str | None, listed: Iterable[Mapping[str, Any]]) -> str |
 
 
 def mounted_id() -> list[str]:
-    """Return a list of one item: the ID of this process's container. The list is empty if no mount shows an ID.
+    """Return a list with only the ID of this process's container; an empty list if no mount shows an ID.
 
     The engine mounts files such as /etc/hostname from a directory whose path contains the ID.
     """

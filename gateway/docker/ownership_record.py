@@ -1,7 +1,8 @@
 """Stores in a file what the gateway created and started in Docker, for use after the gateway restarts.
 
 The record contains the endpoints that the gateway created, the gateway's addresses, and the container starts that the
-gateway requested. The gateway adds an entry before it attaches or starts a container, in case the gateway crashes.
+gateway requested. Before the gateway attaches or starts a container, it writes the entry to the file, so that a crash
+cannot lose the entry.
 """
 
 import contextlib

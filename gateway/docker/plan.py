@@ -159,7 +159,7 @@ class Plan:
         """Return a copy of the plan without the postponed actions.
 
         Args:
-            held: The postponed actions. `postponed` of the copy counts the endpoints that they detach.
+            held: The postponed actions. The copy's `postponed` is the number of endpoints that they would detach.
         """
         actions = tuple(action for action in self.actions if action not in held)
         return replace(self, actions=actions, postponed=sum(action.detaches for action in held))

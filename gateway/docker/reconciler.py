@@ -109,8 +109,8 @@ class Reconciler:
         )
         self.writes, self.errors = self._executor.writes, self._executor.errors
         self.settled = asyncio.Event()
-        """Set when the gateway's container is attached, or cannot be attached. A refused address does not set the
-        event, because the gateway then tries another address.
+        """Set when the gateway's container is attached, or cannot be attached. If the engine only refused an address,
+        the event is not set, because another address can succeed.
 
         Also set if the engine cannot be used, or if the reconciler stops.
         """

@@ -182,7 +182,7 @@ class SwarmService:
 
     Args:
         networks: For each network ID in `TaskTemplate.Networks`, the service's aliases on the network.
-        spec: The whole specification. To update the service, the gateway sends a changed copy to the engine.
+        spec: The complete specification. To update the service, the gateway sends a changed copy to the engine.
     """
 
     id: str

@@ -18,7 +18,8 @@ _STOP_MARGIN = 30.0
 """If the engine does not respond to a restart, the gateway waits for the container's stop timeout plus this number of
 seconds before the next attempt."""
 STABLE = 600.0
-"""When a container has run for this number of seconds, the gateway forgets the attempts to start it."""
+"""If a container does not become unavailable again within this number of seconds, the gateway forgets the attempts to
+start it."""
 
 
 @dataclass
@@ -98,7 +99,7 @@ class StartAttempts:
     def observed(self, unavailable: Collection[UnavailableContainer], now: float, clock: float = 0.0) -> None:
         """Record which containers are unavailable.
 
-        When a container has run for `STABLE` seconds, forget the attempts to start it.
+        Forget the attempts to start a container that was last unavailable at least `STABLE` seconds ago.
 
         Args:
             unavailable: The unavailable containers.

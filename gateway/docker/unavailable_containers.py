@@ -29,9 +29,10 @@ class UnavailableContainer:
         message: Why the gateway does not start the container now; empty if the gateway starts it.
         command: The command that starts the container again; empty if no command is needed or known.
         is_excluded: Whether the container's label `gateway.revive` is false. Metrics do not count such a container.
-        owner_start: When the container that owns the shared network namespace last started, in seconds since the
-            epoch. 0 if the container shares no network namespace, or if the time is not known.
-        backend: The backend whose volume was not mounted; empty if the cause is not a volume.
+        owner_start: When the owner of the shared network namespace last started, in seconds since the epoch. 0 if the
+            cause is not a network namespace, if the owner does not run, or if the time is not known.
+        backend: The backend whose volume was not mounted; empty if the cause is not a volume, or if the backend is
+            not configured.
     """
 
     container: str

@@ -22,7 +22,7 @@ _DISCOVERY_INTERVAL = 15.0
 """Seconds between two discoveries. A discovery reads the member file and the credentials, and looks up the member
 addresses that start with `dns+`."""
 _CONFIG_CHECK_INTERVAL = 0.5
-"""How often the poller looks for changes of the section `fleet` of the configuration, in seconds."""
+"""Seconds between two checks for changes in the section `fleet` of the configuration."""
 _JITTER = 0.05
 _SPACING = 0.002
 """Seconds between the first requests to new members. Requests to many members at the same time would block the event
@@ -121,7 +121,7 @@ class FleetPoller:
         self._credentials_error = text
 
     def _retain(self, members: list[Member]) -> None:
-        """Remove the tasks and states of all members that are not in `members`. Add states for new members."""
+        """Stop polling all members that are not in `members`, and remove their states. Add states for new members."""
         for member in self._tasks.keys() - set(members):
             self._tasks.pop(member).cancel()
         self._members = {member: self._members.get(member, MemberState(member)) for member in members}

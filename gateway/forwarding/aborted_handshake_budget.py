@@ -27,8 +27,8 @@ CLOSE_DELAY = 1.0
 """Maximum seconds from a client's disconnect until the server counts the aborted handshake. A login during this time
 does not prevent the count."""
 REPORT_DELAY = 1.0
-"""A client of a link is added to the budget at most this number of seconds after the link has connected it. The link
-reports the client only after about 50 ms, and the event loop can be busy."""
+"""Maximum seconds from the time at which a link connects a client until the client is added to the budget. The link
+can wait about 50 ms before it reports the client, and the event loop can be busy."""
 _ABANDONED_DIAL_DELAY = 10.0
 """Maximum seconds until an abandoned dial reaches the server, which then counts an aborted handshake. A login during
 this time does not prevent the count."""
@@ -221,7 +221,8 @@ class AbortedHandshakeBudget(AbortedLoginCount):
     def allows(self, now: float) -> bool:
         """Return whether a client can be admitted at the monotonic time `now`.
 
-        While clients are admitted one at a time, return True at most once every `_THROTTLE_INTERVAL` seconds.
+        While clients are admitted one at a time, a call that returns True also starts the interval
+        (`_THROTTLE_INTERVAL`) until the next admission.
         """
         # If there is room anyway, do not call `update_clients`, which takes time.
         if self._free > 0:

@@ -32,8 +32,8 @@ _STALL_SCAN_INTERVAL = 0.5
 _STALL_REPORT_INTERVAL = 10.0
 """Minimum seconds between two reports that the same path has stalled. Each report triggers a check."""
 _RESERVE_TIMEOUT = 10.0
-"""A client that exceeds a limit may only send a cancel request. The gateway resets its connection after this number
-of seconds. A server normally closes the connection immediately."""
+"""Maximum seconds for which a client that exceeds a limit stays connected to a target. Such a client can only send a
+cancel request, and a server normally closes the connection immediately."""
 
 
 class Forward:

@@ -73,7 +73,7 @@ class Listener:
         return all(sock.family in (socket.AF_INET, socket.AF_INET6) for sock in self._sockets)
 
     def delegate(self, withdraw: Callable[[], None]) -> None:
-        """Stop accepting clients, because a link now accepts them on duplicates of the sockets.
+        """Stop accepting clients until the next `start`. Meanwhile, a link accepts them on duplicates of the sockets.
 
         Args:
             withdraw: Makes the link stop accepting. `stop` and `close` call it.

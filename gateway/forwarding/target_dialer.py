@@ -20,7 +20,7 @@ from gateway.metric_types import Histogram
 from gateway.relay.dial_retry import retry_dial
 
 _ADMISSION_INTERVAL = 0.01
-"""Interval, in seconds, at which a waiting client tests the handshake budget."""
+"""Interval, in seconds, at which the first waiting client of a path tests the handshake budget."""
 _MIN_DIAL_AFTER_WAIT = 2.0
 """Minimum time limit, in seconds, for the dial of a client that had to wait for the handshake budget."""
 MIN_DIAL = 0.05

@@ -33,7 +33,7 @@ class PathCandidate:
         state: The state of the target according to the checks over this path.
         latency: Median duration of recent successful checks over this path, in seconds; None if none succeeded.
         checks: Number of checks over this path since the start of the service.
-        dial_failed: Whether a client's dial over this path failed, but the next dial over another path succeeded.
+        dial_failed: Whether a client's dial over this path failed, but a dial over another path then succeeded.
             False again after a successful check over this path, or after 60 s.
     """
 

@@ -59,7 +59,7 @@ class BackendHealth(NamedTuple):
 def superseded_primaries(
     candidates: list[TargetCandidate], prefer: Preference, *, confirmed: bool = False
 ) -> frozenset[HostPort]:
-    """Return the primaries that are superseded: a target that is not down was promoted later.
+    """Return the superseded primaries: another primary, which is not down, was promoted later.
 
     A superseded primary can accept writes until it is demoted. These writes are lost.
 

@@ -148,9 +148,9 @@ def _note_requirements(found: GatewayComposeServiceConfig, result: ImportResult)
 def _note_internal_networks(
     edit: YamlEdit, container: ImportedContainer, found: GatewayComposeServiceConfig, result: ImportResult
 ) -> None:
-    """Add a note if the gateway listens on the host, but a client's container has no route to the host.
+    """Add a note if the gateway listens on the host, but a client's container has only internal networks.
 
-    Internal networks provide no route to the host.
+    Internal networks have no route to the host.
     """
     if not found.on_host or container.network:
         return

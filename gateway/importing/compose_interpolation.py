@@ -7,7 +7,9 @@ _VARIABLE = re.compile(r"\$(?:(\$)|([A-Za-z_]\w*)|\{(\w+)(?:(:?[-?+])((?:\$\{[^{
 
 
 def interpolated(text: str, value: Callable[[str], str]) -> str:
-    """Replace the variables in a string by their values. Keep `${NAME}` if a variable has no value and no default.
+    """Replace the variables in a string by their values.
+
+    A variable that has no value and no default becomes `${NAME}`. However, `${NAME:+TEXT}` becomes empty.
 
     Args:
         text: The string.

@@ -138,7 +138,8 @@ def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles
 def _keep_shared_networks(result: ImportResult) -> None:
     """Keep each VPN container whose network is still necessary.
 
-    The network is necessary if a container without an imported backend uses it. Add a note on each such container.
+    The network is necessary if another container is in it, but uses no imported backend. Add a note on each such
+    container.
     """
     served = {id(client.container) for client in result.clients if client.backend}
     tunnels = {name: each for each in result.containers if each.tunnel for name in each.names}
@@ -153,7 +154,7 @@ def _keep_shared_networks(result: ImportResult) -> None:
 
 
 def _note_ports(container: ImportedContainer, result: ImportResult) -> None:
-    """For each published port of a replaced container, add a note about the port that local programs use instead."""
+    """For each published port of a replaced container, add a note on how programs on this host can connect now."""
     if not container.replaced or not container.port_parts:
         return
     for forward in result.forwards:

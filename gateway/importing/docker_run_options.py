@@ -40,7 +40,7 @@ def read_options(words: list[str], notes: list[str], where: str) -> tuple[list[t
 
     Args:
         words: The words after `run`.
-        notes: Receives a note for each unknown option.
+        notes: Receives a note for each unknown long option.
         where: The source and name of the command, with which each note starts.
 
     Returns:

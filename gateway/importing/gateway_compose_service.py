@@ -109,13 +109,13 @@ def _listener(
 
 
 def _move_files(name: str, keys: dict[str, Any], found: GatewayComposeServiceConfig) -> None:
-    """Define a Compose secret for each file in `keys`, and replace the file's path by the secret's path.
+    """Define a Compose secret for each file in `keys`, and replace the file's path with the secret's path.
 
     If the tunnel uses an SSH agent, also change `agent` to the path of the agent's socket in the container.
 
     Args:
         name: The name of the tunnel or backend, for the names of the secrets.
-        keys: The configuration keys of the tunnel or backend, or of its checks. The function changes them.
+        keys: The configuration keys of the tunnel or backend, or of its check. The function changes them.
         found: The configuration of the gateway's service. The function adds the secrets.
     """
     for key, suffix in _FILES.items():

@@ -40,8 +40,8 @@ def _valid_name(name: str, where: str, result: ImportResult, *, in_compose: bool
     If the result differs from `name`, add a note.
 
     Raises:
-        UsageError: The name is not valid, although it contains no variable and does not come from a Compose file.
-            Docker accepts no volume with such a name.
+        UsageError: `name` is not valid, contains no variable, and does not come from a Compose file. Docker does not
+            accept such a name.
     """
     if re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+", name):
         return name

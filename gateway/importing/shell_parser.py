@@ -35,7 +35,7 @@ class ShellScript:
     Args:
         commands: The commands.
         notes: The notes. A note on a mistake says how to correct it.
-        variables: The variables that the script sets but never uses.
+        variables: The variables that the script sets but never refers to.
     """
 
     commands: list[ShellCommand] = field(default_factory=list)

@@ -153,7 +153,7 @@ def _option(word: str, words: list[str], config: SshHostConfig, skipped: list[st
 
     Args:
         word: The word, with its dash.
-        words: The words after `word`. They start with the value of the last option if `word` does not contain it.
+        words: The words after `word`. If the last option takes a value that is not in `word`, they start with it.
         config: The settings, to which the function adds the option.
         skipped: The list to which the function adds options that need no equivalent in the gateway's configuration.
 

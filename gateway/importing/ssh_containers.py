@@ -32,7 +32,7 @@ _KEY_NAME = re.compile(r"(?i)(^|[/_.-])(id_\w+|(\w*_)?key|\w+\.pem|identity)$")
 
 
 def import_tunnel(container: ImportedContainer, result: ImportResult) -> bool:
-    """Import the tunnel and the local forwards of a container. Return False if the container runs no SSH tunnel.
+    """Import the SSH tunnel and the local forwards of a container. Return False if there is no tunnel to import.
 
     Args:
         container: The container.
@@ -49,7 +49,10 @@ def import_tunnel(container: ImportedContainer, result: ImportResult) -> bool:
 
 
 def container_context(container: ImportedContainer, result: ImportResult) -> SshCommandContext:
-    """Return the context of an ssh command that runs in a container."""
+    """Return the context of an ssh command that runs in a container.
+
+    The context converts ports to the addresses at which clients reach them, and paths to paths on the host.
+    """
 
     def names(port: int) -> set[tuple[str, int]]:
         found = {(name, port) for name in container.names}

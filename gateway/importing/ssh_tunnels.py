@@ -96,8 +96,8 @@ def _path(
         depth: Number of nested jump hosts: 0 for the server of the command, 1 for its jump host, and so on.
 
     Returns:
-        A pair: the name of the tunnel through which to reach the server (None for a direct connection), and the
-        result of `_program_keys` (empty if there is no such ProxyCommand).
+        A pair: the name of the tunnel through which to reach the server (None if there is no such tunnel), and the
+        result of `_program_keys` (empty if no program connects to the server).
     """
     names = {"proxyjump": "ProxyJump", "proxycommand": "ProxyCommand"}
     key, *ignored = [each for each in config.keywords if each in names] or [""]

@@ -37,7 +37,7 @@ class YamlEdit:
         """The new text for each changed range (start and end index) of the old text."""
         self._flows: dict[tuple[int, int], KeyPath] = {}
         """The changed flow collections (`{…}` or `[…]`): maps the range in the old text to the path. The method
-        `text` replaces the whole collection."""
+        `text` replaces the entire collection."""
         self._added: dict[KeyPath, None] = {}
         """The paths of the added values, oldest first. Values inside a flow collection (`{…}` or `[…]`) or inside
         another added value are not included."""

@@ -21,7 +21,8 @@ LOCK_NAME = "events.lock"
 _INTERVAL = 0.2
 """Minimum number of seconds between two writes."""
 _RETRY_INTERVAL = 60.0
-"""Seconds after which a failed write is repeated. A new event causes a write sooner."""
+"""Seconds after which a failed write is repeated. A new event causes a write sooner. After an error in `_READ_ONLY`,
+only a new event causes a write."""
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 """Errors that are logged at the level `info` instead of `warning`, because a gateway does not need a writable
 `state_dir`."""

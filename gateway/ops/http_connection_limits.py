@@ -8,8 +8,8 @@ from typing import Generic, TypeVar
 _MAX_CONNECTIONS = 64
 _MIN_CONNECTIONS = 8
 _DESCRIPTOR_SHARE = 8
-"""A listener can have RLIMIT_NOFILE / `_DESCRIPTOR_SHARE` connections, but at least `_MIN_CONNECTIONS` and at most
-`_MAX_CONNECTIONS`."""
+"""The connection limit of a listener is RLIMIT_NOFILE / `_DESCRIPTOR_SHARE`, but at least `_MIN_CONNECTIONS` and at
+most `_MAX_CONNECTIONS`."""
 
 Key = TypeVar("Key", bound=Hashable)
 

@@ -27,8 +27,8 @@ _PROCESS = ProcessCollector(registry=None)
 """Reads the CPU time, memory and file descriptors of this process from /proc."""
 _SAMPLES_PER_TURN = 100
 _PAUSE = 0.001
-"""The time to sleep after every `_SAMPLES_PER_TURN` samples, in seconds, so that the thread of the event loop gets
-the GIL. Rendering these samples takes about half as long."""
+"""Seconds to sleep after every `_SAMPLES_PER_TURN` samples, so that the thread of the event loop gets the GIL.
+Rendering these samples takes about half as long."""
 
 
 def render(view: ServiceView, accept: str) -> tuple[bytes, str]:

@@ -113,7 +113,7 @@ class OpsApiClient:
         if parts.scheme not in _PORTS or not host or not is_path:
             raise ValueError
         host.encode("idna")
-        port = _PORTS[parts.scheme] if parts.port is None else parts.port  # http.client would read "::1" as a port
+        port = _PORTS[parts.scheme] if parts.port is None else parts.port  # http.client reads "::1" as host and port
         if parts.scheme == "http":
             return http.client.HTTPConnection(host, port, timeout=self.timeout), prefix
         return http.client.HTTPSConnection(host, port, timeout=self.timeout, context=self._context()), prefix
@@ -188,7 +188,7 @@ class OpsApiClient:
 
 
 def _why(error: OSError | http.client.HTTPException, where: str) -> str:
-    """Return the cause of a failed request. Do not quote the server, because it might not be a gateway."""
+    """Return the cause of a failed request. Omit text from the server, because it might not be a gateway."""
     if isinstance(error, ssl.SSLError):
         return f"the TLS handshake failed ({(error.reason or str(error)).replace('_', ' ').lower()})"
     if not isinstance(error, OSError):

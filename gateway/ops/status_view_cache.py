@@ -44,12 +44,12 @@ class StatusViewCache:
         self._commands = self._commands_seen = 0
 
     async def get(self, max_age: float) -> VersionedStatusView:
-        """Return a snapshot of the service's state. Only values that change without an event can be old.
+        """Return a snapshot of the service's state. Only values that change without an event can be outdated.
 
         The phase is always current.
 
         Args:
-            max_age: Maximum age of old values, in seconds.
+            max_age: Maximum age, in seconds, of values that change without an event.
         """
         async with self._lock:
             last, event, now, commands = self._last, self._service.events.last_id, time.monotonic(), self._commands
@@ -79,7 +79,7 @@ class StatusViewCache:
 def _changed_backends(events: Iterable[StateChange] | None) -> set[str] | None:
     """Return the names of the backends to update; None if a complete snapshot is necessary.
 
-    Events of other subjects than backends and targets, such as tunnels, require a complete snapshot.
+    Events of other subjects, such as tunnels, require a complete snapshot.
 
     Args:
         events: The events since the last snapshot; None if the event log no longer contains all of them.

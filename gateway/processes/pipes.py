@@ -1,6 +1,6 @@
 """Reads and writes pipes with the event loop.
 
-This module replaces the subprocess pipes of asyncio. With its own pipes, asyncio reports the exit of a process only
+This module replaces the pipes of asyncio's subprocesses. With those pipes, asyncio reports the exit of a process only
 after all processes that inherited the pipes have exited.
 """
 

@@ -63,8 +63,8 @@ def program_writers(path: Path, steps: Sequence[Path]) -> Iterator[ProgramPermis
     """Yield each permission that lets users other than root and the gateway's user change a program.
 
     Replacing the program, or a directory or link on its path, counts as a change. The gateway refuses a program that
-    every user can change. If the gateway runs as root, it also refuses a program if another user owns the program, or
-    a directory or link on its path.
+    every user can change. If the gateway runs as root, it also refuses a program if another user owns the program, a
+    directory on its path, or a link on its path that is in a sticky directory.
 
     Args:
         path: The absolute path of the program.
@@ -77,7 +77,7 @@ def program_writers(path: Path, steps: Sequence[Path]) -> Iterator[ProgramPermis
         status = each.lstat()
         is_link = stat.S_ISLNK(status.st_mode)
         # Users who can write to a directory can replace a link in it. The loop also checks the directory, so skip the
-        # link. In a sticky directory, users can replace only their own links, so check the owner of the link.
+        # link. In a sticky directory, the owner of a link can also replace it, so check this owner.
         if is_link and not each.parent.stat().st_mode & stat.S_ISVTX:
             continue
         mode = 0 if is_link else stat.S_IMODE(status.st_mode)

@@ -28,8 +28,8 @@ def read_credentials(options: ProxyOptions) -> ProxyCredentials | None:
         options: The options of the tunnel.
 
     Raises:
-        TunnelError: The password file cannot be read or contains no user name, or the protocol cannot encode the user
-            name or the password. The error is fatal.
+        TunnelError: The password file cannot be read, or there is a password but no user name, or the protocol cannot
+            encode the user name or the password. The error is fatal.
     """
     try:
         password = options.password.reveal() if options.password else ""

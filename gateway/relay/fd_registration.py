@@ -34,8 +34,8 @@ class FdRegistration:
     def set_events(self, mask: int, *, shut: bool) -> None:
         """Set the events to wait for.
 
-        If the mask is empty, the poller still reports hang-ups and errors of a TCP socket, but nothing for a unix
-        socket. For a unix socket, epoll reports a hang-up as soon as the peer closes, even if unread data remains.
+        If the mask is empty, the poller still reports hang-ups and errors of a TCP socket. It reports nothing for a
+        unix socket, because epoll would report a hang-up as soon as the peer closes, even if unread data remains.
 
         Args:
             mask: READ, WRITE, both, or 0.

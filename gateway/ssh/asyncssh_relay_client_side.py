@@ -218,10 +218,10 @@ class AsyncsshRelayClientSide(AsyncsshRelayCounters):
     # The methods below forward the backend's EOF to the client, and end the relay.
 
     def _propagate_end(self) -> None:
-        """Forward the backend's EOF to the client, and end the relay if it is complete.
+        """Forward the backend's EOF to the client, and end the relay if nothing is left to relay.
 
-        If data still waits for the client, do neither. The relay is complete if both directions have ended, the peer
-        has closed the channel, or the SSH connection is lost.
+        Nothing is left if both directions have ended, the peer has closed the channel, or the SSH connection is lost.
+        If data still waits for the client, neither forward EOF nor end the relay.
         """
         if self._client is None or self.ended.done():
             return

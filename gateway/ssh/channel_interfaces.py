@@ -43,7 +43,7 @@ class ChannelOpener(Protocol):
     ) -> SshChannel:
         """Open a channel to `to`.
 
-        If this method raises an error, it also closes the channel, even if the channel opens later.
+        If the channel opens after this method has raised an error, the opener closes the channel.
 
         Args:
             to: The target.

@@ -30,8 +30,8 @@ async def connect(
 ) -> asyncssh.SSHClientConnection:
     """Connect, verify the host key and log in.
 
-    A server presents only one of its host keys per connection. If fingerprints are pinned and this key matches none
-    of them, connect again and propose only the other key types.
+    A server presents only one of its host keys per connection. If fingerprints are pinned, this key is not trusted,
+    and the server offers other key types, connect again and propose only the other types.
 
     Args:
         options: The tunnel's options.

@@ -76,8 +76,8 @@ def load_keys(options: SshOptions) -> list[Any]:
     """Load the key pairs of the identity files, with their certificates. The call blocks.
 
     Raises:
-        TunnelError: No credential is configured, or a file cannot be used: it is missing, invalid, readable by other
-            users, or encrypted without a configured passphrase. The error is fatal.
+        TunnelError: No credential is configured, or a file cannot be used, for example because it is missing,
+            readable by other users, or encrypted without a configured passphrase. The error is fatal.
     """
     passphrase = read_passphrase(options)
     if not (options.identity_files or options.agent or options.password):

@@ -28,8 +28,8 @@ ADJUST_BYTES = 256 * 1024
 """The gateway sends a window adjust after the client has consumed this number of bytes, or a quarter of the window if
 that is less. If the gateway waited for half of the window, the server would be idle for part of each round trip."""
 GROWTH_BUDGET_BYTES = settings.growth_bytes
-"""Limit, in bytes, on the total growth of all windows. The channels of native listeners also use this budget for
-their initial windows."""
+"""Limit, in bytes, on the total growth of all windows of this process. Channels of native listeners also use this
+budget for their initial windows, except for the first `MIN_WINDOW` bytes."""
 CONNECTION_GROWTH_BYTES = 128 * 1024 * 1024
 """Limit, in bytes, on the growth of all windows of one SSH connection, so that a connection with a long round trip
 does not use all of `GROWTH_BUDGET_BYTES`."""

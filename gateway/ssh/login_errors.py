@@ -1,4 +1,4 @@
-"""Converts SSH login errors to tunnel errors. The error of a refused login names the credentials that were used."""
+"""Converts SSH login errors to tunnel errors. The error of a refused login names the credentials and the remedy."""
 
 import shlex
 

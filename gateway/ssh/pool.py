@@ -129,7 +129,7 @@ class SshConnectionPool:
     def _grow(self) -> None:
         """Start to dial another connection, unless the pool has its maximum size or already dials one.
 
-        Also keep idle connections open for the next `_IDLE_BEFORE_SHRINK` seconds.
+        In any case, keep idle connections open for the next `_IDLE_BEFORE_SHRINK` seconds.
         """
         usable = sum(connection.alive for connection in self._usable)
         self._idle_since = time.monotonic()

@@ -31,7 +31,7 @@ class ConnectionHealth:
         silence: Seconds since the last data from the peer arrived.
         load: Number of channels that are open or opening.
         outdated: See `PooledConnection.outdated`. An outdated connection gets new channels only if no other is
-            usable, and the pool closes it after its last channel has closed.
+            usable. The pool closes it when it has no channels and enough other connections are open.
         stalled: Whether the pool has marked the connection as stalled (see `PoolDecision.stalled`).
         silence_at_recovery: The value of `silence` when another connection became usable after the stall. 0 if none
             has, or if this connection is not stalled.

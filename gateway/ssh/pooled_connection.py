@@ -167,6 +167,7 @@ class PooledConnection:
     def send_keepalive(self) -> None:
         """Send a keepalive. The reply resets `silence` and updates `round_trip`."""
         self._keepalive_sent = time.monotonic()
+        # Do not cancel this task, because asyncssh matches replies to requests by their order.
         self._keepalive_task = self._conn.create_task(self._measure_keepalive())
 
     async def _measure_keepalive(self) -> None:

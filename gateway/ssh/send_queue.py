@@ -91,7 +91,7 @@ class SendQueue:
         self._backlog = SendBuffer()
         """Encrypted data that the socket has not accepted."""
         self._blocked_at = 0.0
-        """Monotonic time, in seconds, at which the backlog started. Valid while `blocked` is true."""
+        """Monotonic time, in seconds, at which `blocked` last became true."""
         self._notsent_lowat = NOTSENT_LOWAT
         limit_unsent(sock)
         self._flush_scheduled = False

@@ -41,7 +41,8 @@ class Uplink:
             if this uplink provides the direct link.
         quiet: Whether to omit state changes from the log.
         traffic: `bulk` if this uplink provides the lane for bulk traffic; otherwise empty. Appears in the log.
-        after: Waits until conflicting tunnels are closed. None if there are none.
+        after: Waits until the tunnels that must not be open at the same time as this one are closed. None if there
+            are none.
     """
 
     def __init__(

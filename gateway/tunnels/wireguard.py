@@ -151,7 +151,7 @@ class _ConnectedWireGuardDevice:
             log.warning("%s", error.detail)
 
     def renew(self) -> None:
-        """Reload the configuration file. If only keys and peers have changed, update the device.
+        """Reload the configuration file and key files. If only keys and peers have changed, update the device.
 
         If other settings have changed, report the link as lost, so that the gateway opens the tunnel again.
         """

@@ -48,17 +48,17 @@ class ManagementInterface:
             The ID of the unprivileged user that must run OpenVPN; None if OpenVPN must run as the gateway's user.
 
         Raises:
-            TunnelError: The socket or its directory cannot be created.
+            TunnelError: The socket or its directory cannot be created. The error is usually fatal.
         """
         try:
             self._directory = RuntimeDirectory(_PREFIX)
             self._server = await asyncio.start_unix_server(self._serve, self.path)
+            user = unprivileged_user(self._directory.path)
+            if user is not None:
+                grant_access(self.path, 0o660)
         except OSError as error:
             detail = f"cannot create OpenVPN's management socket: {error}: set TMPDIR to another directory"
             raise TunnelError(FailureReason.PERMISSION, detail, fatal=True) from error
-        user = unprivileged_user(self._directory.path)
-        if user is not None:
-            grant_access(self.path, 0o660)
         return user
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

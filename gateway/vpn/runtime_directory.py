@@ -39,20 +39,30 @@ class RuntimeDirectory:
                 _remove_if_stale(old)
         try:
             self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))  # mkdtemp sets mode 0700
+            self._lock = _lock(self.path)
         except OSError as error:
             permanent = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
             detail = f"{error}: make the directory for temporary files (TMPDIR) or {_RUN} writable"
             raise TunnelError(
                 FailureReason.PERMISSION if permanent else FailureReason.PROTOCOL, detail, fatal=permanent
             ) from error
-        # The kernel releases the lock when the descriptor is closed or the process exits (flock(2)).
-        self._lock = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def close(self) -> None:
         """Remove the directory, and release the lock."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
+
+
+def _lock(directory: Path) -> int:
+    """Mark a new directory as in use, and return the descriptor of its lock. If this fails, remove the directory."""
+    try:
+        lock = os.open(directory / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        # The kernel releases the lock when the descriptor is closed or the process exits (flock(2)).
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    return lock
 
 
 def _writable_directory() -> Path:

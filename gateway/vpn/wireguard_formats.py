@@ -19,7 +19,7 @@ _VALUES = {
     "listenport": "a port number",
     "persistentkeepalive": "a number of seconds, or off",
 }
-"""The permitted values of each key, for error messages."""
+"""The permitted values of keys whose values Python parses, for error messages."""
 _KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
 _DEFAULT_KEEPALIVE = 25
 """Default interval between keepalives, in seconds. Without keepalives, the gateway cannot distinguish an idle peer

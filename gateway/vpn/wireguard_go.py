@@ -37,8 +37,8 @@ class WireGuardGoProcess:
         """Start the process, and wait until it has created the device.
 
         Args:
-            prefix: The prefix of all names that gateways give to WireGuard devices. `start` removes each socket whose
-                name has this prefix, if no process listens on it.
+            prefix: The prefix of all names that gateways give to WireGuard devices. `start` removes each socket with
+                this prefix on which no process listens, if the socket is older than 30 s.
 
         Raises:
             TunnelError: The process cannot create the device; fatal.
@@ -78,7 +78,7 @@ class WireGuardGoProcess:
         log.debug("wireguard-go: %s", line)
 
     async def wait(self) -> str:
-        """Wait until the process exits, and return a message with the exit code.
+        """Wait until the process exits, and return a message with the exit code and the last line of output.
 
         If no process was started, wait until cancelled.
         """

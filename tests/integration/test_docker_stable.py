@@ -110,7 +110,7 @@ def test_startup_is_complete_when_the_backend_names_resolve(site: Site) -> None:
         engine.run_gateway("gateway", site.folder, "--network", "far")
         started = ("exec", "gateway", *gateway, "--admin-socket", f"{site.folder}/admin.sock")
         site.wait(lambda: engine.docker(*started, check=False).returncode == 0)  # noqa: B023 - called at once
-        assert site.says("web") == "orders-here"
+        assert site.says("web", within=10) == "orders-here"
         engine.docker("rm", "-f", "gateway")
         (site.folder / "admin.sock").unlink(missing_ok=True)
     site.write(host="unix:///nowhere.sock")
@@ -146,7 +146,7 @@ def test_a_pruned_network_is_repaired_as_documented(site: Site) -> None:
     engine.docker("rename", "batch", "web")
     done = as_documented(engine, "an app after a prune")
     assert done.returncode == 0, done.stderr
-    assert site.says("web") == "orders-here"
+    assert site.says("web", within=10) == "orders-here"
 
 
 def test_apply_repairs_pruned_networks(site: Site) -> None:

@@ -83,7 +83,7 @@ def test_shadowing_of_a_service_of_the_same_project_is_reported(site: Site, inte
     # The engine chooses the host of a name: Docker prefers the first network by name, and internal networks last.
     there = ("the-shops-own", "orders-here")
     site.wait(lambda: site.says("shop-app-1") in there)
-    assert site.says("shop-app-1") == there[0 if internal else 1]
+    assert site.says("shop-app-1", within=10) == there[0 if internal else 1]
     reported = "'orders' is a backend on network apps, and container shop-orders-1 on network shop_default"
     site.wait(lambda: any(reported in each for each in site.get("/api/v1/status")["docker"]["warnings"]))
     status = command("status", "--admin-socket", str(site.folder / "admin.sock"))
@@ -102,7 +102,7 @@ def test_refuse_does_not_attach_and_detaches_ambiguous_containers(site: Site) ->
     shop(site)
     site.wait(lambda: site.attachment("shop-app-1") == ("blocked", "name_conflict"))
     site.wait(lambda: not site.engine.attached("shop-app-1", "apps"))
-    assert site.says("shop-app-1") == "the-shops-own"
+    assert site.says("shop-app-1", within=10) == "the-shops-own"
     # The gateway attached this container before the name conflict began.
     site.engine.docker("network", "create", "yard")
     site.engine.run("first", "--network", "yard", *OPT_IN)

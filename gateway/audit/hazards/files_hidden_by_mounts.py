@@ -20,7 +20,10 @@ _MOST_NAMES = 5
 
 
 def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
-    """Yield a finding for each mount that hides files, and for each bind mount of a single file."""
+    """Yield a finding for each mount that hides files, and for each bind mount of a single file.
+
+    Bind mounts at the paths in `_HARMLESS` are not reported as single files.
+    """
     for container in snapshot.containers:
         for mount in container.mounts:
             if mount.hides:

@@ -158,8 +158,8 @@ def _emptied_at_boot(snapshot: AuditSnapshot, container: AuditedContainer, mount
 def _is_directory(snapshot: AuditSnapshot, mount: AuditedMount) -> bool:
     """Return whether a bind mount is a directory for data.
 
-    Return false for files, directories that contain only sockets, and directories such as /tmp itself. If the
-    snapshot does not describe the mounted path, return true.
+    Return false for files, directories that contain only sockets, and directories such as /tmp itself. A path that
+    the snapshot does not describe counts as a directory, unless its name ends with `.sock`, `.pid` or `.lock`.
     """
     found = snapshot.paths.get(mount.source)
     if mount.source in EMPTIED_AT_BOOT or mount.source.endswith((".sock", ".pid", ".lock")):

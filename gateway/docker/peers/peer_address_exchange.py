@@ -67,7 +67,7 @@ class PeerAddressExchange:
         self._only_grants = False
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Exchange reports until cancelled. Become ready after reading the secret, without waiting for peers."""
+        """Exchange reports until cancelled. Call `ready` after reading the secret, without waiting for peers."""
         tls = await self._keys()
         self._registry.watchers.append(self._wake)
         try:

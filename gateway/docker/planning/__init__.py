@@ -31,8 +31,8 @@ def plan(
         desired: The desired state.
         observed: The observed state.
         ours: The container ID and network name of each endpoint that the gateway created.
-        seen: The endpoints in `ours` that a snapshot contained, except those that the gateway detached. If one
-            is missing now, an operator or another program detached it.
+        seen: The endpoints in `ours` that this or an earlier snapshot contained, except those that the gateway has
+            detached. If one is missing now, an operator or another program detached it.
     """
     desired = expand_projects(desired, observed)
     builder = PlanBuilder(desired, observed, ours, seen)

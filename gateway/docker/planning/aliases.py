@@ -52,9 +52,9 @@ def conflicting_holder(builder: PlanBuilder, container: Container, name: str, al
 
 
 def reserve(builder: PlanBuilder, container: Container, name: str, aliases: tuple[str, ...]) -> None:
-    """Reserve aliases for a container.
+    """Reserve aliases for a container. For the gateway's own container, do nothing.
 
-    Only the gateway's own container, and containers that can share an alias, can still get it.
+    Another container can then get a reserved alias only if it can share the alias, or is the gateway's own container.
     """
     if container.id != builder.observed.own:
         for alias in aliases:

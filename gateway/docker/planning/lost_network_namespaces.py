@@ -32,7 +32,7 @@ def shared_namespaces(builder: PlanBuilder) -> frozenset[str]:
 
 
 def without_namespace(builder: PlanBuilder, container: Container) -> UnavailableContainer | None:
-    """Return an `UnavailableContainer` for a container whose start failed because it joins a missing namespace.
+    """Return an `UnavailableContainer` for a container that did not start, because its namespace's owner did not run.
 
     Return None if the gateway is not allowed to start the container.
     """

@@ -28,11 +28,11 @@ def container_conflicts(builder: PlanBuilder, container: Container, network: str
 
 
 def report_foreign_endpoints(builder: PlanBuilder, container: Container, wanted: Collection[str]) -> None:
-    """Report the name conflicts of a container that others, such as Compose, attached to the gateway's networks.
+    """Report a container's name conflicts on those networks of the gateway to which Compose or a user attached it.
 
     Args:
         builder: The plan so far.
-        container: A container.
+        container: A container. Tasks of swarm services are skipped.
         wanted: The container's desired networks. They are skipped, because `container_conflicts` reports their
             conflicts.
     """

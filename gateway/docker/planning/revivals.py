@@ -62,7 +62,7 @@ def revive(builder: PlanBuilder) -> tuple[UnavailableContainer, ...]:
 def _with_start_restriction(
     builder: PlanBuilder, container: Container, unavailable: UnavailableContainer
 ) -> UnavailableContainer:
-    """Return `unavailable`, with a reason added if the gateway must not start `container`."""
+    """Return `unavailable`, with another state and a reason if the gateway must not start `container`."""
     if unavailable.state not in (RevivalStatus.STARTING, RevivalStatus.WAITING):
         return unavailable
     options, desired, start = builder.options, builder.desired, container.last_start

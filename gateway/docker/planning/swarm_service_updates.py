@@ -154,7 +154,7 @@ def _conflict(
 
 
 def _held(builder: PlanBuilder, service: SwarmService, name: str, alias: str) -> str | None:
-    """Return the name of an endpoint that has an alias and does not share it with the service, or None."""
+    """Return which container or service has an alias without sharing it with `service`; None if there is none."""
     holder, network, alias = _holder(builder, service), builder.known[name].id, alias.lower()
     holders = [
         _holder(builder, other)

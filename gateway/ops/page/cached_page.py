@@ -21,8 +21,8 @@ RenderPage = Callable[[ServiceView, PageParts], LazyPage | None]
 """Renders a page from a snapshot of the service's state. Reuses parts that have not changed since the last rendering.
 Returns None if the page does not exist."""
 _UPDATE_AGE = 3.0
-"""Maximum age, in seconds, of the counters in an update of an open page. The limit is higher than for
-whole pages, because open pages request updates often, and collecting all counters is slow."""
+"""Maximum age, in seconds, of the counters in an update of an open page. It is higher than for a complete page,
+because open pages request updates often, and collecting all counters is slow."""
 _COMPRESSION = 1
 """The gzip level. Higher levels take several times as long, but pages become only slightly smaller."""
 _LARGE = 32768

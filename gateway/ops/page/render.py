@@ -18,8 +18,8 @@ from gateway.ops.status_views import BackendView, ConfigText, ServiceView
 from gateway.ops.tunnel_root_causes import path_tunnels, with_outer_tunnels
 
 _LARGE = 100
-"""If there are more targets than this, the status page omits details to stay below 300 KB. Otherwise, this is the
-maximum number of consumers on the status page."""
+"""With more targets, the status page omits details, so that it stays below 300 KB. A status page with all details
+shows at most this number of consumers."""
 _MAX_CHANGES = 100
 """Maximum number of recent changes on the page of a backend."""
 _INDEX, _BACKEND, _FLEET = map(macros, ("index.html", "backend.html", "fleet.html"))
