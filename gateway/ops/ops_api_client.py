@@ -18,7 +18,7 @@ from gateway.tls_client import client_context
 DEFAULT_LISTEN = "127.0.0.1:9090"
 _PROBES = ("/livez", "/startupz", "/readyz")
 _REFUSED = (401, 403, 421)
-_PORTS = {"http": 80, "https": 443}
+_PORTS = {"http": http.client.HTTP_PORT, "https": http.client.HTTPS_PORT}
 
 
 class _UnixConnection(http.client.HTTPConnection):

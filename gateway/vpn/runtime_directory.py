@@ -55,13 +55,13 @@ class RuntimeDirectory:
 
 def _lock(directory: Path) -> int:
     """Mark a new directory as in use, and return the descriptor of its lock. If this fails, remove the directory."""
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(shutil.rmtree, directory, ignore_errors=True)
         lock = os.open(directory / _LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        undo.callback(os.close, lock)
         # The kernel releases the lock when the descriptor is closed or the process exits (flock(2)).
         fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError:
-        shutil.rmtree(directory, ignore_errors=True)
-        raise
+        undo.pop_all()
     return lock
 
 

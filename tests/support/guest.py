@@ -14,19 +14,20 @@ import threading
 import time
 from pathlib import Path
 
-from gateway.demo.server_process import die_with_parent, find
+from gateway.demo.server_process import ServerProcess, die_with_parent, find
 from tests.support.guest_image import INIT, MODULES, add_service, busybox_root, initramfs
 from tests.support.requirements import need
 
 HOST = "10.0.2.2"
 _ADDRESS = "10.0.2.15"
 _KERNEL = """echo NAMESPACE-READY
-read -r tap
-ip link set lo up && ip link set "$tap" up && ip -6 addr flush dev "$tap"
+until ip link set tap0 up 2>/dev/null; do sleep 0.1; done  # slirp4netns creates the interface
+ip link set lo up && ip -6 addr flush dev tap0
+echo NETWORK-READY
 linux.uml "$@" </dev/null
 """
-"""The script that starts the kernel in its namespaces, when the network interface exists. The shell is the first
-process of its PID namespace: when it ends, the host kills all processes of the guest."""
+"""The script that starts the kernel in its namespaces. The shell is the first process of its PID namespace: when it
+ends, the host kills all processes of the guest."""
 _RUN = """hostname guest
 echo 7 > /proc/sys/kernel/printk_devkmsg 2>/dev/null
 echo GUEST-STARTED
@@ -97,24 +98,41 @@ class Guest:
              f"mem={memory}M", f"initrd={image}", f"uml_dir={folder}", *drives,
              "con=null", "con0=null,fd:1", "vec0:transport=raw,ifname=tap0,depth=64",
              "quiet", "panic=-1", "oops=panic"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
             preexec_fn=die_with_parent,  # noqa: PLW1509 - it only calls prctl
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.wait_for("NAMESPACE-READY", 60)
-        self._network = _connect(self._kernel.pid, folder / "slirp.sock", forwards or {})
-        assert self._kernel.stdin is not None
-        self._kernel.stdin.write(b"tap0\n")
-        self._kernel.stdin.close()
+        control, log = folder / "slirp.sock", folder / "slirp.log"
+        self._network = ServerProcess(
+            [
+                "slirp4netns",
+                "--netns-type=path",
+                f"--api-socket={control}",
+                f"/proc/{self._kernel.pid}/ns/net",
+                "tap0",
+            ],
+            log,
+        )
+        try:
+            self.wait_for("NAMESPACE-READY", 60)
+            self._network.spawn()
+            self.wait_for("NETWORK-READY", 60)
+            for here, there in (forwards or {}).items():
+                _forward(control, here, there)
+        except BaseException as error:
+            self.__exit__()
+            if log.exists():
+                error.add_note(log.read_text(errors="replace"))
+            raise
 
     def __enter__(self) -> "Guest":  # noqa: PYI034 - never subclassed
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for process in (self._kernel, self._network):
-            process.kill()
-            process.wait(10)
+        self._kernel.kill()
+        self._kernel.wait(10)
+        self._network.stop()
         self._reader.join(10)
         if self._kernel.stdout is not None:
             self._kernel.stdout.close()
@@ -145,38 +163,33 @@ class Guest:
         return [match[1] for line in self.lines if (match := re.search(pattern, line))]
 
 
-def _connect(pid: int, path: Path, forwards: dict[int, int]) -> subprocess.Popen[bytes]:
-    """Create the interface `tap0` in the network namespace of a process, and connect it to the host's network.
+def _forward(control: Path, here: int, there: int) -> None:
+    """Forward a port of this host's loopback to the guest.
 
     Args:
-        pid: The process ID.
-        path: The path of the socket through which slirp4netns is configured.
-        forwards: Forwarded ports: a port of the guest for each port on this host's loopback.
-
-    Returns:
-        The process of slirp4netns. The caller must end it.
+        control: The socket of slirp4netns for its API (slirp4netns(1), "API SOCKET").
+        here: The port of this host.
+        there: The port of the guest.
     """
-    ready, write = os.pipe()
-    with os.fdopen(ready, "rb") as lines:
-        process = subprocess.Popen(
-            ["slirp4netns", "--netns-type=path", f"--ready-fd={write}", f"--api-socket={path}",
-             f"/proc/{pid}/ns/net", "tap0"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=(write,),
-            start_new_session=True, preexec_fn=die_with_parent,  # noqa: PLW1509 - it only calls prctl
-        )  # fmt: skip
-        os.close(write)
-        assert lines.read(1) == b"1", "slirp4netns failed"
-    for here, there in forwards.items():
-        arguments = {"proto": "tcp", "host_addr": "127.0.0.1", "host_port": here, "guest_addr": _ADDRESS,
-                     "guest_port": there}  # fmt: skip
-        with socket.socket(socket.AF_UNIX) as control:
-            control.settimeout(10)
-            control.connect(str(path))
-            control.sendall(json.dumps({"execute": "add_hostfwd", "arguments": arguments}).encode())
-            control.shutdown(socket.SHUT_WR)
-            response = json.loads(control.makefile().read())
+    arguments = {
+        "proto": "tcp", "host_addr": "127.0.0.1", "host_port": here, "guest_addr": _ADDRESS, "guest_port": there,
+    }  # fmt: skip
+    deadline = time.monotonic() + 30
+    while True:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(10)
+            try:
+                client.connect(str(control))
+            except (FileNotFoundError, ConnectionRefusedError):  # slirp4netns creates its socket after the interface
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+                continue
+            client.sendall(json.dumps({"execute": "add_hostfwd", "arguments": arguments}).encode())
+            client.shutdown(socket.SHUT_WR)
+            response = json.loads(client.makefile().read())
         assert "error" not in response, response
-    return process
+        return
 
 
 def mount(port: int, target: str = "/mnt", export: str = "/media", options: str = "") -> str:

@@ -48,6 +48,11 @@ def test_what_cannot_be_imported_is_reported(text: str, words: str) -> None:
         imported(text, form="ssh")
 
 
+def test_the_note_on_ciphers_names_a_key_if_the_command_has_no_local_forward() -> None:
+    result = imported("ssh -c aes256-gcm@openssh.com u@other\nssh -L 3306:db:3306 u@h", form="shell")
+    assert any("set tunnels.NAME.ciphers if the server needs it" in note for note in result.notes), result.notes
+
+
 def test_each_form_can_be_set(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["import", "ssh", "ssh -R 1:a:2 -L 3306:db:3306 u@h"])
     assert done.exit_code == 0
