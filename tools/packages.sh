@@ -6,7 +6,7 @@ set -eu
 demo="openssh-server mariadb-server postgresql nfs-ganesha nfs-ganesha-vfs libnfs-utils"
 test="$demo openssh-client iproute2 iptables prometheus haproxy docker.io docker-cli busybox-static
 cpio kmod gcc libc6-dev samba smbclient openvpn wireguard-go wireguard-tools tcpdump microsocks tinyproxy
-debootstrap slirp4netns docker-buildx docker-compose docker-registry dropbear-bin golang-go golang-golang-x-crypto-dev
+mmdebstrap slirp4netns docker-buildx docker-compose docker-registry dropbear-bin golang-go golang-golang-x-crypto-dev
 podman netavark aardvark-dns nftables catatonit runc uidmap passt patch socat openssl redis-server patroni etcd-server
 ca-certificates python3-etcd python3-dnspython chromium chromium-driver fonts-dejavu-core"
 

@@ -167,7 +167,7 @@ def build(engine: Engine) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def yard(tmp_path_factory: pytest.TempPathFactory, server_folder: Path) -> Iterator[Yard]:
     need_engine()
-    for program in ("debootstrap", "slirp4netns"):
+    for program in ("mmdebstrap", "slirp4netns"):
         need(find(program) is not None, f"{program} (package of this name)")
     need(Path("/usr/libexec/docker/cli-plugins/docker-compose").exists() or find("docker-compose") is not None,
          "docker-compose, docker-buildx")  # fmt: skip
@@ -186,7 +186,7 @@ def yard(tmp_path_factory: pytest.TempPathFactory, server_folder: Path) -> Itera
         egress.spawn()
         stack.callback(egress.stop)
         base, packages = folder / "base", "python3,python3-venv,ca-certificates"
-        download("debootstrap", "--variant=minbase", f"--include={packages}", "trixie", str(base))
+        download("mmdebstrap", "--variant=minbase", f"--include={packages}", "trixie", str(base))
         if CERTIFICATES.exists():
             shutil.copy(CERTIFICATES, base / CERTIFICATES.relative_to("/"))
         engine.import_root(base, "debian-base")

@@ -72,9 +72,9 @@ ExecStart=/bin/true
 def root(tmp_path: Path) -> Iterator[Path]:
     """The root directory of a Debian system with systemd and the gateway."""
     need_guest()
-    need(find("debootstrap") is not None, "debootstrap (package of this name)")
+    need(find("mmdebstrap") is not None, "mmdebstrap (package of this name)")
     made = tmp_path / "root"
-    download("debootstrap", "--variant=minbase", f"--include={_PACKAGES}", "trixie", str(made))
+    download("mmdebstrap", "--variant=minbase", f"--include={_PACKAGES}", "trixie", str(made))
     for folder in ("var/cache/apt", "var/lib/apt", "usr/share/doc", "usr/share/locale", "usr/share/man"):
         shutil.rmtree(made / folder, ignore_errors=True)
     pip = (sys.executable, "-m", "pip", "install", "-q", "--target", str(made / _SITE), "--require-hashes")
