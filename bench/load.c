@@ -254,49 +254,58 @@ static int idle(int port, int count, int pings) {
 }
 
 /* ---- delay ---- */
-struct piece { struct piece *next; double due; size_t size, at; char data[]; };
-struct direction { int from, to, eof, shut; struct piece *first, *last; struct direction *back; };
+struct piece { struct piece *next; double due; size_t size, at; char data[1 << 16]; };
+struct direction { int from, to, eof, blocked; struct piece *first, *last; struct direction *back; };
+static struct piece *free_pieces;
+static void receive_pieces(struct direction *w, double seconds) {
+    while (!w->eof) {
+        struct piece *p = free_pieces;
+        if (p) free_pieces = p->next; else if (!(p = malloc(sizeof *p))) die("malloc");
+        ssize_t k = recv(w->from, p->data, sizeof p->data, MSG_DONTWAIT);
+        if (k < 0 && errno == EAGAIN) { p->next = free_pieces; free_pieces = p; return; }
+        if (k <= 0) { w->eof = 1; k = 0; }
+        p->next = NULL; p->size = k; p->at = 0; p->due = now() + seconds;
+        if (w->first) w->last->next = p; else w->first = p;
+        w->last = p;
+    }
+}
+static void send_pieces(struct direction *w, double t) {
+    while (!w->blocked && w->first && w->first->due <= t) {
+        struct piece *p = w->first;
+        ssize_t k = p->size ? send(w->to, p->data + p->at, p->size - p->at, MSG_NOSIGNAL | MSG_DONTWAIT) : 0;
+        if (k < 0 && errno == EAGAIN) { w->blocked = 1; return; }
+        if (!p->size) shutdown(w->to, SHUT_WR);
+        if (k > 0 && (p->at += k) < p->size) continue;
+        w->first = p->next; p->next = free_pieces; free_pieces = p;
+    }
+}
 static void delay(int port, int to, double seconds) {
     static struct direction *directions[4096]; int n_directions = 0, one = 1;
     struct epoll_event events[EVENTS];
     int server = listening(port);
     watch(EPOLL_CTL_ADD, server, EPOLLIN, NULL);
     for (;;) {
-        double t = now(), next = t + 1; int n;
-        for (int i = 0; i < n_directions; i++) if (directions[i]->first && directions[i]->first->due < next) next = directions[i]->first->due;
-        int wait = next <= t ? 0 : (int)((next - t) * 1e3);
-        n = epoll_wait(poller, events, EVENTS, wait);
-        for (int i = 0; i < n; i++) {
-            struct direction *w = events[i].data.ptr;
-            if (!w) {
-                int a = accept4(server, NULL, NULL, SOCK_NONBLOCK), b = dial(to, 1);
-                if (a < 0 || n_directions + 2 > 4096) continue;
-                setsockopt(a, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-                struct direction *x = calloc(1, sizeof *x), *y = calloc(1, sizeof *y);
-                x->from = y->to = a; x->to = y->from = b; x->back = y; y->back = x;
-                directions[n_directions++] = x; directions[n_directions++] = y;
-                watch(EPOLL_CTL_ADD, a, EPOLLIN, x); watch(EPOLL_CTL_ADD, b, EPOLLIN, y);
-                continue;
-            }
-            struct piece *p = malloc(sizeof *p + CHUNK / 4);
-            ssize_t k = recv(w->from, p->data, CHUNK / 4, 0);
-            if (k < 0 && errno == EAGAIN) { free(p); continue; }
-            if (k <= 0) { w->eof = 1; k = 0; watch(EPOLL_CTL_DEL, w->from, 0, w); }
-            p = realloc(p, sizeof *p + k); p->next = NULL; p->size = k; p->at = 0; p->due = now() + seconds;
-            if (w->first) w->last->next = p; else w->first = p;
-            w->last = p;
-        }
-        t = now();
+        double t = now(), next = t + 1;
         for (int i = 0; i < n_directions; i++) {
             struct direction *w = directions[i];
-            while (w->first && w->first->due <= t) {
-                struct piece *p = w->first;
-                ssize_t k = p->size ? send(w->to, p->data + p->at, p->size - p->at, MSG_NOSIGNAL | MSG_DONTWAIT) : 0;
-                if (k < 0 && errno == EAGAIN) break;
-                if (!p->size) shutdown(w->to, SHUT_WR);
-                if (k > 0 && (p->at += k) < p->size) continue;
-                w->first = p->next; free(p);
+            send_pieces(w, t);
+            if (!w->blocked && w->first && w->first->due < next) next = w->first->due;
+        }
+        int n = events_before(events, next);
+        for (int i = 0; i < n; i++) {
+            struct direction *w = events[i].data.ptr;
+            if (w) {
+                if (events[i].events & EPOLLOUT) w->back->blocked = 0;
+                receive_pieces(w, seconds);
+                continue;
             }
+            int a = accept4(server, NULL, NULL, SOCK_NONBLOCK), b = dial(to, 1);
+            if (a < 0 || n_directions + 2 > 4096) continue;
+            setsockopt(a, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+            struct direction *x = calloc(1, sizeof *x), *y = calloc(1, sizeof *y);
+            x->from = y->to = a; x->to = y->from = b; x->back = y; y->back = x;
+            directions[n_directions++] = x; directions[n_directions++] = y;
+            watch(EPOLL_CTL_ADD, a, EPOLLIN | EPOLLOUT | EPOLLET, x); watch(EPOLL_CTL_ADD, b, EPOLLIN | EPOLLOUT | EPOLLET, y);
         }
     }
 }

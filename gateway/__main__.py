@@ -1,5 +1,6 @@
 """The entry point of `python -m gateway` and of the console script `gateway`."""
 
+import gc
 import os
 import signal
 import sys
@@ -15,6 +16,8 @@ def main() -> None:
             # Exit without an exception: the signal can arrive while a destructor runs, and Python ignores exceptions
             # that a destructor raises.
             signal.signal(number, lambda *_: os._exit(0))
+        # Almost all objects that the imports create stay alive. `prepare_process` enables the garbage collector.
+        gc.disable()
     from gateway.cli import main as cli  # noqa: PLC0415 - slow to import
 
     cli()

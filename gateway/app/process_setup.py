@@ -52,9 +52,10 @@ def prepare_process() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     sys.setswitchinterval(_SWITCH_INTERVAL)
-    gc.collect()
+    # Without a collection before: it takes a tenth of the time of the start, and releases less than 1 MB.
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
+    gc.enable()
 
 
 def prepare_loop() -> None:

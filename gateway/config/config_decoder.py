@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 from gateway.config import value_parsers
 from gateway.config.parsed_tree import ParsedMapping, ParsedScalar, ParsedSequence, Tree
 from gateway.config.scalar_decoder import SCALARS, broken_rule, one_of, read_scalar
-from gateway.config.schema import is_secret, known_keys
+from gateway.config.schema import is_secret, known_keys, type_hints
 from gateway.config.suggestions import suggest
 from gateway.contracts.secret import Secret
 from gateway.errors import ConfigProblem
@@ -72,7 +72,7 @@ class ConfigDecoder:
             return self._scalar(tree, SCALARS[hint], key)
         if dataclasses.is_dataclass(hint):
             if shorthand is not None and not isinstance(tree, ParsedMapping):
-                inner = self.value(tree, typing.get_type_hints(hint)[shorthand], key)
+                inner = self.value(tree, type_hints(typing.cast("type", hint))[shorthand], key)
                 return INVALID if inner is INVALID else typing.cast("type", hint)(**{shorthand: inner})
             return self.record(tree, typing.cast("type", hint), key)
         origin, arguments = get_origin(hint), get_args(hint)
@@ -101,7 +101,7 @@ class ConfigDecoder:
 
         Ignore unknown keys. To report them, call `check_keys`.
         """
-        hints = typing.get_type_hints(cls)
+        hints = type_hints(cls)
         found: dict[str, Any] = {}
         invalid = False
         for field in dataclasses.fields(cls):

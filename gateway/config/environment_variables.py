@@ -1,7 +1,9 @@
 """Lists the environment variables that the gateway reads, and finds misspelled ones. Does no I/O."""
 
 import difflib
+import functools
 import re
+import types
 from collections.abc import Collection, Iterator, Mapping
 
 from gateway.config.schema import hints_by_key, is_record
@@ -25,7 +27,8 @@ _KUBERNETES = re.compile(r"(.+?)_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TC
 _SIMILAR = 0.7
 
 
-def setting_names() -> dict[str, tuple[str, ...]]:
+@functools.cache
+def setting_names() -> Mapping[str, tuple[str, ...]]:
     """Map each flag to the path of the key that it sets, such as `{"ops-tls-key-file": ("ops", "tls", "key_file")}`.
 
     For keys of the section `gateway`, the flag has no prefix: `state-dir`, not `gateway-state-dir`.
@@ -36,7 +39,9 @@ def setting_names() -> dict[str, tuple[str, ...]]:
         for key, hint in hints_by_key(cls)
         if not is_record(hint)
     ]
-    return {"-".join(path if path[0] != "gateway" else path[1:]).replace("_", "-"): path for path in paths}
+    return types.MappingProxyType(
+        {"-".join(path if path[0] != "gateway" else path[1:]).replace("_", "-"): path for path in paths}
+    )
 
 
 def variable_of(setting: str) -> str:

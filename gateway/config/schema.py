@@ -1,18 +1,26 @@
 """Lists the keys and types of the configuration's dataclasses. Does no I/O."""
 
 import dataclasses
+import functools
+import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, get_args, get_origin
 
 from gateway.contracts.secret import Secret
+
+
+@functools.cache
+def type_hints(cls: type) -> Mapping[str, Any]:
+    """Return the type hints of a class, like `typing.get_type_hints`, but resolve them only once for each class."""
+    return types.MappingProxyType(typing.get_type_hints(cls))
 
 
 def known_keys(*classes: type) -> list[str]:
     """Return the configuration keys of dataclasses. For a secret, also include the key with the suffix `_file`."""
     names = []
     for cls in classes:
-        hints = typing.get_type_hints(cls)
+        hints = type_hints(cls)
         for field in dataclasses.fields(cls):
             names.append(field.name)
             if is_secret(hints[field.name]):
@@ -22,14 +30,14 @@ def known_keys(*classes: type) -> list[str]:
 
 def hints_by_key(cls: type, above: str = "") -> Iterator[tuple[str, Any]]:
     """Yield all dotted keys of a dataclass, including those of inner mappings, with their type hints."""
-    hints = typing.get_type_hints(cls)
+    hints = type_hints(cls)
     for field in dataclasses.fields(cls):
         hint, key = hints[field.name], above + field.name
         inner = [each for each in (hint, *get_args(hint)) if dataclasses.is_dataclass(each)]
         for each in inner:
             yield from hints_by_key(typing.cast("type", each), f"{key}.")
             if "shorthand" in field.metadata:
-                hint = typing.get_type_hints(each)[field.metadata["shorthand"]]
+                hint = type_hints(typing.cast("type", each))[field.metadata["shorthand"]]
         yield key, hint
 
 

@@ -22,10 +22,12 @@ _LONGEST_FIRST = (
     # A process with at most two tests gets another module in advance. These modules are short, so that no long module
     # waits for the modules with one test above.
     "test_strict", "test_tls", "test_traces",
-    "test_nfs_volumes", "test_outages", "test_podman", "test_command", "test_networks", "test_docker",
-    "test_docker_stable", "test_docker_engine", "test_nfs_mounts", "test_chart", "test_relay_contract", "test_names",
-    "test_swarm", "test_swarm_stable", "test_revival_swarm", "test_revival", "test_audit", "test_handbook",
-    "test_paths", "test_monitoring", "test_patroni", "test_redis", "test_status_page", "test_native_fuzzer",
+    "test_docker", "test_audit", "test_networks", "test_relay_contract", "test_outages", "test_revival",
+    "test_docker_stable", "test_docker_engine", "test_nfs_mounts", "test_swarm_stable", "test_names",
+    "test_revival_swarm", "test_commands", "test_chart", "test_hostile_words", "test_swarm", "test_status_page",
+    "test_slow_paths", "test_command", "test_ssh", "test_paths", "test_handbook", "test_monitoring",
+    "test_nfs_volumes", "test_podman", "test_native_fuzzer", "test_nfs_detection", "test_abort_budget",
+    "test_proxy", "test_check_logins", "test_patroni", "test_redis", "test_site",
 )  # fmt: skip
 """Test modules that take more than 30 s. They start first, to avoid idle test processes at the end of the run."""
 
