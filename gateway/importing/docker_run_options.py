@@ -40,7 +40,7 @@ def read_options(words: list[str], notes: list[str], where: str) -> tuple[list[t
 
     Args:
         words: The words after `run`.
-        notes: Receives a note for each unknown long option.
+        notes: Receives a note for each unknown option.
         where: The source and name of the command, with which each note starts.
 
     Returns:
@@ -65,13 +65,15 @@ def read_options(words: list[str], notes: list[str], where: str) -> tuple[list[t
                 notes.append(f"{where}: there is no option --{name}{hint}")
             found.append(({"net": "network", "net-alias": "network-alias"}.get(name, name), value))
         else:
-            found += _short_options(word, rest)
+            found += _short_options(word, rest, notes, where)
     return found, rest
 
 
-def _short_options(word: str, rest: list[str]) -> Iterator[tuple[str, str]]:
+def _short_options(word: str, rest: list[str], notes: list[str], where: str) -> Iterator[tuple[str, str]]:
     for index, letter in enumerate(word[1:], 1):
         name = _SHORT.get(letter, letter)
+        if letter not in _SHORT and letter not in _INVALID:
+            notes.append(f"{where}: there is no option -{letter}")
         if name in _SWITCHES:
             yield name, ""
         else:
