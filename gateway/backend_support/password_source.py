@@ -62,6 +62,7 @@ class PasswordSource:
         started, password = self._cache.get(command, (0.0, ""))
         if password and time.monotonic() - started < check.password_cache:
             return password
+        self._cache.pop(command, None)
         task = self._running.get(command)
         if task is None:
             task = asyncio.create_task(

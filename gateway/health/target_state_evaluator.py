@@ -53,7 +53,8 @@ class TargetStateEvaluator:
             self._set(result)
         else:
             self._consecutive += 1
-            if self._consecutive >= (self.rise if result.passed else self.fall) or result.reason in _IMMEDIATE:
+            immediate = not result.passed and result.reason in _IMMEDIATE
+            if immediate or self._consecutive >= (self.rise if result.passed else self.fall):
                 self._consecutive = 0
                 self._set(result)
         return self.state is not before

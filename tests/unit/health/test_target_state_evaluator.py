@@ -31,6 +31,17 @@ def test_the_state_changes_after_fall_failures_and_rise_successes() -> None:
     assert (verdict.state, verdict.reason) == (HealthState.UP, None)
 
 
+def test_a_full_file_system_ends_the_use_at_once_but_not_the_wait_for_rise_successes() -> None:
+    verdict = TargetStateEvaluator(rise=2, fall=3)
+    full, degraded = (
+        CheckResult(at=0.0, duration=0.01, state=state, reason=FailureReason.NO_SPACE)
+        for state in (HealthState.DOWN, HealthState.DEGRADED)
+    )
+    verdict.add(UP)
+    assert verdict.add(full)
+    assert [verdict.add(degraded) for _ in range(2)] == [False, True]
+
+
 def test_a_success_resets_the_count_of_failures() -> None:
     verdict = TargetStateEvaluator(rise=2, fall=3)
     for each in (UP, DOWN, DOWN, UP, DOWN, DOWN):
