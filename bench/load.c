@@ -76,7 +76,9 @@ static void send_head(int fd, char kind, uint64_t count, uint32_t ask, uint32_t 
 static int events_before(struct epoll_event *events, double due) {   /* 0: the time `due` has come */
     double wait = due - now();
     struct timespec limit = {.tv_sec = wait > 0 ? (time_t)wait : 0, .tv_nsec = wait > 0 ? (long)((wait - (time_t)wait) * 1e9) : 0};
-    return epoll_pwait2(poller, events, EVENTS, &limit, NULL);
+    int n = epoll_pwait2(poller, events, EVENTS, &limit, NULL);
+    if (n < 0 && errno != EINTR) die("epoll_pwait2");
+    return n;
 }
 static int events_now(struct epoll_event *events) {
     int n = epoll_wait(poller, events, EVENTS, STALL_MS);
@@ -255,15 +257,15 @@ static int idle(int port, int count, int pings) {
 
 /* ---- delay ---- */
 struct piece { struct piece *next; double due; size_t size, at; char data[1 << 16]; };
-struct direction { int from, to, eof, blocked; struct piece *first, *last; struct direction *back; };
+struct direction { int from, to, eof, blocked, readable; struct piece *first, *last; struct direction *back; };
 static struct piece *free_pieces;
-static void receive_pieces(struct direction *w, double seconds) {
-    while (!w->eof) {
+static void receive_pieces(struct direction *w, double seconds) {   /* a limited number: the other directions must not wait */
+    for (int i = 0; i < 16 && w->readable; i++) {
         struct piece *p = free_pieces;
         if (p) free_pieces = p->next; else if (!(p = malloc(sizeof *p))) die("malloc");
         ssize_t k = recv(w->from, p->data, sizeof p->data, MSG_DONTWAIT);
-        if (k < 0 && errno == EAGAIN) { p->next = free_pieces; free_pieces = p; return; }
-        if (k <= 0) { w->eof = 1; k = 0; }
+        if (k < 0 && errno == EAGAIN) { p->next = free_pieces; free_pieces = p; w->readable = 0; return; }
+        if (k <= 0) { w->eof = 1; w->readable = 0; k = 0; }
         p->next = NULL; p->size = k; p->at = 0; p->due = now() + seconds;
         if (w->first) w->last->next = p; else w->first = p;
         w->last = p;
@@ -289,6 +291,8 @@ static void delay(int port, int to, double seconds) {
         for (int i = 0; i < n_directions; i++) {
             struct direction *w = directions[i];
             send_pieces(w, t);
+            receive_pieces(w, seconds);
+            if (w->readable) next = t;
             if (!w->blocked && w->first && w->first->due < next) next = w->first->due;
         }
         int n = events_before(events, next);
@@ -296,7 +300,7 @@ static void delay(int port, int to, double seconds) {
             struct direction *w = events[i].data.ptr;
             if (w) {
                 if (events[i].events & EPOLLOUT) w->back->blocked = 0;
-                receive_pieces(w, seconds);
+                if (events[i].events & ~EPOLLOUT) w->readable = !w->eof;
                 continue;
             }
             int a = accept4(server, NULL, NULL, SOCK_NONBLOCK), b = dial(to, 1);

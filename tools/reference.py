@@ -35,6 +35,7 @@ from gateway.config.model import (
     TargetOptions,
     UnixListener,
 )
+from gateway.config.schema import type_hints
 from gateway.config.sections import SECTIONS, OpsTlsSection
 from gateway.config.value_parsers import LogTarget, ThreadCount
 from gateway.contracts.config_types import Duration, HostPort, IpAddress, IpNetwork, ListenAddress, Size
@@ -152,7 +153,7 @@ def _variables() -> Iterator[str]:
 
 def _table(title: str, cls: type) -> Iterator[str]:
     yield from ("", f"### {title}", "", "| key | type | default | |", "| --- | --- | --- | --- |")
-    hints = typing.get_type_hints(cls)
+    hints = type_hints(cls)
     descriptions = _arguments(cls)
     for field in dataclasses.fields(cls):
         yield f"| `{field.name}` | {_type(hints[field.name])} | {_default(field)} | {descriptions[field.name]} |"

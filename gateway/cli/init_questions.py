@@ -8,7 +8,6 @@ import itertools
 import os
 import re
 import shlex
-import typing
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -21,6 +20,7 @@ from gateway.cli.terminal_output import print_text, print_wrapped
 from gateway.config import value_parsers
 from gateway.config.consistency_validation import conflict
 from gateway.config.initial_config import from_urls, problems_of
+from gateway.config.schema import type_hints
 from gateway.config.sections import OpsSection
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.secret import Secret
@@ -185,7 +185,7 @@ def _ask_key(cls: type, key: str, before: dict[str, Any], answers: dict[str, Any
         before: The answers of the previous attempt, which are the defaults.
         answers: The earlier answers of this attempt.
     """
-    hint = typing.get_type_hints(cls)[key]
+    hint = type_hints(cls)[key]
     secret = Secret in (hint, *get_args(hint))
     name = f"{key}_file" if secret else key
     note = "A file, which is created if it is missing. " if secret else ""

@@ -29,7 +29,7 @@ _LONGEST_FIRST = (
     "test_nfs_volumes", "test_podman", "test_native_fuzzer", "test_nfs_detection", "test_abort_budget",
     "test_proxy", "test_check_logins", "test_patroni", "test_redis", "test_site",
 )  # fmt: skip
-"""Test modules that take more than 30 s. They start first, to avoid idle test processes at the end of the run."""
+"""Test modules that take more than 30 s, and three short ones. If they started last, processes would be idle."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

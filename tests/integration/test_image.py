@@ -186,7 +186,7 @@ def yard(tmp_path_factory: pytest.TempPathFactory, server_folder: Path) -> Itera
         egress.spawn()
         stack.callback(egress.stop)
         base, packages = folder / "base", "python3,python3-venv,ca-certificates"
-        download("mmdebstrap", "--variant=minbase", f"--include={packages}", "trixie", str(base))
+        download("mmdebstrap", "--variant=minbase", f"--include={packages}", "trixie", str(base), creates=base)
         if CERTIFICATES.exists():
             shutil.copy(CERTIFICATES, base / CERTIFICATES.relative_to("/"))
         engine.import_root(base, "debian-base")

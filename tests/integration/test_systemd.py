@@ -74,7 +74,7 @@ def root(tmp_path: Path) -> Iterator[Path]:
     need_guest()
     need(find("mmdebstrap") is not None, "mmdebstrap (package of this name)")
     made = tmp_path / "root"
-    download("mmdebstrap", "--variant=minbase", f"--include={_PACKAGES}", "trixie", str(made))
+    download("mmdebstrap", "--variant=minbase", f"--include={_PACKAGES}", "trixie", str(made), creates=made)
     for folder in ("var/cache/apt", "var/lib/apt", "usr/share/doc", "usr/share/locale", "usr/share/man"):
         shutil.rmtree(made / folder, ignore_errors=True)
     pip = (sys.executable, "-m", "pip", "install", "-q", "--target", str(made / _SITE), "--require-hashes")

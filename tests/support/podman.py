@@ -110,9 +110,14 @@ class Podman(Engine):
         return self
 
     def remove_all(self) -> None:
-        """Remove every pod and container, and then every unused network."""
+        """Remove every pod and container, and then every unused network.
+
+        The containers of a pod must include one whose name ends in `-infra`, as by default.
+        """
+        if self._api is not None and self._api.poll() is not None:  # the test has killed the API
+            self.start()
         names = self.docker("ps", "-a", "--format", "{{.Names}}").stdout.split()
-        if any(name.endswith("-infra") for name in names):  # each pod has such a container
+        if any(name.endswith("-infra") for name in names):
             self.podman("pod", "rm", "-fa", "-t", "0")
         if names:
             self.podman("rm", "-fa", "-t", "0")

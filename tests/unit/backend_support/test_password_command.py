@@ -168,6 +168,10 @@ async def test_an_old_password_is_requested_again(tmp_path: Path) -> None:
     check = SqlCheckOptions(user="u", password_command=(counting(tmp_path),), password_cache=Duration(0.0))
     found = [await passwords.get(check, TARGET, PhaseTimer()) for _ in range(2)]
     assert [each[0] for each in found] == ["1", "2"]
+    script(tmp_path, "exit 1")
+    with pytest.raises(TargetPathError):
+        await passwords.get(check, TARGET, PhaseTimer())
+    assert not passwords._cache
 
 
 async def test_a_check_that_ends_first_leaves_the_program_running_for_the_next(tmp_path: Path) -> None:

@@ -152,12 +152,13 @@ async def test_the_backoff_grows_if_a_program_listens_and_exits(monkeypatch: pyt
         assert isinstance(flapping, local_port_connector.LocalPortConnector)
         for failures in (1, 2, 3):
             message = ""
-            while "exit code 3" not in message:  # until the event loop handles the exit, connections are refused
-                try:
-                    (await link.socket(BROKEN)).close()
-                except DialError as error:
-                    message = str(error)
-                await asyncio.sleep(0.01)
+            async with asyncio.timeout(30):
+                while "exit code 3" not in message:  # until the event loop handles the exit, connections are refused
+                    try:
+                        (await link.socket(BROKEN)).close()
+                    except DialError as error:
+                        message = str(error)
+                    await asyncio.sleep(0.01)
             while flapping.failure is None:
                 await asyncio.sleep(0.01)
             assert flapping._retry._backoff.attempts == failures

@@ -31,7 +31,7 @@ def test_the_state_changes_after_fall_failures_and_rise_successes() -> None:
     assert (verdict.state, verdict.reason) == (HealthState.UP, None)
 
 
-def test_a_full_file_system_ends_the_use_at_once_but_not_the_wait_for_rise_successes() -> None:
+def test_one_failure_without_space_is_enough_but_a_degraded_result_counts_as_one_success() -> None:
     verdict = TargetStateEvaluator(rise=2, fall=3)
     full, degraded = (
         CheckResult(at=0.0, duration=0.01, state=state, reason=FailureReason.NO_SPACE)
