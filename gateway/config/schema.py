@@ -33,11 +33,11 @@ def hints_by_key(cls: type, above: str = "") -> Iterator[tuple[str, Any]]:
     hints = type_hints(cls)
     for field in dataclasses.fields(cls):
         hint, key = hints[field.name], above + field.name
-        inner = [each for each in (hint, *get_args(hint)) if dataclasses.is_dataclass(each)]
+        inner = [typing.cast("type", each) for each in (hint, *get_args(hint)) if dataclasses.is_dataclass(each)]
         for each in inner:
-            yield from hints_by_key(typing.cast("type", each), f"{key}.")
+            yield from hints_by_key(each, f"{key}.")
             if "shorthand" in field.metadata:
-                hint = type_hints(typing.cast("type", each))[field.metadata["shorthand"]]
+                hint = type_hints(each)[field.metadata["shorthand"]]
         yield key, hint
 
 
