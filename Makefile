@@ -3,6 +3,9 @@ VENV := .venv
 # The newest version: 3.13 is 10% faster than 3.11 in round trips.
 PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11; do $$p -c '' 2>/dev/null && echo $$p && break; done || echo python3)
 BIN := $(VENV)/bin
+# Another installer: make setup INSTALL=".venv/bin/uv pip install --quiet"
+INSTALL ?= $(BIN)/pip install --quiet --disable-pip-version-check
+EXTRAS ?= dev
 
 .PHONY: help image examples example-sidecar example-shared example-sockets example-labels example-legacy example-nfs example-swarm example-vpn setup demo test check bench contract fairness fuzz fuzz-native lint-native valgrind coverage-native sanitize chaos soak failover paths restarts abort-budget mounts profile format clean
 
@@ -11,16 +14,19 @@ help:  ## list all commands
 
 setup: $(VENV)/installed  ## create the virtual environment with all dependencies
 
-$(VENV)/installed: pyproject.toml tools/packages.sh hatch_build.py $(wildcard gateway/_dataplane/*.[ch])
+$(VENV)/created: tools/packages.sh
 	@tools/packages.sh venv $(PYTHON)
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(VENV)/installed: $(VENV)/created pyproject.toml hatch_build.py $(wildcard gateway/_dataplane/*.[ch])
+	$(INSTALL) --editable '.[$(EXTRAS)]'
 	@touch $@
 
 demo: setup  ## run a small site on loopback, with the gateway in front of it (ARGS=--once exits when done)
 	@tools/packages.sh demo
 	@[ "$$(id -u)" -eq 0 ] || command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
-		$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[demo]'
+		$(INSTALL) --editable '.[demo]'
 	@$(BIN)/gateway demo $(ARGS)
 
 test: setup  ## run all tests, on real servers
@@ -38,7 +44,7 @@ check: setup  ## check format, lint, types and layers, and run the unit tests
 
 bench: setup  ## compare with ssh -L and HAProxy, and write bench/results.md (minutes; ARGS="--rounds 1 --only bulk")
 	@tools/packages.sh bench
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(INSTALL) --editable '.[bench]'
 	$(BIN)/python bench/run.py --out bench/results.md $(ARGS)
 
 fairness: setup  ## measure how clients share a slow uplink, compared with ssh -L (minutes; ARGS="--seconds 20 --rate 2e6")
@@ -71,7 +77,7 @@ sanitize: setup  ## run the tests of the engine with Address-, UndefinedBehavior
 	$(BIN)/python hatch_build.py; exit $$status
 
 $(VENV)/fuzz-installed: $(VENV)/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --only-binary atheris --editable '.[fuzz]'
+	$(BIN)/python -c 'import atheris' 2>/dev/null || $(INSTALL) --only-binary atheris --editable '.[fuzz]'
 	@touch $@
 
 fuzz: $(VENV)/fuzz-installed  ## fuzz the SSH receive path and the parsers (ARGS="--seconds 600 --target ssh_receive", or --ci)

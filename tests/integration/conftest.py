@@ -1,6 +1,7 @@
 """Defines fixtures: real servers on loopback, which all tests share, and the gateway as a separate process."""
 
 import gc
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,9 @@ from tests.support.gateway_process import Gateway
 from tests.support.requirements import need, need_sshd
 from tests.support.servers import echoing, serving
 from tests.support.swarms import two_nodes
+
+# structlog imports rich, which only tools for development need, and which takes a tenth of the service's start.
+os.environ["PYTHONPATH"] = str(Path(__file__).parents[1] / "support" / "without_rich")
 
 _LONGEST_FIRST = (
     "test_reboot", "test_image", "test_nfs_hold", "test_vpn", "test_interop", "test_systemd",

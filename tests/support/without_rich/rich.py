@@ -1,0 +1,3 @@
+"""Replaces the package rich, because the services of the tests run without it, as in the image."""
+
+raise ImportError
