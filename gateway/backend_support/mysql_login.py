@@ -17,7 +17,13 @@ from pymysql import _auth
 from pymysql.cursors import DictCursor
 from pymysql.protocol import MysqlPacket
 
-from gateway.certificate_validity import der_validity
+from gateway.backend_support.mysql_authentication_plugins import (
+    CACHING_SHA2,
+    SHA256,
+    CachingSha2PasswordPlugin,
+    Sha256PasswordPlugin,
+)
+from gateway.backend_support.phase_recording_ssl_context import PhaseRecordingSslContext
 from gateway.contracts.certificate import ValidityPeriod
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.errors import FailureReason, UnusableTargetError
@@ -29,18 +35,14 @@ MAX_PACKETS = 512
 """Maximum number of packets to accept from a server for one login and its queries. `MAX_BYTES` alone does not limit
 the memory, because an empty row has few bytes in its packet, but uses much memory in Python."""
 
-_NATIVE, _CACHING, _SHA256, _ED25519 = (
-    "mysql_native_password", "caching_sha2_password", "sha256_password", "client_ed25519",
-)  # fmt: skip
-_CHALLENGE_RESPONSE = (_NATIVE, _CACHING, _ED25519)
+_NATIVE, _ED25519 = "mysql_native_password", "client_ed25519"
+_CHALLENGE_RESPONSE = (_NATIVE, CACHING_SHA2, _ED25519)
 """Plugins that send a response computed from the password, instead of the password. Exception:
 `caching_sha2_password` sends the password if the server requests full authentication."""
-_WITH_PUBLIC_KEY = (_CACHING, _SHA256)
+_WITH_PUBLIC_KEY = (CACHING_SHA2, SHA256)
 """Plugins that encrypt the password with the server's public key if the connection does not use TLS."""
 _CLEAR = "mysql_clear_password"
 _PLAINTEXT = (_CLEAR, "dialog")
-_FAST_AUTH_SUCCESS, _FULL_AUTHENTICATION = b"\x01\x03", b"\x01\x04"
-"""The payloads of two AuthMoreData packets: fast_auth_success and perform_full_authentication."""
 _EMPTY_PASSWORD = b"\0"
 _ED25519_SIGNATURE_SIZE = 64
 
@@ -60,7 +62,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
     def __init__(
         self, phases: PhaseTimer, *, verified: bool, server_public_key: bytes | None, **arguments: Any
     ) -> None:
-        plugins: dict[str, Any] = {_CACHING: _CachingSha2PasswordPlugin, _SHA256: _Sha256PasswordPlugin}
+        plugins: dict[str, Any] = {CACHING_SHA2: CachingSha2PasswordPlugin, SHA256: Sha256PasswordPlugin}
         self.logged_in = False
         """Whether the handshake is complete. If the connection closes during the handshake, the server counts an
         aborted handshake."""
@@ -109,7 +111,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
             self.refuse(
                 f"the server requests the plugin {plugin}, which is not supported", "change the user's plugin"
             )
-        cached = " until the user has logged in once after the server's start" if plugin == _CACHING else ""
+        cached = " until the user has logged in once after the server's start" if plugin == CACHING_SHA2 else ""
         remedy = "set check.tls.mode: verify"
         if plugin in _WITH_PUBLIC_KEY and not self.ssl:
             remedy += ", or check.server_public_key_file"
@@ -165,12 +167,12 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
         # send the password immediately. Therefore, start with another plugin, so that the server requests a switch to
         # the user's plugin.
         login: Any = self
-        if login._auth_plugin_name not in ("", _NATIVE, _CACHING):  # noqa: SLF001
+        if login._auth_plugin_name not in ("", _NATIVE, CACHING_SHA2):  # noqa: SLF001
             login._auth_plugin_name = _NATIVE  # noqa: SLF001
 
     def _request_authentication(self) -> None:
         context: ssl.SSLContext | None = getattr(self, "ctx", None)
-        tls = _PhaseRecordingSslContext(context, self._phases) if self.ssl and context is not None else None
+        tls = PhaseRecordingSslContext(context, self._phases) if self.ssl and context is not None else None
         if tls is not None:
             self.ctx = tls
         started = time.perf_counter()
@@ -218,66 +220,3 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
     def _abort(self, what: str) -> NoReturn:
         self._force_close()  # type: ignore[attr-defined]
         raise UnusableTargetError(FailureReason.PROTOCOL, f"the server sent {what} during one check")
-
-
-class _CachingSha2PasswordPlugin:
-    """The authentication plugin `caching_sha2_password`, for `auth_plugin_map` of `pymysql.connect`.
-
-    This class replaces PyMySQL's implementation of the plugin. With that implementation, a server could request a
-    second change of the plugin, which `RestrictedMysqlConnection.check_plugin` would not check.
-    """
-
-    def __init__(self, login: RestrictedMysqlConnection) -> None:
-        self._login = login
-
-    def authenticate(self, packet: Any) -> Any:
-        login: Any = self._login
-        if packet.is_auth_switch_request():
-            login.salt = packet.read_all().removesuffix(b"\0")
-            packet = login.exchange(_auth.scramble_caching_sha2(login.password, login.salt))
-        if packet.is_ok_packet():
-            return packet
-        data = packet.get_all_data()
-        if data == _FAST_AUTH_SUCCESS:
-            return login._read_packet()  # noqa: SLF001 - the OK packet
-        if data == _FULL_AUTHENTICATION:
-            return self._login.send_password(_CACHING)
-        raise UnusableTargetError(FailureReason.PROTOCOL, f"the server sent an invalid packet during {_CACHING}")
-
-
-class _Sha256PasswordPlugin:
-    """The authentication plugin `sha256_password`, for `auth_plugin_map` of `pymysql.connect`.
-
-    This class replaces PyMySQL's implementation, which encrypts the password with a key from an unverified server.
-    """
-
-    def __init__(self, login: RestrictedMysqlConnection) -> None:
-        self._login = login
-
-    def authenticate(self, packet: Any) -> Any:
-        if not packet.is_auth_switch_request():
-            raise UnusableTargetError(FailureReason.PROTOCOL, "the server sent an unrequested public key")
-        login: Any = self._login
-        login.salt = packet.read_all().removesuffix(b"\0")
-        return self._login.send_password(_SHA256)
-
-
-class _PhaseRecordingSslContext:
-    """Wraps an `ssl.SSLContext` for PyMySQL, and records the phase `tls` and the server's certificate."""
-
-    def __init__(self, context: ssl.SSLContext, phases: PhaseTimer) -> None:
-        self._context = context
-        self._phases = phases
-        self.seconds = 0.0
-        self.certificate: ValidityPeriod | None = None
-
-    def wrap_socket(self, sock: Any, server_hostname: str) -> ssl.SSLSocket:
-        started = time.perf_counter()
-        try:
-            with self._phases("tls"):
-                made = self._context.wrap_socket(sock, server_hostname=server_hostname)
-            self._phases.unfinished = "auth"
-            self.certificate = der_validity(made.getpeercert(binary_form=True) or b"")
-            return made
-        finally:
-            self.seconds = time.perf_counter() - started

@@ -20,6 +20,7 @@ from gateway.facts import IDENTITY, FactDefinition, hidden
 from gateway.nfs import nfs4
 from gateway.nfs.export_probe import ExportProbe
 from gateway.nfs.latency_tap import RpcLatencyTap
+from gateway.nfs.nfs4_compound import Nfs4StatusError
 from gateway.nfs.rpc import RpcClient, RpcError
 from gateway.nfs.xdr import XdrError
 from gateway.text_sanitizer import error_text, format_bytes
@@ -97,7 +98,7 @@ class NfsBackend:
                 raise UnusableTargetError(
                     FailureReason.PERMISSION if error.denied else FailureReason.PROTOCOL, f"{error}{versions}"
                 ) from error
-            except nfs4.Nfs4StatusError as error:
+            except Nfs4StatusError as error:
                 raise UnusableTargetError(
                     _REASONS.get(error.status, FailureReason.PROTOCOL), f"{self.options.export}: {error}"
                 ) from error

@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.docker.engine_client import EngineClient
 from gateway.docker.engine_flavor import DOCKER
-from gateway.docker.inspection_cache import epoch, signal_number
+from gateway.docker.inspection_conversion import epoch, signal_number
 from gateway.docker.start_attempts import StartAttempts
 
 _KEPT = 200

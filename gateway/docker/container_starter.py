@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 from gateway.docker.engine_client import EngineClient
 from gateway.docker.errors import EngineError, EngineErrorKind
-from gateway.docker.inspection_cache import last_start
+from gateway.docker.inspection_conversion import last_start
 from gateway.docker.plan import REVIVALS, PlannedAction
 
 _PARALLEL = 4

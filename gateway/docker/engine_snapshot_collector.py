@@ -11,7 +11,8 @@ from gateway.docker.engine_flavor import lease_ranges
 from gateway.docker.errors import REQUEST_ERRORS, EngineError, EngineErrorKind, as_engine_error
 from gateway.docker.grants import granted
 from gateway.docker.image_labels import ImageLabelCache
-from gateway.docker.inspection_cache import InspectionCache, epoch
+from gateway.docker.inspection_cache import InspectionCache
+from gateway.docker.inspection_conversion import epoch
 from gateway.docker.labels import MANAGED_BY, by_rules
 from gateway.docker.last_start_inspector import with_last_starts
 from gateway.docker.name_resolution import WITHOUT_NAMES

@@ -8,19 +8,18 @@ therefore waits only briefly for a locked container.
 """
 
 import asyncio
-import signal
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from gateway.docker.consumer_identity_warnings import can_spoof
 from gateway.docker.engine_client import EngineClient, get_required
 from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.errors import EngineError, EngineErrorKind
+from gateway.docker.inspection_conversion import last_start
+from gateway.docker.last_container_start import LastContainerStart
 from gateway.docker.name_resolution import hostname_of, hosts_of
-from gateway.docker.snapshot import LastContainerStart
 
 _MAX_LOCKED, _MIN_WAIT = 1.0, 0.1
 """Maximum seconds that one snapshot waits for locked containers (see the module's docstring): `_MAX_LOCKED` for all
@@ -30,8 +29,6 @@ _RUNNING_FACTOR = 3.0
 inspection probably means that the engine is slow."""
 RETRY = 10.0
 """Seconds after which a container is inspected again if its inspection timed out or failed."""
-_STOP_TIMEOUT = 10.0
-"""The engine's default for `StopTimeout` of a container, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -220,35 +217,3 @@ class InspectionCache:
         self._problems[container] = problem
         now = self._locked[container] = time.monotonic()
         self._left -= (now - began) / (1.0 if container in self._idle else _RUNNING_FACTOR)
-
-
-def last_start(inspection: Mapping[str, Any]) -> LastContainerStart:
-    """Return the result of the container's last start, from an inspection of the container."""
-    state = inspection.get("State") or {}
-    policy = (inspection.get("HostConfig") or {}).get("RestartPolicy") or {}
-    config = inspection.get("Config") or {}
-    stop_timeout = config.get("StopTimeout")
-    return LastContainerStart(
-        error=str(state.get("Error") or ""),
-        restarts=policy.get("Name") not in (None, "", "no"),
-        at=epoch(str(state.get("StartedAt"))),
-        running=bool(state.get("Running")) and not state.get("Paused"),
-        stop_timeout=_STOP_TIMEOUT if stop_timeout is None else float(stop_timeout),
-        stop_signal=signal_number(str(config.get("StopSignal") or "SIGTERM")),
-    )
-
-
-def signal_number(text: str) -> int:
-    """Return the number of a signal, such as `SIGHUP`, `HUP` or `1`; 0 for other strings, such as `RTMIN+3`."""
-    if text.isdecimal():
-        return int(text)
-    return signal.Signals.__members__.get(f"SIG{text.upper().removeprefix('SIG')}", 0)
-
-
-def epoch(text: str) -> float:
-    """Convert a time from the engine (RFC 3339) to seconds since the epoch; 0 if `text` is not a valid time."""
-    try:
-        at = datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        return 0.0
-    return max(0.0, at)

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from gateway.docker.attachment_obstacle import AttachmentObstacle
-from gateway.docker.snapshot import LastContainerStart
+from gateway.docker.last_container_start import LastContainerStart
 from gateway.docker.unavailable_containers import UnavailableContainer
 from gateway.docker.volumes import VolumeStatus
 

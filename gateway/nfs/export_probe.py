@@ -9,6 +9,7 @@ from gateway.contracts.config_types import HostPort
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.errors import FailureReason, UnusableTargetError
 from gateway.nfs import nfs4
+from gateway.nfs.nfs4_compound import Nfs4StatusError
 from gateway.nfs.nfs41_session import SESSION_LOST, Nfs41Session
 from gateway.nfs.rpc import RpcClient
 
@@ -66,14 +67,14 @@ class ExportProbe:
         if key not in self._sessions:
             try:
                 return await self._query_with(None, client, key, phases)
-            except nfs4.Nfs4StatusError as error:
+            except Nfs4StatusError as error:
                 if error.status != nfs4.NFS4ERR_MINOR_VERS_MISMATCH:
                     raise
         session = self._sessions.pop(key, None)
         if session is not None:
             try:
                 return await self._query_with(session, client, key, phases)
-            except nfs4.Nfs4StatusError as error:
+            except Nfs4StatusError as error:
                 if error.status not in SESSION_LOST:
                     raise
         target, number = key
@@ -95,7 +96,7 @@ class ExportProbe:
             if self._write and not export.is_full:
                 with phases("query"):
                     await nfs4.create_and_remove(client, self._path, CANARY, session)
-        except nfs4.Nfs4StatusError as error:
+        except Nfs4StatusError as error:
             if error.status not in SESSION_LOST:
                 self._keep(session, key)
             raise

@@ -5,15 +5,27 @@ Requests without a session use NFSv4.0 and are stateless (RFC 7530). Requests wi
 
 from dataclasses import dataclass
 
-from gateway.nfs.nfs41_session import CREATE_SESSION, EXCHANGE_ID, SEQUENCE, Nfs41Session
+from gateway.nfs.nfs4_compound import (
+    ACCESS,
+    CREATE,
+    GETATTR,
+    GETFH,
+    LOOKUP,
+    PUTROOTFH,
+    REMOVE,
+    Nfs4StatusError,
+    Operation,
+    read_result_header,
+    send_compound,
+)
+from gateway.nfs.nfs41_session import CREATE_SESSION, EXCHANGE_ID, Nfs41Session
 from gateway.nfs.rpc import RpcClient
 from gateway.nfs.xdr import XdrError, XdrReader, opaque, uint
 
 PROGRAM = 100003
 VERSION = 4
 
-_NULL, _COMPOUND = 0, 1
-_ACCESS, _CREATE, _GETATTR, _GETFH, _LOOKUP, _PUTROOTFH, _REMOVE = 3, 6, 9, 10, 15, 24, 28
+_NULL = 0
 _NF4DIR = 2
 _ACCESS_READ, _ACCESS_LOOKUP = 0x1, 0x2
 _TYPE, _FSID, _LEASE_TIME, _SPACE_AVAIL, _SPACE_TOTAL = 1, 8, 10, 42, 44
@@ -27,29 +39,6 @@ NFS4ERR_NOTDIR, NFS4ERR_NOSPC, NFS4ERR_ROFS, NFS4ERR_DQUOT = 20, 28, 30, 69
 NFS4ERR_STALE, NFS4ERR_FHEXPIRED = 70, 10014
 NFS4ERR_WRONGSEC, NFS4ERR_DELAY, NFS4ERR_GRACE = 10016, 10008, 10013
 NFS4ERR_MINOR_VERS_MISMATCH = 10021
-
-
-class Nfs4StatusError(Exception):
-    """The server refused an operation of an NFSv4 COMPOUND request.
-
-    Args:
-        status: The `nfsstat4` value (RFC 7530, section 13).
-        operation: Name of the operation, such as `LOOKUP`.
-    """
-
-    def __init__(self, status: int, operation: str) -> None:
-        super().__init__(f"{operation}: {_STATUS_TEXTS.get(status, f'nfsstat4 {status}')}")
-        self.status = status
-
-
-_STATUS_TEXTS = {
-    1: "operation not permitted", 2: "no such directory", 5: "input/output error", 13: "permission denied",
-    17: "exists", 20: "not a directory", 28: "no space left", 30: "read-only file system",
-    69: "quota exceeded", 70: "the directory was replaced",
-    10013: "the server is in its grace period after a restart", 10014: "the directory was replaced",
-    10008: "the server is temporarily busy", 10016: "the export requires another security flavor",
-    10021: "the server does not support NFSv4.0",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,11 +94,11 @@ async def open_session(client: RpcClient, session: Nfs41Session) -> None:
         XdrError: See `RpcClient.call`.
         OSError: See `RpcClient.call`.
     """
-    reply = await _compound(client, [(EXCHANGE_ID, session.exchange_id_arguments())], minor=1)
-    _read_result_header(reply)
+    reply = await send_compound(client, [(EXCHANGE_ID, session.exchange_id_arguments())], minor=1)
+    read_result_header(reply)
     session.read_exchange_id(reply)
-    reply = await _compound(client, [(CREATE_SESSION, session.create_session_arguments())], minor=1)
-    _read_result_header(reply)
+    reply = await send_compound(client, [(CREATE_SESSION, session.create_session_arguments())], minor=1)
+    read_result_header(reply)
     session.read_create_session(reply)
 
 
@@ -130,16 +119,16 @@ async def query_export(client: RpcClient, path: str, session: Nfs41Session | Non
     access_bits = _ACCESS_READ | _ACCESS_LOOKUP
     attributes = _bitmap(_TYPE, _FSID, _LEASE_TIME, _SPACE_AVAIL, _SPACE_TOTAL)
     lookups = _lookups(path)
-    operations = [*lookups, (_ACCESS, uint(access_bits)), (_GETFH, b""), (_GETATTR, attributes)]
-    reply = await _compound(client, operations, session)
+    operations = [*lookups, (ACCESS, uint(access_bits)), (GETFH, b""), (GETATTR, attributes)]
+    reply = await send_compound(client, operations, session)
     for _ in lookups:
-        _read_result_header(reply)
-    _read_result_header(reply)
+        read_result_header(reply)
+    read_result_header(reply)
     reply.uint()
     access = reply.uint()
-    _read_result_header(reply)
+    read_result_header(reply)
     handle = reply.opaque()
-    _read_result_header(reply)
+    read_result_header(reply)
     present, values = reply.bitmap(), XdrReader(reply.opaque())
     fsid, lease, available, total = "", 0, 0, 0
     for attribute in present:  # the values are in the order of the attribute numbers (RFC 7530, section 5.8)
@@ -189,7 +178,7 @@ async def create_and_remove(client: RpcClient, path: str, name: str, session: Nf
     create = uint(_NF4DIR) + opaque(name.encode()) + mode
     for attempts_left in reversed(range(_CREATE_ATTEMPTS)):
         try:
-            await _compound(client, [*lookups, (_CREATE, create)], session)
+            await send_compound(client, [*lookups, (CREATE, create)], session)
             break
         except Nfs4StatusError as error:
             if error.status == NFS4ERR_EXIST:
@@ -198,24 +187,16 @@ async def create_and_remove(client: RpcClient, path: str, name: str, session: Nf
                 raise
     try:
         await query_export(client, f"{path}/{name}", session)  # fails if the path is not a directory
-        await _compound(client, [*lookups, (_REMOVE, opaque(name.encode()))], session)
+        await send_compound(client, [*lookups, (REMOVE, opaque(name.encode()))], session)
     except Nfs4StatusError as error:
         if error.status not in (NFS4ERR_NOENT, NFS4ERR_STALE):
             raise
 
 
-_Operation = tuple[int, bytes]
-_OPERATION_NAMES = {
-    _ACCESS: "ACCESS", _CREATE: "CREATE", _GETATTR: "GETATTR", _GETFH: "GETFH", _LOOKUP: "LOOKUP",
-    _PUTROOTFH: "PUTROOTFH", _REMOVE: "REMOVE", EXCHANGE_ID: "EXCHANGE_ID", CREATE_SESSION: "CREATE_SESSION",
-    SEQUENCE: "SEQUENCE",
-}  # fmt: skip
-
-
-def _lookups(path: str) -> list[_Operation]:
+def _lookups(path: str) -> list[Operation]:
     """Return the operations that set the current file handle to the handle of `path`."""
     parts = [part for part in path.split("/") if part]
-    return [(_PUTROOTFH, b""), *((_LOOKUP, opaque(part.encode())) for part in parts)]
+    return [(PUTROOTFH, b""), *((LOOKUP, opaque(part.encode())) for part in parts)]
 
 
 def _bitmap(*attributes: int) -> bytes:
@@ -223,49 +204,3 @@ def _bitmap(*attributes: int) -> bytes:
     for attribute in attributes:
         words[attribute // 32] |= 1 << attribute % 32
     return uint(len(words)) + b"".join(uint(word) for word in words)
-
-
-async def _compound(
-    client: RpcClient, operations: list[_Operation], session: Nfs41Session | None = None, minor: int = 0
-) -> XdrReader:
-    """Send a COMPOUND request, and return a reader positioned at the result of the first operation.
-
-    Args:
-        client: The RPC client.
-        operations: The number and the encoded arguments of each operation.
-        session: An open NFSv4.1 session; None for no session. In a session, the request starts with SEQUENCE.
-        minor: The minor version of NFSv4. In a session, it is always 1.
-
-    Raises:
-        Nfs4StatusError: An operation failed.
-        RpcError: See `RpcClient.call`.
-        XdrError: See `RpcClient.call`; or the reply belongs to another session.
-        OSError: See `RpcClient.call`.
-    """
-    if session is not None:
-        minor, operations = 1, [(SEQUENCE, session.sequence_arguments()), *operations]
-    body = b"".join(uint(number) + arguments for number, arguments in operations)
-    reply = await client.call(
-        _COMPOUND, opaque(b"gateway") + uint(minor) + uint(len(operations)) + body, auth_sys=True
-    )
-    status = reply.uint()
-    reply.opaque()
-    result_count = reply.uint()
-    if status != 0:
-        number = operations[min(result_count, len(operations)) - 1][0] if result_count else _PUTROOTFH
-        raise Nfs4StatusError(status, _OPERATION_NAMES[number])
-    if session is not None:
-        _read_result_header(reply)
-        session.read_sequence(reply)
-    return reply
-
-
-def _read_result_header(reply: XdrReader) -> None:
-    """Read the operation and the status at the start of a result.
-
-    Raises:
-        Nfs4StatusError: The operation failed.
-    """
-    operation, status = reply.uint(), reply.uint()
-    if status != 0:
-        raise Nfs4StatusError(status, _OPERATION_NAMES.get(operation, str(operation)))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.errors import FailureReason
+from gateway.ops.diagnosed_failure import DiagnosedFailure
 from gateway.ops.plural import plural
 from gateway.ops.severity import BACKEND_STATES, OPEN_STATES, DisplaySeverity, backend_level
 from gateway.ops.state_descriptions import cause, remedy, state_name, without_remedy
@@ -22,69 +23,6 @@ only the number."""
 _ATTEMPTING = (TunnelState.IDLE, TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING)
 """The states of a tunnel before and during an attempt to open it. In these states, `TunnelView.reason` is set only if
 an earlier attempt failed, if the open tunnel was lost, or if no outer tunnel was open."""
-
-
-@dataclass(frozen=True)
-class DiagnosedFailure:
-    """A tunnel or backend that has failed, with the cause, the consequences and the remedy.
-
-    Args:
-        level: The severity.
-        part: `tunnel` or `backend`.
-        name: The name of the tunnel or backend.
-        state: The state. While the gateway tries to reopen a failed tunnel, the tunnel's state is `down`.
-        since: When the state began.
-        reason: The reason for the state, such as `timeout`; None if there is none.
-        cause: The cause of the state, in a few words.
-        detail: More information about the cause, in one line.
-        blocked: The backends that are blocked because of the tunnel.
-        degraded: The backends that are degraded because of the tunnel.
-        rerouted: The backends that can use the tunnel, but currently use another one.
-        rerouted_tunnels: The open tunnels that can run inside the failed tunnel, but now run inside another one.
-        waiting: Number of containers that wait for a connection. If Docker is not configured: number of clients.
-        waiters: What `waiting` counts: `container` or `client`.
-        remedy: The recommended action; empty if there is none. Commands are in backquotes.
-        only_check: Whether the failure affects only checks, and not clients.
-    """
-
-    level: DisplaySeverity
-    part: str
-    name: str
-    state: str
-    since: float
-    reason: str | None
-    cause: str
-    detail: str
-    remedy: str
-    waiting: int
-    waiters: str
-    blocked: tuple[str, ...] = ()
-    degraded: tuple[str, ...] = ()
-    rerouted: tuple[str, ...] = ()
-    rerouted_tunnels: tuple[str, ...] = ()
-    only_check: bool = False
-
-    @property
-    def effects(self) -> str:
-        """The consequences of the failure as text, separated by semicolons; empty if there are none."""
-        counts = [
-            (len(self.blocked), "backend", "blocked"),
-            (len(self.degraded), "backend", "degraded"),
-            (len(self.rerouted), "backend", "rerouted"),
-            (len(self.rerouted_tunnels), "tunnel", "rerouted"),
-            (self.waiting, self.waiters, "waiting"),
-        ]
-        found = [f"{plural(count, noun)} {what}" for count, noun, what in counts if count]
-        return "; ".join([*found, *(["only the check fails, clients are served"] if self.only_check else [])])
-
-    def explains(self, backend: str) -> bool:
-        """Return whether this failure is the reason for the state of a backend."""
-        own = self.part == "backend" and self.name == backend
-        return own or backend in self.blocked or backend in self.degraded
-
-    def concerns(self, backend: str) -> bool:
-        """Return whether this failure affects a backend, even if the backend has switched to another tunnel."""
-        return self.explains(backend) or backend in self.rerouted
 
 
 @dataclass(frozen=True)

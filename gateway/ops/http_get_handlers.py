@@ -2,9 +2,8 @@
 
 import asyncio
 import importlib.resources
-import json
 import time
-from collections.abc import Awaitable, Callable, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,6 +15,7 @@ from gateway.ops.authorization import AccessRole
 from gateway.ops.authorization_middleware import may_see_details
 from gateway.ops.event_streams import EventStreams
 from gateway.ops.fleet_json import discovery_json, fleet_json, summary_json
+from gateway.ops.json_responses import json_response, not_found
 from gateway.ops.page_handlers import PageHandlers
 from gateway.ops.response_cache import ResponseCache, encode_in_slices
 from gateway.ops.service_for_ops import ServiceForOps
@@ -30,8 +30,6 @@ _READINESS_MAX_AGE = 0.25
 _SHORT_ID = 12
 _MAX_MATCHES = 5
 """Maximum number of matching containers in the error message for an ambiguous name or ID."""
-_MAX_NAMES = 20
-"""Maximum number of existing names in the error message for an unknown name."""
 _MAX_DIGITS = 9
 """Maximum number of digits of the query parameter `min-ready`."""
 
@@ -246,26 +244,6 @@ async def _render(
     response: health_responses.JsonObjectResponse, content_type: str = _RenderedResponse.content_type
 ) -> _RenderedResponse:
     return _RenderedResponse(response.status, await encode_in_slices(iter_json(response.body)), content_type)
-
-
-def json_response(body: object, *, status: int = 200) -> web.Response:
-    """Return a JSON response. `body` must be small, because encoding it blocks the event loop."""
-    return web.Response(
-        text=json.dumps(body, indent=1, allow_nan=False) + "\n", status=status, content_type="application/json"
-    )
-
-
-def not_found(what: str, name: str, known: Iterable[str] = ()) -> web.Response:
-    """Return a response with status 404 for an object that does not exist.
-
-    Args:
-        what: The type of the object: `backend`, `tunnel` or `container`.
-        name: The name in the request.
-        known: The names that exist, for the error message; empty if the client may not read them.
-    """
-    names = ", ".join(sorted(known)[:_MAX_NAMES])
-    detail = f"there is no {what} {name!r}" + (f": use one of {names}" if names else "")
-    return json_response({"status": "unknown", "detail": detail}, status=404)
 
 
 def _readiness_query(request: web.Request) -> tuple[list[str], int]:

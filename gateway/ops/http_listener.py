@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import socket
@@ -11,19 +10,15 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from gateway.contracts.config_types import HostPort
 from gateway.ops.http_connection import HttpConnection
 from gateway.ops.http_connection_limits import HttpConnectionLimits, HttpConnectionTable
-from gateway.relay.listening_sockets import listen_tcp
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 1024
 _ACCEPTS_PER_TURN = 8
 _ACCEPT_RETRY_DELAY = 0.1
 _TLS_SHUTDOWN_TIMEOUT = 1.0
 _RESERVED_DESCRIPTORS = 4
-_NO_IPV6_ERRNOS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 _CONNECTION = web.RequestKey("connection", HttpConnection)
 
 
@@ -242,29 +237,3 @@ class HttpListener:
 def extend_deadline(request: web.Request) -> None:
     """Restart the deadline of a streamed response, unless the client has stopped reading."""
     request[_CONNECTION].extend_response()
-
-
-async def bind(listen: HostPort) -> list[socket.socket]:
-    """Resolve `listen`, and return a non-blocking listening socket for each address. The caller owns the sockets.
-
-    Raises:
-        OSError: An address cannot be bound.
-    """
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(*listen, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    bound: list[socket.socket] = []
-    try:
-        for family, *_, address in dict.fromkeys(found):
-            try:
-                bound.append(listen_tcp(family, address, BACKLOG, free_bind=True))
-            except OSError as error:
-                # On a host without IPv6, skip the IPv6 address, because the IPv4 address is already bound.
-                if not bound or error.errno not in _NO_IPV6_ERRNOS:
-                    raise
-            else:
-                bound[-1].setblocking(False)
-    except BaseException:
-        for sock in bound:
-            sock.close()
-        raise
-    return bound

@@ -19,9 +19,11 @@ from gateway.ops.authorization import BearerTokens
 from gateway.ops.authorization_middleware import AuthorizationMiddleware
 from gateway.ops.command_audit_log import audited
 from gateway.ops.http_connection_limits import limits_for
-from gateway.ops.http_get_handlers import PROBES, ROLES, HttpGetHandlers, RequestHandler, not_found
-from gateway.ops.http_get_handlers import json_response as _json
-from gateway.ops.http_listener import BACKLOG, HttpListener, bind
+from gateway.ops.http_get_handlers import PROBES, ROLES, HttpGetHandlers, RequestHandler
+from gateway.ops.http_listener import HttpListener
+from gateway.ops.http_listening_sockets import BACKLOG, bind
+from gateway.ops.json_responses import json_response as _json
+from gateway.ops.json_responses import not_found
 from gateway.ops.service_for_ops import ServiceForOps
 from gateway.ops.settings import OpsSecrets, OpsSettings, read_secrets
 from gateway.ops.status_view_cache import StatusViewCache

@@ -155,7 +155,7 @@ async def _log_in(
         return await asyncssh.connect(sock=sock, **arguments)
     conn = await log_in(sock, **arguments)
     if options.data_plane != "asyncssh" and is_built():
-        from gateway.ssh.native_transport import hand_over  # noqa: PLC0415 - the native engine is optional
+        from gateway.ssh.native_hand_over import hand_over  # noqa: PLC0415 - the native engine is optional
 
         try:
             await hand_over(conn, memory)

@@ -17,8 +17,9 @@ from gateway.vpn.device_names import device_prefix
 from gateway.vpn.device_settings import DeviceSettings, likely_peers, parse_addresses
 from gateway.vpn.options import WireGuardOptions
 from gateway.vpn.vpn_device_isolation import VpnDeviceIsolation
+from gateway.vpn.wireguard_device_status import WireGuardDeviceStatus, parse_dump
 from gateway.vpn.wireguard_file_loader import load_wireguard_file
-from gateway.vpn.wireguard_formats import WireGuardDeviceStatus, parse_dump, to_setconf
+from gateway.vpn.wireguard_formats import to_setconf
 from gateway.vpn.wireguard_go import WireGuardGoProcess
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Parses WireGuard files (wg-quick(8)) and `wg show` output, and writes `wg setconf` input. Does no I/O."""
+"""Parses WireGuard files (wg-quick(8)), and writes `wg setconf` input. Does no I/O."""
 
 import ipaddress
 import re
@@ -224,28 +224,3 @@ def to_setconf(file: WireGuardFile, endpoints: dict[str, str]) -> str:
         if peer.public_key in endpoints:
             lines.append(f"Endpoint = {endpoints[peer.public_key]}")
     return "\n".join(lines) + "\n"
-
-
-@dataclass(frozen=True)
-class WireGuardDeviceStatus:
-    """The status of a WireGuard device, parsed from the output of `wg show`.
-
-    Args:
-        last_handshake: Time of the last handshake with any peer, in seconds since the epoch; 0 if there was none yet.
-        received: Number of bytes received from all peers.
-        endpoints: The current endpoints of the peers, which change when a peer roams to another address.
-    """
-
-    last_handshake: int
-    received: int
-    endpoints: tuple[str, ...] = ()
-
-
-def parse_dump(text: str) -> WireGuardDeviceStatus:
-    """Parse the output of `wg show DEVICE dump`. Skip the first line, which contains the device's private key."""
-    rows = [line.split("\t") for line in text.splitlines()[1:]]
-    return WireGuardDeviceStatus(
-        last_handshake=max((int(row[4]) for row in rows), default=0),
-        received=sum(int(row[5]) for row in rows),
-        endpoints=tuple(row[2] for row in rows if row[2] != "(none)"),
-    )

@@ -4,13 +4,14 @@ from dataclasses import replace
 
 from gateway.docker.grants import PROJECT
 from gateway.docker.labels import revives
+from gateway.docker.last_container_start import start_order
 from gateway.docker.per_project_network_names import configured_as
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.planning.unavailable_container_records import (
     unavailable_container,
     unavailable_container_to_recreate,
 )
-from gateway.docker.snapshot import LIVE, Container, start_order
+from gateway.docker.snapshot import LIVE, Container
 from gateway.docker.start_failure import StartFailureCause
 from gateway.docker.unavailable_containers import RevivalStatus, UnavailableContainer
 

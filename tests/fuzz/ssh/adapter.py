@@ -36,7 +36,7 @@ from tests.fuzz.ssh.seal import CIPHER, Keys
 
 if is_built():
     from gateway.relay.native_engine_runner import NativeEngineRunner, native_engines
-    from gateway.ssh.native_transport import hand_over
+    from gateway.ssh.native_hand_over import hand_over
 
 NAMES = (*(("engine",) if is_built() else ()), "asyncssh")
 """The names of the connections."""

@@ -10,10 +10,11 @@ from gateway.docker.access_explanation import explain, find
 from gateway.docker.access_explanation.explanation import ExplainedBackend, Explanation, Reachability
 from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.docker.desired_state import DesiredState
+from gateway.docker.last_container_start import LastContainerStart
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
 from gateway.docker.plan import AttachmentState, DesiredAttachment, Plan
 from gateway.docker.planning import plan
-from gateway.docker.snapshot import Container, EngineSnapshot, LastContainerStart, NetworkEndpoint, NetworkInfo
+from gateway.docker.snapshot import Container, EngineSnapshot, NetworkEndpoint, NetworkInfo
 
 MARK = "gw-owner-site-a"
 OPT_IN = {"gateway.enable": "true"}

@@ -14,10 +14,10 @@ from gateway.docker.container_signal_recorder import record_past_events
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_events import EngineEventHandler
 from gateway.docker.engine_flavor import DOCKER
+from gateway.docker.last_container_start import LastContainerStart
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import ActionKind, PlannedAction
 from gateway.docker.reconciler import Reconciler
-from gateway.docker.snapshot import LastContainerStart
 from gateway.docker.start_attempts import StartAttempts
 
 ID = "4fbe0cb2a5ad8b1f3d1b1bd0ea23d9a1d4c7e7a53b2e9be0a8a1c9a5d3e1f2b4"

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.nfs import nfs4
+from gateway.nfs.nfs4_compound import Nfs4StatusError
 from gateway.nfs.rpc import RpcClient, RpcError
 from gateway.nfs.xdr import XdrError, XdrReader, opaque, uhyper, uint
 
@@ -124,7 +125,7 @@ async def test_a_canary_that_is_removed_during_its_creation_is_created_again() -
 
 
 async def test_a_server_that_never_creates_a_canary_is_reported() -> None:
-    with pytest.raises(nfs4.Nfs4StatusError, match="CREATE: no such directory"):
+    with pytest.raises(Nfs4StatusError, match="CREATE: no such directory"):
         await made_and_removed()
 
 

@@ -10,7 +10,8 @@ from aiohttp import web
 
 from gateway.contracts.config_types import HostPort
 from gateway.ops.http_connection_limits import HttpConnectionLimits
-from gateway.ops.http_listener import HttpListener, bind
+from gateway.ops.http_listener import HttpListener
+from gateway.ops.http_listening_sockets import bind
 
 WITHIN = 20.0
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.contracts.secret import Secret
 from gateway.errors import FailureReason, GatewayError, TunnelError
-from gateway.vpn import wireguard_formats
+from gateway.vpn import wireguard_device_status, wireguard_formats
 from gateway.vpn.device_settings import DeviceSettings, likely_peers
 from gateway.vpn.openvpn_failures import more_specific, parse_failure
 from gateway.vpn.openvpn_updown import parse_updown
@@ -165,10 +165,10 @@ def test_the_last_handshake_of_all_peers() -> None:
         f"{OTHER}\t(none)\t192.0.2.1:5\t10.0.0.0/8\t{handshake}\t{received}\t9\t25\n"
         for handshake, received in ((100, 7), (300, 5), (0, 0))
     )
-    assert wireguard_formats.parse_dump(text) == wireguard_formats.WireGuardDeviceStatus(
+    assert wireguard_device_status.parse_dump(text) == wireguard_device_status.WireGuardDeviceStatus(
         300, 12, ("192.0.2.1:5",) * 3
     )
-    assert wireguard_formats.parse_dump("") == wireguard_formats.WireGuardDeviceStatus(0, 0)
+    assert wireguard_device_status.parse_dump("") == wireguard_device_status.WireGuardDeviceStatus(0, 0)
 
 
 def test_compatible_peers_and_addresses_are_accepted() -> None:

@@ -11,20 +11,14 @@ from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_actions import execute
 from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.grants import PROJECT, SERVICE
-from gateway.docker.inspection_cache import last_start
+from gateway.docker.inspection_conversion import last_start
 from gateway.docker.labels import read as read_labels
+from gateway.docker.last_container_start import LastContainerStart
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.plan import ActionKind, Plan, PlannedAction
 from gateway.docker.planning import plan
-from gateway.docker.snapshot import (
-    Container,
-    EngineSnapshot,
-    LastContainerStart,
-    NetworkEndpoint,
-    NetworkInfo,
-    SwarmMembership,
-)
+from gateway.docker.snapshot import Container, EngineSnapshot, NetworkEndpoint, NetworkInfo, SwarmMembership
 from gateway.docker.start_attempts import LIMIT, STABLE, StartAttempts
 from gateway.docker.start_failure import ContainerRevival, StartFailure, StartFailureCause, read_error
 from gateway.docker.unavailable_containers import RevivalStatus, UnavailableContainer
