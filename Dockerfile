@@ -1,8 +1,9 @@
-# A minimal image of the gateway, without shell, package manager and root. With VPN clients: --target vpn.
-#   docker build -t gateway .                          on the official slim Python image
-#   docker build -t gateway --build-arg BASE=debian .  on a Debian-based image, with its own Python
+# Builds a minimal image of the gateway. The image has no shell and no package manager, and does not run as root.
+#   docker build -t gateway .                          with Python from the official slim Python image
+#   docker build -t gateway --build-arg BASE=debian .  with Python from a Debian-based image
+#   docker build -t gateway --target vpn .             a larger image, which also contains VPN clients
 # `make image` sets SOURCE_DATE_EPOCH to the commit's time, so that builds of one commit are identical.
-# The digest of the multi-platform index; tools/pin-base.sh updates it.
+# The following digest identifies the multi-platform index of the base image; tools/pin-base.sh updates the digest.
 ARG BASE=python:3.13.15-slim-trixie@sha256:9d2e5553305c7c7b0097999bb17187c69b921ccd6bc9d40e4bb5ebe652c00285
 
 FROM ${BASE} AS build
@@ -28,13 +29,14 @@ RUN /build/bin/pip wheel -q --no-deps --no-build-isolation -w /wheels . && \
     /opt/gateway/bin/python -IB -c 'import gateway._dataplane.engine' && \
     /build/bin/cyclonedx-py environment --output-reproducible -o packages.cdx.json /opt/gateway
 COPY tools/rootfs.py tools/sbom.py tools/
-# A fixed default: the image must not contain the time of the build.
+# The default is a fixed time, so that the image does not contain the time of the build.
 ARG SOURCE_DATE_EPOCH=0
 RUN python3 tools/rootfs.py /rootfs /opt/gateway && \
     /build/bin/python tools/sbom.py /rootfs packages.cdx.json --with-files && \
     find /rootfs -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
 
-# The same environment on the full base image, with the VPN clients. Runs as root, with the capabilities of `docker run`.
+# The image with VPN clients: the base image and the Python environment /opt/gateway. The gateway runs as root, with the
+# capabilities that `docker run` grants.
 FROM ${BASE} AS vpn
 ARG VERSION=0.1.0
 LABEL org.opencontainers.image.title="gateway-vpn" \

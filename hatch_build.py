@@ -1,4 +1,4 @@
-"""Builds the engine of the data plane, a C extension, when the package is built.
+"""Builds the native engine, a C extension, when the package is built.
 
 The extension is optional: without a C compiler, Python's headers or OpenSSL's headers, the package works without it.
 `python hatch_build.py` builds the extension in the source tree, and fails if it cannot be built. The variable `CC`
@@ -52,7 +52,7 @@ def compile_extension(target: Path, options: list[str]) -> None:
         [*compiler, *FLAGS, *options, include, *sources, "-o", f"{target}.new", *LINK],
         cwd=ROOT, check=True, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
-    Path(f"{target}.new").replace(target)  # running processes keep the file that they have loaded
+    Path(f"{target}.new").replace(target)  # does not change the file that running processes have loaded
 
 
 class DataPlaneHook(BuildHookInterface[Any]):

@@ -1,7 +1,8 @@
 """Measure how long `gateway audit` takes for many containers of a real engine, and the CPU time that it uses.
 
-Each container runs, and has a named volume and files in its writable layer. The audit must not change the engine: the
-script compares the inspections of containers, volumes and networks before and after.
+Each container runs, and has a named volume and files in its writable layer. To verify that `gateway audit` changes
+nothing in the engine, the script compares the output of `docker inspect` for all containers, volumes and networks
+before and after the measurements.
 
 Usage: python bench/audit_fleet.py [CONTAINERS] [ROUNDS]
 
@@ -25,7 +26,7 @@ from tests.support.engines import Engine
 from tests.support.files import REPOSITORY
 
 PROGRAM = "mkdir -p /srv/app && for i in $(seq 20); do echo $i > /srv/app/$i; done; exec sleep 99999"
-"""What a container runs: it writes to its layer."""
+"""The script that each container runs. The script writes files to the writable layer of its container."""
 
 
 def engine_cpu(engine: Engine) -> float:
@@ -35,10 +36,11 @@ def engine_cpu(engine: Engine) -> float:
 
 
 def audit(engine: Engine) -> tuple[float, float, float, int]:
-    """Run the audit once.
+    """Run `gateway audit` once.
 
     Returns:
-        The duration, the CPU time of the audit and the CPU time of the engine, in seconds, and the number of places.
+        The duration, the CPU time of `gateway audit` and the CPU time of the engine, each in seconds, and the number
+        of storage locations in the report.
     """
     before, of_engine, began = resource.getrusage(resource.RUSAGE_CHILDREN), engine_cpu(engine), time.monotonic()
     done = subprocess.run(
@@ -64,7 +66,7 @@ def main() -> None:
                 volume = ("-v", f"many-{number}:/data")
                 engine.run(f"many-{number}", "--network", "none", *volume, command=("sh", "-c", PROGRAM))
             before = engine.state()
-            audit(engine)  # loads the interpreter's files into the page cache
+            audit(engine)  # The first run loads the interpreter's files into the page cache.
             runs = [audit(engine) for _ in range(given.rounds)]
             if engine.state() != before:
                 sys.exit("the audit has changed the engine")

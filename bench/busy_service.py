@@ -1,9 +1,13 @@
-"""Measure how much work of the service's Python code delays clients through an SSH tunnel.
+"""Measure how much the service's Python code delays clients of an SSH tunnel.
 
-The p99.9 of 64 clients is measured in turns: without such work; while /metrics of many backends is scraped
-continuously; while a thread of the service executes Python code all the time; and, for comparison, while another
-process does so, which takes the same time of the processors, but not the interpreter's lock. The exit code is 1 if
-scrapes or Python code delay clients more than the limit.
+In each round, the script measures the p99.9 of the round trips of 64 clients under four conditions:
+- alone
+- while /metrics of many backends is scraped continuously
+- while a thread of the service continuously executes Python code
+- for comparison, while another process continuously executes Python code. This process takes the same processor time
+  as the thread, but does not hold the lock of the service's interpreter (GIL).
+
+The exit code is 1 if the scrapes or the thread delay the clients more than the limit.
 
 Usage: python bench/busy_service.py [BACKENDS] [SECONDS] [ROUNDS]
 """
@@ -42,7 +46,8 @@ def work():
             time.sleep(0.05)
 threading.Thread(target=work, daemon=True).start()
 """
-"""A module `sitecustomize`, which the interpreter imports at start. Its thread works while a file exists."""
+"""The module `sitecustomize`, which the interpreter imports at start. The module starts a thread. While the file
+`flag` exists, this thread executes Python code."""
 
 
 def main(backends: int, seconds: float, rounds: int) -> int:
@@ -101,7 +106,7 @@ def _service(folder: Path, backends: int) -> Iterator[tuple[int, int]]:
     try:
         load.start(server)
         service.start(ops)
-        time.sleep(5)  # until the first checks are done
+        time.sleep(5)  # wait for the first checks
         yield port, ops
     finally:
         service.stop()

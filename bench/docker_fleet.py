@@ -40,7 +40,11 @@ class Fleet(Site):
             path.write_text(path.read_text().replace(one, each))
 
     def attachment(self, name: str) -> tuple[str, str | None] | None:
-        """Return the attachment to wait for; None if the gateway has no network yet because no project exists."""
+        """Return the state of a container's attachment, and the reason for this state.
+
+        If each project has its own network, a missing attachment counts as `attached`, because the gateway has no
+        network before the first project exists.
+        """
         return super().attachment(name) or (("attached", None) if self.per_project else None)
 
 
@@ -116,7 +120,7 @@ def started(engine: Engine, site: Site) -> None:
 
 
 def deaf(engine: Engine, site: Site, folder: Path) -> None:
-    """Measure how soon the default resync makes the gateway serve a container if the engine sends no event."""
+    """Measure how soon the gateway serves a new container if the engine sends no events (default `docker.resync`)."""
     engine.docker("rm", "-f", "web", "gateway", check=False)
     with DockerProxy(folder / "proxy.sock", engine.socket) as proxy:
         proxy.drop_events = True
@@ -136,7 +140,7 @@ def killed(engine: Engine, site: Site, kills: int) -> None:
     for _ in range(kills):
         engine.kill()
         engine.start()
-        # The engine answers API requests before it has loaded the swarm's overlay network.
+        # Retry, because the engine answers API requests before it has loaded the swarm's overlay network.
         site.wait(lambda: engine.docker("start", "gateway", "db", check=False).returncode == 0, timeout=60)
         engine.docker("rm", "-f", "web", check=False)
         engine.run("web", *OPT_IN)

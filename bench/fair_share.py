@@ -1,6 +1,6 @@
-"""Measure how uploads and queries share a slow uplink, through the gateway and through `ssh -L`.
+"""Measure how uploads and queries share a slow network, through the gateway and through `ssh -L`.
 
-The variants run one after the other on the same link:
+The variants run one after the other over the same simulated network:
 - the gateway with one SSH connection
 - `ssh -L` with one connection for all clients
 - `ssh -L` with one connection per client
@@ -28,10 +28,10 @@ from tests.support.share import Backend, measure
 from tests.support.slow_link import Shape, SlowLink
 
 FAIR, PROMPT = 0.5, 2.0
-"""Goals of the gateway: the rate of the slowest upload divided by the mean rate of the uploads, and the 99th
-percentile of the query latency in seconds."""
+"""Goals of the gateway: the minimum rate of the slowest upload, as a fraction of the mean rate of the uploads, and
+the maximum 99th percentile of the query latency in seconds."""
 SETTLE = 2.0
-"""Seconds to wait between two variants. During this time, the link sends the data that it still buffers."""
+"""Seconds to wait between two variants. During this time, the simulated network delivers the data in its buffers."""
 HEAD = ("", "SSH connections", "MB/s", "slowest upload / mean", "answers", "p50 s", "p99 s", "max s", "CPU s")
 
 
@@ -123,7 +123,7 @@ def main() -> int:
     """Compare the variants; return exit code 1 if the gateway missed its goals."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--rate", type=float, default=2e6, help="rate of the link in bytes per second")
+    parser.add_argument("--rate", type=float, default=2e6, help="rate of the simulated network in bytes per second")
     parser.add_argument("--uploads", type=int, default=16)
     parser.add_argument("--queries", type=int, default=4)
     asked = parser.parse_args()

@@ -1,8 +1,10 @@
-"""Measure the time and the memory that it takes to show a fleet of 500 gateways, of which some refuse connections.
+"""Measure the time and the memory that `gateway fleet` and the service need to show a fleet.
 
 Usage: python bench/fleet.py [MEMBERS] [REFUSING]
 
-A separate process answers for all members. Each member has its own port and answers like a gateway with ten backends.
+By default, the fleet has 500 members. The script measures twice: first all members answer, and then REFUSING members
+(by default 50) refuse connections. A separate process answers for the other members. Each member has its own port,
+and answers like a gateway with ten backends.
 """
 
 import asyncio
@@ -28,7 +30,7 @@ _SUMMARY = {
 
 
 def main(members: int, refusing: int) -> None:
-    """Measure the command and the service, first without members that refuse connections."""
+    """Measure `gateway fleet` and the service, first without and then with members that refuse connections."""
     stub = subprocess.Popen([sys.executable, __file__, "--serve", str(members)], stdout=subprocess.PIPE, text=True)
     try:
         ports = json.loads(stub.stdout.readline() if stub.stdout else "[]")

@@ -72,7 +72,7 @@ def _measure(path: MeasuredPath, server: MariaDB, clients: int, connections: int
 
 
 def _gateway(folder: Path, checkout: Path, bastion: Bastion, server: MariaDB, start: Start) -> MeasuredPath:
-    """Start the gateway of a checkout; return its path to the server."""
+    """Start the gateway of a checkout; return the path through this gateway to the MySQL server."""
     folder.mkdir()
     ops, port = free_port(), free_port()
     password = folder / "password"
@@ -91,7 +91,7 @@ def _gateway(folder: Path, checkout: Path, bastion: Bastion, server: MariaDB, st
     )
     arguments = [sys.executable, "-m", "gateway", "run", "-c", str(config)]
     process = start(arguments, f"gateway{folder.name}", ops, port, root=checkout)
-    time.sleep(3)  # until the first checks are done
+    time.sleep(3)  # wait for the first checks
     return MeasuredPath(f"gateway {checkout}", port, process=process)
 
 

@@ -33,7 +33,7 @@ class Site(NamedTuple):
 
     pid: int
     port: int
-    """The listener of the first backend."""
+    """The port of the first backend's listener."""
     ops: int
     """The port of the HTTP server."""
 
@@ -45,7 +45,7 @@ def site(backends: int, settle: float, extra: Sequence[str] = ()) -> Iterator[Si
     Args:
         backends: The number of backends.
         settle: Seconds to wait for the first checks.
-        extra: The lines of further backends.
+        extra: Lines of the configuration that define additional backends.
     """
     with tempfile.TemporaryDirectory() as name:
         folder, port, ops = Path(name), free_port(), free_port()
@@ -128,7 +128,7 @@ def _poll(port: int, count: int) -> None:
 
 
 async def traffic(port: int, seconds: float) -> list[float]:
-    """Send small requests from several clients; return the latency of each in seconds."""
+    """Send small requests from several clients; return the latency of each request in seconds."""
 
     async def client() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -32,9 +32,10 @@ from gateway.demo.server_process import find
 
 Measure = Callable[[MeasuredPath], float]
 Begin = Callable[[Path], contextlib.AbstractContextManager[list[MeasuredPath]]]
-"""Function that starts the paths of a section. The argument is a directory for the files of the paths."""
+"""Context manager that starts the programs of a section, and yields the paths to measure. Its argument is the
+directory for the files of these programs."""
 _OTHERS = "## Measured separately"
-"""Heading of the results of other benchmarks in the same file, which follow those of this one."""
+"""Heading of the last part of the output file, which contains the results of other benchmarks."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,10 @@ def cpu_per_round_trip(connections: int, ask: int, answer: int) -> Measure:
 
 
 def idle(connections: int, *, memory: bool) -> Measure:
-    """Return a function that measures KiB per idle connection, or the median query time during idle connections."""
+    """Return a function that measures a path while idle connections are open.
+
+    The function returns the KiB per idle connection if `memory` is set, or else the median time of a query.
+    """
 
     def measure(path: MeasuredPath) -> float:
         before = path.memory()
@@ -178,7 +182,7 @@ def transactions(path: MeasuredPath) -> float:
 PGBENCH = find("pgbench", "/usr/lib/postgresql/*/bin")
 GB = 1_000_000_000
 TUNNEL = [
-    # Only the maximum is correct, because later rounds reuse memory that earlier rounds allocated.
+    # Use the maximum of all rounds, because later rounds reuse memory that earlier rounds allocated.
     Row("memory per idle connection, KiB", idle(2000, memory=True), smaller=True, digits=1, typical=max),
     Row("bulk to the backend, 1 flow, MB/s", bulk("up", 1, GB)),
     Row("bulk to the backend, 8 flows, MB/s", bulk("up", 8, GB)),
@@ -229,7 +233,7 @@ SSHTUNNEL = [
     Row("new connections/s, 8 at once", lambda path: load("conn", path.port, 8, 100)),
 ]
 CIPHERS = ("chacha20-poly1305@openssh.com", "aes128-ctr")
-"""Ciphers other than AES-GCM. The engine supports only the first one."""
+"""Ciphers other than AES-GCM. The native engine supports only the first of these ciphers."""
 OF_A_CIPHER = [
     Row("ciphers: bulk to the backend, 1 flow, MB/s", bulk("up", 1, 300_000_000)),
     Row("ciphers: bulk from the backend, 1 flow, MB/s", bulk("down", 1, 300_000_000)),
@@ -255,7 +259,12 @@ SECTIONS: list[tuple[str, list[Row], Begin]] = [
 
 
 def compare(paths: list[MeasuredPath], rows: list[Row], rounds: int) -> list[str]:
-    """Measure each row on all paths alternately; return a Markdown table of medians and of the gateway's ratios."""
+    """Measure each row on all paths alternately.
+
+    Returns:
+        The lines of a Markdown table: the median of each path, and the ratio of the gateway to each other path except
+        `direct`. A ratio above 1 is in the gateway's favor.
+    """
     others = [path for path in paths if path.name not in ("direct", "gateway")]
     lines = [
         "| " + " | ".join(["", *(path.name for path in paths), *(f"ratio to {path.name}" for path in others)]) + " |",

@@ -89,7 +89,10 @@ Start = Callable[..., ServerProcess]
 
 
 def starter(folder: Path, stack: contextlib.ExitStack) -> Start:
-    """Return a function that starts a process and waits until its ports are open. The exit stack stops it."""
+    """Return a function that starts a process, and waits until the process has opened its ports.
+
+    `stack` stops all processes that the function has started.
+    """
 
     def start(arguments: list[str], name: str, *ports: int, root: Path = ROOT) -> ServerProcess:
         process = ServerProcess(arguments, folder / f"{name}.log", environment={"PYTHONPATH": str(root)})
@@ -278,7 +281,7 @@ def _gateway(
         f"ops: {{listen: 127.0.0.1:{ops}, admin_socket: {folder}/admin.sock}}",
         "shutdown: {delay: 0s, drain: 1s}",
         "tunnels:",
-        # The transfer beside queries has separate SSH connections, as backends of kind nfs have.
+        # The tunnel `bulk` gives bulk transfers separate SSH connections, as backends of kind nfs have.
         *(
             f"  {name}: {{{keys}, port: {bastion.port}, known_hosts: [{bastion.known_hosts}]}}"
             for name in ("near", "bulk")
@@ -298,7 +301,7 @@ def _gateway(
     (folder / "gateway.yaml").write_text("\n".join(lines) + "\n")
     arguments = [sys.executable, "-m", "gateway", "run", "-c", str(folder / "gateway.yaml")]
     process = start(arguments, _name(root), ops, listen, *delayed.values(), root=root)
-    time.sleep(1.5)  # The gateway needs several round trips to open and measure a slow tunnel.
+    time.sleep(1.5)  # Wait until the gateway has opened and measured the tunnels with a delay.
     return MeasuredPath(_name(root), listen, delayed, process, queries if database else 0, bulk)
 
 

@@ -1,4 +1,4 @@
-"""Forward with the package `sshtunnel`: python sshtunnel_forward.py SSH_PORT USER KEY LISTEN TO."""
+"""Forward a local port with the package `sshtunnel`: python sshtunnel_forward.py SSH_PORT USER KEY LISTEN TO."""
 
 import sys
 import threading

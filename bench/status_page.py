@@ -1,8 +1,8 @@
 """Measure the status page of a site with many backends: size, time to serve, and how much open pages delay traffic.
 
-The state of one backend changes every second. An open page reads the event stream. It requests what has changed after
-each event, at most once a second, and at each multiple of ten seconds, as its script does. The exit code is 1 if a
-result exceeds its limit.
+The state of one backend changes every second. Each simulated open page sends the same requests as `page.js`. The page
+reads the event stream. After each event, and at each multiple of ten seconds, but at most once a second, the page
+requests what has changed. The exit code is 1 if a result exceeds its limit.
 
 Usage: python bench/status_page.py [BACKENDS] [PAGES] [SECONDS]
 """
@@ -32,7 +32,8 @@ from gateway.demo.server_process import free_port
 
 _ROUNDS = 7
 _REFRESH, _SHORTEST, _AFTER_EVENT = 10.0, 1.0, 0.1
-"""Seconds between two requests of a page without events, at least, and from an event to a request; see `page.js`."""
+"""Times in seconds, as in `page.js`: the interval of requests without events, the minimum time between two requests,
+and the delay from an event to the request."""
 _REQUESTS = 20
 _CHANGE = 1.0
 """Seconds between two changes of the state of a backend."""
@@ -70,7 +71,7 @@ def main(backends: int, pages: int, seconds: float) -> int:
 
 @contextlib.contextmanager
 def _changes(port: int) -> Iterator[None]:
-    """Start and stop listening on a port in turn, until the context exits."""
+    """Alternately start and stop listening on a port, until the context exits."""
     done = threading.Event()
 
     def change() -> None:
@@ -89,21 +90,23 @@ def _changes(port: int) -> Iterator[None]:
 
 
 def _page(pid: int, ops: int) -> tuple[int, list[float], list[float]]:
-    """Return the size of the page in bytes, the milliseconds to serve it, and those of CPU time of each update.
+    """Measure the page, and updates of the page. An update is the request of an open page after a change.
 
-    An update is the request of an open page after a change.
+    Returns:
+        The size of the page in bytes, the times to serve the page in milliseconds, and the gateway's CPU time for
+        each update in milliseconds.
     """
     taken, used, updates, size = [], [], [], 0
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", ops, timeout=30)) as connection:
         for _ in range(_REQUESTS):
-            time.sleep(1.1)  # The response is cached for a second.
+            time.sleep(1.1)  # wait until the cached response has expired
             started, before = time.perf_counter(), _cpu_seconds(pid)
             size = len(_get(connection, "/", "identity"))
             taken.append((time.perf_counter() - started) * 1e3)
             used.append((_cpu_seconds(pid) - before) * 1e3)
         page, version = _get_page(connection, "")
         for _ in range(_REQUESTS):
-            time.sleep(1.1)  # The state changes meanwhile.
+            time.sleep(1.1)  # wait for a change of the state
             before = _cpu_seconds(pid)
             update, version = _get_page(connection, version)
             updates.append((_cpu_seconds(pid) - before) * 1e3)
@@ -137,7 +140,7 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def _round(running: Site, pages: int, seconds: float, *, alone_first: bool) -> float:
-    """Return the p99 of the traffic beside open pages, divided by the p99 alone.
+    """Return the p99 of the traffic while pages are open, divided by the p99 without open pages.
 
     Callers alternate the order of both measurements, because the speed of a machine drifts.
     """
@@ -148,7 +151,7 @@ def _round(running: Site, pages: int, seconds: float, *, alone_first: bool) -> f
         stdout=subprocess.PIPE,
         text=True,
     )
-    time.sleep(_SETTLE)  # Until the pages are open.
+    time.sleep(_SETTLE)  # wait until the pages are open
     before = _cpu_seconds(running.pid)
     beside = _p99(asyncio.run(traffic(running.port, seconds)))
     cpu = (_cpu_seconds(running.pid) - before) / seconds

@@ -91,7 +91,7 @@ def agents(manager: Engine, worker: Engine, folder: Path, rounds: int) -> None:
     manager.docker("network", "connect", "far", "gateway")
     idle = '{idle: {kind: tcp, targets: ["127.0.0.1:9"], listen: 0.0.0.0:13306}}'
     with_peers(Agent(worker, folder / "two", "node-2")).begin(idle)
-    one.wait(lambda: one.heard() == {"node-2": 1}, timeout=60)  # Node 2 reports its gateway's container.
+    one.wait(lambda: one.heard() == {"node-2": 1}, timeout=60)  # Node 2 reports one container: its gateway.
     print("agents that report to each other")
     took = []
     for _ in range(rounds):

@@ -121,7 +121,7 @@ def measure(kind: str, rounds: int, size: int) -> list[str]:
     rows: dict[str, tuple[Callable[[str, int], float], bool]] = {
         "from the far side, MB/s": (lambda host, port: transfer(host, port, "d", size), False),
         "to the far side, MB/s": (lambda host, port: transfer(host, port, "u", size), False),
-        "open and one byte, us": (lambda host, port: round_trips(host, port, 1), True),
+        "connect and receive one byte, microseconds": (lambda host, port: round_trips(host, port, 1), True),
     }
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)

@@ -13,10 +13,11 @@ def main() -> None:
         # configuration. SIGTERM and SIGINT stop the process at any time.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         for number in (signal.SIGTERM, signal.SIGINT):
-            # Exit without an exception: the signal can arrive while a destructor runs, and Python ignores exceptions
-            # that a destructor raises.
+            # Do not raise an exception to exit. If the signal arrives while a destructor runs, Python ignores the
+            # exception.
             signal.signal(number, lambda *_: os._exit(0))
-        # Almost all objects that the imports create stay alive. `prepare_process` enables the garbage collector.
+        # Disable the garbage collector during the imports, because almost all objects that the imports create stay
+        # alive. `prepare_process` enables the garbage collector again.
         gc.disable()
     from gateway.cli import main as cli  # noqa: PLC0415 - slow to import
 

@@ -16,7 +16,7 @@ _LARGEST = 4 << 20
 
 def der_validity(data: bytes) -> ValidityPeriod | None:
     """Return the validity of a DER certificate; None if `data` is not a certificate."""
-    from cryptography import x509  # noqa: PLC0415 - import only if there are certificates
+    from cryptography import x509  # noqa: PLC0415 - slow to import
 
     try:
         certificate = x509.load_der_x509_certificate(data)
@@ -61,8 +61,8 @@ def _content(path: Path) -> bytes:
 def ca_credentials(path: Path | None) -> list[MonitoredCertificate]:
     """Return a list with one `MonitoredCertificate` for a CA file; empty if the file contains no certificate.
 
-    If the file contains several certificates, the one that expires last counts, because any of them may have signed
-    the peer's certificate.
+    If the file contains several certificates, the result describes the one that expires last, because any of them can
+    be the authority in use.
     """
     validities = file_validities(path)
     return (

@@ -29,7 +29,7 @@ def run_in_daemon_thread(function: Callable[[], _T], name: str) -> "Future[_T]":
     def run() -> None:
         try:
             found.set_result(function())
-        except BaseException as error:  # noqa: BLE001 - the future raises it again for the caller
+        except BaseException as error:  # noqa: BLE001 - the future passes the error to the caller
             found.set_exception(error)
 
     try:

@@ -11,7 +11,7 @@ _SYSTEM_STATE = Path("/var/lib/gateway")
 
 
 def admin_socket() -> Path:
-    """Return the default path of the admin socket. A user's service and commands use the same path.
+    """Return the default path of the admin socket. The service and the commands of one user use the same path.
 
     The folder is /run/gateway for root and for users with write permission there, such as the user of the container
     image. For other users, the folder is `$XDG_RUNTIME_DIR/gateway`. If this variable is not set or refers to a
@@ -50,8 +50,8 @@ def make_folder(socket: Path) -> None:
 def is_trusted(socket: Path) -> bool:
     """Return whether to trust a unix socket.
 
-    Returns False only for a socket in /tmp/gateway-UID, if another user owns this folder or can write to it. That
-    user could have created the socket.
+    Do not trust a socket in /tmp/gateway-UID if another user owns this folder or can write to it, because that user
+    could have created the socket. Trust all other sockets.
     """
     folder = socket.parent
     if folder != _private_folder():
@@ -74,7 +74,7 @@ def _runtime_folder() -> Path:
 
 
 def _private_folder() -> Path:
-    return Path(f"/tmp/gateway-{os.geteuid()}")  # noqa: S108 - `make_folder` checks its owner
+    return Path(f"/tmp/gateway-{os.geteuid()}")  # noqa: S108 - `make_folder` checks the owner of the folder
 
 
 def _is_own(folder: Path) -> bool:

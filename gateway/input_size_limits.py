@@ -109,7 +109,8 @@ def _count(node: yaml.Node, counts: dict[yaml.Node, int | None]) -> int:
 
     Args:
         node: The node.
-        counts: Maps each counted node to the number of its values, and each node that contains `node` to None.
+        counts: Maps each counted node to the number of its values. A node whose values are still being counted has
+            the value None.
 
     Raises:
         yaml.YAMLError: The node contains itself.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from gateway.errors import FailureReason
 
 TUNNEL_REMEDIES: Mapping[str, str] = {
-    FailureReason.TIMEOUT: "check the address and the port of the tunnel's server, and firewalls on the path",
+    FailureReason.TIMEOUT: "check firewalls, and the address and the port of the tunnel's server",
     FailureReason.REFUSED: "start the tunnel's server, or correct its address and port",
     FailureReason.RESET: "read the log of the tunnel's server; the gateway retries",
     FailureReason.DNS: "correct the host name of the tunnel's server, or the DNS server of this host",

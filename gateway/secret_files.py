@@ -111,7 +111,7 @@ def unreadable(path: Path, error: OSError, shown: str | None = None) -> str:
     try:
         status = path.stat()
     except OSError:
-        return f"the gateway runs as uid {uid}, which may not enter a folder above it: chmod o+x the folder"
+        return f"the gateway runs as uid {uid}, which may not enter a folder above this file: chmod o+x the folder"
     mode = stat.S_IMODE(status.st_mode)
     return (
         f"the gateway runs as uid {uid}, which may not read it (owner {status.st_uid}, mode {mode:04o}):"

@@ -25,8 +25,8 @@ _OPTIONS_OF_PROGRAMS = (
     ("lftp", r"-u\s*[^\s,'\"]*,"),
     ("curl", r"(?:-u|--user)\s*"),
 )
-"""Pairs of patterns: one for the names of programs, and one for their option that contains a secret. The second
-pattern matches the option up to the secret, such as `-u USER,`."""
+"""Pairs of patterns. The first pattern matches the names of programs. The second pattern matches an option of these
+programs up to the secret. For example, it matches `-u USER,` in `-u USER,SECRET`."""
 
 
 def _after(program: str) -> str:

@@ -14,9 +14,9 @@ from gateway.relay.event_loop import RelayEventLoop
 pytest.register_assert_rewrite("tests.support")
 
 _CI_PATIENCE = 4
-"""The factor by which the timeouts of tests are longer in CI."""
+"""In CI, the timeout of each test is multiplied by this factor."""
 
-# A busy machine is not a failure. In CI, the examples are the same each time.
+# Examples may be slow, because the machine can be busy. In CI, Hypothesis generates the same examples in each run.
 hypothesis.settings.register_profile(
     "gateway",
     deadline=None,
@@ -27,7 +27,7 @@ hypothesis.settings.load_profile("gateway")
 
 
 def pytest_configure() -> None:
-    """Divide the ports between the workers of pytest-xdist: a test may expect that no server listens on one."""
+    """Give each worker of pytest-xdist separate ports, so that no other worker's server uses the ports of a test."""
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):
         number, count = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
         server_process.PORTS = server_process.PORTS[number::count]
@@ -36,8 +36,8 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Check that names are unique, and set timeouts.
 
-    Of several tests with the same name, pytest-xdist runs only one. In CI, each test has four times its timeout: a
-    timeout ends a test that hangs, not one on a busy machine.
+    Of several tests with the same name, pytest-xdist runs only one. In CI, timeouts are four times as long, because a
+    timeout should end a test that hangs, but not a test that is slow on a busy machine.
     """
     counts = Counter(item.nodeid for item in items)
     if repeated := sorted(name for name, count in counts.items() if count > 1):

@@ -1,7 +1,7 @@
-"""Measure which lines of the data plane in C the tests run: `python -m tools.native_coverage [pytest's arguments]`.
+"""Measure which lines of the data plane in C the tests run: `python -m tools.native_coverage [PYTEST_ARGUMENTS]`.
 
-Runs the saved inputs of `tests/fuzz/native/` and `ssh_receive`, and the unit tests of the engine. A line counts if
-one of them has run it.
+Runs the saved inputs of `tests/fuzz/native/`, and then pytest. Without arguments, pytest runs the unit tests of the
+native engine and the saved inputs of `ssh_receive`. A line counts as covered if one of these runs it.
 """
 
 import json

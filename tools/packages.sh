@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs the missing Debian packages for a target of the Makefile if it runs as root; otherwise, prints their names.
+# Installs the Debian packages that a target of the Makefile needs and that are missing. A user other than root only
+# gets the names of the packages.
 # Usage: tools/packages.sh venv PYTHON | demo | test | bench | native
 set -eu
 

@@ -2,7 +2,7 @@
 
 Usage: python3 tools/rootfs.py ROOT ENVIRONMENT
 
-Copies the interpreter, the standard library, the environment, the shared libraries of their binaries, certificates,
+Copies the interpreter, the standard library, the environment, the shared libraries that these need, certificates,
 and a user. Runs in the image build, and uses only the standard library.
 """
 
@@ -24,7 +24,7 @@ _UNUSED = {
 }  # fmt: skip
 """Parts of the standard library that the gateway does not import."""
 _UNUSED_PREFIXES = ("config-", "_test", "libpython", "_dbm", "_gdbm", "_curses")
-"""The same, by the start of the name. The modules for databases need large libraries."""
+"""Starts of the names of more parts to omit. The dbm modules, for example, need large libraries."""
 _DLOPENED = ("libgcc_s.so.1",)
 """Libraries that programs load by name at run time. glibc needs libgcc_s to cancel and exit threads."""
 _USER = 10001
@@ -68,7 +68,8 @@ def main(root: Path, environment: Path) -> None:
     for name in ("var/lib/gateway", "run/gateway"):
         (root / name).mkdir(parents=True)
         os.chown(root / name, _USER, _USER)
-        (root / name).chmod(0o1777)  # The image can run as any user ID. The socket has mode 0600.
+        # Every user can write to the folder, because the image can run as any user ID. The socket has mode 0600.
+        (root / name).chmod(0o1777)
     (root / "etc/gateway").mkdir(exist_ok=True)
     compile_all(root)
 
@@ -102,7 +103,7 @@ def _drop_docstrings(tree: ast.Module) -> None:
             isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
             and ast.get_docstring(node, clean=False) is not None
         ):
-            # For a dataclass without a docstring, Python generates a docstring that is longer than "-".
+            # Without a docstring, a dataclass would get a generated docstring that is longer than "-".
             short: list[ast.stmt] = [ast.Expr(ast.Constant("-"))] if isinstance(node, ast.ClassDef) else []
             node.body[:1] = short or ([] if node.body[1:] else [ast.Pass()])
             ast.fix_missing_locations(node)

@@ -34,7 +34,12 @@ native engine starts."""
 
 
 def thread_count(configured: int | Literal["auto"]) -> int:
-    """Return the number of threads. `auto` means one for each processor that this process may use, but at most 4."""
+    """Return the number of threads for the native engines.
+
+    Args:
+        configured: The setting `threads`. `auto` means one thread for each processor that this process may use, but
+            at most 4.
+    """
     if configured == "auto":
         return min(len(os.sched_getaffinity(0)), _MAX_AUTO_THREADS)
     return configured

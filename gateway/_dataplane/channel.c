@@ -112,7 +112,8 @@ void channel_refused(struct channel *c, uint32_t code, const uint8_t *text, size
 /* Handle CHANNEL_CLOSE if `close` is true; otherwise handle CHANNEL_EOF (RFC 4254, section 5.3). */
 void channel_peer_end(struct channel *c, bool close)
 {
-    c->window_remaining = 0; /* data after EOF exceeds the window, and is therefore a protocol violation */
+    /* The server must not send data after EOF. With an empty window, such data is a protocol violation. */
+    c->window_remaining = 0;
     if (close) {
         channel_send_close(c);
         channel_free(c);
@@ -161,14 +162,15 @@ void channel_free(struct channel *c)
     c->freed = true;
     dequeue_channel(c);
     wire_remove_channel(w, c);
-    /* `release_growth` updates `growth_available` of the native engine after the client has received all bytes or a reset. */
+    /* Give the growth of the receive window back to the SSH connection. `release_growth` gives it back to the native
+     * engine later, after the client has received all bytes or a reset. */
     w->growth_available += c->growth;
     c->wire = NULL;
 }
 
-/* Double the channel's receive window if the peer sends at least half a window of data per round trip. Return the growth in
- * bytes. The growth has three limits: `max_window`, `growth_available` of the SSH connection, and `growth_available` of the
- * native engine. */
+/* Double the channel's receive window if the server sends at least half a window of data per round trip. Return the
+ * growth in bytes. The growth has three limits: `max_window`, `growth_available` of the SSH connection, and
+ * `growth_available` of the native engine. */
 static uint64_t grow(struct channel *c, uint64_t count, uint64_t now)
 {
     struct wire *w = c->wire;

@@ -13,7 +13,7 @@ struct chunk;
 /* A zeroed struct is an empty queue. */
 struct chunks {
     struct chunk *first;
-    struct chunk **last; /* address of the `first` or `next` that points to the last chunk; NULL if the queue is empty */
+    struct chunk **last; /* address of the pointer to the last chunk; NULL if the queue is empty */
     size_t sent; /* number of bytes of the first chunk that were sent */
     size_t size; /* number of queued bytes */
 };
@@ -24,7 +24,7 @@ bool chunks_append(struct chunks *, const uint8_t *data, size_t size);
 /* Send as much as the socket accepts. Return the number of sent bytes; -1, with errno, if the socket failed. */
 ssize_t chunks_send(struct chunks *, int fd);
 
-/* Return the memory of all chunks, in bytes. Omit the first chunk, because a part of it might already be sent. */
+/* Return the memory of all chunks except the first, in bytes. A part of the first chunk might already be sent. */
 size_t chunks_memory(const struct chunks *);
 
 void chunks_free(struct chunks *);

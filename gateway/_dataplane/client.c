@@ -28,11 +28,11 @@ static void set_mask(struct channel *c, uint32_t mask)
 
 /* Set the events that epoll reports for the client's socket.
  *
- * If the channel waits for no event:
- * - A TCP socket stays registered, so that epoll reports errors. After its write side is shut down or has failed, the socket
- *   is edge-triggered. Otherwise, epoll would report a hang-up continuously after the client has ended its stream.
- * - A unix socket is not registered. Otherwise, epoll would report a hang-up when the client closes the connection, even if
- *   unread data remains.
+ * If the channel waits neither to read from the socket nor to write to the socket:
+ * - A TCP socket stays registered, so that epoll reports errors. If the native engine no longer writes to the socket,
+ *   the socket is edge-triggered, so that epoll reports a hang-up only once.
+ * - A unix socket is not registered, because epoll would report a hang-up when the client closes the connection, even
+ *   if the socket still contains unread data.
  */
 void client_update_mask(struct channel *c)
 {
@@ -113,7 +113,7 @@ static void send_read(struct channel *c, uint8_t *batch, size_t count, uint32_t 
         client_update_mask(c);
     if (c->ended)
         return;
-    c->bulk = count >= limit && limit == MAX_SEND_PACKET; /* a full packet: the next read may fill several packets */
+    c->bulk = count >= limit && limit == MAX_SEND_PACKET; /* after a full packet, the next read may fill several packets */
     for (uint8_t *packet = batch; count > 0; packet += stride) {
         uint32_t size = count < MAX_SEND_PACKET ? (uint32_t)count : MAX_SEND_PACKET;
 
@@ -172,8 +172,7 @@ void client_read(struct channel *c)
  *   because SSH cannot forward a reset (RFC 4254, section 5.3).
  * - Otherwise, continue to read from the client.
  *
- * Args: error: the errno of the system call that failed. SO_ERROR no longer contains this error, because the kernel reports it
- *   only once. If no system call has failed, pass 0; this function then reads SO_ERROR.
+ * Args: error: the errno of the failed system call, which SO_ERROR no longer contains; 0 to read SO_ERROR instead.
  */
 void client_unwritable(struct channel *c, int error)
 {
@@ -214,8 +213,8 @@ void client_event(struct channel *c, uint32_t events)
         client_read(c);
         return;
     }
-    /* Without EPOLLIN and EPOLLOUT, epoll reports only hang-ups and errors. With EPOLLET, a hang-up alone requires no action:
-     * the end of the backend's stream was already sent to the client, or the client's socket has failed. */
+    /* Without EPOLLIN and EPOLLOUT in `mask`, epoll reports only hang-ups and errors. EPOLLET in `mask` means that
+     * the native engine no longer writes to this socket. A hang-up without EPOLLERR is then normal. */
     if (!(mask & (EPOLLIN | EPOLLOUT))) {
         if (events & EPOLLERR || !(mask & EPOLLET))
             client_unwritable(c, 0);

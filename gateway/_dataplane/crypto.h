@@ -14,8 +14,8 @@
 
 struct cipher;
 
-/* One cipher algorithm. `packet` points to the length field of a packet (RFC 4253, section 6). After this field
- * come `length` bytes, which are the rest of the packet, and then the authentication tag. */
+/* One cipher algorithm. `packet` points to an SSH packet (RFC 4253, section 6): the packet length (4 bytes), `length`
+ * more bytes, and the authentication tag. */
 struct cipher_type {
     const char *name;
     size_t key_size;

@@ -38,8 +38,8 @@ void client_add_piece(struct channel *c, const uint8_t *data, uint32_t size)
     }
 }
 
-/* Increase `from_backend` by the number of bytes that a system call will try to send. Call this function before the system
- * call, so that `from_backend` always includes all bytes that the client has received. */
+/* Add to `from_backend` the number of bytes that a system call will try to send. Call this function before the system
+ * call, so that `from_backend` is never less than the number of bytes that the client has received. */
 static void count_offered(struct channel *c, size_t offered)
 {
     atomic_fetch_add_explicit(&c->gauge->from_backend, offered, memory_order_relaxed);
@@ -70,7 +70,8 @@ static void record_latency(struct channel *c, uint64_t now)
 
 /* Keep unsent pieces until the client's socket accepts them. If the socket is closed or has failed, drop the pieces.
  *
- * Args: at: index of the first piece that is not sent completely; skip: number of its bytes that were already sent.
+ * Args: at: index of the first piece that is not sent completely; skip: number of bytes of this piece that were already
+ *   sent.
  */
 static void hold(struct channel *c, int at, size_t skip, uint64_t now)
 {

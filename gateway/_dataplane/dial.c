@@ -86,9 +86,10 @@ static bool watch(struct dial *d)
 /* Handle `error`, the result of `advance`:
  *
  * - 0: relay between the client and the target.
- * - EINPROGRESS: wait.
- * - Any other value: return the client to Python, which handles failures. Do the same if the socket is connected to itself, or
- *   if relaying or waiting cannot start. */
+ * - EINPROGRESS: wait until the socket is connected or has failed.
+ * - Any other value: return the client to Python, which handles failures.
+ *
+ * If the socket is connected to itself, or if relaying or waiting cannot start, also return the client to Python. */
 static void proceed(struct dial *d, int error)
 {
     bool works;

@@ -15,7 +15,7 @@ static void set_linger(int fd, bool reset)
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &option, sizeof option);
 }
 
-/* Close a socket. Reset a TCP socket, so that its peer gets an error instead of an end of stream. */
+/* Close a socket. Reset a TCP socket, so that the remote end gets an error instead of an end of stream. */
 void reset_fd(int fd, bool is_unix)
 {
     if (!is_unix)
@@ -45,7 +45,7 @@ void ending_propagate(struct channel *c)
         c->eof_delivered = true;
         /* Set `eof_delivered` first, so that it is already set when the client receives the end of the stream. */
         atomic_store(&c->gauge->eof_delivered, 1);
-        if (!c->client_eof || c->link_lost) /* if both streams have ended normally, `ending_finish` closes the socket */
+        if (!c->client_eof || c->link_lost) /* otherwise, `ending_finish` closes the socket */
             shutdown(c->fd, SHUT_WR);
     }
     if (c->link_lost) {
@@ -60,7 +60,7 @@ void ending_propagate(struct channel *c)
     }
 }
 
-/* Handle the end of the backend's stream; if `close` is true, the peer has also closed the channel. */
+/* Handle the end of the backend's stream. If `close` is true, the server has also closed the channel. */
 void ending_backend(struct channel *c, bool close)
 {
     c->backend_eof = true;

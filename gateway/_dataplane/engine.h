@@ -1,11 +1,12 @@
-/* Declares the native engine, an epoll loop that relays the bytes of SSH channels and pairs of sockets (docs/architecture.md).
+/* Declares the native engine, an epoll loop that relays the bytes of SSH channels and pairs of sockets
+ * (docs/architecture.md).
  *
- * The engine has its own thread, which never takes Python's GIL. Only this thread calls `engine_turn`, which runs one
- * iteration of the epoll loop. Other threads queue commands, take records, allocate and free slots, and read gauges. Some
- * tests do not start the thread, and call `engine_turn` themselves.
+ * The native engine has its own thread, which never takes Python's GIL. Only this thread calls `engine_turn`, which
+ * runs one iteration of the epoll loop. Other threads queue commands, take records, allocate and free slots, and read
+ * gauges. Some tests do not start the thread, and call `engine_turn` themselves.
  *
- * Each SSH connection, channel, listener and pair has a slot (`struct gauge`) and a token. The token consists of the slot's
- * number and generation. If the slot now has another generation, the object no longer exists.
+ * Each SSH connection, channel, listener and pair has a slot (`struct gauge`) and a token. The token consists of the
+ * slot's number and generation. When the slot is freed, its generation changes, and the token becomes invalid.
  *
  * All times are in nanoseconds of CLOCK_MONOTONIC.
  */
@@ -27,12 +28,12 @@
 #define MIN_PADDING 4u
 #define MAX_PADDING (MAX_BLOCK_SIZE + MIN_PADDING)
 #define PACKET_STRIDE (DATA_HEADER + MAX_SEND_PACKET + MAX_PADDING + TAG_SIZE)
-#define PACKETS_PER_TURN 4u    /* maximum number of packets that a channel sends in one turn. If the SSH connection is slow and
+#define PACKETS_PER_TURN 4u    /* maximum number of packets that a channel sends at once. If the SSH connection is slow and
                                   other channels wait, the maximum is 1. */
 #define BATCH_SIZE ((size_t)8 * PACKET_STRIDE)
 #define SLOW_BATCH_SIZE ((size_t)2 * PACKET_STRIDE)
 #define RECEIVE_SIZE ((size_t)512 * 1024)
-#define MAX_UNACCEPTED ((size_t)256 * 1024) /* if `unaccepted` exceeds this number of bytes, receiving pauses */
+#define MAX_UNACCEPTED ((size_t)256 * 1024) /* receiving pauses while `unaccepted` exceeds this number of bytes */
 #define MAX_RECORDS ((size_t)4 * 1024 * 1024) /* if the records exceed this number of bytes, the thread waits for Python */
 #define MAX_BOUNDS 32u
 #define MAX_PIPES 16u
@@ -59,7 +60,7 @@ enum message {
 
 #define OPEN_CONNECT_FAILED 2u /* a reason code of CHANNEL_OPEN_FAILURE (RFC 4254, section 5.1) */
 
-/* Commands, which Python sends to the engine. Below, a to d are the arguments in `struct message_header`. */
+/* Commands, which Python sends to the native engine. Below, a to d are the arguments in `struct message_header`. */
 enum command {
     COMMAND_WIRE = 1, /* take over an SSH connection; payload: struct wire_setup */
     COMMAND_SEND,     /* encrypt and send a packet; payload: the packet, with its length field */
@@ -80,31 +81,31 @@ enum command {
     COMMAND_PAIR,     /* relay between two sockets; payload: struct pair_setup */
 };
 
-/* Records, which the engine sends to Python. Below, a to d are the arguments in `struct message_header`. */
+/* Records, which the native engine sends to Python. Below, a to d are the arguments in `struct message_header`. */
 enum record {
     RECORD_PACKET = 1, /* a: sequence number; payload: a decrypted packet, without its length field */
-    RECORD_VIOLATION,  /* the peer broke the SSH protocol; a: 1 if an authentication tag is wrong; payload: error message */
+    RECORD_VIOLATION,  /* the server broke the SSH protocol; a: 1 if an authentication tag is wrong; payload: error message */
     RECORD_REKEY_DUE,
-    RECORD_LOST,       /* a: errno; 0 if Python or the peer closed the SSH connection. The connection's last record. */
+    RECORD_LOST,       /* a: errno; 0 if Python or the server closed the SSH connection. The connection's last record. */
     RECORD_OPENED,
     RECORD_REFUSED,    /* a: reason code (RFC 4254, section 5.1); payload: error message. The last record of a channel that
                           did not open. */
-    RECORD_TAP,        /* a: 1 if the bytes are from the backend; b: when the engine handled the bytes; payload: the
-                          bytes */
-    RECORD_ENDED,      /* a: enum close_reason; b: the client's socket, or -1. Python must close it after the client has
-                          received all data. c: whether to close it with a reset. The channel's last record. */
+    RECORD_TAP,        /* a: 1 if the bytes are from the backend; b: when the native engine handled the bytes;
+                          payload: the bytes */
+    RECORD_ENDED,      /* a: enum close_reason; b: the client's socket, which Python must close after the client has
+                          received all data, or -1; c: whether Python must reset the socket. The channel's last record. */
     RECORD_HISTOGRAM,  /* a: index of the histogram; b: whether the histogram is closed; c: sum of the observations in ns;
                           payload: number of observations in each bucket */
-    RECORD_RPC,        /* a: 1 if the message is from the backend; b: when the engine handled the header of the message;
-                          c: XID; d: enum rpc_type, or -1 if the bytes are not ONC RPC */
+    RECORD_RPC,        /* a: 1 if the message is from the backend; b: when the native engine handled the header of
+                          the message; c: XID; d: enum rpc_type, or -1 if the bytes are not ONC RPC */
     RECORD_JOINED,     /* a listener has connected a client to the target; a: token of the new channel or pair; b: token of
                           the SSH connection, or 0 */
-    RECORD_SERVED,     /* totals of the short connections that ended since the listener's last RECORD_SERVED. No other record
-                          reports these connections. a: number of connections; b: number of connections that the client
-                          reset; c, d: bytes to and from the backend */
-    RECORD_RETURNED,   /* a listener returns a client to Python; a: the client's socket; b: nanoseconds since the engine
-                          accepted the client; c: 1 if the target might already have accepted a connection for the client,
-                          or might still accept one */
+    RECORD_SERVED,     /* totals of the short connections (served.c) that ended since the listener's last RECORD_SERVED.
+                          No other record reports these connections. a: number of connections; b: number of connections
+                          that the client reset; c, d: bytes to and from the backend */
+    RECORD_RETURNED,   /* a listener returns a client to Python; a: the client's socket; b: nanoseconds since the native
+                          engine accepted the client; c: 1 if the target might already have accepted a connection for
+                          the client, or might still accept one */
     RECORD_STOPPED,    /* a listener accepts no more clients. Records of clients that it accepted earlier can follow. */
     RECORD_PAIR_ENDED, /* a: enum close_reason; b: the client's socket, or -1; c: the backend's socket, or -1. Python must
                           reset each socket after its peer has received all data. The pair's last record. */
@@ -117,9 +118,9 @@ enum attach_flag {
     ATTACH_MEASURE = 1,
     ATTACH_UNIX = 2,
     ATTACH_UNIX_BACKEND = 4,
-    ATTACH_DEFERRED = 8, /* the report of the pair's end is not urgent; only the engine sets this flag */
+    ATTACH_DEFERRED = 8, /* report the end of the pair with `emit_deferred`; only the native engine sets this flag */
 };
-/* What the engine reports to Python about a relay: nothing, all bytes, or the headers of ONC RPC messages. */
+/* What the native engine reports to Python about a relay: nothing, all bytes, or the headers of ONC RPC messages. */
 enum tap { TAP_NONE, TAP_BYTES, TAP_RPC };
 enum rpc_type { RPC_CALL, RPC_REPLY };
 
@@ -144,15 +145,15 @@ struct wire_setup {
     uint32_t send_seq, recv_seq;
     uint32_t max_packet_length;
     uint32_t strict;     /* whether NEWKEYS resets the sequence numbers (OpenSSH's PROTOCOL, section 1.10) */
-    uint32_t adjust_bytes; /* the engine sends a window adjust after this number of consumed bytes, or after a quarter of
-                              the window if that is less */
+    uint32_t adjust_bytes; /* the native engine sends a window adjust after this number of consumed bytes, or after a
+                              quarter of the window if that is less */
     uint64_t rekey_bytes;
     uint64_t growth_bytes; /* maximum total growth of the SSH connection's receive windows, in bytes */
     uint64_t max_window;
 };
 
-/* Two parts of CHANNEL_OPEN (RFC 4254, section 5.1) follow this struct: the channel type, and the bytes after the maximum
- * packet size. */
+/* Two parts of CHANNEL_OPEN (RFC 4254, section 5.1) follow this struct: the channel type, and everything after the
+ * field `maximum packet size`. */
 struct channel_setup {
     uint32_t window;
     uint32_t max_packet;
@@ -160,20 +161,20 @@ struct channel_setup {
     uint32_t tap;       /* a value of enum tap */
 };
 
-/* The counters and times of an object, such as a channel. Python can read them at any time. Only the engine writes them,
- * except `held` of a listener. The struct fills one cache line. */
+/* The counters and times of an object, such as a channel. Python can read them at any time. Only the native engine
+ * writes them, except `held` of a listener, which Python writes. The struct fills one cache line. */
 struct gauge {
     _Atomic uint64_t to_backend, from_backend, responses;
     _Atomic uint64_t last_active; /* of an SSH connection: when data was last received */
     _Atomic uint64_t request_time; /* when the client sent the request that has no response yet; 0: no such request */
     _Atomic uint64_t held;         /* of a channel: number of bytes that wait for the client; of an SSH connection: number
-                                      of bytes that wait for the peer; of a listener: 1 if Python has stopped it */
+                                      of bytes that wait for the server; of a listener: 1 if Python has stopped it */
     _Atomic uint32_t generation;   /* an odd number if an object uses the slot; an even number if the slot is free */
     union {
         uint32_t next_free; /* if this slot is free: 1 + the number of the next free slot, or 0 if there is none */
         _Atomic uint32_t eof_delivered; /* of a channel: whether the end of the backend's stream was forwarded */
     };
-    void *object; /* a struct wire, channel, listener or pair; only the engine uses this pointer */
+    void *object; /* a struct wire, channel, listener or pair; only the native engine uses this pointer */
 };
 
 enum source_kind {
@@ -190,7 +191,7 @@ struct histogram {
     uint64_t counts[MAX_BOUNDS + 1];
     uint64_t sum;
     bool dirty;
-    bool deferred; /* whether to report the histogram together with the deferred records */
+    bool deferred; /* whether to report the histogram together with the records of `emit_deferred` */
 };
 
 struct piece {
@@ -207,7 +208,7 @@ struct rpc_scanner {
     bool is_continuation; /* whether the next fragment continues a message */
 };
 
-/* What the engine reports to Python about the bytes of a channel or pair. */
+/* What the native engine reports to Python about the bytes of a channel or pair. */
 struct observer {
     enum tap tap;
     struct rpc_scanner rpc[2]; /* [0]: bytes from the client, [1]: bytes from the backend */
@@ -241,7 +242,7 @@ struct pending {
 
 /* A client that a listener has accepted and connected to its target, but not reported to Python yet. */
 struct joined {
-    struct listener *listener; /* NULL: Python accepted the client, or the engine has already reported the client to Python */
+    struct listener *listener; /* NULL: Python accepted the client, or already knows the client from a record */
     struct joined *previous, *next;
     uint64_t token, wire; /* token of the channel or pair; token of its SSH connection, or 0 */
     uint64_t at; /* when the client was connected */
@@ -253,11 +254,11 @@ struct engine {
     int report; /* eventfd, readable when Python must take records */
     pthread_t thread;
     bool has_thread;
-    pthread_mutex_t turn; /* locked while the engine handles events, but not while it waits for events */
+    pthread_mutex_t turn; /* locked while the native engine handles events, but not while it waits for events */
     pthread_mutex_t lock; /* protects the fields from here to `first_free` */
     pthread_cond_t taken; /* signaled when Python has taken records, or when the thread must stop */
     struct bytes commands, records;
-    bool wake_pending;   /* whether `wake` was written since the engine last took the commands */
+    bool wake_pending;   /* whether `wake` was written since the native engine last took the commands */
     bool report_pending; /* whether `report` was written since Python last took the records */
     bool records_urgent; /* whether Python must take the records now */
     bool stopping;
@@ -266,7 +267,7 @@ struct engine {
     struct gauge **slabs;
     _Atomic uint32_t slab_count;
     uint32_t first_free;
-    struct bytes running; /* an empty buffer, which the engine reuses for new commands */
+    struct bytes running; /* an empty buffer, which the native engine reuses for new commands */
     struct wire *wires, *dirty, *broken;
     struct channel *channels, *touched;
     struct listener *listeners;
@@ -286,7 +287,7 @@ struct engine {
     /* when each task is due, and when the timer expires; 0: not scheduled */
     uint64_t histograms_due, stall_scan_due, slow_scan_due, report_due, timer_set;
     uint64_t growth_available;
-    uint64_t growth_reserve; /* part of `growth_available` that new channels must not use */
+    uint64_t growth_reserve; /* part of `growth_available` that is reserved for the channels that are already open */
     uint32_t user_timeout; /* TCP_USER_TIMEOUT of clients, in milliseconds */
     uint8_t padding[MAX_PADDING];
 };
@@ -319,7 +320,7 @@ struct wire {
     uint32_t deferred_count;
     struct channel *queue_first, *queue_last; /* channels that wait to send, in order of arrival */
     uint32_t queue_size, round_size;
-    /* the channels, and limits on their receive windows */
+    /* the fields for the channels and their receive windows */
     struct channel **table;
     uint32_t *free_numbers, table_size, free_count, used_count;
     uint64_t growth_available, growth_reserve, max_window, round_trip;
@@ -374,14 +375,14 @@ static inline void gauge_set(_Atomic uint64_t *field, uint64_t value)
 /* command.c: runs the commands from Python. */
 void run_commands(struct engine *);
 
-/* loop.c: initializes the engine, and runs its epoll loop. */
+/* loop.c: initializes the native engine, and runs its epoll loop. */
 bool engine_init(struct engine *, const uint64_t *bounds, uint32_t bound_count);
 int engine_turn(struct engine *, int timeout_ms);
 void engine_clear(struct engine *);
 void close_reported(const struct bytes *records);
 void free_later(struct engine *, struct source *);
 
-/* thread.c: starts and stops the engine's thread, and notifies Python. */
+/* thread.c: starts and stops the native engine's thread, and notifies Python. */
 int thread_start(struct engine *);
 void thread_stop(struct engine *);
 void thread_wake(struct engine *);

@@ -1,11 +1,11 @@
-/* Detects whether a TCP socket received the peer's FIN, and thus all data, before the socket failed.
+/* Detects whether a TCP socket received a FIN from the remote end, and thus all data, before the socket failed.
  *
- * This check is necessary because splice(2) can hide a reset. If the peer resets the connection after splice(2) has written
- * some data, the kernel drops the error (ECONNRESET). Later calls then behave as after a FIN: writes report EPIPE, and reads
- * report the end of the stream.
+ * This is necessary because splice(2) can hide a reset. If the remote end resets the connection after splice(2) has
+ * written some data, the kernel drops the error (ECONNRESET). Later calls then behave as after a FIN: writes report
+ * EPIPE, and reads report the end of the stream.
  *
- * The kernel counts a FIN as one received byte (TCP_INFO), but not as an unread byte (FIONREAD). The two counters therefore
- * show whether a FIN arrived.
+ * The kernel counts a FIN as one received byte (TCP_INFO), but not as an unread byte (FIONREAD). After a FIN, the
+ * number of received bytes minus the number of read and unread bytes is therefore larger by one.
  */
 #include <linux/tcp.h>
 #include <netinet/in.h>
@@ -27,11 +27,12 @@ static bool read_info(const struct side *s, struct tcp_info *info)
     return getsockopt(s->fd, IPPROTO_TCP, TCP_INFO, info, &size) == 0;
 }
 
-/* Set `state` to the TCP state, and `received` to the number of received bytes minus the unread bytes. A FIN counts as one
- * byte. Return false if the values cannot be read.
+/* Set `state` to the TCP state, and `received` to the number of received bytes minus the unread bytes. A FIN counts
+ * as one byte. Return false if the values cannot be read.
  *
- * Data can arrive between TCP_INFO and FIONREAD, and TCP_INFO reads the state before it locks the socket. Therefore, each
- * attempt reads TCP_INFO before and after FIONREAD, and succeeds only if both results are equal.
+ * The values can change during an attempt: data can arrive between TCP_INFO and FIONREAD, and TCP_INFO reads the
+ * state before it locks the socket. Therefore, each attempt reads TCP_INFO before and after FIONREAD, and succeeds
+ * only if both results are equal.
  */
 static bool counters(const struct side *s, uint8_t *state, uint64_t *received)
 {
@@ -66,8 +67,8 @@ bool fin_track(struct side *s)
     return true;
 }
 
-/* Return whether the peer has reset the connection without sending a FIN first. Call this function only after the socket has
- * failed, or after a read has reported the end of the stream. */
+/* Return whether the remote end has reset the connection without sending a FIN first. Call this function only after
+ * the socket has failed, or after a read has reported the end of the stream. */
 bool fin_missing(const struct side *s)
 {
     uint64_t received = 0;

@@ -1,5 +1,5 @@
-/* Measures response latencies, suspends TCP_USER_TIMEOUT of sockets whose peers read no data, and sets the engine's
- * timer. */
+/* Measures response latencies, suspends TCP_USER_TIMEOUT of sockets whose remote ends read no data, and sets the
+ * timer of the native engine. */
 #include <errno.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
@@ -13,7 +13,9 @@
 #define HISTOGRAM_DELAY (SECOND / 10)
 #define STALL_SCAN_INTERVAL (10 * SECOND)
 #define STALLED_AFTER (30 * SECOND)
-#define ACK_MARGIN (5 * SECOND) /* soon after a stall begins, the peer can still acknowledge data instead of window probes */
+/* Acknowledgments within this time after the start of a stall are ignored, because they can acknowledge data instead
+ * of window probes. */
+#define ACK_MARGIN (5 * SECOND)
 
 bool histogram_ensure(struct engine *e, uint32_t index)
 {
@@ -60,8 +62,8 @@ void histogram_emit(struct engine *e, uint32_t index, bool closed)
     }
 }
 
-/* Report the latencies of a channel or pair that has ended. If `later` is true, report them together with the next deferred
- * records. If it is false, report them immediately. */
+/* Report the latencies of a channel or pair that has ended. If `later` is true, report the latencies together with
+ * the next records of `emit_deferred`. If `later` is false, report the latencies immediately. */
 void histogram_report(struct engine *e, uint32_t index, bool later)
 {
     if (later)
@@ -75,7 +77,8 @@ void set_user_timeout(int fd, uint32_t milliseconds)
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &milliseconds, sizeof milliseconds);
 }
 
-/* Return the number of nanoseconds since the last acknowledgment from the peer; 0 if the kernel does not report the time. */
+/* Return the number of nanoseconds since the last acknowledgment from the remote end; 0 if the kernel does not report
+ * the time. */
 static uint64_t since_acknowledgment(int fd)
 {
     struct tcp_info info = {0};
@@ -102,10 +105,10 @@ void stall_set(struct engine *e, struct stall *s, int fd, bool stalled)
     *s = (struct stall){.since = stalled ? clock_ns() : 0};
 }
 
-/* Disable TCP_USER_TIMEOUT while the peer acknowledges window probes, but reads no data.
+/* Disable TCP_USER_TIMEOUT while the remote end acknowledges window probes, but reads no data.
  *
- * With TCP_USER_TIMEOUT, the kernel closes a connection if the peer's receive window stays zero for longer than the timeout.
- * RFC 9293, section 3.8.6.1, requires the sender to keep such a connection open.
+ * With TCP_USER_TIMEOUT, the kernel closes a connection if the receive window of the remote end stays zero for longer
+ * than the timeout. RFC 9293, section 3.8.6.1, requires the sender to keep such a connection open.
  */
 static void check_stalled(struct engine *e, struct stall *s, int fd, uint64_t now)
 {
@@ -158,7 +161,8 @@ static void emit_histograms(struct engine *e, bool only_deferred)
     }
 }
 
-/* Notify Python of the deferred records, and report the latencies of the channels and pairs that have ended. */
+/* Notify Python of the records of `emit_deferred`, and report the latencies of the channels and pairs that have
+ * ended. */
 static void report_deferred(struct engine *e, uint64_t now)
 {
     e->report_due = 0;

@@ -1,5 +1,5 @@
-/* Accepts clients according to a rule from Python. For each client, opens a channel or dials the target. Passes a client to
- * Python if the rule does not allow it. */
+/* Accepts the clients of listeners. If the rule from Python allows a client, opens a channel for the client, or dials
+ * the target. Otherwise, returns the client to Python. */
 #include <errno.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -8,7 +8,7 @@
 #include "listener.h"
 
 #define ACCEPTS_PER_TURN 64u
-#define PERMIT_WAIT (SECOND / 50) /* after waiting this long for a permit, the listener stops when the next client arrives */
+#define PERMIT_WAIT (SECOND / 50) /* maximum time to wait for a permit to accept clients; see `wait_for_permit` */
 #define OVERFLOW_PERIOD SECOND
 #define MAX_PENDING 64u /* maximum number of a listener's clients that wait for the target; others wait in the kernel */
 
@@ -40,9 +40,9 @@ void listener_create(struct engine *e, uint64_t token, const struct listener_set
     listener_watch(l);
 }
 
-/* Register the listening socket with epoll while the listener can accept clients: it has not stopped, does not wait for a
- * permit, and has fewer than MAX_PENDING waiting clients. Otherwise, unregister the socket. With EPOLLEXCLUSIVE, a new client
- * does not wake all engines that share the socket. */
+/* Register the listening socket with epoll while the listener can accept clients: it has not stopped, does not wait
+ * for a permit, and has fewer than MAX_PENDING waiting clients. Otherwise, unregister the socket. With
+ * EPOLLEXCLUSIVE, a new client does not wake all native engines that share the socket. */
 void listener_watch(struct listener *l)
 {
     bool wanted = !l->stopped && l->pending < MAX_PENDING && !l->permit_due;
@@ -57,7 +57,7 @@ void listener_watch(struct listener *l)
     }
 }
 
-/* Accept no more clients. The engine still connects the accepted clients to the target. */
+/* Accept no more clients. The native engine still connects the accepted clients to the target. */
 void listener_stop(struct listener *l)
 {
     if (l->stopped)
@@ -100,8 +100,9 @@ void listener_permit(struct listener *l, uint64_t count)
     listener_permit_returned(l);
 }
 
-/* Wait for a permit for at most PERMIT_WAIT. Meanwhile, other engines that share the socket can accept clients. If the listener
- * has already waited without a permit, stop it: Python then accepts the clients. */
+/* Wait for a permit for at most PERMIT_WAIT. Meanwhile, other native engines that share the socket can accept
+ * clients. If the previous wait ended without a permit, do not wait again, but stop the listener. Python then accepts
+ * the clients. */
 static void wait_for_permit(struct listener *l)
 {
     if (l->permit_waited) {
@@ -166,9 +167,11 @@ static struct wire *choose_wire(struct listener *l)
     return best;
 }
 
-/* Count a new channel. At the end of each period of about one second, increment `overflow_periods` if more than three quarters
- * of the period's channels were opened on full SSH connections. To ignore short bursts of clients, do not increment it after a
- * pause between channels, or if the period had too few channels to fill one SSH connection.
+/* Count a new channel. At the end of each period of about one second, increment `overflow_periods` if more than three
+ * quarters of the period's channels were opened on full SSH connections.
+ *
+ * To ignore short bursts of clients, skip each period that lasted two seconds or longer because no client arrived,
+ * and each period with too few channels to fill one SSH connection.
  *
  * Args: overflow: whether the SSH connection was already full before this channel.
  */
@@ -219,8 +222,8 @@ static void take_client(struct listener *l, int fd, const struct sockaddr_storag
 {
     bool permitted;
 
-    /* Write the count first, and then read `held` (in `withdrawn`). Python first writes `held`, and then reads the count.
-     * Therefore, Python counts this client, or `withdrawn` returns true, or both. */
+    /* Write the number of accepted clients first, and then read `held` (in `withdrawn`). Python writes `held` first,
+     * and then reads the number. Therefore, Python counts this client, or `withdrawn` returns true, or both. */
     atomic_store(&l->gauge->to_backend, ++l->accepted);
     permitted = !withdrawn(l) && allowed(l, from);
     if (permitted && (l->setup->address_size ? dial_start(l, fd) : open_channel(l, fd)))

@@ -13,7 +13,7 @@ struct network {
     uint8_t address[16];
 };
 
-/* A socket option (setsockopt(2)) that the engine sets on each socket that it connects to a target. */
+/* A socket option (setsockopt(2)) that the native engine sets on each socket that it connects to a target. */
 struct socket_option {
     int32_t level, name, value;
 };
@@ -21,9 +21,9 @@ struct socket_option {
 /* The rule of a listener. These parts follow the struct in memory:
  * - `wire_count` tokens of SSH connections
  * - `network_count` networks
- * - if the engine opens channels: two parts of CHANNEL_OPEN (RFC 4254, section 5.1), namely the channel type, and the bytes
- *   after the maximum packet size
- * - if the engine dials the target: `option_count` socket options */
+ * - if the native engine opens channels: two parts of CHANNEL_OPEN (RFC 4254, section 5.1), namely the channel type,
+ *   and everything after the field `maximum packet size`
+ * - if the native engine dials the target: `option_count` socket options */
 struct listener_setup {
     uint64_t permits; /* number of clients to accept until Python permits more */
     int32_t fd;       /* a listening TCP socket, non-blocking */
@@ -35,24 +35,24 @@ struct listener_setup {
     uint32_t wire_count, network_count; /* if `network_count` is 0, clients from every address are allowed */
     uint32_t type_size, rest_size;
     uint32_t tap; /* a value of enum tap */
-    uint32_t min_responses; /* a client with fewer responses is always reported to Python individually */
+    uint32_t min_responses; /* clients that receive fewer responses than this are reported to Python individually */
     uint32_t option_count;
-    socklen_t address_size; /* 0: the engine opens channels instead of dialing an address */
+    socklen_t address_size; /* 0: the native engine opens channels instead of dialing an address */
     struct sockaddr_storage address;
 };
 
 /* A listening socket and its rule. The fields of the listener's gauge have special meanings:
- * - `held`: to withdraw the rule, Python sets this field, and then queues COMMAND_UNLISTEN
+ * - `held`: whether Python has withdrawn the rule. Python sets this field, and then queues COMMAND_UNLISTEN.
  * - `to_backend`: the value of `accepted`
  * - `from_backend`: the value of `overflow_periods`
  * - `responses`: the value of `unreported` */
 struct listener {
-    struct source source; /* must be the first member, because the engine casts `struct source *` to `struct listener *` */
+    struct source source; /* must be the first member: `struct source *` is cast to `struct listener *` */
     bool watched, stopped;
     int fd;
     uint32_t next_wire, pending;
     uint64_t permitted, token;
-    uint64_t accepted; /* number of used permits; a connection that is counted in `served` gives its permit back */
+    uint64_t accepted; /* number of accepted clients, except those that `served` has counted; at most `permitted` */
     uint64_t permit_due; /* end of the wait for a permit, in monotonic nanoseconds; 0: the listener does not wait */
     bool permit_waited;  /* whether the most recent wait ended without a permit */
     uint64_t period_start;     /* when the last channel of the previous period was opened */
@@ -72,7 +72,7 @@ struct listener {
 
 /* An attempt to connect to a listener's target over TCP, and the client that waits for this connection. */
 struct dial {
-    struct source source; /* must be the first member, because the engine casts `struct source *` to `struct dial *` */
+    struct source source; /* must be the first member: `struct source *` is cast to `struct dial *` */
     struct pending pending;
     struct engine *engine;
     int fd;

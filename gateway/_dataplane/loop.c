@@ -174,7 +174,7 @@ void close_reported(const struct bytes *records)
 void engine_clear(struct engine *e)
 {
     thread_stop(e);
-    run_commands(e); /* the engine owns the sockets of the queued commands only after it has run these commands */
+    run_commands(e); /* until a command runs, the native engine does not own the sockets in it */
     for (struct listener *l = e->listeners, *next; l; l = next) {
         next = l->next;
         listener_stop(l);

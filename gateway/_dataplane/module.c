@@ -188,17 +188,19 @@ static int add_constants(PyObject *module)
 
 /* Make glibc return freed blocks of 1 MiB and more to the kernel, for all code in this process.
  *
- * glibc allocates blocks below a threshold from heaps, and returns larger freed blocks to the kernel. By default,
- * each freed block that is larger than the threshold raises the threshold, up to 32 MiB (mallopt(3), M_MMAP_THRESHOLD). Large
- * blocks then fragment the heaps, and the memory of the process grows for hours. Constant thresholds prevent this.
+ * glibc allocates blocks below a threshold from heaps. It returns larger blocks to the kernel when they are freed. By
+ * default, glibc raises the threshold to the size of each larger block that is freed, up to 32 MiB (mallopt(3),
+ * M_MMAP_THRESHOLD). glibc then allocates large blocks from the heaps too. These blocks fragment the heaps, and the
+ * memory of the process grows for hours. Constant thresholds prevent this.
  *
- * The thresholds are larger than asyncio's receive buffers of 256 KiB. Otherwise, the kernel would map and unmap memory for
- * each buffer, and bulk transfers through asyncssh would take up to twice as long. Other C libraries do not raise the
- * threshold. */
+ * The thresholds are larger than asyncio's receive buffers of 256 KiB. Otherwise, the kernel would map and unmap
+ * memory for each buffer, and bulk transfers through asyncssh would take up to twice as long.
+ *
+ * Other C libraries do not raise the threshold. */
 static void limit_fragmentation(void)
 {
 #ifdef __GLIBC__
-    /* Both functions are thread-safe here: the caller holds the GIL during getenv(3), and mallopt(3) locks the allocator.
+    /* getenv(3) and mallopt(3) are thread-safe here: the caller holds the GIL, and mallopt(3) locks the allocator.
      * NOLINTBEGIN(concurrency-mt-unsafe) */
     if (getenv("GLIBC_TUNABLES") || getenv("MALLOC_MMAP_THRESHOLD_") || getenv("MALLOC_TRIM_THRESHOLD_"))
         return; /* keep the operator's settings of the allocator */

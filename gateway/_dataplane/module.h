@@ -12,7 +12,7 @@ struct object {
     struct engine *engine; /* NULL after `close` */
 };
 
-/* Return the engine of a Python object. If the engine is closed, set an exception, and return NULL. */
+/* Return the native engine of a Python object. If the native engine is closed, set an exception, and return NULL. */
 struct engine *engine_of(PyObject *self);
 
 /* module_state.c: methods that return records, counters and state, and methods that allocate and release tokens. */
@@ -34,7 +34,7 @@ PyObject *method_pair(PyObject *self, PyObject *args);
 PyObject *queued(struct engine *, const struct message_header *, const void *payload, const void *more,
                  size_t more_size);
 
-/* module_listener.c: methods that let the engine accept clients. */
+/* module_listener.c: methods that let the native engine accept clients. */
 PyObject *method_listen(PyObject *self, PyObject *args);
 PyObject *method_listen_and_dial(PyObject *self, PyObject *args);
 

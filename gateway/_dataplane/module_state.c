@@ -125,8 +125,8 @@ static PyObject *state_of(struct gauge *g)
                          "backend_eof", PyBool_FromLong(c->backend_eof), "closed", PyBool_FromLong(c->channel_closed));
 }
 
-/* Return the internal state of an SSH connection, channel, listener or pair as a dict, for tests. If the engine's thread is
- * handling events, wait until it has finished. */
+/* Return the internal state of an SSH connection, channel, listener or pair as a dict, for tests. If the thread of
+ * the native engine is handling events, wait until the thread has finished. */
 PyObject *method_inspect(PyObject *self, PyObject *token)
 {
     struct engine *e = engine_of(self);

@@ -1,6 +1,6 @@
 /* Manages a pair of sockets: registers the sockets with epoll, and ends the pair.
  *
- * Each peer receives either the complete stream of the other peer, or a reset.
+ * The client and the backend each receive either the complete stream of the other one, or a reset.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -37,7 +37,7 @@ static void set_mask(struct side *s, uint32_t mask)
         pair_abort(s->pair, CLOSE_ABORTED);
 }
 
-/* Set the events that epoll reports for a socket. `client_update_mask` explains what happens if the pair waits for no event. */
+/* Set the events that epoll reports for a socket. The rules are the same as in `client_update_mask`. */
 static void update_mask(struct side *s)
 {
     uint32_t mask;
@@ -51,15 +51,18 @@ static void update_mask(struct side *s)
         set_mask(s, mask);
 }
 
-/* Close or reset a socket, and return -1. Exception: if `reset` is false and only this side discards data, return the open
- * descriptor. Python resets the socket later, so that the peer can first receive all data. */
+/* Close the socket of one side, and return -1.
+ *
+ * - If `reset` is true, or if writes to both sockets fail, reset the socket.
+ * - If only writes to the other socket fail, return the open descriptor. Python resets the socket later, so that the
+ *   remote end can first receive all data. */
 static int close_side(struct side *s, bool reset)
 {
     int lingering = -1;
 
     if (s->mask)
         set_mask(s, 0);
-    if (reset || (s->discarding && s->other->discarding)) /* writes to both sockets fail */
+    if (reset || (s->discarding && s->other->discarding)) /* `discarding` on both sides: writes to both sockets fail */
         reset_fd(s->fd, s->is_unix);
     else if (s->discarding)
         lingering = s->fd;

@@ -1,4 +1,5 @@
-/* Declares pairs. A pair consists of a client's socket and a backend's socket, between which the engine relays bytes. */
+/* Declares pairs. A pair consists of a client's socket and a backend's socket, between which the native engine relays
+ * bytes. */
 #ifndef GATEWAY_DATAPLANE_PAIR_H
 #define GATEWAY_DATAPLANE_PAIR_H
 
@@ -15,17 +16,17 @@ struct pair_setup {
 
 /* One socket of a pair, and the state of the direction that reads from this socket and writes to the other one. */
 struct side {
-    struct source source; /* must be the first member, because the engine casts `struct source *` to `struct side *` */
+    struct source source; /* must be the first member, because the native engine casts `struct source *` to `struct side *` */
     struct pair *pair;
     struct side *other;
     int fd;
     uint32_t mask;
     bool is_unix;
-    bool eof;        /* the peer has ended its stream */
+    bool eof;        /* the end of the stream from this socket was read */
     bool shut;       /* the other socket is shut down for writing, or writes to it fail */
-    bool discarding; /* writes to the other socket fail, so the engine drops the bytes that it reads from this socket */
+    bool discarding; /* writes to the other socket fail, so the native engine drops the bytes from this socket */
     bool tracks_fin; /* whether `fin_baseline` is set */
-    int bulk_reads;  /* number of consecutive bulk reads (BULK_READ); negative if no pipe could be used (NO_PIPE_FOR) */
+    int bulk_reads;  /* number of consecutive bulk reads (side.c); set to -NO_PIPE_FOR if no pipe can be used */
     uint64_t read;   /* number of bytes read, including dropped bytes */
     uint64_t fin_baseline;
     struct stall stall;
@@ -34,7 +35,7 @@ struct side {
 };
 
 struct pair {
-    struct side client; /* must be the first member, because the engine frees the pair through the client's `source` */
+    struct side client; /* must be the first member, because the native engine frees the pair through the client's `source` */
     struct side backend;
     struct engine *engine;
     struct pair *previous, *next;

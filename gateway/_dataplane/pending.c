@@ -1,5 +1,5 @@
 /* Manages accepted clients until they are connected to the target. Each client waits for an SSH channel or a dial. On
- * success, the engine connects the client to the target. On failure, the engine returns the client to Python. */
+ * success, the native engine connects the client to the target. On failure, the native engine returns the client to Python. */
 #include "listener.h"
 
 #define SLOW_OPEN (4 * SECOND / 10) /* if a client waits this long, its listener stops, and Python handles new clients */
@@ -70,7 +70,8 @@ void pending_joined(struct channel *c)
 
 static void give_back(struct pending *p, bool abandoned)
 {
-    const struct listener *l = p->listener; /* a freed listener stays valid until the end of this loop iteration */
+    /* `pending_remove` can free the listener, but the loop keeps its memory until the end of this iteration. */
+    const struct listener *l = p->listener;
     uint64_t waited = clock_ns() - p->accepted_at;
 
     report_returned(l, pending_remove(p), waited, abandoned);
@@ -91,8 +92,8 @@ static struct channel *channel_of(const struct pending *p)
     return p->owner->kind == SOURCE_CHANNEL ? (struct channel *)p->owner : NULL;
 }
 
-/* Return the waiting clients of a listener or SSH connection to Python. If a channel for such a client opens later, the engine
- * closes the channel.
+/* Return the waiting clients of a listener or SSH connection to Python. If a channel for such a client opens later, the native
+ * engine closes the channel.
  *
  * Args: of: the `source` of the listener or SSH connection.
  */
@@ -118,8 +119,8 @@ void pending_recall(struct engine *e, const struct source *of)
     }
 }
 
-/* Stop each listener whose oldest waiting client has waited for SLOW_OPEN or longer. Also end each wait for a permit that has
- * timed out. */
+/* Stop each listener whose oldest waiting client has waited for SLOW_OPEN or longer. Also end the
+ * waits for a permit (COMMAND_PERMIT) that have lasted PERMIT_WAIT. */
 void pending_stop_slow(struct engine *e, uint64_t now)
 {
     struct listener *next;
@@ -129,7 +130,7 @@ void pending_stop_slow(struct engine *e, uint64_t now)
         next = l->next;
         if (l->permit_due && now >= l->permit_due) {
             l->permit_due = 0;
-            l->permit_waited = true; /* the next client stops the listener if there is still no permit */
+            l->permit_waited = true; /* if the next client arrives before a permit, `wait_for_permit` stops the listener */
             listener_watch(l);
         } else if (l->permit_due) {
             schedule_slow_scan(e, l->permit_due);

@@ -1,5 +1,5 @@
 /* Manages the pipes that bulk transfers use with splice(2). A `struct side` has a pipe only while the pipe contains data.
- * Up to MAX_PIPES empty pipes are kept for later transfers, until the last pair ends. */
+ * Up to MAX_PIPES empty pipes are kept for later transfers. When no pair (see pair.h) is left, these pipes are closed. */
 #include <errno.h>
 #include <fcntl.h>
 #include <unistd.h>

@@ -1,4 +1,9 @@
-/* Manages commands, records and slots, which are the only data that Python and the native engine share. */
+/* Manages the only data that Python and the native engine share:
+ *
+ * - commands, which Python sends to the native engine
+ * - records, which the native engine sends to Python
+ * - slots, which contain the counters and times of objects such as channels
+ */
 #include <errno.h>
 #include <stdint.h>
 #include <unistd.h>
@@ -43,7 +48,7 @@ bool queue_command(struct engine *e, const struct message_header *header, const 
     return at != NULL;
 }
 
-/* Close the sockets whose descriptors are in a record, because Python does not get this record. */
+/* Close the sockets of a record that Python does not receive. */
 void close_client_of(const struct message_header *header)
 {
     if (header->kind == RECORD_ENDED && header->b >= 0)
@@ -85,8 +90,8 @@ static void append(struct engine *e, enum record kind, uint64_t token, const int
     pthread_mutex_unlock(&e->lock);
 }
 
-/* Append a record, and notify Python at the end of this loop iteration. Notify Python immediately of bytes for a tap: it must
- * process these bytes before it handles the client's next action. */
+/* Append a record, and notify Python at the end of this loop iteration. If the record contains bytes for a tap, notify
+ * Python immediately, because Python must process these bytes before it handles the client's next action. */
 void emit(struct engine *e, enum record kind, uint64_t token, const int64_t arguments[4], const void *payload,
           size_t size)
 {

@@ -1,7 +1,7 @@
 /* Sends packets on an SSH connection: encrypts packets into a buffer (the batch), and writes the batch with one system call.
  *
- * Bytes that the socket does not accept stay in the batch. Until they are sent, the engine adds no channel data to the batch,
- * only control packets and packets from Python.
+ * Bytes that the socket does not accept stay in the batch. Until they are sent, the native engine adds no channel data to the
+ * batch, only control packets and packets from Python.
  */
 #include <errno.h>
 #include <netinet/in.h>
@@ -10,13 +10,16 @@
 
 #include "engine.h"
 
-#define SLOW_DRAIN (SECOND / 50)      /* if a socket was full for longer, its connection is slow */
-#define SLOW_PERIOD SECOND            /* how long a connection stays slow */
-#define FAST_DRAIN (SECOND / 1000)    /* if a socket was full for less time, its connection is fast (above 64 MB/s) */
-#define NOT_FAST_DRAIN (SECOND / 100) /* if a socket was full for longer, its connection is no longer fast (below 26 MB/s) */
+/* A connection is slow for SLOW_PERIOD after its socket was full for more than SLOW_DRAIN. A connection becomes fast (above
+ * 64 MB/s) when its socket was full for less than FAST_DRAIN. It is no longer fast (below 26 MB/s) when its socket was full for
+ * more than NOT_FAST_DRAIN. */
+#define SLOW_DRAIN (SECOND / 50)
+#define SLOW_PERIOD SECOND
+#define FAST_DRAIN (SECOND / 1000)
+#define NOT_FAST_DRAIN (SECOND / 100)
 #define NOTSENT_LOWAT (128 * 1024)
-#define FAST_NOTSENT_LOWAT (4 * NOTSENT_LOWAT) /* for fast connections: fewer wakeups, and only milliseconds of delay */
-#define MAX_WAITING ((size_t)1024 * 1024) /* if more bytes wait, the engine stops receiving: its replies would wait too */
+#define FAST_NOTSENT_LOWAT (4 * NOTSENT_LOWAT) /* for fast connections: saves wakeups, and delays data only by milliseconds */
+#define MAX_WAITING ((size_t)1024 * 1024) /* while more bytes wait, stop receiving, because replies would have to wait too */
 #define MAX_DEFERRED 16384u
 
 /* Return whether channel data can be sent now. SSH forbids channel data in a key exchange (RFC 4253, section 7.1). */
@@ -174,8 +177,8 @@ static uint8_t padding_for(const struct wire *w, size_t size)
     return (uint8_t)(padding < MIN_PADDING ? padding + block : padding);
 }
 
-/* Encrypt and send a packet from Python: packet length, padding length, payload and padding. After KEXINIT, send no channel
- * data until Python sets the new key. */
+/* Encrypt and send a packet from Python. `packet` consists of packet length, padding length, payload and padding. After
+ * KEXINIT, send no channel data until Python sets the new key. */
 void send_plain(struct wire *w, const uint8_t *packet, size_t size)
 {
     uint8_t *at;
@@ -238,7 +241,7 @@ void send_control(struct wire *w, const uint8_t *payload, size_t size)
 
 /* Send a control packet for one channel.
  *
- * Args: peer: the peer's channel number. more: a number that follows the channel number, or NULL.
+ * Args: peer: the recipient channel of the packet (RFC 4254). more: a number to append to the packet, or NULL.
  */
 void send_short(struct wire *w, enum message type, uint32_t peer, const uint32_t *more)
 {

@@ -1,8 +1,8 @@
 /* Manages the clients that a listener has accepted and connected to the target.
  *
- * If the connection of a client is short, the engine does not report this client to Python individually. Instead, each listener
- * counts the short connections and sums up their bytes, and the engine reports these sums with RECORD_SERVED. Almost no Python
- * code therefore runs for a short connection.
+ * If the connection of a client is short, the native engine does not report this client to Python individually. Instead, each
+ * listener counts the short connections and sums up their bytes, and the native engine reports these sums with RECORD_SERVED.
+ * Almost no Python code therefore runs for a short connection.
  */
 #include "listener.h"
 
@@ -82,11 +82,10 @@ void joined_add(struct joined *j, struct listener *l, uint64_t token, uint64_t w
     schedule_report(e, j->at + SOON);
 }
 
-/* Handle the end of a client's connection. Return true if the client was added to the sums of its listener. Otherwise,
- * the caller must report the end to Python.
+/* Handle the end of a client's connection. Return whether the connection was added to the sums of its listener.
  *
- * The sums do not include clients that are reported to Python individually. If Python must handle the end of an unreported
- * client, this function reports the client.
+ * If the client was already reported to Python, do nothing. If the client was not reported, but Python must handle the end of
+ * its connection, report the client. In both cases, the caller must then report the end of the connection to Python.
  *
  * Args: lingers: whether Python gets a socket that it must close later. gauge: the counters of the channel or pair.
  */
@@ -149,8 +148,8 @@ void joined_report_all(struct listener *l)
     report_clients(l->engine, l, 0);
 }
 
-/* Report a lost SSH connection's unreported clients to Python. The backend has already ended its stream to each of these
- * clients, but the clients have not received all bytes yet. */
+/* Report the unreported clients of a lost SSH connection to Python. The backend has already ended its stream to these clients,
+ * and the native engine still sends them the last bytes. */
 void joined_report_lost(struct engine *e, uint64_t wire)
 {
     report_clients(e, NULL, wire);

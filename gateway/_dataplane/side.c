@@ -7,7 +7,7 @@
 #include "pair.h"
 
 #define BULK_READ 65536
-#define BULK_AFTER 2     /* after this number of consecutive reads of BULK_READ bytes, a direction uses a pipe */
+#define BULK_AFTER 2     /* after this number of consecutive reads of BULK_READ or more bytes, a direction uses a pipe */
 #define NO_PIPE_FOR 1024 /* if no pipe is available: number of bulk reads until the next attempt to use a pipe */
 
 static enum close_reason reset_of(const struct side *s)
@@ -22,12 +22,12 @@ void side_drop(struct side *s)
     pipe_release(s->pair->engine, &s->pipe);
 }
 
-/* Stop writing to a socket that has failed, or whose peer has closed the connection.
+/* Stop writing to a socket that has failed, or whose remote end has closed the connection.
  *
- * If the peer has reset the connection before the end of its stream, reset both sockets. Otherwise, drop the data for the
- * peer, but still forward the data from the peer.
+ * If the remote end has reset the connection before the end of its stream, reset both sockets. Otherwise, drop the data for
+ * the remote end, but still forward the data from the remote end.
  *
- * Args: error: the errno of the failed system call; 0 to read SO_ERROR instead. The kernel reports each error only once.
+ * Args: error: the errno of the failed system call, which SO_ERROR no longer contains; 0 to read SO_ERROR instead.
  */
 static void stop_writing_to(struct side *s, int error)
 {
@@ -82,8 +82,8 @@ static void on_eof(struct side *s)
     if (s->shut)
         return;
     s->shut = true;
-    /* If both directions have ended, `pair_update` closes the other socket, so shutdown(2) is not necessary. Exception: if
-     * `other->discarding`, Python closes the other socket later. */
+    /* If both directions have ended, `pair_update` closes the other socket, so shutdown(2) is not necessary. But if
+     * `other->discarding`, Python closes the other socket only later, so shutdown(2) is necessary. */
     if (!(s->other->eof && s->other->shut) || s->other->discarding)
         shutdown(s->other->fd, SHUT_WR); /* if shutdown(2) fails, the next call on the socket reports the failure */
 }

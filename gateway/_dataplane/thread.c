@@ -7,7 +7,7 @@
 
 #include "engine.h"
 
-/* If the waiting records exceed this number of bytes, the engine notifies Python, even if no record is urgent. */
+/* If the waiting records exceed this number of bytes, the native engine notifies Python, even if no record is urgent. */
 #define MAX_WAITING ((size_t)64 * 1024)
 
 static void notify(int fd)
@@ -60,15 +60,15 @@ void thread_report(struct engine *e, int error)
 }
 
 /* Replace the default scheduling policy, SCHED_OTHER, with SCHED_BATCH (sched(7)). Keep any other policy. A SCHED_BATCH thread
- * does not preempt running threads, such as those of a client or server. While it waits for a processor, more events arrive,
- * and one system call handles several of them. */
+ * does not preempt running threads, such as those of a client or server. While the SCHED_BATCH thread waits for a
+ * processor, more events arrive, and one system call then handles several of them. */
 static void avoid_preemption(void)
 {
     struct sched_param parameters;
     int policy;
 
     if (pthread_getschedparam(pthread_self(), &policy, &parameters) == 0 && policy == SCHED_OTHER)
-        pthread_setschedparam(pthread_self(), SCHED_BATCH, &parameters); /* a failure only costs efficiency */
+        pthread_setschedparam(pthread_self(), SCHED_BATCH, &parameters); /* if this fails, the thread is only less efficient */
 }
 
 static void *run(void *argument)

@@ -52,8 +52,8 @@ void wire_create(struct engine *e, uint64_t token, const struct wire_setup *setu
         wire_break(w, ENOMEM);
 }
 
-/* Mark an SSH connection as closed. The calling functions can still access the connection: the loop frees it at the end of
- * the iteration. */
+/* Mark an SSH connection as closed. The loop frees the connection at the end of the iteration. Until then, the callers of this
+ * function can still access it. */
 void wire_break(struct wire *w, int error)
 {
     if (w->closed)
@@ -64,7 +64,7 @@ void wire_break(struct wire *w, int error)
     w->engine->broken = w;
 }
 
-/* Report that the peer has broken the SSH protocol, and stop receiving. Python then sends MSG_DISCONNECT, and closes the
+/* Report that the server has broken the SSH protocol, and stop receiving. Python then sends MSG_DISCONNECT, and closes the
  * connection. */
 void wire_violation(struct wire *w, bool bad_tag, const char *format, ...)
 {
@@ -181,8 +181,8 @@ bool wire_add_channel(struct wire *w, struct channel *c)
         w->free_numbers = numbers;
         w->table_size = size;
     }
-    /* Prefer channel numbers that were never used: a peer that still uses an old channel could confuse it with a new channel
-     * of the same number. */
+    /* Prefer channel numbers that were never used. A server that still uses a closed channel could confuse this channel with a
+     * new channel of the same number. */
     c->number = w->used_count < w->table_size ? w->used_count++ : w->free_numbers[--w->free_count];
     w->table[c->number] = c;
     gauge_set(&w->gauge->responses, w->used_count - w->free_count);

@@ -14,9 +14,9 @@ _NetworkPath = tuple[str | None, HostPort]
 class AbortedHandshakeBudgets:
     """Owns one handshake budget for each path. A path is a pair of a tunnel (or none) and a target address.
 
-    Several paths to one server can have the same source address. The server then counts their aborted handshakes
-    together. Therefore, the budgets of all paths to one server share one limit (see `join_budgets`). All paths of a
-    backend to one target lead to the same server. Backends with the same path use the same budget.
+    Backends with the same path use the same budget. All paths of a backend to one target lead to the same server. If
+    these paths have the same source address, the server counts their aborted handshakes together. Therefore,
+    `join_budgets` combines the budgets of all paths to one server.
 
     A reload keeps the budgets, because it does not reset the server's count.
     """
@@ -25,7 +25,7 @@ class AbortedHandshakeBudgets:
         self._budgets: dict[_NetworkPath, AbortedHandshakeBudget] = {}
 
     def update(self, specs: Iterable[BackendSpec]) -> None:
-        """Create the budgets that do not exist yet. Make the budgets of all paths to one server share one limit.
+        """Create the missing budgets, and combine the budgets of all paths to one server.
 
         Args:
             specs: All backends of the configuration.

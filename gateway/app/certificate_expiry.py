@@ -20,7 +20,7 @@ _READ_TIMEOUT = 30.0
 """Seconds after which the gateway logs a warning that a read of the certificate files takes too long."""
 
 NamedCredential = tuple[str, MonitoredCertificate]
-"""A certificate, preceded by the name of the tunnel, backend or configuration section that uses it."""
+"""The name of a tunnel, backend or configuration section, and a certificate that it uses."""
 
 
 def read_credentials(config: Config) -> list[NamedCredential]:

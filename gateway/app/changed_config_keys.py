@@ -8,8 +8,8 @@ from gateway.config import Config
 
 _NAMED = ("tunnels", "backends")
 KEY_OF_FIELD = {"options": "", "check_options": "check"}
-"""Maps fields of `TunnelSpec` and `BackendSpec` to configuration keys. The key of any other field is its name. An
-empty key means that the field has no section of its own: its values are keys of the tunnel or backend."""
+"""The configuration key of each field of `TunnelSpec` and `BackendSpec` whose name differs from its key. If the key
+is empty, the field's values are keys of the tunnel or backend itself."""
 _WHOLE = ("kind",)
 """Fields to compare as a whole, because each of them is a single value in the configuration file."""
 

@@ -91,7 +91,7 @@ async def wait_first_results(backends: Callable[[], Iterable[RunningBackend]]) -
         backends: Returns the running backends.
     """
     while waiting := [target for running in backends() for target in running.targets if not target.is_checked]:
-        # Wait for this check only briefly, and then look for targets without a result again: a reload can replace the
-        # check, and a check over another path can have a result first.
+        # Wait for this check only briefly, and then repeat the loop. In the meantime, a reload can replace the check,
+        # or a check over another path can finish.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(waiting[0].checks[0].first_result.wait(), _FIRST_RESULT_POLL)

@@ -29,7 +29,7 @@ class ComponentManager:
         self._retiring_forwards: set[Forward] = set()
         self._retiring_uplinks: set[Uplink] = set()
         self._stop_early: set[Uplink] = set()
-        """The draining uplinks to stop immediately, so that new uplinks can connect."""
+        """The draining uplinks that must stop now, because new uplinks wait until these have stopped."""
 
     def start(self, name: str, component: Uplink | Forward | Check) -> None:
         """Start `component`. Append a number to `name`, because an older component might still use this name."""
@@ -54,8 +54,8 @@ class ComponentManager:
             drain: Maximum time to wait, in seconds.
             busy: Returns whether an uplink is in use.
         """
-        # Add all uplinks before the first task runs: `busy` looks for draining inner tunnels in `_retiring_uplinks`.
-        # An outer tunnel must not stop before its inner tunnels.
+        # A tunnel must not stop before the tunnels inside it. `busy` finds these tunnels in `_retiring_uplinks`, so
+        # add all uplinks before the first task runs.
         self._retiring_uplinks.update(uplinks)
         for uplink in uplinks:
             self._group.create_task(self._retire_uplink(uplink, drain, busy))

@@ -70,7 +70,7 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
         for name in common
         if old.backends[name] != new.backends[name]
         or reopened.intersection(new.backends[name].tunnels)
-        # Without the section `docker`, admission does not identify containers.
+        # Admission identifies containers only if the section `docker` exists.
         or (old.docker is None) != (new.docker is None)
     }
     return ConfigDiff(

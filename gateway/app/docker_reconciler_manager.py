@@ -56,7 +56,7 @@ class DockerReconcilerManager:
             self._group.create_task(self._supervisor.stop(name))
         self._components, self.reconciler, self.peers = [], None, None
         if config.docker is not None:
-            from gateway.docker.reconciler import Reconciler  # noqa: PLC0415 - imports aiodocker only where it is used
+            from gateway.docker.reconciler import Reconciler  # noqa: PLC0415 - loads aiodocker, which is needed only with Docker
 
             self.reconciler = Reconciler(
                 config.docker, self.desired, self._link, config.gateway.state_dir, self._recorder, revivals

@@ -31,7 +31,7 @@ class FileChangeHandler:
         self._runtime = runtime
 
     def watched(self) -> set[Path]:
-        """Return the files to watch. Can block, because it reads the tunnels' own configuration files."""
+        """Return the files to watch. Can block, because it reads the VPN configuration files of tunnels."""
         config = self._reloader.config
         found = set(self._ops.files)
         if config.gateway.reload_on_change:
@@ -65,5 +65,5 @@ class FileChangeHandler:
 
 
 def _files_of(spec: TunnelSpec) -> set[Path]:
-    """Return the files that a tunnel uses, including those that its own configuration file names. Can block."""
+    """Return the files that a tunnel uses, including the files that its VPN configuration file names. Can block."""
     return files_of(spec.options).union(spec.kind.files(spec.options))

@@ -62,7 +62,7 @@ def _with_place(
     if number == errno.EADDRINUSE and own is not None:
         hint = f"; this gateway listens on {own}: remove that address in a separate reload first"
     elif number == errno.EADDRNOTAVAIL and not free_bind:
-        hint = ", or restart the gateway, which binds the address before the host has it"
+        hint = ", or restart the gateway: a restart also binds addresses that the host does not have yet"
     return BindError(": ".join(filter(None, (place, key, f"{error}{hint}"))))
 
 

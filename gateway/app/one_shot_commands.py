@@ -118,8 +118,9 @@ def audit(config: Config, mount_table: Path | None = None) -> tuple[AuditReport,
 
     Args:
         config: The configuration, with a `docker` section.
-        mount_table: A file with a copy of `/proc/self/mountinfo` from the engine's host. None: the audit reads the
-            mount table itself if the engine runs on this host, and the audit does not run in a container.
+        mount_table: A file with a copy of `/proc/self/mountinfo` from the engine's host. None: the mount
+            table of this process is used, but only if the engine runs on this host, and this process does not run in
+            a container.
 
     Raises:
         EngineError: The Docker engine cannot be reached, or its response is not valid.

@@ -97,7 +97,7 @@ class RunningBackend:
     def _set_urgent(self, candidates: list[TargetCandidate]) -> None:
         """Check targets more often while their role (primary or replica) might change soon.
 
-        - After a failover, the old primary might become a replica. This applies until its next probe.
+        - A superseded primary that was not probed since the failover might become a replica.
         - While no primary is usable, any target that responds might become the primary.
         """
         prefer = self.spec.prefer

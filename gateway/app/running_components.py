@@ -117,7 +117,7 @@ class RunningComponents:
         recorders = self._recorder, self._exporter
         forward = Forward(spec.name, [], admission, route, kind.tap, kind.response_timeout, kind.cancels, *recorders)
         running = RunningBackend(spec, forward, self._budgets)
-        running.on_state_change = lambda: self.on_state_change()  # noqa: PLW0108 - the running gateway's callback may change
+        running.on_state_change = lambda: self.on_state_change()  # noqa: PLW0108 - `self.on_state_change` can be replaced later
         running.on_result = lambda: self.on_check_result(running)
         self.backends[spec.name] = running
         self._change(running, spec, admission, listeners)

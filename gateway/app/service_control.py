@@ -84,7 +84,7 @@ class ServiceControl:
         return [status_view_builder.backend_status(each, self.events) for each in self._running()]
 
     async def view(self) -> ServiceView:
-        """Return a snapshot of the service's state. Do no I/O, and yield to the event loop between the steps."""
+        """Return a view of the service's state. Do no I/O, and yield to the event loop between the steps."""
         views = await self._backends(self._running())
         certificates = self.expiry.found
         await asyncio.sleep(0)
@@ -174,14 +174,14 @@ class ServiceControl:
     def drain(self) -> None:
         """Report the service as not ready. See `gateway.ops.service_for_ops.ServiceForOps`."""
         if not self.draining:
-            log.info("draining: the service reports not ready, and still serves clients")
+            log.info("draining: the service reports that it is not ready, but still serves clients")
         self.set_draining(draining=True)
 
     def undrain(self) -> None:
         """Report the service as ready again. See `gateway.ops.service_for_ops.ServiceForOps`."""
         self._reloader.check_running()
         if self.draining:
-            log.info("the drain has ended: the service reports ready again")
+            log.info("the drain has ended: the service reports that it is ready")
         self.set_draining(draining=False)
 
     def set_draining(self, *, draining: bool) -> None:

@@ -9,9 +9,9 @@ from gateway.ops.events import EventLog, EventSubject, SubjectType
 _IGNORED = (
     TunnelState.IDLE, TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING, TunnelState.STOPPED,
 )  # fmt: skip
-"""Tunnel states for which no event is recorded. The first four states last until an attempt to open the tunnel
-succeeds or fails. Until then, the last event still applies. A configured tunnel has the state `STOPPED` only when the
-service stops."""
+"""Tunnel states for which no event is recorded. A configured tunnel has the state `STOPPED` only when the service
+stops. The other states last until an attempt to open the tunnel succeeds or fails. Until then, the last event still
+applies."""
 
 
 class StateChangeReporter:

@@ -31,7 +31,7 @@ PYTHON_VERSION = platform.python_version()
 
 
 def credential_views(found: list[NamedCredential]) -> list[CertificateView]:
-    """Return the status of each certificate, in the order of expiry."""
+    """Return the status of each certificate, the earliest expiry first."""
     views = [CertificateView(each.kind, name, each.name, *each.validity) for name, each in found]
     return sorted(views, key=lambda each: each.expires)
 
@@ -52,7 +52,7 @@ def backend_view(running: RunningBackend, events: EventLog, *, knows_containers:
 
     Args:
         running: The backend.
-        events: The event log. It shows when a failure began, even if the failure began before a restart.
+        events: The event log. It shows when a failure began, even if the service has restarted since then.
         knows_containers: Whether the gateway can find a client's container by the client's source address. If False,
             the status omits the consumers of TCP listeners.
     """
@@ -100,9 +100,10 @@ def _consumer(usage: UsageCounters) -> ConsumerView:
 def _target(
     running: RunningBackend, monitored: MonitoredTarget, candidate: TargetCandidate, events: EventLog
 ) -> TargetView:
-    """Return the status of a target: its state over the path that new clients use, and the counters of all paths.
+    """Return the status of a target.
 
-    If nothing has changed, return the previous result: with hundreds of targets, this saves time.
+    The status contains the state over the path that new clients use, and the combined counters of all paths. If
+    nothing has changed, return the previous result. With hundreds of targets, this saves time.
     """
     name, clock, checks = str(monitored.target), monitored.clock, monitored.checks
     check = checks[monitored.choose()]
@@ -141,7 +142,7 @@ def _target(
 
 
 def _phases(checks: list[Check]) -> dict[str, tuple[int, float]]:
-    """For each phase of the checks, return the number of runs and their total duration in seconds."""
+    """For each phase of a probe, return the number of measurements and their sum in seconds."""
     found: dict[str, tuple[int, float]] = {}
     for name, summary in (each for check in checks for each in check.phases.items()):
         count, seconds = found.get(name, (0, 0.0))
@@ -150,7 +151,7 @@ def _phases(checks: list[Check]) -> dict[str, tuple[int, float]]:
 
 
 def history(running: RunningBackend) -> dict[str, list[dict[str, Any]]]:
-    """Return the last checks of each target, oldest first, ready for JSON."""
+    """Return the latest check results of each target, oldest first, in a form that `json` can serialize."""
     return {str(each.target): list(_results(each)) for each in running.targets}
 
 

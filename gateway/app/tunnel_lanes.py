@@ -19,7 +19,10 @@ class TunnelLane(NamedTuple):
 
 
 def outer_lanes(config: Config, lane: TunnelLane) -> list[TunnelLane]:
-    """Return the lanes inside which a lane can run, in order of preference; empty if its tunnel has no `via`."""
+    """Return the lanes of the outer tunnels (`via`) inside which a lane can run, in order of preference.
+
+    Return an empty list if the tunnel of `lane` has no `via`.
+    """
     return [_lane(config, via, bulk=lane.bulk) for via in config.tunnels[lane.tunnel].via]
 
 

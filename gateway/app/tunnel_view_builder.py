@@ -20,7 +20,7 @@ def tunnel_views(runtime: RunningComponents, events: EventLog) -> list[TunnelVie
 
     Args:
         runtime: The running gateway.
-        events: The event log. It shows when a failure began, even if the failure began before a restart.
+        events: The event log. It shows when a failure began, even if the service has restarted since then.
     """
     configured = [
         _tunnel(spec, runtime.uplinks.of_tunnel(spec.name), events) for spec in runtime.config.tunnels.values()
@@ -71,8 +71,8 @@ def _link_status(uplink: Uplink) -> LinkStatus:
 def _details(all_details: list[dict[str, Any]], facts: tuple[FactDefinition, ...]) -> dict[str, Any]:
     """Combine the details of a tunnel's uplinks into the details of the tunnel.
 
-    Facts are values that only some kinds of tunnel have. Sum the values of additive facts, such as counters. For all
-    other facts, use the value of the first uplink.
+    Sum the additive facts, such as the number of open channels, over all uplinks. For all other details, return the
+    value of the first uplink.
     """
     combined = dict(all_details[0]) if all_details else {}
     for key in (fact.key for fact in facts if fact.additive):

@@ -93,6 +93,9 @@ class UplinkManager:
 
 
 def _peer_identity(spec: TunnelSpec) -> object:
-    """Return the identity, such as a key, for which servers permit only one connection; None if there is no limit."""
+    """Return the identity, such as a key, with which a tunnel connects to its server.
+
+    Return None if servers permit several connections with the same identity.
+    """
     kind = spec.kind
     return (kind.name, kind.identity(spec.options)) if kind.identity else None

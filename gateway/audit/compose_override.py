@@ -69,8 +69,8 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Propo
     lines += [END, command(client, "kill", name)] if is_live(container, change) else []
     saved = f"before-audit:{name}"
     lines.append(command(client, "commit", name, saved))
-    # The previous trap removes the new volume if the script fails. Replace the trap, because the new volume can
-    # contain the only copy of the data after Compose has removed the old container.
+    # If the script fails, the current trap removes the new volume. Remove or replace this trap before Compose removes
+    # the old container, because the new volume can then contain the only copy of the data.
     lines.append(END if is_live(container, change) else started_on_failure(client, container))
     start = "--detach" if container.running else "--no-start"
     same_image = ("--no-build", "--pull", "never")

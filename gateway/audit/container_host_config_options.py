@@ -6,8 +6,8 @@ from typing import Any
 from gateway.audit.errors import UnsupportedContainerSettingError
 
 _MOUNTS = {"Binds", "Mounts", "Tmpfs", "VolumesFrom", "AutoRemove"}
-"""Keys of `HostConfig` that this module does not convert. Another module handles the mounts. The new container is
-always created without `--rm` (`AutoRemove`)."""
+"""Keys of `HostConfig` that this module ignores: the keys of mounts, which another module converts, and `AutoRemove`
+(`--rm`), which the new container never has."""
 _NO_OPTIONS = {"MaskedPaths", "ReadonlyPaths", "CgroupnsMode", "ContainerIDFile", "ConsoleSize", "Isolation",
                "VolumeDriver", "Cgroup", "IOMaximumBandwidth", "IOMaximumIOps"}  # fmt: skip
 """Keys of `HostConfig` that need no entry in `_OPTIONS`, because the engine sets them or other code handles them."""

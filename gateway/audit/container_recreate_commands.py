@@ -170,7 +170,7 @@ def _by_hand(client: str, container: AuditedContainer, change: ProposedMountChan
     lines = [
         f"# {name}: no command is safe to print:",
         *lines,
-        f"# stop {name} and the containers that these lines name",
+        f"# stop {name} and the containers that are named above",
     ]
     if change.setup or change.driver_options:
         lines += [f"# {each}" for each in (*change.setup, *created_volumes(client, change))]
@@ -178,7 +178,7 @@ def _by_hand(client: str, container: AuditedContainer, change: ProposedMountChan
         f"# copy only the files of {one_line(each)} to {one_line(change.mounts[each])}" for each in change.copied
     ]
     mounts = command(*volume_options(container, change)) or "no -v"
-    return "\n".join((*lines, f"# create these containers again, and {name} with these mounts: {mounts}"))
+    return "\n".join((*lines, f"# create the stopped containers again, and use these mounts for {name}: {mounts}"))
 
 
 def _paths(container: AuditedContainer) -> Iterator[str]:

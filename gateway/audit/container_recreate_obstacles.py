@@ -66,7 +66,7 @@ def _shared(snapshot: AuditSnapshot, container: AuditedContainer, change: Propos
 def _reads_all_volumes(snapshot: AuditSnapshot, mount: AuditedMount) -> bool:
     """Return whether a mount is a read-only bind mount that contains the engine's volume directory.
 
-    Such a mount is not an obstacle, because it also gives access to the volumes that a fix creates.
+    Such a mount is not an obstacle, because it also contains the new volume to which the fix copies the data.
     """
     return not mount.writable and mount.kind == "bind" and is_below(snapshot.volume_directory, mount.source)
 

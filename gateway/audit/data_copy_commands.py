@@ -36,12 +36,11 @@ def copy_commands(
 ) -> list[str]:
     """Return commands that copy a container's data to new volumes.
 
-    The commands first stop the container if it is running. They copy the data through a helper container (see
-    `helper_created`), and then remove the helper.
+    If the container is running, the commands first stop it. If the container is live (see `is_live`), the commands
+    pause the container and do not stop it. The caller must then add a command that kills or removes the container.
+    A database can recover from a copy of the paused container's files, as after a power failure.
 
-    If the container is live (see `is_live`), the commands pause it instead. The caller must then add a command that
-    kills or removes the container. A database can recover from a copy of the paused container's files, as after a
-    power failure.
+    The commands copy the data through a helper container (see `helper_created`), and then remove the helper.
 
     The caller must also add `END`. If the script fails before `END`, it removes the helper, the containers in
     `created` and the new volumes. It also starts or unpauses the old container if this container was running. The

@@ -40,8 +40,8 @@ class DirectoryContents:
         entries: The names in the directory; None if there are too many, or if the directory cannot be read.
         database: The kind of database whose files are in the directory or a few levels below; empty if there is none.
         key: A private key in the directory or a few levels below; None if none was found, or if there is a database.
-        is_complete: Whether all names down to the third level of subdirectories were read. Also True if a database
-            was found, because other names cannot change this result.
+        is_complete: Whether all names down to the third level of subdirectories, and all files that can be private
+            keys, were read. Also True if a database was found, because other files cannot change this result.
     """
 
     entries: frozenset[str] | None = None

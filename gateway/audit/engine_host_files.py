@@ -63,7 +63,7 @@ class EngineHostFiles:
 
     def __init__(self, mounts_by_point: Mapping[str, HostMount], deadline: float) -> None:
         self.truncated: list[str] = []
-        """The names of directories that were read only partly, because they contain too many files."""
+        """The names of directories that contain too many files. Some of these files were not read."""
         self._mounts = mounts_by_point
         self._deadline = deadline
         self._network = {point for point, each in mounts_by_point.items() if _is_remote(each)}

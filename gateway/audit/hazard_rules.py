@@ -5,12 +5,14 @@ from gateway.audit.report import HazardRule
 LAYER_DATABASE = HazardRule(
     "database-in-layer",
     "a database's files in a writable layer",
-    "The writable layer belongs to the container: docker rm, a new image and compose up remove it with the data.",
+    "docker rm removes the writable layer and its data. docker compose up also removes them if the image or the "
+    "configuration has changed.",
 )
 LAYER_DATA = HazardRule(
     "data-in-layer",
     "data in a writable layer",
-    "The writable layer belongs to the container: docker rm, a new image and compose up remove it with the data.",
+    "docker rm removes the writable layer and its data. docker compose up also removes them if the image or the "
+    "configuration has changed.",
 )
 ANONYMOUS = HazardRule(
     "anonymous-volume",
@@ -67,7 +69,7 @@ ENGINE_SOCKET = HazardRule(
 )
 NETWORK_BIND = HazardRule(
     "network-bind",
-    "a bind of a network mount",
+    "a bind mount of a network file system",
     "If the container starts before the host mounts the network file system, the container writes to the empty "
     "directory on the host's disk. If the host mounts the file system later, the mount is missing in the container.",
 )

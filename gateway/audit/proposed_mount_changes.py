@@ -68,7 +68,7 @@ def _short(source: str, mount: AuditedMount, given: Iterable[str], change: Propo
 
 
 def tmpfs_options(container: AuditedContainer) -> dict[str, str]:
-    """Map the path of each tmpfs to a suffix with the tmpfs options, such as `:size=1g` in `--tmpfs PATH:size=1g`."""
+    """Return the options of each tmpfs by its path, in the syntax of `--tmpfs`, such as `:size=1g`."""
     host = container.inspection.get("HostConfig") or {}
     found = {str(path): str(options) for path, options in (host.get("Tmpfs") or {}).items()}
     for mount in _given_mounts(container, "tmpfs"):
@@ -82,13 +82,14 @@ def tmpfs_options(container: AuditedContainer) -> dict[str, str]:
 def from_files(container: AuditedContainer, *, overridden: bool) -> set[str]:
     """Return the paths of all mounts that Compose possibly created from `secrets` or `configs`.
 
-    Compose creates read-only bind mounts for these keys. The engine does not report the key, so the result can
-    contain other read-only bind mounts.
+    Compose creates read-only bind mounts from these two lists. The engine does not report which mounts these are, so
+    the result can contain other read-only bind mounts.
 
     Args:
         container: The container.
-        overridden: Whether Compose created the container with the override file of an earlier fix. Such a file lists
-            the mounts of `secrets` and `configs` in `volumes`, so the function returns all read-only bind mounts.
+        overridden: Whether Compose created the container with the override file of an earlier fix. In this file,
+            `volumes` can also contain entries of `secrets` and `configs`. Therefore, the function returns all
+            read-only bind mounts.
     """
     if overridden:
         return {each.path for each in container.mounts if each.kind == "bind" and not each.writable}
@@ -104,7 +105,7 @@ def needs_long_syntax(container: AuditedContainer) -> bool:
 
 
 def _given_options(container: AuditedContainer) -> dict[str, list[str]]:
-    """Map the path of each bind or volume mount to the mount's options, such as `ro` in `-v SOURCE:PATH:ro`."""
+    """Return the options of each bind or volume mount by its path, in the syntax of `-v`, such as `ro`."""
     found = {}
     for bind in (container.inspection.get("HostConfig") or {}).get("Binds") or ():
         parts = str(bind).split(":")

@@ -50,7 +50,7 @@ async def take_snapshot(engine: EngineClient, scope: AuditScope) -> AuditSnapsho
 
     Args:
         engine: The engine.
-        scope: The scope of the audit.
+        scope: Information for the audit that the engine does not report.
 
     Raises:
         EngineError: A required request failed.
@@ -92,13 +92,13 @@ async def take_snapshot(engine: EngineClient, scope: AuditScope) -> AuditSnapsho
     )  # fmt: skip
     if table is None:
         unchecked.append(
-            "the engine runs on another host or outside of this container: the audit cannot find bind mounts of "
+            "the engine runs on another host or outside of this container, so the audit cannot find bind mounts of "
             "network file systems: pass a copy of the host's /proc/self/mountinfo with --mount-table"
         )
     if not is_here:
         unchecked.append(
             "the host's files cannot be read: the audit recognizes databases only by image and path, and cannot find "
-            "hidden files, replaced files and missing permissions"
+            "replaced files, missing permissions, and files that a mount hides"
         )
     else:
         found = await asyncio.to_thread(with_files, found, info or {}, unchecked)
@@ -194,13 +194,15 @@ async def _container(
     except EngineError as error:
         if error.kind in (EngineErrorKind.TIMEOUT, EngineErrorKind.FAILED):
             name = one_line(", ".join(each.lstrip("/") for each in listed.get("Names") or ()) or str(listed["Id"]))
-            requests.unchecked.append(f"the engine cannot inspect {name} ({error}): the audit finds no hazards of it")
+            requests.unchecked.append(
+                f"the engine cannot inspect {name} ({error}): the audit cannot find its hazards"
+            )
         elif error.kind is not EngineErrorKind.NOT_FOUND:
             raise
         return None
     config = inspection.get("Config") or {}
     image = str(inspection.get("Image") or config.get("Image") or "")
     if image not in images:
-        missing = "the audit ignores the labels of the image's containers, and cannot find hidden files"
+        missing = "for containers of this image, the audit ignores labels, and cannot find files that a mount hides"
         images[image] = await requests.get(f"images/{image}/json", missing)
     return container_of(inspection, images[image], layer, is_own=is_own)

@@ -163,7 +163,7 @@ def of_volume(snapshot: AuditSnapshot, volume: AuditedVolume) -> StorageBehindMo
     title = volume.name[:12] if volume.anonymous else volume.name
     store = _of_path(snapshot, volume.mountpoint, title, f"volume {volume.name}")
     if store.host_mount is not None and store.host_mount == memory_of_engine(snapshot):
-        # If the engine stores all volumes in memory, do not report each volume: a new volume would also be in memory.
+        # If the engine stores all volumes in memory, do not report each volume, because a new volume would not help.
         return StorageBehindMount(StorageMedium.LOCAL, title, store.identity, host_path=store.host_path)
     return store
 

@@ -14,7 +14,7 @@ from gateway.audit.storage_behind_mount import (
 )
 from gateway.text_sanitizer import format_bytes
 
-EMPTIED_AT_BOOT = ("/tmp", "/run", "/var/run", "/dev/shm")  # noqa: S108 - compared with the sources of mounts
+EMPTIED_AT_BOOT = ("/tmp", "/run", "/var/run", "/dev/shm")  # noqa: S108 - only compared with the sources of mounts
 """Directories whose content many hosts delete at boot."""
 VOLATILE = (
     "/tmp", "/run", "/var/run", "/var/cache", "/var/tmp", "/var/log", "/dev", "/proc", "/sys", "/root/.cache",  # noqa: S108
@@ -50,7 +50,7 @@ def _kind_and_loss(
             if store.medium is StorageMedium.FUSE
             else "a failure of the server's disk"
         )
-        return f"network {mount.kind}", f"{server}; not by Docker commands"
+        return f"network {mount.kind}", f"{server}, but not by Docker commands"
     volume = snapshot.volumes.get(mount.volume)
     if mount.kind == "bind" or volume is None:
         if store.medium is StorageMedium.MEMORY or any(is_below(mount.source, each) for each in EMPTIED_AT_BOOT):
@@ -63,7 +63,7 @@ def _kind_and_loss(
             return "anonymous volume", "its stop (--rm)"
         return (
             "anonymous volume",
-            "docker rm -v, docker volume prune; docker rm and docker run mount a new, empty one",
+            "docker rm -v, docker volume prune; after docker rm, docker run mounts a new, empty volume",
         )
     if volume.driver != "local":
         return "volume", "docker volume rm, actions of the volume driver"

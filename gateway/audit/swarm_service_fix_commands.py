@@ -37,8 +37,8 @@ def service_update(service: str, container: AuditedContainer, change: ProposedMo
     volumes = ", ".join(sorted(change.mounts.values()))
     return "\n".join((
         saved(client, container, change.copied),
-        f"# These commands save the data of one task, and change nothing. First stop the clients of {service}:",
-        "# the copy does not contain later writes. Each task has separate data.",
+        f"# These commands save the data of one task, and change nothing. First stop the clients of {service},",
+        "# because the copy does not contain the data that they write afterwards. Each task has separate data.",
         f"# Then create the volume {volumes} on this node, copy the saved files into it, and run:",
         f"# {update}",
     ))  # fmt: skip

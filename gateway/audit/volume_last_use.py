@@ -9,7 +9,8 @@ from gateway.docker.engine_client import EngineClient
 from gateway.docker.errors import EngineError
 
 _MAX_SECONDS = 10.0
-"""Timeout in seconds for reading events. Some engines do not close the stream at the requested end time."""
+"""Timeout in seconds for reading events. Some engines keep the stream open after the end time of the request
+(`until`)."""
 
 
 async def last_uses(engine: EngineClient, names: Mapping[str, str]) -> tuple[dict[str, str], bool]:

@@ -47,11 +47,11 @@ class LogDestination:
         status = os.fstat(fd)
         file = (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
         if file is None or file != self._file:
-            self._first_line_written = 0  # the opened file contains no part of the line: write the whole line
+            self._first_line_written = 0  # the new file or FIFO does not contain the start of the next line
         self._fd, self._file = fd, file
         if file is not None and not self._first_line_written and status.st_size and _ends_mid_line(self._target):
             try:
-                os.write(fd, b"\n")  # the last line has no newline: a process was killed during a write
+                os.write(fd, b"\n")  # end the last line, which a killed process did not complete
             except OSError:
                 self.close()  # makes the next call of `write` open the file again
                 raise
@@ -83,7 +83,7 @@ class LogDestination:
         if self._file is None or isinstance(self._target, str):
             return False
         try:
-            status = os.stat(self._target)  # noqa: PTH116 - the same as Path.stat
+            status = os.stat(self._target)  # noqa: PTH116 - os.stat does the same as Path.stat
         except FileNotFoundError:
             return True
         return (status.st_dev, status.st_ino) != self._file

@@ -40,7 +40,11 @@ class AuditLogRecorder:
             self.sink.put(AuditLogEvent(time.time(), event, fields))
 
     def record_refusal(self, key: RefusalKey) -> None:
-        """Count a refused client. For each key, record at most one event per second, with the number of refusals."""
+        """Count a refused client. Record at most one event per second and key, with the number of refusals.
+
+        Args:
+            key: Identifies the refusals that one event reports together.
+        """
         if self.sink is None:
             return
         first = self._refusals.add(key, time.monotonic())

@@ -6,7 +6,7 @@ WINDOW = 1.0
 """Minimum time between two audit events with the same `RefusalKey`, in seconds."""
 _MAX_KEYS = 1024
 OTHERS = "others"
-"""The `source` that new clients share while the limiter already has `_MAX_KEYS` keys."""
+"""If the limiter already has `_MAX_KEYS` keys, it replaces the `source` of each new key with this value."""
 
 
 class RefusalKey(NamedTuple):

@@ -155,7 +155,7 @@ class AuditLogWriter:
         with self._lock:
             events, self._queue = self._queue, []
             unreported, self._unreported = self._unreported, 0
-        if unreported:  # add `dropped` as the last event, because the queued events are older
+        if unreported:  # append `dropped`, because these drops happened after the other events were queued
             events.append(AuditLogEvent(time.time(), "dropped", {"count": unreported, "reason": "queue_full"}))
         self._progress = time.monotonic()
         for each in events:

@@ -28,9 +28,9 @@ class AbortedLoginCount:
     def aborted(self) -> int:
         """The highest number of aborted logins that the server can have counted for this tunnel.
 
-        The gateway does not know which other tunnels share this tunnel's source address. For each group of tunnels
-        that can share this address, count the aborted logins since the group's latest successful login. The result is
-        the highest of these counts.
+        The server counts by source address, and the gateway does not know which tunnels share this tunnel's address.
+        For each group of tunnels that can share the address, calculate the server's count: the number of the group's
+        aborted logins since the group's latest successful login. The result is the highest count.
         """
         last_logins = {each.last_login for each in self.peers if each.last_login >= self.last_login}
         return max(

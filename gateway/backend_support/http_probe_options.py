@@ -47,7 +47,7 @@ class RoleInResponseOptions:
 
 @dataclass(frozen=True)
 class HttpProbeOptions:
-    """The `check:` keys for an HTTP request and for the response to expect. The probe does not follow redirects.
+    """The `check:` keys that define an HTTP request and the expected response. The probe does not follow redirects.
 
     Args:
         path: The path to request, optionally with a query.
@@ -121,7 +121,7 @@ def role_result(role: RoleInResponseOptions, response: HttpResponse) -> ProbeRes
         return of_role("primary")
     if text in map(str.lower, role.replica):
         return of_role("replica")
-    detail = f"{where} is {value[:80]!r}: if this is a role, add it to primary or replica of the key role"
+    detail = f"{where} is {value[:80]!r}: if this value is a role, add it to role.primary or role.replica"
     return ProbeResult(read_only=True, facts={READ_ONLY: True}, unusable=(FailureReason.ROLE, detail))
 
 
@@ -132,7 +132,10 @@ def of_role(role: DatabaseRole) -> ProbeResult:
 
 
 def _json_value(path: str, body: bytes) -> str | None:
-    """Return a field of a JSON document as a string; None unless it is a string, an integer or a boolean."""
+    """Return a field of a JSON document as a string; None if the field is missing or has an unsupported type.
+
+    The supported types are string, integer and boolean.
+    """
     try:
         value: Any = json.loads(body)
     except (ValueError, RecursionError) as error:

@@ -116,7 +116,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
         if plugin in _WITH_PUBLIC_KEY and not self.ssl:
             remedy += ", or check.server_public_key_file"
         self.refuse(
-            f"the server is not verified, but its plugin {plugin} requests the password itself{cached}",
+            f"the server is not verified, but its plugin {plugin} requests the password{cached}",
             remedy,
         )
 
@@ -156,7 +156,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
         # Store the error as a hint for the timeout message: some servers delay their error packet, and the check can
         # time out before the packet arrives.
         self._phases.timeout_hint = error.detail
-        with contextlib.suppress(pymysql.err.MySQLError):  # expected: the response has no password
+        with contextlib.suppress(pymysql.err.MySQLError):  # the server refuses a response without the password
             self.exchange(response)
         raise error
 

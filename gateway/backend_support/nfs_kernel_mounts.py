@@ -18,8 +18,8 @@ from gateway.contracts.config_types import HostPort
 
 DEFAULT_PORT = 2049
 _TIMEO, _MAX_RETRANS = 60, 9
-"""The mount option `timeo`, in seconds, and the highest useful value of the mount option `retrans`: the kernel limits
-`timeo * (1 + retrans)` to 600 s."""
+"""The mount option `timeo`, in seconds, and the highest useful value of the mount option `retrans`. The kernel limits
+`timeo * (1 + retrans)`, the timeout of an RPC call, to 600 s."""
 MAX_MOUNT_WAIT = _TIMEO * (1 + _MAX_RETRANS)
 """Maximum number of seconds for which the kernel can wait for the server during a mount."""
 _VERSIONS = ("4", "4.0", "4.1", "4.2")
@@ -79,7 +79,7 @@ def _retrans(hold: float) -> int:
 def _volume_problems(options: NfsBackendOptions) -> Iterator[tuple[str, str]]:
     """Yield each key that a volume does not support, and the reason. Implements `KernelMountProperties.problems`."""
     if not options.export.startswith("/") or ".." in options.export.split("/"):
-        yield "export", f"{options.export!r} must begin with / and contain no .. if volume is set"
+        yield "export", f"{options.export!r} must begin with / and must not contain .., because volume is set"
     volume = options.volume
     if volume is not None and "noresvport" in volume.mount_options and not options.allow_unprivileged_ports:
         yield "volume.mount_options", "noresvport: needs allow_unprivileged_ports: true"
@@ -104,7 +104,7 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
     version = mount.pop("nfsvers", "") or mount.pop("vers", "") or "4"
     kept, notes = _imported_options(mount)
     if named.strip("[]") not in ("", server):
-        notes.append(f"the device names {named}, but the target is addr={server}")
+        notes.append(f"the target is the server in the mount options ({server}), not the server in device ({named})")
     if not version.startswith("4"):
         notes.append(f"NFS version {version} is not supported: the volume uses version 4.2")
     elif version in ("4.0", "4.1"):

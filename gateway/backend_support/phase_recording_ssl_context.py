@@ -10,7 +10,10 @@ from gateway.contracts.phase_timer import PhaseTimer
 
 
 class PhaseRecordingSslContext:
-    """Wraps an `ssl.SSLContext` for PyMySQL, and records the phase `tls` and the server's certificate."""
+    """Wraps an `ssl.SSLContext` for PyMySQL.
+
+    Records the duration of the phase `tls`, and the validity period of the server's certificate.
+    """
 
     def __init__(self, context: ssl.SSLContext, phases: PhaseTimer) -> None:
         self._context = context

@@ -51,7 +51,8 @@ class PostgresCertificateFetcher:
         expires_soon = validity is not None and validity.expires_soon(now)
         if abs(now - fetched_at) < (_INTERVAL_BEFORE_EXPIRY if expires_soon else _INTERVAL):
             return validity
-        with contextlib.suppress(TargetPathError, OSError, TimeoutError):  # the check does not need the certificate
+        # Ignore errors, because the check does not need the certificate.
+        with contextlib.suppress(TargetPathError, OSError, TimeoutError):
             async with asyncio.timeout(_TIMEOUT):
                 validity = await _fetch(link, target)
         self._cache[target] = (now, validity)

@@ -24,7 +24,7 @@ _LOWEST_PRIORITY = 19
 
 def _connect_poll(conn: PGconn) -> int:
     """Call `PQconnectPoll` without holding the GIL."""
-    if pq.__impl__ == "python":  # the Python implementation of psycopg already uses ctypes
+    if pq.__impl__ == "python":  # this implementation already calls libpq with ctypes
         return conn.connect_poll()
     # psycopg's extension module depends on libpq, so dlsym(3) also finds libpq's functions.
     connect_poll = ctypes.CDLL(sys.modules[type(conn).__module__].__file__).PQconnectPoll
@@ -67,7 +67,7 @@ class PostgresLogin:
             failure: Exception | None = None
             try:
                 status = pq.PollingStatus(_connect_poll(self.conn))
-            except Exception as error:  # noqa: BLE001 - `poll` raises it again
+            except Exception as error:  # noqa: BLE001 - `poll` raises the exception
                 failure = error
             with contextlib.suppress(RuntimeError):  # raised if the event loop is closed
                 loop.call_soon_threadsafe(_set_outcome, polling, status, failure)

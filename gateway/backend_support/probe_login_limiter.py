@@ -14,8 +14,8 @@ from gateway.backend_support.aborted_login_count import AbortedLoginCount
 _FREE_DIVISOR = 4
 """The limiter pauses logins when the number of aborted logins exceeds `limit` divided by this number."""
 _FIRST_PAUSE, _MAX_PAUSE = 10.0, 600.0
-"""First and maximum duration of a pause, in seconds. Each further aborted login doubles the duration. The maximum is
-for one failing tunnel. With n failing tunnels to the server, it is n times as long."""
+"""First and maximum duration of a pause, in seconds. Each further aborted login doubles the duration. If n tunnels
+to the server fail, the maximum duration is `n * _MAX_PAUSE`."""
 
 
 class ProbeLoginLimiter(AbortedLoginCount):
@@ -31,7 +31,8 @@ class ProbeLoginLimiter(AbortedLoginCount):
         super().__init__()
         self.limit = limit
         self.in_progress = 0
-        """Number of this limiter's logins in progress. They can still be aborted."""
+        """Number of this tunnel's logins in progress. `attempt` adds this number to the number of aborted logins,
+        because each login in progress can still be aborted."""
         self._turn = asyncio.Lock()
         self._not_before = 0.0
 
@@ -43,8 +44,8 @@ class ProbeLoginLimiter(AbortedLoginCount):
     async def attempt(self) -> AsyncIterator[None]:
         """Wait until a login can start. The login counts as in progress until the `async with` block ends.
 
-        Logins run concurrently while few logins are aborted or in progress. Otherwise, they run one at a time,
-        because each of them can be aborted too.
+        If the sum of aborted logins and logins in progress is high, logins run one at a time, so that only a few can
+        be aborted at once. Otherwise, logins run concurrently.
         """
         possible = self.aborted + sum(each.in_progress for each in self.peers)
         async with self._turn if possible >= self._free else contextlib.nullcontext():

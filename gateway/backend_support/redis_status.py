@@ -12,7 +12,7 @@ from gateway.text_sanitizer import format_bytes
 
 MEMORY = FactDefinition(
     "memory_bytes",
-    "Memory of a Redis server: `used`, and the limit `maxmemory` as `max` if there is one.",
+    "Memory of a Redis server: used memory (`used`) and the limit `maxmemory` (`max`; absent without a limit).",
     metric="gateway_redis_memory_bytes",
     label="kind",
     describe=lambda memory: f"{' of '.join(map(format_bytes, memory.values()))} memory",

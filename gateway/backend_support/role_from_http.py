@@ -55,8 +55,8 @@ class _BackendWithRoleFromHttp:
         except LinkLostError:
             raise
         except TargetPathError as error:
-            # The HTTP server refused the request. Replace the reason `auth`, because `auth` would mean that the
-            # database refused a login.
+            # If the HTTP server refuses the request, report `QUERY` instead of `AUTH`. `AUTH` means that the database
+            # refused the login.
             reason = FailureReason.QUERY if error.reason is FailureReason.AUTH else error.reason
             raise UnusableTargetError(reason, f"{name}: {error.detail}") from error
         except OSError as error:

@@ -66,7 +66,9 @@ def endpoints(check: SqlCheckOptions, target: HostPort) -> tuple[HostPort, ...]:
 
 
 def without_database(scheme: str, path: str) -> dict[str, str]:
-    """Raise an error if a URL contains a path (the name of a database). SQL kinds use this function as `read_url`.
+    """Raise an error if a URL contains a path, which would be the name of a database.
+
+    SQL kinds use this function as `BackendKind.read_url`.
 
     Args:
         scheme: The scheme of the URL.

@@ -26,7 +26,7 @@ class HealthCheckTlsOptions:
 
 
 def context(tls: HealthCheckTlsOptions, key: str = "check.tls") -> ssl.SSLContext | None:
-    """Return a client context for TLS settings; None if TLS is off.
+    """Return an SSL context for connections to a server; None if TLS is off.
 
     Args:
         tls: The settings.
@@ -51,7 +51,7 @@ def describe_tls_error(error: ssl.SSLError, key: str = "check.tls") -> str:
         key: The configuration key of the TLS settings, for the remedy.
     """
     if isinstance(error, ssl.SSLCertVerificationError):
-        remedy = f"set {key}.ca_file to the authority that signed it"
+        remedy = f"set {key}.ca_file to the authority that signed the certificate"
         if "mismatch" in error.verify_message:
             remedy = f"set {key}.server_name to a name in the certificate"
         elif "expired" in error.verify_message:

@@ -13,7 +13,8 @@ class VolumeOptions:
         name: Name of the volume.
         read_only: Mount the volume read-only.
         address: IP address at which the Docker host reaches the listener. Default: the address of the listener, or
-            127.0.0.1 for a wildcard. Not a host name, because the Docker host may resolve names differently.
+            127.0.0.1 for a wildcard. Not a host name, because the gateway and the Docker host may resolve names
+            differently.
         mount_options: Further options for mount(2), such as `nconnect=4`.
     """
 
@@ -50,13 +51,13 @@ class VolumeSpec:
 
     @property
     def driver_options(self) -> dict[str, str]:
-        """The options of Docker's `local` driver."""
+        """The options of this volume for Docker's volume driver `local`."""
         return {"type": self.kind, "device": self.device, "o": ",".join(self.options)}
 
 
 _VERSION_OPTIONS = ("vers=", "nfsvers=")
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - only a key of the table
-"""Loopback addresses to use in place of listener addresses that are not valid in mount options."""
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - does not bind 0.0.0.0
+"""For `localhost` and each wildcard address: the loopback address that the mount options contain instead."""
 
 
 def mount_address(volume: VolumeOptions, listener: HostPort) -> str:

@@ -98,13 +98,13 @@ class BackendKind:
             1023.
         abort_limit: The number of consecutive aborted handshakes after which a server blocks their source address.
             None if servers of this kind do not count aborted handshakes.
-        tap: Creates a tap, which parses the traffic to measure the latency. If `tap` is set, Python code accepts all
-            clients. None if requests and responses alternate strictly: the relay can measure the latency without a
-            tap.
+        tap: Creates a tap, which parses the traffic to measure the latency. If `tap` is set, Python code instead of
+            the native engine accepts all clients. None if requests and responses alternate strictly, because the
+            relay can then measure the latency without a tap.
         cancels: Recognizes cancel requests, if clients send them on separate connections. Must be None if `tap` is
             set.
         response_timeout: Maximum seconds that a target may take to respond to a client. If the target takes longer,
-            the gateway counts the delay as a failed check, and checks the target immediately. None: no limit.
+            the gateway counts the delay as a failed probe, and probes the target immediately. None: no limit.
         imports: How `gateway import` and `gateway init` configure backends of this kind.
         advice: Receives the settings of all configured backends of this kind, and yields warnings. Each warning names
             the backend and the remedy.
@@ -147,7 +147,7 @@ class BackendKind:
 
     @property
     def kernel_mounts(self) -> bool:
-        """Whether the kernel mounts the backend. If so, it connects from the host's network namespace."""
+        """Whether the kernel mounts the backend. If so, the kernel connects from the host's network namespace."""
         return self.mount is not None
 
     @property

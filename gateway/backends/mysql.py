@@ -92,8 +92,7 @@ class MysqlBackend:
     async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
         """Log in, and query role, version and replication lag; see `gateway.contracts.backend.Backend`.
 
-        After too many aborted logins, `phases.logins` requires a pause. During the pause, each probe fails without a
-        login.
+        After too many aborted logins, `phases.logins` sets a pause, during which each probe fails without a login.
         """
         if self.check.user is None:
             return ProbeResult(unprobed="check.user is not set, and MySQL must not be probed without a login")
@@ -222,8 +221,8 @@ def _verify(options: EmptyOptions, check: MysqlCheckOptions) -> None:
     if check.server_public_key_file is not None and check.tls.mode != "off":
         raise TargetPathError(
             FailureReason.AUTH,
-            "check.server_public_key_file is not used with TLS, which already encrypts the password: remove it, and"
-            " set check.tls.mode: verify",
+            "check.server_public_key_file is not used with TLS, which already encrypts the password: remove"
+            " check.server_public_key_file, and set check.tls.mode: verify",
         )
 
 

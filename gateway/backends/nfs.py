@@ -94,7 +94,11 @@ class NfsBackend:
                     await nfs4.null(client)
                 export = await self._export_probe.query(client, target, phases)
             except RpcError as error:
-                versions = f" (it supports {error.versions[0]} to {error.versions[1]})" if error.versions else ""
+                versions = (
+                    f" (the server supports versions {error.versions[0]} to {error.versions[1]})"
+                    if error.versions
+                    else ""
+                )
                 raise UnusableTargetError(
                     FailureReason.PERMISSION if error.denied else FailureReason.PROTOCOL, f"{error}{versions}"
                 ) from error
@@ -117,7 +121,9 @@ class NfsBackend:
                 SPACE: {"total": export.total, "available": export.available},
                 LEASE: export.lease,
             },
-            degraded=(FailureReason.EXPORT, f"{self.options.export}: {changed}: remount it") if changed else None,
+            degraded=(FailureReason.EXPORT, f"{self.options.export}: {changed}: remount the export")
+            if changed
+            else None,
             unusable=(FailureReason.NO_SPACE, f"{self.options.export}: none of {export.total} bytes is free")
             if export.is_full
             else None,
@@ -125,7 +131,7 @@ class NfsBackend:
 
 
 def _describe_change(first: nfs4.NfsExport, now: nfs4.NfsExport) -> str:
-    """Return how the export changed, if existing mounts are now stale; otherwise, an empty string."""
+    """Return a description of a change that makes existing mounts of the export stale; empty if there is none."""
     if first.fsid != now.fsid:
         return f"the target exports a different file system than before ({first.fsid}, now {now.fsid})"
     return "the target exports a different directory than before" if first.handle != now.handle else ""
@@ -177,7 +183,7 @@ KIND = BackendKind(
     facts=(EXPORT_READ_ONLY, IDENTITY, SPACE, LEASE),
     tap=RpcLatencyTap,
     response_timeout=1.5,
-    imports=ImportedBackendDefaults(keys={"export": "/"}, note="set export to the path that is mounted"),
+    imports=ImportedBackendDefaults(keys={"export": "/"}, note="set export to the path of the exported directory"),
     advice=_advice,
     privileged_only=lambda options: not options.allow_unprivileged_ports,
     remedies={

@@ -163,8 +163,8 @@ class PostgresBackend:
             self._last_in_sync[target] = now
         elif streaming == "f" and target in self._last_in_sync:
             # The standby does not stream, so `lag` is the age of the last replayed transaction. If the primary was
-            # idle, this age is larger than the actual lag. The time since the standby was last in sync is also an
-            # upper bound. Use the smaller value.
+            # idle, this age is larger than the actual lag. The actual lag also cannot exceed the time since the
+            # standby was last in sync. Use the smaller value.
             lag = min(now - self._last_in_sync[target], math.inf if lag is None else lag)
         max_lag = self.check.max_lag
         unusable = None

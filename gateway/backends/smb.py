@@ -92,7 +92,7 @@ class SmbBackend:
 
 
 class _UnsupportedDialectError(Exception):
-    """The server supports only SMB 3.1.1 or newer, which requires a different form of the NEGOTIATE request."""
+    """The server supports only SMB 3.1.1 or newer. The probe does not offer these dialects."""
 
 
 async def _negotiate(sock: Stream) -> bytes:
@@ -163,9 +163,13 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
         raise ValueError(f"port={port} is not a port number: use 1 to 65535")
     server = mount.pop("addr", "") or mount.pop("ip", "") or match[1]
     keys: dict[str, Any] = {"targets": [str(HostPort(server.strip("[]"), int(port)))], "share": match[2]}
-    notes = [f"directory {match[3]} of the share is not imported: mount it on the host"] if match[3] else []
+    notes = (
+        [f"directory {match[3]} of the share is not imported: mount this directory on the host"] if match[3] else []
+    )
     if server != match[1]:
-        notes.append(f"the device names {match[1]}, but the target is addr={server}")
+        notes.append(
+            f"the target is the server in the mount options ({server}), not the server in device ({match[1]})"
+        )
     login = sorted({"user", "username", "password", "pass", "credentials", "cred"} & mount.keys())
     if login:
         notes.append(

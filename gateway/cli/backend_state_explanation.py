@@ -1,4 +1,4 @@
-"""Explains the state of a backend for `gateway explain`: the path from clients to the backend, and what has failed.
+"""Explains the state of a backend for `gateway explain`: its listeners, tunnels and targets, and what has failed.
 
 Does no I/O.
 """
@@ -18,7 +18,7 @@ _USABLE = {"up", "degraded"}
 
 @dataclass(frozen=True)
 class ExplanationRow:
-    """One row of the explanation: one part of the path from clients to a target, such as a tunnel, and its state.
+    """One row of the explanation: the state of a listener, a tunnel, a target, or another part of a backend.
 
     Args:
         part: The kind of the row: `listener`, `admission`, `tunnel`, `path`, `target`, `phase` or `name`. An
@@ -84,7 +84,7 @@ def explanation_json(status: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _rows(status: dict[str, Any], name: str) -> Iterator[ExplanationRow]:
-    """Yield the rows of the explanation, in the order of the path: from the listeners to the targets."""
+    """Yield the rows in this order: listeners, admission, tunnels, paths, targets with their phases, names."""
     backend = status["backends"][name]
     listening = "open" if status["accepting"] else "closed"
     yield from (ExplanationRow("listener", address, listening) for address in backend["listen"] or [])
@@ -117,7 +117,7 @@ def _admission(backend: dict[str, Any]) -> ExplanationRow:
     active, waiting, limit = (connections[key] for key in ("active", "waiting", "limit"))
     clients = f"{plural(active - waiting, 'client')} connected, {waiting} waiting, at most {limit}"
     refused = ", ".join(f"{reason} {count}" for reason, count in connections["rejected"].items())
-    why = clients + (f"; not served since the start: {refused}" if refused else "")
+    why = clients + (f"; clients not served so far: {refused}" if refused else "")
     if not backend["holds_clients"]:
         return ExplanationRow(
             "admission", "clients", "no hold", None, f"{why}; clients are reset while the backend cannot be reached"
@@ -133,5 +133,5 @@ def _phases(target: dict[str, Any]) -> Iterator[ExplanationRow]:
         last = at == len(phases) - 1
         why = f"last check: {format_clock(target['last_check'])}" if at == 0 else ""
         if failed and last:
-            why = "; ".join(filter(None, (why, "the check ended here")))
+            why = "; ".join(filter(None, (why, "the check failed in this phase")))
         yield ExplanationRow("phase", phase, format_ms(seconds), None, why)

@@ -19,7 +19,7 @@ SETTINGS = {
     "reload-on-change": ("BOOL", "Reload when the file changes: true or false."),
     "strict": (None, "Refuse insecure settings."),
     "ops-listen": ("ADDRESS", "HTTP server for health, metrics and status."),
-    "ops-probe-listen": ("ADDRESS", "HTTP server for probes only."),
+    "ops-probe-listen": ("ADDRESS", "HTTP server for /livez, /startupz and /readyz only."),
     "ops-admin-socket": ("PATH", "Unix socket for commands."),
     "ops-hosts": ("NAMES", "Accepted Host headers, comma-separated."),
     "ops-token-file": ("FILE", "Token that grants access to everything."),

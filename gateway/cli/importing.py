@@ -108,7 +108,8 @@ def _source(word: str, form: str) -> "ImportSource":
     try:
         if word == "-":
             return ImportSource("", read_stream(sys.stdin.buffer).decode(), form)
-        is_command = re.search(r"\s", word) and not os.path.isfile(word)  # noqa: PTH113 - Path fails for long names
+        # Path.is_file raises an error for a long name.
+        is_command = re.search(r"\s", word) and not os.path.isfile(word)  # noqa: PTH113
         if form == "ssh" or is_command:
             return ImportSource("", word, form)
         return ImportSource(word, read_limited(Path(word)).decode(), form)

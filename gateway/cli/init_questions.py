@@ -29,8 +29,8 @@ _NONE = "none"
 _COMMANDS = ("command",)
 """The configuration keys whose value is a program with its arguments."""
 _HINTS = {
-    "identity_files": "To create one: ssh-keygen -t ed25519 -f tunnel_key",
-    "known_hosts": "To create one: ssh-keyscan -p {port} {host} > known_hosts",
+    "identity_files": "To create a key: ssh-keygen -t ed25519 -f tunnel_key",
+    "known_hosts": "To create the file: ssh-keyscan -p {port} {host} > known_hosts",
 }
 """Hints on how to create a file. `gateway init` shows the hint of a key that has no default answer. `{host}` and
 `{port}` stand for the answers to `host` and `port`."""
@@ -127,9 +127,9 @@ def _backend(kind: str, via: list[str], taken: Iterable[HostPort], before: dict[
 
 
 def _free_listener(answer: str | None, port: int, taken: Collection[HostPort]) -> str:
-    """Return the default address of a listener. No address in `taken` conflicts with it.
+    """Return the default address of a listener, which conflicts with no address in `taken`.
 
-    Prefer the previous answer. Otherwise, use 127.0.0.1 with the server's port or the next free port.
+    The default is the previous answer if possible; otherwise, 127.0.0.1 with the server's port or the next free port.
 
     Args:
         answer: The previous answer; None if there is none.
@@ -234,7 +234,9 @@ def _shown(key: str, default: Any) -> str:
 
 
 def _description(cls: type, key: str, *, all_of_it: bool) -> str:
-    """Return the description of a key from the docstring of `cls` or of a base class; the key itself if it has none.
+    """Return the description of a key, from the docstring of `cls` or of a base class.
+
+    If the key has no description, return the key itself.
 
     Args:
         cls: The dataclass that defines the key.

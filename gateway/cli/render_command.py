@@ -122,13 +122,16 @@ def _application_command(name: str, text: str) -> click.Command:
 render.add_command(_application_command("env", "Print variables with the address of each backend."))
 render.add_command(
     _application_command(
-        "compose", "Print an application's part of a Compose file.\n\nEnvironment, labels, mounts and volumes."
+        "compose",
+        "Print an application's part of a Compose file.\n\n"
+        "The part contains environment variables, labels, mounts and volumes.",
     )
 )
 render.add_command(
     _application_command(
         "docker-run",
-        "Print Docker commands that start an application.\n\nWith its environment, labels, mounts and volumes.",
+        "Print Docker commands that start an application.\n\n"
+        "The commands contain its environment variables, labels, mounts and volumes.",
     )
 )
 
@@ -161,11 +164,14 @@ def kubernetes(
     if tunnels or backends or any(settings.values()):
         raise UsageError("the ConfigMap contains only the configuration file: move the other options to this file")
     # Do not expand environment variables of this process, because the pod does not have them.
-    unset = f"the pod has no environment variable {{name}}: write its value, or for a file, a path in {SECRETS}"
+    unset = (
+        "the pod has no environment variable {name}: replace the variable with its value, or replace the whole path"
+        f" of a file with a path in {SECRETS}"
+    )
     config = load(ConfigSources(file=file, environment={}, unset=unset))
     documents = kubernetes_workload.kubernetes(config, file.read_text(), name, image, podman=podman)
-    hint = f"create the Secret first: kubectl create secret generic {name} --from-file=DIRECTORY"
+    hint = f"kubectl create secret generic {name} --from-file=DIRECTORY"
     if podman:
-        hint = f"create the Secret {name} first, with `podman kube play`"
-    click.secho(f"# {hint} (the files that the configuration names)", err=True, fg="yellow")
+        hint = f"use `podman kube play` to create the Secret {name}"
+    click.secho(f"# first put the files that the configuration names into a Secret: {hint}", err=True, fg="yellow")
     click.echo(documents.rstrip())

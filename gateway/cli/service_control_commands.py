@@ -34,7 +34,7 @@ def _named_command(name: str, collection: str, text: str) -> click.Command:
 
     Args:
         name: The name of the command.
-        collection: The collection that contains the command's argument NAME: `backends` or `tunnels`.
+        collection: Whether NAME is the name of a backend (`backends`) or of a tunnel (`tunnels`).
         text: The help text.
     """
     complete = complete_tunnels if collection == "tunnels" else complete_backends
@@ -68,7 +68,8 @@ resume = _named_command(
     "resume",
     "backends",
     "Resume the checks of backend NAME.\n\n"
-    "If the checks are not paused, restarts them. The next check then accepts an NFS export that was replaced.",
+    "If the checks are not paused, this command restarts them. Until a restart, the checks report a replaced NFS"
+    " export as an error.",
 )
 reconnect = _named_command("reconnect", "tunnels", "Close and reopen tunnel NAME.")
 

@@ -124,7 +124,7 @@ def _print_consumers(consumers: dict[str, Any]) -> None:
 
 
 def _failed_tunnels(service: dict[str, Any], backend: str) -> str:
-    """Return which failed tunnels cause a backend's state, such as `tunnel office is down`; empty if none do."""
+    """Describe the failed tunnels that affect a backend, such as `tunnel office is down`; empty if there are none."""
     causes = [each for each in causes_of(service, backend) if each["part"] == "tunnel"]
     return ", ".join(f"tunnel {each['name']} is {state_name(each['state'])}" for each in causes)
 
@@ -139,13 +139,13 @@ def _backend_rows(
     Args:
         name: The name of the backend.
         backend: The backend in `/api/v1/status`.
-        failed_tunnels: The result of `_failed_tunnels`. If the backend's `reason` is `tunnel`, the note contains this
-            text instead of the details, which are printed above.
+        failed_tunnels: The result of `_failed_tunnels`. If the backend's `reason` is `tunnel`, the backend's note
+            contains this text, because the table of tunnels contains the details.
         wide: Whether to add the columns of the format `wide`.
     """
     targets = backend["targets"]
     only = targets[0] if len(targets) == 1 and targets[0]["state"] == backend["state"] else None
-    hold = "" if backend["holds_clients"] else f"clients are not held (gateway fail {name} --undo)"
+    hold = "" if backend["holds_clients"] else f"clients do not wait (gateway fail {name} --undo)"
     connections = backend["connections"]
     by_tunnel = failed_tunnels if backend["reason"] == "tunnel" else ""
     reason = by_tunnel or (_target_note(only) if only else format_reason(backend))

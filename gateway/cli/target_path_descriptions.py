@@ -13,7 +13,7 @@ def outer_tunnels(tunnel: dict[str, Any]) -> list[str]:
 
 
 def describe_via(tunnel: dict[str, Any]) -> str:
-    """Return the name of a tunnel's outer tunnel; `-` if the tunnel connects directly.
+    """Return the name of the tunnel inside which a tunnel runs; `-` if the tunnel connects directly.
 
     If the tunnel is not open, return the names of all tunnels in its `via`.
     """

@@ -52,8 +52,7 @@ def top(client: OpsApiClient, interval: float, count: int | None) -> None:
 class _RateCalculator:
     """Computes the traffic per second from the counters in two consecutive responses of the service.
 
-    After a failed request, the next result contains only zeros, because there is no previous response for the
-    comparison.
+    After a failed request, the first rates are zero, because there are no earlier counters to compare with.
     """
 
     def __init__(self, client: OpsApiClient) -> None:
@@ -68,7 +67,7 @@ class _RateCalculator:
         return status
 
     def rates(self) -> tuple[dict[str, Any], list[list[str]]]:
-        """Request the counters again. Return the body of `/api/v1/status`, and the table rows with the rates."""
+        """Return the body of `/api/v1/status`, and the table rows with the rates since the previous request."""
         before, then = self._before, self._read_at
         try:
             status = self.read()
@@ -86,9 +85,10 @@ class _RateCalculator:
 
 
 def _counters(client: OpsApiClient) -> tuple[dict[tuple[str, str], dict[str, float]], dict[str, Any]]:
-    """Request and return the counters of each backend and container, and the body of `/api/v1/status`.
+    """Request the counters of each backend and container. Return the counters, and the body of `/api/v1/status`.
 
-    The keys are pairs of a backend name and a container name. The container name is empty for a backend's totals.
+    The key of each set of counters is a pair: the name of a backend, and the name of a container. For the totals of
+    a backend, the container name is empty.
     """
     found: dict[tuple[str, str], dict[str, float]] = {}
     _, status = client.get_json("/api/v1/status")
@@ -102,9 +102,9 @@ def _counters(client: OpsApiClient) -> tuple[dict[tuple[str, str], dict[str, flo
 
 
 def _row(after: dict[str, Any], before: dict[str, Any], seconds: float) -> tuple[float, list[str]]:
-    """Return the total rate of a row, and the row's cells from the column CLIENTS on.
+    """Return the total rate of a row, for sorting, and the cells of the row, starting with the column CLIENTS.
 
-    The total rate is the sum of new clients, sent bytes and received bytes per second. It is used for sorting.
+    The total rate is the sum of new clients, sent bytes and received bytes per second.
 
     Args:
         after: The counters from the second of two requests.

@@ -5,12 +5,12 @@ from typing import Any
 
 
 def format_reason(part: dict[str, Any]) -> str:
-    """Return the reason and the detail of a state; empty if the state has none.
+    """Return the reason and the detail of a state; an empty string if the state has neither.
 
     Args:
         part: A tunnel, backend or target of `/api/v1/status`, or another dictionary with `reason` and `detail`.
     """
-    if part["reason"] in (None, "tunnel"):  # omit `tunnel`: the detail already names the failed tunnel
+    if part["reason"] in (None, "tunnel"):  # omit the reason `tunnel`: the detail names the failed tunnel
         return str(part["detail"])
     return f"{part['reason']}: {part['detail']}"
 

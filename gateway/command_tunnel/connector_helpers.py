@@ -51,7 +51,8 @@ class ConnectorHelpers:
 
         Raises:
             TunnelError: The program cannot be used, for example because another user can change it. The error is
-                fatal, except if the search took more than half of `start_timeout`, or raised `OSError`.
+                fatal, except in two cases: the search for the program's file took more than half of `start_timeout`,
+                or the search raised `OSError`.
         """
         template = self.options.command
         limit = self.options.start_timeout / 2

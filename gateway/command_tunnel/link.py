@@ -116,7 +116,9 @@ class CommandLink:
             await asyncio.gather(*(each.close() for each in self._connectors.values()))
 
     async def socket(self, to: HostPort, phases: PhaseTimer | None = None) -> Stream:
-        """Return a non-blocking socket that is connected to `to`. Record the duration in `phases`, as `channel`.
+        """Return a non-blocking socket that is connected to `to`.
+
+        Record the duration of the dial in `phases`, as the phase `channel`.
 
         See `gateway.contracts.link.Link`.
         """
@@ -142,11 +144,11 @@ class CommandLink:
         return await asyncio.shield(self._lost)
 
     def status(self) -> CommandTunnelStatus:
-        """Return the current status of the link, without a round-trip time."""
+        """Return the current status of the link. `rtt` is None, because the link measures no round-trip time."""
         return CommandTunnelStatus(processes=len(self._children), clients=len(self._bridges))
 
     def recent_targets(self) -> list[HostPort]:
-        """Return the most recently dialed target, and the targets dialed less than ten minutes before it."""
+        """Return the most recently dialed target, and the targets dialed in the ten minutes before that dial."""
         last = max(self._dialed.values(), default=0.0)
         return [target for target, at in self._dialed.items() if last - at < _RECENT]
 

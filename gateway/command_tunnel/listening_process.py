@@ -62,14 +62,14 @@ class ListeningProcess:
         """Whether the process is being stopped, because another process has replaced it and it has no clients."""
         self._stall_timer = StallTimer()
         self._last_read = self.last_received
-        """Monotonic time, in seconds, of the last observed read or accepted connection."""
+        """Monotonic time, in seconds, at which the process was last seen to read data or accept a connection."""
         self._sockets = LocalPortState()
         """The state of the local port at the last call of `update_stall`."""
         self._command = command
         self._options = options
         self._first: Stream | None = None
         """The connection with which `wait_ready` or `accepts` tested the process. The next client uses this
-        connection. If the gateway closed it without sending data, a database could count an aborted login."""
+        connection, because a database can count a connection without data as an aborted login."""
 
     @property
     def name(self) -> str:
@@ -151,7 +151,7 @@ class ListeningProcess:
         """Close the connection from `wait_ready` or `accepts` if no client has used it within five seconds.
 
         Args:
-            now: Monotonic time in seconds. By default, the age of the connection does not matter.
+            now: Monotonic time in seconds. If omitted, the method closes an unused connection immediately.
         """
         if self._first is not None and now - self.last_dial > _FIRST_TIMEOUT:
             reset(self._first)
@@ -163,7 +163,7 @@ class ListeningProcess:
         The process makes progress if it reads data, sends data or accepts a connection.
 
         Args:
-            sockets: The current state of the local port. The next call compares its own state with this one.
+            sockets: The current state of the local port. The method compares it with the state at the previous call.
             now: Monotonic time in seconds.
         """
         if sockets.has_progress_since(self._sockets):
@@ -236,7 +236,8 @@ class ListeningProcess:
         own = await asyncio.to_thread(session_sockets, self.child.pid)
         if own is None or before.listeners <= own:
             return
-        after = await self._read_sockets()  # a socket that closed before `own` was read is not in `own`
+        # Read the listeners again: a listener in `before` may be missing in `own` only because it has closed.
+        after = await self._read_sockets()
         if (before.listeners - own) & after.listeners:
             # Wait a short time. If the program exits, `_check_running` raises a more specific error.
             await self.child.exits_within(EXIT_DELAY)

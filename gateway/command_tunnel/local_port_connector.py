@@ -107,7 +107,7 @@ class LocalPortConnector:
     async def _kill_unless_accepting(self, process: ListeningProcess) -> None:
         """Kill a process that makes no progress, unless it accepts a test connection.
 
-        A process that accepts the connection works. Probably, the target does not respond.
+        If the process accepts the test connection, the process works, and probably the target does not respond.
         """
         try:
             accepts = await process.accepts(self._helpers.options.suspect)

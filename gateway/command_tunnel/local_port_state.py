@@ -35,10 +35,10 @@ class LocalPortState:
 
     @property
     def has_waiting_clients(self) -> bool:
-        """Whether a connection is not yet accepted, or every accepted connection has unread data.
+        """Whether a connection waits to be accepted, or all accepted connections have unread data.
 
-        Unread data on only some connections does not count: the program probably waits until their targets accept
-        more data.
+        Unread data on only some connections does not count, because the program probably waits until the target
+        accepts more data on these connections.
         """
         return self.backlog > 0 or (bool(self.unread) and all(self.unread.values()))
 

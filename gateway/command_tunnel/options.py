@@ -24,13 +24,13 @@ class CommandTunnelOptions:
             TZ and the locale.
         login_exit_codes: Exit codes with which the program reports that its login failed. The tunnel is then
             quarantined.
-        start_timeout: Time limit until the program listens (with `mode: port`), and until a connection to a target is
-            open. The search for the file of the program may take at most half of this time.
+        start_timeout: Time limit for the program to start listening (with `mode: port`), and for opening a connection
+            to a target. The search for the file of the program may take at most half of this time.
         suspect: Time without progress after which new clients use another process (with `mode: port`). A program
             makes progress if it reads data, sends data or accepts a connection. The time counts only while a
             connection waits to be accepted, or while all accepted connections have unread data.
-        lost: Time without progress, as for `suspect`, after which the gateway kills the process and resets its
-            clients. With `mode: port`, the gateway does not kill a process that still accepts new connections.
+        lost: Time without progress, measured as for `suspect`, after which the gateway kills the process and resets
+            its clients. With `mode: port`, the gateway does not kill a process that still accepts new connections.
     """
 
     command: tuple[str, ...]

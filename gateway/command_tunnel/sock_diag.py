@@ -42,10 +42,10 @@ class _SocketEntry(NamedTuple):
 
 
 def read_connection(host: str, port: int, client: int) -> LocalPortState:
-    """Return the state of a local port. Except for `backlog`, it does not include connections of other clients.
+    """Return the state of a local port. Only `backlog` includes connections of other clients.
 
-    If sock_diag is not available or does not find a socket, use `read_local_ports`. That function blocks for longer,
-    and also returns the connections of other clients.
+    If sock_diag is not available or does not find a socket, return the result of `read_local_ports`, which blocks for
+    longer. This result includes all connections of other clients.
 
     Args:
         host: The address that the client has dialed: 127.0.0.1 or ::1.
@@ -53,7 +53,7 @@ def read_connection(host: str, port: int, client: int) -> LocalPortState:
         client: The local TCP port of the connected client.
 
     Returns:
-        The state of the port. If it comes from sock_diag, `owners` also contains the user who accepted the
+        The state of the port. If the state comes from sock_diag, `owners` also contains the user who accepted the
             connection, and `unread` is empty.
 
     Raises:

@@ -22,7 +22,8 @@ _TEST_DURATION = 1.0
 """Maximum time, in seconds, that a test waits for the program to write output or to exit. A program that does neither
 passes the test, because it probably waits for data from the client."""
 _FIRST_TEST_DURATION = 3.0
-"""Like `_TEST_DURATION`, for the test when the tunnel opens. Longer, to also detect a program that fails slowly."""
+"""Like `_TEST_DURATION`, but for the test when the tunnel opens. This test is longer, so that it also detects a
+program that fails slowly."""
 _UNUSED_TIMEOUT = 5.0
 """Seconds after which a tested connection is closed if no client has used it."""
 
@@ -109,7 +110,7 @@ class StdioConnector:
         """Close the tested connection if its process has exited, or if no client has used it for five seconds.
 
         Args:
-            now: Monotonic time in seconds. The default closes the connection regardless of its age.
+            now: Monotonic time in seconds. If omitted, the method closes the connection immediately.
         """
         if self._tested is None:
             return

@@ -232,10 +232,10 @@ def at_key(places: Mapping[str, str], place: str, key: str, message: str) -> Con
 
 
 def _alternative(tree: Tree, arguments: tuple[Any, ...]) -> Any:
-    """Return the union of those types in `arguments` that can match the tree.
+    """Return the union of the types in `arguments` to which `tree` can be converted.
 
-    If `arguments` contains dataclasses and other types, a mapping can match only the dataclasses. A scalar or a list
-    can match only the other types.
+    If `arguments` contains dataclasses and other types, a mapping can become only one of the dataclasses. A scalar or
+    a list can become only one of the other types.
     """
     rest = [each for each in arguments if each is not type(None)]
     records = [each for each in rest if dataclasses.is_dataclass(each)]

@@ -1,4 +1,4 @@
-"""Lists the targets and tunnel servers that the gateway dials. Can block, because it reads the files of VPNs."""
+"""Lists the targets and tunnel servers that the gateway dials. Can block, because it reads VPN configurations."""
 
 from gateway.config.model import Config, TunnelSpec
 from gateway.contracts.config_types import HostPort
@@ -19,7 +19,7 @@ def direct_addresses(config: Config) -> tuple[str, ...]:
 
 
 def servers_behind_several(config: Config) -> dict[str, tuple[HostPort, ...]]:
-    """Return the name and the server addresses of each tunnel that has several tunnels in `via`."""
+    """Return the server addresses of each tunnel that has several tunnels in `via`, by tunnel name."""
     return {name: tuple(_servers(spec)) for name, spec in config.tunnels.items() if len(spec.via) > 1}
 
 

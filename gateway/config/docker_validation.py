@@ -10,7 +10,7 @@ from gateway.docker.options import DockerOptions, Grant, NetworkOptions, SwarmPe
 from gateway.docker.per_project_network_names import PROJECT_BITS
 
 Violation = tuple[tuple[str, ...], str]
-"""A violation of a rule: the path of the invalid key, relative to the section `docker`, and a message."""
+"""The keys from the section `docker` to an invalid value, such as `("networks", "lan", "subnet")`; and a message."""
 
 
 def docker_problems(config: Config, docker: DockerOptions, tunnels: set[str]) -> Iterator[Violation]:

@@ -15,8 +15,8 @@ URL_FLAGS = ("tunnel", "backend")
 """The flags that define a tunnel or backend by a URL. Variables such as `GATEWAY_TUNNEL_BASTION` have the same
 effect."""
 OTHER_VARIABLES = {
-    "GATEWAY_CONFIG": "The configuration file, like `-c`; in the Compose examples for swarms, a version number.",
-    "GATEWAY_OPS_CA_FILE": "Certificate authorities for `--url`, for commands that connect to a service.",
+    "GATEWAY_CONFIG": "The configuration file, like `-c`. In the swarm examples, the version of the swarm config.",
+    "GATEWAY_OPS_CA_FILE": "A file with the certificate authorities for `--url`, like `--ca-file`.",
     "GATEWAY_IMAGE": "The image, in the Compose examples.",
     "GATEWAY_USER": "The user ID of the container, in the Compose examples.",
     "GATEWAY_VPN_IMAGE": "The image with the VPN clients, in the Compose examples.",
@@ -29,7 +29,7 @@ _SIMILAR = 0.7
 
 @functools.cache
 def setting_names() -> Mapping[str, tuple[str, ...]]:
-    """Map each flag to the path of the key that it sets, such as `{"ops-tls-key-file": ("ops", "tls", "key_file")}`.
+    """Map each flag to the key that it sets, such as `{"ops-tls-key-file": ("ops", "tls", "key_file")}`.
 
     For keys of the section `gateway`, the flag has no prefix: `state-dir`, not `gateway-state-dir`.
     """

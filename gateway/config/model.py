@@ -43,10 +43,10 @@ class CommonCheckOptions:
     """The keys of `check:` that backends of all kinds have.
 
     Args:
-        interval: Time between two checks of a target, with a jitter of 5 %.
-        fast_interval: Time between two checks after a change of state, or after failed client connections.
-        down_interval: Time between two checks while the target is down. If `interval` is shorter, `interval` applies.
-        timeout: Time limit for one whole check.
+        interval: Time between two probes of a target, with a jitter of 5 %.
+        fast_interval: Time between two probes after a change of state, or after failed client connections.
+        down_interval: Time between two probes while the target is down. If `interval` is shorter, `interval` applies.
+        timeout: Time limit for one whole probe.
         rise: Number of consecutive successes after which a target is up.
         fall: Number of consecutive failures after which a target is down.
     """
@@ -216,11 +216,11 @@ class Config:
     places: dict[str, str] = field(default_factory=dict, compare=False)
     """The place of each value, by dotted key: its file, line and column; or its environment variable; or its flag."""
     origin: ConfigOrigin = field(default_factory=ConfigOrigin, compare=False)
-    """The sources of the configuration."""
+    """The file, environment variables and flags from which the configuration comes."""
     redactor: Redactor = field(default_factory=Redactor, compare=False, repr=False)
     """Redacts the values of environment variables in error messages."""
     direct: tuple[str, ...] = field(default=(), compare=False)
     """The IP addresses that the gateway dials without a tunnel. The gateway's Docker networks must not contain these
     addresses. Empty if the configuration has no section `docker`."""
     servers: dict[str, tuple[HostPort, ...]] = field(default_factory=dict, compare=False)
-    """The server addresses of tunnels with several tunnels in `via`. The keys are the names of the tunnels."""
+    """The server addresses of each tunnel that has several tunnels in `via`, by tunnel name."""

@@ -20,7 +20,7 @@ def ops_problems(ops: OpsSection) -> Iterator[tuple[str, str]]:
     if ops.metrics_token_file is not None and not ops.authenticated:
         yield (
             "metrics_token_file",
-            "everything except /metrics would need no token: add token_file or tls.client_ca_file",
+            "has no effect without token_file or tls.client_ca_file: add one of them",
         )
     if ops.metrics_token_file is not None and ops.metrics_token_file == ops.token_file:
         yield (

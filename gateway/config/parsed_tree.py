@@ -37,7 +37,7 @@ class ParsedMapping:
     entries: "dict[str, tuple[str, Tree]]" = field(default_factory=dict)
 
     def put(self, key: str, value: "Tree") -> None:
-        """Add or replace an entry. The place of the key is `value.place`."""
+        """Add or replace an entry. Use the place of `value` as the place of the key."""
         self.entries[key] = (value.place, value)
 
 

@@ -23,16 +23,16 @@ class Redactor:
 
     Args:
         references: Maps each value to the reference, such as `${NAME}`, that replaces it in all messages.
-        by_place: Maps an environment variable, such as `GATEWAY_OPS_LISTEN`, to its values and their references. The
-            gateway redacts the values of a variable only in messages about the variable. If such a value occurs in
-            another message, it usually has another meaning, for example the name of a backend.
+        by_place: For each environment variable, such as `GATEWAY_OPS_LISTEN`: a mapping from the values in the
+            variable to references. The gateway redacts these values only in messages about the variable. In other
+            messages, the same text usually has another meaning, for example the name of a backend.
     """
 
     references: dict[str, str] = field(default_factory=dict, repr=False)
     by_place: dict[str, dict[str, str]] = field(default_factory=dict, repr=False)
 
     def add(self, variable: str, *values: str) -> None:
-        """Redact `values` in all later errors about the environment variable `variable`."""
+        """From now on, redact `values` in error messages about the environment variable `variable`."""
         self.by_place.setdefault(variable, {}).update(dict.fromkeys(values, f"${{{variable}}}"))
 
     def redact(self, message: str, place: str) -> str:

@@ -31,7 +31,7 @@ def named_files(config: Config) -> set[Path]:
 
 
 def check_files(config: Config) -> list[ConfigProblem]:
-    """Return a problem for each file of a configuration that this process cannot read or write.
+    """Return a problem for each file that the configuration names and this process cannot read or write.
 
     Blocks while it reads the files. A problem does not make the configuration invalid: a running service reports the
     problem as an error of one tunnel or backend, and continues to run the others.

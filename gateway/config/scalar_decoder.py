@@ -40,8 +40,8 @@ def read_scalar(tree: ParsedScalar, text: str, read: Callable[[str], Any]) -> An
         read: The parser.
 
     Raises:
-        ValueError: The value is not valid. The message contains no value from the environment, except the paths
-            in variables such as HOME. The caller adds the key and its place in the file.
+        ValueError: The value is not valid. The message contains no values of environment variables, except
+            file paths from variables such as HOME. The caller adds the key and its place in the file.
     """
     try:
         _check_text(text)

@@ -164,8 +164,8 @@ def _put_query(
         if key in seen and not listed:
             problems.append(ConfigProblem(place, key, "is given twice: remove one"))
         seen.add(key)
-        # Do not decode a plus as a space (RFC 3986): only HTML forms use that encoding, and fingerprints contain
-        # plus signs.
+        # Do not decode a plus sign as a space. In a URL (RFC 3986), a plus sign is not a space, and fingerprints
+        # contain plus signs.
         tree: Tree = ParsedScalar(place, unquote(text) or None)
         if listed:
             tree = ParsedSequence(place, [ParsedScalar(place, unquote(each)) for each in text.split(",") if each])
@@ -186,7 +186,7 @@ def _put(table: ParsedMapping, path: list[str], value: Tree, place: str) -> None
 
 
 def secrets_in(table: ParsedMapping, kinds: Mapping[str, TunnelKind] | Mapping[str, BackendKind]) -> list[str]:
-    """Return the dotted keys that contain a secret. Keys that contain the path of a secret file are not included.
+    """Return the key of each secret, such as `check.password`. Keys of secret files are not included.
 
     Args:
         table: A mapping from `tunnel_tree` or `backend_tree`.

@@ -29,7 +29,7 @@ _MAX_UNIX_PATH = 107
 LogTarget = Literal["stdout", "stderr"] | Path
 """The destination of a log: a standard stream or a file."""
 ThreadCount = Literal["auto"] | int
-"""A number of threads, or `auto` to derive the number from the processors of the machine."""
+"""A number of threads, or `auto` to derive this number from the processors that the process can use."""
 _STREAMS: dict[str, LogTarget] = {"stdout": "stdout", "stderr": "stderr"}
 
 

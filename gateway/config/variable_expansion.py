@@ -14,8 +14,9 @@ def expand(text: str, environment: Mapping[str, str], used: dict[str, str] | Non
     Args:
         text: The string with references.
         environment: The environment variables.
-        used: Maps each inserted value to its reference, such as `${NAME}`, so that errors can show the reference
-            instead of a secret. The function adds the values, except those of `_PATHS`. None if it is not needed.
+        used: Maps the values of variables to their references, such as `${NAME}`, so that errors can show the
+            reference instead of a secret. The function adds an entry for each variable whose value it inserts,
+            except the variables in `_PATHS`. None to add no entries.
 
     Raises:
         KeyError: A variable without a default is not set.

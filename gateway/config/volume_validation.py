@@ -16,7 +16,7 @@ _SECRET = {"user", "username", "pass", "password", "password2", "cred", "credent
 
 
 def volume_problems(config: Config) -> Iterator[tuple[str, str, str]]:
-    """Yield the problems of all volumes. Each is a tuple: backend name, key in the backend's section, message."""
+    """Yield each problem of a volume as a tuple: backend name, key in the backend's section, message."""
     seen: dict[str, str] = {}
     for name, spec in config.backends.items():
         volume, mount = spec.kind.volume_options(spec.options), spec.kind.mount
@@ -37,7 +37,7 @@ def _of_volume(spec: BackendSpec, volume: VolumeOptions, mount: KernelMountPrope
     if volume.address is not None and not is_address(volume.address):
         yield (
             "volume.address",
-            f"{volume.address!r} is not an IP address: use one, because the engine may resolve a name differently",
+            f"{volume.address!r} is not an IP address: use one, as the engine may resolve a name to another address",
         )
     yield from mount.problems(spec.options)
     for option in volume.mount_options:

@@ -77,8 +77,8 @@ def _validate_backends(config: Config, *, services: bool) -> None:
     for backend, spec in config.backends.items():
         if spec.kind.volume_options(spec.options) is not None and not spec.listen:
             raise UsageError(
-                f"backends.{backend}.listen: an allocated port would change with each new pod: set an address, such"
-                " as 127.0.0.1:20490"
+                f"backends.{backend}.listen: without an address, the port would change with each new pod: set one,"
+                " such as 127.0.0.1:20490"
             )
         if mounted or not services:
             continue
@@ -109,7 +109,10 @@ def _is_dns_label(name: str, longest: int) -> bool:
 
 
 def _files(config: Config) -> Iterator[tuple[str, Path | None]]:
-    """Yield the section and path of each file and secret in the configuration. A literal secret has the path None."""
+    """Yield the section and path of each file and secret in the configuration.
+
+    The path is None if the configuration contains the secret itself.
+    """
     ops = config.ops
     sections: dict[str, list[Any]] = {
         **{f"tunnels.{name}": [spec.options] for name, spec in config.tunnels.items()},

@@ -34,15 +34,15 @@ _RESTRICTED = {
 def kubernetes(config: Config, text: str, name: str, image: str, *, podman: bool = False) -> str:
     """Return the manifests as YAML: a ConfigMap, a workload, and Services or volumes for clients.
 
-    If the kernel mounts the backends, as for NFS, the workload is a DaemonSet with `hostNetwork`. Each volume has a
-    PersistentVolume and a PersistentVolumeClaim.
+    For backends that the kernel mounts, such as NFS, the workload is a DaemonSet with `hostNetwork`, and each volume
+    has a PersistentVolume and a PersistentVolumeClaim.
 
-    Otherwise, the workload is a Deployment. Each backend that listens on a port has a Service.
+    For other backends, the workload is a Deployment, and each backend that listens on a port has a Service.
 
     Args:
         config: The configuration.
-        text: The content of the configuration file for the ConfigMap. It must not contain secrets, only paths of
-            files with secrets.
+        text: The content of the configuration file for the ConfigMap. The content must not include secrets, only
+            paths of files with secrets.
         name: The name of the workload, the ConfigMap and the Secret.
         image: The container's image.
         podman: Whether to render for `podman kube play`, without Services and PersistentVolumes.
@@ -99,7 +99,8 @@ def _pod(config: Config, name: str, image: str, *, on_nodes: bool) -> dict[str, 
     stop = config.shutdown.delay + config.shutdown.drain
     probe_port = _probe_port(config)
     hosts = [each.host for each in (config.ops.listen, config.ops.probe_listen) if each is not None]
-    wildcard = "[::]" if "::" in hosts else "0.0.0.0"  # noqa: S104 - the kubelet connects from outside the pod
+    # Listen on all addresses, because the kubelet connects from outside the pod.
+    wildcard = "[::]" if "::" in hosts else "0.0.0.0"  # noqa: S104 - see the comment above
     secret = needs_secret(config)
     secret_mount = [{"name": "secrets", "mountPath": SECRETS, "readOnly": True}] if secret else []
     secret_volume = [{"name": "secrets", "secret": {"secretName": name, "defaultMode": 0o440}}] if secret else []

@@ -71,8 +71,9 @@ def _for_server(host: str, lines: Sequence[str]) -> Iterator[str]:
 def _clients(config: Config, name: str, paths: Sequence[str], target: HostPort) -> list[str]:
     """Return the hosts that connect to a target. These are the servers of the tunnels in `paths`.
 
-    IPv6 addresses have no brackets, because exports(5) defines brackets as a wildcard. If the target is the name of a
-    tunnel's server, add `localhost`, because the server can connect to itself from a loopback address.
+    IPv6 addresses have no brackets, because exports(5) defines brackets as a wildcard. If the target has the
+    same host name as a tunnel's server, add `localhost`, because this server can connect to itself from a loopback
+    address.
     """
     if target.host in _LOOPBACK:
         return ["localhost"]

@@ -16,7 +16,7 @@ class ValidityPeriod(NamedTuple):
         """Return whether the remaining time is less than a week and less than a third of the validity period.
 
         Args:
-            now: Seconds since the epoch.
+            now: The current time, in seconds since the epoch.
         """
         return self.expires - now < min((self.expires - self.begins) / 3, _WEEK)
 

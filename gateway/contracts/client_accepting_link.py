@@ -130,7 +130,7 @@ class AcceptedClientHandler(Protocol):
         Args:
             listener: The listener.
             failed: True after a failure (for example, a dial failed or was slow), or if no permits are left. False if
-                the link's connections or settings changed. The handler can then call `listen` again immediately.
+                the link's connections or settings changed: the handler can then call `listen` again immediately.
         """
 
     def on_closed(self, listener: ClientAcceptingListener) -> None:

@@ -20,7 +20,7 @@ class PhaseTimer:
         logins: Limits the probe's logins; None if nothing limits them.
         timeout_hint: The likely cause, to report if the current phase times out; empty if the cause is unknown.
         timeout_failure: What to report if the probe times out: a reason and a one-line message, for example about an
-            unexpected response. None: the reason is `timeout`.
+            unexpected response. None to report the reason `timeout`.
     """
 
     seconds: dict[str, float] = field(default_factory=dict)

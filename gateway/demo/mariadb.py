@@ -97,12 +97,12 @@ class MariaDB:
 
     def _as_root(self) -> "pymysql.Connection[Any]":
         connection = pymysql.Connection(user="root", ssl_disabled=True, autocommit=True, defer_connect=True)
-        # Pass a connected socket: if pymysql cannot connect to a unix socket, it does not close its own socket.
+        # Pass a connected socket, because pymysql leaves its own socket open if it cannot connect to a unix socket.
         connection.connect(self._connect())
         return connection
 
     def _connect(self) -> socket.socket:
-        """Connect to the server's unix socket. Retry, because the server opens its TCP port first."""
+        """Connect to the server's unix socket. Retry, because the server opens its TCP port before this socket."""
         deadline = time.monotonic() + _START_TIMEOUT
         while True:
             sock = socket.socket(socket.AF_UNIX)

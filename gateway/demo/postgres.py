@@ -93,10 +93,10 @@ class Postgres:
         return self
 
     def standby(self, folder: Path) -> "Postgres":
-        """Start a hot standby of this server.
+        """Start a hot standby of this server, and return the standby.
 
         Args:
-            folder: The folder for the server's data.
+            folder: The folder for the standby's data.
         """
         other = Postgres(folder)
         other.password, other.check_password = self.password, self.check_password

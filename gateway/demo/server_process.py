@@ -112,7 +112,7 @@ class ServerProcess:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - the function only calls prctl
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - safe with threads, because it only calls prctl(2)
                 user=self._user,
                 env=self._environment,
                 cwd="/",

@@ -182,7 +182,7 @@ def make_key(path: Path, *options: str) -> None:
         path: The file of the private key.
         options: The type of the key (default: ssh-ed25519), and its passphrase (default: none).
     """
-    import asyncssh  # noqa: PLC0415 - the tests import this module early
+    import asyncssh  # noqa: PLC0415 - lazy import, because all integration tests import this module
 
     kind, *passphrase = options or ("ssh-ed25519",)
     key = asyncssh.generate_private_key(kind)

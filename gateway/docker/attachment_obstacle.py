@@ -1,10 +1,13 @@
-"""Defines the reasons why an attachment to a network is blocked or has drifted."""
+"""Defines the reasons why an attachment to a network does not match the desired state."""
 
 from enum import StrEnum
 
 
 class AttachmentObstacle(StrEnum):
-    """The reason why a container's or service's attachment is blocked or has drifted. The status shows the value."""
+    """Why the gateway does not attach a container or service to a network, or why an attachment is not as desired.
+
+    The status shows this reason for attachments in the state `blocked` or `drifted`.
+    """
 
     SHARED_NETWORK = "shared_namespace"
     HOST_NETWORK = "host_network"

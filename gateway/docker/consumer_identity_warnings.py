@@ -86,8 +86,8 @@ def spoofing(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
             more = f" and {len(able) - _MAX_NAMES} more" if len(able) > _MAX_NAMES else ""
             yield (
                 f"network {name}: {', '.join(able[:_MAX_NAMES])}{more} can spoof another container's address"
-                f" (NET_RAW or NET_ADMIN), and so use {', '.join(used)} as that container: use cap_drop: [NET_RAW],"
-                " a separate network for each consumer, or a unix socket for each (docs/docker.md)"
+                f" (NET_RAW or NET_ADMIN), and use {', '.join(used)} with that container's permissions: set"
+                " cap_drop: [NET_RAW], or give each consumer its own network or unix socket (docs/docker.md)"
             )
 
 

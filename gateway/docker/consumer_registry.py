@@ -87,7 +87,7 @@ class ConsumerRegistry:
         self._forgotten: dict[str, float] = {}
         self._updated = asyncio.Event()
         self.watchers: list[Callable[[dict[str, Consumer]], None]] = []
-        """Functions that the registry calls with all consumers, by address, when a consumer changes."""
+        """Functions that the registry calls after each change of the consumers, with all consumers by address."""
 
     def update(
         self,

@@ -12,8 +12,9 @@ from gateway.docker.inspection_conversion import epoch, signal_number
 from gateway.docker.start_attempts import StartAttempts
 
 _KEPT = 200
-"""A response with fewer past events than this number is complete. Docker stores only the latest 256 events (moby,
-`daemon/events`). This number is below 256, because a response omits events that are newer than the request."""
+"""If a response contains fewer past events than this number, no past event is missing. Docker stores only the latest
+256 events (moby, `daemon/events`). A response with a little fewer than 256 events can be incomplete, because the
+response omits events that are newer than the request."""
 
 
 def record_event(event: Mapping[str, Any], attempts: StartAttempts, requested: Collection[str]) -> None:
@@ -50,8 +51,8 @@ async def record_past_events(
         within: The maximum time to read events, in seconds. Events that are not read by then are not recorded.
 
     Returns:
-        The engine's time before the read, in seconds since the epoch; and the monotonic time before which events can
-        be missing. The monotonic time is 0 if no event is missing, and for Podman.
+        Two times. The first is the engine's time before the read, in seconds since the epoch. The second is the
+        monotonic time before which events can be missing; 0 if no event is missing, and for Podman.
 
     Raises:
         EngineError: The request failed.

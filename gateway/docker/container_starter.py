@@ -16,8 +16,8 @@ from gateway.docker.plan import REVIVALS, PlannedAction
 
 _PARALLEL = 4
 _SLOT_TIME = 5.0
-"""Maximum time in seconds for which a start counts toward `_PARALLEL`. A start can wait for a mount for an hour, and
-must not delay other starts for so long."""
+"""Seconds after which a start no longer counts toward `_PARALLEL`, the maximum number of simultaneous starts. A start
+can wait for a mount for an hour, and must not delay other starts for that time."""
 
 
 class ContainerStarter:

@@ -29,7 +29,7 @@ class DesiredState:
         serving: Whether any client has connections through the gateway.
         by_label: Maps the name of each backend with `allow.label` to the name of this label.
         strict: `gateway.strict`: whether only rules in `docker.grants` admit containers, and labels do not.
-        configured: The configured networks, if `expand_projects` has replaced networks in `options`; otherwise
+        configured: The networks as configured, if `expand_projects` has replaced networks in `options`; otherwise
             empty.
         claimed: For each network, the gateway's previous addresses.
         refused: For each network, the addresses that the engine refused to assign to the gateway.
@@ -38,8 +38,9 @@ class DesiredState:
         mount_addresses: The addresses that the engine's host connects to when it mounts volumes.
         usable: The backends that serve clients now; None in commands that run without the service.
         given_up: The containers that the gateway no longer starts; see `StartAttempts.given_up`.
-        restarted: Pairs of a container's ID and a start time of the owner of its network namespace. This start does
-            not require a restart of the container; see `StartAttempts.restarted` and `Plan.later_starts`.
+        restarted: Pairs of a container's ID and a start time. If the owner of the container's network namespace
+            started at this time, the container needs no restart; see `StartAttempts.restarted` and
+            `Plan.later_starts`.
         interrupted: The requested starts without a response from the engine, by container ID.
         namespaces: The `Plan.namespaces` of the previous plan.
         signals: The signals that other clients of the engine sent to each container; see `StartAttempts.signals`.

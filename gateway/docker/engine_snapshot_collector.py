@@ -178,10 +178,11 @@ class EngineSnapshotCollector:
     async def _with_capabilities(
         self, engine: EngineClient, containers: tuple[Container, ...], labels: Collection[str]
     ) -> tuple[Container, ...]:
-        """Return copies of the containers, with `can_spoof` from their cached inspections.
+        """Return copies of the containers, with `can_spoof` from the inspection cache.
 
-        Inspect only running containers that share a network with a container that uses backends, or that join another
-        container's network namespace: they may be able to spoof the address of a container that uses backends.
+        First, inspect the running containers that may be able to spoof the address of a container that uses backends,
+        unless they are in the cache. Such containers share a network with a container that uses backends, or join
+        another container's network namespace.
         """
         running = [each for each in containers if each.state in RUNNING]
         shared = {name for each in running if self._takes_part(each, labels) for name in each.endpoints}

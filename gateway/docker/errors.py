@@ -133,4 +133,4 @@ REQUEST_ERRORS = (
     TypeError,
     AttributeError,
 )
-"""The exceptions that a request, or the parsing of a response in an unknown format, can raise."""
+"""The exceptions that can occur while the gateway sends a request, or parses a response in an unknown format."""

@@ -81,7 +81,7 @@ class FailedActions:
     def with_failure(
         self, attachment: DesiredAttachment, networks: Mapping[str, NetworkOptions]
     ) -> DesiredAttachment:
-        """Return a blocked copy with the error if an attachment is pending and its latest action failed.
+        """Return a `BLOCKED` copy of a pending attachment whose latest action failed, with the error as its message.
 
         Otherwise, return `attachment`.
 
@@ -109,8 +109,8 @@ class FailedActions:
     ) -> None:
         """Count a failure, and add the action's addresses to `refused` if they probably caused the failure.
 
-        The method adds the gateway's previous addresses after `_MAX_ADDRESS_FAILURES` failures, and other addresses
-        after the first failure. If the engine reported the addresses as the cause (`certain`), one failure is enough.
+        If the engine reported the addresses as the cause (`certain`), or if they are not the gateway's previous
+        addresses, one failure is enough. Otherwise, `_MAX_ADDRESS_FAILURES` failures are necessary.
         """
         wanted = (action.network, action.addresses)
         self._address_failures[wanted] = self._address_failures.get(wanted, 0) + 1

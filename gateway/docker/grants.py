@@ -41,9 +41,10 @@ def granted(grants: Iterable[Grant], name: str | None, labels: Mapping[str, str]
 
 
 def owner(container_id: str, labels: Mapping[str, str]) -> tuple[str, str]:
-    """Return the type and name of the owner of a container's aliases.
+    """Return the owner of a container's aliases, as a type and a name.
 
-    The owner is the container's Compose project, its swarm service, or the container itself.
+    The owner is the container's Compose project, its swarm service, or otherwise the container itself. Containers
+    with the same owner can have the same alias.
     """
     for kind in (PROJECT, SWARM_SERVICE):
         if kind in labels:

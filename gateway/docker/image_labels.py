@@ -8,8 +8,8 @@ from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.snapshot import TASK_LABEL
 
 _WRITERS = {"com.docker.compose.": "com.docker.compose.config-hash", "com.docker.swarm.": TASK_LABEL}
-"""For each label prefix, a label that Compose or Swarm sets on containers, but never on images. If a container has
-this label and its image does not, Compose or Swarm has also set the container's other labels with the prefix."""
+"""For each label prefix, a label that Compose or Swarm sets only on containers. If a container has this label, and
+the label does not come from the image, Compose or Swarm has also set the container's other labels with the prefix."""
 
 
 def split(labels: Mapping[str, str], image: Mapping[str, str] | None) -> tuple[dict[str, str], dict[str, str]]:

@@ -8,6 +8,7 @@ therefore waits only briefly for a locked container.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -22,13 +23,15 @@ from gateway.docker.last_container_start import LastContainerStart
 from gateway.docker.name_resolution import hostname_of, hosts_of
 
 _MAX_LOCKED, _MIN_WAIT = 1.0, 0.1
-"""Maximum seconds that one snapshot waits for locked containers (see the module's docstring): `_MAX_LOCKED` for all
-of them together, then `_MIN_WAIT` for each further one."""
+"""Limits, in seconds, on the time that one snapshot waits for locked containers (see the module's docstring). After a
+total of `_MAX_LOCKED`, the snapshot waits at most `_MIN_WAIT` for each remaining container."""
 _RUNNING_FACTOR = 3.0
-"""The maximum wait for a running container is longer by this factor. A running container is rarely locked, so a long
-inspection probably means that the engine is slow."""
+"""The maximum wait for a running container is the maximum wait for other containers times this factor. A running
+container is rarely locked, so a long inspection probably means that the engine is slow."""
 RETRY = 10.0
 """Seconds after which a container is inspected again if its inspection timed out or failed."""
+NEVER = -math.inf
+"""The monotonic time of an inspection that did not take place. Not 0, which is the time of the host's start."""
 
 
 @dataclass(frozen=True)
@@ -105,16 +108,16 @@ class InspectionCache:
     def start_inspected_at(self, container: str) -> float:
         """Return the monotonic time of the inspection that found the cached last start of a container.
 
-        Return 0 if there is no cached last start, or if it has expired (see `expire_start`).
+        Return `NEVER` if there is no cached last start, or if it has expired (see `expire_start`).
         """
-        return self._starts[container][0] if container in self._starts else 0.0
+        return self._starts[container][0] if container in self._starts else NEVER
 
     def expire_starts(self) -> None:
         """Mark all cached last starts as expired, so that the next snapshots inspect these containers again.
 
         Call this if the gateway may have missed start events.
         """
-        self._starts = {key: (0.0, start) for key, (_, start) in self._starts.items()}
+        self._starts = {key: (NEVER, start) for key, (_, start) in self._starts.items()}
 
     def expire_start(self, container: str) -> None:
         """Mark the cached last start of a container as expired, so that a snapshot inspects the container again.
@@ -122,7 +125,7 @@ class InspectionCache:
         Call this if the container may have been started since its last inspection.
         """
         if container in self._starts:
-            self._starts[container] = 0.0, self._starts[container][1]
+            self._starts[container] = NEVER, self._starts[container][1]
 
     def forget_start(self, container: str) -> None:
         """Remove the last start of a container from the cache, and no longer treat the container as locked.

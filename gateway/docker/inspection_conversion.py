@@ -1,4 +1,4 @@
-"""Converts values of an inspection of a container: the result of its last start, signals and times."""
+"""Parses values from the inspection of a container, such as signals, times, and the result of the last start."""
 
 import signal
 from collections.abc import Mapping

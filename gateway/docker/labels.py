@@ -171,12 +171,12 @@ def by_rules(name: str, labels: Mapping[str, str], rules: Iterable[AttachRule]) 
 
 
 def with_grants(request: RequestedAccess, given: GrantedAccess, *, explicit: bool) -> RequestedAccess:
-    """Return a copy of a request in which the lists of the grants replace empty lists of backends and aliases.
+    """Copy a request, and replace its empty lists of backends and aliases with the lists from the grants.
 
     Args:
         request: The requested access.
         given: The access that the grants allow.
-        explicit: Whether the label `enable` is set. If so, an empty list of backends stays empty, which requests all
+        explicit: Whether the label `enable` is set. If so, an empty list of backends stays empty, and requests all
             backends.
     """
     backends = request.backends or (() if explicit else given.backends)
@@ -188,8 +188,9 @@ def only_granted(
 ) -> tuple[RequestedAccess, list[str]]:
     """Limit a request to the networks, backends and aliases that grants allow.
 
-    Return a limited copy, and a message for each removed item. The copy is refused if no grant matches, or if none of
-    the requested backends or none of the requested networks remains.
+    Return the limited request, and a message for each network, backend or alias that was removed. Set `refused` in
+    the limited request if no grant matches, or if the grants allow none of the requested backends or none of the
+    requested networks.
 
     Args:
         request: The requested access.
@@ -210,7 +211,7 @@ def only_granted(
     ]
     networks = tuple(name for name in request.networks if name not in closed)
     problems += [
-        f"network {name} carries no backend that is granted to it (docker.grants)"
+        f"no backend on network {name} is granted to it (docker.grants)"
         for name in request.networks
         if name in closed
     ]

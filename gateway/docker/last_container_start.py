@@ -1,4 +1,4 @@
-"""Defines `LastContainerStart`, the result of a container's last start, and the order of starts."""
+"""Defines `LastContainerStart`, the result of a container's last start, and sorts starts by time."""
 
 import signal
 from collections.abc import Mapping

@@ -5,16 +5,16 @@ from dataclasses import replace
 
 from gateway.docker.engine_client import EngineClient
 from gateway.docker.engine_flavor import DOCKER
-from gateway.docker.inspection_cache import InspectionCache
+from gateway.docker.inspection_cache import NEVER, InspectionCache
 from gateway.docker.snapshot import RUNNING, Container
 
 _MAX_AGE, _MAX_AGE_RUNNING = 2.0, 30.0
-"""Seconds after which a last start is inspected again: `_MAX_AGE_RUNNING` for running containers, `_MAX_AGE` for
-others. `_MAX_AGE` is small, because a failed start may cause no event."""
+"""Seconds after which the gateway inspects the last start of a container again. `_MAX_AGE_RUNNING` applies to running
+containers, `_MAX_AGE` to all others. `_MAX_AGE` is small, because a failed start may cause no event."""
 _MAX_INSPECTIONS = 50
 """The maximum number of inspections in one snapshot. The container with the oldest inspection is inspected first."""
 NEXT = 1.0
-"""Seconds until the next snapshot if the last starts are incomplete; see `with_last_starts`."""
+"""Seconds until the next snapshot if `with_last_starts` could not inspect all containers because of the limit."""
 
 
 async def with_last_starts(
@@ -36,8 +36,8 @@ async def with_last_starts(
         now: The monotonic time in seconds.
 
     Returns:
-        All containers, and whether their last starts are complete. They are incomplete if the limit prevented the
-            inspection of a container whose last start is not cached or has expired.
+        All containers, and a bool. The bool is False if the limit prevented the inspection of a container whose last
+            start is not cached or has expired.
 
     Raises:
         EngineError: A request failed, or a proxy in front of the engine refused it.
@@ -57,7 +57,7 @@ async def with_last_starts(
         replace(each, last_start=inspections.last_start(each.id)) if each.id in inspected else each
         for each in containers
     )
-    return with_starts, all(inspected[key] for key in stale[_MAX_INSPECTIONS:])
+    return with_starts, all(inspected[key] != NEVER for key in stale[_MAX_INSPECTIONS:])
 
 
 def _candidates(containers: tuple[Container, ...], matters: Callable[[str], bool]) -> list[Container]:

@@ -96,7 +96,9 @@ class DnsNameTable:
         backends: Collection[str],
         elsewhere: Iterable[str],
     ) -> Iterator[NameConflict]:
-        """Yield each name that resolves to one host on `network`, and to another host on another network of `who`.
+        """Yield each name that resolves to one host on `network`, and to another host on a network in `elsewhere`.
+
+        Also yield the name of a backend if the hosts file of `who` contains this name.
 
         Args:
             who: The container or service that resolves the names.
@@ -141,7 +143,7 @@ class DnsNameTable:
 def names_on(container: Container, endpoint: NetworkEndpoint) -> set[str]:
     """Return a container's names on a network, in lower case, except the short ID and the alias `gw-owner-…`."""
     names = {container.name.lower(), container.hostname} - {""}
-    # A stopped container lacks an alias that Compose sets when the container starts: the name of the service.
+    # Compose sets the name of the service as an alias when a container starts. A stopped container lacks this alias.
     if endpoint.aliases is None and SERVICE in container.labels:
         names.add(container.labels[SERVICE].lower())
     names |= {each for each in endpoint.names if not each.startswith(OWNER_ALIAS_PREFIX)}

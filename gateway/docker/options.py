@@ -20,11 +20,11 @@ class NetworkOptions:
         internal: Whether the network has no route to external networks, so that the network never becomes a
             container's default route. If false, containers that are on no other network reach external networks
             through this network.
-        per: `project`: each Compose project and each swarm stack gets its own network, such as `NAME-PROJECT`. Each
-            other swarm service and each other container also gets its own network. Absent: one network for all.
+        per: `project`: each Compose project and each swarm stack gets its own network, such as `NAME-PROJECT`. A
+            swarm service or container that is in neither also gets its own network. Absent: one network for all.
         encrypted: Whether to encrypt the traffic of an overlay between nodes.
-        subnet: The network's subnet; absent: a free /22 of 10.201.0.0/16. With `per`, the network of each project
-            gets a free /24 (IPv6: /64) of this subnet; absent: of 10.201.0.0/16.
+        subnet: The network's subnet; absent: a free /22 of 10.201.0.0/16. With `per`, each of the networks
+            gets a free /24 (IPv6: /64) of `subnet`, or of 10.201.0.0/16 if `subnet` is absent.
         ip_range: The part of the subnet from which containers get addresses; absent: the upper half of the subnet.
         address: The gateway's address; absent: the gateway chooses an address outside `ip_range`, and keeps it.
         mtu: The MTU in bytes; absent: the driver's default.

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 _ID = re.compile(r"containers/([0-9a-f]{64})/\S+ /etc/(?:hostname|hosts|resolv\.conf) ")
-"""Matches a line of /proc/self/mountinfo: a file such as /etc/hosts, mounted from the engine's directory for this
-container. A host's mountinfo lists files from these directories too, but with other mount points, which do not match.
-In Podman's paths, the name of the storage driver precedes `containers`, as in `overlay-containers`."""
+"""Matches the line in /proc/self/mountinfo for a file, such as /etc/hosts, that the engine mounts from its directory
+for this container. On a host, /proc/self/mountinfo also lists files in such directories. Their lines do not match,
+because their mount points differ. In Podman's paths, the name of the storage driver precedes `containers`, as in
+`overlay-containers`."""
 _SHORT_ID = re.compile(r"[0-9a-f]{12,64}")
 
 

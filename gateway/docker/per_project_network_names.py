@@ -10,7 +10,7 @@ STACK = "com.docker.stack.namespace"
 _KINDS = (("", PROJECT), ("-stack-", STACK), ("-service-", SWARM_SERVICE))
 """The labels that name a container's project, stack or service, each with a prefix. The name of a per-project
 network ends with the prefix and the label's value. The prefixes distinguish, for example, a service `shop` from a
-project `shop`. They contain no dot, because the name of an overlay is a DNS label."""
+project `shop`. No prefix contains a dot, because the name of an overlay is a DNS label."""
 PROJECT_BITS = {4: 24, 6: 64}
 """The prefix length of a project's network, by IP version."""
 _PART_OF_A_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")

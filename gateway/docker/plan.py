@@ -27,7 +27,7 @@ class ActionKind(StrEnum):
 
 
 REVIVALS = (ActionKind.START, ActionKind.RESTART)
-"""The actions that start containers."""
+"""The kinds of actions that start or restart a container."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class PlannedAction:
     Args:
         network: The name of the network or volume; empty if the action starts or restarts a container.
         network_id: The ID of the network or volume; the name if the network or volume has no ID yet.
-        container: The name of the container or service; empty for a network.
+        container: The name of the container or service; empty if the action changes only a network or a volume.
         container_id: The ID of the container or service.
         aliases: The endpoint's aliases.
         why: The reason, in a few words.
@@ -97,7 +97,7 @@ class DesiredAttachment:
     """The status of a desired attachment of a container or service to a network.
 
     Args:
-        reason: Why the attachment is blocked or has drifted; None if no reason is known.
+        reason: Why the state is `blocked` or `drifted`; None for other states, or if no reason is known.
         message: Details, and what to do.
     """
 
@@ -117,7 +117,7 @@ class NameConflict:
         container: The container or service that resolves the name.
         network: A network of the gateway.
         name: The name.
-        ours: The host to which the name resolves on this network.
+        ours: The host to which the name resolves on `network`.
         other: The other host, and the network or file in which the name resolves to it.
     """
 
@@ -153,7 +153,7 @@ class Plan:
     namespaces: frozenset[str] = frozenset()
     """IDs of the containers whose network namespace other containers share; see `shared_namespaces`."""
     later_starts: Mapping[str, float] = field(default_factory=dict)
-    """The result of `lost_network_namespaces.later_starts`."""
+    """Start times that seem to be in the future, by container ID; see `lost_network_namespaces.later_starts`."""
 
     def without(self, held: Collection[PlannedAction]) -> "Plan":
         """Return a copy of the plan without the postponed actions.

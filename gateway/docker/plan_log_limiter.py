@@ -10,7 +10,7 @@ class PlanLogLimiter:
     Args:
         most: The maximum number of lines to log within `window`.
         window: The length of the window, in seconds.
-        repeat_after: A line that returns to the plans after at least this number of seconds is logged again.
+        repeat_after: If a line was not part of any plan for this number of seconds, it is logged again.
     """
 
     def __init__(self, most: int = 60, window: float = 60.0, repeat_after: float = 600.0) -> None:
@@ -41,16 +41,16 @@ class PlanLogLimiter:
         return found
 
     def admit(self, now: float) -> bool:
-        """Return whether to log an event. If not, count the event as suppressed."""
+        """Return whether to log one more line now. If not, count the line as suppressed."""
         if self._room(now):
             return True
         self._suppressed += 1
         return False
 
     def take_suppressed(self, now: float) -> int:
-        """Return the number of suppressed events, and reset the number to 0.
+        """Return the number of suppressed lines, and reset the number to 0.
 
-        If the limit of log lines is reached, return 0 and keep the number.
+        If the rate limit permits no further line now, return 0 and keep the number.
         """
         if not self._suppressed or not self._room(now):
             return 0

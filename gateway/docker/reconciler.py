@@ -1,4 +1,4 @@
-"""Changes an engine to match the configuration: makes and executes plans, on events and at intervals."""
+"""Changes an engine to match the configuration: makes and executes plans after engine events and at intervals."""
 
 import asyncio
 import logging
@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 
 _MAX_CONNECTION_AGE = 600.0
 _EVENT_OVERLAP = 5.0
-"""How far in the past each event stream starts, in seconds, so that no event between two streams is lost."""
+"""Each stream of engine events starts this number of seconds in the past, so that no event between two streams is
+lost."""
 _JITTER = 0.1
 _RECONNECT = BackoffPolicy(first=0.5, cap=10.0, floor=0.1)
 _MAX_ROUNDS = 20
@@ -109,11 +110,8 @@ class Reconciler:
         )
         self.writes, self.errors = self._executor.writes, self._executor.errors
         self.settled = asyncio.Event()
-        """Set when the gateway's container is attached, or cannot be attached. If the engine only refused an address,
-        the event is not set, because another address can succeed.
-
-        Also set if the engine cannot be used, or if the reconciler stops.
-        """
+        """An `asyncio.Event` that is set when the gateway's container is attached, or cannot be attached with any
+        address. It is also set when the engine cannot be used, or when the reconciler stops."""
 
     def desired(self) -> DesiredState:
         """Return the desired state."""
@@ -217,8 +215,9 @@ class Reconciler:
 
         Args:
             engine: The engine.
-            once: Whether a command such as `gateway apply` calls this method. The method then acts for the running
-                gateway's container, and waits until the containers that it starts have started.
+            once: Whether a command such as `gateway apply` calls this method. If so, the method uses the running
+                gateway's container as the gateway's own container, and waits until the containers that it starts have
+                started.
 
         Raises:
             EngineError: A request for the snapshot failed; nothing was executed.

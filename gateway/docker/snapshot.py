@@ -12,8 +12,8 @@ from gateway.docker.volumes import EngineVolume
 TASK_LABEL = "com.docker.swarm.task.id"
 RUNNING = {"running", "paused", "restarting"}
 LIVE = {*RUNNING, "created"}
-"""States in which the gateway attaches a container. A stopped container is not attached: if the network were removed
-later, the container could not start."""
+"""States in which the gateway attaches a container. The gateway does not attach a stopped container, because the
+container could not start again if the network were removed."""
 
 
 MTU, ENCRYPTED = "com.docker.network.driver.mtu", "encrypted"
@@ -181,7 +181,7 @@ class EngineSnapshot:
     def base(self, container: Container) -> Container | None:
         """Return the container that owns the network namespace of `container`. Usually, this is `container` itself.
 
-        Returns None if the owner was removed.
+        Return None if the owner was removed.
         """
         if not container.joins:
             return container

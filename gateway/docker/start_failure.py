@@ -54,7 +54,8 @@ class StartFailure:
     Args:
         cause: The missing dependency.
         network: The ID or name of the network; empty if it is not known.
-        exists: Whether the network may exist: true if the engine could not attach the container to it.
+        exists: True if the engine could not attach the container to the network, although the network may exist.
+            False if the network does not exist, and for other causes.
         owner: The ID of the other container whose network namespace this container uses.
         address: The server of the mount, from the mount option `addr` or the SMB share.
         port: The server's port, from the mount option `port` or the default of NFS or SMB; 0 if it is not known.

@@ -24,7 +24,7 @@ def _in_flight(loop: asyncio.AbstractEventLoop) -> "dict[_Name, asyncio.Future[l
 async def lookup(
     host: str, port: int, family: socket.AddressFamily = socket.AF_UNSPEC
 ) -> list[tuple[socket.AddressFamily, tuple[str, int]]]:
-    """Look up a host name, and return the family and the address of each result.
+    """Look up a host name, and return the address family and the socket address of each result.
 
     If the same lookup is already in progress, wait for its result. The caller must set a deadline.
 

@@ -39,7 +39,7 @@ class MemberProblem:
 
 @dataclass(frozen=True)
 class MemberSummary:
-    """The summary that a member returns for `/api/v1/summary`: its status, counts and failures."""
+    """A member's response to `/api/v1/summary`: the status, tunnels, backends, clients and failures of the member."""
 
     instance: str
     version: str

@@ -19,34 +19,34 @@ from gateway.contracts.relay import Relay
 
 _THROTTLE_SHARE = 0.9
 """When the number of aborted handshakes reaches this fraction of the limit, the budget admits clients one at a time.
-If the limit is less than ten, the budget does so one aborted handshake before the limit."""
+If the limit is less than ten, the limit minus one applies instead of this fraction."""
 _THROTTLE_INTERVAL = 10.0
 """Minimum seconds between two admissions, while clients are admitted one at a time. The interval applies to all
 tunnels to the server together."""
 CLOSE_DELAY = 1.0
-"""Maximum seconds from a client's disconnect until the server counts the aborted handshake. A login during this time
-does not prevent the count."""
+"""Maximum seconds from a client's disconnect until the server counts the aborted handshake. If another client logs
+in during this time, the server can still count the aborted handshake after this login."""
 REPORT_DELAY = 1.0
 """Maximum seconds from the time at which a link connects a client until the client is added to the budget. The link
 can wait about 50 ms before it reports the client, and the event loop can be busy."""
 _ABANDONED_DIAL_DELAY = 10.0
-"""Maximum seconds until an abandoned dial reaches the server, which then counts an aborted handshake. A login during
-this time does not prevent the count."""
+"""Maximum seconds until an abandoned dial reaches the server, which then counts an aborted handshake. If a client
+logs in during this time, the server can still count the aborted handshake after this login."""
 LOGIN_RESPONSES = 2
 """Number of responses after which a client has probably logged in: one to the login itself, and one to the next
 request."""
 _CERTAIN_LOGIN_RESPONSES = 6
-"""Number of responses that proves a successful login. A login needs fewer responses, even with TLS and a change of
-the authentication plugin. After fewer responses, the server might have denied the login, and a denied login does not
-reset the server's count."""
+"""A client with at least this number of responses has certainly logged in, even with TLS and a change of the
+authentication plugin. If a client has fewer responses, the server might have denied the login. A denied login does
+not reset the server's count."""
 _CHECK_VALIDITY = 300.0
 """Number of seconds for which the login of a check counts as recent (see `record_client_login`)."""
 _MAX_HANDSHAKE = 5.0
 """Number of seconds for which the budget reserves room for a client with exactly one response. After this time, the
 client has probably logged in and is idle."""
 _LOGIN_TIMEOUT = 11.0
-"""Number of seconds after which a client with only one response must have logged in. By default, the server closes a
-connection without a login after 10 s (`connect_timeout`)."""
+"""If a connection with only one response lasts at least this number of seconds, its client has logged in. By default,
+the server closes a connection without a login after 10 s (`connect_timeout`)."""
 
 
 class AbortedHandshakeBudget(AbortedLoginCount):
@@ -117,10 +117,10 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         self.add_abort(at + _ABANDONED_DIAL_DELAY)
 
     def record_client_login(self, at: float, now: float, responses: int) -> None:
-        """Record that a client has probably logged in.
+        """Record that a client has probably logged in, which resets the count of aborted handshakes.
 
-        A login resets the count of aborted handshakes. If a check has logged in recently, however, the client's login
-        resets the count only after `_CERTAIN_LOGIN_RESPONSES` responses.
+        Do nothing if a check has logged in recently and the client has received fewer than
+        `_CERTAIN_LOGIN_RESPONSES` responses.
 
         Args:
             at: Monotonic time of the login.
@@ -159,7 +159,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         Record the logins of the clients that have received at least `LOGIN_RESPONSES` responses.
         """
         for each in self.peers:
-            each._update_own_clients(now)  # noqa: SLF001 - `peers` are of the same class
+            each._update_own_clients(now)  # noqa: SLF001 - a method of the same class
 
     def _update_own_clients(self, now: float) -> None:
         unproven: dict[Relay, float] = {}
@@ -182,7 +182,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
     def room(self, now: float) -> int:
         """Return how many clients can be admitted at the monotonic time `now`.
 
-        The calculation assumes that all clients abort their handshakes. The result can be negative.
+        The calculation assumes that all clients without a login abort their handshakes. The result can be negative.
         """
         self.update_clients(now)
         return self._free
@@ -194,7 +194,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
 
     @property
     def _threshold(self) -> int:
-        """The number of aborted handshakes at which clients are admitted one at a time."""
+        """At this number of aborted handshakes, the budget starts to admit clients one at a time."""
         return max(1, min(math.ceil(self.limit * _THROTTLE_SHARE), self.limit - 1))
 
     def room_for_links(self, now: float) -> int:
@@ -224,7 +224,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         While clients are admitted one at a time, a call that returns True also starts the interval
         (`_THROTTLE_INTERVAL`) until the next admission.
         """
-        # If there is room anyway, do not call `update_clients`, which takes time.
+        # First, check for room without `update_clients`, because that call takes time.
         if self._free > 0:
             return True
         self.update_clients(now)

@@ -48,7 +48,7 @@ class Acceptor:
         admission: The admission rules.
         dialer: Reads cancel requests from clients that exceed a limit.
         connections: The clients that are connected to a target. They count toward the limits.
-        client_events: Records the events of clients in the audit log and as spans.
+        client_events: Records the clients in the audit log and as trace spans.
         join: Connects an admitted client to a target. It runs in the client's task.
     """
 
@@ -239,10 +239,11 @@ class Acceptor:
     def _admit(
         self, client: PendingClient, address: str | None, consumer: ConsumerIdentity | None
     ) -> tuple[RefusalReason, UsageCounters] | None:
-        """Check the label and the quota of the client's consumer. If they admit the client, count it.
+        """Check the label and the quota of the client's consumer. Count the client if it is admitted.
 
         Returns:
-            None if the client is admitted; otherwise, the reason for the refusal, and the consumer's counters.
+            None if the client is admitted. Otherwise, a tuple of the reason for the refusal and the consumer's
+            counters.
         """
         if client.record is not None:
             client.record.consumer = consumer
@@ -263,7 +264,7 @@ class Acceptor:
         if client.request is None:
             self._refuse(client, over_limit.refusal, over_limit.usage)
             return
-        # `accept` has already counted the clients that exceed only the quota of their consumer.
+        # If a client exceeds `max_connections`, `accept` has not added the client to `accepted`.
         if over_limit.refusal is RefusalReason.MAX_CONNECTIONS:
             self.accepted += 1
         await self._join(client)

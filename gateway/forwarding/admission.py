@@ -80,7 +80,7 @@ class AdmissionRules:
 
     @property
     def needs_identity(self) -> bool:
-        """Whether any rule or usage counter depends on more than the client's IP address."""
+        """Whether a rule or a usage counter needs more than the client's IP address, such as the source port."""
         rules = (self.privileged_only, self.label, self.identity, self.per_consumer, self.sockets)
         return any(rules)
 

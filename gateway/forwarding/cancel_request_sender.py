@@ -1,4 +1,4 @@
-"""Forwards a cancel request to the target that runs the query, or to each target that might run the query."""
+"""Forwards a cancel request to the target of the query to cancel, or to each target that might run this query."""
 
 import asyncio
 from collections.abc import Sequence

@@ -27,7 +27,7 @@ class ClientResetWatcher:
             poller().add(self._client.fileno(), self._on_hangup, HANGUP)
 
     def stop(self) -> None:
-        """Stop watching. Do not call this method after a relay has registered the socket with the poller."""
+        """Stop watching. Do not call this method after a relay has started to poll the socket."""
         if self._watching and not self.disconnected:
             poller().remove(self._client.fileno())
 

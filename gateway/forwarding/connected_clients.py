@@ -28,8 +28,8 @@ class ConnectedClient:
         slot: The connection's slot in the quota of its consumer; None if the connection counts toward no quota.
         began: Monotonic time before which the client cannot have logged in: the time when the client was connected,
             or up to about a second earlier.
-        login: The tap that observes the client's login, to route cancel requests for the session later; None if the
-            kind has no cancel requests.
+        login: The tap that reads the session's cancel key from the login; None if the kind has no cancel requests, or
+            if the client sends a cancel request instead of a login.
         record: The client's record for the audit log and the trace; None if both are disabled.
     """
 

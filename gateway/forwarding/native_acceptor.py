@@ -31,7 +31,7 @@ _MIN_HOLD = 3.0
 """Minimum `BackendRoute.hold`, in seconds, for links to accept clients. With a shorter hold, Python code accepts all
 clients, because it enforces the hold more precisely."""
 _MIN_ROOM = 0.25
-"""A link starts to accept clients only if `_room` is at least this fraction of `_limit`."""
+"""A link starts to accept clients only if at least this fraction of the connection limit is free (see `_room`)."""
 _MIN_BUDGET_ROOM = 8
 """A link starts to accept the clients of a MySQL server only if the handshake budget has room for at least this
 number of clients."""
@@ -39,7 +39,7 @@ _BUDGET_SHARE = 0.75
 """Links use at most this fraction of the free handshake budget for the clients of one backend. The rest is for other
 backends with the same server."""
 _PERMIT_SHARE = 1 / 64
-"""`count_change` permits more clients when the number of its calls reaches this fraction of `_limit`."""
+"""Fraction of `_limit`. After this number of calls, `count_change` permits the link to accept more clients."""
 
 
 class _PathWithBudget(NamedTuple):
@@ -160,7 +160,7 @@ class NativeAcceptor:
         return min(limit, path.budget.limit) if path.budget is not None else limit
 
     def _room(self, path: _PathWithBudget) -> int:
-        """Return how many more permits links may get, one for each new client. The result can be negative."""
+        """Return how many additional clients the links can be permitted to accept. The result can be negative."""
         reserved = sum(each.reserved for each in self._paths)
         room = self._acceptor.admission.max_connections - self._acceptor.active_here
         if path.budget is not None:
@@ -201,14 +201,14 @@ class NativeAcceptor:
             self.withdraw()
 
     def recall(self) -> None:
-        """Make the links call `on_returned` for each client that is not connected to the target yet."""
+        """Make the links return all clients that are not connected to the target yet (see `on_returned`)."""
         for each in self._paths:
             each.recall()
 
     def count_change(self) -> None:
         """Count an event after which the link might be able to accept more clients, such as the end of a connection.
 
-        When the count reaches `_PERMIT_SHARE` of `_limit`, permit more clients, if there is room.
+        When the count reaches `_PERMIT_SHARE` of `_limit`, permit the link to accept more clients, if there is room.
         """
         listening = self._listening
         if listening is None:
@@ -227,7 +227,7 @@ class NativeAcceptor:
         """Handle a client that the link has connected to the target; implements `AcceptedClientHandler.on_joined`."""
         path = self._paths.get(listener)
         if path is None:
-            # Reset this client: the link accepted the client, but `listen` failed afterwards.
+            # `link.listen` failed after the link had already accepted this client: reset the client.
             relay.abort(CloseReason.ABORTED)
             return
         self._acceptor.accepted += 1

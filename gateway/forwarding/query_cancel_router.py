@@ -115,7 +115,7 @@ class QueryCancelRouter:
         for _ in range(_MAX_ENCRYPTION_REQUESTS + 1):
             first = await self._classify(client, watcher)
             if isinstance(first, CancelRequest):
-                # Yield once to the event loop, so that it processes session keys that the data plane has already
+                # Yield once to the event loop, so that it processes the cancel keys that the data plane has already
                 # reported.
                 await asyncio.sleep(0)
                 return first
@@ -178,7 +178,9 @@ async def send_copy(request: CancelRequest, target: TargetLookupKey) -> None:
                     await loop.sock_sendall(sock, request.data)
                     await loop.sock_recv(sock, 1)
     except (TargetPathError, OSError, TimeoutError) as error:
-        log.debug("cancel request not copied", extra={"target": str(target.target), "detail": str(error)})
+        log.debug(
+            "cannot send a copy of the cancel request", extra={"target": str(target.target), "detail": str(error)}
+        )
 
 
 def _client_disconnected(error: OSError) -> DialError:

@@ -4,7 +4,8 @@ from collections.abc import Hashable
 
 _MAX_CLIENTS = 32
 _MAX_PER_ADDRESS = _MAX_CLIENTS // 2
-"""Maximum number of clients from one address, so that idle clients from one address cannot fill all slots."""
+"""Maximum number of clients from one address, so that idle clients from one address cannot occupy all reserved
+connections."""
 
 
 class ReservedCancelConnections:
@@ -30,12 +31,12 @@ class ReservedCancelConnections:
         self._addresses[key] = address
 
     def rekey(self, old: Hashable, new: Hashable) -> bool:
-        """Change a client's key from `old` to `new`. Return False if `old` has no slot."""
+        """Change a client's key from `old` to `new`. Return False if no client has the key `old`."""
         if old not in self._addresses:
             return False
         self._addresses[new] = self._addresses.pop(old)
         return True
 
     def remove(self, key: Hashable) -> None:
-        """Remove a client. Do nothing if the client has no slot."""
+        """Remove the client with the key `key`. Do nothing if no client has this key."""
         self._addresses.pop(key, None)

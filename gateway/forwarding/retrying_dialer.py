@@ -202,7 +202,7 @@ class RetryingDialer:
     async def _cancel_request(self, client: PendingClient, routed: TargetWithUplink | None) -> CancelRequest | None:
         """Return the client's cancel request; None if the client sends none.
 
-        If no other target has sessions, return None without reading: the client goes to `routed` anyway.
+        If no target except that of `routed` has sessions, do not read the request: it goes to that target anyway.
         """
         cancels = self._cancels
         target = routed.identity if routed is not None else None

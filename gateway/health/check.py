@@ -31,8 +31,8 @@ _FIRST_SPREAD = 0.2
 
 _LATENCY_SAMPLES = 5
 _MIN_INTERVAL = 1.0
-"""Minimum seconds between the starts of two checks, if failed client traffic triggers the second check. A shorter
-`fast_interval` replaces this minimum."""
+"""Minimum seconds between the start of a check and the start of an early check (see `Check.check_soon`). If
+`fast_interval` is shorter, `fast_interval` is the minimum."""
 
 
 class Check:
@@ -47,7 +47,7 @@ class Check:
         on_change: Called after each check, and whenever the state changes for another reason.
         on_abandoned: Called for each dial that the check abandons although the server might still accept the
             connection.
-        record: The target's last probe results. All checks of the target share this record.
+        record: The target's last probe result. All checks of the target share this object.
         tunnel: The name of the tunnel; None if the check uses no tunnel.
         logins: Limits how often the check logs in, because some servers block clients after too many aborted logins.
             None: no limit.
@@ -104,7 +104,7 @@ class Check:
         self.urgent = False
         """Whether to check the target every `fast_interval` while the uplink has a link; see `set_urgent`."""
         self._blocked_at = -math.inf
-        """Monotonic time, in seconds, of the last history entry that reports the target as blocked."""
+        """Monotonic time, in seconds, of the last entry in the check history that reports the target as blocked."""
         self._lost_links = 0
         """Number of consecutive probes during which the link was lost."""
 
@@ -127,8 +127,8 @@ class Check:
     def failing(self) -> bool:
         """Whether the last check did not pass, or a client has waited too long for a response since that check.
 
-        Also true after a successful check, if the target was down and fewer than `rise` consecutive checks have
-        succeeded since then.
+        Also true after a successful check, if the target was down and needs more successful checks to be up again
+        (see `rise`).
         """
         return self.verdict.pending or (self.last is not None and not self.last.passed)
 

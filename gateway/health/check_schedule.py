@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CheckSchedule:
-    """Defines how often a check probes its target, and how many results change the state of the target.
+    """Defines how often a check probes its target, and after how many consecutive results the target's state changes.
 
     Args:
         interval: Seconds between two probes.

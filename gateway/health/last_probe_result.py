@@ -22,7 +22,7 @@ class LastProbeResult:
         self._role: DatabaseRole | None = None
 
     def without_facts(self) -> "LastProbeResult":
-        """Return a copy. Of the probe result, keep only `role` and `read_only`."""
+        """Return a copy whose probe result contains only `role` and `read_only`."""
         record = LastProbeResult()
         record.probe_result = ProbeResult(role=self.probe_result.role, read_only=self.probe_result.read_only)
         record.probed, record.promoted, record._role = self.probed, self.promoted, self._role
@@ -38,7 +38,7 @@ class LastProbeResult:
             started: Monotonic time at which the probe started.
             now: The current monotonic time.
         """
-        # If the server refused the login, it has responded: `passed` is true, although `probe_result` is None.
+        # A server that refuses the login has responded. In this case, `passed` is true and `probe_result` is None.
         answered = result.passed or result.probe_result is not None
         if not answered or started < self.probed:
             return

@@ -17,9 +17,9 @@ _FASTER, _MIN_GAIN = 0.8, 0.001
 """With the preference `latency`, new clients move only to a clearly faster path. The latency of that path must be at
 most `_FASTER` times the current path's latency, and at least `_MIN_GAIN` seconds lower."""
 _CONFIRMATIONS = 8
-"""Number of checks that the current path and the fastest path each need before new clients move to the fastest path.
-During these checks, the current path must always be slower than another path. Fewer checks would not be reliable,
-because the latencies of equally fast paths vary on a busy machine."""
+"""New clients move to the fastest path only after this number of checks of the current path, and of the fastest path.
+If no path is clearly faster than the current path in the meantime, the count starts again. Fewer checks would not be
+reliable, because the latencies of equally fast paths vary on a busy machine."""
 _USABLE = (HealthState.UP, HealthState.DEGRADED)
 _UNCHECKED = (HealthState.UNKNOWN, HealthState.PAUSED)
 
@@ -48,7 +48,7 @@ def working_paths(paths: Sequence[PathCandidate]) -> list[int]:
     """Return the indexes of the paths that new clients can use.
 
     A path works if its tunnel is open, the last dial over it did not fail, and its check does not report the target
-    as down. If no check reports the target as usable, the cause might be the target itself. In this case, the
+    as down. If no check reports the target as usable, the target itself might have failed. In this case, the
     function ignores the checks.
 
     Args:
@@ -139,8 +139,8 @@ class PathSelector:
         self.has_failed = [False] * len(self.names)
         """For each path, whether the path has failed at least once."""
         self._slower_since: tuple[int, ...] | None = None
-        """`PathCandidate.checks` of each path at the time when another path became faster than the current path.
-        None: no other path is faster."""
+        """For each path, the number of its checks when another path became faster than the current path. None: no
+        other path is faster."""
 
     def update(self, paths: Sequence[PathCandidate], now: float) -> int:
         """Update the attributes, choose the path for new clients, and return its index.

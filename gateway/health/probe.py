@@ -28,7 +28,7 @@ async def probe_once(
     backend: Backend,
     link: SocketConnector,
     target: HostPort,
-    timeout: float,  # noqa: ASYNC109 - a timeout is a result, not an exception
+    timeout: float,  # noqa: ASYNC109 - the function returns a result after a timeout
     on_abandoned: Callable[[], None] = lambda: None,
     logins: LoginLimiter | None = None,
 ) -> CheckResult:

@@ -59,7 +59,7 @@ class BackendHealth(NamedTuple):
 def superseded_primaries(
     candidates: list[TargetCandidate], prefer: Preference, *, confirmed: bool = False
 ) -> frozenset[HostPort]:
-    """Return the superseded primaries: another primary, which is not down, was promoted later.
+    """Return the superseded primaries. A primary is superseded if another primary was promoted later and is not down.
 
     A superseded primary can accept writes until it is demoted. These writes are lost.
 
@@ -67,8 +67,8 @@ def superseded_primaries(
         candidates: The targets in the order of the configuration.
         prefer: Which targets new clients use, from the configuration. If `prefer` is not `primary`, the result is
             empty.
-        confirmed: Whether to return only primaries that are `failing`, or that were probed after the promotion. The
-            others might have been demoted in the meantime.
+        confirmed: Whether to return only primaries that are `failing`, or that were probed after the later promotion.
+            A primary that was not probed after this promotion might have been demoted.
     """
     primaries = [each for each in candidates if prefer == "primary" and each.role == "primary"]
     latest = max((each.promoted for each in primaries if each.state is not HealthState.DOWN), default=0.0)
@@ -111,7 +111,7 @@ def wrong_role_targets(candidates: list[TargetCandidate], prefer: Preference) ->
         read_only = frozenset(each.target for each in candidates if each.read_only or each.role == "replica")
         return read_only | superseded_primaries(candidates, prefer)
     first = next(iter(order_targets(candidates, prefer)), None)
-    # With the preference `replica`, a primary may serve clients unless the best target is a usable replica.
+    # With the preference `replica`, primaries have the wrong role only if the best target is a usable replica.
     if prefer == "replica" and first is not None and first.role == "replica" and first.state in _USABLE:
         return frozenset(each.target for each in candidates if each.role == "primary")
     return frozenset()

@@ -53,10 +53,12 @@ def _add_forward(forward: ImportedLocalForward, clients: list[ImportedClientOfSe
     if any(each.where == forward.where and each.network != "host" for each in result.containers):
         # The host's kernel mounts volumes, so the listener for a volume must be on the host, not in a container.
         mounted = kind.kernel_mounts
-        address, place = ("127.0.0.1", "on this host") if mounted else (ANY_ADDRESS, "in the gateway's own container")
+        address, place = ("127.0.0.1", "on this host") if mounted else (ANY_ADDRESS, "in its own container")
         listen = re.sub(r"^(127\.0\.0\.1|\[::1\]|0\.0\.0\.0)(?=:)", address, listen)
         if listen != forward.listen:
-            result.add_note(f"{forward.where}: {forward.listen} becomes {listen}, {place}")
+            result.add_note(
+                f"{forward.where}: the gateway listens on {listen} {place}, instead of on {forward.listen}"
+            )
     listen = _free_listener(listen, forward.where, result)
     volume = next((client.volume for client in clients if client.volume), "")
     if clients and (kind.name == clients[0].kind or volume):
@@ -123,7 +125,7 @@ def _free_listener(listen: str, where: str, result: ImportResult) -> str:
     """
     if listen.startswith("/"):
         if any(each["listen"] == listen for each in result.backends.values()):
-            raise UsageError(f"{where}: another forward already listens on {listen}: choose another path")
+            raise UsageError(f"{where}: another forward already listens on {listen}: choose another socket path")
         return listen
     taken = {
         split_target(each["listen"])[1] for each in result.backends.values() if not each["listen"].startswith("/")
@@ -131,7 +133,9 @@ def _free_listener(listen: str, where: str, result: ImportResult) -> str:
     host, port = split_target(listen)
     free = next(each for each in range(port, 65536) if each not in taken)
     if free != port and where:
-        result.add_note(f"{where}: another backend listens on port {port}, so this one listens on port {free}")
+        result.add_note(
+            f"{where}: another backend listens on port {port}, so the backend of this forward listens on port {free}"
+        )
     if free == _OPS_PORT:
         result.sections["ops"] = {"listen": "127.0.0.1:9091"}
     return f"[{host}]:{free}" if ":" in host else f"{host}:{free}"
@@ -197,15 +201,17 @@ def _unique_volume(client: ImportedClientOfServer, keys: dict[str, Any], result:
     taken = {each["volume"]["name"] for each in result.backends.values() if "volume" in each}
     old, client.volume = client.volume, unused_name(client.volume, taken)
     if old != client.volume:
-        result.add_note(f"{client.where}: another backend has a volume {old}, so this one is named {client.volume}")
+        result.add_note(
+            f"{client.where}: another backend has a volume {old}, so this volume is named {client.volume}"
+        )
     return {**keys, "name": client.volume}
 
 
 def _note_missing(name: str, result: ImportResult) -> None:
     """Add a placeholder for each required key that a backend lacks.
 
-    Add the note of the backend's kind if keys were missing, or if the kind requires no keys and the backend has no
-    `check`. Otherwise, remove the note.
+    If keys are missing, add the note in which the backend's kind describes the keys that the user must change or
+    add. Also add this note if the kind requires no keys, but the backend has no `check`. Otherwise, remove the note.
     """
     backend = result.backends[name]
     imports = KINDS[backend["kind"]].imports

@@ -49,7 +49,7 @@ def _missing_file(client: ImportedClientOfServer, container: ImportedContainer) 
     in_container = bool(container.name or container.image)
     if not variable or not in_container or container.host_path(path) is not None:
         return ""
-    return f"; create {path} with the password: {variable} refers to it, but no source contains the file"
+    return f"; create the file {path} with the password; {variable} refers to this file, but no source contains it"
 
 
 def note_client(client: ImportedClientOfServer, result: ImportResult) -> None:

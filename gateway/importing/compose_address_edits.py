@@ -1,4 +1,4 @@
-"""Replaces database addresses in the environment variables of Compose services, so that they connect to backends."""
+"""Edits the environment variables of Compose services, so that the services connect to backends."""
 
 import re
 

@@ -15,7 +15,7 @@ from gateway.importing.import_result import ImportResult
 from gateway.input_size_limits import TooManyValuesError, load_yaml
 
 _SECTIONS = frozenset({"services", "volumes", "networks", "secrets", "configs", "include", "name", "version"})
-_RESOLVED = "pass the output of `docker compose config`, which contains it"
+_RESOLVED = "pass the output of `docker compose config` instead"
 
 
 def read_compose(

@@ -43,7 +43,7 @@ def merged(base: Any, override: Any, *path: str) -> Any:
         path: The keys from the top level of the file to the value.
 
     Returns:
-        The merged value. Values that only the override file contains keep their tags; see `without_tags`.
+        The merged value. It can still contain tags, which `without_tags` removes.
 
     Raises:
         UsageError: A value has a wrong type.

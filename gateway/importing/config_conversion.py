@@ -136,10 +136,10 @@ def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles
 
 
 def _keep_shared_networks(result: ImportResult) -> None:
-    """Keep each VPN container whose network is still necessary.
+    """Keep each VPN container whose network namespace another container still needs.
 
-    The network is necessary if another container is in it, but uses no imported backend. Add a note on each such
-    container.
+    A container still needs the network namespace if the container uses no imported backend, and the gateway does not
+    replace the container. Add a note on each container that still needs a network namespace.
     """
     served = {id(client.container) for client in result.clients if client.backend}
     tunnels = {name: each for each in result.containers if each.tunnel for name in each.names}

@@ -15,7 +15,7 @@ OTHER_PORTS = {"mongodb": 27017, "mongo": 27017, "amqp": 5672, "amqps": 5671, "s
 """Default ports of services for which the gateway has no backend kind."""
 _WORDS = {"pgsql": "postgres", "pg": "postgres", "psycopg": "postgres", "psycopg2": "postgres", "mysqli": "mysql",
           "asyncpg": "postgres", "pymysql": "mysql", "mysql2": "mysql"}  # fmt: skip
-"""The kind of database for each driver name."""
+"""Maps names of database drivers to backend kinds."""
 _WITHOUT_PROTOCOL = ("tcp", "http")
 """Backend kinds that do not identify a database. `DatabaseAddress.kind` ignores them."""
 _TLS = re.compile(r"(?i)\b(?:(?:pg)?sslmode|ssl-mode|mode|ssl|usessl|tls)=(require\w*|verify[\w-]*|true|1)\b")

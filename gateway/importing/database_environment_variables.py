@@ -138,5 +138,5 @@ def _password_note(address: DatabaseAddress, keys: dict[str, Any]) -> str:
         return ""
     value = "the password in" if address.password == address.variables[0] else "the value of"
     if address.password.endswith("PASSFILE"):
-        return f"write the password in the file that {address.password} names to PASSWORD_FILE"
+        return f"{address.password} names a file: copy the password from this file to PASSWORD_FILE"
     return f"write {value} {address.password} to PASSWORD_FILE"

@@ -35,13 +35,13 @@ def import_volume(name: str, options: Mapping[str, str], where: str, result: Imp
 
 
 def _valid_name(name: str, where: str, result: ImportResult, *, in_compose: bool) -> str:
-    """Return a valid name for a Docker volume: `name`, or a similar name if `name` is not valid.
+    """Return a valid name for a Docker volume.
 
-    If the result differs from `name`, add a note.
+    If `name` is not valid, but contains a variable or comes from a Compose file, return a similar name, and add a
+    note.
 
     Raises:
-        UsageError: `name` is not valid, contains no variable, and does not come from a Compose file. Docker does not
-            accept such a name.
+        UsageError: `name` is any other name that Docker does not accept.
     """
     if re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+", name):
         return name
@@ -187,7 +187,7 @@ def fstab_line(client: ImportedClientOfServer, listen: str, keys: Mapping[str, o
         keys: The configuration keys of the backend.
     """
     host, port = split_target(listen)
-    address = "127.0.0.1" if host in ("0.0.0.0", "::", "localhost") else host  # noqa: S104 - only compared, never bound
+    address = "127.0.0.1" if host in ("0.0.0.0", "::", "localhost") else host  # noqa: S104 - binds no socket
     kept = [each for each in client.mount_options.split(",") if not re.match(r"(addr|ip|port)=|defaults$|$", each)]
     if client.kind == "nfs":
         version = next((each for each in kept if re.match(r"(nfs)?vers=4\.", each)), "nfsvers=4.2")

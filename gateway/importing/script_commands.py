@@ -77,7 +77,7 @@ def import_script(
         read_env_file: A function that reads an env file of a container.
         result: The imported configuration, to which the function adds the tunnels, forwards, containers and notes
             from the commands.
-        form: If `ssh`, an ssh command without a local forward is an error; if empty, it only causes a note.
+        form: `ssh` if an ssh command without a local forward is an error. Empty if such a command only causes a note.
 
     Returns:
         The driver options of each volume that the commands create, by volume name.
@@ -168,9 +168,9 @@ def _docker_command(words: list[str], command: ShellCommand) -> ShellCommand | N
 
 
 def _pass_variables(container: ImportedContainer, command: ShellCommand, result: ImportResult) -> list[str]:
-    """Give the container the script's values for options `-e NAME`. Return the names of the variables.
+    """Set the variables of options `-e NAME` to the values from the script. Return the names of these variables.
 
-    Add a note for each variable that the script does not export.
+    Add a note for each of these variables that the script does not export.
     """
     names = [name for name, value in container.environment.items() if value == f"${{{name}}}"]
     names = [name for name in names if name in command.variables]

@@ -17,7 +17,8 @@ class ImportSource:
     Args:
         name: The name of the file; empty if the source was passed on the command line.
         text: The content.
-        form: One of `FORMS`, or `openvpn`, `wireguard`, `systemd`; empty to recognize the format from the text.
+        form: One of `FORMS`, or `openvpn`, `wireguard`, `systemd`; empty to recognize the format from the name and
+            the text.
     """
 
     name: str
@@ -53,5 +54,5 @@ def recognize(source: ImportSource) -> str:
         return "script"
     shown = source.name or text.strip().splitlines()[0][:60] if text.strip() else source.name or "an empty source"
     raise UsageError(
-        f"{shown}: the format is not recognized; write one of these before the source: {', '.join(FORMS)}"
+        f"{shown}: the format is not recognized; write the format before the source ({', '.join(FORMS)})"
     )

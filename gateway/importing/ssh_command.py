@@ -13,7 +13,7 @@ from gateway.secret_redaction import redacted
 _WITH_VALUE = "BbcDEeFIiJLlmOoPpRSWw"
 """Options of ssh that take a value (ssh(1), "SYNOPSIS")."""
 _UNNECESSARY = "4AaCfGgKkMNnqsTtvXxYy"
-"""ssh options that take no value. Only `-g` needs an equivalent in the gateway's configuration."""
+"""ssh options that take no value. The import uses only `-g`, and skips the others."""
 _KEYWORDS = {
     "i": "IdentityFile", "p": "Port", "l": "User", "J": "ProxyJump", "L": "LocalForward", "R": "RemoteForward",
     "D": "DynamicForward", "c": "Ciphers", "m": "MACs",
@@ -94,7 +94,7 @@ def import_command(
         need_forward: Whether a command without a local forward is an error.
 
     Raises:
-        UsageError: The command is not valid, or has no local forward although `need_forward` is set.
+        UsageError: The command is not valid, or `need_forward` is set and the command has no local forward.
     """
     config, where = SshHostConfig(), context.where
     skipped: list[str] = []
@@ -149,11 +149,11 @@ def _without_prefix(
 
 
 def _option(word: str, words: list[str], config: SshHostConfig, skipped: list[str]) -> list[str]:
-    """Parse the options in a word, such as `-NL`, and the value of the last one. Return the remaining words.
+    """Parse a word with one or more ssh options, such as `-NL`. Return the words that are still to be parsed.
 
     Args:
         word: The word, with its dash.
-        words: The words after `word`. If the last option takes a value that is not in `word`, they start with it.
+        words: The words after `word`. The first of them can be the value of the last option in `word`.
         config: The settings, to which the function adds the option.
         skipped: The list to which the function adds options that need no equivalent in the gateway's configuration.
 

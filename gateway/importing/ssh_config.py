@@ -61,7 +61,7 @@ def _blocks(text: str, where: str, result: ImportResult) -> list[_Block]:
             continue
         key, _, value = re.sub(r"\s*=\s*|\s+", " ", stripped, count=1).partition(" ")
         if not value:
-            raise UsageError(f"{where}: line {number}: {key} has no value: add it, or remove the line")
+            raise UsageError(f"{where}: line {number}: {key} has no value: add a value, or remove the line")
         value = re.sub(r'^"([^"]*)"$', r"\1", value.strip())
         if key.lower() == "host":
             skipped = False

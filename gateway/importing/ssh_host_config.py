@@ -58,7 +58,8 @@ def server_keys(
         via: The name of the tunnel through which the gateway reaches the server; None for a direct connection.
         context: The environment in which ssh runs.
         result: The imported configuration, to which the function adds notes.
-        command: The settings of the ssh command's destination: `config` itself, unless `config` is for a jump host.
+        command: The settings of the ssh command's destination. They differ from `config` only if `config` is for a
+            jump host.
     """
     user, host, port = _address(config, command)
     if not user:
@@ -84,12 +85,12 @@ def server_keys(
 
 
 def expand_tokens(text: str, config: SshHostConfig, command: SshHostConfig) -> str:
-    """Replace those tokens of ssh_config(5) whose value is in the settings: `%h`, `%k`, `%n`, `%p`, `%r`, `%u`, `%%`.
+    """Replace the tokens `%h`, `%k`, `%n`, `%p`, `%r`, `%u` and `%%` of ssh_config(5) with values from the settings.
 
     Args:
         text: The value of a keyword, or the jump host in a ProxyCommand.
-        config: The settings whose values replace the tokens. For a value of ProxyJump, these are the settings of the
-            server behind the jump host.
+        config: The settings whose values replace the tokens. To expand the name of a jump host, pass the settings of
+            the server behind the jump host.
         command: See `server_keys`.
     """
     user, host, port = _address(config, command)

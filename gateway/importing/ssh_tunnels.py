@@ -91,13 +91,13 @@ def _path(
         context: The environment in which ssh runs.
         result: The imported configuration, to which the function adds tunnels and notes.
         look_up: A function that returns the settings of the jump host with the given name.
-        command: The settings of the ssh command's destination. Unless `config` contains the settings of a jump host,
-            `command` and `config` are the same object.
+        command: The settings of the ssh command's destination. They differ from `config` only if `config` is for a
+            jump host.
         depth: Number of nested jump hosts: 0 for the server of the command, 1 for its jump host, and so on.
 
     Returns:
-        A pair: the name of the tunnel through which to reach the server (None if there is no such tunnel), and the
-        result of `_program_keys` (empty if no program connects to the server).
+        The name of the tunnel through which ssh reaches the server (None if ssh uses no tunnel), and the result of
+        `_program_keys` (empty if no ProxyCommand runs a program).
     """
     names = {"proxyjump": "ProxyJump", "proxycommand": "ProxyCommand"}
     key, *ignored = [each for each in config.keywords if each in names] or [""]
@@ -158,8 +158,8 @@ def _program_keys(
         result.add_note(f"{where}: {', '.join(found.unknown)} has no equivalent; replace it in proxy_command")
     if found.braces:
         result.add_note(
-            f"{where}: {', '.join(found.braces)} would be a placeholder, so proxy_command has spaces inside the"
-            " braces; verify that the program still works"
+            f"{where}: the gateway would read {', '.join(found.braces)} as a placeholder, so proxy_command has spaces"
+            " inside the braces; verify that the program still works"
         )
     if found.needs_shell:
         result.add_note(
@@ -167,8 +167,8 @@ def _program_keys(
             " with a list of words"
         )
     result.add_note(
-        f"{where}: the program gets only the environment variables PATH, HOME, USER, LOGNAME, TZ and the locale; add"
-        " other variables that it needs to the key environment"
+        f"{where}: the program gets only the environment variables PATH, HOME, USER, LOGNAME, TZ and the locale; if"
+        " the program needs other variables, add them to the key environment"
     )
     keys: dict[str, Any] = {"proxy_command": list(found.words)}
     return keys | ({"environment": list(found.environment)} if found.environment else {})

@@ -17,7 +17,7 @@ def join_networks(result: ImportResult) -> None:
     A container with `network_mode: service:NAME` or `container:NAME` shares the network of the container `NAME`.
 
     Args:
-        result: The function sets `via` of the containers' clients and tunnels.
+        result: The imported configuration. The function sets `via` of the containers' clients and tunnels in it.
     """
     tunnels = {name: each.tunnel for each in result.containers if each.tunnel for name in each.names}
     for client in result.clients:
@@ -96,9 +96,10 @@ def _linked(client: ImportedClientOfServer) -> str:
 
 
 def _forward_of_host(client: ImportedClientOfServer, result: ImportResult) -> ImportedLocalForward | None:
-    """Return the forward on this host that a container's client tried to reach at 127.0.0.1; None if there is none.
+    """Return the forward on this host to which a container's client tries to connect at 127.0.0.1.
 
-    In a container, 127.0.0.1 is the container itself. Add a note that the client never reached the forward.
+    Return None if there is no such forward. In a container, 127.0.0.1 is the container itself. Add a note that the
+    client therefore never reached the forward.
     """
     if client.container is None or client.host not in LOOPBACK:
         return None
@@ -115,7 +116,7 @@ def needs_backend(client: ImportedClientOfServer, result: ImportResult) -> bool:
     """Return whether a client needs its own backend.
 
     A client needs no backend if it is optional, or if its server runs on this host or in an imported container.
-    Exception: a volume or mount of a server on this host needs a backend.
+    Exception: a volume or mount needs a backend, even if its server runs on this host.
 
     Args:
         client: A client that uses no local forward.
@@ -134,5 +135,7 @@ def needs_backend(client: ImportedClientOfServer, result: ImportResult) -> bool:
     if client.volume or client.folder:
         result.add_note(f"{client.where}: no source forwards {address}; pass the ssh command as another source")
         return True
-    result.add_note(f"{client.where}: not imported, because {address} is this host, and no source forwards it")
+    result.add_note(
+        f"{client.where}: not imported, because {address} is on this host, and no source forwards this address"
+    )
     return False

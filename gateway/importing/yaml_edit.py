@@ -36,8 +36,8 @@ class YamlEdit:
         self._edits: dict[tuple[int, int], str] = {}
         """The new text for each changed range (start and end index) of the old text."""
         self._flows: dict[tuple[int, int], KeyPath] = {}
-        """The changed flow collections (`{…}` or `[…]`): maps the range in the old text to the path. The method
-        `text` replaces the entire collection."""
+        """Maps the range of each changed flow collection (`{…}` or `[…]`) in the old text to the path of the
+        collection. The method `text` replaces the entire collection."""
         self._added: dict[KeyPath, None] = {}
         """The paths of the added values, oldest first. Values inside a flow collection (`{…}` or `[…]`) or inside
         another added value are not included."""
@@ -218,7 +218,8 @@ class YamlEdit:
 
         Args:
             node: The node.
-            otherwise: The position to use as the end if the node ends earlier, for example because it is empty.
+            otherwise: The position to use as the end of the node if the node ends before this position, for example
+                because the node is empty.
         """
         while isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
             last = node.value[-1]

@@ -51,7 +51,8 @@ class NfsExport:
         handle: The file handle of the directory. If it changes, the mounts of clients become stale.
         total: Size of the file system, in bytes.
         available: Free space for the user of the request, in bytes.
-        lease: Lease time, in seconds. If a client is silent for longer, the server can discard the client's state.
+        lease: Lease time, in seconds. If a client sends nothing during this time, the server can discard the client's
+            state.
     """
 
     readable: bool

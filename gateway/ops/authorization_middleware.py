@@ -12,8 +12,8 @@ _ROLE = web.RequestKey("role", AccessRole)
 _CURRENT_ROLE = web.RequestKey[Callable[[web.Request], AccessRole]]("current_role")
 _PROBES_PER_SECOND, _PROBE_BURST = 200, 40
 _READS_PER_SECOND, _READ_BURST = 25, 10
-"""The rate limit for all paths except health checks such as `/readyz`: requests per second, and requests in a burst.
-With this limit, a client that polls continuously uses about one percent of the event loop's time."""
+"""The rate limit for all URL paths except health checks such as `/readyz`: requests per second, and requests in a
+burst. With this limit, a client that polls continuously uses about one percent of the event loop's time."""
 HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 """The headers of every response. `AuthorizationMiddleware` adds them after the handler has returned. A handler that
 streams its response must set them itself, because it sends the headers before it returns."""
@@ -36,8 +36,8 @@ class AuthorizationMiddleware:
     Args:
         rules: The access rules of the listener.
         tokens: Returns the tokens that are currently accepted.
-        roles: The role that each path requires. A path without an entry requires `AccessRole.EVERYTHING`.
-        probes: The paths for health checks, which have a higher rate limit.
+        roles: The role that each URL path requires. A URL path without an entry requires `AccessRole.EVERYTHING`.
+        probes: The URL paths for health checks, which have a higher rate limit.
     """
 
     def __init__(

@@ -18,8 +18,8 @@ def audited(handler: RequestHandler, record: Callable[[str, PeerCredentials | No
 
     Args:
         handler: Executes an admin command.
-        record: Writes a command to the audit log. Called after each command, even if it failed, with the path, the
-            process that sent the command, and the result.
+        record: Writes a command to the audit log. Called after each command, even if it failed, with the URL path
+            of the request, the process that sent the command, and the result.
     """
 
     async def handle(request: web.Request) -> web.StreamResponse:

@@ -83,7 +83,7 @@ def _headline(view: ServiceView) -> str:
     else:
         found = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
         found = f"{plural(total, 'backend')}: {found}"
-    phases = {"starting": "Starting, the first checks run: ", "draining": "Draining, not ready: "}
+    phases = {"starting": "Starting, the first checks are running: ", "draining": "Draining, not ready: "}
     text = phases.get(view.status, "") + found
     return text[0].upper() + text[1:]
 

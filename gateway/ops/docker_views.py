@@ -1,4 +1,4 @@
-"""Defines views: immutable snapshots of the state of the Docker engine, such as its volumes.
+"""Defines the views of the Docker engine, such as the view of a volume.
 
 Times are seconds since the epoch.
 """
@@ -11,7 +11,7 @@ UNAVAILABLE_CAUSES = ("volume", "network", "namespace")
 
 @dataclass(frozen=True)
 class AttachmentView:
-    """Shows whether one container is connected to a Docker network that the configuration requires."""
+    """The attachment of one container to a Docker network of the gateway, and its state."""
 
     network: str
     container: str
@@ -86,7 +86,7 @@ class SwarmPeerView:
 
 @dataclass(frozen=True)
 class DockerView:
-    """A snapshot of the state of the Docker engine: attachments, volumes, containers, and planned changes."""
+    """The view of the Docker engine: attachments, volumes, containers, and planned changes."""
 
     trouble: str | None
     looked_at: float | None

@@ -18,8 +18,9 @@ _RETRY_MS = 2000
 _BATCH = 50
 """Maximum number of events that the server sends to a client in one write."""
 _SEND_BUFFER = 32 * 1024
-"""Size of the socket's send buffer in bytes. If a client does not read, a small buffer soon becomes full. Then the
-server no longer extends the deadline of the response, and closes the connection."""
+"""Size of the socket's send buffer, in bytes. If a client does not read, this small buffer soon becomes full. While
+the buffer is full, the server does not extend the response's deadline. When the deadline expires, the server closes
+the connection."""
 _RESET = "event: reset\ndata: {}\n"
 """The message to a client that has missed events. The client must then read the whole status again."""
 

@@ -140,8 +140,8 @@ class EventLog:
     def load(self, events: Iterable[StateChange]) -> None:
         """Add saved events of previous runs of the service.
 
-        For each backend, target and tunnel that has no event in this run, also add an event if its state differs from
-        its saved state.
+        If a backend, target or tunnel has no event in this run, and its current state differs from the saved state,
+        add an event for this change.
 
         Args:
             events: The events, oldest first. Events that the log already contains are skipped.
@@ -215,7 +215,7 @@ class EventLog:
     def since(self, event_id: int) -> list[StateChange] | None:
         """Return the events after the event with the ID `event_id`.
 
-        Return None if the log has never contained this ID, or no longer contains all later events.
+        Return None if the log does not contain this ID, or no longer contains all later events.
         """
         events = self.latest()
         at = bisect_right(events, event_id, key=lambda event: event.id)
@@ -244,7 +244,7 @@ class EventLog:
         events.append(event)
 
     def _replace(self, oldest: StateChange) -> None:
-        """Move the oldest event to `_ongoing` if it reports an ongoing failure. Otherwise, discard the event."""
+        """Keep `oldest` in `_ongoing` if it reports an ongoing failure, because a new event will replace `oldest`."""
         self._replaced = max(self._replaced, oldest.id)
         if self._last.get(oldest.subject) is oldest and oldest.state != _HEALTHY:
             self._ongoing[oldest.subject] = oldest

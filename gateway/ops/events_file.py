@@ -106,7 +106,7 @@ class EventsFile:
     async def write(self) -> None:
         """Write the events that the file does not contain yet. If the file has not been read yet, read it first.
 
-        Reading, an earlier write that has not ended, and this write can each delay the method by up to two seconds.
+        Wait up to two seconds for each of three steps: reading the file, the end of an earlier write, and this write.
         """
         self._changed.clear()
         if not self._is_read and not self._is_foreign:
@@ -202,7 +202,7 @@ class EventsFile:
     def _report_error(self, effect: str, remedy: str, error: BaseException) -> None:
         code, detail = getattr(error, "errno", None), getattr(error, "strerror", None) or str(error)
         if code in _FULL:
-            remedy = "free space in the file system of gateway.state_dir"
+            remedy = "free up space in the file system of gateway.state_dir"
         level = logging.INFO if code in _READ_ONLY else logging.WARNING
         self.trouble = [] if code in _READ_ONLY else [f"{effect}: {self._path}: {detail}: {remedy}"]
         self._report(f"{effect}: {remedy}", detail, level)

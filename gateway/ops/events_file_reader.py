@@ -22,7 +22,7 @@ have been set back after the event."""
 
 
 def parse(text: str, now: float) -> Iterator[StateChange]:
-    """Yield the events in an events file. Skip damaged lines, and lines whose IDs do not increase.
+    """Yield the events in an events file. Skip damaged lines, and events whose IDs are not in ascending order.
 
     Args:
         text: The content of the file.

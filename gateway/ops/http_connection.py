@@ -31,8 +31,8 @@ class HttpConnection(asyncio.Protocol):
     Args:
         owner: The listener that owns the connection.
         limits: The deadlines, and the maximum size of a request.
-        client: The accepted socket. While `adopted` is false, `owner` must close the socket. Later, the transport
-            closes the socket.
+        client: The accepted socket. While `adopted` is false, `owner` must close the socket. When `adopted` is
+            true, the transport closes the socket.
 
     Attributes:
         adopted: Whether asyncio owns the socket.

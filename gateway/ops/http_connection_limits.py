@@ -20,7 +20,7 @@ class HttpConnectionLimits:
 
     Args:
         connections: Maximum number of concurrent connections.
-        per_address: Maximum number of concurrent connections from one peer address.
+        per_address: Maximum number of concurrent connections from one client address.
         head: Maximum time to receive the headers of a request. The time starts with the first byte of the request.
             For the first request, it starts when the connection is accepted.
         idle: Maximum time between two requests on one connection.
@@ -59,7 +59,7 @@ class HttpConnectionTable(Generic[Key]):
     def __init__(self, limits: HttpConnectionLimits) -> None:
         self._limits = limits
         self._idle: dict[Key, str | None] = {}
-        """The connections that wait for a complete request. The values are the peer addresses; None for a unix
+        """The connections that wait for a complete request, each with the client's address; None for a unix
         socket."""
         self._responding: dict[Key, str | None] = {}
 
@@ -77,7 +77,7 @@ class HttpConnectionTable(Generic[Key]):
 
         Args:
             key: The connection.
-            address: The connection's peer address; None for a unix socket.
+            address: The client's address; None for a unix socket.
 
         Returns:
             The removed connection, which the caller must close; None if no connection was removed.
@@ -108,10 +108,12 @@ class HttpConnectionTable(Generic[Key]):
         self._responding.pop(key, None)
 
     def oldest(self, address: str | None = None) -> Key | None:
-        """Return the least recently used connection, idle connections first; None if there is no connection.
+        """Return the least recently used connection; None if there is no connection.
+
+        If there are idle connections, consider only these.
 
         Args:
-            address: Consider only connections from this peer address. None: consider all connections.
+            address: Consider only connections from this client address. None: consider all connections.
         """
         for group in (self._idle, self._responding):
             for key, peer in group.items():

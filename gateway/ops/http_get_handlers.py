@@ -50,7 +50,7 @@ class HttpGetHandlers:
 
     Args:
         service: The service whose state the responses describe.
-        views: Provides snapshots of the service's state.
+        views: Provides views of the service's state.
         renderer: The thread that renders the metrics.
         cached: Whether to cache responses. Responses that depend on the service's phase are cached per phase.
         max_streams: Maximum number of concurrent event streams (`/api/v1/events`).
@@ -84,10 +84,10 @@ class HttpGetHandlers:
         self._streams.close()
 
     def handlers(self, *, probes_only: bool = False) -> dict[str, RequestHandler]:
-        """Return a dictionary that maps each path to its handler.
+        """Return a dictionary that maps each URL path to its handler.
 
         Args:
-            probes_only: Whether to return only the handlers of the paths that `ops.probe_listen` serves.
+            probes_only: Whether to return only the handlers of the URL paths that `ops.probe_listen` serves.
         """
         return {
             path: handler.__get__(self)
@@ -234,10 +234,10 @@ class HttpGetHandlers:
 
 
 ROLES = {path: role for path, (_, role) in HttpGetHandlers.PATHS.items()}
-"""The role that each path requires. The HTML pages require no role, but a client without `AccessRole.EVERYTHING` gets
-only a page that prompts for a token."""
+"""The access role that each URL path requires. The HTML pages require no access role, but a client without
+`AccessRole.EVERYTHING` gets only a page that prompts for a token."""
 PROBES = ("/livez", "/healthz", "/startupz", "/readyz", "/readyz/{backend}")
-"""The paths that `ops.probe_listen` serves."""
+"""The URL paths that `ops.probe_listen` serves."""
 
 
 async def _render(

@@ -13,7 +13,7 @@ from gateway.ops.status_views import BackendView, TunnelView
 
 
 def fact_families(facts: Iterable[FactDefinition], *labels: str) -> dict[str, GaugeMetricFamily]:
-    """Return the metrics of facts, by name. The metrics do not contain samples yet.
+    """Return the metrics of facts, by metric name. The metrics do not contain samples yet.
 
     Args:
         facts: The facts. A fact without a metric name has no metric.

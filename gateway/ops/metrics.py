@@ -28,7 +28,7 @@ _PROCESS = ProcessCollector(registry=None)
 _SAMPLES_PER_TURN = 100
 _PAUSE = 0.001
 """Seconds to sleep after every `_SAMPLES_PER_TURN` samples, so that the thread of the event loop gets the GIL.
-Rendering these samples takes about half as long."""
+Rendering this number of samples takes about half of `_PAUSE`."""
 
 
 def render(view: ServiceView, accept: str) -> tuple[bytes, str]:
@@ -70,7 +70,7 @@ def families(view: ServiceView) -> Iterator[Metric]:
 
 
 class _StatusMetricsCollector(Collector):
-    """A `prometheus_client` collector that returns the metrics of one snapshot of the service's state."""
+    """A `prometheus_client` collector that returns the metrics of one view of the service's state."""
 
     def __init__(self, view: ServiceView) -> None:
         self._view = view

@@ -188,7 +188,7 @@ class OpsApiClient:
 
 
 def _why(error: OSError | http.client.HTTPException, where: str) -> str:
-    """Return the cause of a failed request. Omit text from the server, because it might not be a gateway."""
+    """Return the cause of a failed request. Omit text from the server, because the server might not be a gateway."""
     if isinstance(error, ssl.SSLError):
         return f"the TLS handshake failed ({(error.reason or str(error)).replace('_', ' ').lower()})"
     if not isinstance(error, OSError):
@@ -201,14 +201,14 @@ def _why(error: OSError | http.client.HTTPException, where: str) -> str:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # return True: the request over the socket then fails, and reports the error
+    except OSError:  # return True, so that the request over the socket reports the error
         return True
 
 
 def _default_url(path: str) -> tuple[str, str]:
     """Return the name of the environment variable that contains the service's address, and the URL for this address.
 
-    Use `GATEWAY_OPS_PROBE_LISTEN` if it is set and `path` is a probe such as `/readyz`. Otherwise, use
+    Use `GATEWAY_OPS_PROBE_LISTEN` if it is set and `path` is a health endpoint such as `/readyz`. Otherwise, use
     `GATEWAY_OPS_LISTEN`, or the default address if `GATEWAY_OPS_LISTEN` is not set.
     """
     probes = os.environ.get("GATEWAY_OPS_PROBE_LISTEN")

@@ -30,7 +30,7 @@ class PageHandlers:
 
     Args:
         service: The service whose state the pages show.
-        views: Provides snapshots of the service's state.
+        views: Provides views of the service's state.
         executor: Compresses large responses in a thread.
         max_age: Maximum age of the content, in seconds, when the response is a whole page.
     """
@@ -41,7 +41,7 @@ class PageHandlers:
         self._executor = executor
         self._max_age = max_age
         self._pages: dict[str, CachedPage] = {}
-        """The rendered pages by path, in the order of their last requests."""
+        """The rendered pages by URL path, in the order of their last requests."""
 
     async def index(self, request: web.Request) -> web.Response:
         """Respond with the status page."""
@@ -85,7 +85,7 @@ class PageHandlers:
 
         Args:
             request: The request.
-            path: The path of the page.
+            path: The URL path of the page.
             root: The URL of `/`, relative to the page.
             render: Renders the page.
         """
@@ -112,12 +112,12 @@ class PageHandlers:
         return web.Response(body=response.body, headers=headers)
 
     def _page(self, path: str, root: str) -> "CachedPage":
-        """Return the cached page of a path. If the path has no cached page, create one.
+        """Return the cached page of a URL path. If the URL path has no cached page, create one.
 
         If the cache already contains `_MAX_PAGES` other pages, remove the least recently requested page.
 
         Args:
-            path: The path of the page.
+            path: The URL path of the page.
             root: The URL of `/`, relative to the page.
         """
         from gateway.ops.page.cached_page import CachedPage  # noqa: PLC0415 - lazy import

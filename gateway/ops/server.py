@@ -37,7 +37,7 @@ _COMMAND_TIMEOUT = 120.0
 """Maximum number of seconds for an admin command. The time is long, because a reload can read files slowly."""
 _KEEPALIVE = 3600.0
 _STREAM_SHARE = 4
-"""A listener's connection limit, divided by the limit of event streams."""
+"""The limit of event streams is the connection limit of a listener, divided by this number."""
 _QUIET = logging.getLogger("gateway.ops.aiohttp")
 _QUIET.setLevel(logging.CRITICAL)
 """Suppresses the log records of aiohttp, which logs a traceback for each invalid request. Errors of the handlers are

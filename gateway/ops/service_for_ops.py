@@ -22,13 +22,13 @@ class ServiceForOps(Protocol):
         """Return the status of each backend."""
 
     async def view(self) -> ServiceView:
-        """Return a snapshot of the service's state. Do no I/O, and yield to the event loop regularly."""
+        """Return a view of the service's state. Do no I/O, and yield to the event loop regularly."""
 
     async def updated_view(self, view: ServiceView, changed: Collection[str]) -> ServiceView:
         """Return a copy of `view` with the current state of the backends in `changed`.
 
         Args:
-            view: An earlier snapshot of the service's state.
+            view: An earlier view of the service's state.
             changed: The names of the backends to update. Names that do not exist have no effect.
         """
 
@@ -68,7 +68,7 @@ class ServiceForOps(Protocol):
         """Write an admin command to the audit log.
 
         Args:
-            command: The path of the command.
+            command: The URL path of the command.
             peer: The process that sent the command; None if it is not known.
             result: `done`, `refused`, `failed`, or `unknown` if the backend or tunnel does not exist.
         """
@@ -92,8 +92,8 @@ class ServiceForOps(Protocol):
     def pause(self, backend: str, *, paused: bool) -> bool:
         """Pause or resume the checks of a backend.
 
-        If no check is paused, resuming restarts the checks. After an NFS export was replaced, the checks report the
-        new file system as an error until they restart.
+        If no check is paused, resuming restarts the checks. The restart is useful after an NFS export was replaced:
+        before the restart, the checks report the new file system as an error.
 
         Returns:
             False if there is no such backend.

@@ -18,13 +18,13 @@ class OpsSettings:
     Args:
         listen: Address of the HTTP server.
         admin_socket: Path of the admin socket. Only the owner of the socket can connect.
-        probe_listen: Address of a second HTTP server, only for probes such as `/readyz`. This server requires no
-            authentication, and does not use TLS. None: no second server.
+        probe_listen: Address of a second HTTP server, only for health endpoints such as `/readyz`. This server
+            requires no authentication, and does not use TLS. None: no second server.
         hosts: Accepted Host headers in addition to IP addresses and localhost.
         token_file: File with the token that grants access to everything.
         metrics_token_file: File with a token that grants access to `/metrics` and `/api/v1/sd` only.
         tls: Certificate and key of `listen`. None: plain HTTP.
-        authenticated: Whether `listen` requires a token or a client certificate for all data except probes.
+        authenticated: Whether `listen` requires a token or a client certificate for all data except health endpoints.
         redact: Replaces secret values in an error message.
     """
 

@@ -1,4 +1,4 @@
-"""Converts snapshots of the service's state to the JSON responses of `/api/v1`."""
+"""Converts views of the service's state to the JSON responses of `/api/v1`."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -51,8 +51,8 @@ _COMMON_TARGET_KEYS: dict[str, FactValue] = {
     "read_only": None, "lag_seconds": None, "version": None, "identity": None, "space_bytes": {},
     "lease_seconds": None,
 }  # fmt: skip
-"""Keys that every target has in version 1 of the API, with their default values. The default value applies if the
-kind of the backend does not provide the key."""
+"""Keys that the JSON object of every target has in version 1 of the API, with their default values. A default value
+applies if the kind of the backend does not provide the key."""
 
 
 def _texts(facts: Iterable[FactDefinition], values: Mapping[FactDefinition, object]) -> list[str]:
@@ -186,8 +186,8 @@ def iter_json(body: dict[str, Any]) -> Iterator[str]:
     """Yield the JSON text of an object in short pieces, so that the caller can run other tasks between two pieces.
 
     Args:
-        body: The object. An iterator over pairs of key and value becomes a nested JSON object. It can compute each
-            pair when `iter_json` requests it.
+        body: The object. An iterator over pairs of key and value becomes a nested JSON object. The iterator can
+            compute each pair on request.
     """
     yield "{"
     for number, (name, value) in enumerate(body.items()):

@@ -1,4 +1,4 @@
-"""Caches a snapshot of the service's state. After an event, updates only the backends that changed."""
+"""Caches a view of the service's state. After an event, updates only the backends that changed."""
 
 import asyncio
 import time
@@ -11,12 +11,12 @@ from gateway.ops.status_views import ServiceView
 
 
 class VersionedStatusView(NamedTuple):
-    """A snapshot of the service's state, with a number that increases with each new snapshot.
+    """A view of the service's state, with a number that increases with each new view.
 
     Args:
-        view: The snapshot.
-        event: The ID of the latest event that the snapshot takes into account; 0 if there is none.
-        number: Increases with each snapshot.
+        view: The view.
+        event: The ID of the latest event that the view takes into account; 0 if there is none.
+        number: Increases with each new view.
     """
 
     view: ServiceView
@@ -25,11 +25,11 @@ class VersionedStatusView(NamedTuple):
 
 
 class StatusViewCache:
-    """Caches a snapshot of the service's state, which all HTTP clients share.
+    """Caches a view of the service's state, which all HTTP clients share.
 
     A service can have hundreds of backends. Therefore, an event of a backend, or of one of its targets, updates only
-    this backend in the snapshot. Values that change without an event, such as the number of clients, are as old as
-    the last complete snapshot.
+    this backend in the view. Values that change without an event, such as the number of clients, can be as old
+    as the last complete view.
 
     Args:
         service: The service.
@@ -40,11 +40,11 @@ class StatusViewCache:
         self._lock = asyncio.Lock()
         self._last: VersionedStatusView | None = None
         self._completed = 0.0
-        """Monotonic time, in seconds, at which the service began to build the last complete snapshot."""
+        """Monotonic time, in seconds, at which the service began to build the last complete view."""
         self._commands = self._commands_seen = 0
 
     async def get(self, max_age: float) -> VersionedStatusView:
-        """Return a snapshot of the service's state. Only values that change without an event can be outdated.
+        """Return a view of the service's state. Only values that change without an event can be outdated.
 
         The phase is always current.
 
@@ -69,20 +69,20 @@ class StatusViewCache:
             return self._last
 
     def clear(self) -> None:
-        """Discard the cached snapshot of the service's state, because a command has changed the state.
+        """Discard the cached view of the service's state, because a command has changed the state.
 
-        The next call of `get` builds a new snapshot.
+        The next call of `get` builds a new view.
         """
         self._commands += 1
 
 
 def _changed_backends(events: Iterable[StateChange] | None) -> set[str] | None:
-    """Return the names of the backends to update; None if a complete snapshot is necessary.
+    """Return the names of the backends to update; None if a complete view is necessary.
 
-    Events of other subjects, such as tunnels, require a complete snapshot.
+    Events of other subjects, such as tunnels, require a complete view.
 
     Args:
-        events: The events since the last snapshot; None if the event log no longer contains all of them.
+        events: The events since the last view; None if the event log no longer contains all of them.
     """
     if events is None or any(each.subject.type not in (SubjectType.BACKEND, SubjectType.TARGET) for each in events):
         return None

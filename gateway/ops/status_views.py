@@ -1,4 +1,4 @@
-"""Defines views: immutable snapshots of the state of tunnels, backends and the service, for use in any thread.
+"""Defines views: immutable copies of the state of tunnels, backends and the service, for use in any thread.
 
 Times are seconds since the epoch; durations are in seconds.
 """
@@ -18,7 +18,7 @@ ConfigText = dict[str, list[tuple[str, str]]]
 
 @dataclass(frozen=True)
 class TunnelView:
-    """A snapshot of the state of one tunnel."""
+    """A view of the state of one tunnel."""
 
     name: str
     kind: str
@@ -44,15 +44,15 @@ class CheckHistoryEntry(Protocol):
 
     @property
     def at(self) -> float:
-        """When the check ended."""
+        """When the probe ended."""
 
     @property
     def duration(self) -> float:
-        """Duration of the check, in seconds."""
+        """Duration of the probe, in seconds."""
 
     @property
     def state(self) -> HealthState:
-        """The state of the target according to this check alone. `rise` and `fall` do not apply."""
+        """The state of the target according to this probe alone. `rise` and `fall` do not apply."""
 
     @property
     def reason(self) -> str | None:
@@ -64,12 +64,12 @@ class CheckHistoryEntry(Protocol):
 
     @property
     def succeeded(self) -> bool:
-        """Whether the check succeeded."""
+        """Whether the probe succeeded."""
 
 
 @dataclass(frozen=True)
 class TargetView:
-    """A snapshot of one target: its state over the path that new clients use, and the counters of all paths."""
+    """A view of one target: its state over the path that new clients use, and the combined counters of all paths."""
 
     target: str
     tunnel: str | None
@@ -94,19 +94,20 @@ class TargetView:
     remedy: str = ""
     """The recommended action, in the imperative; empty if there is none."""
     history: Sequence[CheckHistoryEntry] = ()
-    """The latest checks, oldest first. An entry with the state `blocked` means that no check ran, because the tunnel
-    was down."""
+    """The latest check results, oldest first. An entry with the state `blocked` means that no probe ran, because the
+    tunnel was down."""
     failed_checks: Sequence[CheckHistoryEntry] = ()
-    """The latest failed checks, oldest first. Some of them can be older than all entries of `history`."""
+    """The latest failed probes, oldest first. Some of them can be older than all entries of `history`."""
 
 
 @dataclass(frozen=True)
 class BackendTunnelView:
-    """A snapshot of the use of one tunnel by one backend: the number of clients, and whether new clients use it."""
+    """A view of how one backend uses one tunnel: the number of clients, and whether new clients use the tunnel."""
 
     tunnel: str
     up: bool
-    """Whether new clients can use the tunnel. A target's checks do not count if they fail over all paths."""
+    """Whether new clients can use the tunnel. If a target's checks fail over all paths, the gateway ignores these
+    checks, because the target itself might be the cause."""
     reason: str | None
     detail: str
     in_use: bool
@@ -118,7 +119,7 @@ class BackendTunnelView:
 
 @dataclass(frozen=True)
 class ConsumerView:
-    """A snapshot of the use of one backend by one container: connections, bytes and latency."""
+    """A view of how one container uses one backend: connections, bytes and latency."""
 
     id: str
     active: int
@@ -155,7 +156,7 @@ class BackendStateSummary:
 
 @dataclass(frozen=True)
 class BackendView:
-    """A snapshot of the state of one backend, with its targets, tunnels and clients."""
+    """A view of the state of one backend, with its targets, tunnels and clients."""
 
     name: str
     kind: str
@@ -190,7 +191,7 @@ class BackendView:
 
 @dataclass(frozen=True)
 class ServiceView:
-    """A snapshot of the state of the whole service."""
+    """A view of the state of the whole service."""
 
     version: str
     python_version: str

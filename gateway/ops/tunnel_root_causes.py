@@ -29,7 +29,7 @@ def with_outer_tunnels(tunnels: Mapping[str, TunnelView], names: Iterable[str]) 
 
     Args:
         tunnels: All tunnels by name.
-        names: The given names. Unknown names are skipped.
+        names: The names of the tunnels to return. Unknown names are skipped.
     """
     found: dict[str, TunnelView] = {}
     for name in names:
@@ -43,7 +43,8 @@ def failed_tunnels(tunnels: Mapping[str, TunnelView], name: str) -> list[TunnelV
     """Return the tunnels that cause a tunnel to be down.
 
     - If the tunnel is open or unknown, the list is empty.
-    - If the tunnel has outer tunnels, and all of them are down, the list contains the tunnels that cause this.
+    - If the tunnel has outer tunnels, and all of them are down, the list contains the tunnels that cause the outer
+      tunnels to be down.
     - Otherwise, the list contains only the tunnel itself.
 
     Args:

@@ -25,12 +25,12 @@ _CHUNK = 64 * 1024
 _MAX_LINE = 1000
 """Maximum length of an output line, in characters. Longer lines are truncated."""
 _MAX_PENDING = 4 * _MAX_LINE
-"""Maximum number of bytes of one output line that are kept in memory."""
+"""Maximum length of an output line in bytes (4 for each character). The rest of a longer line is dropped."""
 _PF_EXITING = 0x4
 """Flag of a process that is exiting (linux/sched.h). It is set in the field `flags` of proc_pid_stat(5)."""
 _MAX_LINES = 200
-"""Maximum number of lines to handle after each read of the output; earlier lines are dropped. Without this limit, a
-program that prints megabytes would delay the event loop."""
+"""Maximum number of lines to handle after each read of the output. If there are more lines, only the last ones are
+handled. Without this limit, a program that prints megabytes would delay the event loop."""
 
 
 class ChildProcess:
@@ -101,7 +101,7 @@ class ChildProcess:
             output, written = open_pipe()
             os.set_blocking(output, False)
             try:
-                process = subprocess.Popen(  # noqa: ASYNC220, S603 - does not wait for the process; needs no shell
+                process = subprocess.Popen(  # noqa: ASYNC220, S603 - `Popen` does not wait, and uses no shell
                     [sys.executable, "-I", "-S", pdeathsig_exec.__file__, str(os.getpid()), privileges,
                      file or program, program, *command[1:]],
                     stdin=stdin,
@@ -201,7 +201,7 @@ class ChildProcess:
 
 @contextlib.contextmanager
 def starting(command: Sequence[str]) -> Iterator[None]:
-    """Convert an `OSError` in the `with` block, which starts a program, to a `TunnelError`.
+    """Convert an `OSError` to a `TunnelError` in a `with` block that starts a program.
 
     Args:
         command: The program and its arguments.

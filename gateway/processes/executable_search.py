@@ -1,7 +1,7 @@
 """Uses threads to search for programs, because a file system that hangs would block the event loop.
 
-Each lookup has its own thread, and each command has at most one lookup at a time. The number of commands in the
-configuration therefore limits the number of threads.
+Each lookup has its own thread. A command has at most one lookup at a time, so a file system that hangs blocks at most
+one thread for each command.
 """
 
 import asyncio

@@ -47,7 +47,7 @@ def resolve_program(command: Sequence[str], visit: Callable[[str], None] = _igno
     """
     name, found = command[0], None
     for folder in [""] if "/" in name else search_path().split(":"):
-        visit(os.path.join(folder, name))  # noqa: PTH118 - an empty folder means the current folder
+        visit(os.path.join(folder, name))  # noqa: PTH118 - an empty entry in PATH means the current folder
         if (found := shutil.which(name, path=folder)) is not None:
             break
     if found is None:
@@ -81,7 +81,9 @@ def _why_not_found(command: Sequence[str]) -> str:
     name = command[0]
     if len(command) == 1 and len(name.split()) > 1:
         first = name.split()[0]  # do not show the other words, which can contain secrets from the environment
-        return f"the command is one word that starts with {first!r}; no shell splits it: write [program, argument, …]"
+        return (
+            f"the command is one word that starts with {first!r}, not a list of words: write [program, argument, …]"
+        )
     if "/" not in name:
         return f"{name} is not installed: install it, or write its path"
     if Path(name).exists():

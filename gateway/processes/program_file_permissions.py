@@ -76,8 +76,8 @@ def program_writers(path: Path, steps: Sequence[Path]) -> Iterator[ProgramPermis
     for each in reversed(steps):
         status = each.lstat()
         is_link = stat.S_ISLNK(status.st_mode)
-        # Users who can write to a directory can replace a link in it. The loop also checks the directory, so skip the
-        # link. In a sticky directory, the owner of a link can also replace it, so check this owner.
+        # Check the owner of a link only in a sticky directory, where the owner can replace the link. In any other
+        # directory, everyone who can write to the directory can replace the link. The loop also checks the directory.
         if is_link and not each.parent.stat().st_mode & stat.S_ISVTX:
             continue
         mode = 0 if is_link else stat.S_IMODE(status.st_mode)
@@ -97,5 +97,10 @@ def program_writers(path: Path, steps: Sequence[Path]) -> Iterator[ProgramPermis
 
 
 def _is_traversable(path: Path, permissions: int) -> bool:
-    """Return whether the mode of every parent directory of `path` contains at least one bit of `permissions`."""
+    """Return whether users can reach `path` through its parent directories.
+
+    Args:
+        path: The absolute path.
+        permissions: Execute bits of the users. The mode of each parent directory must contain at least one of them.
+    """
     return all(each.stat().st_mode & permissions for each in path.parents)

@@ -19,8 +19,8 @@ from gateway.processes.tunnel_processes import TunnelProcesses
 _CHUNK = 64 * 1024
 _WRITE_CHUNK = 16 * 1024
 EXIT_DELAY = 0.5
-"""Seconds to wait for the exit code if a program fails. The exit code explains the failure, but is available only
-after the kernel has closed the pipes of the process."""
+"""Seconds to wait for the exit code of a program that has failed. The exit code explains the failure, but is
+available only after the kernel has closed the pipes of the process."""
 _OUTPUT_END_DELAY = 2.0
 """Seconds to wait for the exit of the program after the end of its output. The exit code shows whether the output is
 complete. If the program continues to run, its output counts as complete."""
@@ -47,7 +47,7 @@ class StdioStream:
         child: ChildProcess,
         command: Sequence[str],
         output: int,
-        input: int,  # noqa: A002 - the term of the manuals
+        input: int,  # noqa: A002 - the usual name of this stream
         end_later: Callable[[ChildProcess], None],
     ) -> None:
         self.child = child

@@ -1,4 +1,7 @@
-"""Runs the child processes of one tunnel, and stops them when the tunnel closes or the gateway is killed."""
+"""Runs the child processes of one tunnel, and stops them when the tunnel closes.
+
+If the gateway is killed, a watchdog process kills the child processes.
+"""
 
 import asyncio
 import contextlib
@@ -150,7 +153,7 @@ class _WatchdogProcess:
             try:
                 await self._run_once()
             except OSError as error:
-                log.warning("cannot start the watchdog that kills child processes after a crash; retrying: %s", error)
+                log.warning("cannot start the watchdog of child processes; retrying: %s", error)
             await asyncio.sleep(_RESTART_PAUSE)
 
     async def _run_once(self) -> None:

@@ -49,7 +49,10 @@ def read_credentials(options: ProxyOptions) -> ProxyCredentials | None:
 
 
 def _check_encodable(user: str, password: str, *, socks: bool) -> None:
-    """Check that the protocol can encode the login (RFC 1929: 1 to 255 bytes; RFC 7617: no colon in the user)."""
+    """Check that the protocol can encode the user name and the password.
+
+    RFC 1929 (SOCKS5) requires 1 to 255 bytes for each. RFC 7617 (HTTP) permits no colon in the user name.
+    """
     if socks:
         encodable = all(each.isascii() and 0 < len(each) <= _SOCKS_MAX_LENGTH for each in (user, password))
         rule = f"have 1 to {_SOCKS_MAX_LENGTH} ASCII characters"

@@ -74,7 +74,10 @@ class ProxyLink:
         *,
         short: bool,
     ) -> tuple[Stream, StreamBridge | None]:
-        """Connect to a target. Return the socket and, if the proxy uses TLS, the `StreamBridge` behind the socket."""
+        """Connect to a target, and return the socket.
+
+        If the proxy uses TLS, also return the `StreamBridge` between the socket and the TLS connection.
+        """
         try:
             async with asyncio.timeout(timeout), proxy_connection(self._options, self._via) as stream:
                 login = read_credentials(self._options)

@@ -53,9 +53,9 @@ class TlsSocket:
 
     @property
     def supports_half_close(self) -> bool:
-        """Whether the peer can still send after it receives close_notify.
+        """Whether the server can still send data after it has received close_notify.
 
-        In TLS 1.2, the peer must close the connection instead (RFC 5246, section 7.2.1).
+        In TLS 1.2, the server must close the connection instead (RFC 5246, section 7.2.1).
         """
         return self._tls.version() == "TLSv1.3"
 
@@ -88,7 +88,7 @@ class TlsSocket:
             max_bytes: Maximum number of bytes to return.
 
         Returns:
-            The decrypted data; empty if the peer has ended its direction with close_notify.
+            The decrypted data; empty if the server has sent close_notify.
 
         Raises:
             OSError: The connection failed, or ended without close_notify, for example because of a truncation attack.
@@ -114,13 +114,13 @@ class TlsSocket:
         await self._flush()
 
     async def end(self) -> None:
-        """Send close_notify. The peer's direction stays open.
+        """Send close_notify. Keep the receiving direction open.
 
         Raises:
             OSError: The connection failed.
         """
-        # `unwrap` also reads a close_notify of the peer. This loses no data, because `_process_incoming` has already
-        # processed every complete record.
+        # `unwrap` also reads a close_notify of the server. This loses no data, because `_process_incoming` has
+        # already processed every complete record.
         with contextlib.suppress(ssl.SSLError):
             self._tls.unwrap()
         await self._flush()

@@ -11,7 +11,7 @@ class ByteStream(Protocol):
 
     @property
     def supports_half_close(self) -> bool:
-        """Whether the far side can still send data after it has received end-of-file."""
+        """Whether the other end can still send data after it has received end-of-file."""
 
     @property
     def was_reset(self) -> bool:
@@ -21,16 +21,16 @@ class ByteStream(Protocol):
         """Keep the stream's send buffers small, so that urgent data does not queue behind bulk data."""
 
     async def read(self) -> bytes:
-        """Wait for data. Return no bytes if the far side has sent end-of-file."""
+        """Wait for data. Return empty bytes if the other end has sent end-of-file."""
 
     async def write(self, data: bytes) -> None:
         """Send all of `data`."""
 
     async def end(self) -> None:
-        """Send end-of-file to the far side."""
+        """Send end-of-file to the other end."""
 
     def close(self) -> None:
-        """Close the stream. The far side still receives all sent data."""
+        """Close the stream. The other end still receives all sent data."""
 
     def abort(self) -> None:
         """Reset the stream."""

@@ -1,4 +1,4 @@
-"""Selects the native engine or the event loop to relay bytes between two sockets, and to accept clients."""
+"""Selects whether the native engine or the event loop accepts clients and relays bytes between two sockets."""
 
 import logging
 import socket
@@ -61,7 +61,7 @@ def relay_sockets(client: socket.socket, backend: socket.socket, latency: Histog
         try:
             runner = native_engines().runner()
         except OSError as error:
-            log.warning("the data plane cannot start, so the event loop relays the connection: %s", error.strerror)
+            log.warning("the native engine cannot start, so the event loop relays the connection: %s", error.strerror)
         else:
             relay = NativeSocketRelay(runner, latency, tap)
             relay.start(client, backend)
@@ -84,7 +84,7 @@ def listen_and_dial(
         factories = [partial(NativeDirectListener, runner, rule) for runner in native_engines().all_runners()]
         listener = _NativeDirectListenerGroup(rule, permits, factories, handler)
     except OSError as error:
-        log.warning("the data plane cannot accept clients, so the event loop accepts them: %s", error.strerror)
+        log.warning("the native engine cannot accept clients, so the event loop accepts them: %s", error.strerror)
         return None
     _listening.add(listener)
     return listener

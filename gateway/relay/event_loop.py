@@ -1,8 +1,9 @@
 """Defines the gateway's event loop. Its selector calls the handlers of relays directly.
 
-A relay handles an event with one or two system calls. asyncio would first schedule a callback for the event, which
-takes longer than the system calls. The selector therefore calls the handlers inside `select()`. `select()` returns
-to asyncio only when asyncio has work: a descriptor of asyncio is ready, a timer is due, or a callback is scheduled.
+A relay handles an event with one or two system calls. asyncio would first schedule a callback for the event, and this
+scheduling takes longer than the system calls. The selector therefore calls the handlers inside `select()`. `select()`
+returns to asyncio only when asyncio has work: a descriptor of asyncio is ready, a timer is due, or a callback is
+scheduled.
 """
 
 import asyncio
@@ -53,7 +54,10 @@ class RelayEpollSelector(selectors.EpollSelector):
         self._handlers[fd] = handler
 
     def modify_mask(self, fd: int, mask: int) -> None:
-        """See `gateway.relay.fd_poller.FdPoller.modify`. The name differs, because `EpollSelector` has a `modify`."""
+        """See `gateway.relay.fd_poller.FdPoller.modify`.
+
+        The names differ, because `EpollSelector` already has a method `modify`.
+        """
         self._selector.modify(fd, mask)
 
     def remove(self, fd: int) -> None:

@@ -21,8 +21,8 @@ def listen_tcp(
         address: The address in the format of `socket.bind`. The first two items are the IP address and the port.
         backlog: Maximum number of connections in the kernel's accept queue (listen(2)).
         free_bind: Whether to bind the address even if the host does not have it yet (ip(7), IP_FREEBIND).
-            Such a bind logs a warning. For example, Docker can create a bridge with the address after the gateway
-            starts.
+            For example, Docker can create a bridge with the address after the gateway starts. If the host does not
+            have the address yet, the function logs a warning.
 
     Raises:
         OSError: The address cannot be bound.

@@ -77,7 +77,8 @@ class NativeEngineHistograms:
 
         Args:
             number: Identifies the histogram in the native engine.
-            closed: Whether the histogram is closed. This record is then its last, and the number is free again.
+            closed: Whether the native engine has closed the histogram. This record is then the last one for the
+                histogram, and a new histogram can get `number`.
             total: The sum of the observations, in nanoseconds.
             counts: The number of observations in each bucket.
         """

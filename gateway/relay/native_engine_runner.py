@@ -1,6 +1,6 @@
 """Runs the native engine, the data plane in C, and passes its event records to Python objects.
 
-The native engine relays SSH channels and pairs of sockets.
+The native engine relays bytes between a client and an SSH channel, or between two sockets.
 """
 
 import asyncio
@@ -23,7 +23,10 @@ Arguments = tuple[int, int, int, int]
 
 
 class NativeEventHandler(Protocol):
-    """Handles the records of one SSH connection, channel, listener or pair of sockets in the native engine."""
+    """Handles the records of one object in the native engine.
+
+    The object is an SSH connection, a channel, a listener, or a relay between two sockets.
+    """
 
     def on_record(self, kind: int, arguments: Arguments, payload: bytes) -> None:
         """Handle a record. If the record is the last one for this handler, call `NativeEngineRunner.forget`.
@@ -78,7 +81,7 @@ class NativeEngineRunner:
         return self._growth_bytes - self.engine.growth()
 
     def group_size(self, group: object) -> int:
-        """Return the number of registered objects that belong to `group`."""
+        """Return the number of registered event handlers that belong to `group`."""
         return sum(each is group for each in self._groups.values())
 
     def add(self, thing: NativeEventHandler, token: int | None = None, group: object = None) -> int:
@@ -86,7 +89,7 @@ class NativeEngineRunner:
 
         Args:
             thing: The event handler.
-            token: Identifies a channel or a pair of sockets that the native engine has created. None for a new token.
+            token: The token of a channel or socket relay that the native engine has created. None for a new token.
             group: See `NativeEngineSet.runner`.
 
         Returns:
@@ -114,13 +117,13 @@ class NativeEngineRunner:
 
         Args:
             command: One of the `COMMAND_` constants in `gateway._dataplane.engine`.
-            token: The token of the connection, channel, listener or pair of sockets.
+            token: The token of the SSH connection, channel, listener or socket relay.
             argument: A number, whose meaning depends on the command.
         """
         self.engine.command(command, token, argument)
 
     def close(self) -> None:
-        """Stop the native engine, reset its clients, and close its connections. Further calls have no effect."""
+        """Stop the native engine, reset its clients, and close its SSH connections. A second call has no effect."""
         self._poller.remove(self._fd)
         self.engine.close()
         self._objects.clear()
@@ -135,8 +138,8 @@ class NativeEngineRunner:
             if not self._thread:
                 self.engine.turn()
             records = self.engine.take()
-        except (OSError, MemoryError):  # records are lost, so event handlers would miss events
-            log.exception("the data plane has failed; its connections are closed")
+        except (OSError, MemoryError):  # records are lost, so the event handlers cannot continue
+            log.exception("the native engine has failed; its connections are closed")
             self._restart()
             return
         for kind, token, arguments, payload in records:
@@ -178,7 +181,7 @@ class NativeEngineSet:
         self._loop = loop
 
     def runner(self, group: object = None) -> NativeEngineRunner:
-        """Return the runner to use for a new connection or pair of sockets.
+        """Return the runner to use for a new SSH connection, or for a new relay between two sockets.
 
         While there are fewer than `settings.threads` runners, create a new runner. Otherwise, select the runner with
         the smallest `group_size`. If several runners have the same `group_size`, select the one with the lowest load.

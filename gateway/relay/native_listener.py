@@ -114,7 +114,7 @@ class NativeListener(ABC):
         """Return the relay of a client that the native engine has connected to the target.
 
         Args:
-            token: Identifies the client's SSH channel or pair of sockets in the native engine.
+            token: Identifies the client's SSH channel or socket relay in the native engine.
             wire: Identifies the SSH connection in the native engine; 0 if the client uses no SSH connection.
             tap: Observes the relayed bytes. None if the connection has no tap.
         """

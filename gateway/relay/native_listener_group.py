@@ -14,12 +14,16 @@ from gateway.contracts.link import Stream
 from gateway.contracts.relay import Relay
 
 _RECALL_AFTER = 2.0
-"""Number of seconds from `withdraw` to `recall`. Until then, clients may continue to wait for the target. `recall`
-returns the clients that still wait to the handler, which dials for them."""
+"""Seconds from `withdraw` to `recall`. During this time, the native engines continue to connect waiting clients to
+the target. `recall` then passes the clients that are still waiting to the handler, which dials the target for
+them."""
 
 ListenerFactory = Callable[[Any, int, Any], Any]
-"""Makes one native engine accept clients. Receives a listening socket, the number of permits, and the
-`NativeListenerEventHandler` that gets the clients. Returns the `gateway.relay.native_listener.NativeListener`."""
+"""Makes one native engine accept clients, and returns the `gateway.relay.native_listener.NativeListener`.
+
+The arguments are a listening socket, the number of permits, and the `NativeListenerEventHandler` that receives the
+clients.
+"""
 
 
 class NativeListenerGroup:
@@ -27,8 +31,8 @@ class NativeListenerGroup:
 
     Implements `gateway.contracts.client_accepting_link.ClientAcceptingListener`.
 
-    There is one listener for each native engine and socket. Each accepts some of the clients. When one listener stops
-    accepting, the others stop too. The handler must then accept all further clients itself.
+    Each native engine can have one listener on each socket. Each listener accepts some of the clients. When one
+    listener stops accepting, the others stop too. The handler must then accept all further clients itself.
 
     Args:
         rule: The sockets, the target, and the allowed clients.
@@ -51,13 +55,13 @@ class NativeListenerGroup:
         self._active = True
         """Whether the native engines accept clients."""
         self._listeners: list[Any] = []
-        """One `gateway.relay.native_listener.NativeListener` for each native engine and socket."""
+        """The open `gateway.relay.native_listener.NativeListener` objects of all native engines and sockets."""
         places = [(make, sock) for make in factories for sock in rule.sockets]
         try:
             for at, (make, sock) in enumerate(places):
                 share = permits // len(places) + (at < permits % len(places))
-                # Each socket needs at least one listener, even without permits. Any other listener without permits
-                # would only delay clients.
+                # Each socket needs at least one listener, even if the listener has no permits. Additional listeners
+                # without permits would only delay clients.
                 if share or at < len(rule.sockets):
                     self._listeners.append(make(sock, share, self))
         except BaseException:

@@ -23,7 +23,7 @@ CLOSE_REASONS = (
 """Close reasons in the order of `enum close_reason` in `engine.h`."""
 
 Gauge = tuple[int, int, int, float, float, int, bool]
-"""The counters and times of an SSH channel or of a pair of sockets. See `Engine.gauge`."""
+"""The counters and times of an SSH channel, or of a relay between two sockets. See `Engine.gauge`."""
 _UNKNOWN: Gauge = (0, 0, 0, 0.0, 0.0, 0, False)
 
 
@@ -36,7 +36,7 @@ class NativeRelayBase:
         runner: Runs the native engine.
         latency: The histogram for response latency.
         tap: Observes the relayed bytes until `tap.finished` is true. None if the connection has no tap.
-        token: Identifies a channel or a pair of sockets that the native engine has created. None for a new token.
+        token: The token of a channel or socket relay that the native engine has created. None for a new token.
     """
 
     __slots__ = ("_final", "_histogram", "_latency", "_runner", "_tap", "_token", "ended")

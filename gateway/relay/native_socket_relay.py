@@ -18,7 +18,7 @@ class NativeSocketRelay(NativeRelayBase):
         runner: Runs the native engine.
         latency: The histogram for response latency.
         tap: Observes the relayed bytes until `tap.finished` is true. None if the connection has no tap.
-        joined: The token of a pair of sockets that the native engine already relays; None for a new pair.
+        joined: The token of a relay that the native engine has already started; None for a new relay.
     """
 
     __slots__ = ()
@@ -40,7 +40,7 @@ class NativeSocketRelay(NativeRelayBase):
         flags = ATTACH_MEASURE if self._measures else 0
         for sock, flag in ((client, ATTACH_UNIX), (backend, ATTACH_UNIX_BACKEND)):
             flags |= flag if sock.family == socket.AF_UNIX else 0
-            poller().remove(sock.fileno())  # the socket may still be registered
+            poller().remove(sock.fileno())  # the event loop may still poll this socket
         self._histogram = self._runner.histograms.acquire(self._latency)
         self._runner.engine.pair(
             self._token, client.detach(), backend.detach(), self._histogram, flags, self._tap_mode

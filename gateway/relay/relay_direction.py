@@ -180,7 +180,7 @@ class RelayDirection:
     def _splice_in(self) -> None:
         pipe = self.pipe or self._start_splicing()
         if pipe is None:
-            # `splice` is not possible now. Do not retry `splice` until a short read resets this counter.
+            # `splice` is not possible now. Do not retry `splice` until a short read sets `bulk_reads` to 0.
             self.bulk_reads = -(1 << 30)
             return
         try:

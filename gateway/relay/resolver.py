@@ -65,7 +65,8 @@ async def resolve(to: HostPort) -> Addresses:
         def on_done(done: asyncio.Future[Addresses]) -> None:
             in_flight.pop(to, None)
             if not done.cancelled():
-                done.exception()  # otherwise, asyncio logs the exception if all waiting tasks were cancelled
+                # Mark the exception as retrieved. Otherwise, asyncio logs it if all waiting tasks were cancelled.
+                done.exception()
 
         lookup.add_done_callback(on_done)
     return _shuffled(await asyncio.shield(lookup))

@@ -21,7 +21,7 @@ TCP_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT),
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS),
 )
-"""The options of each TCP socket to a client or target: level, name and value."""
+"""Options for each TCP socket to a client or target, as tuples of level, name and value."""
 
 
 def tune(sock: socket.socket) -> None:
@@ -43,7 +43,7 @@ _RTO_MAX_MS = 2000
 
 
 def cap_retransmit_interval(sock: socket.socket) -> None:
-    """Limit the retransmission timeout to two seconds, if the kernel supports this option (TCP_RTO_MAX_MS).
+    """Limit the retransmission timeout to two seconds, if the kernel supports TCP_RTO_MAX_MS.
 
     By default, TCP doubles the timeout after each retransmission. Therefore, a connection can stay idle after an
     outage for as long as the outage lasted.
@@ -89,7 +89,10 @@ def reset_on_process_exit(listener: socket.socket) -> None:
 
 
 def deliver_after_close(sock: socket.socket) -> None:
-    """Make the kernel deliver the data in the send buffer after `sock` is closed. Reverts `reset_on_process_exit`."""
+    """Make the kernel deliver the data in the send buffer after `sock` is closed.
+
+    This call reverts `reset_on_process_exit` for `sock`.
+    """
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
 
 

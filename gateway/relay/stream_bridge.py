@@ -28,8 +28,8 @@ _SHORT_BACKLOG = 16 * 1024
 """Maximum number of bytes in the socket pair of a bridge with small buffers. Urgent data waits behind these bytes."""
 _POLL_INTERVAL = 0.5
 _SILENCE_TIMEOUT = 15.0
-"""Time limit in seconds for a stream that does not support half-close. After the upload, the bridge waits until the
-far side sends no data for this time. The bridge then sends end-of-file."""
+"""If the stream does not support half-close, the bridge does not send end-of-file immediately after the upload. The
+bridge first waits until the far side has sent no data for this number of seconds."""
 _tasks: set[asyncio.Task[None]] = set()
 
 
@@ -108,7 +108,7 @@ class StreamBridge:
             upload.cancel()
             download.cancel()
             try:
-                # `gather` waits for both tasks even if this task is cancelled.
+                # If this task is cancelled here, `gather` still waits until both tasks have ended.
                 await asyncio.gather(upload, download, return_exceptions=True)
             finally:
                 uploaded, downloaded = (_result(task) for task in (upload, download))
@@ -177,7 +177,8 @@ class StreamBridge:
     async def _read_from_user(self) -> bytes:
         try:
             return await asyncio.get_running_loop().sock_recv(self._inner, self._chunk)
-        except OSError:  # `sock` was closed with unread data; the upload has been read completely
+        except OSError:
+            # `sock` was closed with unread data. All bytes that were written to `sock` were read before this error.
             return b""
 
     async def _download(self) -> _DownloadResult:

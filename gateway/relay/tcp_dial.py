@@ -33,7 +33,7 @@ _REFUSED = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EAC
 async def dial(
     to: HostPort,
     phases: PhaseTimer,
-    timeout: float,  # noqa: ASYNC109 - expiry raises DialError; the caller's own timeout raises TimeoutError
+    timeout: float,  # noqa: ASYNC109 - on timeout, `dial` raises DialError; `asyncio.timeout` raises TimeoutError
     resolver: Resolver = resolve,
     socket_factory: SocketFactory = socket.socket,
 ) -> Stream:

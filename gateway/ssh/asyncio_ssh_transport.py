@@ -108,7 +108,10 @@ class AsyncioSshTransport(asyncio.Transport):
     # `hand_over` calls the next two methods.
 
     def can_release(self) -> bool:
-        """Return whether all packets are sent and processed, and no key exchange is in progress."""
+        """Flush the queue, and return whether the caller may call `release`.
+
+        The caller may do so if all packets are sent and processed, and no key exchange is in progress.
+        """
         self.queue.flush()
         return not self._closed and self.queue.may_send and self._conn.between_packets
 
@@ -132,7 +135,7 @@ class AsyncioSshTransport(asyncio.Transport):
                 self._update_interest()
             if event & ~WRITE and not self._closed:
                 self._receive()
-                # Skip the update if the mask stays READ: while `may_send` is true, there is no backlog.
+                # While `may_send` is true, the queue has no backlog, and the correct mask is READ.
                 if self._mask != READ or not self.queue.may_send:
                     self._update_interest()
         except Exception as error:

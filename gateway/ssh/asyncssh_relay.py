@@ -146,7 +146,8 @@ class AsyncsshRelay(AsyncsshRelayClientSide, asyncssh.SSHTCPSession[bytes]):
         self.to_backend += len(data)
         try:
             channel.write(data)
-        except BrokenPipeError:  # the peer has closed the channel; the client still gets the peer's earlier data
+        except BrokenPipeError:
+            # The peer has closed the channel. The client still gets the data that the peer sent before the close.
             self._client_data_lost = self._window_full = True
             self._update_interest()
 

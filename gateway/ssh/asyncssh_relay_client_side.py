@@ -37,8 +37,8 @@ class AsyncsshRelayClientSide(AsyncsshRelayCounters):
     def abort(self, close_reason: CloseReason) -> None:
         """Reset the client's connection, and close the channel.
 
-        If the SSH connection is lost after the backend's whole stream has arrived, deliver the stream to the client
-        first.
+        If `close_reason` is LINK_LOST and the backend's whole stream has arrived, first deliver the stream to the
+        client.
         """
         if self.ended.done():
             return
@@ -124,7 +124,7 @@ class AsyncsshRelayClientSide(AsyncsshRelayCounters):
             return
         try:
             if event == watch.mask == READ:
-                self._read_client()  # calls `_update_interest` if the interest changes
+                self._read_client()  # this method calls `_update_interest` if the interest changes
             else:
                 self._handle_client_event(event, watch)
         except Exception:

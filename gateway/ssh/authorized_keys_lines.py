@@ -58,9 +58,9 @@ def sshd_config_lines(user: str, *, unix_sockets: bool) -> list[str]:
 def render_authorized_keys(
     name: str, options: SshOptions, targets: Sequence[str], sources: Sequence[str], *, unix_sockets: bool
 ) -> list[str]:
-    """Return the authorized_keys lines for a tunnel. Comments among them contain lines for sshd_config(5).
+    """Return the authorized_keys lines for a tunnel, with the matching sshd_config(5) lines in comments.
 
-    Reads the tunnel's keys. The call blocks.
+    The call blocks, because it reads the tunnel's keys.
 
     Args:
         name: The tunnel's name.

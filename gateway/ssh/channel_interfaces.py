@@ -38,7 +38,7 @@ class ChannelOpener(Protocol):
         self,
         to: HostPort,
         latency: Histogram,
-        timeout: float,  # noqa: ASYNC109 - every dial takes its timeout as an argument
+        timeout: float,  # noqa: ASYNC109 - all functions that dial have this argument
         tap: Tap | None = None,
     ) -> SshChannel:
         """Open a channel to `to`.

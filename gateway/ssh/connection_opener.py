@@ -30,8 +30,8 @@ async def connect(
 ) -> asyncssh.SSHClientConnection:
     """Connect, verify the host key and log in.
 
-    A server presents only one of its host keys per connection. If fingerprints are pinned, this key is not trusted,
-    and the server offers other key types, connect again and propose only the other types.
+    A server presents only one of its host keys per connection. If the presented key is not trusted, but a fingerprint
+    is pinned and the server offers other key types, connect again and propose only these other types.
 
     Args:
         options: The tunnel's options.
@@ -174,5 +174,5 @@ def _discard(conn: asyncssh.SSHClientConnection | None, sock: socket.socket) -> 
         close_now(conn)
     elif conn is not None:
         conn.abort()
-        return  # asyncio's transport owns the socket, and closes it
+        return  # the asyncio transport of `conn` owns `sock`, and closes it
     sock.close()

@@ -52,7 +52,7 @@ async def login_arguments(options: SshOptions) -> AsyncIterator[dict[str, Any]]:
 
 
 def describe(options: SshOptions, login: dict[str, Any]) -> str:
-    """Describe the credentials of a login for messages: the types, fingerprints and sources of the keys.
+    """Describe the credentials of a login for messages: key types, fingerprints, identity files and SSH agent.
 
     Args:
         options: The tunnel's options.

@@ -1,4 +1,4 @@
-"""Defines the size limits of SSH channels, and limits the total size of their receive windows. Does no I/O.
+"""Defines the window and packet sizes of SSH channels, and limits the memory for received data. Does no I/O.
 
 A window of W bytes limits a channel to W bytes per round trip (RFC 4254, section 5.2). The native engine enlarges a
 window if the channel uses at least half of the window in one round trip. The windows of asyncssh's channels do not
@@ -20,8 +20,8 @@ INITIAL_BUDGET_BYTES = 512 * 1024 * 1024
 not count."""
 MAX_WINDOW = 32 * 1024 * 1024
 MAX_RECEIVE_PACKET = 128 * 1024
-"""Maximum size, in bytes, of packets that the native engine's channels receive. With packets of 32 KiB and a
-large window, sshd uses several times more CPU time."""
+"""Maximum size, in bytes, of packets that the native engine's channels receive. If the window is large, sshd uses
+several times more CPU time with packets of 32 KiB than with packets of this size."""
 MAX_SEND_PACKET = 32 * 1024
 """Maximum number of data bytes per sent packet. OpenSSH accepts no larger packets."""
 ADJUST_BYTES = 256 * 1024

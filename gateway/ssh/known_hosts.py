@@ -20,7 +20,7 @@ _PARSE_ERRORS = (ValueError, NameError)
 for X.509 is not installed."""
 _SSH_PORT = 22
 _MTIME_SETTLED_NS = 2_000_000_000
-"""A file that changed less than this number of nanoseconds ago is read again at each use. File timestamps are coarse,
+"""If a file changed less than this number of nanoseconds ago, its content is not cached. File timestamps are coarse,
 so a second change shortly after the first might not change the timestamp."""
 _MAX_CACHED_LOOKUPS = 64
 _Stamp = tuple[tuple[int, ...], ...]

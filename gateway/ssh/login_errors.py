@@ -29,7 +29,7 @@ def login_error(error: Exception, options: SshOptions, verifier: HostKeyVerifier
     Args:
         error: An error of asyncssh or of the socket.
         options: The tunnel's options.
-        verifier: The verifier of the connection.
+        verifier: Verifies the server's host key on this connection.
         tried: The credentials that the login used; see `gateway.ssh.credentials.describe`.
     """
     where = str(options.endpoint)

@@ -18,7 +18,8 @@ from gateway.relay.sockets import reset
 from gateway.ssh.flow_control import INITIAL_BUDGET, ByteBudget, ReceiveWindow
 
 _IN_ENGINE = ReceiveWindow(ByteBudget(0))
-"""A placeholder for channels that the native engine opens itself. The native engine manages their windows."""
+"""Placeholder for the receive window of a channel that the native engine has opened itself. The native engine manages
+the real window."""
 
 
 class NativeChannel(NativeRelayBase):
@@ -72,7 +73,7 @@ class NativeChannel(NativeRelayBase):
             wire: The native engine's token for the SSH connection.
             max_packet: The maximum size of received packets, in bytes.
             head: The channel type, as an SSH string (RFC 4251, section 5).
-            rest: The bytes of CHANNEL_OPEN after the maximum packet size.
+            rest: The part of CHANNEL_OPEN after the field `maximum packet size` (RFC 4254, section 5.1).
         """
         self._runner.engine.channel(self._token, wire, self.window.size, max_packet, self._tap_mode, head, rest)
 

@@ -69,10 +69,10 @@ class NativeChannelListener(NativeListener):
 
     @property
     def overflow_periods(self) -> int:
-        """Number of periods with too few SSH connections for the new channels.
+        """Number of periods in which there were too few SSH connections for the new channels.
 
-        A period lasts about one second. It counts if more than 3/4 of its new channels were opened on full
-        connections. Periods with few new channels do not count.
+        A period lasts about one second. A period is counted if it had many new channels, and more than 3/4 of them
+        were opened on full connections (see `CHANNELS_PER_CONNECTION`).
         """
         return self._read()[1]
 

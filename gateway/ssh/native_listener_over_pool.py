@@ -45,7 +45,7 @@ class NativeListenerOverPool(NativeListenerGroup):
         self.connections = list(connections)
         self._owner = owner
         self._overflow_periods = 0
-        """The total `NativeChannelListener.overflow_periods` at the previous call of `_grow_if_full`."""
+        """The sum of `overflow_periods` over all listeners, at the previous call of `_grow_if_full`."""
         super().__init__(rule, permits, _listener_factories(rule, connections), handler)
 
     # The listeners of the native engines call the methods below.
@@ -65,7 +65,7 @@ class NativeListenerOverPool(NativeListenerGroup):
     def _grow_if_full(self) -> None:
         """Open another connection if all connections are almost full, or if `overflow_periods` has increased.
 
-        `PooledConnection.load` alone misses channels that open and end before Python reads it.
+        `PooledConnection.load` alone is not enough: it misses channels that open and end before this method runs.
         """
         if not self._active:
             return
@@ -114,9 +114,9 @@ class NativeListenersOfPool:
         self._listeners: set[NativeListenerOverPool] = set()
 
     def check(self, connections: Sequence[PooledConnection]) -> None:
-        """Check whether connections are alive.
+        """Check whether the given connections are alive.
 
-        A listener calls this method if it stops accepting clients while other clients wait for channels.
+        A listener calls this method if it stops accepting clients while accepted clients still wait for channels.
         """
         for each in connections:
             self._check_alive(each)
@@ -149,7 +149,7 @@ class NativeListenersOfPool:
         try:
             listener = NativeListenerOverPool(rule, permits, connections, handler, self)
         except OSError as error:
-            log.warning("the data plane cannot accept clients, so the event loop accepts them: %s", error.strerror)
+            log.warning("the native engine cannot accept clients, so the event loop accepts them: %s", error.strerror)
             return None
         self._listeners.add(listener)
         return listener

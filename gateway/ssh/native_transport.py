@@ -30,8 +30,8 @@ from gateway.ssh.ssh_connection import SshConnection
 
 log = logging.getLogger(__name__)
 _ACCEPT_BYTES = 64 * 1024
-"""The transport reports processed bytes to the native engine when there are at least this many. While more than
-256 KiB are unreported, the native engine does not read from the connection."""
+"""The transport reports processed bytes to the native engine when at least this number of bytes is unreported. While
+more than 256 KiB are unreported, the native engine does not read from the connection."""
 
 
 class NativeTransport(asyncio.Transport):
@@ -141,9 +141,8 @@ class NativeTransport(asyncio.Transport):
         return NativeChannelListener(self.runner, rule, connections, max_packet, sock, permits, handler)
 
     def recall_clients(self) -> None:
-        """Recall the clients that wait for a channel of this connection to open.
+        """Make the native engine return each client whose channel on this connection is not open yet.
 
-        The native engine returns these clients to the event loop.
         See `gateway.contracts.client_accepting_link.ClientAcceptingListener.recall`.
         """
         if not self._closed:

@@ -40,9 +40,9 @@ class KeepaliveOptions:
     Args:
         interval: Time between two keepalives.
         suspect: Silence after which new clients use another connection, and a replacement is dialed.
-        replace: Additional silence before a suspect connection is closed, if other connections receive data.
-        lost: Silence after which the connection is closed even if no other connection receives data. If the network
-            recovers earlier, the connections of clients continue.
+        replace: Additional silence after which a suspect connection is closed, if other connections receive data.
+        lost: Silence after which a connection is closed even if no other connection receives data. If the network
+            recovers before this time, the connections of clients continue.
     """
 
     interval: Duration = field(default=Duration(2.0), metadata=POSITIVE)
@@ -64,7 +64,7 @@ class PoolOptions:
     """The minimum and maximum number of SSH connections of a tunnel, for each traffic class.
 
     Args:
-        min: Number of connections to keep open. With two, the loss of one does not delay new clients.
+        min: Number of connections to keep open. With at least two, new clients do not wait if one connection is lost.
         max: Maximum number of connections. The tunnel opens further connections when the open ones carry many
             channels.
     """
@@ -93,17 +93,18 @@ class SshOptions:
         known_hosts: Files in OpenSSH's format, including `@cert-authority` and `@revoked` lines.
         host_keys: Pinned keys, in addition to `known_hosts`: `ssh-ed25519 AAAA…` or a fingerprint `SHA256:…`.
         host_key_alias: The name to look up in `known_hosts` instead of `host`.
-        insecure_host_key: Accept any host key. An attacker on the path can then read and change all traffic.
+        insecure_host_key: Accept any host key. An attacker on the network path can then read and change all traffic.
         kex: Key exchange algorithms in order of preference, with the names of `ssh -Q kex`. Defaults that this
             machine's OpenSSL does not support are skipped.
         ciphers: Encryption algorithms in order of preference.
         macs: Message authentication codes in order of preference, for ciphers other than AES-GCM and ChaCha20.
-        host_key_algorithms: Algorithms for host keys and for CA signatures, in order of preference. Algorithms with a
-            trusted key are proposed first.
+        host_key_algorithms: Algorithms for host keys and for CA signatures, in order of preference. The gateway
+            first proposes the algorithms for which it has a trusted key.
         data_plane: The code that moves the bytes of the channels. `auto` uses the native engine (written in C) for
             AES-GCM and ChaCha20-Poly1305. For other ciphers, or if the native engine is not built, `auto` uses
             asyncssh, which is slower. `native` is like `auto`, but fails if the native engine is not built.
-            `asyncssh` always uses asyncssh. If all SSH tunnels have `asyncssh`, no connection uses the native engine.
+            `asyncssh` always uses asyncssh. If all SSH tunnels have `asyncssh`, connections without an SSH tunnel do
+            not use the native engine either.
         proxy_command: A program and its arguments. The standard input and output of the program are the connection to
             the server. The program runs without a shell. `{host}`, `{port}` and `{user}` are replaced by the values
             of these keys.

@@ -35,7 +35,7 @@ _SLOW_OPEN = 0.4
 _TIMER_SLACK = 0.01
 """Seconds to add to the delay of a timer, because the event loop can run a timer slightly too early."""
 _LATE_TICK = 1.0
-"""Maximum delay of the keepalive timer, in seconds, but at most half of `keepalive.suspect`. After a longer delay,
+"""If the keepalive timer is late by more than this number of seconds, or by more than half of `keepalive.suspect`,
 the pool assumes that this process was suspended."""
 _NO_ANSWER_HINT = (
     "the SSH server has not replied to any CHANNEL_OPEN request yet: check that it permits TCP forwarding, "
@@ -129,7 +129,7 @@ class SshConnectionPool:
     def _grow(self) -> None:
         """Start to dial another connection, unless the pool has its maximum size or already dials one.
 
-        In any case, keep idle connections open for the next `_IDLE_BEFORE_SHRINK` seconds.
+        In any case, do not close idle connections for the next `_IDLE_BEFORE_SHRINK` seconds.
         """
         usable = sum(connection.alive for connection in self._usable)
         self._idle_since = time.monotonic()
@@ -169,7 +169,7 @@ class SshConnectionPool:
         return caller_end
 
     async def lost(self) -> TunnelError:
-        """Wait until no connection is open. Return the cause as an error that is not fatal."""
+        """Wait until no connection is open, or the pool fails. Return the cause as an error that is not fatal."""
         return await asyncio.shield(self._lost)
 
     def renew(self) -> None:

@@ -29,7 +29,7 @@ class PoolDialer:
     Args:
         server: The server's address, for the log.
         dial: Opens a connection. Raises `TargetPathError` on failure.
-        missing: Returns the number of connections that the pool lacks. A connection is missing until it is added.
+        missing: Returns the number of connections that the pool lacks, including those that are being dialed.
         add: Adds an open connection to the pool, which then owns the connection.
         start_task: Starts a task for a coroutine. The pool owns the task and handles its errors.
     """
@@ -45,7 +45,7 @@ class PoolDialer:
         self.tasks: set[asyncio.Task[None]] = set()
         """The tasks that dial, or wait before the next attempt."""
         self.last_error = ""
-        """Why the last dial failed; empty after a success."""
+        """Why the last dial failed; empty after a success, or if the pool needs no more connections."""
         self._server = server
         self._dial = dial
         self._missing = missing
@@ -102,6 +102,7 @@ class PoolDialer:
                 await asyncio.wait_for(self._renewed.wait(), pause)
         else:
             self._retry_delay, self.last_error = _MIN_RETRY, ""
-            # If the credentials have changed since the dial began, the login might have used the old credentials.
+            # If the credentials have changed since the dial began, the pool must replace this connection, because the
+            # login might have used the old credentials.
             connection.outdated = renewals != self._renewals
             self._add(connection)

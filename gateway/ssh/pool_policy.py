@@ -1,9 +1,9 @@
 """Decides which SSH connections of a pool to use, how many to dial, and which to abort. Does no I/O.
 
 A silent connection is suspect: it gets no new channels, and the pool dials a replacement. If other connections
-receive data, the pool soon aborts the silent connection (`keepalive.replace`). If all connections are silent, the
-network path has stalled. The pool then waits longer before it aborts connections (`keepalive.lost`), because their
-channels continue if the path recovers.
+receive data, the pool aborts the suspect connection after the additional silence `keepalive.replace`. If all
+connections are silent, the network has stalled. The pool then keeps silent connections for up to `keepalive.lost`,
+because their channels continue if the network recovers.
 """
 
 from collections import Counter
@@ -17,8 +17,8 @@ CHANNELS_PER_CONNECTION = 128
 higher number would increase the latency, because sshd polls all channels of a connection in each iteration of its
 loop. With a lower number, the native engines would send fewer packets per system call."""
 REPLACEMENT_TIME = 1.0
-"""Seconds within which a replacement connection opens if the network path works. If the replacement takes longer, the
-policy assumes that the path has stalled."""
+"""Seconds within which a replacement connection opens if the network works. If all connections are silent, and no
+replacement opens in this time, the policy assumes that the network has stalled."""
 SLOW_KEEPALIVE = 0.8
 """Seconds to wait for a keepalive reply before new channels use another connection."""
 
@@ -28,13 +28,13 @@ class ConnectionHealth:
     """The state of one SSH connection, as input for `evaluate`.
 
     Args:
-        silence: Seconds since the last data from the peer arrived.
+        silence: Seconds since the last data from the server arrived.
         load: Number of channels that are open or opening.
         outdated: See `PooledConnection.outdated`. An outdated connection gets new channels only if no other is
             usable. The pool closes it when it has no channels and enough other connections are open.
         stalled: Whether the pool has marked the connection as stalled (see `PoolDecision.stalled`).
-        silence_at_recovery: The value of `silence` when another connection became usable after the stall. 0 if none
-            has, or if this connection is not stalled.
+        silence_at_recovery: The value of `silence` when another connection became usable after the stall. 0 if no
+            other connection has become usable, or if this connection is not stalled.
         keepalive_wait: Seconds for which the connection has waited for a keepalive reply; 0 if it waits for none.
     """
 
@@ -48,7 +48,7 @@ class ConnectionHealth:
 
 @dataclass(frozen=True)
 class PoolDecision:
-    """The result of `evaluate`. The lists contain indexes into the list `pool`.
+    """The result of `evaluate`. The lists contain indexes into `pool`, the argument of `evaluate`.
 
     Args:
         usable: Connections that can get new channels.
@@ -91,8 +91,8 @@ def evaluate(pool: Sequence[ConnectionHealth], keepalive: KeepaliveOptions, targ
             abort.append(at)
         elif each.stalled:
             # After another connection has recovered, give this connection time to recover, too. TCP doubles its
-            # retransmission timeout after each attempt. It therefore retransmits at most N seconds after a stall
-            # of N seconds, and the connection recovers if its peer is alive.
+            # retransmission timeout after each attempt. After a stall of N seconds, TCP therefore retransmits within
+            # another N seconds, and the connection recovers if the server is alive.
             if each.silence_at_recovery and each.silence >= 2 * each.silence_at_recovery + keepalive.replace:
                 abort.append(at)
         elif not heard and each.silence >= keepalive.suspect + min(REPLACEMENT_TIME, keepalive.replace):

@@ -1,4 +1,4 @@
-"""Opens channels on one SSH connection of a pool, and measures how long the peer has been silent."""
+"""Opens channels on one SSH connection of a pool, and measures how long the server has been silent."""
 
 import asyncio
 import logging
@@ -30,7 +30,7 @@ _RECENTLY_HEARD = 0.3
 
 
 class PooledConnection:
-    """An SSH connection of a pool. Opens channels, and measures how long the peer has been silent.
+    """An SSH connection of a pool. Opens channels, and measures how long the server has been silent.
 
     Args:
         conn: An authenticated connection. The `PooledConnection` owns and closes this connection.
@@ -52,10 +52,10 @@ class PooledConnection:
         connection only if no other connection is usable. A connection becomes outdated if the tunnel's credentials
         have changed since the login, or if the pool has more connections than it needs."""
         self.stalled = False
-        """Whether the network path stalled: all connections of the pool were silent, and this one still is."""
+        """Whether all connections of the pool were silent at the same time, and this one is still silent."""
         self.silence_at_recovery = 0.0
-        """How long this stalled connection had been silent when another connection became usable, in seconds. 0 until
-        then, and if this connection is not stalled."""
+        """How long this stalled connection had been silent when another connection became usable, in seconds. 0 if no
+        other connection has become usable, or if this connection is not stalled."""
         self.has_answered_open = False
         """Whether the server has replied to at least one CHANNEL_OPEN request."""
         transport = transport_of(conn)
@@ -75,7 +75,7 @@ class PooledConnection:
 
     @property
     def load(self) -> int:
-        """Number of open and opening channels, including those that the native engine has not reported yet."""
+        """Number of open and opening channels, including those that only the native engine knows yet."""
         known = len(self._relays) + self._opener.opening_count
         return max(known, self.native_transport.channel_count) if self.native_transport is not None else known
 
@@ -144,7 +144,7 @@ class PooledConnection:
         del self._relays[ended]
 
     def silence(self, now: float) -> float:
-        """Return the number of seconds since the last data from the peer arrived.
+        """Return the number of seconds since the last data from the server arrived.
 
         Args:
             now: The current monotonic time, in seconds.
@@ -181,7 +181,7 @@ class PooledConnection:
     def keepalive_wait(self, now: float) -> float:
         """Return how long a keepalive has been pending, in seconds; 0 if none is pending.
 
-        Data from the peer restarts this time, because it also shows that the peer is alive.
+        The time restarts when data from the server arrives, because data also shows that the server is alive.
 
         Args:
             now: The current monotonic time, in seconds.
@@ -191,7 +191,7 @@ class PooledConnection:
         return min(now - self._keepalive_sent, self.silence(now))
 
     def check_alive(self) -> None:
-        """Send a keepalive. Do nothing if a keepalive is pending or if data from the peer arrived recently."""
+        """Send a keepalive. Do nothing if a keepalive is pending, or if data from the server arrived recently."""
         now = time.monotonic()
         if self.alive and self.silence(now) > _RECENTLY_HEARD and self.keepalive_due(now):
             self.send_keepalive()

@@ -26,8 +26,8 @@ _SLOW_DRAIN = 0.02
 """If writing the backlog to the socket takes longer than this number of seconds, the network path counts as slow. On
 a slow path, relays send only little data per turn, and batches are short."""
 _SLOW_PERIOD = 1.0
-"""If writing a backlog takes longer than `_SLOW_DRAIN`, the network path counts as slow for this number of seconds. A
-slow path often accepts data in bursts, so one fast write does not prove that the path has become fast."""
+"""If writing a backlog takes longer than `_SLOW_DRAIN`, the network path counts as slow for this number of seconds,
+even if the next writes are fast, because a slow path often accepts data in bursts."""
 _FAST_NOTSENT_LOWAT = 4 * NOTSENT_LOWAT
 """Limit on unsent bytes in the kernel if the network path is fast. The limit is higher than `NOTSENT_LOWAT`, so that
 the process wakes up less often. The kernel still sends the data within milliseconds."""
@@ -38,15 +38,15 @@ _NOT_FAST_DRAIN = 0.01
 """If the kernel takes more than this number of seconds to send half of `_FAST_NOTSENT_LOWAT`, the path is no longer
 fast (below 26 MB/s)."""
 MAX_CONTROL_BACKLOG = 1024 * 1024
-"""If the backlog is larger than this number of bytes, the connection stops receiving. Otherwise, a peer that sends
-requests but does not read the replies could make the backlog grow without limit."""
+"""If the backlog is larger than this number of bytes, the connection stops receiving. Without this limit, a server
+that sends requests but does not read the replies could make the backlog grow indefinitely."""
 
 
 class ChannelSender(Protocol):
     """Defines the interface of relays that wait in a `SendQueue` for their turn to send channel data."""
 
     def resume_sending(self) -> None:
-        """Send some channel data now, because it is the relay's turn."""
+        """Send some channel data. The queue calls this method when it is the turn of this relay."""
 
     def abort(self, close_reason: CloseReason) -> None:
         """Reset the client's connection, and close the channel."""

@@ -19,12 +19,12 @@ from gateway.ssh.single_signature_algorithm_key import SingleSignatureAlgorithmK
 from gateway.ssh.transport_interfaces import NativeTransportInterface, SshConnectionTransport
 
 _FREQUENT_REKEY_BYTES, _FREQUENT_REKEY_SECONDS = 4 << 20, 10.0
-"""A key exchange is early if the time and the received bytes since the previous one are below these limits. With a
-small RekeyLimit, OpenSSH starts a key exchange for each long packet that it sends (packet.c,
+"""A key exchange is early if both the received bytes and the time since the previous key exchange are below these
+limits. With a small RekeyLimit, OpenSSH starts a key exchange for each long packet that it sends (packet.c,
 ssh_packet_need_rekeying)."""
 
 _MAX_DEFERRED_PACKETS = 16 * 1024
-"""Maximum number of packets, such as replies to the peer, that asyncssh defers during a key exchange. If there are
+"""Maximum number of packets, such as replies to the server, that asyncssh defers during a key exchange. If there are
 more, the connection is closed."""
 
 
@@ -257,7 +257,7 @@ class SshConnection(SSHClientConnection):
         self.own_transport.on_sending_changed()
 
     def disconnect_on_violation(self, detail: str) -> None:
-        """Send a disconnect message for a protocol violation by the peer, and close the connection."""
+        """Send a disconnect message for a protocol violation by the server, and close the connection."""
         self.disconnect_on_error(asyncssh.ProtocolError(detail))
 
     def disconnect_on_error(self, error: asyncssh.DisconnectError) -> None:

@@ -41,8 +41,8 @@ class Uplink:
             if this uplink provides the direct link.
         quiet: Whether to omit state changes from the log.
         traffic: `bulk` if this uplink provides the lane for bulk traffic; otherwise empty. Appears in the log.
-        after: Waits until the tunnels that must not be open at the same time as this one are closed. None if there
-            are none.
+        after: Waits until all tunnels that must not be open at the same time as this one are closed. None if there
+            are no such tunnels.
     """
 
     def __init__(
@@ -205,7 +205,7 @@ class Uplink:
             The number of seconds for which the tunnel was open, and the cause of the loss.
         """
         async with AsyncExitStack() as stack:
-            # `via` is None only for the direct link, which does not use it.
+            # `via` is None only if this uplink provides the direct link. `open` then ignores `via`.
             opened = await stack.enter_async_context(self.tunnel.open(via, self._progress))  # type: ignore[arg-type]
             began = time.monotonic()
             self._retry_now.clear()

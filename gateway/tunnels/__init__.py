@@ -58,8 +58,8 @@ class TunnelKind:
         facts: The fields of the link's status that the status page and the metrics contain.
         render_authorized_keys: Renders the output of `gateway render authorized-keys`; None if servers of this kind
             have no authorized_keys file.
-        insecure_settings: Receives the options, and whether the path to the tunnel's server is unencrypted. Yields
-            the insecure settings. Reads no file contents, only the permissions of program files.
+        insecure_settings: Receives the options, and whether the network path to the tunnel's server is unencrypted.
+            Yields the insecure settings. Reads no file contents, only the permissions of program files.
         advice: Receives the options, and yields warnings about settings that are valid but probably unintended. Each
             warning begins with the configuration key. Reads no files.
         verify: Checks the options and the files to which the options refer. Raises `GatewayError` if the tunnel
@@ -67,20 +67,21 @@ class TunnelKind:
         read_url: Receives the scheme of a URL, and the part after `://` without the query. Returns the configuration
             keys. If `read_url` is None, this part must have the form `user@host:port`.
         identity: Receives the options, and returns the identity, such as a key, with which the tunnel connects. Set
-            only if servers permit one connection per identity. The gateway then opens one tunnel for all traffic
-            classes. When the tunnel's configuration changes, the gateway closes the old tunnel before it opens the
-            new one.
+            only if servers permit only one connection with the same identity at a time. The gateway then opens one
+            tunnel for all traffic classes. When the tunnel's configuration changes, the gateway closes the old tunnel
+            before it opens the new one.
         credentials: Receives the options, and returns the certificates in the files to which the options refer.
             Skips unreadable files. Can block.
         renewed: Receives the options, and returns the certificate files that an operator can renew with the same key.
-            Open connections need no new login after a renewal.
+            After such a renewal, open connections continue without a new login.
         init_keys: The optional keys that `gateway init` asks for, in addition to the required ones. A tuple contains
             alternatives: when the user has entered one of them, the command does not ask for the others.
         files: Receives the options, and returns the files that the tunnel's own configuration file refers to. If one
             of them changes, the gateway calls `TunnelOpenResult.renew`. Can block.
         uses_native_engine: Receives the options, and returns whether they permit the native engine. Set only if the
             kind has an option for this.
-        remedies: The remedies of this kind, by reason, where they differ from `gateway.remedies.TUNNEL_REMEDIES`.
+        remedies: The remedies of this kind, by the reason for the failure. They override
+            `gateway.remedies.TUNNEL_REMEDIES`.
     """
 
     name: str

@@ -18,7 +18,7 @@ from gateway.processes.tunnel_processes import TunnelProcesses
 from gateway.tunnels import TunnelKind
 
 PROCESSES = FactDefinition("processes", "Running processes of a command tunnel.", describe=hidden, additive=True)
-_VIA = "a program opens its own connections, which no tunnel can carry: remove via"
+_VIA = "the program opens its own connections, which cannot go through another tunnel: remove via"
 
 
 class CommandTunnel:
@@ -31,8 +31,8 @@ class CommandTunnel:
     def __init__(self, options: CommandTunnelOptions) -> None:
         self._options = options
         self._targets: list[HostPort] = []
-        """The targets that clients recently dialed through the previous link. After a restart, the tunnel is `up`
-        only if it can dial at least one of these targets."""
+        """The targets that were recently dialed through the previous link. The tunnel opens again only if at least
+        one of these targets works."""
 
     @property
     def far_side(self) -> str:

@@ -1,4 +1,4 @@
-"""Defines `kind: proxy`: SOCKS5 (RFC 1928, RFC 1929) and HTTP with CONNECT (RFC 9110, section 9.3.6)."""
+"""Defines `kind: proxy` for SOCKS5 proxies (RFC 1928, RFC 1929) and HTTP proxies with CONNECT (RFC 9110, 9.3.6)."""
 
 import asyncio
 import contextlib
@@ -56,7 +56,7 @@ def _verify(options: ProxyOptions) -> None:
 
 
 def _read_url(scheme: str, authority: str) -> dict[str, str]:
-    """Return the options in a URL: `url`, and `user` if the URL contains a user name."""
+    """Return the keys that a URL sets: `url` without the user name, and `user` if the URL contains a user name."""
     user, at, host = authority.rpartition("@")
     return {"url": f"{scheme}://{host}"} | ({"user": unquote(user)} if at else {})
 
@@ -66,7 +66,9 @@ def _insecure_settings(options: ProxyOptions, plain: bool) -> Iterator[InsecureS
         return
     login = options.password is not None
     what = "its login and everything that it carries" if login else "everything that it carries"
-    message = f"is a proxy without encryption, so an attacker can read {what}: use https://, or via an SSH tunnel"
+    message = (
+        f"is a proxy without encryption, so an attacker can read {what}: use https://, or set via to an SSH tunnel"
+    )
     yield InsecureSetting("url", message, login)
 
 

@@ -37,7 +37,9 @@ DATA_PLANE = FactDefinition(
     label="plane",
     describe=lambda name: f"data plane {name}",
 )
-_VIA_AND_PROGRAM = "proxy_command opens its own connection, which no tunnel can carry: remove via or proxy_command"
+_VIA_AND_PROGRAM = (
+    "proxy_command opens its own connection, which cannot go through another tunnel: remove via or proxy_command"
+)
 
 
 class SshTunnel:
@@ -105,7 +107,7 @@ class SshTunnel:
 
 
 def _ignore_progress(state: TunnelState, reason: FailureReason | None = None, detail: str = "") -> None:
-    """Ignore the states of an additional connection: they do not change the tunnel's state."""
+    """Ignore the states of a connection that an open tunnel adds to its pool. The tunnel's state does not change."""
     del state, reason, detail
 
 

@@ -147,7 +147,7 @@ class _ConnectedWireGuardDevice:
         try:
             await self._wireguard.reconnect()
         except TunnelError as error:
-            # If no replies arrive, `LivenessMonitor` calls `reconnect` again, and finally reports the link as lost.
+            # If still no data arrives, `LivenessMonitor` repeats the reconnect, and finally reports the link as lost.
             log.warning("%s", error.detail)
 
     def renew(self) -> None:

@@ -2,7 +2,7 @@
 
 A lock is an abstract unix socket (unix(7)), which the kernel removes when the process exits. Like a device, an
 abstract socket belongs to a network namespace. Therefore, a gateway in another container with the same network
-namespace detects the lock. With a lock file, both containers would need a shared file system.
+namespace detects the lock. A lock file would require a file system that both containers share.
 """
 
 import errno

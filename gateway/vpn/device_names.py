@@ -1,4 +1,4 @@
-"""Chooses the names of VPN devices. The names of the gateway's devices have a common prefix."""
+"""Chooses the names of VPN devices. All devices of one kind of VPN have the same name prefix."""
 
 import secrets
 

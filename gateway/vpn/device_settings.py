@@ -31,7 +31,7 @@ class DeviceSettings:
 
     @property
     def usable_addresses(self) -> tuple[IpInterface, ...]:
-        """The addresses that the device can use. IPv6 needs an MTU of at least 1280 bytes (RFC 8200, section 5)."""
+        """The addresses, without IPv6 addresses if the MTU is less than 1280 bytes (RFC 8200, section 5)."""
         allows_ipv6 = (self.mtu or _IPV6_MIN_MTU) >= _IPV6_MIN_MTU
         return tuple(each for each in self.addresses if each.version == 4 or allows_ipv6)
 
@@ -49,10 +49,12 @@ def parse_addresses(texts: tuple[str, ...]) -> tuple[IpAddress, ...]:
 
 
 def likely_peers(addresses: tuple[IpInterface, ...]) -> tuple[IpAddress, ...]:
-    """Return the first address of each network of a VPN device. This address usually belongs to the VPN server.
+    """Return the first host address of each subnet of a VPN device, which usually belongs to the VPN server.
+
+    Skip subnets of at most two addresses, and subnets whose first host address is the device's own.
 
     Args:
-        addresses: The addresses of the device, with prefix lengths. The result does not contain these addresses.
+        addresses: The addresses of the device, with prefix lengths.
     """
     networks = [(each.network, each.ip) for each in addresses if each.network.num_addresses > 2]
     return tuple(network[1] for network, own in networks if network[1] != own)

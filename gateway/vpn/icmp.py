@@ -70,8 +70,8 @@ class EchoMonitor:
     def ignore_unresponsive_hosts(self) -> None:
         """Expect no more replies from hosts that have not replied to several requests.
 
-        Call this method when other traffic arrives through the VPN. This traffic proves that the VPN works, and that
-        only the hosts do not respond.
+        Call this method when other traffic arrives through the VPN. The VPN then works, so a missing reply means only
+        that the host does not respond.
         """
         for address, requests in self._unanswered.items():
             if requests >= _MAX_UNANSWERED and self._responds.get(address):

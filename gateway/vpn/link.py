@@ -34,11 +34,11 @@ class VpnStatus(LinkStatus):
     """The status of a VPN. `rtt` is the round-trip time of the latest ICMP echo.
 
     Args:
-        server: The server's address, or the endpoints of the WireGuard peers; None if it is not known yet.
+        server: The address of the OpenVPN server, or the endpoints of the WireGuard peers; None if not known yet.
         addresses: Addresses of the device.
         name_servers: Name servers that the gateway queries through the device.
-        connections: Number of open connections to the server.
-        clients: Number of client connections through the VPN.
+        connections: Number of connections to the VPN server; always 1.
+        clients: Number of client connections that use the VPN.
     """
 
     server: str | None
@@ -73,7 +73,7 @@ class VpnLink:
         self._settings: DeviceSettings | None = None
 
     def set_device_settings(self, settings: DeviceSettings) -> None:
-        """Apply the settings of the device: use its name servers, and ping its gateways, peers and name servers.
+        """Use the name servers in `settings`, and ping the addresses in `gateways`, `peers` and `name_servers`.
 
         If the addresses of the device have changed, reset all client connections, because they no longer work.
 

@@ -73,7 +73,7 @@ class LivenessMonitor:
                 self._link.silence.record_reply(now)  # ignore the missing replies, because this process was suspended
             silence = self._link.silence
             if not self._connected:
-                silence.record_echo_request(now)  # a disconnected VPN client counts as a missing reply
+                silence.record_echo_request(now)  # while the VPN client is disconnected, a reply counts as missing
             received = await self._received()
             # Ignore bytes that arrive during a reconnect, because they belong to the handshake, which can still fail.
             if self._connected and silence.record_received(received, now):
@@ -88,9 +88,9 @@ class LivenessMonitor:
                 await self._reconnect()
 
     def _enter(self, stage: OverdueReplyStage) -> None:
-        """Store the stage. If it has changed, report the tunnel's state.
+        """Store the stage. If the stage has changed, report the tunnel's state.
 
-        If the new stage is `lost`, also reset the client connections. If it is `restart`, mark the link as lost.
+        The stage `lost` also resets the client connections. Only the stage `restart` reports the link as lost.
         """
         before, self._stage = self._stage, stage
         if stage is before:

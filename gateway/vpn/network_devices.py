@@ -142,7 +142,7 @@ def bring_up(netlink: IPRoute, index: int, settings: DeviceSettings) -> None:
 def default_routes(settings: DeviceSettings) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the address family and the next hop of each default route of a device.
 
-    The next hop is a dictionary of arguments for `IPRoute.route`. It is empty if the route has no next hop.
+    The next hop is a dictionary of arguments for `IPRoute.route`. Without a next hop, the dictionary is empty.
 
     Args:
         settings: The settings of the device.

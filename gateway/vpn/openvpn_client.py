@@ -29,8 +29,8 @@ _TUNNEL_STATES = {
     "AUTH": TunnelState.AUTHENTICATING,
     "GET_CONFIG": TunnelState.AUTHENTICATING,
 }
-"""The tunnel state for each OpenVPN state before the first connection. Other OpenVPN states do not change the state
-of the tunnel."""
+"""The tunnel state to report for each OpenVPN state while OpenVPN connects for the first time. Other OpenVPN states
+do not change the tunnel state."""
 
 
 class OpenVpnClient:
@@ -188,7 +188,7 @@ class OpenVpnClient:
         self._vpn.restart_in_place()
 
     def renew(self) -> None:
-        """Apply changed files.
+        """Apply changes to the configuration file, or to other files of the tunnel.
 
         If the OpenVPN configuration has changed, replace the process. Otherwise, for example if only the password has
         changed, reconnect.

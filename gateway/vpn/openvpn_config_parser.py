@@ -195,8 +195,8 @@ def _quote(word: str) -> str:
 
 
 def printable_name(name: str) -> str:
-    """Return a word for use in a message; `it` if the word does not look like the name of a directive.
+    """Return `name`, or the word "it" if `name` does not look like the name of a directive.
 
-    Such a word can be part of a misplaced secret.
+    Messages contain the result instead of `name`, because `name` can be part of a misplaced secret.
     """
     return name if len(name) <= _MAX_NAME and _PRINTABLE_NAME.fullmatch(name) else "it"

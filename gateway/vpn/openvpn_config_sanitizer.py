@@ -75,7 +75,7 @@ class SanitizedOpenVpnFile:
 
 
 def _refuse_files(name: str) -> bytes:
-    raise GatewayError(f"{name}: this file is not read: put its content into an inline block, such as <ca>…</ca>")
+    raise GatewayError(f"{name} is not read: put the content of this file into an inline block, such as <ca>…</ca>")
 
 
 def parse_client_file(text: str, read_file: Callable[[str], bytes] = _refuse_files) -> SanitizedOpenVpnFile:
@@ -125,7 +125,7 @@ class _FileSanitizer:
                 self._directives.append(each)
 
     def _ignore(self, directive: OpenVpnDirective) -> bool:
-        """Return whether to omit a directive. Also store the values that `result` and later calls need."""
+        """Return whether to omit a directive. Also store its values if `result` or `add` needs them."""
         name, values = directive.name, directive.values
         if directive.block is not None:
             return False

@@ -71,20 +71,19 @@ _PATTERNS = {
 }  # fmt: skip
 """For each placeholder in `_ALLOWED`, such as NUMBER, the regular expression that the value must match."""
 IGNORED_VARIABLES = {"FORWARD_COMPATIBLE", "SERVER_POLL_TIMEOUT", "CLIENT_CERT", "FRIENDLY_NAME"}
-"""Variables of `setenv` that the gateway ignores, because they are for other clients, or because the
-gateway sets them."""
+"""Variables of `setenv` that the gateway ignores: only other OpenVPN clients use them, or the gateway sets them."""
 _CIPHER = "AES in GCM or CBC mode, or ChaCha20-Poly1305"
 _EXPLANATIONS = {
     "compress": "compression leaks encrypted data (VORACLE); only the stub modes are allowed",
-    "comp-lzo": "compression leaks encrypted data (VORACLE); only no is allowed",
+    "comp-lzo": "compression leaks encrypted data (VORACLE); only `comp-lzo no` is allowed",
     "allow-compression": "compression leaks encrypted data (VORACLE)",
     "cipher": _CIPHER, "data-ciphers": _CIPHER, "ncp-ciphers": _CIPHER, "data-ciphers-fallback": _CIPHER,
     "auth": "one of SHA-1, SHA-2, SHA-3 or BLAKE2",
-    "tls-cipher": "no weak cipher suites, and no @SECLEVEL",
+    "tls-cipher": "weak cipher suites and @SECLEVEL are not allowed",
     "tls-version-min": "versions before TLS 1.2 are broken",
-    "tls-cert-profile": "the profile insecure permits broken certificates",
-    "http-proxy": "for a login, write auto here and add a block <http-proxy-user-pass>",
-    "socks-proxy": "a login would require a file, which OpenVPN reads at each connection",
+    "tls-cert-profile": "the profile `insecure` permits broken certificates",
+    "http-proxy": "for a login, write `auto` after PORT, and add a block <http-proxy-user-pass>",
+    "socks-proxy": "a login is not possible, because OpenVPN would read it from a file at each connection",
     "remote-cert-tls": "the peer of a client must be a server",
     "setenv": f"VARIABLE is UV_…, PUSH_PEER_INFO, REMOTE_RANDOM_HOSTNAME, {', '.join(sorted(IGNORED_VARIABLES))}",
 }  # fmt: skip

@@ -29,7 +29,7 @@ REPORTED = {"up", "down", "route-up", "route-pre-down", "ipchange", "dns-updown"
 _REFUSED = {
     "loads code into the client": {"plugin", "providers", "engine", "pkcs11-providers", "pkcs11-id"},
     "runs a program": {"iproute"},
-    "includes another file, which is not checked; copy its lines here": {"config"},
+    "includes another file, which is not checked; copy the lines of that file here": {"config"},
     "reads a directory; copy its certificates into <ca>": {"capath"},
     "reads a file; set key_password_file": {"askpass"},
     "writes files": {"replay-persist", "tls-export-cert", "memstats"},
@@ -91,7 +91,7 @@ def check_allowed(directive: OpenVpnDirective, *, connection: bool = False) -> N
     """
     name = directive.name
     if (refusal := _refusal(name)) is not None:
-        raise GatewayError(f"{name} {refusal}: remove it")
+        raise GatewayError(f"{name} {refusal}: remove the line")
     if directive.block is None:
         if name == "setenv" and directive.values[:1] == ("opt",):
             raise GatewayError(

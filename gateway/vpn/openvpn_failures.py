@@ -11,7 +11,7 @@ class OpenVpnFailure:
     """A failure that OpenVPN has logged.
 
     Args:
-        reason: The reason for status and metrics.
+        reason: The category of the failure, which the tunnel's status and the metrics show.
         detail: The log message without its time, for the operator.
         fatal: Whether a retry cannot succeed until the operator changes something.
         specificity: How precisely the message explains the failure, from 1 (lowest) to 5 (highest).

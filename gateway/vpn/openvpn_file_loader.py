@@ -76,7 +76,7 @@ def named_files(options: OpenVpnOptions) -> set[Path]:
         options: The options of the tunnel.
 
     Returns:
-        The paths. If the configuration file contains an error, only the paths before the error.
+        The paths. If the configuration file contains an error, the paths after the error are missing.
     """
     found: set[Path] = set()
     try:

@@ -132,7 +132,7 @@ class OpenVpnProcess:
             self.failure = more_specific(self.failure, failure)
 
     def _config_location(self, found: re.Match[str]) -> str:
-        """Return the position in the operator's file that corresponds to a position in the generated file."""
+        """Return the path and line of the operator's file, to replace those of the generated file in a message."""
         line = f":{self._file.source_line(int(found[1]))}" if found[1] else ""
         return f"{self._options.config}{line}"
 

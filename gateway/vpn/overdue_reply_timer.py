@@ -1,5 +1,6 @@
 """Measures how long an expected reply of a VPN has been missing, to detect a VPN that failed. Does no I/O."""
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -55,13 +56,13 @@ class OverdueReplyTimer:
         self._echo_sent: float | None = None
         self._dialed: float | None = None
         self._received = 0
-        self._last_reconnect = 0.0
+        self._last_reconnect = -math.inf
 
     def record_reply(self, now: float) -> None:
         """Record that a packet has arrived through the VPN. Until the next request, no reply is expected."""
         self.last_reply = now
         self._echo_sent = self._dialed = None
-        self._last_reconnect = 0.0
+        self._last_reconnect = -math.inf
 
     def record_received(self, total: int, now: float) -> bool:
         """Record the current value of the receive counter. An increase counts as a reply.

@@ -70,8 +70,9 @@ def configure_in_host(name: str, settings: DeviceSettings) -> None:
             )  # fmt: skip
             netlink.rule("add", oifname=name, table=table, family=family, protocol=_PROTOCOL, priority=table)
         for each in settings.usable_addresses:
-            # The rule above matches only packets of sockets bound to the device. If a late packet arrives for a
-            # closed socket, the kernel's reply belongs to no socket. Therefore, also match the device's addresses.
+            # The rule above matches only packets of sockets that are bound to the device. If a late packet arrives
+            # for a closed socket, the kernel replies without a socket. This rule matches such a reply by its source
+            # address.
             family = socket.AF_INET if each.version == 4 else socket.AF_INET6
             netlink.rule(
                 "add", src=str(each.ip), src_len=each.max_prefixlen, table=table, family=family, protocol=_PROTOCOL,

@@ -113,7 +113,7 @@ class NetworkNamespaceIsolation:
         try:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
-            # `NetworkNamespace.close` also cancels the future. In that case, the current task is not being cancelled.
+            # If `NetworkNamespace.close` cancelled the future, and this task is not being cancelled, raise OSError.
             if future.cancelled() and not is_being_cancelled():
                 raise OSError(errno.ENETDOWN, os.strerror(errno.ENETDOWN)) from None
             raise

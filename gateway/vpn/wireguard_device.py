@@ -186,14 +186,14 @@ class WireGuardDevice:
         Raises:
             TunnelError: `wg` fails.
         """
-        while not (await self.status()).last_handshake:  # noqa: ASYNC110 - the device sends no notifications
+        while not (await self.status()).last_handshake:  # noqa: ASYNC110 - WireGuard does not report handshakes
             await asyncio.sleep(_POLL_INTERVAL)
 
     async def _wg(self, *arguments: str, stdin: str | None = None) -> str:
         command = [find_program("wg") or "wg", *arguments]
 
         def run() -> str:
-            done = subprocess.run(  # noqa: S603 - a system program with the gateway's own arguments
+            done = subprocess.run(  # noqa: S603 - the gateway sets the program and the arguments
                 command, input=stdin or "", capture_output=True, text=True, timeout=_WG_TIMEOUT, check=False,
                 env=minimal_environment(),
             )  # fmt: skip

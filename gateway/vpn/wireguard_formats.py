@@ -19,7 +19,7 @@ _VALUES = {
     "listenport": "a port number",
     "persistentkeepalive": "a number of seconds, or off",
 }
-"""The permitted values of keys whose values Python parses, for error messages."""
+"""The permitted values of the keys whose parsing can raise a `ValueError`, for error messages."""
 _KEY = re.compile(r"[A-Za-z0-9+/]{43}=")
 _DEFAULT_KEEPALIVE = 25
 """Default interval between keepalives, in seconds. Without keepalives, the gateway cannot distinguish an idle peer
@@ -192,10 +192,9 @@ def check_key(value: str, name: str) -> str:
 
 
 def _printable_key(name: str) -> str:
-    """Return a space and `name`, an unknown configuration key, for an error message.
+    """Return a space and the unknown key `name`, to insert into an error message.
 
-    If `name` does not look like a configuration key, it can be part of a misplaced secret. Then return an empty
-    string.
+    Return an empty string if `name` does not look like a key, because `name` can then be part of a misplaced secret.
     """
     return f" {name}" if re.fullmatch(r"[A-Za-z]{1,24}", name) else ""
 

@@ -17,7 +17,7 @@ import atheris
 from tests.fuzz.findings import check_input
 
 _TURN = 2
-"""If a target defines a mutator, libFuzzer's mutator makes every second mutation."""
+"""If a target has its own mutator, libFuzzer's mutator still makes one of this number of mutations."""
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ CORPUS = Path(__file__).parent / "corpus"
 _SEED = 1
 _MOST = 8
 _HANG = 60
-"""The maximum seconds of an input."""
+"""Time limit for one input, in seconds."""
 _MEMORY = 4 << 30
 """The maximum address space of the process, in bytes."""
 

@@ -18,13 +18,14 @@ from tests.support.requirements import need, need_sshd
 from tests.support.servers import echoing, serving
 from tests.support.swarms import two_nodes
 
-# structlog imports rich, which only tools for development need, and which takes a tenth of the service's start.
+# Start the services without the package rich, as in the image. If rich is installed, structlog imports it, and this
+# import takes a tenth of a service's start time.
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[1] / "support" / "without_rich")
 
 _LONGEST_FIRST = (
     "test_reboot", "test_image", "test_nfs_hold", "test_vpn", "test_interop", "test_systemd",
-    # A process with at most two tests gets another module in advance. These modules are short, so that no long module
-    # waits for the modules with one test above.
+    # pytest-xdist assigns another module to each process that has at most two tests left. The next three modules are
+    # short, so that no long module waits behind one of the modules above that have only one test.
     "test_strict", "test_tls", "test_traces",
     "test_docker", "test_audit", "test_networks", "test_relay_contract", "test_outages", "test_revival",
     "test_docker_stable", "test_docker_engine", "test_nfs_mounts", "test_swarm_stable", "test_names",
@@ -33,7 +34,10 @@ _LONGEST_FIRST = (
     "test_nfs_volumes", "test_podman", "test_native_fuzzer", "test_nfs_detection", "test_abort_budget",
     "test_proxy", "test_check_logins", "test_patroni", "test_redis", "test_site",
 )  # fmt: skip
-"""Test modules that take more than 30 s, and three short ones. If they started last, processes would be idle."""
+"""The modules that start first: those that take more than 30 s, and three short ones.
+
+If a long module started last, the other test processes would be idle until its end.
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

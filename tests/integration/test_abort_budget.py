@@ -1,4 +1,4 @@
-"""Tests with a MariaDB server that blocks addresses after a few aborted logins, and that several paths reach."""
+"""Tests that aborted logins over several paths do not make a MariaDB server block the gateway's addresses."""
 
 import contextlib
 import os
@@ -51,7 +51,7 @@ def started(server_folder: Path) -> Iterator[MariaDB]:
 
 @pytest.fixture
 def server(started: MariaDB) -> MariaDB:
-    """A server that blocks no address."""
+    """The server, after a reset of its counts of aborted logins."""
     started.execute("FLUSH HOSTS")
     return started
 
@@ -85,7 +85,7 @@ def test_the_server_blocks_an_address_after_too_many_aborted_logins(server: Mari
 
 @pytest.mark.parametrize("b", [OTHER, ONE], ids=["two addresses", "one address"])
 def test_clients_that_abort_over_two_paths_block_no_address(gateway: Gateway, server: MariaDB, b: str) -> None:
-    """The check of `other` logs in through b all the time. This must not hide what the clients of `app` abort."""
+    """The check of `other` often logs in over b. These logins must not reset the gateway's count for tunnel a."""
     app, batch = free_port(), free_port()
     target = f'targets: ["{SERVER}:{server.port}"]'
     rare = database_check(server, gateway.folder, "interval: 60s, fast_interval: 300ms")
@@ -117,7 +117,7 @@ def test_clients_that_abort_over_two_paths_block_no_address(gateway: Gateway, se
 def test_clients_that_abort_at_the_same_time_do_not_block_the_gateway(
     gateway: Gateway, bastion: Bastion, server: MariaDB, via: str
 ) -> None:
-    """The data plane in C accepts the first clients, and returns the others to Python."""
+    """The native engine accepts clients for its share of the handshake budget; Python code accepts the others."""
     listen = free_port()
     check = database_check(server, gateway.folder, "interval: 60s, fast_interval: 300ms")
     gateway.write(f"""
@@ -142,7 +142,7 @@ def test_clients_that_abort_at_the_same_time_do_not_block_the_gateway(
 
     if is_built():
         gateway.wait(accepts)
-    for _ in range(2 * LIMIT):  # the data plane in C accepts these clients, which log in and use no budget
+    for _ in range(2 * LIMIT):  # the native engine accepts these clients; their logins use no handshake budget
         assert query_mysql(server, listen) >= 3
     assert not is_built() or engine_accepts(gateway.pid, listen)
     together = threading.Barrier(3 * LIMIT)
@@ -161,7 +161,7 @@ def test_clients_that_abort_at_the_same_time_do_not_block_the_gateway(
 
 
 def test_denied_logins_do_not_hide_aborted_ones(gateway: Gateway, server: MariaDB) -> None:
-    """A login that is denied after a change of the plugin has two responses. It does not reset the server's count."""
+    """A denied login with two responses (AuthSwitchRequest, ERR_Packet) does not reset the server's abort count."""
     listen = free_port()
     check = database_check(server, gateway.folder, "interval: 60s, fast_interval: 300ms")
     gateway.write(f"""
@@ -174,7 +174,7 @@ def test_denied_logins_do_not_hide_aborted_ones(gateway: Gateway, server: MariaD
             with connect(listen) as client:
                 client.settimeout(30)
                 assert client.recv(100)
-        time.sleep(2.2)  # before that, no login of a client resets the count
+        time.sleep(2.2)  # a client's login never resets the count of the last 2 s
         with connect(listen) as client:
             client.settimeout(30)
             end = MysqlEnd(client)

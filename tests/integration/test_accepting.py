@@ -1,4 +1,4 @@
-"""Tests backends whose clients the engine accepts: counters, limits, failures of targets and tunnels, reloads."""
+"""Tests backends whose clients the native engine accepts: counters, limits, reloads, failed targets and tunnels."""
 
 import asyncio
 import contextlib
@@ -40,7 +40,10 @@ pytestmark = pytest.mark.integration
 
 
 def start_accepting(gateway: Gateway, port: int) -> int:
-    """Connect clients until an engine accepts them; return how many. A new connection of the tunnel delays that."""
+    """Connect clients until the native engine accepts them; return the number of these clients.
+
+    This takes more clients if the tunnel opens another SSH connection meanwhile.
+    """
     count = 0
 
     def accepts() -> bool:
@@ -55,7 +58,10 @@ def start_accepting(gateway: Gateway, port: int) -> int:
 
 
 def use(gateway: Gateway, name: str, port: int, first: int) -> None:
-    """Be the clients of a backend that admits 127.0.0.0/30 and six clients; `first` of them do nothing special."""
+    """Connect `first` clients that only echo, and then clients that are refused, half-close, or reset.
+
+    The backend admits at most six clients at a time, from 127.0.0.0/30.
+    """
 
     def connections() -> dict[str, Any]:
         return dict(gateway.backend(name)["connections"])
@@ -175,7 +181,7 @@ def test_failures_are_handled_as_without_the_engine(gateway: Gateway, bastion: B
         with connect(ports["plain"]) as client:
             assert echo(client) == b"hello"
         start_accepting(gateway, ports["fast"])
-    with ThreadPoolExecutor(2) as pool:  # the target has gone
+    with ThreadPoolExecutor(2) as pool:  # the target no longer listens
         assert all(pool.map(lambda name: is_refused(ports[name], within=10), ("fast", "plain")))
     assert not engine_accepts(gateway.pid, ports["fast"])
     fast, plain = (gateway.backend(name)["connections"]["rejected"] for name in ("fast", "plain"))
@@ -207,7 +213,7 @@ def test_a_query_is_cancelled_over_connections_that_the_engine_accepts(
     gateway.wait(accepts)
     with postgres(shared_postgres, port) as session, ThreadPoolExecutor(1) as pool:
         query = pool.submit(session.execute, "SELECT pg_sleep(60)")
-        while not query.done():  # a request that arrives before the query has no effect
+        while not query.done():  # the server ignores a cancel request that arrives before the query
             session.cancel()
             time.sleep(0.1)
         with pytest.raises(psycopg.errors.QueryCanceled):
@@ -271,7 +277,7 @@ async def test_the_clients_of_a_silent_connection_use_another_one(bastion: Basti
             await use_one()
         stopped = bastion.sessions()[0]
         bastion.kill_session(stopped, signal.SIGSTOP)
-        await asyncio.gather(use_one(), use_one())  # one of them gets the connection that is silent
+        await asyncio.gather(use_one(), use_one())  # one of the two clients first uses the stopped SSH connection
         bastion.kill_session(stopped, signal.SIGCONT)
         assert (forward.waiting, dict(forward.rejected), dict(forward.resets)) == (0, {}, {})
         serving_clients.cancel()

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 DATABASE = "mkdir -p /var/lib/mysql && echo content > /var/lib/mysql/ibdata1"
 
 OWNERS = "cd {0} && chown 999:42 . * && chmod 0700 . && chmod 0640 *"
-"""A command that gives a directory and its files to other users than those of the containers."""
+"""A command that changes the owner and the modes of a directory and its files. No container runs as this owner."""
 
 
 @pytest.fixture(scope="module")
@@ -429,7 +429,10 @@ nsenter --mount=/proc/{pid}/ns/mnt sh -c 'mount -t tmpfs share "$1" && cp {folde
 
 @pytest.fixture
 def share(engine: Engine, tmp_path: Path) -> Iterator[Path]:
-    """A Samba server whose share the user `root` can read, and a directory with an /etc and a mount.cifs."""
+    """Start a Samba server whose share the user `root` can read.
+
+    Yields a directory with a copy of /etc, and a stand-in for mount.cifs.
+    """
     need(find("smbd") is not None and find("smbclient") is not None, "smbd and smbclient (packages samba smbclient)")
     server = Samba(tmp_path / "samba")
     subprocess.run(

@@ -299,7 +299,7 @@ def test_a_fifo_without_a_reader_does_not_delay_traffic(gateway: Gateway, tmp_pa
     gateway.write(backend(fifo, echo_port, listen, queue=5))
     gateway.start().wait_up("one")
     exchange(listen, 20)
-    missing = 2 + 20 - 5  # 2 events of the start and the configuration, 20 of clients, minus 5 in the queue
+    missing = 2 + 20 - 5  # the start causes 2 events, and 20 clients cause 20; the queue keeps 5 events
     gateway.wait(lambda: dropped(gateway) == missing)
     assert any("cannot be opened" in each for each in gateway.status()["warnings"])
     assert "audit log queue full: events dropped" in gateway.log

@@ -101,7 +101,7 @@ async def test_a_server_cannot_take_the_checks_password(
         result = await probe(checking(password, HealthCheckTlsOptions(mode)), port)
     assert heard
     assert not revealed(heard, password)
-    if "second_switch" in attack:  # a correct server sends at most one switch request
+    if "second_switch" in attack:  # a correct server sends at most one AuthSwitchRequest
         assert (result.state, result.reason) == (HealthState.DOWN, FailureReason.PROTOCOL), result.detail
         return
     assert (result.state, result.reason) == (HealthState.DEGRADED, FailureReason.AUTH), result.detail
@@ -435,9 +435,9 @@ async def test_scram_iterations_of_a_server_delay_neither_the_event_loop_nor_the
         again = await probe(backend, port, timeout=1)
         assert (again.state, again.reason) == (HealthState.DOWN, FailureReason.PROTOCOL), again.detail
         assert "SCRAM iterations" in again.detail
-        assert computing() == 1  # later checks do not start a second computation
+        assert computing() == 1  # the second check started no second SCRAM computation
     beating.cancel()
-    assert longest < result.duration  # the computation did not block the event loop
+    assert longest < result.duration  # the SCRAM computation did not block the event loop
     async with asyncio.timeout(120):
-        while computing():  # the computation stops when its connection closes
+        while computing():  # the SCRAM computation stops when its connection closes
             await asyncio.sleep(0.05)

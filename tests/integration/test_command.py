@@ -285,7 +285,7 @@ def test_half_closed_connections_through_each_program_keep_every_byte(
             while len(received) < len(UPLOAD) and (data := client.recv(65536)):
                 received += data
             assert received == UPLOAD, name
-            if name != "openssl":  # it does not forward the end of its input
+            if name != "openssl":  # openssl does not forward the end of its input
                 assert client.recv(1) == b"", name
             sender.join(10)
     assert gateway.tunnel("socat")["processes"] >= 0

@@ -266,7 +266,7 @@ def test_signals_right_after_the_start(gateway: Gateway, number: signal.Signals)
                 child.send_signal(number)
                 if number is signal.SIGHUP:
                     deadline = time.monotonic() + 15
-                    while '"reloaded"' not in output.read_text():  # the signal can arrive before the process reads it
+                    while '"reloaded"' not in output.read_text():  # the process can reload some time after the signal
                         assert time.monotonic() < deadline, output.read_text()
                         assert child.poll() is None
                         time.sleep(0.05)
@@ -374,7 +374,7 @@ backends: {{a: {{kind: tcp, targets: ['127.0.0.1:1'], {CHECK}}}}}
         finally:
             service.kill()
             if not variable:
-                Path(f"/tmp/gateway-{user}").rmdir()  # noqa: S108 - the service has created it
+                Path(f"/tmp/gateway-{user}").rmdir()  # noqa: S108 - the service has created this directory
 
 
 def test_validate(tmp_path: Path) -> None:
@@ -489,7 +489,10 @@ backends:
 
 
 def test_render_exports_is_accepted_by_the_kernels_nfs_server(tmp_path: Path) -> None:
-    """The package of exportfs conflicts with NFS-Ganesha, so the test unpacks it. It changes only a copy of /etc."""
+    """Run exportfs on the rendered lines, with a separate /etc.
+
+    The test unpacks the package of exportfs without installing it, because the package conflicts with NFS-Ganesha.
+    """
     need(os.geteuid() == 0 and find("apt-get") is not None, "root, and apt-get")
     download("apt-get", "download", "-q", "-o", "Acquire::Retries=3", "nfs-kernel-server", cwd=tmp_path)
     (package,) = tmp_path.glob("nfs-kernel-server*.deb")
@@ -503,7 +506,7 @@ def test_render_exports_is_accepted_by_the_kernels_nfs_server(tmp_path: Path) ->
     (tmp_path / "etc/exports").write_text(rendered.stdout)
     (tmp_path / "etc/hosts").write_text("127.0.0.1 localhost\n")
     (tmp_path / "state/etab").touch()
-    # Also without an NFS server in the kernel, exportfs reads /etc/exports and writes etab.
+    # exportfs reads /etc/exports and writes etab even if the kernel has no NFS server.
     script = (
         "mkdir -p /var/lib/nfs && mount --bind etc /etc && mount --bind state /var/lib/nfs;"
         "unpacked/usr/sbin/exportfs -ra"
@@ -578,7 +581,7 @@ def test_a_service_manager_that_does_not_read_does_not_stop_traffic(gateway: Gat
 
 
 def test_an_unfinished_read_of_the_configuration_does_not_delay_shutdown(gateway: Gateway) -> None:
-    """Uses a FIFO without a writer as a file on a file system that hangs: a read of the file blocks."""
+    """The configuration is a FIFO without a writer, so a read blocks, as on a file system that hangs."""
     gateway.write("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}")
     gateway.start("--reload-on-change", "false")
     gateway.config.unlink()

@@ -161,7 +161,7 @@ class SimpleLink:
 
 
 class Simple(Straight):
-    """The adaptor of the simple relay.
+    """Adapts `SimpleRelay` to the relay contract; see `relay_adaptor.Adaptor`.
 
     Args:
         fault: The name of the fault that each relay has.

@@ -84,7 +84,7 @@ def test_the_status_and_the_metrics_show_the_data_plane_in_use(
     assert planes == {"plain": "native", "careful": "asyncssh", "down": None}
     table = gateway.command("status", "-o", "wide").stdout.splitlines()
     facts = [re.search(r"data plane (\w+)", line) for line in table if line.startswith(("plain", "careful"))]
-    assert [found and found[1] for found in facts] == ["asyncssh", "native"]  # in the order of the names
+    assert [found and found[1] for found in facts] == ["asyncssh", "native"]  # `status` sorts the tunnels by name
     reported = [
         line for line in gateway.http.get("/metrics")[1].splitlines() if line.startswith("gateway_data_plane_info")
     ]

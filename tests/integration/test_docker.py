@@ -196,7 +196,7 @@ def test_labels_of_an_image_admit_no_container(site: Site, tmp_path: Path) -> No
         backend=", allow: {label: gateway.backends}",
         docker="grants: [{project: shop, service: web, backends: [orders], aliases: [shop]}]",
     )
-    # The operator sets the same labels on a container of another image.
+    # The operator sets the same labels as in image `self-serving` on a container of another image.
     site.engine.run("good", *(f"--label={key}={text}" for key, text in ours.items()))
     compose = tmp_path / "compose.yaml"
     compose.write_text(
@@ -211,7 +211,7 @@ def test_labels_of_an_image_admit_no_container(site: Site, tmp_path: Path) -> No
     site.engine.run("guest", image="self-serving")
     site.engine.docker("network", "connect", "apps", "guest")
     site.reaches("good")
-    site.reaches("shop-web-1")  # the container's project label is valid although the image has it too
+    site.reaches("shop-web-1")  # Compose also sets the project label on the container, so the label is valid
     assert "shop" in site.engine.aliases("shop-web-1", "apps")
     assert not site.engine.attached("thief", "apps")
     assert site.says("guest", within=10) == ""
@@ -266,7 +266,7 @@ def test_an_alias_is_shared_within_one_project_only_and_address_spoofing_is_repo
     site.wait(lambda: [each.split(" can spoof")[0] for each in spoofing()] == ["network apps: able"])
     audited = command("audit", "-c", str(site.folder / "gateway.yaml"))
     assert "warning: network apps: able can spoof another container's address (NET_RAW" in audited.stdout
-    # The audit reports containers that mount the engine's socket, except the gateway, which needs the socket.
+    # `gateway audit` reports containers that mount the engine's socket, except the gateway, which needs the socket.
     site.engine.run("root", "-v", f"{site.engine.folder}:/engine")
     audited = command("audit", "-c", str(site.folder / "gateway.yaml"), "-o", "json")
     with_socket = [each for each in json.loads(audited.stdout)["findings"] if each["rule"] == "engine-socket"]

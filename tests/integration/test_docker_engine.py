@@ -31,7 +31,10 @@ def site(engine: Engine, tmp_path: Path) -> Iterator[Site]:
 
 
 def _serves(site: Site) -> bool:
-    """Start containers that the engine still shows as running; return whether `web` reaches the database."""
+    """Start `gateway` and `db`; return whether `web` reaches the database.
+
+    After a restart, the engine can at first show these containers as running although they have stopped.
+    """
     site.engine.docker("start", "gateway", "db", check=False)
     return site.says("web") == "orders-here"
 
@@ -74,7 +77,7 @@ def test_the_shipped_allowlist_is_sufficient_and_minimal(site: Site, tmp_path: P
             r"/v1\..{1,2}/nodes/[a-z0-9]+",
             r"/v1\..{1,2}/services",
             "/_ping",
-        }  # requests that occur only in a swarm or in an idle gateway
+        }  # the gateway sends these requests only in a swarm, or while it is idle
     for name in ("agent", "leader"):
         shipped = yaml.safe_load((REPOSITORY / f"configs/docker/socket-proxy-{name}.yaml").read_text())
         service = shipped["services"]["socket-proxy"]

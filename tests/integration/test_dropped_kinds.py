@@ -82,7 +82,7 @@ def test_a_service_checks_shows_and_forwards_added_kinds(
     kinds: Path, tmp_path: Path, hop_port: int, gateway: Gateway
 ) -> None:
     listen = free_port()
-    # No server has the address of the target; only the forwarder connects to a server.
+    # No server has the address of the target. The forwarder connects to a local HTTP server instead.
     given = [
         "--tunnel", f"near=hop://127.0.0.1:{hop_port}?comment=known",
         "--backend", f"files=webhead://192.0.2.1/hello.txt?via=near&listen=127.0.0.1:{listen}",

@@ -1,4 +1,4 @@
-"""Tests the fleet with real gateways, and with members that are dead, slow, hostile, or redirect."""
+"""Tests the fleet with real gateways, and with members that are dead, slow or hostile, or that redirect requests."""
 
 import contextlib
 import html
@@ -210,7 +210,10 @@ def test_the_command_asks_members_and_the_running_service(fleet: Fleet) -> None:
     assert (fleet.address("silent") in rows[0], own in rows[1]) == (True, True)
     words = " ".join(done.stdout.split())
     assert re.search(r"backend closed is down since [0-9:]+: refused", words)
-    assert "no response within 1 s: check the address of the member, and firewalls on the path" in words
+    assert (
+        "no response within 1 s: check the address of the member, and firewalls between this host and the member"
+        in words
+    )
     secure = command(
         "fleet", f"https://localhost:{fleet.other.ops_port}", "--token-file", str(fleet.folder / "token"),
         "--ca-file", str(fleet.ca),
@@ -227,7 +230,7 @@ def test_the_command_asks_members_and_the_running_service(fleet: Fleet) -> None:
 
 
 def test_a_member_that_does_not_answer_delays_neither_the_page_nor_the_others(fleet: Fleet) -> None:
-    """Its deadline is longer than all deadlines of this test, so that a response that waits for it fails the test."""
+    """`fleet.timeout` is longer than the waits of this test, so the test fails if a response waits for the member."""
     text = fleet.main.config.read_text()
     with serving(silent) as port:
         slow = f"127.0.0.1:{port}"

@@ -250,7 +250,7 @@ def test_a_database(reader: Reader, bastion: Bastion, mariadb: MariaDB, tmp_path
     assert "[private-key]" in reader.findings()
     reader.run("database with the gateway")
     file = reader.folder / "gateway.yaml"
-    # The database listens on the port, so the gateway needs another one.
+    # On this host, the database already listens on its port, so the gateway needs another port.
     file.write_text(file.read_text().replace(f"0.0.0.0:{mariadb.port}", "0.0.0.0:3306"))
     (name,) = yaml.safe_load(file.read_text())["backends"]
     gateway = served(reader, tmp_path)

@@ -1,4 +1,4 @@
-"""Tests unusual containers on a real engine: huge labels, links, and two gateways with one instance name."""
+"""Tests unusual containers on a real engine: huge labels, `--link`, and two gateways with one instance name."""
 
 import sys
 from collections.abc import Iterator

@@ -72,7 +72,7 @@ class Hostile(asyncssh.SSHServer):
 
 @asynccontextmanager
 async def hostile_bastion(folder: Path) -> AsyncIterator[str]:
-    """Yield the configuration keys of a tunnel to the hostile server; the test appends a user name to the text."""
+    """Yield the configuration of a tunnel to the hostile server. The caller appends a user name to the text."""
     make_key(folder / "key")
     conns: list[asyncssh.SSHServerConnection] = []
     server = await asyncssh.create_server(
@@ -211,7 +211,7 @@ ANSWERS: dict[str, Any] = {
 
 
 class Engine(BaseHTTPRequestHandler):
-    """An engine that sends escape sequences: in the name of a container, and in the error for each other request."""
+    """An engine that sends escape sequences in `ANSWERS`, and in the error for every path that `ANSWERS` lacks."""
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].removeprefix("/v1.48")
@@ -227,7 +227,7 @@ class Engine(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_POST = do_GET  # noqa: N815 - its name in http.server
+    do_POST = do_GET  # noqa: N815 - http.server requires this name
 
     def log_message(self, *_: object) -> None:
         """Discard the log message."""

@@ -89,7 +89,7 @@ async def test_an_unknown_fingerprint_costs_one_connection_per_key_type(usual: B
     via = Counting()
     with pytest.raises(TunnelError) as caught:
         async with opened(trusting(usual, "SHA256:" + "A" * 43), via):
-            """The tunnel never opens."""
+            """This block does not run, because the tunnel does not open."""
     assert (caught.value.reason, caught.value.fatal) == (FailureReason.HOST_KEY, True)
     assert via.opened == len(KINDS)
     for kind in KINDS:
@@ -101,7 +101,7 @@ async def test_an_untrusted_key_costs_one_connection(usual: Bastion, tmp_path: P
     via = Counting()
     with pytest.raises(TunnelError) as caught:
         async with opened(trusting(usual, (tmp_path / "other.pub").read_text()), via):
-            """The tunnel never opens."""
+            """This block does not run, because the tunnel does not open."""
     assert via.opened == 1
     assert f"the server offers ssh-ed25519 {fingerprint(usual, 'ssh-ed25519')})" in caught.value.detail
 
@@ -204,7 +204,7 @@ async def test_an_authority_that_signs_with_sha1_is_trusted_only_if_configured(c
     assert (error.reason, error.fatal) == (FailureReason.HOST_KEY, True)
     assert "signed with ssh-rsa" in error.detail
     async with opened(replace(chosen, host_key_algorithms=(*chosen.host_key_algorithms, "ssh-rsa"))):
-        """The operator has permitted ssh-rsa."""
+        """The tunnel opens if the operator has permitted ssh-rsa."""
 
 
 async def test_an_authority_comes_before_plain_keys(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ async def test_a_key_listed_for_an_address_is_not_trusted_for_a_name_of_that_add
     """Like OpenSSH without CheckHostIP, the gateway ignores lines for the address to which a host name resolves."""
     listed = f"{where.format(port=usual.port)} {public(usual, 'ssh-ed25519')}\n"
     async with opened(trusting(usual, listed=listed)):
-        """The tunnel trusts a key that known_hosts lists for the address."""
+        """The tunnel opens if its `host` is the listed address."""
     error = await refused(trusting(usual, listed=listed, host="localhost"))
     assert (error.reason, error.fatal) == (FailureReason.HOST_KEY, True)
     assert "the host key is not known" in error.detail
@@ -310,7 +310,7 @@ async def test_a_server_that_signs_with_another_algorithm_than_agreed_is_refused
     chosen = trusting(bastion, key.export_public_key().decode())
     async with server:
         async with opened(chosen):
-            """The server signs with the negotiated algorithm."""
+            """The tunnel opens if the server signs with the negotiated algorithm."""
         original = SSHLocalKeyPair.sign
 
         def sign(self: SSHLocalKeyPair, data: bytes) -> bytes:
@@ -320,7 +320,7 @@ async def test_a_server_that_signs_with_another_algorithm_than_agreed_is_refused
         error = await refused(chosen)
         assert (error.reason, error.fatal) == (FailureReason.PROTOCOL, True)
         async with opened(replace(chosen, host_key_algorithms=("ssh-rsa",))):
-            """Both sides have negotiated ssh-rsa."""
+            """The tunnel opens if both sides have negotiated ssh-rsa."""
 
 
 async def test_a_server_that_sends_another_kind_of_key_than_agreed_is_refused(
@@ -332,7 +332,7 @@ async def test_a_server_that_sends_another_kind_of_key_than_agreed_is_refused(
     pins = [each.export_public_key().decode() for each in (key, other)]
     async with server:
         async with opened(trusting(bastion, *pins)):
-            """The server sends the key of the negotiated type."""
+            """The tunnel opens if the server sends the key of the negotiated type."""
         (theirs,) = asyncssh.public_key.load_keypairs([other])
         monkeypatch.setattr(asyncssh.connection.SSHServerConnection, "get_server_host_key", lambda _: theirs)
         error = await refused(trusting(bastion, *pins))

@@ -215,7 +215,7 @@ def test_the_image_is_small_and_has_no_shell(yard: Yard, record_property: Record
     for program in ("/bin/sh", "sh", "/usr/bin/apt-get", "pip", "/usr/bin/gcc"):
         assert yard.engine.docker("run", "--rm", "--entrypoint", program, "gateway", check=False).returncode == 127
     version = yard.engine.docker("run", "--rm", "gateway", "--version").stdout
-    assert re.search(r"OpenSSL 3\.", version), version  # of the data plane in C
+    assert re.search(r"OpenSSL 3\.", version), version  # the library that the native engine uses
 
 
 def sbom(yard: Yard, image: str) -> dict[str, dict[str, Any]]:
@@ -318,7 +318,7 @@ def test_the_image_runs_read_only_without_privileges_and_is_ready_quickly(
             )  # fmt: skip
             yard.engine.docker("exec", "alone", "gateway", "wait", "--max", "60s", timeout=90)
         pid = yard.engine.inspect("alone")["State"]["Pid"]
-        # The second number is for how long the main thread was runnable, but waited for a processor, in nanoseconds.
+        # The second number in schedstat is the time that the main thread waited for a processor, in nanoseconds.
         starved = int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
         deadline = time.monotonic() + 60
         while yard.engine.inspect("alone")["State"]["Health"]["Status"] != "healthy":
@@ -610,7 +610,10 @@ def _remove_stack(engine: Engine, name: str) -> None:
 
 @pytest.mark.parametrize("up", ["nfs"], indirect=True)
 def test_the_volume_of_the_example_equals_that_of_the_gateway(yard: Yard, up: str) -> None:
-    """The kernel can lack NFS, so this test mounts nothing; `test_the_nfs_example_with_its_mount` uses a guest."""
+    """Compare only the options, because this kernel can lack NFS.
+
+    `test_the_nfs_example_with_its_mount` mounts the volume in a virtual machine.
+    """
     config = json.loads(yard.compose(up, "--profile", "mount", "config", "--format", "json").stdout)
     options = config["volumes"]["media"]["driver_opts"]
     rendered = yard.compose(

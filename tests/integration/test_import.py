@@ -1,7 +1,7 @@
 """Imports cases of the corpus of `gateway import`, and connects through a gateway with the printed configuration.
 
-The test replaces names of hosts by an address at which real servers listen on the standard ports, SSH users by the
-user of the SSH server, and paths of keys and secrets by files of the test.
+Before the import, the test replaces the hosts, SSH users and file paths in a case by those of real servers. These
+servers can be reached on the standard ports.
 """
 
 import contextlib
@@ -123,7 +123,7 @@ def agent(site: Site) -> Iterator[str]:
 
 
 def replaced(text: str, site: Site) -> str:
-    """Return a source with the addresses, users, keys and exports of the test's servers."""
+    """Return the text of a case with the addresses, users, keys and exports of the test's servers."""
     for old, new in (
         (HOSTS, ADDRESS),
         (USERS, site.bastion.user),

@@ -73,7 +73,7 @@ ROWS = [
     *(Row(f"OpenSSH, `Ciphers {cipher}`", partial(OpenSsh, first=f"Ciphers {cipher}")) for cipher in CIPHERS),
     Row("OpenSSH, `MaxSessions 1`", partial(OpenSsh, first="MaxSessions 1")),
     Row("OpenSSH, `ClientAliveInterval 1`, `ClientAliveCountMax 1`", partial(OpenSsh, first=ALIVE)),
-    Row("OpenSSH, certificates of host and user", Certified),
+    Row("OpenSSH, host certificate and user certificate", Certified),
     Row("OpenSSH, three host keys, one of them known", SeveralKeys),
     Row("Dropbear", Dropbear),
     Row("asyncssh", AsyncSsh),
@@ -108,7 +108,7 @@ def test_the_page_has_exactly_the_tested_rows() -> None:
 @pytest.fixture(scope="module", autouse=True)
 def table() -> Iterator[None]:
     """Write the table after all tests if `INTEROP_TABLE` is set; the cells of a failed row are empty."""
-    need_data_plane()  # the page shows the data plane in C
+    need_data_plane()  # the table contains results of the native engine
     yield
     if WRITING:
         text = PAGE.read_text()
@@ -153,7 +153,7 @@ def peer(row: Row, tmp_path: Path) -> Iterator[Peer]:
 
 @contextlib.asynccontextmanager
 async def forwarding(link: SshConnectionPool, to: int) -> AsyncIterator[int]:
-    """Run a listener whose clients are joined to the link; yield the port of the listener."""
+    """Run a listener that forwards its clients over the link to the port `to`; yield the port of the listener."""
     loop = asyncio.get_running_loop()
     joining: set[asyncio.Task[None]] = set()
 
@@ -185,7 +185,7 @@ async def forwarding(link: SshConnectionPool, to: int) -> AsyncIterator[int]:
 
 @contextlib.asynccontextmanager
 async def clients(*arguments: object) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a client of `traffic.py` in a new session, because the kernel shares processor time between sessions."""
+    """Run a client of `traffic.py` in a new session, to which the kernel gives a separate share of processor time."""
     words = [str(TRAFFIC), *map(str, arguments)]
     process = await asyncio.create_subprocess_exec(
         sys.executable, *words, stdout=asyncio.subprocess.PIPE, start_new_session=True
@@ -218,7 +218,7 @@ def exchanges(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     )
 
     def starting(self: Any) -> None:
-        # When this side answers, asyncssh has already stored the peer's new request.
+        # If the server has started this key exchange, asyncssh has already stored a new KEXINIT of the server.
         ours[self] = self._server_kexinit == answered.get(self)
         start(self)
 
@@ -347,9 +347,8 @@ async def test_keepalive_requests_of_a_server_are_answered(tmp_path: Path, backe
         async with opened(options(peer, keepalive=PATIENT)) as link, asyncio.timeout(40):
             transport = link._connections[0]._conn.own_transport  # type: ignore[attr-defined]
             heard: set[float] = set()
-            while (
-                len(heard) < 6
-            ):  # two packets precede the requests; after three unanswered requests, sshd disconnects
+            # Two packets arrive before the first keepalive request. After three unanswered ones, sshd disconnects.
+            while len(heard) < 6:
                 assert link.status().connections == 1
                 heard.add(transport.last_heard(60.0))
                 await asyncio.sleep(0.02)

@@ -29,8 +29,9 @@ class Struck:
     Args:
         inner: The coroutine to run.
         at: The number of the suspension that gets the fault, counted from 0.
-        fault: `cancelled` cancels the awaited future; `late` cancels the coroutine when the awaited future is done;
-            `failed` raises an error; `expired` expires the last deadline.
+        fault: What happens at this suspension. `cancelled`: the awaited future is cancelled. `late`: when the awaited
+            future is done, the coroutine is cancelled. `failed`: `OSError` is thrown into the coroutine. `expired`:
+            the deadline that was created last expires.
         deadlines: The deadlines that the coroutine has created.
     """
 
@@ -59,7 +60,7 @@ class Struck:
                     self._deadlines[-1].reschedule(0)
             try:
                 yield waits
-            except BaseException as error:  # noqa: BLE001 - it is passed on
+            except BaseException as error:  # noqa: BLE001 - the error is thrown into the coroutine
                 thrown = error
             if step == self._at and thrown is None and self._fault != "expired":
                 thrown = OSError("a fault") if self._fault == "failed" else asyncio.CancelledError()
@@ -118,7 +119,7 @@ async def test_a_fault_at_any_await_of_a_login_leaks_nothing(
     if plane != "native":
         monkeypatch.setattr(asyncssh_internals, "SUPPORTED_VERSIONS", ())
     chosen = options(server, identity_files=(), agent=agent)
-    await (await connecting(chosen)).close()  # starts the engine, which keeps its descriptors
+    await (await connecting(chosen)).close()  # the first login starts the native engine, whose descriptors stay open
     await until_engines_are_idle()
     await until_only(before := open_things(), server)
     made: list[asyncio.Timeout] = []

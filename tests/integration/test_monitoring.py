@@ -47,9 +47,9 @@ WITHOUT_DATA = {
     "consumer/Containers that the gateway started/0": "needs Docker",
     "consumer/Rejected clients/0": "a consumer of a unix socket has no quota here",
 }
-"""Queries that return no data on the site of this module, and the reason."""
+"""The dashboard queries that return no data from the gateway of these tests, and the reason."""
 HOURS = 5
-"""Length of the series that repeat."""
+"""Length of the series that `repeated` returns, in hours."""
 BLOCKED = 50
 """Number of backends behind the tunnel that is down."""
 
@@ -124,12 +124,12 @@ def tunnel(name: str, *, up: int, waiting: int = 0, rtt: float = 0.01) -> dict[s
 
 
 def repeated(values: str) -> str:
-    """Return five hours of a gauge that repeats the values, one each minute."""
+    """Return the samples of a gauge for five hours, one per minute. The gauge repeats `values`."""
     return " ".join(itertools.islice(itertools.cycle(values.split()), HOURS * 60))
 
 
 def repeated_counter(steps: str) -> str:
-    """Return five hours of a counter that grows by the steps, one each minute, and repeats them."""
+    """Return the samples of a counter for five hours, one per minute. The counter grows by `steps`, repeatedly."""
     return " ".join(map(str, itertools.accumulate(map(int, repeated(steps).split()))))
 
 
@@ -138,7 +138,7 @@ CASES: dict[str, tuple[Series, Series]] = {
     "GatewayGone": (GONE, {**GATEWAY, series("up", instance="b", job="node"): "0x60"}),
     "GatewayMissing": ({'up{job="node",instance="a"}': "1x60"}, GATEWAY),
     "GatewayRestarting": (
-        # Each run lasts two minutes, and the gateway is down at the moment.
+        # The gateway restarts every three minutes, and is down when the alert is evaluated.
         {**one("up", repeated("1 0 1")), **one("gateway_build_info", repeated("1 stale 1"), version="1"),
          **one("process_start_time_seconds", " ".join(f"{number} stale {number + 1}" for number in range(20)))},
         {**one("process_start_time_seconds", "1x27 2x5 3x60"),  # two restarts
@@ -243,7 +243,7 @@ CASES: dict[str, tuple[Series, Series]] = {
 
 
 def repeated_failures() -> dict[str, tuple[Series, int, list[str]]]:
-    """Return tests of failures that are repeated, and of one that has ended, at several times."""
+    """Return tests that evaluate the alerts while failures repeat, during an outage, and after an outage."""
     present = {**GATEWAY, **one("up", f"1x{HOURS * 60}"), **one("gateway_build_info", f"1x{HOURS * 60}", version="1")}
     clients = one("gateway_connections_total", f"0+100x{HOURS * 60}", **ORDERS)
     # The backend is down in one of six minutes, and 30 % of the clients fail.

@@ -92,7 +92,7 @@ def test_shadowing_of_a_service_of_the_same_project_is_reported(site: Site, inte
     assert f"shop-app-1: {reported}" in command("plan", "-c", str(path)).stdout
     assert reached(site, "shop-app-1") == "maybe"
     text = command("explain", "shop-app-1", "--admin-socket", str(site.folder / "admin.sock")).stdout
-    assert "to do: rename backend orders or the other one" in text
+    assert "to do: rename backend orders or the other host of that name" in text
     chain = command("explain", "orders", "--admin-socket", str(site.folder / "admin.sock")).stdout
     assert "container shop-orders-1 on network shop_default" in chain
 

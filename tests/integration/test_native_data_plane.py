@@ -1,4 +1,4 @@
-"""Tests both data planes with real servers: the engine, and asyncssh's channels."""
+"""Tests both data planes with real servers: the native engine, and asyncssh's channels."""
 
 import asyncio
 import contextlib
@@ -196,7 +196,7 @@ async def test_the_numbers_of_thousands_of_channels_are_released(
     with serving(echoing) as port:
         async with opened(options(bastions["openssh"], connections=PoolOptions(1, 1), **selected)) as link:
             conn: Any = link._connections[0]._conn
-            conn._next_recv_chan = 0xFFFFFFFF - 500  # asyncssh's channel numbers overflow after 500 channels
+            conn._next_recv_chan = 0xFFFFFFFF - 500  # asyncssh's channel numbers start again at 0 after 500 channels
             for _ in range(20):
                 await asyncio.gather(*(echo_once(link, port, os.urandom(50)) for _ in range(100)))
             async with asyncio.timeout(15):
@@ -376,7 +376,7 @@ async def test_data_from_a_client_after_the_backend_has_closed_disturbs_no_other
 async def test_the_latencies_of_rpc_messages_are_measured(
     bastions: dict[str, Bastion], selected: dict[str, Any]
 ) -> None:
-    """Several calls wait at the same time, and the server answers them in another order."""
+    """Several calls wait at the same time, and the server does not answer them in the order of the calls."""
     more = threading.Event()
 
     def message(xid: int, kind: int, size: int) -> bytes:
@@ -425,7 +425,7 @@ async def test_thousands_of_tiny_packets_in_one_turn(bastions: dict[str, Bastion
         async with opened(options(bastions["openssh"], **selected)) as link, asyncio.timeout(20):
             sock = await link.socket(HostPort("127.0.0.1", port))
             for _ in range(10):
-                time.sleep(0.1)  # noqa: ASYNC251 - block the loop, so that all data arrives together
+                time.sleep(0.1)  # noqa: ASYNC251 - block the event loop, so that all data arrives together
                 await asyncio.sleep(0)
             got = bytearray()
             while piece := await loop.sock_recv(sock, 65536):
@@ -466,7 +466,7 @@ async def test_a_connection_that_fails_during_uploads_is_noticed(
 async def changed(
     bastion: Bastion, folder: Path, change: Callable[[bytes], bytes], **more: Any
 ) -> AsyncIterator[SshConnectionPool]:
-    """Open a tunnel over a path that changes what the server sends."""
+    """Open a tunnel through a TCP proxy that changes what the server sends."""
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", bastion.port)
@@ -496,7 +496,7 @@ async def changed(
 async def test_a_modified_packet_closes_the_connection(
     bastions: dict[str, Bastion], tmp_path: Path, selected: dict[str, Any]
 ) -> None:
-    """If the path flips one bit, the authentication tag does not match, and the client gets no byte of the packet."""
+    """If one bit of a packet changes, the authentication tag is wrong, and the client gets no byte of the packet."""
     loop = asyncio.get_running_loop()
     flip = False
 
@@ -522,7 +522,7 @@ async def test_garbage_instead_of_packets_closes_only_the_connection(
     loop = asyncio.get_running_loop()
     rng = random.Random(7)
     noise: list[bytes] = []
-    # asyncssh waits for a block of the cipher before it checks the length.
+    # asyncssh checks the length of a packet only after it has received one cipher block.
     least = 16 if selected["data_plane"] == "asyncssh" else 4
 
     def change(data: bytes) -> bytes:
@@ -550,9 +550,9 @@ PACKETS = st.tuples(
 
 
 def test_any_sequence_of_authentic_packets_is_handled(tmp_path: Path, selected: dict[str, Any]) -> None:
-    """A peer with the keys can send arbitrary packets: the connection stays open or closes, with or without an error.
+    """A hostile server sends arbitrary packets with valid authentication tags.
 
-    Another connection to the same server is unaffected.
+    The connection can stay open or close, with or without an error. Another connection to the same server must work.
     """
     drawn: list[tuple[int, int, bytes]] = []
     problems: list[dict[str, object]] = []

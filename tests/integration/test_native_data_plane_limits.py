@@ -71,7 +71,7 @@ def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture(params=[False, True], ids=["asyncssh", "engine"])
 def engine(request: pytest.FixtureRequest) -> bool:
-    """Whether the engine carries the channels."""
+    """Whether the native engine carries the channels."""
     if request.param:
         need_data_plane()
     return bool(request.param)
@@ -132,7 +132,7 @@ async def test_replies_to_a_peer_that_does_not_read_are_bounded(tmp_path: Path, 
         for _ in range(100):
             await asyncio.sleep(0.01)
             most = max(most, transport.inspect()["waiting"] if engine else len(transport.queue._backlog))
-        assert most < send_queue.MAX_CONTROL_BACKLOG + (1 << 20)  # one more read can add replies
+        assert most < send_queue.MAX_CONTROL_BACKLOG + (1 << 20)  # one more read can exceed the limit
         held[0]._transport.resume_reading()  # type: ignore[union-attr]
         await until(lambda: not congested())
 

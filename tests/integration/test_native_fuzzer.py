@@ -17,7 +17,7 @@ pytestmark = pytest.mark.integration
 
 
 def replay(program: Path) -> str:
-    """Run the saved inputs of the engine. Return the error, or an empty string."""
+    """Run the fuzzer's program with all saved inputs; return its error, or an empty string."""
     inputs = sorted(map(str, native.CORPUS.iterdir()))
     done = subprocess.run(
         [program, *inputs], capture_output=True, text=True, errors="replace", timeout=120, check=False
@@ -28,7 +28,7 @@ def replay(program: Path) -> str:
 @pytest.fixture(scope="module")
 def harness(tmp_path_factory: pytest.TempPathFactory) -> Build:
     need(newest_program("gcc") is not None, "gcc")
-    need_data_plane()  # it needs OpenSSL's headers, like the harness
+    need_data_plane()  # the native engine and the harness need OpenSSL's headers
     build = Build(tmp_path_factory.mktemp("native"), replay=True, sanitize=False)
     assert replay(build.run()) == ""
     return build

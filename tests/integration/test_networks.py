@@ -1,7 +1,7 @@
 """Tests that a label on a container changes only its access to backends, with two real engines in namespaces.
 
-Docker 26.1 has no gateway priority (API 1.48). Another module tests the gateway priority with an engine in memory:
-tests/unit/docker/planning/test_networks.py.
+The gateway priority of a network requires API 1.48, which Docker 26.1 lacks. The module
+tests/unit/docker/planning/test_networks.py tests the gateway priority with an engine in memory.
 """
 
 import contextlib
@@ -85,7 +85,7 @@ def engine(engines: tuple[Engine, Engine]) -> Iterator[Engine]:
 
 
 class Networks(Site):
-    """A site whose gateway has configured networks."""
+    """A site whose gateway uses the Docker networks that `networks` configures."""
 
     networks = PER_PROJECT
 
@@ -155,7 +155,7 @@ def addresses(engine: Engine, name: str) -> dict[str, str]:
 
 
 def answers(engine: Engine, container: str, targets: set[str]) -> dict[str, str]:
-    """Return the response that a container gets from each address; a text is empty if there is no response."""
+    """Return the response that a container gets from each address, or an empty string if there is no response."""
     asked = " ".join(sorted(targets))
     # The requests run in parallel, because a request to an unreachable address takes the whole timeout.
     script = f"for a in {asked}; do (echo $a $(timeout 5 wget -q -O - http://$a:8080/name)) & done; wait"
@@ -174,7 +174,7 @@ def everywhere(containers: Mapping[str, Engine], targets: set[str]) -> dict[str,
 
 
 def routes(engine: Engine, container: str) -> dict[str, set[str]]:
-    """Return the default routes, and the other routes; remove values that change at each start of a container."""
+    """Return the default routes and all routes of a container, without the parts that change at each start."""
     reported = [
         line.split(" metric")[0].split(" src")[0].strip()
         for family in ("-4", "-6")
@@ -212,7 +212,7 @@ def test_labeling_a_container_changes_only_its_access_to_the_backend(site: Netwo
     deploy(engine)
     site.begin()
     before = Seen(engine)
-    # In the snapshot, each app reaches its project. Each app except `sealed` also reaches outside servers.
+    # Without the label, apps of the same project reach each other. Each app except `sealed` reaches outside servers.
     assert before.reaches["shop-web", "shop-db", "shop_default"] == "shop-db"
     assert before.reaches["shop-web", "blog-web", "blog_default"] == ""
     for place in (OUTSIDE, NAMED):
@@ -271,7 +271,7 @@ SENDING = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendt
 @pytest.mark.usefixtures("skips_iptables")
 @pytest.mark.parametrize("forwards", [True, False])
 def test_a_gateway_without_ip_forwarding_routes_nothing(site: Networks, forwards: bool) -> None:
-    """With IP forwarding and without br_netfilter, packets leave through the gateway, but replies do not arrive."""
+    """With IP forwarding, but without br_netfilter, a container can send through the gateway, but gets no replies."""
     engine = site.engine
     site.begin(PER_PROJECT, "--sysctl", f"net.ipv4.ip_forward={forwards:d}")
     engine.docker("network", "create", "--internal", "inner")
@@ -363,7 +363,7 @@ def test_a_network_of_an_earlier_version_is_kept_and_replaced_by_another_name(si
     site.change("{apps: {internal: false}}")
     site.wait(lambda: site.warnings() == [])
     assert engine.inspect("apps")["Id"] == before
-    # After a change of the name, the gateway creates the new network, moves containers, and removes the old one.
+    # After the network is renamed, the gateway creates the new network, moves containers, and removes the old one.
     site.change("{inner: {}}")
     site.wait(lambda: "apps" not in site.names())
     assert engine.inspect("inner")["Internal"] is True
@@ -404,13 +404,13 @@ def test_project_networks_are_created_and_removed_and_consumers_are_known_on_eac
     assert {name: each["backends"]["orders"]["total"] > 0 for name, each in reported.items() if each["backends"]} == {
         "shop-1": True, "shop-2": True, "blog-1": True, "lone": True,
     }  # fmt: skip
-    # The gateway refuses a container of the same project that has no label.
+    # The gateway refuses a container that has no label, although the container is on the project's network.
     engine.run("guest")
     engine.docker("network", "connect", "apps-shop", "guest")
     site.wait(lambda: "guest" in site.get("/api/v1/consumers")["consumers"])
     assert site.says("guest", within=10) == ""
     engine.docker("rm", "-f", "guest")
-    # The gateway removes a network after its last container, and changes nothing else.
+    # The gateway removes a network when its last container is removed, and changes nothing else.
     engine.docker("rm", "-f", "shop-1")
     engine.docker("restart", "-t", "0", "shop-2")
     site.reaches("shop-2")
@@ -484,7 +484,7 @@ def test_internal_overlays_carry_queries_across_nodes_and_keep_stacks_apart(
     assert answers(worker, "app", {OUTSIDE}) == {OUTSIDE: ""}
     # Neither agent reports that the overlay network has a route to outside addresses.
     assert not any("not internal" in line for site in sites for line in site.warnings())
-    # Each stack runs on both nodes. One stack has its own outside route, one uses the default route, one has none.
+    # Each stack runs on both nodes. `shop` and `blog` have a route to outside addresses; `vault` has none.
     manager.docker("network", "create", "-d", "overlay", "front")
     manager.docker("network", "create", "-d", "overlay", "--internal", "back")
     serve = "echo $(hostname) >/tmp/name && exec httpd -f -p 8080 -h /tmp"

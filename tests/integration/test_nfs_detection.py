@@ -1,4 +1,4 @@
-"""Tests how soon default checks detect an NFS server that hangs, has stopped, is full, or is read-only."""
+"""Tests how soon checks with default settings detect an NFS server that hangs, stops, is full, or is read-only."""
 
 import contextlib
 import signal
@@ -147,4 +147,4 @@ def test_a_recreated_directory_is_reported_until_checks_are_resumed(
     assert gateway.state("media") == ("degraded", "export")  # still degraded, because existing mounts are stale
     assert gateway.command("resume", "media").returncode == 0
     gateway.wait_up("media")
-    assert gateway.backend("media")["targets"][0]["attempts"] > before  # `resume` does not reset the counter
+    assert gateway.backend("media")["targets"][0]["attempts"] > before  # `resume` does not reset `attempts`

@@ -120,7 +120,7 @@ def test_a_lock_is_kept_while_its_tunnel_is_lost_again_and_again(
     write_nfs(gateway, bastion, server, port)
     gateway.start().wait_up("media")
     (server.export / "ledger").touch(0o666)
-    # With `nosharecache`, the server grants or refuses the locks of the second mount, instead of the guest's kernel.
+    # With `nosharecache`, the server, not the guest's kernel, grants or refuses the locks of the second mount.
     # The two mounts see a new file at different times; the script releases the lock after both have seen it.
     script = f"""
 mkdir /other

@@ -18,7 +18,8 @@ from tests.support.requirements import need
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
 _VOLUME = "/var/lib/docker/volumes/media"
-"""The engine's directory of the volume. The script looks there, because `docker` takes a second in the guest."""
+"""The engine's directory of the volume. The script reads this directory, because `docker` takes a second in the
+guest."""
 _WRITES = 30
 _WRITE = (
     f"for i in $(seq {_WRITES}); do dd if=/dev/urandom of=/piece bs=64k count=2 2>/dev/null; "
@@ -39,7 +40,7 @@ def test_volumes_made_by_hand_and_by_the_gateway_are_used_by_containers(
 ) -> None:
     """Two containers write at the same time, while the test repeatedly kills all SSH connections.
 
-    The configuration is the import of commands that mount an export through `ssh -L`.
+    `gateway import` creates the configuration from commands that mount an export through `ssh -L`.
     """
     port, engine = free_port(), free_port()
     (server.export / "hello").write_text("hello over NFS\n")

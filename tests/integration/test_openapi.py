@@ -19,7 +19,7 @@ from tests.support.servers import echoing, serving
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 FILE = REPOSITORY / "gateway" / "ops" / "openapi.yaml"
-# Commands need the admin socket, and the stream of events has no end: other tests check them.
+# Other tests check the commands, which need the admin socket, and the stream of events, which does not end.
 api = schemathesis.openapi.from_path(FILE).exclude(path_regex="^/-/").exclude(path="/api/v1/events")
 Operation: TypeAlias = APIOperation[Any, Any, Any, Any]
 OPERATIONS = [each.ok() for each in api.get_all_operations()]  # type: ignore[union-attr] # an error has no `ok`
@@ -50,7 +50,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def validate(case: schemathesis.Case[Any], url: str) -> int:
-    """Send a request, and compare the response with the description; return its status. 503 is not a failure."""
+    """Send a request, and check the response against openapi.yaml; return its status. 503 is not a failure."""
     response = case.call_and_validate(base_url=url, timeout=20, excluded_checks=[not_a_server_error])
     assert response.status_code < 500 or response.status_code == 503
     return response.status_code

@@ -1,4 +1,7 @@
-"""Tests that OpenVPN parses accepted client files like the gateway, runs no programs, and reads no other files."""
+"""Tests what OpenVPN does with client files that the gateway accepts.
+
+OpenVPN must parse these files like the gateway, run no programs, and read no other files.
+"""
 
 import os
 import re
@@ -106,7 +109,7 @@ def test_every_directive_of_openvpn_is_classified(program: str) -> None:
     ],
 )
 def test_directives_that_load_code_are_refused(parse: Parse, text: str) -> None:
-    """The gateway refuses each of these directives; OpenVPN alone would load the plugin."""
+    """The gateway refuses each of these texts. OpenVPN would load the plugin in the text."""
     text = f"setenv FORWARD_COMPATIBLE 1\n{text}\n"
     with pytest.raises(AssertionError, match="PLUGIN"):
         parse(text)

@@ -59,7 +59,7 @@ def test_a_thousand_unfinished_requests_do_not_affect_traffic(
         for number in range(FLOOD):
             attacker = stack.enter_context(socket.create_connection(("127.0.0.1", gateway.ops_port), timeout=WITHIN))
             if number % 2:
-                with contextlib.suppress(ConnectionError):  # the server can close older connections
+                with contextlib.suppress(ConnectionError):  # the server can close the oldest connections
                     attacker.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
             if number % 50 == 0:
                 client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=WITHIN))
@@ -449,7 +449,7 @@ def test_validate_reports_errors_in_the_files_of_ops(tmp_path: Path) -> None:
         ("{token_file: /nonexistent}", "ops.token_file: /nonexistent: No such file or directory"),
         (f"{{tls: {{cert_file: {one.certificate}, key_file: {other.key}}}}}", "ops.tls.cert_file: "),
         (f"{{tls: {{cert_file: {one.certificate}}}}}", "ops.tls.key_file: is missing"),
-        (f"{{metrics_token_file: {token}}}", "ops.metrics_token_file: everything except /metrics would need"),
+        (f"{{metrics_token_file: {token}}}", "ops.metrics_token_file: has no effect without token_file"),
         ("{hosts: ['*.example.com']}", "is not a host name"),
         ("{listen: '0.0.0.0:9090', probe_listen: '127.0.0.1:9090'}", "is already used by ops.listen"),
     ):

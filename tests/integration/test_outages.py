@@ -95,7 +95,7 @@ def test_a_frozen_connection_delays_its_clients_for_seconds(gateway: Gateway, ba
                 assert time.monotonic() - started < 10  # after 10 s, the gateway would reset a held client
                 held.settimeout(20)
                 assert is_reset(held)
-                assert time.monotonic() - started < 20  # with only one SSH connection, the limit is 60 s
+                assert time.monotonic() - started < 20  # with one SSH connection, the reset would take 60 s
             finally:
                 bastion.kill_sessions(signal.SIGCONT)
         gateway.wait_up("a")
@@ -428,17 +428,17 @@ def test_aborted_clients_are_counted_and_a_login_resets_the_count(gateway: Gatew
     break_off(listen, 20)
     gateway.wait(lambda: broken("checked") == 20)
     break_off(listen, 40)
-    gateway.wait(lambda: broken("checked") < 20)  # when half of the server's limit is used, a check logs in early
+    gateway.wait(lambda: broken("checked") < 20)  # when half of the handshake budget is used, a check logs in early
     assert query_mysql(shared_mariadb, listen) >= 3
 
-    # A connection with an invalid MySQL response is not a login, so it does not reset the server's count.
+    # An invalid MySQL response is not a login, so it does not reset the server's count of aborted handshakes.
     for _ in range(30):
         with connect(listen) as client:
             client.sendall(b"GET / HTTP/1.0\r\n\r\n")
             client.recv(1000)
     gateway.wait(lambda: broken("checked") >= 30)
 
-    # If the check has no login, the gateway admits the last connections before the server's limit one at a time.
+    # If the check does not log in, the gateway admits one client at a time when the handshake budget is nearly used.
     gateway.stop()
     gateway.write(f"backends:\n  bare: {{kind: mysql, {target}, listen: 127.0.0.1:{other}, hold: 200ms}}\n")
     gateway.start()
@@ -483,7 +483,7 @@ def test_dials_that_a_frozen_connection_completes_later_are_counted(
         return int(gateway.backend("orders")["targets"][0][what])
 
     of_clients, checks = target("broken_handshakes"), target("attempts")
-    assert of_clients >= 5  # the gateway first dialed about half of the clients on the frozen connection
+    assert of_clients >= 5  # about half of the dials started on the frozen connection
     bastion.freeze()
     try:
         gateway.command("resume", "orders")
@@ -491,7 +491,7 @@ def test_dials_that_a_frozen_connection_completes_later_are_counted(
         counted = target("broken_handshakes")
     finally:
         bastion.thaw()
-    gateway.wait(lambda: not gateway.tunnel("bastion")["channels"])  # the frozen dials must complete
+    gateway.wait(lambda: not gateway.tunnel("bastion")["channels"])  # wait until the delayed dials complete
     assert counted > of_clients
     gateway.wait(lambda: aborted(shared_mariadb) - before >= counted)
     assert query_mysql(shared_mariadb, listen) >= 3
@@ -528,7 +528,7 @@ def test_a_command_releases_held_clients(gateway: Gateway, bastion: Bastion) -> 
             assert is_reset(held)
         assert is_refused(listen)
         assert gateway.backend("a")["holds_clients"] is False
-        assert "clients are not held (gateway fail a --undo)" in gateway.command("status").stdout
+        assert "clients do not wait (gateway fail a --undo)" in gateway.command("status").stdout
         assert gateway.command("fail", "a", "--undo").returncode == 0
         with connect(listen) as held:
             bastion.start()

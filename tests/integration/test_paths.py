@@ -146,7 +146,7 @@ def test_reload_quarantine_and_reconnect_concern_one_path(gateway: Gateway, pair
             assert echo(second) == b"hello"
             pair[0].authorize()
             gateway.command("reconnect", "a")
-            gateway.wait(lambda: path(gateway, "both", "a") == (True, False))  # clients do not return at once
+            gateway.wait(lambda: path(gateway, "both", "a") == (True, False))  # clients do not use `a` at once
             gateway.write(body % "[b]", shutdown="{delay: 0s, drain: 2s}")
             assert gateway.command("reload").stdout == "backends changed: both\n"
             gateway.write(body % "[a, b]", shutdown="{delay: 0s, drain: 2s}")

@@ -1,4 +1,4 @@
-"""Tests that clients follow the primary of a Patroni cluster, with its role from Patroni's REST API."""
+"""Tests that clients follow the primary of a Patroni cluster. Checks read the roles from Patroni's REST API."""
 
 import threading
 import time
@@ -86,7 +86,7 @@ def test_clients_follow_a_switchover_and_a_failover_and_the_old_primary_gets_no_
         moved_to_two = _promotion(cluster, writer, two)
         switchover.join()
         cluster.wait(lambda: cluster.streams(one))
-        newcomer.first(two, time.monotonic(), 20)  # new connections, after the old primary is back
+        newcomer.first(two, time.monotonic(), 20)  # new clients use `two`, although `one` is back
         cluster.kill_postgres(two)
         moved_to_one = _promotion(cluster, writer, one)
         cluster.wait(lambda: cluster.streams(two))
@@ -103,7 +103,7 @@ def test_clients_follow_a_switchover_and_a_failover_and_the_old_primary_gets_no_
 
 
 def _promotion(cluster: PatroniCluster, writer: Writer, host: str) -> float:
-    """Wait until a node is promoted, and check that the next write soon reaches it; return when it was promoted."""
+    """Wait until a node is promoted, and check that it soon gets the next write; return the promotion time."""
     with Lateness() as machine:
         while not cluster.is_writable(host):
             time.sleep(0.02)

@@ -349,7 +349,10 @@ def _reset(client: ssl.SSLSocket) -> None:
 async def test_a_response_through_tls_is_complete_or_reset(
     tmp_path: Path, behavior: Callable[[ssl.SSLSocket], None], whole: bool
 ) -> None:
-    """After a truncation (RFC 8446, section 6.1), the client sees a reset. A slow client also gets all data."""
+    """If the response is truncated (RFC 8446, section 6.1), the client sees a reset.
+
+    Otherwise, the client gets the whole response, even if the client reads slowly.
+    """
     loop = asyncio.get_running_loop()
     with tls_proxy(tmp_path / "ca", behavior) as (port, authority):
         link = ProxyLink(ProxyOptions(url=f"https://127.0.0.1:{port}", ca_file=authority), DirectLink())

@@ -48,7 +48,7 @@ MYSQL_GREETING = b"\x4a\x00\x00\x00\x0a8.0.30\x00"
 PROTOCOLS = ["mysql", "postgres", "nfs", "redis"]
 FIRST_READS = {
     "mysql": "greeting (completed: dns, tcp)",
-    "postgres": "auth (completed: dns, tcp, greeting)",  # libpq sends the start-up packet in `greeting`
+    "postgres": "auth (completed: dns, tcp, greeting)",  # in the phase `greeting`, libpq sends the start-up packet
     "nfs": "greeting (completed: dns, tcp)",
     "redis": "greeting (completed: dns, tcp)",
     "http": "query (completed: dns, tcp)",
@@ -350,7 +350,7 @@ async def test_postgres_replica_lag(server_folder: Path, shared_postgres: Postgr
         assert late.role == "replica"
         assert late.unusable is not None
         assert late.unusable[0] is FailureReason.LAG
-    # If a replica was up to date recently, the time in which its primary was idle before is not lag.
+    # If a replica was up to date 5 s ago, its lag is 5 s, even if its last transaction is one hour old.
     assert backend._evaluate(["t", "on", "17", "0", "t"], here, 100).facts[LAG] == 0
     assert (backend._evaluate(["t", "on", "17", "3600", "f"], here, 105)).facts[LAG] == 5
     assert (backend._evaluate(["t", "on", "17", "3600", "f"], here, 105)).unusable is None

@@ -26,14 +26,14 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
 log = logging.getLogger(__name__)
 
 ROUNDS = int(os.environ.get("REBOOT_ROUNDS", "0"))
-"""The number of reboots for each order in which engine and tunnel can start, after a reboot without revival. 0: one
-reboot, with the last order."""
+"""The number of reboots in each order in which the engine and the tunnel can start. If it is 0, the test reboots only
+in the last order, once. Otherwise, the test first reboots once without revival."""
 LIMIT = 60.0
 """The maximum time in seconds from the start of the engine and of the bastion until the gateway has requested the
 starts of all containers."""
 RUN_LIMIT = 300.0
-"""The maximum time in seconds, from the same moment, until the containers run. The engine runs in User-Mode Linux,
-which is slow while other processes use the host's processor."""
+"""The maximum time in seconds from the start of the engine and of the bastion until the containers run. The engine
+runs in User-Mode Linux, which is slow while other processes use the host's processor."""
 DEADLINE = 300.0
 """The timeout of other waits, in seconds."""
 
@@ -70,7 +70,7 @@ def _revived(gateway: Gateway) -> float:
 
 
 def _unavailable(gateway: Gateway) -> dict[str, str]:
-    """Return the command for each container that does not run because of its volume."""
+    """Return the containers that do not run because of their volumes, each with the command that starts it."""
     found = (gateway.status()["docker"] or {}).get("dead_containers", [])
     return {each["container"]: each["command"] for each in found}
 
@@ -105,7 +105,7 @@ def _reboot_and_revive(host: RebootHost, gateway: Gateway, bastion: Bastion, del
         host: The machine, which does not run.
         gateway: The gateway, which does not run.
         bastion: The server of the tunnel.
-        delay: The seconds after the start of the engine at which the tunnel can open; None if it can open before.
+        delay: The seconds from the start of the engine to the start of the bastion; None if the bastion already runs.
     """
     if delay is not None:
         bastion.stop()
@@ -134,13 +134,13 @@ def _reboot_and_revive(host: RebootHost, gateway: Gateway, bastion: Bastion, del
 def _reboot_after_the_gateway(host: RebootHost, gateway: Gateway, bastion: Bastion, delay: float) -> None:
     """Boot the machine while the gateway listens, and check that the engine starts the containers without revival.
 
-    Then, replace the gateway with a container of the machine.
+    Then, stop the gateway, and start another gateway in a container of the machine.
 
     Args:
         host: The machine, which does not run.
         gateway: The gateway, which does not run.
         bastion: The server of the tunnel.
-        delay: The seconds after the first mount of the engine at which the tunnel can open.
+        delay: The seconds from the first mount of the engine to the start of the bastion.
     """
     bastion.stop()
     (gateway.folder / "gateway.log").unlink()
@@ -199,7 +199,7 @@ def _reboot_with_the_gateway_in_a_container(host: RebootHost) -> None:
 def test_containers_with_nfs_volumes_run_after_a_reboot(
     gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path
 ) -> None:
-    """First, the engine mounts before the gateway listens. Then, the gateway listens first, and is a container."""
+    """Start the engine before the gateway, then after the gateway, and then with the gateway in a container."""
     host, port = RebootHost(tmp_path, bastion, server), free_port()
 
     def configure(*, revive: bool) -> None:

@@ -217,7 +217,7 @@ CASES: dict[str, tuple[Setup, list[Step]]] = {
 
 
 def possible(kind: str, case: str) -> bool:
-    """Return whether relays of this kind support every event of the plan."""
+    """Return whether relays of this kind support every step of a case in `CASES`."""
     setup, plan = CASES[case]
     adaptor = KINDS[kind].adaptor
     verbs = {

@@ -52,7 +52,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 async def test_the_upload_of_a_closed_client_reaches_a_backend_that_sends_first(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
-    """The backend reads only after the gateway has accepted its data, although the client reads no data."""
+    """The backend reads the upload only after it has sent its own data, which the closed client never reads."""
     client, inner = pair
     client.sendall(UPLOAD)
     client.close()
@@ -296,7 +296,7 @@ async def test_a_tls_renegotiation_by_the_far_side_loses_no_upload(
     command = [
         openssl or "", "s_server", "-accept", str(port), "-cert", str(certificate), "-key", str(key), "-tls1_2",
     ]  # fmt: skip
-    with subprocess.Popen(  # noqa: ASYNC220 - the start takes little time
+    with subprocess.Popen(  # noqa: ASYNC220 - `Popen` blocks only briefly
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
     ) as server:
         assert server.stdin is not None

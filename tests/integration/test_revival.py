@@ -1,4 +1,4 @@
-"""Tests on a real engine that the gateway starts containers that failed without a network, volume or namespace."""
+"""Tests with a real engine that the gateway starts containers whose network, volume or namespace was missing."""
 
 import asyncio
 import json
@@ -200,7 +200,7 @@ def test_a_container_that_the_gateway_did_not_attach_starts_after_the_command_in
 
 
 def test_a_start_that_takes_longer_than_the_timeout_of_requests_completes(tmp_path: Path) -> None:
-    """The engine cancels the start of a container if its client disconnects while a volume is mounted."""
+    """The engine cancels the start of a container if the API client disconnects while the engine mounts a volume."""
     folder, plugins = tmp_path / "volume", tmp_path / "plugins"
     folder.mkdir()
     plugins.mkdir()
@@ -424,7 +424,7 @@ def test_dependants_of_the_gateways_container_serve_again_after_its_restart(site
 
 
 def test_containers_serve_again_after_the_engine_of_a_gateway_in_a_container_boots(site: Site) -> None:
-    """The engine starts its containers in any order. `test_reboot.py` has a gateway outside of the machine."""
+    """The engine starts the gateway and the other containers in any order."""
     engine = site.engine
     site.write(docker="revive: true")
     engine.run_gateway("gateway", site.folder, "--network", "far", "--restart=always")

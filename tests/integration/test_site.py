@@ -208,7 +208,7 @@ def test_a_hundred_clients_at_once(site: Site) -> None:
                     assert query_mysql(site.mariadb, site.ports["orders"]) == 3
                 else:
                     assert query_postgres(site.postgres, site.ports["direct"]) == 2
-        except BaseException as error:  # noqa: BLE001 - raised in the thread of the test
+        except BaseException as error:  # noqa: BLE001 - the test's own thread checks `failures`
             failures.append(error)
 
     threads = [threading.Thread(target=work, args=(at,)) for at in range(100)]

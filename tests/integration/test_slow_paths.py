@@ -1,4 +1,4 @@
-"""Tests SSH on slow paths: fair shares, key exchanges without errors, and one window for each slow reader."""
+"""Tests SSH on slow paths: fair shares, key exchanges without errors, and at most one window per slow reader."""
 
 import asyncio
 import contextlib
@@ -59,9 +59,9 @@ async def test_uploads_share_a_full_uplink_evenly_and_queries_are_answered(basti
 async def test_turns_are_short_if_other_relays_wait_on_a_slow_path(
     bastion: Bastion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before it sends, a relay waits for at most one packet of each other relay, not for the data of a whole read.
+    """While a relay waits to send, each other relay sends at most one packet, not the data of a whole read.
 
-    `tests/unit/_dataplane/` has the same test for the engine.
+    `tests/unit/_dataplane/` has the same test for the native engine.
     """
     uploads = 6
     waiting: dict[ChannelSender, int] = {}
@@ -158,7 +158,7 @@ async def test_a_slow_reader_holds_no_more_than_its_window(bastion: Bastion, cip
             reading = asyncio.create_task(asyncio.to_thread(read, client))
             try:
                 (session,) = instrumentation.sessions(link)
-                fullest = taken = 0.0  # both values are in windows
+                fullest = taken = 0.0  # both values are multiples of the window size
                 async with asyncio.timeout(40):
                     while fullest < 0.8 or taken < 2:
                         await asyncio.sleep(0.01)

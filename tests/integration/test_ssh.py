@@ -223,7 +223,7 @@ async def test_an_invalid_revocation_line_is_an_error(sshd: Bastion, line: str) 
 async def test_a_key_of_an_unknown_type_is_ignored(sshd: Bastion) -> None:
     sshd.known_hosts.write_text(f"other ssh-new AAAA\n\n# ours\n{sshd.known_hosts.read_text()}")
     async with opened(options(sshd)):
-        """The tunnel trusts the key in the other line."""
+        """The tunnel opens, because known_hosts also contains the server's key."""
 
 
 async def test_a_file_without_a_certificate_is_reported(sshd: Bastion) -> None:
@@ -669,7 +669,7 @@ async def test_a_stall_of_the_whole_path_closes_no_connection(sshd: Bastion) -> 
                 async with asyncio.timeout(15):
                     while states[-1:] != [TunnelState.SUSPECT]:
                         await asyncio.sleep(0.02)
-                await asyncio.sleep(1.0)  # the gateway would close a single silent connection earlier
+                await asyncio.sleep(1.0)  # one silent connection of several closes after 0.8 s
                 with pytest.raises(LinkLostError):
                     await link.socket(HostPort("127.0.0.1", port))
                 await loop.sock_sendall(held, b"still there?")
@@ -691,7 +691,7 @@ async def test_a_path_that_stays_silent_is_closed(sshd: Bastion) -> None:
         with frozen(sshd):
             async with asyncio.timeout(20):
                 assert "silent for" in (await link.lost()).detail
-            assert time.monotonic() - started > 2.0  # the gateway would close a single silent connection after 0.8 s
+            assert time.monotonic() - started > 2.0  # one silent connection of several closes after 0.8 s
             with pytest.raises(TargetPathError):
                 await link.socket(HostPort("127.0.0.1", 1))
 
@@ -831,7 +831,7 @@ async def test_a_lost_path_resets_the_client_and_never_ends_it_cleanly(sshd: Bas
 
 async def test_ten_thousand_aborted_clients_leak_nothing(sshd: Bastion) -> None:
     """Clients reset their connections while the channel opens, like health checks with a short timeout."""
-    async with opened(options(sshd)):  # starts the engine, which keeps its descriptors
+    async with opened(options(sshd)):  # starts the native engine, whose descriptors stay open
         pass
     before = _descriptors()
     with serving(echoing) as port, socket.create_server(("127.0.0.1", 0), backlog=512) as server:

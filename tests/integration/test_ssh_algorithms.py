@@ -1,4 +1,4 @@
-"""Tests SSH algorithms: the default is modern, operators can enable old ones, and none has CVE-2023-48795."""
+"""Tests SSH algorithms: the defaults are modern, operators can enable old ones, and none permits CVE-2023-48795."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -73,7 +73,7 @@ class Witness(asyncssh.SSHServer):
 
 @contextlib.asynccontextmanager
 async def without_strict_exchange(folder: Path, patch: pytest.MonkeyPatch, **more: Any) -> AsyncIterator[Bastion]:
-    """Make asyncssh's server behave like its versions without strict key exchange."""
+    """Run asyncssh's server without strict key exchange, like old versions of asyncssh."""
     Witness.logins = 0
     bastion = Bastion(folder, embedded=True)
     patch.setattr(SSHConnection, "_get_extra_kex_algs", lambda _: [])

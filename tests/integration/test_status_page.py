@@ -1,4 +1,4 @@
-"""The status pages of running gateways in Chromium: outages, accessibility, keyboard, tokens and hostile text."""
+"""Tests the status pages of running gateways in Chromium: outages, accessibility, keyboard, tokens, hostile text."""
 
 import contextlib
 import json
@@ -75,7 +75,7 @@ class Browser:
         return [(each["id"], [node["html"] for node in each["nodes"]]) for each in axe.run()["violations"]]
 
     def messages(self) -> list[str]:
-        """Return the errors that the console has shown since the last call, such as violations of the policy."""
+        """Return the console's errors since the last call, such as violations of the Content Security Policy."""
         return [each["message"] for each in self.driver.get_log("browser") if each["level"] == "SEVERE"]  # type: ignore[no-untyped-call]
 
 
@@ -255,7 +255,7 @@ def test_pages_are_readable_without_a_script_and_usable_with_the_keyboard(browse
     finally:
         browser.command("Emulation.setScriptExecutionDisabled", value=False)
     browser.open(shop.gateway)
-    for _ in range(3):  # The links to the backends come first.
+    for _ in range(3):  # Tab reaches the link to `orders` in at most three steps.
         webdriver.ActionChains(browser.driver).send_keys(Keys.TAB).perform()
         if browser.run("return document.activeElement.innerText") == "orders":
             break
@@ -282,12 +282,12 @@ def test_a_page_that_gets_no_answer_says_so(browser: Browser, shop: Shop) -> Non
         shop.gateway.start()
     browser.wait(lambda: "has not responded" not in browser.text("#stale"))
     browser.wait(lambda: "All 3 backends are up" in browser.text("#diagnosis"))
-    browser.messages()  # The refused connections are errors.
+    browser.messages()  # Discard the errors about refused connections.
 
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A gateway that requires a token, with a name and a server that contain HTML."""
+    """A gateway that requires a token. Its name, and the error message of its server, contain HTML."""
     gateway = Gateway(tmp_path_factory.mktemp("hostile"))
     token = gateway.folder / "token"
     token.write_text(TOKEN)
@@ -360,7 +360,7 @@ def test_hostile_text_is_inert(browser: Browser, hostile: Gateway) -> None:
     assert "owned" not in browser.run("return document.title").replace(HOSTILE, "")
     assert browser.run("return document.querySelectorAll('img, main script').length") == 0
     assert browser.messages() == []
-    # Even an injected element would not run: the policy permits only the page's script.
+    # An injected element does not run, because the Content Security Policy permits only the page's script.
     browser.run("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.owned = 1\">')")
     browser.run("const s = document.createElement('script'); s.text = 'window.owned = 1'; document.body.append(s)")
     browser.wait(lambda: any("Content Security Policy" in each for each in browser.messages()))

@@ -19,8 +19,8 @@ def test_agents_of_two_nodes_keep_their_own_addresses(swarm: tuple[Engine, Engin
     manager, worker = swarm
     leader = Agent(manager, tmp_path / "one", "node-1").begin(IDLE)
     other = Agent(worker, tmp_path / "two", "node-2").begin(IDLE)
-    # A worker can inspect the overlay only after it attaches a container. It then moves the gateway to the
-    # reserved range.
+    # A worker can inspect the overlay only after it attaches a container. The worker's agent then moves the gateway
+    # to the reserved range.
     other.wait(lambda: ipaddress.ip_address(address(worker, "gateway", "mesh")) in LOWER, timeout=40)
     before = [address(each, "gateway", "mesh") for each in swarm]
     assert ipaddress.ip_address(before[0]) in LOWER

@@ -1,4 +1,4 @@
-"""Tests the number of threads of the engine: `gateway.workers`, `data_plane: asyncssh`, with a real SSH server."""
+"""Tests how `gateway.workers` and `data_plane: asyncssh` affect the number of threads of the native engine."""
 
 import contextlib
 import re
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.integration
 
 
 def engine_threads(pid: int) -> int:
-    """Return the number of threads that block SIGUSR1, as only those of the engine do."""
+    """Return the number of threads of the native engine. Only these threads block SIGUSR1."""
     statuses = [(task / "status").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
     blocked = [
         int(match[1], 16) for each in statuses if (match := re.search(r"^SigBlk:\s+(\w+)", each, re.MULTILINE))

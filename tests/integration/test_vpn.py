@@ -185,7 +185,7 @@ def mysql_backend(world: World, gateway: Gateway, listen: int) -> str:
 
 
 def host_network() -> str:
-    """Return the routes, rules, addresses and name servers of the host, which other VPN clients change."""
+    """Return the routes, rules, addresses and name servers of the host. Other VPN clients often change these."""
     commands = "ip -4 route show table all; ip -6 route show table all; ip rule; ip -6 rule; cat /etc/resolv.conf"
     # The kernel adds link-local addresses to a device at an unpredictable time.
     return "".join(line for line in run(commands).splitlines(keepends=True) if "fe80:" not in line)
@@ -363,7 +363,7 @@ def test_ipv6_traffic_never_bypasses_the_vpn(far: World, gateway: Gateway, kind:
             f"office: {tunnel(far, kind, gateway, f', isolation: {isolation}')}",
             f'six: {{kind: tcp, via: office, targets: ["[{BEHIND_V6}]:4000"], listen: "127.0.0.1:{listen}"}}',
         )
-        # The near side can also reach the server without the VPN.
+        # The gateway's host can also reach the server without the VPN.
         with socket.create_connection((BEHIND_V6, 4000), timeout=5) as direct:
             assert direct.recv(10) == b"by v6\n"
             assert direct.recv(10) == b""  # wait for the FIN, so that the capture does not contain it

@@ -38,7 +38,7 @@ LIMIT = 10
 MIN_UP = 5
 """The number of probes that must find the server up."""
 _RECOVERY = 300.0
-"""Seconds within which this number must be reached after the other probes."""
+"""Maximum seconds, after the random probes, until `MIN_UP` probes have found the server up."""
 _HASTE = 0.001
 _SALTED = "salted"
 """A database user whose authentication plugin the gateway does not support."""
@@ -91,9 +91,10 @@ async def mixed(server: MariaDB, count: int) -> Counter[str]:
 
 
 async def recover(good: MysqlBackend, target: HostPort, logins: ProbeLoginLimiter, outcomes: Counter[str]) -> None:
-    """Probe until `MIN_UP` probes have found the server up, or until it blocks the gateway; count the outcomes.
+    """Probe until `MIN_UP` probes have found the server up, or the server blocks the gateway; count the outcomes.
 
-    After aborted logins, the limiter refuses all probes for some seconds. On a busy machine, it can refuse most.
+    After aborted logins, `logins` refuses all probes for some seconds. On a busy machine, `logins` can refuse most
+    probes.
 
     Raises:
         TimeoutError: The server is not up within `_RECOVERY`.
@@ -135,7 +136,7 @@ def assigned(*addresses: str) -> Iterator[None]:
 
 
 def counting_server(folder: Path, limit: int) -> MariaDB:
-    """Return a server, not started yet, that listens on all addresses and blocks one after `limit` aborted logins."""
+    """Create a server that listens on all addresses, and blocks an address after `limit` aborted logins."""
     return MariaDB(folder, "--bind-address=0.0.0.0", "--skip-name-resolve=0", f"--max-connect-errors={limit}")
 
 

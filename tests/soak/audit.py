@@ -18,14 +18,14 @@ from tests.soak.instrumentation import MIB, QUANTUM, Budgets, Seen
 _SLACK = 64 * MIB
 """Resident memory in bytes allowed beyond the windows, for buffers of the connections and Python's allocator."""
 _ROUNDS = 4
-"""Maximum number of turns that each other waiting client can have while one waiting client sends nothing."""
+"""Maximum average number of turns per waiting client while one of the waiting clients sends nothing."""
 _STUCK = 30.0
 """A connection is considered stuck if it sends nothing for this number of seconds while clients wait to send."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def _unread(fd: int) -> int:
-    """Return the number of bytes in the queue of a socket; 0 if the engine's thread has closed it meanwhile."""
+    """Return the number of unread bytes of a socket; 0 if the native engine has closed the socket meanwhile."""
     try:
         answer = fcntl.ioctl(fd, termios.FIONREAD, bytes(4))
     except OSError as error:
@@ -47,11 +47,11 @@ def descriptors() -> int:
 
 @dataclass
 class Turn:
-    """The state of one relay at the last check of the audit.
+    """The state of one relay at the last call of `Audit.look`.
 
     Args:
         seen: The snapshot of the relay.
-        waits: Whether the gateway has not read all data from the client's socket, although the peer's window is open.
+        waits: Whether the client's socket has unread data, although the peer's window is open.
         since: When the client began to wait, in monotonic seconds.
         passed: Bytes that other clients have sent since the client began to wait.
         ignored: Whether the client's socket was writable while the relay held data for the client.
@@ -75,7 +75,7 @@ class Audit:
         held: Maximum of the bytes that all relays together hold for clients.
         memory: Maximum resident memory beyond `base`, in bytes.
         waited: Longest time that a client waited to send, in seconds.
-        rounds: Maximum number of turns that each waiting client could have had while one client waited.
+        rounds: Maximum average number of turns per waiting client while one of the waiting clients sent nothing.
         problems: Number of occurrences of each problem.
         examples: Details of the first occurrence of each problem.
         quiet_until: When the injected stall of the path ends, in monotonic seconds.

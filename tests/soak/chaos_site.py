@@ -1,4 +1,4 @@
-"""Runs the site for chaos tests: two bastions, a tunnel by command, databases, an NFS server, and a gateway."""
+"""Runs the site for chaos tests: two bastions, a tunnel of kind `command`, databases, an NFS server, a gateway."""
 
 import contextlib
 import os
@@ -39,7 +39,7 @@ class Site:
     Args:
         folder: Directory for the files of all parts.
         bastion: The SSH server in front of the backends.
-        spare: Another SSH server. The backend `ledger` uses it, and `bastion` while the server does not work.
+        spare: Another SSH server. The backend `ledger` prefers `spare` to `bastion`.
         mariadb: Database behind the bastion.
         postgres: Database behind the bastion.
         redis: Redis server behind the bastion.
@@ -73,10 +73,10 @@ class Site:
         return all(each["state"] == "up" and all(path["up"] for path in each["paths"]) for each in backends)
 
     def wait_in_use(self, backend: str, tunnel: str) -> None:
-        """Wait until new clients of a backend use a path. They return late to a path that has failed.
+        """Wait until new clients of a backend use a path. After a failure, clients do not return to the path at once.
 
         Raises:
-            TimeoutError: They do not use it in time.
+            TimeoutError: New clients do not use the path in time.
         """
         deadline = time.monotonic() + _RETURN_TIMEOUT
         while time.monotonic() < deadline:

@@ -50,7 +50,7 @@ class Play:
         end.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     async def begin(self, end: End, kind: Kind, up: int, down: int, buffer: int = 0) -> None:
-        """Connect, and send the head of the stream. Raises OSError."""
+        """Connect, and send the head of the stream: its kind, number and sizes. Raises OSError."""
         await self.connect(end, buffer)
         await asyncio.get_running_loop().sock_sendall(end.sock, put_head(kind, end.stream, up, down))
 

@@ -22,7 +22,7 @@ class Clients:
         play: State that the clients share.
         pattern: The byte pattern of the run.
         first: The number of the first stream.
-        patience: Maximum seconds after the end of the round until an open stream must finish.
+        patience: Maximum seconds that an open stream can last after the end of the round.
     """
 
     def __init__(self, play: Play, pattern: Pattern, first: int, patience: float) -> None:
@@ -30,7 +30,7 @@ class Clients:
         self.number = first
         self._tasks: list[asyncio.Task[None]] = []
         self.ends: dict[str, list[int]] = {"clean": [], "unsure": [], "given_up": [], "broken": []}
-        """The numbers of the streams, by how the streams ended."""
+        """The numbers that identify the streams, grouped by how the streams ended."""
         self.broken: list[str] = []
         """The errors of the streams that failed."""
         self.wrong: list[str] = []
@@ -38,7 +38,7 @@ class Clients:
         self.bytes = 0
 
     def start(self, mix: dict[str, int]) -> None:
-        """Start `mix` clients of each type."""
+        """Start clients; `mix` contains the number of clients of each type."""
         for client_type, count in mix.items():
             self._tasks += [asyncio.ensure_future(self._go_on(client_type)) for _ in range(count)]
 

@@ -1,4 +1,7 @@
-"""Kills the database in use repeatedly; measures how soon clients reach the other database, and later return."""
+"""Kills the preferred database repeatedly, and measures how soon clients reach the other database.
+
+After the preferred database has started again, no attempt of a client may fail.
+"""
 
 import argparse
 import random
@@ -21,11 +24,11 @@ from tests.support.files import REPOSITORY, scratch, write_secret
 P95 = 5.0
 """Limit in seconds for the 95th percentile of the time until clients reach the other database."""
 _RECOVERY = 30.0
-"""Maximum number of seconds until the next success of each client."""
+"""Maximum number of seconds to wait for the next success of a client after a kill."""
 
 
 def failover(count: int, folder: Path) -> int:
-    """Kill the database `count` times; return the exit code."""
+    """Kill the preferred database `count` times; return the exit code."""
     with ExitStack() as stack:
         bastion = Bastion(folder / "bastion").start()
         stack.callback(bastion.stop)

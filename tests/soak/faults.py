@@ -28,8 +28,9 @@ class Fault:
         failures: Number of attempts of one client that are allowed to fail; by default, only the attempt in progress.
             After these failures, the gateway must hold the client until the gateway can serve the client. A client
             that waits for less than the duration of the fault can fail more often, if the fault is not `replaced`.
-        program_failures: The same for clients behind the program, if it is more. The program accepts a connection
-            before it connects to its target, so clients of a failed target are reset until a check has found it down.
+        program_failures: Replaces `failures`, if greater, for clients of the tunnel `cloud`. The program of this
+            tunnel accepts a connection before the program connects to the target. Clients of a failed target are
+            therefore reset until a check has found that the target is down.
         silence: Maximum time in seconds without a success of a client, in addition to the duration of the fault.
         replaced: Whether the gateway works around the fault instead of waiting. If so, `silence` counts from the
             beginning of the fault.
@@ -147,7 +148,7 @@ def _program_stopped(site: Site) -> Iterator[None]:
 
 @contextmanager
 def _program_noisy(site: Site) -> Iterator[None]:
-    """Start the program again, and let it print 100 MB to its standard error."""
+    """Kill the program of the tunnel `cloud`; the restarted program prints 100 MB to its standard error."""
     noisy = site.folder / "noisy"
     noisy.touch()
     site.signal_programs(signal.SIGKILL)
@@ -275,7 +276,7 @@ def _reload(site: Site) -> Iterator[None]:
 
 @contextmanager
 def _gateway_stopped(site: Site) -> Iterator[None]:
-    """Suspend the gateway's process, as a pause of its container does. For the process, the clocks then jump."""
+    """Suspend the gateway's process, as `docker pause` does. When the process resumes, its clocks have jumped."""
     site.gateway.send(signal.SIGSTOP)
     try:
         yield

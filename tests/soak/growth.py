@@ -10,8 +10,8 @@ from pathlib import Path
 
 EVERY = 5.0
 MORE_TASKS, MORE_DESCRIPTORS, MORE_MEMORY = 60, 40, 80
-"""Allowed increase of each median from the first to the last third of the samples. The increase is due to temporary
-connections and Python's allocator."""
+"""Allowed increase of each median from the first to the last third of the samples. Temporary connections and
+Python's allocator cause some increase."""
 _NAMES = ("tasks", "descriptors", "MiB")
 
 
@@ -31,7 +31,7 @@ class Sample:
 
 
 class Growth(threading.Thread):
-    """Takes a sample every few seconds.
+    """Samples the resources of the gateway every few seconds.
 
     Args:
         pid: ID of the gateway's process.
@@ -49,7 +49,7 @@ class Growth(threading.Thread):
         while not self._stopped.wait(EVERY):
             try:
                 self.samples.append(self._look())
-            except OSError:  # The gateway does not answer while a fault stops it.
+            except OSError:  # The gateway does not answer while a fault suspends it.
                 time.sleep(0.1)
 
     def _look(self) -> Sample:
@@ -69,7 +69,7 @@ class Growth(threading.Thread):
         self.join(10)
 
     def summary(self) -> tuple[str, bool]:
-        """Return the medians of the first and last third of the samples, the extremes, and whether a median grew."""
+        """Return a summary of the samples, and whether a median grew by more than the allowed increase."""
         third = len(self.samples) // 3
         if not third:
             return "the run was too short to measure growth", False

@@ -18,7 +18,7 @@ from gateway.ssh.pool import SshConnectionPool
 from gateway.ssh.pooled_connection import PooledConnection
 
 CIPHERS: tuple[str, ...] = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com")
-"""A cipher for the engine, and a cipher for asyncssh's channels."""
+"""A cipher for the native engine, and a cipher for asyncssh's channels."""
 
 
 def data_plane(cipher: str) -> Literal["auto", "asyncssh"]:
@@ -33,18 +33,18 @@ MIB = 1 << 20
 
 @dataclass
 class Seen:
-    """Snapshot of one relay, taken between two events.
+    """The state of one relay, read between two events.
 
     Args:
         relay: The relay.
         fd: The descriptor of the client's socket.
         size: Size of the relay's receive window in bytes.
-        granted: Bytes of the window that the peer is still allowed to send.
-        owed: Bytes that the client has taken, but that the relay has not granted to the peer again.
+        granted: Bytes of the window that the SSH server is still allowed to send.
+        owed: Bytes that the client has taken, but that the relay has not granted to the SSH server again.
         held: Bytes that the relay has received, but that the client has not taken.
         up: Bytes that the relay has read from the client.
         down: Bytes that the client has taken.
-        may_send: Whether the peer's window is open, and the client has not half-closed the stream.
+        may_send: Whether the SSH server's window is open, and the client has not half-closed the stream.
         ended: Whether the backend has half-closed the stream. If so, the relay grants no more bytes.
     """
 
@@ -70,7 +70,7 @@ class Seen:
 
 
 def look(session: PooledConnection) -> list[Seen]:
-    """Return snapshots of the relays of a connection that have a client and have not ended."""
+    """Return the state of each open relay of an SSH connection, except relays that have no client."""
     return [seen for relay in session._relays.values() if (seen := _look(relay)) is not None]
 
 
@@ -137,18 +137,18 @@ def _window_size(relay: Any) -> int:
 
 
 def start_engine() -> None:
-    """Start the engine of the running loop, which keeps its descriptors until the loop closes."""
+    """Start the native engine of the running event loop; its descriptors stay open until the loop closes."""
     if is_built():
-        from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the engine is optional
+        from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the native engine is optional
 
         native_engines().runner()
 
 
 def engine_growth() -> int:
-    """Return the bytes by which the engine of the running loop has grown windows."""
+    """Return the number of bytes by which the native engine of the running event loop has grown windows."""
     if not is_built():
         return 0
-    from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the native engine is optional
 
     return native_engines().grown_bytes
 
@@ -189,14 +189,14 @@ class Budgets:
 
     @property
     def taken(self) -> int:
-        """Return the bytes of the budgets in use: the sum of each window's size minus `MIN_WINDOW`."""
+        """Return how many bytes of the budgets are in use. Each window uses its size minus `MIN_WINDOW`."""
         return self._first - flow_control.INITIAL_BUDGET.available + engine_growth()
 
     def unaccounted(self, link: SshConnectionPool) -> int:
-        """Return the bytes of the budgets in use that no channel accounts for; 0 while channels are being opened.
+        """Return `taken` minus the bytes that the windows of all channels use; 0 while channels are being opened.
 
-        The thread of the engine can change windows while this method reads them. If the bytes do not match, the
-        method therefore reads them again.
+        The thread of the native engine can change windows while this method reads their sizes. If the difference is
+        not 0, the method therefore reads the sizes again.
         """
         for _ in range(10):
             found = self._unaccounted(link)

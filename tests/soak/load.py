@@ -124,7 +124,7 @@ class Client(threading.Thread):
 
 @dataclass
 class Step:
-    """Makes one attempt at a time, and keeps state such as a connection between attempts.
+    """Makes one attempt at a time. A step can keep state between attempts, such as a connection.
 
     Args:
         patience: Seconds to wait for a response.
@@ -141,7 +141,7 @@ class Step:
 
 
 class ClosableConnection(Protocol):
-    """What all clients' connections have in common."""
+    """A connection that a client can close."""
 
     def close(self) -> None:
         """Close the connection."""

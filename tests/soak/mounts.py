@@ -1,7 +1,7 @@
 """Tests kernel NFS mounts through the gateway while the tunnel goes down and up. Requires root and User-Mode Linux.
 
 `outages` stops the bastion repeatedly while a program writes and syncs blocks of 4 KiB. It measures the time from
-the tunnel's return to the next block on the server's disk. `race` boots a virtual machine that mounts the export
+the tunnel's return until the next block is on the server's disk. `race` boots virtual machines that mount the export
 before the tunnel is up.
 """
 
@@ -30,7 +30,7 @@ _BLOCK = 512
 _FACTOR, _WORD = 0x9E3779B97F4A7C15, 1 << 64
 _BOOT, _PATIENCE = 120.0, 60.0
 _SOON = 0.25
-"""Maximum of the median time in seconds from the tunnel's return to the next block on the server's disk."""
+"""Limit in seconds for the median time from the tunnel's return until the next block is on the server's disk."""
 
 
 class Yard:
@@ -70,7 +70,7 @@ class Outages:
     """The results of all outages.
 
     Args:
-        resumed: For each outage, the seconds from the tunnel's return to the next block on the server's disk.
+        resumed: For each outage, the seconds from the tunnel's return until the next block is on the server's disk.
         blocks: Number of blocks that the program wrote.
         wrong: Number of blocks whose content on the server is wrong.
         errors: Errors that the kernel returned to the program.
@@ -112,7 +112,7 @@ def outages(folder: Path, count: int, longest: float = 4.0, seed: int = 1) -> Ou
 
 
 def _next_block(guest: Guest, after: float) -> float:
-    """Return the epoch time of the first report after `after` that a block is on the disk."""
+    """Wait until the guest reports a block after the epoch time `after`; return the epoch time of this report."""
     deadline = time.time() + _PATIENCE
     while time.time() < deadline:
         found = [
@@ -130,10 +130,12 @@ def _content(number: int) -> bytes:
 
 
 def race(folder: Path, delays: list[float], at_once: int = 4) -> list[float]:
-    """Boot a machine for each of `delays`: the seconds from the start of the mount to the start of the tunnel.
+    """Boot a virtual machine for each of `delays`. Each machine mounts the export before the tunnel is up.
+
+    A delay is the number of seconds from the start of the mount to the start of the bastion.
 
     Returns:
-        For each machine, the seconds from the return of the tunnel until the machine read its first file.
+        For each machine, the seconds from when the tunnel came up until the machine read its first file.
     """
     with ThreadPoolExecutor(at_once) as threads:
         tasks = [threads.submit(_race, folder / str(number), delay) for number, delay in enumerate(delays)]

@@ -196,10 +196,10 @@ def _tunnel(bastion: Bastion) -> str:
 
 
 def strike(site: TwoPaths, fault: PathFault, load: list[Client], others: dict[str, list[Client]]) -> list[float]:
-    """Injure the bastion in use; return the seconds until the next success of each client of `orders`.
+    """Inject a fault into the bastion in use; return the seconds until the next success of each client of `orders`.
 
     Raises:
-        AssertionError: A client of the other path has noticed.
+        AssertionError: An attempt over the other path failed, or there was no attempt over the other path.
     """
     path = site.path_in_use()
     other = next(name for name in site.bastions if name != path)
@@ -217,7 +217,7 @@ def strike(site: TwoPaths, fault: PathFault, load: list[Client], others: dict[st
 
 
 def kill_both(site: TwoPaths, load: list[Client]) -> float:
-    """Kill both bastions for some seconds; return the seconds from their return to the last client's success."""
+    """Kill both bastions for some seconds; return the seconds from their restart until every client has succeeded."""
     with killed(site.bastions["a"]), killed(site.bastions["b"]):
         time.sleep(3)
     back = time.monotonic()
@@ -227,13 +227,13 @@ def kill_both(site: TwoPaths, load: list[Client]) -> float:
 
 
 def run(count: int, kinds: list[str], folder: Path, slack: int = 0, clients: int = 8) -> int:
-    """Injure the bastion in use `count` times, and then both bastions; return the exit code.
+    """Inject `count` faults into the bastion in use, and then kill both bastions; return the exit code.
 
     Args:
         count: Number of faults.
-        kinds: The faults to inject in turn.
+        kinds: The names of the faults, which are injected in turn.
         folder: Directory for the files of all parts.
-        slack: Multiples of the limits that are allowed in addition on a busy machine.
+        slack: Additional time on a busy machine, as a multiple of each fault's limit.
         clients: Number of clients of the backend with both paths.
     """
     problems: list[str] = []

@@ -18,7 +18,7 @@ PATHS = {
 }
 TROUBLES = ("steady", "stalls", "cuts")
 _FIRST_CHECK = 1 << 31
-"""The numbers of the streams that health checks use; clients use smaller numbers."""
+"""Health checks use stream numbers above this value; clients use stream numbers below this value."""
 
 
 @dataclass(frozen=True)

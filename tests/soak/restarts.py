@@ -1,7 +1,7 @@
-"""Restarts two gateways behind one address in turns, while clients with connection pools run transactions.
+"""Restarts two gateways in turn, while clients with connection pools run transactions through HAProxy.
 
-HAProxy listens on the address, and probes `/readyz` of each gateway. A client takes a connection from its pool, and
-opens a new one if the connection is closed. A transaction that has begun must finish.
+HAProxy forwards to both gateways, and probes `/readyz` of each gateway. A client takes a connection from its pool,
+and opens a new one if the connection is closed. A transaction that has begun must finish.
 """
 
 import argparse

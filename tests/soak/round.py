@@ -20,7 +20,7 @@ from tests.support.ssh_sessions import options, until_engines_are_idle
 _PATIENCE = 90.0
 """Seconds after the start of the last stream within which all open streams must end."""
 _SEND_BUFFER = 32 << 10
-"""Size of each client's socket buffer. Because it is small, the gateway buffers unread data, not the kernel."""
+"""Size in bytes of the kernel's send buffer for each client; small, so that the gateway buffers most unread data."""
 _REST = 30.0
 """Seconds after the end of the last stream within which the gateway must release all resources."""
 

@@ -1,8 +1,8 @@
 """Loads SSH connections over slow, long and lossy paths, and checks invariants every second: `make soak`.
 
-Rounds use AES-GCM (the engine) and ChaCha20 (asyncssh's channels) in turn. Each round has clients of many
-types and a different path, which is steady, stalls, or cuts connections. Key exchanges are frequent in every
-round.
+Rounds use AES-GCM (the native engine) and ChaCha20 (asyncssh's channels) in turn. Each round has clients of many
+types, and a network path that is steady, stalls repeatedly, or cuts connections. Every round has frequent key
+exchanges.
 """
 
 import argparse
@@ -33,9 +33,9 @@ _HEAD = (
     "cipher", "path", "trouble", "streams", "MB", "s", "keys", "conns", "channels", "redialed", "held", "memory",
     "waited", "turns", "query p50", "p99", "max", "check p50", "max",
 )  # fmt: skip
-"""Columns of the table. `held` and `memory` are in MiB; `memory` is the increase, and the allowed increase. `waited`
-is the longest time in seconds that a client with data to send waited for a turn. `turns` is the maximum number of
-turns that each other waiting client could have had during such a wait."""
+"""Columns of the table. `held` and `memory` are in MiB. `memory` shows the increase of the resident memory, and the
+maximum size of all buffers. `waited` is the longest time in seconds that a client with data to send waited for a
+turn. `turns` is the maximum number of turns that each of the other waiting clients could have had during one wait."""
 
 
 def soak(seed: int, seconds: float, clients: int, folder: Path) -> int:

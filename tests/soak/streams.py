@@ -118,7 +118,7 @@ class End:
                 await asyncio.sleep(pause)
 
     async def take(self, count: int, piece: int = PIECE, pause: float = 0.0) -> None:
-        """Receive the next `count` bytes, and compare them.
+        """Receive the next `count` bytes, and compare them with the expected bytes.
 
         Raises:
             EarlyEndError, WrongBytesError, OSError: The stream ended early, had wrong bytes, or was reset.

@@ -32,7 +32,7 @@ def compare_reports(
     Args:
         chosen: The round's properties.
         outcome: The round's results, to which problems are added.
-        front: The gateway's side of the round.
+        front: The listener that joined the clients to the backend.
         said: What the clients report.
         heard: What the backend reports.
     """

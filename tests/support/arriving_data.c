@@ -1,4 +1,4 @@
-/* Lets data or a FIN arrive within the system calls that read the counters of one socket. Loaded with LD_PRELOAD. */
+/* A library for LD_PRELOAD: lets data or a FIN arrive during the system calls that read a socket's counters. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <linux/tcp.h>
@@ -8,7 +8,7 @@
 #include <sys/socket.h>
 
 int arriving_at = -1;   /* the socket whose counters are read */
-int arriving_from = -1; /* the socket of its peer */
+int arriving_from = -1; /* the socket at the other end of the connection */
 int arriving_fin;       /* whether a FIN arrives; otherwise, one byte */
 int arriving_count;     /* the number of arrivals that have happened; at most one */
 

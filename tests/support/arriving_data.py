@@ -1,9 +1,9 @@
-"""Relays bulk data to a backend, and lets data or a FIN arrive while the engine reads the counters of its socket.
+"""Relays bulk data, and lets data or a FIN of the backend arrive while the native engine reads a socket's counters.
 
 `arriving_data.c` causes the arrival. The output has four words: how the relay ended, the numbers of bytes that the
 backend and the client received, and the number of arrivals.
 
-Args: the library of `arriving_data.c`, which is also preloaded; 1 if a FIN arrives, 0 if a byte arrives.
+Args: the path of the compiled `arriving_data.c`, which LD_PRELOAD also loads; 1 for a FIN, 0 for a byte.
 """
 
 import asyncio

@@ -24,7 +24,7 @@ _MOST_PACKETS = 400
 
 
 class ChannelEnd(End):
-    """The server's end of a channel, which sends exactly the packets of a plan, within the window of the channel.
+    """The server's end of a channel. It sends exactly the packets that a test requests, within the channel's window.
 
     The end also checks that the relay follows RFC 4254: the relay must not exceed the granted window and packet size,
     and must not send after a close. The server's asyncssh connection calls this object as the handler of the channel.
@@ -56,7 +56,7 @@ class ChannelEnd(End):
         return not self.gone
 
     def pause(self, _: int = 0) -> bool:
-        """Stop granting window to the peer."""
+        """Stop granting window to the relay."""
         if self.gone or not self.reading:
             return False
         self.reading = False
@@ -82,7 +82,10 @@ class ChannelEnd(End):
         return not self.gone
 
     def extra(self, kind: int) -> bool:
-        """Send a packet without effect. Kind 0 is empty data, 1 a channel request, 2 to 4 are outside the channel."""
+        """Send a packet that has no effect.
+
+        Kind 0 is empty data, kind 1 is an unknown channel request, and kinds 2 to 4 do not belong to a channel.
+        """
         if self.gone or self._got_close:
             return False
         match kind:

@@ -1,4 +1,4 @@
-"""Provides clients of the gateway, which query databases and read files through a listener like applications."""
+"""Provides clients that query databases and read files through the gateway, as applications do."""
 
 import socket
 import subprocess
@@ -60,7 +60,10 @@ def read_nfs(port: int, path: str = "/media/hello.txt") -> str:
 
 
 def touch_nfs(port: int, path: str) -> None:
-    """Create an empty file through the NFS server; the server would detect a local change only after a minute."""
+    """Create an empty file over NFS.
+
+    If a test creates a file directly in the exported directory, the NFS server detects the file only after a minute.
+    """
     url = f"nfs://127.0.0.1{path}?version=4&nfsport={port}"
     subprocess.run(["nfs-cp", "/dev/null", url], capture_output=True, timeout=TIMEOUT, check=True)
 

@@ -60,9 +60,9 @@ class End:
         self.gone = False
         """Whether this end has closed both directions."""
         self.refused = False
-        """Whether the path rejected data of this end."""
+        """Whether the connection rejected data of this end."""
         self.delivered = False
-        """Whether this end closed after the path had accepted all its data."""
+        """Whether this end closed after the connection had accepted all data of this end."""
         self.complaint = ""
         """The error in the received data; empty if there is none."""
         self._ending = False
@@ -76,7 +76,7 @@ class End:
 
     @property
     def willing(self) -> float:
-        """Return the maximum number of bytes that this end can receive in its present state, from the start."""
+        """Return the maximum that `received` can reach in the present state of this end."""
         return inf if self.reading else self.received
 
     @property
@@ -94,7 +94,7 @@ class End:
         return self._ending or self.gone or self.refused
 
     def send(self, size: int) -> bool:
-        """Queue `size` bytes, which this end sends as soon as the path accepts them."""
+        """Queue `size` bytes, which this end sends as soon as the connection accepts them."""
         if self._silent:
             return False
         self.queued += size
@@ -102,7 +102,7 @@ class End:
         return True
 
     def end(self, _: int = 0) -> bool:
-        """Send an end of stream after the path has accepted all queued data."""
+        """Send an end of stream after the connection has accepted all queued data."""
         if self._silent:
             return False
         self._ending = True

@@ -21,7 +21,7 @@ class EngineRig:
         self.records += self.engine.take()
 
     def until(self, condition: Callable[[], object]) -> None:
-        """Run turns until a condition is true."""
+        """Run the native engine until a condition is true; fail after 20 s."""
         deadline = time.monotonic() + 20
         while not condition():
             assert time.monotonic() < deadline

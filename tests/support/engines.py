@@ -22,12 +22,12 @@ _DIE = 10.0
 _NUMBERS = itertools.count(1)
 _READY = 40.0
 PLUGINS = Path("/run/docker/plugins")
-"""The directory in which the engines of a host look for plugins. After a plugin has ended, each engine that has seen
-it waits 15 s for it in many requests."""
+"""The directory in which the engines of a host look for plugins. After a plugin exits, an engine that has found the
+plugin waits 15 s for the plugin in many requests."""
 _MEMORY = 8 << 30
-"""The bytes of available memory from which an engine keeps its data in memory."""
+"""The minimum available memory, in bytes, for an engine to keep its data in memory."""
 _DEVICE_SIZE = 16 << 30
-"""The bytes of a block device in memory. Its file is sparse, so it needs only the memory of the data."""
+"""The size in bytes of a block device in memory. The device is a sparse file, so only written data uses memory."""
 
 
 def available() -> bool:
@@ -48,7 +48,8 @@ def running_engine(folder: Path, *, on_device: bool = False, plugins: Path | Non
 
     Args:
         folder: The directory for the engine's data.
-        on_device: Whether the data is on a block device, for tests of an audit, which reports volumes in memory.
+        on_device: Whether the data is on a block device. Tests of `gateway audit` need this, because `gateway audit`
+            reports volumes in memory.
         plugins: See `Engine`.
     """
     need_engine()
@@ -62,7 +63,9 @@ def running_engine(folder: Path, *, on_device: bool = False, plugins: Path | Non
 
 
 class Engine:
-    """A dockerd with separate data and a separate network namespace, whose removal also removes bridges and rules.
+    """A dockerd with separate data and a separate network namespace.
+
+    The removal of the network namespace also removes the bridges and packet filter rules of dockerd.
 
     Args:
         folder: The directory for the engine's data.
@@ -295,7 +298,7 @@ class Engine:
         )
 
     def run_gateway(self, name: str, folder: Path, *options: str) -> str:
-        """Start the gateway in a container that mounts `folder`, with the configuration, and the engine's socket."""
+        """Start the gateway in a container that mounts the engine's socket, and `folder` with the configuration."""
         volumes = [f"-v{path}:{path}" for path in (folder, self.folder)]
         volumes += [f"-v{path}:{path}:ro" for path in self.python()]
         return self.run(

@@ -11,7 +11,8 @@ _SMALL = 16384
 
 
 _SEGMENT = 1400
-"""The maximum segment size for small buffers, in bytes; the 64 KiB of loopback delay window updates by 200 ms."""
+"""The maximum segment size for small buffers, in bytes. With loopback's default of 64 KiB, window updates are 200 ms
+late."""
 
 
 class Listener:

@@ -1,7 +1,7 @@
 """Creates each kind of relay for the tests of the relay contract; other modules do not access relays' internals.
 
 The far side is a TCP server of the test (behind a real sshd, a SOCKS5 proxy, or nothing), the server's end of a TLS
-connection, or the server's end of an SSH channel that sends exactly the packets of a plan.
+connection, or the server's end of an SSH channel that sends exactly the packets that a test requests.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ class Straight:
     """The adaptor of direct connections, and the base class of all adaptors. See `relay_adaptor.Adaptor`.
 
     Args:
-        folder: The directory for files; an adaptor that needs it creates it.
+        folder: The directory for files. Only adaptors that need this directory create it.
         arguments: Additional arguments, which this adaptor ignores and other adaptors use.
     """
 
@@ -90,7 +90,7 @@ class Straight:
         self._far.close()
 
     def refresh(self) -> None:
-        """Do nothing: the relay runs in the event loop."""
+        """Do nothing, because the event loop runs the relay and therefore needs no reports about it."""
 
     async def join(self, setup: Setup, changed: Callable[[], None], tap: Tap | None) -> Joined:
         self._watched, self._lingering = _watched(), set(map(id, lingering_closer()._sockets.values()))
@@ -145,13 +145,13 @@ def _watched() -> int:
 
 
 def _load_of_engines() -> int:
-    from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the native engine is optional
 
     return sum(runner.load for runner in native_engines().runners)
 
 
 class InEngine(Straight):
-    """Direct connections whose bytes the C engine relays."""
+    """Direct connections whose bytes the native engine relays."""
 
     name = "straight, in the engine"
 
@@ -161,7 +161,7 @@ class InEngine(Straight):
         self._load = 0
 
     async def open(self) -> None:
-        from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the engine is optional
+        from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the native engine is optional
 
         native_engines().runner()
 
@@ -172,7 +172,7 @@ class InEngine(Straight):
         return joined
 
     def refresh(self) -> None:
-        from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the engine is optional
+        from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the native engine is optional
 
         native_engines().handle_records()
 

@@ -83,7 +83,7 @@ class Front:
 
 @contextlib.asynccontextmanager
 async def fronting(link: Link, port: int, send_buffer: int = 0) -> AsyncIterator[Front]:
-    """Run a `Front` on 127.0.0.1 that joins clients to `port` on the far side; it does not close open relays.
+    """Run a `Front` on 127.0.0.1 that joins clients to `port` on the far side. Relays stay open after the block.
 
     Args:
         link: A live link.

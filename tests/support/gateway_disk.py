@@ -20,7 +20,7 @@ class GatewayDisk:
     """The image of an ext4 file system with the files of the gateway's image, and additional files in `/config`.
 
     Args:
-        folder: A directory for the image, which does not exist.
+        folder: The directory to create for the image.
         config: The content of the files in `/config`, by name. Only root can read them.
     """
 
@@ -28,7 +28,7 @@ class GatewayDisk:
         self.image = folder / "image"
         environment, root = folder / "environment", folder / "root"
         self.python = str(environment / "bin/python3")
-        """The path of the interpreter in a container with the options `options`."""
+        """The path of the Python interpreter in a container that was started with `options`."""
         venv.create(environment, symlinks=True)
         _install(Path(sysconfig.get_path("purelib", vars={"base": str(environment)})))
         make_root = [sys.executable, "tools/rootfs.py", str(root), str(environment)]

@@ -99,7 +99,7 @@ class Guest:
              "con=null", "con0=null,fd:1", "vec0:transport=raw,ifname=tap0,depth=64",
              "quiet", "panic=-1", "oops=panic"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - it only calls prctl
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - this function only calls prctl
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

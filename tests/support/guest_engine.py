@@ -25,4 +25,5 @@ echo ENGINE-READY
 run() { docker run --network none "$@"; }
 """
 """A shell script that starts an engine with the image `box`, and defines the shell function `run` for containers. It
-prints ENGINE-STARTED with the time in the engine's log (RFC 3339), and ENGINE-READY when the image exists."""
+prints ENGINE-STARTED and the time when dockerd logged that its initialization completed (RFC 3339). It prints
+ENGINE-READY when the image exists."""

@@ -120,7 +120,7 @@ def initramfs(folder: Path, root: Path, modules: tuple[str, ...]) -> Path:
     """Add modules of the kernel to a root directory, and pack it as an initramfs."""
     (root / "modules").mkdir()
     (folder / "lib").mkdir()
-    (folder / "lib/modules").symlink_to(_KERNEL_MODULES)  # where modprobe expects them
+    (folder / "lib/modules").symlink_to(_KERNEL_MODULES)  # where modprobe expects modules
     version = next(_KERNEL_MODULES.iterdir()).name
     listed: list[str] = []
     for module in modules:

@@ -23,7 +23,7 @@ def sections(path: Path) -> list[tuple[str, str]]:
 
 
 def load_compose(text: str) -> Any:
-    """Return the content of a Compose file, without its tags."""
+    """Return the content of a Compose file, without YAML tags."""
     return without_tags(load_yaml(text, ComposeYamlLoader))
 
 

@@ -35,7 +35,7 @@ def playable(documents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             # Podman creates the files of a Secret with user and group root, and ignores fsGroup.
             pod["securityContext"]["supplementalGroups"] = [0]
             for volume in pod["volumes"]:
-                volume.get("emptyDir", {}).pop("medium", None)  # only root can write to such a volume
+                volume.get("emptyDir", {}).pop("medium", None)  # only root can write to a volume in memory
             for container in pod["containers"]:
                 for probe in (container[key] for key in _PROBES if key in container):
                     # Podman runs an httpGet probe as curl in the container, and the image has no curl.

@@ -35,7 +35,7 @@ def inside(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def two() -> Iterator[None]:
-    """Create the two namespaces and a link between them; servers on the loopback of `far` also have `BEHIND`."""
+    """Create the two namespaces and a link between them; TCP connections to `BEHIND` reach 127.0.0.1 of `far`."""
     near, far = NAMES
     _remove()
     for name in NAMES:

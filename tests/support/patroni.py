@@ -158,7 +158,7 @@ class PatroniCluster:
         return status.get("role") == "replica" and status.get("replication_state") == "streaming"
 
     def is_writable(self, host: str) -> bool:
-        """Return whether a node has been promoted, from the server itself."""
+        """Return whether the server of a node reports that it is a primary; False if the server does not respond."""
         try:
             with self.connect(host) as connection:
                 row = connection.execute("SELECT pg_is_in_recovery()").fetchone()
@@ -177,7 +177,7 @@ class PatroniCluster:
             response.read()
 
     def kill_postgres(self, host: str) -> None:
-        """Kill the server of a node with SIGKILL. Patroni stays, and later restarts it as a replica."""
+        """Kill the server of a node with SIGKILL. Patroni continues, and later restarts the server as a replica."""
         pid = self._server_pid(host)
         assert pid is not None
         os.kill(pid, signal.SIGKILL)

@@ -53,7 +53,7 @@ class Verbs(Protocol):
 
     far_verbs: tuple[str, ...]
     far_last_verbs: tuple[str, ...]
-    """The events after which the far side has no more events."""
+    """The events that close the far side. A closed far side has no more events."""
     link_verbs: tuple[str, ...]
     kill_verbs: tuple[str, ...]
     """The events that break the link of the connection."""
@@ -69,7 +69,7 @@ _SIZED = {
 }
 _WEIGHTS = {"send": 2, "turns": 3, "pause": 10, "resume": 10, "settle": 8, "stall": 8, "unstall": 6}
 _OTHERS_WEIGH = 5
-"""The number of entries in the table for each pair of a verb and one of its sizes."""
+"""The number of entries in the table of `plans` for each event that has no size and no weight in `_WEIGHTS`."""
 
 
 def _steps(who: str, *verbs: str) -> list[Step]:
@@ -111,7 +111,7 @@ def plans(verbs: Verbs) -> st.SearchStrategy[tuple[Setup, list[Step]]]:
         packet=st.sampled_from([32768, 1000]),
         late_reply=st.booleans(),
     )
-    # The empty list makes many plans without an event that closes the connection early.
+    # Because of the empty list, many plans have no event that closes the connection early.
     chosen = st.one_of(st.just([]), *(st.lists(st.sampled_from(last), min_size=n, max_size=n) for n in (1, 1, 2)))
     steps = chosen.flatmap(
         lambda some: st.lists(st.sampled_from(ordinary + some * _OTHERS_WEIGH), min_size=12, max_size=40)

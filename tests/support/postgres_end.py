@@ -1,4 +1,7 @@
-"""Implements a scripted PostgreSQL server, which a test controls message by message, up to a SCRAM login."""
+"""Implements a scripted PostgreSQL server; a test controls each message.
+
+The server can start a SCRAM login, but cannot complete the login.
+"""
 
 import base64
 import socket

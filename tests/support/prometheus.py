@@ -22,7 +22,7 @@ VARIABLES = {
     "$__rate_interval": "1m", "$job": ".*", "$instance": ".*", "$backend": ".*", "$consumer": ".*",
 }  # fmt: skip
 Series = Mapping[str, str]
-"""Values of series in promtool's notation, by the series."""
+"""Maps each time series to its values, both in the notation of promtool's tests."""
 
 
 def rules() -> list[dict[str, Any]]:
@@ -45,7 +45,7 @@ def dashboard_queries() -> dict[str, str]:
 
 
 def promtool(*arguments: str) -> str:
-    """Run promtool; return its output, which is empty if it succeeds and has nothing to say about tests."""
+    """Run promtool; return an empty string if promtool succeeds, otherwise its output."""
     done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=150, check=False)
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
@@ -159,12 +159,12 @@ class Prometheus:
             return json.load(response)["data"]
 
     def empty(self, queries: Mapping[str, str], use: Callable[[], None], within: float) -> Iterator[str]:
-        """Yield the names of the queries that return nothing within the time.
+        """Repeat the queries for up to `within` seconds; yield the names of queries that never return a result.
 
         Args:
             queries: The queries by name.
-            use: Causes traffic. It is called repeatedly, because a rate needs samples that differ.
-            within: Seconds.
+            use: Function that causes traffic. Each repetition calls it, because a rate needs samples that differ.
+            within: Timeout in seconds.
         """
         deadline = time.monotonic() + within
         missing = dict(queries)

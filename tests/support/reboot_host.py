@@ -64,8 +64,8 @@ class RebootHost:
 
     Args:
         folder: The directory of the disk images.
-        bastion: The bastion of the gateway in a container.
-        server: The NFS server behind this bastion.
+        bastion: The SSH server to which the gateway in the container connects.
+        server: The NFS server that the gateway reaches through this SSH server.
     """
 
     def __init__(self, folder: Path, bastion: Bastion, server: NfsServer) -> None:
@@ -124,9 +124,9 @@ class RebootHost:
         return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
     def run_containers(self, volume: str) -> None:
-        """Create containers with each restart policy, one that is stopped, and one whose program does not exist.
+        """Create one container for each restart policy in `ALIVE`, and the containers `no`, `stopped` and `faulty`.
 
-        The names of the containers are `ALIVE`, `no`, `stopped` and `faulty`.
+        A container whose name is a restart policy has this policy. The program of `faulty` does not exist.
         """
         run = ("run", "-d", "--network", "none", "--stop-timeout", "1")
         reads = ("-v", f"{volume}:/media", "box", "sh", "-c", "cat /media/hello && sleep 99999")
@@ -141,7 +141,7 @@ class RebootHost:
         self.docker("rm", "-f", *ALIVE, "no", "stopped", "faulty")
 
     def run_gateway(self) -> None:
-        """Start the gateway in a container of the machine's engine. It has a volume `files`."""
+        """Start the gateway in a container of the machine's engine. The gateway creates the volume `files`."""
         self.docker(
             "run", "-d", "--name", "gateway", "--network", "host", "--restart", "always", "--stop-timeout", "30",
             "-v", "/var/run:/host/run", "-v", "state:/state", *self._gateway.options(_GATEWAY_DISK), "box",
@@ -183,5 +183,5 @@ class RebootHost:
         assert {states[name] for name in ALIVE} == {"running"}
         assert (states["stopped"], states["no"], states["faulty"]) == ("exited", "exited", "created")
         logs = ("logs", "--since", str(self._booted), "always")
-        # On a busy machine, the container reads the file long after its start.
+        # Wait for the output: on a busy machine, the container reads the file long after the container's start.
         self.wait(lambda: self.docker(*logs).endswith("hello over NFS"), timeout=300.0)

@@ -77,8 +77,8 @@ class Redis:
     Args:
         folder: The folder for the server's files.
         options: Lines of redis.conf.
-        of: The primary; the server is its replica.
-        tls: The server's certificate. Its port for TLS is `tls_port`.
+        of: The primary of which this server is a replica; None to run a primary.
+        tls: The server's certificate. The server's port for TLS is `tls_port`.
     """
 
     check_user = "gateway"
@@ -141,7 +141,7 @@ class Redis:
 
 
 class Sentinel:
-    """A Sentinel that monitors one primary, and decides alone.
+    """A Sentinel that monitors one primary, with a quorum of one.
 
     Args:
         folder: The folder for the Sentinel's files.
@@ -176,7 +176,7 @@ class Sentinel:
         return int(str(answer[1]))
 
     def fail_over(self, timeout: float = 20.0) -> None:
-        """Promote the replica although the primary works, when the Sentinel knows that the replica is usable."""
+        """Force a failover as soon as the Sentinel knows a replica that it can promote."""
         deadline = time.monotonic() + timeout
         while True:
             try:

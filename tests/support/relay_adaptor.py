@@ -41,7 +41,7 @@ class Adaptor(Verbs, Protocol):
     async def join(self, setup: Setup, changed: Callable[[], None], tap: Tap | None) -> Joined: ...
 
     def order(self, step: Step) -> bool:
-        """Apply an event to the link; return False if the link does not support it in its present state."""
+        """Apply an event to the link; return False if the link cannot handle this event in its present state."""
 
     def refresh(self) -> None:
         """Handle what the relay's data plane has reported and the event loop has not handled yet."""

@@ -4,9 +4,9 @@ A plan is a list of steps. A `Trial` executes a plan on one connection, and chec
 
 1. The received data of an end is a prefix of the data that the other end sent.
 2. If a receiver sees a clean end, it has received all data. If a receiver cannot get all data, it sees a reset.
-3. A reset has a cause: a broken link or end, or bytes for a closed end. A client whose backend has sent its
-   whole response gets the whole response first. A client whose own bytes were lost is then reset, where the relay can
-   detect the loss.
+3. An end sees a reset only if the link broke, an end was reset, or bytes were sent to a closed end. If the backend
+   has sent its whole response, the client receives the whole response before a reset. If bytes of the client were
+   lost, and the relay can detect the loss, the client sees a reset.
 4. An end that reads gets all sent data, and the end of stream, independently of the other direction.
 5. The relay ends when both ends have finished, and reports the right reason. It counts all bytes, passes all data to
    its tap, and leaves no resources.
@@ -31,7 +31,7 @@ PATIENCE = 20.0
 _PATIENCE_AFTERWARDS = 3.0
 """The shorter `PATIENCE` for the time in which Hypothesis minimizes a failed plan, in seconds."""
 _POLL = 0.01
-"""The seconds between two polls of state whose changes cause no call."""
+"""The seconds between two polls of a condition. Not every change of a condition wakes the trial."""
 
 
 class BrokenContractError(AssertionError):
@@ -172,11 +172,11 @@ class Trial:
         return self.killed or self._aborted
 
     def _undeliverable(self, sender: End, receiver: End) -> bool:
-        """Return whether the sender has sent bytes that the receiver cannot read because it has closed."""
+        """Return whether the receiver has closed without reading all bytes that the sender sent."""
         return receiver.gone and sender.total > receiver.received
 
     def _keeps(self, receiver: End, sender: End) -> bool:
-        """Return whether the receiver must get all data that the sender sent before the sender closed."""
+        """Return whether the receiver must get all data of the sender, although the sender has closed."""
         return receiver is self.client and sender.delivered and not (self._cut or sender.broken)
 
     def _causes(self, receiver: End, sender: End) -> bool:

@@ -26,7 +26,7 @@ def need_sshd() -> None:
 
 
 def need_data_plane() -> None:
-    """Skip the test, or fail it in CI, if the engine of the data plane was not built."""
+    """Skip the test, or fail it in CI, if the native engine was not built."""
     need(is_built(), "the engine in C (build it with `python hatch_build.py`)")
 
 

@@ -1,4 +1,4 @@
-"""Runs Samba, and simple servers in threads, which send nothing, send slowly, reset connections, or echo."""
+"""Runs Samba, and simple servers in threads. A simple server sends nothing, sends slowly, resets or echoes."""
 
 import contextlib
 import socket
@@ -52,7 +52,7 @@ def silent(client: socket.socket) -> None:
 
 
 def dripping(first: bytes) -> Behavior:
-    """Send single bytes with pauses, in an endless loop."""
+    """Send `first` and 1000 zero bytes, one byte every 0.1 seconds."""
 
     def drip(client: socket.socket) -> None:
         for byte in first + bytes(1000):

@@ -1,4 +1,4 @@
-"""Implements one direction of a slow path, and of a connection on the path; see `tests.support.slow_link`."""
+"""Moves data in one direction of a slow path, for each connection on the path; see `tests.support.slow_link`."""
 
 import random
 import socket

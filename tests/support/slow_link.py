@@ -91,7 +91,7 @@ class SlowLink:
         return Figures(**self._child.ask("shape", **asdict(shape)))
 
     def cut(self, count: int = 0) -> Figures:
-        """Reset `count` open connections, chosen at random, or all open connections."""
+        """Reset `count` open connections, chosen at random. If `count` is 0, reset all open connections."""
         return Figures(**self._child.ask("cut", count=count))
 
     def hole(self, seconds: float) -> Figures:

@@ -116,7 +116,7 @@ class Path:
                 self._made += 1
 
     def _tune(self, sock: socket.socket) -> None:
-        """Set small buffers, and even smaller segments, because the default segments of loopback have 64 KiB."""
+        """Limit the sizes of the socket's buffers and segments. By default, loopback uses segments of 64 KiB."""
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT)
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, self._buffer)

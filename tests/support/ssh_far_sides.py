@@ -51,7 +51,7 @@ class OpenSsh(Straight):
 
     Args:
         folder: The directory for SSH keys.
-        channels: The data plane and, if there are several, the cipher: a key of `_CIPHERS`.
+        channels: The key in `_CIPHERS` for the data plane and the cipher of the SSH connection.
     """
 
     link_verbs: tuple[str, ...] = ("rekey",)
@@ -87,13 +87,13 @@ class OpenSsh(Straight):
 
     async def join(self, setup: Setup, changed: Callable[[], None], tap: Tap | None) -> Joined:
         joined = await super().join(setup, changed, tap)
-        # The class of the engine's relays is missing if the engine was not built.
+        # Compare the name: the class `NativeChannel` cannot be imported if the native engine was not built.
         assert type(joined.relay).__name__ == ("NativeChannel" if self._engine else "AsyncsshRelay")
         return joined
 
     def refresh(self) -> None:
         if self._engine:
-            from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the engine is optional
+            from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the native engine is optional
 
             native_engines().handle_records()
 
@@ -104,7 +104,7 @@ class OpenSsh(Straight):
 
     async def restore(self, *, reconnect: bool) -> None:
         if not reconnect and self._alive:
-            # If the peer rejects the last data, it disconnects before it answers this request.
+            # If the SSH server rejects earlier data, the server disconnects before it answers this request.
             await self._conn._make_global_request(b"keepalive@openssh.com")
         lost = not self._alive
         if reconnect or lost:
@@ -174,7 +174,7 @@ class Scripted(OpenSsh):
     _next: tuple[Setup, Callable[[], None]]
 
     def _make_bastion(self, folder: Path) -> Bastion:
-        return Bastion(folder, embedded=True)  # only the keys of this bastion are used
+        return Bastion(folder, embedded=True)  # creates the keys, but runs no server
 
     async def open(self) -> None:
         adaptor, folder = self, self._bastion.folder

@@ -28,7 +28,7 @@ class OpenSsh(Bastion):
     forks = True
     """Whether the server runs a separate process for each connection."""
     moves_for_keys = 40 << 20
-    """The bytes in each direction after which the server has started a key exchange, if tests set `rekey`."""
+    """How many bytes a test must transfer in each direction to cause a key exchange, if the test sets `rekey`."""
 
     def __init__(self, folder: Path, *, first: str = "", rekey: int = 0, host_ca: Path | None = None) -> None:
         need_sshd()
@@ -75,7 +75,7 @@ class SeveralKeys(OpenSsh):
 
 
 class Dropbear(OpenSsh):
-    """Dropbear; its compile-time limit KEX_REKEY_DATA starts a key exchange after 1 GiB in both directions."""
+    """Dropbear. It starts a key exchange after 1 GiB in total (KEX_REKEY_DATA, a compile-time constant)."""
 
     moves_for_keys = 560_000_000
 

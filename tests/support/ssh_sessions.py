@@ -42,10 +42,10 @@ async def opened(chosen: SshOptions, via: Link | None = None) -> AsyncIterator[S
 
 
 async def until_engines_are_idle() -> None:
-    """Wait until the engines have closed the sockets of all SSH connections, which they do in their threads."""
+    """Wait until the threads of the native engines have closed the sockets of all SSH connections."""
     if not is_built():
         return
-    from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the engine is optional
+    from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the native engine is optional
 
     async with asyncio.timeout(20):
         while any(runner.load for runner in native_engines().runners):

@@ -10,7 +10,7 @@ from tests.support.status_views import NOW
 
 
 def whole_page(rendering: LazyPage, parts: PageParts) -> str:
-    """Return a whole page as HTML, and set its items in `parts`, with which it was rendered."""
+    """Return a rendered page as HTML. Store its items in `parts`, the object that rendered the page."""
     parts.commit(list(rendering.items))
     return document(rendering.title, "", 0, parts.version, parts.html())
 
@@ -22,7 +22,7 @@ def status_page(
     now: float = NOW,
     parts: PageParts | None = None,
 ) -> str:
-    """Return the status page as HTML. `parts` are those of an earlier page; None if there is none."""
+    """Return the status page as HTML. To render an update of an earlier page, pass the `parts` of that page."""
     parts = parts or PageParts()
     return whole_page(render_index(view, events, configuration or {}, now, parts), parts)
 

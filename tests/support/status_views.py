@@ -1,4 +1,4 @@
-"""Creates views of tunnels, backends and the service, with one past check of each result."""
+"""Creates views of tunnels, backends and the service."""
 
 import time
 from collections.abc import Sequence

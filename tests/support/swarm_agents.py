@@ -14,7 +14,7 @@ class Agent(Site):
         self.engine, self.folder = engine, folder
         self.instance = instance
         self.database = "db"
-        from gateway.ops.ops_api_client import OpsApiClient  # noqa: PLC0415 - as in the class above
+        from gateway.ops.ops_api_client import OpsApiClient  # noqa: PLC0415 - used only in this method
 
         self.peers = ""
         self.client = OpsApiClient(None, str(folder / "admin.sock"))
@@ -33,7 +33,7 @@ class Agent(Site):
         return {each["instance"]: each["containers"] for each in peers if each["instance"]}
 
     def says_in(self, engine: Engine, container: str) -> str:
-        """Return the line that a container receives from `orders`; the container can be on any node."""
+        """Return the line that a container receives from the backend `orders`. The container can be on any node."""
         client = "timeout 5 nc -w 5 orders 3306 </dev/null"
         return engine.docker("exec", container, "sh", "-c", client, check=False, timeout=20).stdout.strip()
 

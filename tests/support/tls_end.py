@@ -12,7 +12,7 @@ _RECORD = 16 * 1024
 
 
 class TlsEnd(TcpEnd):
-    """An end that processes TLS records without an SSL socket, to close only one direction (RFC 8446, section 6.1).
+    """An end that can close only one direction (RFC 8446, section 6.1); an SSL socket of Python cannot.
 
     Args:
         changed: Called after each change of the state of this end.
@@ -90,5 +90,5 @@ class TlsEnd(TcpEnd):
                 self._send_end()
             self._push_rest()
             self.ended = True
-        except OSError:  # the path does not accept all data
+        except OSError:  # the socket does not accept all data
             self.broken = True

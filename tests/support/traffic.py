@@ -1,10 +1,12 @@
-"""Sends known bytes through a tunnel; a separate program, because clients and tunnel must run in different processes.
+"""Sends known bytes through a tunnel. Runs as a separate program, so that clients and tunnel use different processes.
 
-traffic.py serve PORT            run a backend, to which each client first sends its request (`_HEAD`)
-traffic.py both-directions PORT SIZE   transfer SIZE bytes in both directions in parallel; print the seconds
-traffic.py echoes PORT COUNT HOW open COUNT connections in parallel, each an echo; `half`: clients half-close
-traffic.py ask PORT              half-close, and print whether the later response is `kept` or `lost`
-traffic.py endless PORT COUNT    receive endlessly; half of the clients also send; print `flowing`, then each end
+traffic.py serve PORT                 run a backend; the first bytes of each client are its request (`_HEAD`)
+traffic.py both-directions PORT SIZE  send and receive SIZE bytes in parallel; print the duration in seconds
+traffic.py echoes PORT COUNT half     open COUNT echo connections in parallel, half-close each; print the duration
+traffic.py echoes PORT COUNT whole    like `half`, but the clients do not half-close
+traffic.py ask PORT                   send a request, half-close, and print whether the response is `kept` or `lost`
+traffic.py endless PORT COUNT         open COUNT connections that receive endlessly; half of them also send; print
+                                      `flowing` when all have received data, and later how each connection ended
 
 A client fails if it receives an unexpected byte, or too few bytes before a clean end. Every socket has
 a deadline.

@@ -1,4 +1,4 @@
-"""A Docker volume plugin with mounts that wait (https://docs.docker.com/engine/extend/plugins_volume/)."""
+"""A Docker volume plugin whose mounts a test can delay (https://docs.docker.com/engine/extend/plugins_volume/)."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Pages and modules name modules and packages that exist, and docs/architecture.md lists each package."""
+"""Tests that docs and docstrings name only modules that exist, and that docs/architecture.md lists each package."""
 
 import functools
 import re
@@ -12,15 +12,15 @@ PAGE = (ROOT / "docs/architecture.md").read_text()
 
 
 def named_paths(page: str) -> set[str]:
-    """Return the paths of modules and folders in code spans outside code blocks. A module can be without a folder."""
+    """Return the paths of modules and folders in code spans outside code blocks. Some paths are only a file name."""
     text = re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL)
     return set(re.findall(r"`((?:\w+/)*\w+\.py|(?:\w+/)+)`", text))
 
 
 def missing(page: str, *more: Path) -> list[str]:
-    """Return the named paths that exist neither in the package nor in the repository nor in the folders `more`.
+    """Return the paths in `page` that do not exist below the package, the repository, or a folder of `more`.
 
-    A module's name without a folder is found in any folder of the package and of `more`.
+    A path that is only a file name exists if the package or a folder of `more` contains the file at any depth.
     """
     anywhere = _module_names(PACKAGE, *more)
     return sorted(

@@ -59,7 +59,7 @@ def test_yaml_examples_can_be_parsed(page: Path) -> None:
 
 
 def split_rows(text: str) -> list[str]:
-    """Return the lines of Markdown tables that do not end with `|` or have not as many cells as the first line."""
+    """Return the lines of Markdown tables that do not end with `|`, or have more or fewer cells than the header."""
     tables = re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL)
     found = []
     for block in re.findall(r"^ *\|.*\n(?:.*\S.*\n)*", tables + "\n", re.MULTILINE):

@@ -58,9 +58,10 @@ def forbidden(source: str) -> list[str]:
 
 
 def misplaced(folder: Path, package: Path) -> list[str]:
-    """Return the test modules below `folder` that are not named after a module or package in the same place.
+    """Return the test modules below `folder` that do not correspond to a module or package of `package`.
 
-    A test of several modules of a package has the name of the package, in the package's folder or its parent.
+    `a/test_b.py` corresponds to the module `a/b.py` or the package `a/b/`. `a/b/test_b.py` can also correspond to the
+    package `a/b/`.
     """
     found = []
     for path in folder.rglob("test_*.py"):
@@ -75,7 +76,7 @@ def misplaced(folder: Path, package: Path) -> list[str]:
 def type_names(source: str) -> Iterator[str]:
     """Yield the name of each class, and of each type alias or new type at module level.
 
-    Names of type variables are not included: each is local to the functions of its module.
+    Omits type variables, because only the functions of their module use them.
     """
     module = ast.parse(source)
     yield from (node.name for node in ast.walk(module) if isinstance(node, ast.ClassDef))
@@ -86,7 +87,7 @@ def type_names(source: str) -> Iterator[str]:
 
 
 def shared_names(paths: Iterable[Path]) -> dict[str, list[Path]]:
-    """Return the types that several modules, or one module twice, define by the same name."""
+    """Map each type name that is defined more than once, or is in `STANDARD`, to the paths of its modules."""
     found: defaultdict[str, list[Path]] = defaultdict(list)
     for path in paths:
         for name in type_names(path.read_text()):

@@ -21,7 +21,7 @@ def locked(name: str) -> dict[str, str]:
 def test_the_lock_file_has_every_dependency_with_a_hash() -> None:
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     found = locked("requirements.lock")
-    assert {"pynacl", "google-re2"} <= found.keys()  # The extras `ed25519` and `patterns` require them.
+    assert {"pynacl", "google-re2"} <= found.keys()  # The extras `ed25519` and `patterns` require these packages.
     for text in wanted:
         requirement = Requirement(text)
         assert requirement.specifier.contains(found[requirement.name]), requirement

@@ -128,7 +128,7 @@ def test_an_unreadable_key_is_reported_with_the_user_and_advice() -> None:
             Secret(path=path, unexpanded_path="${KEY}").reveal()
         assert str(path) not in str(hidden.value)
         Path(folder).chmod(0o600)
-        with as_nobody(), pytest.raises(TunnelError, match="may not enter a folder above it"):
+        with as_nobody(), pytest.raises(TunnelError, match="may not enter a folder above this file"):
             load_keys(options(path))
         Path(folder).chmod(0o700)
 

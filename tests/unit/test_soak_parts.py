@@ -1,4 +1,4 @@
-"""The soak detects bytes that belong to another stream."""
+"""Tests that the soak test detects a stream that receives bytes of another stream or ends early."""
 
 import asyncio
 import socket

@@ -62,7 +62,7 @@ def text_of_python(source: str) -> str:
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if tokenize.tok_name[token.type] in TEXT_TOKENS:
             text = re.sub("^#", " ", token.string)
-            if re.match("[rR]?[fF]", text):  # Python 3.11: one token, with the expressions
+            if re.match("[rR]?[fF]", text):  # Python 3.11: an f-string is one token, including its expressions
                 text = re.sub(r"\{[^{}\n]*\}", lambda code: CODE * len(code[0]), text)
             for number, part in enumerate(text.splitlines()):
                 column = 0 if number else token.start[1]
@@ -94,8 +94,8 @@ READERS: dict[str, Callable[[str], str]] = {
     ".yaml": text_of_yaml,
     ".html": str,
 }
-"""For each file suffix, the function that returns the text of a file and keeps the lines. Chart templates are all
-text."""
+"""For each file suffix, the function that returns the text of a file, with the same line numbers. Chart templates
+need no function, because all of their content is checked."""
 
 
 def problems(path: Path, root: Path = ROOT) -> list[str]:

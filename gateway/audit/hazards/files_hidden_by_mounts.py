@@ -69,7 +69,7 @@ def _copy_missing(client: str, container: AuditedContainer, mount: AuditedMount,
 
 
 def _has_program(container: AuditedContainer, path: str) -> bool:
-    """Return whether a path contains the image's program or working directory, or a file that an argument names."""
+    """Return whether a directory contains the image's program or working directory, or a file in its arguments."""
     config = container.defaults
     words = (*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ()), config.get("WorkingDir") or "")
     return any(is_below(str(each), path) for each in words)
@@ -93,4 +93,4 @@ def _single_file(snapshot: AuditSnapshot, container: AuditedContainer, mount: Au
 
 _SUFFIXES = {".cfg", ".cnf", ".conf", ".crt", ".db", ".env", ".ini", ".json", ".key", ".ovpn", ".pem", ".sqlite",
              ".toml", ".txt", ".xml", ".yaml", ".yml"}  # fmt: skip
-"""If the audit cannot read a mount's source on the host, these suffixes distinguish files from directories."""
+"""A mount's source with one of these suffixes counts as a file if the audit cannot read the source on the host."""

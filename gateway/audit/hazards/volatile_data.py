@@ -78,7 +78,7 @@ def _move(snapshot: AuditSnapshot, container: AuditedContainer, directory: str) 
         return "# the name of the directory contains control characters: no command is safe to print"
     if directory == "/":
         shown = command(snapshot.client, "diff", container.name)
-        then = f"# then configure {container.name} to store them in one directory, and mount a volume there"
+        then = f"# then configure {container.name} to store its data in one directory, and mount a volume there"
         return f"{shown}  # shows the files\n{then}"
     work = (container.inspection.get("Config") or {}).get("WorkingDir")
     if directory in _SHARED or directory == work:

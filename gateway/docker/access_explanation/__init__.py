@@ -24,7 +24,7 @@ def explain(
     container: Container,
     backends: Iterable[ExplainedBackend],
 ) -> Explanation:
-    """Return which backends a container reaches, and why it does or does not reach them.
+    """Return for each backend whether a container reaches the backend, and why or why not.
 
     Args:
         desired: The desired state.

@@ -20,7 +20,7 @@ def access_conditions(subject: ExplainedContainer) -> Iterator[AccessCondition]:
             "network of",
             base.name,
             base.state,
-            "it uses this container's network, so its connections have this container's address",
+            "both containers use this network, so their connections have the same address",
         )
     yield from _labels(subject)
     if subject.grant is not None:
@@ -28,7 +28,9 @@ def access_conditions(subject: ExplainedContainer) -> Iterator[AccessCondition]:
         given += f"; aliases {', '.join(subject.grant.aliases)}" if subject.grant.aliases else ""
         yield AccessCondition("grants", "docker.grants", "given", given)
     elif subject.desired.strict:
-        yield AccessCondition("grants", "docker.grants", "none", "with gateway.strict, only grants admit containers")
+        yield AccessCondition(
+            "grants", "docker.grants", "none", "with gateway.strict, labels have no effect without a grant"
+        )
     relevant = dict.fromkeys((*(name for name in subject.networks if subject.endpoint(name)), *subject.attachments))
     for name in relevant or subject.options.networks:
         yield _network(subject, name)
@@ -41,7 +43,7 @@ def _labels(subject: ExplainedContainer) -> Iterator[AccessCondition]:
     asked = set(subject.desired.by_label.values())
     for source, state, why in (
         (subject.container.labels, "counts", ""),
-        (subject.container.image_labels, "ignored", "it comes from the image"),
+        (subject.container.image_labels, "ignored", "the label comes from the image"),
     ):
         for key in sorted(source):
             known = key.removeprefix(prefix) in labels.KEYS or key in asked

@@ -23,7 +23,8 @@ class ExplainedContainer:
         self.options = desired.options
         self.container = container
         self.base = observed.base(container)
-        """The owner of the container's network namespace, usually the container itself. None if it was removed."""
+        """The owner of the container's network namespace, usually the container itself; None if the owner was
+        removed."""
         self.gateway = observed.own_container
         """The gateway's own container; None if the gateway does not run in a container of this engine."""
         self.networks = planned.networks

@@ -29,13 +29,14 @@ class ExplainedBackend:
 
 @dataclass(frozen=True)
 class AccessCondition:
-    """A condition that determines which backends a container reaches, such as a label or a network.
+    """One condition for a container's access to backends, such as one of its labels or networks.
 
     Args:
-        part: The type: `container`, `network of`, `label`, `grants`, `network` or `name`. The condition `network of`
-            describes the container whose network the explained container uses. `name` describes a name conflict.
-        name: The name of the container or network, the label with its value, `docker.grants`, or the name that has a
-            conflict; empty for an invalid label.
+        part: The type: `container`, `network of`, `label`, `grants`, `network` or `name`. A condition of type
+            `network of` is about the container whose network the explained container uses. The type `name` means a
+            name conflict.
+        name: For a label: the label with its value; empty if the label is invalid. For grants: `docker.grants`. For a
+            name conflict: the conflicting name. Otherwise, the name of the container or network.
         state: The state of the condition, in one or two words.
         why: Details.
     """

@@ -39,10 +39,10 @@ def reachability(subject: ExplainedContainer, backend: ExplainedBackend) -> Reac
     if base.network_mode == "host":
         why = f"it uses the host's network, where names of backends do not resolve; listeners: {listen}"
         return Reachability(
-            backend.name, "maybe", "", why, "connect to an address of a listener that the host reaches"
+            backend.name, "maybe", "", why, "connect to the address of a listener that is reachable from the host"
         )
     if backend.name not in subject.desired.backends:
-        why = f"no other container reaches its listeners ({listen})"
+        why = f"containers do not reach the backend's listeners ({listen})"
         return _no(backend, why, f"set backends.{backend.name}.listen to 0.0.0.0:PORT")
     network = _shared_network(subject, base, backend.name)
     return _unattached(subject, backend) if network is None else _served(subject, backend, network, base)
@@ -59,11 +59,11 @@ def _served(subject: ExplainedContainer, backend: ExplainedBackend, network: str
     conflict = next((each for each in subject.name_conflicts if each.name == backend.name.lower()), None)
     if conflict is not None:
         remedy = (
-            f"rename backend {backend.name} or the other one, or keep the backend off network {conflict.network}"
-            f" (docker.networks.{subject.desired.configured_name(conflict.network)}.backends)"
+            f"rename backend {backend.name} or the other host of that name, or keep the backend off network"
+            f" {conflict.network} (docker.networks.{subject.desired.configured_name(conflict.network)}.backends)"
         )
         return Reachability(
-            backend.name, "maybe", network, f"{conflict}: it reaches one of them by that name", remedy
+            backend.name, "maybe", network, f"{conflict}: this container reaches one of the two by that name", remedy
         )
     if backend.state == _UNKNOWN:
         return Reachability(backend.name, "maybe", network, f"by the name {backend.name}; {state}", "")
@@ -71,7 +71,7 @@ def _served(subject: ExplainedContainer, backend: ExplainedBackend, network: str
 
 
 def _shared_network(subject: ExplainedContainer, base: Container, backend: str) -> str | None:
-    """Return a network where the container can resolve the backend's name to the gateway; None if there is none."""
+    """Return a network of the container on which the backend's name resolves to the gateway; None if none exists."""
     there = subject.gateway.endpoints if subject.gateway is not None else {}
     for name, endpoint in base.endpoints.items():
         ours = there.get(name)
@@ -99,12 +99,14 @@ def _without_label(
     subject: ExplainedContainer, backend: ExplainedBackend, label: str, who: Consumer, base: Container
 ) -> Reachability:
     if subject.desired.strict:
-        return _no(backend, f"no rule in docker.grants lets container {who.name} use it", _grant(who.name, backend))
+        return _no(
+            backend, f"no rule in docker.grants lets container {who.name} use the backend", _grant(who.name, backend)
+        )
     why = f"label {label} of container {who.name} does not list {backend.name}"
     if label in base.image_labels:
         why = f"label {label} of container {who.name} comes from its image, and is ignored"
     elif label not in who.labels:
-        why = f"it admits containers by label {label}, which container {who.name} does not have"
+        why = f"the backend admits containers by label {label}, which container {who.name} does not have"
     remedy = f"add {backend.name} to label {label} of container {who.name} and recreate it"
     return _no(backend, why, f"{remedy}, or {_grant(who.name, backend)}")
 
@@ -116,12 +118,12 @@ def _unattached(subject: ExplainedContainer, backend: ExplainedBackend) -> Reach
     if not configured:
         return _no(
             backend,
-            "it is not available on any network in docker.networks",
-            "add it to docker.networks.NETWORK.backends",
+            "the backend is not available on any network in docker.networks",
+            "add the backend to docker.networks.NETWORK.backends",
         )
     if subject.gateway is None:
         why = "the gateway does not run in a container of this engine, so names of backends do not resolve"
-        return _no(backend, why, "run it in a container of this engine, or set docker.container")
+        return _no(backend, why, "run the gateway in a container of this engine, or set docker.container")
     there = next((name for name in kept if subject.endpoint(name) is not None), None)
     if there is not None:
         why = f"the gateway does not have the name {backend.name} on network {there}"

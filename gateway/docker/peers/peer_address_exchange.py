@@ -60,7 +60,7 @@ class PeerAddressExchange:
         self._connections: PeerConnectionManager | None = None
         self._problem = ""
         self._encoded_from: tuple[EngineSnapshot | None, Mapping[str, Consumer]] = None, {}
-        """The snapshot and the consumers that `_lines` was built from."""
+        """The snapshot and the consumers in the reports that this gateway currently sends (`_lines`)."""
         self._lines: dict[NetworkToPeers, bytes] = {}
         self._reports: list[tuple[ContainerAddressReport, dict[str, Consumer]]] = []
         """The most recent report of each peer, and the consumers in the report."""

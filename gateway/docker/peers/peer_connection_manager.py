@@ -1,4 +1,4 @@
-"""Finds the gateways on the other nodes of a swarm (peers), connects to each, and sends them reports of addresses."""
+"""Finds the gateways on the other nodes of a swarm (peers), and exchanges container addresses with them."""
 
 import asyncio
 import logging
@@ -32,7 +32,10 @@ _HEARTBEAT = b"\n"
 
 
 class PeerConnectionManager:
-    """Finds the gateways on other swarm nodes (peers), connects to each, accepts connections, and sends reports.
+    """Finds the gateways on other swarm nodes (peers), and exchanges reports of container addresses with them.
+
+    The gateway connects to each peer to receive the peer's reports. The gateway sends its own reports over the
+    connections that it accepts from the peers.
 
     Args:
         options: The configuration.
@@ -57,9 +60,9 @@ class PeerConnectionManager:
         """For each network ID: the encoded report that this gateway sends."""
         self._servers: dict[NetworkToPeers, asyncio.Task[None]] = {}
         self._network_added = asyncio.Event()
-        """An event that is set when the gateway starts to listen on a network."""
+        """An `asyncio.Event` that is set when the gateway starts to listen on another network."""
         self._handshakes: Counter[str] = Counter()
-        """The number of handshakes in progress, by address."""
+        """The number of TLS handshakes in progress, by the address of the client."""
         self._listed: dict[str, set[str]] = {}
         """For each network ID: the addresses of the peers according to DNS."""
         self._maintained: set[tuple[str, str]] = set()
@@ -69,7 +72,7 @@ class PeerConnectionManager:
         """For each network on which the gateway cannot listen: the reason."""
 
     def update(self, lines: dict[NetworkToPeers, bytes]) -> None:
-        """Listen only on the networks in `lines`, and send each report to the peers on its network.
+        """Listen only on the networks in `lines`. On each network, send the network's report to the peers.
 
         Args:
             lines: The encoded report for each network.
@@ -86,7 +89,7 @@ class PeerConnectionManager:
             self._serve(network)
 
     def reports(self) -> list[ContainerAddressReport]:
-        """Return the latest report of each connected peer on the shared networks."""
+        """Return the latest report of each connected peer, for the networks on which this gateway listens."""
         networks = {network.id for network in self._servers}
         return [each.report for (network, _), each in self.peers.items() if each.report and network in networks]
 
@@ -131,7 +134,7 @@ class PeerConnectionManager:
                 self._group.create_task(self._handshake(network, client, address))
 
     async def _handshake(self, network: NetworkToPeers, client: socket.socket, address: str) -> None:
-        """Complete the TLS handshake of a peer, and send reports until the connection closes."""
+        """Complete the TLS handshake with a peer, and send reports until the connection closes."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(reader)
@@ -153,7 +156,7 @@ class PeerConnectionManager:
         await self._send_reports(network, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     async def _send_reports(self, network: NetworkToPeers, writer: asyncio.StreamWriter) -> None:
-        """Send a peer the report for the network at once, and again after each change.
+        """Send a peer the current report for a network, and the new report after each change.
 
         Send heartbeats between the reports.
         """

@@ -49,8 +49,8 @@ def plan(
             " containers"
         )
     builder.warnings += [
-        f"container {each.name} cannot be inspected, so the gateway does not change it: repair or remove it: "
-        f"{each.problem}"
+        f"container {each.name} cannot be inspected ({each.problem}), so the gateway does not change it: repair or "
+        "remove the container"
         for each in observed.containers
         if each.problem
     ]

@@ -115,7 +115,7 @@ def _connect(builder: PlanBuilder, container: Container, name: str, aliases: tup
             container.name,
             container.id,
             (*aliases, builder.desired.owner_alias),
-            builder.why(container) if not own else "clients reach backends through it",
+            builder.why(container) if not own else "clients reach backends through the gateway",
             addresses=own_addresses(builder, name) if own else (),
         )
     )

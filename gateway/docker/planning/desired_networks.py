@@ -13,7 +13,7 @@ def desired_networks(builder: PlanBuilder, container: Container) -> dict[str, tu
     """Return a container's aliases on each of its desired networks.
 
     Add warnings about the container's labels to the plan. If `docker.grants` does not permit the container's request,
-    return no networks, and add blocked attachments to the plan.
+    return no networks, and add each requested attachment to the plan with the state `blocked`.
     """
     if container.id == builder.observed.own:
         return {name: builder.gateway_aliases(name) for name in builder.options.networks}
@@ -57,8 +57,8 @@ def attachable_networks(builder: PlanBuilder, container: Container) -> set[str]:
 def _idle(builder: PlanBuilder, container: Container) -> None:
     """Warn about a container's labels that have no effect because the label `enable` is absent.
 
-    If the container shares a network with the gateway, the key `allow` of a backend can match these labels. In this
-    case, do not warn.
+    Do not warn if the container shares a network with the gateway, because the key `allow` of a backend can then
+    match the labels.
     """
     mistakes = labels.idle(container.labels, builder.options.label_prefix, builder.desired.instance)
     shared = client_networks(builder.observed, builder.options) if mistakes else None

@@ -117,7 +117,10 @@ def _repair_block(builder: PlanBuilder, container: Container) -> str:
 
 
 def _stale(builder: PlanBuilder, container: Container, name: str, aliases: tuple[str, ...], *, ours: bool) -> None:
-    """Plan to reattach a container whose network was removed and created again, so that the container can start."""
+    """Report a container whose network was removed and created again, and which therefore cannot start.
+
+    If the gateway attached the container, plan to reattach it to the new network.
+    """
     builder.report_container(
         container, name, AttachmentState.DRIFTED, None, removed_network_message(builder, container, name, ours=ours)
     )

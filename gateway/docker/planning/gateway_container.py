@@ -19,8 +19,8 @@ _FIX = 'see docs/docker.md, "The gateway\'s address"'
 def own_addresses(builder: PlanBuilder, name: str) -> tuple[str, ...]:
     """Return the addresses to request for the gateway's container on a network.
 
-    If the result has no address of an address family, the engine chooses one. For a network that is neither on this
-    engine nor in the plan, the result is the configured address, or else the gateway's previous addresses.
+    The engine chooses an address for each IP version that the result does not contain. For a network that is neither
+    on this engine nor in the plan, the result is the configured address, or else the gateway's previous addresses.
 
     Args:
         builder: The plan so far.
@@ -171,7 +171,7 @@ def address_warnings(builder: PlanBuilder) -> Iterator[str]:
 
 
 def _taken(builder: PlanBuilder, own: Container, name: str) -> Iterator[str]:
-    """Yield a warning for each other container with an address that the gateway requested for itself."""
+    """Yield a warning for each container that has an address that the gateway requested for its own container."""
     for container in builder.observed.containers:
         endpoint = container.endpoints.get(name)
         if endpoint is None or container.id == own.id:
@@ -188,9 +188,11 @@ def _taken(builder: PlanBuilder, own: Container, name: str) -> Iterator[str]:
 def as_running_gateway(desired: DesiredState, observed: EngineSnapshot) -> EngineSnapshot:
     """Return the snapshot, with `own` set to the running gateway's container.
 
-    A command such as `gateway apply` can run on the host, or in a temporary container that it must not attach to
-    networks. The snapshot is returned unchanged if `own` is already correct (for example, because `docker.container`
-    is set), or if not exactly one gateway container runs.
+    A command such as `gateway apply` can run on the host or in a temporary container. The command must not attach the
+    temporary container to networks.
+
+    Return the snapshot unchanged if `own` is already correct (for example, because `docker.container` is set), if no
+    gateway container runs, or if several run.
     """
     own = observed.own_container
     if desired.options.container is not None or (own is not None and desired.is_gateway(own)):
@@ -200,7 +202,10 @@ def as_running_gateway(desired: DesiredState, observed: EngineSnapshot) -> Engin
 
 
 def duplicate_gateways(builder: PlanBuilder) -> Iterator[str]:
-    """Yield a warning for each other gateway with the same instance name. Such gateways undo each other's changes."""
+    """Yield a warning for each running container of another gateway that has the same instance name.
+
+    Gateways with the same instance name undo each other's changes.
+    """
     own = builder.observed.own
     for container in builder.observed.containers:
         others = own is not None and container.id != own and container.state in RUNNING

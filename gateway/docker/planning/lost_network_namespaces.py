@@ -84,13 +84,13 @@ def without_namespace_while_running(builder: PlanBuilder, container: Container) 
 
 
 def later_starts(builder: PlanBuilder) -> dict[str, float]:
-    """Find namespace owners whose start seems to be in the future, because the engine's clock was set back.
+    """Find namespace owners whose start time seems to be in the future, because the engine's clock was set back.
 
-    The containers that join these namespaces need no restart. The gateway records them. Otherwise, it would restart
-    them when the clock reaches the owner's start time.
+    The containers that join these namespaces need no restart. The gateway records the owners' start times. Without
+    this record, the gateway would restart the containers when the engine's clock reaches these times.
 
     Returns:
-        The owner's start time in seconds since the epoch, by the ID of the container that joins the namespace.
+        For the ID of each container that joins such a namespace: the owner's start time, in seconds since the epoch.
     """
     clock, found = builder.observed.clock, {}
     for container in builder.observed.containers:

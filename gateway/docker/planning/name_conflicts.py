@@ -1,4 +1,7 @@
-"""Finds names that resolve to two hosts for one container. Warns, or blocks the container (`on_name_conflict`)."""
+"""Finds names that resolve to two hosts for one container or service.
+
+The option `on_name_conflict` selects whether the gateway warns or refuses the attachment.
+"""
 
 from collections.abc import Collection, Iterable
 

@@ -22,8 +22,9 @@ def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo)
             first = "attach the gateway's container to another network that is not internal, then " if alone else ""
             yield (
                 f"network {there.name}: {differs}: set {keep} to keep it; to replace it, {first}give it another name "
-                "in docker.networks: the gateway creates the new one, moves containers to it and removes this one;"
-                f" or disconnect every container, the gateway's last, and run {command} network rm {there.name}"
+                "in docker.networks: the gateway creates the new network, moves containers to it and removes this "
+                "one; or disconnect every container (the gateway's container last), and run "
+                f"{command} network rm {there.name}"
             )
         else:
             yield (

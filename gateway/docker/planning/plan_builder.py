@@ -204,7 +204,7 @@ class PlanBuilder:
     def containers_named(self, network: str, name: str) -> list[tuple[Container, bool]]:
         """Return the containers to which a name resolves on a network.
 
-        The second value of each pair is true if the name is an alias of the container.
+        Each item of the result is a container, and whether the name is an alias of this container.
 
         Args:
             network: The network's name.

@@ -62,7 +62,10 @@ def revive(builder: PlanBuilder) -> tuple[UnavailableContainer, ...]:
 def _with_start_restriction(
     builder: PlanBuilder, container: Container, unavailable: UnavailableContainer
 ) -> UnavailableContainer:
-    """Return `unavailable`, with another state and a reason if the gateway must not start `container`."""
+    """Return `unavailable`, with its state replaced by `OFF` or `GIVEN_UP` if the gateway must not start `container`.
+
+    Only the states `STARTING` and `WAITING` are replaced. The message of the result then contains the reason.
+    """
     if unavailable.state not in (RevivalStatus.STARTING, RevivalStatus.WAITING):
         return unavailable
     options, desired, start = builder.options, builder.desired, container.last_start

@@ -16,7 +16,8 @@ def report_shared_namespace(
         container: The container that uses the namespace of the other container.
         network: A network that `container` requests.
         aliases: The aliases that `container` requests.
-        coming: Whether the other container requests `network` too. If so, it is attached first.
+        coming: Whether the other container requests `network` too. If so, the gateway attaches the other container
+            first.
     """
 
     def report(state: AttachmentState, reason: AttachmentObstacle | None, message: str) -> None:

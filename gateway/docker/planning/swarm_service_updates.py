@@ -52,9 +52,8 @@ def _attached(builder: PlanBuilder, service: SwarmService) -> tuple[dict[str, fr
     """Report the status of each network that a service requests.
 
     Returns:
-        First, the current and added networks of the service: a mapping from network IDs to the desired aliases.
-            Second, the IDs of the requested networks that exist. If the gateway refuses the request, the second value
-            is empty.
+        First, the service's aliases on its current and added networks, by network ID. Second, the IDs of the
+            requested networks that exist. If `docker.grants` does not permit the request, the second value is empty.
     """
     mark, who = builder.desired.owner_alias, f"service {service.name}"
 
@@ -103,7 +102,10 @@ def _block_reason(
     request: RequestedAccess,
     found: frozenset[str] | None,
 ) -> tuple[AttachmentState, AttachmentObstacle, str] | None:
-    """Return the status, obstacle and message if there is an obstacle to a requested network; otherwise, None."""
+    """Return why the gateway must not attach a service to a requested network: the status, obstacle and message.
+
+    Return None if nothing prevents the attachment.
+    """
     if found is None and there.scope != "swarm":
         return AttachmentState.BLOCKED, AttachmentObstacle.LOCAL_NETWORK, _local(builder, there)
     if conflicts := service_conflicts(builder, service, there.name, request.aliases):
@@ -126,7 +128,7 @@ def _local(builder: PlanBuilder, there: NetworkInfo) -> str:
 
 
 def _to_change(builder: PlanBuilder) -> tuple[AttachmentState, AttachmentObstacle | None, str]:
-    """Return the status for a requested network that is not in the service's specification yet."""
+    """Return the status for a requested network that the service lacks, or on which the service has other aliases."""
     if not builder.options.services:
         message = (
             "docker.services is false: set it to true, and the gateway adds the network, which restarts the tasks"
@@ -154,7 +156,7 @@ def _conflict(
 
 
 def _held(builder: PlanBuilder, service: SwarmService, name: str, alias: str) -> str | None:
-    """Return which container or service has an alias without sharing it with `service`; None if there is none."""
+    """Return a container or service that has an alias and cannot share it with `service`; None if there is none."""
     holder, network, alias = _holder(builder, service), builder.known[name].id, alias.lower()
     holders = [
         _holder(builder, other)

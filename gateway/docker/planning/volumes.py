@@ -82,7 +82,7 @@ def mount_problems(
         yield "volumes: Docker Desktop mounts in a virtual machine with its own 127.0.0.1: set volume.address"
     loopback = [spec.name for spec in specs if spec.address.startswith("127.") or spec.address == "::1"]
     if loopback and not host.startswith("unix://"):
-        yield f"volumes {', '.join(loopback)}: 127.0.0.1 is the engine's host, not this one: set volume.address"
+        yield f"volumes {', '.join(loopback)}: 127.0.0.1 is the engine's host, not the gateway's: set volume.address"
     if loopback and own_mode is not None and own_mode != "host":
         yield (
             f"volumes {', '.join(loopback)}: the gateway's container does not use the host's network, so the engine "

@@ -18,7 +18,7 @@ from gateway.ops.status_view_cache import StatusViewCache
 from gateway.ops.status_views import ServiceView
 
 RenderPage = Callable[[ServiceView, PageParts], LazyPage | None]
-"""Renders a page from a snapshot of the service's state. Reuses parts that have not changed since the last rendering.
+"""Renders a page from a view of the service's state. Reuses parts that have not changed since the last rendering.
 Returns None if the page does not exist."""
 _UPDATE_AGE = 3.0
 """Maximum age, in seconds, of the counters in an update of an open page. It is higher than for a complete page,
@@ -44,7 +44,7 @@ class CachedPage:
     """Renders one HTML page for all clients, and caches the responses.
 
     Args:
-        views: Provides snapshots of the service's state, which the page shows.
+        views: Provides views of the service's state, which the page shows.
         executor: Compresses large responses in a thread.
         root: The URL of `/`, relative to the page.
         max_age: Maximum age of the content of a whole page, in seconds.
@@ -60,13 +60,13 @@ class CachedPage:
         self._title = ""
         self._event = 0
         self._view_number = 0
-        """`VersionedStatusView.number` of the latest rendered snapshot; 0 before the first rendering. The snapshot
-        is not stored, so that its memory can be freed."""
+        """`VersionedStatusView.number` of the latest rendered view; 0 before the first rendering. The view itself is
+        not stored, so that its memory can be freed."""
         self._rendered = 0.0
         """Monotonic time of the last rendering, in seconds."""
         self._responses: dict[int | None, PageResponse] = {}
-        """The cached responses with the current content, by the version that the client has. The response for None
-        contains the whole page."""
+        """The cached responses with the current content. The key is the version that the client already has. The
+        response with the key None contains the whole page."""
 
     async def get(self, since: str, render: RenderPage) -> PageResponse | None:
         """Return the whole page, or an update with the changed parts; None if the page does not exist.

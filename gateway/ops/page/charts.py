@@ -9,9 +9,9 @@ from gateway.contracts.states import HealthState
 from gateway.ops.status_views import CheckHistoryEntry
 
 WIDTH = 100
-"""Width of a chart in SVG units. A history chart needs one unit for each check in the history."""
+"""Width of a chart in SVG units. A history chart needs one unit for each check result in the history."""
 PHASES = ("dns", "channel", "tcp", "greeting", "tls", "auth", "query", "rpc")
-"""The phases of a check that have their own color in `page.css`."""
+"""The phases of a probe that have their own color in `page.css`."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ def history_chart(checks: Sequence[CheckHistoryEntry], columns: int = WIDTH) -> 
     """Return a chart of check results, oldest first. The worse the result, the taller the column.
 
     Args:
-        checks: The checks, oldest first. There are at most `WIDTH` checks.
-        columns: Maximum number of columns. With `WIDTH` columns, each column shows one check. With fewer columns,
-            each column shows the worst result of several checks.
+        checks: The check results, oldest first. There are at most `WIDTH` results.
+        columns: Maximum number of columns. With `WIDTH` columns, each column shows one result. With fewer columns,
+            each column shows the worst of several results.
     """
     return _draw_history(bytes([_RESULTS[each.state] for each in checks]), columns)
 
@@ -54,7 +54,7 @@ _RESULTS = {
 
 @lru_cache(maxsize=1024)  # most targets have the same results, and therefore the same chart
 def _draw_history(results: bytes, columns: int) -> Chart:
-    """Return a history chart. `results` contains the result of each check, as an index in `_CLASSES`."""
+    """Return a history chart. `results` contains each check result as an index in `_CLASSES`."""
     per_column = -(-WIDTH // columns)
     groups = bytes(max(results[at : at + per_column]) for at in range(0, len(results), per_column))
     paths: dict[str, str] = {}
@@ -68,7 +68,7 @@ def _draw_history(results: bytes, columns: int) -> Chart:
 
 
 def _label(results: bytes) -> str:
-    """Return the text alternative of a history chart: the number of checks with each result, worst first."""
+    """Return the text alternative of a history chart: how often each check result occurs, worst first."""
     if not results:
         return "not checked yet"
     counts = [(results.count(at), word) for at, word in enumerate(_WORDS)]
@@ -80,7 +80,7 @@ def _label(results: bytes) -> str:
 
 
 def phases_chart(phases: dict[str, float], longest: float) -> Chart:
-    """Return a bar with one segment for each phase of one check. The length of a segment shows the phase's duration.
+    """Return a bar with one segment for each phase of one probe. The length of a segment shows the phase's duration.
 
     Args:
         phases: The duration of each phase in seconds.

@@ -11,11 +11,11 @@ from gateway.ops.page.page_parts import PageItem, PagePart, PageParts
 from gateway.ops.page.templates import TEMPLATES
 
 SHORTEST_SCALE = 0.005
-"""Minimum scale of a chart of check phases: the full width represents at least this number of seconds."""
+"""Minimum number of seconds that the full width of a chart of probe phases represents."""
 END_SECTION = "</section>\n"
 _PERIOD = 3600.0
-"""Maximum age of a rendered part, in seconds. The part is then rendered again even if its data has not changed,
-because times that are more than a day old include the date."""
+"""Maximum age, in seconds, of a rendered part whose data has not changed. An older part is rendered again, because
+it must show the date of each time that is now more than a day ago."""
 
 
 def macros(template: str) -> Any:
@@ -67,7 +67,7 @@ class PagePartRenderer:
         Args:
             group: The group.
             path: The function that renders the heading and the tunnels of the group.
-            longest: The duration of the longest check on the page, in seconds. None for a page with many targets,
+            longest: The duration of the longest probe on the page, in seconds. None for a page with many targets,
                 which shows fewer details.
         """
         names, label = ",".join(group.paths), escape(status_content.heading(group))

@@ -18,8 +18,8 @@ from gateway.ops.status_views import BackendView, ConfigText, ServiceView
 from gateway.ops.tunnel_root_causes import path_tunnels, with_outer_tunnels
 
 _LARGE = 100
-"""With more targets, the status page omits details, so that it stays below 300 KB. A status page with all details
-shows at most this number of consumers."""
+"""Maximum number of targets, and of consumers, on a status page with all details. If the service has more targets,
+the page omits details to stay below 300 KB."""
 _MAX_CHANGES = 100
 """Maximum number of recent changes on the page of a backend."""
 _INDEX, _BACKEND, _FLEET = map(macros, ("index.html", "backend.html", "fleet.html"))
@@ -32,7 +32,7 @@ class LazyPage:
 
     Args:
         title: The title of the page.
-        items: The content of the page, in order. Between slow steps, there is an empty string, so that the caller can
+        items: The content of the page, in order. Empty strings between slow steps give the caller an opportunity to
             yield to the event loop.
     """
 
@@ -55,7 +55,7 @@ def render_index(
     diagnosis, renderer = diagnose(view), PagePartRenderer(parts, now, "")
     targets = [target for backend in view.backends for target in backend.targets]
     large = len(targets) > _LARGE
-    # The longest check sets the scale of the bars that show check phases. Large pages do not contain these bars.
+    # The longest probe sets the scale of the bars that show probe phases. Large pages do not contain these bars.
     durations = (each.last_duration or 0.0 for each in targets if each.last_phases)
     longest = None if large else max(durations, default=0.0)
 

@@ -66,7 +66,7 @@ class StatusPageNotices:
         reload_error: Why the last reload failed; empty if it was successful.
         docker_trouble: Why the gateway cannot use the Docker engine; None if the gateway can use it.
         unavailable: The containers that are unavailable.
-        warnings: The warnings.
+        warnings: Warnings about the service and about Docker.
     """
 
     reload_failed_at: float | None
@@ -172,7 +172,7 @@ def consumer_rows(backends: Iterable[BackendView]) -> Iterator[ConsumerRow]:
 
 
 def event_level(event: StateChange) -> DisplaySeverity:
-    """Return the severity of an event's state."""
+    """Return the severity of the state that an event reports."""
     match event.subject.type:
         case SubjectType.BACKEND | SubjectType.TARGET if event.state in list(HealthState):
             return backend_level(HealthState(event.state))

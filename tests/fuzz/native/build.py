@@ -1,4 +1,4 @@
-"""Build the harness of the engine in C: with clang, for libFuzzer, or with gcc, to run saved inputs only."""
+"""Build the native engine's fuzzer: with clang for libFuzzer, or with gcc to run only saved inputs."""
 
 import subprocess
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class Build:
         """Compile and link everything; return the program.
 
         Raises:
-            NoCompilerError: There is no suitable compiler, or it failed.
+            NoCompilerError: There is no suitable compiler, or the compiler failed.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._compile(*(path for path in sorted(ENGINE.glob("*.c")) if not path.name.startswith("module")))

@@ -1,6 +1,6 @@
-/* The ciphers of the script: those of the engine, with known keys, and `identity`, which changes nothing.
+/* The ciphers that a script can use: the engine's ciphers with known keys, and `identity`, which does not encrypt.
  *
- * With `identity`, bytes of the fuzzer are authentic unless their tag starts with 0xff.
+ * `identity` accepts every packet whose tag does not start with 0xff, so most packets of the fuzzer are accepted.
  */
 #include "harness.h"
 
@@ -41,7 +41,7 @@ static bool open_packet(struct cipher *c, uint32_t seq, uint8_t *packet, uint32_
 
 static const struct cipher_type identity = {"identity", 0, 0, 8, init, seal, read_length, open_packet};
 
-/* The linker makes the engine call this function instead of that of crypto.c (`--wrap`). */
+/* With the linker option `--wrap`, the engine calls this function instead of `cipher_type_named` in crypto.c. */
 const struct cipher_type *__wrap_cipher_type_named(const char *name);
 const struct cipher_type *__real_cipher_type_named(const char *name);
 

@@ -3,7 +3,7 @@
 
 #include <errno.h>
 
-#define MAX_PACKETS 20u /* of one step; with small packets, each is one turn */
+#define MAX_PACKETS 20u /* limits the data of one step, because the engine can need one turn for each small packet */
 
 static void attach(struct far_channel *c, const struct step *s)
 {
@@ -29,7 +29,7 @@ static void end(struct far_channel *c, struct file *f, uint8_t how)
         f->dead = true;
         f->error = ECONNRESET;
         break;
-    case 2: /* on TCP, the end is not visible until data is sent */
+    case 2: /* the client closes its socket; on TCP, this looks like a FIN until the engine sends data */
         f->dead = f->is_unix;
         f->closed = !f->is_unix;
         break;
@@ -71,6 +71,6 @@ bool client_step(const struct step *s)
         return false;
     }
     if (f)
-        f->reported = 0; /* an event, which an edge-triggered registration reports */
+        f->reported = 0; /* an edge-triggered registration reports the events again */
     return true;
 }

@@ -1,11 +1,11 @@
-/* The sockets that listeners dial. Each becomes a side of a pair, or is closed. */
+/* The sockets with which listeners dial targets. Each becomes the backend's end of a pair, or is closed. */
 #include "listeners.h"
 #include "pairs.h"
 
 #include <errno.h>
 #include <netinet/in.h>
 
-enum dial_state { DIAL_NEW, DIAL_CONNECTING, DIAL_CONNECTED }; /* `counter` of the file */
+enum dial_state { DIAL_NEW, DIAL_CONNECTING, DIAL_CONNECTED }; /* values of `file.counter` */
 
 struct pair *__real_pair_create(struct engine *, uint64_t, const struct pair_setup *, const struct pending *);
 struct pair *__wrap_pair_create(struct engine *, uint64_t, const struct pair_setup *, const struct pending *);

@@ -1,4 +1,4 @@
-/* Redirects system calls and allocations of the engine to the harness. The compiler includes it before each file. */
+/* Redirects the engine's system calls and allocations to the harness (compiler option `-include`). */
 #ifndef GATEWAY_FUZZ_FAKE_CALLS_H
 #define GATEWAY_FUZZ_FAKE_CALLS_H
 

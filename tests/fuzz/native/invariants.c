@@ -2,7 +2,7 @@
 #include "listeners.h"
 #include "pairs.h"
 
-#define REPORT_DELAY (2 * SECOND / 1000) /* like that of queue.c */
+#define REPORT_DELAY (2 * SECOND / 1000) /* the same value as in queue.c */
 
 static void check_mask(int fd, uint32_t mask, uint32_t wanted)
 {
@@ -69,7 +69,7 @@ static void check_wire(const struct wire *w)
     check_numbers(w);
 }
 
-/* Bytes that were granted to the peer are in its window, held, or will be granted again. */
+/* Check that no byte of the window is lost: each is free, is held for the client, or will be granted again. */
 static void check_window(const struct channel *c)
 {
     uint64_t threshold = c->adjust_threshold ? c->adjust_threshold : 1;

@@ -1,10 +1,12 @@
-/* Clients that a listener has joined. Python gets a record about each of them, or a sum of those that ended soon. */
+/* Clients that a listener has joined to their target. The engine reports each client to Python once: in a separate
+ * record, or in a record with the totals of several short connections.
+ */
 #include "listeners.h"
 #include "pairs.h"
 
-#define SOON (SECOND / 20) /* like that of served.c */
+#define SOON (SECOND / 20) /* the same value as in served.c */
 
-/* A client, from the time when it is joined. */
+/* A client that was joined to its target at the time `at`. */
 struct far_joined {
     struct far_listener *listener;
     struct far_channel *channel; /* or NULL */
@@ -63,7 +65,7 @@ void __wrap_joined_add(struct joined *j, struct listener *l, uint64_t token, uin
     client->listener->open_time += j->at - accepted_at;
 }
 
-/* Check the end of a channel's client that is not reported: it has got every byte, or a reset. */
+/* Check a channel whose client gets no separate record: the client has received every byte, or a reset. */
 static void check_served_channel(const struct far_channel *c, enum close_reason reason, const struct gauge *gauge)
 {
     uint64_t up = atomic_load(&gauge->to_backend), down = atomic_load(&gauge->from_backend);
@@ -149,7 +151,7 @@ void served_reported(struct far_listener *l, const struct message_header *h)
     l->reported.down += (uint64_t)h->d;
 }
 
-/* Whether the records contain everything about the clients that have ended without another record. */
+/* Return whether the reported totals are those of all clients that have ended without a separate record. */
 bool served_is_reported(const struct far_listener *l)
 {
     return memcmp(&l->served, &l->reported, sizeof l->served) == 0;
@@ -192,7 +194,7 @@ void check_settled_joined(void)
         CHECK(clients[at].reported != clients[at].served, "a client is not reported");
 }
 
-/* The invariants of the clients that are not reported, which hold after each turn. */
+/* Check the invariants of joined clients that are not reported to Python yet. They hold after each turn. */
 void check_joined(void)
 {
     const struct joined *last = NULL;

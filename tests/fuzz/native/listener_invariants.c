@@ -2,7 +2,7 @@
 #include "listeners.h"
 
 #define MAX_PENDING 64u
-#define SLOW_OPEN (SECOND / 2) /* longer than the limit of pending.c: the clock moves during a turn */
+#define SLOW_OPEN (SECOND / 2) /* longer than in pending.c, because the clock advances during a turn */
 
 static void check_channel(const struct channel *c)
 {

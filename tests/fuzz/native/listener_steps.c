@@ -4,9 +4,9 @@
 #include <errno.h>
 #include <netinet/in.h>
 
-#define MANY_CLIENTS 70u /* more than the engine opens channels for at the same time */
-#define MAX_NETWORKS 2   /* of a set */
-#define MAX_EARLY 300u   /* bytes that a client sends before its channel is open */
+#define MANY_CLIENTS 70u /* more clients than may wait for their target at the same time */
+#define MAX_NETWORKS 2   /* maximum networks of a set */
+#define MAX_EARLY 300u   /* maximum bytes that a client sends before its channel is open */
 
 /* Append the networks of a set, and return how many there are. Set 0 is empty, which allows every address. */
 static uint32_t put_networks(uint8_t *to, uint8_t set)
@@ -23,7 +23,7 @@ static uint32_t put_networks(uint8_t *to, uint8_t set)
     return count;
 }
 
-/* Return whether a set allows an address: 10.0.0.5, 10.200.0.1, fd00::5 or fd80::1. */
+/* Return whether a set allows an address. The addresses 0 to 3 are 10.0.0.5, 10.200.0.1, fd00:5:: and fd80:5::. */
 bool network_allows(uint8_t set, uint8_t address)
 {
     static const uint8_t allowed[4] = {0xf, 0x1, 0x4, 0xd};
@@ -40,7 +40,7 @@ static size_t put_options(uint8_t *to)
     return sizeof options;
 }
 
-/* Listen: clients get channels, or a dial if `dials`. */
+/* Create a listener. For each client, the engine dials the target if `dials` is true, or else opens a channel. */
 static void listen_step(const struct step *s, bool dials)
 {
     struct far_listener *l = &listeners[listener_count];
@@ -67,7 +67,7 @@ static void listen_step(const struct step *s, bool dials)
     l->dials_six = s->which & 1;
     l->dial_room = UNLIMITED;
     for (int at = 0; at < wire_count && !dials; at++)
-        if ((s->which & 3) != at + 1) { /* `which` 0 and 3: both connections */
+        if ((s->which & 3) != at + 1) { /* 1 and 2 exclude one connection; 0 and 3 exclude none */
             memcpy(payload + size, &wires[at].token, sizeof(uint64_t));
             size += sizeof(uint64_t);
             setup.wire_count++;
@@ -130,7 +130,7 @@ void withdraw(struct far_listener *l)
 static void unlisten(struct far_listener *l, uint8_t how)
 {
     switch (how % 4) {
-    case 2: /* the engine does not have the command yet */
+    case 2: /* Python has not sent COMMAND_UNLISTEN yet */
         withdraw(l);
         break;
     case 3:

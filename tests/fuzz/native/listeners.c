@@ -82,7 +82,7 @@ int fake_accept4(int fd, struct sockaddr *address, socklen_t *size, int flags)
     return c->fd;
 }
 
-/* The channel of an accepted client is known from now on. */
+/* Check and record the channel that the engine opens for an accepted client. */
 static void client_opens(struct far_channel *c, const struct far_listener *l, const struct channel *opened)
 {
     const struct wire *w = opened->wire;
@@ -133,7 +133,7 @@ uint32_t opened_for_client(const struct far_wire *w, uint32_t index, uint32_t nu
         if (channels[at].listener == l - listeners + 1 && channels[at].token && !channels[at].known &&
             &wires[channels[at].wire] == w && channels[at].number == number)
             return (uint32_t)at;
-    /* The packet is sent before pending_add. */
+    /* The engine can send CHANNEL_OPEN before pending_add sets the token. */
     CHECK(c && c->listener == l - listeners + 1 && !c->token && !c->known, "an unexpected CHANNEL_OPEN");
     c->wire = (int)(w - wires);
     c->number = number;

@@ -7,32 +7,39 @@
 
 #define MAX_LISTENERS 3
 #define TARGET_PORT 5432
-#define DIAL_OPTIONS 2 /* options of dialed sockets */
-#define LISTENER_INDEX 0x10000u /* follows CHANNEL_OPEN instead of the index of a channel; plus the listener's index */
+#define DIAL_OPTIONS 2 /* the number of options of a dialed socket */
+/* A CHANNEL_OPEN for a client of a listener ends with this number plus the listener's index. Each other CHANNEL_OPEN
+ * ends with the channel's index.
+ */
+#define LISTENER_INDEX 0x10000u
 
-#define OPEN_HISTOGRAM 16u /* plus the listener's index */
+#define OPEN_HISTOGRAM 16u /* the number of a listener's histogram is OPEN_HISTOGRAM plus the listener's index */
 
-/* What RECORD_SERVED reports. */
+/* The totals that RECORD_SERVED reports. */
 struct far_sum {
     uint64_t clients, resets, up, down;
 };
 
-/* A listener, as Python and the clients see it. */
+/* A listener from the view of Python and the clients. */
 struct far_listener {
     int fd;
     uint64_t token, permits, accepted, joined, returned;
-    struct far_sum served, reported; /* clients that have ended without another record; those that Python knows */
-    uint64_t open_time, observed, observed_time; /* in nanoseconds; the last two: in the records of the histogram */
+    /* served: totals of clients that ended without a separate record. reported: the totals that Python received. */
+    struct far_sum served, reported;
+    /* open_time: the nanoseconds from accepting to joining, of all joined clients. observed, observed_time: the number
+     * of clients, and their nanoseconds, in the histogram's records.
+     */
+    uint64_t open_time, observed, observed_time;
     uint64_t closed_at;
-    uint8_t networks; /* the index of a set of networks */
+    uint8_t networks; /* the set of permitted networks, see `network_allows` */
     enum tap tap;
     uint32_t min_responses;
-    bool dials, dials_six; /* whether it connects to a target, with an IPv6 address, instead of opening channels */
-    enum dial_plan plan;   /* of the next dials */
-    uint32_t dial_room;    /* `room` of their sockets */
+    bool dials, dials_six; /* dials: connects to a target, instead of opening channels; dials_six: over IPv6 */
+    enum dial_plan plan;   /* for the next dials */
+    uint32_t dial_room;    /* `room` of the dialed sockets */
     bool dial_failed;
-    bool withdrawn, unlisten_sent; /* by Python; `withdrawn`: before the command */
-    bool withdraws;                /* Python withdraws the rule while the engine accepts the next client */
+    bool withdrawn, unlisten_sent; /* withdrawn: see `withdraw`; unlisten_sent: Python has sent COMMAND_UNLISTEN */
+    bool withdraws;                /* Python will run `withdraw` while the engine accepts the next client */
     bool recalled, accept_failed, stopped, final;
     uint32_t min_window, window;
 };
@@ -42,11 +49,11 @@ extern int listener_count;
 
 /* listeners.c */
 void listeners_reset(void);
-void listeners_unblock(void); /* completes what Python has begun */
+void listeners_unblock(void); /* sends COMMAND_UNLISTEN for the withdrawn listeners */
 void check_settled_listeners(void);
-struct far_channel *accepted_client(void); /* the last one */
+struct far_channel *accepted_client(void); /* returns the client that was accepted last */
 uint32_t opened_for_client(const struct far_wire *, uint32_t index, uint32_t number, uint32_t window);
-bool listener_record(const struct message_header *); /* returns false if the record is of another object */
+bool listener_record(const struct message_header *); /* returns false if the record is not of a listener */
 
 /* dials.c */
 socklen_t dial_target(const struct far_listener *, struct sockaddr_storage *to);

@@ -1,11 +1,11 @@
-/* Allocations of the engine, which fail when the script says so, and the known bytes of the directions. */
+/* The engine's allocations, which fail if the script causes a fault, and the known bytes that relays transfer. */
 #include "harness.h"
 
 #include <errno.h>
 #include <sanitizer/asan_interface.h>
 
 #define PERIOD 65521u
-#define GAP 4096u /* after each mapping, always poisoned */
+#define GAP 4096u /* the size of the memory after each mapping, which is always poisoned */
 
 struct mapping {
     uint8_t data[RECEIVE_SIZE + GAP];
@@ -26,7 +26,7 @@ struct block {
 
 static struct block blocks[MAX_BLOCKS]; /* allocated once, and poisoned while they are not used */
 
-/* Called before an execution: nothing of the previous one is left. */
+/* Check that the previous execution has freed all memory. */
 void memory_reset(void)
 {
     for (size_t at = 0; at < MAX_WIRES; at++) {
@@ -174,7 +174,7 @@ int fake_munmap(void *address, size_t size)
     return 0;
 }
 
-/* Return the address of the bytes from `offset` on, of which MAX_PATTERN can be used. */
+/* Return the address of MAX_PATTERN bytes, from `offset` on. */
 const uint8_t *pattern(uint32_t seed, uint64_t offset)
 {
     static uint8_t bytes[PERIOD + MAX_PATTERN];

@@ -1,4 +1,6 @@
-/* Mutations of whole steps. libFuzzer's own mutations, which every third call uses, shift the steps that follow. */
+/* Mutates scripts by whole steps. libFuzzer's own mutations can shift all later steps, so only about one third of the
+ * mutations are libFuzzer's own.
+ */
 #include "harness.h"
 
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t capacity);

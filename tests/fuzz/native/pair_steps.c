@@ -42,7 +42,7 @@ static void end(struct far_side *s, struct file *f, uint8_t how)
         f->error = ECONNRESET;
         s->failed = true;
         break;
-    case 2: /* the peer closes; on TCP, this is not visible until data is sent */
+    case 2: /* this end closes its socket; on TCP, this looks like a FIN until the engine sends data */
         s->fin = s->failed = true;
         f->dead = f->is_unix;
         f->closed = !f->is_unix;
@@ -70,7 +70,7 @@ static void side_step(struct far_side *s, const struct step *step)
     } else if (step->kind == STEP_SIDE_ROOM) {
         set_room(f, step);
     }
-    f->reported = 0; /* an event, which an edge-triggered registration reports */
+    f->reported = 0; /* an edge-triggered registration reports the events again */
 }
 
 static void command(struct far_pair *p, const struct step *s)

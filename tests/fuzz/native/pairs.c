@@ -1,4 +1,4 @@
-/* The sockets, pipes and records of pairs. Each end gets every byte before its end of stream, or a reset. */
+/* The sockets, pipes and records of pairs. Each end gets every byte and then the end of the stream, or a reset. */
 #include "pairs.h"
 
 #include <errno.h>
@@ -7,8 +7,8 @@
 #include <stdarg.h>
 #include <sys/ioctl.h>
 
-#define FULL_PIPE (256u * 1024u) /* accepted by the engine, and smaller than what it requests */
-#define FIRST_SEED 4096u         /* of `pattern`: those of the channels are lower */
+#define FULL_PIPE (256u * 1024u) /* the size of each pipe: smaller than the engine requests, but sufficient */
+#define FIRST_SEED 4096u         /* of `pattern`; channels use lower seeds */
 
 struct far_pair pairs[MAX_PAIRS];
 int pair_count;
@@ -30,7 +30,7 @@ const uint8_t *pair_data(const struct far_pair *p, bool from_backend, uint64_t o
     return pattern(FIRST_SEED + 2 * (uint32_t)(p - pairs) + from_backend, offset);
 }
 
-/* Whether a reset is justified: an end has failed, Python has aborted the pair, or a fault was injected. */
+/* Return whether a reset is justified: an end has failed, Python has aborted the pair, or a fault was injected. */
 static bool may_reset(const struct far_pair *p)
 {
     return p->aborted || p->sides[0].failed || p->sides[1].failed || faults.injected || !engine_runs;
@@ -186,7 +186,7 @@ static void on_ended(struct far_pair *p, const struct message_header *h)
         if (lingering[at] < 0)
             continue;
         CHECK(lingering[at] == p->sides[at].fd && file_of(p->sides[at].fd)->shut, "a wrong descriptor");
-        file_of(p->sides[at].fd)->resets = true; /* Python does this when the peer has all data */
+        file_of(p->sides[at].fd)->resets = true; /* Python resets the connection after this end has all data */
         fake_close(p->sides[at].fd);
     }
     CHECK(!file_is_open(p->sides[0].fd) && !file_is_open(p->sides[1].fd), "a socket is not closed");
@@ -216,7 +216,7 @@ bool pair_record(const struct message_header *h, const uint8_t *payload)
     return false;
 }
 
-/* Check that nothing waits that could continue: all sockets accept data. */
+/* Check that no bytes wait. All sockets accept data at this time, so nothing can delay the bytes. */
 void check_settled_pairs(void)
 {
     for (int at = 0; at < pair_count; at++) {

@@ -1,4 +1,4 @@
-/* The pairs of the harness: a client's socket and a backend's socket, between which the engine relays. */
+/* Pairs: a pair is a client's socket and a backend's socket, between which the engine relays. */
 #ifndef GATEWAY_FUZZ_PAIRS_H
 #define GATEWAY_FUZZ_PAIRS_H
 
@@ -7,23 +7,23 @@
 
 #define MAX_PAIRS (MAX_STEPS + MAX_CHANNELS)
 
-/* One end, and the direction from it to the other end. */
+/* One end of a pair, and the direction from this end to the other end. */
 struct far_side {
-    int fd; /* of the engine's socket */
-    bool fin;    /* the peer has ended its stream, and the FIN has arrived before any reset */
-    bool failed; /* the peer has reset or closed the connection, so data for it can be lost */
+    int fd; /* the engine's socket */
+    bool fin;    /* this end has sent a FIN, and no reset before the FIN */
+    bool failed; /* the connection is reset, closed or timed out, so data for this end can be lost */
     uint64_t written, tapped;
-    uint64_t passed; /* bytes that the other socket has accepted */
+    uint64_t passed; /* the bytes from this end that the other socket has accepted */
 };
 
 struct far_pair {
     uint64_t token;
     enum tap tap;
     bool final, untapped, aborted;
-    int listener;   /* that has created it: the index plus 1; 0: Python */
-    bool announced; /* to Python, by a listener */
+    int listener;   /* the index of the listener that created the pair, plus 1; 0: Python created the pair */
+    bool announced; /* whether the engine has reported the listener's pair to Python */
     uint64_t accepted_at;
-    struct far_side sides[2]; /* of the client, of the backend */
+    struct far_side sides[2]; /* the client's, the backend's */
 };
 
 extern struct far_pair pairs[MAX_PAIRS];
@@ -33,7 +33,7 @@ extern int pair_count;
 void pairs_reset(void);
 struct far_pair *pair_of(const struct file *, bool *is_backend);
 const uint8_t *pair_data(const struct far_pair *, bool from_backend, uint64_t offset);
-bool pair_record(const struct message_header *, const uint8_t *payload); /* false if the record is of another object */
+bool pair_record(const struct message_header *, const uint8_t *payload); /* false: not of a pair */
 void pair_passed(const struct file *to, const uint8_t *data, size_t size);
 void pair_shut(const struct file *to);
 void pair_closed(const struct file *);

@@ -1,4 +1,4 @@
-/* The SSH server: seals its packets, and checks every packet of the engine (RFC 4253, RFC 4254). */
+/* The SSH server: encrypts its packets, and checks every packet of the engine (RFC 4253, RFC 4254). */
 #include "listeners.h"
 
 #define INPUT_SIZE (4u * 1024u * 1024u)
@@ -6,7 +6,7 @@
 #define HEADER (LENGTH_SIZE + 1u)
 #define LAST_TRANSPORT_MESSAGE 49
 
-/* Set a key. The functions of the ciphers are shared with the engine, so its faults are suspended. */
+/* Set a key of the server. */
 static void set_key(struct cipher *c, bool sealing, int cipher)
 {
     struct key_setup setup;
@@ -54,7 +54,9 @@ static void arrived(struct far_wire *w, size_t size)
     file_of(w->fd)->available = w->input_end - w->input_start;
 }
 
-/* Seal the payload of `size` bytes that is in place, with up to three blocks of additional padding. */
+/* Encrypt and send the packet whose payload is at `peer_reserve`, with up to three blocks of additional padding.
+ * Suspend cipher faults, because only the engine's calls must fail.
+ */
 void peer_send(struct far_wire *w, size_t size, uint8_t padding_blocks)
 {
     uint32_t block = w->seal.type->block_size, suspended = faults.cipher;
@@ -76,7 +78,7 @@ void peer_send(struct far_wire *w, size_t size, uint8_t padding_blocks)
     arrived(w, LENGTH_SIZE + length + TAG_SIZE);
 }
 
-/* Send bytes that are not sealed. */
+/* Send bytes that are not an encrypted packet. */
 bool peer_send_raw(struct far_wire *w, const uint8_t *data, size_t size)
 {
     uint8_t *at = peer_reserve(w, size);
@@ -178,7 +180,7 @@ static void on_packet(struct far_wire *w, const uint8_t *payload, size_t size)
     }
 }
 
-/* Open and check the complete packets. */
+/* Decrypt and check the complete packets. Suspend cipher faults, because only the engine's calls must fail. */
 void peer_receive(struct far_wire *w, const uint8_t *data, size_t size)
 {
     uint32_t suspended = faults.cipher;

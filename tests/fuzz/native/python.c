@@ -4,7 +4,7 @@
 
 #include <errno.h>
 
-#define FULL_WINDOW 1000000u /* small, so that the limits are reached with little data */
+#define FULL_WINDOW 1000000u /* small, so that little data reaches the limits */
 
 static void queue(struct message_header header, const void *payload, const void *more, size_t more_size)
 {
@@ -44,7 +44,7 @@ enum tap tap_of(uint8_t choice)
     return !(choice & 1) ? TAP_NONE : choice & 2 ? TAP_RPC : TAP_BYTES;
 }
 
-/* Open a channel. Its index follows the maximum packet size, where the server finds it. */
+/* Open a channel. CHANNEL_OPEN ends with the channel's index, so that the server knows the channel. */
 void python_channel(struct far_wire *w, uint32_t window, enum tap tap, uint8_t type_size)
 {
     struct far_channel *c = &channels[channel_count];
@@ -61,7 +61,7 @@ void python_channel(struct far_wire *w, uint32_t window, enum tap tap, uint8_t t
           payload, index, sizeof index);
 }
 
-/* Send a packet in plain text: `size` bytes of payload, the first of which is `message`. */
+/* Let the engine encrypt and send a packet with `size` bytes of payload. The first byte is `message`. */
 void python_packet(struct far_wire *w, uint8_t message, size_t size)
 {
     static uint8_t packet[65536];
@@ -85,7 +85,7 @@ void python_key(struct far_wire *w, enum command command, int cipher)
     queue((struct message_header){.kind = command, .token = w->token, .payload = sizeof setup}, &setup, NULL, 0);
 }
 
-/* End a key exchange: NEWKEYS, and the key for the packets that follow. */
+/* End a key exchange: send NEWKEYS, and set the key for all later packets. */
 void python_new_seal_key(struct far_wire *w, int cipher)
 {
     w->open_cipher = cipher;
@@ -191,7 +191,7 @@ static void on_record(const struct message_header *h, const uint8_t *payload)
     CHECK(false, "record %u for no object", h->kind);
 }
 
-/* Take and check the records. Return false if the engine has failed: Python then closes it. */
+/* Take and check the records. Return false if the engine has failed; Python then closes the engine. */
 bool python_take(void)
 {
     struct message_header header;

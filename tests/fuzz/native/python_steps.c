@@ -31,7 +31,7 @@ static bool channel_step(const struct step *s)
     }
 }
 
-/* Send a packet of Python. During a key exchange, it sends no others than those of the exchange. */
+/* Send a packet of Python. During a key exchange, Python sends only messages 1 to 49 (RFC 4253, section 7.1). */
 static void packet(struct far_wire *w, const struct step *s)
 {
     static const uint8_t messages[] = {2, 30, 80, MSG_DISCONNECT};

@@ -1,7 +1,7 @@
 /* Bytes of ONC RPC messages for channels with the tap TAP_RPC, and the messages that the tap must report.
  *
- * The scanner here looks at all bytes of a direction at once, so it needs no state of the engine's scanner (RFC 5531,
- * sections 8 and 11).
+ * The scanner in this file has all bytes of a direction at once. Therefore, it is simpler than the engine's scanner,
+ * which gets the bytes in parts (RFC 5531, sections 8 and 11).
  */
 #include "harness.h"
 
@@ -21,7 +21,7 @@ static uint32_t random_below(uint32_t limit)
     return (state >> 8) % limit;
 }
 
-/* Write whole fragments. The others of a message than its first can be empty. */
+/* Fill a stream with whole fragments. A fragment can be empty, except the first fragment of a message. */
 static void write_stream(uint8_t *stream, bool fragmented)
 {
     bool continues = false;
@@ -106,7 +106,7 @@ void rpc_reported(struct far_channel *c, const struct message_header *h)
     CHECK(!valid || (message.xid == h->c && message.type == h->d), "a message has a wrong header");
 }
 
-/* Check that every message in the first bytes of a direction was reported. */
+/* Check that every message header in the first `passed` bytes of a direction was reported. */
 void rpc_settled(const struct far_channel *c, bool down, uint64_t passed)
 {
     struct rpc_view view = c->rpc[down];

@@ -1,4 +1,4 @@
-"""Fuzz the engine in C with libFuzzer: `python -m tests.fuzz.native.run [--distil] [libFuzzer's arguments]`."""
+"""Fuzz the native engine with libFuzzer: `python -m tests.fuzz.native.run [--distil] [libFuzzer's arguments]`."""
 
 import os
 import re

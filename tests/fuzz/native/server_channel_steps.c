@@ -47,7 +47,7 @@ static void refuse(struct far_wire *w, struct far_channel *c, const struct step 
     put_u32(at + 1, c->number);
     put_u32(at + 5, s->b);
     put_u32(at + 9, text);
-    memset(at + 13, 't', text + 4); /* the language tag is not read */
+    memset(at + 13, 't', text + 4); /* the engine does not read the language tag */
     peer_send(w, 17 + text, s->b);
 }
 
@@ -108,7 +108,7 @@ static void end(struct far_wire *w, struct far_channel *c, const struct step *s,
     w->illegal |= !c->confirmed || (c->ended && message == MSG_CHANNEL_EOF);
     c->ended = true;
     c->closed |= message == MSG_CHANNEL_CLOSE;
-    if (s->b & ILLEGAL) { /* with a number after the channel */
+    if (s->b & ILLEGAL) { /* the message must end after the channel's number */
         w->illegal = true;
         send_numbers(w, message, (const uint32_t[]){c->number, 0}, 2);
     } else {

@@ -30,7 +30,7 @@ static void new_keys(struct far_wire *w, const struct step *s)
     peer_new_key(w, w->seal_cipher);
 }
 
-/* Send the bytes of the step as the payload of a packet, or as they are. The server of the harness ignores them. */
+/* Send the bytes of the step, either as the payload of a packet, or without encryption. */
 static void raw(struct far_wire *w, const struct step *s)
 {
     uint8_t *at = peer_reserve(w, s->a);

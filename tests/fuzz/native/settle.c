@@ -28,7 +28,7 @@ static bool waits_for_python(void)
     return false;
 }
 
-/* End what Python and the other sides have begun. */
+/* End what the engine waits for: make sockets writable, complete dials and key exchanges, and accept packets. */
 static void unblock(void)
 {
     for (int at = 0; at < file_count; at++)
@@ -84,7 +84,7 @@ static void check_settled_channel(const struct far_channel *c)
           "the end of the client's stream is not delivered");
 }
 
-/* Check that each slot that is not free has an object: Python has handled all records. */
+/* Check that Python has released the slot of each object that has ended. */
 static void check_slots(void)
 {
     for (uint32_t at = 0; at < engine->slab_count * SLAB_SLOTS; at++) {

@@ -1,4 +1,4 @@
-/* Fake sockets: clients and the SSH connection. Room and errors are what the script has set. */
+/* Fake sockets of the clients and of the SSH connection. The script sets their errors, and how much they accept. */
 #include "pairs.h"
 
 #include <errno.h>
@@ -49,7 +49,7 @@ static struct file *socket_of(int fd)
     return f;
 }
 
-/* Return whether the call must fail, with its errno; `receiving`: after a reset, what has arrived is received first. */
+/* Return whether a call fails, and set errno. A reset does not discard the data that can be received. */
 bool socket_failed(struct file *f, bool receiving)
 {
     if (fault(&faults.interrupt)) {
@@ -138,7 +138,7 @@ static void deliver(struct file *f, const uint8_t *data, size_t size)
     }
 }
 
-/* Handle that data was sent: if the other end is closed, it answers with a reset. */
+/* After data was sent, simulate the reset from the other end if the other end is closed. */
 void socket_sent(struct file *f)
 {
     if (f->closed) {
@@ -176,7 +176,7 @@ ssize_t fake_sendmsg(int fd, const struct msghdr *message, int flags)
     return (ssize_t)total;
 }
 
-/* Whether the gauge shows that the client gets the end of the server's stream. */
+/* Return whether the gauge shows that the engine has forwarded the end of the server's stream to the client. */
 static bool end_is_known(const struct far_channel *c)
 {
     struct gauge *gauge = slot_find(engine, c->token);

@@ -5,10 +5,10 @@
 #include <stdio.h>
 
 #define HOLD 0x80u      /* run the next step in the same turn */
-#define KEEP 0x40u      /* do not take the records */
+#define KEEP 0x40u      /* do not take the records after the turn */
 #define MAX_TOTAL (1280u * 1024u)
 
-static uint32_t total; /* bytes of data in this script, so that no script is slow */
+static uint32_t total; /* the bytes of data in this script; MAX_TOTAL limits them, so that no script is slow */
 
 uint32_t size_of(uint8_t choice)
 {

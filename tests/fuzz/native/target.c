@@ -75,7 +75,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size < HEAD_SIZE)
         return 0;
     start(data);
-    closed_early = data[0] & 64; /* while commands, records and clients wait */
+    closed_early = data[0] & 64; /* close the engine while commands, records and clients wait */
     data += HEAD_SIZE;
     for (int steps = 0; works && steps < MAX_STEPS && end - data >= (ptrdiff_t)STEP_SIZE; steps++) {
         size_t whole = step_size(data, end);

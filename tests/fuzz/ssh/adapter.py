@@ -80,7 +80,7 @@ def budget_taken() -> int:
 
 
 def run_engine_inside(loop: RelayEventLoop) -> None:
-    """Run the engine inside `loop` instead of a thread, so that an execution is deterministic."""
+    """Run the native engine inside `loop` instead of in a thread, so that an execution is deterministic."""
     if is_built():
         native_engines().runners.append(NativeEngineRunner(loop, flow_control.GROWTH_BUDGET_BYTES, thread=False))
 
@@ -139,7 +139,7 @@ class Connection:
             frames = traceback.extract_tb(info[2])
             if any(
                 frame.filename.startswith(GATEWAY) for frame in frames
-            ):  # If no frame is from the gateway, asyncssh only reports a packet that asyncssh cannot parse.
+            ):  # Without a frame of the gateway, the error only means that asyncssh cannot parse a packet.
                 problems.append("".join(traceback.format_exception(*info)))
             original(exc_info, error_logger)
 
@@ -256,7 +256,7 @@ def _log_in(conn: Any, keys: Keys) -> None:
     conn._send_seq = conn._recv_seq = 7
     conn._rekey_time = time.monotonic() + _FAR_AWAY
     conn._wait = None
-    conn._send_deferred_packets()  # This call also permits the relays to send.
+    conn._send_deferred_packets()  # After this call, the relays are allowed to send.
 
 
 def _waiting(relay: object) -> list[Any]:

@@ -68,13 +68,13 @@ class End:
         self.failed: BaseException | None = None
         self.joining = asyncio.ensure_future(self._join(session))
         self.fed = self.complete = 0
-        """Number of bytes that the peer has sent: now, and before its first CHANNEL_EOF or CHANNEL_CLOSE."""
+        """`fed`: bytes that the peer has sent. `complete`: bytes before the first CHANNEL_EOF or CHANNEL_CLOSE."""
         self.got = self.sent = 0
-        """Number of bytes that the client has received, and number of bytes that the client has sent."""
+        """`got`: bytes that the client has received. `sent`: bytes that the client has sent."""
         self.end = ""
         """How the stream ended for the client: `clean` or `reset`; empty while the stream is open."""
         self.shut = self.gone = self.hard = False
-        """Whether the client has half-closed its socket, has closed it, and has closed it with a reset."""
+        """Whether the client has half-closed (`shut`), closed (`gone`), or reset (`hard`) its connection."""
         self._checked = 0
         self._refused = False
 

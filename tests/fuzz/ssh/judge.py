@@ -107,7 +107,7 @@ def _confirm_closes(drive: Drive) -> None:
 
 
 def _missing(drive: Drive, side: Side) -> list[str]:
-    """Return what one connection failed to deliver; an empty list after an illegal step or a close."""
+    """Return what one connection failed to deliver; [] if a step was illegal, or if the connection is closed."""
     if drive.illegal or not side.alive or side.connection.pooled.closing:
         return []
     return [

@@ -151,7 +151,7 @@ class Peer:
             self._open, self._next = self._next, None
         elif kind == OPEN:
             self._channel_open(packet)
-        elif OPEN < kind <= REFUSAL and kind != FAILURE:  # FAILURE is the reply to the peer's OPEN.
+        elif OPEN < kind <= REFUSAL and kind != FAILURE:  # FAILURE only answers an OPEN of the peer.
             self._channel(kind, packet)
 
     def _channel_open(self, packet: SSHPacket) -> None:
@@ -192,7 +192,7 @@ class Peer:
         line.got += data
 
     def _agree(self, theirs: bytes) -> None:
-        """Finish a key exchange (RFC 4253, 7 and 8; RFC 8731)."""
+        """Finish a key exchange (RFC 4253, sections 7 and 8; RFC 8731)."""
         private = X25519PrivateKey.generate()
         ours = private.public_key().public_bytes(*_RAW)
         secret = MPInt(int.from_bytes(private.exchange(X25519PublicKey.from_public_bytes(theirs)), "big"))

@@ -78,7 +78,7 @@ def _skip(stream: io.BytesIO, name: bytes) -> None:
 def _words(line: bytes) -> list[bytes]:
     """Return the words of a line, as OpenVPN's `parse_line` does."""
     words: list[bytes] = []
-    word, state, backslash = b"", "", False  # `state`: the open quote, a space in a plain word, or empty
+    word, state, backslash = b"", "", False  # `state`: the open quote, a space in a word without quotes, or empty
     for at in range(len(line) + 1):
         character = line[at : at + 1]
         out, done, blank = b"", False, character == b"" or character in _SPACE

@@ -22,7 +22,7 @@ def describe(data: bytes) -> str:
 
 
 def _replies(data: bytes) -> list[tuple[int, bytes]]:
-    """Split an input: the first byte selects the kind of check; then each reply has flags, a length and a body."""
+    """Return the flags and the body of each reply in `data`. The first byte of `data` selects the kind of check."""
     found, at = [], 1
     while at + 2 <= len(data):
         flags, length = data[at], data[at + 1] * 2
@@ -32,7 +32,7 @@ def _replies(data: bytes) -> list[tuple[int, bytes]]:
 
 
 def _record(flags: int, body: bytes, xid: bytes) -> bytes:
-    """Return a reply to the call `xid`; the flags choose what is wrong with the reply and the number of fragments."""
+    """Return a reply to the call `xid`. The flags select the errors in the reply, and the number of its fragments."""
     if flags & 1:
         return body
     if not flags & 2:
@@ -46,10 +46,10 @@ def _record(flags: int, body: bytes, xid: bytes) -> bytes:
 
 
 def check(data: bytes) -> None:
-    """Probe a server with these replies twice, and pass the exchanged bytes to the tap.
+    """Run two probes of a server that sends the replies in `data`, and pass the exchanged bytes to the tap.
 
     Raises:
-        AssertionError: The tap's result depends on the segmentation, or the tap counts replies without calls.
+        AssertionError: The tap counts more replies than calls, or the result depends on how the bytes are split.
     """
     replies = _replies(data)
     passed: list[bytes] = []

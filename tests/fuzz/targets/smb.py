@@ -17,7 +17,7 @@ def describe(data: bytes) -> str:
 
 
 def _answer(data: bytes) -> bytes:
-    """Return the bytes that the server sends. If the first flag is set, the input changes bits of a valid header."""
+    """Return the response of the server. If bit 0 of the first byte is set, it starts with a modified SMB header."""
     flags, body = data[:1] or b"\0", data[1:]
     if flags[0] & 1:
         body = bytes(a ^ b for a, b in zip(_HEADER, body.ljust(64, b"\0"), strict=False)) + body[64:]

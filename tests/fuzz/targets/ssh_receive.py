@@ -23,7 +23,7 @@ def describe(data: bytes) -> str:
 
 
 def check(data: bytes) -> None:
-    """Execute the script in `data` on all connections.
+    """Execute the script in `data` on an SSH connection of each data plane.
 
     Raises:
         OracleError: An invariant is violated.
@@ -86,7 +86,7 @@ async def _run(chosen: script.Script, problems: list[str]) -> None:
 
 
 async def _end(drive: Drive) -> None:
-    """Close the connections in the way that the script selects; then close the peer's sockets in any case."""
+    """Close the connections as `Script.end` selects. Afterwards, always close the sockets of the SSH peers."""
     for side in drive.sides:
         if drive.script.end == 1:
             await side.connection.pooled.close()

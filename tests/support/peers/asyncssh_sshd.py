@@ -1,4 +1,7 @@
-"""Runs an asyncssh server that forwards: `asyncssh_sshd.py FOLDER PORT REKEY_BYTES`; 0 bytes means the default."""
+"""Runs an asyncssh server that forwards TCP connections.
+
+Usage: `asyncssh_sshd.py FOLDER PORT REKEY_BYTES`. If REKEY_BYTES is 0, asyncssh uses its default.
+"""
 
 import asyncio
 import sys

@@ -1,4 +1,7 @@
-"""Runs a paramiko server that forwards: `paramiko_sshd.py FOLDER PORT REKEY_BYTES`; 0 bytes means the default."""
+"""Runs a paramiko server that forwards TCP connections.
+
+Usage: `paramiko_sshd.py FOLDER PORT REKEY_BYTES`. If REKEY_BYTES is 0, paramiko uses its default.
+"""
 
 import contextlib
 import socket

@@ -1,4 +1,4 @@
-"""The native engine, without asyncssh and an event loop: the test is the SSH server, and calls `turn` itself."""
+"""Tests the native engine without asyncssh and an event loop: the test acts as the SSH server, and calls `turn`."""
 
 import contextlib
 import ipaddress
@@ -287,7 +287,7 @@ def test_the_loss_of_a_connection_is_the_last_record(rig: Rig) -> None:
 
 @pytest.mark.parametrize("complete", [True, False])
 def test_the_gauge_shows_whether_the_end_is_complete_before_the_client_sees_it(rig: Rig, complete: bool) -> None:
-    """Python can handle the end that the client sees before it takes the record of this end."""
+    """A client can see the end of its stream before Python takes RECORD_ENDED, so Python reads the gauge."""
     token, number, client = rig.join()
     rig.peer.sendall(rig._theirs.seal(bytes([DATA]) + numbers(number, 5) + b"reply"))
     if complete:
@@ -432,7 +432,7 @@ print(c.mallinfo2().hblks - before)
         [sys.executable, "-c", script],
         env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
-    assert done.stdout == f"{int(returned)}\n"  # the number of blocks outside the heaps
+    assert done.stdout == f"{int(returned)}\n"  # 1 if the block of 4 MiB is outside the heap
 
 
 def test_the_thread_reports_records_and_stops_with_the_native_engine(rig: Rig) -> None:
@@ -451,7 +451,7 @@ def test_the_thread_reports_records_and_stops_with_the_native_engine(rig: Rig) -
 
 
 def test_a_thread_that_fails_is_reported(rig: Rig) -> None:
-    epoll = rig.engine.fileno()  # before `start`, it is the descriptor of the loop
+    epoll = rig.engine.fileno()  # before `start`, `fileno` returns the epoll descriptor
     rig.engine.start()
     null = os.open("/dev/null", os.O_RDONLY)
     os.dup2(null, epoll)
@@ -520,7 +520,7 @@ def test_short_connections_are_reported_as_a_sum(rig: Rig) -> None:
         rig.until(lambda: rig.kinds(listener))
         if rig.kinds(listener) == [rig.module.RECORD_SERVED]:
             break
-        rig.records.clear()  # the client was reported alone, because this process did not run for 50 ms
+        rig.records.clear()  # a client that stays connected for 50 ms is reported individually
     ((clients, resets, to_backend, from_backend),) = (
         arguments for kind, _, arguments, _ in rig.records if kind == rig.module.RECORD_SERVED
     )
@@ -586,7 +586,7 @@ def test_a_listener_stops_when_no_more_clients_are_permitted(rig: Rig) -> None:
     rig.until(lambda: rig.kinds(listener))
     assert rig.kinds(listener) == [rig.module.RECORD_STOPPED]
     assert len(rig.hear()) == 2
-    with rig.listening.accept()[0] as inner:  # nothing else accepts it
+    with rig.listening.accept()[0] as inner:  # the native engine has not accepted the third client
         assert inner.getpeername() == third.getsockname()
     assert rig.engine.inspect(listener) == {"pending": 2}
     for number in (0, 1):
@@ -658,7 +658,7 @@ def test_recalled_clients_are_returned_and_their_channels_closed(rig: Rig, of: s
     rig.engine.command(rig.module.COMMAND_RECALL, rig.wire if of == "wire" else listener, 0)
     rig.turn()
     assert rig.kinds(listener) == [rig.module.RECORD_RETURNED]
-    assert [arguments[2] for _, _, arguments, _ in rig.records] == [1]  # the channel can still open
+    assert [arguments[2] for _, _, arguments, _ in rig.records] == [1]  # the server can still open the channel
     assert rig.returned(listener).fileno() >= 0
     assert len(rig.hear()) == 1
     rig.confirm(0)
@@ -700,24 +700,25 @@ def test_a_listener_counts_the_periods_in_which_most_channels_meet_full_connecti
     listener = rig.listen(full_load=2)
 
     def counted() -> bool:
-        """Open channels during more than a second, and return whether the listener counted a period."""
+        """Open channels for more than a second. Return whether the listener has counted a period."""
         for pause in (0, 0, 0, 0, 1.05):
             rig.connect()
             time.sleep(pause)
         rig.connect()
         return rig.engine.gauge(listener)[1] > 0
 
-    assert counted() or any(counted() for _ in range(10))  # on a slow machine, a period can be too long
+    # Try again if the machine is slow: a period of two seconds or more does not count.
+    assert counted() or any(counted() for _ in range(10))
     before = rig.engine.gauge(listener)[1]
     time.sleep(2.1)
-    rig.connect()  # the pause of the clients is too long for a period
+    rig.connect()  # ends a period that is too long to count
     time.sleep(1.1)
-    rig.connect()  # one channel is too few
+    rig.connect()  # ends a period with only one channel, which is too few
     assert rig.engine.gauge(listener)[1] == before
 
 
 def unsealed(peer: socket.socket) -> list[bytes]:
-    """Return the payloads of the packets of the native engine that `peer` has received, which are the first ones."""
+    """Return the payloads of the packets that `peer` has received. They must be the connection's first packets."""
     received, payloads, sealer = peer.recv(1 << 20), [], Sealer()
     while received:
         size = 20 + int.from_bytes(received[:4], "big")

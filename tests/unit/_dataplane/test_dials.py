@@ -1,4 +1,4 @@
-"""Listeners that dial in the native engine, without an event loop. The test is the client and the target."""
+"""Tests listeners of the native engine that connect clients directly to a target. The test is client and target."""
 
 import ipaddress
 import os
@@ -85,7 +85,7 @@ class Rig(EngineRig):
         return accepted
 
     def joined(self) -> list[int]:
-        """Return the tokens of the pairs."""
+        """Return the tokens of the reported relays between a client and the target."""
         return [arguments[0] for kind, _, arguments, _ in self.records if kind == self.module.RECORD_JOINED]
 
     def returned(self, listener: int) -> socket.socket:
@@ -191,7 +191,8 @@ def test_short_connections_are_reported_as_a_sum(rig: Rig) -> None:
         target.close()
         rig.turn()
 
-    while served[0] < 3 or not served[1]:  # a client is reported alone if this process does not run for 50 ms
+    # A client that stays connected for 50 ms is reported individually, and is not part of the sum.
+    while served[0] < 3 or not served[1]:
         serve(reset_it=served[0] >= 3)
         rig.until(lambda: rig.engine.gauge(listener)[0] == 0 or rig.joined())
         rig.until(lambda: rig.module.RECORD_SERVED in rig.kinds(listener) or rig.joined())
@@ -283,7 +284,7 @@ def test_a_listener_stops_when_no_more_clients_are_permitted(rig: Rig) -> None:
     third = rig.connect()
     rig.until(lambda: rig.module.RECORD_STOPPED in rig.kinds(listener))
     assert rig.kinds(listener) == [rig.module.RECORD_JOINED] * 2 + [rig.module.RECORD_STOPPED]
-    with rig.accept(rig.listening) as inner:  # nothing else accepts it
+    with rig.accept(rig.listening) as inner:  # the native engine has not accepted it
         assert inner.getpeername() == third.getsockname()
     assert rig.engine.inspect(listener) is None
 
@@ -349,7 +350,7 @@ def _drain(rig: Rig) -> bool:
 
 @pytest.mark.parametrize("way", ["recall", "close", "withdraw"])
 def test_a_client_whose_dial_is_pending(rig: Rig, way: str) -> None:
-    """Recalled clients are returned, clients of a closed engine are reset, and a withdrawn rule changes nothing."""
+    """A recall returns the client to Python. A close resets the client. A withdrawal does not affect the dial."""
     rig.fill_queue()
     before = open_descriptors()
     listener = rig.listen()
@@ -358,7 +359,8 @@ def test_a_client_whose_dial_is_pending(rig: Rig, way: str) -> None:
         rig.engine.close()
         with pytest.raises(ConnectionResetError):
             client.recv(1)
-        assert open_descriptors() == before + 1 - 4  # only the client is new; a native engine has four descriptors
+        # The client's descriptor is new. Closing the native engine has closed the engine's four descriptors.
+        assert open_descriptors() == before + 1 - 4
         return
     command = rig.module.COMMAND_RECALL if way == "recall" else rig.module.COMMAND_UNLISTEN
     rig.engine.command(command, listener, 0)
@@ -366,7 +368,8 @@ def test_a_client_whose_dial_is_pending(rig: Rig, way: str) -> None:
     if way == "recall":
         assert rig.kinds(listener) == [rig.module.RECORD_RETURNED]
         assert rig.returned(listener).getpeername() == client.getsockname()
-        assert open_descriptors() == before + 3  # the duplicate, and both ends of the client's connection
+        # The duplicate of the listening socket, and both ends of the client's connection.
+        assert open_descriptors() == before + 3
         assert rig.engine.inspect(listener) == {"pending": 0}
         return
     assert rig.kinds(listener) == [rig.module.RECORD_STOPPED]

@@ -1,4 +1,4 @@
-"""When certificates expire, and when the gateway logs a warning about their expiry."""
+"""Tests when certificates expire, and when the gateway logs a warning about their expiry."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""What a new configuration keeps of Docker."""
+"""Tests what the gateway keeps about containers when the section `docker` of the configuration changes."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tests what the errors of listeners that cannot be bound say to do."""
+"""Tests the remedies in the errors of listeners that cannot be bound."""
 
 import socket
 from pathlib import Path
@@ -16,7 +16,10 @@ from gateway.forwarding.listener import BindError, Listener
 @pytest.mark.parametrize(
     ("host", "hint"),
     [
-        ("192.0.2.1", "lists them), or restart the gateway, which binds the address before the host has it"),
+        (
+            "192.0.2.1",
+            "lists them), or restart the gateway: a restart also binds addresses that the host does not have yet",
+        ),
         ("0.0.0.0", "; this gateway listens on 127.0.0.1:{}: remove that address in a separate reload first"),  # noqa: S104
     ],
 )

@@ -1,4 +1,4 @@
-"""When connections without an SSH channel use the native engine."""
+"""Tests when connections without an SSH channel use the native engine."""
 
 from typing import Literal
 

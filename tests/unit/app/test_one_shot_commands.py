@@ -1,4 +1,4 @@
-"""Checks without a running service."""
+"""Tests `gateway check` without a running service."""
 
 from pathlib import Path
 

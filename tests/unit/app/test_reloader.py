@@ -51,7 +51,7 @@ async def test_a_reload_reports_what_a_recent_automatic_reload_changed(
 
 
 async def test_a_reload_refuses_an_address_that_the_host_does_not_have(tmp_path: Path) -> None:
-    """At startup, the address of Docker's bridge is possibly missing. At a reload, it is probably a typing error."""
+    """At startup, the host might not have the address yet. At a reload, the address is probably a typing error."""
     file, runtime = tmp_path / "gateway.yaml", Mock(config=Config(), listeners={})
     file.write_text("backends: {a: {kind: tcp, targets: 'h:1', listen: '198.51.100.77:3306'}}\n")
     subject = Reloader(

@@ -1,4 +1,4 @@
-"""Sockets that systemd passes to the service."""
+"""Tests the use of sockets that systemd passes to the service."""
 
 import os
 import socket

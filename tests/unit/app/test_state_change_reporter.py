@@ -1,4 +1,4 @@
-"""Which changes of a runtime become events."""
+"""Tests which state changes of the running gateway become events."""
 
 from types import SimpleNamespace
 from typing import Any

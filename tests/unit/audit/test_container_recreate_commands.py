@@ -515,7 +515,7 @@ def test_labels_of_an_image_do_not_change_commands() -> None:
 
 
 def test_a_container_of_an_image_that_compose_built_gets_an_override_file() -> None:
-    """Compose sets its project and service on the image, too."""
+    """Compose also sets its labels for project and service on an image that it builds."""
     built = {"Labels": {key: COMPOSE[key] for key in COMPOSE if not key.endswith("files")}}
     app = container(image=built, Labels={**COMPOSE, "com.docker.compose.config-hash": "0"})
     assert "docker compose -p shop" in "\n".join(lines(app, MOVE))
@@ -532,7 +532,7 @@ def test_a_task_of_a_service_is_changed_by_its_service() -> None:
 
 
 def test_no_command_gives_a_service_an_empty_volume() -> None:
-    """An update starts tasks that do not have the data."""
+    """An update of a swarm service starts new tasks. With an empty volume, these tasks would not have the data."""
     labels = {"com.docker.swarm.service.name": "shop_db", "com.docker.swarm.node.id": "n1"}
     text = lines(container(Labels=labels), MOVE)
     assert text[:6] == [

@@ -1,4 +1,4 @@
-"""Tests of the environment of fixes."""
+"""Tests that the commands in an audit report select the audited engine."""
 
 from pathlib import Path
 

@@ -42,9 +42,9 @@ class FakeEngine:
     """An engine with prepared answers.
 
     Args:
-        refused: Ends of the paths that fail.
-        slow: Paths that are never answered.
-        kind: How they fail.
+        refused: Suffixes of the API paths for which requests fail.
+        slow: The suffix of the API paths for which the engine never answers; empty if there is none.
+        kind: The kind of the errors for `refused`.
     """
 
     flavor = DOCKER

@@ -116,7 +116,7 @@ def test_an_incomplete_line_is_completed_or_terminated(tmp_path: Path, monkeypat
     with pytest.raises(OSError, match="No space"):
         destination.write(lines)
     assert (path.read_bytes(), list(lines)) == (b"one\ntwo\nt", [b"three\n"])
-    # Another process can do the next write, or the file can be new, so the next write repeats the whole line.
+    # Another process can write before the retry, or the file can be new. The retry therefore writes the whole line.
     room[0] = 100
     LogDestination(path).write(deque([b"four\n"]))
     assert path.read_bytes() == b"one\ntwo\nt\nfour\n"

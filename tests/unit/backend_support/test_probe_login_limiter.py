@@ -95,7 +95,7 @@ def test_checks_of_a_server_that_does_not_answer_stay_below_its_limit(
             paths[path].record_abort(now)
             due.append((now + 5.0, path))
         assert not server.blocked
-    assert attempts >= 8 * 6  # one in ten minutes
+    assert attempts >= 8 * 6  # at least one attempt in ten minutes
 
 
 @pytest.mark.timeout(30)
@@ -114,7 +114,7 @@ async def test_few_logins_are_in_progress_at_the_same_time() -> None:
         tasks = [group.create_task(check(each)) for each in paths for _ in range(40)]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert entered == 25 + len(paths)  # a quarter of the limit, and one that waits for its turn on each path
+        assert entered == 25 + len(paths)  # a quarter of the limit, and then one login at a time on each path
         for task in tasks:
             task.cancel()
     assert [each.in_progress for each in paths] == [0, 0]

@@ -34,7 +34,7 @@ LOGIN = f"Basic {base64.b64encode(b'u:p:q').decode()}"
 
 
 class Answers(BaseHTTPRequestHandler):
-    """Answers by path, and records requests."""
+    """Sends a fixed response for each URL path, and records the requests."""
 
     requests: list[tuple[str, str | None, str | None]] = []  # noqa: RUF012 - shared by all instances
 

@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def unchanged_logging() -> Iterator[None]:
-    """Undo what a command configures."""
+    """Undo the changes that a command makes to the logging configuration."""
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     yield

@@ -15,7 +15,7 @@ from gateway.errors import UsageError
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with a key and a known_hosts file, which is also the home directory."""
+    """A directory with a key and a known_hosts file. It is both the working directory and the home directory."""
     key = asyncssh.generate_private_key("ssh-ed25519")
     key.write_private_key(str(tmp_path / "key"))
     (tmp_path / "key").chmod(0o600)
@@ -60,7 +60,7 @@ def test_an_invalid_answer_is_asked_again(folder: Path) -> None:
     assert "must be from 1 to 65535" in done.output
     assert "missing is not a file" in done.output
     assert "Answer again" not in done.output
-    assert "  To create one: ssh-keyscan -p 22 bastion.example.com > known_hosts\n" in done.output
+    assert "  To create the file: ssh-keyscan -p 22 bastion.example.com > known_hosts\n" in done.output
     assert re.findall("^next: gateway ([a-z-]+ ?[a-z-]*) -c first.yaml$", done.output, re.MULTILINE) == [
         "render authorized-keys", "check", "run",
     ]  # fmt: skip

@@ -1,6 +1,6 @@
-"""Tests the exact output for each mistake of the corpus: it says what is wrong, where, and what to do.
+"""Tests the output for each mistake in `mistakes/`. The output names the mistake, its position and its remedy.
 
-`UPDATE_GOLDEN=1` rewrites the outputs of the corpus in `mistakes/`.
+`UPDATE_GOLDEN=1` rewrites the expected outputs in `mistakes/`.
 """
 
 import os
@@ -22,7 +22,7 @@ WHAT_TO_DO = re.compile(
 )
 """An instruction, a suggestion, or the values that are allowed."""
 RAW = ("Traceback", "Errno", "object at 0x", "Error(")
-"""Text of Python that an operator must not see."""
+"""Parts of Python's error output, which an operator must not see."""
 
 
 class Dumper(yaml.SafeDumper):

@@ -1,4 +1,4 @@
-"""The repetition of a command: errors do not end it, and the last output stays on the terminal."""
+"""Tests `--watch`: errors do not end the repetition, and the last output stays on the terminal."""
 
 import sys
 

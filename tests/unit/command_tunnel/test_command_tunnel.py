@@ -27,7 +27,7 @@ PAGE = REPOSITORY / "docs/commands.md"
 
 
 def test_validate_names_the_position_of_each_mistake() -> None:
-    with scratch() as folder:  # other users can access it, as with /usr/local/bin
+    with scratch() as folder:  # other users can access this directory, as with /usr/local/bin
         check_positions(folder)
 
 
@@ -125,7 +125,8 @@ def test_connections_and_data_that_wait_are_counted(family: socket.AddressFamily
 @pytest.mark.parametrize(("listen", "host"), [("127.0.0.1", "127.0.0.1"), ("::", "127.0.0.1"), ("::1", "::1")])
 def test_the_state_of_one_connection(source: str, listen: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if source == "sock_diag":
-        monkeypatch.setattr(local_port_state, "_TABLES", ())  # their size depends on the connections of the host
+        # The tables must not be read, because their size depends on the number of connections of the host.
+        monkeypatch.setattr(local_port_state, "_TABLES", ())
     else:
         monkeypatch.setattr(sock_diag, "_NETLINK_SOCK_DIAG", 31)
     family = socket.AF_INET6 if ":" in listen else socket.AF_INET
@@ -142,7 +143,7 @@ def test_the_state_of_one_connection(source: str, listen: str, host: str, monkey
 
 
 def test_sockets_of_other_addresses_are_ignored() -> None:
-    """Another user can open them, while the program listens on the address that the gateway dials."""
+    """On other addresses, other users can open sockets with the same port number as the program."""
     with contextlib.ExitStack() as stack:
         program = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         port = program.getsockname()[1]

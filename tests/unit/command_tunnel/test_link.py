@@ -106,7 +106,8 @@ async def test_the_link_is_lost_if_the_program_ends_before_output_after_a_succes
     script = f"[ ! -e {tmp_path}/broken ] || {end}; echo hello; cat"
     async with opened(CommandTunnelOptions(("sh", "-c", script), "stdio")) as link:
         assert await greeting(link, GOOD) == b"hello\n"
-        while link.status().processes:  # the first process worked; its end after the failure would reset the failure
+        # Wait until the first process has ended. Its success would otherwise clear the failure of the second process.
+        while link.status().processes:
             await asyncio.sleep(0.01)
         (tmp_path / "broken").touch()
         with await link.socket(GOOD) as sock:  # the cause of the failure is unknown if the client ends the connection
@@ -139,7 +140,7 @@ async def test_the_pipes_of_a_process_that_exits_before_its_first_client_are_clo
 
 
 async def test_the_backoff_grows_if_a_program_listens_and_exits(monkeypatch: pytest.MonkeyPatch) -> None:
-    # On a slow machine, a process runs for longer.
+    # `forgive_every` is long, so that the backoff also grows if a process runs for a long time on a slow machine.
     monkeypatch.setattr(start_backoff, "RECONNECT", BackoffPolicy(first=0.2, floor=0.2, cap=1.6, forgive_every=60))
     script = (
         "import socket, sys\nserver = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n"

@@ -48,8 +48,7 @@ def test_the_full_configuration_has_every_key() -> None:
     classes += [kind.options for kind in tunnels.KINDS.values()]
     classes += [part for kind in backends.KINDS.values() for part in (kind.options, kind.check)]
     keys = {key.rpartition(".")[2] for cls in classes for key, _ in hints_by_key(cls)}
-    # `allow` has a short form, a list of networks, and the docs show `username` and `password` with proxies. The
-    # deprecated key `workers` is an error beside `threads`.
+    # The deprecated key `workers` is not allowed together with `threads`.
     assert [key for key in sorted(keys - {"workers"}) if not re.search(rf"\b{key}(_file)?: ", text + " ")] == []
 
 

@@ -70,7 +70,7 @@ def test_a_strict_configuration_is_accepted(tmp_path: Path) -> None:
         (", tls: {ca_file: /ca.pem}", "", "15:16: docker.host: .*use tls", 1),
         ("https://proxy", "http://proxy", "4:30: tunnels.egress.url: .*use https://", 1),
         ("https://proxy", "socks5://proxy", "4:30: tunnels.egress.url: .*use https://", 1),
-        (", via: bastion}", "}", "5:29: tunnels.inner.url: .*via an SSH tunnel", 0),
+        (", via: bastion}", "}", "5:29: tunnels.inner.url: .*set via to an SSH tunnel", 0),
         ("password_file: /run/secrets/check", "password: x", "13:32: backends.orders.check.password: .*_file", 0),
         ("backends:\n", "ops: {listen: 0.0.0.0:9090}\nbackends:\n", "6:15: ops.listen: .*127.0.0.1", 1),
     ],

@@ -3,7 +3,7 @@ from gateway.contracts.states import HealthState
 
 
 def times(*steps: tuple[float, HealthState]) -> list[float]:
-    """Return since when each state lasts, after each step of a time and a state."""
+    """Enter each state at its time. Return the start time that the tracker reports after each step."""
     clock = HealthStateTracker(0.0)
     found = []
     for now, state in steps:

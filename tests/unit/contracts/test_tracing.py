@@ -1,4 +1,4 @@
-"""The phases of a connection follow each other, and their number is limited."""
+"""Tests that the phases of a connection have no gaps, do not overlap, and are limited in number."""
 
 from itertools import pairwise
 

@@ -182,7 +182,7 @@ def test_a_backend_with_an_unknown_state_may_be_reachable() -> None:
     found = verdict(ATTACHED, fact=unknown)
     assert (found.reached, found.remedy) == ("maybe", "")
     assert "check.user is not set" in found.why
-    assert "it reaches one of them" in verdict(SHOPPING, CLASH, fact=unknown).why
+    assert "this container reaches one of the two" in verdict(SHOPPING, CLASH, fact=unknown).why
 
 
 def test_strict_advises_a_grant_rather_than_other_labels() -> None:

@@ -1,4 +1,4 @@
-"""The command line of Compose for the project of an existing container."""
+"""Tests the command line of Compose for the project of an existing container."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Slow starts of containers, on an engine that locks a container while it starts it."""
+"""Tests slow starts of containers, on an engine that locks each container during its start."""
 
 import asyncio
 import random
@@ -47,7 +47,7 @@ class LockingEngine(FakeEngine):
         self.broken: set[str] = set()
         """Containers whose files are damaged. The engine lists them, and its inspections fail."""
         self.start_error: EngineError | None = None
-        """The error of the next start, after which the engine cancels it."""
+        """The error that the engine returns for the next start. The engine then cancels this start."""
 
     def add_unavailable(self, name: str, labels: dict[str, str] | None = None) -> FakeContainer:
         container = self.add_container(name, labels or {})
@@ -264,7 +264,7 @@ async def test_a_start_that_fails_is_listed_before_the_others_are_inspected(
     made = reconciler(tmp_path)
     await reconcile(made, engine, 5)
     engine.errors[containers[4].id] = REFUSED
-    made._observer.inspections.expire_start(containers[4].id)  # the event `unmount` of its volume
+    made._observer.inspections.expire_start(containers[4].id)  # as on the event `unmount` of the container's volume
     await made.reconcile(engine)  # type: ignore[arg-type]
     assert [each.container for each in made.plan.unavailable] == ["web-4"]
     await made._executor.starter.cancel()

@@ -1,4 +1,4 @@
-"""Snapshots of an engine."""
+"""Tests the clock in a snapshot of an engine."""
 
 import asyncio
 import random

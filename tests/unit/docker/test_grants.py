@@ -1,4 +1,4 @@
-"""The access of containers: grants of the configuration, labels of images, aliases, spoofed addresses."""
+"""Tests which backends and aliases containers can use, and which containers can spoof addresses."""
 
 import random
 from pathlib import Path
@@ -73,7 +73,8 @@ def test_labels_of_compose_and_swarm_count_on_their_own_containers() -> None:
     """Compose also adds the labels for project and service to the images that Compose builds."""
     made = {**SHOP, "com.docker.compose.config-hash": "1"}
     assert split(made, SHOP)[0] == made
-    assert split(made, made)[0] == {}  # The image has all these labels, and `docker run` created the container.
+    # The image has all labels of the container, and `docker run` created the container.
+    assert split(made, made)[0] == {}
     task = {SWARM_SERVICE: "jobs", "com.docker.swarm.task.id": "t"}
     assert split(task, {SWARM_SERVICE: "jobs"})[0] == task
 
@@ -144,7 +145,7 @@ def test_strict_mode_refuses_a_network_without_granted_backends() -> None:
     assert (joins(refused), blocked(refused)) == ({}, [("web", AttachmentObstacle.NOT_GRANTED)])
     some = asking("media-net,orders-net")
     assert joins(some) == {"orders-net": ()}
-    assert "web: network media-net carries no backend that is granted to it (docker.grants)" in some.warnings
+    assert "web: no backend on network media-net is granted to it (docker.grants)" in some.warnings
     there = {"media-net": NetworkEndpoint("n-media", "e1", ("10.0.0.2",), frozenset({"gw-owner-site-a"}))}
     assert [each.verb for each in asking("media-net", endpoints=there).actions] == [ActionKind.DISCONNECT]
     unknown = asking("nowhere,orders-net")
@@ -268,7 +269,7 @@ def test_containers_that_can_spoof_a_consumer_are_reported() -> None:
 
 async def test_the_capabilities_of_neighbors_are_queried_once(tmp_path: Path) -> None:
     class Counting(FakeEngine):
-        asked: list[str] = []  # noqa: RUF012 - used in only one test
+        asked: list[str] = []  # noqa: RUF012 - only this test uses the class
 
         async def get(self, path: str, **params: Any) -> Any:
             if path.startswith("containers/") and path.endswith("/json") and path != "containers/json":

@@ -1,4 +1,4 @@
-"""Ambiguous names, mistakes in labels, shared namespaces, networks to be recreated, and what is logged."""
+"""Tests of name conflicts, mistakes in labels, shared network namespaces, network re-creation, and log lines."""
 
 import logging
 import random
@@ -116,7 +116,8 @@ def test_a_container_with_the_host_name_of_a_backend_is_blocked() -> None:
     assert hostname_of({"Id": "0123456789abcdef", "Config": {"Hostname": "0123456789ab"}}) == ""
     thief = replace(WEB, hostname="orders")
     assert standing(planned(thief), "web") == (AttachmentState.BLOCKED, AttachmentObstacle.ALIAS_CONFLICT)
-    # If the backend is added after the attachment, the gateway detaches the container unless the container is in use.
+    # If the backend is added after the attachment, the gateway detaches the container. It does not detach a container
+    # that has connections through the gateway.
     there = replace(thief, endpoints={**WEB.endpoints, "apps": endpoint(MARK)})
     found = planned(there, ours=("gateway", "web"))
     assert standing(found, "web") == (AttachmentState.BLOCKED, AttachmentObstacle.ALIAS_CONFLICT)
@@ -128,7 +129,7 @@ def test_a_container_with_the_host_name_of_a_backend_is_blocked() -> None:
     )
     guest = container("guest", hostname="orders", endpoints={"apps": endpoint()})
     found = planned(guest)
-    assert standing(found, "gateway") == (AttachmentState.ATTACHED, None)  # The gateway stays attached.
+    assert standing(found, "gateway") == (AttachmentState.ATTACHED, None)  # The gateway itself stays on `apps`.
     assert found.warnings[0].startswith("guest: its host name is that of backend orders, so clients on network")
 
 
@@ -284,7 +285,7 @@ def test_a_blocked_container_names_the_owner_of_its_network_namespace() -> None:
 
 
 def outdated(tmp_path: Path) -> tuple[FakeEngine, Reconciler, list[FakeContainer], list[NetworkOptions]]:
-    """Return an engine with two attached containers, and the engine's reconciler, whose options the test changes."""
+    """Return an engine, its reconciler, its containers, and the network options. The test changes these options."""
     engine = FakeEngine(random.Random(1))
     options = [NetworkOptions()]
     there = [engine.add_container("gateway", {}), *(engine.add_container(name, OPT_IN) for name in ("a", "b"))]
@@ -307,7 +308,7 @@ async def test_containers_detached_for_a_network_replacement_stay_detached_until
     options[0] = NetworkOptions(mtu=1400)
     await settle()
     assert "docker network rm apps" in reconciler.plan.warnings[0]
-    # The gateway attaches itself again while other containers on the network can need the gateway.
+    # The gateway attaches itself again as long as other containers are attached to the network.
     await engine.post("networks/apps/disconnect", {"Container": there[0].id})
     await settle()
     assert "apps" in there[0].endpoints

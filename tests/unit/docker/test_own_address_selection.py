@@ -1,4 +1,7 @@
-"""The gateway's address on a network is outside the range of containers, and does not change on a re-creation."""
+"""Tests how the gateway chooses its own address on a network.
+
+The address is outside the range for containers, and stays the same when the gateway's container is re-created.
+"""
 
 import ipaddress
 import random
@@ -190,7 +193,8 @@ async def test_after_a_conflict_the_next_address_is_used_and_kept(tmp_path: Path
     assert reconciler.settled.is_set()
     await reconciler.reconcile(engine)  # type: ignore[arg-type]
     assert OwnershipRecord(tmp_path).addresses == {"apps": (asked[1],)}
-    # After a re-creation, the first address is free again, but the gateway requests the address that clients use.
+    # After the re-creation of the gateway's container, the first address is free again. The gateway nevertheless
+    # requests the second address, because clients use it.
     del own.endpoints["apps"]
     taken.clear()
     await Reconciler(want.options, lambda: want, lambda _: None, tmp_path).reconcile(engine)  # type: ignore[arg-type]

@@ -135,7 +135,8 @@ async def test_the_local_engine_takes_precedence_over_reports() -> None:
     directory.update_remote({each: Consumer("far@node-2", "far", {}) for each in ("127.0.0.7", "127.0.0.8")})
     directory.update((app,), 0.0, None)
     assert [directory.lookup(f"127.0.0.{at}").name for at in (7, 8)] == ["app", "far@node-2"]  # type: ignore[union-attr]
-    directory.forget("id-app")  # The address can belong to another container now, so it must not resolve to "far".
+    # Another container can get the address of "app" now. The lookup must therefore not return the reported "far".
+    directory.forget("id-app")
     assert directory.lookup("127.0.0.7") is None
     assert directory.local == {}
 
@@ -223,9 +224,9 @@ async def test_two_agents_know_each_others_containers_while_both_run(named: set[
         await until(lambda: "app@node-2" in one.names())
         assert [each.report.instance for each in one.peers.known if each.report] == ["node-2"]
         assert one.directory.lookup("127.0.0.7").has("gateway.backends", "orders")  # type: ignore[union-attr]
-        one.strict = True  # A reload has the same effect.
+        one.strict = True  # Simulates a reload.
         await until(lambda: not one.directory.lookup("127.0.0.7").has("gateway.backends", "orders"))  # type: ignore[union-attr]
-        two.directory.forget("id-app")  # An event of the engine has the same effect.
+        two.directory.forget("id-app")  # Simulates an event of the engine.
         await until(lambda: "app@node-2" not in one.names())
         two.runs(app, container("late", mesh="127.0.0.8"))
         await until(lambda: "late@node-2" in one.names())

@@ -1,4 +1,7 @@
-"""The plan and the reconciler converge on an engine in memory, and do not change endpoints that others created."""
+"""Tests of plans and of the reconciler, with an engine in memory.
+
+The reconciler must reach the desired state, and must not change endpoints that other clients created.
+"""
 
 import asyncio
 import ipaddress
@@ -73,7 +76,7 @@ NOTHING: frozenset[tuple[str, str]] = frozenset()
 
 
 def unwanted(engine: FakeEngine, count: int, state_dir: Path) -> list[FakeContainer]:
-    """Return containers that the gateway attached to `apps`, and that no longer opt in."""
+    """Return containers that the gateway attached to `apps`, but that have no label `gateway.enable` now."""
     network = engine.add_network("apps")
     there = [engine.add_container(f"c{at}", {}) for at in range(count)]
     for each in there:
@@ -506,7 +509,7 @@ def test_missing_options_of_a_foreign_network_are_reported() -> None:
 
 
 class Fleet(RuleBasedStateMachine):
-    """Check convergence when containers start and stop, the engine fails, or other clients change its state."""
+    """Check that the reconciler reaches the desired state after any sequence of changes and engine failures."""
 
     NAMES = ("a", "b", "c", "d", "e")
 
@@ -734,7 +737,7 @@ def test_an_invalid_ownership_record_is_reported_and_ignored(tmp_path: Path, tex
 
 
 def test_the_names_of_an_endpoint_are_computed_once() -> None:
-    """The plan reads the names once per alias. If it computed them each time, it would block the event loop."""
+    """The planning code reads the names once per alias. Computing the names each time would block the event loop."""
     endpoint = NetworkEndpoint("n1", "e1", ("10.0.0.2",), frozenset({"Web", "web-1"}))
     assert endpoint.names == {"web", "web-1"}
     assert endpoint.names is endpoint.names

@@ -1,4 +1,7 @@
-"""Events of the engine, in the form of the Docker Engine API (version 1.45): which lead to a new snapshot."""
+"""Tests which events of the engine lead to a new snapshot, and how the gateway records signals to containers.
+
+The events have the format of the Docker Engine API, version 1.45.
+"""
 
 import time
 from collections.abc import AsyncIterator
@@ -33,7 +36,7 @@ def event(kind: str, action: str, **attributes: str) -> dict[str, Any]:
 
 
 class Recorder:
-    """Records the identifiers that the reconciler forgets."""
+    """Records the container IDs that the event handler passes to these methods."""
 
     def __init__(self) -> None:
         self.forgotten: list[str] = []

@@ -1,4 +1,4 @@
-"""Names that do not resolve delay no other name, and each has at most one lookup."""
+"""Tests that a lookup that hangs delays no other lookup, and that a name has at most one lookup at a time."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ async def test_hanging_lookups_delay_no_other_and_are_shared(monkeypatch: pytest
             async with asyncio.timeout(WITHIN):
                 assert await lookup("good", 9090) == [(socket.AF_INET, ("10.0.0.1", 9090))]
             for each in waits:
-                each.cancel()  # The lookup continues, and the next request for its name shares it.
+                each.cancel()  # The lookup continues. The next request for the same name waits for this lookup.
             await asyncio.gather(*waits, return_exceptions=True)
         waits = [asyncio.create_task(lookup(names[0], 1))]
         async with asyncio.timeout(WITHIN):

@@ -1,4 +1,4 @@
-"""Addresses of members, and names that stand for several of them."""
+"""Tests of the addresses of members, and of host names that resolve to several members."""
 
 import pytest
 

@@ -107,7 +107,7 @@ async def test_each_error_of_a_request_says_what_to_do(tmp_path: Path) -> None:
     [
         (
             aiohttp.ClientOSError("Multiple exceptions: [Errno 101] Unreachable, [Errno 111] Refused"),
-            "Network is unreachable, Connection refused: correct the address of the member, or the route to it",
+            "Network is unreachable, Connection refused: correct the address of the member, or the IP route to it",
         ),
         (
             socket.gaierror(socket.EAI_NONAME, "Name or service not known"),

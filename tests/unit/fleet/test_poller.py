@@ -1,4 +1,4 @@
-"""The poller spreads the first requests to many members, and asks them even if the token cannot be read."""
+"""Tests that the poller spreads its first requests over time, and polls members even if it cannot read the token."""
 
 import asyncio
 import threading
@@ -68,7 +68,7 @@ async def test_a_token_on_a_file_system_that_hangs_delays_no_member(
             while not any("does not respond" in each for each in found.snapshot().problems):
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.2)
-            assert len(calls) == 1  # several refreshes share the thread that hangs
+            assert len(calls) == 1  # all refreshes wait for the same thread, which hangs
             release.set()
             while found.snapshot().problems:
                 await asyncio.sleep(0.01)

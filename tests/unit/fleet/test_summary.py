@@ -1,4 +1,4 @@
-"""The answers of members are untrusted."""
+"""Tests how the gateway decodes and sanitizes the summaries of untrusted members."""
 
 import json
 from typing import Any
@@ -24,7 +24,7 @@ def test_a_valid_answer_is_decoded() -> None:
     found = decode_summary(json.dumps(VALID).encode())
     assert (found.instance, found.clients, found.backends) == ("a", 3, {"up": 2, "down": 1})
     assert found.problems[0].detail == "no"
-    assert (found.problems[0].since, found.problems[0].effects) == ("", "")  # an older version does not send them
+    assert (found.problems[0].since, found.problems[0].effects) == ("", "")  # older versions send neither value
 
 
 def test_texts_become_one_short_line() -> None:

@@ -42,7 +42,7 @@ def test_allows_one_client_every_ten_seconds_near_the_limit() -> None:
 
 
 class Client:
-    """A client whose number of responses a test sets."""
+    """A client that has received `responses` responses."""
 
     def __init__(self) -> None:
         self.responses = 0
@@ -142,7 +142,7 @@ def test_a_login_does_not_reset_a_dial_that_may_still_connect() -> None:
     budget.record_abandoned(50.0)
     budget.record_aborted(51.0)
     budget.record_login(55.0)
-    assert budget.aborted == 1  # The dial can still connect later, and then abort.
+    assert budget.aborted == 1  # The abandoned dial can still connect. The server then counts an aborted handshake.
     budget.record_login(60.5)
     assert budget.aborted == 0
 
@@ -173,9 +173,9 @@ def test_paths_are_counted_together_and_a_login_resets_only_its_own_path() -> No
         a.record_aborted(10.0)
         b.record_aborted(10.0)
     assert (a.aborted, b.aborted) == (90, 90)
-    assert [each.allows(11.0) for each in (a, b)] == [True, False]  # one client for both paths
+    assert [each.allows(11.0) for each in (a, b)] == [True, False]  # one admission for both paths together
     a.record_login(12.0)
-    assert (a.aborted, b.aborted) == (0, 45)  # if the paths have separate addresses, b's count remains
+    assert (a.aborted, b.aborted) == (0, 45)  # path b can have another address, so b's count remains
 
 
 def test_a_path_without_a_login_does_not_limit_the_other_paths() -> None:
@@ -214,10 +214,10 @@ def test_a_budget_is_the_highest_count_of_all_possible_addresses(
 def test_aborting_clients_block_no_address_and_are_throttled_only_until_a_login(
     addresses: list[int], pattern: list[int], working: list[int], delay: int
 ) -> None:
-    """Clients connect over the paths of `pattern` in turn, and abort. Checks log in over the `working` paths.
+    """Simulate clients that connect over the paths of `pattern` in turn, and abort their handshakes.
 
-    Another backend logs in over the last working path all the time. The check of an aborted client logs in after
-    `delay` further clients.
+    Logins succeed only over the paths of `working`. When a path needs a login, a check logs in `delay` clients later.
+    Over the last path of `working`, another backend also logs in after every 20 clients.
     """
     server, budgets = CountingServer(addresses, LIMIT), joined()
     due: dict[int, int] = {}

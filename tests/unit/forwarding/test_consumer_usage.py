@@ -1,4 +1,4 @@
-"""Tests of usage counters with more consumers than the limit of separate counters."""
+"""Tests of the usage counters when there are more consumers than separate counters."""
 
 import asyncio
 import socket

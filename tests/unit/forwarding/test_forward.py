@@ -62,7 +62,10 @@ async def forwarding(budget: AbortedHandshakeBudget, hold: float = 0.0) -> Async
 
 
 async def connect(forward: Forward, requests: int, others: int = 0) -> None:
-    """Connect a client that sends `requests` requests one after the other, and wait until only `others` are left."""
+    """Connect a client, send `requests` requests one after the other, and disconnect the client.
+
+    Then wait until the forward has at most `others` clients.
+    """
     near, far = socket.socketpair()
     for each in (near, far):
         each.setblocking(False)
@@ -184,7 +187,7 @@ async def test_a_client_that_waits_for_the_budget_uses_no_other_target() -> None
         near, far = socket.socketpair()
         near.setblocking(False)
         forward._acceptor.accept(near)
-        await asyncio.sleep(2.5)  # with another path, a dial takes at most 2 s
+        await asyncio.sleep(2.5)  # if there is another path, a dial takes at most 2 s
         assert (forward.waiting, failures) == (1, [])
         budget.dials = 0
         async with asyncio.timeout(10):

@@ -1,6 +1,6 @@
-"""When a link accepts the clients of a forward, and what happens to the clients that it returns.
+"""Tests when a link accepts the clients of a forward, and what happens to the clients that the link returns.
 
-The link of these tests records the calls. tests/integration/test_accepting.py uses the engine.
+These tests use `FakeLink`. tests/integration/test_accepting.py uses the native engine.
 """
 
 import asyncio
@@ -111,7 +111,7 @@ class Rig:
 
     @property
     def accepting(self) -> list[FakeListener]:
-        """The listeners of links that are not withdrawn."""
+        """The links' listeners that have not been withdrawn."""
         return [each for uplink in self.uplinks for each in uplink.link.listeners if not each.withdrawn]
 
     def dial(self, source: str = "127.0.0.1") -> socket.socket:
@@ -127,7 +127,10 @@ class Rig:
             assert await loop.sock_recv(client, 100) == b"hello"
 
     async def offered(self) -> FakeListener:
-        """Let this process join a client, which ends. Return the listener of the link that accepts from then on."""
+        """Return the link's listener that accepts the next clients.
+
+        Python code must connect the first client, so this method connects and disconnects a client.
+        """
         with self.dial() as client:
             await self.echo(client)
         while self.forward.active:
@@ -154,7 +157,7 @@ async def running(
 
 
 def nearly_used_budget() -> AbortedHandshakeBudget:
-    """Return a budget with room for 30 of 100 clients, which is too little for a link."""
+    """Return a budget with room for 30 of 100 clients. With so little room, a link does not accept clients."""
     budget = AbortedHandshakeBudget(100)
     for _ in range(60):
         budget.record_aborted(time.monotonic())
@@ -256,7 +259,7 @@ async def test_short_connections_with_a_login_reset_the_count_of_aborted_handsha
     async with running(AdmissionRules("b"), budget=budget) as rig:
         listener = await rig.offered()
         assert budget.aborted == 1
-        await asyncio.sleep(2.01)  # the maximum delays of the server's count and of the report
+        await asyncio.sleep(2.01)  # longer than CLOSE_DELAY and REPORT_DELAY together
         listener.handler.on_served(listener, ShortLivedConnectionTotals(1, 0, 5, 5))
         assert budget.aborted == 0
 

@@ -1,4 +1,4 @@
-"""Tests of cancel requests at a forward: the slots, the timeouts and the routing, with scripted servers."""
+"""Tests how a forward limits and routes PostgreSQL cancel requests. The servers are scripted."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ def request(name: bytes) -> bytes:
 
 
 class Server:
-    """A PostgreSQL server that answers SSLRequest, accepts every login, and closes after a cancel request.
+    """A PostgreSQL server that answers SSLRequest and accepts every login.
 
     Args:
         answer: The response to SSLRequest.
@@ -103,7 +103,7 @@ class OpenUplink:
 
 
 class Gate:
-    """A forward, and the test's clients of it."""
+    """A forward and its clients."""
 
     def __init__(self, targets: list[Server], **rules: Any) -> None:
         self._targets = targets
@@ -131,7 +131,7 @@ class Gate:
         sock = socket.socket()
         self.clients.append(sock)
         sock.bind((source, 0))
-        sock.connect(("127.0.0.1", self.port))  # The kernel accepts; the gateway can refuse later.
+        sock.connect(("127.0.0.1", self.port))  # This succeeds even if the gateway then refuses the client.
         sock.setblocking(False)
         for each in said:
             sock.sendall(each)
@@ -302,7 +302,8 @@ async def test_a_request_that_its_server_does_not_close_is_reset(monkeypatch: py
     async with Server(closes=False).listening() as server, gate([server], max_connections=1) as at:
         await at.session()
         assert await is_reset(at.connect(request(server.name)))
-        await until(lambda: dict(at.forward.resets) == {"aborted": 1})  # the engine reports the end in its own thread
+        # The native engine reports the end in its own thread.
+        await until(lambda: dict(at.forward.resets) == {"aborted": 1})
         await until(lambda: len(at.forward._acceptor.cancel_slots) == 0)
 
 
@@ -456,7 +457,8 @@ async def test_the_client_negotiates_tls_with_a_server_that_supports_tls(
         at.use(one)
         for number in range(3):
             await at.session(SSL)
-            # The gateway sends only the first SSLRequest itself. Later, each client's session shows that TLS works.
+            # The gateway itself sends an SSLRequest only before the first session. This session then shows that the
+            # server accepts TLS.
             assert one.seen == [SSL] * (number + 2)
 
 

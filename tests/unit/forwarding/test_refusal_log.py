@@ -1,4 +1,4 @@
-"""The log has one line for each source and reason of refused clients, and a limited number of such lines."""
+"""Tests that refused clients cause one log line per source and reason, and a limited number of lines per minute."""
 
 import logging
 import socket

@@ -1,4 +1,4 @@
-"""Tests of the dialer with several paths to the targets, which scripted links represent."""
+"""Tests of the dialer with several paths to the targets. Scripted links represent the paths."""
 
 import asyncio
 import contextlib

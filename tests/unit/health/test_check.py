@@ -111,7 +111,7 @@ async def test_a_failed_check_updates_the_role() -> None:
         assert (check.verdict.state, check.record.probe_result.role) == (HealthState.UP, "primary")
         check.check_soon()
         await until(lambda: check.record.probe_result.role == "replica")
-        assert check.verdict.state is HealthState.UP  # `fall` is 3 failed checks.
+        assert check.verdict.state is HealthState.UP  # `fall` is 3, so three probes must fail.
         await until(lambda: check.verdict.state is HealthState.DOWN)
         assert (check.verdict.reason, check.verdict.detail) == (FailureReason.LAG, "replication is stopped")
         assert check.record.probe_result.read_only
@@ -138,11 +138,11 @@ async def test_the_history_shows_that_a_target_was_blocked_once_per_interval() -
         began = time.monotonic()
         while len(check.history.latest()) < 4:
             assert time.monotonic() < began + 20
-            uplink.watchers[0]()  # A tunnel that retries often adds no results.
+            uplink.watchers[0]()  # Retries of the tunnel add no results to the history.
             await asyncio.sleep(0.01)
         assert time.monotonic() - began > 0.35
         uplink.link = link
-        await until(lambda: check.verdict.state is HealthState.UP)  # Without an event of the tunnel.
+        await until(lambda: check.verdict.state is HealthState.UP)  # needs no event of the tunnel
         states = [each.state for each in check.history.latest()]
         assert states[:4] == [HealthState.UP, *[HealthState.BLOCKED] * 3]
         assert states[-1] is HealthState.UP
@@ -235,7 +235,7 @@ def test_an_answer_that_is_older_than_the_recorded_one_is_discarded() -> None:
     record.add(answer(role="primary"), 1.0, 4.0)
     assert (record.probe_result.role, record.probed, record.promoted) == ("replica", 2.0, 0.0)
     record.add(CheckResult(0.0, 0.1, HealthState.DOWN, FailureReason.REFUSED), 6.0, 6.1)
-    record.add(answer(role="primary"), 5.0, 7.0)  # no answer is newer
+    record.add(answer(role="primary"), 5.0, 7.0)  # newer than the last answer, of 2.0
     assert (record.probe_result.role, record.probed, record.promoted) == ("primary", 5.0, 7.0)
     record.add(CheckResult(0.0, 0.1, HealthState.DEGRADED, FailureReason.AUTH), 8.0, 8.1)
     assert (record.probe_result.role, record.probed) == ("primary", 8.0)

@@ -126,7 +126,7 @@ def test_latency_decides_with_hysteresis() -> None:
     assert update(0.045, 0.050, None) == 1  # not fast enough
     assert update(0.039, 0.050, 0.030, checks=2) == 1
     assert update(0.030, 0.050, 0.039, checks=9) == 1
-    assert update(0.039, 0.050, 0.030, checks=10) == 2  # one of the others was faster for eight checks
+    assert update(0.039, 0.050, 0.030, checks=10) == 2  # another path was faster for eight checks
     assert update(0.0005, 0.0012, 0.0012, checks=20) == 2  # less than a millisecond
     assert choice.switches == {"c": 1}
 

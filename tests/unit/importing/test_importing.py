@@ -99,9 +99,10 @@ def test_a_network_without_aliases_is_accepted() -> None:
 
 
 def damaged(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield, for each value in a Compose file, copies in which another type replaces it, with the value's place.
+    """Yield copies of a Compose file. In each copy, a value of another type replaces one value.
 
-    The place of a value has `*` in place of the names of services, variables, volumes and so on.
+    Also yield the place of the replaced value. In the place, `*` stands for the name of a service, variable, volume
+    and so on.
     """
     others: tuple[Any, ...] = (None, 5, "x", [], {})
     for other in others:

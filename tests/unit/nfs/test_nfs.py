@@ -95,7 +95,7 @@ async def test_a_reply_of_endless_empty_fragments_is_refused() -> None:
 
 
 async def made_and_removed(*statuses: int) -> int:
-    """Return the compounds that a canary check sends if the server gives these responses, and then NOENT."""
+    """Return how many compounds a canary check sends. The server responds with `statuses`, and then with NOENT."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)

@@ -33,7 +33,7 @@ async def test_clients_that_disconnect_delay_no_request_and_leave_no_task(
     monkeypatch.setattr(authorization_middleware, "_PROBES_PER_SECOND", 1)
     monkeypatch.setattr(authorization_middleware, "_PROBE_BURST", 1)
     settings = OpsSettings(listen=HostPort("127.0.0.1", 0), admin_socket=tmp_path / "admin.sock")
-    async with OpsServer(Mock(), settings).serving() as address:  # /livez does not use the service.
+    async with OpsServer(Mock(), settings).serving() as address:  # /livez needs no real service, only a mock.
         before = len(asyncio.all_tasks())
         for _ in range(200):  # The limit is one request per second.
             with socket.create_connection(address) as client:

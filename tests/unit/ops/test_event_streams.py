@@ -72,7 +72,7 @@ async def test_a_stream_sends_events_in_order_and_resumes(tmp_path: Path, monkey
         assert b"no-store" in head
         start = await block(reader)
         assert int(start["id"]) == log.last_id  # Events before the connection are not sent.
-        await asyncio.sleep(0.2)  # The stream sends comments meanwhile.
+        await asyncio.sleep(0.2)  # Without events, the stream sends comments.
         for number in range(120):
             log.record(ORDERS, str(number), "timeout", "a\nb")
         events = [await block(reader) for _ in range(120)]
@@ -89,7 +89,7 @@ async def test_a_stream_sends_events_in_order_and_resumes(tmp_path: Path, monkey
             assert await block(reader) == {"id": str(log.last_id), "event": "reset", "data": "{}"}
             writer.close()
         async with asyncio.timeout(WITHIN):
-            while log.watchers:  # Clients that have disconnected leave nothing.
+            while log.watchers:  # The server removes the watchers of disconnected clients.
                 await asyncio.sleep(0.01)
 
 
@@ -105,13 +105,13 @@ async def test_streams_are_limited_and_end_with_the_server(tmp_path: Path, monke
         streams[0][1].close()
         async with asyncio.timeout(WITHIN):
             while len(log.watchers) == 2:
-                log.record(ORDERS, "event")  # A write shows that the client has disconnected.
+                log.record(ORDERS, "event")  # The server detects the disconnect when it writes.
                 await asyncio.sleep(0.01)
         streams.append(await subscribe(address))
         assert b" 200 " in streams[-1][2]
     reader = streams[1][0]
     async with asyncio.timeout(WITHIN):
-        await reader.read()  # A clean end, which no deadline has caused.
+        await reader.read()  # The server ends the stream cleanly, before any deadline.
     for _, writer, _ in streams:
         writer.close()
 
@@ -133,7 +133,7 @@ async def test_a_stream_ends_when_its_token_is_replaced(tmp_path: Path, monkeypa
         await block(reader)
         await replace(tokens[0])
         log.record(ORDERS, "first")
-        assert "first" in (await block(reader))["data"]  # A renewal without a change ends no stream.
+        assert "first" in (await block(reader))["data"]  # Reading the same token again ends no stream.
         await replace(tokens[1])
         log.record(ORDERS, "secret")
         async with asyncio.timeout(WITHIN):
@@ -143,7 +143,7 @@ async def test_a_stream_ends_when_its_token_is_replaced(tmp_path: Path, monkeypa
         reader, writer, _ = await subscribe(address, token=tokens[1])
         await replace(tokens[0])
         async with asyncio.timeout(WITHIN):
-            await reader.read()  # A stream without events ends too.
+            await reader.read()  # The new token also ends a stream without events.
         writer.close()
 
 

@@ -1,4 +1,4 @@
-"""The file of events: what survives a restart, and damage that is tolerated."""
+"""Tests of the events file: restarts, damaged lines, failed writes, and a slow disk."""
 
 import asyncio
 import errno
@@ -175,7 +175,7 @@ async def test_a_folder_that_is_not_writable_is_logged_once(tmp_path: Path, capl
 @pytest.mark.parametrize(
     ("code", "level", "remedy"),
     [
-        (errno.ENOSPC, "WARNING", "free space in the file system of gateway.state_dir"),
+        (errno.ENOSPC, "WARNING", "free up space in the file system of gateway.state_dir"),
         (errno.EIO, "WARNING", "set a writable gateway.state_dir"),
         (errno.EROFS, "INFO", ""),
     ],
@@ -217,7 +217,7 @@ async def test_a_write_that_fails_is_reported_until_a_later_one_succeeds(
 
 @pytest.fixture
 def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Block the file system until the event is set."""
+    """Block the file system until the test sets the returned `threading.Event`."""
     ready = threading.Event()
 
     def lock(path: Path) -> int:

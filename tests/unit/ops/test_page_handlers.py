@@ -28,7 +28,7 @@ class FakeService:
         self.events = EventLog()
         self.events.record(EventSubject(SubjectType.START), "started")
         self.built: list[list[str]] = []
-        """The backends that each view built."""
+        """For each call of `view` or `updated_view`, the names of the backends that the call reads."""
         self.configuration = Mock(return_value={})
         self.phase = Mock(return_value="ready")
 
@@ -64,7 +64,7 @@ async def get(pages: PageHandlers, since: str = "", encoding: str = "identity") 
 
 
 def content(response: web.Response) -> tuple[str, str, str]:
-    """Return the HTML, the version and the ID of the event."""
+    """Return the HTML of a page, its version, and the ID of the last event."""
     assert isinstance(response.body, bytes)
     html = response.body.decode()
     [(event, version)] = re.findall('data-event="([0-9]+)" data-version="([0-9]+)"', html)
@@ -88,7 +88,7 @@ async def test_after_an_event_open_pages_share_what_has_changed(shown: FakeServi
     assert ("<script>" in html, event) == (True, str(shown.events.last_id))
     unchanged, same, _ = content(await get(pages, version))
     assert (same, "orders" in unchanged) == (version, False)
-    # This is not visible until a complete view is due.
+    # This change causes no event, so it is not visible until the next complete view.
     shown.backends["reports"] = replace(shown.backends["reports"], connections=7)
     shown.change("orders", HealthState.DOWN)
     updates = await asyncio.gather(*(get(pages, version) for _ in range(3)))
@@ -99,7 +99,7 @@ async def test_after_an_event_open_pages_share_what_has_changed(shown: FakeServi
     assert "<script>" not in html
     assert "<title>orders is down" not in html
     assert re.findall('<(li|template) id="row-([a-z]+)"', html) == [("li", "orders"), ("template", "reports")]
-    # An event of another part can change everything.
+    # An event of a tunnel can affect all backends, so the next view is complete.
     shown.events.observe(EventSubject(SubjectType.TUNNEL, "edge"), "backoff")
     html, _, _ = content(await get(pages, version))
     assert "7 connected" in html
@@ -116,6 +116,6 @@ async def test_a_command_and_a_change_of_phase_make_the_view_complete(shown: Fak
     shown.phase.return_value = "draining"
     await live.get(60.0)
     assert shown.built == [["orders", "reports"]] * 3
-    # Values that change without an event become too old.
+    # With a maximum age of 0, the cached view is too old.
     await live.get(0.0)
     assert len(shown.built) == 4

@@ -21,7 +21,7 @@ def test_states_have_remedies() -> None:
     assert "gateway reconnect b" in quarantined
     assert cause(None, "paused") == "paused"
     assert remedy(backend()) == ""
-    assert remedy(backend(kind="nfs", state=HealthState.UNKNOWN)) == ""  # before the first check, nothing is to do
+    assert remedy(backend(kind="nfs", state=HealthState.UNKNOWN)) == ""  # no remedy before the first check
 
 
 def test_the_page_shows_the_remedy_of_the_backend() -> None:

@@ -105,7 +105,7 @@ async def test_data_that_the_program_has_not_read_is_counted(children: TunnelPro
     stream = await shell(children, "read line; echo $line; sleep 1000")
     await stream.write(b"a\nbc")
     assert await stream.read() == b"a\n"
-    assert stream.unread == 2 or stream.unread == 0  # noqa: PLR1714 - a shell can read more than a line
+    assert stream.unread == 2 or stream.unread == 0  # noqa: PLR1714 - a shell can read more than the first line
     writing = asyncio.create_task(stream.write(b"x" * 300_000))
     while stream.unread < 1000:
         await asyncio.sleep(0.01)
@@ -133,7 +133,7 @@ async def test_an_exit_is_noticed_while_another_process_holds_the_output_open(ch
 
 async def test_a_process_that_has_exited_is_noticed_at_once(children: TunnelProcesses) -> None:
     stream = await shell(children, "exit 5")
-    while is_running(stream.child.pid):  # without a turn of the event loop
+    while is_running(stream.child.pid):  # the event loop must not run until the process exits
         time.sleep(0.01)  # noqa: ASYNC251
     assert await stream.child.exits_within(0)
     stream.abort()

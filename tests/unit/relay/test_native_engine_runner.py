@@ -1,4 +1,4 @@
-"""The runners of the native engines: a native engine that fails is replaced; the engines share the connections."""
+"""Tests how a failed native engine is replaced, and how connections are distributed over the native engines."""
 
 import asyncio
 import errno
@@ -87,7 +87,7 @@ async def test_the_native_engines_share_the_connections_of_a_group_evenly(monkey
     token = first.add(Thing(), group=tunnel)
     second.add(Thing())
     second.add(Thing())
-    assert pool.runner(tunnel) is second  # although its load is higher
+    assert pool.runner(tunnel) is second  # has no connection of `tunnel`, although its load is higher
     second.add(Thing(), group=tunnel)
     assert pool.runner(tunnel) is first
     assert pool.runner(object()) is first

@@ -20,7 +20,7 @@ MIB = 1 << 20
 
 
 class Pair:
-    """A pair in the native engine, and its two peers."""
+    """A pair of sockets in the native engine, and the other ends of their connections."""
 
     def __init__(self, engine: "Engine", module: Any, *, unix: bool = False, tap: int = 0) -> None:
         self.engine, self.module = engine, module
@@ -33,7 +33,7 @@ class Pair:
         engine.turn()
 
     def ended(self) -> tuple[int, int, int] | None:
-        """Run a turn; return the reason and the descriptors of the last record, or None."""
+        """Run a turn. If the pair has ended, return the close reason and the two sockets; otherwise, return None."""
         self.engine.turn()
         for kind, token, arguments, _ in self.engine.take():
             if kind == self.module.RECORD_PAIR_ENDED and token == self.token:
@@ -172,7 +172,7 @@ def test_a_reset_resets_the_other_side(new_pair: Any, who: str, reason: int, bul
 def test_a_client_whose_data_was_lost_must_linger(new_pair: Any) -> None:
     pair = new_pair()
     pair.backend.send(b"answer")
-    pair.backend.close()  # both directions: what the client sends is refused
+    pair.backend.close()  # closes both directions, so the kernel refuses data of the client
     assert pair.ended() is None
     pair.client.send(b"lost")
     while (record := pair.ended()) is None:

@@ -25,7 +25,7 @@ def other(loop: asyncio.AbstractEventLoop) -> State:
 
 
 class Elsewhere:
-    """A place with a function of the same name."""
+    """Contains a function that has the same name as the module's function `state`."""
 
     @staticmethod
     @per_loop

@@ -40,7 +40,7 @@ Maker = Callable[[socket.socket, socket.socket, Histogram, Tap | None], Relay]
 
 @pytest.fixture(params=["event loop", "native engine"])
 def make(request: pytest.FixtureRequest) -> Maker:
-    """Create a relay of each kind."""
+    """Return a function that creates relays, either in the event loop or in the native engine."""
     if request.param == "event loop":
         return SocketRelay
     need_data_plane()
@@ -55,7 +55,7 @@ async def joined(make: Maker) -> tuple[socket.socket, socket.socket, Relay, Hist
 
 
 async def observed(latency: Histogram) -> Histogram:
-    """Return the histogram when the native engine has reported its observations, which it does ten times a second."""
+    """Wait until the native engine has reported its observations (ten times a second). Return the histogram."""
     async with asyncio.timeout(10):
         while not latency.count:
             await asyncio.sleep(0.01)
@@ -260,7 +260,7 @@ async def test_a_client_that_pauses_longer_than_the_user_timeout_loses_nothing(
     client, backend, relay, _ = await joined(SocketRelay)
     assert isinstance(relay, SocketRelay)
     with client, backend:
-        for end in (client, backend):  # The sockets of real clients and backends have no such timeout.
+        for end in (client, backend):  # Only the gateway's sockets have TCP_USER_TIMEOUT.
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
         answer = random.Random(1).randbytes(8 << 20)
         sending = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(backend, answer))

@@ -121,7 +121,7 @@ def test_a_certificate_is_revoked_with_its_key_and_never_listed(tmp_path: Path) 
 
 @pytest.fixture
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list to which each text is added when the parser parses it."""
+    """Return a list to which the parser adds each text that it parses."""
     seen: list[str] = []
     original = asyncssh.import_known_hosts
 
@@ -171,7 +171,7 @@ def test_a_changed_known_hosts_file_is_read_again(tmp_path: Path, monkeypatch: p
 
 
 def test_a_file_that_has_just_changed_is_read_again(tmp_path: Path, parsed: list[str]) -> None:
-    """Test the reason for this: a second change within the resolution of file times would not change the times."""
+    """A second change shortly after the first might not change the timestamps, because timestamps are coarse."""
     path = tmp_path / "known_hosts"
     path.write_text(f"h {LINE}\n")
     for _ in range(3):

@@ -32,10 +32,11 @@ def test_connections_that_are_silent_together_are_kept_until_the_path_is_lost() 
     for each in both:
         each.stalled, each.silence = True, 59.0
     actions = evaluate([*both, ConnectionHealth(0.1, 0)], KEEPALIVE, 2)
-    assert actions.abort == []  # A third connection gets replies, so the path works again, and these two can recover.
+    # A third connection gets replies, so the network works again, and the first two connections can recover.
+    assert actions.abort == []
     both[0].silence_at_recovery, both[0].silence = 12.0, 26.9
     assert evaluate([*both, ConnectionHealth(0.1, 0)], KEEPALIVE, 2).abort == []
-    both[0].silence = 27.1  # TCP has retransmitted since the path works again.
+    both[0].silence = 27.1  # TCP had enough time to retransmit after the network recovered.
     assert evaluate([*both, ConnectionHealth(0.1, 0)], KEEPALIVE, 2).abort == [0]
     both[0].silence_at_recovery = 0.0
     both[0].silence = 60.0
@@ -97,7 +98,7 @@ def test_the_least_loaded_connection_gets_the_next_channel(loads: list[int], mos
 
 @given(st.lists(st.booleans(), max_size=300), st.integers(1, 6))
 def test_placement_keeps_connections_level(opens: list[bool], most: int) -> None:
-    """Check that the loads of connections stay close. Channels open in any order and close on the fullest first."""
+    """Check that all connections have similar loads if each channel that closes is on the fullest connection."""
     loads = [0]
     for opening in opens:
         if opening:

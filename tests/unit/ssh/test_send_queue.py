@@ -1,4 +1,4 @@
-"""The send queue sends fewer packets per turn on a slow path."""
+"""Tests that the send queue sends fewer packets per turn if the network is slow."""
 
 import asyncio
 import socket
@@ -37,7 +37,7 @@ def fill(queue: SendQueue) -> None:
 
 
 def drain(queue: SendQueue, peer: socket.socket) -> None:
-    """Let the peer read until the queue has sent its backlog."""
+    """Read from `peer`, the other end of the connection, until the queue has sent its backlog."""
     while queue.blocked:
         peer.recv(1 << 20)
         queue.drain()

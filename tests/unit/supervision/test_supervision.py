@@ -38,7 +38,7 @@ class Losing(DirectLink):
 
 
 class Flaky:
-    """A tunnel whose attempts to open it give the errors and links of a script."""
+    """A tunnel with a script of errors and links. Each attempt to open the tunnel returns or raises the next one."""
 
     far_side = "nowhere"
 
@@ -88,7 +88,7 @@ async def test_a_fatal_error_quarantines_until_a_reconnect_is_requested() -> Non
     async with supervise() as components:
         components.start("t", uplink)
         await until(lambda: uplink.state is TunnelState.QUARANTINED)
-        assert uplink.since == began  # the tunnel was down before, too
+        assert uplink.since == began  # the tunnel was already down before the quarantine
         assert (uplink.reason, uplink.detail) == (FailureReason.HOST_KEY, "changed")
         await asyncio.sleep(0.05)
         assert uplink.link is None

@@ -63,7 +63,7 @@ async def test_a_reconnecting_vpn_is_not_up_after_a_pause_of_the_gateway() -> No
         await asyncio.sleep(0.1)
         monitor.on_reconnecting("server said so")
         await asyncio.sleep(0.6)
-        time.sleep(1.5)  # noqa: ASYNC251 - the loop is what sleeps
+        time.sleep(1.5)  # noqa: ASYNC251 - simulates a pause of the gateway
         await asyncio.sleep(0.3)
         assert reported == [TunnelState.SUSPECT]
         monitor.on_connected()
@@ -77,7 +77,7 @@ async def test_a_reconnecting_vpn_is_closed_also_after_a_pause_of_the_gateway(sl
     async with watched(link, reported) as monitor:
         monitor.on_reconnecting("server said so")
         await asyncio.sleep(slept_after)
-        time.sleep(1.5)  # noqa: ASYNC251 - the loop is what sleeps
+        time.sleep(1.5)  # noqa: ASYNC251 - simulates a pause of the gateway
         async with asyncio.timeout(20):
             while "lose" not in link.acts:
                 await asyncio.sleep(0.02)

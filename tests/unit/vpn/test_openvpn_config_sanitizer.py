@@ -44,7 +44,7 @@ EVIL = "plugin /tmp/evil.so"
         (f"<extra-certs>\n{'A' * 255}</extra-certs>\n{EVIL}\n</extra-certs>\n", "line 2: has more than 254 bytes"),
         ("client\nauth-user-pass /any/private/file\n", "line 2: auth-user-pass: /any/private/file"),
         # The following files contain similar directives.
-        (EVIL, "line 1: plugin loads code into the client: remove it"),
+        (EVIL, "line 1: plugin loads code into the client: remove the line"),
         (f"--{EVIL}", "line 1: plugin loads code"),
         (f'"plugin"{EVIL}', "line 1: plugin loads code"),
         (f"\ufeff{EVIL}", "line 1: plugin loads code"),

@@ -50,7 +50,7 @@ def test_bytes_are_a_sign_of_life_only_when_they_grow() -> None:
     silence.record_echo_request(10)
     silence.record_received(1000, 18)
     assert silence.stage(18) is OverdueReplyStage.RECONNECT
-    silence.record_received(20, 19)  # The lower number means that the kernel has reset the counter.
+    silence.record_received(20, 19)  # The number is lower than before, so the kernel has reset the counter.
     assert silence.stage(19) is OverdueReplyStage.RECONNECT
     silence.record_received(21, 20)
     assert silence.stage(20) is OverdueReplyStage.FINE

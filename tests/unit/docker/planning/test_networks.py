@@ -1,4 +1,4 @@
-"""Networks that do not change the routes of containers, and networks of Compose projects."""
+"""Tests of networks that do not change the routes of containers, and of networks of Compose projects."""
 
 import ipaddress
 import random
@@ -128,7 +128,7 @@ def test_an_existing_network_that_is_not_internal_is_kept_with_a_warning() -> No
     assert "set internal: false to keep it" in line
     assert "another name in docker.networks" in line
     assert "attach the gateway's container to another network" not in line
-    # With gateway priority, the engine keeps default routes. A container without another route is still not isolated.
+    # With gateway priority, default routes stay. A container without another route still reaches external networks.
     (line,) = planned(*there, networks=static, there=(old, network("far")), gateway_priority=True).warnings
     assert "containers reach external networks through it:" in line
     # An option that the operator sets explicitly causes no warning.
@@ -285,7 +285,7 @@ def test_stacks_and_services_get_their_own_overlays() -> None:
     own = gateway("far")
     on_worker = planned(own, task, there=(network("far"), overlays[0]), swarm=SwarmMembership(active=True))
     assert ("connect", "apps--service-jobs", "gateway") in made(on_worker)
-    # Without services, bridge networks suffice, because an agent can ignore the containers of other nodes.
+    # Without swarm services, bridge networks suffice, because an agent can ignore the containers of other nodes.
     alone = planned(container("web", "shop"), swarm=SwarmMembership(active=True))
     assert [each.body["Driver"] for each in alone.actions if each.verb is ActionKind.CREATE_NETWORK] == ["bridge"]
 

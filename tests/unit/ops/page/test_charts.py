@@ -1,4 +1,4 @@
-"""The charts: their paths cover the right columns, and their labels have the same content."""
+"""Tests which columns the SVG paths of charts cover, and what the labels of charts say."""
 
 import re
 

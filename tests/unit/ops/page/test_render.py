@@ -1,4 +1,4 @@
-"""The pages: everything from outside is escaped, the policy permits only our script, and the size is limited."""
+"""Tests of the pages: escaped text from outside, the Content-Security-Policy, the size, and partial updates."""
 
 import base64
 import hashlib
@@ -58,7 +58,7 @@ def test_text_from_outside_is_escaped() -> None:
         status_page(view, log.latest(), configuration),
         backend_page(view, shown, log.latest(), configuration),
     ):
-        assert page.count("<script") == 1  # Only that of the page.
+        assert page.count("<script") == 1  # the page's own script
         assert "<img" not in page
         assert page.count("&lt;script&gt;") > 15
         assert not re.search(r"\"'&<", page)
@@ -210,7 +210,7 @@ def test_every_child_of_an_element_with_parts_has_a_unique_id() -> None:
 
 
 class PartIds(HTMLParser):
-    """Finds the IDs of a page, and children of an element with `data-parts` that have none."""
+    """Collects the IDs of a page. Problems: duplicate IDs, and children of `data-parts` elements that have no ID."""
 
     VOID = ("meta", "link", "input")
 
@@ -229,7 +229,7 @@ class PartIds(HTMLParser):
             self._has_parts.append("data-parts" in found)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        pass  # only paths of charts
+        pass  # only the SVG elements `<path>` of charts
 
     def handle_endtag(self, tag: str) -> None:
         self._has_parts.pop()
