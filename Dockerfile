@@ -1,6 +1,6 @@
 # Builds a minimal image of the gateway. The image has no shell and no package manager, and does not run as root.
 #   docker build -t gateway .                          with Python from the official slim Python image
-#   docker build -t gateway --build-arg BASE=debian .  with Python from a Debian-based image
+#   docker build -t gateway --build-arg BASE=debian .  with Debian's own Python; BASE is an image based on Debian
 #   docker build -t gateway --target vpn .             a larger image, which also contains VPN clients
 # `make image` sets SOURCE_DATE_EPOCH to the commit's time, so that builds of one commit are identical.
 # The following digest identifies the multi-platform index of the base image; tools/pin-base.sh updates the digest.

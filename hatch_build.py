@@ -1,8 +1,8 @@
 """Builds the native engine, a C extension, when the package is built.
 
-The extension is optional: without a C compiler, Python's headers or OpenSSL's headers, the package works without it.
-`python hatch_build.py` builds the extension in the source tree, and fails if it cannot be built. The variable `CC`
-selects the compiler.
+The extension is optional. If a C compiler, Python's headers or OpenSSL's headers are missing, the package works
+without the extension. `python hatch_build.py` builds the extension in the source tree, and fails if the build fails.
+The variable `CC` selects the compiler.
 """
 
 import os

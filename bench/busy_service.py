@@ -47,7 +47,7 @@ def work():
 threading.Thread(target=work, daemon=True).start()
 """
 """The module `sitecustomize`, which the interpreter imports at start. The module starts a thread. While the file
-`flag` exists, this thread executes Python code."""
+at the path `flag` exists, this thread executes Python code."""
 
 
 def main(backends: int, seconds: float, rounds: int) -> int:

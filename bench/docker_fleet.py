@@ -42,8 +42,8 @@ class Fleet(Site):
     def attachment(self, name: str) -> tuple[str, str | None] | None:
         """Return the state of a container's attachment, and the reason for this state.
 
-        If each project has its own network, a missing attachment counts as `attached`, because the gateway has no
-        network before the first project exists.
+        If each Compose project has its own network, the gateway creates the first network with the first project.
+        Before that, this method returns `attached`, so that `start` does not wait for an attachment.
         """
         return super().attachment(name) or (("attached", None) if self.per_project else None)
 
@@ -120,7 +120,10 @@ def started(engine: Engine, site: Site) -> None:
 
 
 def deaf(engine: Engine, site: Site, folder: Path) -> None:
-    """Measure how soon the gateway serves a new container if the engine sends no events (default `docker.resync`)."""
+    """Measure how soon the gateway serves a new container if the engine sends no events.
+
+    The gateway then finds the container only by reading the engine's state every `docker.resync` (default value).
+    """
     engine.docker("rm", "-f", "web", "gateway", check=False)
     with DockerProxy(folder / "proxy.sock", engine.socket) as proxy:
         proxy.drop_events = True

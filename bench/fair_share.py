@@ -28,8 +28,8 @@ from tests.support.share import Backend, measure
 from tests.support.slow_link import Shape, SlowLink
 
 FAIR, PROMPT = 0.5, 2.0
-"""Goals of the gateway: the minimum rate of the slowest upload, as a fraction of the mean rate of the uploads, and
-the maximum 99th percentile of the query latency in seconds."""
+"""Goals of the gateway. `FAIR` is the minimum rate of the slowest upload, as a fraction of the mean rate of the
+uploads. `PROMPT` is the maximum 99th percentile of the query latency, in seconds."""
 SETTLE = 2.0
 """Seconds to wait between two variants. During this time, the simulated network delivers the data in its buffers."""
 HEAD = ("", "SSH connections", "MB/s", "slowest upload / mean", "answers", "p50 s", "p99 s", "max s", "CPU s")

@@ -2,9 +2,9 @@
 
 Usage: python bench/fleet.py [MEMBERS] [REFUSING]
 
-By default, the fleet has 500 members. The script measures twice: first all members answer, and then REFUSING members
-(by default 50) refuse connections. A separate process answers for the other members. Each member has its own port,
-and answers like a gateway with ten backends.
+By default, the fleet has 500 members. The script measures twice. First, all members answer. Then, REFUSING of the
+members (by default 50) refuse connections. A separate process simulates the members that answer. It listens on a port
+for each member, and answers like a gateway with ten backends.
 """
 
 import asyncio

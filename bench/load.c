@@ -12,8 +12,8 @@
  *                                              the end of stdin
  *   load delay PORT TO MICROSECONDS            runs a proxy with a constant delay in each direction, without a bandwidth limit
  *
- * At the start of a connection, the client sends 17 bytes: 's' (sink), 'r' (source) or 'e' (echo), the number of bytes
- * to transfer (for sink and source), and the sizes of a request and of a response (for echo).
+ * At the start of a connection, the client sends 17 bytes: 's' (sink), 'r' (source) or 'e' (echo), the number of
+ * bytes to transfer (for sink and source), and the sizes of a request and of a response (for echo).
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -74,7 +74,7 @@ static void send_head(int fd, char kind, uint64_t count, uint32_t ask, uint32_t 
     char h[HEAD]; h[0] = kind; memcpy(h + 1, &count, 8); memcpy(h + 9, &ask, 4); memcpy(h + 13, &answer, 4);
     send_all(fd, h, HEAD);
 }
-static int events_before(struct epoll_event *events, double due) {   /* returns 0: no event until `due` */
+static int events_before(struct epoll_event *events, double due) {   /* returns 0 if no event occurs until `due` */
     double wait = due - now();
     struct timespec limit = {.tv_sec = wait > 0 ? (time_t)wait : 0, .tv_nsec = wait > 0 ? (long)((wait - (time_t)wait) * 1e9) : 0};
     int n = epoll_pwait2(poller, events, EVENTS, &limit, NULL);
@@ -260,7 +260,7 @@ static int idle(int port, int count, int pings) {
 struct piece { struct piece *next; double due; size_t size, at; char data[1 << 16]; };
 struct direction { int from, to, eof, blocked, readable; struct piece *first, *last; struct direction *back; };
 static struct piece *free_pieces;
-static void receive_pieces(struct direction *w, double seconds) {   /* at most 16, so that others do not wait */
+static void receive_pieces(struct direction *w, double seconds) {   /* at most 16, so that the other directions do not wait */
     for (int i = 0; i < 16 && w->readable; i++) {
         struct piece *p = free_pieces;
         if (p) free_pieces = p->next; else if (!(p = malloc(sizeof *p))) die("malloc");

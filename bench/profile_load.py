@@ -36,7 +36,7 @@ MODES = {
 
 
 def main(mode: str, seconds: float) -> None:
-    """Profile one kind of load; print the forty functions with the highest `tottime` (see pstats)."""
+    """Profile one kind of load; print the forty functions that took the most time themselves (`tottime`)."""
     build()
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)

@@ -35,7 +35,7 @@ Begin = Callable[[Path], contextlib.AbstractContextManager[list[MeasuredPath]]]
 """Context manager that starts the programs of a section, and yields the paths to measure. Its argument is the
 directory for the files of these programs."""
 _OTHERS = "## Measured separately"
-"""Heading of the last part of the output file, which contains the results of other benchmarks."""
+"""Heading of the results of other benchmarks. These results are at the end of the output file."""
 
 
 @dataclass(frozen=True)

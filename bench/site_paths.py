@@ -281,7 +281,8 @@ def _gateway(
         f"ops: {{listen: 127.0.0.1:{ops}, admin_socket: {folder}/admin.sock}}",
         "shutdown: {delay: 0s, drain: 1s}",
         "tunnels:",
-        # The tunnel `bulk` gives bulk transfers separate SSH connections, as backends of kind nfs have.
+        # A transfer that runs during queries uses the tunnel `bulk`. The transfer then has separate SSH connections,
+        # like the transfers of a backend of kind nfs.
         *(
             f"  {name}: {{{keys}, port: {bastion.port}, known_hosts: [{bastion.known_hosts}]}}"
             for name in ("near", "bulk")
@@ -301,7 +302,7 @@ def _gateway(
     (folder / "gateway.yaml").write_text("\n".join(lines) + "\n")
     arguments = [sys.executable, "-m", "gateway", "run", "-c", str(folder / "gateway.yaml")]
     process = start(arguments, _name(root), ops, listen, *delayed.values(), root=root)
-    time.sleep(1.5)  # Wait until the gateway has opened and measured the tunnels with a delay.
+    time.sleep(1.5)  # The gateway needs several round trips to open and measure a slow tunnel.
     return MeasuredPath(_name(root), listen, delayed, process, queries if database else 0, bulk)
 
 

@@ -1,8 +1,8 @@
 """Measure the status page of a site with many backends: size, time to serve, and how much open pages delay traffic.
 
 The state of one backend changes every second. Each simulated open page sends the same requests as `page.js`. The page
-reads the event stream. After each event, and at each multiple of ten seconds, but at most once a second, the page
-requests what has changed. The exit code is 1 if a result exceeds its limit.
+reads the event stream. After an event, the page requests what has changed. It sends such a request at least every ten
+seconds, and at most once a second. The exit code is 1 if a result exceeds its limit.
 
 Usage: python bench/status_page.py [BACKENDS] [PAGES] [SECONDS]
 """

@@ -1,4 +1,4 @@
-"""For all tests: the event loop of the service, Hypothesis without deadlines, and separate ports for each worker."""
+"""Configure all tests: the event loop, Hypothesis, the timeouts, and the ports of each worker of pytest-xdist."""
 
 import os
 from asyncio import AbstractEventLoop
@@ -16,7 +16,8 @@ pytest.register_assert_rewrite("tests.support")
 _CI_PATIENCE = 4
 """In CI, the timeout of each test is multiplied by this factor."""
 
-# Examples may be slow, because the machine can be busy. In CI, Hypothesis generates the same examples in each run.
+# Hypothesis must not fail slow examples, because the machine can be busy. In CI, Hypothesis generates the same
+# examples in each run.
 hypothesis.settings.register_profile(
     "gateway",
     deadline=None,
@@ -27,17 +28,17 @@ hypothesis.settings.load_profile("gateway")
 
 
 def pytest_configure() -> None:
-    """Give each worker of pytest-xdist separate ports, so that no other worker's server uses the ports of a test."""
+    """Give each worker of pytest-xdist separate ports, so that the servers of two workers never use the same port."""
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):
         number, count = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
         server_process.PORTS = server_process.PORTS[number::count]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Check that names are unique, and set timeouts.
+    """Check that all tests have different names, and lengthen the timeouts in CI.
 
-    Of several tests with the same name, pytest-xdist runs only one. In CI, timeouts are four times as long, because a
-    timeout should end a test that hangs, but not a test that is slow on a busy machine.
+    If several tests have the same name, pytest-xdist runs only one of them. The longer timeouts end only tests that
+    hang, and not tests that are slow because the machine is busy.
     """
     counts = Counter(item.nodeid for item in items)
     if repeated := sorted(name for name, count in counts.items() if count > 1):
@@ -60,7 +61,7 @@ def pytest_asyncio_loop_factories(
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Replace what UTF-8 cannot encode in captured text, so that workers of pytest-xdist can send it."""
+    """Escape characters that UTF-8 cannot encode, so that workers of pytest-xdist can send the captured output."""
     report = yield
     report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
     return report

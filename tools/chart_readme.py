@@ -27,9 +27,9 @@ helm test gateway
 
 | `mode` | for |
 | --- | --- |
-| `deployment` | databases: replicas that all carry traffic, and a Service with its name for each backend |
-| `daemonset` | NFS: a kernel mounts from its own node, so each node has a gateway in its network, on 127.0.0.1 |
-| `sidecar` | one app: the configuration, and templates of the container and its volumes for your own chart |
+| `deployment` | databases: all replicas carry traffic, and each backend has a Service with the backend's name |
+| `daemonset` | NFS: each node has a gateway in the node's network, and the node's kernel mounts from 127.0.0.1 |
+| `sidecar` | one app: your chart adds the container and volumes. This chart has the templates and the ConfigMap |
 
 Keep keys, certificates and passwords in your own Secrets. `secrets` mounts them as files, and the gateway reads them
 again when they change. If the configuration changes, Kubernetes rolls out new pods.
@@ -39,8 +39,8 @@ VPN (`vpn.enabled`) needs root and capabilities. Use a separate release for a VP
 `securityContext: {{fsGroup: 10001}}` to read its Secrets, and a grace period longer than `shutdown.delay` plus
 `shutdown.drain`. `ci/` has examples for each mode.
 
-Probes use a separate port (`ops.probePort`). Only pods in the release's namespace can reach metrics and status
-(`networkPolicy`). If `ops.tokenSecret` names a Secret, metrics and status require a token:
+The kubelet's probes use a separate port (`ops.probePort`). Only pods in the release's namespace can reach metrics and
+status (`networkPolicy`). If `ops.tokenSecret` names a Secret, metrics and status require a token:
 
 ```sh
 openssl rand -hex 32 > token; openssl rand -hex 32 > metrics-token

@@ -1,7 +1,7 @@
-"""Measure which lines of the data plane in C the tests run: `python -m tools.native_coverage [PYTEST_ARGUMENTS]`.
+"""Measure which lines of the native engine the tests run: `python -m tools.native_coverage [PYTEST_ARGUMENTS]`.
 
 Runs the saved inputs of `tests/fuzz/native/`, and then pytest. Without arguments, pytest runs the unit tests of the
-native engine and the saved inputs of `ssh_receive`. A line counts as covered if one of these runs it.
+native engine and the saved inputs of `ssh_receive`. A line is covered if at least one of these programs runs it.
 """
 
 import json

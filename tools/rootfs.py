@@ -2,8 +2,8 @@
 
 Usage: python3 tools/rootfs.py ROOT ENVIRONMENT
 
-Copies the interpreter, the standard library, the environment, the shared libraries that these need, certificates,
-and a user. Runs in the image build, and uses only the standard library.
+Copies the interpreter, the standard library, the environment, and the shared libraries that they need. Also copies
+the CA certificates, and creates the users. Runs in the image build, and uses only the standard library.
 """
 
 import ast
@@ -24,7 +24,7 @@ _UNUSED = {
 }  # fmt: skip
 """Parts of the standard library that the gateway does not import."""
 _UNUSED_PREFIXES = ("config-", "_test", "libpython", "_dbm", "_gdbm", "_curses")
-"""Starts of the names of more parts to omit. The dbm modules, for example, need large libraries."""
+"""Parts whose names start with one of these prefixes are also omitted. The dbm modules need large libraries."""
 _DLOPENED = ("libgcc_s.so.1",)
 """Libraries that programs load by name at run time. glibc needs libgcc_s to cancel and exit threads."""
 _USER = 10001
@@ -68,7 +68,8 @@ def main(root: Path, environment: Path) -> None:
     for name in ("var/lib/gateway", "run/gateway"):
         (root / name).mkdir(parents=True)
         os.chown(root / name, _USER, _USER)
-        # Every user can write to the folder, because the image can run as any user ID. The socket has mode 0600.
+        # The image can run as any user ID, so every user can write to these folders. Other users still cannot use the
+        # admin socket, because its mode is 0600.
         (root / name).chmod(0o1777)
     (root / "etc/gateway").mkdir(exist_ok=True)
     compile_all(root)
@@ -103,7 +104,7 @@ def _drop_docstrings(tree: ast.Module) -> None:
             isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
             and ast.get_docstring(node, clean=False) is not None
         ):
-            # Without a docstring, a dataclass would get a generated docstring that is longer than "-".
+            # Python generates a docstring for a dataclass without one. The docstring "-" is shorter.
             short: list[ast.stmt] = [ast.Expr(ast.Constant("-"))] if isinstance(node, ast.ClassDef) else []
             node.body[:1] = short or ([] if node.body[1:] else [ast.Pass()])
             ast.fix_missing_locations(node)

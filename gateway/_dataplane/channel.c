@@ -112,7 +112,7 @@ void channel_refused(struct channel *c, uint32_t code, const uint8_t *text, size
 /* Handle CHANNEL_CLOSE if `close` is true; otherwise handle CHANNEL_EOF (RFC 4254, section 5.3). */
 void channel_peer_end(struct channel *c, bool close)
 {
-    /* The server must not send data after EOF. With an empty window, such data is a protocol violation. */
+    /* The server must not send data after EOF. Set the window to 0, so that such data is a protocol violation. */
     c->window_remaining = 0;
     if (close) {
         channel_send_close(c);
@@ -162,8 +162,8 @@ void channel_free(struct channel *c)
     c->freed = true;
     dequeue_channel(c);
     wire_remove_channel(w, c);
-    /* Give the growth of the receive window back to the SSH connection. `release_growth` gives it back to the native
-     * engine later, after the client has received all bytes or a reset. */
+    /* Give the growth of the receive window back to the SSH connection. `release_growth` gives the growth back to the
+     * native engine later, after the client has received all bytes or a reset. */
     w->growth_available += c->growth;
     c->wire = NULL;
 }

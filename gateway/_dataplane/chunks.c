@@ -15,8 +15,8 @@ struct chunk {
     uint8_t data[];
 };
 
-/* Return a chunk with room for `size` more bytes: the last chunk, enlarged if necessary, or a new chunk if the last
- * chunk would contain more than MAX_CHUNK bytes. */
+/* Return a chunk with room for `size` more bytes. Use the last chunk, and enlarge it if necessary. Return a new chunk
+ * if the queue is empty, or if the enlarged chunk would contain more than MAX_CHUNK bytes. */
 static struct chunk *make_room(struct chunks *c, size_t size)
 {
     struct chunk *last = c->last ? *c->last : NULL, *grown = last, *made;

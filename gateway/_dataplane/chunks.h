@@ -24,7 +24,8 @@ bool chunks_append(struct chunks *, const uint8_t *data, size_t size);
 /* Send as much as the socket accepts. Return the number of sent bytes; -1, with errno, if the socket failed. */
 ssize_t chunks_send(struct chunks *, int fd);
 
-/* Return the memory of all chunks except the first, in bytes. A part of the first chunk might already be sent. */
+/* Return the memory of all chunks except the first, in bytes. The first chunk does not count, because a part of it
+ * might already be sent. */
 size_t chunks_memory(const struct chunks *);
 
 void chunks_free(struct chunks *);

@@ -172,7 +172,8 @@ void client_read(struct channel *c)
  *   because SSH cannot forward a reset (RFC 4254, section 5.3).
  * - Otherwise, continue to read from the client.
  *
- * Args: error: the errno of the failed system call, which SO_ERROR no longer contains; 0 to read SO_ERROR instead.
+ * Args: error: the errno of the failed system call. The kernel reports an error only once, so SO_ERROR no longer
+ *   contains it. If no system call has failed, `error` is 0, and this function reads SO_ERROR.
  */
 void client_unwritable(struct channel *c, int error)
 {

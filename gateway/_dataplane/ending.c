@@ -45,7 +45,8 @@ void ending_propagate(struct channel *c)
         c->eof_delivered = true;
         /* Set `eof_delivered` first, so that it is already set when the client receives the end of the stream. */
         atomic_store(&c->gauge->eof_delivered, 1);
-        if (!c->client_eof || c->link_lost) /* otherwise, `ending_finish` closes the socket */
+        /* If both directions have ended and the link works, `ending_finish` closes the socket below. */
+        if (!c->client_eof || c->link_lost)
             shutdown(c->fd, SHUT_WR);
     }
     if (c->link_lost) {

@@ -92,8 +92,9 @@ enum record {
                           did not open. */
     RECORD_TAP,        /* a: 1 if the bytes are from the backend; b: when the native engine handled the bytes;
                           payload: the bytes */
-    RECORD_ENDED,      /* a: enum close_reason; b: the client's socket, which Python must close after the client has
-                          received all data, or -1; c: whether Python must reset the socket. The channel's last record. */
+    RECORD_ENDED,      /* a: enum close_reason; b: the client's socket, or -1. Python must close this socket after the
+                          client has received all data. c: 1 to close the socket with a reset. The channel's last
+                          record. */
     RECORD_HISTOGRAM,  /* a: index of the histogram; b: whether the histogram is closed; c: sum of the observations in ns;
                           payload: number of observations in each bucket */
     RECORD_RPC,        /* a: 1 if the message is from the backend; b: when the native engine handled the header of
@@ -320,7 +321,7 @@ struct wire {
     uint32_t deferred_count;
     struct channel *queue_first, *queue_last; /* channels that wait to send, in order of arrival */
     uint32_t queue_size, round_size;
-    /* the fields for the channels and their receive windows */
+    /* the channels and their receive windows */
     struct channel **table;
     uint32_t *free_numbers, table_size, free_count, used_count;
     uint64_t growth_available, growth_reserve, max_window, round_trip;

@@ -1,11 +1,11 @@
 /* Detects whether a TCP socket received a FIN from the remote end, and thus all data, before the socket failed.
  *
- * This is necessary because splice(2) can hide a reset. If the remote end resets the connection after splice(2) has
- * written some data, the kernel drops the error (ECONNRESET). Later calls then behave as after a FIN: writes report
- * EPIPE, and reads report the end of the stream.
+ * The detection is necessary because splice(2) can hide a reset. If the remote end resets the connection after
+ * splice(2) has written some data, the kernel drops the error (ECONNRESET). Later calls then behave as after a FIN:
+ * writes report EPIPE, and reads report the end of the stream.
  *
- * The kernel counts a FIN as one received byte (TCP_INFO), but not as an unread byte (FIONREAD). After a FIN, the
- * number of received bytes minus the number of read and unread bytes is therefore larger by one.
+ * The kernel counts a FIN as one received byte (TCP_INFO), but not as an unread byte (FIONREAD). Therefore, a FIN
+ * increases the difference between the received bytes and the sum of the read and unread bytes by one.
  */
 #include <linux/tcp.h>
 #include <netinet/in.h>

@@ -1,5 +1,5 @@
-/* Measures response latencies, suspends TCP_USER_TIMEOUT of sockets whose remote ends read no data, and sets the
- * timer of the native engine. */
+/* Measures response latencies, and sets the timer of the native engine. Disables TCP_USER_TIMEOUT of a socket while
+ * the remote end reads no data. */
 #include <errno.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>

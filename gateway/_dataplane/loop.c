@@ -174,7 +174,7 @@ void close_reported(const struct bytes *records)
 void engine_clear(struct engine *e)
 {
     thread_stop(e);
-    run_commands(e); /* until a command runs, the native engine does not own the sockets in it */
+    run_commands(e); /* take ownership of the sockets in the queued commands, so that they are closed below */
     for (struct listener *l = e->listeners, *next; l; l = next) {
         next = l->next;
         listener_stop(l);

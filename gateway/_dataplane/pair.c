@@ -37,7 +37,8 @@ static void set_mask(struct side *s, uint32_t mask)
         pair_abort(s->pair, CLOSE_ABORTED);
 }
 
-/* Set the events that epoll reports for a socket. The rules are the same as in `client_update_mask`. */
+/* Set the events that epoll reports for a socket. If the pair waits neither to read from the socket nor to
+ * write to the socket, the rules of `client_update_mask` apply. */
 static void update_mask(struct side *s)
 {
     uint32_t mask;
@@ -51,11 +52,12 @@ static void update_mask(struct side *s)
         set_mask(s, mask);
 }
 
-/* Close the socket of one side, and return -1.
+/* Close the socket of one side.
  *
- * - If `reset` is true, or if writes to both sockets fail, reset the socket.
- * - If only writes to the other socket fail, return the open descriptor. Python resets the socket later, so that the
- *   remote end can first receive all data. */
+ * - If `reset` is true, or if writes to both sockets fail, reset the socket, and return -1.
+ * - If only writes to the other socket fail, keep the socket open, and return its descriptor. Python resets the socket
+ *   later, so that the remote end can first receive all data.
+ * - Otherwise, close the socket gracefully, and return -1. */
 static int close_side(struct side *s, bool reset)
 {
     int lingering = -1;

@@ -70,7 +70,7 @@ void pending_joined(struct channel *c)
 
 static void give_back(struct pending *p, bool abandoned)
 {
-    /* `pending_remove` can free the listener, but the loop keeps its memory until the end of this iteration. */
+    /* `pending_remove` can free the listener. Its struct stays valid until the end of this loop iteration. */
     const struct listener *l = p->listener;
     uint64_t waited = clock_ns() - p->accepted_at;
 
@@ -92,8 +92,8 @@ static struct channel *channel_of(const struct pending *p)
     return p->owner->kind == SOURCE_CHANNEL ? (struct channel *)p->owner : NULL;
 }
 
-/* Return the waiting clients of a listener or SSH connection to Python. If a channel for such a client opens later, the native
- * engine closes the channel.
+/* Return the waiting clients of a listener or SSH connection to Python. If the channel of one of these clients opens
+ * later, the native engine closes the channel.
  *
  * Args: of: the `source` of the listener or SSH connection.
  */

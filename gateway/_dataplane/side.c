@@ -27,7 +27,8 @@ void side_drop(struct side *s)
  * If the remote end has reset the connection before the end of its stream, reset both sockets. Otherwise, drop the data for
  * the remote end, but still forward the data from the remote end.
  *
- * Args: error: the errno of the failed system call, which SO_ERROR no longer contains; 0 to read SO_ERROR instead.
+ * Args: error: the errno of the failed system call; 0 to read SO_ERROR instead. The kernel reports each error only once:
+ *   after a failed system call, SO_ERROR no longer contains the error.
  */
 static void stop_writing_to(struct side *s, int error)
 {

@@ -14,8 +14,8 @@ _NetworkPath = tuple[str | None, HostPort]
 class AbortedHandshakeBudgets:
     """Owns one handshake budget for each path. A path is a pair of a tunnel (or none) and a target address.
 
-    Backends with the same path use the same budget. All paths of a backend to one target lead to the same server. If
-    these paths have the same source address, the server counts their aborted handshakes together. Therefore,
+    Backends with the same path use the same budget. All paths of a backend to one target lead to the same server.
+    These paths can have the same source address. The server then counts their aborted handshakes together. Therefore,
     `join_budgets` combines the budgets of all paths to one server.
 
     A reload keeps the budgets, because it does not reset the server's count.

@@ -9,7 +9,8 @@ from gateway.config import Config
 _NAMED = ("tunnels", "backends")
 KEY_OF_FIELD = {"options": "", "check_options": "check"}
 """The configuration key of each field of `TunnelSpec` and `BackendSpec` whose name differs from its key. If the key
-is empty, the field's values are keys of the tunnel or backend itself."""
+is empty, the configuration file has no section for the field. The keys in the field are then keys of the tunnel or
+backend itself."""
 _WHOLE = ("kind",)
 """Fields to compare as a whole, because each of them is a single value in the configuration file."""
 

@@ -149,7 +149,7 @@ class RunningBackend:
                 each.check_soon(all_paths=each.target == target)
 
     def on_stall(self, target: HostPort, tunnel: str | None) -> None:
-        """Count a failed check of `target` through `tunnel`: a client has waited too long for a response."""
+        """Count a failed probe of `target` through `tunnel`: a client has waited too long for a response."""
         for each in self.targets:
             if each.target == target:
                 each.report_stall(tunnel)

@@ -59,7 +59,7 @@ class RunningComponents:
         self.on_state_change: Callable[[], None] = lambda: None
         """Called when the state of a backend changes."""
         self.on_check_result: Callable[[RunningBackend], None] = lambda _: None
-        """Called with a backend after each of its checks, and when its checks are started or replaced."""
+        """Called with a backend after each probe of its targets, and after its checks are started or replaced."""
         self._components = components
         self._identity = identity
         self._checks = checks

@@ -31,7 +31,7 @@ _VIEWS_PER_TURN = 5
 
 
 class ServiceControl:
-    """The status and the commands of a running gateway; implements `gateway.ops.service_for_ops.ServiceForOps`.
+    """The status and the commands of a running gateway; implements `gateway.ops.service_interface.ServiceInterface`.
 
     Args:
         reloader: Holds the current configuration and the running gateway.
@@ -76,11 +76,11 @@ class ServiceControl:
         return runtime.backends.get(backend) if runtime else None
 
     def phase(self) -> str:
-        """Return `starting`, `ready` or `draining`. See `gateway.ops.service_for_ops.ServiceForOps`."""
+        """Return `starting`, `ready` or `draining`. See `gateway.ops.service_interface.ServiceInterface`."""
         return phase(started=self.startup_done, draining=self.draining)
 
     def backend_statuses(self) -> list[BackendStateSummary]:
-        """Return the status of each backend. See `gateway.ops.service_for_ops.ServiceForOps`."""
+        """Return the status of each backend. See `gateway.ops.service_interface.ServiceInterface`."""
         return [status_view_builder.backend_status(each, self.events) for each in self._running()]
 
     async def view(self) -> ServiceView:
@@ -141,7 +141,7 @@ class ServiceControl:
         )
 
     def configuration(self, backend: str | None = None) -> ConfigText:
-        """Return the configuration as text, without secrets. See `ServiceForOps.configuration`."""
+        """Return the configuration as text, without secrets. See `ServiceInterface.configuration`."""
         config = self._reloader.config
         if backend is not None:
             return config_text(config, backend)
@@ -155,7 +155,7 @@ class ServiceControl:
         return status_view_builder.history(running) if running else None
 
     def containers(self, name: str) -> list[dict[str, Any]] | None:
-        """Explain which backends each matching container can reach. See `ServiceForOps.containers`."""
+        """Explain which backends each matching container can reach. See `ServiceInterface.containers`."""
         docker = self._reloader.docker
         return docker.explain(name) if docker else None
 
@@ -164,7 +164,7 @@ class ServiceControl:
         return self.fleet_poller.snapshot()
 
     def record_command(self, command: str, peer: PeerCredentials | None, result: str) -> None:
-        """Write an admin command to the audit log. See `gateway.ops.service_for_ops.ServiceForOps`."""
+        """Write an admin command to the audit log. See `gateway.ops.service_interface.ServiceInterface`."""
         self._auditing.command(command, peer, result)
 
     async def reload(self) -> str:
@@ -172,13 +172,13 @@ class ServiceControl:
         return await self._reloader.reload("admin")
 
     def drain(self) -> None:
-        """Report the service as not ready. See `gateway.ops.service_for_ops.ServiceForOps`."""
+        """Report the service as not ready. See `gateway.ops.service_interface.ServiceInterface`."""
         if not self.draining:
             log.info("draining: the service reports that it is not ready, but still serves clients")
         self.set_draining(draining=True)
 
     def undrain(self) -> None:
-        """Report the service as ready again. See `gateway.ops.service_for_ops.ServiceForOps`."""
+        """Report the service as ready again. See `gateway.ops.service_interface.ServiceInterface`."""
         self._reloader.check_running()
         if self.draining:
             log.info("the drain has ended: the service reports that it is ready")
@@ -198,7 +198,7 @@ class ServiceControl:
         self._stop.set()
 
     def pause(self, backend: str, *, paused: bool) -> bool:
-        """Pause or resume the checks of a backend. See `gateway.ops.service_for_ops.ServiceForOps`."""
+        """Pause or resume the checks of a backend. See `gateway.ops.service_interface.ServiceInterface`."""
         runtime, running = self._reloader.runtime, self._find(backend)
         if runtime is None or running is None:
             return False

@@ -10,8 +10,8 @@ _IGNORED = (
     TunnelState.IDLE, TunnelState.RESOLVING, TunnelState.CONNECTING, TunnelState.AUTHENTICATING, TunnelState.STOPPED,
 )  # fmt: skip
 """Tunnel states for which no event is recorded. A configured tunnel has the state `STOPPED` only when the service
-stops. The other states last until an attempt to open the tunnel succeeds or fails. Until then, the last event still
-applies."""
+stops. The other four states last until an attempt to open the tunnel succeeds or fails. Until then, the last event
+still applies."""
 
 
 class StateChangeReporter:

@@ -36,9 +36,9 @@ def copy_commands(
 ) -> list[str]:
     """Return commands that copy a container's data to new volumes.
 
-    If the container is running, the commands first stop it. If the container is live (see `is_live`), the commands
-    pause the container and do not stop it. The caller must then add a command that kills or removes the container.
-    A database can recover from a copy of the paused container's files, as after a power failure.
+    If the container is running, the commands first stop it. Exception: the commands only pause a container that is
+    live (see `is_live`). The caller must then add a command that kills or removes this container. A database can
+    recover from a copy of the paused container's files, as after a power failure.
 
     The commands copy the data through a helper container (see `helper_created`), and then remove the helper.
 

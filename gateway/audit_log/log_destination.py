@@ -47,7 +47,8 @@ class LogDestination:
         status = os.fstat(fd)
         file = (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
         if file is None or file != self._file:
-            self._first_line_written = 0  # the new file or FIFO does not contain the start of the next line
+            # The opened file or FIFO contains no part of the next line. Therefore, write the whole line.
+            self._first_line_written = 0
         self._fd, self._file = fd, file
         if file is not None and not self._first_line_written and status.st_size and _ends_mid_line(self._target):
             try:

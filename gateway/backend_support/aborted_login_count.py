@@ -29,8 +29,8 @@ class AbortedLoginCount:
         """The highest number of aborted logins that the server can have counted for this tunnel.
 
         The server counts by source address, and the gateway does not know which tunnels share this tunnel's address.
-        For each group of tunnels that can share the address, calculate the server's count: the number of the group's
-        aborted logins since the group's latest successful login. The result is the highest count.
+        For each group of tunnels that can share the address, count the group's aborted logins since the group's
+        latest successful login. The result is the highest of these counts.
         """
         last_logins = {each.last_login for each in self.peers if each.last_login >= self.last_login}
         return max(

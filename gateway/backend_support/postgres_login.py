@@ -24,7 +24,7 @@ _LOWEST_PRIORITY = 19
 
 def _connect_poll(conn: PGconn) -> int:
     """Call `PQconnectPoll` without holding the GIL."""
-    if pq.__impl__ == "python":  # this implementation already calls libpq with ctypes
+    if pq.__impl__ == "python":  # psycopg's Python implementation already uses ctypes
         return conn.connect_poll()
     # psycopg's extension module depends on libpq, so dlsym(3) also finds libpq's functions.
     connect_poll = ctypes.CDLL(sys.modules[type(conn).__module__].__file__).PQconnectPoll

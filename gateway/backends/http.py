@@ -96,8 +96,8 @@ KIND = BackendKind(
     remedies={
         FailureReason.QUERY: "correct check.path or check.status, or read the log of the server",
         FailureReason.ROLE: (
-            "promote a server to primary, correct prefer, or add the role that the server reports to"
-            " check.role.primary or check.role.replica"
+            "promote a server to primary, correct prefer, or add the reported role to check.role.primary or"
+            " check.role.replica"
         ),
     },
 )

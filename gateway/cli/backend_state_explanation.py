@@ -117,7 +117,7 @@ def _admission(backend: dict[str, Any]) -> ExplanationRow:
     active, waiting, limit = (connections[key] for key in ("active", "waiting", "limit"))
     clients = f"{plural(active - waiting, 'client')} connected, {waiting} waiting, at most {limit}"
     refused = ", ".join(f"{reason} {count}" for reason, count in connections["rejected"].items())
-    why = clients + (f"; clients not served so far: {refused}" if refused else "")
+    why = clients + (f"; clients not served since the start: {refused}" if refused else "")
     if not backend["holds_clients"]:
         return ExplanationRow(
             "admission", "clients", "no hold", None, f"{why}; clients are reset while the backend cannot be reached"

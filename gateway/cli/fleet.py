@@ -10,10 +10,10 @@ import click
 
 from gateway.cli.duration_type import DurationType
 from gateway.cli.output_option import output_option
-from gateway.cli.repeated_output import watching
 from gateway.cli.service_connection_options import service_options
 from gateway.cli.terminal_output import fits, print_table, print_wrapped, terminal_width
 from gateway.cli.value_format import format_age, format_clock, format_ms
+from gateway.cli.watch_option import watching
 from gateway.errors import ServiceUnreachableError, UsageError
 from gateway.ops.ops_api_client import OpsApiClient
 from gateway.ops.state_descriptions import state_name

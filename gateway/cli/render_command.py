@@ -172,6 +172,8 @@ def kubernetes(
     documents = kubernetes_workload.kubernetes(config, file.read_text(), name, image, podman=podman)
     hint = f"kubectl create secret generic {name} --from-file=DIRECTORY"
     if podman:
-        hint = f"use `podman kube play` to create the Secret {name}"
-    click.secho(f"# first put the files that the configuration names into a Secret: {hint}", err=True, fg="yellow")
+        hint = "use `podman kube play`"
+    click.secho(
+        f"# first create the Secret {name} with the files that the configuration names: {hint}", err=True, fg="yellow"
+    )
     click.echo(documents.rstrip())

@@ -68,8 +68,8 @@ resume = _named_command(
     "resume",
     "backends",
     "Resume the checks of backend NAME.\n\n"
-    "If the checks are not paused, this command restarts them. Until a restart, the checks report a replaced NFS"
-    " export as an error.",
+    "If the checks are not paused, this command restarts them. The checks then accept an NFS export that was"
+    " replaced.",
 )
 reconnect = _named_command("reconnect", "tunnels", "Close and reopen tunnel NAME.")
 

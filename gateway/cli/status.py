@@ -8,12 +8,12 @@ import click
 
 from gateway.cli.diagnosis_output import causes_of, headline, print_diagnosis, print_notices
 from gateway.cli.output_option import output_option
-from gateway.cli.repeated_output import watching
 from gateway.cli.service_connection_options import service_options
 from gateway.cli.severity_order import backends_by_severity, tunnels_by_severity
 from gateway.cli.target_path_descriptions import describe_via, path_rows
 from gateway.cli.terminal_output import print_table, print_text, print_wrapped, terminal_width
 from gateway.cli.value_format import format_clock, format_ms, format_reason
+from gateway.cli.watch_option import watching
 from gateway.ops.ops_api_client import OpsApiClient
 from gateway.ops.state_descriptions import state_name
 from gateway.text_sanitizer import format_bytes

@@ -7,10 +7,10 @@ import click
 
 from gateway.cli.diagnosis_output import headline, print_diagnosis, print_notices
 from gateway.cli.duration_type import DurationType
-from gateway.cli.repeated_output import watching
 from gateway.cli.service_connection_options import service_options
 from gateway.cli.severity_order import backend_rank
 from gateway.cli.terminal_output import print_table, print_wrapped, terminal_width
+from gateway.cli.watch_option import watching
 from gateway.errors import GatewayError
 from gateway.ops.ops_api_client import OpsApiClient
 
@@ -67,7 +67,11 @@ class _RateCalculator:
         return status
 
     def rates(self) -> tuple[dict[str, Any], list[list[str]]]:
-        """Return the body of `/api/v1/status`, and the table rows with the rates since the previous request."""
+        """Request the counters again, and compute the rates since the previous request.
+
+        Returns:
+            The body of `/api/v1/status`, and the table rows with the rates.
+        """
         before, then = self._before, self._read_at
         try:
             status = self.read()

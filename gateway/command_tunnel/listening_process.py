@@ -236,7 +236,8 @@ class ListeningProcess:
         own = await asyncio.to_thread(session_sockets, self.child.pid)
         if own is None or before.listeners <= own:
             return
-        # Read the listeners again: a listener in `before` may be missing in `own` only because it has closed.
+        # A listener that is in `before` but not in `own` may have closed in the meantime. To exclude this case, read
+        # the listeners again.
         after = await self._read_sockets()
         if (before.listeners - own) & after.listeners:
             # Wait a short time. If the program exits, `_check_running` raises a more specific error.

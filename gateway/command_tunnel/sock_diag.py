@@ -42,10 +42,10 @@ class _SocketEntry(NamedTuple):
 
 
 def read_connection(host: str, port: int, client: int) -> LocalPortState:
-    """Return the state of a local port. Only `backlog` includes connections of other clients.
+    """Return the state of a local port with the connection of one client. Only `backlog` also counts other clients.
 
-    If sock_diag is not available or does not find a socket, return the result of `read_local_ports`, which blocks for
-    longer. This result includes all connections of other clients.
+    If sock_diag is not available or does not find a socket, return the result of `read_local_ports`. This function
+    blocks for longer, and its result includes the connections of all clients.
 
     Args:
         host: The address that the client has dialed: 127.0.0.1 or ::1.
@@ -57,7 +57,7 @@ def read_connection(host: str, port: int, client: int) -> LocalPortState:
             connection, and `unread` is empty.
 
     Raises:
-        OSError: sock_diag does not work, and a table cannot be read.
+        OSError: sock_diag does not work, and a socket table in /proc cannot be read.
     """
     try:
         connection = _find(host, port, client)

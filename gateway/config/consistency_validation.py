@@ -96,7 +96,7 @@ def _check_backends(config: Config, root: ParsedMapping, problems: list[ConfigPr
             known = f"{config.docker.label_prefix}.backends"
             if spec.allow.label.startswith(f"{config.docker.label_prefix}.") and spec.allow.label != known:
                 place = config.places.get(f"backends.{name}.allow.label", spec.place)
-                message = f"{spec.allow.label} cannot list backends: use {known}, or a label with another prefix"
+                message = f"{spec.allow.label} does not list backends: use {known}, or a label with another prefix"
                 problems.append(ConfigProblem(place, f"backends.{name}.allow.label", message))
         for target in spec.targets:
             if not spec.paths(target) and any(_is_own_listener(target, listener) for listener in spec.listen):
@@ -131,7 +131,7 @@ def conflict(one: HostPort, other: HostPort) -> bool:
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    with contextlib.suppress(ValueError):  # return None for a host name: this module resolves no names
+    with contextlib.suppress(ValueError):  # return None for a host name, because this module resolves no names
         return ipaddress.ip_address("127.0.0.1" if host == "localhost" else host.partition("%")[0])
     return None
 

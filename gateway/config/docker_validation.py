@@ -10,7 +10,8 @@ from gateway.docker.options import DockerOptions, Grant, NetworkOptions, SwarmPe
 from gateway.docker.per_project_network_names import PROJECT_BITS
 
 Violation = tuple[tuple[str, ...], str]
-"""The keys from the section `docker` to an invalid value, such as `("networks", "lan", "subnet")`; and a message."""
+"""A violation of a rule: the keys that lead from the section `docker` to the invalid value, such as
+`("networks", "lan", "subnet")`, and a message."""
 
 
 def docker_problems(config: Config, docker: DockerOptions, tunnels: set[str]) -> Iterator[Violation]:
@@ -82,7 +83,7 @@ def _grant(config: Config, grant: Grant, key: str) -> Iterator[Violation]:
     if grant.service is not None and grant.project is None:
         yield (
             (key, "service"),
-            "selects a service of a Compose project: add project (or use swarm_service for a swarm service)",
+            "selects a service of a Compose project: set project too, or use swarm_service for a swarm service",
         )
     if not grant.backends:
         yield (key, "backends"), "a grant needs at least one backend: add one, or remove the grant"

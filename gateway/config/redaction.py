@@ -23,9 +23,9 @@ class Redactor:
 
     Args:
         references: Maps each value to the reference, such as `${NAME}`, that replaces it in all messages.
-        by_place: For each environment variable, such as `GATEWAY_OPS_LISTEN`: a mapping from the values in the
-            variable to references. The gateway redacts these values only in messages about the variable. In other
-            messages, the same text usually has another meaning, for example the name of a backend.
+        by_place: For each environment variable, such as `GATEWAY_OPS_LISTEN`: the values in the variable, each with
+            the reference that replaces it. The gateway redacts these values only in messages about the variable. In
+            other messages, the same text usually has another meaning, for example the name of a backend.
     """
 
     references: dict[str, str] = field(default_factory=dict, repr=False)

@@ -33,8 +33,8 @@ def named_files(config: Config) -> set[Path]:
 def check_files(config: Config) -> list[ConfigProblem]:
     """Return a problem for each file that the configuration names and this process cannot read or write.
 
-    Blocks while it reads the files. A problem does not make the configuration invalid: a running service reports the
-    problem as an error of one tunnel or backend, and continues to run the others.
+    Blocks while it reads the files. A problem does not make the configuration invalid. A running service reports the
+    problem as an error of one tunnel or backend, and continues to run the other tunnels and backends.
     """
     problems = [
         ConfigProblem(_place(config, where, where), where, message)

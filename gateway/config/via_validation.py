@@ -37,7 +37,7 @@ def _vias(table: ParsedMapping, key: str) -> Iterator[tuple[str, Tree]]:
 
 def _items(tree: Tree) -> Iterator[_ViaEntry]:
     for each in tree.items if isinstance(tree, ParsedSequence) else [tree]:
-        if isinstance(each, ParsedScalar) and each.text:  # skip empty values: `config_decoder` reports them
+        if isinstance(each, ParsedScalar) and each.text:  # skip empty values, because `config_decoder` reports them
             yield _ViaEntry(each.text, each.place)
 
 

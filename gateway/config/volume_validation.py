@@ -37,7 +37,7 @@ def _of_volume(spec: BackendSpec, volume: VolumeOptions, mount: KernelMountPrope
     if volume.address is not None and not is_address(volume.address):
         yield (
             "volume.address",
-            f"{volume.address!r} is not an IP address: use one, as the engine may resolve a name to another address",
+            f"{volume.address!r} is not an IP address: use one, because the engine may resolve a name differently",
         )
     yield from mount.problems(spec.options)
     for option in volume.mount_options:

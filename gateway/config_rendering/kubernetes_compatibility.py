@@ -77,8 +77,8 @@ def _validate_backends(config: Config, *, services: bool) -> None:
     for backend, spec in config.backends.items():
         if spec.kind.volume_options(spec.options) is not None and not spec.listen:
             raise UsageError(
-                f"backends.{backend}.listen: without an address, the port would change with each new pod: set one,"
-                " such as 127.0.0.1:20490"
+                f"backends.{backend}.listen: without an address, the port would change with each new pod: set an"
+                " address, such as 127.0.0.1:20490"
             )
         if mounted or not services:
             continue

@@ -96,7 +96,10 @@ class Link(SocketConnector, Protocol):
         """
 
     async def lost(self) -> TunnelError:
-        """Wait until the link is lost, and return the error. The error's `fatal` is False: a retry can succeed."""
+        """Wait until the link is lost, and return the error.
+
+        The error's `fatal` is False, because a retry can succeed.
+        """
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from gateway.docker.inspection_conversion import epoch, signal_number
 from gateway.docker.start_attempts import StartAttempts
 
 _KEPT = 200
-"""If a response contains fewer past events than this number, no past event is missing. Docker stores only the latest
-256 events (moby, `daemon/events`). A response with a little fewer than 256 events can be incomplete, because the
-response omits events that are newer than the request."""
+"""If a response contains fewer past events than this number, no past event is missing. This number is lower than 256,
+although Docker stores the latest 256 events (moby, `daemon/events`): events that occur after the request count as
+stored events, but are not in the response."""
 
 
 def record_event(event: Mapping[str, Any], attempts: StartAttempts, requested: Collection[str]) -> None:

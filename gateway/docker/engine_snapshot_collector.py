@@ -180,9 +180,9 @@ class EngineSnapshotCollector:
     ) -> tuple[Container, ...]:
         """Return copies of the containers, with `can_spoof` from the inspection cache.
 
-        First, inspect the running containers that may be able to spoof the address of a container that uses backends,
-        unless they are in the cache. Such containers share a network with a container that uses backends, or join
-        another container's network namespace.
+        First, inspect the running containers that are not in the cache and may be able to spoof the address of a
+        container that uses backends. A container may be able to do so only if it shares a network with a container
+        that uses backends, or joins another container's network namespace.
         """
         running = [each for each in containers if each.state in RUNNING]
         shared = {name for each in running if self._takes_part(each, labels) for name in each.endpoints}

@@ -14,7 +14,8 @@ containers, `_MAX_AGE` to all others. `_MAX_AGE` is small, because a failed star
 _MAX_INSPECTIONS = 50
 """The maximum number of inspections in one snapshot. The container with the oldest inspection is inspected first."""
 NEXT = 1.0
-"""Seconds until the next snapshot if `with_last_starts` could not inspect all containers because of the limit."""
+"""Seconds until the next snapshot if `with_last_starts` reached `_MAX_INSPECTIONS` before it inspected all necessary
+containers."""
 
 
 async def with_last_starts(

@@ -60,7 +60,7 @@ class OwnershipRecord:
             consequence = "could not be read, so endpoints of an earlier process are not detached"
             found.append(f"the ownership record {consequence}: {self._read_problem}")
         if self._write_problem:
-            consequence = "cannot be written, so after a restart the gateway might not detach new endpoints"
+            consequence = "cannot be written, so endpoints that are created now might stay after a restart"
             found.append(f"the ownership record {consequence}: {self._write_problem}")
         return tuple(found)
 
@@ -125,9 +125,9 @@ class OwnershipRecord:
 
     @property
     def later_starts(self) -> dict[str, float]:
-        """Maps the ID of a container to a start time of the owner of the network namespace that the container joins.
+        """Start times of owners of network namespaces, by the ID of the container that joins the namespace.
 
-        The container needs no restart after that start of the owner; see
+        If the owner has started at this time, the container needs no restart; see
         `gateway.docker.planning.lost_network_namespaces.later_starts`.
         """
         return dict(self._later_starts)

@@ -153,7 +153,8 @@ class Plan:
     namespaces: frozenset[str] = frozenset()
     """IDs of the containers whose network namespace other containers share; see `shared_namespaces`."""
     later_starts: Mapping[str, float] = field(default_factory=dict)
-    """Start times that seem to be in the future, by container ID; see `lost_network_namespaces.later_starts`."""
+    """Start times of owners of network namespaces, if they seem to be in the future. The key is the ID of the
+    container that joins the namespace; see `lost_network_namespaces.later_starts`."""
 
     def without(self, held: Collection[PlannedAction]) -> "Plan":
         """Return a copy of the plan without the postponed actions.

@@ -10,7 +10,7 @@ class PlanLogLimiter:
     Args:
         most: The maximum number of lines to log within `window`.
         window: The length of the window, in seconds.
-        repeat_after: If a line was not part of any plan for this number of seconds, it is logged again.
+        repeat_after: If a line returns to the plans after at least this number of seconds, it is logged again.
     """
 
     def __init__(self, most: int = 60, window: float = 60.0, repeat_after: float = 600.0) -> None:

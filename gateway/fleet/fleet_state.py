@@ -39,7 +39,7 @@ class MemberState:
 
 @dataclass(frozen=True)
 class FleetState:
-    """The last known state of all members, and error messages about files and host name lookups."""
+    """The last known state of all members, and error messages, for example about unreadable files."""
 
     members: list[MemberState] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)

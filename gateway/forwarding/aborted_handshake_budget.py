@@ -159,7 +159,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         Record the logins of the clients that have received at least `LOGIN_RESPONSES` responses.
         """
         for each in self.peers:
-            each._update_own_clients(now)  # noqa: SLF001 - a method of the same class
+            each._update_own_clients(now)  # noqa: SLF001 - each peer is of the same class
 
     def _update_own_clients(self, now: float) -> None:
         unproven: dict[Relay, float] = {}
@@ -194,7 +194,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
 
     @property
     def _threshold(self) -> int:
-        """At this number of aborted handshakes, the budget starts to admit clients one at a time."""
+        """The number of aborted handshakes at which the budget starts to admit clients one at a time."""
         return max(1, min(math.ceil(self.limit * _THROTTLE_SHARE), self.limit - 1))
 
     def room_for_links(self, now: float) -> int:

@@ -131,7 +131,7 @@ class ConsumerUsage(dict[str, UsageCounters]):
                     return self._others()
                 self._merge_into_others(self.pop(idle))
             usage = self[name] = UsageCounters(container_id)
-        usage.id = container_id or usage.id  # on a unix socket, the container ID is unknown: keep the previous ID
+        usage.id = container_id or usage.id  # keep the known ID if a client, for example on a unix socket, has none
         return usage
 
     def _others(self) -> UsageCounters:

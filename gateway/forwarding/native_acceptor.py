@@ -31,7 +31,7 @@ _MIN_HOLD = 3.0
 """Minimum `BackendRoute.hold`, in seconds, for links to accept clients. With a shorter hold, Python code accepts all
 clients, because it enforces the hold more precisely."""
 _MIN_ROOM = 0.25
-"""A link starts to accept clients only if at least this fraction of the connection limit is free (see `_room`)."""
+"""A link starts to accept clients only if it may accept at least this fraction of `_limit` (see `_room`)."""
 _MIN_BUDGET_ROOM = 8
 """A link starts to accept the clients of a MySQL server only if the handshake budget has room for at least this
 number of clients."""
@@ -39,7 +39,7 @@ _BUDGET_SHARE = 0.75
 """Links use at most this fraction of the free handshake budget for the clients of one backend. The rest is for other
 backends with the same server."""
 _PERMIT_SHARE = 1 / 64
-"""Fraction of `_limit`. After this number of calls, `count_change` permits the link to accept more clients."""
+"""When the number of calls of `count_change` reaches this fraction of `_limit`, the link may accept more clients."""
 
 
 class _PathWithBudget(NamedTuple):
@@ -168,7 +168,7 @@ class NativeAcceptor:
         return room - reserved
 
     def review(self) -> None:
-        """Let Python code accept the clients again, if the link can no longer handle all of them."""
+        """Let Python code accept the clients again, if the native engine can no longer serve every client."""
         listening = self._listening
         if listening is None:
             return

@@ -202,7 +202,7 @@ class RetryingDialer:
     async def _cancel_request(self, client: PendingClient, routed: TargetWithUplink | None) -> CancelRequest | None:
         """Return the client's cancel request; None if the client sends none.
 
-        If no target except that of `routed` has sessions, do not read the request: it goes to that target anyway.
+        If all sessions are on the target of `routed`, do not read the request, because it goes to this target anyway.
         """
         cancels = self._cancels
         target = routed.identity if routed is not None else None

@@ -31,7 +31,7 @@ _FIRST_SPREAD = 0.2
 
 _LATENCY_SAMPLES = 5
 _MIN_INTERVAL = 1.0
-"""Minimum seconds between the start of a check and the start of an early check (see `Check.check_soon`). If
+"""Minimum seconds between the start of a probe and the start of an early probe (see `Check.check_soon`). If
 `fast_interval` is shorter, `fast_interval` is the minimum."""
 
 
@@ -44,8 +44,8 @@ class Check:
         target: The target.
         uplink: The uplink whose link the check uses to connect to the target.
         schedule: The intervals and limits of the check.
-        on_change: Called after each check, and whenever the state changes for another reason.
-        on_abandoned: Called for each dial that the check abandons although the server might still accept the
+        on_change: Called after each probe, and whenever the state changes for another reason.
+        on_abandoned: Called for each dial that a probe abandons although the server might still accept the
             connection.
         record: The target's last probe result. All checks of the target share this object.
         tunnel: The name of the tunnel; None if the check uses no tunnel.
@@ -75,16 +75,16 @@ class Check:
         self.last: CheckResult | None = None
         self.record = record or LastProbeResult()
         self.last_success: float | None = None
-        """Time of the last successful check, in seconds since the epoch; None if no check has succeeded."""
+        """Time of the last successful probe, in seconds since the epoch; None if no probe has succeeded."""
         self.succeeded_at: float | None = None
-        """Monotonic time of the last successful check; None if no check has succeeded."""
+        """Monotonic time of the last successful probe; None if no probe has succeeded."""
         self.every = 1
         """Factor by which the check interval is multiplied. Larger than 1 if new clients do not use the path of this
         check."""
         self.latency: float | None = None
-        """Median of `durations`, in seconds; None if no check has succeeded."""
+        """Median of `durations`, in seconds; None if no probe has succeeded."""
         self.durations: deque[float] = deque(maxlen=_LATENCY_SAMPLES)
-        """Durations of the last successful checks, in seconds."""
+        """Durations of the last successful probes, in seconds."""
         self.attempts = 0
         self.failures: Tally = Tally()
         self.duration = Histogram()
@@ -99,7 +99,7 @@ class Check:
         self._logins = logins
         self._wake = asyncio.Event()
         self._immediate = False
-        """Whether the next check may start before the minimum interval has passed."""
+        """Whether the next probe may start before the minimum interval has passed."""
         self._probe_started = 0.0
         self.urgent = False
         """Whether to check the target every `fast_interval` while the uplink has a link; see `set_urgent`."""
@@ -125,9 +125,9 @@ class Check:
 
     @property
     def failing(self) -> bool:
-        """Whether the last check did not pass, or a client has waited too long for a response since that check.
+        """Whether the last probe did not pass, or a client has waited too long for a response since that probe.
 
-        Also true after a successful check, if the target was down and needs more successful checks to be up again
+        Also true after a successful probe, if the target was down and needs more successful probes to be up again
         (see `rise`).
         """
         return self.verdict.pending or (self.last is not None and not self.last.passed)
@@ -147,7 +147,7 @@ class Check:
             self.first_result.set()
 
     def check_soon(self) -> None:
-        """Schedule an early check, for example after client traffic has failed. See also `_MIN_INTERVAL`."""
+        """Schedule an early probe, for example after client traffic has failed. See also `_MIN_INTERVAL`."""
         self._wake.set()
 
     def set_urgent(self, *, urgent: bool) -> None:
@@ -165,7 +165,7 @@ class Check:
         self._wake.set()
 
     def report_stall(self) -> None:
-        """Count a failed check, because clients wait too long for responses. Schedule an early check."""
+        """Count a failed probe, because clients wait too long for responses. Schedule an early probe."""
         self.verdict.record_stall()
         self.check_soon()
 

@@ -17,9 +17,9 @@ _FASTER, _MIN_GAIN = 0.8, 0.001
 """With the preference `latency`, new clients move only to a clearly faster path. The latency of that path must be at
 most `_FASTER` times the current path's latency, and at least `_MIN_GAIN` seconds lower."""
 _CONFIRMATIONS = 8
-"""New clients move to the fastest path only after this number of checks of the current path, and of the fastest path.
-If no path is clearly faster than the current path in the meantime, the count starts again. Fewer checks would not be
-reliable, because the latencies of equally fast paths vary on a busy machine."""
+"""New clients move to the fastest path only after this number of probes over the current path, and over the fastest
+path. If no path is clearly faster than the current path in the meantime, the count starts again. Fewer probes would
+not be reliable, because the latencies of equally fast paths vary on a busy machine."""
 _USABLE = (HealthState.UP, HealthState.DEGRADED)
 _UNCHECKED = (HealthState.UNKNOWN, HealthState.PAUSED)
 
@@ -31,10 +31,10 @@ class PathCandidate:
     Args:
         is_open: Whether the path's tunnel is open.
         state: The state of the target according to the checks over this path.
-        latency: Median duration of recent successful checks over this path, in seconds; None if none succeeded.
-        checks: Number of checks over this path since the start of the service.
+        latency: Median duration of recent successful probes over this path, in seconds; None if none succeeded.
+        checks: Number of probes over this path since the start of the service.
         dial_failed: Whether a client's dial over this path failed, but a dial over another path then succeeded.
-            False again after a successful check over this path, or after 60 s.
+            False again after a successful probe over this path, or after 60 s.
     """
 
     is_open: bool
@@ -139,8 +139,8 @@ class PathSelector:
         self.has_failed = [False] * len(self.names)
         """For each path, whether the path has failed at least once."""
         self._slower_since: tuple[int, ...] | None = None
-        """For each path, the number of its checks when another path became faster than the current path. None: no
-        other path is faster."""
+        """For each path, the number of its probes at the time when another path became clearly faster than the
+        current path. None: no other path is clearly faster."""
 
     def update(self, paths: Sequence[PathCandidate], now: float) -> int:
         """Update the attributes, choose the path for new clients, and return its index.
@@ -171,9 +171,9 @@ class PathSelector:
         return chosen
 
     def _confirm_fastest(self, current: int, fastest: int, candidates: Sequence[PathCandidate]) -> int:
-        """Return `fastest` if enough checks confirm that it is faster; otherwise, `current`.
+        """Return `fastest` if enough probes confirm that it is faster; otherwise, `current`.
 
-        Both paths need `_CONFIRMATIONS` checks since another path became faster than `current`.
+        Both paths need `_CONFIRMATIONS` probes since another path became clearly faster than `current`.
         """
         if fastest == current:
             self._slower_since = None

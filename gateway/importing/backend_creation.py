@@ -210,8 +210,8 @@ def _unique_volume(client: ImportedClientOfServer, keys: dict[str, Any], result:
 def _note_missing(name: str, result: ImportResult) -> None:
     """Add a placeholder for each required key that a backend lacks.
 
-    If keys are missing, add the note in which the backend's kind describes the keys that the user must change or
-    add. Also add this note if the kind requires no keys, but the backend has no `check`. Otherwise, remove the note.
+    If required keys are missing, also add the kind's note to the user (`ImportedBackendDefaults.note`). If the kind
+    has no required keys, add the note if the backend has no `check`. In all other cases, remove the note.
     """
     backend = result.backends[name]
     imports = KINDS[backend["kind"]].imports

@@ -54,5 +54,5 @@ def recognize(source: ImportSource) -> str:
         return "script"
     shown = source.name or text.strip().splitlines()[0][:60] if text.strip() else source.name or "an empty source"
     raise UsageError(
-        f"{shown}: the format is not recognized; write the format before the source ({', '.join(FORMS)})"
+        f"{shown}: the format is not recognized; write one of these words before the source: {', '.join(FORMS)}"
     )

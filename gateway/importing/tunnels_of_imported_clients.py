@@ -17,7 +17,8 @@ def join_networks(result: ImportResult) -> None:
     A container with `network_mode: service:NAME` or `container:NAME` shares the network of the container `NAME`.
 
     Args:
-        result: The imported configuration. The function sets `via` of the containers' clients and tunnels in it.
+        result: The imported configuration, in which the function sets `via` of the clients and tunnels of these
+            containers.
     """
     tunnels = {name: each.tunnel for each in result.containers if each.tunnel for name in each.names}
     for client in result.clients:

@@ -11,7 +11,7 @@ UNAVAILABLE_CAUSES = ("volume", "network", "namespace")
 
 @dataclass(frozen=True)
 class AttachmentView:
-    """The attachment of one container to a Docker network of the gateway, and its state."""
+    """The attachment of one container to a Docker network of the gateway, and the attachment's state."""
 
     network: str
     container: str

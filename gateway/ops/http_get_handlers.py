@@ -18,7 +18,7 @@ from gateway.ops.fleet_json import discovery_json, fleet_json, summary_json
 from gateway.ops.json_responses import json_response, not_found
 from gateway.ops.page_handlers import PageHandlers
 from gateway.ops.response_cache import ResponseCache, encode_in_slices
-from gateway.ops.service_for_ops import ServiceForOps
+from gateway.ops.service_interface import ServiceInterface
 from gateway.ops.status_json import consumers_json, iter_json, plan_json, service_json
 from gateway.ops.status_view_cache import StatusViewCache
 from gateway.ops.status_views import ServiceView
@@ -58,7 +58,7 @@ class HttpGetHandlers:
 
     def __init__(
         self,
-        service: ServiceForOps,
+        service: ServiceInterface,
         views: StatusViewCache,
         renderer: ThreadPoolExecutor,
         *,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from gateway.ops.authorization_middleware import may_see_details
-from gateway.ops.service_for_ops import ServiceForOps
+from gateway.ops.service_interface import ServiceInterface
 from gateway.ops.status_view_cache import StatusViewCache
 from gateway.ops.status_views import ServiceView
 
@@ -35,7 +35,7 @@ class PageHandlers:
         max_age: Maximum age of the content, in seconds, when the response is a whole page.
     """
 
-    def __init__(self, service: ServiceForOps, views: StatusViewCache, executor: Executor, max_age: float) -> None:
+    def __init__(self, service: ServiceInterface, views: StatusViewCache, executor: Executor, max_age: float) -> None:
         self._service = service
         self._views = views
         self._executor = executor

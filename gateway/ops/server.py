@@ -24,7 +24,7 @@ from gateway.ops.http_listener import HttpListener
 from gateway.ops.http_listening_sockets import BACKLOG, bind
 from gateway.ops.json_responses import json_response as _json
 from gateway.ops.json_responses import not_found
-from gateway.ops.service_for_ops import ServiceForOps
+from gateway.ops.service_interface import ServiceInterface
 from gateway.ops.settings import OpsSecrets, OpsSettings, read_secrets
 from gateway.ops.status_view_cache import StatusViewCache
 from gateway.relay.bind_errors import describe_bind_error
@@ -52,7 +52,7 @@ class OpsServer:
         settings: The addresses of the server, and what clients must send to get access.
     """
 
-    def __init__(self, service: ServiceForOps, settings: OpsSettings) -> None:
+    def __init__(self, service: ServiceInterface, settings: OpsSettings) -> None:
         self._service = service
         self._settings = settings
         self._secrets = OpsSecrets()

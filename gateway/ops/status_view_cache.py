@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from gateway.ops.events import StateChange, SubjectType
-from gateway.ops.service_for_ops import ServiceForOps
+from gateway.ops.service_interface import ServiceInterface
 from gateway.ops.status_views import ServiceView
 
 
@@ -35,7 +35,7 @@ class StatusViewCache:
         service: The service.
     """
 
-    def __init__(self, service: ServiceForOps) -> None:
+    def __init__(self, service: ServiceInterface) -> None:
         self._service = service
         self._lock = asyncio.Lock()
         self._last: VersionedStatusView | None = None

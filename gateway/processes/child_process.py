@@ -25,7 +25,8 @@ _CHUNK = 64 * 1024
 _MAX_LINE = 1000
 """Maximum length of an output line, in characters. Longer lines are truncated."""
 _MAX_PENDING = 4 * _MAX_LINE
-"""Maximum length of an output line in bytes (4 for each character). The rest of a longer line is dropped."""
+"""Maximum length of an output line, in bytes. A character has at most 4 bytes. The rest of a longer line is
+dropped."""
 _PF_EXITING = 0x4
 """Flag of a process that is exiting (linux/sched.h). It is set in the field `flags` of proc_pid_stat(5)."""
 _MAX_LINES = 200

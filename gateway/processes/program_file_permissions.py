@@ -101,6 +101,7 @@ def _is_traversable(path: Path, permissions: int) -> bool:
 
     Args:
         path: The absolute path.
-        permissions: Execute bits of the users. The mode of each parent directory must contain at least one of them.
+        permissions: The execute bits that apply to these users. The mode of each parent directory must contain at
+            least one of these bits.
     """
     return all(each.stat().st_mode & permissions for each in path.parents)

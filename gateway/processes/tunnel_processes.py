@@ -153,7 +153,7 @@ class _WatchdogProcess:
             try:
                 await self._run_once()
             except OSError as error:
-                log.warning("cannot start the watchdog of child processes; retrying: %s", error)
+                log.warning("cannot start the watchdog that kills child processes after a crash; retrying: %s", error)
             await asyncio.sleep(_RESTART_PAUSE)
 
     async def _run_once(self) -> None:

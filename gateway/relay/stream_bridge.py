@@ -178,7 +178,8 @@ class StreamBridge:
         try:
             return await asyncio.get_running_loop().sock_recv(self._inner, self._chunk)
         except OSError:
-            # `sock` was closed with unread data. All bytes that were written to `sock` were read before this error.
+            # The user closed `sock` before reading all data. The kernel reports this error only after the bridge has
+            # read all bytes that the user wrote.
             return b""
 
     async def _download(self) -> _DownloadResult:

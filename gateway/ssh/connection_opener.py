@@ -30,8 +30,9 @@ async def connect(
 ) -> asyncssh.SSHClientConnection:
     """Connect, verify the host key and log in.
 
-    A server presents only one of its host keys per connection. If the presented key is not trusted, but a fingerprint
-    is pinned and the server offers other key types, connect again and propose only these other types.
+    A server presents only one of its host keys per connection. If this key is not trusted, another key of the server
+    might match a pinned fingerprint. Therefore, if a fingerprint is pinned and the server offers other key types,
+    connect again and propose only the other types.
 
     Args:
         options: The tunnel's options.

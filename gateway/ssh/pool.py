@@ -19,12 +19,12 @@ from gateway.metric_types import Histogram
 from gateway.relay.dial_retry import retry_dial
 from gateway.relay.socket_pair import socket_pair
 from gateway.ssh.channel_interfaces import SshChannel
-from gateway.ssh.native_listener_over_pool import NativeListenerOverPool, NativeListenersOfPool
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pool_dialer import DialConnection, PoolDialer
 from gateway.ssh.pool_policy import SLOW_KEEPALIVE, ConnectionHealth, choose_connection, choose_spare, evaluate
 from gateway.ssh.pool_status import SshTunnelStatus, pool_status
 from gateway.ssh.pooled_connection import PooledConnection
+from gateway.ssh.pooled_native_listeners import PooledNativeListener, PooledNativeListeners
 from gateway.ssh.slow_channel_open_detector import SlowChannelOpenDetector
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class SshConnectionPool:
         self._idle_since = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
         self._slow_opens = SlowChannelOpenDetector(self._loop, _SLOW_OPEN, self._check_alive)
-        self._listeners = NativeListenersOfPool(self._check_alive, self._grow)
+        self._listeners = PooledNativeListeners(self._check_alive, self._grow)
 
     @contextlib.asynccontextmanager
     async def running(self, first: PooledConnection) -> AsyncIterator["SshConnectionPool"]:
@@ -109,7 +109,7 @@ class SshConnectionPool:
 
     def listen(
         self, rule: ClientAcceptRule, permits: int, handler: AcceptedClientHandler
-    ) -> NativeListenerOverPool | None:
+    ) -> PooledNativeListener | None:
         """Accept clients in the native engine. See `gateway.contracts.client_accepting_link.ClientAcceptingLink`."""
         return self._listeners.listen(rule, permits, [each for each in self._usable if each.alive], handler)
 

@@ -26,8 +26,8 @@ _SLOW_DRAIN = 0.02
 """If writing the backlog to the socket takes longer than this number of seconds, the network path counts as slow. On
 a slow path, relays send only little data per turn, and batches are short."""
 _SLOW_PERIOD = 1.0
-"""If writing a backlog takes longer than `_SLOW_DRAIN`, the network path counts as slow for this number of seconds,
-even if the next writes are fast, because a slow path often accepts data in bursts."""
+"""If writing a backlog takes longer than `_SLOW_DRAIN`, the network path counts as slow for this number of seconds.
+The next writes do not change this, even if they are fast, because a slow path often accepts data in bursts."""
 _FAST_NOTSENT_LOWAT = 4 * NOTSENT_LOWAT
 """Limit on unsent bytes in the kernel if the network path is fast. The limit is higher than `NOTSENT_LOWAT`, so that
 the process wakes up less often. The kernel still sends the data within milliseconds."""

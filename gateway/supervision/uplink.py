@@ -41,8 +41,8 @@ class Uplink:
             if this uplink provides the direct link.
         quiet: Whether to omit state changes from the log.
         traffic: `bulk` if this uplink provides the lane for bulk traffic; otherwise empty. Appears in the log.
-        after: Waits until all tunnels that must not be open at the same time as this one are closed. None if there
-            are no such tunnels.
+        after: Waits until the old tunnels with the same identity, such as a key, are closed. Servers can permit only
+            one connection with this identity at a time. None if the tunnel can open immediately.
     """
 
     def __init__(

@@ -73,7 +73,7 @@ class LivenessMonitor:
                 self._link.silence.record_reply(now)  # ignore the missing replies, because this process was suspended
             silence = self._link.silence
             if not self._connected:
-                silence.record_echo_request(now)  # while the VPN client is disconnected, a reply counts as missing
+                silence.record_echo_request(now)  # treat a disconnected VPN client like a missing reply
             received = await self._received()
             # Ignore bytes that arrive during a reconnect, because they belong to the handshake, which can still fail.
             if self._connected and silence.record_received(received, now):

@@ -188,10 +188,10 @@ class OpenVpnClient:
         self._vpn.restart_in_place()
 
     def renew(self) -> None:
-        """Apply changes to the configuration file, or to other files of the tunnel.
+        """Load the configuration file and the files that it refers to again, because the files have changed.
 
-        If the OpenVPN configuration has changed, replace the process. Otherwise, for example if only the password has
-        changed, reconnect.
+        If the OpenVPN configuration is different, report the link as lost, so that a new process replaces this one.
+        Otherwise, for example if only the password has changed, reconnect.
         """
         try:
             same = load_client_file(self._options).text == self._file.text

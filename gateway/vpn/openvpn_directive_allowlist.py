@@ -71,11 +71,12 @@ _PATTERNS = {
 }  # fmt: skip
 """For each placeholder in `_ALLOWED`, such as NUMBER, the regular expression that the value must match."""
 IGNORED_VARIABLES = {"FORWARD_COMPATIBLE", "SERVER_POLL_TIMEOUT", "CLIENT_CERT", "FRIENDLY_NAME"}
-"""Variables of `setenv` that the gateway ignores: only other OpenVPN clients use them, or the gateway sets them."""
+"""Variables of `setenv` that the gateway ignores, because only other OpenVPN clients use them, or because the gateway
+sets them."""
 _CIPHER = "AES in GCM or CBC mode, or ChaCha20-Poly1305"
 _EXPLANATIONS = {
     "compress": "compression leaks encrypted data (VORACLE); only the stub modes are allowed",
-    "comp-lzo": "compression leaks encrypted data (VORACLE); only `comp-lzo no` is allowed",
+    "comp-lzo": "compression leaks encrypted data (VORACLE)",
     "allow-compression": "compression leaks encrypted data (VORACLE)",
     "cipher": _CIPHER, "data-ciphers": _CIPHER, "ncp-ciphers": _CIPHER, "data-ciphers-fallback": _CIPHER,
     "auth": "one of SHA-1, SHA-2, SHA-3 or BLAKE2",

@@ -91,7 +91,7 @@ def check_allowed(directive: OpenVpnDirective, *, connection: bool = False) -> N
     """
     name = directive.name
     if (refusal := _refusal(name)) is not None:
-        raise GatewayError(f"{name} {refusal}: remove the line")
+        raise GatewayError(f"{name} {refusal}: remove this directive")
     if directive.block is None:
         if name == "setenv" and directive.values[:1] == ("opt",):
             raise GatewayError(

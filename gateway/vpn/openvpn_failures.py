@@ -13,7 +13,7 @@ class OpenVpnFailure:
     Args:
         reason: The category of the failure, which the tunnel's status and the metrics show.
         detail: The log message without its time, for the operator.
-        fatal: Whether a retry cannot succeed until the operator changes something.
+        fatal: Whether the operator must change something before a retry can succeed.
         specificity: How precisely the message explains the failure, from 1 (lowest) to 5 (highest).
     """
 

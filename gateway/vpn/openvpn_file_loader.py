@@ -70,13 +70,14 @@ def load_client_file(options: OpenVpnOptions) -> SanitizedOpenVpnFile:
 
 
 def named_files(options: OpenVpnOptions) -> set[Path]:
-    """Return the paths of all files to which the configuration file refers, including missing files. Can block.
+    """Return the paths of all files to which the configuration file refers. Can block.
 
     Args:
         options: The options of the tunnel.
 
     Returns:
-        The paths. If the configuration file contains an error, the paths after the error are missing.
+        The paths, including the paths of files that do not exist. If the configuration file contains an error, only
+        the paths before the error.
     """
     found: set[Path] = set()
     try:

@@ -46,8 +46,9 @@ class VpnOptions:
     Args:
         config: The client's configuration file, as the VPN's operator provides it.
         isolation: `namespace`: a network namespace for the VPN, so that the host's routes and name resolution do not
-            change (requires CAP_SYS_ADMIN and CAP_NET_ADMIN). `device`: the host's network namespace, with sockets
-            that are bound to the device and a routing table that only they use (requires CAP_NET_ADMIN).
+            change (requires CAP_SYS_ADMIN and CAP_NET_ADMIN). `device`: the host's network namespace. The gateway
+            binds its sockets to the VPN's device, and only these sockets use the VPN's routing table (requires
+            CAP_NET_ADMIN).
         dns: Name servers behind the VPN, in place of those that the server pushes or that the file contains.
         mtu: Maximum size of a packet, in bytes. Set it if the VPN's default is too large for the network path.
         connect_timeout: If the first connection takes longer than this time, the tunnel reports the cause, and

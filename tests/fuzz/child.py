@@ -1,10 +1,10 @@
 """Run one fuzz target under libFuzzer: `python -m tests.fuzz.child TARGET FOLDER [libFuzzer's arguments]`.
 
-libFuzzer generates the inputs, guided by coverage.
+libFuzzer generates the inputs, guided by code coverage.
 
 If an input fails, the program minimizes the input, writes it to FOLDER with a description of the failure, and
-continues, so one run can find several defects. If an input crashes the interpreter, hangs, or exhausts the memory,
-libFuzzer saves the input, and the run ends.
+continues. One run can therefore find several defects. If an input crashes the interpreter, hangs, or exhausts the
+memory, libFuzzer saves the input, and the run ends.
 """
 
 import importlib
@@ -17,7 +17,7 @@ import atheris
 from tests.fuzz.findings import check_input
 
 _TURN = 2
-"""If a target has its own mutator, libFuzzer's mutator still makes one of this number of mutations."""
+"""If a fuzz target defines `mutate`, on average one in `_TURN` mutations uses libFuzzer's mutator instead."""
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
         words.write_bytes(b"".join(b'"%s"\n' % _quoted(word) for word in target.WORDS))
         options.append(f"-dict={words}")
     own = {"custom_mutator": mutate} if hasattr(target, "mutate") else {}
-    # To merge corpora, libFuzzer runs the first argument again, as a shell command.
+    # To merge corpora, libFuzzer starts this program again: it runs the first argument as a shell command.
     again = shlex.join([sys.executable, "-m", "tests.fuzz.child", name, str(folder)])
     atheris.Setup([again, *options], test, **own)
     atheris.Fuzz()

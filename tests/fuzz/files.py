@@ -1,4 +1,4 @@
-"""Write an input to a file, in memory if the system supports it."""
+"""Write the input of a fuzz target to a temporary file, in memory if /dev/shm exists."""
 
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ _MEMORY = Path("/dev/shm")  # noqa: S108 - `as_file` creates files with unpredic
 
 @contextmanager
 def as_file(data: bytes) -> Iterator[Path]:
-    """Write `data` to a file for the duration of the context."""
+    """Create a file that contains `data`, and delete the file at the end of the context."""
     with tempfile.NamedTemporaryFile(dir=_MEMORY if _MEMORY.is_dir() else None) as file:
         file.write(data)
         file.flush()

@@ -1,4 +1,4 @@
-"""Name the failures of fuzz targets, and reduce a failing input to the smallest input with the same failure."""
+"""Give each failure of a fuzz target a name, and remove the parts of an input that are not needed for its failure."""
 
 import hashlib
 import re
@@ -12,10 +12,11 @@ from types import ModuleType
 import gateway
 
 _MOST_TRIES = 400
+"""Maximum number of attempts to minimize an input."""
 _LONGEST = 10.0
-"""Maximum attempts and seconds for minimizing an input."""
+"""Maximum time for minimizing an input, in seconds."""
 _SLOW = 5.0
-"""Maximum CPU time of an execution in seconds. CPU time does not depend on the load of the machine."""
+"""Maximum CPU time for one input, in seconds. CPU time does not depend on the load of the machine."""
 _LARGE = 256 << 20
 _GATEWAY = str(Path(gateway.__file__).parent)
 
@@ -23,7 +24,7 @@ Check = Callable[[bytes], None]
 
 
 class GreedyError(AssertionError):
-    """The execution of an input took too much time or memory for the size of the input."""
+    """An input took too much CPU time or memory."""
 
 
 def failure(check: Check, data: bytes) -> Exception | None:
@@ -40,7 +41,7 @@ def failure(check: Check, data: bytes) -> Exception | None:
 
 
 def name_of(error: BaseException) -> str:
-    """Return a name for a defect: the error's type and first line, and the gateway's function that raised it."""
+    """Return a name for a defect: the error's type and first line, and the gateway's function that failed."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(_GATEWAY)]
     where = f" in {Path(frames[-1].filename).stem}.{frames[-1].name}" if frames else ""
     lines = str(error).strip().splitlines() or [""]
@@ -49,7 +50,7 @@ def name_of(error: BaseException) -> str:
 
 
 def file_name(name: str) -> str:
-    """Return the file name for the finding `name`."""
+    """Return the name of the file for an input whose failure has the name `name`."""
     words = re.sub(r"[^a-z]+", "-", name.lower())[:40].strip("-")
     return f"{words}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
@@ -58,7 +59,7 @@ def minimize(check: Check, data: bytes, name: str, unit: int, head: int) -> byte
     """Remove the parts of an input that are not needed for its failure (delta debugging).
 
     Args:
-        check: Function of the target that raises an error for `data`.
+        check: The target's function, which raises an error for `data`.
         data: The failing input.
         name: Name of the failure.
         unit: Number of bytes that are kept or removed together.
@@ -91,10 +92,11 @@ def check_input(target: ModuleType, data: bytes, folder: Path, seen: set[str]) -
     """Run one input. If it fails, minimize it, and write it to a directory with a description of the failure.
 
     Args:
-        target: One of `tests.fuzz.targets`.
+        target: A module of `tests.fuzz.targets`.
         data: The input.
-        folder: The directory for findings.
-        seen: The names of known failures, which are not written again. The function adds the name of a new failure.
+        folder: The directory for failing inputs.
+        seen: The names of the failures that were already written. An input with one of these failures is ignored. The
+            name of a new failure is added.
     """
     error = failure(target.check, data)
     if error is None or (named := name_of(error)) in seen:

@@ -1,8 +1,9 @@
-"""Run the same inputs in each run of CI: `python -m tests.fuzz.fixed TARGET FOLDER COUNT`.
+"""Run a fuzz target with the same inputs in each run of CI: `python -m tests.fuzz.fixed TARGET FOLDER COUNT`.
 
-The inputs do not depend on coverage or on the machine's speed. Without the measurement of coverage, an input takes 5
-to 20 times less time. Failing inputs are written to FOLDER. FOLDER also contains the current input, `current`, which
-stays there if the input crashes or stops the process.
+The inputs do not depend on code coverage or on the machine's speed. The program does not measure code coverage, so
+each input takes 5 to 20 times less time than in `tests.fuzz.child`. The program writes failing inputs to FOLDER. The
+program also writes each input to the file FOLDER/current before the input runs. If an input crashes or stops the
+process, this file remains.
 """
 
 import faulthandler
@@ -30,7 +31,7 @@ def inputs(target: ModuleType, corpus: Sequence[bytes]) -> Iterator[bytes]:
     """Yield every input of the corpus, and then an endless sequence of mutations of these inputs.
 
     Args:
-        target: One of `tests.fuzz.targets`.
+        target: A module of `tests.fuzz.targets`.
         corpus: The saved inputs of the target, in a fixed order.
     """
     yield from corpus
@@ -47,7 +48,7 @@ def inputs(target: ModuleType, corpus: Sequence[bytes]) -> Iterator[bytes]:
 
 
 def _mutated(data: bytes, rng: random.Random, words: Sequence[bytes], other: bytes) -> bytes:
-    """Return `data` with one part removed, repeated, or replaced by a word, random bytes, or a part of `other`."""
+    """Return `data` with one random change. The change can insert one of `words` or the end of `other`."""
     start, stop = sorted((rng.randrange(len(data) + 1), rng.randrange(len(data) + 1)))
     near = min(stop, start + rng.randrange(9))
     match rng.randrange(6):
@@ -66,10 +67,10 @@ def _mutated(data: bytes, rng: random.Random, words: Sequence[bytes], other: byt
 
 
 def run(target: ModuleType, corpus: Sequence[bytes], folder: Path, count: int) -> None:
-    """Run inputs of a target, and write the failing inputs to a directory.
+    """Run a fuzz target with a number of inputs, and write the failing inputs to a directory.
 
     Args:
-        target: One of `tests.fuzz.targets`.
+        target: A module of `tests.fuzz.targets`.
         corpus: The saved inputs of the target, in a fixed order.
         folder: The directory for failing inputs and for the current input.
         count: The number of inputs.
@@ -87,7 +88,6 @@ def run(target: ModuleType, corpus: Sequence[bytes], folder: Path, count: int) -
 
 
 def main() -> None:
-    """Run the command line."""
     name, folder, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     faulthandler.enable()

@@ -1,4 +1,4 @@
-"""Probe a server that responds with a fuzzer's input."""
+"""Runs the probes of backends with a simulated server, which responds with the fuzzer's input."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,8 @@ from gateway.relay.event_loop import RelayEventLoop
 _TARGET = HostPort("server", 1)
 _PATIENCE = 30
 Answer = Callable[[bytes], tuple[bytes, bool]]
-"""Function of a server: takes the received bytes; returns the response, and whether to close after the response."""
+"""The type of functions that simulate a server. The argument is the received data. The result is the response, and
+whether the server closes the connection after the response."""
 
 
 class _Near:
@@ -34,7 +35,7 @@ class _Near:
 
 
 def probe(backend: Backend, answer: Answer, times: int = 1) -> list[ProbeResult | UnusableTargetError]:
-    """Probe a server `times` times; return the result of each probe.
+    """Run `times` probes of the simulated server. Return the result of each probe.
 
     Raises:
         Exception: A probe raised an error other than `UnusableTargetError`.

@@ -1,4 +1,4 @@
-"""Fuzz each target in a separate process; see docs/testing.md."""
+"""Run each fuzz target in a separate process; see docs/testing.md."""
 
 import argparse
 import importlib
@@ -18,23 +18,23 @@ from tests.fuzz.native.run import run_in_ci
 
 TARGETS = ("ssh_receive", "config", "urls", "openvpn_file", "rpc", "smb", "known_hosts")
 _CI_RUNS = 4000
-"""The number of inputs of each target in CI."""
+"""Number of inputs that CI runs for each fuzz target."""
 _CI_SECONDS = 600
-"""The time limit of a target in CI, on a busy machine. An idle machine needs at most 30 seconds."""
+"""Time limit in seconds for a fuzz target in CI. A fuzz target needs at most 30 seconds if the machine is idle."""
 _CI_GUIDED = "known_hosts"
-"""The target whose corpus CI also runs under libFuzzer, to test `tests.fuzz.child`."""
+"""The fuzz target whose saved inputs CI also runs with libFuzzer, as a test of `tests.fuzz.child`."""
 _GRACE = 120
-"""Seconds from the time limit of a child process until the child process is killed."""
+"""A process that exceeds its time limit by this number of seconds is killed."""
 _PROGRESS = re.compile(r"#(\d+)\s+\w+\s+cov: (\d+) ft: (\d+) corp: (\d+)")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of fuzzing one target.
+    """The result of one fuzz target.
 
     Args:
         line: A summary to print.
-        found: The files of the inputs that fail.
+        found: The files with the failing inputs. If the process failed, also the log of the process.
     """
 
     line: str
@@ -53,7 +53,7 @@ def _run(module: str, arguments: list[str], log: Path, seconds: float) -> int:
 
 
 def run_fixed(name: str, folder: Path) -> Outcome:
-    """Run the fixed inputs of one target; write findings to `folder`."""
+    """Run a fuzz target with inputs that are the same in each run. Write failing inputs to `folder`."""
     folder.mkdir(parents=True)
     log, started = folder.with_suffix(".log"), time.monotonic()
     status = _run("fixed", [name, str(folder), str(_CI_RUNS)], log, _CI_SECONDS)
@@ -65,7 +65,7 @@ def run_fixed(name: str, folder: Path) -> Outcome:
 
 
 def fuzz(name: str, folder: Path, seconds: int, options: list[str]) -> Outcome:
-    """Fuzz one target for `seconds`; write new inputs and findings to `folder`."""
+    """Run libFuzzer with one fuzz target for `seconds` seconds. Write new and failing inputs to `folder`."""
     learned, found, log = folder / "corpus", folder / "findings", folder / "log"
     for each in (learned, found):
         each.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def fuzz(name: str, folder: Path, seconds: int, options: list[str]) -> Outcome:
 
 
 def distil(name: str, folder: Path) -> str:
-    """Replace the corpus in the repository with the smallest subset of the known inputs that has equal coverage."""
+    """Replace the saved inputs with a minimal set that covers the same code as all saved and new inputs."""
     with tempfile.TemporaryDirectory() as fresh, tempfile.TemporaryDirectory() as findings:
         inputs = [fresh, str(CORPUS / name), str(folder / "corpus")]
         log = folder / "log"
@@ -100,7 +100,7 @@ def distil(name: str, folder: Path) -> str:
 
 
 def replay(name: str, path: Path) -> int:
-    """Run one input, and print the description of the input and the failure."""
+    """Run one input. Print a description of the input, and whether the input fails."""
     target = importlib.import_module(f"tests.fuzz.targets.{name}")
     data = path.read_bytes()
     print(target.describe(data))
@@ -114,7 +114,7 @@ def replay(name: str, path: Path) -> int:
 
 
 def main() -> int:
-    """Run the command line; return 1 if there are findings."""
+    """Run the program. Return the exit status: 1 if an input failed, otherwise 0."""
     parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
     parser.add_argument("--target", action="append", choices=TARGETS, help="default: all, one after the other")
     parser.add_argument("--seconds", type=int, default=60, help="for each target (default: 60)")

@@ -1,4 +1,4 @@
-"""Defines fixtures: real servers on loopback, which all tests share, and the gateway as a separate process."""
+"""Defines fixtures for the integration tests: real servers on loopback, and the gateway as a separate process."""
 
 import gc
 import os
@@ -18,14 +18,15 @@ from tests.support.requirements import need, need_sshd
 from tests.support.servers import echoing, serving
 from tests.support.swarms import two_nodes
 
-# Start the services without the package rich, as in the image. If rich is installed, structlog imports it, and this
-# import takes a tenth of a service's start time.
+# Start the gateway without the Python package rich, as in the container image. If rich is installed, structlog
+# imports rich, and this import takes a tenth of the gateway's start time.
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[1] / "support" / "without_rich")
 
 _LONGEST_FIRST = (
     "test_reboot", "test_image", "test_nfs_hold", "test_vpn", "test_interop", "test_systemd",
-    # pytest-xdist assigns another module to each process that has at most two tests left. The next three modules are
-    # short, so that no long module waits behind one of the modules above that have only one test.
+    # As soon as a process has at most two tests left, pytest-xdist assigns the next module to this process. If one of
+    # these two tests is long, the next module starts late. The following three modules can start late, because they
+    # are short.
     "test_strict", "test_tls", "test_traces",
     "test_docker", "test_audit", "test_networks", "test_relay_contract", "test_outages", "test_revival",
     "test_docker_stable", "test_docker_engine", "test_nfs_mounts", "test_swarm_stable", "test_names",
@@ -34,14 +35,14 @@ _LONGEST_FIRST = (
     "test_nfs_volumes", "test_podman", "test_native_fuzzer", "test_nfs_detection", "test_abort_budget",
     "test_proxy", "test_check_logins", "test_patroni", "test_redis", "test_site",
 )  # fmt: skip
-"""The modules that start first: those that take more than 30 s, and three short ones.
+"""The test modules that start first: the modules that take more than 30 s, and three short modules.
 
-If a long module started last, the other test processes would be idle until its end.
+Long modules start first, so that all test processes finish at about the same time.
 """
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the longest modules first, and keep the order of tests inside each module."""
+    """Run the modules in `_LONGEST_FIRST` first. Keep the order of the tests inside each module."""
     rank = {name: at for at, name in enumerate(_LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
@@ -55,7 +56,7 @@ def _collect_garbage() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def server_folder() -> Iterator[Path]:
-    """Create a directory that the database servers' users can access; they cannot access pytest's directories."""
+    """Yield a directory that the database servers' users can access. Pytest's directories are private to its user."""
     with scratch() as folder:
         yield folder
 
@@ -70,7 +71,7 @@ def shared_bastion(server_folder: Path) -> Iterator[Bastion]:
 
 @pytest.fixture
 def bastion(tmp_path: Path) -> Iterator[Bastion]:
-    """An sshd that only one test uses; the test is allowed to break this server."""
+    """Yield an SSH server for one test only. The test is allowed to break the server."""
     need_sshd()
     server = Bastion(tmp_path / "bastion").start()
     yield server
@@ -110,7 +111,7 @@ def shared_nfs(server_folder: Path) -> Iterator[nfs.NfsServer]:
 
 @pytest.fixture
 def nfs_server(tmp_path: Path) -> Iterator[nfs.NfsServer]:
-    """An NFS server with a world-writable export. Only one test uses this server, and is allowed to break it."""
+    """Yield an NFS server with a world-writable export for one test only. The test is allowed to break the server."""
     need(nfs.available(), "root, and ganesha.nfsd (packages nfs-ganesha nfs-ganesha-vfs)")
     server = nfs.NfsServer(tmp_path / "nfs").start()
     server.export.chmod(0o777)
@@ -120,7 +121,7 @@ def nfs_server(tmp_path: Path) -> Iterator[nfs.NfsServer]:
 
 @pytest.fixture
 def small_export(tmp_path: Path) -> Iterator[Path]:
-    """A file system with a size of 2 MiB."""
+    """Yield the mount point of a small file system: ext4 with 4 MiB, or tmpfs with 2 MiB if ext4 is not available."""
     need(nfs.available(), "root, and ganesha.nfsd (packages nfs-ganesha nfs-ganesha-vfs)")
     folder = tmp_path / "small"
     image = tmp_path / "image"
@@ -151,7 +152,7 @@ def helms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, Engine]]:
-    """The engines of a swarm: a manager and a worker."""
+    """Yield the two engines of a swarm: the manager and the worker."""
     need_engine()
     with two_nodes(tmp_path_factory.mktemp("swarm")) as nodes:
         yield nodes

@@ -31,12 +31,13 @@ from tests.support.requirements import need
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 SERVER, ONE, OTHER, CONTROL = (f"192.0.2.{number}" for number in range(81, 85))
-"""Addresses for documentation (RFC 5737). MySQL does not count aborted logins from loopback addresses."""
+"""Addresses for documentation (RFC 5737). Loopback addresses are not suitable, because MySQL does not count aborted
+logins from them."""
 LIMIT = 20
 AUTH_SWITCH, ERROR = 0xFE, 0xFF
 """The first bytes of an AuthSwitchRequest and of an ERR_Packet (MySQL's client/server protocol)."""
 ABORTS = 30
-"""Number of clients that abort their login over each path; more than the server tolerates."""
+"""Number of clients that abort their login over each path. At `LIMIT`, the server blocks the address."""
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +52,13 @@ def started(server_folder: Path) -> Iterator[MariaDB]:
 
 @pytest.fixture
 def server(started: MariaDB) -> MariaDB:
-    """The server, after a reset of its counts of aborted logins."""
+    """Reset the MariaDB server's counts of aborted logins, and return the server."""
     started.execute("FLUSH HOSTS")
     return started
 
 
 def tunnels(a: str, b: str) -> str:
-    """Return two tunnels whose connections have the source addresses `a` and `b`."""
+    """Return the configuration of two tunnels. Their connections have the source addresses `a` and `b`."""
     return "\n".join(
         f"          {name}: {{kind: command, mode: stdio,"
         f' command: [socat, -t, 3600, STDIO, "TCP:{{host}}:{{port}},bind={source}"]}}'
@@ -74,7 +75,7 @@ def log_in_from(server: MariaDB, source: str) -> None:
 
 
 def test_the_server_blocks_an_address_after_too_many_aborted_logins(server: MariaDB) -> None:
-    """Without this behavior of the server, the other tests could not fail."""
+    """The other tests are useful only if the server blocks addresses."""
     with pytest.raises(pymysql.err.OperationalError) as raised:
         for _ in range(2 * LIMIT):
             with socket.create_connection((SERVER, server.port), 20, (CONTROL, 0)) as client:
@@ -85,7 +86,10 @@ def test_the_server_blocks_an_address_after_too_many_aborted_logins(server: Mari
 
 @pytest.mark.parametrize("b", [OTHER, ONE], ids=["two addresses", "one address"])
 def test_clients_that_abort_over_two_paths_block_no_address(gateway: Gateway, server: MariaDB, b: str) -> None:
-    """The check of `other` often logs in over b. These logins must not reset the gateway's count for tunnel a."""
+    """The check of the backend `other` logs in through tunnel `b` every 300 ms.
+
+    These logins must not reset the gateway's count of aborted logins for tunnel `a`.
+    """
     app, batch = free_port(), free_port()
     target = f'targets: ["{SERVER}:{server.port}"]'
     rare = database_check(server, gateway.folder, "interval: 60s, fast_interval: 300ms")
@@ -117,7 +121,10 @@ def test_clients_that_abort_over_two_paths_block_no_address(gateway: Gateway, se
 def test_clients_that_abort_at_the_same_time_do_not_block_the_gateway(
     gateway: Gateway, bastion: Bastion, server: MariaDB, via: str
 ) -> None:
-    """The native engine accepts clients for its share of the handshake budget; Python code accepts the others."""
+    """The native engine accepts some of these clients, and Python code accepts the others.
+
+    Both kinds of clients use the same handshake budget.
+    """
     listen = free_port()
     check = database_check(server, gateway.folder, "interval: 60s, fast_interval: 300ms")
     gateway.write(f"""
@@ -142,7 +149,7 @@ def test_clients_that_abort_at_the_same_time_do_not_block_the_gateway(
 
     if is_built():
         gateway.wait(accepts)
-    for _ in range(2 * LIMIT):  # the native engine accepts these clients; their logins use no handshake budget
+    for _ in range(2 * LIMIT):  # successful logins do not reduce the handshake budget
         assert query_mysql(server, listen) >= 3
     assert not is_built() or engine_accepts(gateway.pid, listen)
     together = threading.Barrier(3 * LIMIT)
@@ -161,7 +168,10 @@ def test_clients_that_abort_at_the_same_time_do_not_block_the_gateway(
 
 
 def test_denied_logins_do_not_hide_aborted_ones(gateway: Gateway, server: MariaDB) -> None:
-    """A denied login with two responses (AuthSwitchRequest, ERR_Packet) does not reset the server's abort count."""
+    """A denied login does not reset the server's count of aborted logins, and must not reset the gateway's count.
+
+    The server sends two responses to this denied login. The gateway must not conclude that the client has logged in.
+    """
     listen = free_port()
     check = database_check(server, gateway.folder, "interval: 60s, fast_interval: 300ms")
     gateway.write(f"""
@@ -174,26 +184,31 @@ def test_denied_logins_do_not_hide_aborted_ones(gateway: Gateway, server: MariaD
             with connect(listen) as client:
                 client.settimeout(30)
                 assert client.recv(100)
-        time.sleep(2.2)  # a client's login never resets the count of the last 2 s
+        # Even a successful login does not reset the gateway's count of aborted logins in the last 2 s. The test
+        # waits, so that a wrong reset has an effect.
+        time.sleep(2.2)
         with connect(listen) as client:
             client.settimeout(30)
             end = MysqlEnd(client)
             end.receive()
             assert end.ask(_login_with_another_plugin(server.user))[0] == AUTH_SWITCH
-            assert end.ask(bytes(20))[0] == ERROR  # a wrong response to the challenge
+            assert end.ask(bytes(20))[0] == ERROR  # these 20 bytes are a wrong password hash
     assert query_mysql(server, listen) >= 3
     assert gateway.state("app") == ("up", None)
 
 
 def _login_with_another_plugin(user: str) -> bytes:
-    """Return a HandshakeResponse41 for a plugin that the server does not use for the user."""
+    """Return a HandshakeResponse41 with an authentication plugin that the server does not have."""
     capabilities = CLIENT.LONG_PASSWORD | CLIENT.PROTOCOL_41 | CLIENT.SECURE_CONNECTION | CLIENT.PLUGIN_AUTH
     fixed = struct.pack("<IIB23x", capabilities, 1 << 24, 45)
     return fixed + user.encode() + b"\0\0" + b"no_such_plugin\0"
 
 
 def test_the_checks_of_all_backends_together_do_not_block_an_address(gateway: Gateway, server: MariaDB) -> None:
-    """The server is frozen while the checks of five backends log in over two paths with one address."""
+    """The server process is stopped while the checks of five backends try to log in.
+
+    The checks use two tunnels, but all their connections have the same source address.
+    """
     target = f'targets: ["{SERVER}:{server.port}"]'
     check = database_check(server, gateway.folder, "interval: 200ms, fast_interval: 200ms, timeout: 300ms")
     names = [f"shop-{number}" for number in range(5)]

@@ -40,10 +40,7 @@ pytestmark = pytest.mark.integration
 
 
 def start_accepting(gateway: Gateway, port: int) -> int:
-    """Connect clients until the native engine accepts them; return the number of these clients.
-
-    This takes more clients if the tunnel opens another SSH connection meanwhile.
-    """
+    """Connect clients, one after another, until the native engine listens on `port`; return the number of clients."""
     count = 0
 
     def accepts() -> bool:
@@ -58,9 +55,9 @@ def start_accepting(gateway: Gateway, port: int) -> int:
 
 
 def use(gateway: Gateway, name: str, port: int, first: int) -> None:
-    """Connect `first` clients that only echo, and then clients that are refused, half-close, or reset.
+    """Connect `first` clients, one after another. Then test refused, half-closed and reset connections.
 
-    The backend admits at most six clients at a time, from 127.0.0.0/30.
+    The backend must refuse addresses outside 127.0.0.0/30, and more than six clients at the same time.
     """
 
     def connections() -> dict[str, Any]:
@@ -91,7 +88,10 @@ def use(gateway: Gateway, name: str, port: int, first: int) -> None:
 
 
 def metrics_of(gateway: Gateway, name: str) -> list[str]:
-    """Return the metrics about the clients of a backend, without durations."""
+    """Return the metrics about the clients of a backend, except sums and buckets of durations.
+
+    Replace the backend's name by `*`, so that a test can compare two backends.
+    """
     lines = gateway.http.get("/metrics")[1].splitlines()
     about = re.compile(rf'gateway_(connections?|bytes|response\w*|resets?\w*)_.*backend="{name}"')
     return [
@@ -221,7 +221,7 @@ def test_a_query_is_cancelled_over_connections_that_the_engine_accepts(
 
 
 class Uplink:
-    """The uplink of a link that stays open."""
+    """Stands in for an uplink. Its link always stays open."""
 
     def __init__(self, link: Any) -> None:
         self.tunnel_name: str | None = "bastion"
@@ -277,7 +277,8 @@ async def test_the_clients_of_a_silent_connection_use_another_one(bastion: Basti
             await use_one()
         stopped = bastion.sessions()[0]
         bastion.kill_session(stopped, signal.SIGSTOP)
-        await asyncio.gather(use_one(), use_one())  # one of the two clients first uses the stopped SSH connection
+        # The gateway distributes the two clients over both SSH connections, one of which is stopped.
+        await asyncio.gather(use_one(), use_one())
         bastion.kill_session(stopped, signal.SIGCONT)
         assert (forward.waiting, dict(forward.rejected), dict(forward.resets)) == (0, {}, {})
         serving_clients.cancel()

@@ -1,4 +1,4 @@
-"""Runs `gateway audit` on a real engine: it reports each hazard, and the printed commands remove the hazard."""
+"""Tests on a real engine that `gateway audit` reports each hazard, and prints commands that remove the hazard."""
 
 import ctypes
 import json
@@ -82,7 +82,9 @@ def found(engine: Engine, *options: str) -> dict[tuple[str, str], dict[str, Any]
 
 
 def run_fix(engine: Engine, fix: str, folder: Path, *wrapper: str) -> subprocess.CompletedProcess[str]:
-    """Run the printed commands in a shell, including those that are comments because a user must check them first.
+    """Run the commands of a fix in a shell.
+
+    A fix contains some commands as comments, so that a user checks them first. Run these commands, too.
 
     Args:
         engine: The engine.
@@ -236,7 +238,7 @@ HAZARDS: Mapping[str, Callable[[Engine, Path], tuple[str, str]]] = {
 }  # fmt: skip
 KEPT = {"layer_database": "/var/lib/mysql/ibdata1", "anonymous_volume": "/data/file", "removed": "/data/file",
         "memory": "/data/file", "memory_volume": "/data/file"}  # fmt: skip
-"""The path of a file for each hazard; the fix must not change the content of this file."""
+"""Maps some hazards to the path of a file. The fix of the hazard must not change the content of this file."""
 
 
 def wait(condition: Callable[[], bool], timeout: float = 20.0) -> None:
@@ -258,10 +260,10 @@ def test_a_hazard_is_found_and_its_commands_fix_it(engine: Engine, host: Path, t
     owned = [owners(engine, subject, each) for each in kept]
     paste(engine, finding["fix"], tmp_path)
     after = found(engine)
-    if rule == "single-file":  # the container still mounts a single file, but now sees its new content
+    if rule == "single-file":  # after the fix, the container still mounts the file, but reads the new content
         assert (finding["severity"], after[rule, subject]["severity"]) == ("medium", "low")
         assert engine.docker("exec", subject, "cat", "/app.conf").stdout == "new\n"
-    elif hazard == "shared_memory":  # the fix saves the files, but the program must then use another directory
+    elif hazard == "shared_memory":  # the fix only saves the files in an archive
         assert (tmp_path / "shm-shm.tar").stat().st_size > 0
     else:
         assert (rule, subject) not in after, after[rule, subject]
@@ -429,9 +431,9 @@ nsenter --mount=/proc/{pid}/ns/mnt sh -c 'mount -t tmpfs share "$1" && cp {folde
 
 @pytest.fixture
 def share(engine: Engine, tmp_path: Path) -> Iterator[Path]:
-    """Start a Samba server whose share the user `root` can read.
+    """Start a Samba server with the user `root`, and yield a directory.
 
-    Yields a directory with a copy of /etc, and a stand-in for mount.cifs.
+    The directory contains a copy of /etc, a stand-in for mount.cifs, and a file with the port of the server.
     """
     need(find("smbd") is not None and find("smbclient") is not None, "smbd and smbclient (packages samba smbclient)")
     server = Samba(tmp_path / "samba")
@@ -485,7 +487,7 @@ def test_shares_with_a_password_are_mounted_by_the_host(engine: Engine, share: P
 
 @pytest.fixture
 def hung(host: Path) -> Iterator[Path]:
-    """A mounted FUSE file system that has no server; every system call on its directory blocks."""
+    """Mount a FUSE file system that no process serves. Each program that reads this file system hangs."""
     need(Path("/dev/fuse").exists(), "/dev/fuse")
     point = host / "hung"
     point.mkdir()

@@ -217,7 +217,7 @@ def test_refusals_are_counted_and_write_few_lines(gateway: Gateway, log: Path, e
     found = lines(log, "refused", source="127.0.0.1")
     assert sum(each["count"] for each in found) == 50
     assert len(found) <= took + 2
-    assert found[0]["count"] == 1  # the log records the first refusal without delay
+    assert found[0]["count"] == 1  # the log records the first refusal immediately, in its own line
     assert {(each["backend"], each["reason"], each["consumer"]) for each in found} == {
         ("narrow", "not_allowed", None)
     }
@@ -270,7 +270,7 @@ def test_after_a_full_disk_the_log_records_how_many_events_are_missing(
             while file.write(bytes(4096)):
                 pass
         sent = 0
-        # The writes fill the file system, so the last line of the log is incomplete.
+        # Connect clients until the last line of the log is incomplete, because the file system is full.
         while log.read_bytes().endswith(b"\n") or dropped(gateway) < 10:
             exchange(listen, 5)
             sent += 5
@@ -278,7 +278,7 @@ def test_after_a_full_disk_the_log_records_how_many_events_are_missing(
         wait_for(gateway, log, "dropped", reason="queue_full")
         exchange(listen)
         gateway.wait(lambda: all_accounted(log, sent + 1))
-        # The response of /metrics can be older than the log.
+        # Wait, because /metrics can report an older count than the log.
         gateway.wait(lambda: sum(each["count"] for each in lines(log, "dropped")) == dropped(gateway))
         gateway.wait(lambda: "writing to the audit log works again" in gateway.log)
         gateway.stop()
@@ -288,7 +288,7 @@ def test_after_a_full_disk_the_log_records_how_many_events_are_missing(
 
 
 def all_accounted(log: Path, connections: int) -> bool:
-    """Check that the log contains a record of each connection, or counts the record as missing."""
+    """Return whether the number of connection records plus the number of dropped records is `connections`."""
     missing = sum(int(each["count"]) for each in lines(log, "dropped"))
     return len(lines(log, "connection")) + missing == connections
 

@@ -43,7 +43,7 @@ class Permissive:
 
     @contextlib.contextmanager
     def settings(self, rendered: str) -> Iterator[None]:
-        """Append the rendered lines to sshd_config, and remove them when the block ends."""
+        """Within the `with` block, add the settings in the rendered comments to sshd_config."""
         config = self.bastion.folder / "sshd_config"
         before = config.read_text()
         lines = [line.removeprefix("#   ") for line in rendered.splitlines() if line.startswith("#   ")]
@@ -143,7 +143,7 @@ def test_the_rendered_settings_forbid_listeners_on_unix_sockets(server: Permissi
     names = itertools.count()
 
     def wanted() -> tuple[str, str]:
-        """Return options for a listener on a new path, because sshd cannot bind an existing socket file."""
+        """Return the ssh options for a listener on a new unix socket. sshd cannot bind an existing socket file."""
         return "-R", f"{server.bastion.folder}/agent/{next(names)}:127.0.0.1:{echo_port}"
 
     rendered = server.rendered(f"127.0.0.1:{echo_port}", user=server.plain_user)

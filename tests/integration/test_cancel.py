@@ -185,7 +185,8 @@ def test_a_query_is_cancelled_at_the_limit_and_after_new_clients_have_moved(
             gateway.wait(lambda: gateway.backend("reports")["connections"]["active"] == 1)
         assert gateway.backend("reports")["connections"]["rejected"] == refused
         assert gateway.backend("reports")["connections"]["total"] == 3
-        for targets in ([one, other], [one]):  # new clients move to `one`; then the session's target is removed
+        # `session` uses the server `other`. First, only new clients use `one`. Then a reload removes `other`.
+        for targets in ([one, other], [one]):
             write(gateway, shared_bastion, path, targets, port)
             assert gateway.command("reload").returncode == 0
             gateway.wait(lambda: served_by(one, port) == one.port)
@@ -302,12 +303,12 @@ def test_an_unencrypted_request_cancels_an_encrypted_session_at_the_limit(
         assert set(gateway.backend("reports")["connections"]["rejected"]) == {"max_connections"}
         plain(query.session)
         query.wait_cancelled()
-    # If the gateway itself requested TLS from the server, the server would log this error.
+    # The gateway must not request TLS for this cancel request. Otherwise, the server logs this error.
     assert "could not accept SSL connection" not in log.read_text()[before:]
 
 
 def recording(port: int, keys: list[bytes]) -> Behavior:
-    """Forward each connection to `port`, and record the key of its cancel request."""
+    """Return a server that forwards each connection to `port`, and appends the session's cancel key to `keys`."""
 
     def carry(client: socket.socket) -> None:
         login = PostgresCancelKeyTap()
@@ -387,7 +388,7 @@ async def reached(path: str, bastion: Bastion) -> Any:
 
 
 class Endless(PostgresCancelKeyTap):
-    """A tap that never finishes."""
+    """A tap whose attribute `finished` is always false."""
 
     finished = property(lambda _: False, lambda *_: None)
 
@@ -431,5 +432,5 @@ async def test_the_tap_is_dropped_after_the_login(
         watched = Histogram()
         async with joined(link, server, watched, Endless()) as (session, relay):
             assert relay._tap is not None
-            while watched.count == 0:  # the relay also has a tap that measures response times
+            while watched.count == 0:  # the relay measures response times even while it has a tap
                 await asyncio.sleep(0.02)

@@ -64,7 +64,7 @@ def test_every_object_matches_the_schemas_of_kubernetes(version: str) -> None:
     for case in CASES:
         for each in objects((GOLDEN / f"{case}.yaml").read_text()):
             if each["apiVersion"].startswith("monitoring.coreos.com"):
-                continue  # the Kubernetes schemas do not contain this operator's objects
+                continue  # the schemas do not contain the objects of the Prometheus operator
             kubernetes_validate.validate(each, version, strict=True)
             seen += 1
     assert seen > 30
@@ -72,7 +72,7 @@ def test_every_object_matches_the_schemas_of_kubernetes(version: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_pods_meet_the_restricted_profile(case: str) -> None:
-    """Check pods against the restricted profile; each mode of the chart has its own exceptions.
+    """Check pods against the restricted profile of Kubernetes, with exceptions for DaemonSets and VPNs.
 
     See https://kubernetes.io/docs/concepts/security/pod-security-standards/.
     """
@@ -157,7 +157,7 @@ def test_valid_values_are_accepted(helms: dict[str, Path], case: str) -> None:
 
 
 REQUIRED = {"nfs": {"export": "/x"}, "smb": {"share": "x"}}
-"""The keys that a kind requires in addition to `targets`."""
+"""For some backend kinds, the keys that the configuration requires in addition to `targets`."""
 
 
 @pytest.mark.parametrize(
@@ -359,7 +359,6 @@ def test_an_ops_port_with_a_service_appears_once(helms: dict[str, Path]) -> None
 
 
 def test_two_gateways_of_one_release_have_different_names(helms: dict[str, Path], tmp_path: Path) -> None:
-    """Operators can install several releases, for example one for databases, one for NFS and one for a VPN."""
     umbrella = tmp_path / "umbrella"
     umbrella.mkdir()
     version = yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]

@@ -348,7 +348,10 @@ async def test_a_postgres_that_asks_for_no_password_is_unauthenticated(
 
 @contextlib.contextmanager
 def in_between(server: postgres.Postgres, authority: certificates.Issued) -> Iterator[int]:
-    """Run a TLS relay between client and server, with another certificate; yield the port of the relay."""
+    """Run a relay that decrypts the TLS traffic of PostgreSQL clients; yield its port.
+
+    Towards the clients, the relay uses the certificate of `authority`. It connects to the server without TLS.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority.certificate, authority.key)
 
@@ -381,7 +384,7 @@ async def test_a_server_in_between_cannot_relay_a_postgres_login(
         result = await probe(postgres_backend(shared_postgres, tls=HealthCheckTlsOptions("require")), port)
         assert (result.state, result.reason) == (HealthState.DEGRADED, FailureReason.AUTH), result.detail
         assert "set check.tls.mode: verify" in result.detail
-        # This relay now behaves like a pooler, which has a valid certificate but no channel binding.
+        # If the relay has a valid certificate, the check logs in, because the relay can be a connection pooler.
         verified = postgres_backend(
             shared_postgres, tls=HealthCheckTlsOptions("verify", authority.ca, certificates.NAME)
         )
@@ -435,9 +438,9 @@ async def test_scram_iterations_of_a_server_delay_neither_the_event_loop_nor_the
         again = await probe(backend, port, timeout=1)
         assert (again.state, again.reason) == (HealthState.DOWN, FailureReason.PROTOCOL), again.detail
         assert "SCRAM iterations" in again.detail
-        assert computing() == 1  # the second check started no second SCRAM computation
+        assert computing() == 1  # the second probe did not start another SCRAM computation
     beating.cancel()
     assert longest < result.duration  # the SCRAM computation did not block the event loop
     async with asyncio.timeout(120):
-        while computing():  # the SCRAM computation stops when its connection closes
+        while computing():  # wait, because libpq cannot interrupt the SCRAM computation
             await asyncio.sleep(0.05)

@@ -88,7 +88,7 @@ class Rig:
         return [group for group in found if members(group)]
 
     def exposed(self, groups: list[int]) -> tuple[str, str]:
-        """Return the environment of the processes of some groups, and the arguments of all processes of this host."""
+        """Return the environment of all processes in `groups`, and the arguments of all processes on this host."""
         environment, arguments = "", ""
         for process in [each for group in groups for each in members(group)]:
             with contextlib.suppress(OSError):
@@ -136,7 +136,8 @@ def test_a_program_that_hangs_is_replaced(rig: Rig) -> None:
         held.sendall(b"more")
         rig.gateway.wait(rig.is_served)
         assert is_reset(held)
-    rig.signal(signal.SIGCONT)  # a process without a connection is killed only after a minute
+    # Continue the stopped process, because the gateway can wait a minute until it kills the process.
+    rig.signal(signal.SIGCONT)
     rig.gateway.wait(lambda: not members(hung))
     rig.gateway.wait_up("a")
 
@@ -225,7 +226,7 @@ def test_a_listener_of_another_user_is_refused(gateway: Gateway, echo_port: int)
 
 @pytest.fixture(scope="module")
 def tls_echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
-    """A TLS server that echoes. Yields its port and the CA."""
+    """Run a TLS server that echoes data; yield its port, and the path of the CA certificate."""
     folder = tmp_path_factory.mktemp("tls") / "certificates"
     certificate, key = Authority(folder).issue("127.0.0.1", server=True, host="127.0.0.1")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -285,7 +286,7 @@ def test_half_closed_connections_through_each_program_keep_every_byte(
             while len(received) < len(UPLOAD) and (data := client.recv(65536)):
                 received += data
             assert received == UPLOAD, name
-            if name != "openssl":  # openssl does not forward the end of its input
+            if name != "openssl":  # `openssl s_client` does not half-close the connection
                 assert client.recv(1) == b"", name
             sender.join(10)
     assert gateway.tunnel("socat")["processes"] >= 0

@@ -567,12 +567,12 @@ def test_a_service_manager_that_does_not_read_does_not_stop_traffic(gateway: Gat
             assert gateway.http.get("/livez") == (200, "alive\n")
             longest = max(longest, time.monotonic() - asked)
             time.sleep(0.05)
-        assert longest < 5  # a blocking send would never return
+        assert longest < 5  # sending to the service manager must not block the gateway
         assert gateway.command("reload").returncode == 0
-        # When the service manager reads again, it receives the messages that the gateway could not send.
+        # The gateway sends `READY=1` again if the queue was full after the reload.
         manager.settimeout(10)
         ready = 0
-        while ready < 2:  # the start and the reload send one message each
+        while ready < 2:  # one message after the start, and one after the reload
             ready += manager.recv(1000) == b"READY=1"
         last = b""
         gateway.process.send(signal.SIGHUP)  # type: ignore[union-attr]
@@ -621,7 +621,7 @@ def test_the_demo_ends_with_ctrl_c(server_folder: Path) -> None:
     repository = str(Path(__file__).parents[2])
     place = server_folder / "demo"
     place.mkdir()
-    place.chmod(0o1777)  # use the mode of /tmp, because the servers run as other users
+    place.chmod(0o1777)  # the demo's servers run as other users, and must be able to write here
     with subprocess.Popen(
         [sys.executable, "-u", "-m", "gateway", "demo"],
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Tests that the relay contract detects faults: a correct relay passes, and each variant with one fault fails."""
+"""Tests that the relay contract (tests/support/relay_contract.py) accepts a correct relay, and detects each fault."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ _CHUNK = 65536
 
 
 class SimpleRelay:
-    """A relay that consists of two tasks; see `gateway.contracts.relay.Relay`.
+    """A relay with one task for each direction; see `gateway.contracts.relay.Relay`.
 
     Args:
         client: The accepted socket of the client.
@@ -60,7 +60,7 @@ class SimpleRelay:
         self._end(close_reason)
 
     async def clear(self) -> None:
-        """Release all resources, even if the fault occurred before."""
+        """Release all resources, including those that the fault has left open."""
         jobs = [*self._pumps, self._job]
         for job in jobs:
             job.cancel()
@@ -143,7 +143,7 @@ class SimpleRelay:
 
 
 class SimpleLink:
-    """The part of `gateway.contracts.link.Link` that the contract's tests need."""
+    """Implements the part of `gateway.contracts.link.Link` that the relay contract uses."""
 
     def __init__(self, fault: str) -> None:
         self._fault = fault
@@ -167,7 +167,7 @@ class Simple(Straight):
         fault: The name of the fault that each relay has.
     """
 
-    # The simple relay stops when one end closes, so a client can lose a part of the response.
+    # If the backend resets its connection, `SimpleRelay` resets the client, which can lose a part of the response.
     keeps_response = False
 
     def __init__(self, fault: str) -> None:

@@ -53,17 +53,17 @@ def test_a_labeled_container_reaches_backends_by_name_also_after_disconnects_and
     assert set(site.engine.aliases("web", "apps")) == {"www", "gw-owner-site-a"}
     assert set(site.engine.aliases("gateway", "apps")) >= {"orders", "media"}
     site.wait(lambda: site.attachment("web") == ("attached", None))
-    # The gateway attaches a container after it is recreated with another ID.
+    # The gateway also attaches a new container with the same name.
     site.engine.docker("rm", "-f", "web")
     site.engine.run("web", *OPT_IN)
     site.reaches("web")
-    # If another client of the engine detaches the container, the gateway attaches it again.
+    # If a user detaches the container, the gateway attaches it again.
     site.engine.docker("network", "disconnect", "apps", "web")
     site.reaches("web")
     # The gateway serves the container after the container restarts.
     site.engine.docker("restart", "-t", "0", "web")
     site.reaches("web")
-    # If the gateway's container is detached, the gateway attaches it again, with the same aliases.
+    # If a user detaches the gateway's own container, the gateway attaches it again, with the same aliases.
     site.engine.docker("network", "disconnect", "apps", "gateway")
     site.reaches("web")
     network = json.loads(site.engine.docker("network", "inspect", "apps").stdout)[0]
@@ -71,7 +71,7 @@ def test_a_labeled_container_reaches_backends_by_name_also_after_disconnects_and
     assert network["IPAM"]["Config"][0]["Subnet"] == "10.201.0.0/22"
     writes = site.get("/api/v1/status")["docker"]["writes"]
     time.sleep(2)
-    # The reconciler changes nothing in Docker if no change is necessary.
+    # The gateway changes nothing in Docker if no change is necessary.
     assert site.get("/api/v1/status")["docker"]["writes"] == writes
 
 
@@ -122,7 +122,7 @@ def test_every_blocked_attachment_has_a_reason(site: Site) -> None:
     engine.run("conflict", *OPT_IN, "--label", "gateway.network=apps", "--label", "gateway.aliases=orders")
     engine.run("overlaid", *OPT_IN, "--label", "gateway.network=wide")
     engine.run("lost", *OPT_IN, "--label", "gateway.network=gone")
-    site.wait(lambda: engine.attached("gateway", "tiny"))  # the gateway has the network's last free address
+    site.wait(lambda: engine.attached("gateway", "tiny"))  # the gateway uses the last free address of this network
     engine.run("full")
     expected = {
         "host-net": "host_network",
@@ -150,7 +150,7 @@ def test_only_containers_with_a_label_for_the_backend_are_admitted(site: Site) -
     site.engine.run("wrong", *OPT_IN, "--label", "gateway.backends=media")
     site.engine.run("guest")
     site.engine.docker("network", "connect", "apps", "guest")
-    # The gateway identifies a container before it refuses the first connection of this container.
+    # Wait until the gateway has identified all containers. Only then connect from `wrong` and `guest`.
     site.reaches("good")
     site.wait(lambda: site.engine.attached("wrong", "apps"))
     site.wait(lambda: {"good", "wrong", "guest"} <= site.get("/api/v1/consumers")["consumers"].keys())
@@ -188,7 +188,7 @@ def build(engine: Engine, folder: Path, image: str, labels: dict[str, str]) -> N
 
 
 def test_labels_of_an_image_admit_no_container(site: Site, tmp_path: Path) -> None:
-    """The gateway ignores the labels of images: only labels of the container attach it or assign it to a project."""
+    """The gateway must ignore labels that a container inherits from its image."""
     ours = {"gateway.enable": "true", "gateway.backends": "orders"}
     shop = {"com.docker.compose.project": "shop", "com.docker.compose.service": "web"}
     build(site.engine, tmp_path / "image", "self-serving", {**ours, **shop, "com.docker.compose.config-hash": "1"})
@@ -196,7 +196,7 @@ def test_labels_of_an_image_admit_no_container(site: Site, tmp_path: Path) -> No
         backend=", allow: {label: gateway.backends}",
         docker="grants: [{project: shop, service: web, backends: [orders], aliases: [shop]}]",
     )
-    # The operator sets the same labels as in image `self-serving` on a container of another image.
+    # The user sets the same labels on this container. They do not come from its image.
     site.engine.run("good", *(f"--label={key}={text}" for key, text in ours.items()))
     compose = tmp_path / "compose.yaml"
     compose.write_text(
@@ -211,7 +211,8 @@ def test_labels_of_an_image_admit_no_container(site: Site, tmp_path: Path) -> No
     site.engine.run("guest", image="self-serving")
     site.engine.docker("network", "connect", "apps", "guest")
     site.reaches("good")
-    site.reaches("shop-web-1")  # Compose also sets the project label on the container, so the label is valid
+    # Compose sets the project label on the container itself, so the gateway does not ignore this label.
+    site.reaches("shop-web-1")
     assert "shop" in site.engine.aliases("shop-web-1", "apps")
     assert not site.engine.attached("thief", "apps")
     assert site.says("guest", within=10) == ""
@@ -266,7 +267,7 @@ def test_an_alias_is_shared_within_one_project_only_and_address_spoofing_is_repo
     site.wait(lambda: [each.split(" can spoof")[0] for each in spoofing()] == ["network apps: able"])
     audited = command("audit", "-c", str(site.folder / "gateway.yaml"))
     assert "warning: network apps: able can spoof another container's address (NET_RAW" in audited.stdout
-    # `gateway audit` reports containers that mount the engine's socket, except the gateway, which needs the socket.
+    # `gateway audit` reports each container that mounts the engine's socket, except the gateway's own container.
     site.engine.run("root", "-v", f"{site.engine.folder}:/engine")
     audited = command("audit", "-c", str(site.folder / "gateway.yaml"), "-o", "json")
     with_socket = [each for each in json.loads(audited.stdout)["findings"] if each["rule"] == "engine-socket"]
@@ -299,7 +300,7 @@ def test_without_events_containers_are_found_within_35_seconds(site: Site, tmp_p
         site.start(host=f"unix://{tmp_path}/proxy.sock", docker="resync: 5s")
         time.sleep(1)
         site.engine.run("web", *OPT_IN)
-        site.reaches("web", timeout=20)  # `resync` is much shorter than its default
+        site.reaches("web", timeout=20)  # without events, the gateway lists the containers about every 5 s
 
 
 def test_plan_shows_the_actions_and_apply_executes_them_once(site: Site) -> None:
@@ -457,7 +458,8 @@ def test_a_gateway_takes_and_keeps_the_next_address_if_another_container_has_its
     site.start()
     first = address(engine, "gateway")
     engine.docker("rm", "-f", "gateway")
-    engine.run("intruder", "--network", "apps", "--ip", first)  # the engine assigns this address only on request
+    # Request the address with `--ip`, because the engine does not assign this address automatically.
+    engine.run("intruder", "--network", "apps", "--ip", first)
     engine.run_gateway("gateway", site.folder, "--network", "far")
     site.wait(lambda: site.attachment("gateway") == ("attached", None))
     second = address(engine, "gateway")

@@ -1,4 +1,4 @@
-"""Tests the gateway with a real Docker engine: restarts, the allowlist for the socket, and the TCP listener."""
+"""Tests the gateway with a real Docker engine: restarts, the allowlist of the socket proxy, and TLS."""
 
 import os
 import subprocess
@@ -31,9 +31,9 @@ def site(engine: Engine, tmp_path: Path) -> Iterator[Site]:
 
 
 def _serves(site: Site) -> bool:
-    """Start `gateway` and `db`; return whether `web` reaches the database.
+    """Start the containers `gateway` and `db`; return whether the container `web` reaches the database.
 
-    After a restart, the engine can at first show these containers as running although they have stopped.
+    Call this function repeatedly, because the engine at first can report stopped containers as running.
     """
     site.engine.docker("start", "gateway", "db", check=False)
     return site.says("web") == "orders-here"
@@ -47,7 +47,7 @@ def test_containers_are_attached_again_after_the_engine_is_killed(site: Site) ->
         time.sleep(0.5 * (at % 3))
         site.wait(lambda: not site.get("/api/v1/status")["docker"]["reachable"])
         site.engine.start()
-        # Without live-restore, a stop of the engine stops its containers.
+        # Without live-restore, the engine stops all containers when it starts again.
         site.engine.docker("start", "gateway", "db")
         site.engine.docker("rm", "-f", "web", check=False)
         site.engine.run("web", *OPT_IN)
@@ -81,7 +81,7 @@ def test_the_shipped_allowlist_is_sufficient_and_minimal(site: Site, tmp_path: P
     for name in ("agent", "leader"):
         shipped = yaml.safe_load((REPOSITORY / f"configs/docker/socket-proxy-{name}.yaml").read_text())
         service = shipped["services"]["socket-proxy"]
-        # The configuration has no default image, because a tag can later point to another image.
+        # The user must specify the image, because the tag of a default image can later point to another image.
         assert service["image"].startswith("${SOCKET_PROXY_IMAGE:?")
         assert [shipped["networks"][each] for each in service["networks"]] == [{"internal": True}]
     agent = allowlist(REPOSITORY / "configs/docker/socket-proxy-agent.yaml")

@@ -1,4 +1,4 @@
-"""Tests on a real engine that recreations, restarts and removed networks do not change the gateway's address."""
+"""Tests on a real engine that the gateway keeps its IP address, for example in a new container."""
 
 import ipaddress
 import json
@@ -37,7 +37,7 @@ def site(engine: Engine, tmp_path: Path) -> Iterator[Site]:
 
 
 def as_documented(engine: Engine, name: str, *more: str) -> subprocess.CompletedProcess[str]:
-    """Run a block of commands from docs/docker.md unchanged, followed by `more`."""
+    """Run a block of commands from docs/docker.md. Append the arguments `more` to the last command."""
     (block,) = re.findall(rf"<!-- test: {name} -->\n```sh\n(.+?)\n```\n", PAGE.read_text(), re.DOTALL)
     return subprocess.run(
         ["sh", "-ec", f"{block} {' '.join(more)}".rstrip()], env={**os.environ, "DOCKER_HOST": engine.url},
@@ -100,7 +100,10 @@ def test_a_container_reaches_its_backend_immediately_after_its_start(site: Site)
 
 
 def test_startup_is_complete_when_the_backend_names_resolve(site: Site) -> None:
-    """/startupz succeeds only after the backends' names resolve; without an engine, the gateway still starts."""
+    """/startupz succeeds when containers can resolve the backends' names.
+
+    If the engine cannot be reached, /startupz also succeeds.
+    """
     engine = site.engine
     site.write_network("")
     engine.docker("network", "create", "--subnet", "10.92.0.0/24", "--ip-range", "10.92.0.128/25", "apps")
@@ -124,7 +127,7 @@ def test_a_pruned_network_is_repaired_as_documented(site: Site) -> None:
     engine.run("web", *OPT_IN)
     site.reaches("web")
     before = address(engine, "gateway")
-    engine.run("batch", "--network", "apps", *OPT_IN)  # the options of the documented example
+    engine.run("batch", "--network", "apps", *OPT_IN)  # the user attaches this container, not the gateway
     engine.docker("stop", "-t", "5", "gateway", "web", "batch")
     assert "apps" in engine.docker("network", "prune", "-f").stdout
     engine.docker("network", "create", "--subnet", "10.77.1.0/24", "far", check=False)
@@ -205,7 +208,7 @@ def test_without_docker_any_instance_name_is_accepted(site: Site) -> None:
 
 
 def test_after_an_engine_restart_the_app_reaches_the_gateway(site: Site) -> None:
-    """With `restart: always`, the app restarts without a command, and the gateway keeps the same address."""
+    """The engine restarts the containers with `--restart always`. The gateway keeps its IP address."""
     engine = site.engine
     site.write()
     engine.run_gateway("gateway", site.folder, "--network", "far", "--restart", "always")

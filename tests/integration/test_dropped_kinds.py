@@ -1,4 +1,4 @@
-"""Tests backend and tunnel kinds that are outside the package `gateway`, with one file for each kind."""
+"""Tests new kinds of backends and tunnels. Each kind is one file outside the package `gateway`."""
 
 import json
 import os
@@ -29,7 +29,7 @@ folder = os.path.dirname(__file__)
 gateway.backends.__path__.append(f"{folder}/backends")
 gateway.tunnels.__path__.append(f"{folder}/tunnels")
 """
-"""The module `sitecustomize`, which Python imports at the start of each process."""
+"""The content of sitecustomize.py, which Python imports at its start. It adds the directories of the new kinds."""
 HELLO = b"hello from a dropped kind\n"
 
 
@@ -42,7 +42,7 @@ def kinds(tmp_path: Path) -> Path:
 
 
 def extended(kinds: Path) -> dict[str, str]:
-    """Return the environment of a gateway that has the additional kinds."""
+    """Return the environment variables of a gateway that has the new kinds."""
     return {"PYTHONPATH": f"{kinds}:{REPOSITORY}"}
 
 
@@ -92,7 +92,7 @@ def test_a_service_checks_shows_and_forwards_added_kinds(
     assert (checked["target"], checked["state"]) == ("192.0.2.1:8000", "up")
     wrong = run(kinds, "check", *given[:-1], given[-1].replace("hello", "missing"), "-o", "json", fails=True)
     assert "status 404" in json.loads(wrong.stdout)[0]["detail"]
-    # The URL scheme selects the method HEAD.
+    # The URL scheme `webhead` selects the HTTP method HEAD.
     assert '"HEAD /hello.txt HTTP/1.1" 200' in (tmp_path / "www.log").read_text()
     gateway.write("")
     gateway.start(*given, environment=extended(kinds))
@@ -104,7 +104,7 @@ def test_a_service_checks_shows_and_forwards_added_kinds(
     assert (target["file_bytes"], target["headers"]["Server"]) == (len(HELLO), 1)
     assert target["facts"] == [target["version"], f"file of {len(HELLO)} B", f"{len(target['headers'])} headers"]
     assert (target["lag_seconds"], target["space_bytes"]) == (None, {})
-    # The check and the client each dial once, through different links.
+    # The check and the client have each dialed the forwarder at least once.
     gateway.wait(lambda: gateway.tunnel("near")["dials"] >= 2)
     tunnel = gateway.tunnel("near")
     assert tunnel["facts"] == [f"{tunnel['dials']} dials", "plain"]

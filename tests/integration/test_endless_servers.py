@@ -1,4 +1,4 @@
-"""Tests checks of servers that send endless data or single bytes: their memory and duration are limited."""
+"""Tests that a check uses limited memory and time, even if a server sends endless data or one byte at a time."""
 
 import contextlib
 import socket
@@ -22,7 +22,7 @@ from tests.support.servers import dripping, serving
 pytestmark = pytest.mark.integration
 
 MOST = 32 << 20
-"""The maximum number of bytes by which a check can increase the resident memory of the process."""
+"""The limit for the growth of the process's resident memory during one check, in bytes."""
 BLOCK = bytes(64 * 1024)
 BACKENDS: dict[str, Backend] = {**KINDS, "smb": SmbBackend(SmbOptions(share="media"), EmptyOptions())}
 
@@ -34,9 +34,9 @@ def _status(key: str) -> int:
 
 @contextlib.contextmanager
 def within(most: int) -> Iterator[None]:
-    """Check that the resident memory grows by at most `most` bytes during the block."""
+    """Check that the resident memory of this process grows by less than `most` bytes inside the `with` block."""
     before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # reset the peak to the present resident memory, see proc(5)
+    Path("/proc/self/clear_refs").write_text("5")  # reset VmHWM, the peak, to the present value (proc(5))
     yield
     grown = _status("VmHWM") - before
     assert grown < most, f"the peak grew by {grown >> 20} MiB"
@@ -46,7 +46,7 @@ Script = Callable[[socket.socket], None]
 
 
 def forever(make: Callable[[int], bytes]) -> Script:
-    """Send the given pieces of data in an endless loop."""
+    """Return a function that calls `make` with 0, 1, 2 and so on, and sends each result to a client."""
 
     def send(client: socket.socket) -> None:
         number = 0
@@ -58,7 +58,7 @@ def forever(make: Callable[[int], bytes]) -> Script:
 
 
 def then(first: Callable[[socket.socket], None], script: Script) -> Script:
-    """Combine scripts: run the first one, and then the second one."""
+    """Return a function that calls `first` and then `script` with the socket of a client."""
 
     def both(client: socket.socket) -> None:
         first(client)
@@ -92,7 +92,7 @@ def after_login(more: Callable[[MysqlEnd], None]) -> Script:
 
 
 def empty_rows(end: MysqlEnd) -> None:
-    """Send rows with many columns of one byte each."""
+    """Send endless rows. All columns of each row are NULL."""
     names = [f"c{number}" for number in range(240)]
     end.columns(*names)
     while True:
@@ -132,19 +132,19 @@ def queried(client: socket.socket) -> None:
 
 
 def huge(client: socket.socket) -> None:
-    """Send one message of one gigabyte."""
+    """Send a DataRow message whose length is one gigabyte."""
     client.sendall(b"D" + struct.pack("!I", (1 << 30) - 1))
     forever(lambda _: BLOCK)(client)
 
 
 def fragments(client: socket.socket) -> None:
-    """Send an RPC record without a last fragment (RFC 5531, section 11)."""
+    """Send an endless RPC record: no fragment is marked as the last one (RFC 5531, section 11)."""
     client.recv(4096)
     forever(lambda _: struct.pack("!I", len(BLOCK)) + BLOCK)(client)
 
 
 def attributes(client: socket.socket) -> None:
-    """Send a reply with a bitmap of eight million attributes."""
+    """Send an NFS reply that contains a bitmap of eight million attributes."""
     head = struct.pack("!IIIIII", 1, 0, 0, 0, 0, 0)
     client.settimeout(5)
     while call := client.recv(65536):
@@ -199,7 +199,7 @@ async def test_endless_data_from_a_server_uses_little_memory_and_ends_with_the_c
     with serving(serve) as port, within(MOST):
         result = await probe(BACKENDS[kind], port, timeout=5)
         assert gone.wait(10)  # the check has closed the connection to the server
-    if kind != "tcp":  # a TCP check reads nothing
+    if kind != "tcp":  # a TCP check does not read the data
         assert (result.state, result.reason) in (
             (HealthState.DOWN, FailureReason.PROTOCOL),
             (HealthState.DOWN, FailureReason.RESET),

@@ -90,7 +90,8 @@ def test_certificates_that_are_renewed_every_minute_break_no_connection(
             gateway.wait(lambda: expiry(gateway, "ssh_certificate", "bastion") == second)
             gateway.wait(lambda: gateway.status()["warnings"] == [])
             gateway.wait(lambda: time.time() > first)
-            # Connections that logged in with the first certificate stay open; a new connection uses the second.
+            # Connections that logged in with the first certificate stay open. Only new connections use the second
+            # certificate.
             assert gateway.tunnel("bastion")["connects"] == 1
             assert gateway.tunnel("bastion")["draining_connections"] == 0
             before = set(bastion.sessions())
@@ -119,7 +120,7 @@ def test_a_tunnel_whose_certificate_has_expired_is_up_soon_after_it_is_renewed(
     gateway.wait(lambda: gateway.tunnel("bastion")["state"] == "quarantined")
     gateway.wait(lambda: any("the certificate expired at" in each for each in gateway.status()["warnings"]))
     authority.sign()
-    # If the certificate had not changed, the quarantine would last at least a minute.
+    # The new certificate ends the quarantine, which otherwise lasts at least one minute.
     assert gateway.wait(lambda: gateway.tunnel("bastion")["state"] == "up") < 20
 
 

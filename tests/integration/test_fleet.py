@@ -63,7 +63,7 @@ class Fleet:
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """A gateway whose fleet has a good member with TLS and token, and members of several bad kinds."""
+    """A gateway whose fleet has one working member, which uses TLS and a token, and several faulty members."""
     folder = tmp_path_factory.mktemp("fleet")
     issued = certificates.issue(folder / "server", "localhost")
     for name in ("main", "other"):
@@ -225,12 +225,12 @@ def test_the_command_asks_members_and_the_running_service(fleet: Fleet) -> None:
     assert "evil forged" in service.stdout
     assert "\x1b" not in service.stdout
     shown = fleet.main.command("fleet")
-    assert len(shown.stdout.splitlines()) >= 7  # localhost can have two addresses
+    assert len(shown.stdout.splitlines()) >= 7  # `localhost` can resolve to two addresses, which are two members
     assert command("fleet", "nowhere").returncode == 2
 
 
 def test_a_member_that_does_not_answer_delays_neither_the_page_nor_the_others(fleet: Fleet) -> None:
-    """`fleet.timeout` is longer than the waits of this test, so the test fails if a response waits for the member."""
+    """A request to the silent member lasts 10 minutes (`fleet.timeout`). The page and other members must not wait."""
     text = fleet.main.config.read_text()
     with serving(silent) as port:
         slow = f"127.0.0.1:{port}"

@@ -79,9 +79,10 @@ def test_a_client_is_held_while_the_path_is_down_and_then_reset(gateway: Gateway
     with connect(listen) as sock:
         sock.sendall(b"early words")
         assert is_reset(sock)
-    assert 0.9 < time.monotonic() - started < 5  # the default of `hold` is 10 s
+    assert 0.9 < time.monotonic() - started < 5  # the backend sets `hold` to 1 s; the default is 10 s
     assert gateway.backend("held")["connections"]["rejected"] == {"tunnel": 1}
-    # A client also waits if only the target is down. The gateway keeps the data that the client sends meanwhile.
+    # A client also waits while a target without a tunnel is down. The gateway keeps the data that the client sends
+    # during this time.
     with connect(late) as sock:
         sock.sendall(b"early words")
         time.sleep(0.5)
@@ -91,7 +92,7 @@ def test_a_client_is_held_while_the_path_is_down_and_then_reset(gateway: Gateway
                 accepted, _ = server.accept()
                 with accepted:
                     accepted.settimeout(5)
-                    said = accepted.recv(100)  # the check opens connections without data
+                    said = accepted.recv(100)  # a connection without data comes from the check
                     if said:
                         assert said == b"early words"
                         accepted.sendall(b"answer")
@@ -192,7 +193,7 @@ def test_reload_changes_only_what_differs(gateway: Gateway, shared_bastion: Bast
                     assert echo(fresh) == b"hello"
         assert gateway.tunnel("bastion")["connects"] == 1
 
-        # A reload refuses an invalid configuration; the status, the log and the exit code report the error.
+        # A reload rejects an invalid configuration. The status, the metrics and the exit code report the error.
         gateway.write(body.replace("kind: tcp", "kind: tpc") % "")
         gateway.process.send(signal.SIGHUP)  # type: ignore[union-attr]
         gateway.wait(lambda: not gateway.status()["reload"]["successful"])
@@ -202,7 +203,7 @@ def test_reload_changes_only_what_differs(gateway: Gateway, shared_bastion: Bast
         assert "gateway_config_last_reload_successful 0.0" in gateway.http.get("/metrics")[1]
         refused = gateway.command("reload")
         assert (refused.returncode, "did you mean 'tcp'" in refused.stderr) == (2, True)
-        # A reload refuses an empty file, because the file can be empty while an editor writes it.
+        # A reload rejects an empty file, because the file can be empty while an editor writes it.
         gateway.config.write_text("")
         assert gateway.command("reload").returncode == 2
         with connect(one) as kept:
@@ -325,7 +326,7 @@ with socket.socket(socket.AF_UNIX) as sock:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to run clients as several users")
 def test_a_unix_socket_admits_listed_users_and_counts_as_one_consumer(gateway: Gateway) -> None:
-    folder = Path(tempfile.mkdtemp(prefix="gw-"))  # every user can access this directory
+    folder = Path(tempfile.mkdtemp(prefix="gw-"))  # the clients run as other users, who cannot access tmp_path
     folder.chmod(0o755)
     path, plain = folder / "shop.sock", folder / "plain.sock"
 
@@ -351,8 +352,8 @@ def test_a_unix_socket_admits_listed_users_and_counts_as_one_consumer(gateway: G
         with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
             assert client.stdout
             assert client.stdout.readline() == "answered\n"
-            assert ask(path, 1000) == "refused"  # the client exceeds the quota of its consumer
-        time.sleep(1.1)  # the service caches a response for a second
+            assert ask(path, 1000) == "refused"  # the consumer already has one client, which is its maximum
+        time.sleep(1.1)  # the service caches responses for one second
         used = gateway.http.get("/api/v1/consumers")[1]["consumers"]["shop"]["backends"]["a"]
         assert (used["total"], used["rejected"], used["bytes_to_backend"]) == (2, {"consumer_quota": 1}, 10)
         rejected = gateway.http.get("/api/v1/status")[1]["backends"]["a"]["connections"]["rejected"]

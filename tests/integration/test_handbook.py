@@ -37,10 +37,10 @@ with connection.cursor() as cursor:
 
 
 class Reader:
-    """A reader of the page, who runs its commands in a shell.
+    """A simulated reader of docs/from-the-handbook.md, who runs the commands of this page in a shell.
 
     Args:
-        engine: The engine.
+        engine: The engine that the commands use.
         folder: The directory in which the commands run.
     """
 
@@ -48,7 +48,7 @@ class Reader:
         self.engine = engine
         self.folder = folder
         self.values: dict[str, str] = {}
-        """What the reader writes instead of names and paths of the page."""
+        """Maps names and paths on the page to the values that replace them."""
         program = folder / "bin" / "gateway"
         program.parent.mkdir()
         program.write_text(f'#!/bin/sh\nPYTHONPATH={REPOSITORY} exec {sys.executable} -m gateway "$@"\n')
@@ -59,9 +59,9 @@ class Reader:
         }  # fmt: skip
 
     def run(self, name: str, *, fails: bool = False) -> str:
-        """Run a block of commands; return its output."""
+        """Run the block of commands with this name; return the output."""
         output = self.folder / "output"
-        # `ssh -f` keeps the output open, so the output is a file and not a pipe.
+        # The output is a file, because `ssh -f` continues in the background and would keep a pipe open.
         with output.open("w") as file:
             done = subprocess.run(
                 ["bash", "-euo", "pipefail", "-c", self.text(name)], cwd=self.folder, env=self.environment,
@@ -71,11 +71,10 @@ class Reader:
         return output.read_text()
 
     def text(self, name: str) -> str:
-        """Return a block of commands with the reader's values."""
+        """Return the block of commands with this name, after the replacements in `values`."""
         return self.replaced(BLOCKS[name])
 
     def replaced(self, text: str) -> str:
-        """Return a text with the reader's values."""
         for old, new in self.values.items():
             text = text.replace(old, new)
         return text
@@ -204,7 +203,7 @@ def test_nfs_through_ssh(reader: Reader, bastion: Bastion, nfs: NfsServer, tmp_p
     gateway = served(reader, tmp_path)
     try:
         gateway.wait_up("nfs-volume")
-        # This kernel can lack an NFS client, so the container reads with a library.
+        # The kernel may have no NFS client, so the container reads the file with the program nfs-cat.
         url = f"nfs://127.0.0.1{nfs.pseudo}/hello.txt?version=4&nfsport={port}"
         run = ("run", "--rm", "--network", "host", "-v", "/usr:/usr:ro", "host", "nfs-cat", url)
         assert engine.docker(*run).stdout == "hello over NFS\n"
@@ -250,7 +249,7 @@ def test_a_database(reader: Reader, bastion: Bastion, mariadb: MariaDB, tmp_path
     assert "[private-key]" in reader.findings()
     reader.run("database with the gateway")
     file = reader.folder / "gateway.yaml"
-    # On this host, the database already listens on its port, so the gateway needs another port.
+    # The database runs on the same host as the gateway, so the gateway cannot listen on the port of the database.
     file.write_text(file.read_text().replace(f"0.0.0.0:{mariadb.port}", "0.0.0.0:3306"))
     (name,) = yaml.safe_load(file.read_text())["backends"]
     gateway = served(reader, tmp_path)
@@ -293,7 +292,7 @@ def test_an_overlay(reader: Reader) -> None:
         assert "Address: 10." in engine.docker(*lookup, check=False).stdout
         planned = reader.run("overlay with the gateway")
         assert "nothing to change" in planned
-        assert "my-overlay-network" not in planned  # no warning about the network
+        assert "my-overlay-network" not in planned  # the plan contains no warning about this network
         assert "labeled" in engine.docker("ps").stdout
     finally:
         engine.remove_all()

@@ -1,4 +1,4 @@
-"""Tests unusual containers on a real engine: huge labels, `--link`, and two gateways with one instance name."""
+"""Tests unusual containers on a real engine: huge labels, `--link`, and two gateways with the same instance name."""
 
 import sys
 from collections.abc import Iterator
@@ -67,7 +67,7 @@ def test_a_second_gateway_of_the_same_name_is_reported_and_left_attached(site: S
             for each in plan_warnings(site)
         )
     )
-    # After the second gateway has read the engine's state again, it has no changes to make.
+    # The second gateway must leave the endpoint of the first gateway unchanged.
     program = (sys.executable, "-m", "gateway", "plan", "-c", str(other / "gateway.yaml"), "-o", "json")
     site.engine.docker("exec", "second", *program)
     endpoint = site.engine.inspect("gateway")["NetworkSettings"]["Networks"]["apps"]["EndpointID"]

@@ -1,4 +1,4 @@
-"""Tests servers that send escape sequences in errors, versions and names: no sequence reaches a terminal."""
+"""Tests that commands do not print the escape sequences that servers send in errors, versions and names."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ LONG = ORDERS + "x" * 30_000
 
 
 def shown(text: str) -> str:
-    """Check that `text` contains no control characters; return the text."""
+    """Check that `text` contains no control characters, long lines or forged log lines; return `text`."""
     assert [each for each in text if each != "\n" and not each.isprintable()] == []
     assert max(map(len, text.splitlines()), default=0) < 5000
     assert not any(line.startswith("BACKEND up") for line in text.splitlines())
@@ -46,7 +46,7 @@ def shown(text: str) -> str:
 
 
 class Hostile(asyncssh.SSHServer):
-    """An SSH server that refuses every channel; the reason that it sends contains escape sequences."""
+    """An SSH server that refuses every channel, and sends a reason with escape sequences."""
 
     def __init__(self, conns: list[asyncssh.SSHServerConnection]) -> None:
         self.conns = conns
@@ -72,7 +72,7 @@ class Hostile(asyncssh.SSHServer):
 
 @asynccontextmanager
 async def hostile_bastion(folder: Path) -> AsyncIterator[str]:
-    """Yield the configuration of a tunnel to the hostile server. The caller appends a user name to the text."""
+    """Yield the start of a tunnel's configuration, up to `user:`. The caller appends the user name."""
     make_key(folder / "key")
     conns: list[asyncssh.SSHServerConnection] = []
     server = await asyncssh.create_server(
@@ -130,13 +130,13 @@ async def test_control_characters_from_servers_are_not_printed(gateway: Gateway)
 
 
 def look(gateway: Gateway) -> None:
-    """Run every command that prints text from servers; return the output of all commands."""
+    """Run the commands that print text from servers, and check their output."""
     gateway.start()
     gateway.wait(lambda: "failing" in gateway.backend("one")["detail"])
     gateway.wait(lambda: "blocking" in gateway.backend("five")["detail"])
     gateway.wait(lambda: "denying" in gateway.backend("six")["detail"])
     gateway.wait(lambda: "refusing" in gateway.tunnel("refuses")["detail"])
-    # The status contains the error until the tunnel is up again.
+    # The server closes the tunnel `drops` repeatedly. The status contains the reason only until the tunnel is up.
     gateway.wait(lambda: "dropping ?[2J" in shown(gateway.tunnel("drops")["detail"]))
     gateway.wait(lambda: "Not allowed" in gateway.tunnel("greets")["detail"])
     assert gateway.tunnel("fails")["server"] == "SSH-2.0-Evil_?[31mred?[2J?"
@@ -155,7 +155,7 @@ def look(gateway: Gateway) -> None:
 
 
 def poisoned(value: Any) -> Any:
-    """Copy a response, and add control sequences to every string except timestamps; return the modified response."""
+    """Return a copy of a response in which every string, except timestamps, ends with escape sequences."""
     if isinstance(value, dict):
         return {key: poisoned(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -164,7 +164,7 @@ def poisoned(value: Any) -> Any:
 
 
 def test_control_characters_from_a_false_gateway_are_not_printed(gateway: Gateway) -> None:
-    """A user can connect a command to any address, so a malicious server can send the response."""
+    """A user can pass any address to a command, so the response can come from a malicious server."""
     gateway.write(f"""
         backends:
           one: {{kind: tcp, targets: ["127.0.0.1:1"], listen: 127.0.0.1:{free_port()}, {CHECK}}}
@@ -211,14 +211,14 @@ ANSWERS: dict[str, Any] = {
 
 
 class Engine(BaseHTTPRequestHandler):
-    """An engine that sends escape sequences in `ANSWERS`, and in the error for every path that `ANSWERS` lacks."""
+    """An engine that responds with `ANSWERS`, and with an error that contains escape sequences to other requests."""
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].removeprefix("/v1.48")
         if path == "/events":
             self.send_response(200)
             self.end_headers()
-            self.rfile.read(1)  # keep the stream open until the gateway closes it
+            self.rfile.read(1)  # keep the event stream open until the gateway closes the connection
             return
         body = json.dumps(ANSWERS.get(path, {"message": f"no {LONG}"})).encode()
         self.send_response(200 if path in ANSWERS else 500)

@@ -74,7 +74,7 @@ async def test_trust_in_any_host_key_of_the_server_is_sufficient(usual: Bastion,
 
 
 async def test_the_key_type_of_a_fingerprint_is_searched_once(usual: Bastion) -> None:
-    """A fingerprint contains no key type, so the gateway requests each type in turn, and stores the matching type."""
+    """The gateway tries one key type per connection, because a fingerprint contains no key type."""
     tunnel = SshTunnel(trusting(usual, fingerprint(usual, "ssh-rsa")))
     via = Counting()
     async with tunnel.open(via, lambda *_: None):
@@ -107,7 +107,7 @@ async def test_an_untrusted_key_costs_one_connection(usual: Bastion, tmp_path: P
 
 
 async def test_pinned_keys_and_known_hosts_are_combined(tmp_path: Path) -> None:
-    """Two machines share a host name: the pinned key belongs to one, and the key in known_hosts to the other."""
+    """Two servers share a host name. One server has the pinned key, and the other has the key in known_hosts."""
     with sshd_with(tmp_path / "a", "ssh-rsa") as one, sshd_with(tmp_path / "b", "ecdsa-sha2-nistp256") as other:
         for server, kind in ((one, "ssh-rsa"), (other, "ecdsa-sha2-nistp256")):
             both = trusting(server, public(other, "ecdsa-sha2-nistp256"), listed=f"* {public(one, 'ssh-rsa')}\n")
@@ -138,7 +138,10 @@ def certify(server: Bastion, authority: Path, *more: str) -> None:
 
 @pytest.fixture
 def certified(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bastion]:
-    """An sshd that has only a host certificate; the parameters are arguments for ssh-keygen."""
+    """An sshd that has only a host certificate.
+
+    The parameters of the fixture are the key type of the CA, and further arguments of `ssh-keygen -s`.
+    """
     need_sshd()
     folder = tmp_path / "certified"
     folder.mkdir()
@@ -164,7 +167,7 @@ EXPIRED = ["ssh-ed25519", "-V", "20200101:20200201"]
 @pytest.mark.parametrize("certified", [["ssh-ed25519"], EXPIRED], indirect=True, ids=["valid", "expired"])
 @pytest.mark.parametrize("form", ["key", "fingerprint", "known_hosts", "known_hosts and another authority"])
 async def test_a_certificate_is_accepted_if_its_key_is_trusted(certified: Bastion, tmp_path: Path, form: str) -> None:
-    """If known_hosts contains the key of an expired certificate, the gateway trusts the key, like OpenSSH."""
+    """Like OpenSSH, the gateway accepts an expired certificate if the key in the certificate is trusted."""
     key = public(certified, "ssh-ed25519")
     match form:
         case "key":
@@ -208,7 +211,7 @@ async def test_an_authority_that_signs_with_sha1_is_trusted_only_if_configured(c
 
 
 async def test_an_authority_comes_before_plain_keys(tmp_path: Path) -> None:
-    """The gateway requests a certificate if the tunnel trusts its authority, and otherwise the plain key."""
+    """If the tunnel trusts the certificate authority, the gateway requests a certificate, otherwise a plain key."""
     make_key(tmp_path / "authority")
     server = Bastion(tmp_path / "both", host_ca=tmp_path / "authority").start()
     try:
@@ -229,10 +232,10 @@ async def test_an_authority_comes_before_plain_keys(tmp_path: Path) -> None:
 async def test_a_key_listed_for_an_address_is_not_trusted_for_a_name_of_that_address(
     usual: Bastion, where: str
 ) -> None:
-    """Like OpenSSH without CheckHostIP, the gateway ignores lines for the address to which a host name resolves."""
+    """Like OpenSSH without CheckHostIP, the gateway looks up a host name in known_hosts, but not its address."""
     listed = f"{where.format(port=usual.port)} {public(usual, 'ssh-ed25519')}\n"
     async with opened(trusting(usual, listed=listed)):
-        """The tunnel opens if its `host` is the listed address."""
+        """The tunnel opens if its `host` matches the listed address."""
     error = await refused(trusting(usual, listed=listed, host="localhost"))
     assert (error.reason, error.fatal) == (FailureReason.HOST_KEY, True)
     assert "the host key is not known" in error.detail
@@ -253,7 +256,7 @@ async def test_a_key_that_is_revoked_for_an_address_is_revoked_for_its_names(usu
 @pytest.mark.parametrize("where", ["localhost", "[localhost]:{port}", "LocalHost"])
 @pytest.mark.parametrize("pinned", [True, False], ids=["pinned", "listed"])
 async def test_a_key_is_revoked_in_every_notation_of_its_host(usual: Bastion, where: str, pinned: bool) -> None:
-    """The gateway ignores case in host names, like OpenSSH (match_hostname)."""
+    """Like OpenSSH (match_hostname), the gateway ignores the case of host names."""
     key = public(usual, "ssh-ed25519")
     listed = f"@revoked {where.format(port=usual.port)} {key}\n* {key}\n"
     error = await refused(trusting(usual, *([key] if pinned else []), listed=listed, host="LOCALHOST"))
@@ -262,7 +265,7 @@ async def test_a_key_is_revoked_in_every_notation_of_its_host(usual: Bastion, wh
 
 
 async def test_a_large_known_hosts_does_not_block_the_event_loop(usual: Bastion, tmp_path: Path) -> None:
-    """The file has many hashed names. A lookup compares each name, and takes most of a second."""
+    """A lookup takes more than 0.1 s, because known_hosts contains 20,000 hashed names."""
     path = tmp_path / "known_hosts"
     key = public(usual, "ssh-ed25519")
     salt = base64.b64encode(bytes(20)).decode()
@@ -292,7 +295,7 @@ async def test_a_large_known_hosts_does_not_block_the_event_loop(usual: Bastion,
 
 
 async def listening(bastion: Bastion, key: asyncssh.SSHKey) -> asyncssh.SSHAcceptor:
-    """Start an asyncssh server with this host key in the test process."""
+    """Start an asyncssh server with the host key `key`, in the process of the test."""
     clients = str(bastion.folder / "authorized_keys")
     return await asyncssh.listen(
         "127.0.0.1", bastion.port, server_factory=asyncssh.SSHServer, server_host_keys=[key],
@@ -303,7 +306,7 @@ async def listening(bastion: Bastion, key: asyncssh.SSHKey) -> asyncssh.SSHAccep
 async def test_a_server_that_signs_with_another_algorithm_than_agreed_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The gateway rejects an ssh-rsa (SHA-1) signature after an agreement on rsa-sha2-512 (RFC 8332, section 3)."""
+    """After the negotiation of rsa-sha2-512, the gateway rejects a signature with ssh-rsa (RFC 8332, section 3)."""
     key = asyncssh.generate_private_key("ssh-rsa")
     bastion = Bastion(tmp_path / "bastion", embedded=True)
     server = await listening(bastion, key)

@@ -1,4 +1,4 @@
-"""Builds the image on a Debian base that the test creates, and runs the Compose and Swarm examples with it."""
+"""Builds the gateway's image on a Debian base image that the test creates, and runs the examples with this image."""
 
 import contextlib
 import datetime as dt
@@ -50,10 +50,10 @@ Record = Callable[[str, object], None]
 COMPOSE = REPOSITORY / "configs" / "compose"
 _SOME = 5
 APP_EXAMPLES = ("sidecar", "labels", "vpn", "legacy")
-"""The examples that have one app, the service `app`."""
+"""The Compose examples whose only app is the service `app`."""
 EPOCH = 1_700_000_000
 REMOTE = "10.66.0.1"
-"""The address at which containers reach servers on the loopback of the engine's namespace."""
+"""The address at which containers reach servers on 127.0.0.1 in the engine's network namespace."""
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 QUERY = """
 import os, pymysql
@@ -105,7 +105,7 @@ class Yard:
     def compose(
         self, example: str, *arguments: str, timeout: float = 120, environment: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run `docker compose` on a copy of an example."""
+        """Run `docker compose` on the copy of an example that `prepare` has made."""
         return subprocess.run(
             ["docker", "-H", self.engine.url, "compose", *self.files(example), *arguments],
             cwd=self.folder / example, env={**os.environ, **self.variables(example), **(environment or {})},
@@ -113,7 +113,10 @@ class Yard:
         )  # fmt: skip
 
     def files(self, example: str) -> list[str]:
-        """Return Compose's `-f` options; an override file runs each app in the gateway's image, which has Python."""
+        """Return the `-f` options of Compose.
+
+        An override file replaces the image of each app with the gateway's image, because this image has Python.
+        """
         override = self.folder / example / "override.json"
         app = {
             "image": "gateway", "entrypoint": ["python3", "-c", "import time; time.sleep(9999)"], "command": [],
@@ -143,7 +146,7 @@ class Yard:
 
     @staticmethod
     def user(example: str) -> int:
-        """Return the gateway's user ID: the default of the image, or the ID from the README of the examples."""
+        """Return the user ID with which the gateway of an example runs."""
         return 0 if example == "vpn" else 10001 if example in ("shared", "swarm") else 4321
 
     def variables(self, example: str) -> dict[str, str]:
@@ -159,7 +162,7 @@ class Yard:
 
 
 def build(engine: Engine) -> tuple[str, ...]:
-    """Return the command that builds an image."""
+    """Return the start of a `docker build` command. The caller appends the tag and the context."""
     base, epoch = "BASE=debian-base", f"SOURCE_DATE_EPOCH={EPOCH}"
     return ("docker", "-H", engine.url, "build", "-q", "--build-arg", base, "--build-arg", epoch)
 
@@ -177,8 +180,8 @@ def yard(tmp_path_factory: pytest.TempPathFactory, server_folder: Path) -> Itera
     with contextlib.ExitStack() as stack:
         stack.callback(engine.stop)
         netns = f"/run/netns/{engine.namespace}"
-        # The build downloads packages. slirp4netns connects the namespace to the network in user space, and changes
-        # nothing on this host.
+        # The build downloads packages. slirp4netns gives the engine's network namespace access to the internet,
+        # without changes to the network of the host.
         egress = ServerProcess(
             [find("slirp4netns") or "", "--netns-type=path", "--configure", "--mtu=65520", netns, "tap0"],
             folder / "egress.log",
@@ -219,7 +222,7 @@ def test_the_image_is_small_and_has_no_shell(yard: Yard, record_property: Record
 
 
 def sbom(yard: Yard, image: str) -> dict[str, dict[str, Any]]:
-    """Return the components of the SBOM by name."""
+    """Return the components in the SBOM of an image, by name."""
     show = "print(open('/opt/gateway/sbom.cdx.json').read())"
     text = yard.engine.docker("run", "--rm", "--entrypoint", "/opt/gateway/bin/python3", image, "-c", show).stdout
     return {each["name"]: each for each in json.loads(text)["components"]}
@@ -242,7 +245,7 @@ def test_every_file_of_the_image_belongs_to_a_component_of_its_sbom(yard: Yard, 
     assert sorted(places) == sorted(there)
     assert times == {EPOCH}
     assert {"gateway", "asyncssh", "cryptography", "psycopg"} <= components.keys()
-    # The SBOM contains the interpreter, system libraries, and libraries inside wheels.
+    # The SBOM must list the Python interpreter, system packages, and the libraries inside Python wheels.
     assert components.keys() & {"python3.13-minimal", "python"}
     for package in ("libc6", "ca-certificates"):
         version = yard.engine.docker(
@@ -330,7 +333,7 @@ def test_the_image_runs_read_only_without_privileges_and_is_ready_quickly(
         started = dt.datetime.fromisoformat(yard.engine.inspect("alone")["State"]["StartedAt"])
         took = (live - started).total_seconds()
         record_property("seconds_until_live", took)
-        assert took < 3 + starved + machine.sum  # an idle machine needs 0.24 s
+        assert took < 3 + starved + machine.sum  # on an idle machine, the start takes 0.24 s
         yard.engine.docker("stop", "-t", "30", "alone", timeout=60)
         assert yard.engine.inspect("alone")["State"]["ExitCode"] == 0
     finally:
@@ -362,14 +365,14 @@ def test_a_tunnel_and_four_checks_use_little_memory(yard: Yard, record_property:
         resident, own = sizes["VmRSS"], sizes["RssAnon"]
         record_property("resident_kib", resident)
         record_property("own_kib", own)
-        # The resident size of the libraries varies, because the kernel can discard their pages.
+        # VmRSS varies, because it includes pages of libraries, which the kernel can discard.
         assert (resident < 84 * 1024, own < 54 * 1024) == (True, True), sizes
     finally:
         yard.engine.docker("rm", "-f", "-v", "small", check=False)
 
 
 def test_the_image_with_vpn_clients_and_the_charts_capabilities_runs_openvpn_without_root(yard: Yard) -> None:
-    """OpenVPN and WireGuard tunnels carry traffic in a container that has only the capabilities of the chart."""
+    """OpenVPN and WireGuard tunnels carry traffic in a container that has only the capabilities of the Helm chart."""
     download(*build(yard.engine), "-t", "gateway-vpn", "--target", "vpn", ".", cwd=REPOSITORY)
     installed = yard.engine.docker(
         "run", "--rm", "--entrypoint", "dpkg-query", "gateway-vpn", "-W", "-f=${Package} ${Version}\\n"
@@ -382,13 +385,13 @@ def test_the_image_with_vpn_clients_and_the_charts_capabilities_runs_openvpn_wit
     folder.mkdir()
     tun = folder / "tun"
     os.mknod(tun, stat.S_IFCHR, os.makedev(10, 200))
-    tun.chmod(0o666)  # udev sets this mode
+    tun.chmod(0o666)  # udev gives /dev/net/tun the same mode
     with contextlib.ExitStack() as stack:
         with inside(namespace):
             run(
                 f"set -e; ip addr add {BEHIND}/32 dev lo;"
                 f"iptables -t nat -I PREROUTING -p tcp -d {BEHIND} -j DNAT --to-destination 127.0.0.1;"
-                # Without a VPN, containers cannot reach this address.
+                # This rule makes the address unreachable for containers without a VPN.
                 f"iptables -t raw -I PREROUTING -i docker0 -d {BEHIND} -j DROP"
             )
         authority = Authority(folder / "certificates")
@@ -424,7 +427,7 @@ def test_the_image_with_vpn_clients_and_the_charts_capabilities_runs_openvpn_wit
 
 @pytest.fixture
 def up(yard: Yard, request: pytest.FixtureRequest) -> Iterator[str]:
-    """Starts the example with `docker compose up`."""
+    """Start an example with `docker compose up`; yield the name of the example."""
     example: str = request.param
     yard.prepare(example)
     done = yard.compose(example, "up", "-d", "--wait", "--wait-timeout", "60")
@@ -444,7 +447,7 @@ def test_an_app_with_the_gateway_beside_it(yard: Yard, up: str) -> None:
 
 @pytest.mark.parametrize("up", ["sidecar"], indirect=True)
 def test_a_stop_under_load_interrupts_no_query(yard: Yard, up: str) -> None:
-    """After SIGTERM, a client repeats queries for longer than `shutdown.delay`, and gets every response."""
+    """A client sends queries before and after SIGTERM, until `shutdown.delay` has passed. No query fails."""
     command = [
         "docker",
         "-H",
@@ -488,7 +491,7 @@ def test_a_stop_under_load_interrupts_no_query(yard: Yard, up: str) -> None:
         assert client.wait(30) == 0, client.stderr.read() if client.stderr else ""
         reader.join(10)
     assert state["ExitCode"] == 0
-    # `shutdown.delay` is 5 s; the client still gets responses after this time
+    # The client still gets responses after `shutdown.delay`, which is 5 s.
     assert len([at for at in answers if at > began + 6]) > 3
     assert finished
 
@@ -507,7 +510,7 @@ def test_a_unix_socket_for_each_app(yard: Yard, up: str) -> None:
     for service, query in (("shop", QUERY_SOCKET), ("analysis", QUERY_POSTGRES_SOCKET)):
         done = ask(service, query)
         assert done.stdout.startswith("rows "), done.stderr
-    # The gateway accepts connections from this container, but not from this user.
+    # The gateway admits this container, but not the user 1001.
     assert ask("shop", QUERY_SOCKET, "-u", "1001:1001").returncode == 1
     assert ask("analysis", "import os; print(os.listdir('/run/databases'))").stdout == "['.s.PGSQL.5432']\n"
     reported = yard.compose(up, "exec", "-T", "gateway", "gateway", "status", "-o", "json").stdout
@@ -522,7 +525,7 @@ def test_apps_with_labels_on_one_engine(yard: Yard, up: str) -> None:
     engine = yard.engine
 
     def at_once() -> subprocess.CompletedProcess[str]:
-        """Run a query immediately after the start of a new container of the app."""
+        """Run a query in a new container of the app, immediately after the start of the container."""
         return yard.compose(up, "run", "--rm", "-T", "--no-deps", "--entrypoint", "python3", "app", "-c", QUERY)
 
     def address() -> str:
@@ -536,7 +539,7 @@ def test_apps_with_labels_on_one_engine(yard: Yard, up: str) -> None:
     assert query(yard).returncode == 1
     reported = yard.compose(up, "exec", "-T", "gateway", "gateway", "status", "-o", "json").stdout
     assert json.loads(reported)["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 1}
-    # The test removes the networks while all containers are stopped.
+    # All containers are stopped, so `network prune` removes their networks.
     yard.compose(up, "stop")
     engine.docker("network", "prune", "-f")
     assert yard.compose(up, "up", "-d").returncode == 1
@@ -544,7 +547,7 @@ def test_apps_with_labels_on_one_engine(yard: Yard, up: str) -> None:
     assert done.returncode == 0, done.stderr
     assert at_once().stdout.startswith("rows ")
     assert address() == before
-    # After a crash of the engine, both containers start automatically.
+    # After a crash of the engine, the containers of the gateway and the app start automatically.
     engine.kill()
     engine.start()
     deadline = time.monotonic() + 60
@@ -610,7 +613,7 @@ def _remove_stack(engine: Engine, name: str) -> None:
 
 @pytest.mark.parametrize("up", ["nfs"], indirect=True)
 def test_the_volume_of_the_example_equals_that_of_the_gateway(yard: Yard, up: str) -> None:
-    """Compare only the options, because this kernel can lack NFS.
+    """The test compares only the options of the volume, because the kernel may have no NFS client.
 
     `test_the_nfs_example_with_its_mount` mounts the volume in a virtual machine.
     """
@@ -642,7 +645,7 @@ def test_the_vpn_example(yard: Yard) -> None:
             run(
                 f"set -e; ip addr add {behind}/32 dev lo;"
                 f"iptables -t nat -I PREROUTING -p tcp -d {behind} -j DNAT --to-destination 127.0.0.1;"
-                # The VPN reaches this address, but the bridges of containers do not.
+                # This rule makes the address unreachable for containers without the VPN.
                 f"iptables -t raw -I PREROUTING -i br+ -d {behind} -j DROP"
             )
         stack.callback(server.stop)
@@ -663,9 +666,9 @@ def test_the_vpn_example(yard: Yard) -> None:
 
 
 def test_the_legacy_example_before_and_after_its_import(yard: Yard, tmp_path: Path) -> None:
-    """Use the example's files with the addresses and keys of the test's servers.
+    """The test runs the files of the example with the addresses and keys of its own servers.
 
-    This kernel can lack an NFS client, so the volumes are created but not mounted, and a program reads the file.
+    The kernel may have no NFS client. The volumes are therefore created but not mounted, and nfs-cat reads the file.
     """
     need(shutil.which("patch") is not None, "patch (package patch)")
     yard.prepare("legacy")
@@ -736,7 +739,7 @@ def test_the_legacy_example_before_and_after_its_import(yard: Yard, tmp_path: Pa
 
 @pytest.mark.timeout(2400)
 def test_the_nfs_example_with_its_mount(yard: Yard, tmp_path: Path) -> None:
-    """Run the example in a virtual machine that has a kernel with NFS."""
+    """The example runs in a virtual machine, because its kernel has an NFS client."""
     need_guest()
     yard.prepare("nfs")
     bastion, server = Bastion(yard.place / "near"), NfsServer(tmp_path / "nfs")
@@ -750,7 +753,7 @@ def test_the_nfs_example_with_its_mount(yard: Yard, tmp_path: Path) -> None:
         "COMPOSE_PROJECT_NAME": "files",
     }  # fmt: skip
     app = {"network_mode": "none"}  # a container network needs additional kernel modules
-    slow = {"healthcheck": {"timeout": "60s", "start_period": "120s"}}  # the guest is slow while other tests run
+    slow = {"healthcheck": {"timeout": "60s", "start_period": "120s"}}  # the virtual machine can be slow
     (yard.folder / "nfs/override.json").write_text(json.dumps({"services": {"app": app, "gateway": slow}}))
     image = tmp_path / "gateway.tar"
     yard.engine.docker("save", "-o", str(image), "gateway")
@@ -779,7 +782,7 @@ compose logs gateway
 
 
 def test_a_swarm_with_a_gateway_on_every_node(yard: Yard, swarm: tuple[Engine, Engine]) -> None:
-    """An app on each node uses the backend's name to query databases that are outside both nodes."""
+    """A container on each node queries a database outside both nodes by the name of the backend."""
     yard.prepare("swarm")
     folder = yard.folder / "swarm"
     manager, _ = swarm
@@ -836,13 +839,13 @@ def test_a_swarm_with_a_gateway_on_every_node(yard: Yard, swarm: tuple[Engine, E
 
 @pytest.fixture(scope="module")
 def pods(yard: Yard) -> Iterator[Podman]:
-    """A Podman engine with the gateway's image, in the network namespace of the Docker engine that built it."""
+    """A Podman engine with the gateway's image. Podman uses the network namespace of the Docker engine."""
     need_podman()
     engine = Podman(yard.folder / "podman", yard.engine.namespace)
     try:
         engine.start()
         with inside(yard.engine.namespace):
-            run("iptables -I FORWARD -i podman+ -j ACCEPT")  # Docker sets the policy DROP for forwarded packets
+            run("iptables -I FORWARD -i podman+ -j ACCEPT")  # Docker sets the policy of this chain to DROP
         kube.load(engine, yard.engine.url)
         yield engine
     finally:
@@ -863,7 +866,7 @@ def kube_config(yard: Yard) -> dict[str, Any]:
 
 
 def kube_secret(yard: Yard, name: str) -> dict[str, Any]:
-    """Return the secret files that the configuration uses."""
+    """Return a Kubernetes secret with the files that `kube_config` refers to."""
     files = {
         "tunnel_key": yard.bastion.client_key.read_text(), "orders_check": yard.mariadb.check_password,
         "known_hosts": yard.bastion.known_hosts.read_text().replace("127.0.0.1", REMOTE),
@@ -872,7 +875,7 @@ def kube_secret(yard: Yard, name: str) -> dict[str, Any]:
 
 
 def serves(yard: Yard, pods: Podman, name: str) -> None:
-    """Check that the pod's probes succeed for a kubelet and for Podman, and that a query gets a response."""
+    """Check that the HTTP probes, Podman's health check, and a query to the pod succeed."""
     networks = pods.inspect(
         pods.podman("pod", "inspect", f"{name}-pod", "-f", "{{.InfraContainerID}}").stdout.strip()
     )

@@ -1,7 +1,7 @@
-"""Imports cases of the corpus of `gateway import`, and connects through a gateway with the printed configuration.
+"""Runs `gateway import` on examples, starts a gateway with the printed configuration, and connects clients.
 
-Before the import, the test replaces the hosts, SSH users and file paths in a case by those of real servers. These
-servers can be reached on the standard ports.
+In the examples, the test replaces the hosts and the SSH users with those of real servers, and the paths of keys,
+secrets and exports with existing paths. The servers are reachable at their standard ports.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from tests.support.requirements import need
 pytestmark = pytest.mark.integration
 
 ADDRESS = "10.66.0.1"
-"""The address of all servers, as the gateway and the SSH server see them."""
+"""The address at which the gateway and the SSH server reach all servers."""
 
 
 HOSTS = (
@@ -35,9 +35,9 @@ HOSTS = (
     r"|203\.0\.113\.7)\b"
     r"|(?<=u@)b(astion)?\b|(?<=TUNNEL_HOST: )\S+|(?<=2049:)nas|(?<=3306 )db|(?<=5432 )pg"
 )
-"""Matches the hosts in the cases."""
+"""A pattern that matches the host names and addresses in the examples."""
 USERS = rf"\w+(?=@{re.escape(ADDRESS)})|(?<=User )\w+|(?<=SSH_USER[:=])\w+|(?<=SSH_USER: )\w+"
-"""Matches the SSH users in the cases, after the replacement of the hosts."""
+"""A pattern that matches the SSH users in the examples, after the hosts have been replaced by `ADDRESS`."""
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Site:
     Args:
         home: A directory with `.ssh`, and the files for secrets.
         bastion: An SSH server on port 22.
-        mariadb: A MariaDB server on port 3306, with the users and the database of the corpus.
+        mariadb: A MariaDB server on port 3306, with the users and the database of the examples.
         postgres: A PostgreSQL server on port 5432.
         nfs: An NFS server on port 2049.
     """
@@ -109,12 +109,12 @@ def site(tmp_path_factory: pytest.TempPathFactory, server_folder: Path) -> Itera
 
 @pytest.fixture(scope="module")
 def agent(site: Site) -> Iterator[str]:
-    """The socket of an SSH agent with the key."""
+    """The path of the socket of an SSH agent that holds the client's key."""
     path = site.home / "agent"
     with subprocess.Popen(["ssh-agent", "-D", "-a", str(path)], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            process.stdout.readline()  # the agent prints its address when the socket exists
+            process.stdout.readline()  # the agent prints a line as soon as its socket exists
             subprocess.run(["ssh-add", "-q", site.home / ".ssh" / "id"], check=True, timeout=10,
                            env={**os.environ, "SSH_AUTH_SOCK": str(path)})  # fmt: skip
             yield str(path)
@@ -123,7 +123,7 @@ def agent(site: Site) -> Iterator[str]:
 
 
 def replaced(text: str, site: Site) -> str:
-    """Return the text of a case with the addresses, users, keys and exports of the test's servers."""
+    """Return the text of an example with the addresses, users, keys and exports of the test's servers."""
     for old, new in (
         (HOSTS, ADDRESS),
         (USERS, site.bastion.user),
@@ -145,7 +145,7 @@ CASES: dict[str, tuple[int, list[Callable[[Site], bool]]]] = {
     "nfs_volume_and_ssh": (1, [Site.file]),
     "fstab_and_ssh": (1, [Site.file]),
 }
-"""For each case: how many backends have a check, and what clients do."""
+"""For each example, the number of backends with a check, and the client requests that must succeed."""
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,7 +1,7 @@
-"""Tests SSH links with several servers and settings; compares the results with the table in docs/interop.md.
+"""Tests the gateway's connections to several SSH servers; compares the results with the table in docs/interop.md.
 
-`INTEROP_TABLE=1 pytest tests/integration/test_interop.py` makes each measurement three times, also measures
-`ssh -L`, and writes the table.
+`INTEROP_TABLE=1 pytest tests/integration/test_interop.py` writes the table. Each transfer rate is then the median of
+three transfers, and the table also contains the rates of `ssh -L`.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ COLUMNS = (
     "half-closes", "rekeys by server + by gateway", "killed",
 )  # fmt: skip
 LASTING = ("cipher", "data plane", "half-closes", "killed")
-"""The columns that do not depend on the machine; their values in docs/interop.md must equal the results."""
+"""The columns that do not depend on the machine. Their values in docs/interop.md must equal the results."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,10 @@ class Row:
 
     Args:
         name: The text of the first cell of the row.
-        make: The function that creates the server in a directory; the function takes the argument `rekey`.
-        new_keys: The minimum number of key exchanges that the server starts during 200 MB in both directions.
+        make: A function that creates the server in a directory. Its optional argument `rekey` is the number of bytes
+            after which the server starts a key exchange.
+        new_keys: The minimum number of key exchanges that the server must start while the test transfers 200 MB in
+            both directions.
     """
 
     name: str
@@ -84,7 +86,7 @@ MEASURED: dict[str, dict[str, str]] = {}
 
 
 def documented() -> dict[str, dict[str, str]]:
-    """Return the rows of the table in docs/interop.md by their first column."""
+    """Return the rows of the table in docs/interop.md, by the text of their first cell."""
     lines = [line for line in PAGE.read_text().splitlines() if line.startswith("|")]
     head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert tuple(head) == COLUMNS
@@ -92,7 +94,10 @@ def documented() -> dict[str, dict[str, str]]:
 
 
 def note(row: Row, **cells: str) -> None:
-    """Record results by the names in `COLUMNS`; compare the results of `LASTING` columns with docs/interop.md."""
+    """Record results of a row for the table. `cells` maps names in `COLUMNS` to results.
+
+    Without `INTEROP_TABLE`, the results in the columns `LASTING` must equal those in docs/interop.md.
+    """
     MEASURED.setdefault(row.name, {"server": row.name}).update(cells)
     if not WRITING:
         page = documented()[row.name]
@@ -107,8 +112,8 @@ def test_the_page_has_exactly_the_tested_rows() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def table() -> Iterator[None]:
-    """Write the table after all tests if `INTEROP_TABLE` is set; the cells of a failed row are empty."""
-    need_data_plane()  # the table contains results of the native engine
+    """Write the table after all tests if `INTEROP_TABLE` is set. A cell without a result is empty."""
+    need_data_plane()  # the tests compare the table with results of the native engine
     yield
     if WRITING:
         text = PAGE.read_text()
@@ -120,7 +125,7 @@ def table() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of the backend, which runs in a separate process."""
+    """The port of `traffic.py serve`, which runs as a separate process."""
     port = free_port()
     process = ServerProcess(
         [sys.executable, str(TRAFFIC), "serve", str(port)], tmp_path_factory.mktemp("traffic") / "log"
@@ -153,7 +158,7 @@ def peer(row: Row, tmp_path: Path) -> Iterator[Peer]:
 
 @contextlib.asynccontextmanager
 async def forwarding(link: SshConnectionPool, to: int) -> AsyncIterator[int]:
-    """Run a listener that forwards its clients over the link to the port `to`; yield the port of the listener."""
+    """Run a listener that forwards its clients over the link to port `to`; yield the port of the listener."""
     loop = asyncio.get_running_loop()
     joining: set[asyncio.Task[None]] = set()
 
@@ -185,7 +190,10 @@ async def forwarding(link: SshConnectionPool, to: int) -> AsyncIterator[int]:
 
 @contextlib.asynccontextmanager
 async def clients(*arguments: object) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run a client of `traffic.py` in a new session, to which the kernel gives a separate share of processor time."""
+    """Run `traffic.py` with these arguments, in a new session.
+
+    The Linux scheduler gives each session the same share of the processor time.
+    """
     words = [str(TRAFFIC), *map(str, arguments)]
     process = await asyncio.create_subprocess_exec(
         sys.executable, *words, stdout=asyncio.subprocess.PIPE, start_new_session=True
@@ -199,7 +207,7 @@ async def clients(*arguments: object) -> AsyncIterator[asyncio.subprocess.Proces
 
 
 async def run(*arguments: object) -> str:
-    """Run a client program until it exits; return its output."""
+    """Run `traffic.py` with these arguments until the program exits; return the output."""
     async with clients(*arguments) as process:
         said, _ = await process.communicate()
         assert process.returncode == 0, arguments
@@ -208,7 +216,10 @@ async def run(*arguments: object) -> str:
 
 @pytest.fixture
 def exchanges(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """The number of key exchanges after the first one on each connection, by the side that started the exchange."""
+    """The number of key exchanges that the gateway (`us`) and the server (`them`) have started.
+
+    The first key exchange of each connection is not counted.
+    """
     asked = {"us": 0, "them": 0}
     ours: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
     answered: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
@@ -218,7 +229,7 @@ def exchanges(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     )
 
     def starting(self: Any) -> None:
-        # If the server has started this key exchange, asyncssh has already stored a new KEXINIT of the server.
+        # If the server has started the key exchange, asyncssh has already changed `_server_kexinit`.
         ours[self] = self._server_kexinit == answered.get(self)
         start(self)
 
@@ -234,7 +245,7 @@ def exchanges(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 
 def through_ssh(peer: Peer, cipher: str, backend: int, folder: Path) -> float:
-    """Measure the transfer of 200 MB in both directions through `ssh -L` with this cipher; return the seconds."""
+    """Transfer 200 MB in both directions through `ssh -L` with this cipher; return the duration in seconds."""
     need(find("ssh") is not None, "ssh (package openssh-client)")
     port = free_port()
     ssh = ServerProcess(
@@ -347,7 +358,8 @@ async def test_keepalive_requests_of_a_server_are_answered(tmp_path: Path, backe
         async with opened(options(peer, keepalive=PATIENT)) as link, asyncio.timeout(40):
             transport = link._connections[0]._conn.own_transport  # type: ignore[attr-defined]
             heard: set[float] = set()
-            # Two packets arrive before the first keepalive request. After three unanswered ones, sshd disconnects.
+            # `heard` contains the arrival times of two earlier packets and of four keepalive requests. With
+            # ClientAliveCountMax 2, sshd would disconnect after two unanswered requests.
             while len(heard) < 6:
                 assert link.status().connections == 1
                 heard.add(transport.last_heard(60.0))

@@ -1,4 +1,4 @@
-"""Tests that an SSH login leaks no resources if it fails or is cancelled at any suspension point."""
+"""Tests that an SSH login leaks no resources if the login fails or is cancelled at any `await`."""
 
 import asyncio
 import os
@@ -24,15 +24,15 @@ pytestmark = pytest.mark.integration
 
 
 class Struck:
-    """An awaitable that runs a coroutine, and injects a fault at its n-th suspension.
+    """An awaitable that runs a coroutine, and injects a fault when the coroutine waits for a future.
 
     Args:
         inner: The coroutine to run.
-        at: The number of the suspension that gets the fault, counted from 0.
-        fault: What happens at this suspension. `cancelled`: the awaited future is cancelled. `late`: when the awaited
-            future is done, the coroutine is cancelled. `failed`: `OSError` is thrown into the coroutine. `expired`:
-            the deadline that was created last expires.
-        deadlines: The deadlines that the coroutine has created.
+        at: How many times the coroutine waits without a fault before the test injects the fault.
+        fault: The kind of fault. `cancelled` cancels the future. `late` cancels the coroutine when the future is
+            done. `failed` throws `OSError` into the coroutine when the future is done. `expired` makes the newest
+            deadline expire.
+        deadlines: The `asyncio.timeout` objects that the coroutine has created.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ def agent(server: Bastion) -> Iterator[Path]:
     with subprocess.Popen(["ssh-agent", "-D", "-a", str(path)], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            process.stdout.readline()  # the agent prints a line when it listens
+            process.stdout.readline()  # the agent prints a line as soon as its socket exists
             environment = {**os.environ, "SSH_AUTH_SOCK": str(path)}
             subprocess.run(["ssh-add", "-q", server.client_key], env=environment, check=True, timeout=10)
             yield path
@@ -91,7 +91,7 @@ def agent(server: Bastion) -> Iterator[Path]:
 
 
 def open_things() -> tuple[int, int, int, int]:
-    """Return the numbers of descriptors, relay handlers, files in asyncio's selector, and tasks."""
+    """Return the numbers of file descriptors, relay handlers, files in asyncio's selector, and tasks."""
     selector: Any = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
     return (
         len(list(Path("/proc/self/fd").iterdir())),
@@ -109,7 +109,7 @@ def connecting(chosen: SshOptions) -> Coroutine[Any, Any, PooledConnection]:
     ("fault", "plane"),
     [
         *((fault, "native") for fault in ("cancelled", "late", "failed", "expired")),
-        # asyncssh's own `connect` waits for a future that cannot fail.
+        # This list omits `failed`, because asyncssh's own `connect` waits for a future that cannot fail.
         *((fault, "another asyncssh") for fault in ("cancelled", "late", "expired")),
     ],
 )
@@ -119,7 +119,7 @@ async def test_a_fault_at_any_await_of_a_login_leaks_nothing(
     if plane != "native":
         monkeypatch.setattr(asyncssh_internals, "SUPPORTED_VERSIONS", ())
     chosen = options(server, identity_files=(), agent=agent)
-    await (await connecting(chosen)).close()  # the first login starts the native engine, whose descriptors stay open
+    await (await connecting(chosen)).close()  # the first login opens descriptors of the native engine that stay open
     await until_engines_are_idle()
     await until_only(before := open_things(), server)
     made: list[asyncio.Timeout] = []

@@ -1,4 +1,4 @@
-"""Tests the exact message for each mistake that only a server reveals: what is wrong, where, and what to do.
+"""Tests the exact messages for wrong configurations that the gateway detects only when it connects to a server.
 
 `UPDATE_GOLDEN=1` rewrites the messages in `mistakes.yaml`.
 """
@@ -22,7 +22,7 @@ from tests.support.gateway_process import command
 pytestmark = pytest.mark.integration
 
 GOLDEN = Path(__file__).parent / "mistakes.yaml"
-"""The state, the reason and the message of each backend in the configuration of the test."""
+"""The file with the expected state, reason and message of each backend in the configuration."""
 
 
 def fingerprint(path: Path) -> str:

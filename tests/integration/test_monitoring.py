@@ -1,4 +1,4 @@
-"""Tests rules and dashboards with Prometheus: they are valid, have runbooks, and return data of a real gateway."""
+"""Tests the alert rules and the dashboards with Prometheus."""
 
 import itertools
 import re
@@ -47,11 +47,11 @@ WITHOUT_DATA = {
     "consumer/Containers that the gateway started/0": "needs Docker",
     "consumer/Rejected clients/0": "a consumer of a unix socket has no quota here",
 }
-"""The dashboard queries that return no data from the gateway of these tests, and the reason."""
+"""For each dashboard query that returns no data in this test, the reason."""
 HOURS = 5
-"""Length of the series that `repeated` returns, in hours."""
+"""The length of the series that `repeated` returns, in hours."""
 BLOCKED = 50
-"""Number of backends behind the tunnel that is down."""
+"""The number of backends behind the tunnel that is down."""
 
 
 def series(metric: str, **labels: str) -> str:
@@ -74,7 +74,7 @@ FEW = one("gateway_connections_total", "0+0.01x60", **ORDERS)
 
 
 def latency(slow: int) -> dict[str, str]:
-    """Return the histogram of a hundred responses per minute, of which some take longer than a second."""
+    """Return a histogram with 100 responses per minute, of which `slow` take longer than one second."""
     metric = "gateway_response_latency_seconds"
     return {
         **one(f"{metric}_bucket", f"0+{100 - slow}x60", le="1.0", **ORDERS),
@@ -124,12 +124,12 @@ def tunnel(name: str, *, up: int, waiting: int = 0, rtt: float = 0.01) -> dict[s
 
 
 def repeated(values: str) -> str:
-    """Return the samples of a gauge for five hours, one per minute. The gauge repeats `values`."""
+    """Return the samples of a gauge that repeats `values`: one per minute, for five hours."""
     return " ".join(itertools.islice(itertools.cycle(values.split()), HOURS * 60))
 
 
 def repeated_counter(steps: str) -> str:
-    """Return the samples of a counter for five hours, one per minute. The counter grows by `steps`, repeatedly."""
+    """Return the samples of a counter that repeats the increments `steps`: one per minute, for five hours."""
     return " ".join(map(str, itertools.accumulate(map(int, repeated(steps).split()))))
 
 
@@ -138,26 +138,28 @@ CASES: dict[str, tuple[Series, Series]] = {
     "GatewayGone": (GONE, {**GATEWAY, series("up", instance="b", job="node"): "0x60"}),
     "GatewayMissing": ({'up{job="node",instance="a"}': "1x60"}, GATEWAY),
     "GatewayRestarting": (
-        # The gateway restarts every three minutes, and is down when the alert is evaluated.
+        # The gateway restarts every three minutes, and is down at the minute of the evaluation.
         {**one("up", repeated("1 0 1")), **one("gateway_build_info", repeated("1 stale 1"), version="1"),
          **one("process_start_time_seconds", " ".join(f"{number} stale {number + 1}" for number in range(20)))},
         {**one("process_start_time_seconds", "1x27 2x5 3x60"),  # two restarts
          series("process_start_time_seconds", job="node"): "0+1x60"},
     ),
     "GatewayTunnelDown": (
-        # An inner tunnel waits for the outer one, and 50 backends are blocked, reject clients and reach their limits.
+        # The tunnel `edge` is down, and the tunnel `bastion` inside `edge` waits. The backend `orders` is blocked,
+        # rejects clients, and has reached its limit.
         {**tunnel("edge", up=0), **tunnel("bastion", up=0, waiting=1), **NOT_UP,
          series("gateway_way_up", tunnel="edge", backend="other"): "0x60",
          series("gateway_backend_up", backend="other"): "1x60",
          series("gateway_backend_state", backend="other", state="degraded"): "1x60", **state("blocked"), **BIG,
          **rejected("tunnel"), **rejected("max_connections"), **clients(100)},
-        # A short interruption, and a tunnel that no backend uses.
+        # The tunnel `edge` was down only briefly, and no backend uses the tunnel `unused`.
         {**one("gateway_tunnel_up", "1x35 0x1 1x60", tunnel="edge"),
          **one("gateway_tunnel_up", "0x60", tunnel="unused"),
          **one("gateway_tunnel_state", "1x60", tunnel="unused", state="idle")},
     ),
     "GatewayTunnelFlapping": (
-        # The outer tunnel is down every second minute, and the inner one waits. Half of the clients are rejected.
+        # The tunnel `edge` is down every second minute. The tunnel `bastion` inside `edge` then waits. Half of the
+        # clients are rejected.
         {**one("gateway_tunnel_up", repeated("1 0"), tunnel="edge"),
          **one("gateway_tunnel_connects_total", repeated_counter("0 1"), tunnel="edge"),
          **one("gateway_tunnel_up", repeated("1 0"), tunnel="bastion"),
@@ -165,7 +167,7 @@ CASES: dict[str, tuple[Series, Series]] = {
          **one("gateway_tunnel_connects_total", repeated_counter("0 1"), tunnel="bastion"),
          **one("gateway_backend_up", repeated("1 0"), **ORDERS), **BIG,
          **one("gateway_connections_rejected_total", repeated_counter("0 100"), reason="tunnel", **ORDERS)},
-        # A tunnel with four lanes is lost once, and another tunnel is lost every half an hour.
+        # The tunnel `edge`, which has four lanes, reconnects once. The tunnel `bastion` reconnects twice in an hour.
         {**one("gateway_tunnel_connects_total", "4x36 8x60", tunnel="edge"),
          **one("gateway_tunnel_connects_total", "1x10 2x30 3x60", tunnel="bastion")},
     ),
@@ -182,14 +184,14 @@ CASES: dict[str, tuple[Series, Series]] = {
     "GatewayHostBlocked": ({**NOT_UP, **state("down"), **failing("host_blocked")}, {**UP, **failing("timeout", 1)}),
     "GatewayCheckCannotLogIn": ({**UP, **state("degraded"), **failing("auth")}, {**UP, **failing("auth", 0)}),
     "GatewayReplicationLag": (
-        # Without `check.max_lag`, a replica that has stopped is degraded, and no check fails.
+        # The replication has stopped. The backend is degraded, but `check.max_lag` is not set, so no check fails.
         {**UP, **one("gateway_database_replication_lag_seconds", "40x60", **TARGET), **state("degraded")},
         {**UP, **one("gateway_database_replication_lag_seconds", "20x60", **TARGET)},
     ),
     "GatewayNfsSpaceLow": (space(99), space(101)),
     "GatewayBackendAvailabilityBurn": (
         {**UP, **BIG, **rejected("timeout", 2)},
-        # Few clients, and failures that a tunnel causes.
+        # A tunnel causes the failures of `orders`, and `idle` has too few clients for an alert.
         {**UP, **BIG, **rejected("tunnel", 90), series("gateway_connections_total", backend="idle"): "0+0.02x60",
          series("gateway_connections_rejected_total", backend="idle", reason="timeout"): "0+0.01x60"},
     ),
@@ -239,21 +241,21 @@ CASES: dict[str, tuple[Series, Series]] = {
         one("gateway_containers_dead", "0x60", reason="volume"),
     ),
 }  # fmt: skip
-"""For each alert, the series with which exactly this alert fires, and the series with which no alert fires."""
+"""For each alert, two sets of series. With the first set, only this alert fires. With the second, no alert fires."""
 
 
 def repeated_failures() -> dict[str, tuple[Series, int, list[str]]]:
-    """Return tests that evaluate the alerts while failures repeat, during an outage, and after an outage."""
+    """Return test cases by name: the series, the minute of the evaluation, and the alerts that must fire then."""
     present = {**GATEWAY, **one("up", f"1x{HOURS * 60}"), **one("gateway_build_info", f"1x{HOURS * 60}", version="1")}
     clients = one("gateway_connections_total", f"0+100x{HOURS * 60}", **ORDERS)
-    # The backend is down in one of six minutes, and 30 % of the clients fail.
+    # The backend is down during one of every six minutes, and 30 % of the clients fail.
     restarts = {
         **one("gateway_backend_up", repeated("1 1 1 1 1 0"), **ORDERS),
         **one(
             "gateway_connections_rejected_total", repeated_counter("16 16 16 16 16 100"), reason="refused", **ORDERS
         ),
     }
-    # The backend is down for twenty minutes, in which all clients fail, and works again.
+    # The backend is down for twenty minutes, during which all clients fail. Afterwards, the backend works again.
     outage = {
         **one("gateway_backend_up", f"1x39 0x19 1x{HOURS * 60}", **ORDERS),
         **one("gateway_backend_state", f"0x39 1x19 0x{HOURS * 60}", state="down", **ORDERS),
@@ -261,7 +263,8 @@ def repeated_failures() -> dict[str, tuple[Series, int, list[str]]]:
     }
     burn, down = ["GatewayBackendAvailabilityBurn"], ["GatewayBackendDown"]
     flapping = CASES["GatewayTunnelFlapping"][0]
-    late = {**UP, **failing("lag"), **state("degraded")}  # with `check.max_lag`, and a lag that is not known
+    # The check fails because of `check.max_lag`, although the metric of the lag is missing.
+    late = {**UP, **failing("lag"), **state("degraded")}
     return {
         "lag above max_lag": ({**GATEWAY, **late}, 40, ["GatewayReplicationLag"]),
         **{f"restarts at {at}": ({**present, **clients, **restarts}, at, burn) for at in (60, 121, 182, 243, 295)},
@@ -285,7 +288,7 @@ def monitored(
     shared_postgres: Postgres,
     shared_nfs: NfsServer,
 ) -> Iterator[MonitoredSite]:
-    """A gateway with backends of several kinds, failed and refused clients, and a Prometheus that scrapes it."""
+    """A gateway with backends of several kinds, and a Prometheus that scrapes the gateway."""
     need(find("prometheus") is not None, "prometheus (package prometheus)")
     folder = tmp_path_factory.mktemp("monitored")
     gateway = Gateway(folder)
@@ -345,7 +348,7 @@ def monitored(
 
 
 def exported() -> set[str]:
-    """Return the names of all metrics that the gateway exports, including the metrics of all kinds."""
+    """Return the names of all metrics that a gateway can export, with every kind of backend and tunnel."""
     facts = [fact for kinds in (backends.KINDS, tunnels.KINDS) for kind in kinds.values() for fact in kind.facts]
     view = ServiceView("", "", "", 0.0, False, False, True, 0.0, "", [], [], Histogram())
     return {each.name for each in (*families(view), *fact_families(facts).values())}
@@ -381,7 +384,7 @@ def test_each_alert_has_a_runbook_and_a_description() -> None:
 
 
 def test_the_chart_has_the_same_rules_and_dashboards() -> None:
-    """Helm can only read files inside the chart, so the chart has copies: copy a changed file to the other folder."""
+    """The chart contains copies of the rules and dashboards, because Helm can read only files inside the chart."""
     for own, folder in (("prometheus", "rules"), ("grafana", "dashboards")):
         copies = {path.name: path.read_text() for path in (REPOSITORY / "charts/gateway" / folder).iterdir()}
         files = {path.name: path.read_text() for path in (REPOSITORY / "configs" / own).iterdir()}
@@ -434,7 +437,7 @@ def test_every_dashboard_query_returns_data(
     listen = {name: each["listen"][0] for name, each in gateway.status()["backends"].items()}
 
     def use() -> None:
-        """Cause traffic, a rejection and a failed dial."""
+        """Cause client traffic, a rejected client, and a failed connection to a target."""
         query_mysql(shared_mariadb, int(listen["orders"].rpartition(":")[2]))
         assert is_refused(int(listen["private"].rpartition(":")[2]))
         assert is_refused(int(listen["closed"].rpartition(":")[2]))

@@ -1,4 +1,4 @@
-"""Tests ambiguous names and `explain` on a real engine; the gateway runs in a container."""
+"""Tests name conflicts and `gateway explain` on a real engine. The gateway runs in a container."""
 
 import json
 import subprocess
@@ -55,7 +55,7 @@ def log_of(site: Site) -> str:
 
 
 def shop(site: Site) -> None:
-    """Create a Compose project with its own service `orders`, and an app that opted in."""
+    """Create a Compose project with a service named `orders`, and an app with the label `gateway.enable`."""
     compose = site.folder / "compose.yaml"
     program = SAYING.format(words="the-shops-own", seconds=0)
     volumes = [f"{path}:{path}:ro" for path in site.engine.python()]
@@ -80,7 +80,8 @@ def test_shadowing_of_a_service_of_the_same_project_is_reported(site: Site, inte
     site.wait(lambda: site.attachment("gateway") == ("attached", None))
     shop(site)
     site.wait(lambda: site.attachment("shop-app-1") == ("attached", None))
-    # The engine chooses the host of a name: Docker prefers the first network by name, and internal networks last.
+    # The name `orders` exists on two networks of the app. Docker uses the alphabetically first network, but uses
+    # internal networks last.
     there = ("the-shops-own", "orders-here")
     site.wait(lambda: site.says("shop-app-1") in there)
     assert site.says("shop-app-1", within=10) == there[0 if internal else 1]
@@ -103,7 +104,7 @@ def test_refuse_does_not_attach_and_detaches_ambiguous_containers(site: Site) ->
     site.wait(lambda: site.attachment("shop-app-1") == ("blocked", "name_conflict"))
     site.wait(lambda: not site.engine.attached("shop-app-1", "apps"))
     assert site.says("shop-app-1", within=10) == "the-shops-own"
-    # The gateway attached this container before the name conflict began.
+    # The gateway attaches the container `first` before the name conflict begins.
     site.engine.docker("network", "create", "yard")
     site.engine.run("first", "--network", "yard", *OPT_IN)
     site.reaches("first")
@@ -111,7 +112,7 @@ def test_refuse_does_not_attach_and_detaches_ambiguous_containers(site: Site) ->
     site.wait(lambda: site.attachment("first") == ("blocked", "name_conflict"))
     site.wait(lambda: not site.engine.attached("first", "apps"))
     site.wait(lambda: reached(site, "first") == "no")
-    # The gateway attaches the container again after the conflict has ended.
+    # After the end of the name conflict, the gateway attaches the container `first` again.
     site.engine.docker("rm", "-f", "second")
     site.reaches("first")
 
@@ -126,14 +127,14 @@ def test_explain_shows_why_a_container_reaches_a_backend_or_does_not(site: Site)
     engine.run("beside", "--network", "container:good", *OPT_IN)
     own = (*OPT_IN, "--label", "gateway.backends=orders,media")
     engine.run("named", "--add-host", "orders:127.0.0.1", *own)
-    # Docker would return this container's address for the backend's name.
+    # The gateway must not attach `thief`, because other containers would then resolve the backend's name to `thief`.
     engine.run("thief", "--hostname", "orders", *own)
     site.reaches("good")
     site.wait(lambda: site.attachment("no-label") == site.attachment("named") == ("attached", None))
     site.wait(lambda: site.attachment("beside") == ("attached", None))
     site.wait(lambda: site.attachment("thief") == ("blocked", "alias_conflict"))
     assert not engine.attached("thief", "apps")
-    # The explanation matches the actual access of each container.
+    # `explain` must report correctly whether each container can reach the backend.
     for name, expected in (("good", "yes"), ("plain", "no"), ("typo", "no"), ("no-label", "no"), ("beside", "yes")):
         site.wait(lambda name=name, expected=expected: reached(site, name) == expected)  # type: ignore[misc]
         if expected == "yes":
@@ -157,7 +158,7 @@ def test_explain_shows_why_a_container_reaches_a_backend_or_does_not(site: Site)
     assert log_of(site).count("typo: unknown label gateway.enabled: did you mean gateway.enable?") == 1
     assert "docker action completed" in log_of(site)
     engine.docker("stop", "-t", "0", "db")
-    # The address of the stopped database does not respond, so three checks must time out.
+    # The backend is down only after three probes have timed out.
     site.wait(lambda: "the backend is down" in of_backend(site, "good")["why"], timeout=60)
 
 

@@ -1,4 +1,4 @@
-"""Tests both data planes with real servers: the native engine, and asyncssh's channels."""
+"""Tests both data planes, `native` and `asyncssh`, with real servers."""
 
 import asyncio
 import contextlib
@@ -53,7 +53,7 @@ def bastions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Bas
 
 @pytest.fixture(params=["native", "asyncssh"])
 def selected(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Options that select a data plane."""
+    """The options of a tunnel that select the data plane."""
     if request.param == "native":
         need_data_plane()
     return {"data_plane": request.param}
@@ -306,7 +306,7 @@ async def test_data_arrives_even_if_the_close_precedes_the_join_of_the_client(
 ) -> None:
     class Session(asyncssh.SSHTCPSession[bytes]):
         def connection_made(self, chan: asyncssh.SSHTCPChannel[bytes]) -> None:
-            # A server that refuses a client sends its message, the EOF and the CLOSE together.
+            # Like a database that refuses a client, this server sends a message, EOF and CLOSE at the same time.
             chan.write(b"too many connections")
             chan.write_eof()
             chan.close()
@@ -328,7 +328,7 @@ async def test_data_arrives_even_if_the_close_precedes_the_join_of_the_client(
     )
     async with server, opened(options(bastion, **selected)) as link:
         loop = asyncio.get_running_loop()
-        for _ in range(50):  # each round reuses the same descriptor
+        for _ in range(50):  # each iteration reuses the same file descriptor
             sock = await link.socket(HostPort("db", 1))
             got = bytearray()
             async with asyncio.timeout(15):
@@ -341,7 +341,7 @@ async def test_data_arrives_even_if_the_close_precedes_the_join_of_the_client(
 async def test_data_from_a_client_after_the_backend_has_closed_disturbs_no_other_channel(
     bastions: dict[str, Bastion], selected: dict[str, Any]
 ) -> None:
-    """The backend closes while the gateway buffers the response for a slow client, which continues to send."""
+    """The client sends data after the backend has closed, but before the client has read the response."""
     payload = os.urandom(1 << 20)
 
     def answer_and_close(client: socket.socket) -> None:
@@ -376,7 +376,7 @@ async def test_data_from_a_client_after_the_backend_has_closed_disturbs_no_other
 async def test_the_latencies_of_rpc_messages_are_measured(
     bastions: dict[str, Bastion], selected: dict[str, Any]
 ) -> None:
-    """Several calls wait at the same time, and the server does not answer them in the order of the calls."""
+    """Two calls are pending at the same time, and the server answers the second call first."""
     more = threading.Event()
 
     def message(xid: int, kind: int, size: int) -> bytes:
@@ -466,7 +466,7 @@ async def test_a_connection_that_fails_during_uploads_is_noticed(
 async def changed(
     bastion: Bastion, folder: Path, change: Callable[[bytes], bytes], **more: Any
 ) -> AsyncIterator[SshConnectionPool]:
-    """Open a tunnel through a TCP proxy that changes what the server sends."""
+    """Open a tunnel through a TCP proxy. The function `change` modifies the data that the server sends."""
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", bastion.port)
@@ -518,11 +518,12 @@ async def test_a_modified_packet_closes_the_connection(
 async def test_garbage_instead_of_packets_closes_only_the_connection(
     bastions: dict[str, Bastion], tmp_path: Path, selected: dict[str, Any]
 ) -> None:
-    """If a server sends random bytes of any length after the login, the only effect is that the connection closes."""
+    """A server sends random bytes after the login. Other connections to the same server must still work."""
     loop = asyncio.get_running_loop()
     rng = random.Random(7)
     noise: list[bytes] = []
-    # asyncssh checks the length of a packet only after it has received one cipher block.
+    # The data plane checks the length of a packet after it has received this number of bytes. asyncssh needs one
+    # cipher block.
     least = 16 if selected["data_plane"] == "asyncssh" else 4
 
     def change(data: bytes) -> bytes:
@@ -552,7 +553,7 @@ PACKETS = st.tuples(
 def test_any_sequence_of_authentic_packets_is_handled(tmp_path: Path, selected: dict[str, Any]) -> None:
     """A hostile server sends arbitrary packets with valid authentication tags.
 
-    The connection can stay open or close, with or without an error. Another connection to the same server must work.
+    This connection may stay open or close. Another connection to the same server must still work.
     """
     drawn: list[tuple[int, int, bytes]] = []
     problems: list[dict[str, object]] = []

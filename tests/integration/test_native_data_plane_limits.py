@@ -1,4 +1,4 @@
-"""Tests memory limits of one SSH connection: buffered bytes for slow clients, and queued replies to the peer."""
+"""Tests the memory limits of one SSH connection: buffers for slow clients, and queued replies to the SSH server."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def clients() -> Iterator[Callable[[], tuple[socket.socket, socket.socket]]]:
-    """Create TCP connections on loopback; return the client's ends, with small buffers, and the gateway's ends."""
+    """A function that opens a TCP connection with small buffers, and returns the sockets of client and gateway."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
 
@@ -71,7 +71,7 @@ def exchanges(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture(params=[False, True], ids=["asyncssh", "engine"])
 def engine(request: pytest.FixtureRequest) -> bool:
-    """Whether the native engine carries the channels."""
+    """Whether the data plane is `native`. Otherwise, the data plane is `asyncssh`."""
     if request.param:
         need_data_plane()
     return bool(request.param)
@@ -112,7 +112,7 @@ async def test_replies_to_a_peer_that_does_not_read_are_bounded(tmp_path: Path, 
         held.append(conn)
         conn._transport.pause_reading()  # type: ignore[union-attr]
         packets: list[bytes] = []
-        with pytest.MonkeyPatch.context() as patch:  # asyncio's transport takes quadratic time for many writes
+        with pytest.MonkeyPatch.context() as patch:  # in asyncio's transport, many writes take quadratic time
             patch.setattr(conn, "_send", packets.append)
             for _ in range(80_000):
                 conn.send_packet(MSG_CHANNEL_REQUEST, UInt32(number), String("x"), Boolean(True))
@@ -132,13 +132,13 @@ async def test_replies_to_a_peer_that_does_not_read_are_bounded(tmp_path: Path, 
         for _ in range(100):
             await asyncio.sleep(0.01)
             most = max(most, transport.inspect()["waiting"] if engine else len(transport.queue._backlog))
-        assert most < send_queue.MAX_CONTROL_BACKLOG + (1 << 20)  # one more read can exceed the limit
+        assert most < send_queue.MAX_CONTROL_BACKLOG + (1 << 20)  # the replies to one more read can exceed the limit
         held[0]._transport.resume_reading()  # type: ignore[union-attr]
         await until(lambda: not congested())
 
 
 async def test_replies_queued_during_a_key_exchange_are_bounded(tmp_path: Path, engine: bool) -> None:
-    """During a key exchange, replies are queued; if their number exceeds the limit, the peer is disconnected."""
+    """asyncssh queues replies during a key exchange. If too many replies are queued, the gateway disconnects."""
     async with attacked(tmp_path, lambda *_: None, engine=engine) as link:
         conn = link._connections[0]._conn
         assert isinstance(conn, ssh_connection.SshConnection)
@@ -203,7 +203,7 @@ async def test_data_held_after_a_channel_closes_is_accounted_until_delivery(
         assert relay.buffered > 500_000
         assert relay.window.size >= relay.buffered
         assert before - INITIAL_BUDGET.available >= relay.buffered
-        assert await read_all(client) == said  # the client sees a clean end, although the server sent no EOF
+        assert await read_all(client) == said  # the client receives EOF, although the server sent no CHANNEL_EOF
         assert await relay.ended is CloseReason.FINISHED
         assert relay.buffered == 0
     assert before == INITIAL_BUDGET.available

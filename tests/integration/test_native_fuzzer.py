@@ -1,6 +1,7 @@
-"""Builds the harness of the native engine's fuzzer, and tests that its oracles detect injected defects.
+"""Tests that the fuzzer of the native engine detects injected defects.
 
-For each injected defect, a saved input makes an oracle fail.
+Each test injects one defect into the source code, builds the fuzzer, and runs the saved inputs. The fuzzer must
+report the expected error.
 """
 
 import subprocess
@@ -28,7 +29,7 @@ def replay(program: Path) -> str:
 @pytest.fixture(scope="module")
 def harness(tmp_path_factory: pytest.TempPathFactory) -> Build:
     need(newest_program("gcc") is not None, "gcc")
-    need_data_plane()  # the native engine and the harness need OpenSSL's headers
+    need_data_plane()  # the fuzzer needs OpenSSL's headers, like the native engine
     build = Build(tmp_path_factory.mktemp("native"), replay=True, sanitize=False)
     assert replay(build.run()) == ""
     return build

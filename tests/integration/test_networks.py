@@ -1,7 +1,7 @@
-"""Tests that a label on a container changes only its access to backends, with two real engines in namespaces.
+"""Tests that the gateway's labels on a container change only the container's access to backends.
 
-The gateway priority of a network requires API 1.48, which Docker 26.1 lacks. The module
-tests/unit/docker/planning/test_networks.py tests the gateway priority with an engine in memory.
+The tests use two real engines. Docker 26.1 does not support the gateway priority of a network (API 1.48).
+Therefore, tests/unit/docker/planning/test_networks.py tests the gateway priority with a simulated engine.
 """
 
 import contextlib
@@ -26,13 +26,13 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 MIDDLE = SPACES[0]
 OUTSIDE, NAMED = "10.77.0.254", "outside.test"
-"""The address of a server outside all Docker networks, and its DNS name; the server is also the name server."""
+"""The address and the DNS name of a web server outside all Docker networks. A DNS server has the same address."""
 DNS = ("--dns", OUTSIDE)
 PER_PROJECT = "{apps: {per: project}}"
 
 
 def serve_dns(sock: socket.socket, stop: threading.Event) -> None:
-    """Answer every query for an IPv4 address with the server's address, and other queries with an empty response."""
+    """Answer each DNS query for an IPv4 address with `OUTSIDE`, and each other query with an empty response."""
     sock.settimeout(0.2)
     while not stop.is_set():
         with contextlib.suppress(TimeoutError):
@@ -46,11 +46,11 @@ def serve_dns(sock: socket.socket, stop: threading.Event) -> None:
 
 @contextlib.contextmanager
 def outside(words: Path) -> Iterator[None]:
-    """Run a web server and a name server between the engines."""
+    """Run a web server and a DNS server, in the network namespace of the bridge that connects the engines."""
     (words / "name").write_text("outside")
     stop = threading.Event()
     with inside(MIDDLE):
-        # The socket and the process stay in the namespace in which the test creates them.
+        # The DNS socket and the web server stay in this network namespace after the block.
         dns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         server = subprocess.Popen(["busybox", "httpd", "-f", "-p", "8080", "-h", words], stdin=subprocess.DEVNULL)
     names = threading.Thread(target=serve_dns, args=(dns, stop))
@@ -69,7 +69,7 @@ def outside(words: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, Engine]]:
-    """Two engines, and a server that both can reach."""
+    """Two engines. Their containers can reach the servers that `outside` runs."""
     need_engine()
     with two_engines(tmp_path_factory.mktemp("engines")) as found:
         ip("-n", MIDDLE, "addr", "add", f"{OUTSIDE}/24", "dev", BRIDGE)
@@ -85,7 +85,7 @@ def engine(engines: tuple[Engine, Engine]) -> Iterator[Engine]:
 
 
 class Networks(Site):
-    """A site whose gateway uses the Docker networks that `networks` configures."""
+    """A `Site` whose tests configure the section `docker.networks`."""
 
     networks = PER_PROJECT
 
@@ -137,7 +137,7 @@ def create_networks(engine: Engine) -> None:
 
 
 def deploy(engine: Engine, *options: str) -> None:
-    """Recreate every container, with these additional options."""
+    """Recreate all containers of `APPS` with additional options of `docker run`."""
     engine.docker("rm", "-f", *APPS, check=False)
     for name, (project, network, address) in APPS.items():
         published = ("-p", "18080:8080") if name == "shop-web" else ()
@@ -149,7 +149,7 @@ def deploy(engine: Engine, *options: str) -> None:
 
 
 def addresses(engine: Engine, name: str) -> dict[str, str]:
-    """Return the addresses of a container by network."""
+    """Return the address of a container on each of its networks."""
     networks = engine.inspect(name)["NetworkSettings"]["Networks"]
     return {network: each["IPAddress"] for network, each in networks.items()}
 
@@ -174,7 +174,7 @@ def everywhere(containers: Mapping[str, Engine], targets: set[str]) -> dict[str,
 
 
 def routes(engine: Engine, container: str) -> dict[str, set[str]]:
-    """Return the default routes and all routes of a container, without the parts that change at each start."""
+    """Return the default routes and all routes of a container, without details that a restart changes."""
     reported = [
         line.split(" metric")[0].split(" src")[0].strip()
         for family in ("-4", "-6")
@@ -185,7 +185,7 @@ def routes(engine: Engine, container: str) -> dict[str, set[str]]:
 
 
 class Seen:
-    """A snapshot of the routes of containers, and of the addresses that they reach."""
+    """Records the routes of containers, and the addresses that each container reaches."""
 
     def __init__(self, engine: Engine, containers: tuple[str, ...] = (*APPS, "gateway")) -> None:
         self.routes = {each: routes(engine, each) for each in containers}
@@ -255,7 +255,7 @@ def test_labeling_a_container_changes_only_its_access_to_the_backend(site: Netwo
 
 @pytest.fixture
 def skips_iptables(engine: Engine) -> Iterator[None]:
-    """Disable iptables for bridged packets until the block ends, as on a host without br_netfilter."""
+    """Disable iptables for bridged packets during the test, as on a host without br_netfilter."""
     setting = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
     with inside(engine.namespace):
         before = setting.read_text()
@@ -329,7 +329,7 @@ def test_a_network_that_is_not_internal_changes_the_default_route(site: Networks
     after = Seen(engine, tuple(APPS))
     assert after.reaches["sealed", "outside", OUTSIDE] == "outside"
     assert after.routes["blog-web"]["default"] != before.routes["blog-web"]["default"]
-    assert site.warnings() == []  # the configuration permits this route
+    assert site.warnings() == []  # the configuration permits this default route
     # A network with the alphabetically last name does not change an existing default route.
     site.change("{z-last: {internal: false}}")
     for name in APPS:
@@ -380,7 +380,7 @@ def test_a_gateway_without_a_route_to_the_outside_warns(site: Networks) -> None:
     assert answers(engine, "gateway", {OUTSIDE}) == {OUTSIDE: ""}
     status = command("status", "--admin-socket", str(site.folder / "admin.sock")).stdout
     assert "docker network connect bridge gateway" in " ".join(status.split())
-    # The command in the warning solves the problem.
+    # After the command that the status recommends, the gateway reaches outside addresses.
     engine.docker("network", "connect", "bridge", "gateway")
     site.wait(lambda: site.warnings() == [])
     assert answers(engine, "gateway", {OUTSIDE}) == {OUTSIDE: "outside"}
@@ -417,7 +417,7 @@ def test_project_networks_are_created_and_removed_and_consumers_are_known_on_eac
     engine.docker("rm", "-f", "shop-2", "lone")
     site.wait(lambda: {each for each in site.names() if each.startswith("apps")} == {"apps-blog"}, timeout=40)
     site.reaches("blog-1")
-    # The gateway joins a network that a Compose file created, and serves its containers.
+    # If a Compose file has created a project's network, the gateway joins this network and serves its containers.
     engine.docker("network", "create", "--internal", "--subnet", "10.82.0.0/24", "apps-mail")
     engine.run("mail", "--network", "apps-mail", *label)
     site.reaches("mail")
@@ -524,11 +524,17 @@ def test_internal_overlays_carry_queries_across_nodes_and_keep_stacks_apart(
 
 
 STACKS = {"shop": "", "blog": "front", "vault": "back"}
-"""The name of each swarm stack, and of its additional network; empty if there is no additional network."""
+"""The additional network of each swarm stack. An empty string means that the stack has no additional network."""
 
 
 def task(engine: Engine, stack: str, network: str | None = None) -> str:
-    """Return the container ID of a stack's running task on a node and a network; empty if there is no such task."""
+    """Return the container ID of a running task of a stack. If the engine runs no such task, return an empty string.
+
+    Args:
+        engine: The engine of the node.
+        stack: The stack.
+        network: If set, consider only tasks on this network.
+    """
     on = ("--filter", f"network={network}") if network else ()
     running = ("--filter", "status=running", "--filter", f"name={stack}_web")
     return next(iter(engine.docker("ps", "-q", *running, *on).stdout.split()), "")

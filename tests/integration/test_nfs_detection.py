@@ -48,7 +48,7 @@ def wait_down(gateway: Gateway, reason: str) -> None:
 
 @contextlib.contextmanager
 def in_use(port: int, *, waits: bool) -> Iterator[None]:
-    """Run a client that repeats the RPC procedure NULL (RFC 5531) and reconnects, like a mount.
+    """Run a client that repeatedly calls the RPC procedure NULL (RFC 5531), and reconnects when its connection ends.
 
     Args:
         port: The port of the gateway.
@@ -144,7 +144,8 @@ def test_a_recreated_directory_is_reported_until_checks_are_resumed(
     gateway.wait_state("media", "degraded", "export", timeout=30)
     before = gateway.backend("media")["targets"][0]["attempts"]
     gateway.wait(lambda: gateway.backend("media")["targets"][0]["attempts"] > before + 2)
-    assert gateway.state("media") == ("degraded", "export")  # still degraded, because existing mounts are stale
+    # The backend stays degraded, because existing mounts are stale.
+    assert gateway.state("media") == ("degraded", "export")
     assert gateway.command("resume", "media").returncode == 0
     gateway.wait_up("media")
-    assert gateway.backend("media")["targets"][0]["attempts"] > before  # `resume` does not reset `attempts`
+    assert gateway.backend("media")["targets"][0]["attempts"] > before  # `resume` does not reset the number of probes

@@ -29,7 +29,7 @@ def server(nfs_server: NfsServer) -> NfsServer:
 
 
 def carriers(port: int) -> set[str]:
-    """Return the sshd processes that have a connection to a port of this host."""
+    """Return the process IDs of the sshd processes that have a connection to this port."""
     command = ["ss", "-Htnp", "state", "established", "dport", "=", f":{port}"]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
     return set(re.findall(r'"sshd[^"]*",pid=(\d+)', shown))
@@ -121,7 +121,8 @@ def test_a_lock_is_kept_while_its_tunnel_is_lost_again_and_again(
     gateway.start().wait_up("media")
     (server.export / "ledger").touch(0o666)
     # With `nosharecache`, the server, not the guest's kernel, grants or refuses the locks of the second mount.
-    # The two mounts see a new file at different times; the script releases the lock after both have seen it.
+    # The first mount holds its lock until the file `released` exists. The script creates this file after the loop.
+    # During the loop, the second mount must not get the lock.
     script = f"""
 mkdir /other
 {mount(port, options="actimeo=1")} && {mount(port, target="/other", options="actimeo=1,nosharecache")} && echo MOUNTED

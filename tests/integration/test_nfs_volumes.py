@@ -18,8 +18,8 @@ from tests.support.requirements import need
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
 _VOLUME = "/var/lib/docker/volumes/media"
-"""The engine's directory of the volume. The script reads this directory, because `docker` takes a second in the
-guest."""
+"""The directory of the volume. The script reads this directory instead of calling `docker`, because each call takes a
+second in the virtual machine."""
 _WRITES = 30
 _WRITE = (
     f"for i in $(seq {_WRITES}); do dd if=/dev/urandom of=/piece bs=64k count=2 2>/dev/null; "
@@ -55,7 +55,7 @@ def test_volumes_made_by_hand_and_by_the_gateway_are_used_by_containers(
     backend = sections["backends"]["media"]
     backend |= {"allow_unprivileged_ports": True, "volume": {**backend["volume"], "address": HOST}}
     sections["docker"] = {"host": f"tcp://127.0.0.1:{engine}", "resync": "2s"}
-    # In the flow style, each section is one line.
+    # The flow style writes each section on the line of its key.
     gateway.write("".join(f"{key}: {yaml.safe_dump(each, default_flow_style=True, width=10**6)}"
                           for key, each in sections.items()))  # fmt: skip
     by_hand = f"addr={HOST},port={port},nfsvers=4.2,proto=tcp,hard,timeo=600,retrans=5"

@@ -19,7 +19,7 @@ from tests.support.servers import echoing, serving
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 FILE = REPOSITORY / "gateway" / "ops" / "openapi.yaml"
-# Other tests check the commands, which need the admin socket, and the stream of events, which does not end.
+# The commands need the admin socket, and the stream of events does not end. Other tests check both.
 api = schemathesis.openapi.from_path(FILE).exclude(path_regex="^/-/").exclude(path="/api/v1/events")
 Operation: TypeAlias = APIOperation[Any, Any, Any, Any]
 OPERATIONS = [each.ok() for each in api.get_all_operations()]  # type: ignore[union-attr] # an error has no `ok`
@@ -27,7 +27,7 @@ OPERATIONS = [each.ok() for each in api.get_all_operations()]  # type: ignore[un
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A gateway with a tunnel that is down, and with backends that are up, down and blocked."""
+    """The URL of a gateway that has one backend in each of the states up, down and blocked."""
     gateway = Gateway(tmp_path_factory.mktemp("openapi"))
     key = gateway.folder / "key"
     key.touch(mode=0o600)
@@ -50,7 +50,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def validate(case: schemathesis.Case[Any], url: str) -> int:
-    """Send a request, and check the response against openapi.yaml; return its status. 503 is not a failure."""
+    """Send a request, check the response against openapi.yaml, and return the status code.
+
+    The check accepts the status code 503, but no other server error.
+    """
     response = case.call_and_validate(base_url=url, timeout=20, excluded_checks=[not_a_server_error])
     assert response.status_code < 500 or response.status_code == 503
     return response.status_code

@@ -1,6 +1,6 @@
 """Tests what OpenVPN does with client files that the gateway accepts.
 
-OpenVPN must parse these files like the gateway, run no programs, and read no other files.
+OpenVPN must read the same settings from these files as the gateway, run no programs, and read no other files.
 """
 
 import os
@@ -30,7 +30,7 @@ _OURS = (
     "config =", "persist_tun", "persist_key", "verbosity", "dev =", "dev_type", "resolve_retry", "mute =", "nice =",
     "connect_retry_seconds", "connect_timeout",
 )  # fmt: skip
-"""The OpenVPN settings of directives that the gateway removes."""
+"""Settings that the comparisons ignore, because the gateway does not take them from the client file."""
 _UNSAFE = (
     "_file", "script", "plugin", "engine", "ipchange", "tls_verify", "chroot_dir", "cd_dir", "writepid", "username",
     "groupname", "ca_path", "tls_export", "pkcs11", "client_config_dir", "tmp_dir", "log =", "daemon", "management",
@@ -53,13 +53,13 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module")
 def parse(program: str, authority: Authority) -> Parse:
-    """Return a function that runs OpenVPN with a file, and returns the output before OpenVPN connects."""
+    """Return a function that runs OpenVPN with a client file, and returns the lines that OpenVPN prints."""
 
     def parse(text: str) -> list[str]:
         memory = os.memfd_create("config")
         os.write(memory, text.encode())
         before = ["--client", "--dev", "tun", "--ca", str(authority.ca), "--auth-user-pass", "--remote", "192.0.2.1"]
-        # OpenVPN reads options and plugins, and then exits because it cannot connect to the management socket.
+        # OpenVPN reads its options and loads plugins. It then exits, because the management socket does not exist.
         after = ["--verb", "4", "--suppress-timestamps", "--management", "/nonexistent/socket", "unix"]
         flags = ["--management-client", "--management-query-passwords"]
         try:
@@ -77,7 +77,7 @@ def parse(program: str, authority: Authority) -> Parse:
 
 
 def settings_of(lines: list[str]) -> list[str]:
-    """Return the settings in order; the list is empty if OpenVPN refuses the file."""
+    """Return the settings that OpenVPN printed, without `_OURS`. The list is empty if OpenVPN refused the file."""
     begin = lines.index("Current Parameter Settings:") if "Current Parameter Settings:" in lines else len(lines)
     found = [
         re.sub(r"/dev/fd/\d+", "FILE", line) for line in lines[begin:] if re.match(r"  |Connection profiles", line)
@@ -86,7 +86,7 @@ def settings_of(lines: list[str]) -> list[str]:
 
 
 def check_harmless(got: list[str], plain: list[str]) -> None:
-    """Check that all settings that run code or access files equal those of an empty file."""
+    """Check that each setting that runs code or accesses files is in `plain`, or refers to an inline block."""
     for line in settings_of(got):
         if any(mark in line.partition("=")[0] + "=" for mark in _UNSAFE):
             assert line in plain or line.endswith("[INLINE]'"), line

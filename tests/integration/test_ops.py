@@ -29,7 +29,7 @@ pytestmark = pytest.mark.integration
 NOFILE = 256
 FLOOD = 1000
 WITHIN = 20.0
-"""A deadline in seconds for a busy machine; an idle machine needs one second."""
+"""Maximum time of requests and other waits, in seconds. The value is large, because the machine can be busy."""
 HOST = "ops.example.test"
 TOKEN, METRICS, NEXT = "t" * 40, "m" * 40, "n" * 40
 
@@ -52,14 +52,16 @@ def test_a_thousand_unfinished_requests_do_not_affect_traffic(
     gateway.wrapper = ["sh", "-c", f'ulimit -n {NOFILE}; exec "$@"', "sh"]
     gateway.start()
     gateway.wait_up("echo")
-    with connect(port) as first:  # the first client starts the data plane
+    # The first client starts the data plane, so `before` includes the file descriptors of the data plane.
+    with connect(port) as first:
         assert echo(first) == b"hello"
     before = gateway.descriptors()
     with contextlib.ExitStack() as stack:
         for number in range(FLOOD):
             attacker = stack.enter_context(socket.create_connection(("127.0.0.1", gateway.ops_port), timeout=WITHIN))
             if number % 2:
-                with contextlib.suppress(ConnectionError):  # the server can close the oldest connections
+                # The ops server limits the number of connections, and might have closed this connection.
+                with contextlib.suppress(ConnectionError):
                     attacker.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
             if number % 50 == 0:
                 client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=WITHIN))
@@ -218,7 +220,7 @@ def test_the_probe_listener_serves_only_probes(guarded: Guarded) -> None:
 
 
 def events(gateway: Gateway, last_id: int, until: str) -> list[dict[str, str]]:
-    """Return the events since the one with this ID, up to the first one with the state `until`."""
+    """Return the events after the event `last_id`, up to and including the first event with the state `until`."""
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", gateway.ops_port, timeout=WITHIN)) as connection:
         connection.request("GET", "/api/v1/events", headers={"Last-Event-ID": str(last_id)})
         response = connection.getresponse()
@@ -266,7 +268,7 @@ def test_events_follow_changes_and_survive_a_restart(gateway: Gateway) -> None:
             ("drain", None, "draining"),
         ]
         assert events(gateway, first, "draining") == seen[1:]
-    # The backend was up before the restart and is down after it.
+    # The backend was up before the restart, and is down after the restart.
     last = seen[-1]["id"]
     after = events(gateway, last, "down")
     assert [(each["type"], each["state"], each["previous"]) for each in after] == [
@@ -318,7 +320,7 @@ def test_a_failure_keeps_its_beginning_after_a_restart(gateway: Gateway) -> None
     last, stopped = int(json.loads(lines[-1])["id"]), datetime.now(UTC).isoformat()
     start()
     after = beginnings(gateway.status())
-    # This backend has recovered meanwhile.
+    # The backend `back` was up before the restart, so its failure began after the restart.
     assert min(after.pop("back"), after.pop("cause back")) > stopped > before.pop("back")
     del before["cause back"]
     assert after == before

@@ -92,10 +92,11 @@ def test_a_frozen_connection_delays_its_clients_for_seconds(gateway: Gateway, ba
                 started = time.monotonic()
                 with connect(listen) as fresh:
                     assert echo(fresh) == b"hello"
-                assert time.monotonic() - started < 10  # after 10 s, the gateway would reset a held client
+                assert time.monotonic() - started < 10
                 held.settimeout(20)
                 assert is_reset(held)
-                assert time.monotonic() - started < 20  # with one SSH connection, the reset would take 60 s
+                # A new SSH connection responds, so the gateway does not wait for `keepalive.lost` (60 s).
+                assert time.monotonic() - started < 20
             finally:
                 bastion.kill_sessions(signal.SIGCONT)
         gateway.wait_up("a")
@@ -130,7 +131,7 @@ def test_a_silent_tunnel_is_suspect_and_its_backends_are_blocked_until_it_replie
             finally:
                 bastion.thaw()
             gateway.wait_up("a", timeout=10)
-            assert echo(held) == b"hello"  # the connection outlives the stall
+            assert echo(held) == b"hello"  # the client is still connected
         assert gateway.tunnel("bastion")["connects"] == 1
 
 
@@ -438,13 +439,13 @@ def test_aborted_clients_are_counted_and_a_login_resets_the_count(gateway: Gatew
             client.recv(1000)
     gateway.wait(lambda: broken("checked") >= 30)
 
-    # If the check does not log in, the gateway admits one client at a time when the handshake budget is nearly used.
+    # If checks do not log in, the gateway admits one client at a time when the handshake budget is almost used up.
     gateway.stop()
     gateway.write(f"backends:\n  bare: {{kind: mysql, {target}, listen: 127.0.0.1:{other}, hold: 200ms}}\n")
     gateway.start()
     break_off(other, 90)
     gateway.wait(lambda: broken("bare") == 90)
-    time.sleep(1.1)  # a login resets only handshakes that were aborted more than a second before
+    time.sleep(1.1)  # a login does not reset the count of handshakes that were aborted in the last second
     assert query_mysql(shared_mariadb, other) >= 3  # the login of a client also resets the server's count
     gateway.wait(lambda: broken("bare") == 0)
     break_off(other, 90)
@@ -457,7 +458,10 @@ def test_aborted_clients_are_counted_and_a_login_resets_the_count(gateway: Gatew
 def test_dials_that_a_frozen_connection_completes_later_are_counted(
     gateway: Gateway, shared_mariadb: MariaDB, bastion: Bastion
 ) -> None:
-    """The gateway moved the clients of these dials to another SSH connection, and the clients logged in there."""
+    """A frozen SSH connection completes its dials later, and MySQL counts these dials as aborted handshakes.
+
+    Meanwhile, the gateway has connected the clients through another SSH connection.
+    """
     listen = free_port()
     check = database_check(shared_mariadb, gateway.folder, "interval: 600s, fast_interval: 600s, timeout: 3s")
     gateway.write(f"""
@@ -483,15 +487,15 @@ def test_dials_that_a_frozen_connection_completes_later_are_counted(
         return int(gateway.backend("orders")["targets"][0][what])
 
     of_clients, checks = target("broken_handshakes"), target("attempts")
-    assert of_clients >= 5  # about half of the dials started on the frozen connection
+    assert of_clients >= 5  # the gateway started about half of the dials on the frozen connection
     bastion.freeze()
     try:
         gateway.command("resume", "orders")
-        gateway.wait(lambda: target("attempts") > checks)  # wait until the check's deadline has passed
+        gateway.wait(lambda: target("attempts") > checks)  # wait until the probe has timed out
         counted = target("broken_handshakes")
     finally:
         bastion.thaw()
-    gateway.wait(lambda: not gateway.tunnel("bastion")["channels"])  # wait until the delayed dials complete
+    gateway.wait(lambda: not gateway.tunnel("bastion")["channels"])  # wait until the delayed dials have completed
     assert counted > of_clients
     gateway.wait(lambda: aborted(shared_mariadb) - before >= counted)
     assert query_mysql(shared_mariadb, listen) >= 3

@@ -85,7 +85,7 @@ def test_one_path_is_enough_and_each_path_is_shown(gateway: Gateway, pair: Pair)
         gateway.wait(lambda: path(gateway, "both", "b") == (True, True))
         for each in listen.values():
             served(each)
-        assert gateway.tunnel("inner")["connects"] == 1  # new connections use the other bastion
+        assert gateway.tunnel("inner")["connects"] == 1  # `inner` opens its new SSH connections through `b`
         pair[0].crash()
         gateway.wait(lambda: gateway.tunnel("a")["state"] == "backoff")
         for each in listen.values():
@@ -131,7 +131,7 @@ def test_reload_quarantine_and_reconnect_concern_one_path(gateway: Gateway, pair
         """
         gateway.write(body % "[a, b]", shutdown="{delay: 0s, drain: 2s}")
         gateway.start("--reload-on-change", "false").wait_up("both")
-        # Until the first check through `a` succeeds, clients use `b` if `b` is up first.
+        # If the check over `b` succeeds before the check over `a`, new clients use `b` at first.
         gateway.wait(
             lambda: path(gateway, "both", "a") == (True, True) and path(gateway, "both", "b") == (True, False)
         )
@@ -146,7 +146,8 @@ def test_reload_quarantine_and_reconnect_concern_one_path(gateway: Gateway, pair
             assert echo(second) == b"hello"
             pair[0].authorize()
             gateway.command("reconnect", "a")
-            gateway.wait(lambda: path(gateway, "both", "a") == (True, False))  # clients do not use `a` at once
+            # Clients do not return to `a` immediately.
+            gateway.wait(lambda: path(gateway, "both", "a") == (True, False))
             gateway.write(body % "[b]", shutdown="{delay: 0s, drain: 2s}")
             assert gateway.command("reload").stdout == "backends changed: both\n"
             gateway.write(body % "[a, b]", shutdown="{delay: 0s, drain: 2s}")
@@ -155,7 +156,7 @@ def test_reload_quarantine_and_reconnect_concern_one_path(gateway: Gateway, pair
             gateway.write(body % "a", shutdown="{delay: 0s, drain: 2s}")
             assert gateway.command("reload").returncode == 0
             served(listen)
-            assert echo(second) == b"hello"  # the tunnel stays open, because the configuration still has it
+            assert echo(second) == b"hello"  # tunnel `b` stays open, because it is still configured
         assert gateway.backend("both")["via"] == "a"
 
 

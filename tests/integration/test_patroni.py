@@ -103,7 +103,7 @@ def test_clients_follow_a_switchover_and_a_failover_and_the_old_primary_gets_no_
 
 
 def _promotion(cluster: PatroniCluster, writer: Writer, host: str) -> float:
-    """Wait until a node is promoted, and check that it soon gets the next write; return the promotion time."""
+    """Wait for the promotion of a node, check that the node soon gets a write, and return the promotion's time."""
     with Lateness() as machine:
         while not cluster.is_writable(host):
             time.sleep(0.02)

@@ -61,7 +61,7 @@ def test_a_container_that_shares_a_network_namespace_counts_as_its_owner(site: S
     site.wait(lambda: site.get("/api/v1/consumers")["consumers"]["good"]["backends"]["orders"]["total"] >= 2)
     consumers = site.get("/api/v1/consumers")["consumers"]
     assert "orders" not in consumers.get("sharer", {}).get("backends", {})
-    # After a container has left the network, the gateway assigns its former address to no consumer.
+    # After `good` has lost its network, the gateway connects `good` to this network again.
     site.engine.docker("rm", "-f", "sharer")
     site.engine.docker("network", "disconnect", "apps", "good")
     site.reaches("good")

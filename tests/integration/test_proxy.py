@@ -379,7 +379,10 @@ async def test_a_response_through_tls_is_complete_or_reset(
 
 
 async def test_a_half_close_costs_no_response_before_tls_13(tmp_path: Path) -> None:
-    """In TLS 1.2, the receiver of close_notify must stop sending (RFC 5246, section 7.2.1)."""
+    """The gateway does not send close_notify before the response.
+
+    In TLS 1.2, the receiver of close_notify must stop sending (RFC 5246, section 7.2.1).
+    """
     ends: list[str] = []
 
     def answer(client: ssl.SSLSocket) -> None:

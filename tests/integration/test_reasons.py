@@ -48,12 +48,13 @@ MYSQL_GREETING = b"\x4a\x00\x00\x00\x0a8.0.30\x00"
 PROTOCOLS = ["mysql", "postgres", "nfs", "redis"]
 FIRST_READS = {
     "mysql": "greeting (completed: dns, tcp)",
-    "postgres": "auth (completed: dns, tcp, greeting)",  # in the phase `greeting`, libpq sends the start-up packet
+    # In the phase `greeting`, libpq only sends the start-up packet. It waits for the response in the phase `auth`.
+    "postgres": "auth (completed: dns, tcp, greeting)",
     "nfs": "greeting (completed: dns, tcp)",
     "redis": "greeting (completed: dns, tcp)",
     "http": "query (completed: dns, tcp)",
 }
-"""For each kind, the phase that waits for the first data from the server, and the phases before it."""
+"""For each kind, the phases that a probe reports if the server sends no data before the timeout."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -177,7 +178,8 @@ async def test_mysql_with_too_many_connections(shared_mariadb: MariaDB) -> None:
     held: list[Any] = []
     try:
         deadline = time.monotonic() + 10
-        while len(held) < 10:  # the session that set the limit can still be open
+        # The server can refuse a connection while the session that set `max_connections` is still open.
+        while len(held) < 10:
             try:
                 held.append(mysql(shared_mariadb, shared_mariadb.port))
             except pymysql.err.OperationalError as error:
@@ -243,7 +245,7 @@ async def test_each_refusal_by_postgres_has_its_reason(
 
 
 async def simultaneous_failures(backend: Backend, port: int) -> list[str]:
-    """Probe a server three times simultaneously, as over three paths, and return the details of the failures."""
+    """Run three simultaneous probes of a server, and return the details of the failed probes."""
     probes = (probe_once(backend, DirectLink(), HostPort("127.0.0.1", port), 10) for _ in range(3))
     return [result.detail for result in await asyncio.gather(*probes) if result.state is not HealthState.UP]
 
@@ -274,7 +276,7 @@ async def test_postgres_with_too_many_connections(
                     dbname=server.database,
                 ))  # fmt: skip
             except psycopg.OperationalError as error:
-                # The connection that created the server's users can still be open.
+                # The server can refuse a connection while the session that created the users is still open.
                 if "slots" not in str(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)  # noqa: ASYNC251 - nothing else runs
@@ -460,7 +462,7 @@ async def test_nfs_without_version_4_0_is_checked_in_one_long_session(tmp_path: 
         assert await simultaneous_failures(backend, server.port) == []
         assert (await probe(nfs_backend("/nowhere"), server.port)).reason is FailureReason.EXPORT
         server.stop()
-        server.start()  # the new server process has no record of the session
+        server.start()  # the new process does not know the earlier NFS session
         assert (await probe(backend, server.port)).state is HealthState.UP
     finally:
         server.stop()
@@ -496,7 +498,7 @@ async def test_a_recreated_nfs_directory_is_reported(tmp_path: Path) -> None:
             assert result.state is HealthState.UP, result.detail
             assert result.probe_result is not None
             assert result.probe_result.facts[LEASE] == 60
-        server.stop()  # a running server would cache the directory for some time
+        server.stop()  # a running server would use its cache of the old directory
         shared.rename(server.export / "kept")
         shared.mkdir()
         server.start()

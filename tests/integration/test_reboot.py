@@ -26,8 +26,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
 log = logging.getLogger(__name__)
 
 ROUNDS = int(os.environ.get("REBOOT_ROUNDS", "0"))
-"""The number of reboots in each order in which the engine and the tunnel can start. If it is 0, the test reboots only
-in the last order, once. Otherwise, the test first reboots once without revival."""
+"""Number of reboots for each start time of the bastion: before the engine, with the engine, and 60 s later. If 0, the
+test uses only the last start time, once, and does not reboot without revival."""
 LIMIT = 60.0
 """The maximum time in seconds from the start of the engine and of the bastion until the gateway has requested the
 starts of all containers."""
@@ -35,7 +35,7 @@ RUN_LIMIT = 300.0
 """The maximum time in seconds from the start of the engine and of the bastion until the containers run. The engine
 runs in User-Mode Linux, which is slow while other processes use the host's processor."""
 DEADLINE = 300.0
-"""The timeout of other waits, in seconds."""
+"""The maximum time in seconds for which the test waits for one condition."""
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def _time(event: Mapping[str, Any]) -> float:
 
 
 def _events(gateway: Gateway) -> list[dict[str, Any]]:
-    """Return what the current process of the gateway has logged."""
+    """Return the log events of the current gateway process."""
     return [json.loads(line) for line in gateway.log.splitlines()]
 
 
@@ -132,7 +132,7 @@ def _reboot_and_revive(host: RebootHost, gateway: Gateway, bastion: Bastion, del
 
 
 def _reboot_after_the_gateway(host: RebootHost, gateway: Gateway, bastion: Bastion, delay: float) -> None:
-    """Boot the machine while the gateway listens, and check that the engine starts the containers without revival.
+    """Boot the machine after the start of the gateway, and check that the engine itself starts the containers.
 
     Then, stop the gateway, and start another gateway in a container of the machine.
 
@@ -140,7 +140,7 @@ def _reboot_after_the_gateway(host: RebootHost, gateway: Gateway, bastion: Basti
         host: The machine, which does not run.
         gateway: The gateway, which does not run.
         bastion: The server of the tunnel.
-        delay: The seconds from the first mount of the engine to the start of the bastion.
+        delay: The seconds from the engine's first attempt to mount the volume to the start of the bastion.
     """
     bastion.stop()
     (gateway.folder / "gateway.log").unlink()
@@ -174,7 +174,7 @@ def _run_gateway_and_containers(host: RebootHost) -> None:
 
 
 def _up_at(host: RebootHost) -> list[float]:
-    """Return the epoch times at which the backend of the gateway in the container was up."""
+    """Return the epoch time of each event `target up` in the log of the gateway in the container."""
     return [_time(each) for each in host.gateway_events() if each["event"] == "target up"]
 
 
@@ -199,7 +199,10 @@ def _reboot_with_the_gateway_in_a_container(host: RebootHost) -> None:
 def test_containers_with_nfs_volumes_run_after_a_reboot(
     gateway: Gateway, bastion: Bastion, server: NfsServer, tmp_path: Path
 ) -> None:
-    """Start the engine before the gateway, then after the gateway, and then with the gateway in a container."""
+    """Reboot the machine, and check that its containers run again.
+
+    The gateway starts after the engine, before the engine, or in a container of this engine.
+    """
     host, port = RebootHost(tmp_path, bastion, server), free_port()
 
     def configure(*, revive: bool) -> None:

@@ -231,7 +231,8 @@ def test_clients_follow_a_sentinel_failover_and_the_old_primary_gets_no_writes(
             sentinel.stop()
             old.send(signal.SIGCONT)
             gateway.wait_state("cache", "degraded", "role")
-            newcomer.first(str(new.port), time.monotonic() + 1, 20)  # a second later, new clients still use `new`
+            # New clients must use `new`, although `old` runs again.
+            newcomer.first(str(new.port), time.monotonic() + 1, 20)
             assert old.role == "master"  # without the Sentinel, `old` does not know of the failover
             sentinel.start()
             gateway.wait(lambda: old.role == "slave")
@@ -246,7 +247,7 @@ def test_clients_follow_a_sentinel_failover_and_the_old_primary_gets_no_writes(
 
 
 def _promotion(writer: Writer, server: Redis) -> float:
-    """Wait until a replica is promoted, and check that it soon gets the next write; return the promotion time."""
+    """Wait for a replica's promotion, check that this server soon gets a write, and return the promotion's time."""
     with Lateness() as machine:
         while server.role != "master":
             time.sleep(0.02)

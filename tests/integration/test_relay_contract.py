@@ -30,8 +30,8 @@ class Kind(NamedTuple):
     """A kind of relay under test.
 
     Args:
-        adaptor: The class of the adaptor.
-        arguments: The arguments of the adaptor after its directory.
+        adaptor: The class that creates relays of this kind, see `relay_adaptor.Adaptor`.
+        arguments: The arguments of the class, without the directory.
         share: The number of connections, as a multiple of `EXAMPLES`. Slow kinds have a smaller multiple.
     """
 
@@ -58,7 +58,7 @@ KINDS = {
 
 @dataclass
 class Bench:
-    """One kind of relay with an open link, which many connections share."""
+    """Runs test cases for one kind of relay. All cases use the same adaptor, so they share its link."""
 
     adaptor: Straight
     runner: asyncio.Runner
@@ -76,10 +76,10 @@ def benches(
     terminal: Any = request.config.pluginmanager.get_plugin("terminalreporter")
     capture: Any = request.config.pluginmanager.get_plugin("capturemanager")
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=RelayEventLoop) as runner:
-        # The default interval would delay each lingering connection by 0.25 s.
+        # With the default values, the gateway would close connections later, and the tests would be slow.
         patch.setattr(lingering_close, "_SCAN_INTERVAL", 0.01)
         patch.setattr(stream_bridge, "_POLL_INTERVAL", 0.01)
-        patch.setattr(stream_bridge, "_SILENCE_TIMEOUT", 0.1)  # seconds of silence for which a TLS 1.2 relay waits
+        patch.setattr(stream_bridge, "_SILENCE_TIMEOUT", 0.1)
 
         def bench(kind: str) -> Bench:
             need_sshd()
@@ -217,7 +217,7 @@ CASES: dict[str, tuple[Setup, list[Step]]] = {
 
 
 def possible(kind: str, case: str) -> bool:
-    """Return whether relays of this kind support every step of a case in `CASES`."""
+    """Return whether this kind of relay supports all actions of a case in `CASES`."""
     setup, plan = CASES[case]
     adaptor = KINDS[kind].adaptor
     verbs = {

@@ -46,7 +46,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     with client:
         inner.setblocking(False)
         yield client, inner
-        inner.close()  # a no-op if a relay owns the socket
+        inner.close()  # has no effect if a relay has already closed the socket
 
 
 async def test_the_upload_of_a_closed_client_reaches_a_backend_that_sends_first(
@@ -69,7 +69,8 @@ async def test_the_upload_of_a_closed_client_reaches_a_backend_that_sends_first(
 
     def send_first() -> None:
         with backend, contextlib.suppress(OSError):
-            for _ in range(3):  # a write fails after the client's reset arrives
+            # The client's kernel answers the first byte with a reset, so later writes to the client fail.
+            for _ in range(3):
                 backend.sendall(b"x")
                 time.sleep(0.1)
             backend.sendall(bytes(8 << 20))
@@ -130,7 +131,10 @@ async def test_a_lost_ssh_connection_under_a_proxy_resets_the_response(
 async def test_a_slow_client_that_has_half_closed_gets_the_whole_response_before_tls_13(
     tmp_path: Path, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The gateway sends close_notify after a silence of the far side, but not after a pause of the client."""
+    """The gateway sends close_notify when the far side has sent no data for `_SILENCE_TIMEOUT`.
+
+    The time in which the client does not read must not count.
+    """
     monkeypatch.setattr(stream_bridge, "_SILENCE_TIMEOUT", 0.3)
     monkeypatch.setattr(stream_bridge, "_POLL_INTERVAL", 0.05)
     ends: list[bytes] = []
@@ -139,7 +143,7 @@ async def test_a_slow_client_that_has_half_closed_gets_the_whole_response_before
         far.settimeout(20)
         assert far.recv(100) == b"question"
         far.sendall(ANSWER)
-        ends.append(far.recv(1))  # returns when close_notify arrives
+        ends.append(far.recv(1))  # `recv` returns when close_notify arrives
         far.sendall(ANSWER)
         far.unwrap()
 
@@ -153,7 +157,7 @@ async def test_a_slow_client_that_has_half_closed_gets_the_whole_response_before
         relay = await link.join(inner, HostPort("db", 1), Histogram())
         await loop.sock_sendall(client, b"question")
         client.shutdown(socket.SHUT_WR)
-        await asyncio.sleep(1)  # the client pauses before it reads
+        await asyncio.sleep(1)  # the client does not read for a second
         assert ends == []
         got = bytearray()
         async with asyncio.timeout(30):
@@ -165,7 +169,7 @@ async def test_a_slow_client_that_has_half_closed_gets_the_whole_response_before
 
 
 async def test_asyncssh_channels_hold_no_data_that_a_close_would_lose(tmp_path: Path) -> None:
-    """A peer that closes while its window is exhausted has not received all data; the client must see a reset."""
+    """If the SSH server closes the channel before it has received all data, the client must get a reset."""
     adaptor = Scripted(tmp_path / "scripted", "asyncssh")
     await adaptor.open()
     try:
@@ -194,7 +198,7 @@ async def test_asyncssh_channels_hold_no_data_that_a_close_would_lose(tmp_path: 
 
 @contextlib.asynccontextmanager
 async def is_reset(sock: socket.socket) -> AsyncIterator[None]:
-    """Check that `sock` receives a reset after the block, and receives no more data."""
+    """Check that `sock` is not reset before the block, and is reset at most 10 s after the block."""
     poller = select.poll()
     poller.register(sock, 0)  # without events, poll(2) reports only errors and hang-ups
     assert not poller.poll(0)
@@ -209,7 +213,7 @@ async def is_reset(sock: socket.socket) -> AsyncIterator[None]:
 async def test_a_finished_upload_arrives_although_its_client_does_not_read(
     tmp_path: Path, pair: tuple[socket.socket, socket.socket], version: ssl.TLSVersion
 ) -> None:
-    """The response reaches a closed client socket while most of the upload is in flight."""
+    """The client closes its socket after the upload. The far side then sends data before it reads the upload."""
     client, inner = pair
     got: list[int] = []
     closed, done = threading.Event(), threading.Event()
@@ -219,7 +223,7 @@ async def test_a_finished_upload_arrives_although_its_client_does_not_read(
             far.settimeout(20)
             assert closed.wait(20)
             for _ in range(3):
-                # The gateway can reset the far side after the upload, because the client is closed.
+                # `sendall` fails if the gateway has already closed this connection.
                 with contextlib.suppress(OSError):
                     far.sendall(b"progress")
                 time.sleep(0.1)
@@ -247,7 +251,7 @@ async def test_a_finished_upload_arrives_although_its_client_does_not_read(
 async def test_a_client_with_a_failed_upload_gets_its_response_and_a_reset(
     tmp_path: Path, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch, goes_on: bool
 ) -> None:
-    """If the far side does not read, the gateway discards the client's data instead of waiting."""
+    """After a write to the far side has failed, the gateway discards all further data from the client."""
     client, inner = pair
     loop = asyncio.get_running_loop()
     sent = threading.Event()
@@ -285,7 +289,7 @@ async def test_a_client_with_a_failed_upload_gets_its_response_and_a_reset(
 async def test_a_tls_renegotiation_by_the_far_side_loses_no_upload(
     tmp_path: Path, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    """The gateway refuses the TLS renegotiation; the far side then closes, and the client sees a reset."""
+    """The gateway refuses the renegotiation. The far side then closes the connection, and the client gets a reset."""
     openssl = find("openssl")
     need(openssl is not None, "openssl (package openssl)")
     client, inner = pair
@@ -333,7 +337,10 @@ async def test_a_tls_renegotiation_by_the_far_side_loses_no_upload(
 async def test_a_far_side_that_pauses_is_not_closed(
     tmp_path: Path, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If TCP_USER_TIMEOUT were set, the kernel would close the connection although the peer acknowledges probes."""
+    """The far side reads nothing for longer than TCP_USER_TIMEOUT, but still acknowledges window probes.
+
+    The gateway must disable TCP_USER_TIMEOUT during this time. Otherwise, the kernel closes the connection.
+    """
     monkeypatch.setattr(sockets, "USER_TIMEOUT_MS", 1500)
     for name, seconds in (("_SCAN_INTERVAL", 0.1), ("_STALLED_AFTER", 0.6), ("_ACK_MARGIN", 0.2)):
         monkeypatch.setattr(tcp_user_timeout_suspender, name, seconds)
@@ -362,7 +369,7 @@ async def test_a_far_side_that_pauses_is_not_closed(
 
 
 async def test_little_data_is_buffered_between_a_tunnel_and_a_tls_proxy(tmp_path: Path) -> None:
-    """The buffers must be small: new data of an SSH connection through the proxy waits behind all buffered data."""
+    """The buffers must be small, because new data of an SSH connection reaches the proxy after all buffered data."""
     stop = threading.Event()
     window = 64 << 10
 
@@ -388,7 +395,7 @@ async def test_little_data_is_buffered_between_a_tunnel_and_a_tls_proxy(tmp_path
 async def test_asyncssh_channels_reset_the_client_if_an_upload_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the peer has closed a channel, writes to it fail, so the client gets the response and then a reset."""
+    """All writes to the SSH channel fail. The client must get the whole response, and then a reset."""
     adaptor = Scripted(tmp_path / "scripted", "asyncssh")
     await adaptor.open()
     try:

@@ -63,7 +63,7 @@ class Host:
     Args:
         engine: The engine to reconcile.
         folder: The directory for the gateway's state.
-        socket: A link to the engine's socket; None if the gateway uses the socket itself.
+        socket: The symbolic link to the engine's socket that the gateway uses; None if the gateway uses no link.
     """
 
     def __init__(
@@ -225,7 +225,7 @@ def test_a_start_that_takes_longer_than_the_timeout_of_requests_completes(tmp_pa
         fail_without_network()
 
         def is_running() -> bool:
-            # An inspection would wait for the lock of the container.
+            # While the engine mounts the volume, `docker inspect` of the container would block.
             return "web" in engine.docker("ps", "--format", "{{.Names}}").stdout.split()
 
         mounting_since = 0.0
@@ -288,7 +288,7 @@ def test_dependants_are_restarted_after_the_engine_was_restarted_while_the_gatew
         engine.shut_down()
         time.sleep(1)
         if web not in host.revivals.signals:
-            # On a busy machine, the connection ends before the gateway has read the last events.
+            # On a busy machine, the engine can stop before the gateway has read the event about the signal.
             host.revivals.record_signal(web, signal.SIGTERM, time.time())
         socket.unlink()
         engine.start()

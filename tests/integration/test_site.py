@@ -1,4 +1,4 @@
-"""Tests a site that has backends of every kind behind zero, one and two tunnels, and the failure of each part."""
+"""Tests a gateway with servers behind zero, one and two tunnels, and what happens if a server or a tunnel fails."""
 
 import contextlib
 import json
@@ -104,7 +104,8 @@ def test_everything_is_up_and_answers_within_five_seconds(site: Site) -> None:
     assert query_postgres(site.postgres, site.ports["direct"]) == 2
     assert read_nfs(site.ports["media"]) == "hello over NFS\n"
     with connect_unix(site.socket) as sock:
-        sock.sendall(b"\x00\x00\x00\x08\x04\xd2\x16\x2f")  # the server answers an SSLRequest with one byte
+        # PostgreSQL answers this packet, an SSLRequest, with one byte.
+        sock.sendall(b"\x00\x00\x00\x08\x04\xd2\x16\x2f")
         assert sock.recv(1) in (b"S", b"N")
     assert site.socket.stat().st_mode & 0o777 == 0o660
 
@@ -169,7 +170,6 @@ def test_a_killed_session_is_replaced_within_seconds(site: Site) -> None:
 
 def test_a_stopped_bastion_blocks_what_is_behind_it_and_nothing_else(site: Site) -> None:
     site.gateway.wait_up("orders", "jumped", "reports", "direct", "media")
-    # If the listening sshd crashes, its child processes exit too, and with them all sessions.
     site.bastion.crash()
     try:
         for name in ("orders", "jumped", "reports", "media"):
@@ -208,7 +208,7 @@ def test_a_hundred_clients_at_once(site: Site) -> None:
                     assert query_mysql(site.mariadb, site.ports["orders"]) == 3
                 else:
                     assert query_postgres(site.postgres, site.ports["direct"]) == 2
-        except BaseException as error:  # noqa: BLE001 - the test's own thread checks `failures`
+        except BaseException as error:  # noqa: BLE001 - the main thread checks `failures`
             failures.append(error)
 
     threads = [threading.Thread(target=work, args=(at,)) for at in range(100)]

@@ -1,4 +1,4 @@
-"""Tests SSH on slow paths: fair shares, key exchanges without errors, and at most one window per slow reader."""
+"""Tests SSH tunnels over a simulated slow network: fair shares of the bandwidth, key exchanges, and buffer limits."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ NATIVE, ASYNCSSH = instrumentation.CIPHERS
 
 
 def over(path: SlowLink, bastion: Bastion, **changes: Any) -> SshOptions:
-    """Return the options of a tunnel that has one SSH connection to `bastion` over the slow path."""
+    """Return the options of a tunnel with one SSH connection, which reaches `bastion` over the simulated network."""
     pin = (bastion.folder / "host_key.pub").read_text().strip()
     plain = options(bastion, port=path.port, known_hosts=(), host_keys=(pin,), connections=PoolOptions(1, 1))
     return replace(plain, **changes)
@@ -59,14 +59,14 @@ async def test_uploads_share_a_full_uplink_evenly_and_queries_are_answered(basti
 async def test_turns_are_short_if_other_relays_wait_on_a_slow_path(
     bastion: Bastion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While a relay waits to send, each other relay sends at most one packet, not the data of a whole read.
+    """If several clients upload data over a slow network, their relays take turns to send one packet each.
 
     `tests/unit/_dataplane/` has the same test for the native engine.
     """
     uploads = 6
     waiting: dict[ChannelSender, int] = {}
     between: list[int] = []
-    """The bytes that the other relays sent during each wait of a relay."""
+    """For each wait of a relay in the send queue, the number of bytes that all relays sent during the wait."""
     enqueue, serve = SendQueue.enqueue, SendQueue._give_turns
     relays: set[AsyncsshRelayClientSide] = set()
 
@@ -102,7 +102,7 @@ async def test_turns_are_short_if_other_relays_wait_on_a_slow_path(
 
 @pytest.mark.parametrize(("who", "cipher"), [("us", NATIVE), ("sshd", NATIVE), ("us", ASYNCSSH)])
 async def test_a_key_exchange_on_a_full_slow_uplink_resets_nothing(tmp_path: Path, who: str, cipher: str) -> None:
-    """Data in flight delays the key exchange; the gateway must not treat this delay as a dead connection."""
+    """Unsent data delays the key exchange. The gateway must not close the connection because of this delay."""
     need_sshd()
     limit = 1 << 20
     keepalive = KeepaliveOptions(
@@ -140,7 +140,6 @@ def flooding(client: socket.socket) -> None:
 
 @pytest.mark.parametrize("cipher", instrumentation.CIPHERS)
 async def test_a_slow_reader_holds_no_more_than_its_window(bastion: Bastion, cipher: str) -> None:
-    """The client reads in small steps, which makes the gateway adjust the channel's window continuously."""
     stop = threading.Event()
 
     def read(client: socket.socket) -> None:
@@ -213,7 +212,8 @@ def test_a_slow_link_holds_little_and_can_stall_and_be_cut() -> None:
             with contextlib.suppress(BlockingIOError):
                 while True:
                     accepted += client.send(bytes(4096))
-            assert accepted < 128 << 10  # the path has four buffers of 8 KiB, which the kernel doubles
+            # The proxy has four socket buffers of 8 KiB. The kernel doubles their sizes.
+            assert accepted < 128 << 10
             client.setblocking(True)
         path.shape(Shape())
         for stop in (path.hole, path.stall):

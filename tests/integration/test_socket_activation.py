@@ -1,4 +1,7 @@
-"""Tests listeners that systemd binds; `systemd-socket-activate` passes sockets in the same way as a socket unit."""
+"""Tests listeners whose sockets systemd creates.
+
+The tests use `systemd-socket-activate`, which passes sockets to the gateway in the same way as a socket unit.
+"""
 
 import os
 import socket
@@ -62,7 +65,8 @@ def test_a_client_that_connects_before_the_gateway_starts_waits_and_is_served(
         assert early.result(60) == b"hello"
         assert f"no backend listens on 127.0.0.1:{unused}" in gateway.log
         assert echo(socket.AF_UNIX, unix) == b"hello"
-        # After a reload removes and adds the listener, the gateway uses the same socket, which systemd keeps open.
+        # If a reload removes the listener, systemd keeps its socket open. If another reload adds the listener, the
+        # gateway uses this socket again.
         configure(unix)
         assert gateway.command("reload").returncode == 0
         waiting = threads.submit(echo, socket.AF_INET, listener)

@@ -176,7 +176,8 @@ async def test_a_server_that_forbids_forwarding_is_reported(sshd: Bastion) -> No
     async with opened(options(sshd)) as link:
         closed = HostPort("127.0.0.1", free_port())
         assert (await probe_once(tcp, link, closed, 10)).reason is FailureReason.REFUSED
-        with frozen(sshd):  # the bastion had already refused the last channel request
+        # The server has already replied to a CHANNEL_OPEN, so the error contains no hint about forwarding.
+        with frozen(sshd):
             result = await probe_once(tcp, link, closed, 0.5)
         assert result.detail == "no response within 0.5 s in the phase channel (completed: nothing)"
 
@@ -223,7 +224,7 @@ async def test_an_invalid_revocation_line_is_an_error(sshd: Bastion, line: str) 
 async def test_a_key_of_an_unknown_type_is_ignored(sshd: Bastion) -> None:
     sshd.known_hosts.write_text(f"other ssh-new AAAA\n\n# ours\n{sshd.known_hosts.read_text()}")
     async with opened(options(sshd)):
-        """The tunnel opens, because known_hosts also contains the server's key."""
+        """The login succeeds, because another line of known_hosts contains the server's key."""
 
 
 async def test_a_file_without_a_certificate_is_reported(sshd: Bastion) -> None:
@@ -440,7 +441,10 @@ async def test_a_frozen_bastion_costs_a_dial_its_deadline_and_leaks_no_channel(s
 
 @pytest.mark.parametrize("cipher", ["chacha20-poly1305@openssh.com", "aes128-gcm@openssh.com"])
 async def test_a_slow_client_gets_all_data_sent_before_the_end(sshd: Bastion, cipher: str) -> None:
-    """If a channel closes before asyncssh has delivered an EOF, asyncssh discards the EOF."""
+    """The gateway sends the client all data, and then closes the connection without a reset.
+
+    If a channel closes before asyncssh has delivered the EOF to the gateway, asyncssh discards the EOF.
+    """
     answer = bytes(range(256)) * 6000
 
     def answering(client: socket.socket) -> None:
@@ -471,7 +475,7 @@ async def test_a_slow_client_gets_all_data_sent_before_the_end(sshd: Bastion, ci
 
 @pytest.mark.parametrize("complete", [True, False])
 async def test_complete_responses_outlive_the_ssh_connection_and_incomplete_ones_are_reset(*, complete: bool) -> None:
-    """When the connection closes, the gateway still buffers a part of the response for each slow client."""
+    """The client is slow, so the gateway still buffers a part of the response when the SSH connection closes."""
     answer = bytes(1_500_000)
     conns: list[asyncssh.SSHServerConnection] = []
 
@@ -554,14 +558,14 @@ async def test_a_closed_ssh_connection_is_not_a_failure_of_the_target(sshd: Bast
 
 async def test_a_frozen_connection_is_replaced_and_its_clients_are_reset(sshd: Bastion) -> None:
     with serving(echoing) as port:
-        # If the pool did not replace the frozen connection, the dial would wait for 10 s.
+        # The assertions allow 9 s. `lost` is longer, so only `replace` can close the frozen connection in time.
         keepalive = replace(HASTY, replace=Duration(1.0), lost=Duration(10.0))
         async with opened(options(sshd, keepalive=keepalive)) as link:
             held = await link.socket(HostPort("127.0.0.1", port))
             silent_one = link._connections[0]
             started = time.monotonic()
             sshd.kill_sessions(signal.SIGSTOP)
-            await echo_once(link, port)  # the dial starts on the frozen connection, and moves to another
+            await echo_once(link, port)  # the dial moves from the frozen connection to a new connection
             assert 0.3 < time.monotonic() - started < 9
             with held:
                 assert await asyncio.get_running_loop().sock_recv(held, 10) == b""
@@ -620,7 +624,7 @@ async def test_abandoned_dials_of_a_check_that_connect_later_are_reported(sshd: 
             finally:
                 sshd.kill_session(frozen_one, signal.SIGCONT)
             moved_on = len(reported)
-            assert 3 <= moved_on <= 7  # the pool assigned the other dials to the live connection
+            assert 3 <= moved_on <= 7  # about half of the dials started on the frozen connection
             for sock in socks:
                 with sock:
                     await asyncio.get_running_loop().sock_sendall(sock, b"x")
@@ -653,7 +657,7 @@ async def test_a_dial_that_is_under_way_when_its_connection_ends_is_reported(ssh
             assert reported == [1]
             with pytest.raises(LinkLostError):
                 await link.socket(HostPort("127.0.0.1", 9), PhaseTimer(on_abandoned=lambda: reported.append(1)))
-            assert reported == [1]  # the second call started no dial
+            assert reported == [1]  # the connection had ended, so the second call started no dial
 
 
 async def test_a_stall_of_the_whole_path_closes_no_connection(sshd: Bastion) -> None:
@@ -663,13 +667,15 @@ async def test_a_stall_of_the_whole_path_closes_no_connection(sshd: Bastion) -> 
     with serving(echoing) as port:
         async with tunnel.open(DirectLink(), lambda state, *_: states.append(state)) as open_tunnel:
             link = open_tunnel.link
-            tunnel._options = replace(tunnel._options, login_timeout=Duration(0.4))  # affects only later logins
+            tunnel._options = replace(tunnel._options, login_timeout=Duration(0.4))  # applies only to later logins
             held = await link.socket(HostPort("127.0.0.1", port))
             with frozen(sshd):
                 async with asyncio.timeout(15):
                     while states[-1:] != [TunnelState.SUSPECT]:
                         await asyncio.sleep(0.02)
-                await asyncio.sleep(1.0)  # one silent connection of several closes after 0.8 s
+                # A silent connection closes after 0.8 s (`suspect` plus `replace`) only if other connections receive
+                # data. Here, all connections are silent.
+                await asyncio.sleep(1.0)
                 with pytest.raises(LinkLostError):
                     await link.socket(HostPort("127.0.0.1", port))
                 await loop.sock_sendall(held, b"still there?")
@@ -686,12 +692,14 @@ async def test_a_path_that_stays_silent_is_closed(sshd: Bastion) -> None:
     tunnel = SshTunnel(options(sshd, keepalive=HASTY))
     async with tunnel.open(DirectLink(), lambda *_: None) as open_tunnel:
         link = open_tunnel.link
-        tunnel._options = replace(tunnel._options, login_timeout=Duration(0.4))  # affects only later logins
+        tunnel._options = replace(tunnel._options, login_timeout=Duration(0.4))  # applies only to later logins
         started = time.monotonic()
         with frozen(sshd):
             async with asyncio.timeout(20):
                 assert "silent for" in (await link.lost()).detail
-            assert time.monotonic() - started > 2.0  # one silent connection of several closes after 0.8 s
+            # A silent connection closes after 0.8 s (`suspect` plus `replace`) only if other connections receive
+            # data. Here, all connections are silent.
+            assert time.monotonic() - started > 2.0
             with pytest.raises(TargetPathError):
                 await link.socket(HostPort("127.0.0.1", 1))
 
@@ -704,7 +712,7 @@ async def test_a_pause_of_the_gateway_does_not_make_connections_suspect(
     with serving(echoing) as port:
         async with opened(options(sshd, keepalive=keepalive)) as link:
             held = await link.socket(HostPort("127.0.0.1", port))
-            time.sleep(slept)  # noqa: ASYNC251 - block the event loop
+            time.sleep(slept)  # noqa: ASYNC251 - the test blocks the event loop
             await asyncio.sleep(0.5)
             assert link.status().suspect_connections == 0
             loop = asyncio.get_running_loop()
@@ -809,7 +817,7 @@ def frozen(server: Bastion) -> Iterator[None]:
 
 
 def sshd_like(folder: Path, port: int) -> Bastion:
-    """Return a bastion that never starts; tests use only its keys and files."""
+    """Return a bastion that does not run. The tests need its keys and files; another server listens on `port`."""
     made = Bastion(folder / "bastion")
     made.port = port
     return made
@@ -830,8 +838,9 @@ async def test_a_lost_path_resets_the_client_and_never_ends_it_cleanly(sshd: Bas
 
 
 async def test_ten_thousand_aborted_clients_leak_nothing(sshd: Bastion) -> None:
-    """Clients reset their connections while the channel opens, like health checks with a short timeout."""
-    async with opened(options(sshd)):  # starts the native engine, whose descriptors stay open
+    """Clients reset their connections while the channel opens, as health checks with a short timeout do."""
+    # Start the native engine before the descriptors are counted, because its descriptors stay open.
+    async with opened(options(sshd)):
         pass
     before = _descriptors()
     with serving(echoing) as port, socket.create_server(("127.0.0.1", 0), backlog=512) as server:

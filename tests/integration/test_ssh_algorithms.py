@@ -1,4 +1,4 @@
-"""Tests SSH algorithms: the defaults are modern, operators can enable old ones, and none permits CVE-2023-48795."""
+"""Tests SSH algorithms: modern by default, old ones only by configuration, and all protected from CVE-2023-48795."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.mark.filterwarnings("ignore:Diffie-Hellman over finite fields")
 async def test_errors_name_the_algorithms_that_an_old_server_lacks(tmp_path: Path) -> None:
-    """Each error contains the offered algorithms and the configuration key; with all keys set, the login succeeds."""
+    """Each error names the algorithms that the server offers, and the configuration key that enables them."""
     old = {
         "kex": ("KexAlgorithms", "diffie-hellman-group14-sha1", "key exchange"),
         "host_key_algorithms": ("HostKeyAlgorithms", "ssh-rsa", "host key algorithm"),
@@ -73,7 +73,7 @@ class Witness(asyncssh.SSHServer):
 
 @contextlib.asynccontextmanager
 async def without_strict_exchange(folder: Path, patch: pytest.MonkeyPatch, **more: Any) -> AsyncIterator[Bastion]:
-    """Run asyncssh's server without strict key exchange, like old versions of asyncssh."""
+    """Run an SSH server (asyncssh) that does not support strict key exchange."""
     Witness.logins = 0
     bastion = Bastion(folder, embedded=True)
     patch.setattr(SSHConnection, "_get_extra_kex_algs", lambda _: [])

@@ -42,7 +42,7 @@ class Browser:
         self.driver.get(f"http://{host}:{gateway.ops_port}{path}")
 
     def text(self, selector: str = "main") -> str:
-        """Return the text of the first matching element; an empty text if there is none, or if it is hidden."""
+        """Return the text of the first element that matches `selector`; empty if the element is hidden or missing."""
         return str(
             self.run(
                 "const found = document.querySelector(arguments[0]);"
@@ -69,7 +69,7 @@ class Browser:
         self.command("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
 
     def violations(self) -> list[tuple[str, list[str]]]:
-        """Return the rule and the elements of each finding of axe-core."""
+        """Return the rule, and the HTML of the elements, of each accessibility violation that axe-core finds."""
         axe = Axe(self.driver)
         axe.inject()
         return [(each["id"], [node["html"] for node in each["nodes"]]) for each in axe.run()["violations"]]
@@ -99,14 +99,14 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @dataclass
 class Shop:
-    """A gateway with two backends through a bastion that the test can break, and one without a tunnel."""
+    """A gateway with three backends: two through a bastion that tests can kill, and one without a tunnel."""
 
     gateway: Gateway
     bastion: Bastion
     port: int
 
     def restore(self) -> None:
-        """Start the bastion again, if a test has killed it."""
+        """Restart the bastion, and wait until all backends are up."""
         with contextlib.suppress(Exception):
             self.bastion.stop()
         self.bastion.start()
@@ -173,14 +173,15 @@ def test_an_outage_is_shown_within_two_seconds(browser: Browser, shop: Shop) -> 
         browser.run("return document.activeElement.closest('.backends') && document.activeElement.innerText")
         == "orders"
     )
-    # The page replaces only what has changed, and keeps the live region.
+    # The page replaces the elements that have changed, except `diagnosis`. Screen readers announce the changes inside
+    # this element (ARIA live region).
     replaced = "return [...before].filter(([id, part]) => document.getElementById(id) !== part).map(([id]) => id)"
     assert browser.run(replaced) == ["verdict", "row-orders"]
     assert browser.run("return document.getElementById('configuration-details').open")
     assert browser.run("return document.title").startswith("bastion down; 3 backends: 2 blocked, 1 up")
     order = browser.run("return [...document.querySelectorAll('.backends .name')].map(each => each.innerText)")
     assert order == ["orders", "reports", "direct"]
-    # On a phone, the state of each backend is visible, and nothing is cut off.
+    # The page has the width of a phone. The state of each backend must be visible, and nothing may be cut off.
     for state in browser.driver.find_elements(By.CSS_SELECTOR, ".backends .state"):
         assert state.is_displayed()
         assert state.rect["x"] + state.rect["width"] <= 400
@@ -265,7 +266,7 @@ def test_pages_are_readable_without_a_script_and_usable_with_the_keyboard(browse
     text = browser.text()
     for part in ("orders", "up", "bastion", "channel", "Traffic", "check.interval"):
         assert part in text
-    assert "UTC" not in browser.text("#diagnosis")  # The script shows the browser's time zone.
+    assert "UTC" not in browser.text("#diagnosis")  # The page's script replaces UTC with the browser's time zone.
     browser.open(shop.gateway, "/backends/none")
     assert "no such backend" in browser.text()
 
@@ -287,7 +288,7 @@ def test_a_page_that_gets_no_answer_says_so(browser: Browser, shop: Shop) -> Non
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A gateway that requires a token. Its name, and the error message of its server, contain HTML."""
+    """A gateway that requires a token. Its name, and the error message of its MySQL server, contain HTML."""
     gateway = Gateway(tmp_path_factory.mktemp("hostile"))
     token = gateway.folder / "token"
     token.write_text(TOKEN)
@@ -328,7 +329,7 @@ def test_the_token_is_required_and_stays_in_memory(browser: Browser, hostile: Ga
         browser.run("return document.cookie + JSON.stringify(localStorage) + JSON.stringify(sessionStorage)")
         == "{}{}"
     )
-    # The stream of events uses the token too.
+    # The page also sends the token when it requests the stream of events.
     hostile.command("pause", "orders")
     browser.wait(lambda: "paused" in browser.text("#diagnosis"), timeout=WITHIN)
     hostile.command("resume", "orders")
@@ -360,7 +361,7 @@ def test_hostile_text_is_inert(browser: Browser, hostile: Gateway) -> None:
     assert "owned" not in browser.run("return document.title").replace(HOSTILE, "")
     assert browser.run("return document.querySelectorAll('img, main script').length") == 0
     assert browser.messages() == []
-    # An injected element does not run, because the Content Security Policy permits only the page's script.
+    # Injected scripts do not run, because the Content Security Policy permits only the page's own script.
     browser.run("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.owned = 1\">')")
     browser.run("const s = document.createElement('script'); s.text = 'window.owned = 1'; document.body.append(s)")
     browser.wait(lambda: any("Content Security Policy" in each for each in browser.messages()))

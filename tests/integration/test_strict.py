@@ -91,11 +91,12 @@ def test_a_value_from_the_environment_appears_nowhere_when_a_reload_is_refused(g
 @pytest.mark.parametrize(
     ("mount", "pod", "accepted"),
     [
-        ("mount --bind password password", False, True),  # Docker Compose and swarms mount secrets in this way
+        ("mount --bind password password", False, True),  # Docker mounts secrets of Compose and swarms in this way
         ("mount -t tmpfs none . && cd $PWD && echo x > password && chmod 444 password", True, True),
-        # A tmpfs of the host is not a secret mount.
+        # Outside Kubernetes, a tmpfs can be a directory of the host, so the file is not accepted.
         ("mount -t tmpfs none . && cd $PWD && echo x > password && chmod 444 password", False, False),
-        ("mount --bind . . && cd $PWD", False, False),  # a bind mount of a host directory is not a secret mount
+        # Docker mounts each secret as a file, so a file in a mounted directory is not accepted.
+        ("mount --bind . . && cd $PWD", False, False),
     ],
     ids=["file", "kubernetes", "memory", "folder"],
 )

@@ -21,14 +21,14 @@ MADE = ("mesh", "far", "one-node")
 
 @pytest.fixture(autouse=True)
 def clean(swarm: tuple[Engine, Engine]) -> Iterator[None]:
-    """Remove the services, containers and networks that the test created."""
+    """After each test, remove all services, all containers, and the networks in `MADE`."""
     yield
     manager = swarm[0]
     if services := manager.docker("service", "ls", "-q").stdout.split():
         manager.docker("service", "rm", *services)
     for engine in swarm:
         if ids := engine.docker("ps", "-aq").stdout.split():
-            engine.docker("rm", "-f", *ids, check=False)  # a task can have exited meanwhile
+            engine.docker("rm", "-f", *ids, check=False)  # the container of a task can already be removed
     deadline = time.monotonic() + 60
     for engine in reversed(swarm):
         while any(each in MADE for each in engine.docker("network", "ls", "--format", "{{.Name}}").stdout.split()):
@@ -58,7 +58,7 @@ def test_a_consumer_reaches_a_backend_through_another_node(swarm: tuple[Engine, 
         manager.docker("network", "inspect", "mesh", "-f", "{{.Driver}} {{.Attachable}}").stdout.strip()
         == "overlay true"
     )
-    # The worker's agent cannot create an overlay, and can inspect an overlay only after it attaches a container.
+    # The worker's agent cannot create an overlay network, and can inspect one only after it attaches a container.
     other = Agent(worker, tmp_path / "two", "node-2").begin(
         '{idle: {kind: tcp, targets: ["127.0.0.1:9"], listen: 0.0.0.0:13306, hold: 2s}}'
     )
@@ -66,9 +66,9 @@ def test_a_consumer_reaches_a_backend_through_another_node(swarm: tuple[Engine, 
     worker.run("app", *OPT_IN)
     other.wait(lambda: worker.attached("app", "mesh"), timeout=30)
     other.wait(lambda: other.says("app") == "orders-here", timeout=60)
-    # Each agent changes only its own engine.
+    # The owner alias shows that the agent of the worker attached the container.
     assert "gw-owner-node-2" in worker.aliases("app", "mesh")
-    # An agent cannot attach a task of a service. If the service's label requests it, the leader attaches the service.
+    # No agent can attach a task of a service. With `docker.services: true`, the leader attaches the whole service.
     labels = ("--label", "gateway.enable=true", "--container-label", "gateway.enable=true")
     service(manager, "jobs", "--constraint", "node.role==manager", *labels)
     leader.wait(
@@ -85,7 +85,7 @@ def test_a_consumer_reaches_a_backend_through_another_node(swarm: tuple[Engine, 
 
     def attached() -> bool:
         spec = manager.inspect("jobs")["Spec"]["TaskTemplate"]
-        # The service had no network before, so its route to outside addresses is the default bridge.
+        # The first network is the default bridge. It keeps the service's route to outside addresses.
         return [each["Target"] for each in spec.get("Networks", [])][1:] == [network]
 
     leader.wait(attached, timeout=30)
@@ -124,7 +124,7 @@ def test_a_labeled_service_is_shown_and_an_impossible_network_blocks_only_itself
     leader.wait(lambda: shown() == {"one-node": ("blocked", "local_network"), "mesh": ("attached", None)}, timeout=30)
     network = manager.docker("network", "inspect", "mesh", "-f", "{{.Id}}").stdout.strip()
     spec = manager.inspect("jobs")["Spec"]["TaskTemplate"]
-    # The service's route to outside addresses is still the default bridge.
+    # The first network is the default bridge. It keeps the service's route to outside addresses.
     assert [each["Target"] for each in spec["Networks"]][1:] == [network]
 
 
@@ -161,12 +161,12 @@ def test_access_by_label_and_grant_holds_for_containers_and_tasks_of_another_nod
     used = here.get("/api/v1/consumers")["consumers"]
     assert used["plain@node-2"]["backends"]["orders"]["rejected"] == {"not_allowed": 1}
     assert used["app@node-2"]["backends"]["orders"]["total"] >= 1
-    # The next container with this address is another consumer.
+    # A new container with the address of `app` does not get the access rights of `app`.
     address = worker.inspect("app")["NetworkSettings"]["Networks"]["mesh"]["IPAddress"]
     worker.docker("rm", "-f", "app")
     worker.run("thief", "--network", "mesh", "--ip", address)
     assert here.says_in(worker, "thief") == ""
-    # The agent discards the reports of a stopped peer, and rejects a peer that has another secret.
+    # The agent discards the reports of a stopped peer, and rejects a peer with a wrong secret.
     worker.run("app", *labeled)
     here.wait(lambda: here.says_in(worker, "app") == "orders-here", timeout=60)
     worker.docker("kill", "gateway")
@@ -187,7 +187,7 @@ def test_access_by_label_and_grant_holds_for_containers_and_tasks_of_another_nod
 def test_a_gateway_as_a_global_service_is_not_drifted_and_knows_the_clients_of_every_node(
     swarm: tuple[Engine, Engine], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    # The path is short, because the path of a Unix socket has at most 107 bytes (unix(7)).
+    # The name of the directory is short, because the path of a unix socket has at most 107 bytes (unix(7)).
     tmp_path = tmp_path_factory.mktemp("g")
     manager, _ = swarm
     manager.docker("network", "create", "-d", "overlay", "--attachable", "--subnet", "10.99.0.0/24", "mesh")
@@ -227,7 +227,7 @@ def test_a_gateway_as_a_global_service_is_not_drifted_and_knows_the_clients_of_e
     for engine in swarm:
         engine.run("app", "--network", "mesh", "--label", "gateway.backends=orders")
         engine.run("plain", "--network", "mesh")
-    # The backend's name resolves to both gateways in turn.
+    # The backend's name resolves to both gateways, so each container connects several times.
     for engine in swarm:
         agents[0].wait(lambda engine=engine: agents[0].says_in(engine, "app") == "orders-here", timeout=60)  # type: ignore[misc]
         assert {agents[0].says_in(engine, "app") for _ in range(10)} == {"orders-here"}
@@ -235,7 +235,7 @@ def test_a_gateway_as_a_global_service_is_not_drifted_and_knows_the_clients_of_e
     for agent in agents:
         used = agent.get("/api/v1/consumers")["consumers"]
         assert {name.partition("@")[0] for name, each in used.items() if "orders" in each["backends"]} >= {"app"}
-    # Only the manager can inspect services, so only the manager reports a missing alias of the gateway's service.
+    # Only a manager can inspect services, so only its agent reports that the gateway's service lacks an alias.
     text = path.read_text()
     path.write_text(
         text.replace(

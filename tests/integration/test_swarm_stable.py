@@ -1,4 +1,4 @@
-"""Tests that the gateways of two nodes keep distinct addresses on one overlay network after a recreation."""
+"""Tests that the gateways of two nodes keep their addresses on an overlay network when they are recreated."""
 
 import ipaddress
 from pathlib import Path
@@ -19,8 +19,8 @@ def test_agents_of_two_nodes_keep_their_own_addresses(swarm: tuple[Engine, Engin
     manager, worker = swarm
     leader = Agent(manager, tmp_path / "one", "node-1").begin(IDLE)
     other = Agent(worker, tmp_path / "two", "node-2").begin(IDLE)
-    # A worker can inspect the overlay only after it attaches a container. The worker's agent then moves the gateway
-    # to the reserved range.
+    # A worker can inspect an overlay network only after it attaches a container. Only then can the worker's agent
+    # give the gateway an address in the reserved range.
     other.wait(lambda: ipaddress.ip_address(address(worker, "gateway", "mesh")) in LOWER, timeout=40)
     before = [address(each, "gateway", "mesh") for each in swarm]
     assert ipaddress.ip_address(before[0]) in LOWER
@@ -34,7 +34,7 @@ def test_agents_of_two_nodes_keep_their_own_addresses(swarm: tuple[Engine, Engin
         agent.wait(lambda agent=agent: agent.attachment("gateway") == ("attached", None), timeout=40)  # type: ignore[misc]
         assert address(engine, "gateway", "mesh") == expected
         engine.docker("rm", "-f", "intruder")
-    # If an agent requests a used address, it gets another address, because the manager assigns each address once.
+    # If an agent requests an address that is in use, its gateway gets another address.
     worker.docker("rm", "-f", "gateway")
     (other.folder / "state/docker.json").write_text(f'{{"endpoints": [], "addresses": {{"mesh": ["{before[0]}"]}}}}')
     worker.run_gateway("gateway", other.folder)

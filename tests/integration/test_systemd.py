@@ -81,14 +81,14 @@ def root(tmp_path: Path) -> Iterator[Path]:
     wheels = ("--python-version", "3.13", "--only-binary", ":all:")
     download(*pip, "-r", str(REPOSITORY / "requirements.lock"), *wheels)
     shutil.copytree(REPOSITORY / "gateway", made / _SITE / "gateway", ignore=shutil.ignore_patterns("__pycache__"))
-    # The unit cannot write to the system, so Python would compile the modules at each start.
+    # Compile the modules here, because the unit cannot write the compiled files.
     compile_all = ("chroot", str(made), "python3", "-m", "compileall", "-q", f"/{_SITE}")
     subprocess.run(compile_all, check=True, timeout=300)
     (made / "usr/local/bin/gateway").write_text(_COMMAND)
     (made / "usr/local/bin/gateway").chmod(0o755)
     for unit in ("gateway.service", "gateway.socket"):
         shutil.copy(REPOSITORY / "configs/systemd" / unit, made / "etc/systemd/system")
-    # The guest is slow while other tests run.
+    # The virtual machine is slow while other tests run, so the start timeout is long.
     drop_in = made / "etc/systemd/system/gateway.service.d"
     drop_in.mkdir()
     (drop_in / "slow.conf").write_text("[Service]\nTimeoutStartSec=600s\n")
@@ -97,9 +97,9 @@ def root(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_systemd_units_start_reload_are_watched_and_stop(root: Path, tmp_path: Path) -> None:
-    """The first client connects to the socket of systemd, which then starts the gateway.
+    """systemd starts the gateway when the first client connects to the socket unit.
 
-    The address of Docker's bridge does not exist when the socket unit and the gateway start.
+    The address of Docker's bridge is assigned only after the socket unit and the gateway have started.
     """
     listen = free_port()
     unit = root / "etc/systemd/system/gateway.socket"
@@ -117,7 +117,7 @@ def test_the_systemd_units_start_reload_are_watched_and_stop(root: Path, tmp_pat
             (etc / "secrets/tunnel_key").chmod(0o600)
             (etc / "known_hosts").write_text(bastion.known_hosts.read_text().replace("127.0.0.1", HOST))
             (etc / "gateway.yaml").write_text(
-                # The test counts the script's reloads, so automatic reloads are off.
+                # Automatic reloads are off, because the test counts the reloads that `_SCRIPT` requests.
                 f"log: {{level: info}}\ngateway: {{reload_on_change: false}}\n"
                 f"tunnels: {{bastion: {{kind: ssh, host: {HOST}, port: {bastion.port}, user: {bastion.user}, "
                 "identity_files: ['${CREDENTIALS_DIRECTORY}/tunnel_key'], known_hosts: [/etc/gateway/known_hosts]}}\n"

@@ -56,7 +56,7 @@ def test_workers_are_threads_and_cause_a_warning(gateway: Gateway, shared_bastio
     assert warning in gateway.log
     for arguments in (("validate",), ("check", "-o", "json")):
         assert f"warning: {warning}\n" in command(*arguments, "-c", str(gateway.config)).stderr
-    # The new key with the same value is not a change.
+    # `threads` has the same effect as `workers`, so the reload changes no setting, and removes the warning.
     gateway.config.write_text(gateway.config.read_text().replace("workers: 2", "threads: 2"))
     assert gateway.client.post("/-/reload")[0] == 200
     gateway.wait(lambda: gateway.status()["warnings"] == [])

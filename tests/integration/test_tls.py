@@ -1,4 +1,4 @@
-"""Tests TLS between checks and databases in every mode, with a new certificate authority."""
+"""Tests the TLS connections of checks to databases in every `tls.mode`."""
 
 import ssl
 from collections.abc import Iterator
@@ -51,10 +51,10 @@ async def test_mysql(tls_mariadb: tuple[mariadb.MariaDB, certificates.Issued], t
         (HealthCheckTlsOptions(), None),
         (HealthCheckTlsOptions("require"), None),
         (HealthCheckTlsOptions("verify", authority.ca, certificates.NAME), None),
-        # The certificate does not contain 127.0.0.1.
+        # The server's certificate is not valid for 127.0.0.1.
         (HealthCheckTlsOptions("verify", authority.ca), FailureReason.TLS),
         (HealthCheckTlsOptions("verify", other.ca, certificates.NAME), FailureReason.TLS),
-        # The system does not trust the authority.
+        # Without a CA file, the check uses the CAs of the system. These do not include the CA of this test.
         (HealthCheckTlsOptions("verify", server_name=certificates.NAME), FailureReason.TLS),
     ):
         result = await probe(mysql_backend(server, tls=tls), server.port, timeout=5)

@@ -27,7 +27,7 @@ TOKEN = "t" * 40
 
 @dataclass
 class Receiver:
-    """An OTLP/HTTP receiver."""
+    """The data that the OTLP/HTTP receiver of a test has received."""
 
     port: int = 0
     spans: list[Any] = field(default_factory=list)
@@ -95,7 +95,7 @@ def test_each_connection_has_a_span_with_its_phases(
     gateway.wait_up("echo")
     bastion.crash()
     gateway.wait(lambda: gateway.state("echo")[0] == "blocked")
-    with connect(ports["echo"]) as held:  # waits for the tunnel
+    with connect(ports["echo"]) as held:  # this client waits until the tunnel is open
         held.sendall(b"hello")
         gateway.wait(lambda: gateway.backend("echo")["connections"]["waiting"] == 1)
         bastion.start()
@@ -148,7 +148,7 @@ def test_a_collector_that_does_not_answer_delays_neither_traffic_nor_the_stop(
             assert echo(sock) == b"hello"
     started = time.monotonic()
     gateway.stop()
-    assert time.monotonic() - started < 9  # `stop` kills the process after 10 s
+    assert time.monotonic() - started < 9  # if the gateway does not exit, `stop` kills it after 10 s
 
 
 def test_nothing_is_imported_without_the_section() -> None:

@@ -66,7 +66,7 @@ while True:
 
 @dataclass
 class World:
-    """The VPN servers, databases and exports in the namespace `far`."""
+    """The VPN servers, and the servers behind the VPNs. All run in the network namespace `FAR`."""
 
     folder: Path
     authority: Authority
@@ -84,7 +84,7 @@ class World:
 
 @pytest.fixture
 def far(world: World) -> World:
-    """The namespaces with both VPN servers; if a failed test has stopped a server, the fixture starts it again."""
+    """Return `world`, and start the VPN servers that an earlier failed test has stopped."""
     for vpn in (world.openvpn, world.wireguard):
         if not vpn.process.running:
             vpn.start()
@@ -136,13 +136,13 @@ def world(server_folder: Path) -> Iterator[World]:
 
 
 def tunnel(world: World, kind: str, gateway: Gateway, more: str = "") -> str:
-    """Return the configuration keys of a tunnel of this kind, as a YAML flow mapping."""
+    """Return the configuration of a tunnel of kind `kind`, as a YAML flow mapping."""
     config = world.server(kind).client(gateway.folder / f"{kind}.conf")
     return f"{{kind: {kind}, config: {config}{more}}}"
 
 
 def backends(world: World, gateway: Gateway, via: str, host: str = BEHIND) -> tuple[str, dict[str, int]]:
-    """Return the configuration and the ports of one backend of each kind, through the tunnel `via`."""
+    """Return the configuration of five backends through the tunnel `via`, and the port of each listener."""
     ports = {name: free_port() for name in ("orders", "reports", "media", "share", "raw")}
     text = f"""
       orders:
@@ -185,7 +185,7 @@ def mysql_backend(world: World, gateway: Gateway, listen: int) -> str:
 
 
 def host_network() -> str:
-    """Return the routes, rules, addresses and name servers of the host. Other VPN clients often change these."""
+    """Return the routes, routing rules and name servers of the host. Many VPN clients change these."""
     commands = "ip -4 route show table all; ip -6 route show table all; ip rule; ip -6 rule; cat /etc/resolv.conf"
     # The kernel adds link-local addresses to a device at an unpredictable time.
     return "".join(line for line in run(commands).splitlines(keepends=True) if "fe80:" not in line)
@@ -218,7 +218,7 @@ def test_every_kind_of_backend_is_reached_and_the_host_stays_as_it_is(
 
 
 def raw(far: World, gateway: Gateway, kind: str, more: str = "") -> int:
-    """Start a gateway with one tunnel of this kind and one backend; return the port of the backend."""
+    """Start a gateway with one MySQL backend and one tunnel of kind `kind`; return the port of the listener."""
     listen = free_port()
     write(
         gateway,
@@ -261,7 +261,7 @@ def test_a_vpn_and_a_bastion_are_two_paths_to_the_same_servers(far: World, gatew
     gateway.start().wait_up(*ports, timeout=UP)
     gateway.wait(lambda: in_use("office"), UP)
     use_all(far, ports, gateway.folder)
-    assert gateway.tunnel("office")["connects"] == 1  # one connection for queries and transfers
+    assert gateway.tunnel("office")["connects"] == 1  # queries and transfers use one VPN connection
     far.openvpn.stop()
     gateway.wait(lambda: in_use("bastion"), UP)
     use_all(far, ports, gateway.folder)
@@ -363,10 +363,10 @@ def test_ipv6_traffic_never_bypasses_the_vpn(far: World, gateway: Gateway, kind:
             f"office: {tunnel(far, kind, gateway, f', isolation: {isolation}')}",
             f'six: {{kind: tcp, via: office, targets: ["[{BEHIND_V6}]:4000"], listen: "127.0.0.1:{listen}"}}',
         )
-        # The gateway's host can also reach the server without the VPN.
+        # The server can also be reached without the VPN, so the test can detect traffic that bypasses the VPN.
         with socket.create_connection((BEHIND_V6, 4000), timeout=5) as direct:
             assert direct.recv(10) == b"by v6\n"
-            assert direct.recv(10) == b""  # wait for the FIN, so that the capture does not contain it
+            assert direct.recv(10) == b""  # receive the FIN before the packet capture starts
         with nothing_outside(gateway.folder / "outer.txt"):
             gateway.start().wait_up("six", timeout=UP)
             with socket.create_connection(("127.0.0.1", listen), timeout=5) as client:
@@ -381,7 +381,7 @@ def test_ipv6_traffic_never_bypasses_the_vpn(far: World, gateway: Gateway, kind:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_changed_vpn_is_closed_before_its_successor_opens(far: World, gateway: Gateway, kind: str) -> None:
-    """During a reload, no VPN identity has two connections, and unchanged tunnels stay open."""
+    """The gateway never runs two VPN clients with the same identity at the same time."""
     listen = raw(far, gateway, kind)
     before = vpn_children(gateway)
     gateway.config.write_text(gateway.config.read_text().replace("kind: " + kind, f"kind: {kind}, mtu: 1300"))
@@ -402,7 +402,10 @@ def test_a_changed_vpn_is_closed_before_its_successor_opens(far: World, gateway:
 
 
 def test_replacing_a_child_process_leaves_the_management_of_the_others(far: World, gateway: Gateway) -> None:
-    """Each start of OpenVPN removes what killed gateways have left; the removal must not affect running clients."""
+    """Before OpenVPN starts, the gateway removes the directories of killed gateways.
+
+    The gateway must not remove directories that other OpenVPN processes still use.
+    """
     other = OpenVpnServer(gateway.folder / "other", far.authority, port=1350, network="10.38.0").start()
     listen = free_port()
     try:
@@ -429,7 +432,7 @@ def test_replacing_a_child_process_leaves_the_management_of_the_others(far: Worl
 
 
 def test_four_vpns_bound_to_devices_end_with_the_gateway(far: World, gateway: Gateway) -> None:
-    """The rules of all VPNs are in one table of the kernel, and each gateway removes only its own rules."""
+    """Each VPN adds routing rules to the host. When the gateway stops, it must remove the rules of all VPNs."""
     before = host_network()
     others = [
         OpenVpnServer(
@@ -461,7 +464,7 @@ def test_four_vpns_bound_to_devices_end_with_the_gateway(far: World, gateway: Ga
 
 
 def test_two_devices_with_the_same_routing_table_hash_get_different_tables(far: World) -> None:
-    """If two devices shared a routing table, each would remove the routes of the other."""
+    """Each device needs its own routing table, because the removal of a device removes all routes in its table."""
     one, two = _of_one_table()
     wanted = DeviceSettings((ipaddress.ip_interface("10.90.0.1/24"),))
     with inside(NEAR):
@@ -476,7 +479,7 @@ def test_two_devices_with_the_same_routing_table_hash_get_different_tables(far: 
             assert len({table for _, table in tables}) == 2
             for name, table in tables:
                 assert f"default dev {name}" in run(f"ip route show table {table}")
-            for _ in range(2):  # the second removal must not fail because routes are missing
+            for _ in range(2):  # the second removal finds no routes, and must not fail
                 policy_routing.remove_policy_routing(one)
             assert f"default dev {two}" in run(f"ip route show table {dict(tables)[two]}")
             policy_routing.remove_policy_routing(two)
@@ -496,7 +499,7 @@ def _of_one_table() -> tuple[str, str]:
 
 
 def test_the_device_of_a_gateway_that_was_killed_is_removed_and_no_other() -> None:
-    """The kernel can lack WireGuard, so the test uses devices of another type."""
+    """The test uses veth devices, because the kernel can lack WireGuard."""
     place = NetworkNamespace()
     try:
 
@@ -551,8 +554,8 @@ def test_dropped_packets_are_noticed(far: World, gateway: Gateway, kind: str, re
             with pytest.raises(Exception, match=r"refused|Lost connection|timed out|reset"):
                 query_mysql(far.mariadb, listen)
         back = until_a_query_succeeds(far, listen, 20)
-    assert down <= 45  # if the gateway did not detect the failure, it would reset connections only after 60 s
-    if machine.worst < 1:  # after a pause of its process, the gateway restarts its timers
+    assert down <= 45  # if the failure is not detected, connections end only after 60 s
+    if machine.worst < 1:  # if the gateway's process was delayed, the gateway restarted its timers
         assert (suspect <= 15, down <= 30) == (True, True), (suspect, down)
     assert vpn_children(gateway) == child
     record_property("took", f"suspect after {suspect:.1f} s, down after {down:.1f} s, back after {back:.1f} s")
@@ -561,7 +564,7 @@ def test_dropped_packets_are_noticed(far: World, gateway: Gateway, kind: str, re
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_short_silence_closes_no_session(far: World, gateway: Gateway, kind: str) -> None:
     listen = raw(far, gateway, kind)
-    # TCP retransmits after 12.6 s, and then only after 25 s.
+    # Packets are dropped for 12 s, because TCP retransmits after 12.6 s, and then only after 25 s.
     with mysql(far.mariadb, listen, timeout=60) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT CONNECTION_ID()")
         before = cursor.fetchone()
@@ -585,7 +588,7 @@ def dropping(far: World) -> Iterator[None]:
 
 
 def vpn_children(gateway: Gateway) -> list[str]:
-    """Return the VPN clients among the gateway's child processes."""
+    """Return the process ID and the name of each VPN client that is a child process of the gateway."""
     found = run(f"pgrep -P {gateway.pid} -l", check=False).splitlines()
     return [line for line in found if "openvpn" in line or "wireguard" in line]
 
@@ -629,7 +632,7 @@ def test_a_new_address_from_openvpn_resets_the_clients_and_the_tunnel_continues(
 
 
 def test_a_wireguard_peer_with_a_changed_address_is_resolved_again(far: World, gateway: Gateway) -> None:
-    """The peer moves to a new address. The peer's name then resolves to the new address, as with dynamic DNS."""
+    """The WireGuard server gets a new address. Its name then resolves to the new address, as with dynamic DNS."""
     peer = WireGuardPeer(gateway.folder / "peer", port=51821, network="10.23.0").start()
     hosts = gateway.folder / "hosts"
     hosts.write_text(f"{OUTER_FAR} vpn.example\n127.0.0.1 localhost\n")
@@ -658,7 +661,7 @@ def test_a_wireguard_peer_with_a_changed_address_is_resolved_again(far: World, g
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_packets_too_large_for_the_path_are_handled(far: World, gateway: Gateway, kind: str) -> None:
-    """The path drops large packets without an ICMP error; a smaller `mtu` solves this problem."""
+    """The network drops large packets without an ICMP error. A smaller `mtu` solves this problem."""
     rule = "INPUT -p udp -m length --length 1350: -j DROP"
     try:
         for place in NAMES:
@@ -717,7 +720,7 @@ def test_errors_of_a_vpn_have_their_reason_and_detail(
     gateway.start()
     with Lateness() as machine:
         gateway.wait(lambda: gateway.tunnel("office")["reason"] is not None, 30)
-    if machine.sum < 1:  # if the machine is busy, the gateway can still lack the details
+    if machine.sum < 1:  # on a busy machine, the gateway can first report a less specific reason
         assert gateway.tunnel("office")["reason"] == reason
     gateway.wait(lambda: gateway.tunnel("office")["reason"] == reason, 30)
     found = gateway.tunnel("office")
@@ -762,7 +765,7 @@ NET_ADMIN = 1 << 12
 
 
 def with_tun(folder: Path, mode: int) -> list[str]:
-    """Return a prefix that runs a command with this mode of /dev/net/tun."""
+    """Return a prefix for a command. The command then sees a /dev/net/tun with the permission bits `mode`."""
     node = folder / "tun"
     os.mknod(node, stat.S_IFCHR, os.makedev(10, 200))
     node.chmod(mode)
@@ -783,7 +786,7 @@ def test_openvpn_has_one_capability_and_its_own_user_if_possible(
     if case == "capabilities":
         gateway.wrapper += ["setpriv", "--bounding-set", "-chown,-kill", "--"]
     if case == "folder":
-        closed = server_folder / "closed"  # the path is short enough for a unix socket
+        closed = server_folder / "closed"  # the path is short, because it becomes part of the path of a unix socket
         closed.mkdir(mode=0o700)
         environment = {"TMPDIR": str(closed)}
     write(gateway, f"office: {tunnel(far, 'openvpn', gateway)}", tcp_backend(far))
@@ -821,7 +824,8 @@ def test_a_user_outside_the_user_namespace_is_not_used() -> None:
 def test_openvpn_as_another_user_reconnects_recreates_its_device_and_ends_with_the_gateway(
     far: World, gateway: Gateway
 ) -> None:
-    notify = "explicit-exit-notify 1"  # without this message, the client would detect the stop only at its timeout
+    # With this option, the server notifies the client when it stops. The client then does not wait for a timeout.
+    notify = "explicit-exit-notify 1"
     first = OpenVpnServer(gateway.folder / "first", far.authority, 1198, network="10.25.0", more=notify).start()
     config = first.client(gateway.folder / "office.ovpn")
     listen = free_port()
@@ -840,7 +844,7 @@ def test_openvpn_as_another_user_reconnects_recreates_its_device_and_ends_with_t
         assert vpn_children(gateway) == child, "the reconnect must not start a new process"
         pid = int(child[0].split()[0])
         assert process_status(str(pid))["Uid"].split()[0] == str(openvpn_privileges.USER)
-        os.kill(pid, signal.SIGSTOP)  # a stopped client cannot detect that the gateway has exited
+        os.kill(pid, signal.SIGSTOP)  # a suspended process cannot detect that the gateway has exited
         assert gateway.process is not None
         gateway.process.send(signal.SIGKILL)
         deadline = time.monotonic() + 20

@@ -1,7 +1,7 @@
-"""Probes a MySQL server that blocks an address after ten aborted handshakes; the server must never block the gateway.
+"""Probes a MySQL server with random settings and timeouts; the server must never block the gateway's address.
 
-The server listens on an address other than loopback, because MySQL does not count errors from loopback. The program
-requires root.
+The server blocks an address after ten aborted logins. The program does not use a loopback address, because MySQL does
+not count aborted logins from loopback addresses. The program requires root.
 """
 
 import argparse
@@ -33,26 +33,29 @@ from tests.soak.chaos_site import missing
 from tests.support.files import scratch
 
 ADDRESS = "192.0.2.77"
-"""An address for documentation (RFC 5737). The test assigns it to this host's loopback interface during the run."""
+"""The server's address, from a range for documentation (RFC 5737). The program assigns it to the interface `lo`."""
 LIMIT = 10
 MIN_UP = 5
 """The number of probes that must find the server up."""
 _RECOVERY = 300.0
-"""Maximum seconds, after the random probes, until `MIN_UP` probes have found the server up."""
+"""Maximum duration of `recover`, in seconds."""
 _HASTE = 0.001
 _SALTED = "salted"
 """A database user whose authentication plugin the gateway does not support."""
 
 
 async def mixed(server: MariaDB, count: int) -> Counter[str]:
-    """Run at least `count` probes, each with randomly chosen settings; return the number of each outcome.
+    """Run at least `count` probes with random settings; return the number of probes for each outcome.
+
+    Stop early if the server blocks the gateway.
 
     Raises:
-        TimeoutError: After these probes, the server is not up.
+        TimeoutError: The server was not up again in time.
     """
     target = HostPort(ADDRESS, server.port)
     good = MysqlCheckOptions(user=server.check_user, password=Secret(server.check_password), database=server.database)
-    logins = ProbeLoginLimiter(LIMIT)  # The server has one counter for the aborted logins of all these checks.
+    # All checks share one limiter, because the server counts their aborted logins together.
+    logins = ProbeLoginLimiter(LIMIT)
 
     def checking(**changes: Any) -> MysqlBackend:
         return MysqlBackend(EmptyOptions(), replace(good, **changes))
@@ -68,7 +71,7 @@ async def mixed(server: MariaDB, count: int) -> Counter[str]:
     link = DirectLink()
     for number in range(count):
         frozen = number % 500 == 250
-        if frozen:  # The server stays stopped while fifty probes run.
+        if frozen:  # The server is suspended during fifty probes.
             server.send(signal.SIGSTOP)
         for _ in range(50 if frozen else 1):
             case = random.choice(list(cases))
@@ -91,13 +94,13 @@ async def mixed(server: MariaDB, count: int) -> Counter[str]:
 
 
 async def recover(good: MysqlBackend, target: HostPort, logins: ProbeLoginLimiter, outcomes: Counter[str]) -> None:
-    """Probe until `MIN_UP` probes have found the server up, or the server blocks the gateway; count the outcomes.
+    """Probe until `outcomes` contains `MIN_UP` successful probes, or the server blocks the gateway.
 
-    After aborted logins, `logins` refuses all probes for some seconds. On a busy machine, `logins` can refuse most
-    probes.
+    After aborted logins, `logins` refuses all probes for some seconds. On a busy machine, fewer than `MIN_UP` of the
+    previous probes can therefore be successful.
 
     Raises:
-        TimeoutError: The server is not up within `_RECOVERY`.
+        TimeoutError: The server was not up within `_RECOVERY` seconds.
     """
     async with asyncio.timeout(_RECOVERY):
         while outcomes["good: up"] < MIN_UP and not outcomes[f"good: {FailureReason.HOST_BLOCKED}"]:
@@ -107,7 +110,6 @@ async def recover(good: MysqlBackend, target: HostPort, logins: ProbeLoginLimite
 
 
 def main() -> int:
-    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=10_000)
     options = parser.parse_args()
@@ -126,7 +128,7 @@ def main() -> int:
 
 @contextlib.contextmanager
 def assigned(*addresses: str) -> Iterator[None]:
-    """Assign addresses to this machine's loopback interface for the duration of the block."""
+    """Assign addresses to this machine's loopback interface until the block ends."""
     with contextlib.ExitStack() as stack:
         for each in addresses:
             subprocess.run(["ip", "addr", "replace", f"{each}/32", "dev", "lo"], check=True, timeout=10)
@@ -141,7 +143,7 @@ def counting_server(folder: Path, limit: int) -> MariaDB:
 
 
 def probe(count: int, folder: Path) -> Counter[str]:
-    """Start a server, probe it `count` times, and return the number of each outcome."""
+    """Start a server, probe it at least `count` times, and return the number of probes for each outcome."""
     server = counting_server(folder / "mariadb", LIMIT)
     with assigned(ADDRESS), asyncio.Runner(loop_factory=RelayEventLoop) as runner:
         server.start()

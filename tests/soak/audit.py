@@ -1,4 +1,4 @@
-"""Invariants that must hold at every moment of a soak, checked once a second."""
+"""Checks the relays, the channel windows and the memory of the gateway once a second during a soak test."""
 
 import errno
 import fcntl
@@ -16,16 +16,19 @@ from tests.soak import instrumentation
 from tests.soak.instrumentation import MIB, QUANTUM, Budgets, Seen
 
 _SLACK = 64 * MIB
-"""Resident memory in bytes allowed beyond the windows, for buffers of the connections and Python's allocator."""
+"""Bytes of resident memory that are allowed in addition to the data that relays buffer.
+
+The buffers of the connections and Python's allocator use this memory.
+"""
 _ROUNDS = 4
-"""Maximum average number of turns per waiting client while one of the waiting clients sends nothing."""
+"""The maximum allowed value of `Audit.rounds`."""
 _STUCK = 30.0
-"""A connection is considered stuck if it sends nothing for this number of seconds while clients wait to send."""
+"""An SSH connection counts as stuck if clients wait to send, but it sends nothing for this number of seconds."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def _unread(fd: int) -> int:
-    """Return the number of unread bytes of a socket; 0 if the native engine has closed the socket meanwhile."""
+    """Return the number of bytes that can be read from a socket; 0 if the native engine has closed the socket."""
     try:
         answer = fcntl.ioctl(fd, termios.FIONREAD, bytes(4))
     except OSError as error:
@@ -41,7 +44,7 @@ def resident() -> int:
 
 
 def descriptors() -> int:
-    """Return the number of open descriptors of this process."""
+    """Return the number of open file descriptors of this process."""
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
@@ -50,11 +53,11 @@ class Turn:
     """The state of one relay at the last call of `Audit.look`.
 
     Args:
-        seen: The snapshot of the relay.
-        waits: Whether the client's socket has unread data, although the peer's window is open.
-        since: When the client began to wait, in monotonic seconds.
-        passed: Bytes that other clients have sent since the client began to wait.
-        ignored: Whether the client's socket was writable while the relay held data for the client.
+        seen: The byte counts and the window of the relay.
+        waits: Whether the relay could send: the client's socket has unread data, and the SSH server's window is open.
+        since: The monotonic time since which the relay has waited to send, in seconds.
+        passed: Number of bytes that other relays of the SSH connection have sent since the relay began to wait.
+        ignored: Whether the relay held data for the client although the client's socket was writable.
     """
 
     seen: Seen
@@ -66,19 +69,20 @@ class Turn:
 
 @dataclass
 class Audit:
-    """Checks the invariants of the SSH data path, and records problems and maxima.
+    """Checks the relays, windows and memory of this process; records problems and the highest values.
 
     Args:
-        budgets: Window budgets of this process.
-        base: Resident memory at the start of the round, in bytes.
-        channels: Maximum number of simultaneous channels.
-        held: Maximum of the bytes that all relays together hold for clients.
-        memory: Maximum resident memory beyond `base`, in bytes.
-        waited: Longest time that a client waited to send, in seconds.
-        rounds: Maximum average number of turns per waiting client while one of the waiting clients sent nothing.
+        budgets: The limits on the total size of all channel windows.
+        base: Resident memory at the start of the checks, in bytes.
+        channels: Maximum number of channels at the same time.
+        held: Maximum number of bytes that all relays together buffered for clients.
+        memory: Maximum increase of the resident memory above `base`, in bytes.
+        waited: Longest time that a relay waited to send, in seconds.
+        rounds: Maximum number of packets (of `QUANTUM` bytes) that other relays sent while one relay waited to send,
+            divided by the number of waiting relays.
         problems: Number of occurrences of each problem.
         examples: Details of the first occurrence of each problem.
-        quiet_until: When the injected stall of the path ends, in monotonic seconds.
+        quiet_until: The monotonic time until which the test blocks the network, in seconds.
     """
 
     budgets: Budgets
@@ -99,7 +103,7 @@ class Audit:
         self.examples.setdefault(what, example)
 
     def look(self, link: SshConnectionPool) -> None:
-        """Check all invariants once. The caller runs on the event loop, so relays do not change during the checks."""
+        """Run all checks once. This method must be called on the event loop."""
         now = time.monotonic()
         turns: dict[int, Turn] = {}
         held = 0
@@ -124,7 +128,7 @@ class Audit:
             self.note("the budget does not match the open windows", f"by {lost:,} bytes")
 
     def _look_up(self, seen: list[Seen], turns: dict[int, Turn], now: float) -> None:
-        """Check that every client with data to send gets turns to send."""
+        """Check that no relay waits too long to send the data of its client."""
         before = self._turns
         moved = sum(each.up - before[key].seen.up for each in seen if (key := id(each.relay)) in before)
         now_turns = [Turn(each, each.may_send and _unread(each.fd) > 0, now) for each in seen]
@@ -145,7 +149,7 @@ class Audit:
                 self.note("a connection sends nothing", f"for {now - turn.since:.1f} s, and {waiting} clients wait")
 
     def _look_down(self, seen: list[Seen], turns: dict[int, Turn]) -> None:
-        """Check that a client that reads gets the data that the relay buffers for the client."""
+        """Check that relays send their buffered data to the clients that read."""
         holding = {each.fd: each for each in seen if each.held}
         poll = select.poll()
         for fd in holding:

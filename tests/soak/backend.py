@@ -1,4 +1,6 @@
-"""Runs the soak's backend in a separate process: serves the backend's side of each stream, and compares every byte.
+"""Runs the backend of the soak test in a separate process.
+
+Each connection of a client is one stream. The backend compares every received byte with the expected byte.
 
 Usage: python -m tests.soak.backend SEED
 """
@@ -12,14 +14,14 @@ from tests.soak.streams import BACK, EarlyEndError, End, Kind, Pattern, WrongByt
 from tests.support.child import Orders, answer
 
 _DRIP = 0.002
-"""Seconds between two bytes of a slow stream."""
+"""Seconds that the backend waits after each byte of a stream of the kind `DRIP`."""
 
 
 class Backend:
-    """Serves the backend's side of each stream.
+    """Accepts and serves streams, and records how they end.
 
     Args:
-        pattern: The byte pattern of the run.
+        pattern: The expected data of all streams.
     """
 
     def __init__(self, pattern: Pattern) -> None:
@@ -28,13 +30,13 @@ class Backend:
         self.forget()
 
     def forget(self) -> None:
-        """Start a new report."""
+        """Discard all recorded results."""
         self.complete: set[int] = set()
-        """Streams that arrived completely."""
+        """The numbers of the streams that ended after all data had arrived."""
         self.early: dict[int, str] = {}
-        """Streams that ended cleanly before all data had arrived."""
+        """The streams that ended without a reset before all data had arrived: number and error."""
         self.reset: dict[int, str] = {}
-        """Streams that were reset."""
+        """The streams that were reset: number and error."""
         self.wrong: list[str] = []
 
     async def listen(self, listener: socket.socket) -> None:
@@ -91,7 +93,7 @@ class Backend:
 
     @staticmethod
     async def _goes_on(end: End) -> bool:
-        """Return whether the client sends another request."""
+        """Wait for data or end-of-file from the client; return whether data has arrived."""
         loop = asyncio.get_running_loop()
         ready = asyncio.Event()
         loop.add_reader(end.sock, ready.set)
@@ -103,7 +105,7 @@ class Backend:
 
 
 async def main(seed: int) -> None:
-    """Serve until standard input ends."""
+    """Serve streams until standard input is closed."""
     with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
         listener.setblocking(False)
         backend = Backend(Pattern(seed))

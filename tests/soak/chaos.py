@@ -1,7 +1,7 @@
-"""Injects faults into a real site under load, in a seeded random order, and reports failures: `make chaos`.
+"""Injects random faults while clients use a gateway and its servers, and reports failures (`make chaos`).
 
-Every response must be correct, every attempt must finish within its deadline, and connections must not be refused.
-After each fault, the site must recover without help.
+Every response must be correct, every attempt of a client must finish within its deadline, and no connection may be
+refused. After each fault, all backends must come up again without intervention.
 """
 
 import argparse
@@ -24,18 +24,23 @@ from tests.soak.load import MARGIN, PATIENCE, Client, MySqlStep, NfsStep, Postgr
 from tests.support.files import scratch
 
 SETTLE = 30.0
-"""Seconds after a fault within which every backend must be up again."""
+"""Maximum seconds from the end of a fault until every backend is up again."""
 CALM = (0.3, 1.5)
 KEPT, NEW = 4, 2
-"""Number of clients per database with a persistent connection, and with a new connection for each attempt."""
+"""Number of clients that keep their connection open, and number of clients that connect for each attempt.
+
+These are the numbers for each of `orders`, `ledger` and `reports`. `archive` and `sessions` have half as many.
+"""
 IMPATIENT = 5
-"""Seconds that a client of `ledger` and `archive` waits for a response. A path that is stalled closes no connection.
-After this time, such a client connects again, over another path or another process."""
+"""Seconds that a client of the backends `ledger` and `archive` waits for a response before it connects again.
+
+A stalled path closes no connection, but a new connection can use another path or another process.
+"""
 
 
 @dataclass
 class Row:
-    """Total results of all injections of one kind of fault."""
+    """The results of all injections of one fault."""
 
     times: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -46,7 +51,7 @@ class Row:
 
 
 def clients(site: chaos_site.Site, patience: int, slack: int) -> list[Client]:
-    """Create the clients that load the site."""
+    """Create the clients that generate the load."""
     margin = MARGIN * (1 + slack)
     steps: list[tuple[str, Step]] = []
     for keep, count in ((True, KEPT), (False, NEW)):
@@ -66,7 +71,7 @@ def clients(site: chaos_site.Site, patience: int, slack: int) -> list[Client]:
 def strike(
     site: chaos_site.Site, fault: Fault, load: list[Client], row: Row, slack: int, chance: random.Random
 ) -> None:
-    """Inject one fault, wait for the recovery, and record the effect on the clients."""
+    """Inject one fault, wait for the recovery, and record the effect on the clients in `row`."""
     began = time.monotonic()
     seconds = chance.uniform(*fault.lasts)
     with fault.injected(site):
@@ -101,7 +106,7 @@ def strike(
 
 
 def unbearable(load: list[Client]) -> list[str]:
-    """Return the client attempts with an outcome that is not allowed, even during a fault."""
+    """Return the attempts whose outcome is not allowed, not even during a fault."""
     return [
         f"{client.kind}: {attempt.outcome}: {attempt.detail}"
         for client in load
@@ -133,7 +138,7 @@ def chaos(options: argparse.Namespace, folder: Path) -> int:
             queue: list[Fault] = []
             done = 0
             while time.monotonic() < deadline and (not options.count or done < options.count):
-                if not queue:  # inject every fault once before any is repeated
+                if not queue:  # every fault is injected once before any fault is repeated
                     queue = chance.sample(faults, len(faults))
                 fault = queue.pop()
                 row = rows.setdefault(fault.name, Row())
@@ -162,7 +167,7 @@ def chaos(options: argparse.Namespace, folder: Path) -> int:
 
 
 def chosen(site: chaos_site.Site, only: str | None) -> list[Fault]:
-    """Return the faults that the options select."""
+    """Return the faults that are possible on this machine, and that `only` (the option `--only`) selects."""
     if only is None:
         return [fault for fault in FAULTS if fault.possible(site) and not fault.only_asked]
     return [fault for fault in FAULTS if fault.possible(site) and only in fault.name]
@@ -175,7 +180,7 @@ def _joined(client: Client) -> bool:
 
 @contextlib.contextmanager
 def pgbench(site: chaos_site.Site) -> Iterator[Callable[[], None]]:
-    """Run four pgbench clients; yield a function that restarts pgbench if a fault made pgbench exit."""
+    """Run pgbench with four clients; yield a function that starts pgbench again if it has exited."""
     program = find("pgbench", "/usr/lib/postgresql/*/bin")
     if program is None:
         yield lambda: None
@@ -210,8 +215,8 @@ def pgbench(site: chaos_site.Site) -> Iterator[Callable[[], None]]:
 
 
 def wrong_rows(site: chaos_site.Site) -> list[str]:
-    """Return the inconsistencies in the database after the transactions."""
-    import psycopg  # noqa: PLC0415 - imported once, at the end of a run
+    """Return an error for each transaction that the database has executed more than once."""
+    import psycopg  # noqa: PLC0415 - used only in this function
 
     with psycopg.connect(
         host="127.0.0.1", port=site.postgres.port, user=site.postgres.user, password=site.postgres.password,
@@ -222,7 +227,7 @@ def wrong_rows(site: chaos_site.Site) -> list[str]:
 
 
 def report(rows: dict[str, Row], options: argparse.Namespace) -> None:
-    """Print the table of results for each kind of fault."""
+    """Print a table with the results of each fault."""
     del options
     head = (
         "fault",
@@ -290,7 +295,6 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run the command line; return the exit code."""
     options = arguments()
     lacking = chaos_site.missing()
     if lacking is not None:

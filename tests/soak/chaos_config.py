@@ -1,4 +1,4 @@
-"""Writes the configuration of the gateway in the site for chaos tests."""
+"""Creates the configuration of the gateway for the chaos tests."""
 
 import textwrap
 from pathlib import Path
@@ -20,12 +20,12 @@ def chaos_config(
     files: nfs.NfsServer | None,
     ports: dict[str, int],
 ) -> str:
-    """Write the files of secrets, and return the configuration of the gateway."""
+    """Write the password files, and return the configuration of the gateway."""
     for name, secret in (("maria", maria.check_password), ("pg", pg.check_password), ("redis", redis.check_password)):
         write_secret(folder / f"{name}.secret", secret)
 
     def of(name: str, server: mariadb.MariaDB | postgres.Postgres | Redis, secret: str, more: str = "") -> str:
-        """Return the keys of a backend that depend on its server."""
+        """Return the keys `targets`, `listen`, `hold` and `check` of a database backend."""
         check = f"user: {server.check_user}, password_file: {folder}/{secret}.secret, interval: 2s{more}"
         return (
             f'targets: ["127.0.0.1:{server.port}"], listen: "127.0.0.1:{ports[name]}", hold: 20s, check: {{{check}}}'

@@ -1,4 +1,4 @@
-"""Runs the site for chaos tests: two bastions, a tunnel of kind `command`, databases, an NFS server, a gateway."""
+"""Runs the test site for the chaos tests: a gateway, two bastions, databases, and an NFS server."""
 
 import contextlib
 import os
@@ -28,25 +28,27 @@ cd {folder}
 [ ! -e noisy ] || {{ yes 'the cloud is not reachable' | head -c 100000000 >&2; }} &
 exec socat "TCP-LISTEN:$1,bind=127.0.0.1,fork" "TCP:$2:$3"
 """
-"""The program of the tunnel `cloud`. Its arguments are its port, and host and port of the target. While the file
-`noisy` exists, each new process prints 100 MB to its standard error."""
+"""The program of the tunnel `cloud`. Its arguments are its local port, the target's host, and the target's port.
+
+While the file `noisy` exists, each new process of the program prints 100 MB to its standard error.
+"""
 
 
 @dataclass
 class Site:
-    """The running servers and processes of the site.
+    """The gateway, and the servers that it connects to.
 
     Args:
-        folder: Directory for the files of all parts.
-        bastion: The SSH server in front of the backends.
-        spare: Another SSH server. The backend `ledger` prefers `spare` to `bastion`.
-        mariadb: Database behind the bastion.
-        postgres: Database behind the bastion.
-        redis: Redis server behind the bastion.
-        nfs: NFS server behind the bastion; None if this machine cannot run it.
-        ports: Ports of the gateway's listeners.
+        folder: Directory for the files of the gateway and all servers.
+        bastion: The SSH server of the tunnel `bastion`.
+        spare: The SSH server of the tunnel `spare`. The backend `ledger` prefers this tunnel to `bastion`.
+        mariadb: The database of the backends `orders`, `ledger` and `archive`.
+        postgres: The database of the backend `reports`.
+        redis: The Redis server of the backend `sessions`.
+        nfs: The NFS server of the backend `media`; None if this machine cannot run an NFS server.
+        ports: The port of each backend's listener.
         gateway: The gateway's process.
-        admin: The gateway's admin socket.
+        admin: A client of the gateway's admin socket.
     """
 
     folder: Path
@@ -73,10 +75,12 @@ class Site:
         return all(each["state"] == "up" and all(path["up"] for path in each["paths"]) for each in backends)
 
     def wait_in_use(self, backend: str, tunnel: str) -> None:
-        """Wait until new clients of a backend use a path. After a failure, clients do not return to the path at once.
+        """Wait until new clients of `backend` use the path through `tunnel`.
+
+        After a failure of a path, the gateway uses the path again only after a delay.
 
         Raises:
-            TimeoutError: New clients do not use the path in time.
+            TimeoutError: New clients do not use the path within `_RETURN_TIMEOUT` seconds.
         """
         deadline = time.monotonic() + _RETURN_TIMEOUT
         while time.monotonic() < deadline:
@@ -101,7 +105,7 @@ def _signal_program(pid: int, number: signal.Signals) -> None:
 
 
 def missing() -> str | None:
-    """Return what this machine lacks to run the site."""
+    """Return a program that the site needs, but this machine lacks; None if no program is missing."""
     if find("sshd") is None:
         return "sshd (package openssh-server)"
     if not mariadb.available():
@@ -116,7 +120,7 @@ def missing() -> str | None:
 
 @contextlib.contextmanager
 def running(folder: Path, hold: int) -> Iterator[Site]:
-    """Start the site, with backends that hold clients for `hold` seconds; stop the site after the block."""
+    """Run the site until the block ends. If no target can be reached, new clients wait for at most `hold` seconds."""
     with contextlib.ExitStack() as stack:
         bastion = Bastion(folder / "bastion").start()
         stack.callback(bastion.stop)
@@ -168,7 +172,7 @@ def _nfs(folder: Path, stack: contextlib.ExitStack) -> nfs.NfsServer | None:
         return None
     export = folder / "export"
     export.mkdir()
-    # A fault fills the export, so the export has a separate file system. tmpfs has no file handles for NFS-Ganesha.
+    # One of the faults fills the export, so the export has its own file system. NFS-Ganesha cannot export tmpfs.
     image = folder / "export.img"
     with image.open("wb") as file:
         file.truncate(16 << 20)

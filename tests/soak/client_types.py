@@ -1,4 +1,7 @@
-"""Implements the client types of the soak: each function runs one stream from the first to the last byte."""
+"""Implements the types of clients of the soak test.
+
+Each function opens one stream (one TCP connection) through the gateway, and returns when the stream has ended.
+"""
 
 import asyncio
 import random
@@ -14,24 +17,24 @@ _RESET = b"\1\0\0\0\0\0\0\0"
 
 
 class Play:
-    """State that the clients of a round share.
+    """State that the clients of one round share. The soak test consists of rounds with different network faults.
 
     Args:
         chance: Random generator for sizes and pauses.
-        port: Port to connect to.
-        most: Size of the largest bulk stream in bytes.
+        port: The port to which the clients connect.
+        most: Maximum return value of `size`.
     """
 
     def __init__(self, chance: random.Random, port: int, most: int) -> None:
         self.chance, self.most = chance, most
         self.winding = asyncio.Event()
-        """Event that is set at the end of a round. Clients that run for the whole round wait for this event."""
+        """Event that is set when the round is to end. Some clients keep their stream open until then."""
         self.waits: list[float] = []
-        """Seconds that each response took."""
+        """The response times of all queries, in seconds."""
         self._port = port
 
     async def pause(self, most: float) -> None:
-        """Wait up to `most` seconds, or not at all if the round is ending."""
+        """Wait for a random time of up to `most` seconds, but not longer than the round lasts."""
         try:
             async with asyncio.timeout(self.chance.uniform(0, most)):
                 await self.winding.wait()
@@ -39,18 +42,18 @@ class Play:
             return
 
     def size(self) -> int:
-        """Return a random size: mostly small, sometimes up to the maximum."""
+        """Return a random number of bytes up to `most`. Small numbers are more likely than large numbers."""
         return int(self.most ** self.chance.uniform(0.3, 1.0))
 
     async def connect(self, end: End, buffer: int = 0) -> None:
-        """Connect, with a receive buffer of `buffer` bytes. Raises OSError."""
+        """Connect. If `buffer` is not 0, it is the size of the receive buffer in bytes. Raises OSError."""
         if buffer:
             end.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         await asyncio.get_running_loop().sock_connect(end.sock, ("127.0.0.1", self._port))
         end.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     async def begin(self, end: End, kind: Kind, up: int, down: int, buffer: int = 0) -> None:
-        """Connect, and send the head of the stream: its kind, number and sizes. Raises OSError."""
+        """Connect, and send the head of the stream: its kind, its number and its byte counts. Raises OSError."""
         await self.connect(end, buffer)
         await asyncio.get_running_loop().sock_sendall(end.sock, put_head(kind, end.stream, up, down))
 
@@ -84,7 +87,7 @@ async def query(play: Play, end: End) -> None:
 
 
 async def idle(play: Play, end: End) -> None:
-    """Send one query, stay idle for the rest of the round, and send another query."""
+    """Send one query, send nothing until the round is to end, and then send another query."""
     await play.begin(end, Kind.ASK, 100, 100)
     await play.ask(end, 100, 100)
     await play.winding.wait()
@@ -94,22 +97,22 @@ async def idle(play: Play, end: End) -> None:
 
 
 async def upload(play: Play, end: End) -> None:
-    """Send data, and receive a short confirmation."""
+    """Send data, half-close, and receive a short confirmation."""
     await play.end_first(end, play.size(), RECEIPT)
 
 
 async def download(play: Play, end: End) -> None:
-    """Send one byte, and receive data."""
+    """Send one byte, half-close, and receive data."""
     await play.end_first(end, 1, play.size())
 
 
 async def half(play: Play, end: End) -> None:
-    """Half-close after the request, before the response arrives."""
+    """Send data, half-close, and then receive data."""
     await play.end_first(end, play.size(), play.size())
 
 
 async def slow(play: Play, end: End) -> None:
-    """Send one byte, and receive data slowly."""
+    """Send one byte, half-close, and receive data slowly."""
     await play.end_first(end, 1, min(play.size(), 400_000), _SMALL_BUFFER, 4096, 0.03)
 
 
@@ -136,7 +139,7 @@ async def duplex(play: Play, end: End) -> None:
 
 
 async def tiny(play: Play, end: End) -> None:
-    """Send and receive byte by byte."""
+    """Send and receive one byte at a time."""
     count = play.chance.randint(10, 500)
     await play.begin(end, Kind.DRIP, count, count)
     await both(end.send(count, 1, 0.003), end.take(count))
@@ -161,7 +164,7 @@ async def sip(play: Play, end: End) -> None:
 
 
 async def drip(play: Play, end: End) -> None:
-    """Request data byte by byte and read nothing."""
+    """Make the backend send one byte at a time, and read nothing."""
     await play.begin(end, Kind.DRIP, 1, _ENDLESS, _SMALL_BUFFER)
     await play.winding.wait()
 
@@ -185,9 +188,9 @@ ALL: tuple[ClientType, ...] = (
 )  # fmt: skip
 CLIENT_TYPES: dict[str, ClientType] = {each.__name__: each for each in ALL}
 GIVE_UP = {"deaf", "sip", "drip", "reset", "touch"}
-"""Client types that reset the streams that they open."""
+"""Client types that close their socket before the stream is complete."""
 UNSURE = {"late"}
-"""Client types that cannot determine whether all data arrived."""
+"""Client types that cannot determine whether the backend received all data."""
 MIX = {
     "idle": 240, "query": 200, "upload": 100, "download": 80, "half": 60, "late": 60, "duplex": 40, "slow": 40,
     "tiny": 30, "deaf": 60, "sip": 40, "drip": 30, "reset": 10, "touch": 10,

@@ -1,4 +1,6 @@
-"""Runs the soak's TCP clients in a separate process: each opens one stream after the other until the round ends.
+"""Runs the TCP clients of the soak test in a separate process.
+
+The soak test consists of rounds. During a round, each client opens one stream (one TCP connection) after another.
 
 Usage: python -m tests.soak.clients SEED
 """
@@ -20,9 +22,9 @@ class Clients:
 
     Args:
         play: State that the clients share.
-        pattern: The byte pattern of the run.
-        first: The number of the first stream.
-        patience: Maximum seconds that an open stream can last after the end of the round.
+        pattern: The data of all streams.
+        first: The number of the last stream before this round.
+        patience: Maximum seconds that a stream can stay open after `wind_up` is called.
     """
 
     def __init__(self, play: Play, pattern: Pattern, first: int, patience: float) -> None:
@@ -30,9 +32,9 @@ class Clients:
         self.number = first
         self._tasks: list[asyncio.Task[None]] = []
         self.ends: dict[str, list[int]] = {"clean": [], "unsure": [], "given_up": [], "broken": []}
-        """The numbers that identify the streams, grouped by how the streams ended."""
+        """The numbers of the streams, grouped by how the streams ended."""
         self.broken: list[str] = []
-        """The errors of the streams that failed."""
+        """The errors of the streams that failed with an OSError."""
         self.wrong: list[str] = []
         self.counts: Counter[str] = Counter()
         self.bytes = 0
@@ -43,7 +45,7 @@ class Clients:
             self._tasks += [asyncio.ensure_future(self._go_on(client_type)) for _ in range(count)]
 
     async def wind_up(self) -> None:
-        """Start no new streams, and wait for the open streams to finish."""
+        """Prevent new streams, and wait until the open streams have ended."""
         self._play.winding.set()
         await asyncio.gather(*self._tasks)
 
@@ -89,7 +91,7 @@ class Clients:
 
 
 async def main(seed: int) -> None:
-    """Run rounds until standard input ends."""
+    """Run rounds until standard input is closed."""
     chance, pattern = random.Random(seed), Pattern(seed)
     clients: Clients | None = None
     number = 0

@@ -22,13 +22,13 @@ from tests.soak.load import Client, MySqlStep
 from tests.support.files import REPOSITORY, scratch, write_secret
 
 P95 = 5.0
-"""Limit in seconds for the 95th percentile of the time until clients reach the other database."""
+"""Maximum allowed 95th percentile of the seconds until clients reach the other database."""
 _RECOVERY = 30.0
-"""Maximum number of seconds to wait for the next success of a client after a kill."""
+"""Maximum seconds from a kill until each client has a successful attempt."""
 
 
 def failover(count: int, folder: Path) -> int:
-    """Kill the preferred database `count` times; return the exit code."""
+    """Kill the preferred database `count` times, and print the results; return the exit code."""
     with ExitStack() as stack:
         bastion = Bastion(folder / "bastion").start()
         stack.callback(bastion.stop)
@@ -104,7 +104,6 @@ def _wait(admin: Ops, states: list[str]) -> None:
 
 
 def main() -> int:
-    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=30)
     options = parser.parse_args()

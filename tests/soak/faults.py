@@ -1,4 +1,4 @@
-"""Defines the faults that chaos tests inject into the site. Each fault is reverted after some seconds."""
+"""Defines the faults that the chaos tests inject, for example a killed SSH server or dropped packets."""
 
 import contextlib
 import os
@@ -17,24 +17,25 @@ from tests.soak.chaos_site import Site
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault that the chaos tests can inject into the site.
+    """A fault that the chaos tests can inject.
 
     Args:
-        name: Name in the table and for `--only`.
-        injected: Context manager that injects the fault.
-        lasts: Minimum and maximum duration in seconds.
-        possible: Whether this machine supports the fault.
-        only_asked: Whether the fault is injected only if `--only` names the fault.
-        failures: Number of attempts of one client that are allowed to fail; by default, only the attempt in progress.
-            After these failures, the gateway must hold the client until the gateway can serve the client. A client
-            that waits for less than the duration of the fault can fail more often, if the fault is not `replaced`.
-        program_failures: Replaces `failures`, if greater, for clients of the tunnel `cloud`. The program of this
-            tunnel accepts a connection before the program connects to the target. Clients of a failed target are
-            therefore reset until a check has found that the target is down.
-        silence: Maximum time in seconds without a success of a client, in addition to the duration of the fault.
-        replaced: Whether the gateway works around the fault instead of waiting. If so, `silence` counts from the
-            beginning of the fault.
-        own_words: Error messages of the server while the server stops or starts; these do not count as failures.
+        name: The name of the fault, for the table of results and the option `--only`.
+        injected: The context manager that starts the fault, and ends it if the fault lasts for some time.
+        lasts: The minimum and maximum duration of the fault in seconds.
+        possible: A function that returns whether this machine supports the fault.
+        only_asked: Whether the tests inject this fault only if the option `--only` selects it.
+        failures: The number of attempts that each client is allowed to fail because of the fault. More failures are
+            allowed if the fault is not `replaced` and lasts longer than a client waits for a response.
+        program_failures: The number of failures that each client of the tunnel `cloud` is allowed, if this number is
+            greater than `failures`. The program of this tunnel accepts a connection before the program connects to
+            the target. If the target is down, clients are therefore reset until a check finds that it is down.
+        silence: The maximum time in seconds for which a client has no success, in addition to the duration of the
+            fault.
+        replaced: Whether the gateway can serve clients again before the fault ends, for example over another path.
+            If so, the duration of the fault is not added to `silence`.
+        own_words: Error messages that do not count as failures, because the server sends them when it stops or
+            starts.
     """
 
     name: str

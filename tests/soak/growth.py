@@ -1,4 +1,4 @@
-"""Checks that the gateway's memory, descriptors and tasks do not grow during a chaos run."""
+"""Checks that the gateway does not leak memory, file descriptors or asyncio tasks during a chaos test."""
 
 import re
 import statistics
@@ -10,8 +10,9 @@ from pathlib import Path
 
 EVERY = 5.0
 MORE_TASKS, MORE_DESCRIPTORS, MORE_MEMORY = 60, 40, 80
-"""Allowed increase of each median from the first to the last third of the samples. Temporary connections and
-Python's allocator cause some increase."""
+"""Allowed growth of the number of tasks, the number of file descriptors, and the memory in MiB. The growth is the
+difference between the median of the first third of the samples and the median of the last third. Open connections
+and Python's memory allocator cause some growth."""
 _NAMES = ("tasks", "descriptors", "MiB")
 
 
@@ -31,11 +32,11 @@ class Sample:
 
 
 class Growth(threading.Thread):
-    """Samples the resources of the gateway every few seconds.
+    """Measures the gateway's tasks, file descriptors and memory every few seconds.
 
     Args:
-        pid: ID of the gateway's process.
-        ops_port: Port of the gateway's metrics.
+        pid: The ID of the gateway's process.
+        ops_port: The port on which the gateway serves its metrics.
     """
 
     def __init__(self, pid: int, ops_port: int) -> None:
@@ -45,11 +46,11 @@ class Growth(threading.Thread):
         self.samples: list[Sample] = []
 
     def run(self) -> None:
-        """Take samples until stopped."""
+        """Take samples until `stop` is called."""
         while not self._stopped.wait(EVERY):
             try:
                 self.samples.append(self._look())
-            except OSError:  # The gateway does not answer while a fault suspends it.
+            except OSError:  # a suspended gateway does not respond
                 time.sleep(0.1)
 
     def _look(self) -> Sample:
@@ -69,7 +70,7 @@ class Growth(threading.Thread):
         self.join(10)
 
     def summary(self) -> tuple[str, bool]:
-        """Return a summary of the samples, and whether a median grew by more than the allowed increase."""
+        """Return a summary of the samples, and whether the gateway grew more than allowed."""
         third = len(self.samples) // 3
         if not third:
             return "the run was too short to measure growth", False

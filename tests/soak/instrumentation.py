@@ -1,4 +1,4 @@
-"""Reads and changes internals of the SSH data path; other modules of the soak do not access these internals."""
+"""Reads and changes private state of the gateway's SSH code, for the soak test (`tests/soak/soak.py`)."""
 
 import asyncio
 from dataclasses import dataclass
@@ -18,34 +18,34 @@ from gateway.ssh.pool import SshConnectionPool
 from gateway.ssh.pooled_connection import PooledConnection
 
 CIPHERS: tuple[str, ...] = ("aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com")
-"""A cipher for the native engine, and a cipher for asyncssh's channels."""
+"""The ciphers of the test. The test uses the first cipher with the native engine, and the second with asyncssh."""
 
 
 def data_plane(cipher: str) -> Literal["auto", "asyncssh"]:
-    """Return the data plane that is tested with `cipher`."""
+    """Return the value of the tunnel's option `data_plane` for tests with `cipher`."""
     return "auto" if cipher == CIPHERS[0] else "asyncssh"
 
 
 QUANTUM = MAX_SEND_PACKET
-"""Maximum number of bytes that one client sends in a turn if several clients wait."""
+"""Maximum number of bytes that the gateway sends for one client before the next waiting client can send."""
 MIB = 1 << 20
 
 
 @dataclass
 class Seen:
-    """The state of one relay, read between two events.
+    """The state of one relay and its SSH channel.
 
     Args:
         relay: The relay.
-        fd: The descriptor of the client's socket.
-        size: Size of the relay's receive window in bytes.
-        granted: Bytes of the window that the SSH server is still allowed to send.
-        owed: Bytes that the client has taken, but that the relay has not granted to the SSH server again.
-        held: Bytes that the relay has received, but that the client has not taken.
-        up: Bytes that the relay has read from the client.
-        down: Bytes that the client has taken.
-        may_send: Whether the SSH server's window is open, and the client has not half-closed the stream.
-        ended: Whether the backend has half-closed the stream. If so, the relay grants no more bytes.
+        fd: The file descriptor of the client's socket.
+        size: The size of the channel's receive window in bytes.
+        granted: Number of bytes that the SSH server is still allowed to send.
+        owed: Number of bytes that the relay has delivered to the client since the last window adjust.
+        held: Number of bytes that the relay has received from the SSH server, and not yet delivered to the client.
+        up: Number of bytes from the client that the relay has passed to the SSH connection.
+        down: Number of bytes that the relay has delivered to the client.
+        may_send: Whether the SSH server's window has space, and the relay can still send data of the client.
+        ended: Whether the backend has half-closed its connection. After that, the relay sends no window adjusts.
     """
 
     relay: SshChannel
@@ -60,7 +60,7 @@ class Seen:
     ended: bool
 
     def unbalanced(self) -> str | None:
-        """Return an error if the bytes of the relay do not add up to the size of the window; otherwise None."""
+        """Return an error message if `size` and the other byte counts contradict each other; otherwise None."""
         account = f"size {self.size:,}, granted {self.granted:,}, owed {self.owed}, held {self.held:,}"
         if self.held > self.size:
             return f"holds more than its window: {account}"
@@ -99,12 +99,11 @@ def _look(relay: Any) -> Seen | None:
 
 
 def sessions(link: SshConnectionPool) -> list[PooledConnection]:
-    """Return the SSH connections of a link."""
     return list(link._connections)
 
 
 def channels(link: SshConnectionPool) -> int:
-    """Return the number of channels, including channels that are being opened or closed."""
+    """Return the number of a link's channels, including channels that are being opened or closed."""
     return sum(_channels(session) for session in link._connections)
 
 
@@ -116,7 +115,7 @@ def _channels(session: PooledConnection) -> int:
 
 
 def _unknown(session: PooledConnection) -> int:
-    """Return the number of channels that are being opened, and that asyncssh therefore hides."""
+    """Return the number of channels that are being opened. The function `_windows` does not find these channels."""
     return session._opener.opening_count
 
 
@@ -137,7 +136,11 @@ def _window_size(relay: Any) -> int:
 
 
 def start_engine() -> None:
-    """Start the native engine of the running event loop; its descriptors stay open until the loop closes."""
+    """Start the native engine of the running event loop.
+
+    The native engine keeps some file descriptors open until the event loop closes. A test that counts file
+    descriptors must therefore call this function before the first count.
+    """
     if is_built():
         from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the native engine is optional
 
@@ -145,7 +148,7 @@ def start_engine() -> None:
 
 
 def engine_growth() -> int:
-    """Return the number of bytes by which the native engine of the running event loop has grown windows."""
+    """Return the number of bytes by which the native engines of this event loop have enlarged receive windows."""
     if not is_built():
         return 0
     from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the native engine is optional
@@ -154,12 +157,12 @@ def engine_growth() -> int:
 
 
 class Budgets:
-    """Reduces the window budgets of this process, so that a run uses them up.
+    """Reduces the budgets for receive windows (see `gateway.ssh.flow_control`), so that the test uses them up.
 
     Args:
-        first: Budget for the initial windows of channels, in bytes.
-        process: Budget for the growth of windows, in bytes.
-        least: Size of the smallest window in bytes.
+        first: The budget for the initial windows of all channels, in bytes.
+        process: The budget for the growth of all windows, in bytes.
+        least: The minimum size of a window in bytes.
     """
 
     def __init__(self, first: int = 16 * MIB, process: int = 16 * MIB, least: int = 64 << 10) -> None:
@@ -184,19 +187,23 @@ class Budgets:
         ) = self._before
 
     def bound(self, count: int) -> int:
-        """Return the maximum number of bytes that the process can buffer for slow clients of `count` channels."""
+        """Return the maximum number of bytes that the gateway can buffer if it has `count` channels."""
         return self._first + self._process + count * flow_control.MIN_WINDOW
 
     @property
     def taken(self) -> int:
-        """Return how many bytes of the budgets are in use. Each window uses its size minus `MIN_WINDOW`."""
+        """Return the number of bytes that all windows have taken from the budgets.
+
+        Each window takes its size minus `MIN_WINDOW`.
+        """
         return self._first - flow_control.INITIAL_BUDGET.available + engine_growth()
 
     def unaccounted(self, link: SshConnectionPool) -> int:
-        """Return `taken` minus the bytes that the windows of all channels use; 0 while channels are being opened.
+        """Return the number of bytes in `taken` that belong to no window of an open channel.
 
-        The thread of the native engine can change windows while this method reads their sizes. If the difference is
-        not 0, the method therefore reads the sizes again.
+        While channels are being opened, return 0 instead of a positive number, because the sizes of their windows
+        are unknown. A result other than 0 is computed again, up to ten times, because the thread of the native engine
+        can change a window during the computation.
         """
         for _ in range(10):
             found = self._unaccounted(link)
@@ -213,10 +220,10 @@ class Budgets:
 
 
 class Exchanges:
-    """Counts the SSH key exchanges of this process, and makes them frequent.
+    """Counts the SSH key exchanges of the gateway, and makes key exchanges frequent.
 
     Args:
-        every: Bytes that the gateway sends with one key.
+        every: The number of bytes after which the gateway starts a new key exchange.
     """
 
     def __init__(self, every: int) -> None:
@@ -245,5 +252,4 @@ def lingering() -> int:
 
 
 def tasks() -> int:
-    """Return the number of asyncio tasks."""
     return len(asyncio.all_tasks())

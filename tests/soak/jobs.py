@@ -1,4 +1,4 @@
-"""Jobs that run during a round of the soak: invariant checks, faults, and health checks."""
+"""Defines the background tasks of a round of the soak test: invariant checks, network faults, and health checks."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ _CHECK_EVERY, _CHECK_WITHIN = 0.5, 20.0
 
 @contextlib.asynccontextmanager
 async def beside(*jobs: Any) -> AsyncIterator[None]:
-    """Run the jobs until the block ends."""
+    """Run coroutines as tasks until the block ends. Then cancel the tasks, and raise the first error of a task."""
     tasks = [asyncio.ensure_future(job) for job in jobs]
     try:
         yield
@@ -32,7 +32,7 @@ async def beside(*jobs: Any) -> AsyncIterator[None]:
 
 
 async def look(link: SshConnectionPool, outcome: Outcome) -> None:
-    """Check the invariants once a second."""
+    """Check the invariants of `Audit` once a second."""
     while True:
         await asyncio.sleep(1.0)
         outcome.audit.look(link)
@@ -40,7 +40,7 @@ async def look(link: SshConnectionPool, outcome: Outcome) -> None:
 
 
 async def disturb(bench: Bench, chosen: Round, link: SshConnectionPool, outcome: Outcome) -> None:
-    """Disturb the path in the way that the round specifies."""
+    """Inject the network faults of the round at random intervals."""
     if chosen.trouble == "steady":
         return
     while True:
@@ -57,7 +57,7 @@ async def disturb(bench: Bench, chosen: Round, link: SshConnectionPool, outcome:
 
 
 async def check(bench: Bench, chosen: Round, link: SshConnectionPool, outcome: Outcome) -> None:
-    """Query the backend over the link, as a check does."""
+    """Query the backend over the link repeatedly, as a health check does, and record the duration of each query."""
     while True:
         began = time.monotonic()
         bench.checks += 1
@@ -69,7 +69,7 @@ async def check(bench: Bench, chosen: Round, link: SshConnectionPool, outcome: O
         except (TargetPathError, OSError, EarlyEndError) as error:
             if chosen.trouble != "cuts":
                 outcome.audit.note("a check failed", f"{type(error).__name__}: {error}")
-        finally:  # Also record the check that the end of the round interrupts.
+        finally:  # also record a query that is cancelled at the end of the round
             outcome.checks.append(time.monotonic() - began)
         await asyncio.sleep(_CHECK_EVERY)
 

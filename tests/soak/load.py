@@ -1,4 +1,4 @@
-"""Runs clients without pauses, compares each response with the expected response, and records each attempt."""
+"""Runs database and NFS clients for the chaos tests. Each client checks that every response is correct."""
 
 import contextlib
 import hashlib
@@ -20,7 +20,7 @@ from gateway.demo.postgres import Postgres
 from tests.support.redis import Redis, RedisClient
 
 PATIENCE = 25
-"""Seconds that a client waits for a response. Every attempt must finish within this time plus a margin."""
+"""Default for the number of seconds that a client waits for a response."""
 MARGIN = 5.0
 _PAUSE = 0.02
 
@@ -34,10 +34,10 @@ class Attempt:
     """One attempt of one client.
 
     Args:
-        began: Monotonic time in seconds.
-        ended: Monotonic time in seconds.
+        began: The monotonic time of the start, in seconds.
+        ended: The monotonic time of the end, in seconds.
         outcome: `ok`, `refused`, `failed`, `wrong` or `late`.
-        detail: What went wrong.
+        detail: The error message; empty for `ok`.
     """
 
     began: float
@@ -47,12 +47,12 @@ class Attempt:
 
 
 class Client(threading.Thread):
-    """Repeats attempts until stopped.
+    """Makes attempts one after the other, until `stop` is called.
 
     Args:
-        kind: Name of the client's kind in the table.
-        step: Makes one attempt; raises if it fails.
-        margin: Maximum seconds that an attempt takes in addition to the patience of the step.
+        kind: The name of this kind of client in the table of results.
+        step: A function that makes one attempt, and raises an error if the attempt fails.
+        margin: An attempt is `late` if it takes more than `step.patience` plus this number of seconds.
     """
 
     def __init__(self, kind: str, step: "Step", margin: float = MARGIN) -> None:
@@ -64,7 +64,6 @@ class Client(threading.Thread):
         self._stop = threading.Event()
 
     def run(self) -> None:
-        """Repeat attempts until stopped."""
         while not self._stop.is_set():
             began = time.monotonic()
             outcome, detail = "ok", ""
@@ -72,7 +71,7 @@ class Client(threading.Thread):
                 self._step()
             except WrongAnswerError as error:
                 outcome, detail = "wrong", str(error)
-            except Exception as error:  # noqa: BLE001 - a driver can raise any error
+            except Exception as error:  # noqa: BLE001 - a database driver can raise any error
                 detail = f"{type(error).__name__}: {error}"
                 outcome = "refused" if "refused" in detail.lower() else "failed"
             ended = time.monotonic()
@@ -95,7 +94,7 @@ class Client(threading.Thread):
         """Wait for the first successful attempt that began after `since`, and return the monotonic time of its end.
 
         Raises:
-            TimeoutError: There is no such attempt within `within` seconds.
+            TimeoutError: No attempt succeeds within `within` seconds.
         """
         deadline = time.monotonic() + within
         while time.monotonic() < deadline:
@@ -106,7 +105,10 @@ class Client(threading.Thread):
         raise TimeoutError(f"a client of kind {self.kind} had no success within {within:g} s")
 
     def waits(self, since: float, until: float) -> list[float]:
-        """Return the seconds from each failed attempt in the period to the end of the next successful attempt."""
+        """Return the duration in seconds of each interruption that begins in the period from `since` to `until`.
+
+        An interruption begins at the end of a failed attempt, and ends at the end of the next successful attempt.
+        """
         found, broke = [], None
         for each in self.attempts:
             if each.outcome != "ok" and broke is None and since <= each.ended <= until:
@@ -117,17 +119,20 @@ class Client(threading.Thread):
         return found
 
     def longest_silence(self, since: float, until: float) -> float:
-        """Return the longest time without a success in the period, in seconds."""
+        """Return the longest time without a success in the period from `since` to `until`, in seconds.
+
+        A time without a success that continues at the end of the period counts until the next success.
+        """
         ends = [each.ended for each in self.attempts if each.outcome == "ok"]
         return max((b - max(a, since) for a, b in pairwise(ends) if since <= b and a <= until), default=0.0)
 
 
 @dataclass
 class Step:
-    """Makes one attempt at a time. A step can keep state between attempts, such as a connection.
+    """The action that a client repeats. A step can keep state between attempts, such as a connection.
 
     Args:
-        patience: Seconds to wait for a response.
+        patience: The number of seconds to wait for a response.
     """
 
     patience: int = field(default=PATIENCE, kw_only=True)
@@ -137,7 +142,7 @@ class Step:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Release the state, for example close the connection."""
+        """Release the state of the step, for example close its connection."""
 
 
 class ClosableConnection(Protocol):
@@ -153,12 +158,12 @@ C = TypeVar("C", bound=ClosableConnection)
 
 @dataclass
 class ConnectionStep(Step, Generic[S, C]):
-    """Makes each request over a persistent connection, or over a new connection for each attempt.
+    """Sends one request to a server through the gateway.
 
     Args:
         server: The server.
-        port: The port of the gateway for this server, on the loopback address.
-        keep: Whether the connection persists.
+        port: The gateway's port on 127.0.0.1 for this server.
+        keep: Whether all attempts use the same connection. Otherwise, each attempt opens a new connection.
     """
 
     server: S
@@ -171,7 +176,7 @@ class ConnectionStep(Step, Generic[S, C]):
         raise NotImplementedError
 
     def request(self, connection: C) -> None:
-        """Make one request; raise WrongAnswerError if the response does not match it."""
+        """Send one request. Raise WrongAnswerError if the response does not match the request."""
         raise NotImplementedError
 
     def __call__(self) -> None:
@@ -196,7 +201,7 @@ class ConnectionStep(Step, Generic[S, C]):
 
 @dataclass
 class MySqlStep(ConnectionStep[MariaDB, "pymysql.connections.Connection[Any]"]):
-    """Queries a token from MariaDB."""
+    """Sends a random value to MariaDB in a query, and checks that the response contains this value."""
 
     def connect(self) -> "pymysql.connections.Connection[Any]":
         """See `ConnectionStep`."""
@@ -218,7 +223,7 @@ class MySqlStep(ConnectionStep[MariaDB, "pymysql.connections.Connection[Any]"]):
 
 @dataclass
 class PostgresStep(ConnectionStep[Postgres, "psycopg.Connection[Any]"]):
-    """Writes and reads a row in a transaction."""
+    """Inserts a row with a unique title in a transaction, and checks that exactly one row has this title."""
 
     written: int = 0
     name: str = field(default_factory=lambda: f"{random.getrandbits(48):x}")
@@ -243,7 +248,7 @@ class PostgresStep(ConnectionStep[Postgres, "psycopg.Connection[Any]"]):
 
 @dataclass
 class RedisStep(ConnectionStep[Redis, RedisClient]):
-    """Writes and reads a token."""
+    """Writes a random value to Redis, and checks that Redis returns the same value."""
 
     server: Redis
 

@@ -1,8 +1,8 @@
 """Tests kernel NFS mounts through the gateway while the tunnel goes down and up. Requires root and User-Mode Linux.
 
-`outages` stops the bastion repeatedly while a program writes and syncs blocks of 4 KiB. It measures the time from
-the tunnel's return until the next block is on the server's disk. `race` boots virtual machines that mount the export
-before the tunnel is up.
+The test `outages` stops the bastion repeatedly while a virtual machine writes and syncs blocks of 4 KiB. The test
+measures the time from the reconnect of the tunnel until the next block is on the server's disk. The test `race` boots
+virtual machines that mount the export before the tunnel is up.
 """
 
 import argparse
@@ -30,14 +30,14 @@ _BLOCK = 512
 _FACTOR, _WORD = 0x9E3779B97F4A7C15, 1 << 64
 _BOOT, _PATIENCE = 120.0, 60.0
 _SOON = 0.25
-"""Limit in seconds for the median time from the tunnel's return until the next block is on the server's disk."""
+"""Limit in seconds for the median of `Outages.resumed`."""
 
 
 class Yard:
-    """A server with an export, a bastion in front of it, and a gateway.
+    """An NFS server, a bastion through which the gateway reaches the NFS server, and the gateway.
 
     Args:
-        folder: Directory for the files of all parts.
+        folder: The directory for the files of the servers and the gateway.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -70,10 +70,11 @@ class Outages:
     """The results of all outages.
 
     Args:
-        resumed: For each outage, the seconds from the tunnel's return until the next block is on the server's disk.
-        blocks: Number of blocks that the program wrote.
-        wrong: Number of blocks whose content on the server is wrong.
-        errors: Errors that the kernel returned to the program.
+        resumed: For each outage, the seconds from the reconnect of the tunnel until the virtual machine reports that
+            the next block is on the server's disk.
+        blocks: Number of blocks that the virtual machine wrote.
+        wrong: Number of these blocks whose content on the server is wrong.
+        errors: The errors that the kernel of the virtual machine returned to the program that wrote the blocks.
     """
 
     resumed: list[float]
@@ -83,7 +84,10 @@ class Outages:
 
 
 def outages(folder: Path, count: int, longest: float = 4.0, seed: int = 1) -> Outages:
-    """Stop the bastion `count` times, each time for 0.5 s to `longest` seconds."""
+    """Stop the bastion `count` times while a virtual machine writes blocks to the export.
+
+    Each outage takes between 0.5 s and `longest` seconds.
+    """
     chance = random.Random(seed)
     resumed: list[float] = []
     script = "%s && echo MOUNTED && scribble /mnt/blocks /mnt/enough 10000; umount /mnt && echo UNMOUNTED\n"
@@ -112,7 +116,11 @@ def outages(folder: Path, count: int, longest: float = 4.0, seed: int = 1) -> Ou
 
 
 def _next_block(guest: Guest, after: float) -> float:
-    """Wait until the guest reports a block after the epoch time `after`; return the epoch time of this report."""
+    """Wait until the virtual machine reports a written block later than the epoch time `after`.
+
+    Returns:
+        The epoch time of the report.
+    """
     deadline = time.time() + _PATIENCE
     while time.time() < deadline:
         found = [
@@ -130,12 +138,15 @@ def _content(number: int) -> bytes:
 
 
 def race(folder: Path, delays: list[float], at_once: int = 4) -> list[float]:
-    """Boot a virtual machine for each of `delays`. Each machine mounts the export before the tunnel is up.
+    """Boot one virtual machine for each delay. Each virtual machine mounts the export before the tunnel is up.
 
-    A delay is the number of seconds from the start of the mount to the start of the bastion.
+    Args:
+        folder: The directory for the files of all virtual machines.
+        delays: For each virtual machine, the seconds from the start of the mount to the start of the bastion.
+        at_once: The maximum number of virtual machines that run at the same time.
 
     Returns:
-        For each machine, the seconds from when the tunnel came up until the machine read its first file.
+        For each virtual machine, the seconds from when the tunnel came up until the machine read its first file.
     """
     with ThreadPoolExecutor(at_once) as threads:
         tasks = [threads.submit(_race, folder / str(number), delay) for number, delay in enumerate(delays)]

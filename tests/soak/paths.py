@@ -1,4 +1,4 @@
-"""Kills, stops and cuts off one of two bastions repeatedly; measures how soon clients succeed through the other."""
+"""Disables one of two bastions repeatedly, and measures how soon clients succeed through the other bastion."""
 
 import argparse
 import itertools
@@ -26,8 +26,8 @@ from tests.support.files import REPOSITORY, scratch, write_secret
 
 ADDRESSES = {"a": "127.0.0.1", "b": "127.0.0.2"}
 PATIENCE = 5
-"""Seconds that a client waits for a response. A bastion that is stopped closes no connection, so a client of this
-bastion can wait until this limit."""
+"""Maximum number of seconds that a client waits for a response. If a bastion is suspended, its connections stay open,
+so its clients wait for the full time."""
 RECOVERY = 30.0
 
 
@@ -36,9 +36,10 @@ class PathFault:
     """A fault of one bastion.
 
     Args:
-        injected: Context manager that injects the fault.
-        lasts: Duration in seconds.
-        limit: Limit in seconds for the 99th percentile of the time until the next success of a client.
+        injected: The context manager that injects the fault, and reverts the fault after the block.
+        lasts: The duration of the fault in seconds.
+        limit: The limit in seconds for the 99th percentile of the recovery times of clients. A recovery time is the
+            time from the start of the fault to the end of the client's next successful attempt.
     """
 
     injected: Callable[[Bastion], Any]
@@ -48,7 +49,7 @@ class PathFault:
 
 @contextmanager
 def killed(bastion: Bastion) -> Iterator[None]:
-    """Kill a bastion and its connections (SIGKILL); start it again after the block."""
+    """Kill the processes of a bastion (SIGKILL). Start the bastion again after the block."""
     bastion.crash()
     try:
         yield
@@ -58,7 +59,7 @@ def killed(bastion: Bastion) -> Iterator[None]:
 
 @contextmanager
 def stopped(bastion: Bastion) -> Iterator[None]:
-    """Stop a bastion and its connections (SIGSTOP); continue them after the block."""
+    """Suspend the processes of a bastion (SIGSTOP). Resume the processes after the block."""
     bastion.freeze()
     try:
         yield
@@ -97,7 +98,8 @@ def possible() -> list[str]:
 class TwoPaths:
     """A gateway with two bastions in front of one database.
 
-    The backend `orders` has both paths. The backends `only-a` and `only-b` have one path each.
+    The gateway reaches the backend `orders` through both bastions, the backend `only-a` only through bastion `a`, and
+    the backend `only-b` only through bastion `b`.
     """
 
     bastions: dict[str, Bastion]
@@ -110,14 +112,14 @@ class TwoPaths:
         return dict(self.admin.get("/api/v1/status")[1]["backends"][name])
 
     def path_in_use(self) -> str:
-        """Return the path that new clients of `orders` use."""
+        """Return the name of the bastion that new clients of `orders` use."""
         return next(str(each["tunnel"]) for each in self.backend("orders")["paths"] if each["in_use"])
 
     def wait(self, condition: Callable[[], bool], what: str) -> None:
         """Wait until the condition is true.
 
         Raises:
-            TimeoutError: The condition is not true in time.
+            TimeoutError: The condition does not become true within `RECOVERY` seconds.
         """
         deadline = time.monotonic() + RECOVERY
         while not condition():
@@ -137,7 +139,7 @@ class TwoPaths:
         )
 
     def clients(self, backend: str, count: int) -> list[Client]:
-        """Create clients of a backend; half of them connect again for each query."""
+        """Create clients of a backend. Every second client opens a new connection for each query."""
         keeps = itertools.islice(itertools.cycle((True, False)), count)
         return [
             Client(backend, MySqlStep(self.server, self.ports[backend], keep, patience=PATIENCE)) for keep in keeps
@@ -149,8 +151,8 @@ def running(folder: Path, options: str = "") -> Iterator[TwoPaths]:
     """Start the servers and the gateway; stop them after the block.
 
     Args:
-        folder: Directory for the files of all parts.
-        options: Further keys of the backend `orders`.
+        folder: The directory for the files of the servers and the gateway.
+        options: Additional configuration keys of the backend `orders`.
     """
     with ExitStack() as stack:
         bastions = {name: Bastion(folder / name, address=address) for name, address in ADDRESSES.items()}
@@ -196,10 +198,19 @@ def _tunnel(bastion: Bastion) -> str:
 
 
 def strike(site: TwoPaths, fault: PathFault, load: list[Client], others: dict[str, list[Client]]) -> list[float]:
-    """Inject a fault into the bastion in use; return the seconds until the next success of each client of `orders`.
+    """Inject a fault into the bastion that the clients of `orders` use.
+
+    Args:
+        site: The gateway and the servers.
+        fault: The fault.
+        load: The clients of `orders`.
+        others: For each bastion, the clients that can use only this bastion.
+
+    Returns:
+        For each client of `orders`, the seconds from the start of the fault to the client's next success.
 
     Raises:
-        AssertionError: An attempt over the other path failed, or there was no attempt over the other path.
+        AssertionError: A client that can use only the other bastion failed, or none of these clients made an attempt.
     """
     path = site.path_in_use()
     other = next(name for name in site.bastions if name != path)
@@ -217,7 +228,11 @@ def strike(site: TwoPaths, fault: PathFault, load: list[Client], others: dict[st
 
 
 def kill_both(site: TwoPaths, load: list[Client]) -> float:
-    """Kill both bastions for some seconds; return the seconds from their restart until every client has succeeded."""
+    """Kill both bastions, and restart them after 3 s.
+
+    Returns:
+        The seconds from the restart until every client has succeeded.
+    """
     with killed(site.bastions["a"]), killed(site.bastions["b"]):
         time.sleep(3)
     back = time.monotonic()
@@ -227,14 +242,17 @@ def kill_both(site: TwoPaths, load: list[Client]) -> float:
 
 
 def run(count: int, kinds: list[str], folder: Path, slack: int = 0, clients: int = 8) -> int:
-    """Inject `count` faults into the bastion in use, and then kill both bastions; return the exit code.
+    """Inject faults into the bastion that the clients of `orders` use, and then kill both bastions.
 
     Args:
-        count: Number of faults.
-        kinds: The names of the faults, which are injected in turn.
-        folder: Directory for the files of all parts.
-        slack: Additional time on a busy machine, as a multiple of each fault's limit.
-        clients: Number of clients of the backend with both paths.
+        count: The number of faults.
+        kinds: The names of the faults, which the test injects in this order, repeatedly.
+        folder: The directory for the files of the servers and the gateway.
+        slack: The test multiplies each time limit by 1 + `slack`, because a busy machine needs more time.
+        clients: The number of clients of the backend `orders`.
+
+    Returns:
+        The exit code.
     """
     problems: list[str] = []
     with running(folder) as site:
@@ -277,7 +295,6 @@ def run(count: int, kinds: list[str], folder: Path, slack: int = 0, clients: int
 
 
 def main() -> int:
-    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--clients", type=int, default=8, help="at most 60: MariaDB accepts 151 connections")

@@ -1,4 +1,4 @@
-"""Defines the parts of a soak: rounds, the state that rounds share, and the results of rounds."""
+"""Defines the rounds of the soak test, the resources that all rounds share, and the results of a round."""
 
 import random
 from dataclasses import dataclass, field
@@ -18,18 +18,18 @@ PATHS = {
 }
 TROUBLES = ("steady", "stalls", "cuts")
 _FIRST_CHECK = 1 << 31
-"""Health checks use stream numbers above this value; clients use stream numbers below this value."""
+"""Health checks use stream numbers above this value. Clients use lower stream numbers."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """Properties of a round.
+    """The properties of a round.
 
     Args:
-        cipher: The SSH cipher; it decides which data plane carries the channels.
-        path: Delay, rate and loss of the path: one of PATHS.
-        trouble: How the round disturbs the path: one of TROUBLES.
-        seconds: Time in seconds during which clients open new streams.
+        cipher: The SSH cipher, which also determines the data plane.
+        path: The name, in `PATHS`, of the simulated network.
+        trouble: The kind of network faults in this round, from `TROUBLES`.
+        seconds: The time in seconds during which clients open new streams.
     """
 
     cipher: str
@@ -40,19 +40,19 @@ class Round:
 
 @dataclass
 class Bench:
-    """The resources and settings that all rounds of a run share.
+    """The resources and settings that all rounds share.
 
     Args:
-        bastion: The SSH server behind the slow link.
-        link: The slow link between this process and the bastion.
-        backend: The backend's process, behind the bastion.
-        backend_port: The port where the backend listens.
+        bastion: The SSH server.
+        link: The proxy that simulates a slow network between the gateway and the SSH server.
+        backend: The process of the backend, which the gateway reaches through the SSH server.
+        backend_port: The port on which the backend listens.
         clients: The process that runs the clients.
-        mix: Number of clients of each type.
-        pattern: The byte pattern of the run.
-        budgets: Window budgets of this process.
-        exchanges: Counter of key exchanges.
-        chance: Random generator for disturbances.
+        mix: The number of clients of each type.
+        pattern: The data of all streams.
+        budgets: The budgets for receive windows.
+        exchanges: The counter of SSH key exchanges.
+        chance: The random number generator for network faults.
     """
 
     bastion: Bastion
@@ -70,18 +70,18 @@ class Bench:
 
 @dataclass
 class Outcome:
-    """Results of a round.
+    """The results of a round.
 
     Args:
-        audit: Results of the invariant checks.
+        audit: The results of the invariant checks.
         streams: Number of streams.
-        bytes: Bytes that all streams moved.
-        redialed: How often the gateway requested a channel again.
-        exchanges: Number of key exchanges.
+        bytes: Number of bytes that the clients sent and received.
+        redialed: Number of channel requests that were repeated because their SSH connection did not respond.
+        exchanges: Number of SSH key exchanges.
         connections: Maximum number of simultaneous SSH connections.
-        waits: Duration of each query in seconds, sorted.
-        checks: Duration of each health check in seconds, sorted.
-        troubles: How often the round disturbed the path.
+        waits: The duration of each query in seconds, sorted.
+        checks: The duration of each health check in seconds.
+        troubles: Number of network faults in this round. A fault that was skipped also counts.
     """
 
     audit: Audit
@@ -96,7 +96,10 @@ class Outcome:
 
 
 def rounds(chance: random.Random, seconds: float) -> "list[Round]":
-    """Return one round for each combination of cipher, path and trouble, in random order with alternating ciphers."""
+    """Return one round for each combination of a cipher, a network, and a kind of network faults.
+
+    The order is random, but the ciphers alternate.
+    """
     kinds = [(path, trouble) for path in PATHS for trouble in TROUBLES]
     orders = [chance.sample(kinds, len(kinds)) for _ in instrumentation.CIPHERS]
     return [

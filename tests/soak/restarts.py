@@ -1,7 +1,7 @@
-"""Restarts two gateways in turn, while clients with connection pools run transactions through HAProxy.
+"""Restarts two gateways alternately, while clients run transactions through HAProxy.
 
-HAProxy forwards to both gateways, and probes `/readyz` of each gateway. A client takes a connection from its pool,
-and opens a new one if the connection is closed. A transaction that has begun must finish.
+HAProxy forwards the clients to both gateways, and checks `/readyz` of each gateway. Each client keeps one connection,
+and opens a new connection if a gateway has closed the old connection. A transaction that has begun must succeed.
 """
 
 import argparse
@@ -28,7 +28,7 @@ _THINK = (0.0, 0.1)
 
 
 class Pooled(threading.Thread):
-    """Runs transactions of three statements, with a pause between two of the statements."""
+    """Runs transactions over a persistent connection. Each transaction pauses once, for up to 10 ms."""
 
     def __init__(self, server: Postgres, port: int) -> None:
         super().__init__(daemon=True)
@@ -40,14 +40,13 @@ class Pooled(threading.Thread):
         self._held: psycopg.Connection[Any] | None = None
 
     def run(self) -> None:
-        """Run transactions until stopped."""
         while not self._stop.is_set():
             connection = self._take()
             if connection is None:
                 continue
             try:
                 connection.execute("BEGIN")
-            except psycopg.OperationalError:  # A restart can close a connection that no transaction uses.
+            except psycopg.OperationalError:  # a gateway that stops is allowed to close idle connections
                 self._drop()
                 continue
             try:
@@ -87,7 +86,7 @@ class Pooled(threading.Thread):
 
 
 def restarts(count: int, folder: Path) -> int:
-    """Restart gateways `count` times; return the exit code."""
+    """Restart the two gateways alternately, `count` times in total; return the exit code."""
     with contextlib.ExitStack() as stack:
         bastion = Bastion(folder / "bastion").start()
         stack.callback(bastion.stop)
@@ -195,7 +194,6 @@ def _terminate(process: ServerProcess) -> int:
 
 
 def main() -> int:
-    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=100)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Runs one round of the soak: opens a tunnel over the slow link, loads and disturbs the tunnel, and closes it."""
+"""Runs one round of the soak test: opens an SSH tunnel over a slow network, runs clients, injects network faults."""
 
 import asyncio
 import logging
@@ -18,11 +18,12 @@ from tests.support.front import DIAL_WITHIN, Front, fronting
 from tests.support.ssh_sessions import options, until_engines_are_idle
 
 _PATIENCE = 90.0
-"""Seconds after the start of the last stream within which all open streams must end."""
+"""Maximum number of seconds that open streams can take to finish after the clients stop opening new streams."""
 _SEND_BUFFER = 32 << 10
-"""Size in bytes of the kernel's send buffer for each client; small, so that the gateway buffers most unread data."""
+"""Size in bytes of the kernel's send buffer for each client. The size is small, so that the gateway itself buffers
+most of the data that a client does not read."""
 _REST = 30.0
-"""Seconds after the end of the last stream within which the gateway must release all resources."""
+"""Maximum number of seconds that the gateway can take to release all resources after the last stream has ended."""
 
 
 async def play(bench: Bench, chosen: Round) -> Outcome:
@@ -42,7 +43,7 @@ async def play(bench: Bench, chosen: Round) -> Outcome:
             assert isinstance(link, SshConnectionPool)
             await _load(bench, chosen, link, outcome)
         await until_engines_are_idle()
-    except Exception as error:  # noqa: BLE001 - after any error, the other rounds must run
+    except Exception as error:  # noqa: BLE001 - the test continues with the next round after any error
         audit.note("the round was not played to its end", f"{type(error).__name__}: {error}")
     finally:
         log.removeHandler(warnings)
@@ -82,7 +83,7 @@ async def _load(bench: Bench, chosen: Round, link: SshConnectionPool, outcome: O
 
 
 async def _released(link: SshConnectionPool, front: Front, audit: Audit) -> None:
-    """Wait until the gateway has released all state of the clients."""
+    """Wait until the gateway has released everything that belongs to clients; record a problem after a timeout."""
     deadline = time.monotonic() + _REST
     while front.relays or front.joining or instrumentation.channels(link) or instrumentation.lingering():
         if time.monotonic() > deadline:

@@ -1,8 +1,8 @@
-"""Loads SSH connections over slow, long and lossy paths, and checks invariants every second: `make soak`.
+"""Tests SSH connections with many clients over slow and lossy networks, and checks invariants every second.
 
-Rounds use AES-GCM (the native engine) and ChaCha20 (asyncssh's channels) in turn. Each round has clients of many
-types, and a network path that is steady, stalls repeatedly, or cuts connections. Every round has frequent key
-exchanges.
+`make soak` runs this test. The test consists of rounds, which use AES-GCM with the native engine and ChaCha20 with
+asyncssh alternately. Each round has clients of many types, frequent SSH key exchanges, and one of three simulated
+networks: a network without faults, a network that stalls repeatedly, or a network that resets connections.
 """
 
 import argparse
@@ -27,19 +27,19 @@ from tests.support.files import scratch
 from tests.support.slow_link import SlowLink
 
 _LONGEST, _SHORTEST = 30.0, 4.0
-"""Maximum and minimum duration of a round's load, in seconds."""
+"""Maximum and minimum time in seconds during which the clients of one round open new streams."""
 _REKEY_OURS, _REKEY_THEIRS = 3 << 20, "4M"
 _HEAD = (
     "cipher", "path", "trouble", "streams", "MB", "s", "keys", "conns", "channels", "redialed", "held", "memory",
     "waited", "turns", "query p50", "p99", "max", "check p50", "max",
 )  # fmt: skip
-"""Columns of the table. `held` and `memory` are in MiB. `memory` shows the increase of the resident memory, and the
-maximum size of all buffers. `waited` is the longest time in seconds that a client with data to send waited for a
-turn. `turns` is the maximum number of turns that each of the other waiting clients could have had during one wait."""
+"""Columns of the table of results. `held` is the maximum amount of buffered data in MiB. `memory` is the increase of
+the resident memory, and the maximum size of all buffers, in MiB. `waited` is the longest time in seconds for which a
+client with data to send could not send. `turns` is `Audit.rounds`."""
 
 
 def soak(seed: int, seconds: float, clients: int, folder: Path) -> int:
-    """Run rounds until the time is used up, at least one per cipher; return the number of problems."""
+    """Run rounds until `seconds` have passed, but at least one round per cipher. Return the number of problems."""
     chance = random.Random(seed)
     began = time.monotonic()
     length = min(_LONGEST, max(_SHORTEST, seconds / 6))
@@ -87,12 +87,12 @@ def row(chosen: Round, outcome: Outcome, took: float) -> str:
 
 
 def part(ordered: Sequence[float], share: float) -> float:
-    """Return the quantile `share` of the sorted values; 0 if there are no values."""
+    """Return a quantile of sorted values, such as the median for a `share` of 0.5; 0 if there are no values."""
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
 
 
 def tell(chosen: Round, outcome: Outcome) -> int:
-    """Print the problems of a round; return how many occurred."""
+    """Print the problems of a round; return the number of problems."""
     for what, count in outcome.audit.problems.most_common():
         print(f"PROBLEM {chosen.cipher}, {chosen.path}, {chosen.trouble}: {what}, {count} times; "
               f"first: {outcome.audit.examples[what]}")  # fmt: skip
@@ -100,7 +100,6 @@ def tell(chosen: Round, outcome: Outcome) -> int:
 
 
 def main() -> int:
-    """Run the soak; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--seed", type=int, default=None)

@@ -1,4 +1,8 @@
-"""Implements the protocol of the soak's clients and backend: a head, then bytes in a pattern unique to the stream."""
+"""Implements the protocol between the clients and the backend of the soak test.
+
+The client first sends a head with the kind, the number and the sizes of the stream. All other data is predictable, so
+that the receiver can check each byte.
+"""
 
 import asyncio
 import random
@@ -9,22 +13,22 @@ from enum import StrEnum
 from typing import Any
 
 _LENGTH = 1_048_573
-"""Period of the pattern in bytes. The period is a prime number, so it is not a multiple of a packet size."""
+"""Number of bytes after which the data repeats. This number is prime, so that the receiver detects lost packets."""
 PIECE = 65536
 RECEIPT = 8
-"""Number of bytes with which the backend confirms that a complete upload arrived."""
+"""Number of bytes that the backend sends after it has received a complete upload."""
 _HEAD = struct.Struct(">cIII")
 FORTH, BACK = 0, 1
 
 
 class Kind(StrEnum):
-    """How the backend serves a stream that has `up` bytes to the backend and `down` bytes from the backend.
+    """The order in which the backend receives and sends data. The head contains the sizes `up` and `down`.
 
     `ASK`: The backend answers each request of `up` bytes with `down` bytes until the client ends the stream.
-    `FIRST`: The backend reads `up` bytes and end-of-file, then sends `down` bytes and half-closes.
-    `LAST`: The backend sends `down` bytes and half-closes, then reads `up` bytes.
-    `BOTH`: The backend sends and reads at the same time.
-    `DRIP`: The backend sends and reads at the same time, and sends one byte at a time.
+    `FIRST`: The backend receives `up` bytes and end-of-file, then sends `down` bytes.
+    `LAST`: The backend sends `down` bytes and half-closes the stream, then receives `up` bytes.
+    `BOTH`: The backend sends `down` bytes and receives `up` bytes at the same time.
+    `DRIP`: The backend does the same as for `BOTH`, but sends one byte at a time.
     """
 
     ASK = "a"
@@ -35,7 +39,7 @@ class Kind(StrEnum):
 
 
 class EarlyEndError(Exception):
-    """The other side ended the stream without a reset before all data had arrived."""
+    """The stream ended without a reset before all data had arrived."""
 
 
 class WrongBytesError(Exception):
@@ -43,28 +47,28 @@ class WrongBytesError(Exception):
 
 
 class Pattern:
-    """The data of all streams of a run.
+    """The data of all streams of a test run.
 
     Args:
-        seed: The seed of the run.
+        seed: The random seed of the test run.
     """
 
     def __init__(self, seed: int) -> None:
         self._twice = memoryview(random.Random(seed).randbytes(_LENGTH) * 2)
 
     def piece(self, stream: int, direction: int, at: int, size: int) -> memoryview:
-        """Return the bytes from `at` to `at + size` of one direction of a stream; `size` is at most PIECE."""
+        """Return `size` bytes (at most `PIECE`), from the offset `at`, of one direction of a stream."""
         start = (stream * 7919 + direction * 500_009 + at) % _LENGTH
         return self._twice[start : start + size]
 
 
 def put_head(kind: Kind, stream: int, up: int, down: int) -> bytes:
-    """Return the first bytes that a client sends."""
+    """Return the head of a stream, which the client must send first."""
     return _HEAD.pack(kind.encode(), stream, up, down)
 
 
 async def both(one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None]) -> None:
-    """Run two coroutines concurrently. If one raises an error, cancel and await the other, then raise the error."""
+    """Run two coroutines concurrently. If one coroutine fails, cancel the other coroutine, and raise the error."""
     tasks = [asyncio.ensure_future(each) for each in (one, other)]
     try:
         await asyncio.gather(*tasks)
@@ -75,13 +79,13 @@ async def both(one: Coroutine[Any, Any, None], other: Coroutine[Any, Any, None])
 
 
 class End:
-    """One end of a stream.
+    """The client or the backend of one stream.
 
     Args:
-        sock: A connected, non-blocking socket; the caller closes it.
-        pattern: The byte pattern of the run.
-        sends: The direction in which this end sends: FORTH or BACK.
-        stream: Number of the stream; the backend reads the number from the head.
+        sock: A connected, non-blocking socket; the caller closes the socket.
+        pattern: The data of all streams.
+        sends: `FORTH` for the client, `BACK` for the backend.
+        stream: The number of the stream. The backend learns this number from the head.
     """
 
     def __init__(self, sock: socket.socket, pattern: Pattern, sends: int, stream: int = 0) -> None:
@@ -91,7 +95,7 @@ class End:
         self._loop = asyncio.get_running_loop()
 
     async def take_head(self) -> tuple[Kind, int, int] | None:
-        """Read and return the client's head; None if the client closed without sending anything.
+        """Receive the head of the stream. Return None if the client ended the stream without sending anything.
 
         Raises:
             EarlyEndError, OSError: The stream ended within the head, or was reset.
@@ -108,7 +112,7 @@ class End:
         return Kind(kind.decode()), up, down
 
     async def send(self, count: int, piece: int = PIECE, pause: float = 0.0) -> None:
-        """Send the next `count` bytes, `piece` at a time and `pause` seconds apart. Raises OSError."""
+        """Send the next `count` bytes, in pieces of `piece` bytes, with a pause after each piece. Raises OSError."""
         end = self.sent + count
         while self.sent < end:
             size = min(piece, end - self.sent)
@@ -135,10 +139,10 @@ class End:
                 await asyncio.sleep(pause)
 
     async def take_end(self) -> None:
-        """Wait for the end-of-file from the other side.
+        """Wait for end-of-file.
 
         Raises:
-            WrongBytesError, OSError: The other side sent more data, or reset the stream.
+            WrongBytesError, OSError: More data arrived, or the stream was reset.
         """
         if data := await self._loop.sock_recv(self.sock, PIECE):
             raise WrongBytesError(f"{len(data):,} bytes after the end at {self.got:,}")

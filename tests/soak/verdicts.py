@@ -1,4 +1,4 @@
-"""Compares the reports of the clients, the backend and the gateway about how a round's streams ended."""
+"""Compares what the clients, the backend and the gateway report about the streams of a round."""
 
 import logging
 from typing import Any
@@ -9,11 +9,11 @@ from tests.soak.plan import Outcome, Round
 from tests.support.front import Front
 
 _OURS = {CloseReason.FINISHED, CloseReason.CLIENT_RESET}
-"""The allowed ways for a relay to end while the path is not cut."""
+"""The reasons for which relays are allowed to close in a round that cuts no connections."""
 
 
 class Warnings(logging.Handler):
-    """Records warnings of the gateway as problems of the round."""
+    """Records the gateway's log messages with a level above `allowed` as problems of the round."""
 
     def __init__(self, audit: Audit, *, allowed: int) -> None:
         super().__init__(allowed + 1)
@@ -27,14 +27,14 @@ class Warnings(logging.Handler):
 def compare_reports(
     chosen: Round, outcome: Outcome, front: Front, said: dict[str, Any], heard: dict[str, Any]
 ) -> None:
-    """Compare the reports of all sides.
+    """Compare the reports about the streams of a round. Add the problems and totals to `outcome`.
 
     Args:
-        chosen: The round's properties.
-        outcome: The round's results, to which problems are added.
-        front: The listener that joined the clients to the backend.
-        said: What the clients report.
-        heard: What the backend reports.
+        chosen: The properties of the round.
+        outcome: The results of the round.
+        front: The listener of the clients, which counts the reasons for which relays closed.
+        said: The report of the clients.
+        heard: The report of the backend.
     """
     audit = outcome.audit
     outcome.streams, outcome.bytes = sum(said["counts"].values()), said["bytes"]

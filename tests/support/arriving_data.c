@@ -1,4 +1,5 @@
-/* A library for LD_PRELOAD: lets data or a FIN arrive during the system calls that read a socket's counters. */
+/* A library for LD_PRELOAD. When the program reads the counters of a certain socket with getsockopt(2) and ioctl(2),
+ * the library makes one byte or a FIN arrive at this socket. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <linux/tcp.h>
@@ -7,17 +8,17 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
-int arriving_at = -1;   /* the socket whose counters are read */
-int arriving_from = -1; /* the socket at the other end of the connection */
-int arriving_fin;       /* whether a FIN arrives; otherwise, one byte */
-int arriving_count;     /* the number of arrivals that have happened; at most one */
+int arriving_at = -1;   /* the file descriptor of the socket whose counters the program reads */
+int arriving_from = -1; /* the file descriptor of the socket at the other end of the connection */
+int arriving_fin;       /* 1: the library sends a FIN; 0: the library sends one byte */
+int arriving_count;     /* 1 after the library has sent the byte or the FIN; 0 before */
 
 static int begins(int fd, int is_fin)
 {
     return fd == arriving_at && arriving_fin == is_fin && !arriving_count && ++arriving_count;
 }
 
-/* A byte arrives between TCP_INFO and FIONREAD. */
+/* Send the byte after the native engine has read TCP_INFO, and before the native engine reads FIONREAD. */
 int ioctl(int fd, unsigned long request, ...)
 {
     static int (*next)(int, unsigned long, void *);
@@ -34,7 +35,8 @@ int ioctl(int fd, unsigned long request, ...)
     return next(fd, request, argument);
 }
 
-/* A FIN arrives after the kernel has read the state, and before it locks the socket to read the counters. */
+/* Send the FIN before the kernel reads TCP_INFO, but return the earlier TCP state. This simulates a FIN that arrives
+ * after the kernel has read the state, and before the kernel locks the socket to read the counters. */
 int getsockopt(int fd, int level, int name, void *value, socklen_t *size)
 {
     static int (*next)(int, int, int, void *, socklen_t *);

@@ -1,9 +1,10 @@
-"""Relays bulk data, and lets data or a FIN of the backend arrive while the native engine reads a socket's counters.
+"""Relays data with the native engine. While the native engine reads a socket's counters, one byte or a FIN arrives.
 
-`arriving_data.c` causes the arrival. The output has four words: how the relay ended, the numbers of bytes that the
-backend and the client received, and the number of arrivals.
+The library `arriving_data.c` sends the byte or the FIN from the backend. The output has four words: the reason for
+which the relay closed, the number of bytes that the backend received, the number of bytes that the client received,
+and 1 if the library has sent the byte or the FIN, otherwise 0.
 
-Args: the path of the compiled `arriving_data.c`, which LD_PRELOAD also loads; 1 for a FIN, 0 for a byte.
+Arguments: the path of the compiled library, which must also be in LD_PRELOAD; 1 for a FIN, or 0 for a byte.
 """
 
 import asyncio

@@ -8,7 +8,7 @@ Line = dict[str, Any]
 
 
 def lines(path: Path, event: str | None = None, **fields: object) -> list[Line]:
-    """Return the complete lines of the log that have the given event and field values."""
+    """Return the lines of the log with this event and these field values. Skip a line that is only partly written."""
     text = path.read_text() if path.exists() else ""
     found = [json.loads(each) for each in text.splitlines(keepends=True) if each.endswith("\n")]
     return [

@@ -45,8 +45,8 @@ class Authority:
             name: The subject of the certificate, and the base name of both files.
             server: Whether the certificate is valid for a server.
             client: Whether the certificate is valid for a client; None means the opposite of `server`.
-            days: The validity of the certificate in days; a negative value creates an expired certificate.
-            host: The name or address of the server.
+            days: The number of days until the certificate expires; a negative value creates an expired certificate.
+            host: The DNS name or IP address for the subject alternative name; None for no alternative name.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])

@@ -1,4 +1,4 @@
-"""Implements the server's end of an SSH channel, which a test controls."""
+"""Implements the SSH server's end of a channel, under the control of a test."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,18 +20,18 @@ _MSG_DEBUG = 4
 _MSG_GLOBAL_REQUEST = 80
 _MSG_CHANNEL_SUCCESS, _MSG_CHANNEL_FAILURE = 99, 100
 _MOST_PACKETS = 400
-"""The maximum number of packets for queued data; if more would be necessary, this end sends larger packets."""
+"""Limit on the number of packets for queued data. If necessary, packets are larger than the requested size."""
 
 
 class ChannelEnd(End):
-    """The server's end of a channel. It sends exactly the packets that a test requests, within the channel's window.
+    """The SSH server's end of a channel. The test determines which packets this end sends.
 
-    The end also checks that the relay follows RFC 4254: the relay must not exceed the granted window and packet size,
-    and must not send after a close. The server's asyncssh connection calls this object as the handler of the channel.
+    This end also checks that the gateway follows RFC 4254: the gateway must not exceed the window and the maximum
+    packet size, and must not send anything after CHANNEL_CLOSE.
 
     Args:
-        changed: Called after each change of the state of this end.
-        conn: The server's side of the SSH connection.
+        changed: A function that this end calls after each change of its state.
+        conn: The SSH server's asyncssh connection, which passes the packets of the channel to this end.
         setup: The initial state of the connection.
     """
 
@@ -56,7 +56,7 @@ class ChannelEnd(End):
         return not self.gone
 
     def pause(self, _: int = 0) -> bool:
-        """Stop granting window to the relay."""
+        """Stop sending window adjusts. The gateway can then use only the rest of the window."""
         if self.gone or not self.reading:
             return False
         self.reading = False
@@ -70,21 +70,22 @@ class ChannelEnd(End):
         return True
 
     def take(self, size: int) -> bool:
-        """Grant `size` bytes of window once; this end must be paused."""
+        """Send one window adjust of `size` bytes. This end must be paused."""
         if self.gone or self.reading or self._got_close:
             return False
         self._grant(size)
         return True
 
     def packets_of(self, size: int) -> bool:
-        """Set the size of all later data packets to `size` bytes."""
+        """Send all later data in packets of `size` bytes, if the window and `_MOST_PACKETS` permit this size."""
         self._packet_size = size
         return not self.gone
 
     def extra(self, kind: int) -> bool:
-        """Send a packet that has no effect.
+        """Send a packet that must not affect the data of the channel.
 
-        Kind 0 is empty data, kind 1 is an unknown channel request, and kinds 2 to 4 do not belong to a channel.
+        Kind 0 is a data packet without data, and kind 1 is an unknown channel request. Kinds 2 to 4 are packets
+        without a channel: SSH_MSG_IGNORE, a keepalive request, and SSH_MSG_DEBUG.
         """
         if self.gone or self._got_close:
             return False
@@ -104,13 +105,13 @@ class ChannelEnd(End):
         return True
 
     def close(self, _: int = 0) -> bool:
-        """Send an EOF if this end has not sent one, and then a CLOSE."""
+        """Send CHANNEL_EOF, unless this end has already sent it, and then CHANNEL_CLOSE."""
         if not (self.gone or self._got_close or self.ended):
             self._say(MSG_CHANNEL_EOF)
         return self.close_only()
 
     def close_only(self, _: int = 0) -> bool:
-        """Send a CLOSE without a preceding EOF; RFC 4254, section 5.3, permits this."""
+        """Send CHANNEL_CLOSE without CHANNEL_EOF, which RFC 4254, section 5.3, permits."""
         if self.gone or self._got_close:
             return False
         self.queued = 0

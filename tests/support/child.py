@@ -1,4 +1,4 @@
-"""Runs a Python program of the chaos tests as a child process, controlled by JSON lines on its standard input."""
+"""Runs a Python module as a child process, which receives commands as JSON lines on its standard input."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ _PIECE = 65536
 
 
 class Child:
-    """A child process that runs until its context exits; if this process exits first, the child exits too.
+    """A child process that runs until the `with` block ends. If the parent process exits first, the child also exits.
 
     Args:
         module: The name of the Python module to run.
@@ -60,15 +60,15 @@ class Child:
         return self._running().pid
 
     def ask(self, do: str, within: float = 20.0, **order: object) -> dict[str, Any]:
-        """Send an order to the child, and wait for the response.
+        """Send a command to the child, and wait for the response.
 
         Args:
-            do: The name of the order.
+            do: The name of the command.
             within: Timeout in seconds.
-            order: Additional fields of the order.
+            order: Additional fields of the command.
 
         Raises:
-            TimeoutError: The child does not respond.
+            TimeoutError: The child does not respond in time.
             ChildProcessError: The child has exited.
         """
         process = self._running()
@@ -94,13 +94,13 @@ class Child:
 
 
 class Orders:
-    """Runs in the child process: reads orders from standard input, and writes the responses."""
+    """Reads the commands of the parent process from standard input. The child process uses this class."""
 
     def __init__(self) -> None:
         self._buffer = b""
 
     def read(self) -> list[dict[str, Any]] | None:
-        """Read from the input, which must be readable; return the complete orders, or None if the input has ended."""
+        """Read once from standard input. Return the commands that are complete, or None after end-of-file."""
         data = os.read(0, _PIECE)
         if not data:
             return None
@@ -108,7 +108,7 @@ class Orders:
         return [json.loads(line) for line in lines]
 
     async def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield each order when it arrives, until the input ends; must run in an event loop."""
+        """Yield each command when it arrives, until end-of-file."""
         loop = asyncio.get_running_loop()
         came: asyncio.Queue[list[dict[str, Any]] | None] = asyncio.Queue()
         loop.add_reader(0, lambda: came.put_nowait(self.read()))
@@ -121,5 +121,5 @@ class Orders:
 
 
 def answer(**said: object) -> None:
-    """Write the response to the last order."""
+    """Write the response to the last command to standard output."""
     print(json.dumps(said), flush=True)

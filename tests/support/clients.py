@@ -69,7 +69,7 @@ def touch_nfs(port: int, path: str) -> None:
 
 
 def read_smb(port: int, folder: Path) -> str:
-    """Download the file from `servers.Samba` to `folder`; return the content of the file."""
+    """Download `hello.txt` from the Samba server to `folder`; return the content of the file."""
     got = folder / "got.txt"
     done = subprocess.run(
         ["smbclient", "//127.0.0.1/media", "-p", str(port), "-N", "-c", f"get hello.txt {got}"],
@@ -101,7 +101,7 @@ def echo(sock: socket.socket, payload: bytes = b"hello") -> bytes:
 
 
 def is_refused(port: int, source: tuple[str, int] = ("127.0.0.1", 0), within: float = 5) -> bool:
-    """Connect a new client; return whether the gateway resets it, during or after the connect."""
+    """Open a connection. Return whether the gateway resets the connection, immediately or within `within` seconds."""
     try:
         with connect(port, source) as sock:
             sock.settimeout(within)

@@ -19,7 +19,7 @@ class DockerProxy:
     Args:
         path: The path of the proxy's Unix socket.
         upstream: The path of Docker's Unix socket.
-        rules: The patterns of permitted paths, by HTTP method; None permits every request.
+        rules: For each HTTP method, the regular expressions of permitted URL paths; None permits every request.
     """
 
     path: Path
@@ -72,7 +72,7 @@ class DockerProxy:
                     self._stop.wait(120)
                     return
                 upstream.sendall(head)
-                # The proxy allows one request per connection; otherwise, it would check only the first request.
+                # The proxy checks only the first request of a connection, so each connection ends after one request.
                 self._pump(client, upstream)
                 return
 
@@ -104,7 +104,7 @@ class DockerProxy:
 
 
 def allowlist(path: Path) -> dict[str, list[str]]:
-    """Return the path patterns in one of the project's configurations of wollomatic/socket-proxy, by HTTP method."""
+    """Return, for each HTTP method, the permitted URL paths from a Compose file with wollomatic/socket-proxy."""
     found: dict[str, list[str]] = {}
     for argument in yaml.safe_load(path.read_text())["services"]["socket-proxy"]["command"]:
         match = re.fullmatch(r"-allow(GET|POST|DELETE)=(.*)", argument)

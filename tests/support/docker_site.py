@@ -1,4 +1,4 @@
-"""Runs a gateway in a container of an engine, and a simulated database that the gateway can reach."""
+"""Runs a gateway and a simulated database in two containers of a Docker or Podman engine."""
 
 import contextlib
 import textwrap
@@ -29,14 +29,14 @@ OPT_IN = ("--label", "gateway.enable=true")
 
 
 class Site:
-    """A gateway in a container, and a simulated database, which sends one line to each client."""
+    """A gateway in a container, and a simulated database that sends one line of text to each client."""
 
     def __init__(self, engine: Engine, folder: Path) -> None:
         self.engine = engine
         self.folder = folder
         self.audit_log = folder / "audit.jsonl"
         self.client = OpsApiClient(None, str(folder / "admin.sock"))
-        # Only the gateway and the database use this network. The subnet is fixed, so a restart changes no address.
+        # The option `--ip` for the database requires a network with a fixed subnet.
         engine.docker("network", "create", "--subnet", "10.77.1.0/24", "far")
         self.database = "10.77.1.10"
         self.serve("orders-here")
@@ -111,7 +111,7 @@ class Site:
 
 
 class Patient(Site):
-    """A site that waits longer for conditions, for tests that need more time on a busy machine."""
+    """A site that uses timeouts of at least 120 s, for tests that need more time on a busy machine."""
 
     def wait(self, condition: Callable[[], bool], timeout: float = 120.0) -> float:
         return super().wait(condition, max(timeout, 120.0))

@@ -1,4 +1,7 @@
-"""Defines an end of a connection under test: it sends a known pattern, and checks the data of the other end."""
+"""Defines the base class for the two ends (client and server) of a connection under test.
+
+Each end sends predictable data, and checks that it receives the predictable data of the other end.
+"""
 
 import random
 from collections.abc import Callable, Iterable
@@ -7,14 +10,14 @@ from math import inf
 
 CHUNK = 128 * 1024
 _PERIOD = 1_000_003
-"""The period of the pattern in bytes; a prime, so that lost, repeated or misplaced bytes do not match the pattern."""
+"""Number of bytes after which the data repeats. This number is prime, so that the receiver detects lost packets."""
 
 
 class Pattern:
-    """The data of one direction; the offset of each byte determines its value.
+    """The data of one direction of a connection. The offset of each byte determines its value.
 
     Args:
-        seed: The seed that selects the pattern; each direction has a different seed.
+        seed: The random seed of the data. Each direction has a different seed.
     """
 
     def __init__(self, seed: int) -> None:
@@ -22,7 +25,7 @@ class Pattern:
         self._data = memoryview(block + block[: 1 << 20])
 
     def at(self, offset: int, size: int) -> memoryview:
-        """Return `size` bytes at `offset`, at most 1 MiB."""
+        """Return the next `size` bytes from `offset`, but at most 1 MiB."""
         start = offset % _PERIOD
         return self._data[start : start + min(size, 1 << 20)]
 
@@ -32,18 +35,20 @@ FORTH, BACK = Pattern(1), Pattern(2)
 
 
 class Seen(StrEnum):
-    """The way in which the incoming direction of an end closed."""
+    """The event after which an end can receive no more data."""
 
     END = "an end"
     RESET = "a reset"
 
 
 class End:
-    """The base class of all kinds of ends. A method for an event returns False if the state forbids the event.
+    """One end of a connection under test.
+
+    A method for an action, such as `send` or `pause`, returns False if the action is not possible at present.
 
     Args:
         name: The name of this end in error messages.
-        changed: Called after each change of the state of this end.
+        changed: A function that this end calls after each change of its state.
         sends: The data that this end sends.
         receives: The data that the other end sends.
     """
@@ -56,15 +61,15 @@ class End:
         self.ended = False
         """Whether this end has sent all its data and then the end of stream."""
         self.broken = False
-        """Whether this end was reset, so that data that it sent can be lost."""
+        """Whether this end closed without a proper end of stream, for example with a reset. Sent data can be lost."""
         self.gone = False
         """Whether this end has closed both directions."""
         self.refused = False
-        """Whether the connection rejected data of this end."""
+        """Whether this end can send no more data, because its connection was closed or reset."""
         self.delivered = False
-        """Whether this end closed after the connection had accepted all data of this end."""
+        """Whether this end has closed, and all data that it had sent is certain to reach the gateway."""
         self.complaint = ""
-        """The error in the received data; empty if there is none."""
+        """The error that this end found in what it received; empty if there was no error."""
         self._ending = False
         self._changed = changed
         self._sends, self._receives = sends, receives
@@ -76,7 +81,7 @@ class End:
 
     @property
     def willing(self) -> float:
-        """Return the maximum that `received` can reach in the present state of this end."""
+        """Return the maximum that `received` can reach while this end is paused; infinity if this end reads."""
         return inf if self.reading else self.received
 
     @property
@@ -86,7 +91,7 @@ class End:
 
     @property
     def listens(self) -> bool:
-        """Return whether this end can detect in its present state that the other end closes."""
+        """Return whether this end can currently detect that its connection is closed."""
         return self.reading and not self.gone
 
     @property
@@ -102,7 +107,7 @@ class End:
         return True
 
     def end(self, _: int = 0) -> bool:
-        """Send an end of stream after the connection has accepted all queued data."""
+        """Send an end of stream after all queued data."""
         if self._silent:
             return False
         self._ending = True
@@ -118,11 +123,11 @@ class End:
         raise NotImplementedError
 
     def dispose(self) -> None:
-        """Release the resources of this end in any state, at the end of a test."""
+        """Release the resources of this end at the end of a test. This end can be in any state."""
         raise NotImplementedError
 
     def begin(self, *, paused: bool, early: Iterable[tuple[str, str, int]]) -> None:
-        """Apply the events that must happen immediately after the connect."""
+        """Pause this end if `paused` is true, then execute the steps in `early`, which follow the connect."""
         if paused:
             self.pause()
         for _, verb, size in early:

@@ -1,4 +1,4 @@
-"""Runs a native engine without a thread, and collects its records."""
+"""Runs a native engine without a thread, and collects the records of the native engine (see `Engine.take`)."""
 
 import select
 import time

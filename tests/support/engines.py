@@ -22,10 +22,10 @@ _DIE = 10.0
 _NUMBERS = itertools.count(1)
 _READY = 40.0
 PLUGINS = Path("/run/docker/plugins")
-"""The directory in which the engines of a host look for plugins. After a plugin exits, an engine that has found the
-plugin waits 15 s for the plugin in many requests."""
+"""The directory in which the engines of a host look for plugins. If an engine has found a plugin that
+later exits, many requests to the engine wait 15 s for the plugin."""
 _MEMORY = 8 << 30
-"""The minimum available memory, in bytes, for an engine to keep its data in memory."""
+"""The available memory, in bytes, that an engine needs to keep its data in memory."""
 _DEVICE_SIZE = 16 << 30
 """The size in bytes of a block device in memory. The device is a sparse file, so only written data uses memory."""
 
@@ -36,7 +36,7 @@ def available() -> bool:
 
 
 def need_engine() -> None:
-    """Skip the test, or fail it in CI, if this machine cannot run an engine."""
+    """If this machine cannot run an engine, skip the test; in CI, fail the test."""
     need(available(), "root and a Docker Engine (packages docker.io docker-cli busybox-static)")
 
 
@@ -44,12 +44,12 @@ def need_engine() -> None:
 def running_engine(folder: Path, *, on_device: bool = False, plugins: Path | None = None) -> Iterator["Engine"]:
     """Run an engine with the images `busybox` and `host` until the block ends.
 
-    Skips the test, or fails it in CI, if no engine can run.
+    If this machine cannot run an engine, skip the test; in CI, fail the test.
 
     Args:
         folder: The directory for the engine's data.
-        on_device: Whether the data is on a block device. Tests of `gateway audit` need this, because `gateway audit`
-            reports volumes in memory.
+        on_device: Whether data in memory is on a block device with ext4, not on a tmpfs. Tests of `gateway audit`
+            need the block device, because `gateway audit` reports volumes on a tmpfs.
         plugins: See `Engine`.
     """
     need_engine()
@@ -71,9 +71,8 @@ class Engine:
         folder: The directory for the engine's data.
         namespace: The network namespace in which dockerd starts; None creates a new namespace.
         options: Additional options of dockerd.
-        on_device: Whether the data is on a block device.
-        plugins: The directory in which the engine looks for plugins; None to use the directory of the host, like all
-            other engines.
+        on_device: Whether data in memory is on a block device with ext4, not on a tmpfs.
+        plugins: The directory in which the engine looks for plugins. None means the host's directory, `PLUGINS`.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class Engine:
         plugins: Path | None = None,
     ) -> None:
         self.folder = folder
-        # containerd limits socket paths to 104 bytes, and paths in pytest's directories are longer.
+        # The paths of containerd's sockets are limited to 104 bytes, and paths in pytest's directories are longer.
         self._runtime = Path(tempfile.mkdtemp(prefix="gw-"))
         self.socket = folder / "docker.sock"
         self._own_namespace = namespace is None
@@ -132,10 +131,10 @@ class Engine:
             )  # fmt: skip
 
     def _mount_data(self) -> None:
-        """Mount a file system in memory for the engine's data, if this machine has the memory.
+        """Mount a file system in memory for the engine's data, if enough memory is available.
 
-        The engine waits for the disk at each change of a container. Several tests that write at the same time make
-        each of these waits take seconds.
+        On a disk, each change of a container can take seconds, because the engine waits for the disk, and other tests
+        write to the disk at the same time.
         """
         data = self.folder / "data"
         if data.exists():
@@ -162,13 +161,13 @@ class Engine:
             time.sleep(0.1)
 
     def shut_down(self) -> None:
-        """Stop the daemon and its containers, like a shutdown of the host; `boot` can start the daemon again."""
+        """Stop the daemon and its containers, as a shutdown of the host does."""
         assert self._child is not None
         self._child.terminate()
         self._child.wait(60)
 
     def kill(self) -> None:
-        """Kill the daemon with SIGKILL; its containers run until the daemon starts again."""
+        """Kill the daemon with SIGKILL. Its containers continue to run until the daemon starts again."""
         assert self._child is not None
         self._child.kill()
         self._child.wait(_DIE)
@@ -214,7 +213,7 @@ class Engine:
         return json.loads(self.docker("inspect", what).stdout)[0]
 
     def state(self) -> list[str]:
-        """Return the inspections of all containers, volumes and networks. They show whether something has changed."""
+        """Return the output of `docker inspect` for all containers, volumes and networks."""
         listed = {
             "container": self.docker("ps", "-aq", "--no-trunc").stdout.split(),
             "volume": self.docker("volume", "ls", "-q").stdout.split(),
@@ -225,7 +224,7 @@ class Engine:
         ]
 
     def aliases(self, container: str, network: str) -> list[str]:
-        """Return the aliases of a container on a network; empty if the container is not on the network."""
+        """Return the aliases of a container on a network, or an empty list if the container is not on the network."""
         endpoint = self.inspect(container)["NetworkSettings"]["Networks"].get(network)
         return list(endpoint["Aliases"] or []) if endpoint else []
 
@@ -240,7 +239,7 @@ class Engine:
         self.docker("network", "prune", "-f")
 
     def load_busybox(self) -> None:
-        """Create an image `busybox` with a size of 2 MB."""
+        """Create an image `busybox` with the program busybox and links for some of its commands."""
         root = self.folder / "busybox"
         (root / "bin").mkdir(parents=True, exist_ok=True)
         for folder in ("etc", "tmp", "proc", "dev", "sys"):
@@ -267,7 +266,7 @@ class Engine:
         self.import_root(root, "busybox")
 
     def load_host(self) -> None:
-        """Create an empty image `host`; its containers mount the programs of this machine."""
+        """Create an image `host` without programs. Its containers mount the programs of this machine."""
         root = self.folder / "host"
         for name in ("usr", "etc", "tmp", "proc", "dev", "sys", "root", "run", "var/run"):
             (root / name).mkdir(parents=True, exist_ok=True)
@@ -298,7 +297,10 @@ class Engine:
         )
 
     def run_gateway(self, name: str, folder: Path, *options: str) -> str:
-        """Start the gateway in a container that mounts the engine's socket, and `folder` with the configuration."""
+        """Start the gateway in a container that mounts the engine's socket and `folder`.
+
+        The file `gateway.yaml` in `folder` contains the gateway's configuration.
+        """
         volumes = [f"-v{path}:{path}" for path in (folder, self.folder)]
         volumes += [f"-v{path}:{path}:ro" for path in self.python()]
         return self.run(
@@ -309,13 +311,13 @@ class Engine:
     def run(
         self, name: str, *options: str, image: str = "busybox", command: tuple[str, ...] = ("sleep", "9999")
     ) -> str:
-        """Start a container; return its ID."""
+        """Start a container, and return the container's ID."""
         own = ("--name", name, "--init=false", "--stop-timeout=1")
         return self.docker("run", "-d", *own, *options, image, *command).stdout.strip()
 
 
 def _available_memory() -> int:
-    """Return the memory in bytes that this machine can give to programs (`MemAvailable`, proc_meminfo(5))."""
+    """Return the available memory of this machine in bytes (`MemAvailable`, see proc_meminfo(5))."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
 

@@ -1,4 +1,4 @@
-"""Simulates an engine in memory, with the quirks of a real engine, for tests with tens of thousands of steps."""
+"""Simulates a Docker engine in memory, including its error responses, for tests with many thousands of requests."""
 
 import itertools
 import random
@@ -58,7 +58,7 @@ class FakeEngine:
         self.containers: dict[str, FakeContainer] = {}
         self.networks: dict[str, FakeNetwork] = {}
         self.failing = 0.0
-        """The fraction of requests that fail. Half of the failed writes fail after the engine has applied them."""
+        """The fraction of requests that fail. The engine nevertheless applies about half of the failed changes."""
         self.writes: list[tuple[str, str, str]] = []
         self.foreign_touched: list[str] = []
         self.swarm = False
@@ -89,7 +89,7 @@ class FakeEngine:
         for endpoint in container.endpoints.values():
             endpoint.id = self.number()
 
-    # The methods below are the requests that the gateway sends.
+    # The methods below handle the gateway's requests.
 
     async def get(self, path: str, **params: Any) -> Any:
         self._maybe_fail()

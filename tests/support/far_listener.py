@@ -1,4 +1,4 @@
-"""Defines TCP listeners for the far side of a connection under test."""
+"""Defines the TCP listeners for tests of relays."""
 
 import asyncio
 import socket
@@ -11,15 +11,15 @@ _SMALL = 16384
 
 
 _SEGMENT = 1400
-"""The maximum segment size for small buffers, in bytes. With loopback's default of 64 KiB, window updates are 200 ms
-late."""
+"""The maximum segment size of sockets with small buffers, in bytes. The default on the loopback interface is 64 KiB.
+With this default, TCP window updates would be delayed by 200 ms."""
 
 
 class Listener:
-    """Two TCP listeners: one whose sockets have small buffers, and one with the kernel's defaults.
+    """Two TCP listeners: one with small socket buffers, and one with the kernel's defaults.
 
     Args:
-        near: Whether the listener simulates a listener of the gateway, and has the same socket options.
+        near: Whether the kernel resets accepted connections if this process exits, as with the gateway's listeners.
     """
 
     def __init__(self, *, near: bool) -> None:
@@ -43,7 +43,7 @@ class Listener:
         return sock
 
     async def accept(self, setup: Setup) -> socket.socket:
-        """Accept the next connection; return its socket in non-blocking mode."""
+        """Accept the next connection, and return its socket in non-blocking mode."""
         sock, _ = await asyncio.get_running_loop().sock_accept(self._sockets[setup.small])
         sock.setblocking(False)
         return sock
@@ -54,7 +54,7 @@ class Listener:
 
 
 def shrink(sock: socket.socket, *, small: bool) -> None:
-    """Set small buffers on `sock` and on the sockets that it accepts."""
+    """If `small` is true, set small buffers. Sockets that a listening socket accepts inherit these buffers."""
     if small:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _SEGMENT)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SMALL)

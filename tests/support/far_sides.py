@@ -1,7 +1,7 @@
-"""Creates each kind of relay for the tests of the relay contract; other modules do not access relays' internals.
+"""Creates connections through several kinds of relays, for the tests of the rules in `relay_contract.py`.
 
-The far side is a TCP server of the test (behind a real sshd, a SOCKS5 proxy, or nothing), the server's end of a TLS
-connection, or the server's end of an SSH channel that sends exactly the packets that a test requests.
+The target of each connection is a TCP server of the test. A relay connects to the target directly, through a SOCKS5
+proxy, or through an HTTP proxy with TLS. `ssh_far_sides.py` creates connections through SSH.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from tests.support.tls_end import TlsEnd
 
 
 class _SmallBuffers(DirectLink):
-    """A direct link whose sockets have small buffers if the setup asks for them."""
+    """A direct link whose sockets have small buffers if `setup.small` is true."""
 
     def __init__(self, setup: Setup, relay: Callable[[Stream, Stream, Histogram, Tap | None], Relay]) -> None:
         super().__init__()
@@ -56,11 +56,11 @@ class _SmallBuffers(DirectLink):
 
 
 class Straight:
-    """The adaptor of direct connections, and the base class of all adaptors. See `relay_adaptor.Adaptor`.
+    """Creates connections that reach the target directly. Implements `relay_adaptor.Adaptor`.
 
     Args:
-        folder: The directory for files. Only adaptors that need this directory create it.
-        arguments: Additional arguments, which this adaptor ignores and other adaptors use.
+        folder: A directory for the files of subclasses. This class does not create the directory.
+        arguments: Arguments of subclasses. This class ignores them.
     """
 
     name = "straight"
@@ -83,14 +83,14 @@ class Straight:
         self._lingering: set[int] = set()
 
     async def open(self) -> None:
-        """Open the link that all connections share."""
+        """Do nothing. Subclasses can open a link that all connections share."""
 
     async def close(self) -> None:
         self._near.close()
         self._far.close()
 
     def refresh(self) -> None:
-        """Do nothing, because the event loop runs the relay and therefore needs no reports about it."""
+        """Do nothing, because the event loop moves the bytes of this relay."""
 
     async def join(self, setup: Setup, changed: Callable[[], None], tap: Tap | None) -> Joined:
         self._watched, self._lingering = _watched(), set(map(id, lingering_closer()._sockets.values()))
@@ -117,7 +117,7 @@ class Straight:
         return False
 
     async def restore(self, *, reconnect: bool) -> None:
-        """Do nothing, because a direct link has no state that outlives a connection."""
+        """Do nothing, because a direct link keeps no state after a connection has closed."""
 
     def leftovers(self, _: Relay) -> list[str]:
         left = [f"{_watched() - self._watched} descriptors are watched"] if _watched() > self._watched else []
@@ -138,7 +138,7 @@ class Straight:
 
 
 def _watched() -> int:
-    """Return the number of relay descriptors that the event loop polls."""
+    """Return the number of relays' file descriptors that the event loop polls."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, RelayEventLoop)
     return len(loop.relays._handlers)
@@ -151,7 +151,7 @@ def _load_of_engines() -> int:
 
 
 class InEngine(Straight):
-    """Direct connections whose bytes the native engine relays."""
+    """Creates connections that reach the target directly. The native engine relays their bytes."""
 
     name = "straight, in the engine"
 
@@ -184,7 +184,10 @@ class InEngine(Straight):
 
 
 class Socks(InEngine):
-    """A SOCKS5 proxy (RFC 1928): the far side first completes the proxy's handshake, and then acts as the target."""
+    """Creates connections through a SOCKS5 proxy (RFC 1928).
+
+    The test's server first completes the proxy's handshake, and then acts as the target.
+    """
 
     name = "socks5"
 
@@ -210,7 +213,10 @@ class Socks(InEngine):
 
 
 class Tls(Straight):
-    """An HTTP proxy with TLS: the far side first completes the proxy's handshake, and then acts as the target."""
+    """Creates connections through an HTTP proxy with TLS.
+
+    The test's server first completes the handshakes of TLS and of the proxy, and then acts as the target.
+    """
 
     name = "tls"
     far_last_verbs = TlsEnd.LAST_VERBS
@@ -252,9 +258,10 @@ class Tls(Straight):
 
 
 class Tls12(Tls):
-    """An HTTP proxy with TLS 1.2, where the receiver of close_notify must stop sending (RFC 5246, section 7.2.1).
+    """Creates connections through an HTTP proxy with TLS 1.2.
 
-    The relay therefore sends close_notify only after the far side has closed, or has been silent for some time.
+    In TLS 1.2, the receiver of close_notify must stop sending (RFC 5246, section 7.2.1). The relay therefore sends
+    close_notify only after the far side has closed, or has sent nothing for some time.
     """
 
     name = "tls 1.2"

@@ -10,7 +10,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """Create a directory that the users of database servers can access; remove the directory when the block ends."""
+    """Create a directory that the users of database servers can read. Remove the directory when the block ends."""
     with tempfile.TemporaryDirectory(prefix="gateway-test-") as name:
         folder = Path(name)
         folder.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Runs a listener in this process, and joins each client to one target over a link."""
+"""Runs a TCP listener in this process, and connects each client to one target over a link."""
 
 import asyncio
 import contextlib
@@ -15,16 +15,16 @@ from gateway.relay.dial_retry import retry_dial
 from gateway.relay.sockets import reset, tune
 
 DIAL_WITHIN = 60.0
-"""The maximum seconds that a client waits for its channel."""
+"""The maximum time that a client waits for a connection to the target, in seconds."""
 
 
 class Front:
-    """A listener that joins its clients to `to` over `link`; see `fronting`.
+    """Accepts clients, and connects each client to one target over a link.
 
     Args:
-        link: A live link.
+        link: An open link.
         to: The target on the far side of the link.
-        listener: A bound, listening, non-blocking socket; the caller closes it.
+        listener: A listening socket in non-blocking mode. The caller closes the socket.
     """
 
     def __init__(self, link: Link, to: HostPort, listener: socket.socket) -> None:
@@ -32,19 +32,19 @@ class Front:
         self.relays: set[Relay] = set()
         """The open relays."""
         self.endings: Counter[str] = Counter()
-        """The number of closed relays by close reason, and the number of clients without a relay by error reason."""
+        """The number of closed relays by close reason, and the number of failed dials by error message."""
         self.redialed = 0
-        """The number of channel requests that were repeated because their SSH connection did not respond."""
+        """The number of dials that were abandoned, although the target might have accepted the connection."""
         self._link, self._to, self._listener = link, to, listener
         self._joining: set[asyncio.Task[None]] = set()
 
     @property
     def joining(self) -> int:
-        """The number of clients that wait for their channel."""
+        """The number of clients that wait for a connection to the target."""
         return len(self._joining)
 
     async def run(self) -> None:
-        """Accept clients until the task is cancelled; then reset the clients that still wait for a channel."""
+        """Accept clients until this task is cancelled. Then reset the clients that still wait for the target."""
         loop = asyncio.get_running_loop()
         try:
             while True:
@@ -83,10 +83,10 @@ class Front:
 
 @contextlib.asynccontextmanager
 async def fronting(link: Link, port: int, send_buffer: int = 0) -> AsyncIterator[Front]:
-    """Run a `Front` on 127.0.0.1 that joins clients to `port` on the far side. Relays stay open after the block.
+    """Run a `Front` on 127.0.0.1 until the block ends. Open relays continue to run after the block.
 
     Args:
-        link: A live link.
+        link: An open link.
         port: The port of the target on the far side.
         send_buffer: The size of the kernel's send buffer for each client, in bytes; 0 means the kernel's default.
     """

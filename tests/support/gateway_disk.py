@@ -1,4 +1,4 @@
-"""Builds the image of a disk with the gateway and Python, for a container in a virtual machine."""
+"""Builds a disk image with the gateway and Python, for a container in a virtual machine."""
 
 import shutil
 import subprocess
@@ -17,18 +17,18 @@ _SIZE = "512M"
 
 
 class GatewayDisk:
-    """The image of an ext4 file system with the files of the gateway's image, and additional files in `/config`.
+    """A disk image with the files of the gateway's container image, and additional files in `/config`.
 
     Args:
-        folder: The directory to create for the image.
-        config: The content of the files in `/config`, by name. Only root can read them.
+        folder: The directory in which this class creates the disk image.
+        config: The content of each file in `/config`, by file name. Only root can read these files.
     """
 
     def __init__(self, folder: Path, config: dict[str, str]) -> None:
         self.image = folder / "image"
         environment, root = folder / "environment", folder / "root"
         self.python = str(environment / "bin/python3")
-        """The path of the Python interpreter in a container that was started with `options`."""
+        """The path of the Python interpreter in a container that `docker run` starts with `options`."""
         venv.create(environment, symlinks=True)
         _install(Path(sysconfig.get_path("purelib", vars={"base": str(environment)})))
         make_root = [sys.executable, "tools/rootfs.py", str(root), str(environment)]
@@ -46,16 +46,16 @@ class GatewayDisk:
             shutil.rmtree(used)
 
     def options(self, disk: str) -> list[str]:
-        """Return the options of `docker run` for a container that runs the gateway.
+        """Return the options of `docker run` that mount directories and files of the disk in a container.
 
         Args:
-            disk: The directory at which the disk is mounted in the virtual machine.
+            disk: The directory of the virtual machine at which the disk is mounted.
         """
         return [f"-v{disk}/{name}:/{name}:ro" for name in self._mounted]
 
 
 def _install(packages: Path) -> None:
-    """Copy the gateway and the packages that it requires to a directory."""
+    """Copy the gateway and its required packages into the directory `packages`."""
     shutil.copytree(REPOSITORY / "gateway", packages / "gateway")
     installed = Path(sysconfig.get_path("purelib"))
     for each in {each.name: each for each in _required("gateway")}.values():

@@ -21,7 +21,7 @@ from tests.support.files import REPOSITORY
 
 @dataclass
 class Gateway:
-    """A `gateway run` process with a separate directory.
+    """A `gateway run` process.
 
     Args:
         folder: The directory for the gateway's files.
@@ -32,7 +32,7 @@ class Gateway:
     process: ServerProcess | None = None
     started: float = 0.0
     wrapper: list[str] = field(default_factory=list)
-    """Arguments before the command line of the gateway, such as another program that runs it."""
+    """A command to which the gateway's command line is appended, such as `systemd-socket-activate`."""
 
     @property
     def config(self) -> Path:
@@ -101,14 +101,16 @@ class Gateway:
         """Wait until the condition is true; return the duration of the wait in seconds."""
         started = time.monotonic()
         while True:
-            # Read the clock before the check, because a busy machine can pause this process between them.
+            # Check the condition once more after the timeout. A busy machine can pause this process for a long time
+            # between two checks.
             late = time.monotonic() - started > timeout
             if condition():
                 return time.monotonic() - started
             if late:
                 status = json.dumps(self.status(), indent=1)
                 pytest.fail(f"the condition does not hold within {timeout} s; status: {status}\n{self.log}")
-            # Each request uses processor time of the gateway and of this process, so poll less often in long waits.
+            # A check usually sends a request to the gateway, which uses processor time. Therefore, check less often
+            # during a long wait.
             time.sleep(min(0.5, max(0.02, (time.monotonic() - started) / 100)))
 
     def wait_up(self, *names: str, timeout: float = 60.0) -> float:
@@ -125,7 +127,7 @@ class Gateway:
 
 
 def command(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a gateway command in a wide terminal, and wait until it exits."""
+    """Run a gateway command, and wait until it exits. A large value of COLUMNS prevents line breaks in the output."""
     return subprocess.run(
         [sys.executable, "-m", "gateway", *arguments],
         capture_output=True,

@@ -1,8 +1,9 @@
-"""Runs User-Mode Linux (UML), a Linux kernel that is a process, because the host's kernel can lack an NFS client.
+"""Runs virtual machines with User-Mode Linux (UML), a Linux kernel that runs as a process.
 
-The guest runs Debian's UML kernel with the required modules, an initramfs of busybox, and a script. The guest shuts
-down when the script completes. slirp4netns connects the guest to the network: the guest reaches this host's loopback
-as 10.0.2.2. Source: https://docs.kernel.org/virt/uml/user_mode_linux_howto_v2.html.
+Tests need the NFS client of this kernel, because the host's kernel might not have an NFS client. A virtual machine
+(guest) runs a script, and shuts down when the script completes. slirp4netns provides the network of the guest. In the
+guest, the address 10.0.2.2 is 127.0.0.1 of this host.
+See https://docs.kernel.org/virt/uml/user_mode_linux_howto_v2.html.
 """
 
 import json
@@ -26,8 +27,8 @@ ip link set lo up && ip -6 addr flush dev tap0
 echo NETWORK-READY
 linux.uml "$@" </dev/null
 """
-"""The script that starts the kernel in its namespaces. The shell is the first process of its PID namespace: when it
-ends, the host kills all processes of the guest."""
+"""The shell script that starts the UML kernel in separate namespaces. The shell is the first process of the PID
+namespace. When the shell ends, the host's kernel kills all processes of the guest."""
 _RUN = """hostname guest
 echo 7 > /proc/sys/kernel/printk_devkmsg 2>/dev/null
 echo GUEST-STARTED
@@ -40,7 +41,7 @@ poweroff -f
 
 
 def need_guest() -> None:
-    """Skip the test, or fail it in CI, if this machine cannot run a guest."""
+    """If this machine cannot run a guest, skip the test; in CI, fail the test."""
     programs = ("linux.uml", "slirp4netns", "busybox", "cpio", "modprobe", "gcc")
     missing = [program for program in programs if find(program) is None]
     need(not missing, f"{', '.join(missing)} (packages user-mode-linux slirp4netns busybox-static cpio kmod gcc)")
@@ -48,21 +49,27 @@ def need_guest() -> None:
 
 
 class Guest:
-    """A guest that runs a shell script.
+    """A virtual machine that runs a shell script.
+
+    In addition to busybox's commands, the script can use two commands:
+
+    - `lock FILE [STOP]` locks FILE, and prints LOCKED or an error. With STOP, the command keeps the lock and writes
+      to FILE until a file STOP exists.
+    - `scribble FILE STOP MICROSECONDS` writes blocks of 4 KiB to FILE until a file STOP exists or an error occurs.
+      After each block, the command calls fsync, prints `AT NUMBER` with the number of the block, and waits for
+      MICROSECONDS. The number of a block determines the block's content.
 
     Args:
         folder: The directory for the guest's files.
-        script: A script for busybox's shell, with two additional commands. `lock FILE [STOP]` locks a file and prints
-            LOCKED, or prints the error; with STOP, it keeps the lock and writes to the file until STOP exists.
-            `scribble FILE STOP MICROSECONDS` writes and syncs blocks of 4 KiB with pauses, until STOP exists or a
-            call fails. The number of a block determines its content; the command prints `AT NUMBER` after each block.
+        script: The shell script.
         memory: The memory of the guest, in MiB.
         programs: Programs of this host to copy into the guest, with their libraries.
         forwards: Forwarded ports. Each key is a port on this host's loopback; its value is a port of the guest.
         modules: Modules of the guest's kernel to load, in addition to the NFS modules.
         files: Files or directories of this host to copy into the guest, by their paths in the guest.
         disks: The images of the persistent disks /dev/ubda, /dev/ubdb and so on.
-        root: The root directory of a Debian system, in which systemd runs the script as a service. None uses busybox.
+        root: The root directory of a Debian system whose systemd runs the script. None means a minimal system with
+            busybox and `programs`.
     """
 
     def __init__(
@@ -79,7 +86,7 @@ class Guest:
     ) -> None:
         self.lines: list[str] = []
         self.times: list[float] = []
-        """The epoch time at which each line arrived, in seconds."""
+        """The time of arrival of each line in `lines`, in seconds since the epoch."""
         self._said = threading.Condition()
         folder.mkdir(parents=True, exist_ok=True)
         if root is None:
@@ -146,7 +153,10 @@ class Guest:
                 self._said.notify_all()
 
     def wait_for(self, text: str, timeout: float = 180.0) -> str:
-        """Wait for the first line with `text`; return this line. Fail if the guest stops without such a line."""
+        """Wait until an output line of the guest contains `text`, and return the line.
+
+        Fail if the guest stops first, or after `timeout` seconds.
+        """
         deadline = time.monotonic() + timeout
         with self._said:
             while True:
@@ -159,15 +169,15 @@ class Guest:
                 self._said.wait(0.2)
 
     def said(self, pattern: str) -> list[str]:
-        """Return the text of the pattern's first group from each line of output that matches."""
+        """Search for `pattern` in each output line of the guest, and return the first group of each match."""
         return [match[1] for line in self.lines if (match := re.search(pattern, line))]
 
 
 def _forward(control: Path, here: int, there: int) -> None:
-    """Forward a port of this host's loopback to the guest.
+    """Forward a TCP port on 127.0.0.1 of this host to the guest.
 
     Args:
-        control: The socket of slirp4netns for its API (slirp4netns(1), "API SOCKET").
+        control: The path of the API socket of slirp4netns (slirp4netns(1), "API SOCKET").
         here: The port of this host.
         there: The port of the guest.
     """
@@ -180,7 +190,7 @@ def _forward(control: Path, here: int, there: int) -> None:
             client.settimeout(10)
             try:
                 client.connect(str(control))
-            except (FileNotFoundError, ConnectionRefusedError):  # slirp4netns creates its socket after the interface
+            except (FileNotFoundError, ConnectionRefusedError):  # slirp4netns does not listen on its socket yet
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
@@ -193,7 +203,7 @@ def _forward(control: Path, here: int, there: int) -> None:
 
 
 def mount(port: int, target: str = "/mnt", export: str = "/media", options: str = "") -> str:
-    """Return the guest's command that mounts an export through a port of this host."""
+    """Return a command that mounts an NFS export in the guest. `port` is the port of the NFS server on this host."""
     more = f",{options}" if options else ""
     options_of_mount = (
         f"vers=4.2,addr={HOST},clientaddr={_ADDRESS},port={port},proto=tcp,hard,timeo=600,retrans=5{more}"

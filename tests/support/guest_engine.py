@@ -24,6 +24,6 @@ docker image inspect box >/dev/null 2>&1 || tar -C /image -c . | docker import -
 echo ENGINE-READY
 run() { docker run --network none "$@"; }
 """
-"""A shell script that starts an engine with the image `box`, and defines the shell function `run` for containers. It
-prints ENGINE-STARTED and the time when dockerd logged that its initialization completed (RFC 3339). It prints
-ENGINE-READY when the image exists."""
+"""A shell script that starts a Docker engine and creates the image `box`. The script also defines a shell function
+`run`, which runs a container. The script prints ENGINE-STARTED with the time at which dockerd completed its
+initialization (RFC 3339). When the image exists, the script prints ENGINE-READY."""

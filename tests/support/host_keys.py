@@ -1,4 +1,4 @@
-"""Creates SSH servers with several host keys, and options of tunnels that trust some of these keys."""
+"""Runs SSH servers with several host keys, and creates options of tunnels that trust some of these keys."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tests.support.ssh_sessions import options
 
 @contextlib.contextmanager
 def sshd_with(folder: Path, *kinds: str, extra: str = "") -> Iterator[Bastion]:
-    """Run an sshd with one host key of each given type, in this order; the client's known_hosts file is empty."""
+    """Run an sshd with one host key of each given type, in this order. The client's known_hosts file is empty."""
     need_sshd()
     folder.mkdir()
     for kind in kinds:
@@ -35,7 +35,7 @@ def public(server: Bastion, kind: str) -> str:
 
 
 def trusting(server: Bastion, *pins: str, listed: str = "", **changes: Any) -> SshOptions:
-    """Return the options of a tunnel that trusts the given pinned keys and lines of known_hosts."""
+    """Return the options of a tunnel that trusts the host keys `pins` and the known_hosts lines `listed`."""
     files: tuple[Path, ...] = ()
     if listed:
         path = server.folder / f"known_hosts.{abs(hash(listed))}"

@@ -1,4 +1,4 @@
-"""Reads the cases of `gateway import` in `tests/unit/importing/`: sources and their expected output."""
+"""Reads the files with test cases for `gateway import`, in `tests/unit/importing/`."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ DIFFS = sorted(FOLDER.glob("diffs/*.txt"))
 
 
 def sections(path: Path) -> list[tuple[str, str]]:
-    """Return the heading and the body of each section of a case."""
+    """Return the heading and the body of each section in a file with a test case."""
     parts = re.split(r"(?m)^=== (.*)\n", path.read_text())[1:]
     return list(zip(parts[::2], parts[1::2], strict=True))
 
@@ -28,7 +28,11 @@ def load_compose(text: str) -> Any:
 
 
 def compose_diff(path: Path) -> tuple[str, str, str]:
-    """Write the files of a case to the current directory; return the Compose file's name, the diff and the notes."""
+    """Run `gateway import --diff` on the files of a test case, in the current directory.
+
+    Returns:
+        The name of the Compose file, the diff on stdout, and the notes on stderr.
+    """
     arguments, name = [], ""
     for head, body in sections(path):
         if head == "argument":

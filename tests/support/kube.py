@@ -13,17 +13,17 @@ from tests.support.podman import Podman
 
 IMAGE = "localhost/gateway:test"
 PLAYED = ("ConfigMap", "Secret", "Deployment", "DaemonSet")
-"""The kinds of Kubernetes objects that Podman supports; Podman ignores others, such as Service and NetworkPolicy."""
+"""The kinds of the chart's objects that Podman supports. Podman ignores other kinds, such as Service."""
 _PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 
 
 def secret(name: str, files: dict[str, str]) -> dict[str, Any]:
-    """Return the manifest of a Secret with these files."""
+    """Return the manifest of a Secret that contains `files`."""
     return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": files}
 
 
 def playable(documents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Adapt the chart's manifests to Podman, as docs/platforms.md describes.
+    """Return the chart's manifests of the kinds in `PLAYED`, with the changes that Podman requires.
 
     Args:
         documents: The manifests of the chart.
@@ -32,7 +32,7 @@ def playable(documents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     for each in found:
         if each["kind"] in ("Deployment", "DaemonSet"):
             pod = each["spec"]["template"]["spec"]
-            # Podman creates the files of a Secret with user and group root, and ignores fsGroup.
+            # Podman ignores fsGroup, so the files of a Secret belong to the group root.
             pod["securityContext"]["supplementalGroups"] = [0]
             for volume in pod["volumes"]:
                 volume.get("emptyDir", {}).pop("medium", None)  # only root can write to a volume in memory
@@ -51,21 +51,22 @@ def play(engine: Podman, documents: list[dict[str, Any]]) -> None:
 
 
 def probe(address: str, port: int, path: str, within: float = 30.0) -> None:
-    """Repeat an HTTP probe from outside the pod, like a kubelet, until it succeeds."""
+    """Send HTTP requests to the pod, as a kubelet does, until a response has status 200."""
     deadline = time.monotonic() + within
     while True:
         try:
             with urllib.request.urlopen(f"http://{address}:{port}{path}", timeout=3) as answer:
                 if answer.status == 200:
                     return
+                problem = f"status {answer.status}"
         except (urllib.error.URLError, OSError) as error:
-            if time.monotonic() > deadline:
-                raise AssertionError(f"{path}: {error}") from error
+            problem = str(error)
+        assert time.monotonic() < deadline, f"{path}: {problem}"
         time.sleep(0.2)
 
 
 def load(engine: Podman, docker: str) -> None:
-    """Copy the image `gateway` of a Docker engine to Podman, with the name `IMAGE`."""
+    """Copy the image `gateway` from a Docker engine to Podman. In Podman, `IMAGE` is the name of the image."""
     copied = f"docker -H {docker} save gateway | docker -H {engine.url} load"
     subprocess.run(["sh", "-c", copied], check=True, timeout=120, capture_output=True)
     engine.podman("tag", "docker.io/library/gateway:latest", IMAGE)

@@ -1,4 +1,4 @@
-"""Stands in for `kubectl port-forward`: prints the same lines, and forwards to a port of this host.
+"""Simulates `kubectl port-forward`: prints the lines that kubectl prints, and forwards connections to 127.0.0.1.
 
 Usage: `kubectl.py port-forward --address=ADDRESS service/NAME LOCAL:REMOTE`
 """
@@ -14,7 +14,7 @@ def say(line: str) -> None:
 
 
 def copy(source: socket.socket, sink: socket.socket) -> None:
-    """Copy one direction, and half-close the sink at the end."""
+    """Copy data from `source` to `sink` until `source` sends a FIN. Then send a FIN on `sink`."""
     try:
         while data := source.recv(65536):
             sink.sendall(data)

@@ -1,4 +1,4 @@
-"""Measures the delays of this process on a busy machine."""
+"""Measures how late a busy machine runs this process."""
 
 import threading
 import time
@@ -6,7 +6,7 @@ from typing import Self
 
 
 class Lateness:
-    """A thread that measures the delays of this process, independently of the event loop."""
+    """Measures the delays of a separate thread that repeatedly waits for 10 ms."""
 
     def __init__(self) -> None:
         self.worst = self.sum = 0.0

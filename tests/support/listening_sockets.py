@@ -1,4 +1,4 @@
-"""Finds out whether a native engine accepts the clients of a listening socket."""
+"""Detects whether the native engine accepts the clients of a listening socket."""
 
 import contextlib
 from pathlib import Path
@@ -8,7 +8,11 @@ _LISTEN = "0A"
 
 
 def engine_accepts(pid: int, port: int) -> bool:
-    """Return whether an engine of a process has a duplicate of the socket that listens on `port`."""
+    """Return whether the native engine in process `pid` accepts the clients on 127.0.0.1:`port`.
+
+    The native engine duplicates the file descriptor of the listening socket (dup(2)). The process then has more than
+    one file descriptor of this socket.
+    """
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     (inode,) = (row[9] for row in rows if row[3] == _LISTEN and row[1] == f"0100007F:{port:04X}")
     links = []

@@ -8,7 +8,7 @@ Script = Callable[[MysqlEnd], None]
 
 
 def by_dialog(end: MysqlEnd) -> None:
-    """Request the password with the plugin `dialog`, which MariaDB uses for PAM."""
+    """Request the password with the authentication plugin `dialog`, which MariaDB uses for PAM."""
     end.greet("mysql_native_password")
     end.switch("dialog", b"\2Password: ")
     end.send(DENIED)
@@ -21,7 +21,7 @@ def by_clear_password(end: MysqlEnd) -> None:
 
 
 def by_own_key(end: MysqlEnd) -> None:
-    """Request the password, encrypted with the server's own RSA key."""
+    """Request the password, encrypted with an RSA public key that the server itself sends."""
     end.greet("mysql_native_password")
     _offer_key(end, end.switch("sha256_password"))
 
@@ -49,7 +49,7 @@ def by_switch_to_full_caching_sha2(end: MysqlEnd) -> None:
 
 
 def by_second_switch(end: MysqlEnd) -> None:
-    """Request a proof of the password twice, and then the password; the second request contains no plugin name."""
+    """Request a change of the authentication plugin twice. The second request does not contain a plugin name."""
     end.greet("mysql_native_password")
     end.switch("caching_sha2_password")
     end.ask(b"\xfe" + SALT + b"\0")

@@ -1,4 +1,4 @@
-"""Implements a scripted MySQL server; a test controls each packet, so the server can be correct or malicious."""
+"""Implements a MySQL server whose packets are controlled by a test. The test can simulate a malicious server."""
 
 import hashlib
 import os
@@ -23,11 +23,11 @@ _LONG, _EOF = 0xFD, b"\xfe\0\0\2\0"
 
 @dataclass
 class MysqlEnd:
-    """One end of a MySQL connection. Most methods are for the server's end.
+    """One end of a MySQL connection, usually the server's end.
 
     Args:
-        sock: The socket, connected to the other end.
-        heard: The list to which this end appends each packet of the other end, decrypted. Tests can read the list.
+        sock: A socket that is connected to the other end.
+        heard: The list to which this class appends the payload of each received packet, after TLS decryption.
     """
 
     sock: socket.socket
@@ -35,7 +35,10 @@ class MysqlEnd:
     _sequence: int = 0
 
     def greet(self, plugin: str, context: ssl.SSLContext | None = None) -> bytes:
-        """Send a greeting with a default plugin, and start TLS if `context` is given; return the response."""
+        """Send a greeting with `plugin` as the default authentication plugin, and return the client's login packet.
+
+        If `context` is given, start TLS before the login packet.
+        """
         able = _PLUGIN_AUTH | _SECURE | _PROTOCOL_41 | (_SSL if context else 0)
         fixed = struct.pack("<HBHHB", able & 0xFFFF, 45, 2, able >> 16, len(SALT) + 1)
         self.send(
@@ -48,7 +51,7 @@ class MysqlEnd:
         return self.receive()
 
     def switch(self, plugin: str, data: bytes = SALT + b"\0") -> bytes:
-        """Request another authentication plugin from the client."""
+        """Request that the client uses another authentication plugin, and return the client's response."""
         return self.ask(b"\xfe" + plugin.encode() + b"\0" + data)
 
     def ask(self, payload: bytes) -> bytes:
@@ -76,7 +79,11 @@ class MysqlEnd:
         return data
 
     def serve(self, lag: str | None = None) -> None:
-        """Answer the queries of a check until the client closes, as a primary or, if `lag` is given, as a replica."""
+        """Answer the queries of the gateway's check until the client quits.
+
+        Args:
+            lag: The lag in seconds that the server reports as a replica. None means that the server is a primary.
+        """
         self.send(OK)
         while (asked := self.receive())[:1] == b"\3":
             if asked.startswith(b"\3SELECT"):
@@ -94,7 +101,7 @@ class MysqlEnd:
                 self.send(OK)
 
     def columns(self, *names: str) -> None:
-        """Send the start of a result set: the definitions of these text columns."""
+        """Send the start of a result set, which defines text columns with these names."""
         self.send(bytes([len(names)]))
         for name in names:
             parts = (b"def", b"", b"", b"", name.encode(), name.encode())
@@ -108,7 +115,7 @@ def _text(value: bytes) -> bytes:
 
 
 def revealed(heard: list[bytes], password: str) -> bool:
-    """Return whether a packet contains the password, in cleartext or encrypted with the key of this module."""
+    """Return whether a packet contains the password, in cleartext or encrypted with `KEY`."""
     secret = password.encode()
     return any(secret in each or secret in _decrypted(each) for each in heard)
 
@@ -124,7 +131,7 @@ def _decrypted(packet: bytes) -> bytes:
 
 
 def fast_proof(password: str) -> bytes:
-    """Return the response to `caching_sha2_password` that proves knowledge of the password."""
+    """Return the hash with which a client proves to `caching_sha2_password` that it knows the password."""
     first = hashlib.sha256(password.encode()).digest()
     second = hashlib.sha256(hashlib.sha256(first).digest() + SALT).digest()
     return bytes(one ^ other for one, other in zip(first, second, strict=True))

@@ -1,4 +1,4 @@
-"""Creates network namespaces for tests: `near`, with the gateway and its clients, and `far`, behind the VPN."""
+"""Creates two network namespaces: `near` for the gateway and its clients, and `far` for VPN servers and databases."""
 
 import contextlib
 import subprocess
@@ -9,14 +9,14 @@ from pathlib import Path
 from pyroute2 import netns  # type: ignore[import-untyped]
 
 OUTER_NEAR, OUTER_FAR, OUTER_OTHER = "10.201.0.2", "10.201.0.1", "10.201.0.3"
-"""Addresses of the link between both namespaces, which represents the Internet; `far` has two addresses."""
+"""One address of `near` and two addresses of `far` on the link between them. The link represents the Internet."""
 BEHIND, BEHIND_V6 = "10.20.0.1", "fd20::1"
-"""The addresses at which clients of the VPN reach the databases."""
+"""The IPv4 address and the IPv6 address at which clients of the VPN reach the databases."""
 NAMES = ("gwt-near", "gwt-far")
 
 
 def run(command: str, check: bool = True) -> str:
-    """Run a shell command in the network namespace of the calling thread; return its output."""
+    """Run a shell command in the network namespace of the calling thread, and return the command's output."""
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0 or not check, f"{command}: {done.stderr}"
     return done.stdout
@@ -35,7 +35,7 @@ def inside(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def two() -> Iterator[None]:
-    """Create the two namespaces and a link between them; TCP connections to `BEHIND` reach 127.0.0.1 of `far`."""
+    """Create the two namespaces and a link between them. TCP connections to `BEHIND` reach 127.0.0.1 in `far`."""
     near, far = NAMES
     _remove()
     for name in NAMES:
@@ -45,8 +45,8 @@ def two() -> Iterator[None]:
         f"ip -n {near} addr add {OUTER_NEAR}/24 dev outer; ip -n {near} link set outer up;"
         f"ip -n {far} link set outer up;"
         f"ip -n {far} addr add {BEHIND}/32 dev lo; ip -n {far} addr add {BEHIND_V6}/128 dev lo nodad;"
-        # Packets that leak from the VPN can reach `far` on a direct route, so the tests detect them.
-        # Segmentation offload is off, so packets have the same size as on a real network.
+        # Segmentation offload is off, so that packets have the same size as on a real network. The default route of
+        # `near` leads to `far`. Tests therefore detect packets that bypass the VPN.
         f"ip -n {near} link set outer gso_max_segs 1; ip -n {far} link set outer gso_max_segs 1;"
         f"ip -n {near} route add default via {OUTER_FAR};"
         f"ip -n {near} addr add fd99::2/64 dev outer nodad; ip -n {far} addr add fd99::1/64 dev outer nodad;"
@@ -60,7 +60,7 @@ def two() -> Iterator[None]:
             for chain in ("PREROUTING", "OUTPUT"):
                 run(f"iptables -t nat -A {chain} -p tcp -d {address} -j DNAT --to-destination 127.0.0.1")
     with inside(near):
-        # The namespace has no name server; without this rule, a lookup would fail only after a timeout.
+        # The namespace has no DNS server. Without this rule, a DNS query would fail only after a timeout.
         run("iptables -A OUTPUT -o outer -p udp --dport 53 -j REJECT")
     try:
         yield
@@ -69,7 +69,7 @@ def two() -> Iterator[None]:
 
 
 def give_addresses(far: str) -> None:
-    """Assign addresses to `far` on the link; the first one becomes the default source address."""
+    """Assign both addresses to `far` on the link. `OUTER_FAR` becomes the default source address."""
     run(
         f"ip -n {far} -4 addr flush dev outer; ip -n {far} addr add {OUTER_FAR}/24 dev outer;"
         f"ip -n {far} addr add {OUTER_OTHER}/24 dev outer"

@@ -1,4 +1,4 @@
-"""Runs Patroni clusters: an etcd server, and two nodes with PostgreSQL on different loopback addresses."""
+"""Runs Patroni clusters. A cluster consists of an etcd server and two PostgreSQL servers."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ _OWNER = "postgres"
 
 
 def programs() -> list[Path]:
-    """Return the folders of PostgreSQL's programs in Debian's packages, in the order of the versions."""
+    """Return the directory with PostgreSQL's programs for each version from Debian's packages, sorted by path."""
     return sorted(each.parent for each in Path("/usr/lib/postgresql").glob("*/bin/pg_isready"))
 
 
@@ -52,10 +52,10 @@ class Etcd:
 
 
 class PatroniCluster:
-    """Two nodes with the same ports on 127.0.0.1 and 127.0.0.2.
+    """A Patroni cluster of two nodes. The nodes have the addresses 127.0.0.1 and 127.0.0.2, and use the same ports.
 
     Args:
-        folder: The folder for the files of the cluster, which the user of PostgreSQL can access.
+        folder: The directory for the files of the cluster. The user `postgres` must have access to this directory.
     """
 
     user = "app"
@@ -105,7 +105,7 @@ class PatroniCluster:
         return ServerProcess([find("patroni") or "patroni", str(file)], folder / "log", user=_OWNER)
 
     def start(self) -> "PatroniCluster":
-        """Start the cluster, with the primary on 127.0.0.1, and wait until the replica streams."""
+        """Start the cluster with the primary on 127.0.0.1, and wait until the replication to the other node works."""
         self._etcd.start()
         first, second = self.hosts
         self._nodes[first].spawn()
@@ -121,7 +121,10 @@ class PatroniCluster:
         return self
 
     def stop(self) -> None:
-        """Stop all processes. The servers are in other process groups than Patroni, and outlive it."""
+        """Stop all processes.
+
+        The PostgreSQL servers continue to run when Patroni is killed, so this method stops them separately.
+        """
         for node in self._nodes.values():
             node.stop(signal.SIGKILL)
         for host in self.hosts:
@@ -138,7 +141,7 @@ class PatroniCluster:
         )  # fmt: skip
 
     def status(self, host: str) -> dict[str, Any]:
-        """Return what the REST API of a node reports; empty if it does not respond."""
+        """Return the status from the REST API of a node, or an empty dict if the API does not respond."""
         try:
             with urllib.request.urlopen(f"http://{host}:{self.rest_port}/patroni", timeout=5) as response:
                 return dict(json.load(response))
@@ -148,17 +151,17 @@ class PatroniCluster:
             return {}
 
     def role(self, host: str) -> str:
-        """Return the role of a running node."""
+        """Return the role of a node according to Patroni, or an empty string if the node does not run."""
         status = self.status(host)
         return str(status.get("role")) if status.get("state") == "running" else ""
 
     def streams(self, host: str) -> bool:
-        """Return whether a node is a replica that streams from its primary."""
+        """Return whether a node is a replica that receives changes from the primary."""
         status = self.status(host)
         return status.get("role") == "replica" and status.get("replication_state") == "streaming"
 
     def is_writable(self, host: str) -> bool:
-        """Return whether the server of a node reports that it is a primary; False if the server does not respond."""
+        """Return whether the PostgreSQL server of a node responds, and reports that it is a primary."""
         try:
             with self.connect(host) as connection:
                 row = connection.execute("SELECT pg_is_in_recovery()").fetchone()
@@ -167,7 +170,7 @@ class PatroniCluster:
         return row is not None and not row[0]
 
     def switch_over(self, leader: str, candidate: str) -> None:
-        """Request a switchover, and return immediately."""
+        """Request a switchover from `leader` to `candidate`, and wait for Patroni's response."""
         names = {host: f"node{number}" for number, host in enumerate(self.hosts)}
         body = json.dumps({"leader": names[leader], "candidate": names[candidate]}).encode()
         request = urllib.request.Request(
@@ -177,13 +180,13 @@ class PatroniCluster:
             response.read()
 
     def kill_postgres(self, host: str) -> None:
-        """Kill the server of a node with SIGKILL. Patroni continues, and later restarts the server as a replica."""
+        """Kill the PostgreSQL server of a node with SIGKILL. Patroni later restarts the server as a replica."""
         pid = self._server_pid(host)
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
 
     def _server_pid(self, host: str) -> int | None:
-        """Return the process ID of the server of a node; None if it does not run."""
+        """Return the process ID of the PostgreSQL server of a node, or None if the server does not run."""
         data = self._folder(host) / "data"
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, IndexError):
             pid = int((data / "postmaster.pid").read_text().split()[0])

@@ -1,4 +1,4 @@
-"""Defines events of a connection, and Hypothesis strategies that generate them."""
+"""Generates random plans with Hypothesis. A plan is a list of events of one connection, such as a send or a close."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -12,9 +12,9 @@ class Step(NamedTuple):
     """One event of a plan.
 
     Args:
-        who: The object of the event: `client`, `far` (the far side), `link` (the tunnel) or `loop` (time passes).
-        verb: The name of the action.
-        size: The argument of the action, if it needs one; usually a number of bytes.
+        who: Where the event happens: `client`, `far` (the far side), `link` (the tunnel), or `loop` (the event loop).
+        verb: The name of the event, such as `send` or `close`.
+        size: The argument of the event, usually a number of bytes. Many events ignore this argument.
     """
 
     who: str
@@ -31,12 +31,12 @@ class Setup:
 
     Args:
         small: Whether the sockets of both ends have small buffers.
-        tap: The number of bytes after which the tap is finished; 0 means that the relay has no tap.
-        paused: Whether the far side does not read at first.
-        early: The events of the far side immediately after the connect.
+        tap: The number of bytes that the relay's tap observes until it is finished. 0 means that no tap exists.
+        paused: Whether the far side initially does not read.
+        early: The first events of the far side, immediately after the connection is established.
         window: If the far side is an SSH channel, its initial window, in bytes.
         packet: If the far side is an SSH channel, its maximum packet size, in bytes.
-        late_reply: Whether an SSH channel as far side delays its reply to a close until the end of the trial.
+        late_reply: If the far side is an SSH channel, whether it answers CHANNEL_CLOSE only at the end of the test.
     """
 
     small: bool = True
@@ -49,11 +49,11 @@ class Setup:
 
 
 class Verbs(Protocol):
-    """The events that one kind of relay supports; all kinds also support the events of clients."""
+    """The events that are possible with one kind of relay. The events of clients are possible with all kinds."""
 
     far_verbs: tuple[str, ...]
     far_last_verbs: tuple[str, ...]
-    """The events that close the far side. A closed far side has no more events."""
+    """The events that close the far side. No events of the far side are possible afterwards."""
     link_verbs: tuple[str, ...]
     kill_verbs: tuple[str, ...]
     """The events that break the link of the connection."""
@@ -69,7 +69,8 @@ _SIZED = {
 }
 _WEIGHTS = {"send": 2, "turns": 3, "pause": 10, "resume": 10, "settle": 8, "stall": 8, "unstall": 6}
 _OTHERS_WEIGH = 5
-"""The number of entries in the table of `plans` for each event that has no size and no weight in `_WEIGHTS`."""
+"""The weight of events that are neither in `_SIZED` nor in `_WEIGHTS`. A plan contains events with a greater weight
+more often."""
 
 
 def _steps(who: str, *verbs: str) -> list[Step]:
@@ -82,12 +83,13 @@ def _steps(who: str, *verbs: str) -> list[Step]:
 
 
 def plans(verbs: Verbs) -> st.SearchStrategy[tuple[Setup, list[Step]]]:
-    """Generate a setup and its events: ordinary steps, and at most two that end a direction or the connection.
+    """Return a strategy that generates the initial state of a connection and a plan.
 
-    Each step is one entry of a table, because Hypothesis selects entries much faster than it combines parts of steps.
+    A plan contains at most two different events that close an end or break the link. The code creates a list of all
+    possible steps, because Hypothesis selects from a list much faster than it creates steps from parts.
 
     Args:
-        verbs: The events that the kind of relay supports.
+        verbs: The events that are possible with the kind of relay.
     """
     ordinary = [
         *_steps("client", *TcpEnd.VERBS),
@@ -111,7 +113,7 @@ def plans(verbs: Verbs) -> st.SearchStrategy[tuple[Setup, list[Step]]]:
         packet=st.sampled_from([32768, 1000]),
         late_reply=st.booleans(),
     )
-    # Because of the empty list, many plans have no event that closes the connection early.
+    # With the empty list, no event of the plan closes an end or breaks the link.
     chosen = st.one_of(st.just([]), *(st.lists(st.sampled_from(last), min_size=n, max_size=n) for n in (1, 1, 2)))
     steps = chosen.flatmap(
         lambda some: st.lists(st.sampled_from(ordinary + some * _OTHERS_WEIGH), min_size=12, max_size=40)

@@ -1,4 +1,4 @@
-"""Runs real Podman engines in separate namespaces; when the namespaces are removed, all their processes stop."""
+"""Runs real Podman engines. Each engine has separate network, mount and PID namespaces."""
 
 import contextlib
 import os
@@ -23,16 +23,16 @@ mount -t tmpfs none /run/containers && mount -t tmpfs none /dev/shm
 echo ready
 while :; do sleep 3600; done
 """
-"""The script of the first process of the PID namespace. The script gives each engine its own /run/containers and
-/dev/shm, because Podman keeps addresses, name servers and locks of all engines of a host there. The script also hides
-dpkg. For each response to /version, Podman runs dpkg six times to find the versions of its helper programs. dpkg then
-uses more CPU time than Podman."""
+"""The script of the first process of the PID namespace. The script mounts a separate /run/containers and /dev/shm,
+because Podman stores data there that all engines of a host share, such as addresses and locks. The script also
+disables dpkg. For each request to /version, Podman runs dpkg six times, and dpkg uses more CPU time than Podman."""
 _ROOTLESS = """
 set -e
 mount --bind "$1/subid" /etc/subuid && mount --bind "$1/subid" /etc/subgid
 mknod -m 666 "$1/tun" c 10 200 && mount --bind "$1/tun" /dev/net/tun
 """
-"""Additional commands for a rootless engine: user IDs for containers, and /dev/net/tun with udev's mode."""
+"""Additional commands for a rootless engine. They configure the user IDs for containers, and give all users access to
+/dev/net/tun, as udev does."""
 NOBODY = 65534
 _CONF = """
 [containers]
@@ -48,7 +48,7 @@ default_subnet = "10.90.0.0/16"
 
 
 def need_podman() -> None:
-    """Skip the test, or fail it in CI, if this machine cannot run Podman."""
+    """If this machine cannot run Podman, skip the test; in CI, fail the test."""
     programs = all(find(each) is not None for each in ("podman", "runc", "docker", "busybox", "nft"))
     helpers = all(Path("/usr/lib/podman", each).exists() for each in ("netavark", "aardvark-dns"))
     what = "root and Podman (packages podman netavark aardvark-dns runc nftables catatonit docker-cli busybox-static)"
@@ -59,11 +59,11 @@ def need_podman() -> None:
 def running_podman(folder: Path) -> Iterator["Podman"]:
     """Run a Podman engine with the images `busybox` and `host` until the block ends.
 
-    Skips the test, or fails it in CI, if Podman cannot run.
+    If this machine cannot run Podman, skip the test; in CI, fail the test.
     """
     need_podman()
     podman = Podman(folder)
-    with mock.patch.dict(os.environ, DOCKER_BUILDKIT="0"):  # BuildKit is part of dockerd; Podman has its own builder
+    with mock.patch.dict(os.environ, DOCKER_BUILDKIT="0"):  # Podman's API does not support BuildKit
         try:
             podman.start()
             podman.load_busybox()
@@ -74,12 +74,12 @@ def running_podman(folder: Path) -> Iterator["Podman"]:
 
 
 class Podman(Engine):
-    """A Podman engine with separate network, mount and PID namespaces; Docker's client can use the engine's API.
+    """A Podman engine. Its API server implements Docker's API.
 
     Args:
         folder: The directory for the engine's data.
         namespace: The network namespace in which Podman runs; None creates a new namespace.
-        rootless: Whether an unprivileged user runs Podman; this user needs access to `folder`.
+        rootless: Whether the user nobody runs Podman, instead of root. This user must have access to `folder`.
     """
 
     def __init__(self, folder: Path, namespace: str | None = None, *, rootless: bool = False) -> None:
@@ -94,7 +94,7 @@ class Podman(Engine):
         (folder / "containers.conf").write_text(_CONF)
 
     def start(self) -> "Podman":
-        """Start the API, and wait until it responds; containers continue to run without the API."""
+        """Start the API server, and wait until it responds."""
         if self._init is None:
             self._begin()
         with (self.folder / "log").open("ab") as log:
@@ -112,9 +112,9 @@ class Podman(Engine):
     def remove_all(self) -> None:
         """Remove every pod and container, and then every unused network.
 
-        The containers of a pod must include one whose name ends in `-infra`, as by default.
+        Each pod must have an infra container whose name ends in `-infra`. This is Podman's default.
         """
-        if self._api is not None and self._api.poll() is not None:  # the test has killed the API
+        if self._api is not None and self._api.poll() is not None:  # the test has killed the API server
             self.start()
         names = self.docker("ps", "-a", "--format", "{{.Names}}").stdout.split()
         if any(name.endswith("-infra") for name in names):
@@ -159,7 +159,7 @@ class Podman(Engine):
     def podman(
         self, *arguments: str, check: bool = True, timeout: float = 60, text: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run `podman …` directly, without the API."""
+        """Run `podman …` directly, without the API server."""
         done = subprocess.run(
             self._command(*arguments), capture_output=True, text=True, timeout=timeout, check=False, input=text,
             env=self._environment(),
@@ -170,17 +170,17 @@ class Podman(Engine):
 
     @property
     def pid(self) -> int:
-        """The process ID of the API."""
+        """The process ID of the API server."""
         assert self._api is not None
         return _children(self._api.pid)[0]
 
     def aliases(self, container: str, network: str) -> list[str]:
-        """Return the aliases of a container on a network, except the alias that Podman adds to each container."""
+        """Return the aliases of a container on a network, except the container's short ID, which Podman adds."""
         short = self.inspect(container)["Id"][:12]
         return [each for each in super().aliases(container, network) if each != short]
 
     def kill(self) -> None:
-        """Kill the process of the API with SIGKILL; containers continue to run."""
+        """Kill the API server with SIGKILL. Containers continue to run."""
         assert self._api is not None
         os.kill(self.pid, signal.SIGKILL)
         self._api.wait(_DIE)

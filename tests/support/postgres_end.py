@@ -1,4 +1,4 @@
-"""Implements a scripted PostgreSQL server; a test controls each message.
+"""Implements a PostgreSQL server whose messages are controlled by a test.
 
 The server can start a SCRAM login, but cannot complete the login.
 """
@@ -29,7 +29,7 @@ def greet(sock: socket.socket) -> None:
 
 
 def ask_for_iterations(sock: socket.socket, count: int) -> None:
-    """Read the startup packet; request a SCRAM login with `count` iterations of the password hash."""
+    """Read the startup packet, and request a SCRAM login with `count` iterations of the password hash."""
     greet(sock)
     sock.sendall(message(b"R", struct.pack("!I", 10) + b"SCRAM-SHA-256\0\0"))
     _, length = struct.unpack("!cI", exactly(sock, 5))

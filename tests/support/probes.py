@@ -1,4 +1,4 @@
-"""Runs single probes of a backend, without a check."""
+"""Runs single probes of targets, without the scheduled checks."""
 
 import asyncio
 import time
@@ -38,7 +38,7 @@ KINDS: dict[str, Backend] = {
 
 
 async def probe(backend: Backend, port: int, host: str = "127.0.0.1", timeout: float = 10.0) -> CheckResult:  # noqa: ASYNC109
-    """Probe a target of this host once; fail if the probe exceeds its deadline or leaves a task."""
+    """Probe a target on this host once. Fail if the probe takes too long, or leaves an asyncio task."""
     tasks = len(asyncio.all_tasks())
     started = time.monotonic()
     with Lateness() as machine:

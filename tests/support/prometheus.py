@@ -1,4 +1,4 @@
-"""Runs Prometheus and promtool with the project's rules, and reads the queries of its dashboards."""
+"""Runs Prometheus and promtool with the gateway's rules, and reads the queries of the gateway's dashboards."""
 
 import json
 import re
@@ -22,17 +22,20 @@ VARIABLES = {
     "$__rate_interval": "1m", "$job": ".*", "$instance": ".*", "$backend": ".*", "$consumer": ".*",
 }  # fmt: skip
 Series = Mapping[str, str]
-"""Maps each time series to its values, both in the notation of promtool's tests."""
+"""The values of each time series. Time series and values have the notation of `promtool test rules`."""
 
 
 def rules() -> list[dict[str, Any]]:
-    """Return all alerts and recording rules."""
+    """Return all alerting and recording rules of the gateway."""
     files = [yaml.safe_load((RULES / f"{name}.yaml").read_text()) for name in ("recording", "alerts")]
     return [rule for file in files for group in file["groups"] for rule in group["rules"]]
 
 
 def dashboard_queries() -> dict[str, str]:
-    """Return the queries of all dashboards as Prometheus evaluates them, by `DASHBOARD/PANEL/NUMBER`."""
+    """Return the queries of all dashboards, with values instead of Grafana's variables.
+
+    Each key of the dict has the format `DASHBOARD/PANEL/NUMBER`.
+    """
     found = {}
     for path in sorted(DASHBOARDS.glob("*.json")):
         for panel in json.loads(path.read_text())["panels"]:
@@ -45,18 +48,18 @@ def dashboard_queries() -> dict[str, str]:
 
 
 def promtool(*arguments: str) -> str:
-    """Run promtool; return an empty string if promtool succeeds, otherwise its output."""
+    """Run promtool. Return an empty string if promtool succeeds, and its output otherwise."""
     done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=150, check=False)
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
 def run_rule_tests(folder: Path, tests: Mapping[str, tuple[Series, int, list[str]]]) -> str:
-    """Run promtool with tests of the alerts; return its output, which is empty if all tests pass.
+    """Test the gateway's alerts with promtool. Return promtool's output, or an empty string if all tests pass.
 
     Args:
-        folder: The folder for the file with the tests.
-        tests: For each name, the series with one sample per minute, the minute of the test, and the names of the
-            alerts that must fire, each once.
+        folder: The directory in which this function creates a file with the tests.
+        tests: The tests by name. A test consists of time series with one sample per minute, a time in minutes, and
+            the names of the alerts that fire at this time. Each alert must fire exactly once.
     """
     content = {
         "rule_files": [str(RULES / "recording.yaml"), str(RULES / "alerts.yaml")],
@@ -83,16 +86,16 @@ def run_rule_tests(folder: Path, tests: Mapping[str, tuple[Series, int, list[str
 
 
 def sampled(metrics: str) -> set[str]:
-    """Return the names of the metrics that have samples in a response of `/metrics`."""
+    """Return the names of all metrics with samples in a response of `/metrics`."""
     return set(re.findall(r"^(\w+)[{ ]", metrics, re.MULTILINE))
 
 
 def scraped_series(metrics: str, minutes: int) -> dict[str, str]:
-    """Return the samples of a response of `/metrics` as series that do not change.
+    """Return the samples of a response of `/metrics` as time series with constant values.
 
     Args:
-        metrics: The response in the text format.
-        minutes: The length of the series.
+        metrics: The response of `/metrics`.
+        minutes: The length of each time series.
     """
     samples = re.findall(r"^(\w+)(?:\{(.*)\})? (\S+)$", metrics, re.MULTILINE)
     return {
@@ -103,10 +106,10 @@ def scraped_series(metrics: str, minutes: int) -> dict[str, str]:
 
 
 class Prometheus:
-    """A Prometheus server that scrapes one gateway every second and evaluates the project's rules.
+    """A Prometheus server that scrapes one gateway every second, and evaluates the gateway's rules.
 
     Args:
-        folder: The folder for its data.
+        folder: The directory for the server's data.
         ops_port: The port of the gateway's ops server.
     """
 
@@ -159,12 +162,13 @@ class Prometheus:
             return json.load(response)["data"]
 
     def empty(self, queries: Mapping[str, str], use: Callable[[], None], within: float) -> Iterator[str]:
-        """Repeat the queries for up to `within` seconds; yield the names of queries that never return a result.
+        """Repeat the queries. After `within` seconds, yield the names of the queries that returned no result.
 
         Args:
             queries: The queries by name.
-            use: Function that causes traffic. Each repetition calls it, because a rate needs samples that differ.
-            within: Timeout in seconds.
+            use: A function that causes traffic. It is called before each repetition, because queries with `rate` need
+                metrics that increase.
+            within: The timeout in seconds.
         """
         deadline = time.monotonic() + within
         missing = dict(queries)

@@ -1,4 +1,4 @@
-"""Runs a virtual machine with an engine and persistent disks, which can be shut down and booted again."""
+"""Runs a virtual machine with a Docker engine. Tests can shut the virtual machine down, and boot it again."""
 
 import contextlib
 import datetime as dt
@@ -23,9 +23,9 @@ from tests.support.guest_engine import ENGINE, ENGINE_PROGRAMS
 log = logging.getLogger(__name__)
 
 BOOT_DEADLINE = 900.0
-"""The timeout of a boot, in seconds."""
+"""The timeout for a boot of the virtual machine, in seconds."""
 ALIVE = ("always", "unless-stopped")
-"""The containers that must run after a reboot."""
+"""The names of the containers that must run after a reboot. Each name is also the container's restart policy."""
 _GATEWAY_DISK = "/gateway"
 _BOOT = f"""
 mkdir -p /var/lib/docker {_GATEWAY_DISK} && mount -t ext4 /dev/ubda /var/lib/docker
@@ -43,7 +43,8 @@ i=0; until umount /var/lib/docker 2>/dev/null || [ $i = 20 ]; do
 done
 sync; echo HALTED
 """
-"""The boot script of the machine. The script shuts the machine down when a volume named `halt` exists."""
+"""The script that the virtual machine runs after boot. When a Docker volume `halt` exists, the script shuts the
+virtual machine down."""
 
 _CONFIG = """
 gateway: {{instance: container, state_dir: /state}}
@@ -56,14 +57,14 @@ backends:
     volume: {{name: files}}}}
 docker: {{host: unix:///host/run/docker.sock, revive: true}}
 """
-"""The configuration of the gateway in a container of the machine."""
+"""The configuration of the gateway, which runs in a container of the virtual machine."""
 
 
 class RebootHost:
-    """The virtual machine that reboots.
+    """A virtual machine with a Docker engine and persistent disks.
 
     Args:
-        folder: The directory of the disk images.
+        folder: The directory for the disk images.
         bastion: The SSH server to which the gateway in the container connects.
         server: The NFS server that the gateway reaches through this SSH server.
     """
@@ -87,7 +88,7 @@ class RebootHost:
 
     @contextlib.contextmanager
     def boot(self, *, wait: bool = True) -> Iterator[Guest]:
-        """Start the machine, and run it until the block ends.
+        """Boot the virtual machine, and run it until the block ends.
 
         Args:
             wait: Whether to wait until the engine responds.
@@ -109,12 +110,12 @@ class RebootHost:
         shutil.rmtree(folder)  # hundreds of megabytes
 
     def halt(self, guest: Guest) -> None:
-        """Shut the machine down cleanly."""
+        """Stop the engine and its containers, and wait until the virtual machine has synced its disks."""
         self.docker("volume", "create", "halt")
         guest.wait_for("HALTED", 300)
 
     def docker(self, *arguments: str, check: bool = True) -> str:
-        """Run `docker …` against the engine of the machine. Return its output on stdout."""
+        """Run `docker …` against the engine of the virtual machine, and return the output on stdout."""
         done = self._run(*arguments)
         assert not check or done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -124,9 +125,11 @@ class RebootHost:
         return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
     def run_containers(self, volume: str) -> None:
-        """Create one container for each restart policy in `ALIVE`, and the containers `no`, `stopped` and `faulty`.
+        """Create the containers `always`, `unless-stopped`, `no`, `stopped` and `faulty`.
 
-        A container whose name is a restart policy has this policy. The program of `faulty` does not exist.
+        The first three containers have the restart policy in their name. The other two containers have the restart
+        policy `unless-stopped`. `stopped` is stopped after its start. `faulty` cannot start, because its program does
+        not exist.
         """
         run = ("run", "-d", "--network", "none", "--stop-timeout", "1")
         reads = ("-v", f"{volume}:/media", "box", "sh", "-c", "cat /media/hello && sleep 99999")
@@ -141,7 +144,7 @@ class RebootHost:
         self.docker("rm", "-f", *ALIVE, "no", "stopped", "faulty")
 
     def run_gateway(self) -> None:
-        """Start the gateway in a container of the machine's engine. The gateway creates the volume `files`."""
+        """Start the gateway in a container of the virtual machine. The gateway creates the volume `files`."""
         self.docker(
             "run", "-d", "--name", "gateway", "--network", "host", "--restart", "always", "--stop-timeout", "30",
             "-v", "/var/run:/host/run", "-v", "state:/state", *self._gateway.options(_GATEWAY_DISK), "box",
@@ -149,7 +152,7 @@ class RebootHost:
         )  # fmt: skip
 
     def gateway_events(self) -> list[dict[str, Any]]:
-        """Return the events that the gateway's container has logged since the boot."""
+        """Return the JSON lines that the gateway has logged since the last boot."""
         done = self._run("logs", "--since", str(self._booted), "gateway")
         return [json.loads(line) for line in (done.stdout + done.stderr).splitlines() if line.startswith("{")]
 
@@ -163,12 +166,12 @@ class RebootHost:
 
     @staticmethod
     def engine_started(guest: Guest) -> float:
-        """Return the epoch time at which the engine was ready, according to its log."""
+        """Return the epoch time at which the engine completed its initialization, according to the engine's log."""
         (time_of_log,) = guest.said(r"^ENGINE-STARTED (\S+)")
         return dt.datetime.fromisoformat(time_of_log).timestamp()
 
     def started(self, *names: str) -> float:
-        """Return the epoch time at which the last of these containers started, according to the engine."""
+        """Return the latest start time of these containers, in seconds since the epoch."""
         times = self.docker("inspect", "-f", "{{.State.StartedAt}}", *names).split()
         return max(dt.datetime.fromisoformat(each).timestamp() for each in times)
 
@@ -178,10 +181,10 @@ class RebootHost:
         return {name: state for name, _, state in (line.partition(" ") for line in lines)}
 
     def check_states(self) -> None:
-        """Check that only the containers `ALIVE` run, and that they read the volume after the boot."""
+        """Check the states of the containers. Wait until `always` has read the volume after the boot."""
         states = self.states()
         assert {states[name] for name in ALIVE} == {"running"}
         assert (states["stopped"], states["no"], states["faulty"]) == ("exited", "exited", "created")
         logs = ("logs", "--since", str(self._booted), "always")
-        # Wait for the output: on a busy machine, the container reads the file long after the container's start.
+        # On a busy machine, the container needs a long time to read the file.
         self.wait(lambda: self.docker(*logs).endswith("hello over NFS"), timeout=300.0)

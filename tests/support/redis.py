@@ -22,7 +22,7 @@ class RedisClient:
 
     Args:
         port: The port on 127.0.0.1.
-        password: The password of the default user; None to send none.
+        password: The password of the default user; None to send no password.
     """
 
     def __init__(self, port: int, password: str | None = None, timeout: float = 5.0) -> None:
@@ -49,7 +49,7 @@ class RedisClient:
         """Run a command.
 
         Raises:
-            RedisError: The server refuses the command.
+            RedisError: The server replied with an error.
             OSError: The connection failed.
         """
         self._sock.sendall(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w.encode()) for w in words))
@@ -72,13 +72,14 @@ class RedisClient:
 
 
 class Redis:
-    """A Redis server on a free port of 127.0.0.1, with a password, without persistence.
+    """A Redis server on 127.0.0.1 that requires a password and does not save its data.
 
     Args:
         folder: The folder for the server's files.
-        options: Lines of redis.conf.
+        options: Additional lines for redis.conf.
         of: The primary of which this server is a replica; None to run a primary.
-        tls: The server's certificate. The server's port for TLS is `tls_port`.
+        tls: The certificate for TLS connections, which the server accepts on `tls_port`; None to accept no TLS
+            connections.
     """
 
     check_user = "gateway"
@@ -114,7 +115,11 @@ class Redis:
         self._process.send(number)
 
     def connect(self, port: int | None = None) -> RedisClient:
-        """Connect to the server, or to another port, and log in as the default user."""
+        """Open a connection, and log in as the default user.
+
+        Args:
+            port: The port to connect to, such as a port of the gateway; None to connect to the server's own port.
+        """
         return RedisClient(port or self.port, self.password)
 
     def run(self, *words: str) -> Answer:
@@ -124,7 +129,10 @@ class Redis:
 
     @property
     def role(self) -> str:
-        """`master` or `slave`; empty while the server changes its role and closes all connections."""
+        """The role that the server reports: `master` or `slave`; empty if the connection fails.
+
+        The connection can fail because the server closes all connections when it changes its role.
+        """
         try:
             answer = self.run("ROLE")
         except ConnectionError:
@@ -141,11 +149,11 @@ class Redis:
 
 
 class Sentinel:
-    """A Sentinel that monitors one primary, with a quorum of one.
+    """A Redis Sentinel that monitors one primary and can start a failover alone (quorum 1).
 
     Args:
         folder: The folder for the Sentinel's files.
-        primary: The primary.
+        primary: The server that the Sentinel monitors.
     """
 
     def __init__(self, folder: Path, primary: Redis) -> None:
@@ -169,14 +177,14 @@ class Sentinel:
 
     @property
     def primary_port(self) -> int:
-        """The port of the primary, as the Sentinel reports it to clients."""
+        """The port of the server that the Sentinel reports as the primary."""
         with RedisClient(self.port) as client:
             answer = client.run("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "shop")
         assert isinstance(answer, list)
         return int(str(answer[1]))
 
     def fail_over(self, timeout: float = 20.0) -> None:
-        """Force a failover as soon as the Sentinel knows a replica that it can promote."""
+        """Wait until the Sentinel knows a replica that it can promote, and then force a failover."""
         deadline = time.monotonic() + timeout
         while True:
             try:
@@ -190,7 +198,7 @@ class Sentinel:
                 return
 
     def wait_replicas(self, count: int, timeout: float = 20.0) -> None:
-        """Wait until the Sentinel knows this number of replicas."""
+        """Wait until the Sentinel knows at least `count` replicas."""
         deadline = time.monotonic() + timeout
         with RedisClient(self.port) as client:
             while len(list(client.run("SENTINEL", "REPLICAS", "shop") or [])) < count:  # type: ignore[arg-type]

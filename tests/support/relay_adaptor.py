@@ -1,4 +1,4 @@
-"""Defines the interface between the relay contract and each kind of relay."""
+"""Defines the interface through which `relay_contract.py` tests different kinds of relays."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -12,7 +12,7 @@ from tests.support.tcp_end import TcpEnd
 
 
 class Joined(NamedTuple):
-    """A new connection: the two ends, and the relay between them."""
+    """A client and a far side that the test controls, and the relay under test between them."""
 
     client: TcpEnd
     far: End
@@ -20,41 +20,41 @@ class Joined(NamedTuple):
 
 
 class Adaptor(Verbs, Protocol):
-    """Adapts one kind of relay to the contract: creates relays, and accesses their internals."""
+    """Creates relays of one kind for the tests, and gives the tests access to the internals of these relays."""
 
     name: str
     lost: CloseReason
-    """The close reason that a relay reports when its link is lost."""
+    """The close reason that a relay reports after its link has broken."""
     shows_loss: bool
-    """Whether the relay can detect that the far side closed without reading all data; false behind an SSH server."""
+    """Whether the relay can detect that the far side closed without reading all data of the client."""
     reports_breaks: bool
-    """Whether a reset of one end resets the other; behind an SSH server, the far side sees a clean end instead."""
+    """Whether a reset at one end also resets the other end. If False, the other end can see a clean end of stream."""
     keeps_response: bool
-    """Whether a client gets all data that its backend sent before a close, even if the close resets the client."""
+    """Whether a client receives all data of a backend that has closed, even if the relay then resets the client."""
     ends_early: bool
-    """Whether the far side can see the client's end of stream before the client has the whole response."""
+    """Whether the relay can forward the client's end of stream before the client has received the whole response."""
     pace: float
-    """The seconds to wait in each turn of the loop, to let other processes run."""
+    """The step `turns` waits `size` times for this number of seconds. In this time, other processes can run."""
     stalled: bool
-    """Whether the path to the far side is stalled now."""
+    """Whether a `stall` step has stopped the SSH server from reading."""
 
     async def join(self, setup: Setup, changed: Callable[[], None], tap: Tap | None) -> Joined: ...
 
     def order(self, step: Step) -> bool:
-        """Apply an event to the link; return False if the link cannot handle this event in its present state."""
+        """Execute a step on the link, such as `kill`; return False if the state of the link forbids the step."""
 
     def refresh(self) -> None:
-        """Handle what the relay's data plane has reported and the event loop has not handled yet."""
+        """Process all pending reports of the native engine, if the relay uses the native engine."""
 
     async def restore(self, *, reconnect: bool) -> None:
-        """Prepare the adaptor for the next connection.
+        """Make the link ready for the next connection.
 
         Args:
-            reconnect: Whether the link is lost or in an unknown state.
+            reconnect: Whether to replace the link, because it is lost or in an unknown state.
 
         Raises:
             AssertionError: The link is lost although `reconnect` is false.
         """
 
     def leftovers(self, relay: Relay) -> list[str]:
-        """Return a description of each resource that a closed connection has left; empty if there is none."""
+        """Describe each resource that was not released after the relay closed, such as an SSH channel."""

@@ -1,17 +1,18 @@
-"""Defines the rules that every relay must follow for one connection, for any order of events at both ends.
+"""Checks that a relay follows five rules for one connection, in any order of events at the client and the far side.
 
-A plan is a list of steps. A `Trial` executes a plan on one connection, and checks that the relay follows these rules:
+A plan is a list of steps, such as "the client sends 1000 bytes". A `Trial` executes a plan on one connection, whose
+ends are the client and the far side. The `Trial` checks these rules:
 
-1. The received data of an end is a prefix of the data that the other end sent.
-2. If a receiver sees a clean end, it has received all data. If a receiver cannot get all data, it sees a reset.
-3. An end sees a reset only if the link broke, an end was reset, or bytes were sent to a closed end. If the backend
-   has sent its whole response, the client receives the whole response before a reset. If bytes of the client were
-   lost, and the relay can detect the loss, the client sees a reset.
-4. An end that reads gets all sent data, and the end of stream, independently of the other direction.
-5. The relay ends when both ends have finished, and reports the right reason. It counts all bytes, passes all data to
-   its tap, and leaves no resources.
+1. An end receives exactly the bytes that the other end sent, in the same order. Only the last bytes can be missing.
+2. An end that sees a clean end of stream has received all data. An end that cannot receive all data sees a reset.
+3. An end sees a reset only if the link broke, one of the ends was reset, or an end has closed before it received all
+   data. If the backend has sent its whole response, the client receives the whole response before a reset. If data of
+   the client was lost, and the relay can detect the loss, the client sees a reset.
+4. An end that reads receives all data and the end of stream, even if the other direction is blocked.
+5. The relay ends when both ends have finished, and reports the right close reason. The relay counts all bytes, passes
+   all data to its tap, and releases all its resources.
 
-This module uses only the interface of a relay in `gateway.contracts`; `far_sides.py` creates relays.
+This module uses relays only through the interfaces in `gateway.contracts`; `far_sides.py` creates the relays.
 """
 
 import asyncio
@@ -27,20 +28,20 @@ from tests.support.plans import Setup, Step
 from tests.support.relay_adaptor import Adaptor
 
 PATIENCE = 20.0
-"""The seconds without progress after which a trial fails."""
+"""The number of seconds without progress after which a trial fails."""
 _PATIENCE_AFTERWARDS = 3.0
-"""The shorter `PATIENCE` for the time in which Hypothesis minimizes a failed plan, in seconds."""
+"""The value that replaces `PATIENCE` after the first failure, so that Hypothesis minimizes the failed plan faster."""
 _POLL = 0.01
-"""The seconds between two polls of a condition. Not every change of a condition wakes the trial."""
+"""The interval in which a trial polls a condition, in seconds. Not every change of a condition wakes the trial."""
 
 
 class BrokenContractError(AssertionError):
-    """Reports that a relay broke a rule of the contract."""
+    """Reports that a relay broke one of the rules of this module."""
 
 
 @dataclass
 class Coverage:
-    """The numbers of plans, steps and states that a run has covered."""
+    """Counts the plans and steps that were executed, and the different states that the connections reached."""
 
     examples: int = 0
     steps: int = 0
@@ -57,10 +58,10 @@ class Coverage:
 
 
 class _Witness:
-    """A tap that compares the data from a relay with the expected data; see `gateway.connection_tap.Tap`.
+    """A tap that compares the data that it receives with the expected data. See `gateway.connection_tap.Tap`.
 
     Args:
-        enough: The number of bytes after which the tap is finished.
+        enough: The number of bytes after which the tap needs no more bytes.
     """
 
     tracker = None
@@ -88,12 +89,12 @@ class _Witness:
 
 
 class Trial:
-    """The execution of a plan on one connection.
+    """Executes a plan on one connection, and checks that the relay follows the rules.
 
     Args:
         adaptor: The adaptor that creates the connection.
         setup: The initial state of the connection.
-        coverage: The counters to update.
+        coverage: The counters that the trial updates.
     """
 
     def __init__(self, adaptor: Adaptor, setup: Setup, coverage: Coverage) -> None:
@@ -104,7 +105,7 @@ class Trial:
         self.killed = False
 
     async def run(self, plan: list[Step]) -> None:
-        """Execute a plan; then let the two ends finish.
+        """Execute the steps of a plan; then let both ends read all data and close.
 
         Raises:
             BrokenContractError: The relay broke a rule; the message names the rule.
@@ -115,7 +116,7 @@ class Trial:
                 joined = await self._adaptor.join(self._setup, self._happened.set, self._tap)
         except TargetPathError:
             if any(step.verb in self._adaptor.far_last_verbs for step in self._setup.early):
-                return  # the far side closed before the relay could connect the ends
+                return  # a step of the setup closed the far side during the connect
             raise
         self.client, self.far, self.relay = joined
         self.relay.ended.add_done_callback(lambda _: self._happened.set())
@@ -129,7 +130,7 @@ class Trial:
         finally:
             self.client.dispose()
             self.far.dispose()
-            self.relay.abort(CloseReason.ABORTED)  # a relay that broke a rule can still run
+            self.relay.abort(CloseReason.ABORTED)  # after a failure, the relay can still run
 
     async def _do(self, step: Step) -> None:
         done = True
@@ -147,7 +148,7 @@ class Trial:
                 self.relay.abort(CloseReason.ABORTED)
             case _:
                 if step.verb in self._adaptor.kill_verbs:
-                    # The relay can have closed before this event, for example after an earlier kill.
+                    # If the relay has ended before the link breaks, the close reason has another cause.
                     self._killed_late |= not self.killed and self.relay.ended.done()
                     self.killed = True
                 done = self._adaptor.order(step)
@@ -164,7 +165,7 @@ class Trial:
 
     @property
     def _directions(self) -> tuple[tuple[End, End], tuple[End, End]]:
-        """Return the two directions; each is a pair of receiver and sender."""
+        """Return the receiver and the sender of each direction."""
         return (self.client, self.far), (self.far, self.client)
 
     @property
@@ -172,21 +173,21 @@ class Trial:
         return self.killed or self._aborted
 
     def _undeliverable(self, sender: End, receiver: End) -> bool:
-        """Return whether the receiver has closed without reading all bytes that the sender sent."""
+        """Return whether the receiver closed before it received all data of the sender."""
         return receiver.gone and sender.total > receiver.received
 
     def _keeps(self, receiver: End, sender: End) -> bool:
-        """Return whether the receiver must get all data of the sender, although the sender has closed."""
+        """Return whether the receiver is the client, and must receive all data although the far side has closed."""
         return receiver is self.client and sender.delivered and not (self._cut or sender.broken)
 
     def _causes(self, receiver: End, sender: End) -> bool:
-        """Return whether the receiver is allowed to see a reset, because an event caused it."""
+        """Return whether an earlier event allows the receiver to see a reset."""
         if self._cut or sender.broken or self._undeliverable(receiver, sender):
             return True
         return receiver is self.client and sender.gone and not self._adaptor.keeps_response
 
     def _may_look_clean(self, receiver: End, sender: End) -> bool:
-        """Return whether the protocol allows the receiver to see a clean end although data is missing."""
+        """Return whether the receiver is allowed to see a clean end of stream although data is missing."""
         if self._adaptor.reports_breaks:
             return receiver is self.far and receiver.gone
         undelivered = self._undeliverable(receiver, sender) and not sender.delivered
@@ -221,7 +222,7 @@ class Trial:
         self._hold(right, f"5: {what} {counted}, while {received} of {sent} were received")
 
     def _missing(self) -> str:
-        """Return a description of the first expected event that has not happened yet; empty if there is none."""
+        """Describe the first expected event that has not happened yet; return an empty text if there is none."""
         if self._adaptor.stalled:
             return ""
         for receiver, sender in self._directions:
@@ -233,8 +234,9 @@ class Trial:
             lost = sender.broken or self._undeliverable(receiver, sender)
             if not lost and receiver.received < min(sender.total, receiver.willing):
                 return f"{count} and takes {receiver.willing}"
-            # While its window is exhausted, a relay can stop reading from its client, and so miss the client's end.
             waits = receiver is self.far and not self._adaptor.ends_early and sender.received < receiver.total
+            # A relay can stop reading from its client if the window of the SSH channel is exhausted. Then, the relay
+            # does not see the client's end of stream.
             if sender.ended and sender.total < receiver.willing and not waits:
                 return f"{count} and sees no end"
         reset = self.client.broken and not self.client.ended
@@ -243,7 +245,7 @@ class Trial:
         return ""
 
     async def _finish(self) -> None:
-        """Let the two ends read and finish; then check that all expected events happen."""
+        """Let both ends read all data and close; then check that the relay ends and releases its resources."""
         self._adaptor.order(Step("link", "unstall"))
         for end in (self.client, self.far):
             end.resume()
@@ -260,7 +262,7 @@ class Trial:
         await self._until(lambda: ", ".join(self._adaptor.leftovers(self.relay)))
 
     def _unnoticed_loss(self) -> str:
-        """Return a description of lost data for which the client saw no reset; empty if there is none."""
+        """Describe a lost link or lost data for which the client saw no reset; otherwise, return an empty text."""
         client, far, ended = self.client, self.far, self.relay.ended
         if client.ended or client.gone or client.dropped:
             return ""
@@ -297,7 +299,7 @@ class Trial:
             raise BrokenContractError(f"{self._adaptor.name}: rule {rule}")
 
     async def _until(self, missing: Callable[[], str]) -> None:
-        """Wait until `missing` returns an empty text; progress of the connection extends the deadline."""
+        """Wait until `missing` returns an empty text; fail after `Coverage.patience` seconds without progress."""
         since, progress = time.monotonic(), self._progress()
         while wanted := missing():
             self._check()
@@ -330,7 +332,7 @@ async def run(adaptor: Adaptor, plan: list[Step], setup: Setup, coverage: Covera
 
     Raises:
         BrokenContractError: The relay broke a rule.
-        AssertionError: The link that all connections share was lost.
+        AssertionError: The link was lost, although no step of the plan broke the link.
     """
     started = time.monotonic()
     trial = Trial(adaptor, setup, coverage)

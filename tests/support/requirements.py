@@ -1,4 +1,4 @@
-"""Checks and downloads what tests need."""
+"""Skips tests whose requirements are missing, and runs commands that download files for tests."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from gateway.demo.server_process import find
 
 
 def need(condition: bool, what: str) -> None:
-    """If a requirement is missing, skip the test and report the requirement; in CI, fail the test."""
+    """If `condition` is false, skip the test and report `what` as missing. In CI, fail the test instead."""
     if condition:
         return
     if os.environ.get("CI"):
@@ -21,26 +21,24 @@ def need(condition: bool, what: str) -> None:
 
 
 def need_sshd() -> None:
-    """Skip the test, or fail it in CI, if OpenSSH's server is missing."""
     need(find("sshd") is not None, "sshd (package openssh-server)")
 
 
 def need_data_plane() -> None:
-    """Skip the test, or fail it in CI, if the native engine was not built."""
     need(is_built(), "the engine in C (build it with `python hatch_build.py`)")
 
 
 def download(*command: str, cwd: Path | None = None, creates: Path | None = None, within: float = 600) -> None:
-    """Run a command that downloads something; retry it once, because the network is not under test.
+    """Run a command that downloads files. Retry it once after an error, because network errors can be temporary.
 
     Args:
         command: The program and its arguments.
         cwd: The working directory of the command.
-        creates: A directory that the command creates; it is removed before the second attempt.
+        creates: The directory that the command creates. Before the second attempt, the directory is removed.
         within: The maximum time of an attempt, in seconds.
 
     Raises:
-        SubprocessError: The command failed twice; the message contains its error output.
+        SubprocessError: Both attempts failed.
     """
     try:
         subprocess.run(command, cwd=cwd, capture_output=True, timeout=within, check=True)

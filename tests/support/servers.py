@@ -1,4 +1,4 @@
-"""Runs Samba, and simple servers in threads. A simple server sends nothing, sends slowly, resets or echoes."""
+"""Runs Samba servers, and simple TCP servers in threads, such as an echo server."""
 
 import contextlib
 import socket
@@ -15,7 +15,12 @@ Behavior = Callable[[socket.socket], None]
 
 @contextlib.contextmanager
 def serving(behavior: Behavior, port: int = 0) -> Iterator[int]:
-    """Run a TCP server on loopback with this behavior for every connection; yield its port (0: a free one)."""
+    """Run a TCP server on 127.0.0.1 until the `with` block ends; yield its port.
+
+    Args:
+        behavior: A function that is called with the socket of each client, in a new thread.
+        port: The port of the server; 0 to use a free port.
+    """
     with socket.create_server(("127.0.0.1", port), backlog=1024) as server:
         stop = threading.Event()
         server.settimeout(0.05)
@@ -46,13 +51,13 @@ def _treat(behavior: Behavior, client: socket.socket) -> None:
 
 
 def silent(client: socket.socket) -> None:
-    """Send nothing to the client, and keep the connection open."""
+    """Read until the client closes, and send nothing."""
     while client.recv(65536):
         pass
 
 
 def dripping(first: bytes) -> Behavior:
-    """Send `first` and 1000 zero bytes, one byte every 0.1 seconds."""
+    """Return a behavior that sends `first` and then 1000 zero bytes, one byte every 0.1 seconds."""
 
     def drip(client: socket.socket) -> None:
         for byte in first + bytes(1000):
@@ -63,7 +68,7 @@ def dripping(first: bytes) -> Behavior:
 
 
 def resetting(client: socket.socket) -> None:
-    """Reset the connection after the first byte of the client, or after a short time without data."""
+    """Reset the connection after the first byte from the client, or after 0.05 seconds without data."""
     client.settimeout(0.05)
     with contextlib.suppress(TimeoutError):
         client.recv(1)
@@ -71,7 +76,12 @@ def resetting(client: socket.socket) -> None:
 
 
 def talking(words: bytes, *, then_close: bool = False) -> Behavior:
-    """Send fixed data; then either read until the client closes, or close the connection."""
+    """Return a behavior that sends `words`, and then reads until the client closes.
+
+    Args:
+        words: The data to send.
+        then_close: Whether the server closes the connection immediately after sending.
+    """
 
     def talk(client: socket.socket) -> None:
         client.sendall(words)
@@ -82,14 +92,14 @@ def talking(words: bytes, *, then_close: bool = False) -> Behavior:
 
 
 def echoing(client: socket.socket) -> None:
-    """Send all received data back; after a half-close by the client, half-close too."""
+    """Send all received data back until the client half-closes; then half-close too."""
     while data := client.recv(65536):
         client.sendall(data)
     client.shutdown(socket.SHUT_WR)
 
 
 class Samba:
-    """A Samba server with the share `media`, which guests can read.
+    """A Samba server with one share, `media`, which clients can use without a password.
 
     Args:
         folder: The directory for the server's files.

@@ -1,4 +1,4 @@
-"""Measures how uploads and queries share a path; the clients and the backend run in threads of this process."""
+"""Measures how uploads and queries share the bandwidth of a tunnel. The clients and the server run in threads."""
 
 import contextlib
 import socket
@@ -15,9 +15,9 @@ _PAUSE = 0.05
 
 
 class Backend:
-    """A backend that counts the bytes of each upload and answers queries.
+    """A server that counts the bytes of each upload, and answers queries.
 
-    The first byte of a connection is the number of its upload, or 0 for queries.
+    The first byte on each connection is 0 if the client sends queries; otherwise, it is the number of the upload.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,6 @@ class Backend:
 
     @property
     def port(self) -> int:
-        """The port of the backend on 127.0.0.1."""
         return int(self._listener.getsockname()[1])
 
     def __enter__(self) -> Self:
@@ -63,11 +62,11 @@ class Backend:
 
 
 class Clients:
-    """Endless uploads, and clients that repeat a query. When the context exits, all connections are reset.
+    """Runs clients in threads until the `with` block ends: some upload data endlessly, and the others repeat a query.
 
     Args:
-        ports: The ports to which the clients connect: the ports of the uploads, and then those of the queries.
-        uploads: The number of uploads.
+        ports: The port to which each client connects. The ports of the clients that upload come first.
+        uploads: The number of clients that upload. The remaining clients send queries.
     """
 
     def __init__(self, ports: Sequence[int], uploads: int) -> None:
@@ -94,7 +93,10 @@ class Clients:
             thread.join()
 
     def waits(self) -> list[list[float]]:
-        """Return the response times of each querying client in seconds; for a pending response, the time so far."""
+        """Return the response times of each client that sends queries, in seconds.
+
+        If a client waits for a response, its last value is the time since the query.
+        """
         now = time.monotonic()
         return [
             [*self._waits[at], *([now - self._asked[at]] if self._asked[at] else [])]
@@ -121,11 +123,11 @@ class Clients:
 
 @dataclass(frozen=True)
 class Shares:
-    """The bytes of each upload, and the response times of each querying client.
+    """The results of a measurement.
 
     Args:
-        uploads: Bytes received from each upload.
-        waits: The response times of each querying client in seconds; for a pending response, the time so far.
+        uploads: The number of bytes that the backend received from each upload.
+        waits: The response times, as `Clients.waits` returns them.
     """
 
     uploads: list[int]
@@ -133,18 +135,18 @@ class Shares:
 
     @property
     def fairness(self) -> float:
-        """Return the bytes of the slowest upload, divided by the mean of all uploads."""
+        """Return the number of bytes of the slowest upload, divided by the mean number of bytes of all uploads."""
         total = sum(self.uploads)
         return min(self.uploads) * len(self.uploads) / total if total else 0.0
 
     def wait(self, share: float) -> float:
-        """Return a quantile of the response times in seconds; the argument is a fraction from 0 to 1."""
+        """Return the quantile `share` (a fraction from 0 to 1) of all response times, in seconds."""
         every = sorted(wait for each in self.waits for wait in each)
         return every[min(len(every) - 1, int(len(every) * share))]
 
 
 def measure(backend: Backend, ports: Sequence[int], uploads: int, seconds: float) -> Shares:
-    """Run clients for `seconds`, and return their results; see `Clients` for the arguments."""
+    """Run the clients for `seconds` seconds, and return the results. See `Clients` for `ports` and `uploads`."""
     with Clients(ports, uploads) as clients:
         time.sleep(seconds)
         return Shares(backend.bytes[1 : uploads + 1], clients.waits())

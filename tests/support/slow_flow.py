@@ -1,4 +1,4 @@
-"""Moves data in one direction of a slow path, for each connection on the path; see `tests.support.slow_link`."""
+"""Implements the rate limits, delays and losses of the simulated network in `tests.support.slow_link`."""
 
 import random
 import socket
@@ -10,27 +10,28 @@ SEGMENT = 1448
 _PIECES = 64
 """The maximum number of buffers in one sendmsg(2) call."""
 _UNLIMITED = 16 * 1024 * 1024
-"""The maximum number of bytes in flight on a path without a rate limit, per connection and direction."""
+"""The maximum number of bytes that the proxy stores per connection and direction if there is no rate limit."""
 _TURN = 256 * 1024
 _TICK = 0.005
-"""The maximum size of a read, as seconds at the path's rate; small reads let connections share the rate evenly."""
+"""The usual size of a read is the rate limit multiplied by this number of seconds. With small reads, the connections
+share the rate evenly."""
 
 
 class Direction:
-    """One direction of the path: a queue with a rate limit."""
+    """One direction of the simulated network. All connections share its queue, which has a rate limit."""
 
     def __init__(self) -> None:
         self.flows: deque[Flow] = deque()
         self.free = 0.0
-        """The monotonic time at which the last accepted byte leaves the queue."""
+        """The monotonic time at which the last byte of the queue leaves the queue."""
         self.moved = self.losses = 0
 
     def set(self, shape: Shape, rate: float) -> None:
-        """Set the properties of this direction for later data; `rate` is in bytes per second, 0 means unlimited."""
+        """Set the properties for data that is read later. `rate` is in bytes per second; 0 means unlimited."""
         self.delay, self.rate = shape.delay, rate
         self.loss, self.rto = shape.loss, shape.rto
         self.room = shape.buffer / rate if rate else 0.0
-        """The maximum length of the queue, as seconds at the path's rate."""
+        """The number of seconds after which all data of a full queue has left the queue."""
         self.turn = int(min(_TURN, max(SEGMENT, rate * _TICK))) if rate else _TURN
         self.most = int(shape.buffer + rate * (shape.delay + shape.rto)) if rate else _UNLIMITED
 
@@ -39,7 +40,7 @@ class Flow:
     """One direction of one connection.
 
     Args:
-        direction: The direction of the path that carries the data.
+        direction: The direction of the simulated network, which all connections share.
         source: The socket from which the flow reads.
         sink: The socket to which the flow writes.
     """
@@ -54,11 +55,11 @@ class Flow:
         direction.flows.append(self)
 
     def wants(self) -> bool:
-        """Return whether the source has data and the flow has free space for the data."""
+        """Return whether the source has data, and the flow has space for this data."""
         return self.readable and not self.ended and self.size < self.direction.most
 
     def read(self, now: float, chance: random.Random) -> None:
-        """Read the bytes of one turn from the source; raise OSError if the read fails."""
+        """Read once from the source, and schedule the delivery of the data; raise OSError if the read fails."""
         direction = self.direction
         try:
             data = self.source.recv(direction.turn)
@@ -81,7 +82,7 @@ class Flow:
         return max(self.waiting[0][0], self.held_until)
 
     def deliver(self, now: float) -> None:
-        """Write to the sink the bytes whose delay has passed; raise OSError if the write fails."""
+        """Write all data whose delay has passed to the sink; raise OSError if the write fails."""
         waiting = self.waiting
         while waiting and not self.blocked and self.next_due() <= now:
             pieces: list[memoryview] = []

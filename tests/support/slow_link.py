@@ -1,7 +1,8 @@
-"""Simulates a slow, long or lossy path with a TCP proxy on loopback, which runs in a separate process.
+"""Simulates a slow or lossy network between clients and a server. A TCP proxy in a separate process delays the data.
 
-Two TCP connections on loopback represent one connection over the path. The proxy simulates a lost segment as its
-receiver sees it: a pause of one retransmission timeout, and then all delayed data. Only `cut` loses data.
+The proxy opens a connection to the server for each connection from a client. To simulate a lost segment, the proxy
+delivers no data in one direction of a connection for the duration of a TCP retransmission timeout, and then delivers
+the delayed data. The proxy loses data only if `cut` resets a connection.
 """
 
 from dataclasses import asdict, dataclass
@@ -12,16 +13,18 @@ from tests.support.child import Child
 
 @dataclass(frozen=True)
 class Shape:
-    """Properties of the path.
+    """The properties of the simulated network.
 
     Args:
         delay: The delay in each direction, in seconds.
         up: Bytes per second from the clients to the server, for all connections together; 0 means unlimited.
         down: Bytes per second from the server to the clients, for all connections together; 0 means unlimited.
-        buffer: The maximum number of bytes in the queue of each direction, for all connections together. Each socket
-            also has a buffer of this size, which the kernel doubles.
+        buffer: The maximum number of bytes that wait for the rate limit in each direction, for all connections
+            together. The proxy also sets the sizes of its socket buffers to this number, which Linux doubles
+            (socket(7)).
         loss: The probability that a segment of 1,448 bytes is lost.
-        rto: The seconds for which the direction of a connection pauses after a loss.
+        rto: The duration of the pause that simulates a lost segment, in seconds. The pause affects one direction of
+            one connection.
     """
 
     delay: float = 0.0
@@ -34,14 +37,14 @@ class Shape:
 
 @dataclass(frozen=True)
 class Figures:
-    """Totals of the path.
+    """Statistics of the proxy since its start.
 
     Args:
-        up: Bytes delivered to the server.
-        down: Bytes delivered to the clients.
+        up: Number of bytes that the proxy sent to the server.
+        down: Number of bytes that the proxy sent to the clients.
         connections: Number of accepted connections.
-        open: Number of open connections.
-        losses: Number of pauses for lost segments.
+        open: Number of connections that are open now.
+        losses: Number of pauses that simulated lost segments.
         cuts: Number of connections that `cut` has reset.
     """
 
@@ -54,19 +57,19 @@ class Figures:
 
 
 class SlowLink:
-    """A slow path that runs until its context exits; if this process exits first, the path stops too.
+    """A simulated network. Its proxy runs until the `with` block ends or this process exits.
 
     Args:
-        to: The port on 127.0.0.1 to which the path forwards.
-        shape: The initial properties of the path.
-        seed: The seed of the random losses.
+        to: The port of the server on 127.0.0.1.
+        shape: The initial properties of the simulated network.
+        seed: The random seed for the losses, and for the connections that `cut` chooses.
     """
 
     def __init__(self, to: int, shape: Shape | None = None, seed: int = 0) -> None:
         self._shape = shape or Shape()
         self._child = Child("tests.support.slow_path", to, seed)
         self.port = 0
-        """The port of the path on 127.0.0.1."""
+        """The port on 127.0.0.1 to which the clients connect."""
 
     def __enter__(self) -> Self:
         self._child.__enter__()
@@ -87,7 +90,7 @@ class SlowLink:
         return self._child.pid
 
     def shape(self, shape: Shape) -> Figures:
-        """Change the properties of the path for later data; the delay of data in flight does not change."""
+        """Change the properties of the simulated network. Data that the proxy has already read keeps its delay."""
         return Figures(**self._child.ask("shape", **asdict(shape)))
 
     def cut(self, count: int = 0) -> Figures:
@@ -95,13 +98,12 @@ class SlowLink:
         return Figures(**self._child.ask("cut", count=count))
 
     def hole(self, seconds: float) -> Figures:
-        """Block all data in both directions, and accept no connections, for `seconds`."""
+        """Deliver no data and accept no connections for `seconds` seconds."""
         return Figures(**self._child.ask("hole", seconds=seconds))
 
     def stall(self, seconds: float) -> Figures:
-        """Deliver nothing for `seconds`; then deliver all buffered data without delay."""
+        """Deliver no data on open connections for `seconds` seconds; then deliver all data whose delay has passed."""
         return Figures(**self._child.ask("stall", seconds=seconds))
 
     def figures(self) -> Figures:
-        """Return the current totals of the path."""
         return Figures(**self._child.ask("figures"))

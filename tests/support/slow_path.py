@@ -1,7 +1,8 @@
-"""Runs the proxy of `tests.support.slow_link`: moves bytes between sockets with delays.
+"""Runs the proxy of `tests.support.slow_link`, which forwards data with delays.
 
-Usage: python -m tests.support.slow_path TO-PORT SEED; reads orders as JSON lines from its input, and stops when the
-input ends.
+Usage: python -m tests.support.slow_path TO-PORT SEED
+
+The proxy reads commands as JSON lines from its standard input, and exits when the standard input is closed.
 """
 
 import contextlib
@@ -23,11 +24,11 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Path:
-    """The proxy: a listener, and two flows per connection.
+    """Accepts the connections of clients, and forwards their data with one `Flow` per direction.
 
     Args:
-        to: The port to which the proxy forwards.
-        seed: The seed of the random losses.
+        to: The port of the server on 127.0.0.1.
+        seed: The random seed for the losses, and for the choice of connections to reset.
     """
 
     def __init__(self, to: int, seed: int) -> None:
@@ -35,7 +36,7 @@ class Path:
         self._up, self._down = Direction(), Direction()
         self._epoll = select.epoll()
         self._flows: dict[int, tuple[Flow, Flow]] = {}
-        """For each descriptor of a socket, the flow that reads from this socket and the flow that writes to it."""
+        """For each socket's file descriptor, the flow that reads from the socket and the flow that writes to it."""
         self._hole_until = 0.0
         self._knocking = False
         self._buffer = 0
@@ -48,7 +49,7 @@ class Path:
         self._epoll.register(0, _IN)
 
     def run(self) -> None:
-        """Move data until the standard input of this process is closed."""
+        """Forward data and execute commands until the standard input is closed."""
         while True:
             wait = self._work(time.monotonic())
             for fd, event in self._epoll.poll(wait):
@@ -63,7 +64,7 @@ class Path:
                     writing.blocked = writing.blocked and not event & ~_IN
 
     def _work(self, now: float) -> float | None:
-        """Move the data whose delay has passed; return the seconds until the next data can move."""
+        """Forward all data that can move now; return the seconds until more data can move, or None if unknown."""
         if now < self._hole_until:
             return self._hole_until - now
         if self._knocking:
@@ -98,7 +99,6 @@ class Path:
             self._close(flow.source)
 
     def _accept(self) -> None:
-        """Accept all pending connections."""
         self._knocking = False
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -122,7 +122,7 @@ class Path:
             sock.setsockopt(socket.SOL_SOCKET, option, self._buffer)
 
     def _close(self, sock: socket.socket) -> None:
-        """Close a connection if both directions have ended; otherwise, reset the connection."""
+        """Close both sockets of a connection. If a direction has not ended, its sender gets a reset."""
         for flow in self._flows[sock.fileno()]:
             with contextlib.suppress(OSError):
                 if not flow.done:

@@ -13,7 +13,7 @@ Attack = Callable[[asyncssh.SSHServerConnection, int, asyncssh.SSHTCPChannel[byt
 
 @contextlib.asynccontextmanager
 async def hostile(folder: Path, attack: Attack) -> AsyncIterator[Bastion]:
-    """Run an SSH server that forwards nothing, and that runs an attack when it receives the client's first data."""
+    """Run an SSH server that answers `ping` with `pong`, and calls `attack` when it receives other data."""
 
     class Session(asyncssh.SSHTCPSession[bytes]):
         def __init__(self, conn: asyncssh.SSHServerConnection) -> None:

@@ -1,4 +1,4 @@
-"""Creates SSH channels for the tests of the relay contract, to OpenSSH and to a server in the test process."""
+"""Creates SSH channels for the tests of relays, through OpenSSH and through an SSH server in the test process."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ _CIPHERS: dict[str, str] = {
 
 
 class _SmallBuffers(DirectLink):
-    """A direct link whose sockets have small send buffers, so that a sender soon waits."""
+    """A direct link whose sockets have small send buffers, which are soon full if the receiver does not read."""
 
     async def socket(self, to: HostPort, phases: PhaseTimer | None = None) -> Stream:
         made = await super().socket(to, phases)
@@ -47,11 +47,11 @@ class _SmallBuffers(DirectLink):
 
 
 class OpenSsh(Straight):
-    """A backend behind OpenSSH's sshd, which starts a key exchange after each MiB.
+    """Connects clients to the far side through OpenSSH's sshd, which starts a key exchange after each MiB.
 
     Args:
-        folder: The directory for SSH keys.
-        channels: The key in `_CIPHERS` for the data plane and the cipher of the SSH connection.
+        folder: The directory for the files of the SSH server.
+        channels: A key of `_CIPHERS`, which selects the data plane and the cipher of the SSH connection.
     """
 
     link_verbs: tuple[str, ...] = ("rekey",)
@@ -93,7 +93,7 @@ class OpenSsh(Straight):
 
     def refresh(self) -> None:
         if self._engine:
-            from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the native engine is optional
+            from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - an optional module
 
             native_engines().handle_records()
 
@@ -104,7 +104,8 @@ class OpenSsh(Straight):
 
     async def restore(self, *, reconnect: bool) -> None:
         if not reconnect and self._alive:
-            # If the SSH server rejects earlier data, the server disconnects before it answers this request.
+            # The SSH server first processes all earlier data. If the server rejects this data, the server disconnects
+            # instead of responding.
             await self._conn._make_global_request(b"keepalive@openssh.com")
         lost = not self._alive
         if reconnect or lost:
@@ -141,12 +142,12 @@ class OpenSsh(Straight):
 
     @property
     def _conn(self) -> Any:
-        """The asyncssh connection object of the client."""
+        """The client's asyncssh object for the SSH connection."""
         return self._ssh_link._connections[0]._conn
 
 
 def _rekey(conn: Any) -> bool:
-    """Start a key exchange on the connection of one side, unless a key exchange is running."""
+    """Start a key exchange; return False if a key exchange is already running, or if the connection is closed."""
     if not conn._kex_complete or conn._transport is None:
         return False
     conn._send_kexinit()
@@ -155,9 +156,10 @@ def _rekey(conn: Any) -> bool:
 
 
 class Scripted(OpenSsh):
-    """An SSH server in the test process, whose channels follow a plan.
+    """Connects clients to an SSH server in the test process. The test controls the packets that the server sends.
 
-    The client and the server share an event loop, so data that the server sends in one turn arrives in one read.
+    The SSH client and the SSH server use the same event loop. The client therefore receives all data that the server
+    sends in one iteration of the event loop with a single read.
     """
 
     far_verbs = ChannelEnd.VERBS
@@ -169,12 +171,12 @@ class Scripted(OpenSsh):
     _via = _SmallBuffers()
     _server: asyncssh.SSHAcceptor
     _there: Any
-    """The server's end of the SSH connection."""
+    """The server's asyncssh object for the SSH connection."""
     _made: "asyncio.Future[ChannelEnd]"
     _next: tuple[Setup, Callable[[], None]]
 
     def _make_bastion(self, folder: Path) -> Bastion:
-        return Bastion(folder, embedded=True)  # creates the keys, but runs no server
+        return Bastion(folder, embedded=True)  # creates the keys; `open` starts the SSH server
 
     async def open(self) -> None:
         adaptor, folder = self, self._bastion.folder
@@ -190,7 +192,7 @@ class Scripted(OpenSsh):
                 return end, None
 
         listening = socket.create_server(("127.0.0.1", self._bastion.port))
-        # If the server stalls, a small receive buffer is soon full, and the sender must wait.
+        # If the server stops reading, this small receive buffer is soon full, and the client must wait.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
         self._server = await asyncssh.listen(
             sock=listening,
@@ -212,7 +214,7 @@ class Scripted(OpenSsh):
         if transport is None:
             return False
         if step.verb in self.kill_verbs:
-            self.order(Step("link", "unstall"))  # a stalled server cannot detect that the link closes
+            self.order(Step("link", "unstall"))  # a server that does not read cannot detect that the link closes
         match step.verb:
             case "rekey_by_peer":
                 return _rekey(self._there)

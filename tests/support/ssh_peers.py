@@ -1,4 +1,4 @@
-"""Runs SSH servers of several implementations, each with new keys and with the limits that a test needs."""
+"""Runs SSH servers of several implementations, each with new keys."""
 
 import os
 import subprocess
@@ -15,20 +15,20 @@ _GO = Path(tempfile.gettempdir()) / f"gateway-go-{os.getuid()}"
 
 
 class OpenSsh(Bastion):
-    """OpenSSH's sshd, from Debian.
+    """OpenSSH's sshd.
 
     Args:
         folder: The directory for the server's files.
-        first: Lines at the start of sshd_config, which take precedence over later lines (sshd_config(5)).
-        rekey: Bytes after which the server starts a key exchange; 0 means the default of the server.
+        first: Lines for the start of sshd_config. They take precedence over later lines (sshd_config(5)).
+        rekey: The number of bytes after which the server starts a key exchange; 0 means the server's default.
     """
 
     half_closes = True
-    """Whether the server still sends data after the client half-closes."""
+    """Whether the server continues to send data on a channel that the client has half-closed."""
     forks = True
     """Whether the server runs a separate process for each connection."""
     moves_for_keys = 40 << 20
-    """How many bytes a test must transfer in each direction to cause a key exchange, if the test sets `rekey`."""
+    """The number of bytes that a test with `rekey` must transfer in each direction to cause a key exchange."""
 
     def __init__(self, folder: Path, *, first: str = "", rekey: int = 0, host_ca: Path | None = None) -> None:
         need_sshd()
@@ -39,7 +39,7 @@ class OpenSsh(Bastion):
 
 
 class Certified(OpenSsh):
-    """An sshd that authenticates itself and its user only with certificates."""
+    """An sshd that proves its identity with a host certificate, and accepts only users with certificates."""
 
     def __init__(self, folder: Path, *, rekey: int = 0) -> None:
         need(find("ssh-keygen") is not None, "ssh-keygen (package openssh-client)")
@@ -75,7 +75,7 @@ class SeveralKeys(OpenSsh):
 
 
 class Dropbear(OpenSsh):
-    """Dropbear. It starts a key exchange after 1 GiB in total (KEX_REKEY_DATA, a compile-time constant)."""
+    """The SSH server Dropbear. It ignores `rekey`. It starts a key exchange after 1 GiB (KEX_REKEY_DATA)."""
 
     moves_for_keys = 560_000_000
 
@@ -86,8 +86,8 @@ class Dropbear(OpenSsh):
         run(["dropbearconvert", "openssh", "dropbear", str(folder / "host_key"), str(folder / "dropbear_key")])
 
     def _command(self) -> list[str]:
-        # Dropbear rejects authorized_keys if other users can write to a parent directory, such as /tmp. A path
-        # through /proc avoids this check.
+        # Dropbear rejects authorized_keys if other users can write to a parent directory, such as /tmp. A
+        # file path through /proc avoids this check.
         start = f'cd "$1" && exec "$0" -F -E -s -m -r dropbear_key -D /proc/$$/cwd -P pid -p 127.0.0.1:{self.port}'
         return ["sh", "-c", start, find("dropbear") or "dropbear", str(self.folder)]
 
@@ -113,7 +113,7 @@ class Paramiko(AsyncSsh):
 
 
 class Go(AsyncSsh):
-    """An SSH server based on golang.org/x/crypto/ssh; the build uses Debian's packages, and no network."""
+    """An SSH server based on golang.org/x/crypto/ssh, built from Debian's packages without downloads."""
 
     half_closes = False
 
@@ -127,7 +127,7 @@ class Go(AsyncSsh):
 
 
 def build_go() -> Path:
-    """Build the Go server; return the path of the program. Go's build cache is outside the repository."""
+    """Build the SSH server of the class `Go`, and return the file path of the program."""
     source = Path("/usr/share/gocode")
     need(
         find("go") is not None and (source / "src/golang.org/x/crypto/ssh").is_dir(),

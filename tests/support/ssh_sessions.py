@@ -42,7 +42,7 @@ async def opened(chosen: SshOptions, via: Link | None = None) -> AsyncIterator[S
 
 
 async def until_engines_are_idle() -> None:
-    """Wait until the threads of the native engines have closed the sockets of all SSH connections."""
+    """Wait until all threads of the native engine have closed their connections."""
     if not is_built():
         return
     from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the native engine is optional

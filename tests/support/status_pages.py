@@ -1,4 +1,4 @@
-"""Renders the HTML pages in one step."""
+"""Renders HTML pages of the gateway for tests."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,12 @@ from tests.support.status_views import NOW
 
 
 def whole_page(rendering: LazyPage, parts: PageParts) -> str:
-    """Return a rendered page as HTML. Store its items in `parts`, the object that rendered the page."""
+    """Return the HTML of a page.
+
+    Args:
+        rendering: The page that a function in `gateway.ops.page.render` returned.
+        parts: The argument `parts` that the caller passed to that function.
+    """
     parts.commit(list(rendering.items))
     return document(rendering.title, "", 0, parts.version, parts.html())
 
@@ -33,6 +38,5 @@ def backend_page(
     events: Sequence[StateChange] = (),
     configuration: ConfigText | None = None,
 ) -> str:
-    """Return the page of a backend as HTML."""
     parts = PageParts()
     return whole_page(render_backend(view, shown, events, configuration or {}, NOW, parts), parts)

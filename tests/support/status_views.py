@@ -1,4 +1,4 @@
-"""Creates views of tunnels, backends and the service."""
+"""Creates views of tunnels, backends and the service, with default values for tests."""
 
 import time
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ NOW = 1_800_000_000.0
 
 @dataclass(frozen=True)
 class Checked:
-    """A past check; see `gateway.ops.status_views.CheckHistoryEntry`."""
+    """The result of a past probe. See `gateway.ops.status_views.CheckHistoryEntry`."""
 
     state: HealthState = HealthState.UP
     at: float = NOW

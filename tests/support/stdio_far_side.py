@@ -1,4 +1,4 @@
-"""Creates connections through a program's standard input and output for the tests of the relay contract."""
+"""Creates connections through the standard input and output of socat, for the tests of relays."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,10 @@ from tests.support.requirements import need
 
 
 class Stdio(Straight):
-    """A backend behind socat. If one end is reset, socat ends the other connection, with or without a reset."""
+    """Connects each client to the far side through a socat process.
+
+    If one end is reset, socat closes the connection to the other end, sometimes with a reset.
+    """
 
     name = "stdio"
     shows_loss = False
@@ -49,7 +52,7 @@ class Stdio(Straight):
 
 
 class _ProgramLink:
-    """Joins each client to a new process. See `gateway.contracts.link.Link`."""
+    """A link that starts a socat process for each client. See `gateway.contracts.link.Link`."""
 
     network = RemoteNetworkId()
 

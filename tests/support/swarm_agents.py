@@ -8,7 +8,7 @@ from tests.support.engines import Engine
 
 
 class Agent(Site):
-    """The gateway on one node; the simulated database is a container on the overlay network."""
+    """The agent on one node of a swarm. The target of its backend is a container on an overlay network."""
 
     def __init__(self, engine: Engine, folder: Path, instance: str) -> None:
         self.engine, self.folder = engine, folder
@@ -28,12 +28,12 @@ class Agent(Site):
         return found["state"], found["message"]
 
     def heard(self) -> dict[str, int]:
-        """Return the number of containers that each peer reports, by the name of the peer."""
+        """Return the number of containers that each peer reports, by the instance name of the peer."""
         peers = self.get("/api/v1/status")["docker"]["peers"]
         return {each["instance"]: each["containers"] for each in peers if each["instance"]}
 
     def says_in(self, engine: Engine, container: str) -> str:
-        """Return the line that a container receives from the backend `orders`. The container can be on any node."""
+        """Connect to the backend `orders` from a container on `engine`; return the line that the backend sends."""
         client = "timeout 5 nc -w 5 orders 3306 </dev/null"
         return engine.docker("exec", container, "sh", "-c", client, check=False, timeout=20).stdout.strip()
 
@@ -56,7 +56,7 @@ class Agent(Site):
 
 
 def with_peers(agent: Agent, secret: str = "0123456789abcdef" * 2) -> Agent:
-    """Configure the agent to exchange reports with the agents of other nodes."""
+    """Enable `docker.peers` in the configuration of the agent, and return the agent."""
     (agent.folder / "peers").write_text(secret)
     (agent.folder / "peers").chmod(0o600)
     agent.peers = f"peers: {{secret_file: {agent.folder}/peers}}\n"

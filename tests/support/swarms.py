@@ -1,4 +1,4 @@
-"""Runs two engines in separate network namespaces that a bridge connects, and joins them to a swarm."""
+"""Creates a Docker swarm of two engines, each in its own network namespace. A bridge connects the namespaces."""
 
 import contextlib
 import os
@@ -12,19 +12,18 @@ from tests.support.engines import Engine
 from tests.support.netns import inside, run
 
 BRIDGE = "gw-swbr"
-"""The bridge that connects the engines, in the namespace `SPACES[0]`."""
+"""The name of the bridge that connects the engines. The bridge is in the namespace `SPACES[0]`."""
 SPACES = [f"gw-{os.getpid()}-sw{number}" for number in range(3)]
-"""The names of the namespaces for the bridge and for the two engines; each test process uses different names."""
+"""The network namespaces of the bridge and of the two engines. Each test process uses different names."""
 
 
 def ip(*arguments: str) -> None:
-    """Run `ip` with these arguments."""
     subprocess.run(["ip", *arguments], check=True, timeout=10, capture_output=True)
 
 
 @contextlib.contextmanager
 def two_engines(folder: Path) -> Iterator[tuple[Engine, Engine]]:
-    """Run two engines, with the addresses 10.77.0.1 and 10.77.0.2, until the block ends."""
+    """Run two engines, with the addresses 10.77.0.1 and 10.77.0.2, until the `with` block ends."""
     engines: list[Engine] = []
     middle, *nodes = SPACES
     for space in SPACES:
@@ -43,7 +42,7 @@ def two_engines(folder: Path) -> Iterator[tuple[Engine, Engine]]:
             ip("-n", space, "link", "set", "eth0", "up")
             ip("-n", space, "route", "add", "default", "via", "10.77.0.254")
             with inside(space):
-                # The namespaces have no name server; without this rule, a lookup would fail only after a timeout.
+                # The namespaces have no DNS server. With this rule, DNS queries fail immediately.
                 for proto in ("udp", "tcp"):
                     run(f"iptables -A OUTPUT -o eth0 -p {proto} --dport 53 -j REJECT")
         for at, space in enumerate(nodes, 1):
@@ -63,7 +62,7 @@ def two_engines(folder: Path) -> Iterator[tuple[Engine, Engine]]:
 
 
 def join(manager: Engine, worker: Engine) -> None:
-    """Join both engines to one swarm."""
+    """Create a swarm on the first engine, and add the second engine as a worker."""
     manager.docker("swarm", "init", "--advertise-addr", "10.77.0.1")
     token = manager.docker("swarm", "join-token", "-q", "worker").stdout.strip()
     worker.docker("swarm", "join", "--token", token, "10.77.0.1:2377")
@@ -71,7 +70,7 @@ def join(manager: Engine, worker: Engine) -> None:
 
 @contextlib.contextmanager
 def two_nodes(folder: Path) -> Iterator[tuple[Engine, Engine]]:
-    """Run a swarm of two nodes, a manager and a worker, until the block ends."""
+    """Run a swarm of two nodes, a manager and a worker, until the `with` block ends."""
     with two_engines(folder) as (manager, worker):
         join(manager, worker)
         yield manager, worker

@@ -1,4 +1,4 @@
-"""Implements an end of a connection under test on a TCP socket."""
+"""Implements one end of a connection under test with a TCP socket."""
 
 import asyncio
 import fcntl
@@ -13,11 +13,11 @@ from tests.support.ends import CHUNK, End, Pattern, Seen
 
 
 class TcpEnd(End):
-    """An end of a connection under test that owns and uses a TCP socket.
+    """One end of a connection under test, which uses a TCP socket.
 
     Args:
         name: The name of this end in error messages.
-        changed: Called after each change of the state of this end.
+        changed: A function that is called after each change of the state of this end.
         sends: The data that this end sends.
         receives: The data that the other end sends.
         sock: The connected socket.
@@ -52,14 +52,14 @@ class TcpEnd(End):
         return True
 
     def take(self, size: int) -> bool:
-        """Read up to `size` bytes once; this end must be paused."""
+        """Read once, at most `size` bytes. Return False if this end is not paused."""
         if self.gone or self.reading or self.seen is not None:
             return False
         self._read(size)
         return True
 
     def close(self, _: int = 0) -> bool:
-        """Close the socket; if it has unread data, the kernel sends a reset (RFC 1122, section 4.2.2.13)."""
+        """Close the socket. If the socket has unread data, the kernel sends a reset (RFC 1122, section 4.2.2.13)."""
         if self.gone:
             return False
         self._send_goodbye()
@@ -91,7 +91,7 @@ class TcpEnd(End):
         if super().dropped:
             return True
         poller = select.poll()
-        poller.register(self._sock, 0)  # without events, poll(2) reports only errors and hang-ups
+        poller.register(self._sock, 0)  # with an empty event mask, poll(2) reports only errors and hang-ups
         return any(event & select.POLLERR for _, event in poller.poll(0))
 
     def _leave(self) -> None:
@@ -101,7 +101,7 @@ class TcpEnd(End):
         self._loop.remove_writer(self._sock)
 
     def _count(self, what: int) -> int:
-        """Return the number of unread (SIOCINQ) or unacknowledged (SIOCOUTQ) bytes in the kernel; see tcp(7)."""
+        """Return the number of bytes in the socket's receive buffer (FIONREAD) or send buffer (TIOCOUTQ)."""
         return int(struct.unpack("i", fcntl.ioctl(self._sock, what, bytes(4)))[0])
 
     def _on_readable(self) -> None:
@@ -148,10 +148,10 @@ class TcpEnd(End):
         return self._sock.send(data)
 
     def _push_rest(self) -> None:
-        """Send the data that `_push` has stored; this class stores no data, but subclasses can."""
+        """Send the data that `_push` has stored. A subclass that stores data overrides this method."""
 
     def _send_end(self) -> None:
         self._sock.shutdown(socket.SHUT_WR)
 
     def _send_goodbye(self) -> None:
-        """Send the messages that the protocol requires before a close; this class has none, but subclasses can."""
+        """Send the messages that a protocol requires before a close, such as close_notify of TLS."""

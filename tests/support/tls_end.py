@@ -1,4 +1,4 @@
-"""Implements the server's end of a TLS connection."""
+"""Implements the far side of a connection under test as a TLS server."""
 
 import contextlib
 import socket
@@ -12,10 +12,13 @@ _RECORD = 16 * 1024
 
 
 class TlsEnd(TcpEnd):
-    """An end that can close only one direction (RFC 8446, section 6.1); an SSL socket of Python cannot.
+    """The far side of a connection under test, as a TLS server.
+
+    This class does not use ssl.SSLSocket, so it can close one direction of the connection and keep the other
+    direction open (RFC 8446, section 6.1).
 
     Args:
-        changed: Called after each change of the state of this end.
+        changed: A function that is called after each change of the state of this end.
         sock: The connected socket, after the TLS handshake.
         tls: The TLS state of the connection.
         arrived: The buffer from which `tls` reads ciphertext.
@@ -37,7 +40,7 @@ class TlsEnd(TcpEnd):
         super().__init__("far side", changed, BACK, FORTH, sock)
 
     def cut(self, _: int = 0) -> bool:
-        """Close the socket without close_notify, as if an attacker had truncated the connection."""
+        """Close the socket without sending close_notify, as in a truncation attack."""
         if self.gone:
             return False
         self.broken = True
@@ -52,7 +55,7 @@ class TlsEnd(TcpEnd):
             return
         except OSError:
             data = b""
-        if not data:  # an end of stream without close_notify is a truncation
+        if not data:  # without close_notify, the end of stream counts as a reset
             self._hear(Seen.RESET)
             return
         self._arrived.write(data)
@@ -80,7 +83,7 @@ class TlsEnd(TcpEnd):
 
     def _send_end(self) -> None:
         self._push_rest()
-        with contextlib.suppress(ssl.SSLError):  # `unwrap` raises until the peer's close_notify arrives
+        with contextlib.suppress(ssl.SSLError):  # `unwrap` raises an error until the peer's close_notify arrives
             self._tls.unwrap()
         self._sealed = memoryview(self._leaving.read())
 
@@ -90,5 +93,5 @@ class TlsEnd(TcpEnd):
                 self._send_end()
             self._push_rest()
             self.ended = True
-        except OSError:  # the socket does not accept all data
+        except OSError:  # the send buffer is full, or the connection is broken
             self.broken = True

@@ -16,7 +16,7 @@ ANSWER = bytes(range(256)) * 12_000
 def tls_proxy(
     folder: Path, behavior: Callable[[ssl.SSLSocket], None], version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
 ) -> Iterator[tuple[int, Path]]:
-    """Run a proxy that accepts every CONNECT, and then calls `behavior`; yield the proxy's port and CA file."""
+    """Run a proxy that accepts every CONNECT request and calls `behavior`; yield the proxy's port and CA file."""
     certificate, key = Authority(folder).issue("127.0.0.1", server=True, host="127.0.0.1")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)

@@ -1,15 +1,17 @@
-"""Sends known bytes through a tunnel. Runs as a separate program, so that clients and tunnel use different processes.
+"""Sends known data through a tunnel, and checks the received data. The tunnel runs in another process.
 
-traffic.py serve PORT                 run a backend; the first bytes of each client are its request (`_HEAD`)
-traffic.py both-directions PORT SIZE  send and receive SIZE bytes in parallel; print the duration in seconds
-traffic.py echoes PORT COUNT half     open COUNT echo connections in parallel, half-close each; print the duration
-traffic.py echoes PORT COUNT whole    like `half`, but the clients do not half-close
-traffic.py ask PORT                   send a request, half-close, and print whether the response is `kept` or `lost`
-traffic.py endless PORT COUNT         open COUNT connections that receive endlessly; half of them also send; print
-                                      `flowing` when all have received data, and later how each connection ended
+traffic.py serve PORT                 Run the server for the other commands.
+traffic.py both-directions PORT SIZE  Send and receive SIZE bytes at the same time. Print the duration in seconds.
+traffic.py echoes PORT COUNT half     Open COUNT connections at the same time. On each connection, send data,
+                                      half-close, and receive the same data. Print the duration in seconds.
+traffic.py echoes PORT COUNT whole    Do the same as with `half`, but do not half-close.
+traffic.py ask PORT                   Send a request and half-close. Print `kept` if the response arrives; otherwise,
+                                      print `lost`.
+traffic.py endless PORT COUNT         Open COUNT connections that receive data endlessly; half of them also send
+                                      data. Print `flowing` when all connections have received data. When the
+                                      connections have ended, print for each whether the end was a reset.
 
-A client fails if it receives an unexpected byte, or too few bytes before a clean end. Every socket has
-a deadline.
+A client fails if it receives wrong data. Each socket has a timeout.
 """
 
 import contextlib
@@ -25,10 +27,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 _HEAD = struct.Struct(">cQ")
-"""The request of a client: an action and a size in bytes. The backend closes first, except for ECHO and ASK."""
+"""The format of a client's request: an action, and a size in bytes."""
 BOTH_DIRECTIONS, ENDLESS, ECHO, ECHO_COUNTED, ASK = b"B", b"F", b"E", b"C", b"A"
 _PERIOD = 1_000_003
-"""The period of a stream in bytes; a prime, so that lost, repeated or swapped packets change the stream."""
+"""The number of bytes after which a stream repeats. It is a prime, so that clients detect lost packets."""
 _PIECE = 256 * 1024
 _PATIENCE = 50.0
 _FLOWING = 1 << 20
@@ -37,12 +39,12 @@ _DIGEST = hashlib.sha256().digest_size
 
 @functools.cache
 def cycle(seed: int) -> memoryview:
-    """Return the first two periods of an endless stream."""
+    """Return the first `2 * _PERIOD` bytes of the endless stream that the random seed defines."""
     return memoryview(random.Random(seed).randbytes(_PERIOD) * 2)
 
 
 def digest(seed: int, size: int) -> bytes:
-    """Return the SHA-256 of the first `size` bytes of a stream."""
+    """Return the SHA-256 digest of the first `size` bytes of the stream that the random seed defines."""
     whole, rest = divmod(size, _PERIOD)
     made = hashlib.sha256()
     for _ in range(whole):
@@ -52,11 +54,11 @@ def digest(seed: int, size: int) -> bytes:
 
 
 UP, DOWN = 1, 2
-"""The seeds of the streams to the backend and to the client."""
+"""The random seeds of the stream to the server and of the stream to the client."""
 
 
 def send(sock: socket.socket, seed: int, size: int) -> None:
-    """Send a stream's first `size` bytes."""
+    """Send the first `size` bytes of the stream that the random seed defines."""
     stream, at = cycle(seed), 0
     while at < size:
         begin = at % _PERIOD
@@ -66,7 +68,7 @@ def send(sock: socket.socket, seed: int, size: int) -> None:
 
 
 def receive(sock: socket.socket, size: int) -> bytes:
-    """Receive exactly `size` bytes; return their SHA-256.
+    """Receive exactly `size` bytes; return their SHA-256 digest.
 
     Raises:
         EOFError: The stream ended before `size` bytes.
@@ -82,7 +84,7 @@ def receive(sock: socket.socket, size: int) -> bytes:
 
 
 def exactly(sock: socket.socket, size: int) -> bytes:
-    """Receive exactly `size` bytes.
+    """Receive and return exactly `size` bytes.
 
     Raises:
         EOFError: The stream ended before `size` bytes.
@@ -97,7 +99,7 @@ def exactly(sock: socket.socket, size: int) -> bytes:
 
 
 def answer(client: socket.socket) -> None:
-    """Serve one client: read its request, and perform the action."""
+    """Read the request of a client, and perform the requested action."""
     with client, contextlib.suppress(OSError, EOFError):
         client.settimeout(_PATIENCE)
         wanted, size = _HEAD.unpack(exactly(client, _HEAD.size))
@@ -203,13 +205,13 @@ def endless(port: int, count: int) -> None:
 
     def one(number: int) -> str:
         with connected(port, ENDLESS, 0) as sock, ThreadPoolExecutor(1) as other:
-            # Half of the clients send nothing: if the backend closed with unread data of a client, it would always
-            # send a reset.
+            # Half of the clients send nothing, to detect whether the gateway closes connections without a reset. The
+            # other clients cannot detect this: the kernel sends a reset when a socket with unread data is closed.
             pushing = other.submit(send, sock, UP, (number % 2) << 62)
             end = watch(sock, lambda: flowing.wait(_PATIENCE))
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-            # The kernel reports a reset only once: either to this thread, or to the thread that sends.
+            # The kernel reports a reset only once, either to this thread or to the thread that sends.
             return "reset" if isinstance(pushing.exception(), ConnectionResetError) else end
 
     with ThreadPoolExecutor(count) as many:
@@ -217,7 +219,12 @@ def endless(port: int, count: int) -> None:
 
 
 def watch(sock: socket.socket, flows: Callable[[], object]) -> str:
-    """Compare the received bytes with the expected bytes until the stream ends; return the type of the end."""
+    """Check the received data until the connection ends; return `reset`, or `clean-end-after-` with a byte count.
+
+    Args:
+        sock: The connection.
+        flows: A function that is called after the first MiB.
+    """
     stream, at, room = cycle(DOWN), 0, bytearray(_PIECE)
     while True:
         try:

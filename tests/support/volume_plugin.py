@@ -1,4 +1,7 @@
-"""A Docker volume plugin whose mounts a test can delay (https://docs.docker.com/engine/extend/plugins_volume/)."""
+"""Runs a Docker volume plugin whose mounts a test can delay.
+
+https://docs.docker.com/engine/extend/plugins_volume/ describes the protocol.
+"""
 
 import json
 import os
@@ -14,24 +17,24 @@ _MOUNTED = 60.0
 
 
 class VolumePlugin:
-    """The state of a plugin.
+    """The volumes of a plugin, and the plugin's responses to the engine.
 
     Args:
         name: The name of the driver, for `docker volume create --driver`.
-        folder: The directory that the plugin mounts.
+        folder: The directory that the plugin returns as the mount point of every volume.
     """
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
         self.mount_requested = threading.Event()
         self.proceed = threading.Event()
-        """Mounts wait until this event is set."""
+        """Each mount waits until this event is set, but at most one minute."""
         self.proceed.set()
         self._folder = str(folder)
         self._volumes: set[str] = set()
 
     def respond(self, path: str, request: dict[str, Any]) -> dict[str, Any]:
-        """Return the response to a request of the engine."""
+        """Return the response to a request from the engine."""
         name = request.get("Name", "")
         match path:
             case "/Plugin.Activate":
@@ -53,11 +56,11 @@ class VolumePlugin:
 
 @contextmanager
 def volume_plugin(folder: Path, plugins: Path) -> Iterator[VolumePlugin]:
-    """Serve a plugin until the block ends.
+    """Run a volume plugin until the `with` block ends.
 
     Args:
-        folder: The directory that the plugin mounts.
-        plugins: The directory in which the engine looks for plugins.
+        folder: The directory that the plugin returns as the mount point of every volume.
+        plugins: The directory in which the engine looks for the sockets of plugins.
     """
     plugin = VolumePlugin(f"gw-slow-{os.getpid()}", folder)
 

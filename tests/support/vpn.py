@@ -1,4 +1,4 @@
-"""Runs VPN servers in a network namespace: OpenVPN, and WireGuard in user space."""
+"""Runs OpenVPN servers in network namespaces, and checks that no packets bypass a VPN."""
 
 import contextlib
 import subprocess
@@ -14,15 +14,15 @@ _FAR = NAMES[1]
 
 
 class OpenVpnServer:
-    """An OpenVPN server in the namespace `far`.
+    """An OpenVPN server in a network namespace.
 
     Args:
         folder: The directory for the server's files.
-        authority: The certificate authority of server and clients.
+        authority: The certificate authority that issues the certificates of the server and the clients.
         port: The port on which the server listens.
         protocol: `udp` or `tcp`.
-        network: The first three numbers of the clients' IPv4 addresses.
-        login: The user and password that clients must send instead of a certificate.
+        network: The first three numbers of the IPv4 addresses in the VPN, such as `10.8.0`.
+        login: The user and password that clients must send instead of a certificate; None to require a certificate.
         more: Additional lines for the server's configuration.
         namespace: The network namespace in which the server runs.
     """
@@ -99,7 +99,7 @@ class OpenVpnServer:
     def client(
         self, path: Path, *more: str, certificate: tuple[Path, Path] | None = None, host: str = OUTER_FAR
     ) -> Path:
-        """Write a client's configuration file, in the form that operators of VPNs provide."""
+        """Write a client's configuration file with embedded certificates, as VPN operators often provide it."""
         authority = self.authority
         identity = ""
         if self._login is None:
@@ -119,11 +119,14 @@ class OpenVpnServer:
 
 @contextlib.contextmanager
 def nothing_outside(path: Path, *marks: str) -> Iterator[None]:
-    """Check that only encrypted packets of the VPN use the outer link of `near` during the block.
+    """Check that no packets bypass the VPN until the `with` block ends.
+
+    tcpdump prints the packets on the interface `outer`, which connects the network namespaces `near` and `far`. The
+    output must contain packets of the VPN, and no addresses from behind the VPN.
 
     Args:
         path: The file for the output of tcpdump.
-        marks: Strings that the output of tcpdump must not contain.
+        marks: Additional strings that the output of tcpdump must not contain.
     """
     with path.open("w") as out, path.with_suffix(".err").open("w") as err:
         child = subprocess.Popen(["tcpdump", "-i", "outer", "-n", "-l", "ip or ip6"], stdout=out, stderr=err)

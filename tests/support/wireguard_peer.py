@@ -1,4 +1,4 @@
-"""Runs a WireGuard peer in user space, in a network namespace."""
+"""Runs a WireGuard peer with wireguard-go in a network namespace."""
 
 import itertools
 import os
@@ -13,12 +13,13 @@ _COUNTER = itertools.count()
 
 
 class WireGuardPeer:
-    """A WireGuard peer that wireguard-go implements, in the namespace `far`.
+    """A WireGuard peer in a network namespace, implemented by wireguard-go.
 
     Args:
         folder: The directory for the peer's files.
         port: The UDP port of the peer.
-        network: The first three numbers of the VPN's addresses. The last number is 1 (peer) or 2 (gateway).
+        network: The first three numbers of the IPv4 addresses in the VPN, such as `10.9.0`. The last number of the
+            peer's address is 1, and the last number of the gateway's address is 2.
         namespace: The network namespace in which the peer runs.
     """
 
@@ -26,7 +27,7 @@ class WireGuardPeer:
         folder.mkdir()
         self.namespace = namespace
         self.folder, self.port, self.network = folder, port, network
-        # Sockets of wireguard-go are in one directory, whatever the namespace: the name must be unique on this host.
+        # wireguard-go uses one directory for its sockets in all namespaces, so the name must be unique on this host.
         self.device = f"wgs{os.getpid()}n{next(_COUNTER)}"
         self.key, self.client_key = _wg_key(), _wg_key()
         self.process = ServerProcess(["/usr/bin/wireguard-go", "-f", self.device], folder / "log")
@@ -56,7 +57,7 @@ class WireGuardPeer:
         self.process.stop()
 
     def client(self, path: Path, *more: str, key: str | None = None, host: str = OUTER_FAR) -> Path:
-        """Write the configuration file of a client."""
+        """Write a client's configuration file, and return its file path."""
         lines = "\n".join(more)
         path.write_text(
             f"[Interface]\nPrivateKey = {key or self.client_key}\nAddress = {self.network}.2/24, fd09::2/64\n"

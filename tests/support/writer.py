@@ -15,13 +15,13 @@ class Accepted(NamedTuple):
 
 
 class Writer:
-    """A client in a thread that reconnects after each error.
+    """A database client that writes repeatedly in a thread, and reconnects after each error.
 
     Args:
-        connect: Connects, and returns a function that writes once and returns the name of the server, and a function
-            that closes the connection.
-        errors: The errors after which the client reconnects.
-        reconnects: Whether the client also reconnects after each write, so that each write goes to a new connection.
+        connect: A function that opens a connection and returns two functions. The first function writes once, and
+            returns the name of the server. The second function closes the connection.
+        errors: The types of exceptions after which the client reconnects.
+        reconnects: Whether the client also reconnects after each write.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Writer:
         self._thread.join()
 
     def first(self, server: str, after: float, timeout: float) -> Accepted:
-        """Wait for the first write that `server` has accepted after the monotonic time `after`, and return it."""
+        """Wait for the first write that `server` confirms after the monotonic time `after`; return this write."""
         deadline = time.monotonic() + timeout
         while True:
             found = next((each for each in self.accepted if each.server == server and each.confirmed > after), None)

@@ -12,15 +12,15 @@ PAGE = (ROOT / "docs/architecture.md").read_text()
 
 
 def named_paths(page: str) -> set[str]:
-    """Return the paths of modules and folders in code spans outside code blocks. Some paths are only a file name."""
+    """Return the paths of modules and folders in the code spans of a page. A path can be only a file name."""
     text = re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL)
     return set(re.findall(r"`((?:\w+/)*\w+\.py|(?:\w+/)+)`", text))
 
 
 def missing(page: str, *more: Path) -> list[str]:
-    """Return the paths in `page` that do not exist below the package, the repository, or a folder of `more`.
+    """Return the paths in `page` that do not exist in the package, the repository, or a folder of `more`.
 
-    A path that is only a file name exists if the package or a folder of `more` contains the file at any depth.
+    A path can be only a file name. The file can then be at any depth of the package, or of a folder of `more`.
     """
     anywhere = _module_names(PACKAGE, *more)
     return sorted(
@@ -36,7 +36,7 @@ def _module_names(*folders: Path) -> frozenset[str]:
 
 
 def unknown(text: str) -> list[str]:
-    """Return the qualified names (`gateway.PACKAGE.MODULE.NAME`) whose module does not exist, or has no such name."""
+    """Return the names in `text` of the form `gateway.PACKAGE.MODULE.NAME` that do not exist."""
     return sorted(name for name in set(re.findall(r"`(gateway(?:\.\w+){2,})", text)) if not _exists(name))
 
 

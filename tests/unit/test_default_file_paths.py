@@ -9,7 +9,7 @@ from gateway.errors import GatewayError
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make this process a user without write access to the folders of the system; return the user's folder."""
+    """Simulate a user without write access to system folders. Return the runtime folder of this user."""
     own, runtime = os.geteuid(), tmp_path / "runtime"
     runtime.mkdir()
     monkeypatch.setattr(default_file_paths, "_SYSTEM_RUN", tmp_path / "none")

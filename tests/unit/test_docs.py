@@ -24,7 +24,7 @@ DIAL_REASONS = {
     FailureReason.CHANNEL_PROHIBITED, FailureReason.CHANNEL_FAILED, FailureReason.ROLE, FailureReason.HOST_BLOCKED,
     FailureReason.PROTOCOL,
 }  # fmt: skip
-"""Reasons for which a client is not connected to a target, except those that a tunnel or a limit causes."""
+"""Reasons why the gateway cannot connect a client to a target. Excludes tunnel failures and exceeded limits."""
 EXAMPLES = sorted(path for name in ("compose", "stack") for path in (ROOT / "configs").rglob(f"{name}.yaml"))
 
 
@@ -85,7 +85,7 @@ def test_the_page_about_troubleshooting_has_every_state_and_reason() -> None:
 
 
 def _row_words(name: str) -> set[str]:
-    """Return the words in backquotes in the first column of the table of a runbook."""
+    """Return the words in backquotes in the first column of a runbook's tables."""
     text = (ROOT / "docs" / "runbooks" / f"{name}.md").read_text()
     return set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (.*?) \|", text, re.MULTILINE))))
 

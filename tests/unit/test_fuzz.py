@@ -1,4 +1,4 @@
-"""Tests that each saved input of the fuzzers passes, and that the oracles detect defects; see docs/testing.md."""
+"""Tests that the fuzzers accept all saved inputs, and detect injected defects. See docs/testing.md."""
 
 import importlib
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def test_the_corpus_is_small_and_complete() -> None:
     assert sum(path.stat().st_size for _, path in INPUTS) < 200_000
 
 
-# The oracles of ssh_receive: for each injected defect, a script makes an oracle fail.
+# Tests that the fuzzer ssh_receive detects injected defects.
 
 OPEN = (Step(Op.OPEN), Step(Op.CONFIRM, b=5))
 FULL = Step(Op.DATA, b=12)
@@ -106,7 +106,7 @@ def test_an_injected_defect_is_detected(mutation: Mutation, steps: tuple[Step, .
         ssh_receive.check(script)
 
 
-# Tests of the tools of the fuzzers.
+# Tests of how the fuzzers encode, minimize, replay and save inputs.
 
 
 def test_scripts_survive_encoding_and_mutation() -> None:
@@ -166,5 +166,5 @@ def test_a_fixed_run_keeps_the_inputs_that_fail_and_the_input_that_ends_the_proc
     with pytest.raises(SystemExit):
         fixed.run(target, [b"a", b"the end"], tmp_path, count=2)
     assert (tmp_path / "current").read_bytes() == b"the end"
-    # Otherwise, the timer of the last input would end this process a minute later.
+    # `fixed.run` must cancel its timer. Otherwise, the timer would end this process later.
     assert [call[0] for call in timer.method_calls[-2:]] == ["dump_traceback_later", "cancel_dump_traceback_later"]

@@ -1,4 +1,4 @@
-"""Tests where test modules are, what test modules import, and that type names in the package are unique."""
+"""Tests the paths and the imports of test modules, and that type names in the package are unique."""
 
 import ast
 import builtins
@@ -28,14 +28,14 @@ NO_MODULE = {
 }
 """Unit tests that are not named after a module, and the reason for each."""
 STANDARD = frozenset(name for module in (builtins, pathlib) for name in dir(module))
-"""Names of the standard library that a type of the package must not have."""
+"""Names in `builtins` and `pathlib`. Types of the package must not have these names."""
 TYPE_NAME = re.compile(r"_?[A-Z]\w*[a-z]\w*")
-"""A name in CapWords; a constant has no lower-case letters."""
+"""Matches names in CapWords. Names of constants do not match, because they have no lower-case letters."""
 MODULES = sorted(path for path in TESTS.rglob("*.py") if path.name.startswith("test_") or path.name == "conftest.py")
 
 
 def imported(source: str) -> Iterator[str]:
-    """Yield the full name of every import of the module, including imports inside functions."""
+    """Yield the full name of every import in `source`, including imports inside functions."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom):
             yield from (f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names)

@@ -1,4 +1,4 @@
-"""The dependencies and the files of a release are pinned and reproducible."""
+"""Tests of the lock files, the image, the release notes and the version."""
 
 import re
 import runpy
@@ -37,7 +37,7 @@ def test_the_base_image_is_pinned_by_digest() -> None:
 
 
 def test_extension_modules_without_their_library_are_not_in_the_image(tmp_path: Path) -> None:
-    """The official Python image has `_tkinter` without Tk."""
+    """For example, the official Python image contains `_tkinter`, but not the Tk library."""
     drop_broken = runpy.run_path(str(ROOT / "tools" / "rootfs.py"))["drop_broken"]
     good, broken = tmp_path / "_good.so", tmp_path / "_tkinter.so"
     library, source = tmp_path / "libgone.so", tmp_path / "empty.c"

@@ -1,4 +1,4 @@
-"""The gateway reads a private key once: it uses the content whose permissions it checked."""
+"""Tests how the gateway reads files with private keys and passwords, and checks their permissions."""
 
 import os
 import tempfile
@@ -90,7 +90,7 @@ _NOBODY = 65534
 
 @contextmanager
 def as_nobody() -> Iterator[int]:
-    """Run the block as a user without permission to read the file; yield the user ID."""
+    """If this process is root, run the block as another user, because root can read all files. Yield the user ID."""
     uid = os.geteuid()
     if uid == 0:
         os.seteuid(_NOBODY)
@@ -173,12 +173,12 @@ MOUNTS = """\
 @pytest.mark.parametrize(
     ("path", "on_host", "in_pod"),
     [
-        ("/run/secrets/password", True, True),  # Docker Compose: the file itself is mounted
+        ("/run/secrets/password", True, True),  # Docker Compose mounts the file itself.
         ("/run/secrets/swarm secret", True, True),
         ("/run/secrets/kubernetes/..data/key", False, True),
         ("/run/secrets/other", False, True),
         ("/mnt/ramdisk/key", False, True),
-        ("/etc/gateway/gateway.yaml", False, False),  # a folder of the host
+        ("/etc/gateway/gateway.yaml", False, False),  # This folder is a bind mount from the host.
         ("/srv/secret", False, False),
     ],
 )

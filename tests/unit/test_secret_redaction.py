@@ -1,4 +1,4 @@
-"""Tests of `gateway.secret_redaction`: no secret of a source is in the output of `gateway import`."""
+"""Tests that the output of `gateway import` contains no secrets from the imported files."""
 
 import time
 
@@ -201,4 +201,5 @@ def test_a_damaged_source_on_standard_input_is_an_error(text: bytes, words: str)
 def test_the_time_grows_linearly_with_the_length_of_a_text(word: str) -> None:
     began = time.process_time()
     hide_secrets(word * 40_000)
-    assert time.process_time() - began < 20  # usually less than 1 s; nonlinear growth would take minutes
+    # The call usually takes less than 1 s. With nonlinear growth, the call would take minutes.
+    assert time.process_time() - began < 20

@@ -1,4 +1,4 @@
-"""Compares docs/security.md and SECURITY.md with the tests and the version."""
+"""Tests that docs/security.md lists existing tests, and that SECURITY.md names the current version."""
 
 import ast
 import re
@@ -15,7 +15,7 @@ _TEST = re.compile(r"`(tests/[a-z0-9_/]+\.py)::(test_[a-z0-9_]+)`")
 
 
 def rows(head: str, columns: int) -> list[list[str]]:
-    """Return the cells of the table with the given header row."""
+    """Return the rows of the table in docs/security.md that has the header row `head`."""
     table = PAGE.partition(f"\n{head}\n| ---: |" + " --- |" * (columns - 1) + "\n")[2].partition("\n\n")[0]
     found = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table.splitlines()]
     assert all(len(row) == columns and all(row) for row in found), found
@@ -24,7 +24,7 @@ def rows(head: str, columns: int) -> list[list[str]]:
 
 
 def threats() -> dict[str, list[tuple[str, str]]]:
-    """Return the file and the name of each test that the page lists for a threat."""
+    """Map each threat in docs/security.md to its tests. Each test consists of a file and a name."""
     named, tests = rows("| | Threat | Defense |", 3), rows("| Threat | Tests |", 2)
     return {threat[1]: _TEST.findall(test[1]) for threat, test in zip(named, tests, strict=True)}
 

@@ -1,4 +1,4 @@
-"""Tests that the soak test detects a stream that receives bytes of another stream or ends early."""
+"""Tests that the soak test detects two errors of a stream: bytes of another stream, and an early end."""
 
 import asyncio
 import socket

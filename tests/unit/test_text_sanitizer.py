@@ -1,4 +1,4 @@
-"""Tests of `gateway.text_sanitizer`, which sanitizes text from outside."""
+"""Tests how the gateway sanitizes text from outside, such as error messages of servers."""
 
 import asyncio
 import logging
@@ -39,7 +39,7 @@ def test_one_line_is_printable_bounded_and_idempotent(text: str, most: int) -> N
     assert "  " not in line
     assert one_line(line, most) == line
     assert not any(unicodedata.category(each) in ("Cc", "Cf", "Cs", "Zl", "Zp") for each in line)
-    line.encode()  # Encoding fails if a lone surrogate is left.
+    line.encode()  # This call fails if the line contains a lone surrogate.
 
 
 @given(anything)
@@ -63,12 +63,12 @@ def test_other_languages_are_unchanged(text: str) -> None:
 
 def test_truncated_text_ends_with_an_ellipsis() -> None:
     assert one_line("a" * 501) == "a" * 499 + "…"
-    assert one_line("a" + " " * 10_000) == "a…"  # The function does not read the whole text.
+    assert one_line("a" + " " * 10_000) == "a…"  # `one_line` reads only the first 4000 characters.
     assert one_line("refused by the server", 14) == "refused by…"
     assert one_line("refused by " + "x" * 100, 100) == "refused by " + "x" * 88 + "…"
 
 
-# Tests of the code that receives text from outside, and of the code that prints the text.
+# Tests that other modules sanitize text from outside.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Tests of the TLS client context with a CA certificate as `openssl req -x509` creates it."""
+"""Tests that TLS clients of the gateway verify servers, and report unusable certificate files."""
 
 import ssl
 import subprocess
@@ -17,7 +17,7 @@ PLAIN = "[req]\ndistinguished_name=dn\nx509_extensions=ca\n[dn]\n[ca]\nbasicCons
 
 @pytest.fixture
 def server(tmp_path: Path) -> object:
-    """Run an HTTPS server at 127.0.0.1 with a CA certificate without the extension "key usage"; return the port."""
+    """Run an HTTPS server on 127.0.0.1, and yield its port. The CA certificate has no extension "key usage"."""
     (tmp_path / "plain.cnf").write_text(PLAIN)
     new = ["-newkey", "rsa:2048", "-nodes"]
     for command in (

@@ -46,7 +46,7 @@ BETTER = {
 AVOID = [(re.compile(rf"\b({pattern})\b", re.IGNORECASE), better) for pattern, better in BETTER.items()]
 TEXT_TOKENS = ("STRING", "FSTRING_START", "FSTRING_MIDDLE", "FSTRING_END", "COMMENT")
 CODE = "\0"
-"""Replacement for everything that is not text. It separates phrases before and after the replaced part."""
+"""Replaces everything that is not text, so that the words before and after it do not form a phrase."""
 
 
 def covered_files() -> Iterator[Path]:
@@ -57,18 +57,18 @@ def covered_files() -> Iterator[Path]:
 
 
 def text_of_python(source: str) -> str:
-    """Return the strings and comments of `source`, with everything else replaced."""
+    """Return the strings and comments of `source`. Everything else is replaced by `CODE`."""
     lines = [list(re.sub(r"\S", CODE, line)) for line in source.splitlines()]
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if tokenize.tok_name[token.type] in TEXT_TOKENS:
             text = re.sub("^#", " ", token.string)
-            if re.match("[rR]?[fF]", text):  # Python 3.11: an f-string is one token, including its expressions
+            if re.match("[rR]?[fF]", text):  # In Python 3.11, an f-string is one token that includes its expressions.
                 text = re.sub(r"\{[^{}\n]*\}", lambda code: CODE * len(code[0]), text)
             for number, part in enumerate(text.splitlines()):
                 column = 0 if number else token.start[1]
                 lines[token.start[0] - 1 + number][column : column + len(part)] = part
     joined = "\n".join(map("".join, lines))
-    return re.sub(r"""["'](\s*\n\s*)[A-Za-z]?["']""", r" \1 ", joined)  # adjacent strings are one text
+    return re.sub(r"""["'](\s*\n\s*)[A-Za-z]?["']""", r" \1 ", joined)  # Python joins adjacent strings.
 
 
 def text_of_markdown(source: str) -> str:
@@ -79,7 +79,7 @@ def text_of_markdown(source: str) -> str:
 
 
 def text_of_yaml(source: str) -> str:
-    """Return the comments of `source`, with everything else replaced."""
+    """Return the comments of `source`. Everything else is replaced by `CODE`."""
 
     def comment(line: str) -> str:
         code = re.split(r"(?<!\S)#", line, maxsplit=1)[0]
@@ -99,7 +99,7 @@ need no function, because all of their content is checked."""
 
 
 def problems(path: Path, root: Path = ROOT) -> list[str]:
-    """Return each phrase to avoid with its first line number. A phrase can continue on the next line."""
+    """Return a message for each phrase to avoid, with the number of its first line. A phrase can span lines."""
     read = str if "templates" in path.parts else READERS[path.suffix]
     words = [
         (number, word)

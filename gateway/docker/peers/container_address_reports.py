@@ -16,7 +16,7 @@ from gateway.text_sanitizer import one_line
 
 
 @dataclass(frozen=True)
-class NetworkToPeers:
+class PeerNetwork:
     """A swarm network over which this gateway reaches the gateways on other nodes.
 
     Args:
@@ -71,21 +71,21 @@ class ContainerAddressReport:
     entries: tuple[ReportedContainerAddress, ...] = ()
 
 
-def shared_networks(observed: EngineSnapshot) -> tuple[NetworkToPeers, ...]:
+def shared_networks(observed: EngineSnapshot) -> tuple[PeerNetwork, ...]:
     """Return the swarm networks that the gateway's own container is on."""
     own = observed.own_container
     by_id = {each.id: each for each in observed.networks if each.scope == "swarm"}
     if own is None:
         return ()
     return tuple(
-        NetworkToPeers(endpoint.network_id, name, endpoint.addresses[0], by_id[endpoint.network_id].subnets)
+        PeerNetwork(endpoint.network_id, name, endpoint.addresses[0], by_id[endpoint.network_id].subnets)
         for name, endpoint in sorted(own.endpoints.items())
         if endpoint.network_id in by_id and endpoint.addresses
     )
 
 
 def build_report(
-    instance: str, network: NetworkToPeers, observed: EngineSnapshot, known: Mapping[str, Consumer]
+    instance: str, network: PeerNetwork, observed: EngineSnapshot, known: Mapping[str, Consumer]
 ) -> ContainerAddressReport:
     """Build this gateway's report about one network.
 
@@ -113,7 +113,7 @@ def encode(sent: ContainerAddressReport) -> bytes:
     return json.dumps(line, separators=(",", ":")).encode() + b"\n"
 
 
-def decode(line: bytes, network: NetworkToPeers, peer: str) -> ContainerAddressReport:
+def decode(line: bytes, network: PeerNetwork, peer: str) -> ContainerAddressReport:
     """Decode a report.
 
     Args:

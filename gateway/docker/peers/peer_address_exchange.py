@@ -9,7 +9,7 @@ from gateway.docker.consumer_registry import Consumer, ConsumerRegistry
 from gateway.docker.options import Grant, SwarmPeerOptions
 from gateway.docker.peers.container_address_reports import (
     ContainerAddressReport,
-    NetworkToPeers,
+    PeerNetwork,
     build_report,
     consumers_of,
     encode,
@@ -60,8 +60,8 @@ class PeerAddressExchange:
         self._connections: PeerConnectionManager | None = None
         self._problem = ""
         self._encoded_from: tuple[EngineSnapshot | None, Mapping[str, Consumer]] = None, {}
-        """The snapshot and the consumers in the reports that this gateway currently sends (`_lines`)."""
-        self._lines: dict[NetworkToPeers, bytes] = {}
+        """The snapshot and the consumers from which the current reports of this gateway (`_lines`) were built."""
+        self._lines: dict[PeerNetwork, bytes] = {}
         self._reports: list[tuple[ContainerAddressReport, dict[str, Consumer]]] = []
         """The most recent report of each peer, and the consumers in the report."""
         self._only_grants = False

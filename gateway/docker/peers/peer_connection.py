@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gateway.backoff import Backoff, BackoffPolicy
-from gateway.docker.peers.container_address_reports import ContainerAddressReport, NetworkToPeers, decode
+from gateway.docker.peers.container_address_reports import ContainerAddressReport, PeerNetwork, decode
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class SwarmPeer:
         problem: The reason why `report` is None; empty if a report was received.
     """
 
-    network: NetworkToPeers
+    network: PeerNetwork
     address: str
     report: ContainerAddressReport | None = None
     problem: str = "not connected yet"

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from gateway.docker.options import SwarmPeerOptions
-from gateway.docker.peers.container_address_reports import ContainerAddressReport, NetworkToPeers
+from gateway.docker.peers.container_address_reports import ContainerAddressReport, PeerNetwork
 from gateway.docker.peers.peer_connection import (
     HEARTBEAT_INTERVAL,
     PEER_TIMEOUT,
@@ -58,9 +58,9 @@ class PeerConnectionManager:
         self._lines_changed = asyncio.Event()
         self._lines: dict[str, bytes] = {}
         """For each network ID: the encoded report that this gateway sends."""
-        self._servers: dict[NetworkToPeers, asyncio.Task[None]] = {}
+        self._servers: dict[PeerNetwork, asyncio.Task[None]] = {}
         self._network_added = asyncio.Event()
-        """An `asyncio.Event` that is set when the gateway starts to listen on another network."""
+        """An `asyncio.Event` that is set when the gateway starts to listen on one more network."""
         self._handshakes: Counter[str] = Counter()
         """The number of TLS handshakes in progress, by the address of the client."""
         self._listed: dict[str, set[str]] = {}
@@ -68,10 +68,10 @@ class PeerConnectionManager:
         self._maintained: set[tuple[str, str]] = set()
         self.peers: dict[tuple[str, str], SwarmPeer] = {}
         """The peers, by the network's ID and the peer's address on the network."""
-        self.listen_errors: dict[NetworkToPeers, str] = {}
+        self.listen_errors: dict[PeerNetwork, str] = {}
         """For each network on which the gateway cannot listen: the reason."""
 
-    def update(self, lines: dict[NetworkToPeers, bytes]) -> None:
+    def update(self, lines: dict[PeerNetwork, bytes]) -> None:
         """Listen only on the networks in `lines`. On each network, send the network's report to the peers.
 
         Args:
@@ -105,7 +105,7 @@ class PeerConnectionManager:
             await wait_at_most(self._network_added, _LOOKUP_INTERVAL)
             self._network_added.clear()
 
-    def _serve(self, network: NetworkToPeers) -> None:
+    def _serve(self, network: PeerNetwork) -> None:
         port = self._options.port
         try:
             sock = socket.create_server((network.address, port))
@@ -117,7 +117,7 @@ class PeerConnectionManager:
         self._network_added.set()
         self._servers[network] = self._group.create_task(self._accept(network, sock))
 
-    async def _accept(self, network: NetworkToPeers, sock: socket.socket) -> None:
+    async def _accept(self, network: PeerNetwork, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         with sock:
             while True:
@@ -133,7 +133,7 @@ class PeerConnectionManager:
                 self._handshakes[address] += 1
                 self._group.create_task(self._handshake(network, client, address))
 
-    async def _handshake(self, network: NetworkToPeers, client: socket.socket, address: str) -> None:
+    async def _handshake(self, network: PeerNetwork, client: socket.socket, address: str) -> None:
         """Complete the TLS handshake with a peer, and send reports until the connection closes."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader()
@@ -155,7 +155,7 @@ class PeerConnectionManager:
             peer.seen.set()
         await self._send_reports(network, asyncio.StreamWriter(transport, protocol, reader, loop))
 
-    async def _send_reports(self, network: NetworkToPeers, writer: asyncio.StreamWriter) -> None:
+    async def _send_reports(self, network: PeerNetwork, writer: asyncio.StreamWriter) -> None:
         """Send a peer the current report for a network, and the new report after each change.
 
         Send heartbeats between the reports.
@@ -174,7 +174,7 @@ class PeerConnectionManager:
         finally:
             writer.transport.abort()
 
-    async def _resolve(self, network: NetworkToPeers) -> set[str] | None:
+    async def _resolve(self, network: PeerNetwork) -> set[str] | None:
         """Return the addresses of the peers on a network, from DNS; None if the lookup failed."""
         name = f"{self._options.name}.{network.name}"
         loop = asyncio.get_running_loop()
@@ -187,7 +187,7 @@ class PeerConnectionManager:
             return None
         return {str(each[4][0]) for each in found}
 
-    def _add_peer(self, network: NetworkToPeers, address: str) -> None:
+    def _add_peer(self, network: PeerNetwork, address: str) -> None:
         """Connect to a new peer. Ignore known peers, and addresses that are not on the network."""
         key = (network.id, address)
         if key in self._maintained or not network.holds(address):

@@ -15,7 +15,7 @@ SHORTEST_SCALE = 0.005
 END_SECTION = "</section>\n"
 _PERIOD = 3600.0
 """Maximum age, in seconds, of a rendered part whose data has not changed. An older part is rendered again, because
-it must show the date of each time that is now more than a day ago."""
+the format of times depends on the current time. Only a time that is more than a day ago has a date."""
 
 
 def macros(template: str) -> Any:
@@ -62,7 +62,7 @@ class PagePartRenderer:
     def group(
         self, group: status_content.TunnelGroup, path: Callable[..., str], *, longest: float | None
     ) -> Iterator[PageItem]:
-        """Yield a group of backends.
+        """Yield the section of a group of backends.
 
         Args:
             group: The group.

@@ -1,4 +1,4 @@
-"""Build the native engine's fuzzer: with clang for libFuzzer, or with gcc to run only saved inputs."""
+"""Build the fuzzer of the native engine: with clang and libFuzzer, or with gcc to run only saved inputs."""
 
 import subprocess
 from dataclasses import dataclass
@@ -19,20 +19,20 @@ _SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", 
 
 
 class NoCompilerError(Exception):
-    """A compiler that the build needs is not installed, or failed. The message has the reason."""
+    """The compiler is not installed, or it failed. The message contains the reason."""
 
 
 @dataclass(frozen=True)
 class Build:
-    """A build of the harness and the engine.
+    """A build of the fuzzer from the C files of this directory and of the native engine.
 
-    Only the engine is instrumented for coverage, so that the states of the engine guide the fuzzer.
+    Code coverage is measured only in the files of the native engine, so that only the engine guides libFuzzer.
 
     Args:
         folder: Directory for the object files and the program.
-        replay: Whether the program only runs the inputs that it gets as arguments. It is then built with gcc.
+        replay: Whether to build, with gcc, a program that only runs the inputs that are named on its command line.
         sanitize: Whether to use AddressSanitizer and UndefinedBehaviorSanitizer.
-        coverage: Whether to count the lines of the engine that are run, for gcov.
+        coverage: Whether to measure the code coverage of the engine for gcov. This requires `replay`.
     """
 
     folder: Path
@@ -41,10 +41,10 @@ class Build:
     coverage: bool = False
 
     def run(self) -> Path:
-        """Compile and link everything; return the program.
+        """Compile and link all files, and return the path of the program.
 
         Raises:
-            NoCompilerError: There is no suitable compiler, or the compiler failed.
+            NoCompilerError: The compiler is not installed, or it failed.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._compile(*(path for path in sorted(ENGINE.glob("*.c")) if not path.name.startswith("module")))
@@ -53,7 +53,11 @@ class Build:
         return self._link()
 
     def replace(self, source: Path) -> Path:
-        """Compile a changed file of the engine, after `run`; return the program. Raises errors like `run`."""
+        """Compile one changed file of the engine, and return the path of the program. Call `run` first.
+
+        Raises:
+            NoCompilerError: The compiler is not installed, or it failed.
+        """
         self._compile(source)
         return self._link()
 

@@ -1,6 +1,8 @@
-/* The ciphers that a script can use: the engine's ciphers with known keys, and `identity`, which does not encrypt.
+/* The ciphers of the simulated SSH connections: the engine's ciphers with fixed keys, and `identity`, which does not
+ * encrypt.
  *
- * `identity` accepts every packet whose tag does not start with 0xff, so most packets of the fuzzer are accepted.
+ * `identity` rejects only packets whose authentication tag starts with 0xff. The engine therefore accepts most of the
+ * random packets that the fuzzer generates.
  */
 #include "harness.h"
 
@@ -41,7 +43,7 @@ static bool open_packet(struct cipher *c, uint32_t seq, uint8_t *packet, uint32_
 
 static const struct cipher_type identity = {"identity", 0, 0, 8, init, seal, read_length, open_packet};
 
-/* With the linker option `--wrap`, the engine calls this function instead of `cipher_type_named` in crypto.c. */
+/* The linker option `--wrap` makes the engine call this function instead of `cipher_type_named` in crypto.c. */
 const struct cipher_type *__wrap_cipher_type_named(const char *name);
 const struct cipher_type *__real_cipher_type_named(const char *name);
 
@@ -50,7 +52,9 @@ const struct cipher_type *__wrap_cipher_type_named(const char *name)
     return strcmp(name, identity.name) == 0 ? &identity : __real_cipher_type_named(name);
 }
 
-/* Choose a cipher: `identity` in most scripts, because the others are slow. */
+/* Return the index in `cipher_names` for a random byte. Most bytes select `identity`, because this cipher is the
+ * fastest.
+ */
 int cipher_of(uint8_t choice)
 {
     return choice % 16 < 13 ? 0 : choice % 16 - 12;

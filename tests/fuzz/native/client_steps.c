@@ -1,9 +1,12 @@
-/* Steps of the clients. */
+/* Runs the steps of a script that concern the clients of SSH channels. */
 #include "harness.h"
 
 #include <errno.h>
 
-#define MAX_PACKETS 20u /* limits the data of one step, because the engine can need one turn for each small packet */
+/* The maximum number of packets that the engine needs for the data of one step. The engine can need one iteration of
+ * its event loop for each packet.
+ */
+#define MAX_PACKETS 20u
 
 static void attach(struct far_channel *c, const struct step *s)
 {
@@ -29,7 +32,7 @@ static void end(struct far_channel *c, struct file *f, uint8_t how)
         f->dead = true;
         f->error = ECONNRESET;
         break;
-    case 2: /* the client closes its socket; on TCP, this looks like a FIN until the engine sends data */
+    case 2: /* the client closes its socket; over TCP, the engine sees a FIN now, and a reset after its next send */
         f->dead = f->is_unix;
         f->closed = !f->is_unix;
         break;
@@ -71,6 +74,6 @@ bool client_step(const struct step *s)
         return false;
     }
     if (f)
-        f->reported = 0; /* an edge-triggered registration reports the events again */
+        f->reported = 0; /* epoll reports the events again, even to an edge-triggered registration */
     return true;
 }

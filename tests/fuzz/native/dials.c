@@ -1,11 +1,13 @@
-/* The sockets with which listeners dial targets. Each becomes the backend's end of a pair, or is closed. */
+/* Simulates the sockets with which the engine connects a listener's clients to the target ("dials"). Each of these
+ * sockets becomes the backend's end of a pair, or is closed.
+ */
 #include "listeners.h"
 #include "pairs.h"
 
 #include <errno.h>
 #include <netinet/in.h>
 
-enum dial_state { DIAL_NEW, DIAL_CONNECTING, DIAL_CONNECTED }; /* values of `file.counter` */
+enum dial_state { DIAL_NEW, DIAL_CONNECTING, DIAL_CONNECTED }; /* values of `counter` in struct file */
 
 struct pair *__real_pair_create(struct engine *, uint64_t, const struct pair_setup *, const struct pending *);
 struct pair *__wrap_pair_create(struct engine *, uint64_t, const struct pair_setup *, const struct pending *);
@@ -45,7 +47,7 @@ int fake_socket(int family, int type, int protocol)
     return fd;
 }
 
-/* Complete a connection that is being established. */
+/* Complete a connection attempt: successfully if `error` is 0, or else with this error. */
 void dial_ends(struct file *f, int error)
 {
     f->counter = DIAL_CONNECTED;
@@ -113,7 +115,7 @@ int fake_getpeername(int fd, struct sockaddr *to, socklen_t *size)
     return put_name(fd, to, size, TARGET_PORT);
 }
 
-/* Make the client and the dialed socket the ends of a new pair, before the engine relays between them. */
+/* Check and record a new pair, before the engine copies bytes between the two sockets. */
 static void make_pair(uint64_t token, const struct pair_setup *setup)
 {
     struct file *client = file_of(setup->client), *backend = file_of(setup->backend);
@@ -147,7 +149,7 @@ struct pair *__wrap_pair_create(struct engine *e, uint64_t token, const struct p
     return __real_pair_create(e, token, setup, accepted);
 }
 
-/* Handle the record of a client that a listener has joined to its target. */
+/* Handle RECORD_JOINED. Return false if the record does not concern a pair of this listener. */
 bool dial_joined(int listener, const struct message_header *h)
 {
     for (int at = 0; at < pair_count; at++) {

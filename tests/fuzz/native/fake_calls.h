@@ -1,4 +1,6 @@
-/* Redirects the engine's system calls and allocations to the harness (compiler option `-include`). */
+/* Replaces the engine's system calls and memory allocations with functions of the fuzzer. The compiler option
+ * `-include` inserts this file into each C file.
+ */
 #ifndef GATEWAY_FUZZ_FAKE_CALLS_H
 #define GATEWAY_FUZZ_FAKE_CALLS_H
 

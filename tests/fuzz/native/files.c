@@ -1,4 +1,6 @@
-/* Fake descriptors: epoll, eventfd, timerfd, and the clock. An operation on a closed descriptor aborts. */
+/* Simulates file descriptors, epoll, eventfd, timerfd and the clock. The program aborts if a closed descriptor is
+ * used.
+ */
 #include "listeners.h"
 #include "pairs.h"
 
@@ -66,7 +68,7 @@ int open_files(void)
     return count;
 }
 
-/* Return the events of a file, as epoll(7) reports them. */
+/* Return the events that epoll(7) would report for a file. */
 uint32_t file_ready(const struct file *f)
 {
     if (f->kind == FILE_EVENT)

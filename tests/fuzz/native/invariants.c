@@ -1,4 +1,4 @@
-/* Invariants of the engine's state, which hold after each turn. */
+/* Checks the engine's state after each iteration of the engine's event loop. */
 #include "listeners.h"
 #include "pairs.h"
 
@@ -69,7 +69,9 @@ static void check_wire(const struct wire *w)
     check_numbers(w);
 }
 
-/* Check that no byte of the window is lost: each is free, is held for the client, or will be granted again. */
+/* Check that a channel's receive window is complete: it consists of the bytes that the server may still send, the
+ * bytes that the engine holds for the client, and the bytes that the engine will grant to the server again.
+ */
 static void check_window(const struct channel *c)
 {
     uint64_t threshold = c->adjust_threshold ? c->adjust_threshold : 1;

@@ -1,12 +1,13 @@
-/* Clients that a listener has joined to their target. The engine reports each client to Python once: in a separate
- * record, or in a record with the totals of several short connections.
+/* Checks how the engine reports clients to Python after a listener has connected them to their target ("joined"). The
+ * engine must report each client once: in a separate record, or, for short connections, in a record with the totals
+ * of several clients.
  */
 #include "listeners.h"
 #include "pairs.h"
 
 #define SOON (SECOND / 20) /* the same value as in served.c */
 
-/* A client that was joined to its target at the time `at`. */
+/* A client that the engine has connected to its target, at the time `at`. */
 struct far_joined {
     struct far_listener *listener;
     struct far_channel *channel; /* or NULL */
@@ -37,7 +38,7 @@ static struct far_joined *find(uint64_t token)
     return NULL;
 }
 
-/* Called instead of joined_add. */
+/* The linker option `--wrap` makes the engine call this function instead of joined_add. */
 void __wrap_joined_add(struct joined *j, struct listener *l, uint64_t token, uint64_t wire, uint64_t accepted_at)
 {
     struct far_joined *client = &clients[client_count++];
@@ -65,7 +66,7 @@ void __wrap_joined_add(struct joined *j, struct listener *l, uint64_t token, uin
     client->listener->open_time += j->at - accepted_at;
 }
 
-/* Check a channel whose client gets no separate record: the client has received every byte, or a reset. */
+/* Check that a client has received all data or a reset. The engine reports this client only as part of totals. */
 static void check_served_channel(const struct far_channel *c, enum close_reason reason, const struct gauge *gauge)
 {
     uint64_t up = atomic_load(&gauge->to_backend), down = atomic_load(&gauge->from_backend);
@@ -96,7 +97,7 @@ static void check_served_pair(const struct far_pair *p, enum close_reason reason
               "the bytes of a client are counted wrong");
 }
 
-/* Called instead of joined_end. */
+/* The linker option `--wrap` makes the engine call this function instead of joined_end. */
 bool __wrap_joined_end(struct engine *e, struct joined *j, enum close_reason reason, bool lingers,
                        const struct gauge *gauge)
 {
@@ -151,7 +152,7 @@ void served_reported(struct far_listener *l, const struct message_header *h)
     l->reported.down += (uint64_t)h->d;
 }
 
-/* Return whether the reported totals are those of all clients that have ended without a separate record. */
+/* Return whether the reported totals include all clients that have ended without a separate record. */
 bool served_is_reported(const struct far_listener *l)
 {
     return memcmp(&l->served, &l->reported, sizeof l->served) == 0;
@@ -174,7 +175,9 @@ void open_times_reported(const struct message_header *h, const uint8_t *payload)
     l->observed_time += (uint64_t)h->c;
 }
 
-/* Check that each client was observed once, after all records were taken. */
+/* Check that the engine has reported each client once, and has measured once how long each client waited for its
+ * target. Call this function after Python has taken all records.
+ */
 void check_settled_joined(void)
 {
     CHECK(!engine->joined_first, "clients are not reported");
@@ -194,7 +197,7 @@ void check_settled_joined(void)
         CHECK(clients[at].reported != clients[at].served, "a client is not reported");
 }
 
-/* Check the invariants of joined clients that are not reported to Python yet. They hold after each turn. */
+/* Check the engine's list of the clients that the engine has not reported to Python yet. */
 void check_joined(void)
 {
     const struct joined *last = NULL;

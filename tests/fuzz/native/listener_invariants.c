@@ -1,8 +1,9 @@
-/* Invariants of listeners, which hold after each turn. */
+/* Checks the state of the engine's listeners after each iteration of the engine's event loop. */
 #include "listeners.h"
 
 #define MAX_PENDING 64u
-#define SLOW_OPEN (SECOND / 2) /* longer than in pending.c, because the clock advances during a turn */
+/* Longer than in pending.c, because the clock advances during an iteration of the event loop. */
+#define SLOW_OPEN (SECOND / 2)
 
 static void check_channel(const struct channel *c)
 {

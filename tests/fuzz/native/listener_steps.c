@@ -1,14 +1,16 @@
-/* Steps of Python about listeners, and of the clients that connect. */
+/* Runs the steps of a script that concern listeners and their clients. */
 #include "listeners.h"
 
 #include <errno.h>
 #include <netinet/in.h>
 
-#define MANY_CLIENTS 70u /* more clients than may wait for their target at the same time */
-#define MAX_NETWORKS 2   /* maximum networks of a set */
-#define MAX_EARLY 300u   /* maximum bytes that a client sends before its channel is open */
+#define MANY_CLIENTS 70u /* more clients than a listener permits to wait for the target at the same time */
+#define MAX_NETWORKS 2   /* maximum number of permitted networks of a listener */
+#define MAX_EARLY 300u   /* maximum number of bytes that a client sends before the engine connects it to the target */
 
-/* Append the networks of a set, and return how many there are. Set 0 is empty, which allows every address. */
+/* Write the networks of a set of permitted networks, and return their number. Set 0 is empty, which permits every
+ * address.
+ */
 static uint32_t put_networks(uint8_t *to, uint8_t set)
 {
     static const struct network half = {.size = 4, .prefix = 9, .address = {10, 127}},
@@ -23,7 +25,9 @@ static uint32_t put_networks(uint8_t *to, uint8_t set)
     return count;
 }
 
-/* Return whether a set allows an address. The addresses 0 to 3 are 10.0.0.5, 10.200.0.1, fd00:5:: and fd80:5::. */
+/* Return whether a set of permitted networks permits an address. The addresses 0 to 3 are 10.0.0.5, 10.200.0.1,
+ * fd00:5:: and fd80:5::.
+ */
 bool network_allows(uint8_t set, uint8_t address)
 {
     static const uint8_t allowed[4] = {0xf, 0x1, 0x4, 0xd};
@@ -31,7 +35,9 @@ bool network_allows(uint8_t set, uint8_t address)
     return allowed[set] >> address & 1;
 }
 
-/* Append the options of dialed sockets, whose effect the harness does not simulate. */
+/* Write the socket options that the engine must set before it connects to a target. The harness only counts the
+ * options that the engine sets.
+ */
 static size_t put_options(uint8_t *to)
 {
     static const struct socket_option options[DIAL_OPTIONS] = {{IPPROTO_TCP, 1, 1}, {SOL_SOCKET, 9, 1}};
@@ -40,7 +46,9 @@ static size_t put_options(uint8_t *to)
     return sizeof options;
 }
 
-/* Create a listener. For each client, the engine dials the target if `dials` is true, or else opens a channel. */
+/* Create a listener. For each client, the engine connects to the target directly if `dials` is true. Otherwise, the
+ * engine opens an SSH channel.
+ */
 static void listen_step(const struct step *s, bool dials)
 {
     struct far_listener *l = &listeners[listener_count];
@@ -67,7 +75,7 @@ static void listen_step(const struct step *s, bool dials)
     l->dials_six = s->which & 1;
     l->dial_room = UNLIMITED;
     for (int at = 0; at < wire_count && !dials; at++)
-        if ((s->which & 3) != at + 1) { /* 1 and 2 exclude one connection; 0 and 3 exclude none */
+        if ((s->which & 3) != at + 1) { /* 1 excludes the first SSH connection, and 2 excludes the second */
             memcpy(payload + size, &wires[at].token, sizeof(uint64_t));
             size += sizeof(uint64_t);
             setup.wire_count++;
@@ -87,7 +95,7 @@ static void listen_step(const struct step *s, bool dials)
     python_payload(COMMAND_LISTEN, l->token, payload, size);
 }
 
-/* Choose what happens when the listener dials, or complete the dial of the client that has waited longest. */
+/* Choose the result of the listener's next connections to the target, or complete the oldest connection attempt. */
 static void dial_step(struct far_listener *l, const struct step *s)
 {
     static const int errors[] = {0, ECONNREFUSED, ECONNRESET};
@@ -105,7 +113,7 @@ static void dial_step(struct far_listener *l, const struct step *s)
         }
 }
 
-/* Connect clients. They wait in the queue of the listening socket. */
+/* Simulate clients that connect. The clients wait in the queue of the listening socket. */
 static void connect_clients(struct far_listener *l, const struct step *s)
 {
     uint32_t times = s->b % 8 == 5 ? MANY_CLIENTS : 1;
@@ -120,7 +128,9 @@ static void connect_clients(struct far_listener *l, const struct step *s)
     }
 }
 
-/* Make the engine return the clients that it accepts from now on, as `withdraw` in module_commands.c does. */
+/* Make the engine return each client that it accepts from now on to Python. The function `withdraw` in
+ * module_commands.c does the same.
+ */
 void withdraw(struct far_listener *l)
 {
     l->withdrawn = true;
@@ -130,7 +140,7 @@ void withdraw(struct far_listener *l)
 static void unlisten(struct far_listener *l, uint8_t how)
 {
     switch (how % 4) {
-    case 2: /* Python has not sent COMMAND_UNLISTEN yet */
+    case 2: /* Python sends COMMAND_UNLISTEN later */
         withdraw(l);
         break;
     case 3:

@@ -1,4 +1,6 @@
-/* The sockets and records of listeners. Each accepted client is joined to a channel or returned, exactly once. */
+/* Simulates listening sockets, and checks the engine's records about listeners. The engine must connect each accepted
+ * client to its target once, or return the client to Python once.
+ */
 #include "listeners.h"
 
 #include <errno.h>
@@ -43,7 +45,7 @@ static socklen_t put_address(struct sockaddr *to, uint8_t address)
     return address < 2 ? sizeof four : sizeof six;
 }
 
-/* Return the client that has waited longest in the queue of the listener with this index. */
+/* Return the client that has waited longest in the queue of a listening socket. `listener` is its index. */
 static struct far_channel *next_client(int listener)
 {
     for (int at = 0; at < channel_count; at++)
@@ -82,7 +84,7 @@ int fake_accept4(int fd, struct sockaddr *address, socklen_t *size, int flags)
     return c->fd;
 }
 
-/* Check and record the channel that the engine opens for an accepted client. */
+/* Check the channel that the engine opens for an accepted client, and store the channel's number and token. */
 static void client_opens(struct far_channel *c, const struct far_listener *l, const struct channel *opened)
 {
     const struct wire *w = opened->wire;
@@ -102,7 +104,7 @@ static void client_opens(struct far_channel *c, const struct far_listener *l, co
     c->receive_window = (uint64_t)opened->window_size;
 }
 
-/* Called instead of pending_add. */
+/* The linker option `--wrap` makes the engine call this function instead of pending_add. */
 void __wrap_pending_add(struct listener *of, struct pending *pending, struct source *owner, int fd)
 {
     struct far_channel *c = last_accepted;
@@ -121,7 +123,7 @@ struct far_channel *accepted_client(void)
     return last_accepted;
 }
 
-/* Return the index of the client whose CHANNEL_OPEN the server has received. */
+/* Return the index in `channels` of the client for which the engine has sent CHANNEL_OPEN. */
 uint32_t opened_for_client(const struct far_wire *w, uint32_t index, uint32_t number, uint32_t window)
 {
     const struct far_listener *l = &listeners[index - LISTENER_INDEX];
@@ -133,7 +135,7 @@ uint32_t opened_for_client(const struct far_wire *w, uint32_t index, uint32_t nu
         if (channels[at].listener == l - listeners + 1 && channels[at].token && !channels[at].known &&
             &wires[channels[at].wire] == w && channels[at].number == number)
             return (uint32_t)at;
-    /* The engine can send CHANNEL_OPEN before pending_add sets the token. */
+    /* The engine can send CHANNEL_OPEN before it calls pending_add. The client then has no token yet. */
     CHECK(c && c->listener == l - listeners + 1 && !c->token && !c->known, "an unexpected CHANNEL_OPEN");
     c->wire = (int)(w - wires);
     c->number = number;
@@ -209,7 +211,7 @@ bool listener_record(const struct message_header *h)
     return true;
 }
 
-/* Check that no accepted client is lost, after all records were taken. */
+/* Check that no accepted client is lost. Call this function after Python has taken all records. */
 void check_settled_listeners(void)
 {
     for (int at = 0; at < listener_count; at++) {

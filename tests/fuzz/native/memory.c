@@ -1,16 +1,16 @@
-/* The engine's allocations, which fail if the script causes a fault, and the known bytes that relays transfer. */
+/* Simulates memory allocations, which can fail, and generates the data that the clients and the servers send. */
 #include "harness.h"
 
 #include <errno.h>
 #include <sanitizer/asan_interface.h>
 
 #define PERIOD 65521u
-#define GAP 4096u /* the size of the memory after each mapping, which is always poisoned */
+#define GAP 4096u /* the number of bytes after each mapping; AddressSanitizer reports each access to these bytes */
 
 struct mapping {
     uint8_t data[RECEIVE_SIZE + GAP];
     bool used, poisoned;
-    size_t valid; /* bytes that the engine may access; the others are poisoned */
+    size_t valid; /* the number of bytes that the engine may access without an error of AddressSanitizer */
 };
 
 static struct mapping mappings[MAX_WIRES];
@@ -24,9 +24,11 @@ struct block {
     bool used;
 };
 
-static struct block blocks[MAX_BLOCKS]; /* allocated once, and poisoned while they are not used */
+static struct block blocks[MAX_BLOCKS]; /* never freed; AddressSanitizer reports an access to an unused block */
 
-/* Check that the previous execution has freed all memory. */
+/* Check that the engine has freed all mappings and large blocks of the previous script. Make AddressSanitizer report
+ * each access to an unused mapping.
+ */
 void memory_reset(void)
 {
     for (size_t at = 0; at < MAX_WIRES; at++) {
@@ -48,7 +50,9 @@ static bool refuse(void)
     return true;
 }
 
-/* Allocate a block of at least LARGE bytes, from those that were freed: new memory from the kernel is slow. */
+/* Return an unused block of `size` bytes, or allocate a new block. Blocks are reused, because it is slow to get new
+ * memory from the kernel.
+ */
 static void *take_block(size_t size)
 {
     for (size_t at = 0; at < MAX_BLOCKS; at++) {
@@ -132,7 +136,7 @@ static struct mapping *mapping_of(const void *address)
     fail(__FILE__, __LINE__, "this address is not mapped");
 }
 
-/* Let the engine access the first `size` bytes of a mapping, and no more. */
+/* Let the engine access only the first `size` bytes of a mapping. */
 static void set_valid(struct mapping *m, size_t size)
 {
     ASAN_UNPOISON_MEMORY_REGION(m->data, size);
@@ -148,7 +152,9 @@ void memory_received(const void *end)
     set_valid(m, (size_t)((const uint8_t *)end - m->data));
 }
 
-/* Return the memory for received bytes. AddressSanitizer detects an access to bytes that were not received. */
+/* Return a mapping for the bytes that the engine will receive. AddressSanitizer reports an access to bytes that the
+ * engine has not received yet.
+ */
 void *fake_mmap(void *address, size_t size, int protection, int flags, int fd, off_t offset)
 {
     (void)protection;
@@ -174,7 +180,7 @@ int fake_munmap(void *address, size_t size)
     return 0;
 }
 
-/* Return the address of MAX_PATTERN bytes, from `offset` on. */
+/* The caller may read MAX_PATTERN bytes from the returned address. */
 const uint8_t *pattern(uint32_t seed, uint64_t offset)
 {
     static uint8_t bytes[PERIOD + MAX_PATTERN];

@@ -1,5 +1,5 @@
-/* Mutates scripts by whole steps. libFuzzer's own mutations can shift all later steps, so only about one third of the
- * mutations are libFuzzer's own.
+/* Mutates scripts: inserts, removes, repeats or changes steps. About a third of the mutations come from libFuzzer's
+ * own mutator, which does not know where a step starts.
  */
 #include "harness.h"
 
@@ -14,7 +14,7 @@ static uint32_t random_below(uint32_t limit)
     return (state >> 8) % limit;
 }
 
-/* Find the steps. `starts` has the offset of each, and of the end. Return how many there are. */
+/* Write the offset of each step, and of the end of the last step, to `starts`. Return the number of steps. */
 static uint32_t find_steps(const uint8_t *data, size_t size, size_t starts[MAX_STEPS + 1])
 {
     uint32_t count = 0;
@@ -28,7 +28,7 @@ static uint32_t find_steps(const uint8_t *data, size_t size, size_t starts[MAX_S
     return count;
 }
 
-/* Move what follows `at`, so that `after` bytes replace `before` bytes. Return the new size; without room, `size`. */
+/* Move the bytes at `at + before` to `at + after`. Return the new size, or `size` if `capacity` is too small. */
 static size_t resize(uint8_t *data, size_t size, size_t capacity, size_t at, size_t before, size_t after)
 {
     if (size - before + after > capacity)

@@ -1,4 +1,4 @@
-/* Invariants of pairs, which hold after each turn. */
+/* Checks the state of the engine's pairs after each iteration of the engine's event loop. */
 #include "pairs.h"
 
 static void check_side(const struct side *s)

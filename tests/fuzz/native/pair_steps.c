@@ -1,4 +1,4 @@
-/* Steps about pairs. */
+/* Runs the steps of a script that concern pairs. */
 #include "pairs.h"
 
 #include <errno.h>
@@ -8,7 +8,7 @@ static void set_room(struct file *f, const struct step *s)
     f->room = s->b & 1 ? UNLIMITED : s->b & 2 ? 0 : f->room % UNLIMITED + size_of(s->a) % UNLIMITED;
 }
 
-/* Pass two sockets to the engine. */
+/* Pass two sockets to the engine as a pair. */
 static void open_pair(const struct step *s)
 {
     struct far_pair *p = &pairs[pair_count];
@@ -42,7 +42,7 @@ static void end(struct far_side *s, struct file *f, uint8_t how)
         f->error = ECONNRESET;
         s->failed = true;
         break;
-    case 2: /* this end closes its socket; on TCP, this looks like a FIN until the engine sends data */
+    case 2: /* this end closes its socket; over TCP, the engine sees a FIN now, and a reset after its next send */
         s->fin = s->failed = true;
         f->dead = f->is_unix;
         f->closed = !f->is_unix;
@@ -70,7 +70,7 @@ static void side_step(struct far_side *s, const struct step *step)
     } else if (step->kind == STEP_SIDE_ROOM) {
         set_room(f, step);
     }
-    f->reported = 0; /* an edge-triggered registration reports the events again */
+    f->reported = 0; /* epoll reports the events again, even to an edge-triggered registration */
 }
 
 static void command(struct far_pair *p, const struct step *s)

@@ -1,4 +1,6 @@
-/* The sockets, pipes and records of pairs. Each end gets every byte and then the end of the stream, or a reset. */
+/* Simulates the sockets and pipes of pairs, and checks the engine's records about pairs. Each end of a pair must
+ * receive all data and then a FIN, or a reset.
+ */
 #include "pairs.h"
 
 #include <errno.h>
@@ -7,8 +9,8 @@
 #include <stdarg.h>
 #include <sys/ioctl.h>
 
-#define FULL_PIPE (256u * 1024u) /* the size of each pipe: smaller than the engine requests, but sufficient */
-#define FIRST_SEED 4096u         /* of `pattern`; channels use lower seeds */
+#define FULL_PIPE (256u * 1024u) /* the capacity of each pipe: the minimum that the engine accepts */
+#define FIRST_SEED 4096u         /* the first seed for the data of pairs (see `pattern`); channels use lower seeds */
 
 struct far_pair pairs[MAX_PAIRS];
 int pair_count;
@@ -30,13 +32,17 @@ const uint8_t *pair_data(const struct far_pair *p, bool from_backend, uint64_t o
     return pattern(FIRST_SEED + 2 * (uint32_t)(p - pairs) + from_backend, offset);
 }
 
-/* Return whether a reset is justified: an end has failed, Python has aborted the pair, or a fault was injected. */
+/* Return whether the engine may reset a connection of a pair: an end has failed, Python has aborted the pair or
+ * closed the engine, or a fault was injected.
+ */
 static bool may_reset(const struct far_pair *p)
 {
     return p->aborted || p->sides[0].failed || p->sides[1].failed || faults.injected || !engine_runs;
 }
 
-/* Check bytes that a socket accepts. */
+/* Check that the bytes for one end of a pair are the bytes that the other end has sent. If `data` is NULL, check only
+ * their number.
+ */
 void pair_passed(const struct file *to, const uint8_t *data, size_t size)
 {
     bool is_backend;
@@ -58,7 +64,9 @@ void pair_shut(const struct file *to)
     CHECK(from->passed == from->written, "the end of the stream is passed on before the data");
 }
 
-/* Check how the engine closes a socket. */
+/* Check that the engine resets an incomplete TCP stream unless the receiver has failed, and that each reset has a
+ * reason (see `may_reset`).
+ */
 void pair_closed(const struct file *f)
 {
     bool is_backend;
@@ -67,7 +75,7 @@ void pair_closed(const struct file *f)
     bool complete = from->fin && from->passed == from->written;
 
     CHECK(!f->registered, "a closed socket is still registered");
-    if (!f->resets && (f->shut || (complete && !f->available))) { /* with unread bytes, the kernel sends a reset */
+    if (!f->resets && (f->shut || (complete && !f->available))) { /* if bytes are unread, close(2) sends a reset */
         CHECK(s->failed || f->is_unix || s->passed == s->written, "an end whose data was lost gets no reset");
         return;
     }
@@ -104,14 +112,14 @@ int fake_ioctl(int fd, unsigned long request, int *value)
     return 0;
 }
 
-/* Fill the counters by which the engine distinguishes a FIN from a reset. */
+/* Fill the fields of TCP_INFO by which the engine distinguishes a FIN from a reset. */
 void pair_info(const struct file *f, struct tcp_info *info)
 {
     bool is_backend;
     const struct far_pair *p = pair_of(f, &is_backend);
     const struct far_side *s = &p->sides[is_backend];
 
-    info->tcpi_state = f->dead || f->error ? 7 : s->fin ? 8 : 1; /* CLOSE, CLOSE_WAIT, ESTABLISHED */
+    info->tcpi_state = f->dead || f->error ? 7 : s->fin ? 8 : 1; /* TCP_CLOSE, TCP_CLOSE_WAIT or TCP_ESTABLISHED */
     info->tcpi_bytes_received = s->written + s->fin;
 }
 
@@ -133,8 +141,9 @@ static ssize_t splice_in(struct file *f, struct file *pipe, size_t size)
     return (ssize_t)count;
 }
 
-/* After a reset of a TCP connection, the kernel can accept a part of the bytes, and then drops the error. A unix socket
- * keeps its error until a read (unix_stream_sendmsg does not read sk_err).
+/* Simulate splice(2) from a pipe to a socket. If the other end has reset the TCP connection, Linux can accept a part
+ * of the bytes, and then no longer reports the error. A unix socket keeps its error until the next read, because
+ * unix_stream_sendmsg does not read sk_err.
  */
 static ssize_t splice_out(struct file *pipe, struct file *f, size_t size)
 {
@@ -186,7 +195,7 @@ static void on_ended(struct far_pair *p, const struct message_header *h)
         if (lingering[at] < 0)
             continue;
         CHECK(lingering[at] == p->sides[at].fd && file_of(p->sides[at].fd)->shut, "a wrong descriptor");
-        file_of(p->sides[at].fd)->resets = true; /* Python resets the connection after this end has all data */
+        file_of(p->sides[at].fd)->resets = true; /* Python resets the connection after this end gets all data */
         fake_close(p->sides[at].fd);
     }
     CHECK(!file_is_open(p->sides[0].fd) && !file_is_open(p->sides[1].fd), "a socket is not closed");
@@ -216,7 +225,7 @@ bool pair_record(const struct message_header *h, const uint8_t *payload)
     return false;
 }
 
-/* Check that no bytes wait. All sockets accept data at this time, so nothing can delay the bytes. */
+/* Check that the engine has passed on all data of each pair. At this time, all sockets must accept data. */
 void check_settled_pairs(void)
 {
     for (int at = 0; at < pair_count; at++) {

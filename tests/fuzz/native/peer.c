@@ -1,4 +1,4 @@
-/* The SSH server: encrypts its packets, and checks every packet of the engine (RFC 4253, RFC 4254). */
+/* Simulates the SSH server, and checks every packet from the engine (RFC 4253, RFC 4254). */
 #include "listeners.h"
 
 #define INPUT_SIZE (4u * 1024u * 1024u)
@@ -6,7 +6,7 @@
 #define HEADER (LENGTH_SIZE + 1u)
 #define LAST_TRANSPORT_MESSAGE 49
 
-/* Set a key of the server. */
+/* Set the key with which the server encrypts its packets, or decrypts the engine's packets if `sealing` is false. */
 static void set_key(struct cipher *c, bool sealing, int cipher)
 {
     struct key_setup setup;
@@ -54,8 +54,9 @@ static void arrived(struct far_wire *w, size_t size)
     file_of(w->fd)->available = w->input_end - w->input_start;
 }
 
-/* Encrypt and send the packet whose payload is at `peer_reserve`, with up to three blocks of additional padding.
- * Suspend cipher faults, because only the engine's calls must fail.
+/* Encrypt and send a packet. The caller has written the payload to the address that `peer_reserve` returned. The
+ * packet gets up to three additional blocks of padding. Injected cipher faults are suspended, because they must
+ * affect only the engine.
  */
 void peer_send(struct far_wire *w, size_t size, uint8_t padding_blocks)
 {
@@ -78,7 +79,7 @@ void peer_send(struct far_wire *w, size_t size, uint8_t padding_blocks)
     arrived(w, LENGTH_SIZE + length + TAG_SIZE);
 }
 
-/* Send bytes that are not an encrypted packet. */
+/* Send bytes without encryption. Return false if the server cannot send. */
 bool peer_send_raw(struct far_wire *w, const uint8_t *data, size_t size)
 {
     uint8_t *at = peer_reserve(w, size);
@@ -180,7 +181,9 @@ static void on_packet(struct far_wire *w, const uint8_t *payload, size_t size)
     }
 }
 
-/* Decrypt and check the complete packets. Suspend cipher faults, because only the engine's calls must fail. */
+/* Decrypt and check the packets that are complete. Injected cipher faults are suspended, because they must affect
+ * only the engine.
+ */
 void peer_receive(struct far_wire *w, const uint8_t *data, size_t size)
 {
     uint32_t suspended = faults.cipher;

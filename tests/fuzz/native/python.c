@@ -1,10 +1,12 @@
-/* Python's side: commands and records, as gateway/relay/native_engine_runner.py and its neighbors use them. */
+/* Sends commands to the engine, and checks the engine's records. In the gateway, Python modules such as
+ * gateway/relay/native_engine_runner.py do this.
+ */
 #include "listeners.h"
 #include "pairs.h"
 
 #include <errno.h>
 
-#define FULL_WINDOW 1000000u /* small, so that little data reaches the limits */
+#define FULL_WINDOW 1000000u /* the maximum window; small, so that a script reaches it with little data */
 
 static void queue(struct message_header header, const void *payload, const void *more, size_t more_size)
 {
@@ -44,7 +46,7 @@ enum tap tap_of(uint8_t choice)
     return !(choice & 1) ? TAP_NONE : choice & 2 ? TAP_RPC : TAP_BYTES;
 }
 
-/* Open a channel. CHANNEL_OPEN ends with the channel's index, so that the server knows the channel. */
+/* Open a channel. The server finds the channel by its index, the last four bytes of CHANNEL_OPEN. */
 void python_channel(struct far_wire *w, uint32_t window, enum tap tap, uint8_t type_size)
 {
     struct far_channel *c = &channels[channel_count];
@@ -61,7 +63,7 @@ void python_channel(struct far_wire *w, uint32_t window, enum tap tap, uint8_t t
           payload, index, sizeof index);
 }
 
-/* Let the engine encrypt and send a packet with `size` bytes of payload. The first byte is `message`. */
+/* Let the engine encrypt and send a packet. The payload has `size` bytes, and its first byte is `message`. */
 void python_packet(struct far_wire *w, uint8_t message, size_t size)
 {
     static uint8_t packet[65536];
@@ -85,7 +87,7 @@ void python_key(struct far_wire *w, enum command command, int cipher)
     queue((struct message_header){.kind = command, .token = w->token, .payload = sizeof setup}, &setup, NULL, 0);
 }
 
-/* End a key exchange: send NEWKEYS, and set the key for all later packets. */
+/* End a key exchange: let the engine send NEWKEYS, and encrypt all later packets with the new key. */
 void python_new_seal_key(struct far_wire *w, int cipher)
 {
     w->open_cipher = cipher;
@@ -191,7 +193,7 @@ static void on_record(const struct message_header *h, const uint8_t *payload)
     CHECK(false, "record %u for no object", h->kind);
 }
 
-/* Take and check the records. Return false if the engine has failed; Python then closes the engine. */
+/* Take and check the engine's records. Return false if the engine has failed. */
 bool python_take(void)
 {
     struct message_header header;

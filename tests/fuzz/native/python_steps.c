@@ -1,4 +1,6 @@
-/* Steps of Python, which uses the engine as gateway/ssh/native_transport.py and native_channel.py do. */
+/* Runs the steps of a script that simulate the gateway's Python code. In the gateway, gateway/ssh/native_transport.py
+ * and native_channel.py use the engine in the same way.
+ */
 #include "listeners.h"
 
 static bool channel_step(const struct step *s)
@@ -31,7 +33,7 @@ static bool channel_step(const struct step *s)
     }
 }
 
-/* Send a packet of Python. During a key exchange, Python sends only messages 1 to 49 (RFC 4253, section 7.1). */
+/* Let Python send a packet. During a key exchange, Python sends only messages 1 to 49 (RFC 4253, section 7.1). */
 static void packet(struct far_wire *w, const struct step *s)
 {
     static const uint8_t messages[] = {2, 30, 80, MSG_DISCONNECT};

@@ -1,4 +1,4 @@
-/* Runs the inputs that are named on the command line, without libFuzzer. */
+/* Runs the input files that are named on the command line, without libFuzzer. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +11,8 @@ int main(int count, char **names)
         static uint8_t data[1 << 20];
         FILE *file = fopen(names[at], "rb");
         size_t size = file ? fread(data, 1, sizeof data, file) : 0;
-        uint8_t *exact = malloc(size ? size : 1); /* so that AddressSanitizer detects reads beyond the input */
+        /* This block has the size of the input, so that AddressSanitizer detects reads beyond the input. */
+        uint8_t *exact = malloc(size ? size : 1);
 
         if (!file || !exact) {
             perror(names[at]);

@@ -1,7 +1,7 @@
-/* Bytes of ONC RPC messages for channels with the tap TAP_RPC, and the messages that the tap must report.
+/* Generates ONC RPC messages (RFC 5531, sections 8 and 11) for channels with the tap TAP_RPC, and checks the messages
+ * that the tap reports.
  *
- * The scanner in this file has all bytes of a direction at once. Therefore, it is simpler than the engine's scanner,
- * which gets the bytes in parts (RFC 5531, sections 8 and 11).
+ * The tap parses data that arrives in parts. The parser in this file is simpler, because it has all data at once.
  */
 #include "harness.h"
 
@@ -9,7 +9,7 @@
 #define VARIANTS 4u
 #define LAST_FRAGMENT 0x80000000u
 #define MAX_FRAGMENT (64u * 1024u * 1024u)
-#define LONGEST 20000u /* fragment */
+#define LONGEST 20000u /* maximum length of a fragment, in bytes */
 
 static uint8_t streams[VARIANTS][PERIOD + MAX_PATTERN];
 
@@ -21,7 +21,7 @@ static uint32_t random_below(uint32_t limit)
     return (state >> 8) % limit;
 }
 
-/* Fill a stream with whole fragments. A fragment can be empty, except the first fragment of a message. */
+/* Fill a stream with complete fragments. Each fragment can be empty, except the first fragment of a message. */
 static void write_stream(uint8_t *stream, bool fragmented)
 {
     bool continues = false;
@@ -42,7 +42,7 @@ static void write_stream(uint8_t *stream, bool fragmented)
     }
 }
 
-/* Corrupt a header after about 20 KB: the type of a message, or the size of a fragment. */
+/* After about 20 KB, make a header invalid: the type of a message if `type` is true, or the size of a fragment. */
 static void corrupt(uint8_t *stream, bool type)
 {
     struct rpc_view view = {0};
@@ -67,7 +67,7 @@ const uint8_t *rpc_pattern(uint32_t seed, uint64_t offset)
     return streams[seed / 2 % VARIANTS] + offset % PERIOD;
 }
 
-/* Find the next message in a stream. Return false if the bytes are not RPC; `message->end` is then set, too. */
+/* Find the next message in a stream. Return false if the bytes are not RPC. `message->end` is set in both cases. */
 bool rpc_next(const uint8_t *stream, struct rpc_view *view, struct rpc_message *message)
 {
     for (;;) {
@@ -89,7 +89,7 @@ bool rpc_next(const uint8_t *stream, struct rpc_view *view, struct rpc_message *
     }
 }
 
-/* Compare a record with the next message of its direction. */
+/* Check that the reported message is the next message of its direction. */
 void rpc_reported(struct far_channel *c, const struct message_header *h)
 {
     bool down = h->a, valid;
@@ -106,7 +106,7 @@ void rpc_reported(struct far_channel *c, const struct message_header *h)
     CHECK(!valid || (message.xid == h->c && message.type == h->d), "a message has a wrong header");
 }
 
-/* Check that every message header in the first `passed` bytes of a direction was reported. */
+/* Check that the engine has reported every message header in the first `passed` bytes of a direction. */
 void rpc_settled(const struct far_channel *c, bool down, uint64_t passed)
 {
     struct rpc_view view = c->rpc[down];

@@ -1,4 +1,7 @@
-"""Fuzz the native engine with libFuzzer: `python -m tests.fuzz.native.run [--distil] [libFuzzer's arguments]`."""
+"""Fuzz the native engine with libFuzzer: `python -m tests.fuzz.native.run [--distil] [libFuzzer's arguments]`.
+
+With `--distil`, replace the saved inputs with a minimal set instead.
+"""
 
 import os
 import re
@@ -14,14 +17,14 @@ CORPUS = Path(__file__).parents[1] / "corpus/native"
 _LIMITS = ["-max_len=256", "-timeout=20", "-rss_limit_mb=2048"]
 _CI_RUNS = 50_000
 _CI_SECONDS = 20
-"""CI stops at the first of these limits. The inputs are the same in each run."""
+"""Time limit of the fuzzer in CI, in seconds. The fuzzer also stops after `_CI_RUNS` inputs."""
 _PATIENCE = 120
 _HASH = re.compile("[0-9a-f]{40}")
-"""The name that libFuzzer gives to an input."""
+"""Pattern for the name of a file in which libFuzzer saves an input: the SHA-1 of the input."""
 
 
 def fuzz(options: list[str]) -> int:
-    """Run libFuzzer; return its exit status. New inputs and findings are kept in a directory in /tmp."""
+    """Run libFuzzer, and return its exit status. libFuzzer saves new and failing inputs in a directory in /tmp."""
     folder = Path(tempfile.gettempdir()) / f"gateway-fuzz-{os.getuid()}" / "native"
     learned, found = folder / "corpus", folder / "findings"
     for each in (learned, found, CORPUS):
@@ -36,13 +39,13 @@ def fuzz(options: list[str]) -> int:
 
 
 def run_in_ci(folder: Path) -> tuple[str, int]:
-    """Fuzz for at most 20 seconds; without clang, only run the saved inputs.
+    """Fuzz the native engine for at most 20 seconds. Without clang, only run the saved inputs.
 
     Args:
-        folder: Directory for the program and findings.
+        folder: Directory for the compiled fuzzer, and for new and failing inputs.
 
     Returns:
-        A line to print, and an exit status.
+        The text to print, and the exit status.
     """
     (folder / "new").mkdir(parents=True)
     limits = ["-seed=1", f"-runs={_CI_RUNS}", f"-max_total_time={_CI_SECONDS}", f"-artifact_prefix={folder}/"]
@@ -71,7 +74,7 @@ def _finish(command: list[str]) -> "subprocess.CompletedProcess[str]":
 
 
 def _distil(program: Path, learned: Path) -> int:
-    """Replace the saved inputs with the smallest subset of the known inputs that has equal coverage."""
+    """Replace the saved inputs with a minimal set that covers the same code as all saved and new inputs."""
     with tempfile.TemporaryDirectory() as fresh:
         inputs = [fresh, str(CORPUS), str(learned)]
         status = subprocess.run(
@@ -79,7 +82,7 @@ def _distil(program: Path, learned: Path) -> int:
         ).returncode
         if status == 0:
             for path in CORPUS.iterdir():
-                if _HASH.fullmatch(path.name):  # a file with another name is a regression test
+                if _HASH.fullmatch(path.name):  # a regression test has a descriptive name, and is kept
                     path.unlink()
             shutil.copytree(fresh, CORPUS, dirs_exist_ok=True)
     return status

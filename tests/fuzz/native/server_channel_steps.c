@@ -1,4 +1,6 @@
-/* Steps of the SSH server about a channel. They are legal, except if the highest bit of `b` requests an illegal one. */
+/* Runs the steps in which the simulated SSH server sends a message about a channel. If the highest bit of a step's
+ * parameter `b` is set, the message is allowed to violate the SSH protocol.
+ */
 #include "harness.h"
 
 #define ILLEGAL 0x80u
@@ -47,11 +49,11 @@ static void refuse(struct far_wire *w, struct far_channel *c, const struct step 
     put_u32(at + 1, c->number);
     put_u32(at + 5, s->b);
     put_u32(at + 9, text);
-    memset(at + 13, 't', text + 4); /* the engine does not read the language tag */
+    memset(at + 13, 't', text + 4); /* includes the length of the language tag, which the engine ignores */
     peer_send(w, 17 + text, s->b);
 }
 
-/* Send data, as much as the window allows. */
+/* Send data to a channel. Unless `b` contains ILLEGAL, the data does not exceed the channel's receive window. */
 static void send_data_to(struct far_wire *w, struct far_channel *c, const struct step *s, bool extended)
 {
     bool illegal = s->b & ILLEGAL;
@@ -108,7 +110,7 @@ static void end(struct far_wire *w, struct far_channel *c, const struct step *s,
     w->illegal |= !c->confirmed || (c->ended && message == MSG_CHANNEL_EOF);
     c->ended = true;
     c->closed |= message == MSG_CHANNEL_CLOSE;
-    if (s->b & ILLEGAL) { /* the message must end after the channel's number */
+    if (s->b & ILLEGAL) { /* append 4 bytes, which the protocol does not allow */
         w->illegal = true;
         send_numbers(w, message, (const uint32_t[]){c->number, 0}, 2);
     } else {
@@ -125,7 +127,7 @@ static void adjust(struct far_wire *w, struct far_channel *c, const struct step 
     send_numbers(w, MSG_CHANNEL_WINDOW_ADJUST, (const uint32_t[]){c->number, count}, s->b & ILLEGAL ? 1 : 2);
 }
 
-/* Run a step about a channel of the server. A step about an unknown or closed channel has no effect. */
+/* Send the message of a step that concerns a channel. If the channel is unknown or closed, the step has no effect. */
 bool server_channel_step(const struct step *s)
 {
     struct far_channel *c = chosen_channel(s);

@@ -1,9 +1,9 @@
-/* Steps of the SSH server about the connection. */
+/* Runs the steps in which the simulated SSH server acts on the whole SSH connection. */
 #include "harness.h"
 
 #include <errno.h>
 
-/* Send a message that the engine passes to Python. */
+/* Send a message that the engine does not process, but passes to the gateway's Python code. */
 static void other(struct far_wire *w, const struct step *s)
 {
     static const uint8_t messages[] = {2, 4, 20, 30, 80, 82, 90, 192};
@@ -30,7 +30,7 @@ static void new_keys(struct far_wire *w, const struct step *s)
     peer_new_key(w, w->seal_cipher);
 }
 
-/* Send the bytes of the step, either as the payload of a packet, or without encryption. */
+/* Send the bytes that the step contains, either as the payload of an encrypted packet, or unencrypted. */
 static void raw(struct far_wire *w, const struct step *s)
 {
     uint8_t *at = peer_reserve(w, s->a);

@@ -1,4 +1,4 @@
-/* The end of a script: everything that waits must arrive, and the engine must become idle. */
+/* Runs after the last step of a script: checks that the engine sends all remaining data and becomes idle. */
 #include "listeners.h"
 #include "pairs.h"
 
@@ -19,7 +19,7 @@ static bool idle(void)
     return true;
 }
 
-/* Return whether the engine waits for Python. */
+/* Return whether an SSH connection waits until Python sets a key or accepts packets. */
 static bool waits_for_python(void)
 {
     for (int at = 0; at < wire_count; at++)
@@ -28,7 +28,7 @@ static bool waits_for_python(void)
     return false;
 }
 
-/* End what the engine waits for: make sockets writable, complete dials and key exchanges, and accept packets. */
+/* Let the engine continue: make sockets writable, complete connections and key exchanges, and accept packets. */
 static void unblock(void)
 {
     for (int at = 0; at < file_count; at++)
@@ -84,7 +84,7 @@ static void check_settled_channel(const struct far_channel *c)
           "the end of the client's stream is not delivered");
 }
 
-/* Check that Python has released the slot of each object that has ended. */
+/* Check that a slot (struct gauge) is free if its object has ended. */
 static void check_slots(void)
 {
     for (uint32_t at = 0; at < engine->slab_count * SLAB_SLOTS; at++) {
@@ -94,7 +94,7 @@ static void check_slots(void)
     }
 }
 
-/* Run turns until the engine is idle, and check that nothing waits. Return false if the engine has failed. */
+/* Run the engine until it is idle, and check the final state of each object. Return false if the engine failed. */
 bool settle(void)
 {
     int turns = 0;

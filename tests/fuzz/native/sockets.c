@@ -1,11 +1,11 @@
-/* Fake sockets of the clients and of the SSH connection. The script sets their errors, and how much they accept. */
+/* Simulates system calls for sockets. The script determines which calls fail, and how many bytes a socket accepts. */
 #include "pairs.h"
 
 #include <errno.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 
-/* Seeds of `pattern`: data of the client, and data of the server. */
+/* Return the seed for `pattern`: seed_up for the bytes from the client, seed_down for the bytes from the server. */
 static uint32_t seed_up(const struct far_channel *c)
 {
     return 2 * (uint32_t)(c - channels) + 1;
@@ -31,7 +31,7 @@ bool exact(const struct far_channel *c)
     return !tainted && !wires[c->wire].illegal;
 }
 
-/* Remember how the socket of a client is closed. */
+/* Record how the engine closed the socket of a client, and how many bytes the engine had read. */
 void client_closed(const struct file *f)
 {
     struct far_channel *c = &channels[f->owner];
@@ -49,7 +49,7 @@ static struct file *socket_of(int fd)
     return f;
 }
 
-/* Return whether a call fails, and set errno. A reset does not discard the data that can be received. */
+/* Return whether a system call fails, and set errno. The data that arrived before a reset can still be received. */
 bool socket_failed(struct file *f, bool receiving)
 {
     if (fault(&faults.interrupt)) {
@@ -74,7 +74,7 @@ bool socket_failed(struct file *f, bool receiving)
     return true;
 }
 
-/* Receive at most `size` bytes of those that are available. */
+/* Copy at most `size` of the available bytes to `data`. Return the number of copied bytes. */
 static size_t receive(struct file *f, uint8_t *data, size_t size)
 {
     size_t count = size < f->available ? size : f->available;
@@ -138,7 +138,7 @@ static void deliver(struct file *f, const uint8_t *data, size_t size)
     }
 }
 
-/* After data was sent, simulate the reset from the other end if the other end is closed. */
+/* The engine has sent data. If the other end of the connection is closed, simulate that it answers with a reset. */
 void socket_sent(struct file *f)
 {
     if (f->closed) {
@@ -176,7 +176,7 @@ ssize_t fake_sendmsg(int fd, const struct msghdr *message, int flags)
     return (ssize_t)total;
 }
 
-/* Return whether the gauge shows that the engine has forwarded the end of the server's stream to the client. */
+/* Return whether Python can see, in `eof_delivered`, that the engine forwards the end of the server's stream. */
 static bool end_is_known(const struct far_channel *c)
 {
     struct gauge *gauge = slot_find(engine, c->token);

@@ -1,14 +1,14 @@
-/* The steps of a script, and the turns of the engine between them. */
+/* Runs a step of a script, and then one iteration of the engine's event loop. */
 #include "listeners.h"
 #include "pairs.h"
 
 #include <stdio.h>
 
-#define HOLD 0x80u      /* run the next step in the same turn */
-#define KEEP 0x40u      /* do not take the records after the turn */
+#define HOLD 0x80u      /* run the next step before the next iteration of the event loop */
+#define KEEP 0x40u      /* do not read the engine's records for Python after this step */
 #define MAX_TOTAL (1280u * 1024u)
 
-static uint32_t total; /* the bytes of data in this script; MAX_TOTAL limits them, so that no script is slow */
+static uint32_t total; /* the total length of the data in this script; at most MAX_TOTAL, so that no script is slow */
 
 uint32_t size_of(uint8_t choice)
 {
@@ -47,7 +47,7 @@ struct far_channel *chosen_channel(const struct step *s)
     return channel_count ? &channels[(s->which & 0x3f) % channel_count] : NULL;
 }
 
-/* Run one turn of the engine, and check its state. */
+/* Run one iteration of the engine's event loop, and check the state of the engine. */
 void turn(void)
 {
     int error;
@@ -110,7 +110,9 @@ void describe(const struct step *s)
             size_of(s->b), s->which & HOLD ? ", no turn" : s->which & KEEP ? ", records are not taken" : "");
 }
 
-/* Run a step, and then a turn of the engine. Return false if the engine has failed. */
+/* Run a step. Then run one iteration of the engine's event loop, unless the step has the flag HOLD. Return false if
+ * the engine has failed.
+ */
 bool run_step(const struct step *s)
 {
     if (!server_step(s) && !client_step(s) && !listener_step(s) && !pair_step(s) &&

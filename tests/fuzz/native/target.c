@@ -1,4 +1,6 @@
-/* The fuzz target: runs a script. Its first bytes select the settings; each step has four bytes, and some have more. */
+/* Defines the function that libFuzzer calls with each input. The input is a script: first four bytes with settings,
+ * then the steps. Each step has four bytes, and some steps have additional bytes.
+ */
 #include "listeners.h"
 #include "pairs.h"
 
@@ -75,7 +77,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size < HEAD_SIZE)
         return 0;
     start(data);
-    closed_early = data[0] & 64; /* close the engine while commands, records and clients wait */
+    closed_early = data[0] & 64; /* do not wait until the engine is idle */
     data += HEAD_SIZE;
     for (int steps = 0; works && steps < MAX_STEPS && end - data >= (ptrdiff_t)STEP_SIZE; steps++) {
         size_t whole = step_size(data, end);

@@ -1,8 +1,9 @@
-"""The only module of the SSH fuzzer that uses internals of the gateway and of asyncssh.
+"""Creates the two SSH connections that the SSH fuzzer compares.
 
-`connect` returns a connection that is already logged in. `connect` sets the keys without a key exchange; therefore,
-one execution takes only milliseconds. The engine in C carries the channels of the connection `engine`, and asyncssh
-those of the connection `asyncssh`.
+The native engine handles the channels of the connection `engine`, and asyncssh handles the channels of the connection
+`asyncssh`. To save time, `connect` sets the encryption keys directly, instead of through a key exchange and a login.
+This module uses internals of the gateway and of asyncssh, so that the other modules in `tests/fuzz/ssh/` need not use
+them.
 """
 
 import asyncio
@@ -39,7 +40,7 @@ if is_built():
     from gateway.ssh.native_hand_over import hand_over
 
 NAMES = (*(("engine",) if is_built() else ()), "asyncssh")
-"""The names of the connections."""
+"""The names of the SSH connections that the fuzzer compares."""
 _FAR_AWAY = 1e9
 GATEWAY = str(Path(gateway.__file__).parent)
 _OPTIONS: SSHClientConnectionOptions | None = None
@@ -47,7 +48,7 @@ _SSH = SshOptions(host="127.0.0.1", user="fuzz", insecure_host_key=True)
 
 
 class Owner(asyncssh.SSHClient):
-    """Accepts every host key, because the handshake is not fuzzed."""
+    """Accepts every host key, because the fuzzer does not test the SSH handshake."""
 
     close_error: Exception | None = None
 
@@ -60,7 +61,7 @@ class Owner(asyncssh.SSHClient):
 
 @contextmanager
 def small_windows(size: int) -> Iterator[None]:
-    """Reset the budgets, and give each new channel a window of only `size` bytes, which fills quickly."""
+    """Set the initial receive window of new channels to `size` bytes, and reset the budget for these windows."""
     flow_control.INITIAL_BUDGET.available = flow_control.INITIAL_BUDGET_BYTES
     names = {"INITIAL_WINDOW": size, "MIN_WINDOW": size // 4, "ADJUST_BYTES": size // 8}
     before = {name: getattr(flow_control, name) for name in names}
@@ -74,29 +75,29 @@ def small_windows(size: int) -> Iterator[None]:
 
 
 def budget_taken() -> int:
-    """Return the bytes of the process's budgets that channels have taken and not returned."""
+    """Return how many bytes of the memory budgets for receive windows are in use."""
     taken = flow_control.INITIAL_BUDGET_BYTES - flow_control.INITIAL_BUDGET.available
     return taken + (native_engines().grown_bytes if is_built() else 0)
 
 
 def run_engine_inside(loop: RelayEventLoop) -> None:
-    """Run the native engine inside `loop` instead of in a thread, so that an execution is deterministic."""
+    """Run the native engine in the thread of `loop`, so that an input gives the same result in each run."""
     if is_built():
         native_engines().runners.append(NativeEngineRunner(loop, flow_control.GROWTH_BUDGET_BYTES, thread=False))
 
 
 def registered(loop: RelayEventLoop) -> int:
-    """Return the number of descriptors that relays and connections have registered with the loop."""
+    """Return the number of file descriptors that relays and SSH connections have registered with the event loop."""
     return len(loop.relays._handlers) - (len(native_engines().runners) if is_built() else 0)
 
 
 def least() -> int:
-    """Return the bytes that a channel can hold beyond the budgets."""
+    """Return how many bytes a channel is allowed to buffer without using the memory budgets."""
     return flow_control.MIN_WINDOW
 
 
 async def _options() -> SSHClientConnectionOptions:
-    global _OPTIONS  # noqa: PLW0603 - created once per process, because creating it takes longer than an execution
+    global _OPTIONS  # noqa: PLW0603 - created only once, because its creation is slow
     if _OPTIONS is None:
         _OPTIONS = await SSHClientConnectionOptions.construct(
             None, config=None, host=_SSH.host, port=_SSH.port, username=_SSH.user, client_keys=None, agent_path=None,
@@ -108,14 +109,14 @@ async def _options() -> SSHClientConnectionOptions:
 
 
 class Connection:
-    """One SSH connection from the view of its peer, and the gateway's object for the connection.
+    """An SSH connection between the gateway and the simulated SSH server.
 
     Args:
         name: `engine` or `asyncssh`.
-        conn: asyncssh's connection, which is logged in.
-        pipe: The transport of a connection without a socket; otherwise None.
-        sock: The peer's end of the connection's socket; None without a socket.
-        problems: List to which internal errors of the gateway are added: each is a defect.
+        conn: The gateway's asyncssh object for the connection, after the login.
+        pipe: The transport that replaces a socket; None if the connection uses a socket.
+        sock: The socket of the simulated SSH server; None if the connection uses no socket.
+        problems: List to which the connection adds each internal error of the gateway.
     """
 
     def __init__(
@@ -137,9 +138,8 @@ class Connection:
         def internal_error(exc_info: Any = None, error_logger: Any = None) -> None:
             info = exc_info or sys.exc_info()
             frames = traceback.extract_tb(info[2])
-            if any(
-                frame.filename.startswith(GATEWAY) for frame in frames
-            ):  # Without a frame of the gateway, the error only means that asyncssh cannot parse a packet.
+            # An error without a stack frame in the gateway only means that asyncssh cannot parse a packet.
+            if any(frame.filename.startswith(GATEWAY) for frame in frames):
                 problems.append("".join(traceback.format_exception(*info)))
             original(exc_info, error_logger)
 
@@ -155,7 +155,7 @@ class Connection:
             self.push()
 
     def push(self) -> bool:
-        """Send the bytes that the socket did not accept before; return whether the socket accepts any now."""
+        """Try again to send the unsent bytes. Return whether the number of unsent bytes has decreased."""
         if not self._unsent or self._sock is None:
             return False
         try:
@@ -168,7 +168,7 @@ class Connection:
         return True
 
     def take(self) -> bytes:
-        """Return the bytes that the gateway has sent since the last call."""
+        """Receive bytes from the gateway. Return an empty result if no bytes are available."""
         if self._pipe is not None:
             data = bytes(self._pipe.written)
             self._pipe.written.clear()
@@ -180,7 +180,7 @@ class Connection:
             return b""
 
     def hang_up(self) -> None:
-        """Close the peer's socket."""
+        """Close the SSH server's end of the connection."""
         if self._pipe is not None:
             if not self._pipe.closed:
                 self._pipe.closed = True
@@ -207,12 +207,13 @@ class Connection:
 
 
 async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems: list[str]) -> Connection:
-    """Return a connection that is logged in.
+    """Return an SSH connection that is logged in.
 
     Args:
         name: `engine` or `asyncssh`.
-        wired: Whether `asyncssh` uses the gateway's transport, as in production; `engine` always uses it.
-        keys: The keys until the first key exchange.
+        wired: Whether the connection `asyncssh` uses the gateway's transport, as in production. The connection
+            `engine` always uses this transport.
+        keys: The encryption keys before the first key exchange.
         narrow: Whether the gateway's socket has a small send buffer.
         problems: See `Connection`.
     """
@@ -239,7 +240,7 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
     conn.set_extra_info(verifier=conn._owner)
     made = Connection(name, conn, pipe, far, problems)
     await asyncio.sleep(0)
-    made.take()  # Discard the version string.
+    made.take()  # Discard the gateway's SSH version string.
     return made
 
 
@@ -256,22 +257,25 @@ def _log_in(conn: Any, keys: Keys) -> None:
     conn._send_seq = conn._recv_seq = 7
     conn._rekey_time = time.monotonic() + _FAR_AWAY
     conn._wait = None
-    conn._send_deferred_packets()  # After this call, the relays are allowed to send.
+    conn._send_deferred_packets()  # Notify the gateway's transport that packets can be sent.
 
 
 def _waiting(relay: object) -> list[Any]:
-    """Return the chunks of bytes that asyncssh holds for a relay that has paused reading."""
+    """Return the received data that asyncssh buffers because the relay has paused reading."""
     channel = relay._channel if isinstance(relay, AsyncsshRelay) else None
     return [] if channel is None else [data for data, _ in channel._recv_buf]
 
 
 def holds(relay: SshChannel) -> int:
-    """Return how many bytes a relay and the relay's asyncssh channel hold for a client that does not read."""
+    """Return the number of received bytes that the gateway buffers for the client."""
     return relay.buffered + sum(map(len, _waiting(relay)))
 
 
 def costs(relay: SshChannel) -> int:
-    """Return the memory size of a relay's chunks, except the first chunk, which can be partly sent already."""
+    """Return how much memory the buffered data uses.
+
+    The first chunk of data does not count, because the gateway can already have sent a part of it.
+    """
     if not isinstance(relay, AsyncsshRelayClientSide):
         state: dict[str, int] = relay.inspect()  # type: ignore[attr-defined]
         return state.get("memory", 0)

@@ -1,4 +1,8 @@
-"""Execute a script on both connections. Implements the steps of clients, and of the code that uses connections."""
+"""Executes a script on both SSH connections.
+
+This module implements the steps of the clients, and the steps in which the gateway opens or closes channels and SSH
+connections.
+"""
 
 import asyncio
 from dataclasses import replace
@@ -13,7 +17,7 @@ _METHODS = {op: op.name.lower() for op in Op} | {Op.OPEN: "open_", Op.GLOBAL: "g
 
 
 class Drive(PeerSteps):
-    """Executes a script. The docstring of `Turns` describes the arguments."""
+    """Executes a script on both SSH connections. The docstring of `Turns` describes the arguments."""
 
     async def run(self) -> None:
         """Execute every step.
@@ -56,7 +60,7 @@ class Drive(PeerSteps):
         for end in self._ends(step):
             end.leave(hard=False)
 
-    # Steps of the gateway's code that opens channels and closes connections.
+    # Steps in which the gateway opens or closes channels and SSH connections.
 
     async def open_(self, step: Step) -> None:
         old = self.current.get(step.slot)
@@ -67,10 +71,10 @@ class Drive(PeerSteps):
             side.ends.append(End(2 * slot.index, side.connection.pooled, unix=self.script.unix))
         self.current[step.slot] = slot
         self.slots.append(slot)
-        await asyncio.sleep(0)  # The gateway must open channels in the order of the steps.
+        await asyncio.sleep(0)  # Let the gateway request this channel before it requests other channels.
 
     def _over(self, slot: Slot) -> bool:
-        """Return whether a channel is closed on both sides of every open connection."""
+        """Return whether the channel was refused, or was closed by both ends, on each open connection."""
         lines = [side.ends[slot.index].line for side in self.sides if side.alive]
         closed = slot.close and all(line is not None and line.close for line in lines)
         return bool(lines) and (slot.refused or closed)

@@ -1,4 +1,4 @@
-"""Represent the two ends of one channel: the client's socket, and the bytes that the peer sends."""
+"""Represents a channel: the client's socket, and the bytes that the SSH server sends to the client."""
 
 import asyncio
 import contextlib
@@ -24,13 +24,13 @@ _TARGET = HostPort("db", 3306)
 
 
 def pattern(stream: int, at: int, size: int) -> bytes:
-    """Return `size` bytes of a stream from offset `at`. No piece of one stream equals a piece of another stream."""
+    """Return `size` bytes of the test data of a stream, from offset `at`. Different streams have different data."""
     start = (stream * _STRIDE + at) % _PERIOD
     return _PATTERN[start : start + size]
 
 
 def _pair(*, unix: bool) -> tuple[socket.socket, socket.socket]:
-    """Return a client's socket and the gateway's end of the same connection, both with small buffers."""
+    """Return the client's socket and the gateway's socket of a new connection with small buffers."""
     if unix:
         client, ours = socket.socketpair()
         for sock in (client, ours):
@@ -51,10 +51,10 @@ def _pair(*, unix: bool) -> tuple[socket.socket, socket.socket]:
 
 
 class End:
-    """One channel of one connection.
+    """A channel of one SSH connection, with its client.
 
     Args:
-        stream: Number of the download's byte pattern; the upload uses the next number.
+        stream: Number that selects the test data for the client. The next number selects the client's own test data.
         session: The SSH connection that opens the channel.
         unix: Whether the client uses a unix socket pair rather than TCP.
     """
@@ -68,11 +68,12 @@ class End:
         self.failed: BaseException | None = None
         self.joining = asyncio.ensure_future(self._join(session))
         self.fed = self.complete = 0
-        """`fed`: bytes that the peer has sent. `complete`: bytes before the first CHANNEL_EOF or CHANNEL_CLOSE."""
+        """`fed` is the number of bytes that the SSH server has sent. `complete` is the value of `fed` when the server
+        sent its first CHANNEL_EOF or CHANNEL_CLOSE."""
         self.got = self.sent = 0
-        """`got`: bytes that the client has received. `sent`: bytes that the client has sent."""
+        """`got` is the number of bytes that the client has received. `sent` is the number that it has sent."""
         self.end = ""
-        """How the stream ended for the client: `clean` or `reset`; empty while the stream is open."""
+        """How the stream to the client ended: `clean` or `reset`. Before the end, the value is empty."""
         self.shut = self.gone = self.hard = False
         """Whether the client has half-closed (`shut`), closed (`gone`), or reset (`hard`) its connection."""
         self._checked = 0
@@ -89,14 +90,14 @@ class End:
 
     @property
     def ending(self) -> CloseReason | None:
-        """How the relay ended; None while the relay runs."""
+        """The reason why the relay ended; None if the relay has not ended."""
         return self.relay.ended.result() if self.relay is not None and self.relay.ended.done() else None
 
     def read(self, most: int) -> bool:
-        """Let the client receive; return whether data, an end of the stream, or a reset arrived.
+        """Receive on the client's socket. Return whether data, the end of the stream, or a reset arrived.
 
         Raises:
-            OracleError: The client received bytes that the peer did not send.
+            OracleError: The client received bytes that the SSH server did not send.
         """
         if self.gone or self.end:
             return False
@@ -108,7 +109,8 @@ class End:
             self.end = "reset"
             return True
         if not data:
-            # A socket pair cannot report a reset. TCP reports a reset only once, which can be to an earlier send.
+            # A unix socket can report a reset as the end of the stream. TCP reports a reset only once, and a previous
+            # call of `send` can have received this report.
             hidden = self.unix and self.ending not in (None, CloseReason.FINISHED)
             self.end = "reset" if hidden or self._refused else "clean"
             return True
@@ -118,7 +120,7 @@ class End:
         return True
 
     def send(self, size: int) -> None:
-        """Let the client send as much of `size` bytes as its socket accepts."""
+        """Send at most `size` bytes on the client's socket, without waiting until the socket accepts more."""
         if self.gone or self.shut:
             return
         try:
@@ -129,14 +131,13 @@ class End:
             self._refused = True
 
     def half_close(self) -> None:
-        """Let the client half-close its socket."""
         if not (self.gone or self.shut):
             self.shut = True
             with contextlib.suppress(OSError):
                 self.client.shutdown(socket.SHUT_WR)
 
     def leave(self, *, hard: bool) -> None:
-        """Let the client close its socket; with `hard`, reset the connection."""
+        """Close the client's socket. With `hard`, reset the connection."""
         if not self.gone:
             self.gone, self.hard = True, hard and not self.unix
             if hard:
@@ -145,10 +146,10 @@ class End:
                 self.client.close()
 
     def check_upload(self) -> None:
-        """Compare what the peer received with what the client sent.
+        """Check that the SSH server received the bytes that the client sent.
 
         Raises:
-            OracleError: The peer received other bytes than the client sent.
+            OracleError: The SSH server received bytes that the client did not send.
         """
         if self.line is not None and self._checked < (size := len(self.line.got)):
             new = self.line.got[self._checked :]
@@ -157,7 +158,7 @@ class End:
             self._checked = size
 
     def close(self) -> None:
-        """Close the sockets that the fuzzer still owns."""
+        """Close the client's socket. If no relay uses the gateway's socket, close that socket, too."""
         self.joining.cancel()
         self.client.close()
         if self.relay is None:

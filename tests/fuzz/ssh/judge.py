@@ -1,4 +1,4 @@
-"""Check the results of a script when both connections are idle, and again when both connections are closed."""
+"""Checks the results of a script when both SSH connections are idle, and again when both are closed."""
 
 import asyncio
 import time
@@ -15,16 +15,19 @@ from tests.fuzz.ssh.seal import OracleError
 from tests.fuzz.ssh.turns import Side, Slot
 
 _PATIENCE = 2.0
-"""Seconds to wait for TCP's timers: the kernel probes a closed window after 0.2 s."""
+"""Maximum time in seconds to wait for missing data. If a receive buffer was full, TCP can wait 0.2 s before it
+sends more data."""
 _PLENTY = 1 << 20
 _CLOSED_BY_BOTH = frozenset(
     {"window", "packets of no bytes", "confirmation", "refusal", "adjust", "request", "close"}
 )
-"""Illegal steps after which the engine and asyncssh both close the connection."""
+"""Violations of the protocol after which both data planes close the SSH connection."""
 
 
 async def settle(drive: Drive) -> None:
-    """Let clients receive all data, and let the peer open its windows and confirm closes, until nothing changes.
+    """Run both SSH connections until nothing changes.
+
+    Meanwhile, the clients read all data. The SSH server sends window adjustments, and confirms closed channels.
 
     Raises:
         OracleError: See `Turns.turn`.
@@ -43,7 +46,7 @@ async def settle(drive: Drive) -> None:
 
 
 async def receive_ends(drive: Drive) -> None:
-    """Let clients receive the remaining data and the ends of the streams after the connection has closed.
+    """After the SSH connections have closed, let the clients receive the remaining data and the end of each stream.
 
     Raises:
         OracleError: See `Turns.turn`.
@@ -92,9 +95,10 @@ def _grant(drive: Drive) -> None:
 
 
 def _confirm_closes(drive: Drive) -> None:
-    """Confirm the close of each channel that the gateway has closed on both connections.
+    """Send CHANNEL_CLOSE for each channel that the gateway has closed on both connections.
 
-    If the gateway has closed a channel on one connection only, a confirmation is illegal on the other connection.
+    If the gateway has closed a channel on one connection only, the SSH server does not close the channel yet, because
+    it sends the same packets on both connections.
     """
     alive = [side for side in drive.sides if side.alive]
     for slot in drive.slots:
@@ -107,7 +111,10 @@ def _confirm_closes(drive: Drive) -> None:
 
 
 def _missing(drive: Drive, side: Side) -> list[str]:
-    """Return what one connection failed to deliver; [] if a step was illegal, or if the connection is closed."""
+    """Return what the gateway failed to deliver on one connection.
+
+    After an illegal step, or if the connection is closed, return an empty list.
+    """
     if drive.illegal or not side.alive or side.connection.pooled.closing:
         return []
     return [
@@ -158,15 +165,14 @@ def judge_open(drive: Drive) -> None:
 def compare(drive: Drive) -> None:
     """Compare the results of each channel on the two connections.
 
-    Events within one turn of the event loop can take effect in either order. Therefore, this function does not
-    compare abandoned requests for channels, aborted channels, clients that left, and uploads to a peer that closed
-    the channel.
+    In one iteration of the event loop, two events can be processed in either order. Therefore, some results are
+    allowed to differ: the results of abandoned channel requests, of aborted channels, of clients that closed their
+    connection, and of uploads after the SSH server closed the channel.
 
-    After an illegal step of the peer, this function compares only how the connections ended. `_CLOSED_BY_BOTH`
-    contains the illegal steps after which both asyncssh and the engine close the connection. After the other illegal
-    steps, the engine can differ. It ignores a second CHANNEL_EOF, data of length zero after
-    CHANNEL_EOF, extended data (which a TCP channel does not use), and bytes beyond the end of a message. It answers
-    an unexpected reply with MSG_UNIMPLEMENTED. None of these differences is harmful.
+    If the SSH server violated the protocol, this function only checks that either both connections or no connection
+    is closed. After a violation that is not in `_CLOSED_BY_BOTH`, it omits this check, because the data planes are
+    allowed to differ. For example, the native engine ignores a second CHANNEL_EOF, empty data after CHANNEL_EOF,
+    extended data, and bytes after the end of a message.
 
     Raises:
         OracleError: The results differ.

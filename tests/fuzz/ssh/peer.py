@@ -1,4 +1,4 @@
-"""Implement the fuzzer's SSH server, which can send any packet, legal or not, and checks the gateway's packets."""
+"""Simulates an SSH server, which can send legal and illegal packets, and checks the packets from the gateway."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -34,16 +34,16 @@ def _host_key() -> bytes:
 
 @dataclass
 class Line:
-    """The state of one channel, which the peer derives from the packets.
+    """The simulated SSH server's state of one channel.
 
     Args:
-        number: The gateway's number of the channel.
-        window: Number of bytes that the peer is still allowed to send.
+        number: The channel number that the gateway chose.
+        window: Number of bytes that the SSH server is still allowed to send.
         size: The initial value of `window`.
-        most: Maximum number of bytes that the peer is allowed to send in one packet.
+        most: Maximum number of bytes that the SSH server is allowed to send in one packet.
         may_send: Number of bytes that the gateway is still allowed to send.
         max_packet: Maximum number of bytes that the gateway is allowed to send in one packet.
-        got: Number of bytes that the gateway has sent.
+        got: The data that the gateway has sent.
         eof: Whether the gateway sent CHANNEL_EOF.
         close: Whether the gateway sent CHANNEL_CLOSE.
     """
@@ -60,22 +60,22 @@ class Line:
 
 
 class Peer:
-    """The server side of one connection.
+    """The simulated SSH server of one connection.
 
     Args:
-        keys: The keys until the first key exchange.
-        client_version: The gateway's version string.
+        keys: The encryption keys before the first key exchange.
+        client_version: The gateway's SSH version string.
     """
 
     def __init__(self, keys: Keys, client_version: bytes) -> None:
         self.out = bytearray()
         """Encrypted bytes that have not been sent."""
         self.answers = False
-        """Whether `out` contains a packet of a key exchange. Such a packet must be sent immediately."""
+        """Whether `out` contains a packet of a key exchange, which must be sent immediately."""
         self.asked: list[Line] = []
-        """Channels that the gateway requested, in order."""
+        """The channels that the gateway has requested, in the order of the requests."""
         self.lines: dict[int, Line] = {}
-        """Confirmed channels by the peer's number."""
+        """The confirmed channels, by the channel number that the SSH server chose."""
         self.goodbye = ""
         self._client_version = client_version
         self._seal = Seal(keys.to_client, keys.iv_to_client)
@@ -88,17 +88,19 @@ class Peer:
 
     @property
     def exchanging(self) -> bool:
-        """Whether the peer has sent KEXINIT, but not yet NEWKEYS."""
+        """Whether the SSH server has sent KEXINIT, but not yet NEWKEYS."""
         return bool(self._ours)
 
     def say(self, payload: bytes, padding: int | None = None, *, now: bool = False) -> None:
-        """Encrypt one packet, and add it to the output.
+        """Encrypt a packet, and append it to `out`.
+
+        During a key exchange, most packets wait until the key exchange ends.
 
         Args:
             payload: The content of the packet.
             padding: See `Seal.seal`.
-            now: Whether to send the packet during a key exchange if no other packet waits. RFC 4253, section 7.1
-                forbids this.
+            now: Whether to append the packet even during a key exchange, although RFC 4253, section 7.1 forbids this.
+                If earlier packets wait, the packet waits, too.
         """
         if self._ours and payload[:1] > bytes([NEWKEYS]) and (self._deferred or not now):
             self._deferred.append((payload, padding))
@@ -113,10 +115,10 @@ class Peer:
             self.answers = True
 
     def receive(self, data: bytes) -> None:
-        """Check the packets that the gateway sent, and run the peer's side of a key exchange.
+        """Process bytes from the gateway: check each packet, and respond to a key exchange.
 
         Raises:
-            OracleError: The gateway sent a packet that it must not send.
+            OracleError: The gateway sent an illegal packet.
         """
         self._buffer += data
         while len(self._buffer) >= 4:
@@ -151,7 +153,7 @@ class Peer:
             self._open, self._next = self._next, None
         elif kind == OPEN:
             self._channel_open(packet)
-        elif OPEN < kind <= REFUSAL and kind != FAILURE:  # FAILURE only answers an OPEN of the peer.
+        elif OPEN < kind <= REFUSAL and kind != FAILURE:  # FAILURE refuses a channel that the server requested.
             self._channel(kind, packet)
 
     def _channel_open(self, packet: SSHPacket) -> None:
@@ -215,5 +217,5 @@ class Peer:
 
 
 def to_channel(kind: int, number: int, body: bytes = b"") -> bytes:
-    """Return the payload of a packet of the channel protocol, for the channel with the gateway's `number`."""
+    """Return the payload of a message about a channel. `number` is the channel number that the gateway chose."""
     return bytes([kind]) + UInt32(number) + body

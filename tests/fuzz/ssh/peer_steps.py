@@ -1,4 +1,7 @@
-"""The steps of the peer. A step that the protocol forbids is executed only if the script marks it as illegal."""
+"""Executes the steps of the simulated SSH server.
+
+A step that violates the SSH protocol is executed only if the script marks the step as illegal.
+"""
 
 from asyncssh.packet import Boolean, String, UInt32
 
@@ -17,14 +20,12 @@ _OUT_OF_PLACE = (b"", *(bytes([kind]) for kind in (81, 82, 52, 6, peer.NEWKEYS, 
 
 
 class PeerSteps(Turns):
-    """Executes the steps of the peer."""
-
     def __init__(self, *args: object) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
         self._padding: int | None = None
 
     def _allowed(self, step: Step, what: str, *, legal: bool) -> bool:
-        """Return whether to execute a step: a forbidden step runs only if the script marks it as illegal."""
+        """Return whether to execute a step. If the executed step violates the SSH protocol, record the violation."""
         if not legal and step.illegal:
             self.illegal.append("late" if self._closing(step) else what)
         return legal or step.illegal
@@ -32,7 +33,7 @@ class PeerSteps(Turns):
     def _closing(self, step: Step) -> bool:
         """Return whether the gateway can have closed the channel.
 
-        In this case, asyncssh omits a check that the engine makes.
+        If the channel is closed, asyncssh does not detect some violations that the native engine detects.
         """
         slot = self.current.get(step.slot)
         if slot is None:
@@ -55,7 +56,10 @@ class PeerSteps(Turns):
         self._say(to_channel(kind, slot.number or 0, body), step)
 
     def _prepare(self, step: Step) -> int | None:
-        """Return the wrong padding length for the next packet, or None; record why the packet is illegal."""
+        """Return the wrong padding length for the next packet; None for the correct length.
+
+        Also record the violations of the SSH protocol by this packet.
+        """
         padding, self._padding = self._padding, None
         if padding is not None:
             self.illegal.append("padding")
@@ -64,7 +68,7 @@ class PeerSteps(Turns):
         return padding
 
     def end_stream(self, slot: Slot) -> None:
-        """Record how many bytes the peer has sent before its first CHANNEL_EOF or CHANNEL_CLOSE."""
+        """Record how many bytes the SSH server has sent before its first CHANNEL_EOF or CHANNEL_CLOSE."""
         if not (slot.eof or slot.close):
             for side in self.sides:
                 side.ends[slot.index].complete = side.ends[slot.index].fed
@@ -104,7 +108,8 @@ class PeerSteps(Turns):
         asked = step.size if wanted is None else wanted
         lines = [line for side in self.sides if (line := side.ends[slot.index].line) is not None]
         if any(asked > line.window for line in lines) and self._allowed(step, "window", legal=False):
-            # Exceed the whole window; otherwise, a pending window grant of the gateway could make the data legal.
+            # Exceed the initial window, not only the current window. The gateway can already have sent a window
+            # adjustment, which makes a larger amount of data legal.
             asked = max(asked, *(line.size + 1 for line in lines))
         for side in self.sides:
             end = side.ends[slot.index]
@@ -145,7 +150,7 @@ class PeerSteps(Turns):
         slot = self._slot(step)
         if slot is None or not self._allowed(step, "adjust", legal=slot.open and not slot.close):
             return
-        # A window beyond 2^32 - 1 is illegal. Both data planes accept it as a window larger than any upload.
+        # The window can exceed 2^32 - 1 bytes. RFC 4254 forbids this, but both data planes accept it.
         for side in self.sides:
             if (line := side.ends[slot.index].line) is not None:
                 line.may_send += step.word

@@ -1,4 +1,4 @@
-"""A transport without a socket, for the connection on asyncssh's channels."""
+"""Defines an asyncio transport without a socket, for the SSH connection with the data plane `asyncssh`."""
 
 import asyncio
 from typing import Any
@@ -7,7 +7,7 @@ from asyncssh.connection import SSHClientConnection
 
 
 class Pipe(asyncio.Transport):
-    """A transport that stores the bytes that are written to it."""
+    """An asyncio transport that stores the bytes that asyncssh writes."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""Encode the script of one execution as bytes: one byte of settings, then four bytes for each step.
+"""Encodes a script as bytes: one byte with settings, then four bytes for each step.
 
-Because of this encoding, a mutation of one byte changes one step, and leaves the other steps unchanged.
+All steps have the same length. Therefore, if the fuzzer changes one byte of a step, the other steps stay unchanged.
 """
 
 import random
@@ -12,17 +12,17 @@ LONGEST = HEADER + RECORD * 80
 
 
 class Op(IntEnum):
-    """A step of the peer (the SSH server), of a client, or of the gateway."""
+    """An action of the SSH server, of a client, or of the gateway."""
 
     OPEN = 0
-    """A client connects: the gateway opens a channel for it."""
+    """A client connects, and the gateway requests a channel for this client."""
     CONFIRM = auto()
     REFUSE = auto()
     DATA = auto()
     TRICKLE = auto()
-    """The peer sends many short packets, each in a separate turn."""
+    """The SSH server sends many short packets. After each packet, the event loop runs until it is idle."""
     BURST = auto()
-    """The peer sends many short packets in one turn."""
+    """The SSH server sends many short packets at once."""
     EXTENDED = auto()
     ADJUST = auto()
     EOF = auto()
@@ -30,17 +30,17 @@ class Op(IntEnum):
     REQUEST = auto()
     GLOBAL = auto()
     OTHER = auto()
-    """The peer sends a packet that does not refer to a channel of the gateway."""
+    """The SSH server sends one of several packets that have no separate action, such as IGNORE or DEBUG."""
     RAW = auto()
-    """The peer sends a packet of any type, with any content."""
+    """The SSH server sends a packet of any type, with random content."""
     PADDING = auto()
-    """The next packet has a wrong padding length."""
+    """The next packet of the SSH server contains a wrong padding length."""
     CORRUPT = auto()
-    """The step flips a bit of the encrypted bytes that have not been sent."""
+    """One bit of the SSH server's unsent, encrypted packets is flipped."""
     TRUNCATE = auto()
-    """The step drops the last part of the encrypted bytes that have not been sent."""
+    """The last bytes of the SSH server's unsent, encrypted packets are removed."""
     SPLIT = auto()
-    """The peer sends only a part of the encrypted bytes, because a TCP segment can end within a packet."""
+    """The SSH server sends a limited number of encrypted bytes, so that the last packet can be incomplete."""
     READ = auto()
     SEND = auto()
     HALF_CLOSE = auto()
@@ -48,17 +48,17 @@ class Op(IntEnum):
     LEAVE = auto()
     """A client closes its socket."""
     STALL = auto()
-    """The peer stops receiving, or resumes."""
+    """The SSH server stops or resumes receiving."""
     REKEY = auto()
     OUR_REKEY = auto()
     GIVE_UP = auto()
-    """The gateway abandons the requests for all pending channels."""
+    """The gateway abandons all channel requests to which the SSH server has not responded."""
     CANCEL = auto()
-    """The gateway abandons the request for one pending channel."""
+    """The gateway abandons one channel request to which the SSH server has not responded."""
     ABORT = auto()
     TURN = auto()
     LOSE = auto()
-    """The peer closes the connection."""
+    """The SSH server closes the connection."""
     SHUT_DOWN = auto()
     """The gateway closes the connection."""
 
@@ -72,13 +72,13 @@ class Step:
     """One step of a script.
 
     Args:
-        op: The operation.
-        slot: Number, from 0 to 3, of the channel that the operation uses.
-        hold: Whether to execute the next step in the same turn of the event loop.
-        illegal: Whether to execute the step even if the protocol forbids the step.
-        a: First parameter of the operation, from 0 to 63.
-        b: Second parameter of the operation, from 0 to 255.
-        c: Third parameter of the operation, from 0 to 255.
+        op: The action.
+        slot: Number, from 0 to 3, of the channel that the action uses.
+        hold: Whether to execute the next step immediately. Otherwise, the event loop first runs until it is idle.
+        illegal: Whether to execute the step even if the SSH protocol forbids the step.
+        a: First parameter of the action, from 0 to 63.
+        b: Second parameter of the action, from 0 to 255.
+        c: Third parameter of the action, from 0 to 255.
     """
 
     op: Op
@@ -91,14 +91,14 @@ class Step:
 
     @property
     def size(self) -> int:
-        """Return a number of bytes, derived from the step's parameters; it is small or near a protocol limit."""
+        """The number of bytes that `b` and `c` select. Many values are near a limit of the SSH protocol."""
         return (0, 1, 2, 17, 255, self.c, self.c * 16, self.c * 256, 32767, 32768, 32769, 131072, 1 << 20)[
             self.b % 13
         ]
 
     @property
     def word(self) -> int:
-        """Return a 32-bit number, derived from the step's parameters; it is small or near a protocol limit."""
+        """The 32-bit number that `b` and `c` select. Many values are near a limit of the SSH protocol."""
         return (0, 1, self.c, 1000, 32768, 1 << 20, 0x7FFFFFFF, 0xFFFFFFFF)[self.b % 8]
 
     def __str__(self) -> str:
@@ -108,14 +108,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Script:
-    """A complete execution.
+    """An input of the fuzzer, which consists of settings and steps.
 
     Args:
         wired: See `adapter.connect`.
         unix: Whether clients use unix socket pairs rather than TCP.
         window: Initial window of each channel in bytes.
         narrow: See `adapter.connect`.
-        end: Number, from 0 to 3, of the way to close the connection after the last step.
+        end: Number, from 0 to 3, that selects how to close the SSH connections after the last step.
         steps: The steps in the order of execution.
     """
 
@@ -135,7 +135,7 @@ _WINDOWS = (65536, 16384, 262144, 2 << 20)
 
 
 def decode(data: bytes) -> Script:
-    """Parse a script; any bytes are valid."""
+    """Parse a script. Every sequence of bytes is valid."""
     head = data[0] if data else 0
     steps = []
     for at in range(HEADER, min(len(data), LONGEST) - RECORD + 1, RECORD):
@@ -164,7 +164,7 @@ def _record(step: Step) -> bytes:
 
 
 def mutate(data: bytes, longest: int, seed: int) -> bytes:
-    """Mutate a script by whole steps, because adding or removing one byte would change all following steps."""
+    """Return a script with random changes. Only whole steps are added or removed, so that other steps stay equal."""
     rng = random.Random(seed)
     head, body = data[:HEADER].ljust(HEADER, b"\0"), data[HEADER:]
     records = [body[at : at + RECORD] for at in range(0, len(body) - RECORD + 1, RECORD)]
@@ -181,7 +181,7 @@ def mutate(data: bytes, longest: int, seed: int) -> bytes:
 
 
 def _change(rng: random.Random, records: list[bytes]) -> None:
-    """Change, repeat, remove or swap some of the steps."""
+    """Randomly change, copy, remove or swap steps in `records`."""
     at = rng.randrange(len(records))
     match rng.randrange(5):
         case 0:

@@ -1,4 +1,7 @@
-"""Implement AES-GCM for SSH (RFC 5647) without the gateway's code, so the fuzzer detects errors in that code."""
+"""Implements AES-GCM for SSH (RFC 5647).
+
+This module does not use the gateway's code, so that the fuzzer can detect errors in the gateway's encryption.
+"""
 
 from dataclasses import dataclass
 
@@ -16,7 +19,7 @@ class OracleError(AssertionError):
 
 @dataclass(frozen=True)
 class Keys:
-    """Keys and initialization vectors of both directions."""
+    """The encryption keys and initialization vectors of both directions of an SSH connection."""
 
     to_server: bytes = b"S" * 16
     iv_to_server: bytes = b"s" * 12
@@ -25,7 +28,7 @@ class Keys:
 
 
 class Seal:
-    """The cipher of one direction.
+    """Encrypts or decrypts the packets of one direction of an SSH connection.
 
     Args:
         key: The key, 16 bytes.

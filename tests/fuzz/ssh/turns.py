@@ -1,4 +1,4 @@
-"""Send data to both connections, run the event loop until it is idle, and check the invariants."""
+"""Sends packets on both SSH connections, runs the event loop until it is idle, and then checks the invariants."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,14 +11,14 @@ from tests.fuzz.ssh.script import Script, Step
 from tests.fuzz.ssh.seal import OracleError
 
 _VAIN = 1000
-"""Number of turns without progress after which the event loop is considered stuck in a busy loop."""
+"""If the event loop transfers no data in this number of iterations, but is not idle, the fuzzer reports an error."""
 _OVERHEAD = 4096
-"""Maximum memory in bytes that buffers are allowed to use in addition to twice the buffered bytes."""
+"""The buffers of a channel are allowed to use twice the size of the buffered data, plus this number of bytes."""
 
 
 @dataclass
 class Side:
-    """One connection, its peer, and its channels in the order of `Turns.slots`."""
+    """An SSH connection, its simulated SSH server, and its channels. `ends` has the same order as `Turns.slots`."""
 
     connection: adapter.Connection
     peer: Peer
@@ -28,23 +28,23 @@ class Side:
 
     @property
     def alive(self) -> bool:
-        """Whether the peer can still send packets on the connection."""
+        """Whether the SSH connection is open."""
         return not (self.lost or self.connection.dead)
 
 
 @dataclass
 class Slot:
-    """A channel that the peer uses in the same way on both connections.
+    """The state of a channel that the script uses in the same way on both SSH connections.
 
     Args:
         index: Position in `Turns.slots`.
-        number: The gateway's number of the channel; None until the gateway requests the channel.
-        open: Whether the peer confirmed the channel.
-        refused: Whether the peer refused the channel.
-        eof: Whether the peer sent CHANNEL_EOF.
-        close: Whether the peer sent CHANNEL_CLOSE.
+        number: The channel number that the gateway chose; None until the gateway requests the channel.
+        open: Whether the SSH server confirmed the channel.
+        refused: Whether the SSH server refused the channel.
+        eof: Whether the SSH server sent CHANNEL_EOF.
+        close: Whether the SSH server sent CHANNEL_CLOSE.
         aborted: Whether the script aborted the channel's relay.
-        given_up: Whether the script abandoned the request for the channel.
+        given_up: Whether the script made the gateway abandon the request for the channel.
     """
 
     index: int
@@ -58,7 +58,7 @@ class Slot:
 
 
 class Turns:
-    """The state of one execution.
+    """The state of the two SSH connections and of their channels while a script runs.
 
     Args:
         script: The script to execute.
@@ -70,13 +70,13 @@ class Turns:
         self.sides: list[Side] = []
         self.slots: list[Slot] = []
         self.current: dict[int, Slot] = {}
-        """The last channel of each slot of the script."""
+        """The newest channel for each value of `Step.slot`."""
         self.illegal: list[str] = []
-        """The forbidden actions of the peer."""
+        """The violations of the SSH protocol by the SSH server."""
         self._idle = idle
 
     async def turn(self, most: int | None = None) -> None:
-        """Send the peer's encrypted packets, and run the event loop until it is idle.
+        """Send the SSH server's encrypted packets, and run the event loop until it is idle.
 
         Args:
             most: Maximum number of bytes to send on each connection; None for all.
@@ -99,12 +99,12 @@ class Turns:
             self._check(side)
 
     def end_of(self, side: Side, step: Step) -> End | None:
-        """Return the `End` that belongs to a step's channel; None if the channel does not exist."""
+        """Return the step's channel on one connection; None if the channel does not exist."""
         slot = self.current.get(step.slot)
         return side.ends[slot.index] if slot is not None else None
 
     def _exchange(self, side: Side) -> bool:
-        """Receive the gateway's packets, and send pending bytes to the gateway; return whether any bytes moved."""
+        """Send and receive the pending bytes of one connection. Return whether any bytes were transferred."""
         pushed = side.connection.push()
         if side.stalled or side.lost or not (data := side.connection.take()):
             return pushed
@@ -136,7 +136,7 @@ class Turns:
         raise OracleError("the gateway opens a channel without a client")
 
     def _check(self, side: Side) -> None:
-        """Check how many bytes one connection holds for clients, and how much memory these bytes use."""
+        """Check the data from the clients of one connection, and the gateway's buffers for these clients."""
         total = 0
         for end in side.ends:
             end.check_upload()

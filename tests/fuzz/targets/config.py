@@ -1,4 +1,4 @@
-"""Fuzz the parser of configuration files: it must accept the file, or report each error with a position."""
+"""Fuzz the parser of configuration files. The parser must accept a file, or report the position of each error."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,8 @@ from tests.fuzz.files import as_file
 
 LONGEST, UNIT, HEAD = 2048, 1, 0
 KINDS = [*tunnels.KINDS.values(), *backends.KINDS.values()]
-"""The modules of all kinds. libFuzzer measures coverage only of modules that are imported here."""
+"""This list imports the modules of all kinds. libFuzzer does not measure the coverage of modules that are imported
+later."""
 WORDS = (
     "tunnels:", "backends:", "docker:", "gateway:", "ops:", "kind: ", "ssh", "mysql", "postgres", "nfs", "smb", "tcp",
     "openvpn", "wireguard", "socks5", "via: ", "listen: ", "targets: ", "check: ", "127.0.0.1:3306", "[fd00::1]:22",

@@ -1,4 +1,4 @@
-"""Fuzz the parser of known_hosts: it must parse every line, or refuse the file with the number of a line."""
+"""Fuzz the parser of known_hosts. The parser must parse every line, or report the number of a line with an error."""
 
 import re
 
@@ -24,7 +24,7 @@ def check(data: bytes) -> None:
     """Parse the known_hosts file `data`, and look up the keys of hosts.
 
     Raises:
-        AssertionError: The parser refuses the file without the line number, or loses a revoked key.
+        AssertionError: The parser reports an error without a line number, or does not find a revoked key.
     """
     with as_file(data) as path:
         try:

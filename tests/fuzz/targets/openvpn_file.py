@@ -1,4 +1,4 @@
-"""Fuzz the parser of OpenVPN client files: it must find the same directives as OpenVPN, or refuse the file."""
+"""Fuzz the parser of OpenVPN client files. The parser must find the same directives as OpenVPN, or refuse a file."""
 
 import io
 import re
@@ -23,10 +23,11 @@ def describe(data: bytes) -> str:
 
 
 def check(data: bytes) -> None:
-    """Rewrite the file `data`, rewrite the result again, and parse the result as OpenVPN does.
+    """Let the gateway rewrite the file `data` twice, and parse the result with a copy of OpenVPN's parser.
 
     Raises:
-        AssertionError: The file is refused without a position, or OpenVPN finds directives that the gateway missed.
+        AssertionError: An error has no position, the second rewrite changes the file, or OpenVPN's parser finds other
+            directives than the gateway.
     """
     text = data.decode("utf-8", "replace")
     try:
@@ -43,7 +44,7 @@ def check(data: bytes) -> None:
 
 
 class _RefusedError(Exception):
-    """OpenVPN would refuse the file and exit with an error."""
+    """OpenVPN refuses the file."""
 
 
 def _directives(config: bytes) -> list[str]:
@@ -78,7 +79,8 @@ def _skip(stream: io.BytesIO, name: bytes) -> None:
 def _words(line: bytes) -> list[bytes]:
     """Return the words of a line, as OpenVPN's `parse_line` does."""
     words: list[bytes] = []
-    word, state, backslash = b"", "", False  # `state`: the open quote, a space in a word without quotes, or empty
+    # `state` is the quote inside a quoted word, a space inside a word without quotes, and empty between words.
+    word, state, backslash = b"", "", False
     for at in range(len(line) + 1):
         character = line[at : at + 1]
         out, done, blank = b"", False, character == b"" or character in _SPACE

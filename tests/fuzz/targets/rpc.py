@@ -1,4 +1,4 @@
-"""Fuzz the NFS probe and the NFS tap: a hostile server responds to the probe, and the tap reads the same bytes."""
+"""Fuzz the NFS probe and the NFS tap. A hostile server responds to the probe, and the tap reads the same bytes."""
 
 import struct
 from itertools import pairwise
@@ -17,12 +17,12 @@ _ACCEPTED = uint(1) + uint(0) * 3 + uint(0)
 
 
 def describe(data: bytes) -> str:
-    """Return the replies of the server in `data`."""
+    """Return the server's replies as text."""
     return "\n".join(f"{flags:08b} {body.hex(' ', 4)}" for flags, body in _replies(data))
 
 
 def _replies(data: bytes) -> list[tuple[int, bytes]]:
-    """Return the flags and the body of each reply in `data`. The first byte of `data` selects the kind of check."""
+    """Return the flags and the body of each reply in `data`. The replies begin at the second byte of `data`."""
     found, at = [], 1
     while at + 2 <= len(data):
         flags, length = data[at], data[at + 1] * 2
@@ -32,7 +32,7 @@ def _replies(data: bytes) -> list[tuple[int, bytes]]:
 
 
 def _record(flags: int, body: bytes, xid: bytes) -> bytes:
-    """Return a reply to the call `xid`. The flags select the errors in the reply, and the number of its fragments."""
+    """Return an ONC RPC reply with the ID `xid`. `flags` selects the reply's errors and number of fragments."""
     if flags & 1:
         return body
     if not flags & 2:
@@ -46,10 +46,11 @@ def _record(flags: int, body: bytes, xid: bytes) -> bytes:
 
 
 def check(data: bytes) -> None:
-    """Run two probes of a server that sends the replies in `data`, and pass the exchanged bytes to the tap.
+    """Run two probes of a server that sends the replies in `data`. Then pass the calls and the replies to the tap.
 
     Raises:
-        AssertionError: The tap counts more replies than calls, or the result depends on how the bytes are split.
+        AssertionError: The tap counts more replies than calls, or the result depends on how the replies are split
+            into segments.
     """
     replies = _replies(data)
     passed: list[bytes] = []

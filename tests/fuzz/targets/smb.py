@@ -1,4 +1,7 @@
-"""Fuzz the negotiation with an SMB server: each response must cause a result, or an error with a reason."""
+"""Fuzz the negotiation with an SMB server.
+
+For every response, the probe must return a result, or raise an error with a reason.
+"""
 
 from gateway.backends import EmptyOptions
 from gateway.backends.smb import SmbBackend, SmbOptions
@@ -12,12 +15,16 @@ _HEADER = b"\xfeSMB" + (64).to_bytes(2, "little") + bytes(58)
 
 
 def describe(data: bytes) -> str:
-    """Return the response of the server in `data`."""
+    """Return the server's response as hexadecimal text."""
     return _answer(data).hex(" ")
 
 
 def _answer(data: bytes) -> bytes:
-    """Return the response of the server. If bit 0 of the first byte is set, it starts with a modified SMB header."""
+    """Return the server's response.
+
+    If bit 0 of `data[0]` is set, the response begins with a valid SMB header in which some bits are changed. If bit 1
+    is set, the length before the response is missing.
+    """
     flags, body = data[:1] or b"\0", data[1:]
     if flags[0] & 1:
         body = bytes(a ^ b for a, b in zip(_HEADER, body.ljust(64, b"\0"), strict=False)) + body[64:]
@@ -25,7 +32,7 @@ def _answer(data: bytes) -> bytes:
 
 
 def check(data: bytes) -> None:
-    """Probe a server that responds with `data`.
+    """Probe a server whose response depends on `data`.
 
     Raises:
         AssertionError: The probe succeeds although the response has no SMB header.

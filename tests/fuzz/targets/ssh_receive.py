@@ -1,4 +1,4 @@
-"""Fuzz the receive paths of both SSH data planes against each other; see docs/testing.md."""
+"""Fuzz the code that processes received SSH packets, and compare the two data planes; see docs/testing.md."""
 
 import asyncio
 import logging
@@ -86,7 +86,7 @@ async def _run(chosen: script.Script, problems: list[str]) -> None:
 
 
 async def _end(drive: Drive) -> None:
-    """Close the connections as `Script.end` selects. Afterwards, always close the sockets of the SSH peers."""
+    """Close the SSH connections in the way that `Script.end` selects. Then close the SSH server's sockets."""
     for side in drive.sides:
         if drive.script.end == 1:
             await side.connection.pooled.close()
@@ -103,7 +103,7 @@ async def _end(drive: Drive) -> None:
 
 
 class _Errors(logging.Handler):
-    """Collects log records of level error: each is a defect, even if the code handled the error."""
+    """Collects log records of level ERROR. The fuzzer reports them even if the gateway has handled the error."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Fuzz the URL form of tunnels and backends: a URL must have the same meaning as the same keys in a file."""
+"""Fuzz the URLs of tunnels and backends. A URL must give the same configuration as a file with the same keys."""
 
 import json
 import re
@@ -13,7 +13,8 @@ from tests.fuzz.files import as_file
 
 LONGEST, UNIT, HEAD = 1024, 1, 1
 KINDS = [*tunnels.KINDS.values(), *backends.KINDS.values()]
-"""The modules of all kinds. libFuzzer measures coverage only of modules that are imported here."""
+"""This list imports the modules of all kinds. libFuzzer does not measure the coverage of modules that are imported
+later."""
 WORDS = (
     "ssh://", "mysql://", "postgres://", "nfs://", "smb://", "tcp://", "socks5://", "http://", "openvpn://",
     "wireguard://", "?", "&", "via=", "listen=", "check.", "check.user=", "check.password_file=", "%23", "%00", "%2C",
@@ -33,10 +34,10 @@ def _read(data: bytes) -> tuple[str, str]:
 
 
 def check(data: bytes) -> None:
-    """Load a URL from the environment and from a flag, and a file with the same keys.
+    """Load a URL from an environment variable and from a flag. Also load a file with the same keys.
 
     Raises:
-        AssertionError: The URL and the file have different meanings, or an error has no position.
+        AssertionError: The URL and the file give different configurations, or an error has no position.
     """
     section, url = _read(data)
     one = section.removesuffix("s")
@@ -57,7 +58,7 @@ def check(data: bytes) -> None:
         return
     text = json.dumps({section: {"x": _plain(tree)}})
     if re.search(r'"[^"]{1000,}":', text):
-        return  # YAML does not accept keys of this length, so no file corresponds to the URL.
+        return  # YAML does not accept keys of this length, so no file can contain the same keys as the URL.
     redactor = Redactor()
     redactor.add(variable, *url_parser.values_in(url))
     _compare(by_variable, text, lambda message: redactor.redact(message, variable))

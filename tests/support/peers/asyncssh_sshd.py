@@ -11,7 +11,7 @@ import asyncssh
 
 
 class Server(asyncssh.SSHServer):
-    """An SSH server that permits every destination, and forwards with asyncssh's default implementation."""
+    """An SSH server that permits TCP forwarding to every destination."""
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
         return True

@@ -40,7 +40,7 @@ class Server(paramiko.ServerInterface):  # type: ignore[misc,unused-ignore]
 
 
 def forward(channel: Any, backend: socket.socket) -> None:
-    """Forward both directions of a connection; each direction can close independently of the other."""
+    """Forward data in both directions. If one direction closes, the other direction stays open."""
 
     def to_backend() -> None:
         with contextlib.suppress(OSError):

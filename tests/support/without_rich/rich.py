@@ -1,3 +1,3 @@
-"""Replaces the package rich, because the services of the tests run without it, as in the image."""
+"""Makes `import rich` fail, because the gateway must work without the package rich, as in the container image."""
 
 raise ImportError

@@ -1,4 +1,7 @@
-"""Tests the native engine without asyncssh and an event loop: the test acts as the SSH server, and calls `turn`."""
+"""Tests the native engine without asyncssh. The test acts as the SSH server, and usually calls `turn`.
+
+The method `turn` runs the native engine once, without its thread.
+"""
 
 import contextlib
 import ipaddress
@@ -37,7 +40,7 @@ KEXINIT, NEWKEYS, DISCONNECT = 20, 21, 1
 
 
 class Sealer:
-    """AES-GCM for SSH (RFC 5647), for one direction."""
+    """Encrypts or decrypts the packets of one direction with AES-GCM (RFC 5647)."""
 
     def __init__(self) -> None:
         self._aes, self._counter = AESGCM(KEY), int.from_bytes(IV[4:], "big")
@@ -56,7 +59,7 @@ class Sealer:
 
 
 def pad(payload: bytes) -> bytes:
-    """Return a packet that is not encrypted: length, padding length, payload and padding."""
+    """Return an unencrypted SSH packet: its length, the padding length, the payload and the padding."""
     padding = -(1 + len(payload)) % 16
     padding += 16 if padding < 4 else 0
     return (1 + len(payload) + padding).to_bytes(4, "big") + bytes([padding]) + payload + bytes(padding)
@@ -67,7 +70,7 @@ def numbers(*values: int) -> bytes:
 
 
 class Rig(EngineRig):
-    """A native engine with one connection, and the server's end of this connection."""
+    """A native engine with one SSH connection, and the SSH server's socket of this connection."""
 
     def __init__(self, engine: "Engine", module: Any) -> None:
         super().__init__(engine, module)
@@ -90,7 +93,7 @@ class Rig(EngineRig):
         self.turn()
 
     def hear(self) -> list[bytes]:
-        """Return the payloads of the packets that the native engine has sent. Read once from the socket."""
+        """Read once from the SSH server's socket. Return the payload of each complete packet."""
         with contextlib.suppress(BlockingIOError):
             self._received += self.peer.recv(1 << 20)
         payloads = []
@@ -102,7 +105,7 @@ class Rig(EngineRig):
         return payloads
 
     def join(self, *, window: int = 1 << 40, tap: int = 0) -> tuple[int, int, socket.socket]:
-        """Open a channel and attach a client. Return the token, the channel number, and the client."""
+        """Open a channel and attach a client. Return the channel's token, the channel's number, and the client."""
         token = self.engine.token()
         self.engine.channel(token, self.wire, 1 << 21, PACKET, tap, numbers(12) + b"direct-tcpip", b"")
         self.turn()
@@ -129,7 +132,7 @@ class Rig(EngineRig):
         full_load: int = 1000,
         min_responses: int = 0,
     ) -> int:
-        """Let the native engine accept clients from `listening`. Return the token of the listener."""
+        """Create a native listener for the socket `listening`. Return the token of the native listener."""
         token, chosen = self.engine.token(), wires or (self.wire,)
         allow = [ipaddress.ip_network(each) for each in networks]
         self.engine.listen(
@@ -142,7 +145,7 @@ class Rig(EngineRig):
         return token
 
     def connect(self, source: str = "127.0.0.1") -> socket.socket:
-        """Connect a client to `listening`, and let the native engine accept it."""
+        """Connect a client to the socket `listening`, and let the native engine accept the client."""
         client = socket.create_connection(self.listening.getsockname(), timeout=10, source_address=(source, 0))
         self.clients.append(client)
         self.turn()
@@ -191,7 +194,7 @@ def test_on_a_slow_path_each_channel_sends_one_packet_in_order_of_arrival(rig: R
         for _, _, client in joined:
             fill(client)
         rig.turn()
-        time.sleep(0.03)  # the path counts as slow if the socket is full for 20 ms
+        time.sleep(0.03)  # the native engine considers a connection slow if its socket is full for more than 20 ms
         for payload in rig.hear():
             assert (payload[0], len(payload)) == (DATA, 9 + PACKET)
             order.append(int.from_bytes(payload[1:5], "big"))
@@ -287,7 +290,7 @@ def test_the_loss_of_a_connection_is_the_last_record(rig: Rig) -> None:
 
 @pytest.mark.parametrize("complete", [True, False])
 def test_the_gauge_shows_whether_the_end_is_complete_before_the_client_sees_it(rig: Rig, complete: bool) -> None:
-    """A client can see the end of its stream before Python takes RECORD_ENDED, so Python reads the gauge."""
+    """Python reads the gauge, because the client can see the end of its stream before Python gets RECORD_ENDED."""
     token, number, client = rig.join()
     rig.peer.sendall(rig._theirs.seal(bytes([DATA]) + numbers(number, 5) + b"reply"))
     if complete:
@@ -316,7 +319,7 @@ def test_latencies_are_reported_when_a_channel_ends(rig: Rig) -> None:
 )
 @pytest.mark.parametrize("from_backend", [False, True])
 def test_the_headers_of_rpc_messages_are_reported(rig: Rig, from_backend: bool, garbage: bytes) -> None:
-    """The native engine finds the same messages as the tap in Python, for any segmentation and any fragments."""
+    """The native engine finds the same messages as the tap in Python, regardless of how the bytes are split."""
     rng = random.Random(1)
     token, number, client = rig.join(tap=rig.module.TAP_RPC)
     messages = [rpc_message(rng.choice([0, 1]), rng.randrange(1 << 32), rng.randrange(5000), rng) for _ in range(60)]
@@ -344,7 +347,7 @@ def test_the_headers_of_rpc_messages_are_reported(rig: Rig, from_backend: bool, 
 
 
 def rpc_message(kind: int, xid: int, size: int, rng: random.Random) -> bytes:
-    """Return an RPC message in fragments of random sizes."""
+    """Return an RPC message that consists of fragments of random sizes."""
     body = numbers(xid, kind) + bytes(size)
     cuts = sorted({len(body), *(rng.randrange(8, len(body) + 1) for _ in range(rng.randrange(3)))})
     pieces = [body[start:end] for start, end in zip([0, *cuts], cuts, strict=False)]
@@ -366,7 +369,7 @@ def test_wrong_arguments_are_refused(rig: Rig) -> None:
     rig.engine.release(unused)
     with pytest.raises(KeyError):
         rig.engine.gauge(unused)
-    rig.engine.command(rig.module.COMMAND_ABORT, unused, 0)  # a stale token is ignored
+    rig.engine.command(rig.module.COMMAND_ABORT, unused, 0)  # a command for a released token has no effect
     rig.turn()
     rig.engine.close()
     with pytest.raises(ValueError, match="closed"):
@@ -432,7 +435,7 @@ print(c.mallinfo2().hblks - before)
         [sys.executable, "-c", script],
         env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
-    assert done.stdout == f"{int(returned)}\n"  # 1 if the block of 4 MiB is outside the heap
+    assert done.stdout == f"{int(returned)}\n"  # 1: glibc has allocated the block of 4 MiB with mmap
 
 
 def test_the_thread_reports_records_and_stops_with_the_native_engine(rig: Rig) -> None:
@@ -466,7 +469,7 @@ def test_a_thread_that_fails_is_reported(rig: Rig) -> None:
 def test_the_descriptors_of_lost_records_are_closed(rig: Rig) -> None:
     _, number, client = rig.join()
     rig.peer.sendall(b"".join(rig._theirs.seal(bytes([kind]) + numbers(number)) for kind in (EOF, CLOSE)))
-    rig.engine.turn()  # the channel has ended, and Python must close the client later
+    rig.engine.turn()  # a queued RECORD_ENDED now contains the client's socket
     client.send(b"more")
     null = os.open("/dev/null", os.O_RDONLY)
     os.dup2(null, rig.engine.fileno())
@@ -520,7 +523,7 @@ def test_short_connections_are_reported_as_a_sum(rig: Rig) -> None:
         rig.until(lambda: rig.kinds(listener))
         if rig.kinds(listener) == [rig.module.RECORD_SERVED]:
             break
-        rig.records.clear()  # a client that stays connected for 50 ms is reported individually
+        rig.records.clear()  # a client that stays connected for more than 50 ms is not part of a sum: try again
     ((clients, resets, to_backend, from_backend),) = (
         arguments for kind, _, arguments, _ in rig.records if kind == rig.module.RECORD_SERVED
     )
@@ -582,7 +585,7 @@ def test_a_listener_stops_when_no_more_clients_are_permitted(rig: Rig) -> None:
     rig.connect()
     assert not rig.records
     third = rig.connect()
-    assert not rig.records  # the listener waits for a permit
+    assert not rig.records  # the listener waits for COMMAND_PERMIT before it stops
     rig.until(lambda: rig.kinds(listener))
     assert rig.kinds(listener) == [rig.module.RECORD_STOPPED]
     assert len(rig.hear()) == 2
@@ -612,7 +615,8 @@ def test_a_listener_without_permits_waits_for_one(rig: Rig) -> None:
     rig.say(bytes([CLOSE]) + numbers(1))
     rig.turn()
     rig.turn()
-    assert rig.kinds(listener) == []  # the ended client has given its permit to the third one
+    # The listener has accepted the third client with the permit of the closed client.
+    assert rig.kinds(listener) == []
     assert rig.engine.gauge(listener)[0] == 2
 
 
@@ -658,7 +662,7 @@ def test_recalled_clients_are_returned_and_their_channels_closed(rig: Rig, of: s
     rig.engine.command(rig.module.COMMAND_RECALL, rig.wire if of == "wire" else listener, 0)
     rig.turn()
     assert rig.kinds(listener) == [rig.module.RECORD_RETURNED]
-    assert [arguments[2] for _, _, arguments, _ in rig.records] == [1]  # the server can still open the channel
+    assert [arguments[2] for _, _, arguments, _ in rig.records] == [1]  # the SSH server can still confirm the channel
     assert rig.returned(listener).fileno() >= 0
     assert len(rig.hear()) == 1
     rig.confirm(0)
@@ -693,32 +697,32 @@ def test_clients_share_the_connections_and_few_channels_open_at_the_same_time(ri
     rig.turn()
     assert len(rig.hear()) == 1
     windows = [int.from_bytes(payload[21:25], "big") for payload in unsealed(far)]
-    assert windows == [1 << 18] * 32  # the connection has no budget for larger windows
+    assert windows == [1 << 18] * 32  # this SSH connection permits no larger windows (`growth_bytes` is 0)
 
 
 def test_a_listener_counts_the_periods_in_which_most_channels_meet_full_connections(rig: Rig) -> None:
     listener = rig.listen(full_load=2)
 
     def counted() -> bool:
-        """Open channels for more than a second. Return whether the listener has counted a period."""
+        """Open channels for more than a second. Return whether a period with full connections was counted."""
         for pause in (0, 0, 0, 0, 1.05):
             rig.connect()
             time.sleep(pause)
         rig.connect()
         return rig.engine.gauge(listener)[1] > 0
 
-    # Try again if the machine is slow: a period of two seconds or more does not count.
+    # Try again on a slow machine, because the listener does not count a period of two seconds or more.
     assert counted() or any(counted() for _ in range(10))
     before = rig.engine.gauge(listener)[1]
     time.sleep(2.1)
-    rig.connect()  # ends a period that is too long to count
+    rig.connect()  # a period of two seconds or more is not counted
     time.sleep(1.1)
-    rig.connect()  # ends a period with only one channel, which is too few
+    rig.connect()  # a period in which only one channel opens is not counted
     assert rig.engine.gauge(listener)[1] == before
 
 
 def unsealed(peer: socket.socket) -> list[bytes]:
-    """Return the payloads of the packets that `peer` has received. They must be the connection's first packets."""
+    """Decrypt the packets that `peer` has received since the start of the connection. Return their payloads."""
     received, payloads, sealer = peer.recv(1 << 20), [], Sealer()
     while received:
         size = 20 + int.from_bytes(received[:4], "big")
@@ -766,7 +770,7 @@ def test_the_thread_accepts_every_client_until_the_rule_is_withdrawn(rig: Rig) -
     rig.engine.start()
     connected, here, deadline = 0, 0, time.monotonic() + 20
     address = rig.listening.getsockname()
-    while len(rig.kinds(listener)) + here < 61:  # one record is RECORD_STOPPED
+    while len(rig.kinds(listener)) + here < 61:  # 60 clients and one RECORD_STOPPED
         assert time.monotonic() < deadline
         if connected < 60:
             rig.clients.append(socket.create_connection(address, timeout=10))
@@ -787,7 +791,6 @@ def test_the_thread_accepts_every_client_until_the_rule_is_withdrawn(rig: Rig) -
 
 
 def thread_ids() -> list[int]:
-    """Return the IDs of the threads of this process."""
     return [int(each.name) for each in Path("/proc/self/task").iterdir()]
 
 

@@ -1,4 +1,4 @@
-"""Tests listeners of the native engine that connect clients directly to a target. The test is client and target."""
+"""Tests native listeners that connect clients directly to a target. The test acts as the clients and the target."""
 
 import ipaddress
 import os
@@ -26,7 +26,7 @@ IP_LOCAL_PORT_RANGE = 51
 
 
 class Rig(EngineRig):
-    """A native engine, a listening socket whose clients it accepts, and a target."""
+    """A native engine, a listening socket for clients of the native engine, and a target."""
 
     def __init__(self, engine: "Engine", module: Any) -> None:
         super().__init__(engine, module)
@@ -43,7 +43,7 @@ class Rig(EngineRig):
         return server
 
     def fill_queue(self) -> None:
-        """Use a target whose queue is full: the kernel ignores further connections until the target accepts."""
+        """Use a target with a full accept queue. The kernel ignores new connections until the target accepts one."""
         self.target = self.serve(backlog=0)
         self.open.append(socket.create_connection(self.target.getsockname(), timeout=10))
 
@@ -58,7 +58,7 @@ class Rig(EngineRig):
         histogram: int = 0,
         min_responses: int = 0,
     ) -> int:
-        """Let the native engine accept clients from `listening`. Return the token of the listener."""
+        """Create a native listener for the socket `listening`. Return the token of the native listener."""
         token, (host, port) = self.engine.token(), to or address(self.target)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         allow = [ipaddress.ip_network(each) for each in networks]
@@ -71,21 +71,20 @@ class Rig(EngineRig):
         return token
 
     def connect(self, source: str = "127.0.0.1") -> socket.socket:
-        """Connect a client to `listening`, and let the native engine accept it."""
+        """Connect a client to the socket `listening`, and let the native engine accept the client."""
         client = socket.create_connection(self.listening.getsockname(), timeout=10, source_address=(source, 0))
         self.open.append(client)
         self.turn()
         return client
 
     def accept(self, server: socket.socket | None = None) -> socket.socket:
-        """Accept a connection on the target."""
         accepted, _ = (server or self.target).accept()
         accepted.settimeout(10)
         self.open.append(accepted)
         return accepted
 
     def joined(self) -> list[int]:
-        """Return the tokens of the reported relays between a client and the target."""
+        """Return the token of each pair that the native engine has reported with RECORD_JOINED."""
         return [arguments[0] for kind, _, arguments, _ in self.records if kind == self.module.RECORD_JOINED]
 
     def returned(self, listener: int) -> socket.socket:
@@ -191,7 +190,7 @@ def test_short_connections_are_reported_as_a_sum(rig: Rig) -> None:
         target.close()
         rig.turn()
 
-    # A client that stays connected for 50 ms is reported individually, and is not part of the sum.
+    # A client that stays connected for more than 50 ms is not part of a sum: try again.
     while served[0] < 3 or not served[1]:
         serve(reset_it=served[0] >= 3)
         rig.until(lambda: rig.engine.gauge(listener)[0] == 0 or rig.joined())
@@ -284,7 +283,7 @@ def test_a_listener_stops_when_no_more_clients_are_permitted(rig: Rig) -> None:
     third = rig.connect()
     rig.until(lambda: rig.module.RECORD_STOPPED in rig.kinds(listener))
     assert rig.kinds(listener) == [rig.module.RECORD_JOINED] * 2 + [rig.module.RECORD_STOPPED]
-    with rig.accept(rig.listening) as inner:  # the native engine has not accepted it
+    with rig.accept(rig.listening) as inner:  # the native engine has not accepted the third client
         assert inner.getpeername() == third.getsockname()
     assert rig.engine.inspect(listener) is None
 
@@ -300,7 +299,7 @@ def test_a_refused_client_is_returned_and_the_listener_stops(rig: Rig) -> None:
     assert rig.kinds(listener) == [rig.module.RECORD_STOPPED, rig.module.RECORD_RETURNED]
     assert rig.returned(listener).recv(100) == b"early"
     assert rig.engine.inspect(listener) is None
-    assert open_descriptors() == before + 2  # both ends of the client's connection
+    assert open_descriptors() == before + 2  # the two sockets of the client's connection
 
 
 def test_a_client_is_not_joined_to_itself(rig: Rig) -> None:
@@ -336,7 +335,7 @@ def test_a_slow_dial_stops_the_listener_and_is_joined_later(rig: Rig) -> None:
     first, second = rig.joined()
     rig.until(lambda: rig.module.RECORD_PAIR_ENDED in rig.kinds(second) + rig.kinds(first))
     (ended,) = (arguments for kind, _, arguments, _ in rig.records if kind == rig.module.RECORD_PAIR_ENDED)
-    assert ended[0] == 1  # CLOSE_CLIENT_RESET: the client has left during the dial
+    assert ended[0] == 1  # 1 is CLOSE_CLIENT_RESET: the client `leaving` has sent a reset
 
 
 def _drain(rig: Rig) -> bool:
@@ -350,7 +349,7 @@ def _drain(rig: Rig) -> bool:
 
 @pytest.mark.parametrize("way", ["recall", "close", "withdraw"])
 def test_a_client_whose_dial_is_pending(rig: Rig, way: str) -> None:
-    """A recall returns the client to Python. A close resets the client. A withdrawal does not affect the dial."""
+    """COMMAND_RECALL returns the client to Python. COMMAND_UNLISTEN does not cancel the connection attempt."""
     rig.fill_queue()
     before = open_descriptors()
     listener = rig.listen()
@@ -359,7 +358,7 @@ def test_a_client_whose_dial_is_pending(rig: Rig, way: str) -> None:
         rig.engine.close()
         with pytest.raises(ConnectionResetError):
             client.recv(1)
-        # The client's descriptor is new. Closing the native engine has closed the engine's four descriptors.
+        # One descriptor is new: the client's socket. The four descriptors of the native engine are closed.
         assert open_descriptors() == before + 1 - 4
         return
     command = rig.module.COMMAND_RECALL if way == "recall" else rig.module.COMMAND_UNLISTEN
@@ -368,7 +367,7 @@ def test_a_client_whose_dial_is_pending(rig: Rig, way: str) -> None:
     if way == "recall":
         assert rig.kinds(listener) == [rig.module.RECORD_RETURNED]
         assert rig.returned(listener).getpeername() == client.getsockname()
-        # The duplicate of the listening socket, and both ends of the client's connection.
+        # Three are new: a duplicate of the listening socket, and the two sockets of the client's connection.
         assert open_descriptors() == before + 3
         assert rig.engine.inspect(listener) == {"pending": 0}
         return
@@ -382,7 +381,7 @@ def test_a_client_whose_dial_is_pending(rig: Rig, way: str) -> None:
 
 @pytest.mark.parametrize("spare", [0, 1])
 def test_a_listener_stops_without_descriptors(rig: Rig, spare: int) -> None:
-    """With one spare descriptor, the native engine accepts the client, and cannot dial."""
+    """With one unused descriptor, the native engine can accept the client, but cannot open a socket to the target."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     listener = rig.listen()
     waiting = socket.create_connection(rig.listening.getsockname(), timeout=10)

@@ -1,4 +1,4 @@
-"""Tests which paths share a handshake budget, and which paths limit each other."""
+"""Tests which backends share a handshake budget, and that the gateway combines the budgets of paths to one server."""
 
 import itertools
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Tests what the gateway keeps about containers when the section `docker` of the configuration changes."""
+"""Tests that the gateway keeps data about containers when a reload changes the section `docker`."""
 
 import asyncio
 from pathlib import Path

@@ -28,8 +28,6 @@ SCHEDULE = CheckSchedule(interval=10, fast_interval=1, down_interval=5, timeout=
 
 
 class Uplink:
-    """A substitute for an uplink."""
-
     def __init__(self, name: str) -> None:
         self.name = name
         self.link: Link | None = DirectLink()
@@ -41,7 +39,7 @@ class Uplink:
 
 
 class Backend:
-    """A backend that is never probed, because the tests add the results."""
+    """A backend that is not probed. The tests add the results instead."""
 
     async def probe(self, link: object, target: HostPort, phases: PhaseTimer) -> ProbeResult:
         raise NotImplementedError

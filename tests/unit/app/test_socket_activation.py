@@ -34,7 +34,8 @@ def test_a_listener_gets_the_socket_of_its_address(listening: socket.socket) -> 
     first = passed.duplicates(HostPort("127.0.0.1", port))
     assert first is not None
     first[0].close()
-    # A listener that is removed and added again gets the same socket. Clients that connected in between are kept.
+    # After a listener was removed and added again, it gets the same socket. It accepts the clients that connected
+    # in the meantime.
     with socket.create_connection(("127.0.0.1", port)) as client:
         (again,) = passed.duplicates(HostPort("localhost", port)) or []
         again.settimeout(5)

@@ -16,9 +16,9 @@ from gateway.audit.container_recreate_commands import recreate, volume_for
 from gateway.audit.hazards import build_report
 from gateway.audit.hazards.network_mount_fixes import after_mount, safe_options
 from gateway.audit.host_filesystem_model import HostMount
+from gateway.audit.mount_backing_storage import of_volume
 from gateway.audit.proposed_mount_changes import ProposedMountChanges
 from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
-from gateway.audit.storage_behind_mount import of_volume
 
 COMPOSE = {
     "com.docker.compose.project": "shop",
@@ -604,7 +604,7 @@ def test_data_that_another_container_uses_is_not_moved(first: AuditedMount, seco
 def test_a_container_that_reads_all_volumes_does_not_prevent_a_fix(
     source: str, writable: bool, is_safe: bool
 ) -> None:
-    """Such a container, for example a node exporter, also sees the new volume."""
+    """A container that reads all volumes, for example a node exporter, can also read the new volume."""
     volumes = {"x": AuditedVolume("x", mountpoint="/srv/docker/volumes/x/_data")}
     app = container(AuditedMount("volume", "/data", "", "x"))
     other = AuditedContainer("1", "exporter", mounts=(AuditedMount("bind", "/host", source, writable=writable),))

@@ -1,4 +1,4 @@
-"""Tests which engine `docker` uses."""
+"""Tests which engine the command `docker` uses by default."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tests of the mount table, and of reading files of the host that containers can change."""
+"""Tests how the audit parses mount tables, and how it reads files of the host that containers can change."""
 
 import os
 import sqlite3

@@ -1,4 +1,4 @@
-"""Tests of the parts of the audit log that work without a gateway: encoding, refusals, destinations, queue."""
+"""Tests the audit log without a running gateway."""
 
 import asyncio
 import json
@@ -116,7 +116,8 @@ def test_an_incomplete_line_is_completed_or_terminated(tmp_path: Path, monkeypat
     with pytest.raises(OSError, match="No space"):
         destination.write(lines)
     assert (path.read_bytes(), list(lines)) == (b"one\ntwo\nt", [b"three\n"])
-    # Another process can write before the retry, or the file can be new. The retry therefore writes the whole line.
+    # Another process first adds a newline after the incomplete line. After a rotation, the retry writes the whole
+    # line to the new file.
     room[0] = 100
     LogDestination(path).write(deque([b"four\n"]))
     assert path.read_bytes() == b"one\ntwo\nt\nfour\n"
@@ -235,7 +236,7 @@ async def test_the_count_of_dropped_events_never_decreases(tmp_path: Path, monke
     await asyncio.sleep(0)
     assert ours.dropped == 4
     await closing
-    assert ours.dropped == 5  # The lines in the queue are lost, too.
+    assert ours.dropped == 5  # Closing also drops the event in the queue.
     await asyncio.to_thread(path.read_bytes)  # Reading unblocks the writer thread, which then exits.
 
 

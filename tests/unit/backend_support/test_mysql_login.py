@@ -32,7 +32,7 @@ ASKS_FOR_KEY = (b"\1", b"\2")
 
 
 def served(end: socket.socket, plugin: bytes, words: tuple[bytes, ...], heard: list[bytes]) -> None:
-    """Run a server that sends a greeting and the packets, and that sends a key to a client that requests a key."""
+    """Run a server. Send a greeting and the packets `words`, and send the public key if the client requests it."""
     able = 0x88200
     fixed = struct.pack("<HBHHB", able & 0xFFFF, 45, 2, able >> 16, len(SALT) + 1)
     greeting = b"\x0a8.4.0\0" + bytes(4) + SALT[:8] + b"\0" + fixed + bytes(10) + SALT[8:] + b"\0" + plugin + b"\0"
@@ -42,7 +42,7 @@ def served(end: socket.socket, plugin: bytes, words: tuple[bytes, ...], heard: l
         word: bytes | None = next(said)
         while word is not None:
             end.sendall(len(word).to_bytes(3, "little") + bytes([sequence % 256]) + word)
-            if word in (FAST, OK):  # A client does not respond to these packets.
+            if word in (FAST, OK):  # The client does not respond to FAST and OK.
                 sequence += 1
                 word = next(said, None)
                 continue

@@ -118,7 +118,7 @@ def ended(pid: int) -> bool:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (ProcessLookupError, FileNotFoundError):
         return True
-    return state == "Z"  # Some containers have no init process that reaps orphans.
+    return state == "Z"  # In a container without an init process, an orphan stays a zombie after its end.
 
 
 async def gone(pid: int) -> None:
@@ -131,7 +131,7 @@ async def gone(pid: int) -> None:
 
 
 def counting(folder: Path) -> str:
-    """Return the path of a program that prints its arguments and how often it has run."""
+    """Return the path of a program that prints the number of its runs and its arguments."""
     return script(folder, f'echo x >> {folder}/runs; echo "$(wc -l < {folder}/runs) $*"')
 
 

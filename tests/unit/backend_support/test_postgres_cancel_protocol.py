@@ -1,4 +1,4 @@
-"""Tests that the tap of PostgreSQL logins finds the cancel key for any segmentation, and stops at invalid data."""
+"""Tests that the tap of PostgreSQL logins finds the cancel key, and that the tap ends at invalid data."""
 
 import itertools
 import struct
@@ -43,7 +43,7 @@ BEFORE = st.lists(
 
 
 def feed(tap: PostgresCancelKeyTap, forth: bytes, back: bytes, cuts: list[int]) -> None:
-    """Pass the client's bytes and then the server's bytes to the tap. Split both at the offsets `cuts`."""
+    """Pass the client's bytes and then the server's bytes to the tap. Divide both at the offsets in `cuts`."""
     for stream, show in ((forth, tap.on_request), (back, tap.on_response)):
         places = sorted({min(cut, len(stream)) for cut in cuts} | {0, len(stream)})
         for start, end in itertools.pairwise(places):

@@ -1,4 +1,4 @@
-"""Tests the time until the gateway probes a server again if the server counts aborted logins."""
+"""Tests the pauses between the probes of a server that counts aborted logins."""
 
 import asyncio
 
@@ -74,7 +74,7 @@ def test_a_path_that_works_does_not_pause_for_one_that_fails() -> None:
 def test_checks_of_a_server_that_does_not_answer_stay_below_its_limit(
     addresses: list[int], backends: int, offset: float, working: set[int]
 ) -> None:
-    """For eight hours, several backends check the server over all paths. Logins over `working` paths succeed."""
+    """Simulate the probes of several backends for eight hours. Logins succeed only over the paths in `working`."""
     server, paths = CountingServer(addresses, 100), joined(len(addresses))
     due = [(path * offset + backend, path) for path in range(len(paths)) for backend in range(backends)]
     attempts = 0
@@ -95,7 +95,7 @@ def test_checks_of_a_server_that_does_not_answer_stay_below_its_limit(
             paths[path].record_abort(now)
             due.append((now + 5.0, path))
         assert not server.blocked
-    assert attempts >= 8 * 6  # at least one attempt in ten minutes
+    assert attempts >= 8 * 6  # on average, at least one attempt every ten minutes
 
 
 @pytest.mark.timeout(30)
@@ -114,7 +114,7 @@ async def test_few_logins_are_in_progress_at_the_same_time() -> None:
         tasks = [group.create_task(check(each)) for each in paths for _ in range(40)]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert entered == 25 + len(paths)  # a quarter of the limit, and then one login at a time on each path
+        assert entered == 25 + len(paths)  # a quarter of the limit of 100, and one more login on each path
         for task in tasks:
             task.cancel()
     assert [each.in_progress for each in paths] == [0, 0]

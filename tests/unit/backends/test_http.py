@@ -34,7 +34,7 @@ LOGIN = f"Basic {base64.b64encode(b'u:p:q').decode()}"
 
 
 class Answers(BaseHTTPRequestHandler):
-    """Sends a fixed response for each URL path, and records the requests."""
+    """Sends a prepared response for each URL path, and records the requests."""
 
     requests: list[tuple[str, str | None, str | None]] = []  # noqa: RUF012 - shared by all instances
 
@@ -190,7 +190,7 @@ async def test_a_check_does_not_wait_for_the_end_of_the_connection(response: byt
 
 
 class Database:
-    """A database with a fixed result."""
+    """A simulated database, whose probes always have the same result."""
 
     def __init__(self, found: ProbeResult | UnusableTargetError) -> None:
         self.found = found

@@ -18,14 +18,14 @@ BACKEND = RedisBackend(EmptyOptions(), RedisCheckOptions(user="u", password=Secr
 
 
 def replying(*replies: bytes) -> Behavior:
-    """Send one of the replies for each request, then close the connection."""
+    """Return a server that sends the next reply after each request, and finally closes the connection."""
 
     def serve(client: socket.socket) -> None:
         for reply in replies:
             client.recv(65536)
             client.sendall(reply)
         client.shutdown(socket.SHUT_WR)
-        while client.recv(65536):  # unread data would reset the connection
+        while client.recv(65536):  # closing a socket with unread data would reset the connection
             pass
 
     return serve
@@ -86,7 +86,7 @@ async def test_any_reply_ends_the_check_with_an_expected_error(data: bytes) -> N
     with serving(replying(data)) as port:
         result = await probe(BACKEND, port)
     assert result.state is not HealthState.UP
-    assert "Error:" not in result.detail  # the text of an unexpected exception
+    assert "Error:" not in result.detail  # the details of an unexpected exception contain this text
 
 
 def test_a_url_selects_tls_and_has_no_database() -> None:

@@ -54,7 +54,10 @@ def test_the_path_goes_from_the_listener_over_the_outermost_hop_to_the_phases() 
         ("tunnel", "edge", "up"), ("tunnel", "bastion", "up"),
         ("target", "db:3306", "up"), ("phase", "channel", "1.0ms"), ("phase", "auth", "2.0ms"),
     ]  # fmt: skip
-    assert parts[1].why == "2 clients connected, 1 waiting, at most 10; clients not served so far: not_allowed 2"
+    assert (
+        parts[1].why
+        == "2 clients connected, 1 waiting, at most 10; clients not served since the start: not_allowed 2"
+    )
     assert hops(site("up", "up", "up"), "bastion") == ["edge", "bastion"]
 
 

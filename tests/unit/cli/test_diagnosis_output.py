@@ -1,4 +1,4 @@
-"""The page and the commands show the same causes, in the same words and order."""
+"""Tests that the status page and the commands show the same diagnosis, in the same words and order."""
 
 import html
 import json
@@ -51,7 +51,7 @@ SITES = {
 
 
 def shown_by(monkeypatch: pytest.MonkeyPatch, view: ServiceView, *arguments: str) -> list[str]:
-    """Return the lines that a command prints about the service."""
+    """Return the lines that a command prints, with "T" instead of timestamps."""
     bodies = {
         "/api/v1/status": json.loads("".join(iter_json(service_json(view)))),
         "/api/v1/consumers": consumers_json(view),
@@ -64,7 +64,7 @@ def shown_by(monkeypatch: pytest.MonkeyPatch, view: ServiceView, *arguments: str
 
 
 def shown_on(page: str) -> list[str]:
-    """Return the lines of the section with the diagnosis."""
+    """Return the lines of the diagnosis on the status page, with "T" instead of timestamps."""
     section = page[page.index('<section id="diagnosis"') :].partition("</section>")[0]
     section = re.sub(r"<time.*?</time>", "T", section)
     lines = re.findall(r"<(?:h2|p)[^>]*>(.*?)</(?:h2|p)>", section, re.DOTALL)
@@ -72,7 +72,7 @@ def shown_on(page: str) -> list[str]:
 
 
 def sentences(lines: list[str], label: str = "") -> list[str]:
-    """Return the causes, each followed by what to do."""
+    """Return the lines that contain a cause or a remedy."""
     found = [line.removeprefix(label) for line in lines]
     return [
         re.sub("^[Tt]o do: ", "", line)

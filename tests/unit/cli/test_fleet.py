@@ -1,4 +1,4 @@
-"""Tests `gateway fleet` with members that do not answer, and its table."""
+"""Tests the table of `gateway fleet`, and its output if a member does not answer."""
 
 import io
 import json
@@ -23,7 +23,7 @@ SUMMARY: dict[str, Any] = {
     "clients": 3, "warnings": 0, "reload_successful": True, "tunnels": {"quarantined": 3, "up": 1},
     "backends": {"up": 1, "blocked": 3, "down": 2},
     "problems": [
-        *({"name": f"tunnel t{at}", **PROBLEM} for at in range(9)),  # an older version sends no `since`
+        *({"name": f"tunnel t{at}", **PROBLEM} for at in range(9)),  # an older gateway does not send `since`
         {"name": "tunnel t9", **PROBLEM, "since": "2026-01-01T00:00:00Z", "effects": "3 backends blocked"},
     ],
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Tests `gateway init` with flags and with answers; what it writes passes `gateway validate`."""
+"""Tests `gateway init` with flags, and with answers to its questions. `gateway validate` accepts the written file."""
 
 import re
 import socket
@@ -46,8 +46,8 @@ def test_an_existing_file_is_not_changed(folder: Path) -> None:
 def test_an_invalid_answer_is_asked_again(folder: Path) -> None:
     answers = [
         "ssh", "bastion host", "bastion",  # a space is not valid in a name
-        "user@bastion.example.com", "127.0.0.1:22", "bastion.example.com",  # only a host is valid
-        "tunnel", "70000", "22", "missing", "key", "hosts",  # a port that is too high, and a missing key
+        "user@bastion.example.com", "127.0.0.1:22", "bastion.example.com",  # a user or a port is not valid in a host
+        "tunnel", "70000", "22", "missing", "key", "hosts",  # the file `missing` does not exist
         "postgres", "reports", "pg.internal:x", "pg.internal", "5432", "127.0.0.1:5432",
         "gateway", "secret", "a password", "",
         "n",
@@ -73,7 +73,7 @@ def test_an_invalid_answer_is_asked_again(folder: Path) -> None:
 def test_a_program_is_asked_for_as_in_a_shell(folder: Path) -> None:
     answers = [
         "command", "jump", "sh -c 'exec nc -l {local_port}'", "sideways", "port",
-        "redis", "cache", "cache.internal", "", "", "secret", "a password", "",  # redis: a password without a user
+        "redis", "cache", "cache.internal", "", "", "secret", "a password", "",  # a password without a user
         "n",
     ]  # fmt: skip
     done = run("init", answers="\n".join(answers) + "\n")
@@ -116,11 +116,11 @@ def test_paths_that_cannot_be_used_are_asked_again(folder: Path, monkeypatch: py
     def no_account(user_id: int) -> None:
         raise KeyError(user_id)
 
-    monkeypatch.setattr("pwd.getpwuid", no_account)  # as in a container with a user ID that has no account
+    monkeypatch.setattr("pwd.getpwuid", no_account)  # simulate a user ID without an account
     for name in ("HOME", "LOGNAME", "USER", "LNAME", "USERNAME", "SSH_AUTH_SOCK"):
         monkeypatch.delenv(name, raising=False)
     answers = [
-        "ssh", "bastion", "bastion.example.com", "", "tunnel", "22",  # the user has no default
+        "ssh", "bastion", "bastion.example.com", "", "tunnel", "22",  # an empty user is refused
         "n" * 300, "~/key", "key", "hosts",
         "redis", "cache", "cache.internal", "", "", "~no-such-user/secret", "s" * 300, "secret", "a password", "",
         "n",
@@ -135,10 +135,10 @@ def test_paths_that_cannot_be_used_are_asked_again(folder: Path, monkeypatch: py
 
 def test_the_proposed_listener_is_free(folder: Path) -> None:
     answers = [
-        "none", "redis", "cache", "localhost:6379", "", "", "", "maybe", "yes",  # the server has the default port
-        "redis", "cache", "queue", "queue.internal", "127.0.0.1:6380", "", "",  # the listener of the first backend
+        "none", "redis", "cache", "localhost:6379", "", "", "", "maybe", "yes",  # port 6379 is not free
+        "redis", "cache", "queue", "queue.internal", "127.0.0.1:6380", "", "",  # the first backend uses port 6380
         "", "", "", "", "y",
-        "tcp", "monitoring", "127.0.0.1:9090", "", "n",  # the port of `ops.listen`
+        "tcp", "monitoring", "127.0.0.1:9090", "", "n",  # `ops.listen` already uses port 9090
     ]  # fmt: skip
     done = run("init", answers="\n".join(answers) + "\n")
     assert done.exit_code == 0, done.output
@@ -147,7 +147,7 @@ def test_the_proposed_listener_is_free(folder: Path) -> None:
     assert "Error: 'maybe' is neither yes nor no: write y or n\n" in done.output
     assert (
         done.output.count("uses the next answers only to check the backend") == 3
-    )  # a check of kind tcp has no keys
+    )  # once for `cache`, twice for `queue`, and never for kind tcp
     backends = yaml.safe_load((folder / "gateway.yaml").read_text())["backends"]
     assert {name: each["listen"] for name, each in backends.items()} == {
         "cache": "127.0.0.1:6380", "queue": "127.0.0.1:6379", "monitoring": "127.0.0.1:9091",

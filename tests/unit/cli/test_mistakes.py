@@ -20,7 +20,7 @@ WHAT_TO_DO = re.compile(
     r"|quote|name|percent-encode|remove|rename|replace|save|set|shorten|start|start all|use|write)\b"
     r"|[Dd]id you mean|must be|needs a port|is not one of|Add |as in "
 )
-"""An instruction, a suggestion, or the values that are allowed."""
+"""Matches an instruction, a suggestion, or a list of allowed values."""
 RAW = ("Traceback", "Errno", "object at 0x", "Error(")
 """Parts of Python's error output, which an operator must not see."""
 
@@ -43,7 +43,7 @@ CASES = [(path, at, case) for path in sorted(FOLDER.glob("*.yaml")) for at, case
 
 
 def run(case: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Run the command of a case in `folder`; return the exit code, and the error output with `DIR` for the folder."""
+    """Run the command of a case in `folder`. Return the exit code and the error output. `DIR` replaces `folder`."""
     for name, text in {"gateway.yaml": case.get("config"), **case.get("files", {})}.items():
         if text is not None:
             (folder / name).write_text(text.replace("DIR", str(folder)))

@@ -56,7 +56,7 @@ def test_the_output_fits_80_columns(arguments: str, tmp_path: Path, monkeypatch:
     Path("c.yaml").write_text("docker: {}\nbackends: {a: {kind: tcp, targets: ['db:1'], listen: '127.0.0.1:2999'}}\n")
     done = CliRunner().invoke(cli, arguments.split(), catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    lines = [each for each in done.output.splitlines() if COMMAND not in each]  # a command to paste is one line
+    lines = [each for each in done.output.splitlines() if COMMAND not in each]  # commands are not wrapped
     assert [each for each in lines if len(each) > 80] == []
     assert LONG in " ".join(done.output.split())
 

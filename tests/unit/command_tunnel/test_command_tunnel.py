@@ -1,4 +1,4 @@
-"""Tests the options of tunnels through programs, and the modules that decide whether a program answers."""
+"""Tests tunnels of kind `command`: their options, their ports, and the state of the sockets of their programs."""
 
 import contextlib
 import os
@@ -125,7 +125,7 @@ def test_connections_and_data_that_wait_are_counted(family: socket.AddressFamily
 @pytest.mark.parametrize(("listen", "host"), [("127.0.0.1", "127.0.0.1"), ("::", "127.0.0.1"), ("::1", "::1")])
 def test_the_state_of_one_connection(source: str, listen: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if source == "sock_diag":
-        # The tables must not be read, because their size depends on the number of connections of the host.
+        # The code must not read /proc/net/tcp, because its size depends on the number of connections of the host.
         monkeypatch.setattr(local_port_state, "_TABLES", ())
     else:
         monkeypatch.setattr(sock_diag, "_NETLINK_SOCK_DIAG", 31)
@@ -143,7 +143,7 @@ def test_the_state_of_one_connection(source: str, listen: str, host: str, monkey
 
 
 def test_sockets_of_other_addresses_are_ignored() -> None:
-    """On other addresses, other users can open sockets with the same port number as the program."""
+    """Another user can listen on the same port number at another address."""
     with contextlib.ExitStack() as stack:
         program = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         port = program.getsockname()[1]
@@ -170,7 +170,7 @@ def test_a_program_can_listen_on_all_addresses(family: socket.AddressFamily, hos
 
 
 def test_a_reserved_port_is_not_returned_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel can return a port again until the program listens."""
+    """The kernel can offer the same free port again while the program does not listen yet."""
     first = reserve_port()
     create_server, addresses = socket.create_server, [("127.0.0.1", first), ("127.0.0.1", 0)]
     monkeypatch.setattr(socket, "create_server", lambda _: create_server(addresses.pop(0)))

@@ -110,7 +110,8 @@ async def test_the_link_is_lost_if_the_program_ends_before_output_after_a_succes
         while link.status().processes:
             await asyncio.sleep(0.01)
         (tmp_path / "broken").touch()
-        with await link.socket(GOOD) as sock:  # the cause of the failure is unknown if the client ends the connection
+        # Keep the socket open: the gateway would not count a failure if the client closed the connection first.
+        with await link.socket(GOOD) as sock:
             assert await asyncio.get_running_loop().sock_recv(sock, 100) == b""
             assert (await link.lost()).detail == f"sh ended with {detail}"
 
@@ -154,7 +155,7 @@ async def test_the_backoff_grows_if_a_program_listens_and_exits(monkeypatch: pyt
         for failures in (1, 2, 3):
             message = ""
             async with asyncio.timeout(30):
-                while "exit code 3" not in message:  # until the event loop handles the exit, connections are refused
+                while "exit code 3" not in message:  # the error is "refused" until the gateway notices the exit
                     try:
                         (await link.socket(BROKEN)).close()
                     except DialError as error:
@@ -200,7 +201,7 @@ async def test_a_file_system_that_does_not_answer_does_not_block_the_event_loop(
         async with opened(options) as link:
             with pytest.raises(TargetPathError, match="/slow/cat"):
                 await link.socket(GOOD)
-            assert entered.empty()  # the first thread is still waiting
+            assert entered.empty()  # the first call of `which` has not returned, so there is no second call
     finally:
         answer.set()
 
@@ -247,7 +248,10 @@ async def test_a_failed_login_is_fatal_if_no_target_works() -> None:
 
 
 async def test_the_first_connection_is_the_one_that_showed_that_the_program_listens() -> None:
-    """A connection without data would count as an aborted login at the target."""
+    """The first client gets the connection with which the gateway has tested whether the program listens.
+
+    The target could count a separate test connection, which sends no data, as an aborted login.
+    """
     options = CommandTunnelOptions(FORWARD, "port")
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -296,7 +300,7 @@ async def test_a_process_is_killed_only_if_each_connection_stalls_and_it_accepts
 
 
 async def test_a_program_that_reads_slowly_gets_the_whole_upload() -> None:
-    """Data waits for the program all the time, and the program answers only at the end."""
+    """The upload takes longer than `lost`, and the program sends its only output at the end."""
     script = "for _ in 1 2 3 4 5 6 7 8 9 0 1 2 3 4; do head -c 30000 > /dev/null; sleep 0.3; done; wc -c"
     options = CommandTunnelOptions(("sh", "-c", script), "stdio", suspect=Duration(0.2), lost=Duration(3.0))
     loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""Tests of configurations. `tests/unit/cli/mistakes/` contains invalid ones with their messages."""
+"""Tests how configurations are read. `tests/unit/cli/mistakes/` contains invalid configurations with their errors."""
 
 import re
 from itertools import pairwise

@@ -105,7 +105,7 @@ def test_a_secret_instead_of_a_file_of_ops_does_not_appear_in_errors(tmp_path: P
     (problem,) = file_problems(config)
     assert "${TOKEN}" in problem.message
     assert "hunter2" not in str(problem)
-    with pytest.raises(GatewayError) as caught:  # `run` and reloads call this function.
+    with pytest.raises(GatewayError) as caught:  # `gateway run` and reloads call `read_secrets`.
         read_secrets(ops_settings(config))
     assert "hunter2" not in f"{caught.value}{caught.value.__cause__}"
 

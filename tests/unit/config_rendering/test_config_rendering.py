@@ -100,7 +100,7 @@ def test_a_name_that_starts_with_a_digit_gives_a_name_of_a_variable(tmp_path: Pa
 
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_is_rendered_for_compose_docker_run_and_kubernetes(name: str, tmp_path: Path) -> None:
-    """If a kind has `mount`, kernels mount its backends as volumes. Programs connect to backends of other kinds."""
+    """Backends of a kind with `mount` are rendered as volumes, and other backends as environment variables."""
     kind = KINDS[name]
     mounted = kind.mount is not None
     listen = "127.0.0.1:7000" if mounted else "0.0.0.0:7000"

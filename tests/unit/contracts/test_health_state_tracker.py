@@ -3,7 +3,7 @@ from gateway.contracts.states import HealthState
 
 
 def times(*steps: tuple[float, HealthState]) -> list[float]:
-    """Enter each state at its time. Return the start time that the tracker reports after each step."""
+    """Enter each state at its time. Return, for each state, the start time that the tracker reports."""
     clock = HealthStateTracker(0.0)
     found = []
     for now, state in steps:

@@ -8,7 +8,7 @@ from gateway.demo.mariadb import MariaDB
 
 
 def test_a_failed_attempt_to_connect_leaves_no_open_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.geteuid", lambda: 1000)  # prevent the change of the folder's owner
+    monkeypatch.setattr("os.geteuid", lambda: 1000)  # as root, MariaDB() would change the owner of the folder
     server, waits = MariaDB(tmp_path), []
     with socket.socket(socket.AF_UNIX) as listener:
 
@@ -20,4 +20,4 @@ def test_a_failed_attempt_to_connect_leaves_no_open_socket(tmp_path: Path, monke
         monkeypatch.setattr("time.sleep", listen)
         server._connect().close()
     assert len(waits) == 1
-    gc.collect()  # pytest reports the ResourceWarning of an unclosed socket
+    gc.collect()  # a socket that is still open causes a ResourceWarning, which fails the test

@@ -160,7 +160,7 @@ def test_a_container_is_found_by_name_or_by_the_beginning_of_its_id() -> None:
 
 
 def test_networks_are_those_of_the_plan_which_may_be_other_than_the_configured_ones() -> None:
-    """Use a plan with one network for each project, which the configuration does not list."""
+    """The plan has a separate network for each project. The configuration does not list these networks."""
     web = container("web", endpoints={"apps-shop": endpoint(MARK)})
     own = replace(GATEWAY, endpoints={"apps-shop": endpoint(MARK)})
     wanted = DesiredState("site-a", DockerOptions(networks={"apps": NetworkOptions()}), ("orders",))

@@ -35,7 +35,10 @@ BROKEN = "stat /var/lib/docker/overlay2/3f1d: no such file or directory"
 
 
 class LockingEngine(FakeEngine):
-    """Starts containers only when the test permits it, and answers no inspection of a container meanwhile."""
+    """Simulates an engine on which starts last until the test sets `proceed`.
+
+    The engine does not respond to inspections of a container that is being started.
+    """
 
     def __init__(self) -> None:
         super().__init__(random.Random(1))
@@ -45,7 +48,7 @@ class LockingEngine(FakeEngine):
         self.requested: list[str] = []
         self.proceed = asyncio.Event()
         self.broken: set[str] = set()
-        """Containers whose files are damaged. The engine lists them, and its inspections fail."""
+        """IDs of containers with damaged files. The engine lists these containers, but cannot inspect them."""
         self.start_error: EngineError | None = None
         """The error that the engine returns for the next start. The engine then cancels this start."""
 
@@ -144,7 +147,7 @@ async def test_a_slow_start_by_another_client_delays_no_other_action(engine: Loc
 
 
 async def test_a_copy_from_a_running_container_delays_no_other_action(engine: LockingEngine, tmp_path: Path) -> None:
-    """The engine answers no inspection of a container while `docker cp` reads a file of it."""
+    """While `docker cp` reads a file of a container, the engine does not respond to inspections of the container."""
     owner = engine.add_container("owner", OPT_IN)
     dependant = engine.add_container("dependant", {}, f"container:{owner.id}")
     made = reconciler(tmp_path)
@@ -208,7 +211,7 @@ async def test_a_start_that_was_canceled_is_counted_and_repeated_by_the_next_pro
 async def test_a_start_whose_answer_was_lost_is_repeated(
     engine: LockingEngine, tmp_path: Path, error: EngineError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy in front of the engine does not wait for the answer, and the engine cancels the start."""
+    """A proxy between the gateway and the engine ends the request early. The engine then cancels the start."""
     monkeypatch.setattr(start_attempts, "_POLICY", BackoffPolicy(first=0.05, cap=0.1, floor=0.01))
     web, made = engine.add_unavailable("web"), reconciler(tmp_path)
     engine.start_error = error
@@ -264,7 +267,8 @@ async def test_a_start_that_fails_is_listed_before_the_others_are_inspected(
     made = reconciler(tmp_path)
     await reconcile(made, engine, 5)
     engine.errors[containers[4].id] = REFUSED
-    made._observer.inspections.expire_start(containers[4].id)  # as on the event `unmount` of the container's volume
+    # The gateway calls `expire_start` after the event `unmount` of the container's volume.
+    made._observer.inspections.expire_start(containers[4].id)
     await made.reconcile(engine)  # type: ignore[arg-type]
     assert [each.container for each in made.plan.unavailable] == ["web-4"]
     await made._executor.starter.cancel()

@@ -1,4 +1,4 @@
-"""Differences between Docker and Podman; tests/integration/test_podman.py uses the real Podman."""
+"""Tests the differences between Docker and Podman. tests/integration/test_podman.py uses the real Podman."""
 
 import asyncio
 from contextlib import nullcontext
@@ -107,7 +107,7 @@ def test_the_address_range_of_a_podman_network_is_read(
 
 def test_the_capabilities_of_a_podman_container_are_read() -> None:
     assert not can_spoof({"CapAdd": []}, ["CAP_CHOWN", "CAP_NET_BIND_SERVICE"])
-    assert can_spoof({"CapAdd": []}, ["CAP_CHOWN", "CAP_NET_RAW"])  # This host grants CAP_NET_RAW by default.
+    assert can_spoof({"CapAdd": []}, ["CAP_CHOWN", "CAP_NET_RAW"])  # This Podman grants CAP_NET_RAW by default.
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_containers_that_podman_cannot_attach_are_blocked_with_a_reason(
     [
         (EngineErrorKind.FAILED, PODMAN, True),  # Podman responds 500.
         (EngineErrorKind.FORBIDDEN, PODMAN, False),  # The container is already connected.
-        (EngineErrorKind.UNREACHABLE, PODMAN, False),  # It is possible that the engine executed the request.
+        (EngineErrorKind.UNREACHABLE, PODMAN, False),  # The engine possibly executed the request.
         (EngineErrorKind.FAILED, DOCKER, False),
     ],
 )

@@ -1,4 +1,4 @@
-"""Tests the clock in a snapshot of an engine."""
+"""Tests `EngineSnapshot.clock`, the engine's time at the end of a snapshot."""
 
 import asyncio
 import random
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 class SlowEngine(FakeEngine):
-    """Reports a time, and then takes 0.2 s to list its containers."""
+    """An engine that reports its current time, and then takes 0.2 s to list its containers."""
 
     async def get(self, path: str, **params: Any) -> Any:
         if path == "containers/json":
@@ -24,7 +24,7 @@ class SlowEngine(FakeEngine):
 
 
 async def test_the_clock_is_not_earlier_than_the_end_of_the_snapshot() -> None:
-    """Otherwise, the start of a container during the snapshot seems to be in the future."""
+    """If a container starts during the snapshot, its start must not seem to be in the future."""
     engine: Any = SlowEngine(random.Random(1))
     observed = await EngineSnapshotCollector(DockerOptions(), known=set).snapshot(engine)
     assert observed.clock >= 100.7

@@ -70,10 +70,14 @@ def test_labels_that_equal_the_images_do_not_count() -> None:
 
 
 def test_labels_of_compose_and_swarm_count_on_their_own_containers() -> None:
-    """Compose also adds the labels for project and service to the images that Compose builds."""
+    """Labels that a container has in common with its image usually do not count.
+
+    Compose adds the labels for project and service to the images that Compose builds. On a container that Compose
+    created, these labels nevertheless count.
+    """
     made = {**SHOP, "com.docker.compose.config-hash": "1"}
     assert split(made, SHOP)[0] == made
-    # The image has all labels of the container, and `docker run` created the container.
+    # `docker run` created this container, and the image has the same labels, so the labels do not count.
     assert split(made, made)[0] == {}
     task = {SWARM_SERVICE: "jobs", "com.docker.swarm.task.id": "t"}
     assert split(task, {SWARM_SERVICE: "jobs"})[0] == task

@@ -116,8 +116,8 @@ def test_a_container_with_the_host_name_of_a_backend_is_blocked() -> None:
     assert hostname_of({"Id": "0123456789abcdef", "Config": {"Hostname": "0123456789ab"}}) == ""
     thief = replace(WEB, hostname="orders")
     assert standing(planned(thief), "web") == (AttachmentState.BLOCKED, AttachmentObstacle.ALIAS_CONFLICT)
-    # If the backend is added after the attachment, the gateway detaches the container. It does not detach a container
-    # that has connections through the gateway.
+    # The container can be attached before the backend is added to the configuration. The gateway then detaches the
+    # container, unless the container has connections through the gateway.
     there = replace(thief, endpoints={**WEB.endpoints, "apps": endpoint(MARK)})
     found = planned(there, ours=("gateway", "web"))
     assert standing(found, "web") == (AttachmentState.BLOCKED, AttachmentObstacle.ALIAS_CONFLICT)
@@ -129,7 +129,7 @@ def test_a_container_with_the_host_name_of_a_backend_is_blocked() -> None:
     )
     guest = container("guest", hostname="orders", endpoints={"apps": endpoint()})
     found = planned(guest)
-    assert standing(found, "gateway") == (AttachmentState.ATTACHED, None)  # The gateway itself stays on `apps`.
+    assert standing(found, "gateway") == (AttachmentState.ATTACHED, None)  # The gateway stays on the network `apps`.
     assert found.warnings[0].startswith("guest: its host name is that of backend orders, so clients on network")
 
 
@@ -234,8 +234,8 @@ def test_an_ambiguous_swarm_service_is_reported_or_refused(policy: str) -> None:
         ({"gateway.enable": "false"}, []),
         ({"gateway.Backend": "orders"}, ["unknown label gateway.Backend: did you mean gateway.backends?"]),
         ({"gateway.on_stop": "keep"}, ["unknown label gateway.on_stop: did you mean gateway.on-stop?"]),
-        ({"gateway.http.routers.web": "x"}, []),  # A label of another program.
-        ({"gateway.enabled": "true", "gateway.instance": "site-b"}, []),  # The instance site-b reports the mistake.
+        ({"gateway.http.routers.web": "x"}, []),  # This label belongs to another program.
+        ({"gateway.enabled": "true", "gateway.instance": "site-b"}, []),  # The instance site-b reports this mistake.
         ({**OPT_IN, "gateway.color": "red"}, ["unknown label gateway.color"]),
     ],
 )
@@ -285,7 +285,10 @@ def test_a_blocked_container_names_the_owner_of_its_network_namespace() -> None:
 
 
 def outdated(tmp_path: Path) -> tuple[FakeEngine, Reconciler, list[FakeContainer], list[NetworkOptions]]:
-    """Return an engine, its reconciler, its containers, and the network options. The test changes these options."""
+    """Return an engine, a reconciler, the containers of the engine, and a list with the options of the network.
+
+    A test replaces the element of this list, so that the network no longer has the desired options.
+    """
     engine = FakeEngine(random.Random(1))
     options = [NetworkOptions()]
     there = [engine.add_container("gateway", {}), *(engine.add_container(name, OPT_IN) for name in ("a", "b"))]
@@ -308,7 +311,7 @@ async def test_containers_detached_for_a_network_replacement_stay_detached_until
     options[0] = NetworkOptions(mtu=1400)
     await settle()
     assert "docker network rm apps" in reconciler.plan.warnings[0]
-    # The gateway attaches itself again as long as other containers are attached to the network.
+    # While other containers are attached to the network, the gateway attaches its own container again.
     await engine.post("networks/apps/disconnect", {"Container": there[0].id})
     await settle()
     assert "apps" in there[0].endpoints
@@ -317,7 +320,8 @@ async def test_containers_detached_for_a_network_replacement_stay_detached_until
         await settle()
         assert "apps" not in each.endpoints
     assert {each.state for each in reconciler.plan.attachments} == {AttachmentState.PENDING}
-    newcomer = engine.add_container("new", OPT_IN)  # The gateway still serves new containers.
+    # The gateway still attaches new containers to the old network.
+    newcomer = engine.add_container("new", OPT_IN)
     await settle()
     assert "apps" in newcomer.endpoints
     await engine.post("networks/apps/disconnect", {"Container": newcomer.id})
@@ -356,10 +360,10 @@ def test_warnings_are_logged_once_and_at_a_limited_rate() -> None:
     limiter = PlanLogLimiter(most=3, window=60, repeat_after=600)
     assert limiter.select(["a", "b"], 0) == ["a", "b"]
     assert limiter.select(["a"], 10) == []
-    assert limiter.select(["a", "b"], 20) == []  # The last "b" was less than `repeat_after` ago.
+    assert limiter.select(["a", "b"], 20) == []  # "b" was logged 20 s ago, which is less than `repeat_after`.
     assert limiter.select(["a", "c", "d"], 30) == ["c"]
     assert limiter.select(["d"], 40) == []
-    assert limiter.select(["d"], 61) == ["d"]  # The limit delayed "d", but did not drop it.
+    assert limiter.select(["d"], 61) == ["d"]  # "d" is logged as soon as the rate limit permits another line.
     assert limiter.select([], 700) == []
     assert limiter.select(["a"], 701) == ["a"]
 

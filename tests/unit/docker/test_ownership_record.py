@@ -8,7 +8,7 @@ from gateway.docker import ownership_record
 from gateway.docker.ownership_record import FILE, OwnershipRecord
 
 UNREADABLE = "the ownership record could not be read, so endpoints of an earlier process are not detached"
-UNWRITABLE = "the ownership record cannot be written, so after a restart the gateway might not detach new endpoints"
+UNWRITABLE = "the ownership record cannot be written, so endpoints that are created now might stay after a restart"
 
 
 def test_the_ownership_record_survives_restarts_and_an_invalid_one_detaches_nothing(tmp_path: Path) -> None:

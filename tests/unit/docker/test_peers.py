@@ -1,4 +1,4 @@
-"""The exchange of container addresses: what an agent accepts, and from which peers."""
+"""Tests which reports of container addresses an agent accepts, and from which peers."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ from gateway.docker.options import Grant, SwarmPeerOptions
 from gateway.docker.peers import peer_connection
 from gateway.docker.peers.container_address_reports import (
     ContainerAddressReport,
-    NetworkToPeers,
+    PeerNetwork,
     ReportedContainerAddress,
     build_report,
     consumers_of,
@@ -36,7 +36,7 @@ from gateway.errors import GatewayError
 
 MESH = NetworkInfo("n-mesh", "mesh", "overlay", "swarm", attachable=True, subnets=("127.0.0.0/24",))
 BRIDGE = NetworkInfo("n-bridge", "bridge", "bridge", "local", attachable=False, subnets=("172.17.0.0/16",))
-HERE = NetworkToPeers("n-mesh", "mesh", "127.0.0.1", MESH.subnets)
+HERE = PeerNetwork("n-mesh", "mesh", "127.0.0.1", MESH.subnets)
 NAMES_ORDERS = {"gateway.backends": "orders"}
 needs_psk = pytest.mark.skipif(not SUPPORTED, reason="TLS with a shared key: Python 3.13")
 
@@ -135,7 +135,8 @@ async def test_the_local_engine_takes_precedence_over_reports() -> None:
     directory.update_remote({each: Consumer("far@node-2", "far", {}) for each in ("127.0.0.7", "127.0.0.8")})
     directory.update((app,), 0.0, None)
     assert [directory.lookup(f"127.0.0.{at}").name for at in (7, 8)] == ["app", "far@node-2"]  # type: ignore[union-attr]
-    # Another container can get the address of "app" now. The lookup must therefore not return the reported "far".
+    # "app" has exited, so another container can have its address now. The lookup must not return "far", although a
+    # peer has reported that "far" has this address.
     directory.forget("id-app")
     assert directory.lookup("127.0.0.7") is None
     assert directory.local == {}
@@ -150,7 +151,7 @@ def test_a_missing_or_short_secret_is_refused(tmp_path: Path) -> None:
 
 
 class Node:
-    """An agent on a loopback address, with an engine in memory that the test controls."""
+    """An agent on a loopback address. The method `runs` sets the containers of the agent's engine."""
 
     def __init__(self, number: int, port: int, secret: str) -> None:
         self.address = f"127.0.0.{number}"
@@ -189,7 +190,7 @@ async def until(condition: Callable[[], bool], within: float = 30.0) -> None:
 
 @pytest.fixture
 def named(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Return the list of addresses that the engine's name server returns for the agents; tests change the list."""
+    """Return the set of addresses to which the DNS name of the agents resolves. Tests change this set."""
     found: set[str] = set()
 
     async def lookup(_: Any, host: str, port: int, **__: Any) -> list[Any]:
@@ -226,7 +227,7 @@ async def test_two_agents_know_each_others_containers_while_both_run(named: set[
         assert one.directory.lookup("127.0.0.7").has("gateway.backends", "orders")  # type: ignore[union-attr]
         one.strict = True  # Simulates a reload.
         await until(lambda: not one.directory.lookup("127.0.0.7").has("gateway.backends", "orders"))  # type: ignore[union-attr]
-        two.directory.forget("id-app")  # Simulates an event of the engine.
+        two.directory.forget("id-app")  # Simulates the event that "app" has exited.
         await until(lambda: "app@node-2" not in one.names())
         two.runs(app, container("late", mesh="127.0.0.8"))
         await until(lambda: "late@node-2" in one.names())
@@ -240,7 +241,8 @@ async def test_an_agent_missing_in_dns_is_discovered_when_it_connects(named: set
     port = free_port()
     one, two = Node(1, port, SECRET), Node(2, port, SECRET)
     two.runs(container("app", mesh="127.0.0.7"))
-    named.add("127.0.0.1")  # Only node 2 can discover node 1.
+    # DNS returns only the address of node 1, so node 1 cannot discover node 2.
+    named.add("127.0.0.1")
     async with running(one, two):
         await until(lambda: "app@node-2" in one.names())
 

@@ -1,6 +1,6 @@
 """Tests of plans and of the reconciler, with an engine in memory.
 
-The reconciler must reach the desired state, and must not change endpoints that other clients created.
+The reconciler must reach the desired state, and must not change endpoints that other programs created.
 """
 
 import asyncio
@@ -76,7 +76,7 @@ NOTHING: frozenset[tuple[str, str]] = frozenset()
 
 
 def unwanted(engine: FakeEngine, count: int, state_dir: Path) -> list[FakeContainer]:
-    """Return containers that the gateway attached to `apps`, but that have no label `gateway.enable` now."""
+    """Return containers that the gateway attached to `apps`, and that no longer have the label `gateway.enable`."""
     network = engine.add_network("apps")
     there = [engine.add_container(f"c{at}", {}) for at in range(count)]
     for each in there:
@@ -253,7 +253,8 @@ def test_the_gateway_never_detaches_itself_and_keeps_its_address() -> None:
     assert made(unknown) == []
     assert "docker.container" in unknown.warnings[0]
     assert made(plan(desired(), EngineSnapshot((there,), (BRIDGE,), own=there.id), ownership)) == []
-    # The test adds and removes a backend, so the gateway's aliases change while no client is connected.
+    # If a backend is added or removed, the aliases of the gateway's container must change. The gateway attaches its
+    # container again only while no client is connected.
     for backends in (("orders", "media", "more"), ("orders",)):
         wanted = DesiredState("site-a", desired().options, backends)
         assert made(plan(wanted, EngineSnapshot((there,), (BRIDGE,), own=there.id), ownership)) == [
@@ -615,7 +616,7 @@ class Fleet(RuleBasedStateMachine):
 
     @rule()
     def settle(self) -> None:
-        """Check that the state converges within a few passes, and that the reconciler then writes nothing."""
+        """Check that the reconciler soon reaches the desired state, and then makes no changes in the engine."""
         for _ in range(12):
             self.reconciler._observer.inspections._locked.clear()
             failures = self.reconciler._failures
@@ -662,7 +663,7 @@ def test_any_sequence_of_docker_events_converges(monkeypatch: pytest.MonkeyPatch
 
 
 class CountedEndpoints(dict[str, NetworkEndpoint]):
-    """A dictionary of a container's endpoints that counts reads."""
+    """A dictionary of endpoints that counts the calls of `get` on all instances."""
 
     asked = 0
 
@@ -737,7 +738,7 @@ def test_an_invalid_ownership_record_is_reported_and_ignored(tmp_path: Path, tex
 
 
 def test_the_names_of_an_endpoint_are_computed_once() -> None:
-    """The planning code reads the names once per alias. Computing the names each time would block the event loop."""
+    """The planning code reads `names` once per alias. Computing `names` at each read would block the event loop."""
     endpoint = NetworkEndpoint("n1", "e1", ("10.0.0.2",), frozenset({"Web", "web-1"}))
     assert endpoint.names == {"web", "web-1"}
     assert endpoint.names is endpoint.names

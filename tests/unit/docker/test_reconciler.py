@@ -36,7 +36,7 @@ def event(kind: str, action: str, **attributes: str) -> dict[str, Any]:
 
 
 class Recorder:
-    """Records the container IDs that the event handler passes to these methods."""
+    """Records the container IDs that the event handler passes to `forget`, `forget_start` and `expire_start`."""
 
     def __init__(self) -> None:
         self.forgotten: list[str] = []
@@ -85,7 +85,7 @@ async def test_an_event_is_handled_by_its_kind(
 
 
 def past_engine(past: list[dict[str, Any]]) -> Any:
-    """Return an engine that has kept these events, and whose time is `AT`."""
+    """Return an engine that reports the events in `past`, and whose current time is `AT`."""
 
     async def events(since: float, kinds: tuple[str, ...], until: float) -> AsyncIterator[dict[str, Any]]:
         for each in past:

@@ -31,7 +31,9 @@ async def test_hanging_lookups_delay_no_other_and_are_shared(monkeypatch: pytest
             async with asyncio.timeout(WITHIN):
                 assert await lookup("good", 9090) == [(socket.AF_INET, ("10.0.0.1", 9090))]
             for each in waits:
-                each.cancel()  # The lookup continues. The next request for the same name waits for this lookup.
+                # The canceled task only waits for the lookup. The lookup continues, and the next request for the same
+                # name waits for this lookup.
+                each.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
         waits = [asyncio.create_task(lookup(names[0], 1))]
         async with asyncio.timeout(WITHIN):

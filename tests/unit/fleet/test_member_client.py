@@ -1,4 +1,4 @@
-"""Tests the client of members: what it reads from a member, and its error messages."""
+"""Tests the HTTP client that requests data from the members of a fleet."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ async def test_a_connection_is_closed_after_its_answer() -> None:
         await reader.readuntil(b"\r\n\r\n")
         head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(BODY)}\r\n\r\n"
         writer.write(head.encode() + BODY)
-        await reader.read()  # until the client closes the connection
+        await reader.read()  # Wait until the client closes the connection.
         ended.set()
         writer.close()
 

@@ -87,7 +87,7 @@ async def test_addresses_of_a_name_stay_while_it_does_not_resolve(monkeypatch: p
 
     monkeypatch.setattr(member_discovery, "lookup", lookup)
     found, wanted = MemberDiscovery(), options("dns+tasks.gateway:9090", "a:1")
-    assert [str(each.endpoint) for each in found.known(wanted)] == ["a:1"]  # no lookup has run yet
+    assert [str(each.endpoint) for each in found.known(wanted)] == ["a:1"]  # No lookup has run yet.
     assert await refresh(found, wanted) == ["10.0.0.1:9090", "10.0.0.2:9090", "a:1"]
     assert await refresh(found, wanted) == ["10.0.0.1:9090", "10.0.0.2:9090", "a:1"]
     assert "Temporary failure" in found.problems(wanted)[0]

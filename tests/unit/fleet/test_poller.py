@@ -68,7 +68,7 @@ async def test_a_token_on_a_file_system_that_hangs_delays_no_member(
             while not any("does not respond" in each for each in found.snapshot().problems):
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.2)
-            assert len(calls) == 1  # all refreshes wait for the same thread, which hangs
+            assert len(calls) == 1  # While the first call hangs, there is no second call.
             release.set()
             while found.snapshot().problems:
                 await asyncio.sleep(0.01)

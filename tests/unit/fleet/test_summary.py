@@ -24,7 +24,8 @@ def test_a_valid_answer_is_decoded() -> None:
     found = decode_summary(json.dumps(VALID).encode())
     assert (found.instance, found.clients, found.backends) == ("a", 3, {"up": 2, "down": 1})
     assert found.problems[0].detail == "no"
-    assert (found.problems[0].since, found.problems[0].effects) == ("", "")  # older versions send neither value
+    # Older versions of the gateway do not send `since` and `effects`.
+    assert (found.problems[0].since, found.problems[0].effects) == ("", "")
 
 
 def test_texts_become_one_short_line() -> None:

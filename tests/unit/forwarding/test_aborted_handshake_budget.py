@@ -13,7 +13,7 @@ from tests.support.counting_server import CountingServer
 PATHS = 3
 LIMIT = 100
 STEP = 0.05
-"""Seconds between two clients of the simulation: twenty clients in a second."""
+"""Number of simulated seconds between two clients."""
 
 some_addresses = st.lists(st.integers(0, PATHS - 1), min_size=PATHS, max_size=PATHS)
 some_paths = st.integers(0, PATHS - 1)
@@ -66,7 +66,7 @@ def test_clients_that_can_still_abort_their_handshakes_use_the_budget() -> None:
     clients[1].responses = 1
     a.remove_client(cast("Relay", clients[2]), 50.0, 50.6)
     assert (a.aborted, a.unproven(54.9)) == (1, 3 + 6)
-    assert a.unproven(55.1) == 2 + 6  # the client with one response has probably logged in, and is idle
+    assert a.unproven(55.1) == 2 + 6  # After 5 s, a client with one response has probably logged in.
     for _ in range(81):
         a.record_aborted(62.0)
     assert (a.room(62.0), a.allows(62.0), a.throttled) == (0, False, False)
@@ -89,7 +89,8 @@ def test_a_client_that_might_be_denied_resets_the_count_only_without_checks() ->
     assert budget.aborted == 0
     budget.record_aborted(70.0)
     client.responses = 2
-    budget.remove_client(cast("Relay", client), 76.0, 361.0)  # the last login of a check was five minutes ago
+    # The last login of a check is more than five minutes old. Two responses are now enough to reset the count.
+    budget.remove_client(cast("Relay", client), 76.0, 361.0)
     assert budget.aborted == 0
 
 
@@ -117,7 +118,7 @@ def test_the_login_of_a_current_client_ends_the_throttling() -> None:
 
 @pytest.mark.parametrize(("limit", "clients"), [(1, 1), (2, 1), (9, 8), (10, 9), (11, 10), (100, 90)])
 def test_clients_that_abort_at_the_same_time_do_not_reach_the_limit(limit: int, clients: int) -> None:
-    """A server with a limit of 1 blocks the gateway after any aborted handshake."""
+    """A limit of 1 is an exception, because one aborted handshake already reaches this limit."""
     budget = AbortedHandshakeBudget(limit)
     budget.dials = clients - 1
     assert budget.allows(50.0)
@@ -173,9 +174,11 @@ def test_paths_are_counted_together_and_a_login_resets_only_its_own_path() -> No
         a.record_aborted(10.0)
         b.record_aborted(10.0)
     assert (a.aborted, b.aborted) == (90, 90)
-    assert [each.allows(11.0) for each in (a, b)] == [True, False]  # one admission for both paths together
+    # One interval between admissions applies to both paths together.
+    assert [each.allows(11.0) for each in (a, b)] == [True, False]
     a.record_login(12.0)
-    assert (a.aborted, b.aborted) == (0, 45)  # path b can have another address, so b's count remains
+    # The clients of path b can have another source address, so the count of path b remains.
+    assert (a.aborted, b.aborted) == (0, 45)
 
 
 def test_a_path_without_a_login_does_not_limit_the_other_paths() -> None:
@@ -214,10 +217,11 @@ def test_a_budget_is_the_highest_count_of_all_possible_addresses(
 def test_aborting_clients_block_no_address_and_are_throttled_only_until_a_login(
     addresses: list[int], pattern: list[int], working: list[int], delay: int
 ) -> None:
-    """Simulate clients that connect over the paths of `pattern` in turn, and abort their handshakes.
+    """Simulate clients that connect over the paths in `pattern`, one after the other, and abort their handshakes.
 
-    Logins succeed only over the paths of `working`. When a path needs a login, a check logs in `delay` clients later.
-    Over the last path of `working`, another backend also logs in after every 20 clients.
+    Only logins over the paths in `working` succeed. When the budget of such a path needs a login, a check logs in
+    over this path after `delay` more clients. Once per 20 clients, another backend logs in over the last path in
+    `working`.
     """
     server, budgets = CountingServer(addresses, LIMIT), joined()
     due: dict[int, int] = {}
@@ -237,7 +241,7 @@ def test_aborting_clients_block_no_address_and_are_throttled_only_until_a_login(
             budgets[each].record_login(now)
             due.pop(each, None)
         assert not server.blocked
-    now += 1.0  # the server has counted all aborted handshakes
+    now += 1.0  # By this time, the server has counted all aborted handshakes.
     for path in working:
         now += STEP
         budgets[path].record_login(now)

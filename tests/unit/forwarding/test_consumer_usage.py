@@ -1,4 +1,7 @@
-"""Tests of the usage counters when there are more consumers than separate counters."""
+"""Tests the usage counters of consumers, and the quota per consumer.
+
+The consumers beyond the first `MAX_CONSUMERS` share one set of counters.
+"""
 
 import asyncio
 import socket
@@ -50,7 +53,7 @@ def test_the_quota_applies_per_consumer_also_among_others() -> None:
 @pytest.mark.timeout(20)
 def test_a_burst_does_not_exceed_the_quota() -> None:
     class NoLink:
-        """An uplink that is always down. Therefore, the gateway holds clients."""
+        """An uplink that never opens, so that clients wait."""
 
         tunnel_name: str | None = None
         link: Link | None = None

@@ -64,7 +64,7 @@ async def forwarding(budget: AbortedHandshakeBudget, hold: float = 0.0) -> Async
 async def connect(forward: Forward, requests: int, others: int = 0) -> None:
     """Connect a client, send `requests` requests one after the other, and disconnect the client.
 
-    Then wait until the forward has at most `others` clients.
+    Return when the forward has at most `others` clients.
     """
     near, far = socket.socketpair()
     for each in (near, far):
@@ -88,7 +88,8 @@ async def test_the_budget_does_not_depend_on_the_system_time(monkeypatch: pytest
     budget = AbortedHandshakeBudget(1)
     async with forwarding(budget) as forward:
         await connect(forward, 0)
-        await connect(forward, 0)  # the budget admits this client because no other one was admitted shortly before
+        # The limit is reached, but the budget still admits one client per `_THROTTLE_INTERVAL`, which is 0.
+        await connect(forward, 0)
         assert budget.aborted == 2
         set_clock_back(monkeypatch)
         await connect(forward, 0)
@@ -98,7 +99,7 @@ async def test_the_budget_does_not_depend_on_the_system_time(monkeypatch: pytest
 
 
 async def test_clients_wait_while_others_can_still_abort_their_handshakes() -> None:
-    """Of ten clients that connect at the same time, the budget admits nine. One login admits the last client."""
+    """Ten clients connect at the same time, and the budget admits nine. After one login, it admits the tenth."""
     budget, loop = AbortedHandshakeBudget(10), asyncio.get_running_loop()
     async with forwarding(budget, hold=20.0) as forward:
         pairs = [socket.socketpair() for _ in range(10)]
@@ -187,7 +188,8 @@ async def test_a_client_that_waits_for_the_budget_uses_no_other_target() -> None
         near, far = socket.socketpair()
         near.setblocking(False)
         forward._acceptor.accept(near)
-        await asyncio.sleep(2.5)  # if there is another path, a dial takes at most 2 s
+        # If there is another path, a dial fails after 2 s. The wait for the budget must not have this limit.
+        await asyncio.sleep(2.5)
         assert (forward.waiting, failures) == (1, [])
         budget.dials = 0
         async with asyncio.timeout(10):

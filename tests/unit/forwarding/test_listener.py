@@ -21,7 +21,7 @@ from gateway.relay.fd_poller import poller
 
 
 def test_localhost_binds_both_addresses_or_none() -> None:
-    port = free_port()  # If the kernel chose a port for IPv6, the port could be in use for IPv4.
+    port = free_port()  # A port that the kernel chooses for IPv6 can be in use for IPv4.
     with socket.socket(socket.AF_INET6) as taken:
         taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         taken.bind(("::1", port))
@@ -29,7 +29,7 @@ def test_localhost_binds_both_addresses_or_none() -> None:
         with pytest.raises(BindError, match=rf"cannot listen on \[::1\]:{port}: Address already in use"):
             Listener(HostPort("localhost", port))
         with socket.create_server(("127.0.0.1", port)):
-            """Assert that no socket is left on this address."""
+            """The address can be bound only if `Listener` has left no socket on this address."""
     listener = Listener(HostPort("localhost", port))
     assert len(listener.sockets) == 2
     listener.close()
@@ -80,14 +80,14 @@ def test_set_mode_only_acts_on_changes(tmp_path: Path) -> None:
     assert mode(path) == 0o666
     path.chmod(0o600)
     listener.set_mode(open_to_all=True)
-    assert mode(path) == 0o600  # The operator has set this mode.
+    assert mode(path) == 0o600  # The argument of `set_mode` has not changed, so the mode from `chmod` remains.
     listener.set_mode(open_to_all=False)
     assert mode(path) == 0o660
     listener.close()
 
 
 class Faulty(socket.socket):
-    """A listening socket whose next calls of accept raise the given errors."""
+    """A listening socket whose `accept` first raises the errors in `faults`, and then accepts clients."""
 
     faults: list[Exception]
 
@@ -107,7 +107,7 @@ def faulty(*faults: Exception) -> Faulty:
 
 
 async def ends(address: tuple[str, int]) -> bytes | None:
-    """Return the bytes that a client receives until end-of-file; None if the connection is reset."""
+    """Connect a client, and return the first bytes that the client receives; None if the connection is reset."""
     loop = asyncio.get_running_loop()
     with socket.socket() as client:
         client.setblocking(False)
@@ -175,7 +175,7 @@ async def test_registration_with_the_poller_is_retried(monkeypatch: pytest.Monke
         with client:
             client.send(b"hello")
 
-    # epoll_ctl(2) fails with ENOSPC at the limit fs.epoll.max_user_watches.
+    # epoll_ctl(2) fails with ENOSPC when the limit fs.epoll.max_user_watches is reached.
     faults = [OSError(errno.ENOSPC, "No space left on device")]
     real = poller()
 

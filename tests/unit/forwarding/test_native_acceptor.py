@@ -1,4 +1,4 @@
-"""Tests when a link accepts the clients of a forward, and what happens to the clients that the link returns.
+"""Tests when a link accepts the clients of a forward, and how the forward handles clients that the link returns.
 
 These tests use `FakeLink`. tests/integration/test_accepting.py uses the native engine.
 """
@@ -111,7 +111,7 @@ class Rig:
 
     @property
     def accepting(self) -> list[FakeListener]:
-        """The links' listeners that have not been withdrawn."""
+        """The listeners on which links currently accept clients."""
         return [each for uplink in self.uplinks for each in uplink.link.listeners if not each.withdrawn]
 
     def dial(self, source: str = "127.0.0.1") -> socket.socket:
@@ -127,9 +127,10 @@ class Rig:
             assert await loop.sock_recv(client, 100) == b"hello"
 
     async def offered(self) -> FakeListener:
-        """Return the link's listener that accepts the next clients.
+        """Make a link accept clients, and return the link's listener.
 
-        Python code must connect the first client, so this method connects and disconnects a client.
+        A link accepts clients only after Python code has connected a client. This method therefore connects and
+        disconnects a client.
         """
         with self.dial() as client:
             await self.echo(client)
@@ -157,7 +158,7 @@ async def running(
 
 
 def nearly_used_budget() -> AbortedHandshakeBudget:
-    """Return a budget with room for 30 of 100 clients. With so little room, a link does not accept clients."""
+    """Return a budget that can admit only 30 more clients, which is too few for a link to accept clients."""
     budget = AbortedHandshakeBudget(100)
     for _ in range(60):
         budget.record_aborted(time.monotonic())
@@ -208,13 +209,14 @@ async def test_clients_with_short_connections_are_counted() -> None:
             before[2] + 700,
         )
         assert dict(forward.resets) == {CloseReason.CLIENT_RESET: 3}
-        assert (forward.active, listener.reserved) == (0, reserved)  # the listener has the permits back
+        assert (forward.active, listener.reserved) == (0, reserved)
 
 
 async def test_permits_do_not_exceed_the_handshake_budget() -> None:
     budget = AbortedHandshakeBudget(20)
     async with running(AdmissionRules("b"), budget=budget) as rig:
-        listener = await rig.offered()  # this client has aborted its handshake
+        # The client of `offered` gets only one response, so its disconnect counts as an aborted handshake.
+        listener = await rig.offered()
         assert (budget.aborted, listener.rule.min_responses) == (1, 2)
         assert listener.reserved == int(0.75 * (18 - 1))
         for _ in range(2):
@@ -223,9 +225,11 @@ async def test_permits_do_not_exceed_the_handshake_budget() -> None:
             while rig.forward.active:
                 await asyncio.sleep(0.01)
         assert budget.aborted == 3
-        assert listener.reserved == int(0.75 * (18 - 3))  # two permits are used, and no new ones are granted
+        # After more aborted handshakes, the link may accept fewer clients.
+        assert listener.reserved == int(0.75 * (18 - 3))
         listener.handler.on_served(listener, ShortLivedConnectionTotals(1, 0, 5, 5))
-        assert budget.aborted == 3  # the login can be older than the aborted handshakes
+        # The login can be older than the aborted handshakes, so the login does not reset the count.
+        assert budget.aborted == 3
         budget.record_login(time.monotonic() + 1.0)
         with rig.dial() as client:
             await listener.accept_and_join()
@@ -259,7 +263,8 @@ async def test_short_connections_with_a_login_reset_the_count_of_aborted_handsha
     async with running(AdmissionRules("b"), budget=budget) as rig:
         listener = await rig.offered()
         assert budget.aborted == 1
-        await asyncio.sleep(2.01)  # longer than CLOSE_DELAY and REPORT_DELAY together
+        # After CLOSE_DELAY plus REPORT_DELAY, the login is certainly later than the aborted handshake.
+        await asyncio.sleep(2.01)
         listener.handler.on_served(listener, ShortLivedConnectionTotals(1, 0, 5, 5))
         assert budget.aborted == 0
 
@@ -312,7 +317,7 @@ async def test_this_process_accepts_again_when_the_link_stops_or_another_path_is
         with rig.dial() as client:
             await rig.echo(client)
         second.withdrawn = True
-        assert rig.accepting == []  # the link has just failed
+        assert rig.accepting == []  # For 1 s after a failure, the link accepts no clients.
         assert {listener.recalled, second.recalled} == {False}
         rig.forward.abort_all()
         assert {listener.recalled, second.recalled} == {True}

@@ -1,4 +1,4 @@
-"""Tests the ownership of a client's socket until the gateway joins the client to a target."""
+"""Tests which object owns a client's socket before and after the gateway joins the client to a target."""
 
 import asyncio
 import socket
@@ -57,7 +57,7 @@ async def test_only_a_client_that_was_not_joined_is_reset(error: Exception | Non
     if error is not None:
         with pytest.raises(ConnectionResetError):
             await received(client)
-        pending.reset()  # The pending client no longer owns the socket.
+        pending.reset()  # A second reset has no effect.
     reset(sock)
     client.close()
 

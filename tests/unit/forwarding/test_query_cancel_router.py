@@ -1,4 +1,4 @@
-"""Tests how a forward limits and routes PostgreSQL cancel requests. The servers are scripted."""
+"""Tests how a forward limits and routes PostgreSQL cancel requests. The class `Server` simulates the servers."""
 
 import asyncio
 import contextlib
@@ -119,7 +119,7 @@ class Gate:
         self.clients: list[socket.socket] = []
 
     def use(self, *targets: Server) -> None:
-        """Change the targets of new clients, as a check does."""
+        """Replace the targets for new clients."""
         self._targets = list(targets)
         self.forward.review()
 
@@ -138,7 +138,7 @@ class Gate:
         return sock
 
     async def session(self, *said: bytes) -> socket.socket:
-        """Open a PostgreSQL session, and wait until the tap of its login has finished."""
+        """Open a PostgreSQL session, and wait until the gateway no longer parses the messages of the login."""
         before = len(self.forward._connections)
         sock = self.connect(*(said or (START,)))
         assert await answer(sock) != b""
@@ -198,7 +198,8 @@ async def test_silent_clients_beyond_the_limit_do_not_block_cancel_requests(
         monkeypatch.setattr(query_cancel_router, "_CLASSIFY_TIMEOUT", 60.0)
         await at.session()
         silent = [at.connect() for _ in range(20)]
-        await until(lambda: at.rejected == {"max_connections": 4})  # The slots admit 16 clients from one address.
+        # Beyond `max_connections`, the forward accepts 16 clients per address, and waits for cancel requests.
+        await until(lambda: at.rejected == {"max_connections": 4})
         assert (at.forward.active, len(at.forward._acceptor.cancel_slots)) == (17, 16)
         cancelling = at.connect(request(server.name), source="127.0.0.2")
         assert await answer(cancelling) == b""
@@ -206,7 +207,8 @@ async def test_silent_clients_beyond_the_limit_do_not_block_cancel_requests(
         cancelling.close()
         await until(lambda: len(at.forward._acceptor.cancel_slots) == 16)
         more = [at.connect(source=f"127.0.0.{number}") for number in range(3, 27)]
-        await until(lambda: at.rejected == {"max_connections": 12})  # The slots admit 32 clients in total.
+        # From all addresses together, the forward accepts 32 clients beyond `max_connections`.
+        await until(lambda: at.rejected == {"max_connections": 12})
         assert server.accepted == 2
         for each in silent + more:
             reset(each)
@@ -216,7 +218,8 @@ async def test_silent_clients_beyond_the_limit_do_not_block_cancel_requests(
 async def test_a_client_beyond_the_limit_uses_no_regular_slot() -> None:
     async with Server().listening() as server, gate([server], max_connections=1) as at:
         session = await at.session()
-        at.connect()  # This client has a slot, and sends nothing.
+        # The forward accepts one client beyond `max_connections`, because the client might send a cancel request.
+        at.connect()
         await until(lambda: len(at.forward._acceptor.cancel_slots) == 1)
         session.close()
         await until(lambda: not at.forward._connections)
@@ -302,7 +305,7 @@ async def test_a_request_that_its_server_does_not_close_is_reset(monkeypatch: py
     async with Server(closes=False).listening() as server, gate([server], max_connections=1) as at:
         await at.session()
         assert await is_reset(at.connect(request(server.name)))
-        # The native engine reports the end in its own thread.
+        # The native engine reports the end of the connection in its own thread, so the report can be late.
         await until(lambda: dict(at.forward.resets) == {"aborted": 1})
         await until(lambda: len(at.forward._acceptor.cancel_slots) == 0)
 
@@ -441,7 +444,8 @@ async def test_reads_the_request_after_refusing_encryption_for_a_server_without_
         assert await answer(session) == b"N"
         session.sendall(START)
         assert (await answer(session)).startswith(b"R")
-        assert one.seen == [SSL, START]  # The gateway sends one SSLRequest for both clients.
+        # The gateway sends one SSLRequest to the server, and uses the response for both clients.
+        assert one.seen == [SSL, START]
 
 
 async def test_the_client_negotiates_tls_with_a_server_that_supports_tls(
@@ -457,8 +461,8 @@ async def test_the_client_negotiates_tls_with_a_server_that_supports_tls(
         at.use(one)
         for number in range(3):
             await at.session(SSL)
-            # The gateway itself sends an SSLRequest only before the first session. This session then shows that the
-            # server accepts TLS.
+            # Before the first session, the gateway itself sends an SSLRequest to the server. After this session, the
+            # gateway knows that the server accepts TLS, and sends no more SSLRequests.
             assert one.seen == [SSL] * (number + 2)
 
 
@@ -497,7 +501,8 @@ async def test_at_the_limit_a_storm_of_clients_does_not_reach_the_server(
                 assert await answer(cancelling) == b""
                 assert server.seen[-1] == request(server.name)
             asking = at.connect()
-            for _ in range(3):  # A client is allowed to send only two SSLRequests.
+            # A client that sends a third SSLRequest is reset.
+            for _ in range(3):
                 asking.sendall(SSL)
                 assert await answer(asking) == b"N"
             assert await is_reset(asking)

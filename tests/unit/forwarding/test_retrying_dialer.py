@@ -1,4 +1,4 @@
-"""Tests of the dialer with several paths to the targets. Scripted links represent the paths."""
+"""Tests the dialer with two paths to each target. For each path, the test sets the outcome of the dials."""
 
 import asyncio
 import contextlib
@@ -136,7 +136,8 @@ async def test_a_waiting_client_notices_that_another_target_is_better(monkeypatc
 async def test_the_error_is_permanent_only_if_every_path_is_prohibited() -> None:
     both = Paths(Scripted("prohibited"), Scripted("prohibited"))
     with pytest.raises(DialError, match="no"):
-        await asyncio.wait_for(both.join(), 2)  # well before the hold time has passed
+        # The dialer reports the error immediately, and does not wait for the hold of 5 s.
+        await asyncio.wait_for(both.join(), 2)
     mixed = Paths(Scripted("prohibited"), Scripted("refused"), hold=0.3)
     with pytest.raises(DialError, match="no"):
         await mixed.join()

@@ -138,11 +138,12 @@ async def test_the_history_shows_that_a_target_was_blocked_once_per_interval() -
         began = time.monotonic()
         while len(check.history.latest()) < 4:
             assert time.monotonic() < began + 20
-            uplink.watchers[0]()  # Retries of the tunnel add no results to the history.
+            uplink.watchers[0]()  # Simulates a retry of the tunnel, which adds no result to the history.
             await asyncio.sleep(0.01)
         assert time.monotonic() - began > 0.35
         uplink.link = link
-        await until(lambda: check.verdict.state is HealthState.UP)  # needs no event of the tunnel
+        # The check detects the new link without a notification from the uplink.
+        await until(lambda: check.verdict.state is HealthState.UP)
         states = [each.state for each in check.history.latest()]
         assert states[:4] == [HealthState.UP, *[HealthState.BLOCKED] * 3]
         assert states[-1] is HealthState.UP
@@ -157,7 +158,7 @@ async def test_failing_traffic_does_not_shorten_the_fast_interval() -> None:
         began = time.monotonic()
         check.check_soon()
         await until(lambda: len(backend.probed_at) == 2)
-        assert backend.probed_at[1] - began < 0.15  # The first requested check starts without a pause.
+        assert backend.probed_at[1] - began < 0.15  # The first requested probe starts immediately.
         while len(backend.probed_at) < 6 and time.monotonic() < began + 20:
             check.check_soon()
             await asyncio.sleep(0.002)
@@ -235,7 +236,8 @@ def test_an_answer_that_is_older_than_the_recorded_one_is_discarded() -> None:
     record.add(answer(role="primary"), 1.0, 4.0)
     assert (record.probe_result.role, record.probed, record.promoted) == ("replica", 2.0, 0.0)
     record.add(CheckResult(0.0, 0.1, HealthState.DOWN, FailureReason.REFUSED), 6.0, 6.1)
-    record.add(answer(role="primary"), 5.0, 7.0)  # newer than the last answer, of 2.0
+    # The last recorded response is from a probe that started at 2.0. This probe started later, at 5.0.
+    record.add(answer(role="primary"), 5.0, 7.0)
     assert (record.probe_result.role, record.probed, record.promoted) == ("primary", 5.0, 7.0)
     record.add(CheckResult(0.0, 0.1, HealthState.DEGRADED, FailureReason.AUTH), 8.0, 8.1)
     assert (record.probe_result.role, record.probed) == ("primary", 8.0)

@@ -1,4 +1,4 @@
-"""Tests what the detail of a timeout says about the phases of the probe, and which results have a remedy."""
+"""Tests that the message of a timeout names the phases of the probe, and which results have a remedy."""
 
 import asyncio
 
@@ -16,13 +16,12 @@ from gateway.relay.direct_link import DirectLink
 
 
 class Stuck:
-    """A backend whose probe completes some phases, and does not complete the last one."""
+    """A backend whose probe never ends. The probe completes all phases except the last one."""
 
     def __init__(self, *phases: str) -> None:
         self._phases = phases
 
     async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
-        """See `gateway.contracts.backend.Backend`."""
         for name in self._phases:
             with phases(name):
                 if name == self._phases[-1]:
@@ -52,7 +51,6 @@ class Answers:
         self._answer = answer
 
     async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
-        """See `gateway.contracts.backend.Backend`."""
         if isinstance(self._answer, UnusableTargetError):
             raise self._answer
         return self._answer

@@ -77,13 +77,13 @@ def test_a_primary_that_was_replaced_gets_no_clients() -> None:
     found = backend_state(both, "primary")
     assert (found.state, found.reason, found.detail.split()[0]) == (HealthState.DEGRADED, FailureReason.ROLE, "db:1")
     assert found.remedy.startswith("demote db:1")
-    # An old primary that was not probed after the promotion of the new one might have been demoted.
+    # If the old primary was not probed after the promotion of the new primary, the old one might be a replica now.
     unprobed = [replace(old, probed=9.0), new]
     assert superseded_primaries(unprobed, "primary") == {ONE}
     assert superseded_primaries(unprobed, "primary", confirmed=True) == frozenset()
     failing = [replace(old, probed=9.0, failing=True), new]
     assert superseded_primaries(failing, "primary", confirmed=True) == {ONE}
-    # The old primary is used again if the new one is down, or if the old one is promoted again.
+    # Clients use the old primary again if the new primary is down, or if the old primary is promoted again.
     assert targets(order_targets([old, replace(new, state=HealthState.DOWN)], "primary")) == [ONE, TWO]
     assert targets(order_targets([replace(old, promoted=30.0), new], "primary")) == [ONE]
     assert targets(order_targets([replace(old, state=HealthState.DOWN), new], "primary")) == [TWO]

@@ -133,7 +133,7 @@ def test_stalled_traffic_counts_once_until_a_check_passes() -> None:
     verdict.record_stall()
     assert verdict.pending
     assert [verdict.add(DOWN) for _ in range(2)] == [False, True]
-    verdict.record_stall()  # A stall does not change a state that is already down.
+    verdict.record_stall()  # The target is already down, so stalled traffic has no effect.
     assert [verdict.add(UP) for _ in range(2)] == [False, True]
     verdict.record_stall()
     verdict.add(UP)

@@ -1,4 +1,4 @@
-"""The diffs that `gateway import --diff` prints, and edits of YAML in place."""
+"""Tests the diffs that `gateway import --diff` prints, and edits of single values in YAML text."""
 
 import os
 from pathlib import Path

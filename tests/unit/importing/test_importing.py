@@ -99,10 +99,11 @@ def test_a_network_without_aliases_is_accepted() -> None:
 
 
 def damaged(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield copies of a Compose file. In each copy, a value of another type replaces one value.
+    """Yield damaged copies of a Compose file, each together with a text that describes the damage.
 
-    Also yield the place of the replaced value. In the place, `*` stands for the name of a service, variable, volume
-    and so on.
+    In each copy, one value is replaced by a value of another type. The text contains the keys that lead to this
+    value, and the new value. An asterisk in the text stands for an index in a list, or for a key that is not in
+    `PLACES`, such as the name of a service.
     """
     others: tuple[Any, ...] = (None, 5, "x", [], {})
     for other in others:

@@ -95,7 +95,11 @@ async def test_a_reply_of_endless_empty_fragments_is_refused() -> None:
 
 
 async def made_and_removed(*statuses: int) -> int:
-    """Return how many compounds a canary check sends. The server responds with `statuses`, and then with NOENT."""
+    """Create and remove a canary on an NFS server, and return the number of COMPOUND requests.
+
+    The server responds to the first requests with `statuses`, one status per request. To later requests, the server
+    responds with the status NFS4ERR_NOENT.
+    """
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)

@@ -1,4 +1,4 @@
-"""Tests, on real sockets, of the checks that the ops server makes before it runs a handler."""
+"""Tests, on real sockets, how the ops server authorizes requests and limits their rate."""
 
 import asyncio
 import socket

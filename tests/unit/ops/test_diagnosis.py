@@ -1,4 +1,4 @@
-"""The diagnosis: which part is named as the cause, and what depends on it."""
+"""Tests which causes the diagnosis lists, and which effects it lists for each cause."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Event streams of a real ops server: order, resumption, limits, slow readers, and the end of the server."""
+"""Tests event streams of a real ops server: order, resumption, limits, slow readers, and the stop of the server."""
 
 import asyncio
 import contextlib
@@ -52,7 +52,7 @@ async def test_a_head_request_ends(tmp_path: Path) -> None:
 
 
 async def block(reader: Reader) -> dict[str, str]:
-    """Return the fields of the next event that has any."""
+    """Return the fields of the next event, and skip comments."""
     async with asyncio.timeout(WITHIN):
         while True:
             lines = (await reader.readuntil(b"\n\n")).decode().split("\n")
@@ -71,8 +71,8 @@ async def test_a_stream_sends_events_in_order_and_resumes(tmp_path: Path, monkey
         assert b"text/event-stream" in head
         assert b"no-store" in head
         start = await block(reader)
-        assert int(start["id"]) == log.last_id  # Events before the connection are not sent.
-        await asyncio.sleep(0.2)  # Without events, the stream sends comments.
+        assert int(start["id"]) == log.last_id  # The stream contains no events from before the connection.
+        await asyncio.sleep(0.2)  # During this time, the stream sends only comments.
         for number in range(120):
             log.record(ORDERS, str(number), "timeout", "a\nb")
         events = [await block(reader) for _ in range(120)]
@@ -111,7 +111,7 @@ async def test_streams_are_limited_and_end_with_the_server(tmp_path: Path, monke
         assert b" 200 " in streams[-1][2]
     reader = streams[1][0]
     async with asyncio.timeout(WITHIN):
-        await reader.read()  # The server ends the stream cleanly, before any deadline.
+        await reader.read()  # The stop of the server closes the connection without a reset.
     for _, writer, _ in streams:
         writer.close()
 
@@ -133,7 +133,7 @@ async def test_a_stream_ends_when_its_token_is_replaced(tmp_path: Path, monkeypa
         await block(reader)
         await replace(tokens[0])
         log.record(ORDERS, "first")
-        assert "first" in (await block(reader))["data"]  # Reading the same token again ends no stream.
+        assert "first" in (await block(reader))["data"]  # Loading the same token again does not end the stream.
         await replace(tokens[1])
         log.record(ORDERS, "secret")
         async with asyncio.timeout(WITHIN):
@@ -164,6 +164,6 @@ async def test_a_client_that_does_not_read_is_disconnected(tmp_path: Path, monke
         assert len(log.watchers) == 1
         log.record(ORDERS, "last")
         async with asyncio.timeout(WITHIN):
-            await idle.readuntil(b'"last"')  # The deadline of a client that reads is extended.
+            await idle.readuntil(b'"last"')  # A client that reads is not disconnected.
         writer.close()
         idle_writer.close()

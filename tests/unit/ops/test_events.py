@@ -1,4 +1,4 @@
-"""The log of transitions: which states cause an event, and which events a client has missed."""
+"""Tests the log of state changes: which states cause an event, and which events a client has missed."""
 
 from gateway.ops.events import EventLog, EventSubject, SubjectType
 
@@ -52,7 +52,7 @@ def test_events_of_many_backends_do_not_replace_the_event_of_their_tunnel() -> N
     for number in range(5):
         log.record(ORDERS, str(number))
     assert [each.state for each in log.latest()] == ["backoff", "2", "3", "4"]
-    assert log.since(log.latest()[0].id) is None  # the log has dropped the events "0" and "1"
+    assert log.since(log.latest()[0].id) is None  # The log no longer contains the events "0" and "1".
     after = EventLog(limit=3)
     after.load(log.latest())
     assert after.latest() == log.latest()
@@ -108,7 +108,7 @@ def test_a_failure_began_when_it_did_in_a_previous_run() -> None:
     assert [after.began(ORDERS, "blocked", 99), after.began(tunnel, "connecting", 99)] == [4, 2]
     assert [after.began(recovered, "down", 99), after.began(recovered, "up", 99)] == [99, 99]
     after.observe(ORDERS, "down")
-    assert after.began(ORDERS, "down", 99) == 1  # the state "blocked" does not end the failure
+    assert after.began(ORDERS, "down", 99) == 1  # The state "blocked" did not end the failure.
     after.observe(ORDERS, "up")
     after.observe(ORDERS, "down")
     assert after.began(ORDERS, "down", 99) == after.latest()[-1].at
@@ -125,6 +125,6 @@ def test_the_beginning_of_a_failure_is_not_replaced_by_many_events() -> None:
     after = EventLog(limit=3)
     after.load(log.latest())
     assert after.latest() == log.latest()
-    assert after.since(began.id) is None  # the log has dropped later events
+    assert after.since(began.id) is None  # The log no longer contains all events after `began`.
     after.observe(ORDERS, "up")
     assert began not in after.latest()

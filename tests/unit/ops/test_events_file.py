@@ -1,4 +1,4 @@
-"""Tests of the events file: restarts, damaged lines, failed writes, and a slow disk."""
+"""Tests the file that stores events: restarts, damaged lines, failed writes, and a slow disk."""
 
 import asyncio
 import errno
@@ -217,7 +217,7 @@ async def test_a_write_that_fails_is_reported_until_a_later_one_succeeds(
 
 @pytest.fixture
 def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Block the file system until the test sets the returned `threading.Event`."""
+    """Simulate a file system that does not respond until the test sets the returned `threading.Event`."""
     ready = threading.Event()
 
     def lock(path: Path) -> int:

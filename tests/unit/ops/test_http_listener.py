@@ -50,7 +50,7 @@ async def serving(limits: HttpConnectionLimits) -> AsyncIterator[tuple[HttpListe
 
 
 async def closed(reader: asyncio.StreamReader) -> bytes:
-    """Return the remaining data until the end of the connection."""
+    """Read until the connection ends, and return the data. If the connection is reset, return no data."""
     async with asyncio.timeout(WITHIN):
         try:
             return await reader.read()

@@ -1,4 +1,4 @@
-"""Limits of the ops server: connections, roles, Host headers, and responses that requests share."""
+"""Tests of the ops server: limits of connections, roles, Host headers, and results that concurrent requests share."""
 
 import asyncio
 import json
@@ -54,7 +54,8 @@ def test_one_address_replaces_only_its_own_connections() -> None:
     held: HttpConnectionTable[int] = HttpConnectionTable(HttpConnectionLimits(connections=10, per_address=2))
     held.add(0, "10.0.0.1")
     assert [held.add(number, "10.0.0.2") for number in (1, 2, 3)] == [None, None, 1]
-    assert [held.add(number, None) for number in (4, 5, 6, 7)] == [None] * 4  # Unix sockets have no address.
+    # Clients of a unix socket have no address, so the limit per address does not apply.
+    assert [held.add(number, None) for number in (4, 5, 6, 7)] == [None] * 4
     assert 0 in held
 
 

@@ -1,4 +1,4 @@
-"""The exporter of traces needs only the status of a collector's response."""
+"""Tests that the exporter of traces does not read the body of a collector's response."""
 
 import socket
 import threading
@@ -13,7 +13,7 @@ from tests.support.servers import serving
 
 WITHIN = 20.0
 BLOCKS = 1000
-"""Number of blocks of 64 KiB in the body."""
+"""Number of blocks of 64 KiB in the body of the collector's response."""
 
 
 @pytest.mark.parametrize("head", ["200 OK", "302 Found\r\nLocation: /v1/traces"])

@@ -1,4 +1,4 @@
-"""Pages are rendered and compressed once for all clients, and open pages get what has changed."""
+"""Tests that a page is rendered and compressed once for all clients, and that open pages receive only changes."""
 
 import asyncio
 import gzip
@@ -28,7 +28,7 @@ class FakeService:
         self.events = EventLog()
         self.events.record(EventSubject(SubjectType.START), "started")
         self.built: list[list[str]] = []
-        """For each call of `view` or `updated_view`, the names of the backends that the call reads."""
+        """The names of the backends that were read, as one list for each call of `view` or `updated_view`."""
         self.configuration = Mock(return_value={})
         self.phase = Mock(return_value="ready")
 

@@ -1,4 +1,4 @@
-"""The ops server serves the paths that openapi.yaml describes."""
+"""Tests that openapi.yaml describes exactly the URL paths and methods that the ops server serves."""
 
 from pathlib import Path
 

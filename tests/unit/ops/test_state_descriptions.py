@@ -1,4 +1,4 @@
-"""Each reason is described, and the page shows the remedies of tunnels and backends."""
+"""Tests the descriptions of failure reasons, and the remedies for tunnels and backends."""
 
 import pytest
 
@@ -21,7 +21,8 @@ def test_states_have_remedies() -> None:
     assert "gateway reconnect b" in quarantined
     assert cause(None, "paused") == "paused"
     assert remedy(backend()) == ""
-    assert remedy(backend(kind="nfs", state=HealthState.UNKNOWN)) == ""  # no remedy before the first check
+    # Before the first probe, there is no remedy.
+    assert remedy(backend(kind="nfs", state=HealthState.UNKNOWN)) == ""
 
 
 def test_the_page_shows_the_remedy_of_the_backend() -> None:

@@ -1,4 +1,4 @@
-"""Tests child processes: their environment, output, standard streams, and their end."""
+"""Tests of child processes: environment, output, standard streams, and exit."""
 
 import asyncio
 import fcntl
@@ -90,7 +90,7 @@ async def test_the_input_continues_after_the_end_of_the_output(children: TunnelP
         "echo x; exit 3",
         "echo x; kill $$",
         "echo x; exec >&-; sleep 0.8; exit 3",
-        "sleep 1000 & echo x; sleep 3; exit 3",  # another process holds the output open
+        "sleep 1000 & echo x; sleep 3; exit 3",  # `sleep 1000` keeps the output open.
     ],
 )
 async def test_the_output_of_a_program_that_fails_is_not_complete(children: TunnelProcesses, script: str) -> None:
@@ -105,7 +105,7 @@ async def test_data_that_the_program_has_not_read_is_counted(children: TunnelPro
     stream = await shell(children, "read line; echo $line; sleep 1000")
     await stream.write(b"a\nbc")
     assert await stream.read() == b"a\n"
-    assert stream.unread == 2 or stream.unread == 0  # noqa: PLR1714 - a shell can read more than the first line
+    assert stream.unread == 2 or stream.unread == 0  # noqa: PLR1714 - some shells also read the second line
     writing = asyncio.create_task(stream.write(b"x" * 300_000))
     while stream.unread < 1000:
         await asyncio.sleep(0.01)
@@ -133,7 +133,7 @@ async def test_an_exit_is_noticed_while_another_process_holds_the_output_open(ch
 
 async def test_a_process_that_has_exited_is_noticed_at_once(children: TunnelProcesses) -> None:
     stream = await shell(children, "exit 5")
-    while is_running(stream.child.pid):  # the event loop must not run until the process exits
+    while is_running(stream.child.pid):  # Block the event loop until the process has exited.
         time.sleep(0.01)  # noqa: ASYNC251
     assert await stream.child.exits_within(0)
     stream.abort()

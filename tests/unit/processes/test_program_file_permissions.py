@@ -1,4 +1,7 @@
-"""Tests that a program that other users can change is refused, always or in strict mode."""
+"""Tests that the gateway refuses a program that other users can change.
+
+In strict mode, the gateway also refuses a program that the members of a group can change.
+"""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""The user name and password for a proxy, from the options and the password file."""
+"""Tests how the gateway reads the user name and the password for a proxy."""
 
 from pathlib import Path
 

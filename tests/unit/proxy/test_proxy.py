@@ -1,4 +1,4 @@
-"""The bytes that the gateway exchanges with SOCKS5 and HTTP proxies, over a socket pair."""
+"""Tests the bytes that the gateway sends to SOCKS5 and HTTP proxies, and how it handles their replies."""
 
 import asyncio
 import base64
@@ -21,7 +21,10 @@ GREETING = b"greeting of the server"
 
 
 class Peer:
-    """The proxy's end of the socket pair. The proxy sends its bytes before it receives any."""
+    """A proxy that is connected to the gateway by a socket pair.
+
+    Tests send the replies of the proxy before the gateway sends its requests.
+    """
 
     def __init__(self) -> None:
         ours, self._sock = socket.socketpair()
@@ -41,7 +44,7 @@ class Peer:
             return b""
 
     async def unread(self) -> bytes:
-        """Return the bytes that remain after the dialog with the proxy; these bytes belong to the client."""
+        """Return the bytes that follow the proxy's reply, and that the gateway has not read."""
         return await asyncio.get_running_loop().sock_recv(self.stream.sock, 65536)
 
     def close(self) -> None:

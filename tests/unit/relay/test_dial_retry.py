@@ -10,7 +10,10 @@ from gateway.relay.dial_retry import retry_dial
 
 
 def failing(*errors: BaseException) -> tuple[Callable[[float], Awaitable[str]], list[float]]:
-    """Return a dial that raises each error in turn and then succeeds, and a list of the timeouts that it gets."""
+    """Return a function that dials, and a list of the timeouts that the function received.
+
+    Each call raises the next error of `errors`. After the last error, all calls succeed.
+    """
     waiting, given = list(errors), []
 
     async def dial(within: float) -> str:

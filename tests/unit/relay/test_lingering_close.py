@@ -1,4 +1,4 @@
-"""Tests of the lingering close: a client gets the whole response even if the backend closes first."""
+"""Tests that a client gets the whole response even if the backend closes its connection first."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ RESPONSE = bytes(range(256)) * 4096
 
 @contextlib.contextmanager
 def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Yield the gateway's end and the client's end of a connection. The client's receive buffer is small."""
+    """Yield the gateway's socket and the client's socket of a connection. The client's receive buffer is small."""
     with socket.socket() as listener, socket.socket() as client:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -33,7 +33,7 @@ def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def fill(sock: socket.socket) -> int:
-    """Send as much of the response as the socket accepts; return the number of bytes."""
+    """Send `RESPONSE` until the socket accepts no more bytes. Return the number of sent bytes."""
     sent = 0
     with contextlib.suppress(BlockingIOError):
         while sent < len(RESPONSE):
@@ -126,7 +126,7 @@ async def test_a_client_that_resets_is_removed() -> None:
     with connected() as (ours, client):
         fill(ours)
         lingering_closer().close_later(ours, reset_after=False)
-        client.close()  # The kernel sends a reset, because data is unread.
+        client.close()  # Because the client has unread data, the kernel sends a reset instead of end-of-file.
         await gone()
 
 

@@ -1,4 +1,4 @@
-"""A direct link that accepts clients in the native engine. tests/integration/test_accepting.py runs a gateway."""
+"""Tests of direct links whose clients the native engine accepts."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
 
 
 class Handler:
-    """Records the calls of a listener."""
+    """Records the calls that a listener makes to its handler."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -53,7 +53,7 @@ class Handler:
 
 
 class Rig:
-    """A listening socket, and a direct link that accepts its clients."""
+    """A listening socket, and a direct link that accepts the clients of this socket."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock, self.link, self.handler = sock, DirectLink(), Handler()
@@ -129,7 +129,8 @@ async def test_each_socket_has_a_listener_even_with_fewer_permits_than_sockets(r
         listener = rig.link.listen(rule, 1, rig.handler)
         assert listener is not None
         with socket.create_connection(second.getsockname(), timeout=10):
-            await rig.until("stopped True", "closed")  # no permit is left, so the handler accepts the client
+            # The listener on `second` has no permits, so it stops, and the handler must accept the client.
+            await rig.until("stopped True", "closed")
             accepted, _ = second.accept()
             accepted.close()
 
@@ -138,7 +139,8 @@ async def test_short_connections_are_reported_as_a_sum_and_use_no_permit(rig: Ri
     listener = rig.listen("127.0.0.1", echo_port, permits=4)
     clients = 0
     async with asyncio.timeout(20):
-        # If this process pauses for 50 ms, the native engine reports the client separately, not as part of a sum.
+        # On a slow machine, a connection can last longer than 50 ms. The native engine then reports the connection
+        # individually. Therefore, the test opens connections until the native engine reports a sum.
         while not rig.handler.served:
             assert listener.reserved, "each client used a permit"
             with await rig.connect() as client:
@@ -165,7 +167,7 @@ async def test_a_client_of_a_target_that_does_not_answer_is_returned_early(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as server, contextlib.ExitStack() as stack:
-        for _ in range(4):  # fill the queue of the server, so that the kernel drops the next SYN
+        for _ in range(4):  # Fill the accept queue of the server, so that the kernel drops the next SYN.
             filler = stack.enter_context(socket.socket())
             filler.setblocking(False)
             filler.connect_ex(server.getsockname())

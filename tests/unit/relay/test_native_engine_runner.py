@@ -14,7 +14,7 @@ from tests.support.requirements import need_data_plane
 
 
 class Thing:
-    """An object of the native engine that records the calls."""
+    """Records the calls that the runner of a native engine makes."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -87,7 +87,7 @@ async def test_the_native_engines_share_the_connections_of_a_group_evenly(monkey
     token = first.add(Thing(), group=tunnel)
     second.add(Thing())
     second.add(Thing())
-    assert pool.runner(tunnel) is second  # has no connection of `tunnel`, although its load is higher
+    assert pool.runner(tunnel) is second  # `second` has a higher load, but no connection of `tunnel`.
     second.add(Thing(), group=tunnel)
     assert pool.runner(tunnel) is first
     assert pool.runner(object()) is first

@@ -1,4 +1,4 @@
-"""Pairs of sockets in the native engine, without an event loop: limits, descriptors, and the ends of both sides."""
+"""Tests of pairs in the native engine. The tests use no event loop."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ MIB = 1 << 20
 
 
 class Pair:
-    """A pair of sockets in the native engine, and the other ends of their connections."""
+    """A pair in the native engine, and the sockets of its client and its backend."""
 
     def __init__(self, engine: "Engine", module: Any, *, unix: bool = False, tap: int = 0) -> None:
         self.engine, self.module = engine, module
@@ -33,7 +33,13 @@ class Pair:
         engine.turn()
 
     def ended(self) -> tuple[int, int, int] | None:
-        """Run a turn. If the pair has ended, return the close reason and the two sockets; otherwise, return None."""
+        """Let the native engine handle pending events, and then check whether the pair has ended.
+
+        Returns:
+            None if the pair has not ended. Otherwise, the close reason, the file descriptor of the client's socket,
+            and the file descriptor of the backend's socket. If the native engine has closed a socket, its file
+            descriptor is -1.
+        """
         self.engine.turn()
         for kind, token, arguments, _ in self.engine.take():
             if kind == self.module.RECORD_PAIR_ENDED and token == self.token:
@@ -41,7 +47,7 @@ class Pair:
         return None
 
     def transfer(self, size: int) -> bytes:
-        """Send zeros from the backend, and return what the client has received."""
+        """Send `size` zero bytes from the backend to the client. Return the bytes that the client has received."""
         received = bytearray()
         sent = 0
         while len(received) < size:
@@ -100,7 +106,8 @@ def test_bulk_data_uses_a_pipe_that_an_idle_pair_does_not_keep(new_pair: Any, un
     assert (state["pipes"], state["piped"], state["held"]) == (0, 0, 0)
     if not unix:
         assert state["moved"]
-    assert open_descriptors() <= before + 2  # one empty pipe waits for the next transfer
+    # The native engine keeps one empty pipe (two file descriptors) for the next transfer.
+    assert open_descriptors() <= before + 2
     assert pair.engine.gauge(pair.token)[:2] == (0, 32 * MIB)
     pair.client.shutdown(socket.SHUT_WR)
     assert pair.ended() is None
@@ -172,7 +179,7 @@ def test_a_reset_resets_the_other_side(new_pair: Any, who: str, reason: int, bul
 def test_a_client_whose_data_was_lost_must_linger(new_pair: Any) -> None:
     pair = new_pair()
     pair.backend.send(b"answer")
-    pair.backend.close()  # closes both directions, so the kernel refuses data of the client
+    pair.backend.close()  # From now on, the kernel responds with a reset to data from the client.
     assert pair.ended() is None
     pair.client.send(b"lost")
     while (record := pair.ended()) is None:
@@ -186,7 +193,7 @@ def test_a_native_engine_that_is_closed_resets_both_sides_and_an_unknown_token_t
     pair, late = new_pair(), new_pair()
     late.engine.command(pair.module.COMMAND_ABORT, late.token, 3)
     assert late.ended() == (3, -1, -1)
-    late.engine.command(pair.module.COMMAND_UNTAP, late.token, 0)  # the pair has ended meanwhile
+    late.engine.command(pair.module.COMMAND_UNTAP, late.token, 0)  # This pair has already ended.
     pair.engine.release(late.token)
     client, near = _connection(unix=False)
     backend, far = _connection(unix=False)

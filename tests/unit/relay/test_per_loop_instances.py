@@ -1,4 +1,4 @@
-"""Each event loop has a separate state, which is released when the event loop is deleted."""
+"""Tests that each event loop has its own object, which is released together with the event loop."""
 
 import asyncio
 import gc
@@ -8,7 +8,7 @@ from gateway.relay.per_loop_instances import per_loop
 
 
 class State:
-    """A state that refers to its event loop, as the closer of lingering sockets does."""
+    """An object that refers to its event loop. The event loop also refers to the object."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -25,7 +25,7 @@ def other(loop: asyncio.AbstractEventLoop) -> State:
 
 
 class Elsewhere:
-    """Contains a function that has the same name as the module's function `state`."""
+    """Has a method with the same name as the function `state` of this module."""
 
     @staticmethod
     @per_loop

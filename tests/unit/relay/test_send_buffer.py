@@ -1,5 +1,3 @@
-"""Tests of the send buffer: the order of bytes and the memory that short pieces use."""
-
 import socket
 import sys
 

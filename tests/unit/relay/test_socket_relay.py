@@ -1,4 +1,4 @@
-"""Relays between two sockets, in the event loop and in the native engine: chunks, half-closes and resets."""
+"""Tests of relays between two sockets. Most tests run with the event loop and with the native engine."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ from tests.support.requirements import need_data_plane
 
 
 async def pair() -> tuple[socket.socket, socket.socket]:
-    """Return the two ends of a TCP connection on loopback."""
+    """Return both sockets of a TCP connection over the loopback interface."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         near = socket.create_connection(server.getsockname())
         far, _ = server.accept()
@@ -55,7 +55,7 @@ async def joined(make: Maker) -> tuple[socket.socket, socket.socket, Relay, Hist
 
 
 async def observed(latency: Histogram) -> Histogram:
-    """Wait until the native engine has reported its observations (ten times a second). Return the histogram."""
+    """Wait until the histogram has observations, and return it. The native engine reports them every 0.1 s."""
     async with asyncio.timeout(10):
         while not latency.count:
             await asyncio.sleep(0.01)
@@ -137,7 +137,8 @@ async def test_a_reset_is_forwarded_as_a_reset(make: Maker, who: str, ending: Cl
 async def test_a_client_that_does_not_read_stops_the_backend(make: Maker) -> None:
     client, backend, relay, _ = await joined(make)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-    held_by_kernel = 80 << 20  # the default maximum of tcp_rmem is 32 MiB on large machines
+    # This is more than the kernel buffers. On large machines, the default maximum of tcp_rmem is 32 MiB.
+    held_by_kernel = 80 << 20
     sent = 0
     with client, backend:
         with contextlib.suppress(TimeoutError):
@@ -181,7 +182,7 @@ async def test_latency_is_measured_from_the_last_request_byte_to_the_first_respo
 
 
 class Ear:
-    """A tap that has finished after a given number of bytes."""
+    """A tap that records the bytes of a relay, and finishes after `enough` bytes."""
 
     tracker = None
 
@@ -212,7 +213,8 @@ async def test_a_finished_tap_is_dropped(make: Maker) -> None:
                 assert await loop.sock_recv(backend, 10) == there
                 await loop.sock_sendall(backend, back)
                 assert await loop.sock_recv(client, 10) == back
-            while not ear.finished:  # the native engine reports bytes in its own thread
+            # The native engine runs in another thread, so the tap gets the bytes later.
+            while not ear.finished:
                 await asyncio.sleep(0.005)
             sending = asyncio.ensure_future(loop.sock_sendall(backend, bytes(8 << 20)))
             got = 0
@@ -220,13 +222,14 @@ async def test_a_finished_tap_is_dropped(make: Maker) -> None:
                 got += len(await loop.sock_recv(client, 1 << 20))
             await sending
         if isinstance(relay, SocketRelay):
-            assert relay._download.pipe is not None  # The relay splices bulk data.
+            assert relay._download.pipe is not None  # The relay has a pipe for splice(2).
         else:
             assert relay.inspect()["moved"]  # type: ignore[attr-defined]
         assert ear.seen == b"abcde"
         relay.abort(CloseReason.ABORTED)
         await relay.ended
-        assert latency.count == 2  # The relay measures requests both with and without the tap.
+        # The relay has measured both requests, although the tap finished before the second response.
+        assert latency.count == 2
 
 
 async def test_the_relay_does_not_measure_latency_if_the_tap_does(make: Maker) -> None:
@@ -237,14 +240,13 @@ async def test_the_relay_does_not_measure_latency_if_the_tap_does(make: Maker) -
     loop = asyncio.get_running_loop()
     with client, backend:
         async with asyncio.timeout(20):
-            for kind in (0, 1):  # An RPC call, and its reply.
+            for kind in (0, 1):  # 0 is an RPC call, and 1 is its reply.
                 near, far = (client, backend) if kind == 0 else (backend, client)
                 record = struct.pack("!III", 0x80000008, 7, kind)
                 await loop.sock_sendall(near, record)
                 assert await loop.sock_recv(far, 100) == record
-                while (relay.waiting_since is None) != (
-                    kind == 1
-                ):  # the native engine reports messages in its own thread
+                # The native engine runs in another thread, so `waiting_since` changes later.
+                while (relay.waiting_since is None) != (kind == 1):
                     await asyncio.sleep(0.005)
         relay.abort(CloseReason.ABORTED)
         await relay.ended
@@ -260,7 +262,8 @@ async def test_a_client_that_pauses_longer_than_the_user_timeout_loses_nothing(
     client, backend, relay, _ = await joined(SocketRelay)
     assert isinstance(relay, SocketRelay)
     with client, backend:
-        for end in (client, backend):  # Only the gateway's sockets have TCP_USER_TIMEOUT.
+        # In production, only the gateway's sockets have TCP_USER_TIMEOUT, but `pair` sets it on all sockets.
+        for end in (client, backend):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
         answer = random.Random(1).randbytes(8 << 20)
         sending = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(backend, answer))
@@ -279,7 +282,7 @@ async def test_a_client_that_pauses_longer_than_the_user_timeout_loses_nothing(
 
 @pytest.mark.parametrize("loop", ["own", "asyncio's"])
 def test_data_that_a_unix_client_sends_before_its_close_arrives(make: Maker, loop: str) -> None:
-    """On a unix socket, end-of-file and hang-up arrive together while data is still unread."""
+    """If the client closes its unix socket, epoll(7) reports EPOLLHUP immediately, even if data is still unread."""
 
     async def close_early() -> None:
         client, inner = socket.socketpair()

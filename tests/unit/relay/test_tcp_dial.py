@@ -1,5 +1,3 @@
-"""Tests of dialing: sockets that connect to themselves, leaked sockets, and reasons of errors."""
-
 import errno
 import socket
 
@@ -27,7 +25,7 @@ async def test_a_connection_to_itself_is_refused() -> None:
 
 
 def test_a_connection_that_fails_immediately_leaves_no_open_socket() -> None:
-    sock = socket.socket()  # An unconnected socket fails in the same way as a socket after a reset.
+    sock = socket.socket()  # getpeername(2) fails for an unconnected socket, as after a reset.
     with pytest.raises(OSError, match="not connected"):
         _reject_self_connection(sock)
     assert sock.fileno() == -1

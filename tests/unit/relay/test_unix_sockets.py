@@ -1,5 +1,3 @@
-"""Tests of the peer credentials of unix sockets."""
-
 import os
 import socket
 import struct

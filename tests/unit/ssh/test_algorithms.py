@@ -1,4 +1,4 @@
-"""Which SSH algorithms the gateway proposes, accepts and agrees on; tests/integration uses them in real sessions."""
+"""Tests which SSH algorithms the gateway proposes and accepts, and on which it agrees with a server."""
 
 from collections.abc import Sequence
 
@@ -31,7 +31,7 @@ PLAIN = SshOptions(host="h", user="u")
 
 
 def security_key() -> asyncssh.SSHKey:
-    """Return the public key of a key pair on a FIDO device (OpenSSH's PROTOCOL.u2f)."""
+    """Return a public key of the type that OpenSSH uses for FIDO devices (PROTOCOL.u2f)."""
     inner = asyncssh.generate_private_key("ssh-ed25519").public_data[-32:]
     blob = String("sk-ssh-ed25519@openssh.com") + String(inner) + String("ssh:")
     return asyncssh.public_key.decode_ssh_public_key(blob)
@@ -93,7 +93,7 @@ def test_an_unavailable_default_is_skipped(monkeypatch: pytest.MonkeyPatch) -> N
         SshOptions(host="h", user="u", kex=("mlkem768x25519-sha256",))
 
 
-# Order of the host key algorithms.
+# Tests of the host key algorithms and their order.
 
 
 @pytest.mark.parametrize(
@@ -162,14 +162,14 @@ def test_trusted_key_types_are_requested_first(
     if authority:
         certified = [algorithms.is_certificate(each) for each in order]
         assert certified == sorted(certified, reverse=True)
-    # Equally trusted algorithms keep the configured order.
+    # Certificate algorithms that are equally trusted keep the configured order.
     for alike in (True, False):
         same = [each for each in order if algorithms.is_certificate(each) and trusted(each) == alike]
         if authority or not known:
             assert same == [each for each in allowed if each in same]
 
 
-# Algorithms that the gateway and a server agree on.
+# Tests of the algorithms on which the gateway and a server agree.
 
 
 def proposal(kex: str, keys: str, ciphers: tuple[str, str], macs: tuple[str, str]) -> SSHPacket:

@@ -21,8 +21,8 @@ LINE, OTHER_LINE = (key.export_public_key().decode().strip() for key in (KEY, OT
 
 
 def hashed(name: str) -> str:
-    """Return a host name as `ssh-keygen -H` hashes it."""
-    salt = bytes(20)  # A fixed salt, because test names contain the hash.
+    """Return the hash of a host name in the format of `ssh-keygen -H`."""
+    salt = bytes(20)  # Test names contain the hash. With a random salt, they would change.
     digest = hmac.new(salt, name.encode(), hashlib.sha1).digest()
     return f"|1|{base64.b64encode(salt).decode()}|{base64.b64encode(digest).decode()}"
 
@@ -36,12 +36,12 @@ def revoked(path: Path, host: str, port: int = 22, address: str = "") -> bool:
     return KEY in read_trust(options, address).listed.revoked
 
 
-# Host in the configuration, port, the host's address, a pattern, and whether the pattern matches the server.
 NAME = ("bastion.example.com", 22, "10.0.0.5")
 OTHER_PORT = ("bastion.example.com", 2222, "10.0.0.5")
 LOUD = ("BASTION.example.com", 2222, "10.0.0.5")
 ADDRESS = ("10.0.0.5", 2222, "10.0.0.5")
 SIX = ("2001:DB8:0::5", 2222, "2001:db8::5")
+# Each case has the configured host, the port, the host's address, a pattern, and whether the pattern matches.
 CASES = [
     (*NAME, "bastion.example.com", True),
     (*NAME, "*.example.com", True),
@@ -87,7 +87,7 @@ def test_a_key_is_valid_for_the_configured_name(
      hashed("10.0.0.5"), hashed("[bastion.example.com]:2222")],
 )  # fmt: skip
 def test_a_key_is_revoked_under_every_name_and_address_of_the_server(tmp_path: Path, pattern: str) -> None:
-    """The key is revoked even if another line, with or without the port, lists the key as trusted."""
+    """A key is revoked even if another line of the file contains a different key of the server."""
     path = tmp_path / "known_hosts"
     for listed in ("bastion.example.com", "[bastion.example.com]:2222"):
         path.write_text(f"@revoked {pattern} {LINE}\n{listed} {OTHER_LINE}\n")
@@ -121,7 +121,7 @@ def test_a_certificate_is_revoked_with_its_key_and_never_listed(tmp_path: Path) 
 
 @pytest.fixture
 def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list to which the parser adds each text that it parses."""
+    """Return a list that receives the text of each known_hosts file when asyncssh parses the file."""
     seen: list[str] = []
     original = asyncssh.import_known_hosts
 
@@ -164,14 +164,15 @@ def test_a_changed_known_hosts_file_is_read_again(tmp_path: Path, monkeypatch: p
             other.write_text(text)
             other.replace(path)
         case _:
-            while path.stat().st_ctime_ns == before.st_ctime_ns:  # File times can have a coarse resolution.
+            # Timestamps are coarse, so the test writes the file until its timestamp changes.
+            while path.stat().st_ctime_ns == before.st_ctime_ns:
                 path.write_text(text)
     os.utime(path, ns=(0, 10**18))
     assert revoked(path, "h")
 
 
 def test_a_file_that_has_just_changed_is_read_again(tmp_path: Path, parsed: list[str]) -> None:
-    """A second change shortly after the first might not change the timestamps, because timestamps are coarse."""
+    """Timestamps are coarse. If a file changes twice in a short time, its timestamp might change only once."""
     path = tmp_path / "known_hosts"
     path.write_text(f"h {LINE}\n")
     for _ in range(3):

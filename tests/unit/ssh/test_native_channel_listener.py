@@ -1,4 +1,4 @@
-"""A listener of a native engine: without a connection, and after a failure. test_accepting.py uses real servers."""
+"""Tests native listeners without SSH connections. tests/integration/test_accepting.py uses SSH connections."""
 
 import asyncio
 import errno
@@ -17,7 +17,7 @@ from tests.support.requirements import need_data_plane
 
 
 class Events:
-    """Records the calls of a listener."""
+    """Records the calls that a listener makes."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -52,7 +52,7 @@ def sock() -> Iterator[socket.socket]:
 
 
 def listen(sock: socket.socket, events: Events) -> tuple[Any, Any]:
-    """Return the runner of a native engine in the event loop, and a listener whose connection does not exist."""
+    """Return the runner of a native engine without a thread, and a listener without an SSH connection."""
     need_data_plane()
     from gateway.relay.native_engine_runner import NativeEngineRunner  # noqa: PLC0415 - the native engine is optional
     from gateway.ssh.native_channel_listener import NativeChannelListener  # noqa: PLC0415 - the native engine is optional
@@ -83,7 +83,8 @@ async def test_a_listener_reads_the_values_of_its_gauge(sock: socket.socket) -> 
     real, gauge = runner.engine, (7, 3, 2, 0.0, 0.0, 0, False)
     runner.engine = listener._engine = cast("Any", SimpleNamespace(gauge=lambda _: gauge))
     assert (listener.clients, listener.overflow_periods, listener.waiting) == (7, 3, 5)
-    runner.engine = real  # the listener belongs to a native engine that has failed
+    # The native engine of the runner is no longer that of the listener, as after a failure.
+    runner.engine = real
     assert (listener.clients, listener.overflow_periods, listener.waiting) == (0, 0, 0)
     runner.close()
 

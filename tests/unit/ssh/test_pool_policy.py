@@ -32,11 +32,11 @@ def test_connections_that_are_silent_together_are_kept_until_the_path_is_lost() 
     for each in both:
         each.stalled, each.silence = True, 59.0
     actions = evaluate([*both, ConnectionHealth(0.1, 0)], KEEPALIVE, 2)
-    # A third connection gets replies, so the network works again, and the first two connections can recover.
+    # The third connection receives data, so the network works again. The first two connections get time to recover.
     assert actions.abort == []
     both[0].silence_at_recovery, both[0].silence = 12.0, 26.9
     assert evaluate([*both, ConnectionHealth(0.1, 0)], KEEPALIVE, 2).abort == []
-    both[0].silence = 27.1  # TCP had enough time to retransmit after the network recovered.
+    both[0].silence = 27.1  # Since the network recovered, TCP has had enough time to retransmit.
     assert evaluate([*both, ConnectionHealth(0.1, 0)], KEEPALIVE, 2).abort == [0]
     both[0].silence_at_recovery = 0.0
     both[0].silence = 60.0
@@ -78,7 +78,7 @@ def test_invariants_hold_for_any_pool(pool: list[ConnectionHealth], target_size:
     assert set(actions.stalled) <= set(actions.suspect) - set(actions.abort)
     assert not set(actions.close) & set(actions.abort)
     assert all(pool[at].load == 0 for at in actions.close)
-    # The policy never closes the last connection that gets replies.
+    # The policy never closes all connections that receive data.
     heard = [each for each in pool if each.silence < KEEPALIVE.suspect]
     assert bool(actions.usable) == bool(heard)
     assert all(at not in actions.close for at in actions.usable) or any(
@@ -98,7 +98,7 @@ def test_the_least_loaded_connection_gets_the_next_channel(loads: list[int], mos
 
 @given(st.lists(st.booleans(), max_size=300), st.integers(1, 6))
 def test_placement_keeps_connections_level(opens: list[bool], most: int) -> None:
-    """Check that all connections have similar loads if each channel that closes is on the fullest connection."""
+    """The test closes channels only on the connection with the highest load, so that the loads stay similar."""
     loads = [0]
     for opening in opens:
         if opening:

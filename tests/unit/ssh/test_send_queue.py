@@ -1,4 +1,4 @@
-"""Tests that the send queue sends fewer packets per turn if the network is slow."""
+"""Tests that each relay sends only little data at a time if the network is slow."""
 
 import asyncio
 import socket
@@ -14,12 +14,12 @@ from gateway.ssh.ssh_connection import SshConnection
 
 
 class Relay:
-    """A relay that counts its turns, and enters the queue again after each turn."""
+    """A relay that writes 32 KiB to the queue each time the queue calls `resume_sending`."""
 
     def __init__(self, queue: SendQueue) -> None:
         self._queue = queue
         self.short: list[bool] = []
-        """For each turn: whether the queue requested a short turn."""
+        """For each call of `resume_sending`, whether the queue permitted only little data."""
 
     def resume_sending(self) -> None:
         self.short.append(self._queue.contended)
@@ -30,7 +30,7 @@ class Relay:
 
 
 def fill(queue: SendQueue) -> None:
-    """Send data until the socket accepts no more data."""
+    """Write data to the queue until the socket accepts no more data."""
     while not queue.blocked:
         queue.write(bytes(32 * 1024))
         queue.flush()

@@ -26,7 +26,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Losing(DirectLink):
-    """A link that the test can declare lost."""
+    """A link that is lost when the test sets the event `end`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Losing(DirectLink):
 
 
 class Flaky:
-    """A tunnel with a script of errors and links. Each attempt to open the tunnel returns or raises the next one."""
+    """A tunnel. Each attempt to open it raises the next error of `script`, or returns the next link of `script`."""
 
     far_side = "nowhere"
 
@@ -88,7 +88,7 @@ async def test_a_fatal_error_quarantines_until_a_reconnect_is_requested() -> Non
     async with supervise() as components:
         components.start("t", uplink)
         await until(lambda: uplink.state is TunnelState.QUARANTINED)
-        assert uplink.since == began  # the tunnel was already down before the quarantine
+        assert uplink.since == began  # The tunnel has been down since its start, not since the quarantine.
         assert (uplink.reason, uplink.detail) == (FailureReason.HOST_KEY, "changed")
         await asyncio.sleep(0.05)
         assert uplink.link is None

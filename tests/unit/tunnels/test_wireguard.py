@@ -1,5 +1,3 @@
-"""Tests of `gateway.tunnels.wireguard`."""
-
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ from gateway.vpn.options import WireGuardOptions
 
 
 async def test_a_tunnel_inside_another_is_refused_and_the_error_names_the_outer_one() -> None:
-    """Test this because WireGuard uses UDP, and tunnels do not carry UDP."""
+    """WireGuard uses UDP, which other tunnels do not carry."""
     outer = DirectLink()
     outer.network = RemoteNetworkId(("tunnel@bastion:22",))
     tunnel = WireGuardTunnel(WireGuardOptions(config=Path("wg0.conf")))

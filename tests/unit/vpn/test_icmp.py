@@ -1,4 +1,4 @@
-"""Tests which hosts receive echo requests. If these hosts do not reply, the gateway considers the VPN down."""
+"""Tests whether the gateway expects hosts behind a VPN to reply to echo requests."""
 
 import ipaddress
 import socket
@@ -14,7 +14,7 @@ HOST = ipaddress.ip_address("10.9.0.5")
 
 
 class Nowhere:
-    """A device isolation that cannot create sockets. Therefore, echo requests get no reply."""
+    """A substitute for the isolation of a VPN device. It cannot create sockets, so no echo request is sent."""
 
     async def configure_device(self, device: str, settings: DeviceSettings) -> None:
         """Do nothing: there is no device."""

@@ -1,4 +1,4 @@
-"""Tests which results of connect(2) show that a VPN is up."""
+"""Tests which errors of connect(2) show that a VPN works."""
 
 import errno
 import socket
@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 
 class Failing:
-    """A device isolation whose sockets fail to connect with one given error."""
+    """A substitute for the isolation of a VPN device. It raises an error instead of creating a socket."""
 
     def __init__(self, number: int) -> None:
         self._number = number
@@ -27,7 +27,7 @@ class Failing:
         """Do nothing: there is no device."""
 
     def create_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        """Raise the error that connect(2) would raise."""
+        """Raise an error, as if connect(2) had failed."""
         raise OSError(self._number, "scripted")
 
     async def run_blocking(self, job: Callable[[], _T]) -> _T:

@@ -1,4 +1,4 @@
-"""States that the liveness monitor of a VPN reports."""
+"""Tests which states the liveness monitor of a VPN reports."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from gateway.vpn.overdue_reply_timer import OverdueReplyThresholds, OverdueReply
 
 
 class Link:
-    """A link of a VPN behind which no host responds."""
+    """A link of a VPN. No host behind the VPN responds."""
 
     network = RemoteNetworkId(("far",))
 
@@ -24,7 +24,7 @@ class Link:
         self.acts: list[str] = []
 
     def send_echo_requests(self) -> None:
-        """Do nothing, because no host can receive an echo request."""
+        """Do nothing, because no host would reply."""
 
     def reset_all(self) -> None:
         self.acts.append("reset")
@@ -63,7 +63,7 @@ async def test_a_reconnecting_vpn_is_not_up_after_a_pause_of_the_gateway() -> No
         await asyncio.sleep(0.1)
         monitor.on_reconnecting("server said so")
         await asyncio.sleep(0.6)
-        time.sleep(1.5)  # noqa: ASYNC251 - simulates a pause of the gateway
+        time.sleep(1.5)  # noqa: ASYNC251 - this call simulates a pause of the whole process
         await asyncio.sleep(0.3)
         assert reported == [TunnelState.SUSPECT]
         monitor.on_connected()
@@ -77,7 +77,7 @@ async def test_a_reconnecting_vpn_is_closed_also_after_a_pause_of_the_gateway(sl
     async with watched(link, reported) as monitor:
         monitor.on_reconnecting("server said so")
         await asyncio.sleep(slept_after)
-        time.sleep(1.5)  # noqa: ASYNC251 - simulates a pause of the gateway
+        time.sleep(1.5)  # noqa: ASYNC251 - this call simulates a pause of the whole process
         async with asyncio.timeout(20):
             while "lose" not in link.acts:
                 await asyncio.sleep(0.02)

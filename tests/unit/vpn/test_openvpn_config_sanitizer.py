@@ -38,13 +38,13 @@ EVIL = "plugin /tmp/evil.so"
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        # OpenVPN ran code as root or sent a private file to the server for each of the following files.
+        # With each of the following files, OpenVPN ran code as root, or sent a private file to the server.
         (f"client\n--setenv opt {EVIL}\n", "line 2: setenv opt hides a directive"),
         (f"client\nsetenv opt <foo>\n{EVIL}\n</foo>\n<//foo>\n", "line 2: setenv opt hides"),
         (f"<extra-certs>\n{'A' * 255}</extra-certs>\n{EVIL}\n</extra-certs>\n", "line 2: has more than 254 bytes"),
         ("client\nauth-user-pass /any/private/file\n", "line 2: auth-user-pass: /any/private/file"),
         # The following files contain similar directives.
-        (EVIL, "line 1: plugin loads code into the client: remove the line"),
+        (EVIL, "line 1: plugin loads code into the client: remove this directive"),
         (f"--{EVIL}", "line 1: plugin loads code"),
         (f'"plugin"{EVIL}', "line 1: plugin loads code"),
         (f"\ufeff{EVIL}", "line 1: plugin loads code"),
@@ -76,7 +76,7 @@ EVIL = "plugin /tmp/evil.so"
         ("mode server", "line 1: mode is for servers"),
         ("setenv LD_PRELOAD /tmp/evil.so", "line 1: setenv is not of the form `setenv VARIABLE"),
         ("setenv ifconfig_local 192.0.2.1", "line 1: setenv is not of the form"),
-        # Directives that weaken the encryption.
+        # The following directives weaken the encryption.
         ("cipher none", "line 1: cipher is not of the form `cipher CIPHER` .AES in GCM or CBC mode"),
         ("data-ciphers AES-256-GCM:BF-CBC", "line 1: data-ciphers is not"),
         ("auth none", "line 1: auth is not"),
@@ -92,7 +92,7 @@ EVIL = "plugin /tmp/evil.so"
         ("compat-mode 2.3.0", "line 1: compat-mode disables"),
         ("secret static.key", "line 1: secret is a static key without forward secrecy"),
         ("remote-cert-tls client", "line 1: remote-cert-tls is not"),
-        # OpenVPN does not parse the following lines as a reader expects.
+        # The following lines are invalid, or OpenVPN parses them in an unexpected way.
         (f"remote {' '.join('x' * 16)}", "line 1: has more than 16 words"),
         ("remote a 65536", "line 1: remote is not of the form `remote HOST .PORT. .PROTOCOL.`"),
         ("remote a 1 tcp-server", "line 1: remote is not"),
@@ -415,7 +415,7 @@ KEY_BLOCK = f"<tls-crypt>\n{STATIC}\n</tls-crypt>\n"
 def test_a_readable_key_is_refused_even_if_the_file_is_swapped(
     folder: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    """The gateway uses the content whose permissions it checked."""
+    """The gateway checks the permissions of the file that it has read, not of a file that replaces it."""
     config, key = folder / "office.ovpn", folder / "ta.key"
     config.write_text(text)
     key.write_text(STATIC)
@@ -439,7 +439,7 @@ def test_a_readable_key_is_refused_even_if_the_file_is_swapped(
 
 
 def test_a_symbolic_link_swapped_during_the_open_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gateway checks the opened file, not the file that was the target of the link before."""
+    """The gateway checks the location of the file after the open. An earlier check would not notice the link."""
     (folder / "login").write_text("me\nsecret\n")
     (folder / "login").chmod(0o600)
     real_open = os.open
@@ -483,7 +483,7 @@ def test_other_files_are_not_read(folder: Path, name: str) -> None:
 
 
 def test_a_file_of_another_name_in_the_same_folder_is_not_a_login(folder: Path) -> None:
-    """Test this because the author of the OpenVPN file can know the paths of other secrets."""
+    """An attacker's OpenVPN file must not send other secrets in the folder to the attacker's server."""
     (folder / "database_password").write_text("secret\n")
     with pytest.raises(TunnelError, match="line 1: auth-user-pass: must have two lines") as caught:
         from_disk(folder, "auth-user-pass database_password\n")
@@ -513,7 +513,7 @@ def test_recursive_files_are_refused(folder: Path) -> None:
 
 
 def test_a_mounted_secret_may_be_a_symbolic_link(folder: Path) -> None:
-    """Kubernetes mounts a secret as a symbolic link."""
+    """Kubernetes mounts the files of a secret as symbolic links."""
     version = folder / "..2026"
     version.mkdir()
     for name, content in (("office.ovpn", "ca ca.crt\n"), ("ca.crt", CERTIFICATE)):

@@ -23,7 +23,7 @@ def test_silence_without_a_pending_request_is_ignored() -> None:
 def test_overdue_echo_replies_advance_the_stage() -> None:
     silence = OverdueReplyTimer(THRESHOLDS, 0)
     silence.record_echo_request(100)
-    silence.record_echo_request(104)  # The stage depends on the first unanswered request.
+    silence.record_echo_request(104)  # The stage depends only on the first request without a reply.
     seen = [silence.stage(100 + after) for after in (4.9, 5, 7, 22, 60, 300)]
     assert seen == [
         OverdueReplyStage.FINE,
@@ -50,7 +50,7 @@ def test_bytes_are_a_sign_of_life_only_when_they_grow() -> None:
     silence.record_echo_request(10)
     silence.record_received(1000, 18)
     assert silence.stage(18) is OverdueReplyStage.RECONNECT
-    silence.record_received(20, 19)  # The number is lower than before, so the kernel has reset the counter.
+    silence.record_received(20, 19)  # The lower number means that the kernel has reset the counter.
     assert silence.stage(19) is OverdueReplyStage.RECONNECT
     silence.record_received(21, 20)
     assert silence.stage(20) is OverdueReplyStage.FINE

@@ -27,7 +27,7 @@ def wireguard(interface: str = "", peer: str = "") -> str:
     )
 
 
-# Tests of messages from OpenVPN's management interface.
+# Tests of OpenVPN's log messages, and of the options that an OpenVPN server pushes.
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_key_in_the_wrong_place_is_not_shown(line: str) -> None:
 def test_a_readable_wireguard_key_is_refused_even_if_the_file_is_swapped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str
 ) -> None:
-    """The gateway uses the content whose permissions it checked."""
+    """The gateway checks the permissions of the file that it has read, not of a file that replaces it."""
     config, own, planted = tmp_path / "branch.conf", tmp_path / "own", tmp_path / "planted"
     text = wireguard(peer=f"PresharedKey = {KEY}")
     config.write_text("".join(line for line in text.splitlines(True) if "Key" not in line or secret in line or

@@ -1,4 +1,4 @@
-"""Tests what happens to the jobs of a device isolation when it is closed."""
+"""Tests what happens to unfinished jobs when the isolation of a VPN device is closed."""
 
 import asyncio
 import threading
@@ -12,7 +12,7 @@ from gateway.vpn.vpn_device_isolation import NetworkNamespaceIsolation
 
 
 class Here(NetworkNamespace):
-    """Threads that stay in the network namespace of the process, so they do not need privileges."""
+    """A substitute that creates no network namespace, because this would require privileges."""
 
     def __init__(self) -> None:
         self.fd = -1
@@ -27,7 +27,7 @@ def isolation(monkeypatch: pytest.MonkeyPatch) -> NetworkNamespaceIsolation:
 
 
 class Busy:
-    """A device isolation whose only thread is busy, and a job that waits for the thread."""
+    """Submits two jobs to an isolation with one thread. The first job blocks, so the second job waits."""
 
     def __init__(self, isolation: NetworkNamespaceIsolation) -> None:
         self._begun, self._going = threading.Event(), threading.Event()
@@ -39,7 +39,7 @@ class Busy:
         return self._going.wait(30)
 
     async def begun(self) -> None:
-        """Wait until the thread runs the first job. A call of `close` before this time would cancel the job."""
+        """Wait until the first job runs. Before this time, `close` would cancel the job."""
         assert await asyncio.to_thread(self._begun.wait, 30)
 
     async def finish(self) -> bool:

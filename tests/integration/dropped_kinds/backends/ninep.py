@@ -22,8 +22,8 @@ class NinepOptions:
     """The options of a 9P backend.
 
     Args:
-        tree: The file tree.
-        volume: A Docker volume that mounts the file tree.
+        tree: Path of the directory on the server.
+        volume: A Docker volume that mounts this directory.
     """
 
     tree: str = "/"
@@ -31,11 +31,11 @@ class NinepOptions:
 
 
 class NinepBackend:
-    """See `gateway.contracts.backend.Backend`.
+    """A 9P backend; implements `gateway.contracts.backend.Backend`.
 
     Args:
         options: The options of the backend.
-        check: Empty, because this kind has no options for its check.
+        check: An empty object, because the check of this kind has no options.
     """
 
     def __init__(self, options: NinepOptions, check: EmptyOptions) -> None:
@@ -43,7 +43,7 @@ class NinepBackend:
         self.check = check
 
     async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
-        """See `gateway.contracts.backend.Backend`: negotiate the version."""
+        """Negotiate the protocol version; see `gateway.contracts.backend.Backend`."""
         with await link.socket(target, phases) as sock:
             sock.send(struct.pack("<IBHIH", 21, 100, 0xFFFF, 8192, 8) + b"9P2000.L")
             if (await receive_exactly(sock, 5))[4] != 101:

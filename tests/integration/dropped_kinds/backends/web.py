@@ -42,21 +42,21 @@ class WebOptions:
 
 @dataclass(frozen=True)
 class WebCheck:
-    """The check of a web backend.
+    """The options of a web backend's check.
 
     Args:
-        method: The method of the request.
+        method: The HTTP method of the probe's request.
     """
 
     method: Literal["GET", "HEAD"] = "GET"
 
 
 class WebBackend:
-    """See `gateway.contracts.backend.Backend`.
+    """A web backend; implements `gateway.contracts.backend.Backend`.
 
     Args:
         options: The options of the backend.
-        check: The check of the backend.
+        check: The options of the backend's check.
     """
 
     def __init__(self, options: WebOptions, check: WebCheck) -> None:
@@ -64,7 +64,7 @@ class WebBackend:
         self.check = check
 
     async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
-        """See `gateway.contracts.backend.Backend`: request the file."""
+        """Request the file; see `gateway.contracts.backend.Backend`."""
         loop = asyncio.get_running_loop()
         with await link.socket(target, phases) as sock, phases("query"):
             request = (

@@ -1,4 +1,4 @@
-"""`kind: hop`: a TCP forwarder with one fixed destination. Every dial connects to the forwarder."""
+"""Defines `kind: hop` for TCP forwarders that connect every client to the same destination."""
 
 import contextlib
 from collections.abc import AsyncIterator, Iterator
@@ -88,7 +88,7 @@ class HopStatus(LinkStatus):
 
     Args:
         dials: The number of connections to the forwarder.
-        mode: The way in which the link reaches the forwarder.
+        mode: The kind of the connections to the forwarder: always `plain`.
     """
 
     dials: int

@@ -1,4 +1,4 @@
-"""Tests of networks that do not change the routes of containers, and of networks of Compose projects."""
+"""Tests that attached networks do not change the routes of containers, and tests networks of Compose projects."""
 
 import ipaddress
 import random
@@ -92,7 +92,7 @@ def test_networks_of_the_gateway_are_internal_by_default() -> None:
 
 @pytest.mark.parametrize(("version", "priority"), [("1.45", None), ("1.48", -1), ("1.51", -1)])
 async def test_engines_with_gateway_priority_keep_the_default_route(version: str, priority: int | None) -> None:
-    """Use an engine in memory, because gateway priority requires API 1.48 (Docker 28)."""
+    """Use a simulated engine, because gateway priority requires API 1.48 (Docker 28)."""
     sent: list[dict[str, Any]] = []
 
     class Recording(FakeEngine):
@@ -119,7 +119,7 @@ def test_an_existing_network_that_is_not_internal_is_kept_with_a_warning() -> No
     there = (container("web", endpoints={"apps": on("apps")}), gateway("apps", "far"))
     static = {"apps": NetworkOptions()}
     found = planned(*there, networks=static, there=(old, network("far")))
-    assert made(found) == [("reattach", "apps", "gateway")]  # The gateway's aliases change; the network stays.
+    assert made(found) == [("reattach", "apps", "gateway")]  # Only the gateway's aliases change.
     (line,) = found.warnings
     assert (
         "it is not internal: containers reach external networks through it, and it can become their default route"
@@ -128,13 +128,14 @@ def test_an_existing_network_that_is_not_internal_is_kept_with_a_warning() -> No
     assert "set internal: false to keep it" in line
     assert "another name in docker.networks" in line
     assert "attach the gateway's container to another network" not in line
-    # With gateway priority, default routes stay. A container without another route still reaches external networks.
+    # With `GwPriority`, containers keep their default routes. A container that has no default route still reaches
+    # external networks through `apps`.
     (line,) = planned(*there, networks=static, there=(old, network("far")), gateway_priority=True).warnings
     assert "containers reach external networks through it:" in line
     # An option that the operator sets explicitly causes no warning.
     accepted = {"apps": NetworkOptions(internal=False)}
     assert planned(*there, networks=accepted, there=(old, network("far"))).warnings == ()
-    # If the gateway has only one network with a route out, replacing that network would disconnect the gateway.
+    # If `apps` is the gateway's only network that is not internal, replacing `apps` would disconnect the gateway.
     alone = (there[0], gateway("apps"))
     (line,) = planned(*alone, networks=static, there=(old,)).warnings
     assert "to replace it, attach the gateway's container to another network that is not internal, then" in line
@@ -205,7 +206,7 @@ def test_each_project_gets_a_network_and_the_gateway_joins_all() -> None:
 def test_labels_and_rules_name_the_network_of_the_configuration() -> None:
     two = {**PER_PROJECT, "media-only": NetworkOptions(backends=("media",))}
     asked = container("web", "shop", labels={"gateway.network": "apps"})
-    # No container requests media-only, so the gateway creates the network, but does not attach containers.
+    # No container requests the network `media-only`. The gateway creates this network, but attaches no containers.
     assert {each[1] for each in made(planned(asked, networks=two))} == {"media-only", "apps-shop"}
     assert ("connect", "apps-shop", "web") in made(planned(asked, networks=two))
     other = container("web", "shop", labels={"gateway.network": "apps-blog"})
@@ -277,7 +278,7 @@ def test_stacks_and_services_get_their_own_overlays() -> None:
         ("update_service", "apps--stack-shop", "service shop_web"),
         ("update_service", "apps--stack-shop", "service shop_db"),
     ]
-    # Tasks have the stack and service labels, too. On a worker node, the gateway joins the network of the tasks.
+    # A task also has the labels of its stack and service. On a worker node, the gateway joins the task's network.
     task = container(
         "jobs.1", labels={SWARM_SERVICE: "jobs", "com.docker.swarm.task.id": "t"},
         endpoints={"apps--service-jobs": on("apps--service-jobs", "gw-owner-leader")},
@@ -306,7 +307,7 @@ def test_a_service_keeps_its_default_route() -> None:
         return [each["Target"] for each in update.body["TaskTemplate"]["Networks"]]
 
     assert targets() == ["bridge", "id-inner"]
-    assert targets("old") == ["bridge", "id-inner"]  # The service used the network "old" as its route out.
+    assert targets("old") == ["bridge", "id-inner"]  # "bridge" replaces "old" as the route to external networks
     assert targets("front") == ["id-front", "id-inner"]
     assert targets("back") == ["id-back", "id-inner"]
     assert targets("the-bridge-of-every-node", "back") == ["id-the-bridge-of-every-node", "id-back", "id-inner"]
@@ -329,7 +330,7 @@ def test_exhausted_address_ranges_block_and_name_the_setting() -> None:
     assert blocked.message == (
         "every /24 of 10.9.0.0/23 is in use: set docker.networks.apps.subnet to a larger range"
     )
-    # The subnet of a project's network is part of the configured range, so the gateway must not report a difference.
+    # The project's network has a smaller subnet than the configured range. This difference causes no warning.
     there = network("apps-a", internal=True, labels=OURS, subnets=("10.9.1.0/24",))
     assert planned(three[0], networks=narrow, there=(there,)).warnings == ()
     static = planned(three[0], networks={"x": NetworkOptions()}, there=(network("y", subnets=("10.201.0.0/16",)),))

@@ -1,4 +1,4 @@
-"""Which containers the gateway starts again. The values of `State.Error` are those of Docker Engine 26.1.5."""
+"""Tests which containers the gateway starts again. The error messages are from Docker Engine 26.1.5."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -286,7 +286,7 @@ def test_a_clock_that_was_set_back_causes_no_restart() -> None:
 
 
 def test_a_restart_after_the_clock_was_set_back_is_later_than_starts_before() -> None:
-    """The clock is an hour ahead when the host boots, and then set back."""
+    """The containers start while the clock of the host is an hour ahead. The clock is then set back."""
     web = joining(at=3705.0)
     assert planned(gateway(at=3700.0), web, own=OWNER_ID, clock=310.0).unavailable == ()
     made = planned(gateway(at=300.0), web, own=OWNER_ID, clock=310.0)
@@ -338,7 +338,7 @@ def test_a_container_that_another_client_possibly_stops_is_not_restarted() -> No
 
 
 def test_a_signal_before_the_last_start_has_no_effect() -> None:
-    """The events of starts are lost if the engine starts its containers before the gateway connects to it."""
+    """The gateway gets no event of a start that happens before the gateway connects to the engine."""
     wanted = desired(signals={"id-web": {15: 150.0}})
     made = planned(gateway(at=200.0), joining(at=160.0), own=OWNER_ID, wanted=wanted)
     assert starts(made) == [(ActionKind.RESTART, "web")]
@@ -362,7 +362,7 @@ def test_only_signals_that_possibly_stop_a_container_prevent_its_restart(
 
 
 def test_a_container_that_started_after_the_clock_was_set_back_is_not_restarted_later(tmp_path: Path) -> None:
-    """The owner started before the clock was set back. The clock reaches the time of this start later."""
+    """The gateway's container started before the clock was set back. Its start time is therefore in the future."""
     containers = gateway(at=3700.0), joining(at=300.0)
     made = planned(*containers, own=OWNER_ID, clock=310.0)
     assert (made.unavailable, made.later_starts) == ((), {"id-web": 3700.0})

@@ -71,7 +71,7 @@ def test_a_labeled_service_is_shown_even_if_it_is_not_managed() -> None:
         [("service jobs", "mesh", AttachmentState.BLOCKED, AttachmentObstacle.SERVICES_OFF)],
     )
     assert "docker.services is false" in off.attachments[0].message
-    # If the service's specification includes the network, no action is needed. Earlier attachments stay.
+    # The service's specification already contains the network, with and without the gateway's alias.
     for there in (frozenset[str](), MARK):
         on = planned(service({"m1": there}, enable="true"), MESH)
         assert (on.actions, standing(on)) == ((), [("service jobs", "mesh", AttachmentState.ATTACHED, None)])
@@ -148,7 +148,7 @@ def test_a_gateway_that_is_a_task_is_warned_of_names_too() -> None:
 
 
 async def test_the_aliases_of_a_task_are_not_known() -> None:
-    """Docker Engine 26.1.5 does not list the aliases of a task, although the task has some."""
+    """Docker Engine 26.1.5 does not list the aliases of a task."""
     engine = FakeEngine(random.Random(1))
     network = engine.add_network("mesh")
     task = engine.add_container("jobs.1.x", {TASK_LABEL: "t1"})

@@ -27,7 +27,7 @@ def test_each_check_has_its_column(states: list[HealthState], columns: int) -> N
                 assert shown.setdefault(column, name) == name
     if columns == WIDTH:
         assert [shown[column] for column in sorted(shown)] == [CLASSES[state] for state in states]
-    else:  # The worst check of a column is visible.
+    else:  # The worst state is visible, even if several checks share a column.
         assert [name for name in CLASSES.values() if name in shown.values()][:1] == [
             name for state, name in CLASSES.items() if state in states
         ][:1]

@@ -1,4 +1,4 @@
-"""Tests of the pages: escaped text from outside, the Content-Security-Policy, the size, and partial updates."""
+"""Tests the HTML pages: escaping of untrusted text, the Content-Security-Policy, the size, and partial updates."""
 
 import base64
 import hashlib
@@ -58,7 +58,7 @@ def test_text_from_outside_is_escaped() -> None:
         status_page(view, log.latest(), configuration),
         backend_page(view, shown, log.latest(), configuration),
     ):
-        assert page.count("<script") == 1  # the page's own script
+        assert page.count("<script") == 1  # This is the page's own script.
         assert "<img" not in page
         assert page.count("&lt;script&gt;") > 15
         assert not re.search(r"\"'&<", page)
@@ -137,7 +137,7 @@ def test_a_row_that_changes_is_rendered_again() -> None:
     parts, shown = PageParts(), [backend("orders"), backend("reports")]
 
     def page(parts: PageParts, now: float = NOW) -> str:
-        # The version differs between two instances of `PageParts`.
+        # Remove the version number, because it differs between instances of `PageParts`.
         return re.sub(
             'data-version="[0-9]+"', "", status_page(service(backends=shown, started_at=NOW), now=now, parts=parts)
         )
@@ -210,7 +210,10 @@ def test_every_child_of_an_element_with_parts_has_a_unique_id() -> None:
 
 
 class PartIds(HTMLParser):
-    """Collects the IDs of a page. Problems: duplicate IDs, and children of `data-parts` elements that have no ID."""
+    """Collects the IDs of the elements of a page, and the problems with these IDs.
+
+    A problem is a duplicate ID, or a child of a `data-parts` element that is text or has no ID.
+    """
 
     VOID = ("meta", "link", "input")
 
@@ -229,7 +232,7 @@ class PartIds(HTMLParser):
             self._has_parts.append("data-parts" in found)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        pass  # only the SVG elements `<path>` of charts
+        pass  # The only self-closing elements are the `<path>` elements of charts.
 
     def handle_endtag(self, tag: str) -> None:
         self._has_parts.pop()

@@ -1,4 +1,4 @@
-"""The arrangement of the page: groups, order, recent changes and consumers."""
+"""Tests the content of the status page: groups of backends, recent changes, and consumers."""
 
 from gateway.contracts.states import HealthState
 from gateway.ops.events import EventLog, EventSubject, SubjectType

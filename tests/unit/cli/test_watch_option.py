@@ -1,11 +1,11 @@
-"""Tests `--watch`: errors do not end the repetition, and the last output stays on the terminal."""
+"""Tests the option `--watch`: errors do not end the command, and the last output stays on the terminal."""
 
 import sys
 
 import click
 import pytest
 
-from gateway.cli.repeated_output import watching
+from gateway.cli.watch_option import watching
 from gateway.errors import ServiceUnreachableError
 
 

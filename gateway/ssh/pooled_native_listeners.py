@@ -19,7 +19,7 @@ from gateway.ssh.pooled_connection import PooledConnection
 log = logging.getLogger(__name__)
 
 
-class NativeListenerOverPool(NativeListenerGroup):
+class PooledNativeListener(NativeListenerGroup):
     """Accepts the clients of one target in native engines, and distributes them over the SSH connections of a pool.
 
     Args:
@@ -40,7 +40,7 @@ class NativeListenerOverPool(NativeListenerGroup):
         permits: int,
         connections: Sequence[PooledConnection],
         handler: AcceptedClientHandler,
-        owner: "NativeListenersOfPool",
+        owner: "PooledNativeListeners",
     ) -> None:
         self.connections = list(connections)
         self._owner = owner
@@ -65,7 +65,8 @@ class NativeListenerOverPool(NativeListenerGroup):
     def _grow_if_full(self) -> None:
         """Open another connection if all connections are almost full, or if `overflow_periods` has increased.
 
-        `PooledConnection.load` alone is not enough: it misses channels that open and end before this method runs.
+        `PooledConnection.load` alone is not enough, because it does not count channels that open and end between two
+        calls of this method.
         """
         if not self._active:
             return
@@ -100,7 +101,7 @@ def _listener_factories(rule: ClientAcceptRule, connections: Sequence[PooledConn
     ]
 
 
-class NativeListenersOfPool:
+class PooledNativeListeners:
     """Creates the listeners of one pool, and stops them when the usable connections of the pool change.
 
     Args:
@@ -111,7 +112,7 @@ class NativeListenersOfPool:
     def __init__(self, check_alive: Callable[[PooledConnection], None], grow: Callable[[], object]) -> None:
         self.grow = grow
         self._check_alive = check_alive
-        self._listeners: set[NativeListenerOverPool] = set()
+        self._listeners: set[PooledNativeListener] = set()
 
     def check(self, connections: Sequence[PooledConnection]) -> None:
         """Check whether the given connections are alive.
@@ -121,7 +122,7 @@ class NativeListenersOfPool:
         for each in connections:
             self._check_alive(each)
 
-    def remove(self, listener: NativeListenerOverPool) -> None:
+    def remove(self, listener: PooledNativeListener) -> None:
         """Remove a listener that is closed."""
         self._listeners.discard(listener)
 
@@ -131,7 +132,7 @@ class NativeListenersOfPool:
         permits: int,
         connections: Sequence[PooledConnection],
         handler: AcceptedClientHandler,
-    ) -> NativeListenerOverPool | None:
+    ) -> PooledNativeListener | None:
         """Accept the clients of a target. See `gateway.contracts.client_accepting_link.ClientAcceptingLink.listen`.
 
         Args:
@@ -147,7 +148,7 @@ class NativeListenersOfPool:
         if not connections or any(each.native_transport is None for each in connections):
             return None
         try:
-            listener = NativeListenerOverPool(rule, permits, connections, handler, self)
+            listener = PooledNativeListener(rule, permits, connections, handler, self)
         except OSError as error:
             log.warning("the native engine cannot accept clients, so the event loop accepts them: %s", error.strerror)
             return None

@@ -9,7 +9,7 @@ from gateway.ops.status_views import BackendStateSummary, ConfigText, ServiceVie
 from gateway.relay.unix_sockets import PeerCredentials
 
 
-class ServiceForOps(Protocol):
+class ServiceInterface(Protocol):
     """The interface between the ops server and the service: the state to show, and the admin commands."""
 
     events: EventLog

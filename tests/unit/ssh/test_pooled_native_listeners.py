@@ -4,16 +4,16 @@ from typing import Any, cast
 import pytest
 
 from gateway.contracts.client_accepting_link import ShortLivedConnectionTotals
-from gateway.ssh.native_listener_over_pool import NativeListenerOverPool
 from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION
+from gateway.ssh.pooled_native_listeners import PooledNativeListener
 
 FULL = CHANNELS_PER_CONNECTION - 1
 SERVED = ShortLivedConnectionTotals(100, 0, 0, 0)
 
 
-def make_listener(loads: list[int], calls: list[str]) -> tuple[NativeListenerOverPool, list[Any]]:
-    """Return a listener with a connection for each load, and the listeners of its two native engines."""
-    listener: Any = object.__new__(NativeListenerOverPool)
+def make_listener(loads: list[int], calls: list[str]) -> tuple[PooledNativeListener, list[Any]]:
+    """Return a pooled listener with one connection for each item of `loads`, and its two native listeners."""
+    listener: Any = object.__new__(PooledNativeListener)
     listener.connections = [
         SimpleNamespace(load=load, has_answered_open=False, adopt=lambda _: None) for load in loads
     ]
@@ -21,7 +21,7 @@ def make_listener(loads: list[int], calls: list[str]) -> tuple[NativeListenerOve
     listener._handler = SimpleNamespace(on_served=lambda *_: None)
     listener._listeners = [SimpleNamespace(overflow_periods=0), SimpleNamespace(overflow_periods=0)]
     listener._overflow_periods, listener._active = 0, True
-    return cast("NativeListenerOverPool", listener), listener._listeners
+    return cast("PooledNativeListener", listener), listener._listeners
 
 
 def test_the_pool_grows_once_for_each_period_in_which_the_connections_were_full() -> None:

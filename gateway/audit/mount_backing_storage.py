@@ -30,7 +30,7 @@ class StorageMedium(StrEnum):
 
 
 @dataclass(frozen=True)
-class StorageBehindMount:
+class MountBackingStorage:
     """The storage behind a mount or a volume.
 
     Args:
@@ -84,7 +84,7 @@ def split_options(text: str) -> dict[str, str]:
     return dict(part.strip().partition("=")[::2] for part in text.split(",") if part.strip())
 
 
-def nfs_version(store: StorageBehindMount) -> str:
+def nfs_version(store: MountBackingStorage) -> str:
     """Return the version of an NFS mount, such as `4.2`; empty if not known.
 
     If the version is 4 and the options contain no minor version, the result depends on the mount:
@@ -135,36 +135,37 @@ def as_bind(snapshot: AuditSnapshot, mount: AuditedMount) -> AuditedMount:
     return replace(mount, kind="bind", source=posixpath.normpath(directory)) if directory else mount
 
 
-def store_of(snapshot: AuditSnapshot, mount: AuditedMount) -> StorageBehindMount:
+def store_of(snapshot: AuditSnapshot, mount: AuditedMount) -> MountBackingStorage:
     """Return the storage that holds the data of a container's mount."""
     if mount.kind == "tmpfs":
-        return StorageBehindMount(StorageMedium.MEMORY, "memory", "")
+        return MountBackingStorage(StorageMedium.MEMORY, "memory", "")
     volume = snapshot.volumes.get(mount.volume) if mount.kind == "volume" else None
     return of_volume(snapshot, volume) if volume is not None else _of_path(snapshot, mount.source, mount.source)
 
 
-def of_volume(snapshot: AuditSnapshot, volume: AuditedVolume) -> StorageBehindMount:
+def of_volume(snapshot: AuditSnapshot, volume: AuditedVolume) -> MountBackingStorage:
     """Return the storage that holds the data of a volume."""
     if volume.driver != "local":
         medium = StorageMedium.FUSE if _FUSE_DRIVERS.search(volume.driver) else StorageMedium.DRIVER
-        return StorageBehindMount(medium, f"{volume.name} ({volume.driver})", f"volume {volume.name}")
+        return MountBackingStorage(medium, f"{volume.name} ({volume.driver})", f"volume {volume.name}")
     if directory := bound_directory(volume):
         return _of_path(snapshot, directory, directory)
     kind, options = volume.options.get("type", ""), split_options(volume.options.get("o", ""))
     device = volume.options.get("device", "")
     medium = medium_of(kind)
     if medium is StorageMedium.MEMORY:
-        return StorageBehindMount(medium, f"{volume.name} (memory)", f"volume {volume.name}")
+        return MountBackingStorage(medium, f"{volume.name} (memory)", f"volume {volume.name}")
     if medium.is_network:
         title = _server(device, options, medium, snapshot.forwards)
-        return StorageBehindMount(medium, title, f"{medium} {title}", options, file_system=kind, device=device)
+        return MountBackingStorage(medium, title, f"{medium} {title}", options, file_system=kind, device=device)
     if device:
-        return StorageBehindMount(StorageMedium.LOCAL, f"{volume.name} ({device})", f"device {device}")
+        return MountBackingStorage(StorageMedium.LOCAL, f"{volume.name} ({device})", f"device {device}")
     title = volume.name[:12] if volume.anonymous else volume.name
     store = _of_path(snapshot, volume.mountpoint, title, f"volume {volume.name}")
     if store.host_mount is not None and store.host_mount == memory_of_engine(snapshot):
-        # If the engine stores all volumes in memory, do not report each volume, because a new volume would not help.
-        return StorageBehindMount(StorageMedium.LOCAL, title, store.identity, host_path=store.host_path)
+        # If the engine stores all volumes in memory, do not report each volume, because a new volume would also be in
+        # memory.
+        return MountBackingStorage(StorageMedium.LOCAL, title, store.identity, host_path=store.host_path)
     return store
 
 
@@ -178,18 +179,18 @@ def memory_of_engine(snapshot: AuditSnapshot) -> HostMount | None:
     return above if above is not None and medium_of(above.file_system) is StorageMedium.MEMORY else None
 
 
-def _of_path(snapshot: AuditSnapshot, path: str, title: str, identity: str = "") -> StorageBehindMount:
+def _of_path(snapshot: AuditSnapshot, path: str, title: str, identity: str = "") -> MountBackingStorage:
     path = posixpath.normpath(path) if path else ""
     above = mount_above(snapshot.mounts_by_point, path) if path else None
     medium = medium_of(above.file_system) if above is not None else StorageMedium.LOCAL
     identity = identity or f"path {path}"
     if above is None or medium is StorageMedium.LOCAL:
-        return StorageBehindMount(StorageMedium.LOCAL, title, identity, host_path=path)
+        return MountBackingStorage(StorageMedium.LOCAL, title, identity, host_path=path)
     if medium is StorageMedium.MEMORY:
-        return StorageBehindMount(medium, f"{title} (memory)", identity, host_path=path, host_mount=above)
+        return MountBackingStorage(medium, f"{title} (memory)", identity, host_path=path, host_mount=above)
     device = above.source + path[len(above.point.rstrip("/")) :]
     server = f"{device}{_port(above.options, medium)}"
-    return StorageBehindMount(
+    return MountBackingStorage(
         medium, f"{title} ({server}, {above.file_system})", f"{medium} {server}", above.options, path, above,
         above.file_system, device,
     )  # fmt: skip
