@@ -20,8 +20,8 @@ class RoleFromHttpOptions(HttpProbeOptions):
 
     Args:
         port: The port of the HTTP server.
-        role: Where the response contains the role. Absent: a status code in `status` means primary, and any other
-            status code means replica.
+        role: Where the response contains the role. If not set, the status code of the response decides: a code in
+            the option `status` means primary, and any other code means replica.
         tls: TLS settings of the connection to the HTTP server.
     """
 

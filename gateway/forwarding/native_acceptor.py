@@ -28,8 +28,8 @@ _RETRY_AFTER = 1.0
 """Number of seconds for which `offer` does nothing after one of these events: `offer` could not start a listener,
 the listener of a link failed, or `_stop` was called."""
 _MIN_HOLD = 3.0
-"""Minimum `BackendRoute.hold`, in seconds, for links to accept clients. With a shorter hold, Python code accepts all
-clients, because it enforces the hold more precisely."""
+"""Minimum `BackendRoute.hold`, in seconds, with which native listeners accept clients. If the hold is shorter, Python
+code accepts all clients, because Python code enforces the hold more precisely."""
 _MIN_ROOM = 0.25
 """A link starts to accept clients only if it may accept at least this fraction of `_limit` (see `_room`)."""
 _MIN_BUDGET_ROOM = 8

@@ -17,7 +17,7 @@ _WORDS = {"pgsql": "postgres", "pg": "postgres", "psycopg": "postgres", "psycopg
           "asyncpg": "postgres", "pymysql": "mysql", "mysql2": "mysql"}  # fmt: skip
 """Maps names of database drivers to backend kinds."""
 _WITHOUT_PROTOCOL = ("tcp", "http")
-"""Backend kinds that do not identify a database. `DatabaseAddress.kind` ignores them."""
+"""Backend kinds that are not database protocols. A word such as `http` therefore does not determine the kind."""
 _TLS = re.compile(r"(?i)\b(?:(?:pg)?sslmode|ssl-mode|mode|ssl|usessl|tls)=(require\w*|verify[\w-]*|true|1)\b")
 """URL parameters that request TLS."""
 

@@ -23,7 +23,7 @@ MAX_CAUSES = 200
 
 
 class SubjectType(StrEnum):
-    """The type of an event's subject. `START`, `DRAIN` and `RELOAD` are events of the service itself."""
+    """What an event is about. For events of the service itself: its start (`START`), a drain, or a reload."""
 
     START = "start"
     BACKEND = "backend"

@@ -80,9 +80,11 @@ def readiness(
 def health(view: ServiceView, require: list[str], min_ready: int) -> JsonObjectResponse:
     """Return the response of `/health`, in the format of draft-inadarei-api-health-check-06.
 
+    The status code is that of `readiness` with the same arguments.
+
     Args:
         view: The state of the service.
-        require: The backends that must be up or degraded. The status code is the same as for `readiness`.
+        require: The backends that must be up or degraded.
         min_ready: The number of backends that must be up or degraded.
     """
     ready = readiness(view.status, view.backends, require, min_ready)

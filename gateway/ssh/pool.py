@@ -24,8 +24,8 @@ from gateway.ssh.pool_dialer import DialConnection, PoolDialer
 from gateway.ssh.pool_policy import SLOW_KEEPALIVE, ConnectionHealth, choose_connection, choose_spare, evaluate
 from gateway.ssh.pool_status import SshTunnelStatus, pool_status
 from gateway.ssh.pooled_connection import PooledConnection
-from gateway.ssh.pooled_native_listeners import PooledNativeListener, PooledNativeListeners
 from gateway.ssh.slow_channel_open_detector import SlowChannelOpenDetector
+from gateway.ssh.ssh_pool_native_listeners import SshPoolNativeListener, SshPoolNativeListeners
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class SshConnectionPool:
         self._idle_since = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
         self._slow_opens = SlowChannelOpenDetector(self._loop, _SLOW_OPEN, self._check_alive)
-        self._listeners = PooledNativeListeners(self._check_alive, self._grow)
+        self._listeners = SshPoolNativeListeners(self._check_alive, self._grow)
 
     @contextlib.asynccontextmanager
     async def running(self, first: PooledConnection) -> AsyncIterator["SshConnectionPool"]:
@@ -109,7 +109,7 @@ class SshConnectionPool:
 
     def listen(
         self, rule: ClientAcceptRule, permits: int, handler: AcceptedClientHandler
-    ) -> PooledNativeListener | None:
+    ) -> SshPoolNativeListener | None:
         """Accept clients in the native engine. See `gateway.contracts.client_accepting_link.ClientAcceptingLink`."""
         return self._listeners.listen(rule, permits, [each for each in self._usable if each.alive], handler)
 

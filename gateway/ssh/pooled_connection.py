@@ -52,7 +52,7 @@ class PooledConnection:
         connection only if no other connection is usable. A connection becomes outdated if the tunnel's credentials
         have changed since the login, or if the pool has more connections than it needs."""
         self.stalled = False
-        """Whether all connections of the pool were silent at the same time, and this one is still silent."""
+        """Whether this connection has received nothing since a time when no connection of the pool received data."""
         self.silence_at_recovery = 0.0
         """How long this stalled connection had been silent when another connection became usable, in seconds. 0 if no
         other connection has become usable, or if this connection is not stalled."""

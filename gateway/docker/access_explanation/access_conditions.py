@@ -20,7 +20,7 @@ def access_conditions(subject: ExplainedContainer) -> Iterator[AccessCondition]:
             "network of",
             base.name,
             base.state,
-            "both containers use this network, so their connections have the same address",
+            "both containers share one network namespace, so their connections have the same source address",
         )
     yield from _labels(subject)
     if subject.grant is not None:

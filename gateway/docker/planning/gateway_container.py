@@ -61,7 +61,7 @@ def address_change(builder: PlanBuilder, name: str, endpoint: NetworkEndpoint) -
     versions = {":" in each for each in own_addresses(builder, name)}
     loose = [each for each in endpoint.addresses if each != str(fixed) and not is_reserved(network, each)]
     loose = [each for each in loose if (":" in each) in versions]
-    return f"the engine may assign its address {', '.join(loose)} to another container" if loose else ""
+    return f"the engine may assign the gateway's address {', '.join(loose)} to another container" if loose else ""
 
 
 def is_bound_to_removed_network(builder: PlanBuilder, container: Container) -> bool:

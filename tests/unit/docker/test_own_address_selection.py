@@ -130,7 +130,9 @@ def test_an_address_in_the_range_of_containers_is_replaced() -> None:
     found = planned(gateway("10.9.0.130"))
     (moved,) = found.actions
     assert (moved.verb, moved.addresses) == (ActionKind.REATTACH, choose(NET, "site-a"))
-    assert found.attachments[0].message == "the engine may assign its address 10.9.0.130 to another container"
+    assert (
+        found.attachments[0].message == "the engine may assign the gateway's address 10.9.0.130 to another container"
+    )
     # The address 10.9.0.77 is outside the range for containers, so the gateway keeps this address.
     assert verbs(planned(gateway("10.9.0.77"))) == []
     busy = replace(desired(), serving=True)

@@ -5,15 +5,15 @@ import pytest
 
 from gateway.contracts.client_accepting_link import ShortLivedConnectionTotals
 from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION
-from gateway.ssh.pooled_native_listeners import PooledNativeListener
+from gateway.ssh.ssh_pool_native_listeners import SshPoolNativeListener
 
 FULL = CHANNELS_PER_CONNECTION - 1
 SERVED = ShortLivedConnectionTotals(100, 0, 0, 0)
 
 
-def make_listener(loads: list[int], calls: list[str]) -> tuple[PooledNativeListener, list[Any]]:
+def make_listener(loads: list[int], calls: list[str]) -> tuple[SshPoolNativeListener, list[Any]]:
     """Return a pooled listener with one connection for each item of `loads`, and its two native listeners."""
-    listener: Any = object.__new__(PooledNativeListener)
+    listener: Any = object.__new__(SshPoolNativeListener)
     listener.connections = [
         SimpleNamespace(load=load, has_answered_open=False, adopt=lambda _: None) for load in loads
     ]
@@ -21,7 +21,7 @@ def make_listener(loads: list[int], calls: list[str]) -> tuple[PooledNativeListe
     listener._handler = SimpleNamespace(on_served=lambda *_: None)
     listener._listeners = [SimpleNamespace(overflow_periods=0), SimpleNamespace(overflow_periods=0)]
     listener._overflow_periods, listener._active = 0, True
-    return cast("PooledNativeListener", listener), listener._listeners
+    return cast("SshPoolNativeListener", listener), listener._listeners
 
 
 def test_the_pool_grows_once_for_each_period_in_which_the_connections_were_full() -> None:
