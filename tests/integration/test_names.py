@@ -151,7 +151,7 @@ def test_explain_shows_why_a_container_reaches_a_backend_or_does_not(site: Site)
     assert "did you mean gateway.enable?" in text
     assert "to do: correct its labels and recreate it" in text
     assert "nothing to do" in command("explain", "good", *socket).stdout
-    assert "uses this container's network" in command("explain", "beside", *socket).stdout
+    assert "both containers share one network namespace" in command("explain", "beside", *socket).stdout
     unknown = command("explain", "absent", *socket)
     assert (unknown.returncode, "no container 'absent'" in unknown.stderr) == (2, True)
     # The log contains one warning for each unknown label, and a record of each completed attachment.
