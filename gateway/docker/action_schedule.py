@@ -23,7 +23,7 @@ class ActionSchedule:
         self._starter = starter
         self._failures = failures
         self._attempts = attempts
-        self.signals_since = 0.0
+        self.signals_since = -math.inf
         """A monotonic time. If another client of the engine sent a signal to a container after this time, the gateway
         has recorded the signal."""
 

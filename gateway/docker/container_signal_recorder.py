@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -52,7 +53,7 @@ async def record_past_events(
 
     Returns:
         Two times. The first is the engine's time before the read, in seconds since the epoch. The second is the
-        monotonic time before which events can be missing; 0 if no event is missing, and for Podman.
+        monotonic time before which events can be missing; `-inf` if no event is missing, and for Podman.
 
     Raises:
         EngineError: The request failed.
@@ -60,7 +61,7 @@ async def record_past_events(
     began = time.monotonic()
     clock = epoch(str((await engine.get("info")).get("SystemTime"))) or time.time()
     if engine.flavor is not DOCKER:
-        return clock, 0.0
+        return clock, -math.inf
     times: list[float] = []
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within):
@@ -68,5 +69,5 @@ async def record_past_events(
                 times.append(event.get("timeNano", 0) / 1e9)
                 if event.get("Type") == "container":
                     record_event(event, attempts, requested)
-            return clock, began - max(0.0, clock - times[0]) if len(times) >= _KEPT else 0.0
+            return clock, began - max(0.0, clock - times[0]) if len(times) >= _KEPT else -math.inf
     return clock, began

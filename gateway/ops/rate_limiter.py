@@ -1,5 +1,7 @@
 """Limits the rate of requests with a token bucket: delays requests, and never rejects them. Does no I/O."""
 
+import math
+
 
 class RateLimiter:
     """A token bucket that delays requests. All times are monotonic, in seconds.
@@ -12,7 +14,7 @@ class RateLimiter:
     def __init__(self, rate: float, burst: int) -> None:
         self._interval = 1.0 / rate
         self._burst_time = self._interval * burst
-        self._due = 0.0
+        self._due = -math.inf
 
     def reserve(self, now: float) -> float:
         """Count a request that arrives at the time `now`, and return how many seconds the request must wait."""

@@ -105,7 +105,7 @@ class AsyncioSshTransport(asyncio.Transport):
             return self._last_received
         return min(self._last_received, self._conn.kex_started + within)
 
-    # `hand_over` calls the next two methods.
+    # `native_hand_over.hand_over` calls the next two methods.
 
     def can_release(self) -> bool:
         """Flush the queue, and return whether the caller may call `release`.

@@ -1,7 +1,6 @@
 """Defines fixtures for the integration tests: real servers on loopback, and the gateway as a separate process."""
 
 import gc
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +16,6 @@ from tests.support.gateway_process import Gateway
 from tests.support.requirements import need, need_sshd
 from tests.support.servers import echoing, serving
 from tests.support.swarms import two_nodes
-
-# Start the gateway without the Python package rich, as in the container image. If rich is installed, structlog
-# imports rich, and this import takes a tenth of the gateway's start time.
-os.environ["PYTHONPATH"] = str(Path(__file__).parents[1] / "support" / "without_rich")
 
 _LONGEST_FIRST = (
     "test_reboot", "test_image", "test_nfs_hold", "test_vpn", "test_interop", "test_systemd",

@@ -24,6 +24,7 @@ from gateway.demo.sshd import Bastion
 from gateway.errors import ServiceUnreachableError
 from tests.support.clients import query_mysql
 from tests.support.configs import database_check, ssh_tunnel
+from tests.support.files import PYTHON_PATH
 from tests.support.gateway_process import Gateway, command
 from tests.support.requirements import download, need, need_sshd
 from tests.support.servers import echoing, serving
@@ -129,7 +130,7 @@ def test_top_survives_a_restart_of_the_service(running: Gateway) -> None:
         output.open("w") as file,
         subprocess.Popen(
             [sys.executable, "-u", "-m", "gateway", *arguments], stdout=file, stderr=file,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            env={**os.environ, "PYTHONPATH": PYTHON_PATH},
         ) as top,
     ):  # fmt: skip
         try:
@@ -247,7 +248,6 @@ def _minds_signals(pid: int) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signals_right_after_the_start(gateway: Gateway, number: signal.Signals) -> None:
     gateway.write("backends: {a: {kind: tcp, targets: ['127.0.0.1:1']}}")
-    repository = str(Path(__file__).parents[2])
     for wait in (0.0, 0.05, 0.15, 0.25):
         output = gateway.folder / "output"
         with (
@@ -255,7 +255,7 @@ def test_signals_right_after_the_start(gateway: Gateway, number: signal.Signals)
             subprocess.Popen(
                 [sys.executable, "-m", "gateway", "run", "-c", str(gateway.config), "--reload-on-change", "false"],
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": repository},
+                env={**os.environ, "PYTHONPATH": PYTHON_PATH},
             ) as child,
         ):
             try:
@@ -347,7 +347,7 @@ shutdown: {{delay: 0s, drain: 1s}}
 backends: {{a: {{kind: tcp, targets: ['127.0.0.1:1'], {CHECK}}}}}
 """)
     os.chown(home, user, user)
-    environment = {"HOME": str(home), "PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {"HOME": str(home), "PATH": os.environ["PATH"], "PYTHONPATH": PYTHON_PATH}
     if variable:
         environment["XDG_RUNTIME_DIR"] = str(home)
 
@@ -618,7 +618,6 @@ def test_the_demo_runs_and_ends_by_itself() -> None:
 
 def test_the_demo_ends_with_ctrl_c(server_folder: Path) -> None:
     need(mariadb.available(), "mariadbd (package mariadb-server)")
-    repository = str(Path(__file__).parents[2])
     place = server_folder / "demo"
     place.mkdir()
     place.chmod(0o1777)  # the demo's servers run as other users, and must be able to write here
@@ -626,7 +625,7 @@ def test_the_demo_ends_with_ctrl_c(server_folder: Path) -> None:
         [sys.executable, "-u", "-m", "gateway", "demo"],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": repository, "TMPDIR": str(place)},
+        env={**os.environ, "PYTHONPATH": PYTHON_PATH, "TMPDIR": str(place)},
         start_new_session=True,
     ) as demo:
         assert demo.stdout is not None

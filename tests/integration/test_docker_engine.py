@@ -13,7 +13,7 @@ import yaml
 from tests.support.docker_proxy import DockerProxy, allowlist
 from tests.support.docker_site import OPT_IN, Site
 from tests.support.engines import Engine, need_engine, running_engine
-from tests.support.files import REPOSITORY
+from tests.support.files import PYTHON_PATH, REPOSITORY
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -120,7 +120,7 @@ def test_an_engine_on_tcp_requires_client_certificates(tmp_path: Path) -> None:
                 ["nsenter", f"--net=/var/run/netns/{engine.namespace}", sys.executable, "-m", "gateway", "plan", "-c",
                  str(config)],
                 capture_output=True, text=True, timeout=30, check=False,
-                env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+                env={**os.environ, "PYTHONPATH": PYTHON_PATH},
             )  # fmt: skip
 
         ours = f"ca_file: {certificates}/ca.pem, "

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from gateway.demo.server_process import ServerProcess, find, free_port
-from tests.support.files import REPOSITORY
+from tests.support.files import PYTHON_PATH, REPOSITORY
 from tests.support.gateway_process import Gateway, command
 from tests.support.requirements import need
 
@@ -43,7 +43,7 @@ def kinds(tmp_path: Path) -> Path:
 
 def extended(kinds: Path) -> dict[str, str]:
     """Return the environment variables of a gateway that has the new kinds."""
-    return {"PYTHONPATH": f"{kinds}:{REPOSITORY}"}
+    return {"PYTHONPATH": f"{kinds}:{PYTHON_PATH}"}
 
 
 def run(kinds: Path, *arguments: str, fails: bool = False) -> subprocess.CompletedProcess[str]:

@@ -17,7 +17,7 @@ from gateway.demo.server_process import free_port
 from gateway.demo.sshd import Bastion
 from tests.support.clients import query_mysql, read_nfs
 from tests.support.engines import Engine, running_engine
-from tests.support.files import REPOSITORY
+from tests.support.files import PYTHON_PATH, REPOSITORY
 from tests.support.gateway_process import Gateway
 from tests.support.netns import inside
 
@@ -51,7 +51,7 @@ class Reader:
         """Maps names and paths on the page to the values that replace them."""
         program = folder / "bin" / "gateway"
         program.parent.mkdir()
-        program.write_text(f'#!/bin/sh\nPYTHONPATH={REPOSITORY} exec {sys.executable} -m gateway "$@"\n')
+        program.write_text(f'#!/bin/sh\nPYTHONPATH={PYTHON_PATH} exec {sys.executable} -m gateway "$@"\n')
         program.chmod(0o755)
         self.environment = {
             **os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}", "DOCKER_HOST": engine.url,

@@ -31,7 +31,7 @@ from gateway.vpn import openvpn_privileges
 from tests.support import kube
 from tests.support.certificates import Authority
 from tests.support.engines import Engine, need_engine
-from tests.support.files import REPOSITORY
+from tests.support.files import PYTHON_PATH, REPOSITORY
 from tests.support.gateway_process import command
 from tests.support.guest import HOST, Guest, need_guest
 from tests.support.guest_engine import ENGINE, ENGINE_PROGRAMS
@@ -723,7 +723,7 @@ def test_the_legacy_example_before_and_after_its_import(yard: Yard, tmp_path: Pa
 
         imported = subprocess.run(
             [sys.executable, "-m", "gateway", "import", "--diff", ssh, "compose.yaml"], cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, timeout=30, check=True,
+            env={**os.environ, "PYTHONPATH": PYTHON_PATH}, capture_output=True, text=True, timeout=30, check=True,
         )  # fmt: skip
         subprocess.run(["patch", "-p0"], input=imported.stdout, cwd=folder, text=True, timeout=10, check=True)
         compose("up", "-d", "--wait", "--wait-timeout", "60", "app", "gateway")

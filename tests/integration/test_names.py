@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.docker_site import OPT_IN, SAYING, Site
 from tests.support.engines import Engine, running_engine
+from tests.support.files import PYTHON_PATH
 from tests.support.gateway_process import command
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -188,7 +189,7 @@ def test_reload_names_a_file_that_was_replaced_under_its_mount(site: Site) -> No
     volumes = [f"-v{each}:{each}:ro" for each in site.engine.python()]
     site.engine.run(
         "gateway", "--network", "far", *volumes, f"-v{site.folder}:{site.folder}",
-        f"-v{site.engine.folder}:{site.engine.folder}", f"-v{path}:{place}:ro", "-e", f"PYTHONPATH={Path.cwd()}",
+        f"-v{site.engine.folder}:{site.engine.folder}", f"-v{path}:{place}:ro", "-e", f"PYTHONPATH={PYTHON_PATH}",
         image="host", command=(sys.executable, "-m", "gateway", "run", "-c", place),
     )  # fmt: skip
     socket = ("--admin-socket", str(site.folder / "admin.sock"))

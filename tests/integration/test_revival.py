@@ -30,7 +30,7 @@ from gateway.docker.unavailable_containers import RevivalStatus, UnavailableCont
 from gateway.docker.volumes import VolumeMountAddress
 from tests.support.docker_site import OPT_IN, Site
 from tests.support.engines import Engine, running_engine
-from tests.support.files import REPOSITORY
+from tests.support.files import PYTHON_PATH
 from tests.support.gateway_process import command
 from tests.support.volume_plugin import volume_plugin
 
@@ -452,7 +452,7 @@ def test_the_status_shows_the_command_that_recreates_dependants_of_a_recreated_g
     volumes += [f"{path}:{path}:ro" for path in engine.python()]
     gateway = {
         "image": "host", "container_name": "gateway", "networks": ["far"], "volumes": volumes,
-        "environment": {"PYTHONPATH": str(REPOSITORY)}, "stop_grace_period": "5s",
+        "environment": {"PYTHONPATH": PYTHON_PATH}, "stop_grace_period": "5s",
         "command": [sys.executable, "-m", "gateway", "run", "-c", str(site.folder / "gateway.yaml")],
     }  # fmt: skip
     web = {

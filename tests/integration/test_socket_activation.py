@@ -15,7 +15,7 @@ import pytest
 from gateway.contracts.config_types import HostPort
 from gateway.demo.server_process import find, free_port
 from gateway.forwarding.listener import Listener
-from tests.support.files import REPOSITORY
+from tests.support.files import PYTHON_PATH, REPOSITORY
 from tests.support.gateway_process import Gateway
 from tests.support.netns import inside, run
 from tests.support.requirements import need
@@ -56,7 +56,7 @@ def test_a_client_that_connects_before_the_gateway_starts_waits_and_is_served(
 
         tcp = f"127.0.0.1:{listener[1]}"
         configure(tcp, unix)
-        gateway.wrapper = ["systemd-socket-activate", "-E", f"PYTHONPATH={REPOSITORY}"]
+        gateway.wrapper = ["systemd-socket-activate", "-E", f"PYTHONPATH={PYTHON_PATH}"]
         for address in (tcp, f"127.0.0.1:{unused}", unix):
             gateway.wrapper += ["-l", address]
         # systemd-socket-activate starts the gateway when the first client connects.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.files import REPOSITORY
+from tests.support.files import PYTHON_PATH
 from tests.support.gateway_process import Gateway, command
 from tests.support.requirements import need
 
@@ -125,7 +125,7 @@ def test_secrets_that_a_container_runtime_mounts_are_accepted(
         check=False,
         env={
             **os.environ,
-            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONPATH": PYTHON_PATH,
             **({"KUBERNETES_SERVICE_HOST": "10.96.0.1"} if pod else {}),
         },
     )

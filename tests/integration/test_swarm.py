@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.docker_site import OPT_IN, SAYING
 from tests.support.engines import Engine
-from tests.support.files import REPOSITORY
+from tests.support.files import PYTHON_PATH
 from tests.support.swarm_agents import Agent, with_peers
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -218,7 +218,7 @@ def test_a_gateway_as_a_global_service_is_not_drifted_and_knows_the_clients_of_e
     mounts += [f"type=bind,src={each},dst={each},readonly" for each in manager.python()]
     service(
         manager, "gateway", "--mode", "global", *(f"--mount={each}" for each in mounts), "--env", "NODE={{.Node.ID}}",
-        "--env", f"PYTHONPATH={REPOSITORY}", "--network", "name=mesh,alias=orders,alias=gw-peers",
+        "--env", f"PYTHONPATH={PYTHON_PATH}", "--network", "name=mesh,alias=orders,alias=gw-peers",
         command=("host", sys.executable, "-m", "gateway", "run", "-c", str(path)),
     )  # fmt: skip
     for agent, other in zip(agents, reversed(agents), strict=True):

@@ -30,7 +30,7 @@ from gateway.vpn.network_namespace import NetworkNamespace
 from tests.support.certificates import Authority
 from tests.support.clients import mysql, query_mysql, query_postgres, read_nfs, read_smb
 from tests.support.configs import database_check
-from tests.support.files import REPOSITORY
+from tests.support.files import PYTHON_PATH
 from tests.support.gateway_process import Gateway, command
 from tests.support.lateness import Lateness
 from tests.support.netns import BEHIND, BEHIND_V6, NAMES, OUTER_FAR, OUTER_OTHER, give_addresses, inside, run, two
@@ -816,7 +816,7 @@ def test_a_user_outside_the_user_namespace_is_not_used() -> None:
     )
     done = subprocess.run(
         ["unshare", "--user", "--map-root-user", sys.executable, "-c", script],
-        env={"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, timeout=20, check=True,
+        env={"PYTHONPATH": PYTHON_PATH}, capture_output=True, text=True, timeout=20, check=True,
     )  # fmt: skip
     assert done.stderr.rstrip().endswith("the user namespace does not map this user")
 

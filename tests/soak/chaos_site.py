@@ -17,7 +17,7 @@ from gateway.demo.server_process import ServerProcess, find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.ops.ops_api_client import OpsApiClient
 from tests.soak.chaos_config import chaos_config
-from tests.support.files import REPOSITORY
+from tests.support.files import PYTHON_PATH
 from tests.support.redis import Redis
 
 PSQL_PASSFILE_MODE = 0o600
@@ -147,7 +147,7 @@ def running(folder: Path, hold: int) -> Iterator[Site]:
         gateway = ServerProcess(
             [sys.executable, "-m", "gateway", "run", "-c", str(config)],
             folder / "gateway.log",
-            environment={"PYTHONPATH": str(REPOSITORY)},
+            environment={"PYTHONPATH": PYTHON_PATH},
         )
         gateway.start(ops)
         stack.callback(gateway.stop, signal.SIGTERM)

@@ -19,7 +19,7 @@ from gateway.demo.sshd import Bastion
 from gateway.ops.ops_api_client import OpsApiClient as Ops
 from tests.soak.chaos_site import missing
 from tests.soak.load import Client, MySqlStep
-from tests.support.files import REPOSITORY, scratch, write_secret
+from tests.support.files import PYTHON_PATH, scratch, write_secret
 
 P95 = 5.0
 """Maximum allowed 95th percentile of the seconds until clients reach the other database."""
@@ -60,7 +60,7 @@ def failover(count: int, folder: Path) -> int:
         gateway = ServerProcess(
             [sys.executable, "-m", "gateway", "run", "-c", str(config)],
             folder / "gateway.log",
-            environment={"PYTHONPATH": str(REPOSITORY)},
+            environment={"PYTHONPATH": PYTHON_PATH},
         )
         gateway.start(ops)
         stack.callback(gateway.stop, signal.SIGTERM)

@@ -22,7 +22,7 @@ from gateway.demo.sshd import Bastion
 from gateway.ops.ops_api_client import OpsApiClient as Ops
 from tests.soak.chaos_site import missing
 from tests.soak.load import Client, MySqlStep
-from tests.support.files import REPOSITORY, scratch, write_secret
+from tests.support.files import PYTHON_PATH, scratch, write_secret
 
 ADDRESSES = {"a": "127.0.0.1", "b": "127.0.0.2"}
 PATIENCE = 5
@@ -181,7 +181,7 @@ def running(folder: Path, options: str = "") -> Iterator[TwoPaths]:
         gateway = ServerProcess(
             [sys.executable, "-m", "gateway", "run", "-c", str(config)],
             folder / "gateway.log",
-            environment={"PYTHONPATH": str(REPOSITORY)},
+            environment={"PYTHONPATH": PYTHON_PATH},
         )
         gateway.start(ports["ops"])
         stack.callback(gateway.stop, signal.SIGTERM)

@@ -21,7 +21,7 @@ from gateway.demo.postgres import Postgres
 from gateway.demo.server_process import ServerProcess, find, free_port
 from gateway.demo.sshd import Bastion
 from gateway.ops.ops_api_client import OpsApiClient
-from tests.support.files import REPOSITORY, scratch, write_secret
+from tests.support.files import PYTHON_PATH, scratch, write_secret
 
 CLIENTS = 8
 _THINK = (0.0, 0.1)
@@ -150,7 +150,7 @@ def _gateway(folder: Path, bastion: Bastion, server: Postgres) -> tuple[ServerPr
     process = ServerProcess(
         [sys.executable, "-m", "gateway", "run", "-c", str(folder / "gateway.yaml")],
         folder / "log",
-        environment={"PYTHONPATH": str(REPOSITORY)},
+        environment={"PYTHONPATH": PYTHON_PATH},
     )
     return process, ops, port
 

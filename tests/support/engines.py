@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.demo.server_process import find
-from tests.support.files import REPOSITORY
+from tests.support.files import PYTHON_PATH, REPOSITORY
 from tests.support.requirements import need
 
 _DIE = 10.0
@@ -304,7 +304,7 @@ class Engine:
         volumes = [f"-v{path}:{path}" for path in (folder, self.folder)]
         volumes += [f"-v{path}:{path}:ro" for path in self.python()]
         return self.run(
-            name, *volumes, "-e", f"PYTHONPATH={REPOSITORY}", *options, image="host",
+            name, *volumes, "-e", f"PYTHONPATH={PYTHON_PATH}", *options, image="host",
             command=(sys.executable, "-m", "gateway", "run", "-c", str(folder / "gateway.yaml")),
         )  # fmt: skip
 

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
+PYTHON_PATH = f"{Path(__file__).parent / 'without_rich'}:{REPOSITORY}"
+"""`PYTHONPATH` of the tested gateways, which run without the package rich, as in the image. If rich is installed,
+structlog imports it. The import takes about 8% of a gateway's start time."""
 
 
 @contextlib.contextmanager

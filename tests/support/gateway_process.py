@@ -16,7 +16,7 @@ import pytest
 
 from gateway.demo.server_process import ServerProcess, free_port
 from gateway.ops.ops_api_client import OpsApiClient
-from tests.support.files import REPOSITORY
+from tests.support.files import PYTHON_PATH
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Gateway:
         self.process = ServerProcess(
             [*self.wrapper, sys.executable, "-m", "gateway", "run", *config, *arguments],
             self.folder / "gateway.log",
-            environment={"PYTHONPATH": str(REPOSITORY), **(environment or {})},
+            environment={"PYTHONPATH": PYTHON_PATH, **(environment or {})},
         )
         self.started = time.monotonic()
         self.process.start(self.ops_port)
@@ -134,5 +134,5 @@ def command(*arguments: str, environment: dict[str, str] | None = None) -> subpr
         text=True,
         timeout=40,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "1000", **(environment or {})},
+        env={**os.environ, "PYTHONPATH": PYTHON_PATH, "COLUMNS": "1000", **(environment or {})},
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from gateway import __version__
+from tests.support.files import PYTHON_PATH
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,6 +69,15 @@ def test_the_image_has_bytecode_and_only_docstrings_of_commands(tmp_path: Path) 
         env={"PYTHONPATH": f"{theirs.parent}:{ours.parent}"}, capture_output=True, text=True, timeout=10, check=True,
     ).stdout  # fmt: skip
     assert said.splitlines() == ["compiled None - None", "compiled Module. Class. Function."]
+
+
+def test_gateways_of_tests_run_without_rich() -> None:
+    show = "import sys, gateway.ops.logging_setup; print('rich.console' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", show], env={"PYTHONPATH": PYTHON_PATH}, capture_output=True, text=True, timeout=30,
+        check=True,
+    )  # fmt: skip
+    assert done.stdout == "False\n"
 
 
 def test_release_notes_come_from_the_changelog() -> None:

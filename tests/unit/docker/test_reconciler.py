@@ -3,6 +3,7 @@
 The events have the format of the Docker Engine API, version 1.45.
 """
 
+import math
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -102,7 +103,7 @@ def past_engine(past: list[dict[str, Any]]) -> Any:
 async def test_a_stop_that_began_before_the_gateway_connected_is_known() -> None:
     attempts, stop = StartAttempts(), event("container", "kill", signal="15")
     engine = past_engine([{**stop, "timeNano": (AT - 30) * 10**9}])
-    assert await record_past_events(engine, attempts, (), 10.0) == (AT, 0.0)
+    assert await record_past_events(engine, attempts, (), 10.0) == (AT, -math.inf)
     assert attempts.signals == {ID: {15: AT - 30}}
     engine = past_engine([stop, event("container", "start")])
     await record_past_events(engine, attempts, (), 10.0)
@@ -118,6 +119,9 @@ async def test_a_restart_waits_if_a_stop_possibly_began_before_the_events_that_t
     assert before - 4 <= since <= time.monotonic() - 4
     options = DockerOptions()
     made: Any = Reconciler(options, lambda: DesiredState("site-a", options, ()), lambda _: None, tmp_path)
+    start = LastContainerStart(at=AT - 60, stop_timeout=-1.0)
+    restart = PlannedAction(ActionKind.RESTART, "", container_id=ID, last_start=start)
+    assert made._schedule.not_before(restart) == 0.0  # also shortly after the host's start
     made._schedule.signals_since = since
     for timeout, expected in ((10.0, 10.0), (-1.0, 600.0)):
         start = LastContainerStart(at=AT - 60, stop_timeout=timeout)
