@@ -13,7 +13,7 @@ from gateway.contracts.config_types import HostPort
 from gateway.errors import GatewayError
 from gateway.relay.bind_errors import describe_bind_error
 from gateway.relay.fd_poller import READ, poller
-from gateway.relay.listening_sockets import listen_tcp
+from gateway.relay.listening_sockets import NO_IPV6_ERRNOS, listen_tcp
 from gateway.relay.sockets import reset, reset_on_process_exit, tune
 from gateway.relay.unix_sockets import bind_unix
 
@@ -23,7 +23,6 @@ BACKLOG = 4096
 _UNIX_MODE, _OPEN_UNIX_MODE = 0o660, 0o666
 _ACCEPTS_PER_TURN = 64
 _ACCEPT_RETRY_DELAY = 0.1
-_NO_IPV6_ERRNOS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 AcceptHandler = Callable[[socket.socket], None]
 
@@ -190,7 +189,7 @@ def _bind(address: HostPort, *, free_bind: bool) -> list[socket.socket]:
             bound.append(listen_tcp(family, (host, address.port), BACKLOG, free_bind=free_bind))
             prepare(bound[-1])
         except OSError as error:
-            if bound and error.errno in _NO_IPV6_ERRNOS:
+            if bound and error.errno in NO_IPV6_ERRNOS:
                 continue  # the host does not support IPv6: listen only on 127.0.0.1
             for sock in bound:
                 sock.close()

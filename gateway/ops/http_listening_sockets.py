@@ -1,13 +1,11 @@
 """Creates the listening sockets of the ops server."""
 
 import asyncio
-import errno
 import socket
 
 from gateway.contracts.config_types import HostPort
-from gateway.relay.listening_sockets import listen_tcp
+from gateway.relay.listening_sockets import NO_IPV6_ERRNOS, listen_tcp
 
-_NO_IPV6_ERRNOS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 BACKLOG = 1024
 
 
@@ -26,7 +24,7 @@ async def bind(listen: HostPort) -> list[socket.socket]:
                 bound.append(listen_tcp(family, address, BACKLOG, free_bind=True))
             except OSError as error:
                 # On a host without IPv6, skip the IPv6 address, because the IPv4 address is already bound.
-                if not bound or error.errno not in _NO_IPV6_ERRNOS:
+                if not bound or error.errno not in NO_IPV6_ERRNOS:
                     raise
             else:
                 bound[-1].setblocking(False)

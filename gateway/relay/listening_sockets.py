@@ -10,6 +10,9 @@ log = logging.getLogger(__name__)
 
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # these values are from linux/in.h and linux/in6.h
 
+NO_IPV6_ERRNOS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""The errors of `listen_tcp` with an IPv6 address if the host does not support IPv6."""
+
 
 def listen_tcp(
     family: socket.AddressFamily, address: tuple[Any, ...], backlog: int, *, free_bind: bool
