@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Protocol
 
 from gateway.command_tunnel.sock_diag import is_listening
 from gateway.errors import GatewayError
@@ -55,6 +56,27 @@ def find(program: str, *folders: str) -> str | None:
     return shutil.which(program, path=search)
 
 
+class ChildProcess(Protocol):
+    """The part of `subprocess.Popen` that `ServerProcess` uses."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None if the child is running."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until the child exits, and return its exit code.
+
+        Args:
+            timeout: Maximum time to wait, in seconds.
+
+        Raises:
+            subprocess.TimeoutExpired: The child has not exited in time.
+        """
+        ...
+
+
 class ServerProcess:
     """A child process that runs a server in the foreground.
 
@@ -72,7 +94,7 @@ class ServerProcess:
         self._log = log
         self._user = user if os.geteuid() == 0 else None
         self._environment = {**os.environ, **(environment or {})}
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: ChildProcess | None = None
 
     @property
     def pid(self) -> int:

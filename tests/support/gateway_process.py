@@ -17,6 +17,7 @@ import pytest
 from gateway.demo.server_process import ServerProcess, free_port
 from gateway.ops.ops_api_client import OpsApiClient
 from tests.support.files import PYTHON_PATH
+from tests.support.forked_process import ForkedGatewayProcess
 
 
 @dataclass
@@ -63,12 +64,13 @@ class Gateway:
         self.config.write_text(textwrap.dedent(head) + textwrap.dedent(body))
 
     def start(self, *arguments: str, environment: dict[str, str] | None = None) -> "Gateway":
-        config = ["-c", str(self.config)] if self.config.exists() else []
-        self.process = ServerProcess(
-            [*self.wrapper, sys.executable, "-m", "gateway", "run", *config, *arguments],
-            self.folder / "gateway.log",
-            environment={"PYTHONPATH": PYTHON_PATH, **(environment or {})},
-        )
+        run = ["run", *(["-c", str(self.config)] if self.config.exists() else []), *arguments]
+        log = self.folder / "gateway.log"
+        if self.wrapper or environment is not None:
+            command = [*self.wrapper, sys.executable, "-m", "gateway", *run]
+            self.process = ServerProcess(command, log, environment={"PYTHONPATH": PYTHON_PATH, **(environment or {})})
+        else:
+            self.process = ForkedGatewayProcess(run, log)
         self.started = time.monotonic()
         self.process.start(self.ops_port)
         return self
