@@ -15,8 +15,6 @@ pytest.register_assert_rewrite("tests.support")
 
 _CI_PATIENCE = 4
 """In CI, the timeout of each test is multiplied by this factor."""
-_UNIT_PORTS = 2000
-"""The number of ports that are reserved for `pytest tests/unit`."""
 
 # Hypothesis must not fail slow examples, because the machine can be busy. In CI, Hypothesis generates the same
 # examples in each run.
@@ -29,13 +27,8 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("gateway")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Give each worker of pytest-xdist separate ports, so that the servers of two workers never use the same port.
-
-    The unit tests have their own ports, because CI runs them at the same time as the integration tests.
-    """
-    ports = server_process.PORTS
-    server_process.PORTS = ports[:_UNIT_PORTS] if config.args == ["tests/unit"] else ports[_UNIT_PORTS:]
+def pytest_configure() -> None:
+    """Give each worker of pytest-xdist separate ports, so that the servers of two workers never use the same port."""
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):
         number, count = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
         server_process.PORTS = server_process.PORTS[number::count]

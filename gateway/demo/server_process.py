@@ -56,25 +56,14 @@ def find(program: str, *folders: str) -> str | None:
     return shutil.which(program, path=search)
 
 
-class ChildProcess(Protocol):
+class _Child(Protocol):
     """The part of `subprocess.Popen` that `ServerProcess` uses."""
 
     pid: int
 
-    def poll(self) -> int | None:
-        """Return the exit code, or None if the child is running."""
-        ...
+    def poll(self) -> int | None: ...
 
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait until the child exits, and return its exit code.
-
-        Args:
-            timeout: Maximum time to wait, in seconds.
-
-        Raises:
-            subprocess.TimeoutExpired: The child has not exited in time.
-        """
-        ...
+    def wait(self, timeout: float | None = None) -> int: ...
 
 
 class ServerProcess:
@@ -94,7 +83,7 @@ class ServerProcess:
         self._log = log
         self._user = user if os.geteuid() == 0 else None
         self._environment = {**os.environ, **(environment or {})}
-        self._child: ChildProcess | None = None
+        self._child: _Child | None = None
 
     @property
     def pid(self) -> int:

@@ -17,7 +17,7 @@ from tests.fuzz.fixed import CORPUS
 from tests.fuzz.native.run import run_in_ci
 
 TARGETS = ("ssh_receive", "config", "urls", "openvpn_file", "rpc", "smb", "known_hosts")
-_CI_RUNS = 4000
+_CI_RUNS = 2000
 """Number of inputs that CI runs for each fuzz target."""
 _CI_SECONDS = 600
 """Time limit in seconds for a fuzz target in CI. A fuzz target needs at most 30 seconds if the machine is idle."""

@@ -1,6 +1,6 @@
-"""Starts gateways as forks of a process that has imported the gateway.
+"""Starts gateways and gateway commands as forks of a process that has imported the gateway.
 
-The imports take most of the processor time of a start, and the tests start hundreds of gateways.
+The imports take most of the processor time of a start, and the tests start hundreds of these processes.
 """
 
 import multiprocessing
@@ -17,14 +17,42 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["__main__", "tests.support.gateway_modules"])
 
 
-class _Fork:
-    """A child of the fork server, with the interface of `subprocess.Popen`."""
+def _network_namespace() -> str:
+    return str(Path("/proc/thread-self/ns/net").readlink())
 
-    def __init__(self, arguments: list[str], log: Path) -> None:
-        # The fork server keeps the environment of its start.
-        self._process = _CONTEXT.Process(target=_run, args=(arguments, log, dict(os.environ)), daemon=True)
+
+_NAMESPACE = _network_namespace()
+
+
+def can_fork() -> bool:
+    """Return whether a fork has the network namespace of this thread.
+
+    A fork has the namespaces and the limits that this process had when it started.
+    """
+    return _network_namespace() == _NAMESPACE
+
+
+class ForkedProcess:
+    """A gateway command that runs in a fork, with the interface of `subprocess.Popen`.
+
+    Args:
+        arguments: The command-line arguments after `gateway`.
+        output: The file for standard output.
+        errors: The file for standard error.
+        folder: The working directory.
+        environment: Variables to add to the environment of this process.
+    """
+
+    def __init__(
+        self, arguments: list[str], output: Path, errors: Path, folder: str, environment: dict[str, str] | None = None
+    ) -> None:
+        variables = {**os.environ, **(environment or {})}  # the fork server has the environment of its start
+        self._process = _CONTEXT.Process(
+            target=_run, args=(arguments, output, errors, folder, variables), daemon=True
+        )
         self._process.start()
-        self.pid = self._process.pid or 0
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
 
     def poll(self) -> int | None:
         return self._process.exitcode
@@ -36,11 +64,12 @@ class _Fork:
             raise subprocess.TimeoutExpired("gateway", timeout or 0.0)
         return code
 
+    def kill(self) -> None:
+        self._process.kill()
 
-class ForkedGatewayProcess(ServerProcess):
-    """A `gateway` command that runs in a fork.
 
-    The process has the limits and the namespaces of the fork server, and not those that the test process has now.
+class ForkedServerProcess(ServerProcess):
+    """A gateway service that runs in a fork.
 
     Args:
         arguments: The command-line arguments after `gateway`.
@@ -52,20 +81,19 @@ class ForkedGatewayProcess(ServerProcess):
 
     @override
     def spawn(self) -> None:
-        self._child = _Fork(self._arguments, self._log)
+        self._child = ForkedProcess(self._arguments[1:], self._log, self._log, "/")
 
 
-def _run(arguments: list[str], log: Path, environment: dict[str, str]) -> None:
+def _run(arguments: list[str], output: Path, errors: Path, folder: str, environment: dict[str, str]) -> None:
     """Run a gateway command in this process."""
-    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    for standard in (1, 2):
-        os.dup2(output, standard)
+    for file, standard in ((output, 1), (errors, 2)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644), standard)
     # If this process kept the descriptors of the fork server, the fork server would not exit with the test process.
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.setsid()
     die_with_parent()
-    os.chdir("/")
+    os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = arguments
+    sys.argv = ["gateway", *arguments]
     __main__.main()

@@ -1,6 +1,7 @@
-"""Imports the modules that `gateway run` imports. The fork server of `forked_process` imports this module."""
+"""Imports the modules of all gateway commands. The fork server of `forked_process` imports this module."""
 
 import importlib
+import pkgutil
 import sys
 
 from tests.support.files import PYTHON_PATH
@@ -8,5 +9,8 @@ from tests.support.files import PYTHON_PATH
 # structlog must not find the package rich.
 sys.path[:0] = PYTHON_PATH.split(":")
 
-for _name in ("app.instance_name", "app.service", "app.volume_listener_ports", "cli.run", "config"):
-    importlib.import_module(f"gateway.{_name}")
+from gateway import app, backends, cli, config, docker, tunnels  # noqa: E402 - after the change of sys.path
+
+for _package in (app, backends, cli, config, docker, tunnels):
+    for _module in pkgutil.iter_modules(_package.__path__, f"{_package.__name__}."):
+        importlib.import_module(_module.name)

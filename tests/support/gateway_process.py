@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable
@@ -17,7 +18,9 @@ import pytest
 from gateway.demo.server_process import ServerProcess, free_port
 from gateway.ops.ops_api_client import OpsApiClient
 from tests.support.files import PYTHON_PATH
-from tests.support.forked_process import ForkedGatewayProcess
+from tests.support.forked_process import ForkedProcess, ForkedServerProcess, can_fork
+
+_COMMAND_TIMEOUT = 40.0
 
 
 @dataclass
@@ -66,11 +69,11 @@ class Gateway:
     def start(self, *arguments: str, environment: dict[str, str] | None = None) -> "Gateway":
         run = ["run", *(["-c", str(self.config)] if self.config.exists() else []), *arguments]
         log = self.folder / "gateway.log"
-        if self.wrapper or environment is not None:
+        if self.wrapper or environment is not None or not can_fork():
             command = [*self.wrapper, sys.executable, "-m", "gateway", *run]
             self.process = ServerProcess(command, log, environment={"PYTHONPATH": PYTHON_PATH, **(environment or {})})
         else:
-            self.process = ForkedGatewayProcess(run, log)
+            self.process = ForkedServerProcess(run, log)
         self.started = time.monotonic()
         self.process.start(self.ops_port)
         return self
@@ -113,7 +116,7 @@ class Gateway:
                 pytest.fail(f"the condition does not hold within {timeout} s; status: {status}\n{self.log}")
             # A check usually sends a request to the gateway, which uses processor time. Therefore, check less often
             # during a long wait.
-            time.sleep(min(0.5, max(0.02, (time.monotonic() - started) / 100)))
+            time.sleep(min(0.5, max(0.05, (time.monotonic() - started) / 50)))
 
     def wait_up(self, *names: str, timeout: float = 60.0) -> float:
         return self.wait(lambda: all(self.state(name)[0] == "up" for name in names), timeout)
@@ -130,11 +133,23 @@ class Gateway:
 
 def command(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run a gateway command, and wait until it exits. A large value of COLUMNS prevents line breaks in the output."""
-    return subprocess.run(
-        [sys.executable, "-m", "gateway", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=40,
-        check=False,
-        env={**os.environ, "PYTHONPATH": PYTHON_PATH, "COLUMNS": "1000", **(environment or {})},
-    )
+    width = {"COLUMNS": "1000"}
+    if environment is not None or not can_fork():
+        return subprocess.run(
+            [sys.executable, "-m", "gateway", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=_COMMAND_TIMEOUT,
+            check=False,
+            env={**os.environ, "PYTHONPATH": PYTHON_PATH, **width, **(environment or {})},
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        output, errors = Path(folder, "output"), Path(folder, "errors")
+        process = ForkedProcess(list(arguments), output, errors, str(Path.cwd()), width)
+        try:
+            code = process.wait(_COMMAND_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+        return subprocess.CompletedProcess(["gateway", *arguments], code, output.read_text(), errors.read_text())
