@@ -31,7 +31,7 @@ device has a lower metric, and therefore has precedence."""
 
 
 def configure_in_host(name: str, settings: DeviceSettings) -> None:
-    """Configure a device in the host's network namespace, and create its routing table and rules.
+    """Configure a device in the host's network namespace. Create its routing table and rules, or replace them.
 
     Args:
         name: Name of the device.
@@ -42,16 +42,18 @@ def configure_in_host(name: str, settings: DeviceSettings) -> None:
     """
     with _table_lock, netlink_socket() as netlink:
         index = device_index(netlink, name)
-        table = _table_of(netlink, name) or _free_table(netlink, name)
+        table = _free_table(netlink, name)
         # In a container, /proc/sys can be read-only. The device then keeps the default rp_filter.
         with contextlib.suppress(OSError):
             Path("/proc/sys/net/ipv4/conf", name, "rp_filter").write_text("2")
+        # Add the rules before the addresses. If a late packet arrived for an address without rules, the kernel would
+        # reply through another device.
+        _add_rules(netlink, name, settings, table)
         bring_up(netlink, index, settings)
         for each in settings.usable_addresses:
             netlink.addr(
                 "replace", index=index, address=str(each.ip), prefixlen=each.max_prefixlen, flags=_NO_PREFIX_ROUTE
             )
-        _remove_table(netlink, table)
         for family, gateway in default_routes(settings):
             if gateway:
                 netlink.route(
@@ -64,43 +66,38 @@ def configure_in_host(name: str, settings: DeviceSettings) -> None:
                     proto=_PROTOCOL,
                 )
             netlink.route("replace", dst="default", oif=index, table=table, family=family, proto=_PROTOCOL, **gateway)
-            netlink.route(
-                "replace", dst="default", type="unreachable", table=table, family=family,
-                priority=_UNREACHABLE_METRIC, proto=_PROTOCOL,
-            )  # fmt: skip
-            netlink.rule("add", oifname=name, table=table, family=family, protocol=_PROTOCOL, priority=table)
-        for each in settings.usable_addresses:
-            # The rule above matches only packets of sockets that are bound to the device. If a late packet arrives
-            # for a closed socket, the kernel replies without a socket. This rule matches such a reply by its source
-            # address.
-            family = socket.AF_INET if each.version == 4 else socket.AF_INET6
-            netlink.rule(
-                "add", src=str(each.ip), src_len=each.max_prefixlen, table=table, family=family, protocol=_PROTOCOL,
-                priority=table,
-            )  # fmt: skip
+        _remove_tables(netlink, name, keep=table)
+
+
+def _add_rules(netlink: IPRoute, name: str, settings: DeviceSettings, table: int) -> None:
+    """Add the rules of a device, and the routes that reject packets while the device has no routes."""
+    for family, _ in default_routes(settings):
+        netlink.route(
+            "replace", dst="default", type="unreachable", table=table, family=family,
+            priority=_UNREACHABLE_METRIC, proto=_PROTOCOL,
+        )  # fmt: skip
+        netlink.rule("add", oifname=name, table=table, family=family, protocol=_PROTOCOL, priority=table)
+    for each in settings.usable_addresses:
+        # The rule above matches only packets of sockets that are bound to the device. If a late packet arrives for a
+        # closed socket, the kernel replies without a socket. This rule matches such a reply by its source address.
+        family = socket.AF_INET if each.version == 4 else socket.AF_INET6
+        netlink.rule(
+            "add", src=str(each.ip), src_len=each.max_prefixlen, table=table, family=family, protocol=_PROTOCOL,
+            priority=table,
+        )  # fmt: skip
 
 
 def remove_policy_routing(name: str) -> None:
-    """Remove the routing table and the rules of a device, if they exist.
+    """Remove the routing tables and the rules of a device, if they exist.
 
     Args:
         name: Name of the device.
 
     Raises:
-        TunnelError: The table or a rule cannot be removed.
+        TunnelError: A table or a rule cannot be removed.
     """
     with _table_lock, netlink_socket() as netlink:
-        table = _table_of(netlink, name)
-        if table is not None:
-            _remove_table(netlink, table)
-
-
-def _table_of(netlink: IPRoute, name: str) -> int | None:
-    """Return the number of the routing table that the gateway's rules assign to the device; None if there is none."""
-    for rule in _rules(netlink):
-        if rule.get_attr("FRA_OIFNAME") == name and rule.get_attr("FRA_PROTOCOL") == _PROTOCOL:
-            return int(rule.get_attr("FRA_TABLE"))
-    return None
+        _remove_tables(netlink, name)
 
 
 def _free_table(netlink: IPRoute, name: str) -> int:
@@ -120,19 +117,24 @@ def _rules(netlink: IPRoute) -> list[Any]:
     return [rule for family in (socket.AF_INET, socket.AF_INET6) for rule in netlink.get_rules(family=family)]
 
 
-def _remove_table(netlink: IPRoute, table: int) -> None:
-    """Remove a routing table and its rules, and the tables and rules of devices that no longer exist."""
-    device_names = {link.get_attr("IFLA_IFNAME") for link in netlink.get_links()}
+def _remove_tables(netlink: IPRoute, name: str, keep: int | None = None) -> None:
+    """Remove the routing tables and the rules of a device, and those of devices that no longer exist.
+
+    Args:
+        netlink: An open netlink socket.
+        name: Name of the device.
+        keep: The number of the routing table to keep.
+    """
+    others = {link.get_attr("IFLA_IFNAME") for link in netlink.get_links()} - {name}
     for family in (socket.AF_INET, socket.AF_INET6):
         rules = [rule for rule in netlink.get_rules(family=family) if rule.get_attr("FRA_PROTOCOL") == _PROTOCOL]
-        in_use = {rule.get_attr("FRA_TABLE") for rule in rules if rule.get_attr("FRA_OIFNAME") in device_names}
-        in_use -= {table}
+        in_use = {rule.get_attr("FRA_TABLE") for rule in rules if rule.get_attr("FRA_OIFNAME") in others} | {keep}
         for rule in rules:
-            if (rule_table := rule.get_attr("FRA_TABLE")) not in in_use:
+            if (table := rule.get_attr("FRA_TABLE")) not in in_use:
                 with ignore_missing():
                     netlink.rule("del", family=family, protocol=_PROTOCOL, **_rule_key(rule))
                 with ignore_missing():
-                    netlink.flush_routes(table=rule_table, family=family)
+                    netlink.flush_routes(table=table, family=family)
 
 
 def _rule_key(rule: Any) -> dict[str, Any]:
