@@ -169,9 +169,10 @@ class ServerProcess:
         if child is None:
             return
         self._child = None
-        with contextlib.suppress(ProcessLookupError):
-            if number is not signal.SIGKILL:  # resume suspended processes, so that the signal can end them
+        if number is not signal.SIGKILL:  # resume suspended processes, so that the signal can end them
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):
             os.kill(child.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(timeout)

@@ -1,5 +1,6 @@
 """Queries an NFS export for health checks, over NFSv4.0 or in an NFSv4.1 session."""
 
+import functools
 import hashlib
 import secrets
 import socket
@@ -18,8 +19,12 @@ CANARY = f".gateway-canary-{hashlib.sha256(socket.gethostname().encode()).hexdig
 on several hosts can check the same export."""
 _QueryKey = tuple[HostPort, int]
 """The key of a query: the target, and a number that distinguishes simultaneous queries of one target."""
-_INSTANCE_ID = secrets.token_hex(4)
-"""Part of the client owner (RFC 8881, section 2.4). It distinguishes this process from other NFSv4.1 clients."""
+
+
+@functools.cache
+def _instance_id() -> str:
+    """Return the part of the client owner (RFC 8881, section 2.4) that distinguishes this process from others."""
+    return secrets.token_hex(4)
 
 
 class ExportProbe:
@@ -78,7 +83,9 @@ class ExportProbe:
                 if error.status not in SESSION_LOST:
                     raise
         target, number = key
-        session = Nfs41Session(f"gateway-check {socket.gethostname()} {_INSTANCE_ID} {target} {self._path} {number}")
+        session = Nfs41Session(
+            f"gateway-check {socket.gethostname()} {_instance_id()} {target} {self._path} {number}"
+        )
         await nfs4.open_session(client, session)
         return await self._query_with(session, client, key, phases)
 

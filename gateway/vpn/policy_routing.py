@@ -26,8 +26,8 @@ _FIRST_TABLE, _TABLE_COUNT = 20_000, 10_000
 _table_lock = threading.Lock()
 """Lock that prevents two threads from selecting the same unused table at the same time."""
 _UNREACHABLE_METRIC = 4096
-"""Metric of the `unreachable` route, which rejects packets while the device does not exist. The route through the
-device has a lower metric, and therefore has precedence."""
+"""Metric of the `unreachable` route, which rejects packets while the device does not exist or has no routes. The
+route through the device has a lower metric, and therefore has precedence."""
 
 
 def configure_in_host(name: str, settings: DeviceSettings) -> None:
@@ -125,16 +125,16 @@ def _remove_tables(netlink: IPRoute, name: str, keep: int | None = None) -> None
         name: Name of the device.
         keep: The number of the routing table to keep.
     """
+    rules = [rule for rule in _rules(netlink) if rule.get_attr("FRA_PROTOCOL") == _PROTOCOL]
+    # List the devices after the rules, because another gateway can create a device and its rules at the same time.
     others = {link.get_attr("IFLA_IFNAME") for link in netlink.get_links()} - {name}
-    for family in (socket.AF_INET, socket.AF_INET6):
-        rules = [rule for rule in netlink.get_rules(family=family) if rule.get_attr("FRA_PROTOCOL") == _PROTOCOL]
-        in_use = {rule.get_attr("FRA_TABLE") for rule in rules if rule.get_attr("FRA_OIFNAME") in others} | {keep}
-        for rule in rules:
-            if (table := rule.get_attr("FRA_TABLE")) not in in_use:
-                with ignore_missing():
-                    netlink.rule("del", family=family, protocol=_PROTOCOL, **_rule_key(rule))
-                with ignore_missing():
-                    netlink.flush_routes(table=table, family=family)
+    in_use = {rule.get_attr("FRA_TABLE") for rule in rules if rule.get_attr("FRA_OIFNAME") in others} | {keep}
+    for rule in rules:
+        if (table := rule.get_attr("FRA_TABLE")) not in in_use:
+            with ignore_missing():
+                netlink.rule("del", family=rule["family"], protocol=_PROTOCOL, **_rule_key(rule))
+            with ignore_missing():
+                netlink.flush_routes(table=table, family=rule["family"])
 
 
 def _rule_key(rule: Any) -> dict[str, Any]:

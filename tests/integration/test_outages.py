@@ -487,8 +487,8 @@ def test_dials_that_a_frozen_connection_completes_later_are_counted(
         return int(gateway.backend("orders")["targets"][0][what])
 
     of_clients, checks = target("broken_handshakes"), target("attempts")
-    # The gateway started some of the dials on the frozen connection. The number is low if the clients arrive slowly,
-    # because dials that have not completed count as load.
+    # If the clients arrive slowly, the gateway starts few dials on the frozen connection.
+    # It counts unfinished dials as load.
     assert of_clients >= 1
     bastion.freeze()
     try:

@@ -491,32 +491,33 @@ def test_two_devices_with_the_same_routing_table_hash_get_different_tables(far: 
 
 def test_a_device_has_its_rules_before_it_has_addresses(far: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a late packet arrives for an address without rules, the kernel replies through another device."""
-    rules: list[str] = []
-    addresses: list[str] = []
+    seen: list[tuple[str, str, str]] = []
 
     def bring_up(*arguments: Any) -> None:
-        addresses.append(run("ip addr show dev gwt-new"))
-        rules.append(run("ip rule"))
+        seen.append((run("ip addr show dev gwt-new"), run("ip rule; ip -6 rule"), run("ip route show table all")))
         network_devices.bring_up(*arguments)
 
     monkeypatch.setattr(policy_routing, "bring_up", bring_up)
     with inside(NEAR):
-        before = run("ip rule")
+        before = run("ip rule; ip -6 rule")
         run("ip link add gwt-new type veth peer name gwt-new-p; ip link set gwt-new-p up")
         try:
-            for address in ("10.90.0.1", "10.90.0.2"):
-                settings = DeviceSettings((ipaddress.ip_interface(f"{address}/24"),))
-                policy_routing.configure_in_host("gwt-new", settings)
-                assert address not in addresses[-1]
-                (table,) = re.findall(rf"from {address} lookup (\d+)", rules[-1])
-                assert f"from all oif gwt-new lookup {table}" in rules[-1]
-                assert f"lookup {table}" in run("ip rule")
+            for number in (1, 2):
+                own = (f"10.90.0.{number}", f"fd90::{number}")
+                policy_routing.configure_in_host(
+                    "gwt-new", DeviceSettings(tuple(ipaddress.ip_interface(f"{each}/24") for each in own))
+                )
+                addresses, rules, routes = seen[-1]
+                (table,) = {table for each in own for table in re.findall(rf"from {each} lookup (\d+)", rules)}
+                assert not any(each in addresses for each in own)
+                assert rules.count(f"from all oif gwt-new lookup {table}") == 2
+                assert f"unreachable default table {table}" in routes
                 assert "default dev gwt-new" in run(f"ip route show table {table}")
             assert "10.90.0.1" not in run("ip rule; ip addr show dev gwt-new")
             policy_routing.remove_policy_routing("gwt-new")
         finally:
             run("ip link del gwt-new")
-        assert run("ip rule") == before
+        assert run("ip rule; ip -6 rule") == before
 
 
 def _of_one_table() -> tuple[str, str]:

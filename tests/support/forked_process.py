@@ -3,18 +3,21 @@
 The imports take most of the processor time of a start, and the tests start hundreds of these processes.
 """
 
+import atexit
 import multiprocessing
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import override
 
 from gateway import __main__
 from gateway.demo.server_process import ServerProcess, die_with_parent
+from tests.support.files import PYTHON_PATH
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["__main__", "tests.support.gateway_modules"])
+# Without xdist, each fork runs the main module, which imports pytest.
+_MODULES = ["pytest", "tests.support.gateway_modules", "tests.support.forked_process"]
+_CONTEXT.set_forkserver_preload(_MODULES)
 
 
 def _network_namespace() -> str:
@@ -27,13 +30,14 @@ _NAMESPACE = _network_namespace()
 def can_fork() -> bool:
     """Return whether a fork has the network namespace of this thread.
 
-    A fork has the namespaces and the limits that this process had when it started.
+    A fork has the namespaces and resource limits that this process had when it started its first fork. This function
+    compares only the network namespace, because the tests change no other namespace of this process.
     """
     return _network_namespace() == _NAMESPACE
 
 
 class ForkedProcess:
-    """A gateway command that runs in a fork, with the interface of `subprocess.Popen`.
+    """A gateway command that runs in a fork, with the methods of `subprocess.Popen` that `ServerProcess` uses.
 
     Args:
         arguments: The command-line arguments after `gateway`.
@@ -46,7 +50,10 @@ class ForkedProcess:
     def __init__(
         self, arguments: list[str], output: Path, errors: Path, folder: str, environment: dict[str, str] | None = None
     ) -> None:
-        variables = {**os.environ, **(environment or {})}  # the fork server has the environment of its start
+        for file in (output, errors):
+            file.touch()
+        # The fork server still has the environment variables from its start.
+        variables = {**os.environ, "PYTHONPATH": PYTHON_PATH, **(environment or {})}
         self._process = _CONTEXT.Process(
             target=_run, args=(arguments, output, errors, folder, variables), daemon=True
         )
@@ -79,19 +86,30 @@ class ForkedServerProcess(ServerProcess):
     def __init__(self, arguments: list[str], log: Path) -> None:
         super().__init__(["gateway", *arguments], log)
 
-    @override
     def spawn(self) -> None:
         self._child = ForkedProcess(self._arguments[1:], self._log, self._log, "/")
 
 
+def _kill_all() -> None:
+    """Kill the remaining forks. At exit, `multiprocessing` would wait for them without a timeout."""
+    for process in multiprocessing.active_children():
+        process.kill()
+
+
+atexit.register(_kill_all)
+
+
 def _run(arguments: list[str], output: Path, errors: Path, folder: str, environment: dict[str, str]) -> None:
     """Run a gateway command in this process."""
+    die_with_parent()
+    assert _MODULES[1] in sys.modules, "the fork server cannot import the modules of the gateway"
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for file, standard in ((output, 1), (errors, 2)):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644), standard)
+        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), standard)
     # If this process kept the descriptors of the fork server, the fork server would not exit with the test process.
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - multiprocessing has opened another descriptor
     os.setsid()
-    die_with_parent()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

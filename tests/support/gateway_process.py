@@ -148,7 +148,7 @@ def command(*arguments: str, environment: dict[str, str] | None = None) -> subpr
         process = ForkedProcess(list(arguments), output, errors, str(Path.cwd()), width)
         try:
             code = process.wait(_COMMAND_TIMEOUT)
-        except subprocess.TimeoutExpired:
+        except BaseException:
             process.kill()
             process.wait()
             raise
