@@ -17,7 +17,7 @@ from gateway.demo import mariadb
 from gateway.demo.server_process import find
 from gateway.docker.options import DockerOptions
 from tests.support.engines import Engine, running_engine
-from tests.support.gateway_process import command
+from tests.support.gateway_process import command, complete_audit
 from tests.support.requirements import need
 from tests.support.servers import Samba
 
@@ -71,7 +71,8 @@ def host_removed(host: Path) -> Iterator[None]:
 
 
 def audit(engine: Engine, *options: str) -> Any:
-    done = command("audit", *options, "-o", "json", environment={"DOCKER_HOST": engine.url})
+    environment = {"DOCKER_HOST": engine.url}
+    done = complete_audit(lambda: command("audit", *options, "-o", "json", environment=environment))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

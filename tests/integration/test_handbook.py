@@ -18,7 +18,7 @@ from gateway.demo.sshd import Bastion
 from tests.support.clients import query_mysql, read_nfs
 from tests.support.engines import Engine, running_engine
 from tests.support.files import PYTHON_PATH, REPOSITORY
-from tests.support.gateway_process import Gateway
+from tests.support.gateway_process import Gateway, complete_audit
 from tests.support.netns import inside
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -81,9 +81,13 @@ class Reader:
 
     def findings(self) -> str:
         """Return the output of `gateway audit`."""
-        return subprocess.run(
-            ["gateway", "audit"], env=self.environment, capture_output=True, text=True, timeout=60, check=True
-        ).stdout
+
+        def audit() -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                ["gateway", "audit"], env=self.environment, capture_output=True, text=True, timeout=60, check=True
+            )
+
+        return complete_audit(audit).stdout
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +176,8 @@ def test_bind_mounts_and_their_limits(reader: Reader) -> None:
     for name in ("reader", "strict"):
         (mount,) = reader.engine.inspect(name)["Mounts"]
         assert (mount["Source"], mount["RW"]) == (f"{reader.folder}/data", False)
-    found = reader.run("limits")
+    reader.run("limits")
+    found = reader.findings()
     assert "hidden:/app: a mount hides files of the image [hides-image-files]" in found
     assert "[single-file]" in found
 
