@@ -47,6 +47,19 @@ def test_a_full_disk_is_reported_in_one_line() -> None:
     assert done.stderr == "gateway: cannot write the output: No space left on device: free disk space\n"
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["fleet", "status", "wait --max 0s", "healthcheck", "reload", "drain", "undrain", "pause a", "resume a",
+     "reconnect a", "fail a", "shutdown"],
+)  # fmt: skip
+def test_a_command_imports_what_it_uses(command: str) -> None:
+    """Run a command in a new interpreter. In other tests, earlier imports can hide a missing import."""
+    program = [sys.executable, "-m", "gateway", *command.split(), "--admin-socket", "/nonexistent/admin.sock"]
+    done = subprocess.run(program, capture_output=True, timeout=60, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stderr.startswith("gateway: cannot connect to a gateway at /nonexistent/admin.sock")
+
+
 def test_the_version_names_the_data_plane() -> None:
     version, plane = CliRunner().invoke(cli, ["--version"]).output.splitlines()
     assert version == f"gateway, version {__version__}"
