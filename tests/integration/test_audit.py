@@ -71,8 +71,7 @@ def host_removed(host: Path) -> Iterator[None]:
 
 
 def audit(engine: Engine, *options: str) -> Any:
-    environment = {"DOCKER_HOST": engine.url}
-    done = complete_audit(lambda: command("audit", *options, "-o", "json", environment=environment))
+    done = complete_audit(*options, "-o", "json", environment={"DOCKER_HOST": engine.url})
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -374,7 +373,7 @@ def test_unsafe_options_of_network_volumes_are_found_and_fixed(engine: Engine, h
         ("nfs-version", "nfs-volume"), ("no-locks", "share"), ("smb-version", "share"),
     }  # fmt: skip
     (tmp_path / "gateway.yaml").write_text(f"docker: {{host: '{engine.url}'}}\n")
-    elsewhere = command("audit", "-c", f"{tmp_path}/gateway.yaml", "-o", "json", environment={"DOCKER_HOST": ""})
+    elsewhere = complete_audit("-c", f"{tmp_path}/gateway.yaml", "-o", "json", environment={"DOCKER_HOST": ""})
     fixes = [each["fix"].splitlines() for each in json.loads(elsewhere.stdout)["findings"]]
     assert {fix[0] for fix in fixes} == {f"export DOCKER_HOST={engine.url}"}
     paste(engine, before["nfs-udp", "nfs-volume"]["fix"], tmp_path)

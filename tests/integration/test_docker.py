@@ -17,7 +17,7 @@ from tests.support.configs import ssh_tunnel
 from tests.support.docker_proxy import DockerProxy
 from tests.support.docker_site import OPT_IN, Patient, Site, address, warnings
 from tests.support.engines import Engine, running_engine
-from tests.support.gateway_process import command
+from tests.support.gateway_process import command, complete_audit
 from tests.support.podman import running_podman
 from tests.support.prometheus import dashboard_queries, sampled
 
@@ -435,7 +435,7 @@ def test_audit_shows_which_data_can_be_lost(engine: Engine, tmp_path: Path) -> N
     engine.run("audited", "-v", "named:/data", "-v", "/anonymous", "-v", f"{tmp_path}:/bound", "--tmpfs", "/fleeting")
     try:
         engine.docker("exec", "audited", "sh", "-c", "yes | timeout 2 cat > /big || true")
-        done = command("audit", "-c", str(config), "-o", "json")
+        done = complete_audit("-c", str(config), "-o", "json")
         assert done.returncode == 0, done.stderr
         report = json.loads(done.stdout)
         places = {each["path"]: each["kind"] for each in report["places"] if each["container"] == "audited"}

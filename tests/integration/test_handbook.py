@@ -81,13 +81,9 @@ class Reader:
 
     def findings(self) -> str:
         """Return the output of `gateway audit`."""
-
-        def audit() -> subprocess.CompletedProcess[str]:
-            return subprocess.run(
-                ["gateway", "audit"], env=self.environment, capture_output=True, text=True, timeout=60, check=True
-            )
-
-        return complete_audit(audit).stdout
+        done = complete_audit(environment=self.environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
 
 @pytest.fixture(scope="module")

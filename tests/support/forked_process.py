@@ -15,9 +15,9 @@ from gateway.demo.server_process import ServerProcess, die_with_parent
 from tests.support.files import PYTHON_PATH
 
 _CONTEXT = multiprocessing.get_context("forkserver")
+_GATEWAY_MODULES = "tests.support.gateway_modules"
 # Without xdist, each fork runs the main module, which imports pytest.
-_MODULES = ["pytest", "tests.support.gateway_modules", "tests.support.forked_process"]
-_CONTEXT.set_forkserver_preload(_MODULES)
+_CONTEXT.set_forkserver_preload(["pytest", _GATEWAY_MODULES, "tests.support.forked_process"])
 
 
 def _network_namespace() -> str:
@@ -102,10 +102,11 @@ atexit.register(_kill_all)
 def _run(arguments: list[str], output: Path, errors: Path, folder: str, environment: dict[str, str]) -> None:
     """Run a gateway command in this process."""
     die_with_parent()
-    assert _MODULES[1] in sys.modules, "the fork server cannot import the modules of the gateway"
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for file, standard in ((output, 1), (errors, 2)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), standard)
+    # `multiprocessing` ignores a failed import of the fork server.
+    assert _GATEWAY_MODULES in sys.modules, f"cannot import {_GATEWAY_MODULES}: import it to see the error"
     # If this process kept the descriptors of the fork server, the fork server would not exit with the test process.
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - multiprocessing has opened another descriptor

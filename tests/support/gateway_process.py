@@ -131,18 +131,6 @@ class Gateway:
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
 
-def complete_audit(audit: Callable[[], subprocess.CompletedProcess[str]]) -> subprocess.CompletedProcess[str]:
-    """Repeat an audit until it reads all files.
-
-    An audit stops reading files after a time limit, which a busy machine can exceed.
-    """
-    for _ in range(10):
-        done = audit()
-        if "stopped reading files" not in done.stdout:
-            return done
-    pytest.fail(f"ten audits have reached their time limit:\n{done.stdout}")
-
-
 def command(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run a gateway command, and wait until it exits. A large value of COLUMNS prevents line breaks in the output."""
     width = {"COLUMNS": "1000"}
@@ -165,3 +153,15 @@ def command(*arguments: str, environment: dict[str, str] | None = None) -> subpr
             process.wait()
             raise
         return subprocess.CompletedProcess(["gateway", *arguments], code, output.read_text(), errors.read_text())
+
+
+def complete_audit(*options: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `gateway audit`. Repeat the audit if it stops reading files.
+
+    The audit has a time limit for reading files, which a busy machine can exceed.
+    """
+    for _ in range(10):
+        done = command("audit", *options, environment=environment)
+        if "stopped reading files" not in done.stdout:
+            return done
+    pytest.fail(f"ten audits have reached their time limit:\n{done.stdout}")
