@@ -99,15 +99,26 @@ def compile_all(root: Path) -> None:
 
 
 def _drop_docstrings(tree: ast.Module) -> None:
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-            and ast.get_docstring(node, clean=False) is not None
-        ):
-            # Python generates a docstring for a dataclass without one. The docstring "-" is shorter.
-            short: list[ast.stmt] = [ast.Expr(ast.Constant("-"))] if isinstance(node, ast.ClassDef) else []
-            node.body[:1] = short or ([] if node.body[1:] else [ast.Pass()])
-            ast.fix_missing_locations(node)
+    for node in _definitions(tree):
+        if ast.get_docstring(node, clean=False) is not None:
+            docstring = node.body.pop(0)
+            if isinstance(node, ast.ClassDef):
+                # Python generates a docstring for a dataclass without one. The docstring "-" is shorter.
+                short = ast.copy_location(ast.Constant("-"), docstring)
+                node.body.insert(0, ast.copy_location(ast.Expr(short), docstring))
+            elif not node.body:
+                node.body.append(ast.copy_location(ast.Pass(), docstring))
+
+
+def _definitions(tree: ast.Module) -> Iterator[ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Yield the module, and all its classes and functions. Does not visit expressions, which `ast.walk` does."""
+    nodes: list[ast.AST] = [tree]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+        for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+            nodes.extend(getattr(node, field, ()))
 
 
 def drop_broken(standard: Path) -> None:

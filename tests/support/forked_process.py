@@ -8,7 +8,10 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from multiprocessing import forkserver, reduction
 from pathlib import Path
+from typing import Any
 
 from gateway import __main__
 from gateway.demo.server_process import ServerProcess, die_with_parent
@@ -19,21 +22,52 @@ _GATEWAY_MODULES = "tests.support.gateway_modules"
 # Without xdist, each fork runs the main module, which imports pytest.
 _CONTEXT.set_forkserver_preload(["pytest", _GATEWAY_MODULES, "tests.support.forked_process"])
 
+_NAMESPACE_FILE = Path("/proc/thread-self/ns/net")
+_NAMESPACE = _NAMESPACE_FILE.readlink()
+_FIRST_NAMESPACE = os.open(_NAMESPACE_FILE, os.O_RDONLY)
+_READ_AT_START = ("PYTHON", "LD_", "LC_", "LANG", "TZ", "OTEL_")
+"""Prefixes of the variables that the interpreter, libraries or imported modules read only when they start."""
 
-def _network_namespace() -> str:
-    return str(Path("/proc/thread-self/ns/net").readlink())
 
+def can_fork(environment: dict[str, str] | None = None) -> bool:
+    """Return whether a fork can have the network namespace of this thread, and these environment variables.
 
-_NAMESPACE = _network_namespace()
-
-
-def can_fork() -> bool:
-    """Return whether a fork has the network namespace of this thread.
-
-    A fork has the namespaces and resource limits that this process had when it started its first fork. This function
-    compares only the network namespace, because the tests change no other namespace of this process.
+    A fork has the other namespaces and the resource limits that this process had when it started its first fork. The
+    tests change neither of them in this process.
     """
-    return _network_namespace() == _NAMESPACE
+    if any(name.startswith(_READ_AT_START) for name in environment or {}):
+        return False
+    return hasattr(os, "setns") or _NAMESPACE_FILE.readlink() == _NAMESPACE  # Python 3.12 added `os.setns`
+
+
+def _open_namespace() -> int | None:
+    """Return a descriptor of this thread's network namespace, or None if the fork server has the same namespace.
+
+    Starts the fork server in the first namespace. In the namespace of a test, the test could kill the fork server.
+    """
+    if _NAMESPACE_FILE.readlink() == _NAMESPACE:
+        return None
+    namespace = os.open(_NAMESPACE_FILE, os.O_RDONLY)
+    os.setns(_FIRST_NAMESPACE, os.CLONE_NEWNET)
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.setns(namespace, os.CLONE_NEWNET)
+    return namespace
+
+
+class _Descriptor:
+    """A file descriptor that `multiprocessing` passes to a process."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> tuple[Callable[..., int], tuple[Any, ...]]:
+        return _detach, (reduction.DupFd(self.number),)
+
+
+def _detach(passed: Any) -> int:
+    return int(passed.detach())
 
 
 class ForkedProcess:
@@ -54,10 +88,14 @@ class ForkedProcess:
             file.touch()
         # The fork server still has the environment variables from its start.
         variables = {**os.environ, "PYTHONPATH": PYTHON_PATH, **(environment or {})}
+        namespace = _open_namespace()
+        passed = None if namespace is None else _Descriptor(namespace)
         self._process = _CONTEXT.Process(
-            target=_run, args=(arguments, output, errors, folder, variables), daemon=True
+            target=_run, args=(arguments, output, errors, folder, variables, passed), daemon=True
         )
         self._process.start()
+        if namespace is not None:
+            os.close(namespace)
         assert self._process.pid is not None
         self.pid: int = self._process.pid
 
@@ -81,13 +119,15 @@ class ForkedServerProcess(ServerProcess):
     Args:
         arguments: The command-line arguments after `gateway`.
         log: The file for the output.
+        environment: Variables to add to the environment of this process.
     """
 
-    def __init__(self, arguments: list[str], log: Path) -> None:
+    def __init__(self, arguments: list[str], log: Path, environment: dict[str, str] | None = None) -> None:
         super().__init__(["gateway", *arguments], log)
+        self._variables = environment
 
     def spawn(self) -> None:
-        self._child = ForkedProcess(self._arguments[1:], self._log, self._log, "/")
+        self._child = ForkedProcess(self._arguments[1:], self._log, self._log, "/", self._variables)
 
 
 def _kill_all() -> None:
@@ -99,9 +139,13 @@ def _kill_all() -> None:
 atexit.register(_kill_all)
 
 
-def _run(arguments: list[str], output: Path, errors: Path, folder: str, environment: dict[str, str]) -> None:
-    """Run a gateway command in this process."""
+def _run(
+    arguments: list[str], output: Path, errors: Path, folder: str, environment: dict[str, str], namespace: int | None
+) -> None:
+    """Run a gateway command in this process. `namespace` is a descriptor of the network namespace to enter."""
     die_with_parent()
+    if namespace is not None:
+        os.setns(namespace, os.CLONE_NEWNET)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for file, standard in ((output, 1), (errors, 2)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), standard)

@@ -69,11 +69,11 @@ class Gateway:
     def start(self, *arguments: str, environment: dict[str, str] | None = None) -> "Gateway":
         run = ["run", *(["-c", str(self.config)] if self.config.exists() else []), *arguments]
         log = self.folder / "gateway.log"
-        if self.wrapper or environment is not None or not can_fork():
+        if self.wrapper or not can_fork(environment):
             command = [*self.wrapper, sys.executable, "-m", "gateway", *run]
             self.process = ServerProcess(command, log, environment={"PYTHONPATH": PYTHON_PATH, **(environment or {})})
         else:
-            self.process = ForkedServerProcess(run, log)
+            self.process = ForkedServerProcess(run, log, environment)
         self.started = time.monotonic()
         self.process.start(self.ops_port)
         return self
@@ -134,7 +134,7 @@ class Gateway:
 def command(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run a gateway command, and wait until it exits. A large value of COLUMNS prevents line breaks in the output."""
     width = {"COLUMNS": "1000"}
-    if environment is not None or not can_fork():
+    if not can_fork(environment):
         return subprocess.run(
             [sys.executable, "-m", "gateway", *arguments],
             capture_output=True,
@@ -145,7 +145,7 @@ def command(*arguments: str, environment: dict[str, str] | None = None) -> subpr
         )
     with tempfile.TemporaryDirectory() as folder:
         output, errors = Path(folder, "output"), Path(folder, "errors")
-        process = ForkedProcess(list(arguments), output, errors, str(Path.cwd()), width)
+        process = ForkedProcess(list(arguments), output, errors, str(Path.cwd()), {**width, **(environment or {})})
         try:
             code = process.wait(_COMMAND_TIMEOUT)
         except BaseException:

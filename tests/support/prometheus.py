@@ -53,13 +53,13 @@ def promtool(*arguments: str) -> str:
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
-def run_rule_tests(folder: Path, tests: Mapping[str, tuple[Series, int, list[str]]]) -> str:
+def run_rule_tests(folder: Path, tests: Mapping[str, tuple[Series, Mapping[int, list[str]]]]) -> str:
     """Test the gateway's alerts with promtool. Return promtool's output, or an empty string if all tests pass.
 
     Args:
         folder: The directory in which this function creates a file with the tests.
-        tests: The tests by name. A test consists of time series with one sample per minute, a time in minutes, and
-            the names of the alerts that fire at this time. Each alert must fire exactly once.
+        tests: The tests by name. A test consists of time series with one sample per minute, and of the names of the
+            alerts that fire at given minutes. Each alert must fire exactly once.
     """
     content = {
         "rule_files": [str(RULES / "recording.yaml"), str(RULES / "alerts.yaml")],
@@ -75,9 +75,10 @@ def run_rule_tests(folder: Path, tests: Mapping[str, tuple[Series, int, list[str
                         "eval_time": f"{minute}m",
                         "exp_samples": [{"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in alerts],
                     }
+                    for minute, alerts in expected.items()
                 ],
             }
-            for name, (series, minute, alerts) in tests.items()
+            for name, (series, expected) in tests.items()
         ],
     }
     path = folder / "tests.yaml"
