@@ -51,7 +51,7 @@ TARGET_REMEDIES: Mapping[str, str] = {
     FailureReason.QUERY: "correct check.database, or the privileges of check.user",
     FailureReason.PROTOCOL: "check that targets and kind match the server",
     FailureReason.EXPORT: "correct export, or accept a replaced export with gateway resume",
-    FailureReason.PERMISSION: "stop the other program that listens on the local port of the tunnel's program",
+    FailureReason.PERMISSION: "stop the other program that listens on the local port that the tunnel's command uses",
     FailureReason.READ_ONLY: "export the file system writable, or set check.write: false",
     FailureReason.NO_SPACE: "free space on the server",
     FailureReason.TUNNEL: "repair the tunnel first",

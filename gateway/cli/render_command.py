@@ -162,7 +162,9 @@ def kubernetes(
     if file is None:
         raise UsageError("the ConfigMap needs a configuration file: add -c FILE")
     if tunnels or backends or any(settings.values()):
-        raise UsageError("the ConfigMap contains only the configuration file: move the other options to this file")
+        raise UsageError(
+            "the ConfigMap contains only the configuration file: move the settings from the command line to this file"
+        )
     # Do not expand environment variables of this process, because the pod does not have them.
     unset = (
         "the pod has no environment variable {name}: replace the variable with its value, or replace the whole path"

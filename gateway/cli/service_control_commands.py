@@ -34,7 +34,7 @@ def _named_command(name: str, collection: str, text: str) -> click.Command:
 
     Args:
         name: The name of the command.
-        collection: Whether NAME is the name of a backend (`backends`) or of a tunnel (`tunnels`).
+        collection: `backends` if the command controls a backend, `tunnels` if it controls a tunnel.
         text: The help text.
     """
     complete = complete_tunnels if collection == "tunnels" else complete_backends

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from math import inf
 
-from gateway.command_tunnel.connector_helpers import ConnectorHelpers
+from gateway.command_tunnel.connector_context import ConnectorContext
 from gateway.command_tunnel.local_port_connector import LocalPortConnector
 from gateway.command_tunnel.local_port_state import read_local_ports
 from gateway.command_tunnel.options import CommandTunnelOptions
@@ -76,7 +76,7 @@ class CommandLink:
         self._progress = progress
         self._lost: asyncio.Future[TunnelError] = asyncio.get_running_loop().create_future()
         name = options.command[0].rpartition("/")[2]
-        self._helpers = ConnectorHelpers(options, children, OutputLog(name), self._on_change)
+        self._context = ConnectorContext(options, children, OutputLog(name), self._on_change)
         self._connectors: dict[tuple[str, ...], TargetConnector] = {}
         """The connector for each command line. Targets with the same command line share a connector."""
         self._dialed: dict[HostPort, float] = {}
@@ -173,7 +173,7 @@ class CommandLink:
             async with asyncio.timeout(timeout):
                 stream = await self._connector(to).connect()
         except TimeoutError as error:
-            detail = f"{to}: {self._helpers.name} did not connect within {timeout:.3g} s"
+            detail = f"{to}: {self._context.name} did not connect within {timeout:.3g} s"
             raise DialError(FailureReason.TIMEOUT, detail) from error
         except TunnelError as error:
             if self._lost.done():
@@ -188,7 +188,7 @@ class CommandLink:
         key = self._key(to)
         if key not in self._connectors:
             create = LocalPortConnector if self._options.mode == "port" else StdioConnector
-            self._connectors[key] = create(to, self._helpers)
+            self._connectors[key] = create(to, self._context)
         return self._connectors[key]
 
     def _key(self, to: HostPort) -> tuple[str, ...]:
@@ -224,7 +224,7 @@ class CommandLink:
 
     def _report_suspect(self, *, suspect: bool) -> None:
         if suspect and not self._is_suspect:
-            detail = f"{self._helpers.name} has not read data for {self._options.suspect:g} s"
+            detail = f"{self._context.name} has not read data for {self._options.suspect:g} s"
             self._progress(TunnelState.SUSPECT, FailureReason.TIMEOUT, detail)
         elif self._is_suspect and not suspect:
             self._progress(TunnelState.UP)
@@ -234,7 +234,7 @@ class CommandLink:
         if not task.cancelled() and (error := task.exception()) is not None and not self._lost.done():
             log.error(
                 "an internal error stopped the monitoring of a program: closing the tunnel",
-                extra={"program": self._helpers.name},
+                extra={"program": self._context.name},
                 exc_info=error,
             )
             self._lost.set_result(TunnelError(FailureReason.RESET, f"{type(error).__name__}: {error}"))

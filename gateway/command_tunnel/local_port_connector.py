@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Mapping
 
-from gateway.command_tunnel.connector_helpers import ConnectorHelpers
+from gateway.command_tunnel.connector_context import ConnectorContext
 from gateway.command_tunnel.listening_process import ListeningProcess, LocalPortNotAcceptingError
 from gateway.command_tunnel.local_port_state import LocalPortState
 from gateway.command_tunnel.local_port_stream import LocalPortStream
@@ -27,12 +27,12 @@ class LocalPortConnector:
 
     Args:
         to: The target.
-        helpers: The options and helpers that all connectors of the link share.
+        context: What all connectors of the link share.
     """
 
-    def __init__(self, to: HostPort, helpers: ConnectorHelpers) -> None:
+    def __init__(self, to: HostPort, context: ConnectorContext) -> None:
         self._to = to
-        self._helpers = helpers
+        self._context = context
         self._processes: list[ListeningProcess] = []
         """The running processes, newest last. Each of them has accepted at least one connection."""
         self._starting: asyncio.Task[ListeningProcess] | None = None
@@ -71,7 +71,7 @@ class LocalPortConnector:
 
     def local_ports(self, now: float) -> dict[int, str]:
         """See `TargetConnector.local_ports`."""
-        lost = self._helpers.options.lost
+        lost = self._context.options.lost
         return {each.port: each.host for each in self._processes if each.connections or now - each.last_dial < lost}
 
     def check(self, now: float, ports: Mapping[int, LocalPortState]) -> None:
@@ -79,7 +79,7 @@ class LocalPortConnector:
 
         See `TargetConnector.check`.
         """
-        options = self._helpers.options
+        options = self._context.options
         for process in self._processes:
             process.close_unused(now)
             stalled = process.update_stall(ports.get(process.port) or LocalPortState(), now)
@@ -94,7 +94,7 @@ class LocalPortConnector:
         for process in self._processes:
             if usable not in (None, process) and not (process.connections or process.suspect or process.retired):
                 process.retired = True
-                self._helpers.children.end_later(process.child)
+                self._context.children.end_later(process.child)
 
     async def close(self) -> None:
         """See `TargetConnector.close`."""
@@ -102,7 +102,7 @@ class LocalPortConnector:
         for process in self._processes:
             process.close_unused()
             if not process.connections:
-                self._helpers.children.end_later(process.child)
+                self._context.children.end_later(process.child)
 
     async def _kill_unless_accepting(self, process: ListeningProcess) -> None:
         """Kill a process that makes no progress, unless it accepts a test connection.
@@ -110,7 +110,7 @@ class LocalPortConnector:
         If the process accepts the test connection, the process works, and probably the target does not respond.
         """
         try:
-            accepts = await process.accepts(self._helpers.options.suspect)
+            accepts = await process.accepts(self._context.options.suspect)
         finally:
             self._in_test.discard(process)
         if process not in self._processes:
@@ -118,7 +118,7 @@ class LocalPortConnector:
         elif not accepts:
             log.warning(
                 "killing a program that does not respond",
-                extra={"program": process.name, "target": str(self._to), "seconds": self._helpers.options.lost},
+                extra={"program": process.name, "target": str(self._to), "seconds": self._context.options.lost},
             )
             process.child.kill()
 
@@ -143,15 +143,15 @@ class LocalPortConnector:
         self._starting = self._tasks.start(self._start_process())
 
     async def _start_process(self) -> ListeningProcess:
-        helpers = self._helpers
+        context = self._context
         process: ListeningProcess | None = None
         port = 0
         try:
-            with starting(helpers.options.command):
+            with starting(context.options.command):
                 port = reserve_port()
-            command, file = await helpers.command(self._to, port)
-            child = await helpers.children.start(command, file, helpers.environment, helpers.output.on_line)
-            process = ListeningProcess(child, command, port, helpers.options)
+            command, file = await context.command(self._to, port)
+            child = await context.children.start(command, file, context.environment, context.output.on_line)
+            process = ListeningProcess(child, command, port, context.options)
             await process.wait_ready()
         except BaseException as error:
             release_port(port)
@@ -160,7 +160,7 @@ class LocalPortConnector:
                 process.child.kill()
             if isinstance(error, TunnelError):
                 self._retry.failed(error)
-                helpers.on_change()
+                context.on_change()
             raise
         else:
             self._retry.started()
@@ -184,5 +184,5 @@ class LocalPortConnector:
         process.close_unused()
         self._processes.remove(process)
         if not self._processes:
-            self._retry.failed(exit_error(command, process.child, self._helpers.options.login_exit_codes))
-        self._helpers.on_change()
+            self._retry.failed(exit_error(command, process.child, self._context.options.login_exit_codes))
+        self._context.on_change()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from math import inf
 
-from gateway.command_tunnel.connector_helpers import ConnectorHelpers
+from gateway.command_tunnel.connector_context import ConnectorContext
 from gateway.command_tunnel.local_port_state import LocalPortState
 from gateway.command_tunnel.owned_tasks import OwnedTasks
 from gateway.command_tunnel.stall_timer import StallTimer
@@ -37,12 +37,12 @@ class StdioConnector:
 
     Args:
         to: The target.
-        helpers: The options and helpers that all connectors of the link share.
+        context: What all connectors of the link share.
     """
 
-    def __init__(self, to: HostPort, helpers: ConnectorHelpers) -> None:
+    def __init__(self, to: HostPort, context: ConnectorContext) -> None:
         self._to = to
-        self._helpers = helpers
+        self._context = context
         self._streams: dict[StdioStream, StallTimer] = {}
         """The streams of the running processes."""
         self._tested: tuple[StdioStream, float] | None = None
@@ -94,10 +94,10 @@ class StdioConnector:
         self._close_unused(now)
         for stream, timer in self._streams.items():
             silence = timer.update(now, stream.last_progress(now), waits=stream.unread > 0)
-            if silence >= self._helpers.options.lost:
+            if silence >= self._context.options.lost:
                 log.warning(
                     "killing a program that does not respond",
-                    extra={"program": self._helpers.name, "target": str(self._to), "seconds": round(silence)},
+                    extra={"program": self._context.name, "target": str(self._to), "seconds": round(silence)},
                 )
                 stream.child.kill()
 
@@ -151,16 +151,16 @@ class StdioConnector:
             return
         if not stream.has_output and await stream.child.exits_within(EXIT_DELAY):
             self._streams.pop(stream, None)  # remove the stream, so that `_wait` does not count the failure again
-            error = exit_error(stream.command, stream.child, self._helpers.options.login_exit_codes)
+            error = exit_error(stream.command, stream.child, self._context.options.login_exit_codes)
             self._on_failure(error)
             raise error
 
     async def _open(self) -> StdioStream:
-        helpers = self._helpers
+        context = self._context
         try:
-            command, file = await helpers.command(self._to)
+            command, file = await context.command(self._to)
             stream = await StdioStream.start(
-                helpers.children, command, file, helpers.environment, helpers.output.on_line
+                context.children, command, file, context.environment, context.output.on_line
             )
         except TunnelError as error:
             self._on_failure(error)
@@ -178,7 +178,7 @@ class StdioConnector:
         code = await stream.child.wait()
         if self._streams.pop(stream, None) is None:
             return
-        login_exit_codes = self._helpers.options.login_exit_codes
+        login_exit_codes = self._context.options.login_exit_codes
         if stream.received or stream.has_output:
             self._has_worked = True
             self._retry.delivered()
@@ -192,4 +192,4 @@ class StdioConnector:
     def _on_failure(self, error: TunnelError) -> None:
         self._has_worked = False
         self._retry.failed(error)
-        self._helpers.on_change()
+        self._context.on_change()

@@ -21,7 +21,7 @@ class EngineEventHandler:
     """Reads the events of one engine. Immediately removes data that an event makes outdated, and requests a snapshot.
 
     Args:
-        inspections: The cached inspections. When a container starts, its `LastContainerStart` is removed.
+        inspections: The cached inspections. When a container starts, its `ContainerLastStart` is removed.
         registry: Maps addresses to containers. When a container exits or leaves a network, its addresses are removed.
         revivals: Records the signals that other clients of the engine send to containers.
         requested: IDs of the containers that the gateway is starting. Signals to these containers are not recorded.

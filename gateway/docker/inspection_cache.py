@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.docker.consumer_identity_warnings import can_spoof
+from gateway.docker.container_last_start import ContainerLastStart
 from gateway.docker.engine_client import EngineClient, get_required
 from gateway.docker.engine_flavor import DOCKER
 from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.inspection_conversion import last_start
-from gateway.docker.last_container_start import LastContainerStart
 from gateway.docker.name_resolution import hostname_of, hosts_of
 
 _MAX_LOCKED, _MIN_WAIT = 1.0, 0.1
@@ -60,7 +60,7 @@ class InspectionCache:
     def __init__(self) -> None:
         self._found: dict[str, Inspection] = {}
         self._aliases: dict[str, frozenset[str]] = {}
-        self._starts: dict[str, tuple[float, LastContainerStart]] = {}
+        self._starts: dict[str, tuple[float, ContainerLastStart]] = {}
         """For each container ID: the container's last start, and the monotonic time of the inspection."""
         self._locked: dict[str, float] = {}
         """For each container ID: the monotonic time at which an inspection of the container timed out or failed."""
@@ -101,7 +101,7 @@ class InspectionCache:
         """Return the cached aliases of an endpoint; None if the endpoint is not in the cache."""
         return self._aliases.get(endpoint)
 
-    def last_start(self, container: str) -> LastContainerStart | None:
+    def last_start(self, container: str) -> ContainerLastStart | None:
         """Return the cached last start of a container; None if the container was not inspected."""
         return self._starts[container][1] if container in self._starts else None
 
@@ -175,7 +175,7 @@ class InspectionCache:
             async with asyncio.timeout(self._max_wait(engine, container)):
                 found = await get_required(engine, path)
         except TimeoutError:
-            self._lock(container, began)
+            self._record_failed(container, began)
             return None
         except EngineError as error:
             if error.kind is EngineErrorKind.NOT_FOUND:
@@ -184,7 +184,7 @@ class InspectionCache:
             # raise the error: without the inspection, the gateway would not know the container's network mode.
             if error.kind not in (EngineErrorKind.FAILED, EngineErrorKind.TIMEOUT) or engine.flavor is not DOCKER:
                 raise
-            self._lock(container, began, error.message if error.kind is EngineErrorKind.FAILED else "")
+            self._record_failed(container, began, error.message if error.kind is EngineErrorKind.FAILED else "")
             return None
         self._locked.pop(container, None)
         self._problems.pop(container, None)
@@ -209,7 +209,7 @@ class InspectionCache:
             return None
         return max(_MIN_WAIT, self._left) * (1.0 if container in self._idle else _RUNNING_FACTOR)
 
-    def _lock(self, container: str, began: float, problem: str = "") -> None:
+    def _record_failed(self, container: str, began: float, problem: str = "") -> None:
         """Record that an inspection timed out or failed.
 
         Args:

@@ -5,19 +5,19 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from gateway.docker.last_container_start import LastContainerStart
+from gateway.docker.container_last_start import ContainerLastStart
 
 _STOP_TIMEOUT = 10.0
 """The engine's default for `StopTimeout` of a container, in seconds."""
 
 
-def last_start(inspection: Mapping[str, Any]) -> LastContainerStart:
+def last_start(inspection: Mapping[str, Any]) -> ContainerLastStart:
     """Return the result of the container's last start, from an inspection of the container."""
     state = inspection.get("State") or {}
     policy = (inspection.get("HostConfig") or {}).get("RestartPolicy") or {}
     config = inspection.get("Config") or {}
     stop_timeout = config.get("StopTimeout")
-    return LastContainerStart(
+    return ContainerLastStart(
         error=str(state.get("Error") or ""),
         restarts=policy.get("Name") not in (None, "", "no"),
         at=epoch(str(state.get("StartedAt"))),

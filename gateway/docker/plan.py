@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from gateway.docker.attachment_obstacle import AttachmentObstacle
-from gateway.docker.last_container_start import LastContainerStart
+from gateway.docker.container_last_start import ContainerLastStart
 from gateway.docker.unavailable_containers import UnavailableContainer
 from gateway.docker.volumes import VolumeStatus
 
@@ -61,7 +61,7 @@ class PlannedAction:
     """The number of endpoints that the action detaches and does not reattach."""
     cause: str = ""
     """Why the action starts or restarts a container, as a `StartFailureCause`; empty for other actions."""
-    last_start: LastContainerStart | None = field(default=None, compare=False)
+    last_start: ContainerLastStart | None = field(default=None, compare=False)
     """The container's last start when the action was planned. If this value has changed when the action is due, the
     gateway skips the action."""
     owner_start: float = field(default=0.0, compare=False)

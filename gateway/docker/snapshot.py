@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from gateway.docker.container_last_start import ContainerLastStart
 from gateway.docker.engine_flavor import DOCKER, EngineFlavor
-from gateway.docker.last_container_start import LastContainerStart
 from gateway.docker.volumes import EngineVolume
 
 TASK_LABEL = "com.docker.swarm.task.id"
@@ -79,7 +79,7 @@ class Container:
     given_names: frozenset[str] = frozenset()
     has_volumes: bool = False
     exit_success: bool = False
-    last_start: LastContainerStart | None = None
+    last_start: ContainerLastStart | None = None
     is_locked: bool = False
     problem: str = ""
 

@@ -70,7 +70,7 @@ class StartAttempts:
     def signals(self) -> dict[str, dict[int, float]]:
         """For each container ID and signal number: when another client of the engine last sent the signal.
 
-        See `LastContainerStart.may_be_stopped_by`.
+        See `ContainerLastStart.may_be_stopped_by`.
         """
         return {key: dict(each) for key, each in self._signals.items()}
 

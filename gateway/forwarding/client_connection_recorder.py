@@ -91,7 +91,7 @@ class ClientConnectionRecorder:
 
         Args:
             record: The client's record.
-            ending: Value of the event's field `ending`: a `CloseReason` or `NOT_CONNECTED`.
+            ending: Value of the field `ending` in the audit event: a `CloseReason` or `NOT_CONNECTED`.
             reason: Why no target could be reached; None if the client was closed for another cause.
         """
         if record is not None and self._end(record):

@@ -42,7 +42,7 @@ _PERMIT_SHARE = 1 / 64
 """When the number of calls of `count_change` reaches this fraction of `_limit`, the link may accept more clients."""
 
 
-class _PathWithBudget(NamedTuple):
+class _PathWithHandshakeBudget(NamedTuple):
     """A path to a target, and the path's handshake budget (None if the server does not count aborted handshakes)."""
 
     routed: TargetWithUplink
@@ -90,7 +90,7 @@ class NativeAcceptor:
         self._cancels = cancels
         self._listening: ClientAcceptingListener | None = None
         """The link's listener that currently accepts the clients; None if Python code accepts them."""
-        self._paths: dict[ClientAcceptingListener, _PathWithBudget] = {}
+        self._paths: dict[ClientAcceptingListener, _PathWithHandshakeBudget] = {}
         """Maps each listener of a link to its clients' path. A stopped listener remains here until `on_closed`."""
         self._bound: list[Listener] = []
         """The backend's listeners, while a link accepts their clients; otherwise, empty."""
@@ -126,7 +126,7 @@ class NativeAcceptor:
         if self._listening is not None or (now := time.monotonic()) < self._retry_at:
             return
         link, admission, route = routed.uplink.link, self._acceptor.admission, self._target_dialer.route
-        path = _PathWithBudget(routed, route.budget(routed))
+        path = _PathWithHandshakeBudget(routed, route.budget(routed))
         room = self._room(path)
         if (
             isinstance(link, ClientAcceptingLink)
@@ -154,12 +154,12 @@ class NativeAcceptor:
         for each in listeners:
             each.delegate(self.withdraw)
 
-    def _limit(self, path: _PathWithBudget) -> int:
+    def _limit(self, path: _PathWithHandshakeBudget) -> int:
         """Return the lower of two limits: `max_connections`, and the limit of the path's handshake budget."""
         limit = self._acceptor.admission.max_connections
         return min(limit, path.budget.limit) if path.budget is not None else limit
 
-    def _room(self, path: _PathWithBudget) -> int:
+    def _room(self, path: _PathWithHandshakeBudget) -> int:
         """Return how many additional clients the links can be permitted to accept. The result can be negative."""
         reserved = sum(each.reserved for each in self._paths)
         room = self._acceptor.admission.max_connections - self._acceptor.active_here

@@ -120,7 +120,7 @@ def _address(name: str, url: _DatabaseUrl, environment: dict[str, str]) -> Datab
 
 def _parse(text: str) -> _DatabaseUrl | None:
     """Split a string into the parts of a URL. Return None if the string is not a URL with a host."""
-    # Do not use urllib.parse: it changes the case of the host, and rejects several hosts and references to variables.
+    # Do not use urllib.parse: it changes the case of the host, and rejects a URL with two hosts or with a variable.
     match = _URL.fullmatch(text)
     if match is None:
         return None

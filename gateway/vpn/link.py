@@ -54,7 +54,7 @@ class VpnLink:
     Args:
         isolation: Creates the sockets. The caller must close this object.
         network: The identity of the network behind the VPN.
-        thresholds: For how many seconds an expected reply must be missing before each `OverdueReplyStage` begins.
+        thresholds: For how many seconds an expected reply must be missing before each `OverdueReplyLevel` begins.
     """
 
     def __init__(

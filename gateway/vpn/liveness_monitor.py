@@ -9,7 +9,7 @@ from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import TunnelStateCallback
 from gateway.errors import FailureReason
 from gateway.vpn.link import VpnLink
-from gateway.vpn.overdue_reply_timer import OverdueReplyStage
+from gateway.vpn.overdue_reply_timer import OverdueReplyLevel
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +39,14 @@ class LivenessMonitor:
         self._progress = progress
         self._received = received
         self._reconnect = reconnect
-        self._stage = OverdueReplyStage.FINE
+        self._level = OverdueReplyLevel.FINE
         self._connected = True
 
     def on_connected(self) -> None:
         """Report the tunnel as up, because the VPN client has reported that it is connected."""
         self._connected = True
         self._link.silence.record_reply(time.monotonic())
-        self._stage = OverdueReplyStage.FINE
+        self._level = OverdueReplyLevel.FINE
         self._progress(TunnelState.UP)
 
     def on_reconnecting(self, why: str) -> None:
@@ -82,32 +82,32 @@ class LivenessMonitor:
             if (quiet and now - last_request >= _ECHO_INTERVAL_QUIET) or now - last_request >= _ECHO_INTERVAL:
                 last_request = now
                 self._link.send_echo_requests()
-            self._enter(silence.stage(now))
+            self._enter(silence.level(now))
             if self._connected and silence.start_reconnect(now):
                 log.info("%s: no replies arrive: reconnecting with the same device", self._link.network)
                 await self._reconnect()
 
-    def _enter(self, stage: OverdueReplyStage) -> None:
-        """Store the stage. If the stage has changed, report the tunnel's state.
+    def _enter(self, level: OverdueReplyLevel) -> None:
+        """Store the level. If the level has changed, report the tunnel's state.
 
-        The stage `lost` also resets the client connections. Only the stage `restart` reports the link as lost.
+        The level `lost` also resets the client connections. Only the level `restart` reports the link as lost.
         """
-        before, self._stage = self._stage, stage
-        if stage is before:
+        before, self._level = self._level, level
+        if level is before:
             return
-        if stage is OverdueReplyStage.FINE:
+        if level is OverdueReplyLevel.FINE:
             # During a reconnect, do not report the tunnel as up: `on_connected` reports it after the reconnect.
             if self._connected:
                 self._progress(TunnelState.UP)
-        elif before is OverdueReplyStage.FINE and self._connected:
+        elif before is OverdueReplyLevel.FINE and self._connected:
             self._progress(TunnelState.SUSPECT, FailureReason.TIMEOUT, "no replies arrive through the VPN")
-        if stage in (OverdueReplyStage.DOWN, OverdueReplyStage.LOST, OverdueReplyStage.RESTART) and before not in (
-            OverdueReplyStage.DOWN,
-            OverdueReplyStage.LOST,
+        if level in (OverdueReplyLevel.DOWN, OverdueReplyLevel.LOST, OverdueReplyLevel.RESTART) and before not in (
+            OverdueReplyLevel.DOWN,
+            OverdueReplyLevel.LOST,
         ):
             detail = "no replies have arrived through the VPN for some time; the gateway continues to reconnect"
             self._progress(TunnelState.BACKOFF, FailureReason.TIMEOUT, detail)
-        if stage is OverdueReplyStage.LOST:
+        if level is OverdueReplyLevel.LOST:
             self._link.reset_all()
-        elif stage is OverdueReplyStage.RESTART:
+        elif level is OverdueReplyLevel.RESTART:
             self._link.mark_lost("no replies arrived through the VPN, even after reconnecting with the same device")

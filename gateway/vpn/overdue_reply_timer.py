@@ -7,7 +7,7 @@ from enum import StrEnum
 
 @dataclass(frozen=True)
 class OverdueReplyThresholds:
-    """Defines for how many seconds an expected reply must be missing before each `OverdueReplyStage` begins.
+    """Defines for how many seconds an expected reply must be missing before each `OverdueReplyLevel` begins.
 
     Args:
         suspect: Seconds after which new clients wait.
@@ -31,8 +31,8 @@ RECONNECT_INTERVAL = 6.0
 """Seconds between two attempts to reconnect the VPN with the same device."""
 
 
-class OverdueReplyStage(StrEnum):
-    """The stages of missing replies, from `fine` (no reply is missing) to `restart` (the device must be replaced)."""
+class OverdueReplyLevel(StrEnum):
+    """How long replies have been missing, from `fine` (no reply is missing) to `restart` (replace the device)."""
 
     FINE = "fine"
     SUSPECT = "suspect"
@@ -46,7 +46,7 @@ class OverdueReplyTimer:
     """Measures how long an expected reply of one VPN has been missing. All times are monotonic, in seconds.
 
     Args:
-        thresholds: The times after which the stages begin.
+        thresholds: The times after which the levels begin.
         now: The current monotonic time.
     """
 
@@ -96,19 +96,19 @@ class OverdueReplyTimer:
         dial = now - self._dialed - DIAL_GRACE if self._dialed is not None else 0.0
         return max(0.0, echo, dial)
 
-    def stage(self, now: float) -> OverdueReplyStage:
-        """Return the stage that corresponds to the time for which an expected reply has been missing."""
+    def level(self, now: float) -> OverdueReplyLevel:
+        """Return the level that corresponds to the time for which an expected reply has been missing."""
         overdue, thresholds = self.overdue(now), self._thresholds
-        for threshold, stage in (
-            (thresholds.restart, OverdueReplyStage.RESTART),
-            (thresholds.lost, OverdueReplyStage.LOST),
-            (thresholds.down, OverdueReplyStage.DOWN),
-            (thresholds.reconnect, OverdueReplyStage.RECONNECT),
-            (thresholds.suspect, OverdueReplyStage.SUSPECT),
+        for threshold, level in (
+            (thresholds.restart, OverdueReplyLevel.RESTART),
+            (thresholds.lost, OverdueReplyLevel.LOST),
+            (thresholds.down, OverdueReplyLevel.DOWN),
+            (thresholds.reconnect, OverdueReplyLevel.RECONNECT),
+            (thresholds.suspect, OverdueReplyLevel.SUSPECT),
         ):
             if overdue >= threshold:
-                return stage
-        return OverdueReplyStage.FINE
+                return level
+        return OverdueReplyLevel.FINE
 
     def start_reconnect(self, now: float) -> bool:
         """Return whether the caller must reconnect the VPN now. If so, store `now` as the time of the attempt."""

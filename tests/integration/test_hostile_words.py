@@ -234,7 +234,7 @@ class Engine(BaseHTTPRequestHandler):
 
 
 class EngineServer(ThreadingMixIn, UnixStreamServer):
-    """An HTTP server on a Unix socket that serves the hostile engine."""
+    """An HTTP server on a Unix socket. It has the API of a Docker engine, and its responses contain hostile text."""
 
     daemon_threads = True
 

@@ -13,7 +13,10 @@ structlog imports it. The import takes about 8% of a gateway's start time."""
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """Create a directory that the users of database servers can read. Remove the directory when the block ends."""
+    """Create a directory that all users can read, because database servers run as their own users.
+
+    The directory is removed when the block ends.
+    """
     with tempfile.TemporaryDirectory(prefix="gateway-test-") as name:
         folder = Path(name)
         folder.chmod(0o755)

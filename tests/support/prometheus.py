@@ -163,7 +163,7 @@ class Prometheus:
             return json.load(response)["data"]
 
     def empty(self, queries: Mapping[str, str], use: Callable[[], None], within: float) -> Iterator[str]:
-        """Repeat the queries. After `within` seconds, yield the names of the queries that returned no result.
+        """Repeat the queries until each has returned a result. After `within` seconds, yield the names of the others.
 
         Args:
             queries: The queries by name.

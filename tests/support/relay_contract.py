@@ -116,7 +116,7 @@ class Trial:
                 joined = await self._adaptor.join(self._setup, self._happened.set, self._tap)
         except TargetPathError:
             if any(step.verb in self._adaptor.far_last_verbs for step in self._setup.early):
-                return  # a step of the setup closed the far side during the connect
+                return  # a step of `self._setup` closed the far side while the relay connected to it
             raise
         self.client, self.far, self.relay = joined
         self.relay.ended.add_done_callback(lambda _: self._happened.set())

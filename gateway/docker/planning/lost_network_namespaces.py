@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+from gateway.docker.container_last_start import start_order
 from gateway.docker.grants import PROJECT
 from gateway.docker.labels import revives
-from gateway.docker.last_container_start import start_order
 from gateway.docker.per_project_network_names import configured_as
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.planning.unavailable_container_records import (

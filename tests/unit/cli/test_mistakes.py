@@ -43,7 +43,10 @@ CASES = [(path, at, case) for path in sorted(FOLDER.glob("*.yaml")) for at, case
 
 
 def run(case: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Run the command of a case in `folder`. Return the exit code and the error output. `DIR` replaces `folder`."""
+    """Run the command of a case in `folder`. Return the exit code and the error output.
+
+    In the case and in the result, `DIR` stands for the path of `folder`.
+    """
     for name, text in {"gateway.yaml": case.get("config"), **case.get("files", {})}.items():
         if text is not None:
             (folder / name).write_text(text.replace("DIR", str(folder)))

@@ -9,8 +9,8 @@ import pytest
 from gateway.docker.access_explanation import explain, find
 from gateway.docker.access_explanation.explanation import ExplainedBackend, Explanation, Reachability
 from gateway.docker.attachment_obstacle import AttachmentObstacle
+from gateway.docker.container_last_start import ContainerLastStart
 from gateway.docker.desired_state import DesiredState
-from gateway.docker.last_container_start import LastContainerStart
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions
 from gateway.docker.plan import AttachmentState, DesiredAttachment, Plan
 from gateway.docker.planning import plan
@@ -196,9 +196,9 @@ def test_refused_networks_are_listed() -> None:
 
 
 def test_a_container_in_the_network_namespace_of_a_restarted_one_reaches_no_backend() -> None:
-    own = replace(GATEWAY, last_start=LastContainerStart(restarts=True, at=200.0))
+    own = replace(GATEWAY, last_start=ContainerLastStart(restarts=True, at=200.0))
     web = container(
-        "web", network_mode=f"container:{own.id}", last_start=LastContainerStart(restarts=True, at=100.0), labels={}
+        "web", network_mode=f"container:{own.id}", last_start=ContainerLastStart(restarts=True, at=100.0), labels={}
     )
     found = verdict(web, own=own)
     assert (found.reached, found.remedy) == ("no", "docker.revive is false: docker restart web")

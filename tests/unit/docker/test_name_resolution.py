@@ -353,7 +353,7 @@ async def test_containers_that_the_gateway_detached_are_attached_again(tmp_path:
     assert "apps" in there[1].endpoints
 
 
-# Tests of the limit for log lines.
+# Tests of the limit on the number of log lines.
 
 
 def test_warnings_are_logged_once_and_at_a_limited_rate() -> None:

@@ -14,11 +14,11 @@ from typing import Any, cast
 
 import pytest
 
+from gateway.docker.container_last_start import ContainerLastStart
 from gateway.docker.container_signal_recorder import record_past_events
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_events import EngineEventHandler
 from gateway.docker.engine_flavor import DOCKER
-from gateway.docker.last_container_start import LastContainerStart
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.plan import ActionKind, PlannedAction
 from gateway.docker.reconciler import Reconciler
@@ -119,12 +119,12 @@ async def test_a_restart_waits_if_a_stop_possibly_began_before_the_events_that_t
     assert before - 4 <= since <= time.monotonic() - 4
     options = DockerOptions()
     made: Any = Reconciler(options, lambda: DesiredState("site-a", options, ()), lambda _: None, tmp_path)
-    start = LastContainerStart(at=AT - 60, stop_timeout=-1.0)
+    start = ContainerLastStart(at=AT - 60, stop_timeout=-1.0)
     restart = PlannedAction(ActionKind.RESTART, "", container_id=ID, last_start=start)
     assert made._schedule.not_before(restart) == 0.0  # also shortly after the host's start
     made._schedule.signals_since = since
     for timeout, expected in ((10.0, 10.0), (-1.0, 600.0)):
-        start = LastContainerStart(at=AT - 60, stop_timeout=timeout)
+        start = ContainerLastStart(at=AT - 60, stop_timeout=timeout)
         restart = PlannedAction(ActionKind.RESTART, "", container_id=ID, last_start=start)
         assert made._schedule.not_before(restart) == since + expected
         assert made._schedule.not_before(replace(restart, verb=ActionKind.START)) == 0.0
@@ -142,7 +142,7 @@ async def test_a_signal_by_another_client_counts_until_the_next_start(tmp_path: 
     made: Any = Reconciler(options, lambda: DesiredState("site-a", options, ()), lambda _: None, tmp_path)
     engine = SimpleNamespace(events=events, flavor=DOCKER)
     restart, later = (
-        PlannedAction(ActionKind.RESTART, "", container_id=ID, last_start=LastContainerStart(at=AT + seconds))
+        PlannedAction(ActionKind.RESTART, "", container_id=ID, last_start=ContainerLastStart(at=AT + seconds))
         for seconds in (-60.0, 60.0)
     )
     start, hang_up, kill = (

@@ -225,7 +225,7 @@ async def test_permits_do_not_exceed_the_handshake_budget() -> None:
             while rig.forward.active:
                 await asyncio.sleep(0.01)
         assert budget.aborted == 3
-        # After more aborted handshakes, the link may accept fewer clients.
+        # The aborted handshakes use up handshake budget, so the link is allowed to accept fewer clients.
         assert listener.reserved == int(0.75 * (18 - 3))
         listener.handler.on_served(listener, ShortLivedConnectionTotals(1, 0, 5, 5))
         # The login can be older than the aborted handshakes, so the login does not reset the count.

@@ -108,7 +108,8 @@ def test_a_failure_began_when_it_did_in_a_previous_run() -> None:
     assert [after.began(ORDERS, "blocked", 99), after.began(tunnel, "connecting", 99)] == [4, 2]
     assert [after.began(recovered, "down", 99), after.began(recovered, "up", 99)] == [99, 99]
     after.observe(ORDERS, "down")
-    assert after.began(ORDERS, "down", 99) == 1  # The state "blocked" did not end the failure.
+    # The failure lasts from "down" until "up", and includes the state "blocked".
+    assert after.began(ORDERS, "down", 99) == 1
     after.observe(ORDERS, "up")
     after.observe(ORDERS, "down")
     assert after.began(ORDERS, "down", 99) == after.latest()[-1].at

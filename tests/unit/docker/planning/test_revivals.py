@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from gateway.docker.compose_command_line import FILES
+from gateway.docker.container_last_start import ContainerLastStart
 from gateway.docker.desired_state import DesiredState
 from gateway.docker.engine_actions import execute
 from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.grants import PROJECT, SERVICE
 from gateway.docker.inspection_conversion import last_start
 from gateway.docker.labels import read as read_labels
-from gateway.docker.last_container_start import LastContainerStart
 from gateway.docker.options import DockerOptions, NetworkOptions
 from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.plan import ActionKind, Plan, PlannedAction
@@ -43,7 +43,7 @@ OWN_FAULT = (
     "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: "
     'unable to start container process: exec: "/nonexistent": stat /nonexistent: no such file or directory: unknown'
 )
-ALWAYS = LastContainerStart(restarts=True, at=100.0)
+ALWAYS = ContainerLastStart(restarts=True, at=100.0)
 APPS = NetworkInfo("n1", "apps", "bridge", "local", attachable=False, internal=True)
 START = PlannedAction(ActionKind.START, "", container="web", container_id="id-web", cause=StartFailureCause.NETWORK)
 MEDIA = VolumeMountAddress("media", "127.0.0.1", 20490)
@@ -58,18 +58,18 @@ def desired(**more: Any) -> DesiredState:
 def failed(error: str, name: str = "web", **more: Any) -> Container:
     plain: dict[str, Any] = {
         "state": "exited", "labels": {}, "network_mode": "bridge", "endpoints": {},
-        "last_start": LastContainerStart(error, restarts=True),
+        "last_start": ContainerLastStart(error, restarts=True),
     }  # fmt: skip
     return Container(id=f"id-{name}", name=name, **{**plain, **more})
 
 
 def joining(error: str = "", state: str = "running", at: float = 100.0, **more: Any) -> Container:
-    start = LastContainerStart(error, restarts=True, at=at)
+    start = ContainerLastStart(error, restarts=True, at=at)
     return failed(error, network_mode=f"container:{OWNER_ID}", state=state, last_start=start, **more)
 
 
 def gateway(at: float = 100.0, state: str = "running", number: str = OWNER_ID) -> Container:
-    plain = failed("", "gateway-1", state=state, last_start=LastContainerStart(restarts=True, at=at))
+    plain = failed("", "gateway-1", state=state, last_start=ContainerLastStart(restarts=True, at=at))
     return replace(plain, id=number)
 
 
@@ -187,7 +187,7 @@ def test_a_volume_reaches_a_wildcard_listener_at_loopback_and_bridge_addresses(
     [
         failed(""),  # The container was stopped on purpose.
         failed(OWN_FAULT),
-        failed(REFUSED, last_start=LastContainerStart(REFUSED, restarts=False)),
+        failed(REFUSED, last_start=ContainerLastStart(REFUSED, restarts=False)),
         failed(REFUSED, labels={"com.docker.swarm.task.id": "t"}),
         failed(REFUSED, labels={"gateway.instance": "site-b"}),
         failed(REFUSED, last_start=None),
@@ -440,11 +440,11 @@ def test_the_namespace_of_a_removed_container_that_did_not_concern_the_gateway_i
     assert planned(mine, joining(labels={PROJECT: "other"}), own="another").unavailable == ()
     assert planned(joining(labels={"gateway.revive": "true"})).unavailable
     debug = joining(labels={PROJECT: "shop"})
-    assert planned(mine, replace(debug, last_start=LastContainerStart(at=100.0)), own="another").unavailable == ()
+    assert planned(mine, replace(debug, last_start=ContainerLastStart(at=100.0)), own="another").unavailable == ()
 
 
 def test_a_running_container_that_lost_a_recorded_namespace_is_listed_without_a_restart_policy() -> None:
-    container = replace(joining(), last_start=LastContainerStart(at=100.0))
+    container = replace(joining(), last_start=ContainerLastStart(at=100.0))
     made = planned(
         gateway(number="another"), container, own="another", wanted=desired(namespaces=frozenset({OWNER_ID}))
     )
@@ -543,7 +543,7 @@ def test_a_restart_without_an_answer_is_repeated_only_after_the_stop_timeout(
     stop_timeout: float, expected: float
 ) -> None:
     revivals = StartAttempts()
-    restart = replace(START, verb=ActionKind.RESTART, last_start=LastContainerStart(stop_timeout=stop_timeout))
+    restart = replace(START, verb=ActionKind.RESTART, last_start=ContainerLastStart(stop_timeout=stop_timeout))
     revivals.attempted(restart, 1000.0, answered=False)
     assert revivals.not_before("id-web") == 1000.0 + expected
     revivals.attempted(restart, 2000.0)
@@ -561,7 +561,7 @@ def test_the_last_start_is_parsed_from_an_inspection() -> None:
     found = last_start({"State": state, "HostConfig": {"RestartPolicy": {"Name": "unless-stopped"}}})
     assert (found.error, found.restarts, round(found.at)) == (NETWORK, True, 1795702412)
     never = {"Error": "", "StartedAt": "0001-01-01T00:00:00Z"}
-    assert last_start({"State": never, "HostConfig": {"RestartPolicy": {"Name": "no"}}}) == LastContainerStart()
+    assert last_start({"State": never, "HostConfig": {"RestartPolicy": {"Name": "no"}}}) == ContainerLastStart()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Defines `LastContainerStart`, the result of a container's last start, and sorts starts by time."""
+"""Defines `ContainerLastStart`, the result of a container's last start, and sorts starts by time."""
 
 import signal
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ _LONG_STOP = 600.0
 
 
 @dataclass(frozen=True)
-class LastContainerStart:
+class ContainerLastStart:
     """The result of a container's most recent start, as an inspection shows it.
 
     Args:

@@ -19,7 +19,7 @@ from tests.support.requirements import need
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
-SOURCE = Path(__file__).parent / "dropped_kinds"
+SOURCE = Path(__file__).parent / "drop_in_kinds"
 EXTEND = """
 import os
 import gateway.backends
@@ -30,7 +30,7 @@ gateway.backends.__path__.append(f"{folder}/backends")
 gateway.tunnels.__path__.append(f"{folder}/tunnels")
 """
 """The content of sitecustomize.py, which Python imports at its start. It adds the directories of the new kinds."""
-HELLO = b"hello from a dropped kind\n"
+HELLO = b"hello from a drop-in kind\n"
 
 
 @pytest.fixture

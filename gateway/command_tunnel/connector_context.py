@@ -17,8 +17,8 @@ from gateway.processes.tunnel_program_lookup import look_up_tunnel_program
 
 
 @dataclass(frozen=True)
-class ConnectorHelpers:
-    """The options and helpers that all connectors of one tunnel share. A connector opens connections to one target.
+class ConnectorContext:
+    """What all connectors of one tunnel share. A connector opens connections to one target.
 
     Args:
         options: The options of the tunnel.

@@ -50,7 +50,7 @@ class HopLink:
 
     Args:
         options: The options of the tunnel.
-        via: The link through which the forwarder is dialed.
+        via: The link through which this link connects to the TCP forwarder.
     """
 
     def __init__(self, options: HopOptions, via: Link) -> None:
