@@ -72,7 +72,7 @@ def _measure(path: MeasuredPath, server: MariaDB, clients: int, connections: int
 
 
 def _gateway(folder: Path, checkout: Path, bastion: Bastion, server: MariaDB, start: Start) -> MeasuredPath:
-    """Start the gateway of a checkout; return the path through this gateway to the MySQL server."""
+    """Start the gateway of a checkout; return a path for measurements of the MySQL server through this gateway."""
     folder.mkdir()
     ops, port = free_port(), free_port()
     password = folder / "password"

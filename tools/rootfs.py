@@ -111,7 +111,7 @@ def _drop_docstrings(tree: ast.Module) -> None:
 
 
 def _definitions(tree: ast.Module) -> Iterator[ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
-    """Yield the module, and all its classes and functions. Does not visit expressions, which `ast.walk` does."""
+    """Yield the module, and all its classes and functions. Unlike `ast.walk`, does not visit expressions."""
     nodes: list[ast.AST] = [tree]
     while nodes:
         node = nodes.pop()

@@ -49,7 +49,8 @@ async def _start(engine: EngineClient, action: PlannedAction) -> None:
 
 async def _reattach(engine: EngineClient, action: PlannedAction) -> None:
     try:
-        # Use the name, not the ID: the container can still be attached to a removed network with the same name.
+        # Use the name of the network, not its ID: the container can still be attached to a removed network that had
+        # the same name and another ID.
         await _disconnect(engine, action.network, action.container_id)
     except EngineError as error:
         if "is not connected" not in error.message:  # the engine reports a missing endpoint with status 500

@@ -48,7 +48,8 @@ class StartAttempts:
         self._attempts: dict[str, _ContainerStartAttempts] = {}
         """For each container ID: the attempts to start the container."""
         self._restarted: dict[str, float] = {}
-        """For each container ID: `UnavailableContainer.owner_start` at the container's last successful restart."""
+        """Maps a container's ID to the value of `UnavailableContainer.owner_start` at the container's last successful
+        restart."""
         self._signals: dict[str, dict[int, float]] = {}
         """For each container ID and signal number: when another client of the engine last sent the signal."""
         self._clock_offset = 0.0

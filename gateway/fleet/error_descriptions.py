@@ -50,7 +50,7 @@ def describe_lookup(error: OSError | UnicodeError) -> str:
     if isinstance(error, UnicodeError):
         return "the host name is not valid: correct the address of the member"
     text = one_line(error.strerror or str(error))
-    return f"{text}: correct the host name, or the DNS server of this host"
+    return f"{text}: correct the host name, or the DNS settings of the gateway's host"
 
 
 def describe(error: aiohttp.ClientError | OSError | UnicodeError, member: Member) -> str:

@@ -11,13 +11,13 @@ from gateway.contracts.link import Stream
 from gateway.contracts.states import CloseReason
 from gateway.errors import DialError, FailureReason
 from gateway.forwarding.admission import AdmissionRules, RefusalReason
+from gateway.forwarding.cancel_request_reserve import CancelRequestReserve
 from gateway.forwarding.client_connection_recorder import NOT_CONNECTED, ClientConnectionRecorder
 from gateway.forwarding.client_identity import ClientSourceAddress, ConsumerIdentity
 from gateway.forwarding.connected_clients import ConnectedClients
 from gateway.forwarding.consumer_usage import UNKNOWN, ConsumerUsage, UsageCounters
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.refusal_log import RefusalLog
-from gateway.forwarding.reserved_cancel_connections import ReservedCancelConnections
 from gateway.forwarding.retrying_dialer import RetryingDialer
 from gateway.metric_types import Tally
 
@@ -66,7 +66,7 @@ class Acceptor:
         self.accepted = 0
         self.rejected: Tally = Tally()
         """For each reason, the number of clients that were rejected before they were connected to a target."""
-        self.cancel_slots = ReservedCancelConnections()
+        self.cancel_slots = CancelRequestReserve()
         """The clients that exceed a limit, but might send a cancel request."""
         self.pending: set[asyncio.Task[None] | None] = set()
         """Tasks of clients that are not connected to a target yet."""

@@ -13,16 +13,16 @@ HISTORY = 100
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The result of one check.
+    """The result of one probe of a target.
 
     Args:
-        at: Time at the end of the check, in seconds since the epoch.
-        duration: Duration of the check in seconds.
-        state: The state of the target according to this check alone, independent of `rise` and `fall`.
+        at: Time at the end of the probe, in seconds since the epoch.
+        duration: Duration of the probe in seconds.
+        state: The state of the target according to this probe alone, independent of `rise` and `fall`.
         reason: Why the state is not `up`; None if the state is `up` or `unknown`.
         detail: One line with details of the reason.
-        phases: Duration of each phase of the check, such as `tcp` or `auth`, in seconds.
-        probe_result: The probe's result; None if the probe failed.
+        phases: Duration of each phase of the probe, such as `tcp` or `auth`, in seconds.
+        probe_result: What the `probe` function of the backend kind returned; None if the probe failed.
         remedy: How to fix this failure, in the imperative; empty to use the general remedy for `reason`.
     """
 
@@ -37,7 +37,7 @@ class CheckResult:
 
     @property
     def passed(self) -> bool:
-        """Whether clients can use the target, according to this check."""
+        """Whether clients can use the target, according to this probe."""
         return self.state in (HealthState.UP, HealthState.DEGRADED)
 
     @property

@@ -431,7 +431,7 @@ nsenter --mount=/proc/{pid}/ns/mnt sh -c 'mount -t tmpfs share "$1" && cp {folde
 
 @pytest.fixture
 def share(engine: Engine, tmp_path: Path) -> Iterator[Path]:
-    """Start a Samba server with the user `root`, and yield a directory.
+    """Start a Samba server that has an account `root`, and yield a directory.
 
     The directory contains a copy of /etc, a stand-in for mount.cifs, and a file with the port of the server.
     """

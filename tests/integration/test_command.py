@@ -136,7 +136,7 @@ def test_a_program_that_hangs_is_replaced(rig: Rig) -> None:
         held.sendall(b"more")
         rig.gateway.wait(rig.is_served)
         assert is_reset(held)
-    # Continue the stopped process, because the gateway can wait a minute until it kills the process.
+    # Continue the stopped process. Otherwise, the gateway can wait up to a minute before it kills the process.
     rig.signal(signal.SIGCONT)
     rig.gateway.wait(lambda: not members(hung))
     rig.gateway.wait_up("a")

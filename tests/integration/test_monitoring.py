@@ -167,7 +167,8 @@ CASES: dict[str, tuple[Series, Series]] = {
          **one("gateway_tunnel_connects_total", repeated_counter("0 1"), tunnel="bastion"),
          **one("gateway_backend_up", repeated("1 0"), **ORDERS), **BIG,
          **one("gateway_connections_rejected_total", repeated_counter("0 100"), reason="tunnel", **ORDERS)},
-        # The tunnel `edge`, which has four lanes, reconnects once. The tunnel `bastion` reconnects twice in an hour.
+        # The tunnel `edge`, which has four SSH connections, reconnects once. The tunnel `bastion` reconnects twice in
+        # an hour.
         {**one("gateway_tunnel_connects_total", "4x36 8x60", tunnel="edge"),
          **one("gateway_tunnel_connects_total", "1x10 2x30 3x60", tunnel="bastion")},
     ),

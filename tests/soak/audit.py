@@ -54,7 +54,8 @@ class Turn:
 
     Args:
         seen: The byte counts and the window of the relay.
-        waits: Whether the relay could send: the client's socket has unread data, and the SSH server's window is open.
+        waits: Whether the relay waits for its turn to send: the client's socket has unread data, and the SSH server's
+            window is open.
         since: The monotonic time since which the relay has waited to send, in seconds.
         passed: Number of bytes that other relays of the SSH connection have sent since the relay began to wait.
         ignored: Whether the relay held data for the client although the client's socket was writable.

@@ -4,14 +4,17 @@ The imports take most of the processor time of a start, and the tests start hund
 """
 
 import atexit
+import contextlib
 import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import forkserver, reduction
 from pathlib import Path
 from typing import Any
+
+from pyroute2 import netns  # type: ignore[import-untyped]
 
 from gateway import __main__
 from gateway.demo.server_process import ServerProcess, die_with_parent
@@ -25,39 +28,41 @@ _CONTEXT.set_forkserver_preload(["pytest", _GATEWAY_MODULES, "tests.support.fork
 _NAMESPACE_FILE = Path("/proc/thread-self/ns/net")
 _NAMESPACE = _NAMESPACE_FILE.readlink()
 _FIRST_NAMESPACE = os.open(_NAMESPACE_FILE, os.O_RDONLY)
-_READ_AT_START = ("PYTHON", "LD_", "LC_", "LANG", "TZ", "OTEL_")
-"""Prefixes of the variables that the interpreter, libraries or imported modules read only when they start."""
+_READ_AT_START = ("PYTHON", "LD_", "LC_", "LANG", "TZ", "TMPDIR", "OTEL_")
+"""Prefixes of variables of the tests that the interpreter reads only at its start, or that modules read only when
+they are imported."""
 
 
 def can_fork(environment: dict[str, str] | None = None) -> bool:
-    """Return whether a fork can have the network namespace of this thread, and these environment variables.
-
-    A fork has the other namespaces and the resource limits that this process had when it started its first fork. The
-    tests change neither of them in this process.
-    """
-    if any(name.startswith(_READ_AT_START) for name in environment or {}):
-        return False
-    return hasattr(os, "setns") or _NAMESPACE_FILE.readlink() == _NAMESPACE  # Python 3.12 added `os.setns`
+    """Return whether a fork can have these environment variables, in addition to those of this process."""
+    changed = {name for name, value in (environment or {}).items() if os.environ.get(name) != value}
+    return not any(name.startswith(_READ_AT_START) for name in changed)
 
 
-def _open_namespace() -> int | None:
-    """Return a descriptor of this thread's network namespace, or None if the fork server has the same namespace.
+@contextlib.contextmanager
+def _namespace_to_enter() -> Iterator["_Descriptor | None"]:
+    """Open this thread's network namespace for a fork. Yield None if the fork server has the same namespace.
 
-    Starts the fork server in the first namespace. In the namespace of a test, the test could kill the fork server.
+    If necessary, starts the fork server in the network namespace in which this process was started. In the namespace
+    of a test, the fork server could be killed together with all other processes of this namespace.
     """
     if _NAMESPACE_FILE.readlink() == _NAMESPACE:
-        return None
+        yield None
+        return
     namespace = os.open(_NAMESPACE_FILE, os.O_RDONLY)
-    os.setns(_FIRST_NAMESPACE, os.CLONE_NEWNET)
     try:
-        forkserver.ensure_running()
+        try:
+            netns.setns(_FIRST_NAMESPACE)
+            forkserver.ensure_running()
+        finally:
+            netns.setns(namespace)
+        yield _Descriptor(namespace)
     finally:
-        os.setns(namespace, os.CLONE_NEWNET)
-    return namespace
+        os.close(namespace)
 
 
 class _Descriptor:
-    """A file descriptor that `multiprocessing` passes to a process."""
+    """A file descriptor that `multiprocessing` passes to a process. The process gets its number."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -88,14 +93,11 @@ class ForkedProcess:
             file.touch()
         # The fork server still has the environment variables from its start.
         variables = {**os.environ, "PYTHONPATH": PYTHON_PATH, **(environment or {})}
-        namespace = _open_namespace()
-        passed = None if namespace is None else _Descriptor(namespace)
-        self._process = _CONTEXT.Process(
-            target=_run, args=(arguments, output, errors, folder, variables, passed), daemon=True
-        )
-        self._process.start()
-        if namespace is not None:
-            os.close(namespace)
+        with _namespace_to_enter() as namespace:
+            self._process = _CONTEXT.Process(
+                target=_run, args=(arguments, output, errors, folder, variables, namespace), daemon=True
+            )
+            self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid
 
@@ -144,11 +146,11 @@ def _run(
 ) -> None:
     """Run a gateway command in this process. `namespace` is a descriptor of the network namespace to enter."""
     die_with_parent()
-    if namespace is not None:
-        os.setns(namespace, os.CLONE_NEWNET)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for file, standard in ((output, 1), (errors, 2)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), standard)
+    if namespace is not None:
+        netns.setns(namespace)
     # `multiprocessing` ignores a failed import of the fork server.
     assert _GATEWAY_MODULES in sys.modules, f"cannot import {_GATEWAY_MODULES}: import it to see the error"
     # If this process kept the descriptors of the fork server, the fork server would not exit with the test process.

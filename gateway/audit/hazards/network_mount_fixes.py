@@ -12,7 +12,8 @@ from gateway.nfs.mount_options_set_by_gateway import REPLACED
 from gateway.text_sanitizer import one_line
 
 _SMB_VERSION = "3"
-"""The value of `vers` for the latest SMB version that client and server support, at least 3.0 (mount.cifs(8))."""
+"""With this value of the mount option `vers`, client and server use the latest SMB version that both support, but no
+version before 3.0 (mount.cifs(8))."""
 _LOGIN = {"user", "username", "pass", "passwd", "password", "password2"}
 """Mount options for the user name and the password. A credentials file can contain these options (mount.cifs(8))."""
 _UNSAFE_IN_FSTAB = re.compile(r"[\s\\#]")

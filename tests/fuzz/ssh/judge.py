@@ -1,4 +1,7 @@
-"""Checks the results of a script when both SSH connections are idle, and again when both are closed."""
+"""Checks the results of a fuzz script, a generated sequence of operations on two SSH connections.
+
+The first check runs when both connections are idle, and the second when both are closed.
+"""
 
 import asyncio
 import time

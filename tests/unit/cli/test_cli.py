@@ -1,5 +1,6 @@
 """Tests that help pages fit a terminal, and that showing a help page does not import slow modules."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,8 +50,8 @@ def test_a_full_disk_is_reported_in_one_line() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["fleet", "status", "wait --max 0s", "healthcheck", "reload", "drain", "undrain", "pause a", "resume a",
-     "reconnect a", "fail a", "shutdown"],
+    ["fleet", "status", "explain a", "wait --max 0s", "healthcheck", "reload", "drain", "undrain", "pause a",
+     "resume a", "reconnect a", "fail a", "shutdown"],
 )  # fmt: skip
 def test_a_command_imports_what_it_uses(command: str) -> None:
     """Run a command in a new interpreter. In other tests, earlier imports can hide a missing import."""
@@ -58,6 +59,27 @@ def test_a_command_imports_what_it_uses(command: str) -> None:
     done = subprocess.run(program, capture_output=True, timeout=60, text=True, check=False)
     assert done.returncode == 3
     assert done.stderr.startswith("gateway: cannot connect to a gateway at /nonexistent/admin.sock")
+
+
+def test_completion_and_apply_import_what_they_use(tmp_path: Path) -> None:
+    """Run both in a new interpreter, as in `test_a_command_imports_what_it_uses`."""
+    config = tmp_path / "gateway.yaml"
+    config.write_text(
+        f"docker: {{host: 'unix://{tmp_path}/absent.sock'}}\n"
+        "backends: {orders: {kind: tcp, targets: ['127.0.0.1:1']}}\n"
+    )
+    program = [sys.executable, "-m", "gateway"]
+    applied = subprocess.run(
+        [*program, "apply", "-c", config], capture_output=True, timeout=60, text=True, check=False
+    )
+    assert applied.returncode == 1
+    assert f"{tmp_path}/absent.sock" in applied.stderr
+    words = {"_GATEWAY_COMPLETE": "bash_complete", "COMP_WORDS": "gateway pause o", "COMP_CWORD": "2"}
+    completed = subprocess.run(
+        program, capture_output=True, timeout=60, text=True, check=True,
+        env={**os.environ, **words, "GATEWAY_CONFIG": str(config), "GATEWAY_ADMIN_SOCKET": f"{tmp_path}/admin.sock"},
+    )  # fmt: skip
+    assert completed.stdout == "plain,orders\n"
 
 
 def test_the_version_names_the_data_plane() -> None:

@@ -111,7 +111,7 @@ async def test_each_error_of_a_request_says_what_to_do(tmp_path: Path) -> None:
         ),
         (
             socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
-            "Name or service not known: correct the host name, or the DNS server of this host",
+            "Name or service not known: correct the host name, or the DNS settings of the gateway's host",
         ),
         (
             aiohttp.ClientOSError(errno.ECONNRESET, "Connection reset by peer"),

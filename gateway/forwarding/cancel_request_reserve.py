@@ -8,7 +8,7 @@ _MAX_PER_ADDRESS = _MAX_CLIENTS // 2
 connections."""
 
 
-class ReservedCancelConnections:
+class CancelRequestReserve:
     """The clients that one backend accepted beyond its limits, because they might send a cancel request.
 
     A hashable key identifies each client. At first, the key is the client's task. After the client is connected to a
