@@ -522,7 +522,7 @@ async def test_garbage_instead_of_packets_closes_only_the_connection(
     loop = asyncio.get_running_loop()
     rng = random.Random(7)
     noise: list[bytes] = []
-    # The data plane checks the length of a packet after it has received this number of bytes. asyncssh needs one
+    # The number of bytes after which the data plane checks the length of a packet. asyncssh first needs a whole
     # cipher block.
     least = 16 if selected["data_plane"] == "asyncssh" else 4
 

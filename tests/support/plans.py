@@ -1,4 +1,4 @@
-"""Generates random plans with Hypothesis. A plan is a list of events of one connection, such as a send or a close."""
+"""Generates random plans with Hypothesis. A plan is a list of steps of one connection, such as a send or a close."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -9,12 +9,12 @@ from tests.support.tcp_end import TcpEnd
 
 
 class Step(NamedTuple):
-    """One event of a plan.
+    """One step of a plan: something that one side of the connection, or its environment, does.
 
     Args:
-        who: Where the event happens: `client`, `far` (the far side), `link` (the tunnel), or `loop` (the event loop).
-        verb: The name of the event, such as `send` or `close`.
-        size: The argument of the event, usually a number of bytes. Many events ignore this argument.
+        who: What performs the step: `client`, `far` (the far side), `link` (the tunnel), or `loop` (the event loop).
+        verb: What it does, such as `send` or `close`.
+        size: The argument of the step, usually a number of bytes. Many steps ignore this argument.
     """
 
     who: str

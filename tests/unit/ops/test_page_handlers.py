@@ -99,7 +99,7 @@ async def test_after_an_event_open_pages_share_what_has_changed(shown: FakeServi
     assert "<script>" not in html
     assert "<title>orders is down" not in html
     assert re.findall('<(li|template) id="row-([a-z]+)"', html) == [("li", "orders"), ("template", "reports")]
-    # An event of a tunnel can affect all backends, so the next view is complete.
+    # An event of a tunnel can affect all backends, so the next view contains all of them.
     shown.events.observe(EventSubject(SubjectType.TUNNEL, "edge"), "backoff")
     html, _, _ = content(await get(pages, version))
     assert "7 connected" in html
