@@ -151,7 +151,7 @@ def _run(
         os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), standard)
     if namespace is not None:
         netns.setns(namespace)
-    # `multiprocessing` ignores a failed import of the fork server.
+    # If the fork server cannot import a module, `multiprocessing` ignores the error.
     assert _GATEWAY_MODULES in sys.modules, f"cannot import {_GATEWAY_MODULES}: import it to see the error"
     # If this process kept the descriptors of the fork server, the fork server would not exit with the test process.
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))

@@ -66,7 +66,7 @@ def test_clients_that_can_still_abort_their_handshakes_use_the_budget() -> None:
     clients[1].responses = 1
     a.remove_client(cast("Relay", clients[2]), 50.0, 50.6)
     assert (a.aborted, a.unproven(54.9)) == (1, 3 + 6)
-    assert a.unproven(55.1) == 2 + 6  # After 5 s, a client with one response has probably logged in.
+    assert a.unproven(55.1) == 2 + 6  # After 5 s, a client that received one response has probably logged in.
     for _ in range(81):
         a.record_aborted(62.0)
     assert (a.room(62.0), a.allows(62.0), a.throttled) == (0, False, False)
