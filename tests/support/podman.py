@@ -118,9 +118,9 @@ class Podman(Engine):
             self.start()
         names = self.docker("ps", "-a", "--format", "{{.Names}}").stdout.split()
         if any(name.endswith("-infra") for name in names):
-            self.podman("pod", "rm", "-fa", "-t", "0")
+            self._remove("pod", "rm", "-fa", "-t", "0")
         if names:
-            self.podman("rm", "-fa", "-t", "0")
+            self._remove("rm", "-fa", "-t", "0")
         self.docker("network", "prune", "-f")
 
     def _begin(self) -> None:
@@ -160,13 +160,31 @@ class Podman(Engine):
         self, *arguments: str, check: bool = True, timeout: float = 60, text: str | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run `podman …` directly, without the API server."""
-        done = subprocess.run(
-            self._command(*arguments), capture_output=True, text=True, timeout=timeout, check=False, input=text,
-            env=self._environment(),
-        )  # fmt: skip
-        if check and done.returncode:
-            raise AssertionError(f"podman {' '.join(arguments)}: {done.stderr}")
-        return done
+        command = self._command(*arguments)
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=self._environment(), process_group=0,
+        ) as process:  # fmt: skip
+            try:
+                output, errors = process.communicate(text, timeout)
+            except BaseException:
+                # nsenter has started podman as a child. If podman continued, it could hold locks of the engine.
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        if check and process.returncode:
+            raise AssertionError(f"podman {' '.join(arguments)}: {errors}")
+        return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+    def _remove(self, *arguments: str, check: bool = True) -> None:
+        """Run `podman …`, and repeat it once after a timeout.
+
+        The command can deadlock with `podman container cleanup`, which Podman starts when a container has exited. The
+        timeout kills the command, so that the other process gets its locks.
+        """
+        try:
+            self.podman(*arguments, check=check)
+        except subprocess.TimeoutExpired:
+            self.podman(*arguments, check=check)
 
     @property
     def pid(self) -> int:
@@ -191,8 +209,8 @@ class Podman(Engine):
         if init is None:
             return
         with contextlib.suppress(subprocess.SubprocessError):
-            self.podman("pod", "rm", "-fa", "-t", "0", check=False)
-            self.podman("rm", "-fa", "-t", "0", check=False)  # this also removes the containers' cgroups
+            self._remove("pod", "rm", "-fa", "-t", "0", check=False)
+            self._remove("rm", "-fa", "-t", "0", check=False)  # this also removes the containers' cgroups
         self._init = None
         init.kill()
         init.wait(_DIE)
