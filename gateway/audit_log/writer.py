@@ -120,7 +120,7 @@ class AuditLogWriter:
             self.dropped += left
             self._queue = []
         if left:
-            log.error("audit log: unwritten events dropped", extra={"events": left})
+            log.error("audit log incomplete: last events lost", extra={"events": left})
         return left
 
     def _details(self) -> dict[str, object]:

@@ -175,7 +175,7 @@ class InspectionCache:
             async with asyncio.timeout(self._max_wait(engine, container)):
                 found = await get_required(engine, path)
         except TimeoutError:
-            self._record_failed(container, began)
+            self._record_failure(container, began)
             return None
         except EngineError as error:
             if error.kind is EngineErrorKind.NOT_FOUND:
@@ -184,7 +184,7 @@ class InspectionCache:
             # raise the error: without the inspection, the gateway would not know the container's network mode.
             if error.kind not in (EngineErrorKind.FAILED, EngineErrorKind.TIMEOUT) or engine.flavor is not DOCKER:
                 raise
-            self._record_failed(container, began, error.message if error.kind is EngineErrorKind.FAILED else "")
+            self._record_failure(container, began, error.message if error.kind is EngineErrorKind.FAILED else "")
             return None
         self._locked.pop(container, None)
         self._problems.pop(container, None)
@@ -209,7 +209,7 @@ class InspectionCache:
             return None
         return max(_MIN_WAIT, self._left) * (1.0 if container in self._idle else _RUNNING_FACTOR)
 
-    def _record_failed(self, container: str, began: float, problem: str = "") -> None:
+    def _record_failure(self, container: str, began: float, problem: str = "") -> None:
         """Record that an inspection timed out or failed.
 
         Args:

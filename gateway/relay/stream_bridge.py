@@ -25,8 +25,8 @@ from gateway.relay.socket_relay import SocketRelay
 _CHUNK = 128 * 1024
 _SHORT_CHUNK = 16 * 1024
 _SHORT_BACKLOG = 16 * 1024
-"""Maximum number of bytes in the socket pair of a bridge with small buffers. The maximum is small because data of
-interactive clients waits behind these bytes."""
+"""Maximum number of bytes in the socket pair of a bridge with small buffers. The maximum is small because the data
+of all channels of an SSH connection waits behind these bytes."""
 _POLL_INTERVAL = 0.5
 _SILENCE_TIMEOUT = 15.0
 """If the stream does not support half-close, the bridge does not send end-of-file immediately after the upload. The
@@ -52,8 +52,8 @@ class StreamBridge:
 
     Args:
         far: The stream. The bridge owns it.
-        short: Whether to keep the buffers small. Pass True if queries and bulk transfers share the connection, as in
-            SSH.
+        short: Whether to keep the buffers small. Pass True if the connection carries several channels, as in SSH: the
+            data of each channel waits behind buffered data of the others.
     """
 
     def __init__(self, far: ByteStream, *, short: bool) -> None:

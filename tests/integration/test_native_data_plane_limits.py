@@ -132,7 +132,7 @@ async def test_replies_to_a_peer_that_does_not_read_are_bounded(tmp_path: Path, 
         for _ in range(100):
             await asyncio.sleep(0.01)
             most = max(most, transport.inspect()["waiting"] if engine else len(transport.queue._backlog))
-        assert most < send_queue.MAX_CONTROL_BACKLOG + (1 << 20)  # the replies to the last received packets
+        assert most < send_queue.MAX_CONTROL_BACKLOG + (1 << 20)  # 1 MiB for replies to the last read
         held[0]._transport.resume_reading()  # type: ignore[union-attr]
         await until(lambda: not congested())
 

@@ -133,7 +133,7 @@ class Gateway:
 
 def command(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run a gateway command, and wait until it exits. A large value of COLUMNS prevents line breaks in the output."""
-    width = {"COLUMNS": "1000"}
+    variables = {"COLUMNS": "1000", **(environment or {})}
     if not can_fork(environment):
         return subprocess.run(
             [sys.executable, "-m", "gateway", *arguments],
@@ -141,11 +141,11 @@ def command(*arguments: str, environment: dict[str, str] | None = None) -> subpr
             text=True,
             timeout=_COMMAND_TIMEOUT,
             check=False,
-            env={**os.environ, "PYTHONPATH": PYTHON_PATH, **width, **(environment or {})},
+            env={**os.environ, "PYTHONPATH": PYTHON_PATH, **variables},
         )
     with tempfile.TemporaryDirectory() as folder:
         output, errors = Path(folder, "output"), Path(folder, "errors")
-        process = ForkedProcess(list(arguments), output, errors, str(Path.cwd()), {**width, **(environment or {})})
+        process = ForkedProcess(list(arguments), output, errors, str(Path.cwd()), variables)
         try:
             code = process.wait(_COMMAND_TIMEOUT)
         except BaseException:

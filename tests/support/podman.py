@@ -118,9 +118,9 @@ class Podman(Engine):
             self.start()
         names = self.docker("ps", "-a", "--format", "{{.Names}}").stdout.split()
         if any(name.endswith("-infra") for name in names):
-            self._remove("pod", "rm", "-fa", "-t", "0")
+            self._remove("pod")
         if names:
-            self._remove("rm", "-fa", "-t", "0")
+            self._remove()
         self.docker("network", "prune", "-f")
 
     def _begin(self) -> None:
@@ -175,12 +175,13 @@ class Podman(Engine):
             raise AssertionError(f"podman {' '.join(arguments)}: {errors}")
         return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
-    def _remove(self, *arguments: str, check: bool = True) -> None:
-        """Run `podman …`, and repeat it once after a timeout.
+    def _remove(self, *kind: str, check: bool = True) -> None:
+        """Remove all containers, or all pods if `kind` is `pod`. Repeat the removal once after a timeout.
 
-        The command can deadlock with `podman container cleanup`, which Podman starts when a container has exited. The
-        timeout kills the command, so that the other process gets its locks.
+        The removal can deadlock with `podman container cleanup`, which Podman starts when a container has exited. The
+        timeout kills the removal, so that the other process gets its locks.
         """
+        arguments = (*kind, "rm", "-fa", "-t", "0")
         try:
             self.podman(*arguments, check=check)
         except subprocess.TimeoutExpired:
@@ -209,8 +210,8 @@ class Podman(Engine):
         if init is None:
             return
         with contextlib.suppress(subprocess.SubprocessError):
-            self._remove("pod", "rm", "-fa", "-t", "0", check=False)
-            self._remove("rm", "-fa", "-t", "0", check=False)  # this also removes the containers' cgroups
+            self._remove("pod", check=False)
+            self._remove(check=False)  # this also removes the containers' cgroups
         self._init = None
         init.kill()
         init.wait(_DIE)

@@ -1,5 +1,6 @@
 """Tests of the lock files, the image, the release notes and the version."""
 
+import ast
 import re
 import runpy
 import subprocess
@@ -69,6 +70,20 @@ def test_the_image_has_bytecode_and_only_docstrings_of_commands(tmp_path: Path) 
         env={"PYTHONPATH": f"{theirs.parent}:{ours.parent}"}, capture_output=True, text=True, timeout=10, check=True,
     ).stdout  # fmt: skip
     assert said.splitlines() == ["compiled None - None", "compiled Module. Class. Function."]
+
+
+def test_docstrings_are_dropped_in_every_kind_of_block() -> None:
+    drop = runpy.run_path(str(ROOT / "tools" / "rootfs.py"))["_drop_docstrings"]
+    blocks = (
+        "if a: {}", "if a: pass\nelse: {}", "for a in b: {}", "for a in b: pass\nelse: {}", "while a: {}",
+        "with a: {}", "try: {}\nfinally: pass", "try: pass\nexcept A: {}", "try: pass\nexcept* A: {}",
+        "try: pass\nexcept A: pass\nelse: {}", "try: pass\nfinally: {}", "match a:\n  case 1: {}", "class A: {}",
+        "def a(): {}", "async def a(): {}",
+    )  # fmt: skip
+    for block in blocks:
+        tree = ast.parse(block.replace("{}", "\n   def inner(): 'docstring'"))
+        drop(tree)
+        assert "docstring" not in ast.unparse(tree), block
 
 
 def test_gateways_of_tests_run_without_rich() -> None:

@@ -48,38 +48,44 @@ def test_a_full_disk_is_reported_in_one_line() -> None:
     assert done.stderr == "gateway: cannot write the output: No space left on device: free disk space\n"
 
 
+def in_new_interpreter(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the gateway in a new interpreter. In other tests, earlier imports can hide a missing import."""
+    return subprocess.run(
+        [sys.executable, "-m", "gateway", *arguments], env={**os.environ, **variables}, capture_output=True,
+        timeout=60, text=True, check=False,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "command",
     ["fleet", "status", "explain a", "wait --max 0s", "healthcheck", "reload", "drain", "undrain", "pause a",
      "resume a", "reconnect a", "fail a", "shutdown"],
 )  # fmt: skip
 def test_a_command_imports_what_it_uses(command: str) -> None:
-    """Run a command in a new interpreter. In other tests, earlier imports can hide a missing import."""
-    program = [sys.executable, "-m", "gateway", *command.split(), "--admin-socket", "/nonexistent/admin.sock"]
-    done = subprocess.run(program, capture_output=True, timeout=60, text=True, check=False)
+    done = in_new_interpreter(*command.split(), "--admin-socket", "/nonexistent/admin.sock")
     assert done.returncode == 3
     assert done.stderr.startswith("gateway: cannot connect to a gateway at /nonexistent/admin.sock")
 
 
-def test_completion_and_apply_import_what_they_use(tmp_path: Path) -> None:
-    """Run both in a new interpreter, as in `test_a_command_imports_what_it_uses`."""
+def test_apply_imports_what_it_uses(tmp_path: Path) -> None:
     config = tmp_path / "gateway.yaml"
     config.write_text(
-        f"docker: {{host: 'unix://{tmp_path}/absent.sock'}}\n"
+        "docker: {host: 'unix:///nonexistent/docker.sock'}\n"
         "backends: {orders: {kind: tcp, targets: ['127.0.0.1:1']}}\n"
     )
-    program = [sys.executable, "-m", "gateway"]
-    applied = subprocess.run(
-        [*program, "apply", "-c", config], capture_output=True, timeout=60, text=True, check=False
-    )
-    assert applied.returncode == 1
-    assert f"{tmp_path}/absent.sock" in applied.stderr
-    words = {"_GATEWAY_COMPLETE": "bash_complete", "COMP_WORDS": "gateway pause o", "COMP_CWORD": "2"}
-    completed = subprocess.run(
-        program, capture_output=True, timeout=60, text=True, check=True,
-        env={**os.environ, **words, "GATEWAY_CONFIG": str(config), "GATEWAY_ADMIN_SOCKET": f"{tmp_path}/admin.sock"},
+    done = in_new_interpreter("apply", "-c", str(config))
+    assert done.returncode == 1
+    assert "/nonexistent/docker.sock" in done.stderr
+
+
+def test_completion_imports_what_it_uses(tmp_path: Path) -> None:
+    config = tmp_path / "gateway.yaml"
+    config.write_text("backends: {orders: {kind: tcp, targets: ['127.0.0.1:1']}}\n")
+    done = in_new_interpreter(
+        _GATEWAY_COMPLETE="bash_complete", COMP_WORDS="gateway pause o", COMP_CWORD="2",
+        GATEWAY_OPS_ADMIN_SOCKET="/nonexistent/admin.sock", GATEWAY_CONFIG=str(config),
     )  # fmt: skip
-    assert completed.stdout == "plain,orders\n"
+    assert (done.returncode, done.stdout) == (0, "plain,orders\n")
 
 
 def test_the_version_names_the_data_plane() -> None:
