@@ -42,8 +42,8 @@ class Fleet(Site):
     def attachment(self, name: str) -> tuple[str, str | None] | None:
         """Return the state of a container's attachment, and the reason for this state.
 
-        If each Compose project has its own network, the gateway creates the first network with the first project.
-        Before that, this method returns `attached`, so that `start` does not wait for an attachment.
+        If each Compose project has its own network, the gateway creates no network before the first project exists.
+        Until then, this method returns `attached`, so that `start` does not wait for an attachment.
         """
         return super().attachment(name) or (("attached", None) if self.per_project else None)
 
@@ -122,7 +122,8 @@ def started(engine: Engine, site: Site) -> None:
 def deaf(engine: Engine, site: Site, folder: Path) -> None:
     """Measure how soon the gateway serves a new container if the engine sends no events.
 
-    The gateway then finds the container only by reading the engine's state every `docker.resync` (default value).
+    Without events, the gateway finds the container only when it reads the engine's state again, which it does at the
+    interval `docker.resync` (here, the default value).
     """
     engine.docker("rm", "-f", "web", "gateway", check=False)
     with DockerProxy(folder / "proxy.sock", engine.socket) as proxy:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from gateway.demo.server_process import ServerProcess, free_port
 from gateway.ssh.algorithms import CIPHERS
-from tests.soak.mounts import Yard
+from tests.soak.mounts import NfsSite
 from tests.support.gateway_process import Gateway
 from tests.support.guest import Guest, mount
 
@@ -33,7 +33,10 @@ now() { cut -d" " -f1 /proc/uptime; }
 
 
 def step(label: str, mounted: str, megabytes: int) -> str:
-    """Return a script that writes and reads a file. Each step uses a new mount, so the kernel's cache is empty."""
+    """Return a script that writes a file, and then reads it.
+
+    The read uses a new mount, because the kernel's cache would contain the written file otherwise.
+    """
     size = megabytes << 20
     return f"""
 {mounted}
@@ -50,16 +53,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--megabytes", type=int, default=64)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch, Yard(Path(scratch, "yard")) as yard:
+    with tempfile.TemporaryDirectory() as scratch, NfsSite(Path(scratch, "site")) as site:
         Path(scratch).chmod(0o755)
-        yard.bastion.start()
-        yard.gateway.wait_up("media")
+        site.bastion.start()
+        site.gateway.wait_up("media")
         local = free_port()
         ssh = ServerProcess(
-            ["ssh", "-N", "-c", CIPHERS[0], "-i", str(yard.bastion.client_key),
-             "-o", f"UserKnownHostsFile={yard.bastion.known_hosts}", "-p", str(yard.bastion.port),
-             "-L", f"127.0.0.1:{local}:127.0.0.1:{yard.server.port}",
-             f"{yard.bastion.user}@127.0.0.1"],
+            ["ssh", "-N", "-c", CIPHERS[0], "-i", str(site.bastion.client_key),
+             "-o", f"UserKnownHostsFile={site.bastion.known_hosts}", "-p", str(site.bastion.port),
+             "-L", f"127.0.0.1:{local}:127.0.0.1:{site.server.port}",
+             f"{site.bastion.user}@127.0.0.1"],
             Path(scratch, "ssh.log"),
         )  # fmt: skip
         ssh.start(local)
@@ -70,14 +73,14 @@ def main() -> None:
             backends:
               media:
                 kind: nfs
-                targets: ["127.0.0.1:{yard.server.port}"]
+                targets: ["127.0.0.1:{site.server.port}"]
                 export: /media
                 listen: 127.0.0.1:{near_port}
                 allow_unprivileged_ports: true
         """)
         try:
             near.start().wait_up("media")
-            mounts = {"gateway": yard.port, "ssh": local, "near": near_port, "straight": yard.server.port}
+            mounts = {"gateway": site.port, "ssh": local, "near": near_port, "straight": site.server.port}
             steps = [step(label, mount(port), options.megabytes) for label, port in mounts.items()] * options.rounds
             script = SCRIPT + "".join(steps)
             with Guest(Path(scratch, "guest"), script, memory=1024) as guest:

@@ -1,5 +1,7 @@
 """Profile the gateway under load: python bench/profile_load.py [up|down|pp|conn] [SECONDS].
 
+The load is uploads (`up`), downloads (`down`), round trips (`pp`, ping-pong) or new connections (`conn`).
+
 Runs the service under cProfile, which makes the service several times slower. Therefore, compare the functions'
 shares of the time, not the seconds.
 """
@@ -36,7 +38,7 @@ MODES = {
 
 
 def main(mode: str, seconds: float) -> None:
-    """Profile one kind of load; print the forty functions that took the most time themselves (`tottime`)."""
+    """Profile one kind of load; print the forty functions with the most time, without the functions they call."""
     build()
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)

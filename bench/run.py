@@ -2,7 +2,10 @@
 
 The measurements of all paths are interleaved, in an order that changes with each round; the results are medians.
 
-Usage: python bench/run.py [--rounds N] [--only WORD] [--out FILE] [--beside CHECKOUT]
+Usage: python bench/run.py [--rounds N] [--only WORD] [--out FILE] [--beside CHECKOUT] [--tunnel OPTIONS]
+
+With `--beside`, the gateway of another checkout replaces `ssh -L` and HAProxy in the comparison. `--help` explains
+all options.
 """
 
 import argparse

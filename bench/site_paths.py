@@ -55,7 +55,7 @@ class MeasuredPath:
         return total
 
     def memory(self) -> float:
-        """Return the resident memory in KiB."""
+        """Return the resident memory of the process and its children in KiB."""
         total = 0.0
         for pid in self._pids():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):

@@ -51,7 +51,10 @@ def file_validities(path: Path | None) -> list[ValidityPeriod]:
 
 
 def _content(path: Path) -> bytes:
-    """Return the content of a regular file. For other files, such as a FIFO, return empty bytes without blocking."""
+    """Return the content of a regular file; empty bytes if the file is too large.
+
+    For other files, such as a FIFO, return empty bytes without blocking.
+    """
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         status = os.fstat(file.fileno())
         usable = stat.S_ISREG(status.st_mode) and status.st_size <= _LARGEST

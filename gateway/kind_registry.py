@@ -22,14 +22,14 @@ class KindRegistry(Mapping[str, K]):
     def __init__(self, package: str, path: Sequence[str]) -> None:
         self._package = package
         self._path = path
-        self._listed: tuple[str, ...] = ()
+        self._listed_path: tuple[str, ...] = ()
         """The value of `path` for which `_listed_names` was computed."""
         self._listed_names: list[str] = []
 
     @property
     def _names(self) -> list[str]:
-        if self._listed != tuple(self._path):
-            self._listed = tuple(self._path)
+        if self._listed_path != tuple(self._path):
+            self._listed_path = tuple(self._path)
             modules = pkgutil.iter_modules(self._path)
             self._listed_names = sorted(module.name for module in modules if not module.ispkg)
         return self._listed_names

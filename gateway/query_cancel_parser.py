@@ -14,7 +14,7 @@ class ClientMessageKind(Enum):
     """The kind of a connection's first message, if it is neither a cancel request nor an encryption request."""
 
     SESSION = "session"
-    """The client starts a session."""
+    """Any other message. It usually starts a session."""
     INCOMPLETE = "incomplete"
     """The client has sent too few bytes to classify the connection."""
 
@@ -40,7 +40,7 @@ class EncryptionRequest:
 
 
 class CancelKeyTap(Tap, Protocol):
-    """Defines the interface of taps that find a session's cancel key in the bytes of its login."""
+    """Defines the interface of taps. A tap finds the cancel key of a session in the bytes of the session's login."""
 
     @property
     def key_hidden(self) -> bool:
@@ -64,4 +64,7 @@ class QueryCancelParser(Protocol):
 
         Args:
             first: The first bytes of the connection: at least one byte.
+
+        Returns:
+            The cancel request or encryption request that these bytes contain; otherwise, the kind of the message.
         """

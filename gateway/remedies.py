@@ -34,25 +34,27 @@ TARGET_REMEDIES: Mapping[str, str] = {
     ),
     FailureReason.REFUSED: "start the server, or correct the address in targets",
     FailureReason.RESET: "read the log of the server: it closes connections before it responds",
-    FailureReason.DNS: "correct the host name in targets; the tunnel's server resolves it",
+    FailureReason.DNS: (
+        "correct the host name in targets (with via, the tunnel's server or the VPN's name servers resolve it)"
+    ),
     FailureReason.HOST_KEY: "correct known_hosts or host_keys of the tunnel",
     FailureReason.AUTH: "correct check.user and check.password_file",
-    FailureReason.UNAUTHENTICATED: "make the server request a password: without one, every client can log in",
+    FailureReason.UNAUTHENTICATED: "configure the server to require a password: otherwise, every client can log in",
     FailureReason.CHANNEL_PROHIBITED: (
-        "permit the target on the tunnel's server (gateway render authorized-keys prints how)"
+        "permit the target on the tunnel's server (gateway render authorized-keys prints the lines)"
     ),
     FailureReason.CHANNEL_FAILED: "check that the tunnel's server can reach the target",
     FailureReason.TLS: "correct check.tls, or renew the certificate of the server",
     FailureReason.TOO_MANY_CONNECTIONS: "raise the limit of the server, or lower max_connections of the backend",
     FailureReason.HOST_BLOCKED: "unblock the address on the server (mysqladmin flush-hosts)",
     FailureReason.STARTING: "wait until the server has started",
-    FailureReason.ROLE: "promote a server to primary, or correct prefer",
+    FailureReason.ROLE: "promote a server to primary, or correct the key prefer",
     FailureReason.LAG: "read the replication status of the server",
     FailureReason.QUERY: "correct check.database, or the privileges of check.user",
     FailureReason.PROTOCOL: "check that targets and kind match the server",
-    FailureReason.EXPORT: "correct export, or accept a replaced export with gateway resume",
+    FailureReason.EXPORT: "correct the key export; if the export was replaced, remount it, and run gateway resume",
     FailureReason.PERMISSION: "stop the other program that listens on the local port that the tunnel's command uses",
-    FailureReason.READ_ONLY: "export the file system writable, or set check.write: false",
+    FailureReason.READ_ONLY: "export the file system read-write, or set check.write: false",
     FailureReason.NO_SPACE: "free space on the server",
     FailureReason.TUNNEL: "repair the tunnel first",
 }

@@ -19,8 +19,8 @@ from gateway.errors import FailureReason, TunnelError
 
 _REMEDIES = {
     errno.ENOENT: "create the file, or correct the path",
-    errno.ENOTDIR: "correct the path: a part of it is a file",
-    errno.EISDIR: "name a file in this folder",
+    errno.ENOTDIR: "correct the path: one of its parents is not a folder",
+    errno.EISDIR: "choose a file in this folder",
 }
 _MOUNTS = Path("/proc/self/mountinfo")
 _IN_MEMORY = {"tmpfs", "ramfs"}
@@ -122,8 +122,8 @@ def unreadable(path: Path, error: OSError, shown: str | None = None) -> str:
 def check_owner_only(path: Path, status: os.stat_result, what: str = "private key") -> None:
     """Raise an error if users other than the owner can read a file that contains a secret.
 
-    If the file does not belong to the user of this process, its group may also read it. A mounted secret, for
-    example, can belong to another user.
+    If the file belongs to a user other than the user of this process, as a mounted secret often does, the file's
+    group may also read it.
 
     Args:
         path: The file.

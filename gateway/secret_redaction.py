@@ -32,8 +32,8 @@ programs up to the secret. For example, it matches `-u USER,` in `-u USER,SECRET
 def _after(program: str) -> str:
     """Return a pattern that matches a program's name and the arguments after it.
 
-    The arguments cannot contain the name again. Without this rule, the search of a string that repeats the name would
-    take quadratic time.
+    The match ends before the next occurrence of the name. Otherwise, the search of a string that repeats the name
+    would take quadratic time.
     """
     return rf"\b{program}\w*\b(?:(?!\b{program})[^;|&])*?"
 

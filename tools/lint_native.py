@@ -1,4 +1,4 @@
-"""Check the data plane in C with GCC's static analyzer and clang-tidy: `python -m tools.lint_native`."""
+"""Check the native engine with GCC's static analyzer and clang-tidy: `python -m tools.lint_native`."""
 
 import os
 import shutil

@@ -89,13 +89,14 @@ def text() -> str:
 def _head() -> Iterator[str]:
     yield "# Reference"
     yield ""
-    yield "`tools/reference.py` generates this page from the code. A test fails if it is out of date."
+    yield "`tools/reference.py` generates this page from the code. A test fails if this page is out of date."
 
 
 def _configuration() -> Iterator[str]:
     yield from ("", "## Configuration", "")
-    yield "Write durations as `500ms`, `10s`, `5m` or `1h`, and sizes as `64KiB` or `15MiB`. A list with one item can"
-    yield "be a single value. Instead of a secret `x`, you can set `x_file`: the gateway reads that file at each use."
+    yield "Write durations as `500ms`, `10s`, `5m` or `1h`, and sizes as `64KiB` or `15MiB`. Instead of a list with"
+    yield "one item, you can write only the item. Instead of a key `x` with a secret, you can set `x_file` to the"
+    yield "path of a file with the secret: the gateway reads this file each time that it uses the secret."
     yield "`${NAME}` and `${NAME:-default}` expand environment variables; write `$$` for a dollar sign."
     yield ""
     yield "In a URL, every key is a query parameter, with dots for nested keys (`check.tls.mode=verify`). Separate"
@@ -139,10 +140,11 @@ def _configuration() -> Iterator[str]:
 
 def _variables() -> Iterator[str]:
     yield from ("", "### Environment variables", "")
-    yield "For commands that read a configuration, other variables that start with `GATEWAY_` are errors, except"
-    yield "those that the configuration mentions, and those that Kubernetes sets for Services. Commands that connect"
-    yield "to a service warn of misspelled variables that select the service. Flags override variables, and variables"
-    yield "override the file."
+    yield "If the name of a variable starts with `GATEWAY_` but is not in this table, commands that read a"
+    yield "configuration report an error, unless the configuration mentions the variable, or Kubernetes sets it for a"
+    yield "Service. Commands that connect to a service warn if a name resembles that of a variable that selects the"
+    yield "service, such as `GATEWAY_OPS_ADMIN_SOCKET`. Flags override variables, and variables override the"
+    yield "configuration file."
     yield from ("", "| variable | |", "| --- | --- |")
     yield "| `GATEWAY_TUNNEL_NAME`, `GATEWAY_BACKEND_NAME` | The URL of a tunnel or backend. |"
     for name, path in setting_names().items():
@@ -261,8 +263,9 @@ def _leaves(command: click.Command, name: str) -> Iterator[tuple[str, click.Comm
 
 
 def _http() -> Iterator[str]:
-    yield from ("", "## HTTP", "", "GET on `ops.listen` and `ops.admin_socket`; POST on `ops.admin_socket` only.")
-    yield "The last column is what a path requires if authentication is configured: [ops.md](ops.md)."
+    yield from ("", "## HTTP", "")
+    yield "GET requests work on `ops.listen` and `ops.admin_socket`. POST requests work only on `ops.admin_socket`."
+    yield "The last column shows what each request requires if authentication is configured: [ops.md](ops.md)."
     yield from ("", "| method | path | needs |", "| --- | --- | --- |")
     for method, path in OpsServer.paths():
         needs = _NEEDS[ROLES[path]] if method == "GET" else "the admin socket"
@@ -291,16 +294,16 @@ _EMPTY = ServiceView(
 
 def _states_and_reasons() -> Iterator[str]:
     yield from ("", "## States and reasons", "")
-    yield f"A backend or target is one of: {_list(HealthState)}."
+    yield f"States of a backend or a target: {_list(HealthState)}."
     yield ""
-    yield f"A tunnel is one of: {_list(TunnelState)}."
-    yield "`quarantined`: waiting does not fix its error (host key, login), so the gateway rarely retries."
+    yield f"States of a tunnel: {_list(TunnelState)}."
+    yield "`quarantined`: waiting does not fix the tunnel's error (host key, login), so the gateway rarely retries."
     yield ""
-    yield f"Reasons: {_list(FailureReason)}. `blocked` always comes with `tunnel`."
+    yield f"Reasons: {_list(FailureReason)}. The reason of a `blocked` backend or target is always `tunnel`."
     yield ""
-    yield f"Reasons for which clients are rejected: {_list(RefusalReason)}, and those above."
+    yield f"Reasons for which clients are rejected: {_list(RefusalReason)}, and the reasons above."
     yield ""
-    yield f"An attachment is one of: {_list(AttachmentState)}. Reasons for `blocked`: {_list(AttachmentObstacle)}."
+    yield f"States of an attachment: {_list(AttachmentState)}. Reasons for `blocked`: {_list(AttachmentObstacle)}."
     yield ""
     yield f"Actions in Docker: {_list(ActionKind)}."
 

@@ -39,7 +39,7 @@ _KEPT = ("type", "name", "version", "purl", "cpe", "licenses", "hashes")
 Component = dict[str, Any]
 
 
-class Owners:
+class ComponentFinder:
     """Determines the component that each file of the image belongs to.
 
     Args:
@@ -156,7 +156,7 @@ def main(root: Path, packages: Path, *, with_files: bool) -> None:
     bom = json.loads(packages.read_text())
     target = root / _TARGET
     target.touch()
-    owners = Owners(root, bom)
+    owners = ComponentFinder(root, bom)
     if with_files:
         files: dict[str, list[str]] = defaultdict(list)
         used: dict[str, Component] = {each["bom-ref"]: each for each in bom["components"]}

@@ -53,5 +53,5 @@ def is_built() -> bool:
 def description() -> str:
     """Describe the data plane for `gateway --version`, with the OpenSSL version if the native engine is installed."""
     if not is_built():
-        return "data plane of asyncssh (the data plane in C is not built)"
+        return "data plane of asyncssh (the native engine is not built)"
     return f"native data plane in C, {importlib.import_module('gateway._dataplane.engine').OPENSSL_VERSION}"

@@ -15,10 +15,10 @@ class AbortedHandshakeBudgets:
     """Owns one handshake budget for each path. A path is a pair of a tunnel (or none) and a target address.
 
     Backends with the same path use the same budget. All paths of a backend to one target lead to the same server.
-    These paths can have the same source address. The server then counts their aborted handshakes together. Therefore,
-    `join_budgets` combines the budgets of all paths to one server.
+    Connections over different paths can reach the server from the same source address. The server then counts their
+    aborted handshakes together. Therefore, `join_budgets` combines the budgets of all paths to one server.
 
-    A reload keeps the budgets, because it does not reset the server's count.
+    A reload keeps the budgets, because a reload does not reset the server's count.
     """
 
     def __init__(self) -> None:

@@ -51,7 +51,5 @@ def _trouble(monitored: MonitoredTarget, at: int) -> tuple[FailureReason | None,
 
 
 def _clients(running: RunningBackend, tunnel: str) -> int:
-    uplinks = {
-        each.uplink for paths in running.routes.values() for each in paths if each.uplink.tunnel_name == tunnel
-    }
+    uplinks = {each.uplink for paths in running.paths.values() for each in paths if each.uplink.tunnel_name == tunnel}
     return sum(running.forward.active_on(uplink) for uplink in uplinks)

@@ -70,7 +70,7 @@ class CheckManager:
                 )
                 for tunnel in choice.names
             ]
-            monitored = MonitoredTarget(checks, choice, running.routes.get(target, ()))
+            monitored = MonitoredTarget(checks, choice, running.paths.get(target, ()))
             if before is not None:
                 monitored.inherit(before)
             running.targets.append(monitored)

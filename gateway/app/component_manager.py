@@ -18,7 +18,7 @@ class ComponentManager:
 
     Args:
         supervisor: Runs the components.
-        group: Owns the tasks that wait until components have drained.
+        group: Runs the tasks that drain and stop components.
     """
 
     def __init__(self, supervisor: Supervisor, group: asyncio.TaskGroup) -> None:
@@ -54,8 +54,8 @@ class ComponentManager:
             drain: Maximum time to wait, in seconds.
             busy: Returns whether an uplink is in use.
         """
-        # A tunnel must not stop before the tunnels inside it. `busy` finds these tunnels in `_retiring_uplinks`, so
-        # add all uplinks before the first task runs.
+        # A tunnel must not stop before the tunnels inside it. To find the inner tunnels, `busy` reads
+        # `_retiring_uplinks`. Therefore, add all uplinks before the first task runs.
         self._retiring_uplinks.update(uplinks)
         for uplink in uplinks:
             self._group.create_task(self._retire_uplink(uplink, drain, busy))

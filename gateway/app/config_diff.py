@@ -17,7 +17,8 @@ class ConfigDiff:
     """The names of the tunnels, backends and sections that a reload must start, change or stop.
 
     Args:
-        tunnels_closed: Tunnels to close after their clients have drained.
+        tunnels_closed: Tunnels to close after their clients have drained: removed tunnels, changed tunnels, and
+            tunnels inside a changed tunnel. All of these except removed tunnels are also in `tunnels_opened`.
         tunnels_opened: Tunnels to open: new tunnels, changed tunnels, and tunnels inside a changed tunnel.
         backends_removed: Backends to drain.
         backends_added: Backends to start.
@@ -55,8 +56,8 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
     if fixed:
         places = [": ".join(filter(None, (new.places.get(key), key))) for key in fixed]
         raise UsageError(
-            f"{', '.join(places)}: gateway, ops and traces are read only at startup: restart the gateway, or undo the"
-            " change"
+            f"{', '.join(places)}: the gateway reads the sections gateway, ops and traces only at startup: restart"
+            " the gateway, or undo the change"
         )
     reopened = {name for name in new.tunnels if old.tunnels.get(name) != new.tunnels[name]}
     while True:  # also reopen every tunnel inside a reopened tunnel, at any depth
@@ -70,7 +71,8 @@ def diff_configs(old: Config, new: Config) -> ConfigDiff:
         for name in common
         if old.backends[name] != new.backends[name]
         or reopened.intersection(new.backends[name].tunnels)
-        # Admission identifies containers only if the section `docker` exists.
+        # If the section `docker` is added or removed, every backend changes: admission identifies containers only if
+        # this section exists.
         or (old.docker is None) != (new.docker is None)
     }
     return ConfigDiff(

@@ -19,7 +19,10 @@ class DockerConsumerResolver:
         return self._docker.reconciler.registry.lookup(address) if self._docker.reconciler else None
 
     def recently_unknown(self, address: str) -> bool:
-        """Return whether a recent lookup of this source address found no container."""
+        """Return whether a recent call of `wait_for` found no container with this source address.
+
+        Without a reconciler, return True.
+        """
         reconciler = self._docker.reconciler
         return reconciler is None or reconciler.registry.recently_unknown(address)
 

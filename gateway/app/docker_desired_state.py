@@ -39,7 +39,7 @@ def desired(config: Config, busy: frozenset[str] = frozenset()) -> DesiredState:
 
 
 def mount_addresses(config: Config) -> tuple[VolumeMountAddress, ...]:
-    """Return the addresses from which the engine's host can mount the NFS and SMB backends."""
+    """Return the addresses to which the engine's host can connect to mount the NFS and SMB backends."""
     found = []
     for name, spec in config.backends.items():
         if spec.kind.mount is None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class DockerReconcilerManager:
     """Starts the Docker reconciler, and replaces it when the section `docker` of the configuration changes.
 
-    Without this section, no reconciler runs.
+    Without this section, no reconciler runs. With `docker.peers`, a `PeerAddressExchange` runs with the reconciler.
 
     Args:
         supervisor: Runs the reconciler.

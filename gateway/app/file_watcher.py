@@ -20,7 +20,8 @@ class FileWatcher:
     Args:
         files: Returns the files to watch. Each poll calls it in a thread.
         on_change: Called with the changed files. The call is delayed until a poll finds no further change.
-        initial: The stamps of files that the caller has already read. The watcher also reports changes since then.
+        initial: The stamps that some files had before the caller read them. The watcher also reports changes since
+            these stamps.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ def with_instance(config: Config, *, record: bool = True, refuse: bool = True) -
 
     Args:
         config: The configuration as it is in the file.
-        record: Whether to write the name to `state_dir` if it is the hostname.
+        record: Whether to write the hostname to `state_dir` if this function chooses the hostname as the name.
         refuse: Whether to raise `ConfigError`. False for commands that change nothing in Docker.
 
     Raises:

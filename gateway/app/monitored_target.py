@@ -9,7 +9,7 @@ import time
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.health_state_tracker import HealthStateTracker
 from gateway.contracts.states import HealthState
-from gateway.forwarding.target_with_uplink import TargetWithUplink
+from gateway.forwarding.target_path import TargetPath
 from gateway.health.check import Check
 from gateway.health.last_probe_result import LastProbeResult
 from gateway.health.path_selection import PathCandidate, PathSelector, order_paths
@@ -31,13 +31,13 @@ class MonitoredTarget:
         checks: The check over each path, in the order of the configuration. All checks share one record of the last
             probe.
         choice: Chooses the path for new clients.
-        routes: The paths that the forward dials. They are the paths of `checks`, in the same order.
+        paths: The paths that the forward dials. They are the paths of `checks`, in the same order.
     """
 
-    def __init__(self, checks: list[Check], choice: PathSelector, routes: tuple[TargetWithUplink, ...]) -> None:
+    def __init__(self, checks: list[Check], choice: PathSelector, paths: tuple[TargetPath, ...]) -> None:
         self.checks = checks
         self.choice = choice
-        self._routes = routes
+        self._routes = paths
         self.clock = HealthStateTracker(time.time())
         """The target's last state, and the time at which this state began. A change of the path alone does not change
         the time."""
@@ -145,7 +145,7 @@ class MonitoredTarget:
         """The time of the last successful check over any path, in epoch seconds; None if no check has succeeded."""
         return max((each.last_success for each in self.checks if each.last_success is not None), default=None)
 
-    def routes(self) -> list[TargetWithUplink]:
+    def paths(self) -> list[TargetPath]:
         """Return the paths for a new client, best first."""
         if len(self._routes) == 1:
             return list(self._routes)
@@ -158,7 +158,7 @@ class MonitoredTarget:
             check.check_soon()
 
     def report_stall(self, tunnel: str | None) -> None:
-        """Count a failed check over the path through `tunnel`, because a client waits too long for a response."""
+        """Count a failed probe over the path through `tunnel`: a client has waited too long for a response."""
         for check in self.checks:
             if check.tunnel == tunnel:
                 check.report_stall()

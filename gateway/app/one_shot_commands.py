@@ -118,9 +118,8 @@ def audit(config: Config, mount_table: Path | None = None) -> tuple[AuditReport,
 
     Args:
         config: The configuration, with a `docker` section.
-        mount_table: A file with a copy of `/proc/self/mountinfo` from the engine's host. None: the mount
-            table of this process is used, but only if the engine runs on this host, and this process does not run in
-            a container.
+        mount_table: A file with a copy of `/proc/self/mountinfo` from the engine's host. None: use the mount table of
+            this process. If the engine runs on another host, or this process runs in a container, use no mount table.
 
     Raises:
         EngineError: The Docker engine cannot be reached, or its response is not valid.
@@ -191,9 +190,9 @@ async def _with_reconciler(
 
 
 def _with_client_host(error: EngineError, options: DockerOptions) -> EngineError:
-    """Return `error`, with a note if the engine is unreachable and `DOCKER_HOST` is set to another address.
+    """Return `error`. If the engine is unreachable and `DOCKER_HOST` differs from `docker.host`, add a note.
 
-    Omit the note if the gateway uses the engine through a tunnel.
+    Omit the note if the gateway connects to the engine through a tunnel.
     """
     host = os.environ.get("DOCKER_HOST", "")
     if error.kind is not EngineErrorKind.UNREACHABLE or options.tunnel is not None or host in ("", options.host):
@@ -238,7 +237,10 @@ async def _check_target(spec: BackendSpec, target: HostPort, tunnel: str | None,
 
 
 async def _wait_until_not_up(uplink: Uplink) -> None:
-    """After the loss of a link, wait until the uplink has closed the tunnel and can describe the cause."""
+    """Wait until the uplink is not up. Until then, the uplink cannot describe why its link was lost.
+
+    Return after `_CLOSE_TIMEOUT` seconds even if the uplink is still up.
+    """
     changed = asyncio.Event()
     uplink.watchers.append(changed.set)
     with contextlib.suppress(TimeoutError):

@@ -32,9 +32,9 @@ _PR_SET_IO_FLUSHER = 57
 def set_io_flusher() -> bool:
     """Mark this process as an I/O flusher (prctl(2), PR_SET_IO_FLUSHER).
 
-    When memory is short, the kernel makes processes wait until it has written dirty pages. The pages of NFS mounts
-    pass through this process. If this process waited too, the kernel could not write these pages: a deadlock. With
-    the mark, this process does not wait.
+    When memory is short, the kernel makes processes wait until it has written dirty pages. The kernel writes the
+    dirty pages of NFS mounts through this process. If this process waited too, the kernel could not write these
+    pages: a deadlock. With the mark, this process does not wait.
 
     Returns:
         Whether the kernel accepted the flag. The kernel requires CAP_SYS_RESOURCE.
@@ -52,8 +52,8 @@ def prepare_process() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     sys.setswitchinterval(_SWITCH_INTERVAL)
-    # Do not collect garbage first. With one tunnel and one backend, a collection takes a tenth of the startup time,
-    # and releases less than 1 MB.
+    # Do not collect garbage before `gc.freeze()`. With one tunnel and one backend, a collection takes a tenth of the
+    # startup time, and releases less than 1 MB.
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
     gc.enable()

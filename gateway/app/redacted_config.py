@@ -53,7 +53,12 @@ def config_text(config: Config, backend: str | None = None) -> ConfigText:
 
 
 def _pairs(key: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Yield the dotted key and the text of each setting that `value` contains, at any depth."""
+    """Yield the dotted key and the text of each setting that `value` contains, at any depth.
+
+    Args:
+        key: The dotted key of `value` itself; empty at the top.
+        value: A section, a tunnel, a backend, or a value in one of them.
+    """
     if key.rpartition(".")[2] in _SENSITIVE and value:
         yield key, _HIDDEN
     elif isinstance(value, _SINGLE):

@@ -147,8 +147,8 @@ class Reloader:
             trigger: What requested the reload, for the audit log: `admin`, `signal` or `file`.
 
         Returns:
-            A description of the changes, and warnings. If nothing has changed since a recent automatic reload, the
-            description is that of the automatic reload.
+            A description of the changes, and warnings. If this reload changes nothing, but an automatic reload made
+            the last changes less than `_RECENT` seconds ago, the description repeats these changes.
 
         Raises:
             GatewayError: The configuration was not applied; nothing was changed.

@@ -14,7 +14,7 @@ from gateway.contracts.config_types import HostPort
 from gateway.contracts.health_state_tracker import HealthStateTracker
 from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget, set_limit
 from gateway.forwarding.forward import Forward
-from gateway.forwarding.target_with_uplink import TargetWithUplink
+from gateway.forwarding.target_path import TargetPath
 from gateway.health.check import Check
 from gateway.health.last_probe_result import LastProbeResult
 from gateway.health.target_selection import (
@@ -42,7 +42,7 @@ class RunningBackend:
         targets: The targets with their checks.
         records: The last probe result of each target. A reload keeps at least the target's role. Otherwise, clients
             could return to a former primary.
-        routes: For each target, the paths that the forward dials.
+        paths: For each target, the paths that the forward dials.
         clock: The last computed state of the backend, and the time at which this state began.
         on_state_change: Called when the state changes.
         on_result: Called after each check, and when the checks are replaced.
@@ -53,7 +53,7 @@ class RunningBackend:
     budgets: AbortedHandshakeBudgets
     targets: list[MonitoredTarget] = field(default_factory=list)
     records: ProbeRecords = field(default_factory=dict)
-    routes: dict[HostPort, tuple[TargetWithUplink, ...]] = field(default_factory=dict)
+    paths: dict[HostPort, tuple[TargetPath, ...]] = field(default_factory=dict)
     clock: HealthStateTracker = field(default_factory=lambda: HealthStateTracker(time.time()))
     on_state_change: Callable[[], None] = lambda: None
     on_result: Callable[[], None] = lambda: None
@@ -132,10 +132,10 @@ class RunningBackend:
         """Return the targets to try for a new client, best first."""
         return [candidate.target for candidate in order_targets(self.candidates(), self.spec.prefer)]
 
-    def ordered_routes(self) -> list[TargetWithUplink]:
+    def ordered_paths(self) -> list[TargetPath]:
         """Return the paths to dial for a new client, best first. All paths to the best target come first."""
         by_target = {each.target: each for each in self.targets}
-        return [routed for target in self.ordered_targets() for routed in by_target[target].routes()]
+        return [target_path for target in self.ordered_targets() for target_path in by_target[target].paths()]
 
     def on_failure(self, target: HostPort) -> None:
         """Check `target` soon over all paths, because client traffic to it failed.

@@ -20,7 +20,7 @@ from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.client_identity import ConsumerResolver
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
-from gateway.forwarding.target_with_uplink import TargetLookupKey
+from gateway.forwarding.target_path import TargetIdentity
 from gateway.relay.data_plane_selection import use_native_engine
 from gateway.supervision.uplink import Uplink
 
@@ -72,7 +72,7 @@ class RunningComponents:
 
         Args:
             config: The new configuration.
-            listeners: The bound listeners of the configuration. The running gateway takes ownership of them.
+            listeners: The bound listeners of the configuration. `RunningComponents` takes ownership of them.
 
         Raises:
             UsageError: `config` changes a key that requires a restart. Nothing was changed.
@@ -134,10 +134,8 @@ class RunningComponents:
         same = (old.kind, old.options) == (spec.kind, spec.options)
         running.spec = spec
         uplinks = self.uplinks.of_backend(spec.name)
-        running.routes = {
-            target: TargetLookupKey(
-                target, tuple(uplinks[tunnel] for tunnel in spec.paths(target) or (None,))
-            ).routes()
+        running.paths = {
+            target: TargetIdentity(target, tuple(uplinks[tunnel] for tunnel in spec.paths(target) or (None,))).paths()
             for target in spec.targets
         }
         self._checks.update(running, uplinks, keep_results=same)
@@ -146,13 +144,13 @@ class RunningComponents:
 
     def _route(self, running: RunningBackend) -> BackendRoute:
         return BackendRoute(
-            tuple({routed.uplink for routes in running.routes.values() for routed in routes}),
-            running.ordered_routes,
-            lambda routed: running.on_failure(routed.target),
+            tuple({target_path.uplink for paths in running.paths.values() for target_path in paths}),
+            running.ordered_paths,
+            lambda target_path: running.on_failure(target_path.target),
             running.spec.hold,
-            lambda routed: running.budget(routed.target, routed.uplink.tunnel_name),
-            lambda routed: running.on_stall(routed.target, routed.uplink.tunnel_name),
-            lambda routed: running.on_detour(routed.target, routed.uplink.tunnel_name),
+            lambda target_path: running.budget(target_path.target, target_path.uplink.tunnel_name),
+            lambda target_path: running.on_stall(target_path.target, target_path.uplink.tunnel_name),
+            lambda target_path: running.on_detour(target_path.target, target_path.uplink.tunnel_name),
         )
 
     def _remove(self, running: RunningBackend, drain: float) -> None:
@@ -205,7 +203,11 @@ class RunningComponents:
             uplink.renew()
 
     def retry(self, tunnel: str) -> None:
-        """If a tunnel is down, retry it immediately. Call this method after its certificates were renewed on disk."""
+        """If a tunnel is down, retry it immediately.
+
+        Call this method after a certificate was renewed with the same key. An open tunnel does not need the new
+        certificate until its next login.
+        """
         for uplink in self.uplinks.of_tunnel(tunnel):
             uplink.retry()
 

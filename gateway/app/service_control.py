@@ -37,7 +37,7 @@ class ServiceControl:
         reloader: Holds the current configuration and the running gateway.
         auditing: Records commands.
         stop: Set by the first call of `shutdown`.
-        events: The state changes of tunnels, targets and backends.
+        events: The event log.
         events_file: Saves `events`.
     """
 
@@ -191,7 +191,10 @@ class ServiceControl:
             self.events.record(EventSubject(SubjectType.DRAIN), self.phase())
 
     def shutdown(self) -> None:
-        """Drain the service, and then stop it. A second call ends the drain immediately."""
+        """Start the drain of the service, and return. The service stops after the drain.
+
+        A second call ends the drain immediately.
+        """
         if self._stop.is_set():
             log.warning("stopping immediately")
             self.stop_immediately.set()

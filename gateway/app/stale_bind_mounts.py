@@ -27,7 +27,7 @@ def stale_files(files: Iterable[Path], mounts: str) -> list[str]:
     for path in sorted(set(files)):
         point = next((each for each in (path, *path.parents) if str(each) in deleted), None)
         if point is not None and deleted[str(point)]:
-            remedy = "its folder instead of the file" if point == path else "a parent folder that is not replaced"
+            remedy = "the file's folder, not the file" if point == path else "a parent folder that is not replaced"
             found.append(
                 f"{point} was replaced on the host, but this container still sees the old one: restart the"
                 f" container, and mount {remedy}"

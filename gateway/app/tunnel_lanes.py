@@ -1,7 +1,7 @@
 """Chooses the lanes of each tunnel: separate connections for bulk traffic and for other traffic. Does no I/O.
 
-If a query and a bulk transfer share an SSH connection, the query waits behind the data of the transfer. Therefore
-each traffic class has its own lane, which is a separate connection. A VPN has one lane for both classes, because two
+If a query and a bulk transfer share an SSH connection, the query waits behind the data of the transfer. Therefore,
+each traffic class has its own lane, with its own connections. A VPN has one lane for both classes, because two
 connections of a VPN must not use the same key.
 """
 
@@ -12,7 +12,7 @@ from gateway.contracts.states import TrafficClass
 
 
 class TunnelLane(NamedTuple):
-    """A separate connection of a tunnel for the traffic of one class: bulk traffic, or all other traffic."""
+    """The connections of a tunnel for the traffic of one class: bulk traffic, or all other traffic."""
 
     tunnel: str
     bulk: bool
@@ -31,7 +31,7 @@ def _lane(config: Config, tunnel: str, *, bulk: bool) -> TunnelLane:
 
 
 def backend_lanes(config: Config, backend: str) -> dict[str, TunnelLane]:
-    """Return the lane that a backend uses in each of its tunnels. The result is empty if it uses no tunnel.
+    """Return the lane that a backend uses in each of its tunnels; empty if the backend uses no tunnel.
 
     Clients and checks use the same lanes.
     """

@@ -12,7 +12,7 @@ from gateway.supervision.uplink import Uplink
 
 
 class UplinkManager:
-    """Owns the uplinks: one for each tunnel and traffic class, and one for direct connections.
+    """Owns the uplinks: one for each lane of a tunnel, and one for direct connections.
 
     Args:
         components: Runs the uplinks.
@@ -83,7 +83,7 @@ class UplinkManager:
         return {None: self.direct, **{tunnel: self.by_lane[lane] for tunnel, lane in lanes.items()}}
 
     def of_tunnel(self, name: str) -> list[Uplink]:
-        """Return the uplinks of a tunnel, one for each traffic class."""
+        """Return the uplinks of a tunnel, one for each lane."""
         return [uplink for lane, uplink in self.by_lane.items() if lane.tunnel == name]
 
     def draining(self) -> list[tuple[TunnelSpec, Uplink]]:

@@ -7,19 +7,19 @@ from collections.abc import Iterable
 from gateway.audit.data_copy_commands import (
     END,
     copy_commands,
-    created_volumes,
-    helper_created,
+    helper_creation_commands,
     is_live,
-    removed_on_failure,
-    started_on_failure,
-    without_volumes,
+    remove_on_failure,
+    require_absent_volumes,
+    start_on_failure,
+    volume_creation_commands,
 )
 from gateway.audit.errors import UnsupportedContainerSettingError
 from gateway.audit.proposed_mount_changes import (
     ProposedMountChanges,
-    from_files,
     needs_long_syntax,
     new_volumes,
+    possible_secret_paths,
     short_mounts,
     tmpfs_options,
     unmounted_paths,
@@ -31,7 +31,7 @@ from gateway.docker.grants import SERVICE
 
 
 def override(snapshot: AuditSnapshot, container: AuditedContainer, change: ProposedMountChanges) -> str:
-    """Return commands that write an override file and recreate the container with the changed mounts.
+    """Return commands that write a Compose override file, and recreate the container with the changed mounts.
 
     Compose removes the old container, so the commands first save its writable layer as an image.
 
@@ -62,16 +62,19 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Propo
     content = _lines(container, change, service, overridden=overridden)
     write = "\n".join((f"cat > {shlex.quote(path)} <<'YAML'", *content, "YAML"))
     compose = compose_command(labels, client=client, overrides=() if overridden else (path,))
-    lines = [*without_volumes(client, change), *change.setup, write, command(*compose, "config", "--quiet")]
-    lines += [*created_volumes(client, change), *removed_on_failure(client, change)]
+    lines = [*require_absent_volumes(client, change), *change.setup, write, command(*compose, "config", "--quiet")]
+    lines += [*volume_creation_commands(client, change), *remove_on_failure(client, change)]
     helper = f"{name}-copy"
-    lines += [*helper_created(client, container, change, helper), *copy_commands(client, container, change, helper)]
+    lines += [
+        *helper_creation_commands(client, container, change, helper),
+        *copy_commands(client, container, change, helper),
+    ]
     lines += [END, command(client, "kill", name)] if is_live(container, change) else []
     saved = f"before-audit:{name}"
     lines.append(command(client, "commit", name, saved))
     # If the script fails, the current trap removes the new volume. Remove or replace this trap before Compose removes
     # the old container, because the new volume can then contain the only copy of the data.
-    lines.append(END if is_live(container, change) else started_on_failure(client, container))
+    lines.append(END if is_live(container, change) else start_on_failure(client, container))
     start = "--detach" if container.running else "--no-start"
     same_image = ("--no-build", "--pull", "never")
     lines += [command(*compose, "up", start, "--no-deps", *same_image, service), END]
@@ -89,7 +92,7 @@ def _lines(container: AuditedContainer, change: ProposedMountChanges, service: s
     if tmpfs:
         given = tmpfs_options(container)
         lines += _list("tmpfs", (f"{each}{given.get(each, '')}" for each in tmpfs if each in left))
-    if from_files(container, overridden=overridden) & unmounted_paths(change):
+    if possible_secret_paths(container, overridden=overridden) & unmounted_paths(change):
         # An override file cannot remove a single entry of `secrets` or `configs`. Therefore, clear both lists. The
         # list `volumes` then mounts the entries that must remain.
         lines += [*_list("secrets", ()), *_list("configs", ())]

@@ -16,12 +16,12 @@ from gateway.audit.container_recreate_obstacles import obstacles
 from gateway.audit.data_copy_commands import (
     END,
     copy_commands,
-    created_volumes,
-    helper_created,
+    helper_creation_commands,
     is_live,
-    removed_on_failure,
+    remove_on_failure,
+    require_absent_volumes,
     saved,
-    without_volumes,
+    volume_creation_commands,
 )
 from gateway.audit.docker_create_options import changed_addresses, networks, options, variables
 from gateway.audit.errors import UnsupportedContainerSettingError
@@ -85,10 +85,10 @@ def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: ProposedM
         for network, extra in networks(container)
         if network != _first_network(container)
     ]
-    lines = [*without_volumes(client, change), *change.setup]
-    lines += [*created_volumes(client, change), *removed_on_failure(client, change)]
-    lines += [_create(snapshot, container, change, new), *removed_on_failure(client, change, new), *connects]
-    lines += helper_created(client, container, change, helper, new)
+    lines = [*require_absent_volumes(client, change), *change.setup]
+    lines += [*volume_creation_commands(client, change), *remove_on_failure(client, change)]
+    lines += [_create(snapshot, container, change, new), *remove_on_failure(client, change, new), *connects]
+    lines += helper_creation_commands(client, container, change, helper, new)
     lines += [*copy_commands(client, container, change, helper, new), END]
     notes = [
         f"# {name} gets another MAC address on {one_line(each)}: {client} network connect cannot set it"
@@ -156,7 +156,10 @@ def _manual_steps(container: AuditedContainer, change: ProposedMountChanges, lef
     copies = [saved(client, container, change.copied)] if change.copied else []
     mounts = command(*volume_options(container, change)) or "no -v"
     if change.setup or change.driver_options:
-        copies.insert(0, script(*without_volumes(client, change), *change.setup, *created_volumes(client, change)))
+        copies.insert(
+            0,
+            script(*require_absent_volumes(client, change), *change.setup, *volume_creation_commands(client, change)),
+        )
     return "\n".join((
         *copies, f"# create {container.name} again as you created it, but with these mounts: {mounts}",
         f"# (no command can create it exactly: {left_out})",
@@ -173,7 +176,7 @@ def _by_hand(client: str, container: AuditedContainer, change: ProposedMountChan
         f"# stop {name} and the containers that are named above",
     ]
     if change.setup or change.driver_options:
-        lines += [f"# {each}" for each in (*change.setup, *created_volumes(client, change))]
+        lines += [f"# {each}" for each in (*change.setup, *volume_creation_commands(client, change))]
     lines += [
         f"# copy only the files of {one_line(each)} to {one_line(change.mounts[each])}" for each in change.copied
     ]

@@ -10,7 +10,7 @@ END = "trap - EXIT"
 """A shell command that removes the trap of `on_exit`."""
 
 
-def helper_created(
+def helper_creation_commands(
     client: str, container: AuditedContainer, change: ProposedMountChanges, helper: str, *created: str
 ) -> list[str]:
     """Return commands that create the helper container, which mounts the new volumes during the copy.
@@ -28,7 +28,7 @@ def helper_created(
         return []
     mounts = [argument for each in change.copied for argument in ("-v", f"{change.mounts[each]}:{COPY_ROOT}{each}")]
     create = command(client, "create", "--name", helper, *mounts, container.exact_image, "none")
-    return [create, *removed_on_failure(client, change, helper, *created)]
+    return [create, *remove_on_failure(client, change, helper, *created)]
 
 
 def copy_commands(
@@ -40,7 +40,7 @@ def copy_commands(
     live (see `is_live`). The caller must then add a command that kills or removes this container. A database can
     recover from a copy of the paused container's files, as after a power failure.
 
-    The commands copy the data through a helper container (see `helper_created`), and then remove the helper.
+    The commands copy the data through a helper container (see `helper_creation_commands`), and then remove it.
 
     The caller must also add `END`. If the script fails before `END`, it removes the helper, the containers in
     `created` and the new volumes. It also starts or unpauses the old container if this container was running. The
@@ -50,7 +50,7 @@ def copy_commands(
         client: The engine's command line client.
         container: The container to read from.
         change: The changes to the mounts.
-        helper: The name of the helper container; see `helper_created`.
+        helper: The name of the helper container; see `helper_creation_commands`.
         created: Names of the new containers except the helper. If the script fails, it also removes these containers.
     """
     copies = [copy(client, container, helper, path) for path in change.copied]
@@ -70,7 +70,7 @@ def on_exit(*commands: str) -> str:
     return f"trap {shlex.quote('; '.join(('set +e', *commands)))} EXIT"
 
 
-def without_volumes(client: str, change: ProposedMountChanges) -> list[str]:
+def require_absent_volumes(client: str, change: ProposedMountChanges) -> list[str]:
     """Return shell commands that stop the script if one of the new volumes already exists.
 
     Such a volume can belong to another application, or contain incomplete data from an earlier attempt.
@@ -82,12 +82,12 @@ def without_volumes(client: str, change: ProposedMountChanges) -> list[str]:
     ]
 
 
-def created_volumes(client: str, change: ProposedMountChanges) -> list[str]:
+def volume_creation_commands(client: str, change: ProposedMountChanges) -> list[str]:
     """Return commands that create the new volumes to which the changed mounts refer."""
     return [command(client, "volume", "create", *change.driver_options, each) for each in new_volumes(change)]
 
 
-def removed_on_failure(client: str, change: ProposedMountChanges, *created: str) -> list[str]:
+def remove_on_failure(client: str, change: ProposedMountChanges, *created: str) -> list[str]:
     """Return a command that sets a shell trap (see `on_exit`); an empty list if there is nothing to remove.
 
     If the script fails, the trap removes the new volumes, and the containers with the names in `created`.
@@ -96,7 +96,7 @@ def removed_on_failure(client: str, change: ProposedMountChanges, *created: str)
     return [on_exit(*removal)] if removal else []
 
 
-def started_on_failure(client: str, container: AuditedContainer) -> str:
+def start_on_failure(client: str, container: AuditedContainer) -> str:
     """Return a command that sets a shell trap (see `on_exit`). If the script fails, the trap starts the container.
 
     If there is nothing to start, because the container was not running at the time of the audit, return `END`.
@@ -107,7 +107,7 @@ def started_on_failure(client: str, container: AuditedContainer) -> str:
 def saved(client: str, container: AuditedContainer, paths: tuple[str, ...]) -> str:
     """Return a script that copies directories of a container to the shell's current directory.
 
-    The script pauses the container while it copies the data.
+    If the container is running, the script pauses the container during the copy.
 
     Args:
         client: The engine's command line client.
@@ -122,7 +122,7 @@ def saved(client: str, container: AuditedContainer, paths: tuple[str, ...]) -> s
 
 
 def is_live(container: AuditedContainer, change: ProposedMountChanges) -> bool:
-    """Return whether the container is running and would lose the data to copy if it stopped."""
+    """Return whether the container is running, and a stop of the container would destroy the data to copy."""
     return container.running and (container.removed or change.vanishes)
 
 

@@ -42,7 +42,7 @@ UNUSED = HazardRule(
     "unused-volume",
     "a volume that no container uses",
     "The engine does not record which application the volume belongs to. docker volume prune -a removes the volume. "
-    "A container that uses another volume name does not find the data.",
+    "If the application's next container mounts a volume with another name, the application does not find the data.",
 )
 WRITERS = HazardRule(
     "several-writers",
@@ -94,7 +94,8 @@ SOFT = HazardRule(
 NO_LOCKS = HazardRule(
     "no-locks",
     "a network mount without locks",
-    "Locks apply only on this client. They do not stop programs on other clients from writing at the same time.",
+    "Locks apply only to programs on the same host. They do not stop programs on other hosts from writing at the same"
+    " time.",
 )
 OLD_VERSION = HazardRule(
     "nfs-version",

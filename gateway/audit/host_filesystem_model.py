@@ -31,7 +31,8 @@ class FoundPrivateKey:
     Args:
         kind: The use of the key: `SSH key` or `TLS key`.
         path: The path of the key below the mounted directory; empty if the key file itself is mounted.
-        is_alone: Whether the directory contains only keys and files that belong to keys, such as public keys.
+        is_alone: Whether the mounted directory contains only private keys and files that belong to them, such as
+            public keys.
     """
 
     kind: KeyKind

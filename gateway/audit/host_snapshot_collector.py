@@ -39,7 +39,8 @@ def with_files(snapshot: AuditSnapshot, info: Mapping[str, Any], unchecked: list
     maps_users = any("userns" in str(each) or "rootless" in str(each) for each in info.get("SecurityOptions") or ())
     if maps_users:
         unchecked.append(
-            "the engine maps containers' users to other users of the host: the audit cannot find missing permissions"
+            "the engine maps containers' users to other users of the host: the audit cannot find mounts to which a"
+            " container's user cannot write"
         )
     knows_users = bool(info) and not maps_users
     paths: dict[str, HostPath] = {}

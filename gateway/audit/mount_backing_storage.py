@@ -163,8 +163,8 @@ def of_volume(snapshot: AuditSnapshot, volume: AuditedVolume) -> MountBackingSto
     title = volume.name[:12] if volume.anonymous else volume.name
     store = _of_path(snapshot, volume.mountpoint, title, f"volume {volume.name}")
     if store.host_mount is not None and store.host_mount == memory_of_engine(snapshot):
-        # If the engine stores all volumes in memory, do not report each volume, because a new volume would also be in
-        # memory.
+        # The engine stores all volumes in memory. Return local storage, so that the audit does not report each
+        # volume: a new volume would also be in memory.
         return MountBackingStorage(StorageMedium.LOCAL, title, store.identity, host_path=store.host_path)
     return store
 

@@ -79,7 +79,7 @@ def tmpfs_options(container: AuditedContainer) -> dict[str, str]:
     return {path: f":{options}" if options else "" for path, options in found.items()}
 
 
-def from_files(container: AuditedContainer, *, overridden: bool) -> set[str]:
+def possible_secret_paths(container: AuditedContainer, *, overridden: bool) -> set[str]:
     """Return the paths of all mounts that Compose possibly created from `secrets` or `configs`.
 
     Compose creates read-only bind mounts from these two lists. The engine does not report which mounts these are, so

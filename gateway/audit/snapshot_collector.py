@@ -92,8 +92,9 @@ async def take_snapshot(engine: EngineClient, scope: AuditScope) -> AuditSnapsho
     )  # fmt: skip
     if table is None:
         unchecked.append(
-            "the engine runs on another host or outside of this container, so the audit cannot find bind mounts of "
-            "network file systems: pass a copy of the host's /proc/self/mountinfo with --mount-table"
+            "the audit does not run directly on the engine's host, so it cannot read the host's mount table, and "
+            "cannot find bind mounts of network file systems: pass a copy of the host's /proc/self/mountinfo with "
+            "--mount-table"
         )
     if not is_here:
         unchecked.append(
@@ -184,10 +185,13 @@ async def _container(
     requests: _OptionalEngineRequests, listed: Mapping[str, Any], layer: int | None,
     images: dict[str, Mapping[str, Any] | None], *, is_own: bool,
 ) -> AuditedContainer | None:  # fmt: skip
-    """Inspect a container. Return None if the container was removed, or if the engine cannot inspect it.
+    """Inspect a container. Return None if the container was removed.
+
+    If the engine does not respond in time or reports a failure, add a message to `requests.unchecked`, and return
+    None.
 
     Raises:
-        EngineError: The engine cannot be reached, or it refuses the request.
+        EngineError: The engine cannot be reached, or the engine or a proxy refuses the request.
     """
     try:
         inspection = await requests.engine.get(f"containers/{listed['Id']}/json")

@@ -62,7 +62,7 @@ class AuditedContainer:
         running: Whether the container runs.
         removed: Whether the engine removes the container and its anonymous volumes when the container stops (`--rm`).
         mounts: The container's mounts.
-        layer: The size of the writable layer in bytes.
+        layer: The size of the writable layer in bytes; 0 if the layer is empty, or if its size is not known.
         changes: Paths that the container added or changed in its layer, with their sizes in bytes. If a size is not
             known, the value is 1. None if the paths are not known.
         user: The user of the main process; None if it is not known.

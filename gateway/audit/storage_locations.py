@@ -26,7 +26,7 @@ def places(snapshot: AuditSnapshot) -> Iterator[StorageLocation]:
     """Yield the storage locations of each container's data, sorted by container and path."""
     for container in sorted(snapshot.containers, key=lambda each: each.name):
         if container.layer:
-            how = "its stop (--rm)" if container.removed else "docker rm, compose up with a new image"
+            how = "the container's stop (--rm)" if container.removed else "docker rm, compose up with a new image"
             size = f"writable layer, {format_bytes(container.layer)}"
             yield StorageLocation(container.name, "/", "rw", "layer", size, how)
         for mount in sorted(container.mounts, key=lambda each: each.path):
@@ -43,7 +43,7 @@ def _kind_and_loss(
     snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountBackingStorage
 ) -> tuple[str, str]:
     if mount.kind == "tmpfs":
-        return "tmpfs", "its next stop"
+        return "tmpfs", "the container's next stop"
     if store.medium.is_network:
         server = (
             "a failure of the FUSE program or its server"
@@ -60,7 +60,7 @@ def _kind_and_loss(
         return "volume", "the stop of the last container that uses it"
     if volume.anonymous:
         if container.removed:
-            return "anonymous volume", "its stop (--rm)"
+            return "anonymous volume", "the container's stop (--rm)"
         return (
             "anonymous volume",
             "docker rm -v, docker volume prune; after docker rm, docker run mounts a new, empty volume",

@@ -1,6 +1,6 @@
 """Renders the commands that change the mounts of a swarm service. Does no I/O."""
 
-from gateway.audit.data_copy_commands import created_volumes, saved, without_volumes
+from gateway.audit.data_copy_commands import require_absent_volumes, saved, volume_creation_commands
 from gateway.audit.proposed_mount_changes import ProposedMountChanges
 from gateway.audit.shell_command_builder import command, script
 from gateway.audit.snapshot_model import AuditedContainer
@@ -32,7 +32,7 @@ def service_update(service: str, container: AuditedContainer, change: ProposedMo
         words += ["--mount-add", _csv(f"type={kind}", f"source={source}", f"target={path}", *read_only)]
     update = command(*words, service)
     if not change.copied:
-        before = (*without_volumes(client, change), *change.setup, *created_volumes(client, change))
+        before = (*require_absent_volumes(client, change), *change.setup, *volume_creation_commands(client, change))
         return script(*before, update) if before else update
     volumes = ", ".join(sorted(change.mounts.values()))
     return "\n".join((

@@ -68,7 +68,8 @@ class LogDestination:
 
         Raises:
             OSError: A write failed. `lines` contains the lines that were not written completely. If a part of the
-                first line was written, the next call writes the rest of it.
+                first line was written, the next call writes the rest of the line. Exception: if the next call opens
+                another file or a FIFO, it writes the whole line.
         """
         if self._fd is None or self._rotated():
             self.open()

@@ -1,4 +1,4 @@
-"""Limits the audit events about refused clients: one per second for each backend, source and reason."""
+"""Limits the audit events about refused clients: one per second for each `RefusalKey`."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,8 @@ WINDOW = 1.0
 """Minimum time between two audit events with the same `RefusalKey`, in seconds."""
 _MAX_KEYS = 1024
 OTHERS = "others"
-"""If the limiter already has `_MAX_KEYS` keys, it replaces the `source` of each new key with this value."""
+"""If the limiter already has `_MAX_KEYS` keys, it replaces the `source` of each new key with this value. It also sets
+`path`, `uid` and `consumer` of the new key to None."""
 
 
 class RefusalKey(NamedTuple):
@@ -41,7 +42,8 @@ class RefusalEventLimiter:
             now: The current time in monotonic seconds.
 
         Returns:
-            The key of an event to write now; None if a later call of `due` or `drain` reports the refusal.
+            The key of an event to write now about this refusal. Its source is `OTHERS` if there are too many keys.
+            None if a later call of `due` or `drain` reports the refusal.
         """
         if key not in self._windows and len(self._windows) >= _MAX_KEYS:
             key = key._replace(source=OTHERS, path=None, uid=None, consumer=None)

@@ -99,14 +99,15 @@ def check_status(expected: HttpProbeOptions, response: HttpResponse, refused: st
 def role_result(role: RoleInResponseOptions, response: HttpResponse) -> ProbeResult:
     """Return a probe result with the role that a response contains.
 
-    If the value in the response is neither in `role.primary` nor in `role.replica`, the result is `unusable`.
+    If the value in the response is neither in `role.primary` nor in `role.replica`, the result's field `unusable`
+    contains the reason.
 
     Args:
         role: Where the response contains the role.
         response: The response.
 
     Raises:
-        UnusableTargetError: The response does not contain the field that `role` selects.
+        UnusableTargetError: The response does not contain the field that `role` selects, or the body is not JSON.
     """
     where = role.json or role.header
     value = (

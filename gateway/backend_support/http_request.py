@@ -34,8 +34,8 @@ def basic_login(user: str, password: str) -> str:
 async def get(stream: ProbeConnection, path: str, host: str, authorization: str | None = None) -> HttpResponse:
     """Send a GET request, and read the response.
 
-    If the header declares the length of the body, stop reading after this length. Do not wait until the server closes
-    the connection, because a tunnel can delay the end of the stream.
+    If the header declares a length or the chunked transfer coding, stop reading at the end of the body. Do not wait
+    until the server closes the connection, because a tunnel can delay the end of the stream.
 
     Args:
         stream: A connection on which nothing was sent.

@@ -26,7 +26,8 @@ class BufferedResponseSocket:
 class ResponseEndDetector:
     """Detects the end of a response, so that the probe can stop reading before the server closes the connection.
 
-    If the header is not valid or contains no length, the response ends when the server closes the connection.
+    If the header is not valid, or declares neither a length nor the chunked transfer coding, the response ends when
+    the server closes the connection.
     """
 
     def __init__(self) -> None:

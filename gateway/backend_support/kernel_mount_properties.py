@@ -27,10 +27,11 @@ class KernelMountProperties:
             sets these options itself, or they cannot work through the gateway.
         problems: Receives the options of a backend with a volume. Yields each key that the volume does not support,
             and the reason.
-        persistent_volume: Returns the keys of a Kubernetes PersistentVolume's `spec` that depend on the kind: the
-            volume source, and `mountOptions`.
-        import_volume: Converts the driver options of a Docker volume to a backend. Raises `ValueError` if the driver
-            options are not valid. None if `gateway import` does not import volumes of this kind.
+        persistent_volume: Receives the definition of a volume. Returns those keys of a Kubernetes PersistentVolume's
+            `spec` that depend on the kind: the volume source, and `mountOptions`.
+        import_volume: Receives the driver options of a Docker volume. Returns the configuration keys of a backend,
+            and notes for the user. Raises `ValueError` if the driver options are not valid. None if `gateway import`
+            does not import volumes of this kind.
         render_export: Receives the options and the addresses of the clients. Returns the line for the export in the
             server's configuration. None if the server's configuration needs no such line.
     """

@@ -22,8 +22,9 @@ class LoopbackForwarder:
 
     Args:
         port: The port on 127.0.0.1 to connect to.
-        join: Relays one connection to the target. First start to connect a socket to `port`, and then call `join`
-            with the socket's local address.
+        join: Receives the local address of a socket. Accepts the connection of this socket, and relays it to the
+            target. Before you call `join`, start to connect the socket to `port`. The returned task ends when the
+            relay has started.
     """
 
     port: int
@@ -81,7 +82,7 @@ async def _join(
 
 
 async def _accept(listener: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
-    """Accept a connection. Unlike `loop.sock_accept`, this function does not leak the connection if cancelled."""
+    """Accept a connection without `loop.sock_accept`, which can leak the connection if the caller is cancelled."""
     loop = asyncio.get_running_loop()
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Implements the MySQL authentication plugins that send the password, for `RestrictedMysqlConnection`."""
+"""Implements two MySQL authentication plugins that can send the password, for `RestrictedMysqlConnection`."""
 
 from typing import Any, Protocol
 

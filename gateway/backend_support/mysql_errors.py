@@ -45,7 +45,7 @@ _REMEDIES = {
     1044: "grant the account access to check.database, or remove check.database",
     1045: _LOGIN,
     1698: _LOGIN,
-    1049: "set check.database to an existing database, or remove it",
+    1049: "set check.database to an existing database, or remove check.database",
     1820: "set a new password for the account",
     1862: "set a new password for the account",
     3118: "unlock the account: ALTER USER … ACCOUNT UNLOCK",

@@ -111,7 +111,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
             self.refuse(
                 f"the server requests the plugin {plugin}, which is not supported", "change the user's plugin"
             )
-        cached = " until the user has logged in once after the server's start" if plugin == CACHING_SHA2 else ""
+        cached = " for the user's first login after the server's start" if plugin == CACHING_SHA2 else ""
         remedy = "set check.tls.mode: verify"
         if plugin in _WITH_PUBLIC_KEY and not self.ssl:
             remedy += ", or check.server_public_key_file"
@@ -123,8 +123,8 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
     def send_password(self, plugin: str) -> MysqlPacket:
         """Send the password if the plugin is permitted, and return the response.
 
-        No other method sends the password. Without TLS, this method encrypts the password with the configured public
-        key. Over TLS, the connection encrypts it.
+        Except for the plugin `dialog`, no other method sends the password. Without TLS, this method encrypts the
+        password with the configured public key. Over TLS, the connection encrypts it.
 
         Args:
             plugin: The authentication plugin that the server requests.

@@ -52,7 +52,10 @@ class NfsBackendOptions:
 
 
 def _volume(options: NfsBackendOptions, listener: HostPort, hold: float) -> VolumeSpec | None:
-    """Return the definition of the volume. A mount waits for the server for at least `hold` seconds before it fails.
+    """Return the definition of the volume.
+
+    A mount waits for the server for at least `hold` seconds before it fails. If `hold` exceeds `MAX_MOUNT_WAIT`, the
+    mount waits only `MAX_MOUNT_WAIT` seconds.
 
     Docker's driver calls mount(2), which rejects options that only mount.nfs implements, such as `retry` and `bg`.
     The definition always contains the NFS version, because the kernel's default is version 3.

@@ -36,8 +36,8 @@ def reveal(password: Secret | None) -> str:
 class PasswordSource:
     """Gets the passwords for one backend's targets, and caches the output of `password_command`.
 
-    A check can time out while `password_command` runs. The program then continues for at most `password_timeout`, and
-    the next check uses its output.
+    A check can time out while `password_command` runs. The program then continues until it exits, or until
+    `password_timeout` has passed since its start. The next check uses its output.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """Recognizes PostgreSQL's cancel requests, and finds the cancel key of each session.
 
-See the PostgreSQL manual, chapter "Frontend/Backend Protocol", sections 54.2.9 "Canceling Requests in Progress" and
-54.7 "Message Formats". A connection begins with these steps:
+See the PostgreSQL manual, chapter "Frontend/Backend Protocol", sections "Canceling Requests in Progress" and "Message
+Formats". A connection begins with these steps:
 
 1. The client can send SSLRequest and GSSENCRequest. The server responds to each with one byte.
 2. The client sends StartupMessage to start a session, or CancelRequest to cancel a query of another session.

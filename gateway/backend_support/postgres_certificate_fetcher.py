@@ -23,11 +23,11 @@ _INTERVAL_BEFORE_EXPIRY = 60.0
 
 
 class PostgresCertificateFetcher:
-    """Fetches the certificates of one backend's servers periodically, on separate connections.
+    """Fetches the certificates of one backend's servers, and caches the validity periods of the certificates.
 
-    The fetcher closes each connection after the TLS handshake, so that the server does not count or log a session
-    (PostgreSQL manual, chapter "Frontend/Backend Protocol", "SSL Session Encryption"). It does not verify the
-    certificates.
+    Each fetch uses a separate connection. The fetcher closes the connection after the TLS handshake, so that the
+    server does not count or log a session (PostgreSQL manual, chapter "Frontend/Backend Protocol", "SSL Session
+    Encryption"). The fetcher does not verify the certificates.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class PostgresCertificateFetcher:
 
 
 async def _fetch(link: SocketConnector, target: HostPort) -> ValidityPeriod | None:
-    """Perform a TLS handshake with the server, and return the validity period of the server's certificate."""
+    """Perform a TLS handshake, and return the validity period of the certificate; None if the server refuses TLS."""
     loop = asyncio.get_running_loop()
     # Do not verify the server, because this function sends no secret to it.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

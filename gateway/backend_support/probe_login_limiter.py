@@ -44,8 +44,8 @@ class ProbeLoginLimiter(AbortedLoginCount):
     async def attempt(self) -> AsyncIterator[None]:
         """Wait until a login can start. The login counts as in progress until the `async with` block ends.
 
-        If the sum of aborted logins and logins in progress is high, logins run one at a time, so that only a few can
-        be aborted at once. Otherwise, logins run concurrently.
+        If the sum of aborted logins and logins in progress reaches `limit / _FREE_DIVISOR`, logins run one at a time,
+        so that only a few can be aborted at once. Otherwise, logins run concurrently.
         """
         possible = self.aborted + sum(each.in_progress for each in self.peers)
         async with self._turn if possible >= self._free else contextlib.nullcontext():

@@ -35,9 +35,9 @@ _REASONS = {
 """Maps the first words of error replies to reasons. Most error replies begin with an error code, such as `NOAUTH`.
 Redis before version 6 sends no specific error code for a failed login. Therefore, the map also contains the first
 words of the messages about failed logins."""
-_WRONG_LOGIN = "correct check.password_file, and check.user for an ACL user"
+_WRONG_LOGIN = "correct check.password_file (for an ACL user, also check.user)"
 _REMEDIES = {
-    "NOAUTH": "set check.password_file, and check.user for an ACL user",
+    "NOAUTH": "set check.password_file (for an ACL user, also check.user)",
     "WRONGPASS": _WRONG_LOGIN,
     "ERR invalid password": _WRONG_LOGIN,
     "NOPERM": "grant the user of the check the ACL rules +ping +role +info",
@@ -150,7 +150,7 @@ def _replication_problem(
         return None
     since = f" for {lag:g} s" if lag is not None else ""
     primary = f"{info['master_host']}:{info.get('master_port', '')}" if "master_host" in info else "its primary"
-    remedy = "if the primary requires a password, set masterauth, and masteruser for an ACL user"
+    remedy = "if the primary requires a password, set masterauth (for an ACL user, also masteruser)"
     return FailureReason.LAG, f"the replica is not connected to {primary}{since}: see the replica's log; {remedy}"
 
 

@@ -47,7 +47,10 @@ class _BackendWithRoleFromHttp:
         self._dialer = ProbeDialer(via_http.tls, http_request.MAX_RESPONSE, "check.via_http.tls")
 
     async def probe(self, link: SocketConnector, target: HostPort, phases: PhaseTimer) -> ProbeResult:
-        """Request the role, then probe the database; see `gateway.contracts.backend.Backend`."""
+        """Request the role, then probe the database; see `gateway.contracts.backend.Backend`.
+
+        If the database refuses the login, return the role from the HTTP server, and mark the target as degraded.
+        """
         name = f"via_http, port {self._via_http.port}"
         hint, phases.timeout_hint = phases.timeout_hint, f"{name} does not respond"
         try:

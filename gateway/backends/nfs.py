@@ -26,7 +26,7 @@ from gateway.nfs.xdr import XdrError
 from gateway.text_sanitizer import error_text, format_bytes
 
 EXPORT_READ_ONLY = FactDefinition(
-    "read_only", "Whether the export refuses writes, if `check.write` is set.", describe=hidden
+    "read_only", "Whether the export refuses writes. Not known unless `check.write` is set.", describe=hidden
 )
 SPACE = FactDefinition(
     "space_bytes",

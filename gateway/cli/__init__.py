@@ -38,7 +38,7 @@ _COMMANDS = {
 
 
 class _LazyGroup(click.Group):
-    """A Click group that imports the module of a command when the command is used for the first time."""
+    """A Click group that imports the module of a command at its first use, and adds remedies to usage errors."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx

@@ -24,7 +24,7 @@ class ExplanationRow:
         part: The kind of the row: `listener`, `admission`, `tunnel`, `path`, `target`, `phase` or `name`. An
             `admission` row shows whether the backend accepts more clients. A `path` row exists only if the backend
             has several paths. A `phase` row describes a phase of a target's last check. A `name` row describes a
-            container in which the backend's name resolves to another host.
+            container with a name conflict: the backend's name can also resolve to another host.
         name: The address of the listener, or the name of the tunnel, target, phase or container.
         state: The state; for a phase, its duration.
         since: When the state began, in the format of RFC 3339; None if this is not known.
@@ -43,7 +43,7 @@ class BackendStateExplanation:
     """Explains why a backend is in its current state.
 
     Args:
-        rows: The rows, from the listeners to the targets.
+        rows: The rows: listeners, admission, tunnels, paths, targets with their phases, and name conflicts.
         root_causes: The failures that cause the state of the backend. Each is an item of `causes` in the diagnosis of
             `/api/v1/status`.
         warnings: The failures that concern the backend, but do not cause its state. An example is the failure of a
@@ -105,7 +105,7 @@ def _rows(status: dict[str, Any], name: str) -> Iterator[ExplanationRow]:
     yield from (
         ExplanationRow(
             "name", each["container"], "shadowed", None,
-            f"{each['ours']} on network {each['network']}, and {each['other']}",
+            f"the name refers to {each['ours']} on network {each['network']}, and to {each['other']}",
         )
         for each in (status.get("docker") or {}).get("shadowed_names", ())
         if each["name"] == name.lower()

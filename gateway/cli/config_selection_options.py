@@ -40,7 +40,7 @@ SETTINGS = {
     "fleet-tls-cert-file": ("FILE", "Client certificate for the gateways of the fleet."),
     "fleet-tls-key-file": ("FILE", "Private key of the client certificate."),
     "fleet-interval": ("DURATION", "Time between two requests to a gateway."),
-    "fleet-timeout": ("DURATION", "Maximum time for one request."),
+    "fleet-timeout": ("DURATION", "Maximum time for one request to a gateway."),
     "traces-endpoint": ("URL", "OpenTelemetry collector for traces."),
     "traces-token-file": ("FILE", "Token that is sent to the collector."),
     "traces-tls-ca-file": ("FILE", "Authorities that sign the collector's certificate."),

@@ -21,7 +21,7 @@ _FORMS = ("ssh", "ssh-config", "compose", "docker-run", "env", "fstab")
 @click.command("import")
 @click.argument("sources", metavar="[FORM] SOURCE...", nargs=-1, required=True)
 @click.option(
-    "--diff", is_flag=True, help="Print a diff that changes the Compose file among the sources to use the gateway."
+    "--diff", is_flag=True, help="Print a diff that makes the Compose file among the sources use the gateway."
 )
 def import_(sources: tuple[str, ...], diff: bool) -> None:
     """Convert existing setups to a configuration.
@@ -33,7 +33,7 @@ def import_(sources: tuple[str, ...], diff: bool) -> None:
     units, and OpenVPN or WireGuard configurations. The command combines sources that belong together: a volume at
     localhost:2049 and a forward of port 2049 become one backend.
 
-    The command recognizes the format of each source. To set the format, write one of these words before the source:
+    The command recognizes the format of each SOURCE. To set the format, write one of these FORMs before the SOURCE:
     ssh, ssh-config, compose, docker-run, env or fstab.
     """
     from gateway.importing.config_conversion import convert, note_rest  # noqa: PLC0415 - slow to import

@@ -23,7 +23,7 @@ def init(file: Path, tunnels: tuple[str, ...], backends: tuple[str, ...]) -> Non
     questions. Otherwise, it asks for a tunnel and for the backends that the tunnel leads to.
     """
     from gateway.cli.init_questions import ask_config  # noqa: PLC0415 - slow to import
-    from gateway.config.initial_config import from_urls, permits_keys, problems_of, to_yaml  # noqa: PLC0415 - slow to import
+    from gateway.config.initial_config import from_urls, problems_of, supports_authorized_keys, to_yaml  # noqa: PLC0415 - slow to import
 
     try:
         exists = file.exists()
@@ -43,6 +43,6 @@ def init(file: Path, tunnels: tuple[str, ...], backends: tuple[str, ...]) -> Non
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}: choose another file") from error
     print_text(f"wrote {file}")
-    steps = [*(["render authorized-keys"] if permits_keys(config) else []), "check", "run"]
+    steps = [*(["render authorized-keys"] if supports_authorized_keys(config) else []), "check", "run"]
     for step in steps:
         print_text(f"next: gateway {step} -c {file}")

@@ -79,7 +79,11 @@ def yes_or_no(text: str) -> bool:
 
 
 def _existing_file(text: str) -> str:
-    """Return the absolute path of a file or socket. A path with environment variables is returned unchanged."""
+    """Return the absolute path of a file or socket. If `text` refers to environment variables, return it unchanged.
+
+    Raises:
+        ValueError: The file does not exist, a variable is not set, or the home directory is not known.
+    """
     try:
         expanded = expand(text, os.environ)
     except KeyError as error:
@@ -91,13 +95,13 @@ def _existing_file(text: str) -> str:
 
 
 def secret_file(text: str) -> str:
-    """Return the path of a password file. If the file does not exist, create it with a password from the user."""
+    """Return the absolute path of a password file. If it does not exist, ask for a password, and create the file."""
     path = absolute(text)
     if path.exists():
         return str(path)
     if not path.parent.is_dir():
         raise ValueError(f"{path.parent} is not a folder: create it, or choose another path")
-    secret = click.prompt(f"  {path} does not exist. Password to write to it", hide_input=True)
+    secret = click.prompt(f"  {path} does not exist. Password to write to this new file", hide_input=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(f"{secret}\n")
@@ -105,7 +109,7 @@ def secret_file(text: str) -> str:
 
 
 def absolute(text: str) -> Path:
-    """Return an absolute path.
+    """Return `text` as an absolute path. Replace `~` with the home directory.
 
     Raises:
         ValueError: The path starts with `~`, but the home directory is not known.

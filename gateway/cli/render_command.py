@@ -119,19 +119,19 @@ def _application_command(name: str, text: str) -> click.Command:
     return command
 
 
-render.add_command(_application_command("env", "Print variables with the address of each backend."))
+render.add_command(_application_command("env", "Print the environment variables of applications."))
 render.add_command(
     _application_command(
         "compose",
-        "Print an application's part of a Compose file.\n\n"
-        "The part contains environment variables, labels, mounts and volumes.",
+        "Print the Compose settings of an application.\n\n"
+        "The settings are environment variables, labels, mounts and volumes.",
     )
 )
 render.add_command(
     _application_command(
         "docker-run",
         "Print Docker commands that start an application.\n\n"
-        "The commands contain its environment variables, labels, mounts and volumes.",
+        "The commands contain the application's environment variables, labels, mounts and volumes.",
     )
 )
 
@@ -167,8 +167,8 @@ def kubernetes(
         )
     # Do not expand environment variables of this process, because the pod does not have them.
     unset = (
-        "the pod has no environment variable {name}: replace the variable with its value, or replace the whole path"
-        f" of a file with a path in {SECRETS}"
+        "the pod has no environment variable {name}: replace the variable with its value, or, if the variable is in"
+        f" the path of a file, replace the whole path with a path in {SECRETS}"
     )
     config = load(ConfigSources(file=file, environment={}, unset=unset))
     documents = kubernetes_workload.kubernetes(config, file.read_text(), name, image, podman=podman)

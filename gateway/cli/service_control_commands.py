@@ -68,10 +68,14 @@ resume = _named_command(
     "resume",
     "backends",
     "Resume the checks of backend NAME.\n\n"
-    "If the checks are not paused, this command restarts them. The checks then accept an NFS export that was"
-    " replaced.",
+    "If the checks are not paused, this command restarts them. After the restart, the checks accept the file system"
+    " that an NFS server exports now.",
 )
-reconnect = _named_command("reconnect", "tunnels", "Close and reopen tunnel NAME.")
+reconnect = _named_command(
+    "reconnect",
+    "tunnels",
+    "Close and reopen tunnel NAME.\n\nIf the tunnel is not open, the gateway tries to open it immediately.",
+)
 
 
 @click.command()
@@ -79,8 +83,8 @@ reconnect = _named_command("reconnect", "tunnels", "Close and reopen tunnel NAME
 @click.option("--undo", is_flag=True, help="Let clients wait again.")
 @admin_socket_option
 def fail(name: str, undo: bool, admin_socket: str | None) -> None:
-    """Reset clients of backend NAME while it is down.
+    """Reset the clients that wait for backend NAME.
 
-    By default, clients wait until the backend is reachable again.
+    Also resets new clients while the backend cannot be reached. By default, these clients wait.
     """
     _post(admin_socket, f"/-/backends/{quote(name, safe='')}/{'hold' if undo else 'fail'}")

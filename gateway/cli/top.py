@@ -52,7 +52,7 @@ def top(client: OpsApiClient, interval: float, count: int | None) -> None:
 class _RateCalculator:
     """Computes the traffic per second from the counters in two consecutive responses of the service.
 
-    After a failed request, the first rates are zero, because there are no earlier counters to compare with.
+    The first rates after a failed request are zero, because there are no earlier counters to compare with.
     """
 
     def __init__(self, client: OpsApiClient) -> None:

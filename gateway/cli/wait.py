@@ -42,18 +42,19 @@ def wait(names: tuple[str, ...], client: OpsApiClient, longest: str) -> None:
                 return
             if unknown := body.get("unknown"):
                 raise UsageError(f"there is no backend {unknown[0]!r}{backend_hint(body['backends'])}")
-            failure = GatewayError(f"not ready within {longest}: {_missing(body, names)}")
+            failure = GatewayError(f"not ready within {longest}: {_not_ready_reason(body, names)}")
         if time.monotonic() >= deadline:
             raise failure
         time.sleep(_POLL_INTERVAL)
 
 
-def _missing(body: dict[str, Any], names: tuple[str, ...]) -> str:
+def _not_ready_reason(body: dict[str, Any], names: tuple[str, ...]) -> str:
     """Return why the service is not ready.
 
     Args:
         body: The body of `/readyz`.
-        names: The required backends; empty for all backends.
+        names: The backends on the command line. If there are none, the result names each backend that is neither up
+            nor degraded.
     """
     missing = [
         f"{name} is {backend['status']}" + (f" ({backend['reason']})" if backend["reason"] else "")

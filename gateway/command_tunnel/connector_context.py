@@ -18,7 +18,7 @@ from gateway.processes.tunnel_program_lookup import look_up_tunnel_program
 
 @dataclass(frozen=True)
 class ConnectorContext:
-    """What all connectors of one tunnel share. A connector opens connections to one target.
+    """The options, child processes and output log that all connectors of one tunnel share.
 
     Args:
         options: The options of the tunnel.

@@ -59,7 +59,7 @@ class CommandLink:
 
     Args:
         options: The options of the tunnel.
-        network: The network of this host, in which the program runs.
+        network: The ID of this host's network, in which the program runs. The ID of the link's network extends it.
         children: Owns the child processes.
         progress: Called when all processes stop responding, and when one of them responds again.
     """

@@ -49,7 +49,7 @@ class ListeningProcess:
         self.child = child
         self.port = port
         self.host = _LOOPBACK[0]
-        """The loopback address on which the process accepted the last connection."""
+        """The loopback address of the last successful connection to the local port."""
         self.connections = 0
         """Number of open connections."""
         self.last_received = time.monotonic()
@@ -57,7 +57,8 @@ class ListeningProcess:
         self.last_dial = self.last_received
         """Monotonic time of the last call of `connect`, in seconds."""
         self.suspect = False
-        """Whether the process makes no progress although data waits for it. New clients then use another process."""
+        """Whether the process has made no progress for the time `suspect` of the options, while a client waited. New
+        clients then use another process."""
         self.retired = False
         """Whether the process is being stopped, because another process has replaced it and it has no clients."""
         self._stall_timer = StallTimer()
@@ -197,7 +198,7 @@ class ListeningProcess:
             while client in (await self._read_sockets(client)).pending:
                 await self._check_running()
                 if leave:
-                    self._check_answering()
+                    self._raise_if_suspect()
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _MAX_ACCEPT_POLL)
         except BaseException:
@@ -246,7 +247,7 @@ class ListeningProcess:
             detail = f"another program listens on the local port {self.port} of {self.name}"
             raise TunnelError(FailureReason.PERMISSION, detail)
 
-    def _check_answering(self) -> None:
+    def _raise_if_suspect(self) -> None:
         if self.suspect:
             raise LocalPortNotAcceptingError
 

@@ -34,7 +34,7 @@ class LocalPortConnector:
         self._to = to
         self._context = context
         self._processes: list[ListeningProcess] = []
-        """The running processes, newest last. Each of them has accepted at least one connection."""
+        """The running processes that listen on their local ports, newest last."""
         self._starting: asyncio.Task[ListeningProcess] | None = None
         self._in_test: set[ListeningProcess] = set()
         """The processes that `_kill_unless_accepting` currently tests."""
@@ -77,7 +77,7 @@ class LocalPortConnector:
     def check(self, now: float, ports: Mapping[int, LocalPortState]) -> None:
         """Start another process if none responds. Kill each process that does not recover.
 
-        See `TargetConnector.check`.
+        Stop each process without clients that another process has replaced. See `TargetConnector.check`.
         """
         options = self._context.options
         for process in self._processes:

@@ -11,7 +11,7 @@ from pathlib import Path
 _TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - to recognize listeners
 ESTABLISHED, LISTEN = 0x01, 0x0A
-"""Values of enum tcp_state (linux/tcp_states.h)."""
+"""TCP states, from the kernel's net/tcp_states.h."""
 
 
 @dataclass

@@ -42,10 +42,10 @@ class _SocketEntry(NamedTuple):
 
 
 def read_connection(host: str, port: int, client: int) -> LocalPortState:
-    """Return the state of a local port with the connection of one client. Only `backlog` also counts other clients.
+    """Return the state of a local port and of one connection to it. `backlog` counts the connections of all clients.
 
-    If sock_diag is not available or does not find a socket, return the result of `read_local_ports`. This function
-    blocks for longer, and its result includes the connections of all clients.
+    If sock_diag is not available or does not find a socket, return the result of `read_local_ports`, which blocks for
+    longer and includes the connections of all clients.
 
     Args:
         host: The address that the client has dialed: 127.0.0.1 or ::1.
@@ -74,7 +74,14 @@ def read_connection(host: str, port: int, client: int) -> LocalPortState:
 
 
 def _find(host: str, port: int, client: int) -> _SocketEntry:
-    """Return the socket that receives the packets from port `client`. If `client` is 0, return the listener."""
+    """Return the socket that receives packets from port `client` to port `port`, both on the address `host`.
+
+    This socket is the program's end of the connection, or the listener if the connection does not exist. If `client`
+    is 0, return the listener.
+
+    Raises:
+        OSError: sock_diag is not available, or finds no socket.
+    """
     address = ip_address(host)
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     ends = port.to_bytes(2), client.to_bytes(2), address.packed, address.packed if client else b""

@@ -31,9 +31,9 @@ _UNUSED_TIMEOUT = 5.0
 class StdioConnector:
     """Starts one process for each connection to a target; implements `TargetConnector`.
 
-    If the previous connection failed, the connector tests the next one before a client uses it. For this test, the
-    connector starts the program, and waits a short time for output. If the program exits without output, the client
-    gets an error instead of a useless connection.
+    Until one connection has worked, and after a failed connection, the connector tests each new connection before a
+    client uses it. For this test, the connector starts the program, and waits a short time for output. If the program
+    exits without output, the client gets an error instead of a useless connection.
 
     Args:
         to: The target.
@@ -50,7 +50,7 @@ class StdioConnector:
         tested connection."""
         self._test: asyncio.Task[None] | None = None
         self._has_worked = False
-        """Whether the previous connection worked. If not, the connector tests the next connection."""
+        """Whether a connection has worked, and none has failed since. If False, the next connection is tested."""
         self._retry = StartBackoff()
         self._tasks = OwnedTasks()
 
@@ -170,10 +170,10 @@ class StdioConnector:
         return stream
 
     async def _wait(self, stream: StdioStream) -> None:
-        """Wait until a process exits. If the process failed without output, record a failure of the target.
+        """Wait until a process exits. Record a success if it printed data, or a failure if it failed without output.
 
-        If the client had already ended the connection, the cause of the failure is unknown. In this case, record no
-        failure, but test the next connection.
+        If the client ended the connection before the failure, the cause of the failure is unknown, unless the exit
+        code is one of `login_exit_codes`. If the cause is unknown, record no failure, but test the next connection.
         """
         code = await stream.child.wait()
         if self._streams.pop(stream, None) is None:

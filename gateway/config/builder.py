@@ -143,9 +143,9 @@ def _backend(name: str, table: ParsedMapping, decoder: ConfigDecoder) -> Backend
 def _targets(
     table: ParsedMapping, common: CommonBackendOptions, kind: BackendKind, key: str, decoder: ConfigDecoder
 ) -> dict[HostPort, tuple[str, ...] | None] | None:
-    """Return the `via` of each target; None for a target that uses the backend's `via`.
+    """Return a dictionary from each target to its own `via`, or to None if the target uses the backend's `via`.
 
-    If `targets` is empty or invalid, add a problem, and return None instead of a dict.
+    If the key `targets` is empty or invalid, add a problem to `decoder`, and return None.
     """
     place = table.entries["targets"][1].place
     found: dict[HostPort, tuple[str, ...] | None] = {}

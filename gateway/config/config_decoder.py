@@ -232,10 +232,14 @@ def at_key(places: Mapping[str, str], place: str, key: str, message: str) -> Con
 
 
 def _alternative(tree: Tree, arguments: tuple[Any, ...]) -> Any:
-    """Return the union of the types in `arguments` to which `tree` can be converted.
+    """Return those types of a union to which `tree` can be converted, as a union without None.
 
-    If `arguments` contains dataclasses and other types, a mapping can become only one of the dataclasses. A scalar or
-    a list can become only one of the other types.
+    If the union contains dataclasses and other types, a mapping can become only one of the dataclasses. A scalar or a
+    list can become only one of the other types.
+
+    Args:
+        tree: The parsed value.
+        arguments: The types of the union.
     """
     rest = [each for each in arguments if each is not type(None)]
     records = [each for each in rest if dataclasses.is_dataclass(each)]

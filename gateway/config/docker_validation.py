@@ -46,7 +46,7 @@ def _per_project(docker: DockerOptions, name: str, network: NetworkOptions) -> I
         return
     for other in docker.networks:
         if other.startswith(f"{name}-"):
-            yield ("networks", other), f"starts with {name}-, like the networks of {name} (per: project): rename one"
+            yield ("networks", other), f"starts with {name}-, the network prefix of {name} (per: project): rename one"
     for key in ("ip_range", "address"):
         if getattr(network, key) is not None:
             yield ("networks", name, key), "applies to a single network, but per: project creates several: remove it"
@@ -61,7 +61,7 @@ def _per_project(docker: DockerOptions, name: str, network: NetworkOptions) -> I
 def _addresses(network: NetworkOptions) -> Iterator[tuple[str, str]]:
     subnet, inner, address = network.subnet, network.ip_range, network.address
     if inner is not None and subnet is None:
-        yield "ip_range", "must be a part of subnet: set subnet, too"
+        yield "ip_range", "must be a part of subnet, which is not set: set subnet, too"
     elif inner is not None and subnet is not None and (inner[0] not in subnet or inner.prefixlen <= subnet.prefixlen):
         yield "ip_range", f"{inner} must be inside the subnet {subnet}, and smaller than it"
     if address is not None and subnet is not None and address.version == subnet.version and address not in subnet:

@@ -15,7 +15,7 @@ URL_FLAGS = ("tunnel", "backend")
 """The flags that define a tunnel or backend by a URL. Variables such as `GATEWAY_TUNNEL_BASTION` have the same
 effect."""
 OTHER_VARIABLES = {
-    "GATEWAY_CONFIG": "The configuration file, as `-c`. In the swarm examples: the version of the Docker config.",
+    "GATEWAY_CONFIG": "The configuration file, as `-c`. In the swarm examples: a part of the Docker config name.",
     "GATEWAY_OPS_CA_FILE": "A file with the certificate authorities for `--url`, like `--ca-file`.",
     "GATEWAY_IMAGE": "The image, in the Compose examples.",
     "GATEWAY_USER": "The user ID of the container, in the Compose examples.",
@@ -98,9 +98,9 @@ def _hint(name: str, settings: list[str]) -> str:
 
 
 def _is_of_service(name: str, environment: Mapping[str, str]) -> bool:
-    """Return whether Kubernetes has set the variable `name` for a Service.
+    """Return whether Kubernetes has set the variable `name`, such as `GATEWAY_PORT` for a Service named `gateway`.
 
-    Kubernetes also sets `…_SERVICE_HOST` for each Service, so this function checks that `…_SERVICE_HOST` is set.
+    Kubernetes sets the variable `…_SERVICE_HOST` of the same Service too, so this function also requires that one.
     """
     match = _KUBERNETES.fullmatch(name)
     return match is not None and f"{match[1]}_SERVICE_HOST" in environment

@@ -45,7 +45,7 @@ def from_urls(tunnel_urls: tuple[str, ...], backend_urls: tuple[str, ...]) -> di
     return config
 
 
-def permits_keys(config: dict[str, Any]) -> bool:
+def supports_authorized_keys(config: dict[str, Any]) -> bool:
     """Return whether `gateway render authorized-keys` supports at least one tunnel of the configuration."""
     kinds = {each["kind"] for each in config.get("tunnels", {}).values()}
     return any(tunnels.KINDS[kind].render_authorized_keys for kind in kinds)

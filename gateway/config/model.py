@@ -83,7 +83,7 @@ class UnixListener:
             connections to the socket under this name, and `max_connections_per_consumer` limits their number.
             Absent: the connections belong to no consumer.
         uid: Numeric IDs of the users that may connect; absent: all users that the mode of the file allows.
-        gid: Numeric IDs of the primary groups that may connect; absent: all.
+        gid: Numeric IDs of the primary groups whose users may connect; absent: all groups.
     """
 
     unix: Path
@@ -120,7 +120,7 @@ class CommonBackendOptions:
             `via`.
         via: The tunnel through which the gateway reaches the targets; absent: it reaches them directly. With a list
             of tunnels, the gateway can reach every target through each of them, and new clients use one that works.
-        prefer: The target for new clients: the primary, a replica, any, or the first one that is up.
+        prefer: The target for new clients: the primary, a replica, or the first target that is up (`order` or `any`).
         prefer_way: Which tunnel new clients use if several tunnels work: the first one of `via` (`order`), or the one
             with the fastest checks (`latency`).
         listen: Addresses and unix sockets where clients connect; absent: the gateway only checks the backend. A unix

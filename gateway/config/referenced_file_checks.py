@@ -23,7 +23,7 @@ def files_of(options: Any) -> set[Path]:
 
 
 def named_files(config: Config) -> set[Path]:
-    """Return the paths of all files to which a configuration refers."""
+    """Return the paths of the files to which `ops`, `docker.tls`, the tunnels and the backends refer."""
     parts = [config.ops, config.docker.tls if config.docker else None]
     parts += [spec.options for spec in config.tunnels.values()]
     parts += [part for spec in config.backends.values() for part in (spec.options, spec.check_options)]

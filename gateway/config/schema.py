@@ -29,7 +29,14 @@ def known_keys(*classes: type) -> list[str]:
 
 
 def hints_by_key(cls: type, above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield all dotted keys of a dataclass, including those of inner mappings, with their type hints."""
+    """Yield all dotted keys of a dataclass, including those of inner mappings, with their type hints.
+
+    For a mapping that has a shorthand, such as `allow`, yield the type hint of the shorthand.
+
+    Args:
+        cls: The dataclass.
+        above: The prefix of the keys, such as `check.`.
+    """
     hints = type_hints(cls)
     for field in dataclasses.fields(cls):
         hint, key = hints[field.name], above + field.name

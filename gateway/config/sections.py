@@ -43,7 +43,7 @@ class GatewaySection:
 
 @dataclass(frozen=True)
 class OpsTlsSection:
-    """The section `ops.tls`: certificate and key for TLS on `ops.listen`. Changed files are read again.
+    """The section `ops.tls`: certificate and key for TLS on `ops.listen`. The gateway reads changed files again.
 
     Args:
         cert_file: The certificate in PEM, followed by the intermediate certificates.

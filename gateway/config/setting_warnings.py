@@ -20,7 +20,7 @@ def setting_warnings(config: Config) -> list[str]:
         *_resolvers(config),
         *_grants_without_label(config),
         *_peers(config),
-        *_no_effect(config),
+        *_ineffective_settings(config),
     ]
 
 
@@ -53,7 +53,7 @@ def _several_resolvers(config: Config, key: str, via: Iterable[str], host: str) 
         )
 
 
-def _no_effect(config: Config) -> Iterator[str]:
+def _ineffective_settings(config: Config) -> Iterator[str]:
     """Yield a warning for each `prefer_way` that has no effect, and for each `check.user` without a password."""
     for name, spec in config.backends.items():
         key = f"backends.{name}"

@@ -129,7 +129,7 @@ def _encrypted(config: Config, via: Collection[str], inside: frozenset[str] = fr
     Args:
         config: The valid parts of a configuration. Its tunnels can form a loop.
         via: The names of the tunnels that can carry the traffic; empty for a direct connection.
-        inside: The names of the tunnels that this function has already checked, to detect a loop.
+        inside: The names of the tunnels whose `via` led to this recursive call, to detect a loop.
     """
     known = [config.tunnels[name] for name in via if name in config.tunnels and name not in inside]
     return len(known) == len(via) > 0 and all(

@@ -1,4 +1,4 @@
-"""Parses single values, such as durations and addresses. Each `ValueError` shows an example of a valid value."""
+"""Parses single values, such as durations and addresses. Each `ValueError` says which values are valid."""
 
 import ipaddress
 import re

@@ -96,7 +96,7 @@ def reachability_warnings(config: Config) -> Iterator[str]:
             if not address.is_unix and is_loopback(address.host) and not spec.kind.kernel_mounts:
                 yield (
                     f"backends.{name}.listen: only containers with the host's network reach {address}:"
-                    " use 0.0.0.0, or --host"
+                    " listen on 0.0.0.0, or set --host to an address that containers reach"
                 )
 
 

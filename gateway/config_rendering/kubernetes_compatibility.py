@@ -98,7 +98,10 @@ def needs_secret(config: Config) -> bool:
 
 
 def privileged_ports(config: Config) -> list[int]:
-    """Return the listener ports that need the sysctl `net.ipv4.ip_unprivileged_port_start` (ip(7))."""
+    """Return the listener ports below `FIRST_UNPRIVILEGED_PORT`.
+
+    A pod can listen on these ports only with the sysctl `net.ipv4.ip_unprivileged_port_start` (ip(7)).
+    """
     addresses = [each for spec in config.backends.values() for each in spec.listen if not each.is_unix]
     return sorted({each.port for each in addresses if each.port < FIRST_UNPRIVILEGED_PORT})
 

@@ -24,7 +24,7 @@ def exports(config: Config, origins: Sequence[str]) -> list[str]:
     Args:
         config: The configuration.
         origins: The hosts that connect to the servers, as source addresses, networks or names. With an SSH tunnel,
-            this is the bastion. Empty to derive the hosts from the configuration.
+            the bastion connects to the servers. Empty to derive the hosts from the configuration.
 
     Raises:
         UsageError: No backend needs a line in /etc/exports, or an origin is not valid. Also raised if `origins` is
@@ -69,11 +69,14 @@ def _for_server(host: str, lines: Sequence[str]) -> Iterator[str]:
 
 
 def _clients(config: Config, name: str, paths: Sequence[str], target: HostPort) -> list[str]:
-    """Return the hosts that connect to a target. These are the servers of the tunnels in `paths`.
+    """Return the hosts that connect to a target: the servers of the tunnels in `paths`.
 
-    IPv6 addresses have no brackets, because exports(5) defines brackets as a wildcard. If the target has the
-    same host name as a tunnel's server, add `localhost`, because this server can connect to itself from a loopback
-    address.
+    If the target is a loopback address, return only `localhost`. If the target has the same host name as a tunnel's
+    server, add `localhost`, because the server can connect to itself from a loopback address. IPv6 addresses have no
+    brackets, because exports(5) defines brackets as a wildcard.
+
+    Raises:
+        UsageError: The configuration does not show which hosts connect to the target.
     """
     if target.host in _LOOPBACK:
         return ["localhost"]

@@ -16,7 +16,7 @@ from gateway.text_sanitizer import one_line
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """The result of a probe that raised no error. Each string from the server is converted to one printable line.
+    """The result of a probe that raised no error. Each string in `facts` is converted to one printable line.
 
     Args:
         role: The database's role; None if the kind has no roles.

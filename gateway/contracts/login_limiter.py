@@ -15,7 +15,10 @@ class LoginLimiter(Protocol):
         """The highest number of aborted logins that the server can have counted since the last successful login."""
 
     def attempt(self) -> AbstractAsyncContextManager[None]:
-        """Return a context manager for one login. `async with` waits if too many other logins are in progress."""
+        """Return a context manager for one login.
+
+        If many logins were aborted or are in progress, `async with` waits until the other logins end.
+        """
 
     def pause(self, now: float) -> float:
         """Return how long the next login must wait, in seconds. `now` is the current time."""

@@ -31,7 +31,7 @@ class DemoClient:
 
 
 def clients(servers: DemoServers) -> list[DemoClient]:
-    """Return a client for each backend whose server runs."""
+    """Return a client for each backend whose server runs, except NFS if the program `nfs-cat` is not installed."""
     found = []
     if servers.mariadb:
         found.append(_mysql(servers.mariadb, servers.ports["orders"]))

@@ -29,7 +29,7 @@ def _program(name: str) -> str | None:
 
 
 def available() -> bool:
-    """Return whether a PostgreSQL server is installed, as a Debian or Python package."""
+    """Return whether a PostgreSQL server is installed. The Python package counts only if this process is not root."""
     return _program("initdb") is not None and _program("postgres") is not None
 
 

@@ -95,7 +95,7 @@ class Bastion:
         (self.folder / "authorized_keys").write_text(f"{restrict} {public}" if restrict else public)
 
     def new_host_key(self) -> None:
-        """Create a new host key, and write it to known_hosts."""
+        """Create a new host key. Write sshd_config, and write the key or its CA to known_hosts."""
         make_key(self.folder / "host_key")
         public = (self.folder / "host_key.pub").read_text()
         certificate = ""
@@ -153,14 +153,20 @@ class Bastion:
         """Send a signal to the processes of every connection. Return the number of processes."""
         sessions = self.sessions()
         if number is not signal.SIGCONT:
-            # First suspend all sessions, so that no client moves to a connection that is killed a moment later.
+            # First suspend all sessions. Otherwise, a client of a killed connection could move to another
+            # connection, which this method then also kills.
             for session in sessions:
                 _freeze(session)
         return sum(self.kill_session(session, number) for session in sessions)
 
     @staticmethod
     def kill_session(session: int, number: signal.Signals = signal.SIGKILL) -> int:
-        """Send SIGKILL, SIGSTOP or SIGCONT to the processes of one connection. Return the number of processes."""
+        """Send SIGKILL, SIGSTOP or SIGCONT to the processes of one connection. Return the number of processes.
+
+        Args:
+            session: The ID of a process from `sessions`.
+            number: The signal.
+        """
         if number is not signal.SIGCONT:
             _freeze(session)  # suspend the session first, so that it cannot start further processes
         processes = [*_children(session), session]

@@ -28,7 +28,7 @@ class ActionSchedule:
         has recorded the signal."""
 
     def not_before(self, action: PlannedAction) -> float:
-        """Return the time of an action's next attempt; 0 if it is due now, `inf` while an attempt is in progress."""
+        """Return the earliest time of the next attempt; 0 if nothing delays it, `inf` while an attempt runs."""
         if self._starter.is_starting(action):
             return math.inf
         again = self._attempts.not_before(action.container_id) if action.verb in REVIVALS else 0.0
@@ -43,7 +43,9 @@ class ActionSchedule:
         return [at - now for each in actions if 0 < (at := self.not_before(each)) < math.inf]
 
     def completed_starts(self, requested: Iterable[str], observed: EngineSnapshot, now: float) -> set[str]:
-        """Return the containers in `requested` whose start is complete: they run, or they were removed.
+        """Return the IDs in `requested` whose containers run or were removed.
+
+        Omit a container if its start is in progress, or if its next attempt must still wait.
 
         Args:
             requested: IDs, from the ownership record, of the containers that the gateway asked the engine to start.

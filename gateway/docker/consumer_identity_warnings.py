@@ -39,7 +39,7 @@ def _names(listed: Any) -> set[str]:
     return {str(each).upper().removeprefix("CAP_") for each in listed or ()}
 
 
-def image_labels(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
+def image_label_warnings(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
     """Yield a warning for each container whose image has labels for the gateway. The gateway ignores these labels."""
     prefix = desired.options.label_prefix
     matter = {f"{prefix}.{key}" for key in KEYS} | set(desired.by_label.values())
@@ -57,7 +57,7 @@ def image_labels(desired: DesiredState, observed: EngineSnapshot) -> Iterator[st
             )
 
 
-def spoofing(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
+def spoofing_warnings(desired: DesiredState, observed: EngineSnapshot) -> Iterator[str]:
     """Yield a warning for each network on which a container can spoof the address of a consumer.
 
     A consumer is a container that uses backends.

@@ -71,7 +71,8 @@ def client_networks(observed: EngineSnapshot, options: DockerOptions) -> Abstrac
 class ConsumerRegistry:
     """Finds the consumer (a container that uses backends) with a given source address.
 
-    The reconciler calls `update` after each snapshot.
+    Every running container counts as a consumer, because it can connect to a listener at any time. The reconciler
+    calls `update` after each snapshot.
 
     Args:
         request_snapshot: Called to request an immediate snapshot of the engine.
@@ -161,6 +162,8 @@ class ConsumerRegistry:
 
     async def wait_for(self, address: str, within: float) -> Consumer | None:
         """Return the consumer with this address. If the address is unknown, wait for a snapshot that contains it.
+
+        Return None if no such snapshot is taken in time.
 
         Args:
             address: An IP address.

@@ -27,12 +27,12 @@ def record_event(event: Mapping[str, Any], attempts: StartAttempts, requested: C
         event: The event.
         attempts: Stores the signals.
         requested: IDs of the containers that the gateway is starting. Signals to these containers are not recorded,
-            because the gateway's own restart sends them.
+            because the engine sends them when the gateway restarts the containers.
     """
     actor, action = event.get("Actor", {}), event.get("Action")
     container = str(actor.get("ID", ""))
     if action in ("start", "destroy"):
-        attempts.record_start(container)
+        attempts.forget_signals(container)
     if action == "kill" and container not in requested:
         number = signal_number(str(actor.get("Attributes", {}).get("signal")))
         attempts.record_signal(container, number, event.get("timeNano", 0) / 1e9)

@@ -25,7 +25,8 @@ class ContainerStarter:
 
     Args:
         execute: Executes an action on a connection, and returns whether the action succeeded.
-        failed: Called with the error if the gateway cannot inspect a container before its start.
+        failed: Called with the action and the error if the gateway cannot connect to the engine for a start, or
+            cannot inspect the container before the start.
         ended: Called with the ID of a container after each attempt to start the container.
         permits: Returns whether an action is still allowed. Called immediately before each start, after any wait for
             other starts.

@@ -23,14 +23,14 @@ class DesiredState:
     Args:
         instance: This gateway's name.
         options: The section `docker` of the configuration.
-        backends: The backends that clients can reach by name.
+        backends: The backends that containers can reach: those with a TCP listener that is not on a loopback address.
         busy: IDs of containers that have connections through the gateway.
         volumes: The configured volumes.
         serving: Whether any client has connections through the gateway.
         by_label: Maps the name of each backend with `allow.label` to the name of this label.
         strict: `gateway.strict`: whether only rules in `docker.grants` admit containers, and labels do not.
-        configured: The networks as configured, if `expand_projects` has replaced networks in `options`; otherwise
-            empty.
+        configured: The networks as configured, if `expand_projects` has replaced networks in `options` with
+            per-project networks; otherwise empty.
         claimed: For each network, the gateway's previous addresses.
         refused: For each network, the addresses that the engine refused to assign to the gateway.
         direct: Addresses that the gateway connects to without a tunnel. The subnet of a new network must not contain
@@ -41,8 +41,10 @@ class DesiredState:
         restarted: Pairs of a container's ID and a start time. If the owner of the container's network namespace
             started at this time, the container needs no restart; see `StartAttempts.restarted` and
             `Plan.later_starts`.
-        interrupted: The requested starts without a response from the engine, by container ID.
-        namespaces: The `Plan.namespaces` of the previous plan.
+        interrupted: The starts that the gateway requested, and to which the engine has not responded. Maps each
+            container's ID to the reason for the start.
+        namespaces: IDs of the containers whose network namespace other containers shared at the previous plan; see
+            `Plan.namespaces`.
         signals: The signals that other clients of the engine sent to each container; see `StartAttempts.signals`.
     """
 

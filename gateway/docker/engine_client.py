@@ -136,7 +136,8 @@ class EngineClient:
 
         Args:
             since: Start time, in seconds since the epoch. The engine first sends the past events since this time.
-            kinds: Types of the objects whose events to yield: `container`, `network`, `service`, `volume`.
+            kinds: Types of the objects whose events to yield: `container`, `network`, `service`, `volume`. Empty to
+                yield all events.
             until: End time, in seconds since the epoch; None for no end.
 
         Raises:

@@ -14,7 +14,7 @@ _DEBOUNCE, _MAX_DEBOUNCE = 0.2, 2.0
 _TYPES = ("container", "network", "service", "volume")
 _END_EVENTS = ("die", "destroy", "stop", "kill", "remove")
 _IGNORED_EVENTS = ("exec_", "health_status", "top", "attach", "resize", "export", "archive-path", "extract-to-dir")
-"""Container events that need no new snapshot. Some of them occur many times a minute."""
+"""Prefixes of the container events that need no new snapshot. Some of these events occur many times a minute."""
 
 
 class EngineEventHandler:

@@ -42,9 +42,9 @@ class EngineError(GatewayError):
 
     @property
     def blocked(self) -> AttachmentObstacle:
-        """The reason why an attachment failed.
+        """The reason why an attachment failed; `REFUSED` if the engine's message is not known.
 
-        The reason is derived from the engine's message, because the engine reports no error code for it.
+        The reason is derived from the engine's message, because the engine reports no error code for the reason.
         """
         return next(
             (reason for pattern, reason in _BLOCKED if pattern.search(self.message)), AttachmentObstacle.REFUSED
@@ -54,7 +54,7 @@ class EngineError(GatewayError):
     def may_be_address(self) -> bool:
         """Whether the error may mean that the engine refused an address.
 
-        Swarm managers report a refused address as a timeout.
+        If a swarm manager refuses an address, the engine reports only that attaching to the network failed.
         """
         return self.blocked is AttachmentObstacle.ADDRESS_REFUSED or "attaching to network failed" in self.message
 

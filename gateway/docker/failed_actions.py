@@ -81,9 +81,9 @@ class FailedActions:
     def with_failure(
         self, attachment: DesiredAttachment, networks: Mapping[str, NetworkOptions]
     ) -> DesiredAttachment:
-        """Return a `BLOCKED` copy of a pending attachment whose latest action failed, with the error as its message.
+        """If `attachment` is pending because its latest action failed, return a copy with the error.
 
-        Otherwise, return `attachment`.
+        The copy has the state `BLOCKED`, and the error as its message. Otherwise, return `attachment`.
 
         Args:
             attachment: The status of the attachment.

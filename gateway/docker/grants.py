@@ -41,10 +41,13 @@ def granted(grants: Iterable[Grant], name: str | None, labels: Mapping[str, str]
 
 
 def owner(container_id: str, labels: Mapping[str, str]) -> tuple[str, str]:
-    """Return the owner of a container's aliases, as a type and a name.
+    """Return the owner of a container's aliases: the Compose project, the swarm service, or the container itself.
 
-    The owner is the container's Compose project, its swarm service, or otherwise the container itself. Containers
-    with the same owner can have the same alias.
+    Containers with the same owner can have the same alias.
+
+    Returns:
+        The label that names the project or service, and the label's value. If the container has no such label, an
+        empty string and the container's ID.
     """
     for kind in (PROJECT, SWARM_SERVICE):
         if kind in labels:

@@ -31,7 +31,8 @@ container is rarely locked, so a long inspection probably means that the engine 
 RETRY = 10.0
 """Seconds after which a container is inspected again if its inspection timed out or failed."""
 NEVER = -math.inf
-"""The monotonic time of an inspection that did not take place. Not 0, which is the time of the host's start."""
+"""Used instead of the time of an inspection if there was none. The value is not 0, because on the monotonic clock, 0
+is the time of the host's start."""
 
 
 @dataclass(frozen=True)
@@ -147,26 +148,27 @@ class InspectionCache:
         """Return the inspection of a container, from the cache if possible.
 
         Returns:
-            The inspection; None if the container was removed, is locked (see `is_locked`), or cannot be inspected by
-                Docker.
+            The inspection; None if the container was removed, if it is locked (see `is_locked`), or if the engine is
+                Docker and reports an error about this container.
 
         Raises:
-            EngineError: The engine is not available, a proxy in front of it refuses the request, or Podman cannot
-                inspect the container.
+            EngineError: The engine is not available, a proxy in front of it refuses the request, or the engine is
+                Podman and reports an error about this container.
         """
         if container not in self._found:
             await self.inspect(engine, container)
         return self._found.get(container)
 
     async def inspect(self, engine: EngineClient, container: str) -> Mapping[str, Any] | None:
-        """Inspect a container, and return its endpoints by network.
+        """Inspect a container, and cache the result.
 
         Returns:
-            None if the container was removed, if it is locked (see `is_locked`), or if Docker cannot inspect it.
+            The container's endpoints by network. None if the container was removed, if it is locked (see
+                `is_locked`), or if the engine is Docker and reports an error about this container.
 
         Raises:
-            EngineError: The engine is not available, a proxy in front of it refuses the request, or Podman cannot
-                inspect the container.
+            EngineError: The engine is not available, a proxy in front of it refuses the request, or the engine is
+                Podman and reports an error about this container.
         """
         if self.is_locked(container):
             return None

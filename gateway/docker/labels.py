@@ -29,7 +29,7 @@ they do not resolve."""
 
 @dataclass(frozen=True)
 class RequestedAccess:
-    """The networks, backends and aliases that a container or service requests by its labels.
+    """The networks, backends and aliases that labels or a rule in `docker.attach` request for a container or service.
 
     Args:
         networks: The requested networks; empty to request all networks of the requested backends.
@@ -108,7 +108,7 @@ def enabled(text: str) -> bool:
     return text.lower() in _TRUE
 
 
-def idle(labels: Mapping[str, str], prefix: str, instance: str) -> list[str]:
+def missing_enable_warnings(labels: Mapping[str, str], prefix: str, instance: str) -> list[str]:
     """Return one warning if labels have no effect because the label `enable` is absent.
 
     Otherwise, return an empty list.
@@ -188,9 +188,10 @@ def only_granted(
 ) -> tuple[RequestedAccess, list[str]]:
     """Limit a request to the networks, backends and aliases that grants allow.
 
-    Return the limited request, and a message for each network, backend or alias that was removed. Set `refused` in
-    the limited request if no grant matches, or if the grants allow none of the requested backends or none of the
-    requested networks.
+    Return the limited request, and a message for each network, backend or alias that was removed. If the request
+    names no backends or no aliases, the limited request contains all granted ones. Set `refused` in the limited
+    request if no grant matches, or if the grants allow none of the requested backends or none of the requested
+    networks.
 
     Args:
         request: The requested access.

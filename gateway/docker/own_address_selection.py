@@ -48,7 +48,7 @@ def choose(
     claimed: Collection[str] = (),
     refused: Collection[str] = (),
 ) -> tuple[str, ...]:
-    """Choose the gateway's addresses, one in each subnet that has an `--ip-range`, but outside this range.
+    """Choose the gateway's addresses: in each subnet that has an `--ip-range`, one address outside this range.
 
     The gateway prefers its previous addresses. Without a previous address, a hash of the gateway's name selects the
     address. A gateway therefore selects the same address each time, and gateways on different swarm nodes rarely

@@ -125,9 +125,9 @@ class OwnershipRecord:
 
     @property
     def later_starts(self) -> dict[str, float]:
-        """Start times of owners of network namespaces, by the ID of the container that joins the namespace.
+        """Recorded start times of owners of network namespaces, by the ID of the container that joins the namespace.
 
-        If the owner has started at this time, the container needs no restart; see
+        If the recorded start is still the owner's last start, the container needs no restart; see
         `gateway.docker.planning.lost_network_namespaces.later_starts`.
         """
         return dict(self._later_starts)
@@ -149,7 +149,7 @@ class OwnershipRecord:
     def end_starts(self, containers: Collection[str]) -> None:
         """Remove the records of the starts that the gateway requested for `containers`.
 
-        Call this when the engine has responded to the requests, or when the starts are complete.
+        Call this when the engine has responded to the requests, or when the containers run or were removed.
         """
         if any(each in self._starts for each in containers):
             self._merge()

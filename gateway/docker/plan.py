@@ -36,7 +36,8 @@ class PlannedAction:
 
     Args:
         network: The name of the network or volume; empty if the action starts or restarts a container.
-        network_id: The ID of the network or volume; the name if the network or volume has no ID yet.
+        network_id: The ID of the network; the network's name if the network does not exist yet. For a volume, the
+            volume's name. Empty if the action creates a network, or starts or restarts a container.
         container: The name of the container or service; empty if the action changes only a network or a volume.
         container_id: The ID of the container or service.
         aliases: The endpoint's aliases.

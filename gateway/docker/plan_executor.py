@@ -80,7 +80,8 @@ class PlanExecutor:
             engine: The engine.
             planned: All actions of the plan.
             due: The actions to execute now.
-            wait: Whether to wait until the containers have started. If not, the starts continue in the background.
+            wait: Whether to wait until the containers have started. If not, the starts continue in the background,
+                and the result does not contain them.
         """
         self.starter.reap()
         gate = asyncio.Semaphore(_PARALLEL)

@@ -10,7 +10,8 @@ class PlanLogLimiter:
     Args:
         most: The maximum number of lines to log within `window`.
         window: The length of the window, in seconds.
-        repeat_after: If a line returns to the plans after at least this number of seconds, it is logged again.
+        repeat_after: Seconds. A line that was absent from the plans for at least this time is logged again when it
+            reappears.
     """
 
     def __init__(self, most: int = 60, window: float = 60.0, repeat_after: float = 600.0) -> None:
@@ -24,7 +25,7 @@ class PlanLogLimiter:
     def select(self, current: Iterable[Hashable], now: float) -> list[Hashable]:
         """Return the lines to log: new lines, up to the rate limit.
 
-        Later calls return the remaining lines.
+        If the rate limit is reached, later calls return the remaining new lines.
 
         Args:
             current: All lines that apply to the current plan.

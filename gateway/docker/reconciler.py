@@ -12,7 +12,7 @@ from gateway.audit_log.recorder import AuditLogRecorder
 from gateway.backoff import Backoff, BackoffPolicy
 from gateway.contracts.link import Link
 from gateway.docker.action_schedule import ActionSchedule
-from gateway.docker.consumer_identity_warnings import image_labels, is_gateway, spoofing
+from gateway.docker.consumer_identity_warnings import image_label_warnings, is_gateway, spoofing_warnings
 from gateway.docker.consumer_registry import ConsumerRegistry, client_networks
 from gateway.docker.container_signal_recorder import record_past_events
 from gateway.docker.desired_state import DesiredState, marked_endpoints
@@ -114,7 +114,7 @@ class Reconciler:
         address. It is also set when the engine cannot be used, or when the reconciler stops."""
 
     def desired(self) -> DesiredState:
-        """Return the desired state."""
+        """Return the desired state, with recorded data about addresses, starts, signals and network namespaces."""
         return replace(
             self._wanted(),
             claimed=self._ownership.addresses,
@@ -280,7 +280,7 @@ class Reconciler:
         own = frozenset(each.id for each in observed.containers if is_gateway(desired, observed, each))
         planned = plan(desired, observed, self._ownership.endpoints)
         unavailable = [f"container {each.container}: {each}" for each in planned.unavailable]
-        return [*unavailable, *image_labels(desired, observed), *spoofing(desired, observed)], own
+        return [*unavailable, *image_label_warnings(desired, observed), *spoofing_warnings(desired, observed)], own
 
     def _with_failures(self, planned: Plan) -> Plan:
         """Return a copy of the plan that also contains the errors of failed attachments.

@@ -85,7 +85,7 @@ class Container:
 
     @property
     def joins(self) -> str:
-        """The ID of the other container whose network namespace this container joins; empty if there is none."""
+        """The ID or name of the container whose network namespace this container joins; empty if there is none."""
         kind, _, other = self.network_mode.partition(":")
         return other if kind == "container" else ""
 

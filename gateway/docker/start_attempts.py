@@ -79,7 +79,7 @@ class StartAttempts:
         """Record a signal that another client of the engine sent to a container, for example to stop it."""
         self._signals.setdefault(container, {})[number] = at
 
-    def record_start(self, container: str) -> None:
+    def forget_signals(self, container: str) -> None:
         """Remove the recorded signals of a container. Call this when the container was started or removed."""
         self._signals.pop(container, None)
 

@@ -27,7 +27,7 @@ class UnavailableContainer:
         detail: A description of the failure.
         state: Whether the gateway starts the container.
         message: Why the gateway does not start the container now; empty if the gateway starts it.
-        command: The command that starts the container again; empty if no command is needed or known.
+        command: The command that starts, restarts or recreates the container; empty if none is needed or known.
         is_excluded: Whether the container's label `gateway.revive` is false. Metrics do not count such a container.
         owner_start: When the owner of the shared network namespace last started, in seconds since the epoch. 0 if the
             cause is not a network namespace, if the owner does not run, or if the time is not known.

@@ -27,7 +27,7 @@ class MemberRequestError(GatewayError):
 
 @dataclass(frozen=True)
 class MemberCredentials:
-    """The bearer token for requests to members, and the TLS context that verifies the certificates of members."""
+    """The bearer token and the TLS context for requests to members. None: no token, or the default TLS settings."""
 
     token: str | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = None

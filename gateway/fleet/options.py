@@ -15,12 +15,12 @@ class FleetOptions:
     Args:
         members: The addresses of the gateways, from their `ops.listen`: `host:port` or `https://host:port`. With the
             prefix `dns+`, each IP address of the host name is one gateway.
-        file: A file with one address per line. The gateway reads it again when it changes.
+        file: A file with one address per line. The gateway reads it every 15 seconds.
         token_file: A file with the token that the gateway sends to each member. The `ops.token_file` of each member
             must contain the same token.
         tls: Certificates for members with `https://`.
         interval: Time between two requests to a member, with a jitter of 5 %.
-        timeout: Time limit for one request.
+        timeout: Time limit for each request, each DNS lookup, and each read of the files.
     """
 
     members: tuple[MemberAddress, ...] = ()
@@ -32,5 +32,5 @@ class FleetOptions:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the fleet has no members."""
+        """Whether neither `members` nor `file` is configured."""
         return not self.members and self.file is None

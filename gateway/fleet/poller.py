@@ -65,7 +65,7 @@ class FleetPoller:
             await asyncio.sleep(_CONFIG_CHECK_INTERVAL)
 
     async def _run_members(self) -> None:
-        """Poll the members until the section `fleet` has no members."""
+        """Poll the members until the section `fleet` has neither `members` nor `file`."""
         try:
             async with MemberClient(self._options().timeout) as client, asyncio.TaskGroup() as group:
                 while not (options := self._options()).is_empty:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from gateway.backend_support.aborted_login_count import AbortedLoginCount
 from gateway.backend_support.probe_login_limiter import ProbeLoginLimiter
-from gateway.contracts.client_accepting_link import ClientAcceptingListener
+from gateway.contracts.listening_link import LinkListener
 from gateway.contracts.relay import Relay
 
 _THROTTLE_SHARE = 0.9
@@ -64,7 +64,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         """Number of current dials."""
         self.waiting = 0
         """Number of clients that wait until the budget admits them."""
-        self.listeners: dict[ClientAcceptingListener, Callable[[], None]] = {}
+        self.listeners: dict[LinkListener, Callable[[], None]] = {}
         """The listeners on which links accept clients, each with a function that stops it. A stopped listener remains
         here until the link has reported all its clients, but reserves no room for new clients."""
         self._clients: dict[Relay, float] = {}
@@ -141,7 +141,8 @@ class AbortedHandshakeBudget(AbortedLoginCount):
     def add_client(self, client: Relay, at: float) -> None:
         """Add a client that was connected to the server at the monotonic time `at`.
 
-        The budget assumes that the client aborts its handshake, until its responses prove a login.
+        The budget assumes that the client aborts its handshake, until the responses that the client has received show
+        that it has probably logged in.
         """
         self._clients[client] = at
 

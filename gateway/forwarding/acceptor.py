@@ -24,16 +24,19 @@ from gateway.metric_types import Tally
 log = logging.getLogger(__name__)
 
 _IDENTIFY_TIMEOUT = 3.0
-"""Maximum seconds to wait for the identity of a client's container, if admission depends on the container."""
+"""Maximum seconds to wait for the identity of a client's container, if the backend requires a label."""
 _SHORT_IDENTIFY_TIMEOUT = 0.5
-"""Maximum seconds to wait for the identity of a client's container, if only the usage counters depend on it."""
+"""Maximum seconds to wait for the identity of a client's container, if only quota and counters depend on it."""
 _ANY_SOURCE = ClientSourceAddress()
 """A placeholder for a client's source. It saves a system call if no rule, audit log or trace needs the source."""
 _LIMITS = (RefusalReason.MAX_CONNECTIONS, RefusalReason.CONSUMER_QUOTA)
 
 
 class _OverLimitClient(NamedTuple):
-    """A client that exceeds a limit. The gateway refuses the client, unless the client sends a cancel request."""
+    """A client that exceeds a limit. The gateway refuses the client, unless the client sends a cancel request.
+
+    A cancel request cancels a query that runs on another connection; see `gateway.forwarding.query_cancel_router`.
+    """
 
     refusal: RefusalReason
     address: str | None
@@ -264,7 +267,7 @@ class Acceptor:
         if client.request is None:
             self._refuse(client, over_limit.refusal, over_limit.usage)
             return
-        # If a client exceeds `max_connections`, `accept` has not added the client to `accepted`.
+        # `accept` does not count a client that exceeds `max_connections` in `accepted`, so count the client here.
         if over_limit.refusal is RefusalReason.MAX_CONNECTIONS:
             self.accepted += 1
         await self._join(client)

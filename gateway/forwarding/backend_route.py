@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget
-from gateway.forwarding.target_with_uplink import LinkProvider, TargetWithUplink
+from gateway.forwarding.target_path import LinkProvider, TargetPath
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class BackendRoute:
 
     Args:
         uplinks: All uplinks that lead to the targets.
-        routes: Returns the paths to dial for a new client, in the current order of preference.
+        paths: Returns the paths to dial for a new client, in the current order of preference.
         on_failure: Called with a path when a dial over it fails, or when its target resets a connection.
         hold: Maximum time, in seconds, that a client waits while no target can be reached.
         budget: Returns the handshake budget of a path; None if the server does not count aborted handshakes.
@@ -22,9 +22,9 @@ class BackendRoute:
     """
 
     uplinks: tuple[LinkProvider, ...]
-    routes: Callable[[], list[TargetWithUplink]]
-    on_failure: Callable[[TargetWithUplink], None]
+    paths: Callable[[], list[TargetPath]]
+    on_failure: Callable[[TargetPath], None]
     hold: float
-    budget: Callable[[TargetWithUplink], AbortedHandshakeBudget | None] = lambda _: None
-    on_stall: Callable[[TargetWithUplink], None] = lambda _: None
-    on_detour: Callable[[TargetWithUplink], None] = lambda _: None
+    budget: Callable[[TargetPath], AbortedHandshakeBudget | None] = lambda _: None
+    on_stall: Callable[[TargetPath], None] = lambda _: None
+    on_detour: Callable[[TargetPath], None] = lambda _: None

@@ -9,7 +9,7 @@ from gateway.errors import DialError, FailureReason, LinkLostError
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.query_cancel_router import send_copy
 from gateway.forwarding.target_dialer import TargetDialer
-from gateway.forwarding.target_with_uplink import TargetLookupKey, TargetWithUplink
+from gateway.forwarding.target_path import TargetIdentity, TargetPath
 from gateway.metric_types import Histogram
 from gateway.query_cancel_parser import CancelRequest
 
@@ -23,9 +23,9 @@ async def join_cancel_request(
     request: CancelRequest,
     dialer: TargetDialer,
     latency: Histogram,
-    candidates: Sequence[TargetLookupKey],
-    default: TargetWithUplink | None,
-) -> tuple[TargetWithUplink, Relay]:
+    candidates: Sequence[TargetIdentity],
+    default: TargetPath | None,
+) -> tuple[TargetPath, Relay]:
     """Connect a client to one of `candidates`. Send copies of its cancel request to the other candidates.
 
     Any open path to a target is suitable, because a server accepts a cancel request on every connection.
@@ -50,14 +50,14 @@ async def join_cancel_request(
         uplink = default.uplink
     if uplink is None or uplink.link is None:
         raise DialError(FailureReason.TUNNEL, f"the sessions of {chosen.target} have ended, because no path is open")
-    routed = TargetWithUplink(chosen, uplink)
+    target_path = TargetPath(chosen, uplink)
     copies = asyncio.gather(*(send_copy(request, each) for each in candidates if each != chosen))
     relay: Relay | None = None
     try:
-        relay = await dialer.join(client, uplink.link, routed, latency, _DIAL_TIMEOUT)
+        relay = await dialer.join(client, uplink.link, target_path, latency, _DIAL_TIMEOUT)
         await copies
     except DialError:
-        dialer.route.on_failure(routed)
+        dialer.route.on_failure(target_path)
         await copies
         raise
     except LinkLostError as error:
@@ -68,4 +68,4 @@ async def join_cancel_request(
         if relay is not None:
             relay.abort(CloseReason.ABORTED)
         raise
-    return routed, relay
+    return target_path, relay

@@ -11,7 +11,7 @@ from gateway.contracts.tracing import ConnectionPhaseRecorder, ConnectionSpanDat
 from gateway.errors import FailureReason
 from gateway.forwarding.admission import RefusalReason
 from gateway.forwarding.client_identity import ClientSourceAddress, ConsumerIdentity
-from gateway.forwarding.target_with_uplink import TargetWithUplink
+from gateway.forwarding.target_path import TargetPath
 
 NOT_CONNECTED = "not_connected"
 """Value of the field `ending` for a client that was admitted, but could not be connected to a target."""
@@ -98,7 +98,7 @@ class ClientConnectionRecorder:
             self._write(record, None, None, ending, reason)
 
     def joined(self, record: ConnectionRecord | None) -> ConnectionRecord | None:
-        """Record that a client was connected to a target. Return the record to pass to `ended` later."""
+        """Record that a client was connected to a target. Return `record`, for the later call of `ended`."""
         if record is not None:
             record.pending = False
             if record.trace is not None:
@@ -106,18 +106,18 @@ class ClientConnectionRecorder:
         return record
 
     def ended(
-        self, record: ConnectionRecord | None, routed: TargetWithUplink, relay: Relay, close_reason: CloseReason
+        self, record: ConnectionRecord | None, target_path: TargetPath, relay: Relay, close_reason: CloseReason
     ) -> None:
         """Record that a client's connection to a target has ended.
 
         Args:
             record: The record that `joined` returned.
-            routed: The target and the tunnel.
+            target_path: The target and the tunnel.
             relay: The connection's relay; provides the byte counts.
             close_reason: Why the connection ended.
         """
         if record is not None:
-            self._write(record, routed, relay, close_reason, None)
+            self._write(record, target_path, relay, close_reason, None)
 
     def _end(self, record: ConnectionRecord) -> bool:
         """Mark a client as no longer pending. Return False if it was not pending."""
@@ -129,12 +129,12 @@ class ClientConnectionRecorder:
     def _write(
         self,
         record: ConnectionRecord,
-        routed: TargetWithUplink | None,
+        target_path: TargetPath | None,
         relay: Relay | None,
         ending: str,
         reason: FailureReason | None,
     ) -> None:
-        self._export(record, routed, relay, ending, reason)
+        self._export(record, target_path, relay, ending, reason)
         if not record.audited:
             return
         source, consumer = record.source, record.consumer
@@ -147,8 +147,8 @@ class ClientConnectionRecorder:
             **process,
             consumer=consumer.name if consumer else None,
             consumer_id=consumer.id or None if consumer else None,
-            target=str(routed.target) if routed else None,
-            tunnel=routed.uplink.tunnel_name if routed else None,
+            target=str(target_path.target) if target_path else None,
+            tunnel=target_path.uplink.tunnel_name if target_path else None,
             bytes_to_backend=relay.to_backend if relay else 0,
             bytes_from_backend=relay.from_backend if relay else 0,
             seconds=round(time.monotonic() - record.accepted_at, 3),
@@ -159,7 +159,7 @@ class ClientConnectionRecorder:
     def _export(
         self,
         record: ConnectionRecord,
-        routed: TargetWithUplink | None,
+        target_path: TargetPath | None,
         relay: Relay | None,
         ending: str,
         reason: str | None,
@@ -174,8 +174,8 @@ class ClientConnectionRecorder:
                 backend=self._backend,
                 ending=str(ending),
                 reason=str(reason) if reason else None,
-                tunnel=routed.uplink.tunnel_name if routed else None,
-                target=routed.target if routed else None,
+                tunnel=target_path.uplink.tunnel_name if target_path else None,
+                target=target_path.target if target_path else None,
                 client=record.source.address if record.source else None,
                 consumer=record.consumer.name if record.consumer else None,
                 to_backend=relay.to_backend if relay else 0,

@@ -20,14 +20,18 @@ class ClientResetWatcher:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start watching. A reset by the client then cancels the current task. Further calls do nothing."""
+        """Start watching. A reset by the client then cancels the calling task. Further calls do nothing."""
         if not self._watching:
             self._watching = True
             self._task = asyncio.current_task()
             poller().add(self._client.fileno(), self._on_hangup, HANGUP)
 
     def stop(self) -> None:
-        """Stop watching. Do not call this method after a relay has started to poll the socket."""
+        """Stop watching.
+
+        Do not call this method after a relay has started to poll the socket, because the call would also remove the
+        relay's handler from the poller.
+        """
         if self._watching and not self.disconnected:
             poller().remove(self._client.fileno())
 

@@ -12,7 +12,7 @@ from gateway.contracts.states import CloseReason
 from gateway.forwarding.client_connection_recorder import ConnectionRecord
 from gateway.forwarding.consumer_usage import ConnectionSlot
 from gateway.forwarding.drain_schedule import DrainSchedule, drain_order
-from gateway.forwarding.target_with_uplink import LinkProvider, TargetWithUplink
+from gateway.forwarding.target_path import LinkProvider, TargetPath
 from gateway.query_cancel_parser import CancelKeyTap
 
 _DRAIN_INTERVAL = (0.1, 0.4)
@@ -24,7 +24,7 @@ class ConnectedClient:
 
     Args:
         relay: Forwards the bytes.
-        routed: The target, and the uplink used.
+        target_path: The target, and the uplink used.
         slot: The connection's slot in the quota of its consumer; None if the connection counts toward no quota.
         began: Monotonic time before which the client cannot have logged in: the time when the client was connected,
             or up to about a second earlier.
@@ -33,9 +33,9 @@ class ConnectedClient:
         record: The client's record for the audit log and the trace; None if both are disabled.
     """
 
-    __slots__ = ("began", "login", "record", "relay", "routed", "slot")
+    __slots__ = ("began", "login", "record", "relay", "slot", "target_path")
     relay: Relay
-    routed: TargetWithUplink
+    target_path: TargetPath
     slot: ConnectionSlot | None
     began: float
     login: CancelKeyTap | None
@@ -52,8 +52,8 @@ class ConnectedClients:
         self._draining = False
         self.drained_targets: frozenset[HostPort] = frozenset()
         """Targets whose clients are reset gradually, for example after a target's role has changed. See `drain`."""
-        self.left_targets: frozenset[HostPort] = frozenset()
-        """Targets whose clients are reset immediately: old primaries that still accept writes. See `abort_left`."""
+        self.superseded_targets: frozenset[HostPort] = frozenset()
+        """Superseded primaries. Their clients are reset immediately, to prevent lost writes (`abort_superseded`)."""
 
     def __len__(self) -> int:
         return len(self._by_ended)
@@ -88,7 +88,7 @@ class ConnectedClients:
 
     def count_on(self, uplink: LinkProvider) -> int:
         """Return the number of clients that are connected to a target through `uplink`."""
-        return sum(each.routed.uplink is uplink for each in self)
+        return sum(each.target_path.uplink is uplink for each in self)
 
     def abort_all(self) -> None:
         """Reset every client."""
@@ -102,16 +102,16 @@ class ConnectedClients:
             if relay.last_active < before and not relay.awaiting_response:
                 relay.abort(CloseReason.ABORTED)
 
-    def stalled(self, before: float) -> Iterator[TargetWithUplink]:
+    def stalled(self, before: float) -> Iterator[TargetPath]:
         """Yield the path of each client that has waited for a response since before the monotonic time `before`."""
         for each in self:
             since = each.relay.waiting_since
             if since is not None and since < before:
-                yield each.routed
+                yield each.target_path
 
-    def abort_left(self) -> None:
-        """Reset all clients of the targets in `left_targets`."""
-        for relay in self._on(self.left_targets):
+    def abort_superseded(self) -> None:
+        """Reset all clients of the targets in `superseded_targets`."""
+        for relay in self._on(self.superseded_targets):
             relay.abort(CloseReason.MOVED)
 
     async def drain(self) -> None:
@@ -136,4 +136,4 @@ class ConnectedClients:
             self._draining = False
 
     def _on(self, targets: Collection[HostPort]) -> list[Relay]:
-        return [each.relay for each in self if each.routed.target in targets]
+        return [each.relay for each in self if each.target_path.target in targets]

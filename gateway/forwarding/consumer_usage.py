@@ -116,8 +116,8 @@ class ConsumerUsage(dict[str, UsageCounters]):
     def usage_of(self, name: str, container_id: str) -> UsageCounters:
         """Return the counters of a consumer, and create them if necessary.
 
-        If `MAX_CONSUMERS` consumers already have counters, first merge those of an idle consumer into `OTHERS`. If no
-        consumer is idle, return the counters of `OTHERS`.
+        If `MAX_CONSUMERS` consumers already have counters, first merge the counters of an idle consumer into those of
+        `OTHERS`. If no consumer is idle, return the counters of `OTHERS`.
 
         Args:
             name: The consumer's name.

@@ -7,8 +7,8 @@ from functools import reduce
 
 from gateway.audit_log.recorder import AuditLogRecorder
 from gateway.connection_tap import TapFactory
-from gateway.contracts.client_accepting_link import ShortLivedConnectionTotals
 from gateway.contracts.config_types import HostPort
+from gateway.contracts.listening_link import ShortLivedConnectionTotals
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.tracing import TraceExporter
@@ -24,7 +24,7 @@ from gateway.forwarding.native_acceptor import NativeAcceptor
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.query_cancel_router import QueryCancelRouter
 from gateway.forwarding.retrying_dialer import RetryingDialer
-from gateway.forwarding.target_with_uplink import LinkProvider, TargetWithUplink
+from gateway.forwarding.target_path import LinkProvider, TargetPath
 from gateway.metric_types import Histogram, Tally
 from gateway.query_cancel_parser import CancelKeyTap, QueryCancelParser
 
@@ -145,15 +145,15 @@ class Forward:
         if self._response_timeout is None:
             await asyncio.Event().wait()
             return
-        reported: dict[TargetWithUplink, float] = {}
+        reported: dict[TargetPath, float] = {}
         while True:
             await asyncio.sleep(_STALL_SCAN_INTERVAL)
             now = time.monotonic()
-            reported = {routed: at for routed, at in reported.items() if at >= now - _STALL_REPORT_INTERVAL}
-            for routed in self._connections.stalled(now - self._response_timeout):
-                if routed not in reported:
-                    reported[routed] = now
-                    self._dialer.target_dialer.route.on_stall(routed)
+            reported = {target_path: at for target_path, at in reported.items() if at >= now - _STALL_REPORT_INTERVAL}
+            for target_path in self._connections.stalled(now - self._response_timeout):
+                if target_path not in reported:
+                    reported[target_path] = now
+                    self._dialer.target_dialer.route.on_stall(target_path)
 
     def update(self, listeners: list[Listener], admission: AdmissionRules, route: BackendRoute) -> None:
         """Replace the listeners, admission rules and route. Clients that are connected to a target are not affected.
@@ -203,12 +203,15 @@ class Forward:
     def move_clients(self, drained: frozenset[HostPort], left: frozenset[HostPort] = frozenset()) -> None:
         """Reset the clients of targets that have the wrong role, so that they reconnect to the right target.
 
+        The two sets replace the sets of the previous call.
+
         Args:
             drained: The targets whose clients are reset gradually.
-            left: The targets whose clients are all reset immediately, because writes to these targets will be lost.
+            left: The superseded primaries. Their clients are all reset immediately, because writes to these targets
+                will be lost.
         """
-        self._connections.drained_targets, self._connections.left_targets = drained, left
-        self._connections.abort_left()
+        self._connections.drained_targets, self._connections.superseded_targets = drained, left
+        self._connections.abort_superseded()
         group = self._acceptor.group
         if drained and group is not None:
             group.create_task(self._connections.drain())
@@ -223,7 +226,7 @@ class Forward:
         task = asyncio.current_task()
         try:
             latency = client.slot.usage.latency if client.slot else self._latency
-            routed, relay, login = await self._dialer.join(client, latency)
+            target_path, relay, login = await self._dialer.join(client, latency)
         except DialError as error:
             self._acceptor.record_failure(client, error)
             return
@@ -238,7 +241,7 @@ class Forward:
         if client.slot is not None:
             client.slot.join(relay)
         record = self._client_events.joined(client.record)
-        self._add(routed, relay, login, time.monotonic(), client.slot, record)
+        self._add(target_path, relay, login, time.monotonic(), client.slot, record)
         if self._acceptor.cancel_slots.rekey(task, relay.ended):
             timer = asyncio.get_running_loop().call_later(_RESERVE_TIMEOUT, relay.abort, CloseReason.ABORTED)
             relay.ended.add_done_callback(lambda _: timer.cancel())
@@ -246,27 +249,27 @@ class Forward:
             # A link that accepts clients sends all cancel requests to one target. If this client uses a different
             # target, the link must stop accepting clients, so that the cancel requests reach the right target.
             self.review()
-            self._native.offer(routed, self.listeners)
+            self._native.offer(target_path, self.listeners)
 
     def _add(
         self,
-        routed: TargetWithUplink,
+        target_path: TargetPath,
         relay: Relay,
         login: CancelKeyTap | None,
         began: float,
         slot: ConnectionSlot | None = None,
         record: ConnectionRecord | None = None,
     ) -> None:
-        self._connections.add(ConnectedClient(relay, routed, slot, began, login, record))
+        self._connections.add(ConnectedClient(relay, target_path, slot, began, login, record))
         if login is not None and self._cancels is not None:
-            self._cancels.add_session(routed.identity, login)
+            self._cancels.add_session(target_path.identity, login)
         relay.ended.add_done_callback(self._on_ended)
         if self._acceptor.group is None:
             # Reset the client, because `run` has ended. The native engine accepted the client before `run` ended.
             relay.abort(CloseReason.ABORTED)
-        if routed.target in self._connections.drained_targets:
+        if target_path.target in self._connections.drained_targets:
             # The target lost its role during the dial, so the client must reconnect to another target.
-            self.move_clients(self._connections.drained_targets, self._connections.left_targets)
+            self.move_clients(self._connections.drained_targets, self._connections.superseded_targets)
 
     def _served(self, clients: ShortLivedConnectionTotals) -> None:
         self._connections.add_ended(clients.to_backend, clients.from_backend)
@@ -275,18 +278,18 @@ class Forward:
 
     def _ended(self, ended: asyncio.Future[CloseReason]) -> None:
         connection, close_reason = self._connections.remove(ended), ended.result()
-        relay, routed = connection.relay, connection.routed
+        relay, target_path = connection.relay, connection.target_path
         self._acceptor.cancel_slots.remove(ended)
-        self._client_events.ended(connection.record, routed, relay, close_reason)
+        self._client_events.ended(connection.record, target_path, relay, close_reason)
         if connection.login is not None and self._cancels is not None:
-            self._cancels.remove_session(routed.identity, connection.login)
+            self._cancels.remove_session(target_path.identity, connection.login)
         if connection.slot is not None:
             connection.slot.release()
         if close_reason is not CloseReason.FINISHED:
             self.resets[close_reason] += 1
         dialer = self._dialer.target_dialer
         if close_reason is CloseReason.BACKEND_RESET:
-            dialer.route.on_failure(routed)
-        dialer.record_end(routed, relay, connection.began)
+            dialer.route.on_failure(target_path)
+        dialer.record_end(target_path, relay, connection.began)
         if self._native is not None:
             self._native.count_change()

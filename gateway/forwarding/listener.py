@@ -124,7 +124,10 @@ class Listener:
             withdraw()
 
     def close(self) -> None:
-        """Close the sockets. The kernel then refuses new connections."""
+        """Close the sockets, and remove the file of a unix socket that this process bound.
+
+        The kernel then refuses new connections.
+        """
         self._end_delegation()
         for sock in self._sockets:
             if sock.fileno() >= 0 and self._on_accept is not None:

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from gateway.contracts.client_accepting_link import (
-    ClientAcceptingLink,
-    ClientAcceptingListener,
-    ClientAcceptRule,
+from gateway.contracts.link import Stream
+from gateway.contracts.listening_link import (
+    AcceptRule,
+    LinkListener,
+    ListeningLink,
     ShortLivedConnectionTotals,
 )
-from gateway.contracts.link import Stream
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.forwarding.aborted_handshake_budget import LOGIN_RESPONSES, REPORT_DELAY, AbortedHandshakeBudget
@@ -20,7 +20,7 @@ from gateway.forwarding.listener import Listener
 from gateway.forwarding.query_cancel_router import QueryCancelRouter
 from gateway.forwarding.retrying_dialer import RetryingDialer
 from gateway.forwarding.target_dialer import TargetDialer
-from gateway.forwarding.target_with_uplink import LinkProvider, TargetWithUplink
+from gateway.forwarding.target_path import LinkProvider, TargetPath
 from gateway.metric_types import Histogram
 from gateway.query_cancel_parser import CancelKeyTap
 
@@ -45,7 +45,7 @@ _PERMIT_SHARE = 1 / 64
 class _PathWithHandshakeBudget(NamedTuple):
     """A path to a target, and the path's handshake budget (None if the server does not count aborted handshakes)."""
 
-    routed: TargetWithUplink
+    target_path: TargetPath
     budget: AbortedHandshakeBudget | None
 
 
@@ -78,7 +78,7 @@ class NativeAcceptor:
         acceptor: Acceptor,
         dialer: RetryingDialer,
         latency: Histogram,
-        on_joined: Callable[[TargetWithUplink, Relay, CancelKeyTap | None, float], None],
+        on_joined: Callable[[TargetPath, Relay, CancelKeyTap | None, float], None],
         on_served: Callable[[ShortLivedConnectionTotals], None],
         cancels: QueryCancelRouter | None = None,
     ) -> None:
@@ -88,9 +88,9 @@ class NativeAcceptor:
         self._on_joined = on_joined
         self._on_served = on_served
         self._cancels = cancels
-        self._listening: ClientAcceptingListener | None = None
+        self._listening: LinkListener | None = None
         """The link's listener that currently accepts the clients; None if Python code accepts them."""
-        self._paths: dict[ClientAcceptingListener, _PathWithHandshakeBudget] = {}
+        self._paths: dict[LinkListener, _PathWithHandshakeBudget] = {}
         """Maps each listener of a link to its clients' path. A stopped listener remains here until `on_closed`."""
         self._bound: list[Listener] = []
         """The backend's listeners, while a link accepts their clients; otherwise, empty."""
@@ -114,23 +114,23 @@ class NativeAcceptor:
 
     def count_on(self, uplink: LinkProvider) -> int:
         """Return the value of `clients` for the links of `uplink` only."""
-        return sum(each.clients for each, path in self._paths.items() if path.routed.uplink is uplink)
+        return sum(each.clients for each, path in self._paths.items() if path.target_path.uplink is uplink)
 
-    def offer(self, routed: TargetWithUplink, listeners: list[Listener]) -> None:
+    def offer(self, target_path: TargetPath, listeners: list[Listener]) -> None:
         """Try to let a link accept the next clients. Call this method after connecting each client.
 
         Args:
-            routed: The path of the connected client. The link of this path accepts the next clients.
+            target_path: The path of the connected client. The link of this path accepts the next clients.
             listeners: The listeners of the backend.
         """
         if self._listening is not None or (now := time.monotonic()) < self._retry_at:
             return
-        link, admission, route = routed.uplink.link, self._acceptor.admission, self._target_dialer.route
-        path = _PathWithHandshakeBudget(routed, route.budget(routed))
+        link, admission, route = target_path.uplink.link, self._acceptor.admission, self._target_dialer.route
+        path = _PathWithHandshakeBudget(target_path, route.budget(target_path))
         room = self._room(path)
         if (
-            isinstance(link, ClientAcceptingLink)
-            and self._is_simple(routed)
+            isinstance(link, ListeningLink)
+            and self._all_clients_use(target_path)
             and route.hold >= _MIN_HOLD
             and room >= max(1 if path.budget is None else _MIN_BUDGET_ROOM, int(self._limit(path) * _MIN_ROOM))
             and listeners
@@ -138,10 +138,10 @@ class NativeAcceptor:
         ):
             sockets = tuple(sock for each in listeners for sock in each.sockets)
             make_tap = self._cancels.cancel_key_tap if self._cancels is not None else None
-            open_time = routed.uplink.channel_open
+            open_time = target_path.uplink.channel_open
             min_responses = LOGIN_RESPONSES if path.budget is not None else 0
-            rule = ClientAcceptRule(
-                sockets, routed.target, admission.allow, self._latency, open_time, make_tap, min_responses
+            rule = AcceptRule(
+                sockets, target_path.target, admission.allow, self._latency, open_time, make_tap, min_responses
             )
             self._listening = link.listen(rule, room, self)
         if self._listening is None:
@@ -160,7 +160,10 @@ class NativeAcceptor:
         return min(limit, path.budget.limit) if path.budget is not None else limit
 
     def _room(self, path: _PathWithHandshakeBudget) -> int:
-        """Return how many additional clients the links can be permitted to accept. The result can be negative."""
+        """Return how many more clients the links may accept, in addition to their unused permits.
+
+        The result can be negative.
+        """
         reserved = sum(each.reserved for each in self._paths)
         room = self._acceptor.admission.max_connections - self._acceptor.active_here
         if path.budget is not None:
@@ -172,16 +175,16 @@ class NativeAcceptor:
         listening = self._listening
         if listening is None:
             return
-        routed, budget = self._paths[listening]
-        if not self._is_simple(routed) or (budget is not None and budget.room(time.monotonic()) < 0):
+        target_path, budget = self._paths[listening]
+        if not self._all_clients_use(target_path) or (budget is not None and budget.room(time.monotonic()) < 0):
             self.withdraw()
 
-    def _is_simple(self, routed: TargetWithUplink) -> bool:
+    def _all_clients_use(self, target_path: TargetPath) -> bool:
         """Return whether all new clients use this path, regardless of who they are and what they send."""
         return (
             self._acceptor.accepts_anyone
-            and (self._cancels is None or not self._cancels.has_sessions_elsewhere(routed.identity))
-            and self._target_dialer.route.routes()[:1] == [routed]
+            and (self._cancels is None or not self._cancels.has_sessions_elsewhere(target_path.identity))
+            and self._target_dialer.route.paths()[:1] == [target_path]
         )
 
     def withdraw(self) -> None:
@@ -191,7 +194,7 @@ class NativeAcceptor:
             listening.withdraw()
             self._accept_here()
 
-    def _stop(self, listening: ClientAcceptingListener) -> None:
+    def _stop(self, listening: LinkListener) -> None:
         """Stop a link's listener, to free its part of the handshake budget for waiting clients.
 
         For the next `_RETRY_AFTER` seconds, Python code accepts all clients.
@@ -223,7 +226,7 @@ class NativeAcceptor:
 
     # The link calls the following methods of `AcceptedClientHandler`.
 
-    def on_joined(self, listener: ClientAcceptingListener, relay: Relay, tap: Any) -> None:
+    def on_joined(self, listener: LinkListener, relay: Relay, tap: Any) -> None:
         """Handle a client that the link has connected to the target; implements `AcceptedClientHandler.on_joined`."""
         path = self._paths.get(listener)
         if path is None:
@@ -234,12 +237,12 @@ class NativeAcceptor:
         now = time.monotonic()
         if path.budget is not None:
             path.budget.add_client(relay, now)
-        self._on_joined(path.routed, relay, tap, now - REPORT_DELAY)
+        self._on_joined(path.target_path, relay, tap, now - REPORT_DELAY)
         if path.budget is not None:
             # A client uses the handshake budget only until its login, so the link might soon accept more clients.
             self.count_change()
 
-    def on_served(self, listener: ClientAcceptingListener, clients: ShortLivedConnectionTotals) -> None:
+    def on_served(self, listener: LinkListener, clients: ShortLivedConnectionTotals) -> None:
         """Count clients whose short connections have ended; implements `AcceptedClientHandler.on_served`."""
         self._acceptor.accepted += clients.total
         self._on_served(clients)
@@ -247,17 +250,15 @@ class NativeAcceptor:
             now = time.monotonic()
             path.budget.record_client_login(now - REPORT_DELAY, now, LOGIN_RESPONSES)
 
-    def on_returned(
-        self, listener: ClientAcceptingListener, client: Stream, seconds: float, *, abandoned: bool
-    ) -> None:
+    def on_returned(self, listener: LinkListener, client: Stream, seconds: float, *, abandoned: bool) -> None:
         """Let the `Acceptor` handle a returned client; implements `AcceptedClientHandler.on_returned`."""
         if abandoned and (path := self._paths.get(listener)) is not None:
-            self._target_dialer.record_abandoned(path.routed)
+            self._target_dialer.record_abandoned(path.target_path)
         self._acceptor.accept(client, seconds)
         # The link no longer reserves room for this client, so the link might be able to accept more clients.
         self.count_change()
 
-    def on_stopped(self, listener: ClientAcceptingListener, *, failed: bool) -> None:
+    def on_stopped(self, listener: LinkListener, *, failed: bool) -> None:
         """Accept further clients in Python code; implements `AcceptedClientHandler.on_stopped`."""
         if listener is self._listening:
             self._listening = None
@@ -265,7 +266,7 @@ class NativeAcceptor:
                 self._retry_at = time.monotonic() + _RETRY_AFTER
             self._accept_here()
 
-    def on_closed(self, listener: ClientAcceptingListener) -> None:
+    def on_closed(self, listener: LinkListener) -> None:
         """Remove a listener that has stopped; implements `AcceptedClientHandler.on_closed`."""
         path = self._paths.pop(listener, None)
         if path is not None and path.budget is not None:

@@ -10,7 +10,7 @@ import socket
 from gateway.contracts.link import Stream
 from gateway.errors import DialError, FailureReason, TargetPathError
 from gateway.forwarding.client_reset_watcher import ClientResetWatcher
-from gateway.forwarding.target_with_uplink import TargetLookupKey
+from gateway.forwarding.target_path import TargetIdentity
 from gateway.query_cancel_parser import (
     CancelKeyTap,
     CancelRequest,
@@ -33,7 +33,7 @@ _REPLY_TTL = 1.0
 _COPY_TIMEOUT = 2.0
 
 
-class _CachedSslRequestReply:
+class _CachedEncryptionReply:
     """The cached reply of a target to an encryption request, and the monotonic time at which the reply arrived."""
 
     def __init__(self) -> None:
@@ -54,29 +54,29 @@ class QueryCancelRouter:
 
     def __init__(self, protocol: QueryCancelParser) -> None:
         self._protocol = protocol
-        self._sessions: dict[TargetLookupKey, set[CancelKeyTap]] = {}
-        self._replies: dict[tuple[TargetLookupKey, bytes], _CachedSslRequestReply] = {}
+        self._sessions: dict[TargetIdentity, set[CancelKeyTap]] = {}
+        self._replies: dict[tuple[TargetIdentity, bytes], _CachedEncryptionReply] = {}
 
     def cancel_key_tap(self) -> CancelKeyTap:
         """Return a tap for a new connection. The tap reads the session's cancel key from the login."""
         return self._protocol.cancel_key_tap()
 
-    def add_session(self, target: TargetLookupKey, login: CancelKeyTap) -> None:
+    def add_session(self, target: TargetIdentity, login: CancelKeyTap) -> None:
         """Record a session on `target`. The tap `login` observes the login of this session."""
         self._sessions.setdefault(target, set()).add(login)
 
-    def remove_session(self, target: TargetLookupKey, login: CancelKeyTap) -> None:
+    def remove_session(self, target: TargetIdentity, login: CancelKeyTap) -> None:
         """Remove a session that has ended, and its cancel key."""
         logins = self._sessions[target]
         logins.discard(login)
         if not logins:
             del self._sessions[target]
 
-    def has_sessions_elsewhere(self, target: TargetLookupKey | None) -> bool:
+    def has_sessions_elsewhere(self, target: TargetIdentity | None) -> bool:
         """Return whether there is a session on a target other than `target`."""
         return len(self._sessions) > (target in self._sessions)
 
-    def targets_for(self, request: CancelRequest, default: TargetLookupKey | None) -> list[TargetLookupKey]:
+    def targets_for(self, request: CancelRequest, default: TargetIdentity | None) -> list[TargetIdentity]:
         """Return the targets that must receive a cancel request.
 
         If a known session has the key of the request, return the target of this session. Otherwise, the request can
@@ -93,9 +93,9 @@ class QueryCancelRouter:
         return matching or hidden or ([default] if default is not None else [])
 
     async def read_cancel_request(
-        self, client: Stream, watcher: ClientResetWatcher, target: TargetLookupKey | None
+        self, client: Stream, watcher: ClientResetWatcher, target: TargetIdentity | None
     ) -> CancelRequest | None:
-        """Wait for a client's first bytes, and return its cancel request. The bytes remain in the receive buffer.
+        """Wait for a client's first bytes, and return its cancel request, which remains in the receive buffer.
 
         A client may first request encryption. This method then asks the target whether it accepts encryption. If the
         target refuses, this method sends the refusal to the client, which continues unencrypted. If the target
@@ -150,7 +150,7 @@ class QueryCancelRouter:
             await asyncio.sleep(_POLL_INTERVAL)  # prevents a busy loop: unread bytes keep the socket readable
         return ClientMessageKind.SESSION
 
-    async def _reply_to(self, request: EncryptionRequest, target: TargetLookupKey) -> bytes:
+    async def _reply_to(self, request: EncryptionRequest, target: TargetIdentity) -> bytes:
         """Return the target's reply to an encryption request; empty if no request was sent or no reply arrived."""
         if any(login.key_hidden for login in self._sessions.get(target, ())):
             # A session on this target is encrypted, so the target accepts encryption. Do not send the encryption
@@ -160,7 +160,7 @@ class QueryCancelRouter:
         self._replies = {
             key: each for key, each in self._replies.items() if each.lock.locked() or each.is_fresh(loop.time())
         }
-        cached = self._replies.setdefault((target, request.request), _CachedSslRequestReply())
+        cached = self._replies.setdefault((target, request.request), _CachedEncryptionReply())
         async with cached.lock:
             if not cached.is_fresh(loop.time()):
                 cached.reply = await _send_encryption_request(request, target)
@@ -168,7 +168,7 @@ class QueryCancelRouter:
         return cached.reply
 
 
-async def send_copy(request: CancelRequest, target: TargetLookupKey) -> None:
+async def send_copy(request: CancelRequest, target: TargetIdentity) -> None:
     """Send a copy of a cancel request to a target over a new connection. Wait until the connection closes."""
     link, loop = target.link, asyncio.get_running_loop()
     try:
@@ -189,7 +189,7 @@ def _client_disconnected(error: OSError) -> DialError:
     )
 
 
-async def _send_encryption_request(request: EncryptionRequest, target: TargetLookupKey) -> bytes:
+async def _send_encryption_request(request: EncryptionRequest, target: TargetIdentity) -> bytes:
     link, loop = target.link, asyncio.get_running_loop()
     if link is None:
         return b""

@@ -18,7 +18,9 @@ omitted clients."""
 
 
 class RefusalLog:
-    """Logs refused clients. Logs clients with the same source and the same reason at most once in ten minutes.
+    """Logs the clients that the gateway refuses or cannot connect to a target.
+
+    Logs the same source and reason at most once in ten minutes, and at most `_MAX_LINES` lines in `_WINDOW` seconds.
 
     Args:
         backend: The backend's name.
@@ -31,7 +33,10 @@ class RefusalLog:
         self._lines = self._omitted = 0
 
     def refused(self, client: Stream, reason: RefusalReason | FailureReason, now: float, detail: str = "") -> None:
-        """Log a refused client, unless the same source and reason were logged in the last ten minutes.
+        """Log a client that was refused, or that could not be connected to a target.
+
+        Do nothing if the same source and reason were logged in the last ten minutes. If the limit of `_MAX_LINES` is
+        reached, only count the client.
 
         Args:
             client: The client's socket, which is not closed yet.

@@ -15,7 +15,7 @@ from gateway.forwarding.cancel_request_sender import join_cancel_request
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.query_cancel_router import QueryCancelRouter
 from gateway.forwarding.target_dialer import MIN_DIAL, TargetDialer
-from gateway.forwarding.target_with_uplink import LinkProvider, TargetWithUplink
+from gateway.forwarding.target_path import LinkProvider, TargetPath
 from gateway.metric_types import Histogram
 from gateway.query_cancel_parser import CancelKeyTap, CancelRequest
 
@@ -39,7 +39,7 @@ class _PermanentDialError(DialError):
 class DialResult(NamedTuple):
     """The result of a successful dial: the target, the uplink used, and the relay between client and target."""
 
-    routed: TargetWithUplink
+    target_path: TargetPath
     relay: Relay
     login: CancelKeyTap | None = None
     """Reads the session's cancel key from the login. None if the kind has no cancel requests, or if the client sends
@@ -102,8 +102,8 @@ class RetryingDialer:
         """
         if self._cancels is None:
             return
-        routed = next(iter(self.target_dialer.route.routes()), None)
-        target = routed.identity if routed is not None else None
+        target_path = next(iter(self.target_dialer.route.paths()), None)
+        target = target_path.identity if target_path is not None else None
         client.request = await self._cancels.read_cancel_request(client.sock, client.watcher, target)
 
     async def join(self, client: PendingClient, latency: Histogram) -> DialResult:
@@ -123,8 +123,8 @@ class RetryingDialer:
         while True:
             dialer = self.target_dialer  # get the dialer after each wait, because a reload can replace it
             route = dialer.route
-            routes = route.routes()
-            uplinks = {each.uplink for each in routes} or set(route.uplinks)
+            paths = route.paths()
+            uplinks = {each.uplink for each in paths} or set(route.uplinks)
             if all(each.link is None for each in uplinks):
                 if self.fail_fast:
                     raise DialError(
@@ -141,7 +141,7 @@ class RetryingDialer:
                     ) from None
                 continue
             try:
-                return await self._dial(client, dialer, routes, latency, deadline)
+                return await self._dial(client, dialer, paths, latency, deadline)
             except DialError as error:
                 permanent = isinstance(error, _PermanentDialError) or client.request is not None
                 if permanent or self.fail_fast or loop.time() + pause > deadline:
@@ -155,57 +155,62 @@ class RetryingDialer:
         self,
         client: PendingClient,
         dialer: TargetDialer,
-        routes: list[TargetWithUplink],
+        paths: list[TargetPath],
         latency: Histogram,
         deadline: float,
     ) -> DialResult:
         """Connect the client over the first path that succeeds. Forward cancel requests to the right target."""
-        if not routes:
+        if not paths:
             if self._cancels and (request := await self._cancel_request(client, None)) is not None:
                 return await self._join_cancel(client, request, dialer, latency)
             raise DialError(FailureReason.ROLE, _NO_PRIMARY)
-        failures: dict[TargetWithUplink, TargetPathError] = {}
-        dialed = [each for each in routes if each.uplink.link is not None]
-        for routed in dialed:
+        failures: dict[TargetPath, TargetPathError] = {}
+        dialed = [each for each in paths if each.uplink.link is not None]
+        for target_path in dialed:
             client.enter(DIAL)
-            if self._cancels and (request := await self._cancel_request(client, routed)) is not None:
-                return await self._join_cancel(client, request, dialer, latency, routed)
+            if self._cancels and (request := await self._cancel_request(client, target_path)) is not None:
+                return await self._join_cancel(client, request, dialer, latency, target_path)
             within = max(deadline - asyncio.get_running_loop().time(), MIN_DIAL)
             try:
                 joined = await self._join_route(
-                    client, dialer, routed, latency, within if routed is dialed[-1] else min(within, _NEXT_AFTER)
+                    client,
+                    dialer,
+                    target_path,
+                    latency,
+                    within if target_path is dialed[-1] else min(within, _NEXT_AFTER),
                 )
             except (DialError, LinkLostError) as error:
-                failures[routed] = error
-                if not _report_failure(dialer, routed, error):
+                failures[target_path] = error
+                if not _report_failure(dialer, target_path, error):
                     break
             else:
                 for failed, failure in failures.items():
-                    if failed.identity == routed.identity and not _is_blocked(failure):
+                    if failed.identity == target_path.identity and not _refused_by_budget(failure):
                         dialer.route.on_detour(failed)
                 return joined
         raise _failure(list(failures.values()))
 
     async def _join_route(
-        self, client: PendingClient, dialer: TargetDialer, routed: TargetWithUplink, latency: Histogram, within: float
+        self, client: PendingClient, dialer: TargetDialer, target_path: TargetPath, latency: Histogram, within: float
     ) -> DialResult:
         """Connect the client to a target over one path. Fail if the dial takes longer than `within` seconds."""
         started = time.perf_counter()
         login = self._cancels.cancel_key_tap() if self._cancels else None
         tap = login or (self._make_tap(latency.observe) if self._make_tap else None)
-        if routed.uplink.link is None:
+        if target_path.uplink.link is None:
             raise LinkLostError
-        relay = await dialer.join(client, routed.uplink.link, routed, latency, within, tap)
-        routed.uplink.channel_open.observe(time.perf_counter() - started)
-        return DialResult(routed, relay, login)
+        relay = await dialer.join(client, target_path.uplink.link, target_path, latency, within, tap)
+        target_path.uplink.channel_open.observe(time.perf_counter() - started)
+        return DialResult(target_path, relay, login)
 
-    async def _cancel_request(self, client: PendingClient, routed: TargetWithUplink | None) -> CancelRequest | None:
+    async def _cancel_request(self, client: PendingClient, target_path: TargetPath | None) -> CancelRequest | None:
         """Return the client's cancel request; None if the client sends none.
 
-        If all sessions are on the target of `routed`, do not read the request, because it goes to this target anyway.
+        If all sessions are on the target of `target_path`, do not read the request: a connection over
+        `target_path` takes it to the right target.
         """
         cancels = self._cancels
-        target = routed.identity if routed is not None else None
+        target = target_path.identity if target_path is not None else None
         if (
             client.request is None
             and not client.classified
@@ -222,7 +227,7 @@ class RetryingDialer:
         request: CancelRequest,
         dialer: TargetDialer,
         latency: Histogram,
-        default: TargetWithUplink | None = None,
+        default: TargetPath | None = None,
     ) -> DialResult:
         candidates = self._cancels.targets_for(request, default and default.identity) if self._cancels else []
         if not candidates:
@@ -240,20 +245,21 @@ class RetryingDialer:
                 each.cancel()
 
 
-def _report_failure(dialer: TargetDialer, routed: TargetWithUplink, error: TargetPathError) -> bool:
+def _report_failure(dialer: TargetDialer, target_path: TargetPath, error: TargetPathError) -> bool:
     """Report a failed dial. Return whether to try the next path.
 
-    If logins in progress use up the handshake budget, report nothing: the target works, and the client must wait.
+    If logins in progress use up the handshake budget, report nothing, and return False: the target works, so the
+    client must wait for this path.
     """
-    if _is_blocked(error) and dialer.has_no_room(routed):
+    if _refused_by_budget(error) and dialer.has_no_room(target_path):
         return False
     if isinstance(error, DialError):
-        dialer.route.on_failure(routed)
+        dialer.route.on_failure(target_path)
     return True
 
 
-def _is_blocked(error: TargetPathError) -> bool:
-    """Return whether aborted handshakes have caused the error. Such an error does not indicate a faulty path."""
+def _refused_by_budget(error: TargetPathError) -> bool:
+    """Return whether the handshake budget refused the dial. Such an error does not indicate a faulty path."""
     return isinstance(error, DialError) and error.reason is FailureReason.HOST_BLOCKED
 
 

@@ -36,7 +36,7 @@ _MIN_INTERVAL = 1.0
 
 
 class Check:
-    """Checks one target of one backend through one tunnel; implements `gateway.contracts.component.Component`.
+    """Checks one target of one backend over one path; implements `gateway.contracts.component.Component`.
 
     Args:
         name: The backend's name.
@@ -99,7 +99,7 @@ class Check:
         self._logins = logins
         self._wake = asyncio.Event()
         self._immediate = False
-        """Whether the next probe may start before the minimum interval has passed."""
+        """Whether the next probe may start immediately, even if `_MIN_INTERVAL` has not passed."""
         self._probe_started = 0.0
         self.urgent = False
         """Whether to check the target every `fast_interval` while the uplink has a link; see `set_urgent`."""
@@ -182,7 +182,8 @@ class Check:
     async def _check_once(self) -> bool:
         """Check the target once, and return whether its state has changed.
 
-        If checks are paused, only set the state to paused. If the tunnel is down, only set the state to blocked.
+        If checks are paused, only set the state to paused. If the tunnel is down, or if the link was lost during
+        `fall` consecutive probes, only set the state to blocked.
         """
         if self.paused:
             return self._publish(self.verdict.override(HealthState.PAUSED, None, "paused by an operator"))

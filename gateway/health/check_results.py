@@ -22,7 +22,7 @@ class CheckResult:
         reason: Why the state is not `up`; None if the state is `up` or `unknown`.
         detail: One line with details of the reason.
         phases: Duration of each phase of the probe, such as `tcp` or `auth`, in seconds.
-        probe_result: What the `probe` function of the backend kind returned; None if the probe failed.
+        probe_result: What the `probe` method of the backend returned; None if it raised an error or timed out.
         remedy: How to fix this failure, in the imperative; empty to use the general remedy for `reason`.
     """
 

@@ -47,9 +47,9 @@ class PathCandidate:
 def working_paths(paths: Sequence[PathCandidate]) -> list[int]:
     """Return the indexes of the paths that new clients can use.
 
-    A path works if its tunnel is open, the last dial over it did not fail, and its check does not report the target
-    as down. If no check reports the target as usable, the target itself might have failed. In this case, the
-    function ignores the checks.
+    A path works if its tunnel is open, `dial_failed` is False, and its check does not report the target as down or
+    blocked. The function ignores `dial_failed` if it is True for all open paths. It ignores the checks if none of
+    them reports the target as usable, because the target itself might have failed.
 
     Args:
         paths: The paths in the order of the configuration.
@@ -143,7 +143,7 @@ class PathSelector:
         current path. None: no other path is clearly faster."""
 
     def update(self, paths: Sequence[PathCandidate], now: float) -> int:
-        """Update the attributes, choose the path for new clients, and return its index.
+        """Record which paths work, choose the path for new clients, and return its index.
 
         Args:
             paths: The paths in the order of `names`.
@@ -173,7 +173,8 @@ class PathSelector:
     def _confirm_fastest(self, current: int, fastest: int, candidates: Sequence[PathCandidate]) -> int:
         """Return `fastest` if enough probes confirm that it is faster; otherwise, `current`.
 
-        Both paths need `_CONFIRMATIONS` probes since another path became clearly faster than `current`.
+        Enough means at least `_CONFIRMATIONS` probes over each of the two paths. The count starts when any other path
+        becomes clearly faster than `current`.
         """
         if fastest == current:
             self._slower_since = None

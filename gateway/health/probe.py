@@ -38,13 +38,13 @@ async def probe_once(
         backend: The backend, which implements the probe.
         link: The link to the target.
         target: The target.
-        timeout: Time limit of the check, in seconds.
+        timeout: Time limit of the probe, in seconds.
         on_abandoned: Called for each dial that the probe abandons although the server might still accept the
             connection.
         logins: Limits the logins to the server; None: no limit.
 
     Raises:
-        LinkLostError: The link was lost during the probe, so the result shows nothing about the target.
+        LinkLostError: The link was lost during the probe, which therefore shows nothing about the target.
     """
     phases = PhaseTimer(on_abandoned=on_abandoned, logins=logins)
     started = time.perf_counter()

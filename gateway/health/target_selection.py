@@ -79,9 +79,9 @@ def superseded_primaries(
 def order_targets(candidates: list[TargetCandidate], prefer: Preference) -> list[TargetCandidate]:
     """Return the targets to try for a new client, best first.
 
-    Targets that are down come last. The list contains them because a check can fail although clients can use the
-    target. If `prefer` is `order` or `any`, targets that were never checked rank like targets that are up. If
-    `prefer` is `primary`, the list omits read-only targets and superseded primaries.
+    Targets that are down or blocked come last. The list contains them because a check can fail although clients can
+    use the target. If `prefer` is `order` or `any`, targets with the state `unknown` rank like targets that are up.
+    If `prefer` is `primary`, the list omits read-only targets, replicas and superseded primaries.
 
     Args:
         candidates: The targets in the order of the configuration.

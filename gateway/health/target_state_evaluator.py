@@ -14,7 +14,7 @@ when the fraction is at most `_FLAP_STOP` (Nagios Core manual, "Detection and Ha
 
 
 _IMMEDIATE = (FailureReason.NO_SPACE, FailureReason.READ_ONLY)
-"""Reasons for which one failed check is enough to change the state to down. The server itself reports them."""
+"""Reasons for which one failed check changes the state to down, because the server itself reports the reason."""
 
 
 class TargetStateEvaluator:

@@ -15,7 +15,7 @@ _KEYS = ("SSH_KEY_PATH", "SSH_PRIVATE_KEY_PATH", "SSH_KEY_FILE", "SSH_PRIVATE_KE
 _USERS = ("SSH_USER", "SSH_USERNAME", "BASTION_USER", "JUMP_USER", "TUNNEL_USER")
 
 
-def own_tunnel(
+def import_application_tunnel(
     container: ImportedContainer, database: str, variable_of_host: str, result: ImportResult
 ) -> str | None:
     """Import the SSH tunnel of an application that opens its own tunnel. Return the tunnel's name.
@@ -57,7 +57,7 @@ def _login(container: ImportedContainer, result: ImportResult) -> dict[str, Any]
     path = variable(*_KEYS)
     if is_private_key(path) or (path and "/" not in path):
         path = f"/run/secrets/{container.name or 'ssh'}_key"
-        result.add_note(f"{container.where}: write the private key from the variable to {path}")
+        result.add_note(f"{container.where}: write the application's private SSH key to {path}")
         keys["identity_files"] = [path]
     elif path or mounted_key(container):
         keys["identity_files"] = [context.path(path or mounted_key(container))]

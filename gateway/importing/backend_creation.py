@@ -25,7 +25,8 @@ def create_backends(result: ImportResult) -> None:
     """Create a backend for each local forward, and for each client that uses none of these forwards.
 
     Args:
-        result: Contains tunnels, forwards, clients and containers. The function adds the backends.
+        result: Contains tunnels, forwards, clients and containers. The function adds the backends, the instructions
+            for the clients, and notes.
     """
     result.reserved |= {name for each in result.containers if not each.replaced for name in each.names}
     join_networks(result)
@@ -118,7 +119,8 @@ def _free_listener(listen: str, where: str, result: ImportResult) -> str:
     Args:
         listen: The preferred listener: `host:port` or the path of a unix socket.
         where: The name of the forward in messages; empty for a client.
-        result: Contains the backends. If the port of a forward changes, the function adds a note.
+        result: Contains the backends. If the port of a forward changes, the function adds a note. If the listener
+            takes the default port of `ops`, the function configures another port for `ops`.
 
     Raises:
         UsageError: Another backend uses the unix socket.
@@ -191,8 +193,8 @@ def _merge_check(client: ImportedClientOfServer, check: dict[str, Any], name: st
     if others:
         login = ", ".join(f"{key} {backend['check'][key]}" for key in ("user", "database") if key in backend["check"])
         result.add_note(
-            f"{client.where}: the check of backend {name} logs in with {login or 'a password without a user'}: it"
-            f" does not use {', '.join(others)}"
+            f"{client.where}: this client uses {', '.join(others)}, but the check of backend {name} uses"
+            f" {login or 'a password without a user'}"
         )
 
 
@@ -208,10 +210,10 @@ def _unique_volume(client: ImportedClientOfServer, keys: dict[str, Any], result:
 
 
 def _note_missing(name: str, result: ImportResult) -> None:
-    """Add a placeholder for each required key that a backend lacks.
+    """Add a placeholder for each required key (`ImportedBackendDefaults.keys`) that a backend lacks.
 
-    If required keys are missing, also add the kind's note to the user (`ImportedBackendDefaults.note`). If the kind
-    has no required keys, add the note if the backend has no `check`. In all other cases, remove the note.
+    Add the kind's note to the user (`ImportedBackendDefaults.note`) if a key was missing, or if the kind has no
+    required keys and the backend has no `check`. Otherwise, remove the note that an earlier call added.
     """
     backend = result.backends[name]
     imports = KINDS[backend["kind"]].imports

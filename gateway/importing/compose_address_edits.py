@@ -28,7 +28,10 @@ def change_address(
     assert container is not None  # noqa: S101 - for the type checker
     listen = result.backends[client.backend]["listen"]
     if listen.startswith("/"):
-        result.add_note(f"{client.where}: the diff does not change the address; mount the directory of {listen}")
+        result.add_note(
+            f"{client.where}: the diff does not change the address, because the backend listens on the unix socket"
+            f" {listen}; mount the directory of the socket, and connect to the socket"
+        )
         return
     port = split_target(listen)[1]
     on_host = container.network == "host"
@@ -81,7 +84,8 @@ def _change_url(
     if server is not None and written is not None:
         new = replaced(written, *server.span(), address, lambda each: container.references.get(each, ""))
     elif server is not None and hide_secrets(old) == old:
-        # The URL is in an env file. Set the variable in `environment`, which takes precedence.
+        # The URL is in an env file, and contains no secret, so the Compose file may contain it. Set the variable in
+        # `environment`, which takes precedence.
         new = (old[: server.start()] + address + old[server.end() :]).replace("$", "$$")
     if new is None:
         shown = server[0] if server is not None else "host and port"

@@ -45,7 +45,7 @@ def change_volume(
 
 
 def change_service(edit: YamlEdit, container: ImportedContainer, replaced: set[str], result: ImportResult) -> None:
-    """Remove the parts of a service that the gateway replaces, and add a dependency on the gateway.
+    """Remove the settings of a service that are unnecessary with the gateway, and update its dependencies.
 
     Args:
         edit: Collects the changes to the Compose file.

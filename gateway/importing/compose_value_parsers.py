@@ -56,7 +56,8 @@ def environment(value: Any, where: str) -> dict[str, str]:
     """Return the environment variables of a service.
 
     Args:
-        value: A mapping, or a list of `NAME=value`; None for no variables.
+        value: A mapping, or a list of `NAME=value`; None for no variables. A variable `NAME` without a value gets the
+            value `${NAME}`.
         where: The name of the service in error messages.
 
     Raises:

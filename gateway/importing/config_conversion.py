@@ -64,7 +64,7 @@ def _convert(sources: Sequence[ImportSource]) -> ImportResult:
             result.clients += find_clients(container, result)
     _import_env_files(given, files, result)
     create_backends(result)
-    _keep_shared_networks(result)
+    _keep_shared_vpn_containers(result)
     result.add_example()
     result.note_unused_tunnels()
     result.note_variables()
@@ -72,7 +72,7 @@ def _convert(sources: Sequence[ImportSource]) -> ImportResult:
 
 
 def _overrides(given: Sequence[tuple[ImportSource, str]]) -> dict[str, ImportSource]:
-    """Return the override file of each Compose file that has one, by the name of the Compose file."""
+    """Map the name of each Compose file to the override file in the same directory, if there is one."""
     files = [(*posixpath.split(source.name), source) for source, form in given if form == "compose" and source.name]
     overrides = {folder: source for folder, name, source in files if is_override(name)}
     return {source.name: overrides[folder] for folder, name, source in files if is_base(name) and folder in overrides}
@@ -113,7 +113,10 @@ def _read(
 
 
 def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles, result: ImportResult) -> None:
-    """Convert the env files that no container uses, as if a process on this host used their variables."""
+    """Import the env files that no container uses, as if a process on this host used their variables.
+
+    If a Compose file is among the sources, do not import `.env` files. Only add notes on their unused variables.
+    """
     compose = any(form == "compose" for _, form in given)
     for source, form in given:
         if form != "env" or (source.name and files.is_read(source.name)):
@@ -135,11 +138,11 @@ def _import_env_files(given: Sequence[tuple[ImportSource, str]], files: EnvFiles
         result.containers.append(container)
 
 
-def _keep_shared_networks(result: ImportResult) -> None:
-    """Keep each VPN container whose network namespace another container still needs.
+def _keep_shared_vpn_containers(result: ImportResult) -> None:
+    """Do not replace a VPN container if another container still needs the VPN container's network namespace.
 
-    A container still needs the network namespace if the container uses no imported backend, and the gateway does not
-    replace the container. Add a note on each container that still needs a network namespace.
+    A container that shares this namespace still needs it, unless the container uses an imported backend, or the
+    gateway replaces the container. Add a note on each container that still needs the namespace.
     """
     served = {id(client.container) for client in result.clients if client.backend}
     tunnels = {name: each for each in result.containers if each.tunnel for name in each.names}

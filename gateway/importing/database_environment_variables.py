@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.backends import KINDS
 from gateway.errors import UsageError
-from gateway.importing.applications_with_ssh_tunnels import own_tunnel
+from gateway.importing.applications_with_ssh_tunnels import import_application_tunnel
 from gateway.importing.database_address import DATABASE_NAME, OTHER_PORTS, DatabaseAddress, requested_tls
 from gateway.importing.database_urls import find_urls
 from gateway.importing.import_result import ImportResult, checks_login, has_check_key, is_host
@@ -25,7 +25,7 @@ def find_clients(container: ImportedContainer, result: ImportResult) -> list[Imp
     """
     found = [*_by_host(container.environment), *find_urls(container, result)]
     _note_libpq(container, result)
-    via = own_tunnel(container, found[0].host, found[0].variables[0], result) if found else None
+    via = import_application_tunnel(container, found[0].host, found[0].variables[0], result) if found else None
     clients = []
     for address in found:
         where = f"{container.where}: {address.variables[0]}"

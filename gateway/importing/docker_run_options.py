@@ -1,4 +1,4 @@
-"""Parses the options of `docker run`, and the values of `-v`, `--mount` and `-p` (docker-run(1))."""
+"""Parses the options of `docker run`, and the values of `-v` and `--mount` (docker-run(1))."""
 
 import csv
 import difflib

@@ -97,7 +97,7 @@ class EnvFiles:
         return _key(path) in self._read
 
     def unused(self, path: str) -> list[str]:
-        """Return the unused variables in a `.env` file: neither a Compose file nor the `.env` file refers to them."""
+        """Return the variables in a `.env` file to which neither a Compose file nor the `.env` file itself refers."""
         key = _key(path)
         text = self._texts[key]
         inner = set(re.findall(r"\$\{?(\w+)", text))

@@ -89,8 +89,8 @@ def _listener(
     Args:
         keys: The imported keys of the backend.
         found: The configuration of the gateway's service.
-        published: The result of `published_ports` for the local forward that the backend replaces; None if there
-            is none.
+        published: The result of `published_ports` for the local forward that the backend replaces; None if the
+            backend replaces no forward.
         for_containers: Whether containers on a Docker network are clients of the backend.
     """
     listen = keys["listen"]

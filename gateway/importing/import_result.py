@@ -132,7 +132,10 @@ class ImportResult:
             self.add_note(f"tunnels.{name}: no backend uses this tunnel; add `via: {name}` to the backends behind it")
 
     def note_variables(self) -> None:
-        """Add a note that lists the environment variables to set, except those that every login shell sets."""
+        """Add a note that lists the environment variables to set.
+
+        Omit `HOME`, `USER` and `SSH_AUTH_SOCK`, which a login session usually sets.
+        """
         text = yaml.safe_dump({"tunnels": self.tunnels, "backends": self.backends})
         names = set(re.findall(r"(?<!\$)\$\{(\w+)\}", text)) - {"HOME", "USER", "SSH_AUTH_SOCK"}
         if names:

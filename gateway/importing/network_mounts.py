@@ -41,7 +41,7 @@ def _valid_name(name: str, where: str, result: ImportResult, *, in_compose: bool
     note.
 
     Raises:
-        UsageError: `name` is any other name that Docker does not accept.
+        UsageError: `name` is not valid, contains no variable, and does not come from a Compose file.
     """
     if re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+", name):
         return name
@@ -89,7 +89,10 @@ def _add_client(
 
 
 def _replaced_options(options: str) -> list[str]:
-    """Return the NFS mount options that are not valid, or not needed, for a mount through the gateway."""
+    """Return the NFS mount options that `fstab_line` must omit.
+
+    The result does not contain options that agree with a mount through the gateway, such as `hard` and `proto=tcp`.
+    """
     names = {*REPLACED, "intr", "nointr"}
     same = re.compile(r"hard|tcp|proto=tcp|(nfs)?vers=4\.\d")
     return [each for each in options.split(",") if each.partition("=")[0] in names and not same.fullmatch(each)]

@@ -103,7 +103,7 @@ def program(command: str, alias: str) -> ProxyCommandProgram:
     words = ["sh", "-c", command] if needs_shell else shlex.split(command)
     braces = tuple(f"{{{name}}}" for name in _BRACES.findall(command))
     words = [_BRACES.sub(r"{ \1 }", word) for word in words]
-    # Double each dollar sign, because a single dollar sign in the configuration file can begin a reference.
+    # Convert each `$` to `$$`, because a single `$` in the configuration file can begin a reference to a variable.
     converted = [re.sub(r"%(.)", replacement, word.replace("$", "$$")) for word in words]
     converted = [home(word) if word.startswith("~/") and not needs_shell else word for word in converted]
     variables = dict.fromkeys(_VARIABLE.findall(command)) if needs_shell else ()

@@ -9,7 +9,7 @@ from gateway.errors import UsageError
 _OPERATOR = re.compile(r"&&|\|\||;;|[;&|()\n]|\d*(?:<<-|[<>]+)[&|]?")
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::?-([^}]*))?\})")
-_KEYWORDS = frozenset({"do", "then", "else", "!", "{", "exec", "nohup", "sudo", "time", "command", "export"})
+_PREFIXES = frozenset({"do", "then", "else", "!", "{", "exec", "nohup", "sudo", "time", "command", "export"})
 """Shell keywords and programs that can precede a command on the same line."""
 
 
@@ -20,7 +20,7 @@ class ShellCommand:
     Args:
         words: The words. References to the script's variables, such as `$NAME`, are replaced with the values.
         variables: The variables that the script has set before the command.
-        exported: The names of the variables that are in the environment of the command.
+        exported: The names of the variables that the script has exported before the command.
     """
 
     words: list[str]
@@ -69,7 +69,7 @@ def read_script(text: str) -> ShellScript:
         if expanded[:1] == ["export"]:
             exported |= {word.partition("=")[0] for word in expanded[1:]}
             expanded = [word for word in expanded if "=" in word]
-        while expanded and expanded[0] in _KEYWORDS - {"sudo", "nohup"} and expanded[1:2] not in (["-v"], ["-V"]):
+        while expanded and expanded[0] in _PREFIXES - {"sudo", "nohup"} and expanded[1:2] not in (["-v"], ["-V"]):
             expanded = expanded[1:]
         assigned = [_ASSIGNMENT.fullmatch(word) for word in expanded]
         if expanded and all(assigned):
@@ -94,8 +94,8 @@ def _joined_lines(text: str, notes: list[str]) -> str:
         if broken:
             found = f"`{broken[1]}`" if broken[1] else "the white space"
             notes.append(
-                f"line {number}: {found} after the backslash ends the command in a shell; remove it, so that the"
-                " backslash is the last character"
+                f"line {number}: in a shell, {found} after the backslash ends the command; remove {found}, so that"
+                " the backslash is the last character"
             )
             line = line[: broken.start()] + "\\"  # noqa: PLW2901 - continue with the corrected line
         continued = line.endswith("\\") and not line.endswith("\\\\")
@@ -149,12 +149,12 @@ def _tokens(text: str, notes: list[str]) -> Iterator[str | None]:
 
 
 def _after_here_documents(text: str, position: int, delimiters: list[str], notes: list[str]) -> int:
-    """Return the position after the here-documents of a line (POSIX, section 2.7.4).
+    """Return the position after the here-documents that follow a line (POSIX, section 2.7.4).
 
     Args:
         text: The script.
-        position: The start of the next line.
-        delimiters: For each here-document, a pattern that matches its last line.
+        position: The position after this line.
+        delimiters: For each here-document, a pattern that matches the line with its delimiter.
         notes: The list to which the function adds a note on each here-document.
     """
     line = text[:position].rstrip("\n").rpartition("\n")[2].strip()
@@ -168,6 +168,8 @@ def _after_here_documents(text: str, position: int, delimiters: list[str], notes
 
 def _word(text: str, position: int) -> tuple[str, int]:
     """Return the word at a position, without quotation marks, and the position after the word.
+
+    If the word starts with a single quote, prefix it with a null character (see `_tokens`).
 
     Raises:
         UsageError: A quotation mark is not closed.

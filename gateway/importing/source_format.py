@@ -27,7 +27,7 @@ class ImportSource:
 
 
 def recognize(source: ImportSource) -> str:
-    """Return the format of a source.
+    """Return the format of a source: a value of `ImportSource.form`, or `script` for a script or a command.
 
     Raises:
         UsageError: The format cannot be recognized.

@@ -108,7 +108,9 @@ def import_command(
         elif not config.destination:
             config.destination = word
         else:
-            result.add_note(f"{where}: the gateway runs no commands, so it ignores {redacted([word, *words])}")
+            result.add_note(
+                f"{where}: the gateway runs no commands on the server, so it ignores {redacted([word, *words])}"
+            )
             break
     if not config.destination:
         raise UsageError(f"{where}: the command contains no server: add one, as in user@host")

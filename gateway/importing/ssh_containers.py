@@ -74,7 +74,10 @@ def container_context(container: ImportedContainer, result: ImportResult) -> Ssh
 
 
 def mounted_key(container: ImportedContainer) -> str:
-    """Return the path in the container at which a private key is mounted; empty if no key is mounted."""
+    """Return the path in the container at which a private key is mounted; empty if no key is mounted.
+
+    If no file with the name of a key is mounted, but an SSH directory is mounted, return the path of `id_rsa` in it.
+    """
     keys = [mount.target for mount in container.mounts if _KEY_NAME.search(mount.target)]
     if keys:
         return keys[0]

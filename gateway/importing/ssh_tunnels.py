@@ -175,7 +175,7 @@ def _program_keys(
 
 
 def _alias(config: SshHostConfig) -> str:
-    """Return the host on the command line if HostName maps it to another host; otherwise, return an empty string."""
+    """Return the host in the destination if HostName maps it to another host; otherwise, return an empty string."""
     return destination_host(config) if config.first("hostname") else ""
 
 

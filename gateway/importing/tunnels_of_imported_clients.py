@@ -97,10 +97,10 @@ def _linked(client: ImportedClientOfServer) -> str:
 
 
 def _forward_of_host(client: ImportedClientOfServer, result: ImportResult) -> ImportedLocalForward | None:
-    """Return the forward on this host to which a container's client tries to connect at 127.0.0.1.
+    """Return the forward that listens on this host on the port of a container's client; None if there is none.
 
-    Return None if there is no such forward. In a container, 127.0.0.1 is the container itself. Add a note that the
-    client therefore never reached the forward.
+    Consider only clients that connect to 127.0.0.1. In a container, this address is the container itself, so the
+    client cannot have reached the forward. If there is such a forward, add a note about this mistake.
     """
     if client.container is None or client.host not in LOOPBACK:
         return None
@@ -116,7 +116,8 @@ def _forward_of_host(client: ImportedClientOfServer, result: ImportResult) -> Im
 def needs_backend(client: ImportedClientOfServer, result: ImportResult) -> bool:
     """Return whether a client needs its own backend.
 
-    A client needs no backend if it is optional, or if its server runs on this host or in an imported container.
+    A client needs no backend if `client.optional` is set, or if its server runs on this host or in an imported
+    container.
     Exception: a volume or mount needs a backend, even if its server runs on this host.
 
     Args:

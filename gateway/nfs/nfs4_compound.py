@@ -43,7 +43,7 @@ _OPERATION_NAMES = {
 async def send_compound(
     client: RpcClient, operations: list[Operation], session: Nfs41Session | None = None, minor: int = 0
 ) -> XdrReader:
-    """Send a COMPOUND request, and return a reader positioned at the result of the first operation.
+    """Send a COMPOUND request, and return a reader positioned at the result of the first of `operations`.
 
     Args:
         client: The RPC client.

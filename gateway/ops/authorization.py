@@ -24,7 +24,7 @@ class AccessRole(IntEnum):
 
 @dataclass(frozen=True)
 class BearerTokens:
-    """The bearer tokens (RFC 6750) that the ops server accepts: one for each role.
+    """The bearer tokens (RFC 6750) that the ops server accepts. `AccessRole.PROBES` needs no token.
 
     Args:
         everything: The token that grants `AccessRole.EVERYTHING`; None if there is no such token.
@@ -76,6 +76,8 @@ def granted_role(
 ) -> AccessRole:
     """Return the role that the certificate or token of a client grants.
 
+    If the listener does not require authentication, return `AccessRole.EVERYTHING`.
+
     Args:
         rules: The rules of the listener.
         tokens: The accepted tokens.
@@ -96,8 +98,9 @@ def granted_role(
 def read_token(path: Path | None, key: str) -> str | None:
     """Read and return the token in a file; return None if `path` is None.
 
-    Only the file's owner may have access to it. If the file does not belong to the user of this process, the file's
-    group may also read it. A mounted secret, for example, can belong to another user.
+    Refuse a file to which users other than its owner have access (see `gateway.secret_files.check_owner_only`).
+    If the file does not belong to the user of this process, for example because it is a mounted secret, its group
+    may also have access.
 
     Args:
         path: The file.

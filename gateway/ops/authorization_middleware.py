@@ -70,7 +70,10 @@ class AuthorizationMiddleware:
         return response
 
     def _refusal(self, request: web.Request, required: AccessRole) -> web.StreamResponse | None:
-        """Return an error response if the Host header is unknown or the authorization is missing; otherwise, None."""
+        """Return an error response if the Host header is unknown or the authorization is missing; otherwise, None.
+
+        Also store the client's role in the request, for `may_see_details` and `is_still_authorized`.
+        """
         if not is_accepted_host(self._rules, request.headers.getall("Host", [])):
             return web.Response(status=421, text=_UNKNOWN_HOST)
         tokens, role = self._tokens(), self._current_role(request)
@@ -113,6 +116,9 @@ def may_see_details(request: web.Request) -> bool:
 
 
 def is_still_authorized(request: web.Request) -> bool:
-    """Return whether the client may still receive events. Its token can be revoked while the stream is open."""
+    """Return whether the client of an event stream may still receive events.
+
+    The client's token can be revoked while the stream is open.
+    """
     current_role = request.get(_CURRENT_ROLE)  # None for requests on the admin socket, which are always authorized
     return current_role is None or current_role(request) >= request[_ROLE]

@@ -94,7 +94,7 @@ def consumer_metrics(backends: list[BackendView]) -> Iterator[Metric]:
     """Yield the metrics of consumers, which are the containers that use a backend."""
     names = ["backend", "consumer"]
     active = GaugeMetricFamily(
-        "gateway_consumer_connections_active", "Open connections of a container.", labels=names
+        "gateway_consumer_connections_active", "Connected and waiting clients of a container.", labels=names
     )
     total = CounterMetricFamily("gateway_consumer_connections", "Connections of a container.", labels=names)
     rejected = CounterMetricFamily(

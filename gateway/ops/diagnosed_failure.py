@@ -10,6 +10,8 @@ from gateway.ops.severity import DisplaySeverity
 class DiagnosedFailure:
     """A tunnel or backend that has failed, with the cause, the consequences and the remedy.
 
+    A backend that is at its client limit, or for which `gateway fail` is in effect, also counts as failed.
+
     Args:
         level: The severity.
         part: `tunnel` or `backend`.

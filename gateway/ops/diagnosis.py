@@ -12,10 +12,10 @@ from gateway.contracts.states import HealthState, TunnelState
 from gateway.errors import FailureReason
 from gateway.ops.diagnosed_failure import DiagnosedFailure
 from gateway.ops.plural import plural
-from gateway.ops.severity import BACKEND_STATES, OPEN_STATES, DisplaySeverity, backend_level
+from gateway.ops.severity import BACKEND_STATES, OPEN_STATES, DisplaySeverity, backend_severity
 from gateway.ops.state_descriptions import cause, remedy, state_name, without_remedy
 from gateway.ops.status_views import BackendView, ServiceView, TunnelView
-from gateway.ops.tunnel_root_causes import TunnelFailureEffect, effect_of_tunnels, failed_tunnels
+from gateway.ops.tunnel_root_causes import TunnelFailureEffect, effect_of_tunnels, root_cause_tunnels
 
 MAX_CAUSES = 5
 """Maximum number of failures that the status page and the commands show in detail. For further failures, they show
@@ -94,7 +94,7 @@ def _tunnel_causes(
     affected: Mapping[str, dict[TunnelFailureEffect, list[BackendView]]],
 ) -> Iterator[DiagnosedFailure]:
     for tunnel in view.tunnels:
-        if failed_tunnels(tunnels, tunnel.name) != [tunnel]:
+        if root_cause_tunnels(tunnels, tunnel.name) != [tunnel]:
             continue
         backends = affected.get(tunnel.name, {each: [] for each in TunnelFailureEffect})
         blocked = backends[TunnelFailureEffect.BLOCKED]
@@ -124,7 +124,7 @@ def _tunnel_causes(
 def _rerouted_tunnels(view: ServiceView, tunnels: Mapping[str, TunnelView], failed: TunnelView) -> Iterator[str]:
     """Yield the open tunnels that can run inside the failed tunnel, but currently run inside another one."""
     for each in view.tunnels:
-        if each.state in OPEN_STATES and any(failed in failed_tunnels(tunnels, via) for via in each.via):
+        if each.state in OPEN_STATES and any(failed in root_cause_tunnels(tunnels, via) for via in each.via):
             yield each.name
 
 
@@ -148,7 +148,7 @@ def _backend_causes(view: ServiceView, explained: Collection[str]) -> Iterator[D
         unchecked = backend.state is HealthState.UNKNOWN and not view.startup_done
         if not (backend.state is HealthState.UP or unchecked or backend.name in explained):
             why, detail = cause(backend.reason, backend.state), without_remedy(backend.detail, backend.remedy)
-            found = _backend_cause(view, backend, backend_level(backend.state), why, detail, remedy(backend))
+            found = _backend_cause(view, backend, backend_severity(backend.state), why, detail, remedy(backend))
             # The check logs in with its own account. If the server refuses this login, clients can still log in, so
             # the failure affects only the check.
             refused = backend.state is HealthState.DEGRADED and backend.reason == FailureReason.AUTH

@@ -23,7 +23,7 @@ MAX_CAUSES = 200
 
 
 class SubjectType(StrEnum):
-    """What an event is about. For events of the service itself: its start (`START`), a drain, or a reload."""
+    """The type of an event's subject. `START`, `DRAIN` and `RELOAD` are for events of the service itself."""
 
     START = "start"
     BACKEND = "backend"
@@ -255,8 +255,8 @@ class EventLog:
 def _timed(subject: EventSubject, state: str) -> str:
     """Return the state that the event log uses to determine when a failure began.
 
-    For a tunnel, return its availability. Attempts to reconnect change the tunnel's state, but do not end the
-    failure.
+    For a tunnel, return `TunnelState.availability`, because attempts to reconnect change the tunnel's state, but do
+    not end the failure.
     """
     if subject.type is SubjectType.TUNNEL and state in list(TunnelState):
         return TunnelState(state).availability

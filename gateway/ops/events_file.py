@@ -59,7 +59,7 @@ class EventsFile:
         self._written = 0
         """ID of the last event in the file."""
         self._lines = 0
-        """Number of lines in the file. If there are too many, the next write replaces the file."""
+        """Number of lines in the file. A write that would exceed `2 * MAX_EVENTS` lines replaces the file."""
         self._writing: asyncio.Future[None] | None = None
         self._reported: set[str] = set()
         self._intact = False
@@ -106,7 +106,7 @@ class EventsFile:
     async def write(self) -> None:
         """Write the events that the file does not contain yet. If the file has not been read yet, read it first.
 
-        Wait up to two seconds for each of three steps: reading the file, the end of an earlier write, and this write.
+        Wait at most two seconds for each step: read the file, finish an earlier write, and finish this write.
         """
         self._changed.clear()
         if not self._is_read and not self._is_foreign:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from gateway.contracts.states import HealthState
 from gateway.fleet.fleet_state import MemberState
-from gateway.ops.severity import DisplaySeverity, backend_level
+from gateway.ops.severity import DisplaySeverity, backend_severity
 
 
 def fails(member: MemberState) -> bool:
@@ -19,7 +19,9 @@ def fails(member: MemberState) -> bool:
 def member_level(member: MemberState) -> DisplaySeverity:
     """Return the severity of a member: bad if it does not respond, or if one of its backends is down or blocked."""
     found = member.summary.backends if member.summary else {}
-    if member.error or any(found.get(state) for state in HealthState if backend_level(state) is DisplaySeverity.BAD):
+    if member.error or any(
+        found.get(state) for state in HealthState if backend_severity(state) is DisplaySeverity.BAD
+    ):
         return DisplaySeverity.BAD
     return DisplaySeverity.GOOD if member.state == "ready" and not fails(member) else DisplaySeverity.WARNING
 

@@ -54,6 +54,7 @@ def readiness(
 ) -> JsonObjectResponse:
     """Return the response of `/readyz`.
 
+    The status code is 200 if `phase` is `ready`, and the backends satisfy `require` and `min_ready`; otherwise, 503.
     With an empty `require` and a `min_ready` of 0, the status code does not depend on the backends.
 
     Args:

@@ -15,8 +15,8 @@ class HttpConnectionCallbacks(Protocol):
     def handler_for(self, connection: "HttpConnection") -> web.RequestHandler:
         """Return the asyncio protocol object that parses the requests of a new connection."""
 
-    def request_received(self, connection: "HttpConnection") -> None:
-        """Record that a complete request has arrived on the connection."""
+    def headers_received(self, connection: "HttpConnection") -> None:
+        """Record that the headers of a request have arrived on the connection."""
 
     def response_sent(self, connection: "HttpConnection") -> None:
         """Record that the response on the connection is complete."""
@@ -47,7 +47,7 @@ class HttpConnection(asyncio.Protocol):
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._received = 0
-        """Number of bytes received since the last complete request."""
+        """Number of bytes received since the last call of `headers_received`."""
         self._idle = False
         self._timer = self._loop.call_later(limits.head, self.abort)
         self.adopted = False
@@ -67,11 +67,11 @@ class HttpConnection(asyncio.Protocol):
         """Cancel the current deadline."""
         self._timer.cancel()
 
-    def request_received(self) -> None:
-        """Record that a complete request has arrived, and start the deadline of the response."""
+    def headers_received(self) -> None:
+        """Record that the headers of a request have arrived, and start the deadline of the response."""
         self._received = 0
         self._set_deadline(self._limits.response)
-        self._owner.request_received(self)
+        self._owner.headers_received(self)
 
     def extend_response(self) -> None:
         """Restart the deadline of a streamed response, unless data waits in the transport's buffer.

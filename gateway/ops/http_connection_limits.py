@@ -59,7 +59,7 @@ class HttpConnectionTable(Generic[Key]):
     def __init__(self, limits: HttpConnectionLimits) -> None:
         self._limits = limits
         self._idle: dict[Key, str | None] = {}
-        """The connections that wait for a complete request, each with the client's address; None for a unix
+        """The connections that wait for the headers of a request, each with the client's address; None for a unix
         socket."""
         self._responding: dict[Key, str | None] = {}
 
@@ -92,8 +92,8 @@ class HttpConnectionTable(Generic[Key]):
         self._idle[key] = address
         return evicted
 
-    def request_received(self, key: Key) -> None:
-        """Record that a complete request has arrived on a connection."""
+    def headers_received(self, key: Key) -> None:
+        """Record that the headers of a request have arrived on a connection."""
         if key in self._idle:
             self._responding[key] = self._idle.pop(key)
 

@@ -51,8 +51,9 @@ class HttpGetHandlers:
     Args:
         service: The service whose state the responses describe.
         views: Provides views of the service's state.
-        renderer: The thread that renders the metrics.
-        cached: Whether to cache responses. Responses that depend on the service's phase are cached per phase.
+        executor: An executor with one thread, which renders the metrics and compresses large pages.
+        cached: Whether to cache responses. The cache has separate entries for each phase of the service, so that
+            responses such as `/readyz` change immediately with the phase.
         max_streams: Maximum number of concurrent event streams (`/api/v1/events`).
     """
 
@@ -60,17 +61,17 @@ class HttpGetHandlers:
         self,
         service: ServiceInterface,
         views: StatusViewCache,
-        renderer: ThreadPoolExecutor,
+        executor: ThreadPoolExecutor,
         *,
         cached: bool,
         max_streams: int,
     ) -> None:
         self._service = service
-        self._renderer = renderer
+        self._executor = executor
         self._cache = ResponseCache()
         self._cached = cached
         self._views = views
-        self._pages = PageHandlers(service, self._views, renderer, max_age=_MAX_AGE if cached else 0.0)
+        self._pages = PageHandlers(service, self._views, executor, max_age=_MAX_AGE if cached else 0.0)
         self._streams = EventStreams(service.events, max_streams)
         self._api = importlib.resources.files("gateway.ops").joinpath("openapi.yaml").read_bytes()
 
@@ -134,7 +135,7 @@ class HttpGetHandlers:
 
         async def compute() -> _RenderedResponse:
             view, loop = await self._view(), asyncio.get_running_loop()
-            return _RenderedResponse(200, *await loop.run_in_executor(self._renderer, metrics.render, view, accept))
+            return _RenderedResponse(200, *await loop.run_in_executor(self._executor, metrics.render, view, accept))
 
         return await self._respond(("/metrics", metrics.content_type(accept)), compute)
 
@@ -250,7 +251,7 @@ def _readiness_query(request: web.Request) -> tuple[list[str], int]:
     """Return the values of the query parameters `require` and `min-ready`.
 
     Raises:
-        HTTPBadRequest: `min-ready` is not a number.
+        HTTPBadRequest: `min-ready` is not a non-negative integer, or has more than `_MAX_DIGITS` digits.
     """
     require = [name for text in request.query.getall("require", []) for name in text.split(",") if name]
     text = request.query.get("min-ready", "0")

@@ -25,8 +25,9 @@ _CONNECTION = web.RequestKey("connection", HttpConnection)
 class HttpListener:
     """Accepts connections on bound sockets, and passes them to an aiohttp server.
 
-    If a limit is reached, a new connection replaces the one that has been idle longest. The listener reserves a few
-    file descriptors, so that it can accept connections even if the rest of the process uses all other descriptors.
+    If a limit is reached, the listener accepts the new connection, and closes the connection that has been idle
+    longest. The listener reserves a few file descriptors, so that it can accept connections even if the rest of the
+    process uses all other descriptors.
 
     Args:
         name: The configuration key of the address, for log records.
@@ -104,7 +105,7 @@ class HttpListener:
         connection = self._by_handler.get(request.protocol)
         if connection is None:
             raise ConnectionResetError
-        connection.request_received()
+        connection.headers_received()
         request[_CONNECTION] = connection
         try:
             response = await handler(request)
@@ -173,7 +174,11 @@ class HttpListener:
                 self._reserve.append(os.dup(self._sockets[0].fileno()))
 
     def _keep_descriptor(self, client: socket.socket) -> None:
-        """Close a socket, but reserve its file descriptor, so that other parts of the process cannot use it."""
+        """Close a socket, and put its file descriptor in the reserve.
+
+        Other parts of the process cannot use a descriptor in the reserve. Do nothing if the reserve is full, or
+        if the listener or the socket is closed.
+        """
         if self._sockets and len(self._reserve) < _RESERVED_DESCRIPTORS and client.fileno() >= 0:
             self._reserve.append(os.dup2(self._sockets[0].fileno(), client.detach(), inheritable=False))
 
@@ -225,9 +230,9 @@ class HttpListener:
         # Fill the reserve only after asyncio has closed the client's socket, which can free a file descriptor.
         self._loop.call_soon(self._fill_reserve)
 
-    def request_received(self, connection: HttpConnection) -> None:
-        """Record that a complete request has arrived on a connection (see `HttpConnectionCallbacks`)."""
-        self._connections.request_received(connection)
+    def headers_received(self, connection: HttpConnection) -> None:
+        """Record that the headers of a request have arrived on a connection (see `HttpConnectionCallbacks`)."""
+        self._connections.headers_received(connection)
 
     def response_sent(self, connection: HttpConnection) -> None:
         """Record that the response on a connection is complete (see `HttpConnectionCallbacks`)."""

@@ -110,10 +110,11 @@ def _service(view: ServiceView) -> Iterator[Metric]:
         "Time of the last successful load of the configuration.",
         value=view.reload_success_at,
     )
-    yield CounterMetricFamily("gateway_audit_dropped", "Events dropped from the audit log.", value=view.audit_dropped)
+    yield CounterMetricFamily("gateway_audit_dropped", "Audit events that were dropped.", value=view.audit_dropped)
     yield GaugeMetricFamily(
         "gateway_tasks",
-        "Number of asyncio tasks. It increases only with the number of clients and of fleet members.",
+        "Number of asyncio tasks. With the same configuration, it depends mainly on the number of clients and of"
+        " fleet members.",
         value=view.tasks,
     )
     lag = HistogramMetricFamily("gateway_event_loop_lag_seconds", "Delay of timers in the event loop.")
@@ -122,7 +123,7 @@ def _service(view: ServiceView) -> Iterator[Metric]:
 
 
 def _tunnels(tunnels: list[TunnelView]) -> Iterator[Metric]:
-    up = GaugeMetricFamily("gateway_tunnel_up", "1 if the tunnel is open.", labels=["tunnel"])
+    up = GaugeMetricFamily("gateway_tunnel_up", "1 if the state of the tunnel is up.", labels=["tunnel"])
     state = GaugeMetricFamily(
         "gateway_tunnel_state", "1 for the current state of the tunnel.", labels=["tunnel", "state"]
     )
@@ -131,8 +132,8 @@ def _tunnels(tunnels: list[TunnelView]) -> Iterator[Metric]:
     )
     failures = CounterMetricFamily(
         "gateway_tunnel_failures",
-        "Failed connection attempts and lost connections of the tunnel, by reason. The reason tunnel means that the"
-        " open tunnel, or its outer tunnel, was lost.",
+        "Failed connection attempts and lost connections of the tunnel, by reason. If the open tunnel or its outer"
+        " tunnel was lost, the reason is tunnel.",
         labels=["tunnel", "reason"],
     )
     rtt = GaugeMetricFamily(
@@ -140,7 +141,7 @@ def _tunnels(tunnels: list[TunnelView]) -> Iterator[Metric]:
     )
     opened = HistogramMetricFamily(
         "gateway_channel_open_duration_seconds",
-        "Time from dialing a target to an open channel.",
+        "Time to open a connection, such as an SSH channel, to a target through the tunnel.",
         labels=["tunnel"],
     )
     for each in tunnels:

@@ -113,7 +113,8 @@ class OpsApiClient:
         if parts.scheme not in _PORTS or not host or not is_path:
             raise ValueError
         host.encode("idna")
-        port = _PORTS[parts.scheme] if parts.port is None else parts.port  # http.client reads "::1" as host and port
+        # Always pass a port. Without one, http.client reads "::1" as host and port.
+        port = _PORTS[parts.scheme] if parts.port is None else parts.port
         if parts.scheme == "http":
             return http.client.HTTPConnection(host, port, timeout=self.timeout), prefix
         return http.client.HTTPSConnection(host, port, timeout=self.timeout, context=self._context()), prefix

@@ -33,7 +33,7 @@ class ServiceInterface(Protocol):
         """
 
     def configuration(self, backend: str | None = None) -> ConfigText:
-        """Return the keys and values of each section of the configuration, without secrets.
+        """Return a part of the configuration as keys and values, grouped by section, without secrets.
 
         Args:
             backend: The name of the backend whose keys to return. None: return all keys except those of backends.
@@ -103,11 +103,11 @@ class ServiceInterface(Protocol):
         """
 
     def fail(self, backend: str, *, failing: bool) -> bool:
-        """Set whether connections to a backend fail immediately or wait while the backend is unreachable.
+        """Set whether the gateway resets the clients of an unreachable backend, instead of letting them wait.
 
         Args:
             backend: The name of the backend.
-            failing: Whether the connections fail immediately.
+            failing: Whether to reset the clients. False: let them wait.
 
         Returns:
             False if there is no such backend.

@@ -14,7 +14,7 @@ BACKEND_STATES = (
 )
 """The states of backends, worst first."""
 OPEN_STATES = (TunnelState.UP, TunnelState.DRAINING)
-"""The states of a tunnel that accepts new clients (`up`), or serves only its existing clients (`draining`)."""
+"""The states of an open tunnel. A tunnel in the state `draining` serves only its existing clients."""
 
 
 class DisplaySeverity(StrEnum):
@@ -25,14 +25,14 @@ class DisplaySeverity(StrEnum):
     GOOD = "good"
 
 
-def backend_level(state: HealthState) -> DisplaySeverity:
+def backend_severity(state: HealthState) -> DisplaySeverity:
     """Return the severity of a backend's state."""
     if state is HealthState.UP:
         return DisplaySeverity.GOOD
     return DisplaySeverity.BAD if state in (HealthState.DOWN, HealthState.BLOCKED) else DisplaySeverity.WARNING
 
 
-def tunnel_level(state: TunnelState) -> DisplaySeverity:
+def tunnel_severity(state: TunnelState) -> DisplaySeverity:
     """Return the severity of a tunnel's state."""
     if state in OPEN_STATES:
         return DisplaySeverity.GOOD

@@ -186,8 +186,8 @@ def iter_json(body: dict[str, Any]) -> Iterator[str]:
     """Yield the JSON text of an object in short pieces, so that the caller can run other tasks between two pieces.
 
     Args:
-        body: The object. An iterator over pairs of key and value becomes a nested JSON object. The iterator can
-            compute each pair on request.
+        body: The object. If a value is an iterator over pairs of key and value, it becomes a nested JSON object. The
+            iterator can compute each pair on request.
     """
     yield "{"
     for number, (name, value) in enumerate(body.items()):

@@ -39,7 +39,7 @@ class StatusViewCache:
         self._service = service
         self._lock = asyncio.Lock()
         self._last: VersionedStatusView | None = None
-        self._completed = 0.0
+        self._complete_view_started = 0.0
         """Monotonic time, in seconds, at which the service began to build the last complete view."""
         self._commands = self._commands_seen = 0
 
@@ -53,7 +53,7 @@ class StatusViewCache:
         """
         async with self._lock:
             last, event, now, commands = self._last, self._service.events.last_id, time.monotonic(), self._commands
-            is_old = last is None or now - self._completed >= max_age or commands != self._commands_seen
+            is_old = last is None or now - self._complete_view_started >= max_age or commands != self._commands_seen
             if last is None or is_old or last.view.status != self._service.phase():
                 changed = None
             elif event == last.event:
@@ -62,7 +62,7 @@ class StatusViewCache:
                 changed = _changed_backends(self._service.events.since(last.event))
             if last is None or changed is None:
                 view = await self._service.view()
-                self._completed, self._commands_seen = now, commands
+                self._complete_view_started, self._commands_seen = now, commands
             else:
                 view = await self._service.updated_view(last.view, changed)
             self._last = VersionedStatusView(view, event, last.number + 1 if last else 1)

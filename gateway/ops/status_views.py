@@ -106,8 +106,8 @@ class BackendTunnelView:
 
     tunnel: str
     up: bool
-    """Whether new clients can use the tunnel. If a target's checks fail over all paths, the gateway ignores these
-    checks, because the target itself might be the cause."""
+    """Whether new clients can reach at least one target through the tunnel. If the checks of a target fail over all
+    paths, this value does not depend on these checks, because the target itself might be the cause."""
     reason: str | None
     detail: str
     in_use: bool
@@ -216,7 +216,7 @@ class ServiceView:
     tasks: int = 0
     """Number of asyncio tasks in this process."""
     audit_dropped: int = 0
-    """Number of events that were dropped from the audit log."""
+    """Number of audit events that the gateway dropped instead of writing them to the audit log."""
     io_flusher: bool = False
     """Whether the process has the flag PR_SET_IO_FLUSHER (prctl(2)). The flag prevents a deadlock: without it, the
     process can wait for the write-back of an NFS mount that depends on a connection through this process."""

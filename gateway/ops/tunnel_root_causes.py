@@ -16,7 +16,7 @@ class TunnelFailureEffect(Enum):
     BLOCKED = auto()
     DEGRADED = auto()
     REROUTED = auto()
-    """The backend stays up, because it uses another tunnel."""
+    """The backend is neither blocked nor degraded by tunnels, because another tunnel is open."""
 
 
 def path_tunnels(backend: BackendView) -> list[str]:
@@ -39,7 +39,7 @@ def with_outer_tunnels(tunnels: Mapping[str, TunnelView], names: Iterable[str]) 
     return list(found.values())
 
 
-def failed_tunnels(tunnels: Mapping[str, TunnelView], name: str) -> list[TunnelView]:
+def root_cause_tunnels(tunnels: Mapping[str, TunnelView], name: str) -> list[TunnelView]:
     """Return the tunnels that cause a tunnel to be down.
 
     - If the tunnel is open or unknown, the list is empty.
@@ -54,7 +54,7 @@ def failed_tunnels(tunnels: Mapping[str, TunnelView], name: str) -> list[TunnelV
     tunnel = tunnels.get(name)
     if tunnel is None or tunnel.state in OPEN_STATES:
         return []
-    outer = [failed_tunnels(tunnels, via) for via in tunnel.via]
+    outer = [root_cause_tunnels(tunnels, via) for via in tunnel.via]
     return list(itertools.chain.from_iterable(outer)) if outer and all(outer) else [tunnel]
 
 
@@ -63,9 +63,9 @@ def effect_of_tunnels(
 ) -> tuple[TunnelFailureEffect, list[str]]:
     """Return the effect of failed tunnels on a backend, and the names of these tunnels.
 
-    If the list of names is empty, the effect has no meaning.
+    If the list of names is empty, ignore the effect: no failed tunnel explains the state of the backend.
     """
-    failed = [failed_tunnels(tunnels, name) for name in path_tunnels(backend)]
+    failed = [root_cause_tunnels(tunnels, name) for name in path_tunnels(backend)]
     roots = list({each.name: None for tunnels_of_path in failed for each in tunnels_of_path})
     if backend.state is HealthState.BLOCKED:
         return TunnelFailureEffect.BLOCKED, roots

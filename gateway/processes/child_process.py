@@ -142,7 +142,10 @@ class ChildProcess:
         self._on_line(text)
 
     async def wait(self) -> int:
-        """Wait until the process has exited and its output has been read. Return the exit code; see `exit_code`."""
+        """Wait until the process has exited, and return its exit code; see `exit_code`.
+
+        Also wait until the output has been read, but at most `_OUTPUT_TIMEOUT` after the exit.
+        """
         code = await asyncio.shield(self._exit)
         await asyncio.wait({self._reader}, timeout=_OUTPUT_TIMEOUT)
         return code

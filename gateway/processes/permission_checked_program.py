@@ -44,6 +44,7 @@ def resolve_program(command: Sequence[str], visit: Callable[[str], None] = _igno
     Raises:
         GatewayError: The program does not exist or cannot be executed, or other users can change it; see
             `gateway.processes.program_file_permissions`.
+        OSError: A file was removed during the lookup.
     """
     name, found = command[0], None
     for folder in [""] if "/" in name else search_path().split(":"):

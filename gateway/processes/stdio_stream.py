@@ -79,7 +79,7 @@ class StdioStream:
             children: Owns the child process.
             command: The name of the program (`PermissionCheckedProgram.name`), and its arguments.
             file: The file to execute (`PermissionCheckedProgram.file`).
-            environment: The environment variables of the program.
+            environment: Variables to add to `minimal_environment`.
             on_line: Called with each line that the program prints to its standard error.
 
         Raises:

@@ -58,7 +58,7 @@ class TunnelProcesses:
         Args:
             command: The name of the program (`PermissionCheckedProgram.name`), and its arguments.
             file: The file to execute (`PermissionCheckedProgram.file`).
-            environment: The environment variables of the program.
+            environment: Variables to add to `minimal_environment`.
             on_line: Called with each line of output.
             stdin: The file descriptor of the standard input.
             stdout: The file descriptor of the standard output.
@@ -74,7 +74,7 @@ class TunnelProcesses:
     def end_later(self, child: ChildProcess) -> None:
         """Start a task that stops a process if it does not exit in time.
 
-        The time limit is 5 seconds, or 60 seconds for at most `_MAX_SLOW` processes at the same time.
+        The time limit is 5 seconds. Then, at most `_MAX_SLOW` processes at the same time get 55 more seconds.
         """
         if child in self._running:
             task = asyncio.create_task(self._end(child))

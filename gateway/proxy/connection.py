@@ -24,7 +24,8 @@ async def proxy_connection(options: ProxyOptions, via: Link) -> AsyncIterator[Pl
         via: The link through which to connect to the proxy.
 
     Raises:
-        TunnelError: The proxy cannot be reached.
+        TunnelError: The proxy cannot be reached, or its TLS connection failed.
+        LinkLostError: The link `via` failed.
     """
     try:
         async with asyncio.timeout(options.connect_timeout):

@@ -55,9 +55,9 @@ def _check_encodable(user: str, password: str, *, socks: bool) -> None:
     """
     if socks:
         encodable = all(each.isascii() and 0 < len(each) <= _SOCKS_MAX_LENGTH for each in (user, password))
-        rule = f"have 1 to {_SOCKS_MAX_LENGTH} ASCII characters"
+        rule = f"each have 1 to {_SOCKS_MAX_LENGTH} ASCII characters"
     else:
         encodable = user.isascii() and password.isascii() and ":" not in user
-        rule = "be ASCII, without a colon in the user"
+        rule = "be ASCII, without a colon in the user name"
     if not encodable:
         raise TunnelError(FailureReason.AUTH, f"user and password must {rule}: change them", fatal=True)

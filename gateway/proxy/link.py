@@ -77,6 +77,11 @@ class ProxyLink:
         """Connect to a target, and return the socket.
 
         If the proxy uses TLS, also return the `StreamBridge` between the socket and the TLS connection.
+
+        Args:
+            to: The target.
+            timeout: Time limit in seconds.
+            short: Whether the `StreamBridge` keeps its buffers small. Without TLS, `short` has no effect.
         """
         try:
             async with asyncio.timeout(timeout), proxy_connection(self._options, self._via) as stream:
@@ -116,6 +121,7 @@ class ProxyLink:
 
         Raises:
             TunnelError: The proxy cannot be used.
+            LinkLostError: The outer link, through which the gateway connects to the proxy, failed.
         """
         endpoint = self._options.endpoint
         try:

@@ -194,7 +194,7 @@ class TlsSocket:
             self._unsent.append(memoryview(data)[count:])
             self._sent = self._loop.create_future()
             self._has_writer = True
-            user_timeout_suspender().mark_stalled(self._sock.fileno())
+            user_timeout_suspender().mark_blocked(self._sock.fileno())
             self._loop.add_writer(self._sock, self._send_rest)
 
     def _send_rest(self) -> None:

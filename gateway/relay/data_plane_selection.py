@@ -7,7 +7,7 @@ from weakref import WeakSet
 
 from gateway._dataplane import is_built, settings
 from gateway.connection_tap import Tap
-from gateway.contracts.client_accepting_link import AcceptedClientHandler, ClientAcceptRule
+from gateway.contracts.listening_link import AcceptedClientHandler, AcceptRule
 from gateway.contracts.relay import Relay
 from gateway.metric_types import Histogram
 from gateway.relay.native_listener_group import NativeListenerGroup
@@ -37,7 +37,10 @@ class _NativeDirectListenerGroup(NativeListenerGroup):
 
 
 def use_native_engine(*, enabled: bool) -> None:
-    """Set whether the native engine relays new connections that do not use an SSH channel."""
+    """Set whether the native engine relays new connections that do not use an SSH channel.
+
+    If not, also stop the listeners of `listen_and_dial`. The event loop then accepts their clients.
+    """
     settings.relays_sockets = enabled
     if not enabled:
         for each in list(_listening):
@@ -47,8 +50,9 @@ def use_native_engine(*, enabled: bool) -> None:
 def relay_sockets(client: socket.socket, backend: socket.socket, latency: Histogram, tap: Tap | None = None) -> Relay:
     """Relay bytes between two sockets, until both directions have ended.
 
-    The native engine relays between ordinary sockets. The event loop relays for a `SocketPairEnd`, because the native
-    engine cannot detect whether the stream behind a `SocketPairEnd` was reset.
+    The native engine relays the bytes if it is enabled (`use_native_engine`) and can start. Otherwise, or if one of
+    the sockets is a `SocketPairEnd`, the event loop relays them: the native engine cannot detect whether the stream
+    behind a `SocketPairEnd` was reset.
 
     Args:
         client: The accepted socket, non-blocking. The relay owns it.
@@ -69,14 +73,14 @@ def relay_sockets(client: socket.socket, backend: socket.socket, latency: Histog
     return SocketRelay(client, backend, latency, tap)
 
 
-def listen_and_dial(
-    rule: ClientAcceptRule, permits: int, handler: AcceptedClientHandler
-) -> NativeListenerGroup | None:
+def listen_and_dial(rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> NativeListenerGroup | None:
     """Accept clients in the native engine, and dial the target for each client.
 
-    Implements `gateway.contracts.client_accepting_link.ClientAcceptingLink.listen`. If the target is a host name, the
-    function returns None. The event loop must then accept the clients, because the native engine cannot resolve
-    names.
+    Implements `gateway.contracts.listening_link.ListeningLink.listen`.
+
+    Returns:
+        The listener; None if the event loop must accept the clients. The reason is that the native engine is disabled
+        or cannot accept clients, or that the target is a host name, which the native engine cannot resolve.
     """
     if not (_HAS_ENGINE and settings.relays_sockets and numeric_addresses(rule.to)):
         return None

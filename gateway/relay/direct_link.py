@@ -7,9 +7,9 @@ from math import inf
 from typing import NoReturn
 
 from gateway.connection_tap import Tap
-from gateway.contracts.client_accepting_link import AcceptedClientHandler, ClientAcceptingListener, ClientAcceptRule
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link, RemoteNetworkId, Stream
+from gateway.contracts.listening_link import AcceptedClientHandler, AcceptRule, LinkListener
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import TunnelState
@@ -22,7 +22,7 @@ from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
 class DirectLink:
     """A link that dials from this host and is never lost.
 
-    It implements `gateway.contracts.link.Link` and `gateway.contracts.client_accepting_link.ClientAcceptingLink`.
+    It implements `gateway.contracts.link.Link` and `gateway.contracts.listening_link.ListeningLink`.
 
     Args:
         timeout: Time limit for one dial, in seconds.
@@ -43,10 +43,8 @@ class DirectLink:
         """Dial `to`, and forward bytes between the target and `client`. See `gateway.contracts.link.Link`."""
         return relay_sockets(client, await dial(to, PhaseTimer(), min(self._timeout, within)), latency, tap)
 
-    def listen(
-        self, rule: ClientAcceptRule, permits: int, handler: AcceptedClientHandler
-    ) -> ClientAcceptingListener | None:
-        """Accept clients in the native engine. See `gateway.contracts.client_accepting_link.ClientAcceptingLink`."""
+    def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> LinkListener | None:
+        """Accept clients in the native engine. See `gateway.contracts.listening_link.ListeningLink`."""
         return listen_and_dial(rule, permits, handler)
 
     async def lost(self) -> NoReturn:

@@ -54,7 +54,10 @@ class _SelectorPoller:
 
 
 class _FallbackPoller:
-    """An `FdPoller` for event loops other than `RelayEventLoop`. It uses `add_reader` and `add_writer`."""
+    """An `FdPoller` for event loops other than `RelayEventLoop`. It uses `add_reader` and `add_writer`.
+
+    It ignores EDGE. It reports hang-ups and errors only if the mask contains READ or WRITE.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

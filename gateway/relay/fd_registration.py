@@ -47,7 +47,7 @@ class FdRegistration:
         if mask == self.mask:
             return
         if self._peer_timeouts is not None and (mask ^ self.mask) & WRITE:
-            (self._peer_timeouts.mark_stalled if mask & WRITE else self._peer_timeouts.mark_progress)(self._fd)
+            (self._peer_timeouts.mark_blocked if mask & WRITE else self._peer_timeouts.mark_progress)(self._fd)
         if mask == 0:
             self._poller.remove(self._fd)
             self._registered = False

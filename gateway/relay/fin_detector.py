@@ -14,7 +14,7 @@ import struct
 import termios
 
 _ESTABLISHED, _CLOSE_WAIT = 1, 8
-"""TCP states, from enum tcp_state (linux/tcp_states.h)."""
+"""TCP states, from the kernel's net/tcp_states.h."""
 _tcp_info = struct.Struct("=B127xQ")
 """The fields `tcpi_state` and `tcpi_bytes_received` of struct tcp_info (linux/tcp.h)."""
 

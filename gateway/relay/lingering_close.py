@@ -27,12 +27,12 @@ _MAX_SOCKETS = 4096
 _SCAN_INTERVAL = 0.25
 _DISCARD_SIZE = 256 * 1024
 _TCP_CLOSE = 7
-"""The value of TCP_CLOSE in enum tcp_state (linux/tcp_states.h)."""
+"""The value of TCP_CLOSE in the kernel's net/tcp_states.h."""
 
 
 @dataclass
 class _LingeringSocket:
-    """A client socket that stays open until the client sends end-of-file or a deadline passes.
+    """A client socket that `LingeringCloser` closes later; see `LingeringCloser.close_later`.
 
     Args:
         sock: The socket. Its write side has been shut down.
@@ -66,15 +66,18 @@ class LingeringCloser:
         return len(self._sockets)
 
     def close_later(self, sock: socket.socket, *, reset_after: bool) -> None:
-        """Take ownership of `sock`, shut down its write side, and close it when the client sends end-of-file.
+        """Take ownership of `sock`, shut down its write side, and close it later.
 
-        If the client does not send end-of-file, close the socket after `LINGER_TIMEOUT` seconds. The kernel still
+        Close the socket when the client sends end-of-file, or after `LINGER_TIMEOUT` seconds. The kernel still
         delivers the data in the send buffer.
+
+        If data from the client was lost, close the socket with a reset when the client has acknowledged all sent
+        data. A reset discards the send buffer. Therefore, extend the timeout while the client acknowledges data.
 
         Args:
             sock: A non-blocking socket that is not registered with the poller.
-            reset_after: Whether to close the socket with a reset. Pass True if data from the client was lost. A reset
-                discards the send buffer. Therefore, the timeout is extended while the client acknowledges data.
+            reset_after: Whether data from the client was lost before this call. Data that the client sends after this
+                call is always discarded, and counts as lost too.
         """
         shutdown_write(sock)
         if len(self._sockets) >= _MAX_SOCKETS:

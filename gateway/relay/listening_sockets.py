@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # these values are from linux/in.h and linux/in6.h
 
 NO_IPV6_ERRNOS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-"""The errors of `listen_tcp` with an IPv6 address if the host does not support IPv6."""
+"""The error numbers that `listen_tcp` can raise for an IPv6 address if the host does not support IPv6."""
 
 
 def listen_tcp(
@@ -44,7 +44,7 @@ def listen_tcp(
             _set_free_bind(sock)
             sock.bind(address)
             log.warning(
-                "this host does not have the address of a listener yet: clients can connect when the host has it",
+                "this host does not have the address of a listener yet: clients can connect when the address exists",
                 extra={"listener": f"[{host}]:{port}" if ":" in host else f"{host}:{port}"},
             )
         sock.listen(backlog)

@@ -6,12 +6,12 @@ from gateway._dataplane.engine import COMMAND_CLOSE_HISTOGRAM, Engine
 from gateway.metric_types import LATENCY_BUCKETS, Histogram
 
 _MAX_UNUSED = 64
-"""Maximum number of unused histograms that stay open. New channels often need the same histograms again."""
+"""Maximum number of unused histograms that stay open. New relays often need the same histograms again."""
 _unpack_counts = struct.Struct(f"={len(LATENCY_BUCKETS) + 1}Q").unpack
 
 
 class _SharedHistogram:
-    """A histogram in the native engine. Several channels can share it.
+    """A histogram in the native engine. Several relays and listeners can share it.
 
     Args:
         latency: The Prometheus histogram to which the observations are added.
@@ -21,14 +21,14 @@ class _SharedHistogram:
     def __init__(self, latency: Histogram, number: int) -> None:
         self.latency = latency
         self.number = number
-        self.channels = 0
+        self.users = 0
         """Number of relays and listeners that use the histogram."""
 
 
 class NativeEngineHistograms:
-    """Allocates the histograms of one native engine to channels.
+    """Allocates the histograms of one native engine to relays and listeners.
 
-    Channels that report to the same Prometheus histogram share one histogram of the native engine.
+    Relays and listeners with the same Prometheus histogram share one histogram of the native engine.
 
     Args:
         engine: The native engine.
@@ -54,7 +54,7 @@ class NativeEngineHistograms:
             shared = _SharedHistogram(latency, self._free.pop() if self._free else len(self._by_number))
             self._by_latency[id(latency)] = self._by_number[shared.number] = shared
         self._unused.pop(shared.number, None)
-        shared.channels += 1
+        shared.users += 1
         return shared.number
 
     def release(self, number: int) -> None:
@@ -63,8 +63,8 @@ class NativeEngineHistograms:
         If more than `_MAX_UNUSED` histograms are unused, close the one that has been unused longest.
         """
         shared = self._by_number[number]
-        shared.channels -= 1
-        if shared.channels:
+        shared.users -= 1
+        if shared.users:
             return
         self._unused[number] = shared
         if len(self._unused) > _MAX_UNUSED:

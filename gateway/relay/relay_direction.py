@@ -53,7 +53,7 @@ class RelayDirection:
         None if the direction does not use `splice`, or if the sink is a unix socket.
         """
         self.bulk_reads = 0
-        """Number of consecutive reads that each returned at least `_BULK_READ` bytes."""
+        """Number of consecutive reads of at least `_BULK_READ` bytes. A negative number prevents `splice`."""
         self.byte_count = 0
         """Number of bytes read from the source."""
         self.on_data: Callable[[memoryview, float], None] | None = None
@@ -99,7 +99,7 @@ class RelayDirection:
         if sent < count:
             self.pending = memoryview(bytes(_VIEW[sent:count]))
 
-    def drain(self) -> None:
+    def write_pending(self) -> None:
         """Write as much of the pending data as the sink accepts.
 
         Raises:
@@ -196,7 +196,7 @@ class RelayDirection:
         self.pipe_bytes += count
         if count < _BULK_READ:
             self.bulk_reads = 0
-        self.drain()
+        self.write_pending()
 
 
 class RelaySocketError(Exception):

@@ -88,9 +88,9 @@ class SocketRelay:
         return self._upload.sink_shut and not self._upload.undelivered
 
     def fail_upload(self) -> None:
-        """Reset the client's connection, because the backend did not get all of the client's data.
+        """Discard data from the client from now on, because the backend did not get all of the client's data.
 
-        The client first receives the whole response. Until the reset, the relay discards data from the client.
+        The relay resets the client's connection after the client has received the whole response.
         """
         if not self.ended.done():
             self._upload.abandon()
@@ -132,7 +132,7 @@ class SocketRelay:
                     self._update()
                 return
             if event & (WRITE | HANGUP) and writes.blocked:
-                writes.drain()
+                writes.write_pending()
             if event & ~WRITE and mask & READ:
                 reads.pump()
                 if self._tap is not None and self._tap.finished:

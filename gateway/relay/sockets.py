@@ -103,9 +103,9 @@ def close_gracefully(sock: socket.socket) -> None:
 
 
 def was_reset(sock: socket.socket, error: OSError | None) -> bool:
-    """Return whether the peer of a failed socket reset the connection without sending end-of-file first.
+    """Return whether the connection of a failed socket broke, usually by a reset, before the peer sent end-of-file.
 
-    EPIPE does not count as a reset, because it means that the peer had already sent end-of-file.
+    EPIPE does not count, because it means that the peer had already sent end-of-file. Any other error counts.
 
     Args:
         sock: The failed socket.

@@ -1,7 +1,8 @@
 """Copies bytes between a stream, such as a TLS connection, and a socket pair.
 
-The user of a bridge is code that requires a socket. It holds one end of the pair. The far side is the peer of the
-stream. An upload copies data from the user to the far side; a download copies data from the far side to the user.
+The user of a bridge is code that requires a socket. The user holds one end of the pair (`StreamBridge.sock`). In this
+module, the far side is the peer of the stream. An upload copies data from the user to the far side; a download copies
+data from the far side to the user.
 """
 
 import asyncio

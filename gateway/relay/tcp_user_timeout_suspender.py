@@ -20,7 +20,7 @@ from gateway.relay.per_loop_instances import per_loop
 
 _SCAN_INTERVAL = 10.0
 _STALLED_AFTER = 30.0
-"""A peer is stalled if the socket has accepted no data for this number of seconds."""
+"""Suspend the timeout only after the socket has accepted no data for this number of seconds."""
 _ACK_MARGIN = 5.0
 """An acknowledgment belongs to a window probe if it arrives more than this number of seconds after the socket stopped
 accepting data. An earlier acknowledgment might belong to data that was sent before the window closed."""
@@ -43,7 +43,7 @@ class TcpUserTimeoutSuspender:
         """Descriptors whose TCP_USER_TIMEOUT is disabled."""
         self._scanning = False
 
-    def mark_stalled(self, fd: int) -> None:
+    def mark_blocked(self, fd: int) -> None:
         """Record that the socket `fd` currently accepts no data, because its send buffer is full."""
         self._blocked_since[fd] = time.monotonic()
         if not self._scanning:

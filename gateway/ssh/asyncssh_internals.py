@@ -57,7 +57,7 @@ def disable_auto_adjust(conn: asyncssh.SSHClientConnection) -> None:
     """Let each session of a new channel of `conn` control its receive window.
 
     The session must call `send_window_adjust` itself. By default, asyncssh refills the window when it passes a packet
-    to the session, even if it still buffers other data. The peer could then send without limit.
+    to the session, even if other received data is still buffered. The peer could then send without limit.
 
     New channels also call the session's `resume_writing` each time the peer increases the send window. By default,
     asyncssh does so only when its own send buffer drains.

@@ -46,7 +46,7 @@ class AsyncsshRelay(AsyncsshRelayClientSide, asyncssh.SSHTCPSession[bytes]):
         self._channel = chan
 
     def attach(self, client: socket.socket) -> None:
-        """See `AsyncsshRelayClientSide.attach`."""
+        """See `gateway.ssh.channel_interfaces.SshChannel`. Also resume the paused channel."""
         super().attach(client)
         if self._channel is not None and not self._channel_unwritable:
             self._channel.resume_reading()

@@ -15,12 +15,12 @@ from gateway.relay.fd_registration import FdRegistration
 from gateway.relay.lingering_close import lingering_closer
 from gateway.relay.send_buffer import SendBuffer
 from gateway.relay.sockets import close_gracefully, reset, shutdown_write, was_reset
-from gateway.ssh.asyncssh_relay_counters import AsyncsshRelayCounters
+from gateway.ssh.asyncssh_relay_state import AsyncsshRelayState
 
 log = logging.getLogger(__name__)
 
 
-class AsyncsshRelayClientSide(AsyncsshRelayCounters):
+class AsyncsshRelayClientSide(AsyncsshRelayState):
     """Handles the client's socket of a relay; base class of `AsyncsshRelay`, which handles the channel."""
 
     def attach(self, client: socket.socket) -> None:
@@ -162,7 +162,7 @@ class AsyncsshRelayClientSide(AsyncsshRelayCounters):
         self.abort(CloseReason.CLIENT_RESET)
 
     def _on_client_unwritable(self, error: OSError | None = None) -> None:
-        """Stop sending to the client.
+        """Stop sending to the client, because the client's socket accepts no more data.
 
         If the client has closed its connection without a reset, the relay still sends all of the client's data to the
         backend. If the client has reset its connection, the relay sends only the data that the channel accepts

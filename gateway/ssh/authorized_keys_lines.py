@@ -40,7 +40,7 @@ def key_options(targets: Sequence[str], sources: Sequence[str]) -> str:
 
 
 def sshd_config_lines(user: str, *, unix_sockets: bool) -> list[str]:
-    """Return the sshd_config(5) lines that allow or forbid forwarding to unix sockets.
+    """Return the sshd_config(5) lines that forbid listeners, and allow or forbid forwarding to unix sockets.
 
     No key option of authorized_keys can restrict forwarding to unix sockets.
 
@@ -74,11 +74,14 @@ def render_authorized_keys(
     """
     lines = [
         f"# tunnel {name}: add to ~{options.user}/.ssh/authorized_keys on {options.host}",
-        "# authorized_keys cannot forbid listeners on unix sockets: add this to the end of sshd_config:",
+        "# authorized_keys cannot forbid listeners on unix sockets: add these lines to the end of sshd_config:",
         *(f"#   {line}" for line in sshd_config_lines(options.user, unix_sockets=unix_sockets)),
     ]
     if unix_sockets:
-        lines.append("# authorized_keys cannot restrict a key to a unix socket: use a separate user for docker.host")
+        lines.append(
+            "# authorized_keys cannot limit the unix sockets that a key can use:"
+            " use a separate user for the tunnel in docker.host"
+        )
     if not targets:
         return [*lines, f"# no backend uses the tunnel {name}: add a backend with via: {name}"]
     return [*lines, *(f"{key_options(targets, sources)} {key}" for key in public_keys(options))]

@@ -15,9 +15,9 @@ from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import TunnelStateCallback
 from gateway.errors import FailureReason, TunnelError
 from gateway.ssh import algorithms, asyncssh_internals, credentials
-from gateway.ssh.asyncio_ssh_transport import close_now, log_in
-from gateway.ssh.host_keys import HostKeyVerifier, RememberedHostKeyType, read_trust
-from gateway.ssh.login_errors import OtherHostKeyTypeRequiredError, login_error
+from gateway.ssh.asyncssh_transport import close_now, log_in
+from gateway.ssh.host_keys import HostKeyVerifier, RememberedHostKeyType, load_trusted_host_keys
+from gateway.ssh.login_errors import UntrustedHostKeyTypeError, login_error
 from gateway.ssh.options import SshOptions
 from gateway.ssh.ssh_connection import SshConnection
 
@@ -52,7 +52,7 @@ async def connect(
     while True:
         try:
             return await _connect(options, await dial(), progress, memory, refusals)
-        except OtherHostKeyTypeRequiredError:
+        except UntrustedHostKeyTypeError:
             continue
 
 
@@ -81,7 +81,7 @@ async def _connect(
         _ensure_user_environment()
         progress(TunnelState.AUTHENTICATING)
         async with deadline:
-            trust = await asyncio.to_thread(read_trust, options, _peer_address(sock))
+            trust = await asyncio.to_thread(load_trusted_host_keys, options, _peer_address(sock))
             verifier = HostKeyVerifier(trust, options, memory, refusals)
             async with credentials.login_arguments(options) as login:
                 tried = credentials.describe(options, login)
@@ -98,7 +98,7 @@ async def _connect(
             ) from error
         if verifier is not None and isinstance(error, (asyncssh.Error, OSError, ValueError)):
             translated = login_error(error, options, verifier, tried)
-            if isinstance(translated, OtherHostKeyTypeRequiredError):
+            if isinstance(translated, UntrustedHostKeyTypeError):
                 refusals.append(verifier)
             raise translated from error
         raise

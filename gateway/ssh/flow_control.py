@@ -76,7 +76,7 @@ class ReceiveWindow:
         self.adjust_threshold = min(ADJUST_BYTES, self.size // 4)
         """Value of `consumed` at which the relay sends a window adjust."""
         self.consumed = 0
-        """Bytes delivered to the client since the last window adjust."""
+        """Bytes delivered to the client, or dropped, since the last window adjust."""
 
     def grant(self) -> int:
         """Reset `consumed` to 0. Return its previous value, which is the size of the next window adjust."""

@@ -49,6 +49,9 @@ class HandshakeLimiter:
 
 @per_loop
 def handshake_limiter(loop: asyncio.AbstractEventLoop) -> HandshakeLimiter:
-    """Return the limiter of an event loop."""
+    """Create the limiter of an event loop.
+
+    Callers omit `loop`: `per_loop` returns the same limiter for all calls in one loop.
+    """
     del loop
     return HandshakeLimiter()

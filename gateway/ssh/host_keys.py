@@ -8,7 +8,7 @@ import asyncssh
 
 from gateway.errors import FailureReason, TunnelError
 from gateway.ssh import algorithms, asyncssh_internals
-from gateway.ssh.asyncio_ssh_transport import transport_of
+from gateway.ssh.asyncssh_transport import transport_of
 from gateway.ssh.known_hosts import KnownHostEntries, load_known_hosts
 from gateway.ssh.options import SshOptions
 
@@ -52,7 +52,7 @@ class TrustedHostKeys:
         return sorted((each for each in allowed if algorithms.key_type_of(each) not in refused), key=rank)
 
 
-def read_trust(options: SshOptions, address: str = "") -> TrustedHostKeys:
+def load_trusted_host_keys(options: SshOptions, address: str = "") -> TrustedHostKeys:
     """Collect the trusted host keys from the options and the known_hosts files.
 
     The function blocks, so call it in a thread.
@@ -190,7 +190,7 @@ class HostKeyVerifier(asyncssh.SSHClient):
         """Return why the signature of a certificate is refused; None if the signature's algorithm is accepted."""
         name = algorithms.ca_signature_algorithm(certificate)
         accepted = name in self._signatures or self.trust.insecure
-        return None if accepted else f"it is signed with {name}, which is not in host_key_algorithms"
+        return None if accepted else f"the certificate is signed with {name}, which is not in host_key_algorithms"
 
     def record_refused_certificate(self, certificate: Any, reason: str) -> None:
         """Record a refused certificate, so that error messages can describe it.

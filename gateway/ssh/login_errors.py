@@ -19,7 +19,7 @@ _OPENSSH_REFUSALS = ("Not allowed at this time", "Exceeded MaxStartups")
 and the second if too many clients are logging in."""
 
 
-class OtherHostKeyTypeRequiredError(TunnelError):
+class UntrustedHostKeyTypeError(TunnelError):
     """The host key is not trusted, but the server might have a trusted host key of another type."""
 
 
@@ -93,7 +93,7 @@ def _host_key_error(
             f" ssh-keygen -l on the server, then add the key (ssh-keyscan -p {endpoint.port} {endpoint.host}) to"
             " known_hosts or host_keys"
         )
-    error_type = OtherHostKeyTypeRequiredError if verifier.has_other_key_types else TunnelError
+    error_type = UntrustedHostKeyTypeError if verifier.has_other_key_types else TunnelError
     return error_type(FailureReason.HOST_KEY, detail, fatal=True)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from gateway.connection_tap import Tap
-from gateway.contracts.client_accepting_link import ClientAcceptRule
+from gateway.contracts.listening_link import AcceptRule
 from gateway.relay.native_engine_runner import NativeEngineRunner
 from gateway.relay.native_listener import NativeListener, NativeListenerEventHandler
 from gateway.ssh.channel_interfaces import SshChannel
@@ -21,7 +21,7 @@ class NativeChannelEventHandler(NativeListenerEventHandler, Protocol):
     """Handles the clients and the channels of a `NativeChannelListener`."""
 
     def adopt(self, connection: PooledConnection, channel: SshChannel) -> None:
-        """Count a channel that the native engine has opened on `connection`. Called before `on_joined`."""
+        """Add to `connection` a channel that the native engine has opened. Called before `on_joined`."""
 
 
 class NativeChannelListener(NativeListener):
@@ -46,7 +46,7 @@ class NativeChannelListener(NativeListener):
     def __init__(
         self,
         runner: NativeEngineRunner,
-        rule: ClientAcceptRule,
+        rule: AcceptRule,
         connections: Mapping[int, PooledConnection],
         max_packet: int,
         sock: socket.socket,
@@ -71,8 +71,8 @@ class NativeChannelListener(NativeListener):
     def overflow_periods(self) -> int:
         """Number of periods in which there were too few SSH connections for the new channels.
 
-        A period lasts about one second. A period is counted if it had many new channels, and more than 3/4 of them
-        were opened on full connections (see `CHANNELS_PER_CONNECTION`).
+        A period lasts about one second. A period counts if it had enough new channels to fill one connection, and
+        more than 3/4 of these channels were opened on full connections (see `CHANNELS_PER_CONNECTION`).
         """
         return self._read()[1]
 

@@ -44,12 +44,12 @@ class NativeEngineCipher(Encryption):
         return header + packet, b""
 
     def decrypt_header(self, seq: int, first_block: bytes, header_len: int) -> tuple[bytes, bytes]:
-        """Return the header unchanged."""
+        """Return the block unchanged, and the header (the packet's length), which is the start of the block."""
         del seq
         return first_block, first_block[:header_len]
 
     def decrypt_packet(self, seq: int, first: bytes, rest: bytes, header_len: int, mac: bytes) -> bytes | None:
-        """Return the packet unchanged. The native engine has verified it."""
+        """Return the packet without its header. The native engine has already decrypted and verified the packet."""
         del seq, mac
         return first[header_len:] + rest
 

@@ -6,8 +6,8 @@ import asyncssh
 
 from gateway.relay.native_engine_runner import native_engines
 from gateway.ssh import flow_control
-from gateway.ssh.asyncio_ssh_transport import transport_of
 from gateway.ssh.asyncssh_internals import has_strict_kex
+from gateway.ssh.asyncssh_transport import transport_of
 from gateway.ssh.native_transport import NativeTransport
 from gateway.ssh.ssh_connection import SshConnection
 

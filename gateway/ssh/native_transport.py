@@ -20,7 +20,7 @@ from gateway._dataplane.engine import (
     RECORD_REKEY_DUE,
     RECORD_VIOLATION,
 )
-from gateway.contracts.client_accepting_link import ClientAcceptRule
+from gateway.contracts.listening_link import AcceptRule
 from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner
 from gateway.ssh.native_channel_listener import NativeChannelEventHandler, NativeChannelListener
 from gateway.ssh.native_channel_opener import NativeChannelOpener
@@ -112,7 +112,7 @@ class NativeTransport(asyncio.Transport):
     # The pool calls the methods below.
 
     def last_heard(self, within: float) -> float:
-        """See `AsyncioSshTransport.last_heard`."""
+        """See `AsyncsshTransport.last_heard`."""
         if not self._closed:
             self._last_received = self.runner.engine.gauge(self.token)[3]
         if self._conn.may_send_data:
@@ -130,7 +130,7 @@ class NativeTransport(asyncio.Transport):
 
     def make_listener(
         self,
-        rule: ClientAcceptRule,
+        rule: AcceptRule,
         connections: Mapping[int, PooledConnection],
         max_packet: int,
         sock: socket.socket,
@@ -141,9 +141,9 @@ class NativeTransport(asyncio.Transport):
         return NativeChannelListener(self.runner, rule, connections, max_packet, sock, permits, handler)
 
     def recall_clients(self) -> None:
-        """Make the native engine return each client whose channel on this connection is not open yet.
+        """Make the listeners call `on_returned` for each client whose channel on this connection is not open yet.
 
-        See `gateway.contracts.client_accepting_link.ClientAcceptingListener.recall`.
+        See `gateway.contracts.listening_link.LinkListener.recall`.
         """
         if not self._closed:
             self.runner.command(COMMAND_RECALL, self.token)

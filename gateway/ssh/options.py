@@ -54,8 +54,8 @@ class KeepaliveOptions:
         if self.interval >= min(self.suspect, self.lost):
             values = f"interval {self.interval:g} s, suspect {self.suspect:g} s, lost {self.lost:g} s"
             raise ValueError(
-                f"interval must be less than suspect and lost, or idle connections count as silent ({values}):"
-                " lower interval"
+                "interval must be less than suspect and lost, because otherwise idle connections count as silent"
+                f" ({values}): lower interval"
             )
 
 
@@ -112,7 +112,7 @@ class SshOptions:
             LOGNAME, TZ and the locale.
         login_exit_codes: Exit codes with which `proxy_command` reports that its own login failed. The tunnel is then
             quarantined.
-        connect_timeout: Timeout of the TCP connection.
+        connect_timeout: Timeout for opening the TCP connection.
         login_timeout: Timeout of key exchange and authentication.
         dial_timeout: Timeout for opening a channel to a target.
         keepalive: Detection of silent connections.

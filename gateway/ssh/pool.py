@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Coroutine
 from math import inf
 
 from gateway.connection_tap import Tap
-from gateway.contracts.client_accepting_link import AcceptedClientHandler, ClientAcceptRule
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import RemoteNetworkId, Stream
+from gateway.contracts.listening_link import AcceptedClientHandler, AcceptRule
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import TunnelStateCallback
@@ -25,7 +25,7 @@ from gateway.ssh.pool_policy import SLOW_KEEPALIVE, ConnectionHealth, choose_con
 from gateway.ssh.pool_status import SshTunnelStatus, pool_status
 from gateway.ssh.pooled_connection import PooledConnection
 from gateway.ssh.slow_channel_open_detector import SlowChannelOpenDetector
-from gateway.ssh.ssh_pool_native_listeners import SshPoolNativeListener, SshPoolNativeListeners
+from gateway.ssh.ssh_pool_listeners import SshPoolListener, SshPoolListenerManager
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class SshConnectionPool:
         options: The tunnel's options.
         network: The network in which the addresses of the targets are valid.
         dial: Opens a connection. Raises `TargetPathError` on failure.
-        progress: Called when all connections have become silent, and when one of them receives data again.
+        progress: Called when all connections have become silent, and when a connection is usable again.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class SshConnectionPool:
         self._idle_since = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
         self._slow_opens = SlowChannelOpenDetector(self._loop, _SLOW_OPEN, self._check_alive)
-        self._listeners = SshPoolNativeListeners(self._check_alive, self._grow)
+        self._listeners = SshPoolListenerManager(self._check_alive, self._grow)
 
     @contextlib.asynccontextmanager
     async def running(self, first: PooledConnection) -> AsyncIterator["SshConnectionPool"]:
@@ -107,10 +107,8 @@ class SshConnectionPool:
         finally:
             self._slow_opens.end(token)
 
-    def listen(
-        self, rule: ClientAcceptRule, permits: int, handler: AcceptedClientHandler
-    ) -> SshPoolNativeListener | None:
-        """Accept clients in the native engine. See `gateway.contracts.client_accepting_link.ClientAcceptingLink`."""
+    def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> SshPoolListener | None:
+        """Accept clients in the native engine. See `gateway.contracts.listening_link.ListeningLink`."""
         return self._listeners.listen(rule, permits, [each for each in self._usable if each.alive], handler)
 
     def _choose(self) -> PooledConnection | None:
@@ -257,8 +255,8 @@ class SshConnectionPool:
             for at in (*decision.suspect, *decision.slow):
                 alive[at].fail_over_opens()
         for at in decision.close:
-            # Do not close a connection that was usable until now: the native engine can have opened a channel on this
-            # connection just before the listeners were updated.
+            # If a connection was usable until now, close it in a later call: the native engine might have opened a
+            # channel on this connection just before the listeners were updated.
             if alive[at] not in usable_before:
                 alive[at].start_closing()
         if decision.dial:
@@ -269,7 +267,7 @@ class SshConnectionPool:
         self._report_silence(min(pool[at].silence for at in decision.suspect) if all_silent else None)
 
     def _report_silence(self, silence: float | None) -> None:
-        """Report the tunnel as suspect if all connections are silent, and as up when one of them receives data again.
+        """Report the tunnel as suspect when all connections are silent, and as up when a connection is usable again.
 
         Args:
             silence: Seconds for which no connection has received data; None if not all connections are silent.

@@ -52,7 +52,7 @@ class PoolDecision:
 
     Args:
         usable: Connections that can get new channels.
-        suspect: Connections that are silent.
+        suspect: Connections that have been silent for at least `keepalive.suspect`.
         slow: Connections that reply too slowly to keepalives. The pool repeats their pending CHANNEL_OPEN requests on
             other connections.
         abort: Connections to abort, because they have been silent for too long.

@@ -12,8 +12,8 @@ from gateway.contracts.config_types import HostPort
 from gateway.contracts.states import CloseReason
 from gateway.errors import DialError, FailureReason, LinkLostError, RedialRequiredError
 from gateway.metric_types import Histogram
-from gateway.ssh.asyncio_ssh_transport import AsyncioSshTransport, transport_of
 from gateway.ssh.asyncssh_channel_opener import AsyncsshChannelOpener
+from gateway.ssh.asyncssh_transport import AsyncsshTransport, transport_of
 from gateway.ssh.channel_interfaces import ChannelOpener, SshChannel
 from gateway.ssh.channel_open_errors import channel_open_error
 from gateway.ssh.host_keys import HostKeyVerifier
@@ -52,7 +52,7 @@ class PooledConnection:
         connection only if no other connection is usable. A connection becomes outdated if the tunnel's credentials
         have changed since the login, or if the pool has more connections than it needs."""
         self.stalled = False
-        """Whether this connection has received nothing since a time when no connection of the pool received data."""
+        """Whether the pool has marked the connection as stalled (see `PoolDecision`), and it is still silent."""
         self.silence_at_recovery = 0.0
         """How long this stalled connection had been silent when another connection became usable, in seconds. 0 if no
         other connection has become usable, or if this connection is not stalled."""
@@ -60,7 +60,7 @@ class PooledConnection:
         """Whether the server has replied to at least one CHANNEL_OPEN request."""
         transport = transport_of(conn)
         native = conn.native_transport if isinstance(conn, SshConnection) else None
-        self._transport: AsyncioSshTransport | NativeTransportInterface | None = native or transport
+        self._transport: AsyncsshTransport | NativeTransportInterface | None = native or transport
         self.native_transport = native
         """The transport of the connection if the native engine handles the connection; otherwise None."""
         self._last_heard = self._keepalive_sent = time.monotonic()
@@ -75,7 +75,7 @@ class PooledConnection:
 
     @property
     def load(self) -> int:
-        """Number of open and opening channels, including those that only the native engine knows yet."""
+        """Number of open and opening channels, including those that the native engine has not reported yet."""
         known = len(self._relays) + self._opener.opening_count
         return max(known, self.native_transport.channel_count) if self.native_transport is not None else known
 

@@ -56,7 +56,7 @@ class SendQueue:
     """Sends the packets of one SSH connection in batches, and lets the relays of the connection send in turn.
 
     Args:
-        sock: A connected, non-blocking socket, owned by `AsyncioSshTransport`.
+        sock: A connected, non-blocking socket, owned by `AsyncsshTransport`.
         conn: The asyncssh connection.
         on_blocked_changed: Called after the attribute `blocked` has changed.
         on_error: Called with an error of the socket.

@@ -119,7 +119,9 @@ class SshConnection(SSHClientConnection):
         return super().process_packet(pkttype, pktid, packet)
 
     def validate_server_host_key(self, key_data: bytes) -> Any:
-        """Check the server's host key. Return a key that accepts only the negotiated algorithm (RFC 8332, section 3).
+        """Check the server's host key. Return a key that accepts only signatures of the negotiated algorithm.
+
+        See RFC 8332, section 3.
 
         Raises:
             asyncssh.HostKeyNotVerifiable: The key is not trusted.
@@ -226,7 +228,7 @@ class SshConnection(SSHClientConnection):
         super().send_packet(pkttype, *args, handler=handler)
         if len(self._deferred_packets) > _MAX_DEFERRED_PACKETS:
             self._deferred_packets.clear()
-            self.disconnect_on_violation("requests too many replies during a key exchange")
+            self.disconnect_on_violation("the server requests too many replies during a key exchange")
 
     def _send_kexinit(self) -> None:
         now = time.monotonic()

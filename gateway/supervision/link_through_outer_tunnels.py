@@ -71,7 +71,7 @@ class LinkThroughOuterTunnels:
             within: Time limit for all dials together, in seconds.
 
         Raises:
-            TargetPathError: All dials failed. The error is that of the last dial.
+            TargetPathError: No tunnel is open, or all dials failed. In the second case, the error of the last dial.
         """
         deadline = time.monotonic() + within
         failure: TargetPathError = LinkLostError("none of the tunnels is open")

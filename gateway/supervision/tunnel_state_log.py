@@ -14,7 +14,7 @@ class TunnelStateLog:
     Args:
         tunnel: The name of the tunnel.
         far_side: The address of the tunnel's server.
-        traffic: The traffic class, if the tunnel has a separate connection for each class; otherwise empty.
+        traffic: `bulk` to log the states of the lane for bulk traffic; otherwise empty.
     """
 
     def __init__(self, tunnel: str, far_side: str, traffic: str) -> None:

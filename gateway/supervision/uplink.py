@@ -41,8 +41,8 @@ class Uplink:
             if this uplink provides the direct link.
         quiet: Whether to omit state changes from the log.
         traffic: `bulk` if this uplink provides the lane for bulk traffic; otherwise empty. Appears in the log.
-        after: Waits until the old tunnels with the same identity, such as a key, are closed. Servers can permit only
-            one connection with this identity at a time. None if the tunnel can open immediately.
+        after: Waits until the old tunnels with the same identity, such as a key, are closed, because some servers
+            permit only one connection with the same identity at a time. None if the tunnel can open immediately.
     """
 
     def __init__(
@@ -69,14 +69,14 @@ class Uplink:
         self.channel_open = Histogram()
         self.link: Link | None = None
         self.settled = asyncio.Event()
-        """Set when the first attempt to open the tunnel has succeeded or failed."""
+        """Set when the first attempt to open the tunnel has succeeded or failed, or must wait for an outer tunnel."""
         self.watchers: list[Callable[[], None]] = []
         """Callbacks for changes of this uplink's state. They are not called during an attempt to open the tunnel."""
         self._has_link = asyncio.Event()
         self._log = None if quiet else TunnelStateLog(name, tunnel.far_side, traffic)
         self._retry_now = asyncio.Event()
         self.opened: TunnelOpenResult | None = None
-        """The open tunnel; None if the tunnel is not open. A suspect tunnel is open."""
+        """The open tunnel; None if the tunnel is not open. A suspect tunnel also counts as open."""
         self._draining = False
         self._after = after
         self._failover: LinkThroughOuterTunnels | None = None
@@ -157,7 +157,8 @@ class Uplink:
     def retry(self) -> None:
         """If the tunnel is not open, try to open it immediately; otherwise, do nothing.
 
-        Call this when certificates of the tunnel were renewed on disk.
+        Call this method after a certificate was renewed with the same key. An open tunnel does not need the new
+        certificate until its next login.
         """
         if self.opened is None:
             self._retry_now.set()
@@ -256,9 +257,9 @@ class Uplink:
     def _become(self, state: TunnelState, reason: FailureReason | None = None, detail: str = "") -> None:
         """Change the state, and log the change. No other method changes the state.
 
-        During an attempt to open the tunnel, keep the reason and detail of the previous failure.
+        During an attempt to open the tunnel, do not log, and keep the reason and detail of the previous failure.
 
-        `since` changes only when the tunnel becomes available or unavailable.
+        Change `since` only if the availability changes (see `TunnelState.availability`).
         """
         if state.availability is not self.state.availability:
             self.since = time.time()

@@ -26,7 +26,7 @@ class AuthorizedKeysRenderer(Protocol):
             name: The tunnel's name.
             options: The tunnel's options.
             targets: Each `host:port` that the tunnel dials.
-            sources: Addresses, networks and patterns of the clients that can log in; empty to permit all clients.
+            sources: Addresses, networks and patterns from which the key can log in; empty to permit all addresses.
             unix_sockets: Whether the tunnel dials at least one unix socket on the server.
 
         Raises:
@@ -111,7 +111,7 @@ class TunnelKind:
 
     @property
     def single(self) -> bool:
-        """Whether servers permit only one connection with the same identity at a time."""
+        """Whether servers of this kind permit only one connection with the same identity at a time."""
         return self.identity is not None
 
 

@@ -41,7 +41,11 @@ class CommandTunnel:
 
     @contextlib.asynccontextmanager
     async def open(self, via: Link, progress: TunnelStateCallback) -> AsyncIterator[TunnelOpenResult]:
-        """Open the tunnel; see `gateway.contracts.tunnel.Tunnel`. A process starts when the link dials a target."""
+        """Open the tunnel; see `gateway.contracts.tunnel.Tunnel`. The link starts a process when it dials a target.
+
+        When the tunnel opens again, the link also starts processes for the targets that were recently dialed through
+        the previous link. At least one of these targets must work.
+        """
         if not via.network.is_local:
             raise TunnelError(FailureReason.PROTOCOL, _VIA, fatal=True)
         progress(TunnelState.CONNECTING)

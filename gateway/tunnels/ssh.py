@@ -107,7 +107,7 @@ class SshTunnel:
 
 
 def _ignore_progress(state: TunnelState, reason: FailureReason | None = None, detail: str = "") -> None:
-    """Ignore the states of a connection that an open tunnel adds to its pool. The tunnel's state does not change."""
+    """Ignore the states of an additional connection in the pool, because they are not the state of the tunnel."""
     del state, reason, detail
 
 
@@ -128,7 +128,7 @@ def _verify(options: SshOptions) -> None:
         except GatewayError as error:
             raise GatewayError(f"proxy_command: {error}") from error
     credentials.load_keys(options)
-    host_keys.read_trust(options)
+    host_keys.load_trusted_host_keys(options)
 
 
 def _insecure_settings(options: SshOptions, plain: bool) -> Iterator[InsecureSetting]:

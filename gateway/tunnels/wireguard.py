@@ -171,7 +171,7 @@ class _ConnectedWireGuardDevice:
             self._renewal.cancel()
 
     async def wait_for_child(self) -> None:
-        """Wait until wireguard-go exits, and report the link as lost."""
+        """Wait until wireguard-go exits, and report the link as lost. With a kernel device, wait until cancelled."""
         why = await self._wireguard.wait()
         if self.link is not None:
             self.link.mark_lost(why)
@@ -186,7 +186,7 @@ KIND = TunnelKind(
     WireGuardOptions,
     WireGuardTunnel,
     schemes=("wireguard",),
-    servers=lambda _: (),  # no tunnel can carry WireGuard's UDP packets
+    servers=lambda _: (),  # WireGuard does not use TCP; `udp_servers` returns its servers
     udp_servers=lambda options: load_wireguard_file(options).endpoints,
     encrypts=True,
     needs_capabilities=True,

@@ -31,7 +31,7 @@ for example because a route is missing."""
 
 @dataclass(frozen=True, kw_only=True)
 class VpnStatus(LinkStatus):
-    """The status of a VPN. `rtt` is the round-trip time of the latest ICMP echo.
+    """The status of a VPN. The inherited field `rtt` is the round-trip time of the latest ICMP echo reply.
 
     Args:
         server: The address of the OpenVPN server, or the endpoints of the WireGuard peers; None if not known yet.
@@ -52,7 +52,7 @@ class VpnLink:
     """A link whose sockets send and receive only through a VPN device. Implements `gateway.contracts.link.Link`.
 
     Args:
-        isolation: Creates the sockets. The caller must close this object.
+        isolation: Creates the sockets. The caller must close `isolation`.
         network: The identity of the network behind the VPN.
         thresholds: For how many seconds an expected reply must be missing before each `OverdueReplyLevel` begins.
     """

@@ -85,7 +85,9 @@ def remove(name: str) -> None:
 
 
 def prepare_namespace() -> None:
-    """Prepare a new network namespace: bring up loopback, permit ping sockets, and enable path MTU probing.
+    """Prepare the new network namespace in which this thread runs.
+
+    Bring up the loopback device, permit ping sockets, and enable path MTU probing.
 
     Raises:
         TunnelError: The loopback device cannot be brought up.
@@ -102,7 +104,9 @@ def prepare_namespace() -> None:
 
 
 def configure_in_namespace(name: str, settings: DeviceSettings) -> None:
-    """Configure a device in a separate network namespace: set its addresses, and route all traffic through it.
+    """Configure a device in a separate network namespace. Call this function in a thread in this namespace.
+
+    Set the addresses of the device, and route all traffic of the namespace through the device.
 
     Args:
         name: Name of the device.

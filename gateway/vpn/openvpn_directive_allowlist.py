@@ -79,7 +79,7 @@ _EXPLANATIONS = {
     "comp-lzo": "compression leaks encrypted data (VORACLE)",
     "allow-compression": "compression leaks encrypted data (VORACLE)",
     "cipher": _CIPHER, "data-ciphers": _CIPHER, "ncp-ciphers": _CIPHER, "data-ciphers-fallback": _CIPHER,
-    "auth": "one of SHA-1, SHA-2, SHA-3 or BLAKE2",
+    "auth": "one of SHA-1, SHA-2, SHA-3, BLAKE2 or RIPEMD-160",
     "tls-cipher": "weak cipher suites and @SECLEVEL are not allowed",
     "tls-version-min": "versions before TLS 1.2 are broken",
     "tls-cert-profile": "the profile `insecure` permits broken certificates",

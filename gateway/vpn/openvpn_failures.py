@@ -8,13 +8,13 @@ from gateway.errors import FailureReason
 
 @dataclass(frozen=True)
 class OpenVpnFailure:
-    """A failure that OpenVPN has logged.
+    """A failure of an OpenVPN process, which OpenVPN has reported or the gateway has detected.
 
     Args:
         reason: The category of the failure, which the tunnel's status and the metrics show.
-        detail: The log message without its time, for the operator.
+        detail: The log message without its time, or the gateway's own description, for the operator.
         fatal: Whether the operator must change something before a retry can succeed.
-        specificity: How precisely the message explains the failure, from 1 (lowest) to 5 (highest).
+        specificity: How precisely `detail` explains the failure, from 1 (lowest) to 5 (highest).
     """
 
     reason: FailureReason

@@ -80,7 +80,10 @@ def _normalize_sections(name: str, text: str) -> tuple[str, ...]:
 
 
 def _pem_sections(lines: list[str], error: str) -> Iterator[tuple[str, str]]:
-    """Yield the label and the body of each PEM section (RFC 7468)."""
+    """Yield the label and the body of each PEM section (RFC 7468).
+
+    If a section is incomplete, raise a `GatewayError` with the message `error`.
+    """
     label, body = None, [""]
     for line in map(str.strip, lines):
         begins = _BEGIN.fullmatch(line)

@@ -46,8 +46,8 @@ def configure_in_host(name: str, settings: DeviceSettings) -> None:
         # In a container, /proc/sys can be read-only. The device then keeps the default rp_filter.
         with contextlib.suppress(OSError):
             Path("/proc/sys/net/ipv4/conf", name, "rp_filter").write_text("2")
-        # Add the rules before the addresses. If a late packet arrived for an address without rules, the kernel would
-        # reply through another device.
+        # Add the rules before the addresses. Otherwise, if a packet arrived for an address that has no rule yet, the
+        # kernel would reply through another device.
         _add_rules(netlink, name, settings, table)
         bring_up(netlink, index, settings)
         for each in settings.usable_addresses:

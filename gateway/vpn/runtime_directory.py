@@ -89,7 +89,7 @@ def _remove_if_stale(directory: Path) -> None:
 
 
 def remove_stale_sockets(directory: Path, pattern: str) -> None:
-    """Remove the unix sockets on which no process listens.
+    """Remove the unix sockets on which no process listens, if they are older than 30 s.
 
     Args:
         directory: The directory that contains the sockets.

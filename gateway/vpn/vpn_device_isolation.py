@@ -41,7 +41,7 @@ class VpnDeviceIsolation(Protocol):
     """Defines the interface for isolating a VPN device and for creating sockets that use only this device."""
 
     async def configure_device(self, device: str, settings: DeviceSettings) -> None:
-        """Move the device to its network namespace if necessary, and configure the device.
+        """Configure the device. If the VPN has a separate network namespace, first move the device to this namespace.
 
         Call this method again when the settings change.
 

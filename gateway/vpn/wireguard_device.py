@@ -38,7 +38,7 @@ class WireGuardDevice:
     Args:
         options: The options of the tunnel.
         device: The name for the device.
-        isolation: Isolates the device. The caller must close this object.
+        isolation: Isolates the device. The caller must close `isolation`.
 
     Raises:
         TunnelError: The configuration file cannot be loaded. See `load_wireguard_file`.

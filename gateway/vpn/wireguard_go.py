@@ -37,8 +37,8 @@ class WireGuardGoProcess:
         """Start the process, and wait until it has created the device.
 
         Args:
-            prefix: The prefix of all names that gateways give to WireGuard devices. `start` removes each socket with
-                this prefix on which no process listens, if the socket is older than 30 s.
+            prefix: The prefix that all names of WireGuard devices share. Before the start, this method removes the
+                sockets of killed processes: the names begin with the prefix, and no process listens on them.
 
         Raises:
             TunnelError: The process cannot create the device; fatal.

@@ -2,8 +2,8 @@
 
 The inputs do not depend on code coverage or on the machine's speed. The program does not measure code coverage, so
 each input takes 5 to 20 times less time than in `tests.fuzz.child`. The program writes failing inputs to FOLDER. The
-program also writes each input to the file FOLDER/current before the input runs. If an input crashes or stops the
-process, this file remains.
+program also writes each input to the file FOLDER/current before the input runs. If an input crashes the process, or
+takes longer than 60 s, this file remains.
 """
 
 import faulthandler

@@ -35,7 +35,7 @@ class _Near:
 
 
 def probe(backend: Backend, answer: Answer, times: int = 1) -> list[ProbeResult | UnusableTargetError]:
-    """Run `times` probes of the simulated server. Return the result of each probe.
+    """Run `times` probes of a server that `answer` simulates. Return the result or the error of each probe.
 
     Raises:
         Exception: A probe raised an error other than `UnusableTargetError`.

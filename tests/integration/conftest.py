@@ -19,9 +19,8 @@ from tests.support.swarms import two_nodes
 
 _LONGEST_FIRST = (
     "test_reboot", "test_image", "test_nfs_hold", "test_vpn", "test_interop", "test_systemd",
-    # As soon as a process has at most two tests left, pytest-xdist assigns the next module to this process. If one of
-    # these two tests is long, the next module starts late. The following three modules can start late, because they
-    # are short.
+    # pytest-xdist assigns the next module in this list to a process that has at most two tests left. If these tests
+    # are long, the assigned module starts late. The following three modules can start late, because they are short.
     "test_strict", "test_tls", "test_traces",
     "test_docker", "test_audit", "test_networks", "test_relay_contract", "test_outages", "test_revival",
     "test_docker_stable", "test_docker_engine", "test_nfs_mounts", "test_swarm_stable", "test_names",
@@ -51,7 +50,10 @@ def _collect_garbage() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def server_folder() -> Iterator[Path]:
-    """Yield a directory that the database servers' users can access. Pytest's directories are private to its user."""
+    """Yield a directory that the users of the database servers can access.
+
+    Only the user that runs pytest can access the directories that pytest creates.
+    """
     with scratch() as folder:
         yield folder
 

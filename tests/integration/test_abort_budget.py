@@ -67,7 +67,7 @@ def tunnels(a: str, b: str) -> str:
 
 
 def log_in_from(server: MariaDB, source: str) -> None:
-    """Log in to the server without the gateway."""
+    """Log in to the server from the address `source`, without the gateway."""
     pymysql.connect(
         host=SERVER, port=server.port, user=server.user, password=server.password, bind_address=source,
         connect_timeout=20, ssl_disabled=True,
@@ -75,7 +75,7 @@ def log_in_from(server: MariaDB, source: str) -> None:
 
 
 def test_the_server_blocks_an_address_after_too_many_aborted_logins(server: MariaDB) -> None:
-    """The other tests are useful only if the server blocks addresses."""
+    """Check that the server blocks addresses. Otherwise, the other tests could pass despite an error."""
     with pytest.raises(pymysql.err.OperationalError) as raised:
         for _ in range(2 * LIMIT):
             with socket.create_connection((SERVER, server.port), 20, (CONTROL, 0)) as client:
@@ -170,7 +170,8 @@ def test_clients_that_abort_at_the_same_time_do_not_block_the_gateway(
 def test_denied_logins_do_not_hide_aborted_ones(gateway: Gateway, server: MariaDB) -> None:
     """A denied login does not reset the server's count of aborted logins, and must not reset the gateway's count.
 
-    The server sends two responses to this denied login. The gateway must not conclude that the client has logged in.
+    In this test, the server responds twice: it requests another authentication plugin, and then denies the login. The
+    gateway must not conclude from two responses that the client has logged in.
     """
     listen = free_port()
     check = database_check(server, gateway.folder, "interval: 60s, fast_interval: 300ms")
@@ -184,8 +185,8 @@ def test_denied_logins_do_not_hide_aborted_ones(gateway: Gateway, server: MariaD
             with connect(listen) as client:
                 client.settimeout(30)
                 assert client.recv(100)
-        # Even a successful login does not reset the gateway's count of aborted logins in the last 2 s. The test
-        # waits, so that a wrong reset has an effect.
+        # Even after a successful login, the gateway continues to count the logins that were aborted in the last 2 s.
+        # Wait longer. Otherwise, the test could not detect that a denied login wrongly resets the count.
         time.sleep(2.2)
         with connect(listen) as client:
             client.settimeout(30)

@@ -23,7 +23,7 @@ from gateway.forwarding.admission import AdmissionRules
 from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
-from gateway.forwarding.target_with_uplink import TargetLookupKey
+from gateway.forwarding.target_path import TargetIdentity
 from gateway.metric_types import Histogram
 from gateway.ssh.options import PoolOptions
 from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION
@@ -269,7 +269,7 @@ async def test_the_clients_of_a_silent_connection_use_another_one(bastion: Basti
 
     async with opened(options(bastion, connections=PoolOptions(2, 2))) as link, asyncio.timeout(40):
         uplink = Uplink(link)
-        paths = list(TargetLookupKey(HostPort("127.0.0.1", echo_port), (uplink,)).routes())
+        paths = list(TargetIdentity(HostPort("127.0.0.1", echo_port), (uplink,)).paths())
         route = BackendRoute((uplink,), lambda: paths, lambda _: None, 30.0)
         forward = Forward("b", [listener], AdmissionRules("b"), route)
         serving_clients = asyncio.create_task(forward.run(lambda: None))

@@ -401,7 +401,7 @@ def test_a_database_and_a_bind_on_servers_are_found_and_fixed(engine: Engine, ho
     (host / "sshfs").mkdir()
     (host / "sshfs" / "ibdata1").write_text("content\n")
     engine.run("db", "-v", f"{host}/sshfs:/var/lib/mysql")
-    # The test does not start the container, because the server of its new volume does not exist.
+    # The test does not start `media`, because the fix gives this container a volume on a server that does not exist.
     engine.docker("create", "--name", "media", "-v", f"{host}/nfs:/media", "busybox", "sleep", "9999")
     table = host / "mountinfo"
     table.write_text(

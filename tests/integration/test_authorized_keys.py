@@ -43,7 +43,7 @@ class Permissive:
 
     @contextlib.contextmanager
     def settings(self, rendered: str) -> Iterator[None]:
-        """Within the `with` block, add the settings in the rendered comments to sshd_config."""
+        """Until the block ends, add the sshd settings from the comments in `rendered` to sshd_config."""
         config = self.bastion.folder / "sshd_config"
         before = config.read_text()
         lines = [line.removeprefix("#   ") for line in rendered.splitlines() if line.startswith("#   ")]

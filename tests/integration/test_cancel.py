@@ -185,7 +185,8 @@ def test_a_query_is_cancelled_at_the_limit_and_after_new_clients_have_moved(
             gateway.wait(lambda: gateway.backend("reports")["connections"]["active"] == 1)
         assert gateway.backend("reports")["connections"]["rejected"] == refused
         assert gateway.backend("reports")["connections"]["total"] == 3
-        # `session` uses the server `other`. First, only new clients use `one`. Then a reload removes `other`.
+        # `session` stays connected to `other`. After the first reload, new clients use `one`. The second reload also
+        # removes the target `other`.
         for targets in ([one, other], [one]):
             write(gateway, shared_bastion, path, targets, port)
             assert gateway.command("reload").returncode == 0
@@ -388,7 +389,7 @@ async def reached(path: str, bastion: Bastion) -> Any:
 
 
 class Endless(PostgresCancelKeyTap):
-    """A tap whose attribute `finished` is always false."""
+    """A tap whose attribute `finished` is always false, so the relay never removes the tap."""
 
     finished = property(lambda _: False, lambda *_: None)
 

@@ -28,7 +28,7 @@ from tests.support import certificates, postgres_end
 from tests.support.clients import query_mysql
 from tests.support.gateway_process import Gateway
 from tests.support.mysql_attacks import HOSTILE, by_unrequested_key
-from tests.support.mysql_end import PEM, MysqlEnd, fast_proof, nonce, revealed
+from tests.support.mysql_end import PEM, MysqlEnd, fast_proof, random_password, revealed
 from tests.support.probes import mysql_backend, postgres_backend, probe
 from tests.support.requirements import need
 from tests.support.servers import serving
@@ -43,7 +43,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> certificates.Issued:
 
 @pytest.fixture
 def password() -> str:
-    return nonce()
+    return random_password()
 
 
 @pytest.fixture

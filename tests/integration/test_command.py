@@ -39,7 +39,7 @@ MODES = {
 }
 
 
-class Rig:
+class CommandTunnelSetup:
     """A gateway with one backend behind a program that a test controls.
 
     Args:
@@ -121,13 +121,15 @@ def members(group: int) -> list[int]:
 
 
 @pytest.fixture(params=MODES)
-def rig(request: pytest.FixtureRequest, gateway: Gateway, shared_bastion: Bastion, echo_port: int) -> Iterator[Rig]:
-    made = Rig(gateway, shared_bastion, echo_port, request.param)
+def rig(
+    request: pytest.FixtureRequest, gateway: Gateway, shared_bastion: Bastion, echo_port: int
+) -> Iterator[CommandTunnelSetup]:
+    made = CommandTunnelSetup(gateway, shared_bastion, echo_port, request.param)
     yield made
     made.signal(signal.SIGCONT)
 
 
-def test_a_program_that_hangs_is_replaced(rig: Rig) -> None:
+def test_a_program_that_hangs_is_replaced(rig: CommandTunnelSetup) -> None:
     rig.gateway.start().wait_up("a")
     with connect(rig.listen) as held:
         assert echo(held) == b"hello"
@@ -142,7 +144,7 @@ def test_a_program_that_hangs_is_replaced(rig: Rig) -> None:
     rig.gateway.wait_up("a")
 
 
-def test_a_killed_program_starts_again_and_may_print_much(rig: Rig) -> None:
+def test_a_killed_program_starts_again_and_may_print_much(rig: CommandTunnelSetup) -> None:
     rig.gateway.start().wait_up("a")
     with connect(rig.listen) as held:
         assert echo(held) == b"hello"
@@ -161,7 +163,7 @@ def test_a_killed_program_starts_again_and_may_print_much(rig: Rig) -> None:
     assert "the next lines are not logged" in rig.gateway.log
 
 
-def test_a_program_that_exits_at_once_is_a_tunnel_that_is_down(rig: Rig) -> None:
+def test_a_program_that_exits_at_once_is_a_tunnel_that_is_down(rig: CommandTunnelSetup) -> None:
     rig.switch("broken", on=True)
     gateway = rig.gateway.start()
     gateway.wait_state("a", "blocked", "tunnel")
@@ -191,7 +193,9 @@ def test_a_program_that_exits_at_once_is_a_tunnel_that_is_down(rig: Rig) -> None
     gateway.wait_up("a")
 
 
-def test_all_processes_of_a_program_end_with_the_gateway_and_get_only_the_named_variables(rig: Rig) -> None:
+def test_all_processes_of_a_program_end_with_the_gateway_and_get_only_the_named_variables(
+    rig: CommandTunnelSetup,
+) -> None:
     passed, other = secrets.token_hex(8), secrets.token_hex(8)
     rig.gateway.start(environment={"TOKEN": passed, "OTHER_TOKEN": other}).wait_up("a")
     with connect(rig.listen) as held:

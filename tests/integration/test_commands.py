@@ -239,7 +239,7 @@ def test_requests_during_shutdown_start_nothing(gateway: Gateway) -> None:
         time.sleep(0.05)
 
 
-def _minds_signals(pid: int) -> bool:
+def _has_signal_handlers(pid: int) -> bool:
     """Return whether the process has installed its signal handlers."""
     found = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     return found is not None and bool(int(found[1], 16) >> signal.SIGTERM - 1 & 1)
@@ -259,7 +259,7 @@ def test_signals_right_after_the_start(gateway: Gateway, number: signal.Signals)
             ) as child,
         ):
             try:
-                while not _minds_signals(child.pid):
+                while not _has_signal_handlers(child.pid):
                     assert child.poll() is None
                     time.sleep(0.005)
                 time.sleep(wait)
@@ -489,7 +489,7 @@ backends:
 
 
 def test_render_exports_is_accepted_by_the_kernels_nfs_server(tmp_path: Path) -> None:
-    """Run exportfs on the rendered lines, with a separate /etc.
+    """Write the rendered lines to /etc/exports in a separate mount namespace, and run exportfs there.
 
     The test unpacks the package of exportfs without installing it, because the package conflicts with NFS-Ganesha.
     """
@@ -588,7 +588,7 @@ def test_an_unfinished_read_of_the_configuration_does_not_delay_shutdown(gateway
     os.mkfifo(gateway.config)
     os.kill(gateway.pid, signal.SIGHUP)
     writers: list[int] = []
-    gateway.wait(lambda: _opened(gateway.config, writers))
+    gateway.wait(lambda: _open_if_read(gateway.config, writers))
     began = time.monotonic()
     gateway.stop()
     assert time.monotonic() - began < 30
@@ -596,8 +596,8 @@ def test_an_unfinished_read_of_the_configuration_does_not_delay_shutdown(gateway
     assert '"stopped"' in gateway.log
 
 
-def _opened(fifo: Path, writers: list[int]) -> bool:
-    """Return whether a process has opened the FIFO for reading."""
+def _open_if_read(fifo: Path, writers: list[int]) -> bool:
+    """Return whether a process reads the FIFO. If so, open it for writing, and add the descriptor to `writers`."""
     try:
         writers.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
     except OSError as error:

@@ -161,7 +161,7 @@ class SimpleLink:
 
 
 class Simple(Straight):
-    """Adapts `SimpleRelay` to the relay contract; see `relay_adaptor.Adaptor`.
+    """Adapts `SimpleRelay` to the relay contract; see `relay_adapter.RelayAdapter`.
 
     Args:
         fault: The name of the fault that each relay has.
@@ -225,9 +225,9 @@ async def test_each_fault_breaks_a_rule(fault: str) -> None:
 
 
 async def attempt(fault: str, plan: list[Step], patience: float) -> None:
-    adaptor = Simple(fault)
-    await adaptor.open()
+    adapter = Simple(fault)
+    await adapter.open()
     try:
-        await contract.run(adaptor, plan, Setup(tap=1 << 40), contract.Coverage(patience=patience))
+        await contract.run(adapter, plan, Setup(tap=1 << 40), contract.Coverage(patience=patience))
     finally:
-        await adaptor.close()
+        await adapter.close()

@@ -11,9 +11,9 @@ import pytest
 
 from gateway.demo.server_process import free_port
 from gateway.demo.sshd import Bastion
-from gateway.ssh import asyncio_ssh_transport
-from gateway.ssh.asyncio_ssh_transport import AsyncioSshTransport
+from gateway.ssh import asyncssh_transport
 from gateway.ssh.asyncssh_channel_opener import AsyncsshChannelOpener
+from gateway.ssh.asyncssh_transport import AsyncsshTransport
 from gateway.ssh.ssh_connection import SshConnection
 from tests.support.configs import ssh_tunnel
 from tests.support.gateway_process import Gateway
@@ -36,7 +36,7 @@ def bastion(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 async def test_asyncsshs_channels_with_a_cipher_that_the_plane_knows(
     bastion: Bastion, monkeypatch: pytest.MonkeyPatch, cipher: str
 ) -> None:
-    monkeypatch.setattr(asyncio_ssh_transport, "REKEY_BYTES", 2 << 20)
+    monkeypatch.setattr(asyncssh_transport, "REKEY_BYTES", 2 << 20)
     exchanges = 0
     original = SshConnection.send_newkeys
 
@@ -52,7 +52,7 @@ async def test_asyncsshs_channels_with_a_cipher_that_the_plane_knows(
             session = link._connections[0]
             conn: Any = session._conn
             assert isinstance(conn, SshConnection)
-            assert isinstance(conn.own_transport, AsyncioSshTransport)
+            assert isinstance(conn.own_transport, AsyncsshTransport)
             assert isinstance(session._opener, AsyncsshChannelOpener)
             async with asyncio.timeout(50):
                 await asyncio.gather(*(echo_once(link, port, os.urandom(size)) for size in (1, 32769, 3_000_000)))

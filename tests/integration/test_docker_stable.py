@@ -37,7 +37,7 @@ def site(engine: Engine, tmp_path: Path) -> Iterator[Site]:
 
 
 def as_documented(engine: Engine, name: str, *more: str) -> subprocess.CompletedProcess[str]:
-    """Run a block of commands from docs/docker.md. Append the arguments `more` to the last command."""
+    """Run the commands of the block `name` in docs/docker.md. Append the arguments `more` to the last command."""
     (block,) = re.findall(rf"<!-- test: {name} -->\n```sh\n(.+?)\n```\n", PAGE.read_text(), re.DOTALL)
     return subprocess.run(
         ["sh", "-ec", f"{block} {' '.join(more)}".rstrip()], env={**os.environ, "DOCKER_HOST": engine.url},

@@ -64,7 +64,8 @@ def expiry(gateway: Gateway, kind: str, name: str) -> float | None:
 
 def test_certificates_that_are_renewed_often_break_no_connection(gateway: Gateway, authority: ShortLivedCa) -> None:
     bastion, listen = authority.bastion, free_port()
-    # The gateway warns in the last third of the lifetime. On a busy machine, the assertions take more than 12 s.
+    # The remaining 45 s are in the last third of the lifetime, so the gateway warns. The certificate must not expire
+    # during the assertions, which can take more than 12 s on a busy machine.
     first = authority.sign(left=45, lifetime=240)
     with serving(echoing) as port:
         gateway.write(f"""

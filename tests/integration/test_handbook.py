@@ -93,12 +93,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
         (root / "app").mkdir()
         (root / "app" / "main.py").write_text("the program\n")
         made.import_root(root, "busybox")
-        for image in IMAGES:
-            file = 'FROM busybox\nCMD ["sleep", "9999"]\n'
-            subprocess.run(
-                ["docker", "-H", made.url, "build", "-q", "-t", image, "-"], input=file, text=True,
-                capture_output=True, timeout=60, check=True,
-            )  # fmt: skip
+        context = tmp_path_factory.mktemp("image")
+        (context / "Dockerfile").write_text('FROM busybox\nCMD ["sleep", "9999"]\n')
+        made.docker("build", "-q", *(f"-t{image}" for image in IMAGES), str(context))
         yield made
 
 

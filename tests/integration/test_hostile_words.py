@@ -72,7 +72,7 @@ class Hostile(asyncssh.SSHServer):
 
 @asynccontextmanager
 async def hostile_bastion(folder: Path) -> AsyncIterator[str]:
-    """Yield the start of a tunnel's configuration, up to `user:`. The caller appends the user name."""
+    """Run a `Hostile` server; yield the start of a tunnel's configuration. The caller appends the user name."""
     make_key(folder / "key")
     conns: list[asyncssh.SSHServerConnection] = []
     server = await asyncssh.create_server(
@@ -211,7 +211,7 @@ ANSWERS: dict[str, Any] = {
 
 
 class Engine(BaseHTTPRequestHandler):
-    """An engine that responds with `ANSWERS`, and with an error that contains escape sequences to other requests."""
+    """A simulated engine. It sends the responses in `ANSWERS`; for other paths, an error with escape sequences."""
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].removeprefix("/v1.48")

@@ -19,7 +19,7 @@ from gateway.demo.sshd import Bastion, make_key
 from gateway.errors import FailureReason, TunnelError
 from gateway.relay.direct_link import DirectLink
 from gateway.ssh import known_hosts
-from gateway.ssh.host_keys import read_trust
+from gateway.ssh.host_keys import load_trusted_host_keys
 from gateway.ssh.pool import SshConnectionPool
 from gateway.tunnels.ssh import SshTunnel
 from tests.support.host_keys import public, sshd_with, trusting
@@ -74,7 +74,7 @@ async def test_trust_in_any_host_key_of_the_server_is_sufficient(usual: Bastion,
 
 
 async def test_the_key_type_of_a_fingerprint_is_searched_once(usual: Bastion) -> None:
-    """The gateway tries one key type per connection, because a fingerprint contains no key type."""
+    """A fingerprint has no key type, so the gateway tries one type per connection, and remembers the match."""
     tunnel = SshTunnel(trusting(usual, fingerprint(usual, "ssh-rsa")))
     via = Counting()
     async with tunnel.open(via, lambda *_: None):
@@ -273,7 +273,7 @@ async def test_a_large_known_hosts_does_not_block_the_event_loop(usual: Bastion,
     path.write_text("\n".join(lines) + f"\n[127.0.0.1]:{usual.port} {key}\n")
     chosen = options(usual, known_hosts=(path,))
     started = time.monotonic()
-    read_trust(chosen, "127.0.0.1")
+    load_trusted_host_keys(chosen, "127.0.0.1")
     direct = time.monotonic() - started
     assert direct > 0.1
     known_hosts._parsed.clear()

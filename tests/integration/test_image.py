@@ -91,7 +91,7 @@ print("every query was answered", flush=True)
 
 
 @dataclass
-class Yard:
+class ImageTestSite:
     """An engine with the image of the gateway, and servers that the engine's containers can reach."""
 
     engine: Engine
@@ -168,14 +168,14 @@ def build(engine: Engine) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def yard(tmp_path_factory: pytest.TempPathFactory, server_folder: Path) -> Iterator[Yard]:
+def site(tmp_path_factory: pytest.TempPathFactory, server_folder: Path) -> Iterator[ImageTestSite]:
     need_engine()
     for program in ("mmdebstrap", "slirp4netns"):
         need(find(program) is not None, f"{program} (package of this name)")
     need(Path("/usr/libexec/docker/cli-plugins/docker-compose").exists() or find("docker-compose") is not None,
          "docker-compose, docker-buildx")  # fmt: skip
     need(mariadb.available() and postgres.available(), "mariadbd, postgres")
-    folder = tmp_path_factory.mktemp("yard")
+    folder = tmp_path_factory.mktemp("site")
     engine = Engine(folder / "engine").start()
     with contextlib.ExitStack() as stack:
         stack.callback(engine.stop)
@@ -195,7 +195,7 @@ def yard(tmp_path_factory: pytest.TempPathFactory, server_folder: Path) -> Itera
         engine.import_root(base, "debian-base")
         shutil.rmtree(base)
         download(*build(engine), "-t", "gateway", ".", cwd=REPOSITORY)
-        place = server_folder / "yard"
+        place = server_folder / "site"
         with inside(engine.namespace):
             run(
                 f"set -e; ip addr add {REMOTE}/32 dev lo; echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet;"
@@ -205,31 +205,31 @@ def yard(tmp_path_factory: pytest.TempPathFactory, server_folder: Path) -> Itera
             for server in servers:
                 stack.callback(server.stop)
                 server.start()
-        yield Yard(engine, folder, *servers, place)
+        yield ImageTestSite(engine, folder, *servers, place)
 
 
-def test_the_image_is_small_and_has_no_shell(yard: Yard, record_property: Record) -> None:
-    size = int(yard.engine.docker("image", "inspect", "gateway", "-f", "{{.Size}}").stdout)
+def test_the_image_is_small_and_has_no_shell(site: ImageTestSite, record_property: Record) -> None:
+    size = int(site.engine.docker("image", "inspect", "gateway", "-f", "{{.Size}}").stdout)
     record_property("bytes", size)
     assert size < 120_000_000
-    config = json.loads(yard.engine.docker("image", "inspect", "gateway", "-f", "{{json .Config}}").stdout)
+    config = json.loads(site.engine.docker("image", "inspect", "gateway", "-f", "{{json .Config}}").stdout)
     assert config["User"] == "10001:10001"
     assert config["Labels"]["org.opencontainers.image.title"] == "gateway"
     for program in ("/bin/sh", "sh", "/usr/bin/apt-get", "pip", "/usr/bin/gcc"):
-        assert yard.engine.docker("run", "--rm", "--entrypoint", program, "gateway", check=False).returncode == 127
-    version = yard.engine.docker("run", "--rm", "gateway", "--version").stdout
+        assert site.engine.docker("run", "--rm", "--entrypoint", program, "gateway", check=False).returncode == 127
+    version = site.engine.docker("run", "--rm", "gateway", "--version").stdout
     assert re.search(r"OpenSSL 3\.", version), version  # the library that the native engine uses
 
 
-def sbom(yard: Yard, image: str) -> dict[str, dict[str, Any]]:
+def sbom(site: ImageTestSite, image: str) -> dict[str, dict[str, Any]]:
     """Return the components in the SBOM of an image, by name."""
     show = "print(open('/opt/gateway/sbom.cdx.json').read())"
-    text = yard.engine.docker("run", "--rm", "--entrypoint", "/opt/gateway/bin/python3", image, "-c", show).stdout
+    text = site.engine.docker("run", "--rm", "--entrypoint", "/opt/gateway/bin/python3", image, "-c", show).stdout
     return {each["name"]: each for each in json.loads(text)["components"]}
 
 
-def test_every_file_of_the_image_belongs_to_a_component_of_its_sbom(yard: Yard, tmp_path: Path) -> None:
-    yard.engine.docker("save", "-o", str(tmp_path / "image.tar"), "gateway")
+def test_every_file_of_the_image_belongs_to_a_component_of_its_sbom(site: ImageTestSite, tmp_path: Path) -> None:
+    site.engine.docker("save", "-o", str(tmp_path / "image.tar"), "gateway")
     there: set[str] = set()
     times: set[float] = set()
     with tarfile.open(tmp_path / "image.tar") as image:
@@ -238,7 +238,7 @@ def test_every_file_of_the_image_belongs_to_a_component_of_its_sbom(yard: Yard, 
             with tarfile.open(fileobj=image.extractfile(name)) as layer:
                 there |= {f"/{each.name}" for each in layer if not each.isdir()}
                 times |= {each.mtime for each in layer}
-    components = sbom(yard, "gateway")
+    components = sbom(site, "gateway")
     places = [
         at["location"] for each in components.values() for at in each.get("evidence", {}).get("occurrences", ())
     ]
@@ -248,7 +248,7 @@ def test_every_file_of_the_image_belongs_to_a_component_of_its_sbom(yard: Yard, 
     # The SBOM must list the Python interpreter, system packages, and the libraries inside Python wheels.
     assert components.keys() & {"python3.13-minimal", "python"}
     for package in ("libc6", "ca-certificates"):
-        version = yard.engine.docker(
+        version = site.engine.docker(
             "run", "--rm", "debian-base", "dpkg-query", "-W", "-f=${Version}", package
         ).stdout  # fmt: skip
         assert components[package]["version"] == version
@@ -257,17 +257,17 @@ def test_every_file_of_the_image_belongs_to_a_component_of_its_sbom(yard: Yard, 
     assert any(name.startswith("libpq-") for name in inside)
 
 
-def test_builds_of_the_image_are_reproducible(yard: Yard) -> None:
-    download(*build(yard.engine), "--no-cache", "-t", "again", ".", cwd=REPOSITORY)
+def test_builds_of_the_image_are_reproducible(site: ImageTestSite) -> None:
+    download(*build(site.engine), "--no-cache", "-t", "again", ".", cwd=REPOSITORY)
     first, again = (
-        json.loads(yard.engine.docker("image", "inspect", name, "-f", "{{json .}}").stdout)
+        json.loads(site.engine.docker("image", "inspect", name, "-f", "{{json .}}").stdout)
         for name in ("gateway", "again")
     )
     assert first["RootFS"] == again["RootFS"]
     assert first["Id"] == again["Id"]
 
 
-def test_the_digest_of_the_base_is_looked_up_and_written(yard: Yard, tmp_path: Path) -> None:
+def test_the_digest_of_the_base_is_looked_up_and_written(site: ImageTestSite, tmp_path: Path) -> None:
     need(find("docker-registry") is not None, "docker-registry (package of this name)")
     for name in ("Dockerfile", "tools/pin-base.sh"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -279,20 +279,20 @@ def test_the_digest_of_the_base_is_looked_up_and_written(yard: Yard, tmp_path: P
 
     def pin(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["tools/pin-base.sh", *arguments], cwd=tmp_path, env={**os.environ, "DOCKER_HOST": yard.engine.url},
+            ["tools/pin-base.sh", *arguments], cwd=tmp_path, env={**os.environ, "DOCKER_HOST": site.engine.url},
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
 
-    yard.engine.load_busybox()
-    with inside(yard.engine.namespace):
+    site.engine.load_busybox()
+    with inside(site.engine.namespace):
         try:
             registry.start(port)
             for change in ("A=1", "A=2"):
                 context = tmp_path / "changed"
                 context.mkdir(exist_ok=True)
                 (context / "Dockerfile").write_text(f"FROM busybox\nENV {change}\n")
-                yard.engine.docker("build", "-q", "-t", base, str(context))
-                pushed = yard.engine.docker("push", base).stdout
+                site.engine.docker("build", "-q", "-t", base, str(context))
+                pushed = site.engine.docker("push", base).stdout
                 digest = re.findall(r"digest: (sha256:[0-9a-f]{64})", pushed)[-1]
                 assert pin("--check" if change == "A=2" else "127.0.0.1:1/none").returncode == 1
                 done = pin(base if change == "A=1" else "")
@@ -303,64 +303,64 @@ def test_the_digest_of_the_base_is_looked_up_and_written(yard: Yard, tmp_path: P
             registry.stop()
 
 
-def test_the_image_trusts_the_certificate_authorities_of_debian(yard: Yard) -> None:
+def test_the_image_trusts_the_certificate_authorities_of_debian(site: ImageTestSite) -> None:
     ask = "import ssl; print(ssl.create_default_context().cert_store_stats()['x509_ca'])"
-    assert int(yard.engine.docker("run", "--rm", "--entrypoint", "python3", "gateway", "-c", ask).stdout) > 50
+    assert int(site.engine.docker("run", "--rm", "--entrypoint", "python3", "gateway", "-c", ask).stdout) > 50
 
 
 @pytest.mark.parametrize("user", ["10001", "4321"], ids=["its user", "one's own"])
 def test_the_image_runs_read_only_without_privileges_and_is_ready_quickly(
-    yard: Yard, user: str, record_property: Record
+    site: ImageTestSite, user: str, record_property: Record
 ) -> None:
     try:
         with Lateness() as machine:
-            yard.engine.docker(
+            site.engine.docker(
                 "run", "-d", "--name", "alone", "--user", user, "--read-only", "--cap-drop", "ALL",
                 "--security-opt", "no-new-privileges", "--ulimit", "core=0", "--memory", "1g", "--pids-limit", "256",
-                "-e", f"GATEWAY_BACKEND_A=tcp://{REMOTE}:{yard.mariadb.port}?listen=127.0.0.1:3306", "gateway",
+                "-e", f"GATEWAY_BACKEND_A=tcp://{REMOTE}:{site.mariadb.port}?listen=127.0.0.1:3306", "gateway",
             )  # fmt: skip
-            yard.engine.docker("exec", "alone", "gateway", "wait", "--max", "60s", timeout=90)
-        pid = yard.engine.inspect("alone")["State"]["Pid"]
+            site.engine.docker("exec", "alone", "gateway", "wait", "--max", "60s", timeout=90)
+        pid = site.engine.inspect("alone")["State"]["Pid"]
         # The second number in schedstat is the time that the main thread waited for a processor, in nanoseconds.
         starved = int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
         deadline = time.monotonic() + 60
-        while yard.engine.inspect("alone")["State"]["Health"]["Status"] != "healthy":
+        while site.engine.inspect("alone")["State"]["Health"]["Status"] != "healthy":
             assert time.monotonic() < deadline
             time.sleep(0.2)
-        logs = yard.engine.docker("logs", "alone")
+        logs = site.engine.docker("logs", "alone")
         listening = next(line for line in (logs.stdout + logs.stderr).splitlines() if '"listening"' in line)
         live = dt.datetime.fromisoformat(json.loads(listening)["timestamp"])
-        started = dt.datetime.fromisoformat(yard.engine.inspect("alone")["State"]["StartedAt"])
+        started = dt.datetime.fromisoformat(site.engine.inspect("alone")["State"]["StartedAt"])
         took = (live - started).total_seconds()
         record_property("seconds_until_live", took)
         assert took < 3 + starved + machine.sum  # on an idle machine, the start takes 0.24 s
-        yard.engine.docker("stop", "-t", "30", "alone", timeout=60)
-        assert yard.engine.inspect("alone")["State"]["ExitCode"] == 0
+        site.engine.docker("stop", "-t", "30", "alone", timeout=60)
+        assert site.engine.inspect("alone")["State"]["ExitCode"] == 0
     finally:
-        yard.engine.docker("rm", "-f", "-v", "alone", check=False)
+        site.engine.docker("rm", "-f", "-v", "alone", check=False)
 
 
-def test_a_tunnel_and_four_checks_use_little_memory(yard: Yard, record_property: Record) -> None:
-    yard.prepare("shared")
-    secrets, database = yard.folder / "shared" / "secrets", yard.mariadb.port
+def test_a_tunnel_and_four_checks_use_little_memory(site: ImageTestSite, record_property: Record) -> None:
+    site.prepare("shared")
+    secrets, database = site.folder / "shared" / "secrets", site.mariadb.port
     key = "via=bastion&check.interval=1s"
     urls = {
-        "TUNNEL_BASTION": f"ssh://{yard.bastion.user}@{REMOTE}:{yard.bastion.port}"
+        "TUNNEL_BASTION": f"ssh://{site.bastion.user}@{REMOTE}:{site.bastion.port}"
         "?identity_files=/run/secrets/tunnel_key&known_hosts=/run/secrets/known_hosts",
         "BACKEND_ORDERS": f"mysql://127.0.0.1:{database}?{key}&listen=127.0.0.1:3306"
-        f"&check.user={yard.mariadb.check_user}&check.password_file=/run/secrets/orders_check",
-        "BACKEND_REPORTS": f"postgres://127.0.0.1:{yard.postgres.port}?{key}&listen=127.0.0.1:5432&check.database=shop"
-        f"&check.user={yard.postgres.check_user}&check.password_file=/run/secrets/reports_check",
+        f"&check.user={site.mariadb.check_user}&check.password_file=/run/secrets/orders_check",
+        "BACKEND_REPORTS": f"postgres://127.0.0.1:{site.postgres.port}?{key}&listen=127.0.0.1:5432&check.database=shop"
+        f"&check.user={site.postgres.check_user}&check.password_file=/run/secrets/reports_check",
         "BACKEND_PLAIN": f"tcp://127.0.0.1:{database}?{key}&listen=127.0.0.1:1000",
         "BACKEND_NEAR": f"tcp://{REMOTE}:{database}?listen=127.0.0.1:1001",
     }
     options = [part for name, url in urls.items() for part in ("-e", f"GATEWAY_{name}={url}")]
-    yard.engine.docker("run", "-d", "--name", "small", "-v", f"{secrets}:/run/secrets:ro", *options, "gateway")
+    site.engine.docker("run", "-d", "--name", "small", "-v", f"{secrets}:/run/secrets:ro", *options, "gateway")
     try:
         names = [name.removeprefix("BACKEND_").lower() for name in urls if name.startswith("BACKEND")]
-        yard.engine.docker("exec", "small", "gateway", "wait", "--max", "20s", *names)
+        site.engine.docker("exec", "small", "gateway", "wait", "--max", "20s", *names)
         time.sleep(5)  # let the checks run several times
-        status = Path(f"/proc/{yard.engine.inspect('small')['State']['Pid']}/status").read_text()
+        status = Path(f"/proc/{site.engine.inspect('small')['State']['Pid']}/status").read_text()
         sizes = {line.split(":")[0]: int(line.split()[1]) for line in status.splitlines() if line.endswith(" kB")}
         resident, own = sizes["VmRSS"], sizes["RssAnon"]
         record_property("resident_kib", resident)
@@ -368,20 +368,22 @@ def test_a_tunnel_and_four_checks_use_little_memory(yard: Yard, record_property:
         # VmRSS varies, because it includes pages of libraries, which the kernel can discard.
         assert (resident < 84 * 1024, own < 54 * 1024) == (True, True), sizes
     finally:
-        yard.engine.docker("rm", "-f", "-v", "small", check=False)
+        site.engine.docker("rm", "-f", "-v", "small", check=False)
 
 
-def test_the_image_with_vpn_clients_and_the_charts_capabilities_runs_openvpn_without_root(yard: Yard) -> None:
+def test_the_image_with_vpn_clients_and_the_charts_capabilities_runs_openvpn_without_root(
+    site: ImageTestSite,
+) -> None:
     """OpenVPN and WireGuard tunnels carry traffic in a container that has only the capabilities of the Helm chart."""
-    download(*build(yard.engine), "-t", "gateway-vpn", "--target", "vpn", ".", cwd=REPOSITORY)
-    installed = yard.engine.docker(
+    download(*build(site.engine), "-t", "gateway-vpn", "--target", "vpn", ".", cwd=REPOSITORY)
+    installed = site.engine.docker(
         "run", "--rm", "--entrypoint", "dpkg-query", "gateway-vpn", "-W", "-f=${Package} ${Version}\\n"
     ).stdout.split("\n")[:-1]
-    listed = {f"{name} {each['version']}" for name, each in sbom(yard, "gateway-vpn").items()}
+    listed = {f"{name} {each['version']}" for name, each in sbom(site, "gateway-vpn").items()}
     assert set(installed) <= listed
-    labels = json.loads(yard.engine.docker("image", "inspect", "gateway-vpn", "-f", "{{json .Config.Labels}}").stdout)
+    labels = json.loads(site.engine.docker("image", "inspect", "gateway-vpn", "-f", "{{json .Config.Labels}}").stdout)
     assert labels["org.opencontainers.image.title"] == "gateway-vpn"
-    folder, namespace = yard.folder / "vpn-clients", yard.engine.namespace
+    folder, namespace = site.folder / "vpn-clients", site.engine.namespace
     folder.mkdir()
     tun = folder / "tun"
     os.mknod(tun, stat.S_IFCHR, os.makedev(10, 200))
@@ -403,57 +405,57 @@ def test_the_image_with_vpn_clients_and_the_charts_capabilities_runs_openvpn_wit
             stack.callback(server.stop)
             server.start()
             server.client(folder / name, host=REMOTE)
-        stack.callback(yard.engine.docker, "rm", "-f", "-v", "site", check=False)
-        yard.engine.docker(
+        stack.callback(site.engine.docker, "rm", "-f", "-v", "site", check=False)
+        site.engine.docker(
             "run", "-d", "--name", "site", "--read-only", "--cap-drop", "ALL",
             *(f"--cap-add={capability}" for capability in VPN_CAPABILITIES),
             "--device", f"{tun}:/dev/net/tun", "--security-opt", "no-new-privileges",
-            "-v", f"{folder}:/run/secrets:ro", "-e", f"DB_PASSWORD={yard.mariadb.password}",
+            "-v", f"{folder}:/run/secrets:ro", "-e", f"DB_PASSWORD={site.mariadb.password}",
             "-e", "DB_HOST=127.0.0.1",
             "-e", "GATEWAY_TUNNEL_OFFICE=openvpn:///run/secrets/office.ovpn?isolation=device",
             "-e", "GATEWAY_TUNNEL_LAB=wireguard:///run/secrets/lab.conf?isolation=device",
-            "-e", f"GATEWAY_BACKEND_ONE=tcp://{BEHIND}:{yard.mariadb.port}?via=office&listen=127.0.0.1:3301",
-            "-e", f"GATEWAY_BACKEND_TWO=tcp://{BEHIND}:{yard.mariadb.port}?via=lab&listen=127.0.0.1:3302",
+            "-e", f"GATEWAY_BACKEND_ONE=tcp://{BEHIND}:{site.mariadb.port}?via=office&listen=127.0.0.1:3301",
+            "-e", f"GATEWAY_BACKEND_TWO=tcp://{BEHIND}:{site.mariadb.port}?via=lab&listen=127.0.0.1:3302",
             "gateway-vpn",
         )  # fmt: skip
-        waited = yard.engine.docker("exec", "site", "gateway", "wait", "--max", "30s", "one", "two", check=False)
-        assert waited.returncode == 0, yard.engine.docker("logs", "site").stderr
+        waited = site.engine.docker("exec", "site", "gateway", "wait", "--max", "30s", "one", "two", check=False)
+        assert waited.returncode == 0, site.engine.docker("logs", "site").stderr
         for port in (3301, 3302):
             ask = ("exec", "-e", f"DB_PORT={port}", "site", "/opt/gateway/bin/python3", "-c", QUERY)
-            assert yard.engine.docker(*ask).stdout.startswith("rows ")
-        running = yard.engine.docker("top", "site", "-eo", "pid,uid,comm").stdout
+            assert site.engine.docker(*ask).stdout.startswith("rows ")
+        running = site.engine.docker("top", "site", "-eo", "pid,uid,comm").stdout
         assert re.findall(r"^\d+ +(\d+) +openvpn$", running, re.MULTILINE) == [str(openvpn_privileges.USER)], running
 
 
 @pytest.fixture
-def up(yard: Yard, request: pytest.FixtureRequest) -> Iterator[str]:
+def up(site: ImageTestSite, request: pytest.FixtureRequest) -> Iterator[str]:
     """Start an example with `docker compose up`; yield the name of the example."""
     example: str = request.param
-    yard.prepare(example)
-    done = yard.compose(example, "up", "-d", "--wait", "--wait-timeout", "60")
+    site.prepare(example)
+    done = site.compose(example, "up", "-d", "--wait", "--wait-timeout", "60")
     try:
-        assert done.returncode == 0, done.stderr + yard.compose(example, "logs").stdout
+        assert done.returncode == 0, done.stderr + site.compose(example, "logs").stdout
         yield example
     finally:
-        yard.compose(example, "down", "-v", "-t", "5")
+        site.compose(example, "down", "-v", "-t", "5")
 
 
 @pytest.mark.parametrize("up", ["sidecar"], indirect=True)
-def test_an_app_with_the_gateway_beside_it(yard: Yard, up: str) -> None:
-    done = yard.compose(up, "exec", "-T", "app", "python3", "-c", QUERY)
+def test_an_app_with_the_gateway_beside_it(site: ImageTestSite, up: str) -> None:
+    done = site.compose(up, "exec", "-T", "app", "python3", "-c", QUERY)
     assert done.stdout.startswith("rows "), done.stderr
     assert done.stdout != "rows 0\n"
 
 
 @pytest.mark.parametrize("up", ["sidecar"], indirect=True)
-def test_a_stop_under_load_interrupts_no_query(yard: Yard, up: str) -> None:
-    """A client sends queries before and after SIGTERM, until `shutdown.delay` has passed. No query fails."""
+def test_a_stop_under_load_interrupts_no_query(site: ImageTestSite, up: str) -> None:
+    """A client sends queries before SIGTERM, during `shutdown.delay`, and some seconds longer. No query fails."""
     command = [
         "docker",
         "-H",
-        yard.engine.url,
+        site.engine.url,
         "compose",
-        *yard.files(up),
+        *site.files(up),
         "exec",
         "-T",
         "-e",
@@ -463,11 +465,11 @@ def test_a_stop_under_load_interrupts_no_query(yard: Yard, up: str) -> None:
         "-c",
         STREAM,
     ]
-    gateway = yard.engine.docker("ps", "-q", "--filter", "name=gwsidecar-gateway").stdout.strip()
+    gateway = site.engine.docker("ps", "-q", "--filter", "name=gwsidecar-gateway").stdout.strip()
     answers: list[float] = []
     finished: list[str] = []
     with subprocess.Popen(
-        command, cwd=yard.folder / up, env={**os.environ, **yard.variables(up)}, stdout=subprocess.PIPE,
+        command, cwd=site.folder / up, env={**os.environ, **site.variables(up)}, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     ) as client:  # fmt: skip
 
@@ -484,10 +486,10 @@ def test_a_stop_under_load_interrupts_no_query(yard: Yard, up: str) -> None:
             time.sleep(0.05)
             assert client.poll() is None, client.stderr.read() if client.stderr else ""
         began = time.monotonic()
-        yard.engine.docker("kill", "-s", "TERM", gateway)
-        while yard.engine.inspect(gateway)["State"]["Running"] and time.monotonic() - began < 40:
+        site.engine.docker("kill", "-s", "TERM", gateway)
+        while site.engine.inspect(gateway)["State"]["Running"] and time.monotonic() - began < 40:
             time.sleep(0.2)
-        state = yard.engine.inspect(gateway)["State"]
+        state = site.engine.inspect(gateway)["State"]
         assert client.wait(30) == 0, client.stderr.read() if client.stderr else ""
         reader.join(10)
     assert state["ExitCode"] == 0
@@ -497,15 +499,15 @@ def test_a_stop_under_load_interrupts_no_query(yard: Yard, up: str) -> None:
 
 
 @pytest.mark.parametrize("up", ["shared"], indirect=True)
-def test_one_gateway_for_several_apps(yard: Yard, up: str) -> None:
-    assert yard.compose(up, "exec", "-T", "shop", "python3", "-c", QUERY).stdout.startswith("rows ")
-    assert yard.compose(up, "exec", "-T", "analysis", "python3", "-c", QUERY_POSTGRES).stdout.startswith("rows ")
+def test_one_gateway_for_several_apps(site: ImageTestSite, up: str) -> None:
+    assert site.compose(up, "exec", "-T", "shop", "python3", "-c", QUERY).stdout.startswith("rows ")
+    assert site.compose(up, "exec", "-T", "analysis", "python3", "-c", QUERY_POSTGRES).stdout.startswith("rows ")
 
 
 @pytest.mark.parametrize("up", ["sockets"], indirect=True)
-def test_a_unix_socket_for_each_app(yard: Yard, up: str) -> None:
+def test_a_unix_socket_for_each_app(site: ImageTestSite, up: str) -> None:
     def ask(service: str, query: str, *more: str) -> subprocess.CompletedProcess[str]:
-        return yard.compose(up, "exec", "-T", *more, service, "python3", "-c", query)
+        return site.compose(up, "exec", "-T", *more, service, "python3", "-c", query)
 
     for service, query in (("shop", QUERY_SOCKET), ("analysis", QUERY_POSTGRES_SOCKET)):
         done = ask(service, query)
@@ -513,37 +515,37 @@ def test_a_unix_socket_for_each_app(yard: Yard, up: str) -> None:
     # The gateway admits this container, but not the user 1001.
     assert ask("shop", QUERY_SOCKET, "-u", "1001:1001").returncode == 1
     assert ask("analysis", "import os; print(os.listdir('/run/databases'))").stdout == "['.s.PGSQL.5432']\n"
-    reported = yard.compose(up, "exec", "-T", "gateway", "gateway", "status", "-o", "json").stdout
+    reported = site.compose(up, "exec", "-T", "gateway", "gateway", "status", "-o", "json").stdout
     assert json.loads(reported)["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 1}
-    yard.compose(up, "restart", "gateway")
-    yard.compose(up, "up", "-d", "--wait", "--wait-timeout", "60")
+    site.compose(up, "restart", "gateway")
+    site.compose(up, "up", "-d", "--wait", "--wait-timeout", "60")
     assert ask("shop", QUERY_SOCKET).stdout.startswith("rows ")
 
 
 @pytest.mark.parametrize("up", ["labels"], indirect=True)
-def test_apps_with_labels_on_one_engine(yard: Yard, up: str) -> None:
-    engine = yard.engine
+def test_apps_with_labels_on_one_engine(site: ImageTestSite, up: str) -> None:
+    engine = site.engine
 
     def at_once() -> subprocess.CompletedProcess[str]:
         """Run a query in a new container of the app, immediately after the start of the container."""
-        return yard.compose(up, "run", "--rm", "-T", "--no-deps", "--entrypoint", "python3", "app", "-c", QUERY)
+        return site.compose(up, "run", "--rm", "-T", "--no-deps", "--entrypoint", "python3", "app", "-c", QUERY)
 
     def address() -> str:
         networks = engine.inspect("gwlabels-gateway-1")["NetworkSettings"]["Networks"]
         return str(networks["apps"]["IPAddress"])
 
     for _ in range(3):
-        assert at_once().stdout.startswith("rows "), yard.compose(up, "logs", "gateway").stdout
+        assert at_once().stdout.startswith("rows "), site.compose(up, "logs", "gateway").stdout
     before = address()
     assert before in {f"10.201.0.{at}" for at in range(2, 128)}
-    assert query(yard).returncode == 1
-    reported = yard.compose(up, "exec", "-T", "gateway", "gateway", "status", "-o", "json").stdout
+    assert query(site).returncode == 1
+    reported = site.compose(up, "exec", "-T", "gateway", "gateway", "status", "-o", "json").stdout
     assert json.loads(reported)["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 1}
     # All containers are stopped, so `network prune` removes their networks.
-    yard.compose(up, "stop")
+    site.compose(up, "stop")
     engine.docker("network", "prune", "-f")
-    assert yard.compose(up, "up", "-d").returncode == 1
-    done = yard.compose(up, "up", "-d", "--force-recreate", "--wait", "--wait-timeout", "60")
+    assert site.compose(up, "up", "-d").returncode == 1
+    done = site.compose(up, "up", "-d", "--force-recreate", "--wait", "--wait-timeout", "60")
     assert done.returncode == 0, done.stderr
     assert at_once().stdout.startswith("rows ")
     assert address() == before
@@ -551,23 +553,23 @@ def test_apps_with_labels_on_one_engine(yard: Yard, up: str) -> None:
     engine.kill()
     engine.start()
     deadline = time.monotonic() + 60
-    while not yard.compose(up, "exec", "-T", "app", "python3", "-c", QUERY).stdout.startswith("rows "):
+    while not site.compose(up, "exec", "-T", "app", "python3", "-c", QUERY).stdout.startswith("rows "):
         assert time.monotonic() < deadline, engine.docker("ps", "-a").stdout
         time.sleep(0.5)
     assert address() == before
 
 
-def test_apps_with_labels_on_a_swarm(yard: Yard) -> None:
-    engine = yard.engine
-    yard.prepare("labels")
-    folder = yard.folder / "labels"
+def test_apps_with_labels_on_a_swarm(site: ImageTestSite) -> None:
+    engine = site.engine
+    site.prepare("labels")
+    folder = site.folder / "labels"
     with contextlib.ExitStack() as stack:
         engine.load_busybox()
         engine.docker("swarm", "init", "--advertise-addr", "127.0.0.1")
         stack.callback(engine.docker, "swarm", "leave", "--force")
         for name in ("tunnel_key", "known_hosts", "orders_check"):
             engine.docker("secret", "create", name, str(folder / "secrets" / name))
-        environment = {**os.environ, **yard.variables("labels"), "APP_IMAGE": "busybox"}
+        environment = {**os.environ, **site.variables("labels"), "APP_IMAGE": "busybox"}
         done = subprocess.run(
             ["docker", "-H", engine.url, "stack", "deploy", "-c", "stack.yaml", "site"], cwd=folder, env=environment,
             capture_output=True, text=True, timeout=60, check=False,
@@ -583,9 +585,9 @@ def test_apps_with_labels_on_a_swarm(yard: Yard) -> None:
                 time.sleep(0.5)
         greeting = engine.docker("exec", found[0], "sh", "-c", "timeout 5 nc -w 5 orders 3306 </dev/null | cat -v")
         assert "MariaDB" in greeting.stdout, engine.docker("service", "logs", "site_gateway").stderr
-        labeled = query(yard, "--label", "gateway.enable=true", "--label", "gateway.backends=orders")
+        labeled = query(site, "--label", "gateway.enable=true", "--label", "gateway.backends=orders")
         assert labeled.stdout.startswith("rows "), labeled.stderr
-        assert query(yard).returncode == 1
+        assert query(site).returncode == 1
         node = engine.docker("info", "-f", "{{.Name}}").stdout.strip()
         (gateway,) = engine.docker("ps", "-q", "--filter", "name=site_gateway").stdout.split()
         reported = engine.docker("exec", gateway, "gateway", "status", "-o", "json").stdout
@@ -593,11 +595,11 @@ def test_apps_with_labels_on_a_swarm(yard: Yard) -> None:
         assert json.loads(reported)["backends"]["orders"]["connections"]["rejected"] == {"not_allowed": 1}
 
 
-def query(yard: Yard, *options: str) -> subprocess.CompletedProcess[str]:
+def query(site: ImageTestSite, *options: str) -> subprocess.CompletedProcess[str]:
     """Run a query in a new container on the network `apps` of the examples."""
-    environment = {"DB_HOST": "orders", "DB_PORT": "3306", "DB_PASSWORD": yard.mariadb.password}
+    environment = {"DB_HOST": "orders", "DB_PORT": "3306", "DB_PASSWORD": site.mariadb.password}
     given = [f"--env={name}={value}" for name, value in environment.items()]
-    return yard.engine.docker(
+    return site.engine.docker(
         "run", "--rm", "--network", "apps", "--entrypoint", "python3", *given, *options, "gateway", "-c", QUERY,
         check=False,
     )  # fmt: skip
@@ -612,14 +614,14 @@ def _remove_stack(engine: Engine, name: str) -> None:
 
 
 @pytest.mark.parametrize("up", ["nfs"], indirect=True)
-def test_the_volume_of_the_example_equals_that_of_the_gateway(yard: Yard, up: str) -> None:
+def test_the_volume_of_the_example_equals_that_of_the_gateway(site: ImageTestSite, up: str) -> None:
     """The test compares only the options of the volume, because the kernel may have no NFS client.
 
     `test_the_nfs_example_with_its_mount` mounts the volume in a virtual machine.
     """
-    config = json.loads(yard.compose(up, "--profile", "mount", "config", "--format", "json").stdout)
+    config = json.loads(site.compose(up, "--profile", "mount", "config", "--format", "json").stdout)
     options = config["volumes"]["media"]["driver_opts"]
-    rendered = yard.compose(
+    rendered = site.compose(
         up, "exec", "-T", "gateway", "gateway", "render", "compose", "-c", "/etc/gateway/gateway.yaml"
     )
     for part in options["o"].split(","):
@@ -627,21 +629,21 @@ def test_the_volume_of_the_example_equals_that_of_the_gateway(yard: Yard, up: st
 
 
 @pytest.mark.timeout(2400)
-def test_the_vpn_example(yard: Yard) -> None:
-    download(*build(yard.engine), "-t", "gateway-vpn", "--target", "vpn", ".", cwd=REPOSITORY)
-    yard.prepare("vpn")
-    tun = yard.folder / "vpn" / "tun"
+def test_the_vpn_example(site: ImageTestSite) -> None:
+    download(*build(site.engine), "-t", "gateway-vpn", "--target", "vpn", ".", cwd=REPOSITORY)
+    site.prepare("vpn")
+    tun = site.folder / "vpn" / "tun"
     os.mknod(tun, stat.S_IFCHR, os.makedev(10, 200))
     tun.chmod(0o666)
     server = OpenVpnServer(
-        yard.folder / "vpn-server",
-        Authority(yard.folder / "authority"),
+        site.folder / "vpn-server",
+        Authority(site.folder / "authority"),
         more="multihome",
-        namespace=yard.engine.namespace,
+        namespace=site.engine.namespace,
     )
     behind = "10.66.1.1"
     with contextlib.ExitStack() as stack:
-        with inside(yard.engine.namespace):
+        with inside(site.engine.namespace):
             run(
                 f"set -e; ip addr add {behind}/32 dev lo;"
                 f"iptables -t nat -I PREROUTING -p tcp -d {behind} -j DNAT --to-destination 127.0.0.1;"
@@ -650,33 +652,33 @@ def test_the_vpn_example(yard: Yard) -> None:
             )
         stack.callback(server.stop)
         server.start()
-        file = yard.folder / "vpn" / "secrets" / "office.ovpn"
+        file = site.folder / "vpn" / "secrets" / "office.ovpn"
         server.client(file, host=REMOTE)
         file.chmod(0o600)
-        environment = {"TUN": str(tun), "ORDERS": f"{behind}:{yard.mariadb.port}"}
-        stack.callback(yard.compose, "vpn", "down", "-v", "-t", "5", environment=environment)
-        done = yard.compose("vpn", "up", "-d", "--wait", "--wait-timeout", "60", environment=environment)
-        assert done.returncode == 0, done.stderr + yard.compose("vpn", "logs", environment=environment).stdout
-        waited = yard.compose(
+        environment = {"TUN": str(tun), "ORDERS": f"{behind}:{site.mariadb.port}"}
+        stack.callback(site.compose, "vpn", "down", "-v", "-t", "5", environment=environment)
+        done = site.compose("vpn", "up", "-d", "--wait", "--wait-timeout", "60", environment=environment)
+        assert done.returncode == 0, done.stderr + site.compose("vpn", "logs", environment=environment).stdout
+        waited = site.compose(
             "vpn", "exec", "-T", "gateway", "gateway", "wait", "--max", "30s", environment=environment
         )
-        assert waited.returncode == 0, waited.stdout + yard.compose("vpn", "logs", environment=environment).stdout
-        asked = yard.compose("vpn", "exec", "-T", "app", "python3", "-c", QUERY, environment=environment)
+        assert waited.returncode == 0, waited.stdout + site.compose("vpn", "logs", environment=environment).stdout
+        asked = site.compose("vpn", "exec", "-T", "app", "python3", "-c", QUERY, environment=environment)
         assert asked.stdout.startswith("rows "), asked.stderr
 
 
-def test_the_legacy_example_before_and_after_its_import(yard: Yard, tmp_path: Path) -> None:
-    """The test runs the files of the example with the addresses and keys of its own servers.
+def test_the_legacy_example_before_and_after_its_import(site: ImageTestSite, tmp_path: Path) -> None:
+    """The test runs the files of the example, but uses the addresses and keys of the test's servers.
 
     The kernel may have no NFS client. The volumes are therefore created but not mounted, and nfs-cat reads the file.
     """
     need(shutil.which("patch") is not None, "patch (package patch)")
-    yard.prepare("legacy")
-    folder = yard.folder / "legacy"
+    site.prepare("legacy")
+    folder = site.folder / "legacy"
     document = yaml.safe_load((folder / "before.yaml").read_text())
     document["services"]["app"]["environment"] |= {
-        "SSH_HOST": "127.0.0.1", "SSH_PORT": yard.bastion.port, "SSH_USER": yard.bastion.user,
-        "DB_HOST": "127.0.0.1", "DB_PORT": yard.mariadb.port, "DB_USER": yard.mariadb.check_user, "DB_NAME": "shop",
+        "SSH_HOST": "127.0.0.1", "SSH_PORT": site.bastion.port, "SSH_USER": site.bastion.user,
+        "DB_HOST": "127.0.0.1", "DB_PORT": site.mariadb.port, "DB_USER": site.mariadb.check_user, "DB_NAME": "shop",
     }  # fmt: skip
     server = NfsServer(tmp_path / "nfs")
     (server.export / "hello.txt").write_text("hello over NFS\n")
@@ -687,39 +689,39 @@ def test_the_legacy_example_before_and_after_its_import(yard: Yard, tmp_path: Pa
     (folder / "gateway.yaml").unlink()
     home = folder / "home"
     (home / ".ssh").mkdir(parents=True)
-    shutil.copy(yard.bastion.known_hosts, home / ".ssh" / "known_hosts")
-    shutil.copy(yard.bastion.client_key, home / ".ssh" / "tunnel_key")
+    shutil.copy(site.bastion.known_hosts, home / ".ssh" / "known_hosts")
+    shutil.copy(site.bastion.client_key, home / ".ssh" / "tunnel_key")
     for path in (home / ".ssh").iterdir():
-        os.chown(path, yard.user("legacy"), -1)
+        os.chown(path, site.user("legacy"), -1)
     environment = {"HOME": str(home), "FILES_IMAGE": "gateway"}
 
     def compose(*arguments: str) -> str:
-        done = yard.compose("legacy", *arguments, environment=environment)
-        assert done.returncode == 0, done.stderr + yard.compose("legacy", "logs", environment=environment).stdout
+        done = site.compose("legacy", *arguments, environment=environment)
+        assert done.returncode == 0, done.stderr + site.compose("legacy", "logs", environment=environment).stdout
         return done.stdout
 
     def volume() -> dict[str, str]:
-        return dict(yard.engine.inspect("gwlegacy_nfs-volume")["Options"])
+        return dict(site.engine.inspect("gwlegacy_nfs-volume")["Options"])
 
     ssh = (
-        f"ssh -i ~/.ssh/tunnel_key -N -f -p {yard.bastion.port} -L 2049:127.0.0.1:{server.port}"
-        f" {yard.bastion.user}@127.0.0.1"
+        f"ssh -i ~/.ssh/tunnel_key -N -f -p {site.bastion.port} -L 2049:127.0.0.1:{server.port}"
+        f" {site.bastion.user}@127.0.0.1"
     )
     removal = re.search(r"docker compose -f before.yaml down\ndocker volume rm legacy_nfs-volume\n",
                         (folder / "README.md").read_text())  # fmt: skip
     with contextlib.ExitStack() as stack:
-        stack.callback(yard.compose, "legacy", "down", "-v", "-t", "5", environment=environment)
+        stack.callback(site.compose, "legacy", "down", "-v", "-t", "5", environment=environment)
         stack.callback(server.stop)
-        with inside(yard.engine.namespace):
+        with inside(site.engine.namespace):
             server.start()
         compose("up", "-d", "--wait", "--wait-timeout", "60", "app")
         compose("create", "files")
         assert volume()["o"] == "addr=localhost,port=2049,rw"
-        alone = yard.compose("legacy", "exec", "-T", "app", "python3", "-c", QUERY, environment=environment)
+        alone = site.compose("legacy", "exec", "-T", "app", "python3", "-c", QUERY, environment=environment)
         assert alone.returncode != 0
         assert removal is not None
         compose("down", "-t", "5")
-        yard.engine.docker("volume", "rm", "gwlegacy_nfs-volume")
+        site.engine.docker("volume", "rm", "gwlegacy_nfs-volume")
 
         imported = subprocess.run(
             [sys.executable, "-m", "gateway", "import", "--diff", ssh, "compose.yaml"], cwd=folder,
@@ -731,32 +733,32 @@ def test_the_legacy_example_before_and_after_its_import(yard: Yard, tmp_path: Pa
         compose("create", "files")
         options = dict(each.partition("=")[::2] for each in volume()["o"].split(","))
         assert (volume()["device"], options["nfsvers"]) == (f"127.0.0.1:{server.pseudo}", "4.2")
-        yard.engine.load_host()
+        site.engine.load_host()
         url = f"nfs://{options['addr']}{server.pseudo}/hello.txt?version=4&nfsport={options['port']}"
         run_read = ("run", "--rm", "--network", "host", "-v", "/usr:/usr:ro", "host", "nfs-cat", url)
-        assert yard.engine.docker(*run_read).stdout == "hello over NFS\n"
+        assert site.engine.docker(*run_read).stdout == "hello over NFS\n"
 
 
 @pytest.mark.timeout(2400)
-def test_the_nfs_example_with_its_mount(yard: Yard, tmp_path: Path) -> None:
+def test_the_nfs_example_with_its_mount(site: ImageTestSite, tmp_path: Path) -> None:
     """The example runs in a virtual machine, because its kernel has an NFS client."""
     need_guest()
-    yard.prepare("nfs")
-    bastion, server = Bastion(yard.place / "near"), NfsServer(tmp_path / "nfs")
+    site.prepare("nfs")
+    bastion, server = Bastion(site.place / "near"), NfsServer(tmp_path / "nfs")
     (server.export / "hello").write_text("hello over NFS\n")
-    secrets = yard.folder / "nfs/secrets"
+    secrets = site.folder / "nfs/secrets"
     (secrets / "tunnel_key").write_bytes(bastion.client_key.read_bytes())
     (secrets / "known_hosts").write_text(bastion.known_hosts.read_text().replace("127.0.0.1", HOST))
     variables = {
-        "GATEWAY_USER": str(yard.user("nfs")), "APP_IMAGE": "box", "MEDIA": f"127.0.0.1:{server.port}",
+        "GATEWAY_USER": str(site.user("nfs")), "APP_IMAGE": "box", "MEDIA": f"127.0.0.1:{server.port}",
         "BASTION_HOST": HOST, "BASTION_PORT": str(bastion.port), "BASTION_USER": bastion.user, "DOCKER_GROUP": "0",
         "COMPOSE_PROJECT_NAME": "files",
     }  # fmt: skip
     app = {"network_mode": "none"}  # a container network needs additional kernel modules
     slow = {"healthcheck": {"timeout": "60s", "start_period": "120s"}}  # the virtual machine can be slow
-    (yard.folder / "nfs/override.json").write_text(json.dumps({"services": {"app": app, "gateway": slow}}))
+    (site.folder / "nfs/override.json").write_text(json.dumps({"services": {"app": app, "gateway": slow}}))
     image = tmp_path / "gateway.tar"
-    yard.engine.docker("save", "-o", str(image), "gateway")
+    site.engine.docker("save", "-o", str(image), "gateway")
     script = f"""{ENGINE}
 docker load -q -i /gateway.tar && rm /gateway.tar
 cd /example
@@ -773,7 +775,7 @@ compose logs gateway
         guest = stack.enter_context(
             Guest(
                 tmp_path / "guest", script, memory=3072, programs=(*ENGINE_PROGRAMS, "docker-compose"),
-                files={"gateway.tar": image, "example": yard.folder / "nfs"},
+                files={"gateway.tar": image, "example": site.folder / "nfs"},
             )
         )  # fmt: skip
         guest.wait_for("ENGINE-READY", 600)
@@ -781,15 +783,15 @@ compose logs gateway
         guest.wait_for("hello over NFS", 600)
 
 
-def test_a_swarm_with_a_gateway_on_every_node(yard: Yard, swarm: tuple[Engine, Engine]) -> None:
+def test_a_swarm_with_a_gateway_on_every_node(site: ImageTestSite, swarm: tuple[Engine, Engine]) -> None:
     """A container on each node queries a database outside both nodes by the name of the backend."""
-    yard.prepare("swarm")
-    folder = yard.folder / "swarm"
+    site.prepare("swarm")
+    folder = site.folder / "swarm"
     manager, _ = swarm
     with contextlib.ExitStack() as stack:
         for node in swarm:
             node.load_busybox()
-            copy = f"docker -H {yard.engine.url} save gateway | docker -H {node.url} load"
+            copy = f"docker -H {site.engine.url} save gateway | docker -H {node.url} load"
             subprocess.run(["sh", "-c", copy], check=True, timeout=120, capture_output=True)
         with inside(SPACES[0]):
             run(
@@ -797,7 +799,7 @@ def test_a_swarm_with_a_gateway_on_every_node(yard: Yard, swarm: tuple[Engine, E
                 "echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet;"
                 f"iptables -t nat -I PREROUTING -p tcp -d {REMOTE} -j DNAT --to-destination 127.0.0.1"
             )
-            bastion, database = Bastion(folder / "bastion"), MariaDB(yard.place / "far")
+            bastion, database = Bastion(folder / "bastion"), MariaDB(site.place / "far")
             for server in (bastion, database):
                 stack.callback(server.stop)
                 server.start()
@@ -838,86 +840,88 @@ def test_a_swarm_with_a_gateway_on_every_node(yard: Yard, swarm: tuple[Engine, E
 
 
 @pytest.fixture(scope="module")
-def pods(yard: Yard) -> Iterator[Podman]:
+def pods(site: ImageTestSite) -> Iterator[Podman]:
     """A Podman engine with the gateway's image. Podman uses the network namespace of the Docker engine."""
     need_podman()
-    engine = Podman(yard.folder / "podman", yard.engine.namespace)
+    engine = Podman(site.folder / "podman", site.engine.namespace)
     try:
         engine.start()
-        with inside(yard.engine.namespace):
+        with inside(site.engine.namespace):
             run("iptables -I FORWARD -i podman+ -j ACCEPT")  # Docker sets the policy of this chain to DROP
-        kube.load(engine, yard.engine.url)
+        kube.load(engine, site.engine.url)
         yield engine
     finally:
         engine.stop()
 
 
-def kube_config(yard: Yard) -> dict[str, Any]:
+def kube_config(site: ImageTestSite) -> dict[str, Any]:
     """Return a configuration with a database behind a bastion."""
     bastion = {
-        "kind": "ssh", "host": REMOTE, "port": yard.bastion.port, "user": yard.bastion.user,
+        "kind": "ssh", "host": REMOTE, "port": site.bastion.port, "user": site.bastion.user,
         "identity_files": ["/run/secrets/tunnel_key"], "known_hosts": ["/run/secrets/known_hosts"],
     }  # fmt: skip
     orders = {
-        "kind": "mysql", "via": "bastion", "targets": [f"127.0.0.1:{yard.mariadb.port}"], "listen": "0.0.0.0:3306",
-        "check": {"user": yard.mariadb.check_user, "password_file": "/run/secrets/orders_check"},
+        "kind": "mysql", "via": "bastion", "targets": [f"127.0.0.1:{site.mariadb.port}"], "listen": "0.0.0.0:3306",
+        "check": {"user": site.mariadb.check_user, "password_file": "/run/secrets/orders_check"},
     }  # fmt: skip
     return {"tunnels": {"bastion": bastion}, "backends": {"orders": orders}}
 
 
-def kube_secret(yard: Yard, name: str) -> dict[str, Any]:
+def kube_secret(site: ImageTestSite, name: str) -> dict[str, Any]:
     """Return a Kubernetes secret with the files that `kube_config` refers to."""
     files = {
-        "tunnel_key": yard.bastion.client_key.read_text(), "orders_check": yard.mariadb.check_password,
-        "known_hosts": yard.bastion.known_hosts.read_text().replace("127.0.0.1", REMOTE),
+        "tunnel_key": site.bastion.client_key.read_text(), "orders_check": site.mariadb.check_password,
+        "known_hosts": site.bastion.known_hosts.read_text().replace("127.0.0.1", REMOTE),
     }  # fmt: skip
     return kube.secret(name, files)
 
 
-def serves(yard: Yard, pods: Podman, name: str) -> None:
+def serves(site: ImageTestSite, pods: Podman, name: str) -> None:
     """Check that the HTTP probes, Podman's health check, and a query to the pod succeed."""
     networks = pods.inspect(
         pods.podman("pod", "inspect", f"{name}-pod", "-f", "{{.InfraContainerID}}").stdout.strip()
     )
     address = networks["NetworkSettings"]["Networks"]["podman-default-kube-network"]["IPAddress"]
-    with inside(yard.engine.namespace):
+    with inside(site.engine.namespace):
         for path in ("/startupz", "/livez", "/readyz?require=orders"):
             kube.probe(address, 9091, path)
     assert pods.podman("healthcheck", "run", f"{name}-pod-gateway").returncode == 0
     found = pods.podman(
         "run", "--rm", "--network", "podman-default-kube-network", "--entrypoint", "python3", "-e",
-        f"DB_HOST={name}-pod", "-e", "DB_PORT=3306", "-e", f"DB_PASSWORD={yard.mariadb.password}", kube.IMAGE, "-c",
+        f"DB_HOST={name}-pod", "-e", "DB_PORT=3306", "-e", f"DB_PASSWORD={site.mariadb.password}", kube.IMAGE, "-c",
         QUERY, check=False,
     )  # fmt: skip
     assert re.fullmatch(r"rows [1-9]\d*\n", found.stdout), found.stderr
 
 
-def test_podman_plays_what_render_kubernetes_prints(yard: Yard, pods: Podman, tmp_path: Path) -> None:
+def test_podman_plays_what_render_kubernetes_prints(site: ImageTestSite, pods: Podman, tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
-    file.write_text(yaml.safe_dump({**kube_config(yard), "ops": {"listen": "0.0.0.0:9090", "hosts": ["any"]}}))
+    file.write_text(yaml.safe_dump({**kube_config(site), "ops": {"listen": "0.0.0.0:9090", "hosts": ["any"]}}))
     rendered = command("render", "kubernetes", "--podman", "--image", kube.IMAGE, "-c", str(file))
     assert rendered.returncode == 0, rendered.stderr
-    kube.play(pods, [kube_secret(yard, "gateway"), *yaml.safe_load_all(rendered.stdout)])
+    kube.play(pods, [kube_secret(site, "gateway"), *yaml.safe_load_all(rendered.stdout)])
     try:
-        serves(yard, pods, "gateway")
+        serves(site, pods, "gateway")
     finally:
         pods.podman("pod", "rm", "-f", "-t", "5", "gateway-pod")
 
 
-def test_podman_plays_what_the_chart_prints(yard: Yard, pods: Podman, helms: dict[str, Path], tmp_path: Path) -> None:
+def test_podman_plays_what_the_chart_prints(
+    site: ImageTestSite, pods: Podman, helms: dict[str, Path], tmp_path: Path
+) -> None:
     repository, tag = kube.IMAGE.split(":")
     values = tmp_path / "values.yaml"
     settings = {
-        "config": kube_config(yard), "image": {"repository": repository, "tag": tag},
+        "config": kube_config(site), "image": {"repository": repository, "tag": tag},
         "secrets": [{"name": "gateway-files", "mountPath": "/run/secrets"}],
     }  # fmt: skip
     values.write_text(yaml.safe_dump(settings))
     printed = helm(helms["4"], "template", "site", str(CHART), "-f", str(values))
     assert printed.returncode == 0, printed.stderr
     documents = [each for each in yaml.safe_load_all(printed.stdout) if each]
-    kube.play(pods, [kube_secret(yard, "gateway-files"), *kube.playable(documents)])
+    kube.play(pods, [kube_secret(site, "gateway-files"), *kube.playable(documents)])
     try:
         name = next(each["metadata"]["name"] for each in documents if each["kind"] == "Deployment")
-        serves(yard, pods, name)
+        serves(site, pods, name)
     finally:
         pods.podman("pod", "rm", "-f", "-t", "5", f"{name}-pod")

@@ -26,7 +26,7 @@ from gateway.demo.server_process import ServerProcess, find, free_port
 from gateway.errors import TargetPathError
 from gateway.metric_types import Histogram
 from gateway.relay.sockets import reset, tune
-from gateway.ssh import asyncio_ssh_transport, ssh_connection
+from gateway.ssh import asyncssh_transport, ssh_connection
 from gateway.ssh.algorithms import CIPHERS
 from gateway.ssh.pool import SshConnectionPool
 from tests.support.files import REPOSITORY
@@ -192,7 +192,7 @@ async def forwarding(link: SshConnectionPool, to: int) -> AsyncIterator[int]:
 async def clients(*arguments: object) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run `traffic.py` with these arguments, in a new session.
 
-    The Linux scheduler gives each session the same share of the processor time.
+    The new session gets its own share of the processor time from the Linux scheduler (autogroup, sched(7)).
     """
     words = [str(TRAFFIC), *map(str, arguments)]
     process = await asyncio.create_subprocess_exec(
@@ -311,7 +311,7 @@ async def test_key_exchanges_by_either_side_during_transfers(
             await run("both-directions", port, peer.moves_for_keys)
         theirs = exchanges["them"]
         assert (theirs > 0, exchanges["us"]) == (True, 0)
-        monkeypatch.setattr(asyncio_ssh_transport, "REKEY_BYTES", 512 << 10)
+        monkeypatch.setattr(asyncssh_transport, "REKEY_BYTES", 512 << 10)
         async with opened(options(peer)) as link, forwarding(link, backend) as port:
             await run("both-directions", port, 16 << 20)
     note(row, **{"rekeys by server + by gateway": f"{theirs} + {exchanges['us']}"})

@@ -23,7 +23,7 @@ from tests.support.ssh_sessions import options, until_engines_are_idle
 pytestmark = pytest.mark.integration
 
 
-class Struck:
+class FaultInjector:
     """An awaitable that runs a coroutine, and injects a fault when the coroutine waits for a future.
 
     Args:
@@ -131,7 +131,7 @@ async def test_a_fault_at_any_await_of_a_login_leaks_nothing(
 
     for at in range(100):
         monkeypatch.setattr(asyncio, "timeout", noted)
-        struck = Struck(connecting(chosen), at, fault, made)
+        struck = FaultInjector(connecting(chosen), at, fault, made)
         (outcome,) = await asyncio.gather(struck, return_exceptions=True)
         if isinstance(outcome, PooledConnection):
             await outcome.close()

@@ -202,7 +202,7 @@ def test_reload_names_a_file_that_was_replaced_under_its_mount(site: Site) -> No
     assert reported.stdout.startswith(
         f"no change; {place} was replaced on the host, but this container still sees the old"
     )
-    assert "mount its folder instead" in reported.stdout
+    assert "mount the file's folder, not the file" in reported.stdout
     assert f"warning: {place} was replaced on the host" in command("status", *socket).stdout
     site.engine.docker("restart", "-t", "5", "gateway")
     site.wait(lambda: command("reload", *socket).stdout == "no change\n")

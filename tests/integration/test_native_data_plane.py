@@ -27,7 +27,7 @@ from gateway.metric_types import Histogram
 from gateway.nfs.latency_tap import RpcLatencyTap
 from gateway.relay.event_loop import RelayEventLoop
 from gateway.relay.sockets import tune
-from gateway.ssh import asyncio_ssh_transport, asyncssh_internals, ssh_connection
+from gateway.ssh import asyncssh_internals, asyncssh_transport, ssh_connection
 from gateway.ssh.options import PoolOptions
 from gateway.ssh.pool import SshConnectionPool
 from tests.support.requirements import need_data_plane, need_sshd
@@ -64,7 +64,10 @@ def plane(link: SshConnectionPool) -> str:
 
 
 async def exchange(link: SshConnectionPool, port: int, forth: list[bytes], *, end_first: bool) -> bytes:
-    """Send `forth` to an echo server; return the response. If `end_first` is true, half-close before reading."""
+    """Send `forth` to an echo server, half-close, and return the response.
+
+    If `end_first` is true and `forth` is shorter than 100,000 bytes, start to read only after the half-close.
+    """
     loop = asyncio.get_running_loop()
     sock = await link.socket(HostPort("127.0.0.1", port))
     got = bytearray()
@@ -165,7 +168,7 @@ async def test_key_exchanges_during_bulk_traffic_in_both_directions(
     need_data_plane()
     exchanges = 0
     if who in ("us", "both"):
-        monkeypatch.setattr(asyncio_ssh_transport, "REKEY_BYTES", 3 << 20)
+        monkeypatch.setattr(asyncssh_transport, "REKEY_BYTES", 3 << 20)
     original = ssh_connection.SshConnection.send_newkeys
 
     def counted(self: ssh_connection.SshConnection, k: bytes, h: bytes) -> None:

@@ -24,7 +24,7 @@ from gateway.contracts.states import CloseReason
 from gateway.demo.sshd import Bastion
 from gateway.metric_types import Histogram
 from gateway.relay.sockets import reset, tune
-from gateway.ssh import asyncio_ssh_transport, send_queue, ssh_connection
+from gateway.ssh import asyncssh_transport, send_queue, ssh_connection
 from gateway.ssh.flow_control import INITIAL_BUDGET
 from gateway.ssh.options import PoolOptions
 from gateway.ssh.pool import SshConnectionPool
@@ -112,7 +112,8 @@ async def test_replies_to_a_peer_that_does_not_read_are_bounded(tmp_path: Path, 
         held.append(conn)
         conn._transport.pause_reading()  # type: ignore[union-attr]
         packets: list[bytes] = []
-        with pytest.MonkeyPatch.context() as patch:  # in asyncio's transport, many writes take quadratic time
+        # Send all packets in one write, because many writes to asyncio's transport take quadratic time.
+        with pytest.MonkeyPatch.context() as patch:
             patch.setattr(conn, "_send", packets.append)
             for _ in range(80_000):
                 conn.send_packet(MSG_CHANNEL_REQUEST, UInt32(number), String("x"), Boolean(True))
@@ -132,7 +133,7 @@ async def test_replies_to_a_peer_that_does_not_read_are_bounded(tmp_path: Path, 
         for _ in range(100):
             await asyncio.sleep(0.01)
             most = max(most, transport.inspect()["waiting"] if engine else len(transport.queue._backlog))
-        assert most < send_queue.MAX_CONTROL_BACKLOG + (1 << 20)  # 1 MiB for replies to the last read
+        assert most < send_queue.MAX_CONTROL_BACKLOG + (1 << 20)  # the replies to the last read can exceed the limit
         held[0]._transport.resume_reading()  # type: ignore[union-attr]
         await until(lambda: not congested())
 
@@ -226,7 +227,7 @@ async def test_received_bytes_count_towards_a_key_exchange(
 ) -> None:
     need_sshd()
     need_data_plane()
-    monkeypatch.setattr(asyncio_ssh_transport, "REKEY_BYTES", 1 << 20)
+    monkeypatch.setattr(asyncssh_transport, "REKEY_BYTES", 1 << 20)
     said = os.urandom(16 << 20)
     bastion = Bastion(tmp_path / "bastion").start()
     try:
@@ -246,7 +247,10 @@ async def test_received_bytes_count_towards_a_key_exchange(
 async def test_a_server_that_overcounts_long_packets_gets_short_packets(
     tmp_path: Path, exchanges: list[float]
 ) -> None:
-    """With a small RekeyLimit, OpenSSH starts a key exchange for each packet of 128 KiB, but not of 32 KiB."""
+    """With a small RekeyLimit, OpenSSH starts a key exchange for each packet of 128 KiB.
+
+    The gateway then permits only short packets on new channels. The second channel therefore needs fewer exchanges.
+    """
     need_sshd()
     need_data_plane()
     said = os.urandom(16 << 20)

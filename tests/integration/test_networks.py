@@ -363,7 +363,8 @@ def test_a_network_of_an_earlier_version_is_kept_and_replaced_by_another_name(si
     site.change("{apps: {internal: false}}")
     site.wait(lambda: site.warnings() == [])
     assert engine.inspect("apps")["Id"] == before
-    # After the network is renamed, the gateway creates the new network, moves containers, and removes the old one.
+    # If the configuration renames the network, the gateway creates a network with the new name, moves the containers
+    # to the new network, and removes the old network.
     site.change("{inner: {}}")
     site.wait(lambda: "apps" not in site.names())
     assert engine.inspect("inner")["Internal"] is True

@@ -86,7 +86,10 @@ def settings_of(lines: list[str]) -> list[str]:
 
 
 def check_harmless(got: list[str], plain: list[str]) -> None:
-    """Check that each setting that runs code or accesses files is in `plain`, or refers to an inline block."""
+    """Check that each setting that runs code or accesses files is in `plain`, or refers to an inline block.
+
+    `plain` contains the settings that OpenVPN prints for an empty client file.
+    """
     for line in settings_of(got):
         if any(mark in line.partition("=")[0] + "=" for mark in _UNSAFE):
             assert line in plain or line.endswith("[INLINE]'"), line
@@ -142,7 +145,8 @@ def test_openvpn_and_the_gateway_parse_files_alike(parse: Parse) -> None:
         assert expected in lines
 
 
-# For any accepted file, OpenVPN reads the same settings from the gateway's rewritten file.
+# The following tests generate client files. If the gateway accepts a file, OpenVPN must read the same settings from
+# the original file and from the gateway's rewritten file.
 
 _NUMBER = st.integers(0, 99999).map(str)
 _TEXT = st.lists(st.sampled_from([*"ab \"'\\#;<>-=é→", "--", "</tls-auth>"]), min_size=1, max_size=9).map("".join)

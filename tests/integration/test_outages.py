@@ -36,7 +36,7 @@ QUICK = "interval: 1s, fast_interval: 200ms, down_interval: 300ms, timeout: 1s"
 
 @pytest.fixture(scope="module")
 def pair(server_folder: Path) -> Iterator[tuple[MariaDB, MariaDB]]:
-    """Two databases with the same users; one accepts writes, and the other is read-only."""
+    """Two databases with the same users. Each test calls `promote` to make one database read-only."""
     need(mariadb.available(), "mariadbd (package mariadb-server)")
     one = MariaDB(server_folder / "one").start()
     two = MariaDB(server_folder / "two")
@@ -439,7 +439,8 @@ def test_aborted_clients_are_counted_and_a_login_resets_the_count(gateway: Gatew
             client.recv(1000)
     gateway.wait(lambda: broken("checked") >= 30)
 
-    # If checks do not log in, the gateway admits one client at a time when the handshake budget is almost used up.
+    # If checks do not log in, and the handshake budget is almost used up, the gateway admits at most one client per
+    # 10 s.
     gateway.stop()
     gateway.write(f"backends:\n  bare: {{kind: mysql, {target}, listen: 127.0.0.1:{other}, hold: 200ms}}\n")
     gateway.start()
@@ -487,8 +488,8 @@ def test_dials_that_a_frozen_connection_completes_later_are_counted(
         return int(gateway.backend("orders")["targets"][0][what])
 
     of_clients, checks = target("broken_handshakes"), target("attempts")
-    # If the clients arrive slowly, the gateway starts few dials on the frozen connection.
-    # It counts unfinished dials as load.
+    # The gateway counts unfinished dials as load. If the clients arrive slowly, it therefore starts few dials on the
+    # frozen connection.
     assert of_clients >= 1
     bastion.freeze()
     try:

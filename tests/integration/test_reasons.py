@@ -196,7 +196,7 @@ async def test_mysql_with_too_many_connections(shared_mariadb: MariaDB) -> None:
 
 
 async def test_a_mysql_that_has_blocked_this_host_is_reported() -> None:
-    """After too many aborted handshakes, the server blocks the bastion's address and sends error 1129."""
+    """After too many aborted handshakes, MySQL blocks the address of the client, and responds with error 1129."""
     message = b"Host '10.0.0.1' is blocked because of many connection errors"
     packet = b"\xff" + (1129).to_bytes(2, "little") + message
     with serving(talking(len(packet).to_bytes(3, "little") + b"\x00" + packet)) as port:
@@ -337,7 +337,7 @@ async def test_the_postgres_check_never_sends_its_password_unencrypted() -> None
 
 
 async def test_postgres_replica_lag(server_folder: Path, shared_postgres: Postgres) -> None:
-    """A standby server that has lost the connection to its primary server is an unhealthy replica."""
+    """A standby without a connection to its primary is degraded. With more lag than `max_lag`, it is unusable."""
     from gateway.backends.postgres import PostgresBackend as Backend_  # noqa: PLC0415 - the pure part
 
     backend = Backend_(EmptyOptions(), SqlCheckOptions(user="u", max_lag=Duration(10.0)))

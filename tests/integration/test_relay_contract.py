@@ -1,6 +1,6 @@
 """Tests every kind of relay against the contract in `tests.support.relay_contract`, with random orders of events.
 
-The variable `CONTRACT_EXAMPLES` is the number of connections for most kinds of relays; see also `Kind.share`.
+The number of connections for each kind of relay is the environment variable `CONTRACT_EXAMPLES` times `Kind.share`.
 """
 
 import asyncio
@@ -30,12 +30,12 @@ class Kind(NamedTuple):
     """A kind of relay under test.
 
     Args:
-        adaptor: The class that creates relays of this kind, see `relay_adaptor.Adaptor`.
+        adapter: The class that creates relays of this kind, see `relay_adapter.RelayAdapter`.
         arguments: The arguments of the class, without the directory.
         share: The number of connections, as a multiple of `EXAMPLES`. Slow kinds have a smaller multiple.
     """
 
-    adaptor: type[Straight]
+    adapter: type[Straight]
     arguments: tuple[str, ...] = ()
     share: float = 1
 
@@ -58,14 +58,14 @@ KINDS = {
 
 @dataclass
 class Bench:
-    """Runs test cases for one kind of relay. All cases use the same adaptor, so they share its link."""
+    """Runs test cases for one kind of relay. All cases use the same adapter, so they share its link."""
 
-    adaptor: Straight
+    adapter: Straight
     runner: asyncio.Runner
     coverage: contract.Coverage = field(default_factory=contract.Coverage)
 
     def run(self, setup: Setup, plan: list[Step]) -> None:
-        self.runner.run(contract.run(self.adaptor, plan, setup, self.coverage))
+        self.runner.run(contract.run(self.adapter, plan, setup, self.coverage))
 
 
 @pytest.fixture(scope="module")
@@ -84,14 +84,14 @@ def benches(
         def bench(kind: str) -> Bench:
             need_sshd()
             if kind not in made:
-                adaptor, arguments, _ = KINDS[kind]
-                made[kind] = Bench(adaptor(tmp_path_factory.mktemp("contract") / "files", *arguments), runner)
-                runner.run(made[kind].adaptor.open())
+                adapter, arguments, _ = KINDS[kind]
+                made[kind] = Bench(adapter(tmp_path_factory.mktemp("contract") / "files", *arguments), runner)
+                runner.run(made[kind].adapter.open())
             return made[kind]
 
         yield bench
         for each in made.values():
-            runner.run(each.adaptor.close())
+            runner.run(each.adapter.close())
     with capture.global_and_fixture_disabled():
         for kind, each in made.items():
             terminal.write(f"\n{kind}: {each.coverage}")
@@ -102,7 +102,7 @@ def test_any_order_of_events_keeps_the_rules(benches: Callable[[str], Bench], ki
     bench = benches(kind)
 
     @settings(max_examples=round(EXAMPLES * KINDS[kind].share), phases=PHASES, report_multiple_bugs=False)
-    @given(plans(bench.adaptor))
+    @given(plans(bench.adapter))
     def explore(drawn: tuple[Setup, list[Step]]) -> None:
         bench.run(*drawn)
 
@@ -219,10 +219,10 @@ CASES: dict[str, tuple[Setup, list[Step]]] = {
 def possible(kind: str, case: str) -> bool:
     """Return whether this kind of relay supports all actions of a case in `CASES`."""
     setup, plan = CASES[case]
-    adaptor = KINDS[kind].adaptor
+    adapter = KINDS[kind].adapter
     verbs = {
-        "far": {*adaptor.far_verbs, *adaptor.far_last_verbs},
-        "link": {*adaptor.link_verbs, *adaptor.kill_verbs, "abort"},
+        "far": {*adapter.far_verbs, *adapter.far_last_verbs},
+        "link": {*adapter.link_verbs, *adapter.kill_verbs, "abort"},
     }
     return all(step.verb in verbs.get(step.who, {step.verb}) for step in (*setup.early, *plan))
 

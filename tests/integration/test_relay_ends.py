@@ -170,11 +170,11 @@ async def test_a_slow_client_that_has_half_closed_gets_the_whole_response_before
 
 async def test_asyncssh_channels_hold_no_data_that_a_close_would_lose(tmp_path: Path) -> None:
     """If the SSH server closes the channel before it has received all data, the client must get a reset."""
-    adaptor = Scripted(tmp_path / "scripted", "asyncssh")
-    await adaptor.open()
+    adapter = Scripted(tmp_path / "scripted", "asyncssh")
+    await adapter.open()
     try:
         async with asyncio.timeout(30):
-            joined = await adaptor.join(Setup(window=65536, paused=True, small=False), lambda: None, None)
+            joined = await adapter.join(Setup(window=65536, paused=True, small=False), lambda: None, None)
             joined.client.send(150_000)
             while joined.client.queued:
                 await asyncio.sleep(0.01)
@@ -191,9 +191,9 @@ async def test_asyncssh_channels_hold_no_data_that_a_close_would_lose(tmp_path: 
                 await asyncio.sleep(0.05)
         joined.client.dispose()
         joined.far.dispose()
-        await adaptor.restore(reconnect=True)
+        await adapter.restore(reconnect=True)
     finally:
-        await adaptor.close()
+        await adapter.close()
 
 
 @contextlib.asynccontextmanager
@@ -396,11 +396,11 @@ async def test_asyncssh_channels_reset_the_client_if_an_upload_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All writes to the SSH channel fail. The client must get the whole response, and then a reset."""
-    adaptor = Scripted(tmp_path / "scripted", "asyncssh")
-    await adaptor.open()
+    adapter = Scripted(tmp_path / "scripted", "asyncssh")
+    await adapter.open()
     try:
         async with asyncio.timeout(30):
-            joined = await adaptor.join(Setup(small=False), lambda: None, None)
+            joined = await adapter.join(Setup(small=False), lambda: None, None)
 
             def refuse(*_: object) -> None:
                 raise BrokenPipeError
@@ -419,6 +419,6 @@ async def test_asyncssh_channels_reset_the_client_if_an_upload_is_lost(
             assert joined.client.received == 100
         joined.client.dispose()
         joined.far.dispose()
-        await adaptor.restore(reconnect=True)
+        await adapter.restore(reconnect=True)
     finally:
-        await adaptor.close()
+        await adapter.close()

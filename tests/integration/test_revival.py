@@ -95,7 +95,7 @@ class Host:
 
     @property
     def observed_at(self) -> float:
-        """The time of the last snapshot, in seconds since the epoch; 0 before the first."""
+        """The time of the last snapshot, in seconds since the epoch; 0 before the first snapshot."""
         return self._reconciler.observed_at or 0.0
 
     @property
@@ -200,7 +200,10 @@ def test_a_container_that_the_gateway_did_not_attach_starts_after_the_command_in
 
 
 def test_a_start_that_takes_longer_than_the_timeout_of_requests_completes(tmp_path: Path) -> None:
-    """The engine cancels the start of a container if the API client disconnects while the engine mounts a volume."""
+    """The gateway must not disconnect during the start, although the start takes longer than `timeout`.
+
+    If the API client disconnects while the engine mounts a volume, the engine cancels the start of the container.
+    """
     folder, plugins = tmp_path / "volume", tmp_path / "plugins"
     folder.mkdir()
     plugins.mkdir()

@@ -61,24 +61,24 @@ async def test_post_quantum_hybrids_come_first(tmp_path: Path, monkeypatch: pyte
         bastion.stop()
 
 
-class Witness(asyncssh.SSHServer):
+class LoginCounter(asyncssh.SSHServer):
     """An SSH server that counts the logins that clients have started."""
 
     logins = 0
 
     def begin_auth(self, username: str) -> bool:
-        Witness.logins += 1
+        LoginCounter.logins += 1
         return True
 
 
 @contextlib.asynccontextmanager
 async def without_strict_exchange(folder: Path, patch: pytest.MonkeyPatch, **more: Any) -> AsyncIterator[Bastion]:
     """Run an SSH server (asyncssh) that does not support strict key exchange."""
-    Witness.logins = 0
+    LoginCounter.logins = 0
     bastion = Bastion(folder, embedded=True)
     patch.setattr(SSHConnection, "_get_extra_kex_algs", lambda _: [])
     server = await asyncssh.listen(
-        "127.0.0.1", bastion.port, server_factory=Witness, server_host_keys=[str(folder / "host_key")],
+        "127.0.0.1", bastion.port, server_factory=LoginCounter, server_host_keys=[str(folder / "host_key")],
         authorized_client_keys=str(folder / "authorized_keys"), **more,
     )  # fmt: skip
     async with server:
@@ -104,12 +104,12 @@ async def test_ciphers_that_need_strict_key_exchange_are_not_used_without_it(
         chosen = options(bastion, ciphers=(cipher,), macs=(mac,))
         if safe:
             async with opened(chosen):
-                assert Witness.logins == 1
+                assert LoginCounter.logins == 1
             return
         error = await refused(chosen)
         assert (error.reason, error.fatal) == (FailureReason.PROTOCOL, True)
         assert "without strict key exchange" in error.detail
-        assert Witness.logins == 0
+        assert LoginCounter.logins == 0
 
 
 @pytest.mark.parametrize("chacha", ["to the server", "from the server"])
@@ -142,4 +142,4 @@ async def test_each_direction_is_checked(tmp_path: Path, monkeypatch: pytest.Mon
         error = await refused(options(bastion))
     assert (error.reason, error.fatal) == (FailureReason.PROTOCOL, True)
     assert "negotiated chacha20-poly1305@openssh.com without strict key exchange" in error.detail
-    assert Witness.logins == 0
+    assert LoginCounter.logins == 0

@@ -105,7 +105,7 @@ class Backend:
 
 
 async def main(seed: int) -> None:
-    """Serve streams until standard input is closed."""
+    """Serve streams, and execute the commands from standard input, until standard input is closed."""
     with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
         listener.setblocking(False)
         backend = Backend(Pattern(seed))

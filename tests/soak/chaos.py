@@ -105,8 +105,8 @@ def strike(
             row.problems.append(f"{client.kind}: failed {len(failed)} times: {failed[-1].detail}")
 
 
-def unbearable(load: list[Client]) -> list[str]:
-    """Return the attempts whose outcome is not allowed, not even during a fault."""
+def forbidden_outcomes(load: list[Client]) -> list[str]:
+    """Return an error for each attempt with an outcome that is not allowed even during a fault."""
     return [
         f"{client.kind}: {attempt.outcome}: {attempt.detail}"
         for client in load
@@ -155,7 +155,7 @@ def chaos(options: argparse.Namespace, folder: Path) -> int:
         lost = wrong_rows(site)
     report(rows, options)
     problems = [f"{name}: {problem}" for name, row in rows.items() for problem in row.problems]
-    problems += [f"a {client.kind} client hangs" for client in late] + lost + unbearable(load)
+    problems += [f"a {client.kind} client hangs" for client in late] + lost + forbidden_outcomes(load)
     summary, grew = growth.summary()
     if grew:
         problems.append("the gateway grew")

@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 
-from tests.soak.streams import PIECE, RECEIPT, End, Kind, both, put_head
+from tests.soak.streams import PIECE, RECEIPT, End, Kind, both, pack_head
 
 _SMALL_BUFFER = 8192
 _ENDLESS = 1 << 30
@@ -55,7 +55,7 @@ class Play:
     async def begin(self, end: End, kind: Kind, up: int, down: int, buffer: int = 0) -> None:
         """Connect, and send the head of the stream: its kind, its number and its byte counts. Raises OSError."""
         await self.connect(end, buffer)
-        await asyncio.get_running_loop().sock_sendall(end.sock, put_head(kind, end.stream, up, down))
+        await asyncio.get_running_loop().sock_sendall(end.sock, pack_head(kind, end.stream, up, down))
 
     async def ask(self, end: End, up: int, down: int) -> None:
         """Send one query, and record the time until the response. Raises the errors of `End.take`."""

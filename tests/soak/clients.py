@@ -91,7 +91,7 @@ class Clients:
 
 
 async def main(seed: int) -> None:
-    """Run rounds until standard input is closed."""
+    """Start and end rounds as the commands from standard input request, until standard input is closed."""
     chance, pattern = random.Random(seed), Pattern(seed)
     clients: Clients | None = None
     number = 0

@@ -9,7 +9,7 @@ import pytest
 from gateway._dataplane import is_built
 from gateway._dataplane import settings as engine_settings
 from gateway.relay.lingering_close import lingering_closer
-from gateway.ssh import asyncio_ssh_transport, flow_control, ssh_connection
+from gateway.ssh import asyncssh_transport, flow_control, ssh_connection
 from gateway.ssh.asyncssh_relay import AsyncsshRelay
 from gateway.ssh.asyncssh_relay_client_side import AsyncsshRelayClientSide
 from gateway.ssh.channel_interfaces import SshChannel
@@ -239,7 +239,7 @@ class Exchanges:
             original(conn, k, h)
 
         self._patch.setattr(ssh_connection.SshConnection, "send_newkeys", counted)
-        self._patch.setattr(asyncio_ssh_transport, "REKEY_BYTES", self._every)
+        self._patch.setattr(asyncssh_transport, "REKEY_BYTES", self._every)
         return self
 
     def __exit__(self, *_: object) -> None:

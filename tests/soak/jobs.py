@@ -11,7 +11,7 @@ from gateway.errors import TargetPathError
 from gateway.ssh.pool import SshConnectionPool
 from tests.soak import instrumentation
 from tests.soak.plan import Bench, Outcome, Round
-from tests.soak.streams import FORTH, EarlyEndError, End, Kind, WrongBytesError, put_head
+from tests.soak.streams import FORTH, EarlyEndError, End, Kind, WrongBytesError, pack_head
 
 _CHECK_EVERY, _CHECK_WITHIN = 0.5, 20.0
 
@@ -77,6 +77,6 @@ async def check(bench: Bench, chosen: Round, link: SshConnectionPool, outcome: O
 async def _ask(bench: Bench, link: SshConnectionPool) -> None:
     with await link.socket(HostPort("127.0.0.1", bench.backend_port)) as sock:
         end = End(sock, bench.pattern, FORTH, bench.checks)
-        await asyncio.get_running_loop().sock_sendall(sock, put_head(Kind.ASK, end.stream, 100, 1000))
+        await asyncio.get_running_loop().sock_sendall(sock, pack_head(Kind.ASK, end.stream, 100, 1000))
         await end.send(100)
         await end.take(1000)

@@ -119,9 +119,9 @@ class Client(threading.Thread):
         return found
 
     def longest_silence(self, since: float, until: float) -> float:
-        """Return the longest time without a success in the period from `since` to `until`, in seconds.
+        """Return the longest time without a success that overlaps the period from `since` to `until`, in seconds.
 
-        A time without a success that continues at the end of the period counts until the next success.
+        The part before `since` does not count. The part after `until` counts, until the next success.
         """
         ends = [each.ended for each in self.attempts if each.outcome == "ok"]
         return max((b - max(a, since) for a, b in pairwise(ends) if since <= b and a <= until), default=0.0)

@@ -33,7 +33,7 @@ _SOON = 0.25
 """Limit in seconds for the median of `Outages.resumed`."""
 
 
-class Yard:
+class NfsSite:
     """An NFS server, a bastion through which the gateway reaches the NFS server, and the gateway.
 
     Args:
@@ -49,7 +49,7 @@ class Yard:
         self.port = free_port()
         write_nfs(self.gateway, self.bastion, self.server, self.port)
 
-    def __enter__(self) -> "Yard":  # noqa: PYI034 - never subclassed
+    def __enter__(self) -> "NfsSite":  # noqa: PYI034 - never subclassed
         self.server.start()
         self.gateway.start()
         return self
@@ -91,26 +91,26 @@ def outages(folder: Path, count: int, longest: float = 4.0, seed: int = 1) -> Ou
     chance = random.Random(seed)
     resumed: list[float] = []
     script = "%s && echo MOUNTED && scribble /mnt/blocks /mnt/enough 10000; umount /mnt && echo UNMOUNTED\n"
-    with Yard(folder) as yard:
-        yard.bastion.start()
-        yard.gateway.wait_up("media")
-        with Guest(folder / "guest", script % mount(yard.port, options="lookupcache=positive")) as guest:
+    with NfsSite(folder) as site:
+        site.bastion.start()
+        site.gateway.wait_up("media")
+        with Guest(folder / "guest", script % mount(site.port, options="lookupcache=positive")) as guest:
             guest.wait_for("AT 20", _BOOT)
             for _ in range(count):
-                yard.bastion.crash()
-                yard.gateway.wait(lambda: yard.up_since() is None, _PATIENCE)
+                site.bastion.crash()
+                site.gateway.wait(lambda: site.up_since() is None, _PATIENCE)
                 time.sleep(chance.uniform(0.5, longest))
-                yard.bastion.start()
-                yard.gateway.wait(lambda: yard.up_since() is not None, _PATIENCE)
-                back = yard.up_since()
+                site.bastion.start()
+                site.gateway.wait(lambda: site.up_since() is not None, _PATIENCE)
+                back = site.up_since()
                 assert back is not None
                 resumed.append(_next_block(guest, back) - back)
                 time.sleep(0.5)
-            touch_nfs(yard.server.port, f"{yard.server.pseudo}/enough")
+            touch_nfs(site.server.port, f"{site.server.pseudo}/enough")
             guest.wait_for("UNMOUNTED", _PATIENCE)
             errors = guest.said(r"(IO-ERROR.*)")
             blocks = len(guest.said(r"AT (\d+)"))
-        data = (yard.server.export / "blocks").read_bytes()
+        data = (site.server.export / "blocks").read_bytes()
     wrong = sum(data[number * 4096 : (number + 1) * 4096] != _content(number) for number in range(blocks))
     return Outages(resumed, blocks, wrong, errors)
 
@@ -154,15 +154,15 @@ def race(folder: Path, delays: list[float], at_once: int = 4) -> list[float]:
 
 
 def _race(folder: Path, delay: float) -> float:
-    with Yard(folder) as yard:
-        (yard.server.export / "hello").write_text("hello over NFS\n")
-        script = f"hostname {folder.name}; {mount(yard.port)} && cat /mnt/hello\n"
+    with NfsSite(folder) as site:
+        (site.server.export / "hello").write_text("hello over NFS\n")
+        script = f"hostname {folder.name}; {mount(site.port)} && cat /mnt/hello\n"
         with Guest(folder / "guest", script) as guest:
-            yard.gateway.wait(lambda: yard.gateway.backend("media")["connections"]["active"] >= 1, _BOOT)
+            site.gateway.wait(lambda: site.gateway.backend("media")["connections"]["active"] >= 1, _BOOT)
             time.sleep(delay)
-            yard.bastion.start()
-            yard.gateway.wait(lambda: yard.up_since() is not None, _PATIENCE)
-            back = yard.up_since()
+            site.bastion.start()
+            site.gateway.wait(lambda: site.up_since() is not None, _PATIENCE)
+            back = site.up_since()
             assert back is not None
             guest.wait_for("hello over NFS", _PATIENCE)
             read = next(at for line, at in zip(guest.lines, guest.times, strict=False) if "hello over" in line)

@@ -69,7 +69,7 @@ def stopped(bastion: Bastion) -> Iterator[None]:
 
 @contextmanager
 def cut_off(bastion: Bastion) -> Iterator[None]:
-    """Drop the packets to and from a bastion."""
+    """Drop the packets to and from a bastion. Stop dropping packets after the block."""
     rules = [
         ["INPUT", "-i", "lo", "-p", "tcp", flag, str(bastion.port), "-j", "DROP"] for flag in ("--dport", "--sport")
     ]

@@ -1,8 +1,9 @@
 """Tests SSH connections with many clients over slow and lossy networks, and checks invariants every second.
 
 `make soak` runs this test. The test consists of rounds, which use AES-GCM with the native engine and ChaCha20 with
-asyncssh alternately. Each round has clients of many types, frequent SSH key exchanges, and one of three simulated
-networks: a network without faults, a network that stalls repeatedly, or a network that resets connections.
+asyncssh alternately. Each round has clients of many types, frequent SSH key exchanges, one of several simulated
+networks (`tests.soak.plan.PATHS`), and one of three kinds of network faults: no faults, repeated stalls, or resets
+of connections.
 """
 
 import argparse
@@ -65,7 +66,7 @@ def soak(seed: int, seconds: float, clients: int, folder: Path) -> int:
                 started = time.monotonic()
                 outcome = runner.run(play(bench, chosen))
             print(row(chosen, outcome, time.monotonic() - started), flush=True)
-            problems += tell(chosen, outcome)
+            problems += print_problems(chosen, outcome)
     print(f"\nseed {seed}: {problems} problems in {time.monotonic() - began:.0f} s")
     return problems
 
@@ -80,18 +81,18 @@ def row(chosen: Round, outcome: Outcome, took: float) -> str:
         outcome.redialed,
         f"{audit.held / mib:.1f}", f"{audit.memory / mib:.0f} of {audit.budgets.bound(audit.channels) / mib:.0f}",
         f"{audit.waited:.1f}", f"{audit.rounds:.2f}",
-        *(f"{part(waits, share):.2f}" for share in (0.5, 0.99, 1)),
-        *(f"{part(checks, share):.2f}" for share in (0.5, 1)),
+        *(f"{quantile(waits, share):.2f}" for share in (0.5, 0.99, 1)),
+        *(f"{quantile(checks, share):.2f}" for share in (0.5, 1)),
     )  # fmt: skip
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def part(ordered: Sequence[float], share: float) -> float:
+def quantile(ordered: Sequence[float], share: float) -> float:
     """Return a quantile of sorted values, such as the median for a `share` of 0.5; 0 if there are no values."""
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
 
 
-def tell(chosen: Round, outcome: Outcome) -> int:
+def print_problems(chosen: Round, outcome: Outcome) -> int:
     """Print the problems of a round; return the number of problems."""
     for what, count in outcome.audit.problems.most_common():
         print(f"PROBLEM {chosen.cipher}, {chosen.path}, {chosen.trouble}: {what}, {count} times; "

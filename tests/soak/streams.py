@@ -62,7 +62,7 @@ class Pattern:
         return self._twice[start : start + size]
 
 
-def put_head(kind: Kind, stream: int, up: int, down: int) -> bytes:
+def pack_head(kind: Kind, stream: int, up: int, down: int) -> bytes:
     """Return the head of a stream, which the client must send first."""
     return _HEAD.pack(kind.encode(), stream, up, down)
 

@@ -1,8 +1,10 @@
-"""Relays data with the native engine. While the native engine reads a socket's counters, one byte or a FIN arrives.
+"""Relays data with the native engine. One byte or a FIN arrives between two system calls of the native engine.
 
-The library `arriving_data.c` sends the byte or the FIN from the backend. The output has four words: the reason for
-which the relay closed, the number of bytes that the backend received, the number of bytes that the client received,
-and 1 if the library has sent the byte or the FIN, otherwise 0.
+The native engine reads the counters of its socket to the backend with getsockopt(2) and ioctl(2). The library
+`arriving_data.c` replaces these functions, and sends the byte or the FIN from the backend at this moment.
+
+The output has four words: the reason for which the relay closed, the number of bytes that the backend received, the
+number of bytes that the client received, and 1 if the library has sent the byte or the FIN, otherwise 0.
 
 Arguments: the path of the compiled library, which must also be in LD_PRELOAD; 1 for a FIN, or 0 for a byte.
 """

@@ -101,7 +101,7 @@ def echo(sock: socket.socket, payload: bytes = b"hello") -> bytes:
 
 
 def is_refused(port: int, source: tuple[str, int] = ("127.0.0.1", 0), within: float = 5) -> bool:
-    """Open a connection. Return whether the gateway resets the connection, immediately or within `within` seconds."""
+    """Connect from the address `source`. Return whether the gateway resets the connection within `within` seconds."""
     try:
         with connect(port, source) as sock:
             sock.settimeout(within)

@@ -14,7 +14,7 @@ import yaml
 
 @dataclass
 class DockerProxy:
-    """A proxy that listens on a Unix socket, and filters requests like wollomatic/socket-proxy.
+    """A proxy that listens on a Unix socket, and filters requests in the same way as wollomatic/socket-proxy.
 
     Args:
         path: The path of the proxy's Unix socket.
@@ -104,7 +104,7 @@ class DockerProxy:
 
 
 def allowlist(path: Path) -> dict[str, list[str]]:
-    """Return, for each HTTP method, the permitted URL paths from a Compose file with wollomatic/socket-proxy."""
+    """Return the URL paths that the service `socket-proxy` of a Compose file permits, by HTTP method."""
     found: dict[str, list[str]] = {}
     for argument in yaml.safe_load(path.read_text())["services"]["socket-proxy"]["command"]:
         match = re.fullmatch(r"-allow(GET|POST|DELETE)=(.*)", argument)

@@ -35,7 +35,7 @@ FORTH, BACK = Pattern(1), Pattern(2)
 
 
 class Seen(StrEnum):
-    """The event after which an end can receive no more data."""
+    """What an end sees after the last data that it receives: a clean end of stream, or a reset."""
 
     END = "an end"
     RESET = "a reset"
@@ -81,7 +81,7 @@ class End:
 
     @property
     def willing(self) -> float:
-        """Return the maximum that `received` can reach while this end is paused; infinity if this end reads."""
+        """Return the maximum that `received` can reach in the current state; infinity if this end is not paused."""
         return inf if self.reading else self.received
 
     @property
@@ -127,7 +127,7 @@ class End:
         raise NotImplementedError
 
     def begin(self, *, paused: bool, early: Iterable[tuple[str, str, int]]) -> None:
-        """Pause this end if `paused` is true, then execute the steps in `early`, which follow the connect."""
+        """Pause this end if `paused` is true, then execute the steps in `early`. Call this after the connect."""
         if paused:
             self.pause()
         for _, verb, size in early:

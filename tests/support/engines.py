@@ -48,8 +48,8 @@ def running_engine(folder: Path, *, on_device: bool = False, plugins: Path | Non
 
     Args:
         folder: The directory for the engine's data.
-        on_device: Whether data in memory is on a block device with ext4, not on a tmpfs. Tests of `gateway audit`
-            need the block device, because `gateway audit` reports volumes on a tmpfs.
+        on_device: Whether the file system in memory for the engine's data is ext4 on a block device, instead of a
+            tmpfs. Tests of `gateway audit` need the block device, because `gateway audit` reports volumes on a tmpfs.
         plugins: See `Engine`.
     """
     need_engine()
@@ -71,7 +71,8 @@ class Engine:
         folder: The directory for the engine's data.
         namespace: The network namespace in which dockerd starts; None creates a new namespace.
         options: Additional options of dockerd.
-        on_device: Whether data in memory is on a block device with ext4, not on a tmpfs.
+        on_device: Whether the file system in memory for the engine's data is ext4 on a block device, instead of a
+            tmpfs.
         plugins: The directory in which the engine looks for plugins. None means the host's directory, `PLUGINS`.
     """
 

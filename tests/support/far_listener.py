@@ -19,7 +19,8 @@ class Listener:
     """Two TCP listeners: one with small socket buffers, and one with the kernel's defaults.
 
     Args:
-        near: Whether the kernel resets accepted connections if this process exits, as with the gateway's listeners.
+        near: Whether to set the option of the gateway's listeners that makes the kernel reset accepted connections if
+            this process exits.
     """
 
     def __init__(self, *, near: bool) -> None:

@@ -29,7 +29,7 @@ from tests.support.certificates import Authority
 from tests.support.ends import BACK, FORTH, End
 from tests.support.far_listener import Listener, shrink
 from tests.support.plans import Setup, Step
-from tests.support.relay_adaptor import Joined
+from tests.support.relay_adapter import Joined
 from tests.support.requirements import need_data_plane
 from tests.support.tcp_end import TcpEnd
 from tests.support.tls_end import TlsEnd
@@ -56,7 +56,7 @@ class _SmallBuffers(DirectLink):
 
 
 class Straight:
-    """Creates connections that reach the target directly. Implements `relay_adaptor.Adaptor`.
+    """Creates connections that reach the target directly. Implements `relay_adapter.RelayAdapter`.
 
     Args:
         folder: A directory for the files of subclasses. This class does not create the directory.

@@ -22,7 +22,7 @@ from tests.support.files import PYTHON_PATH
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _GATEWAY_MODULES = "tests.support.gateway_modules"
-# Without xdist, each fork runs the main module, which imports pytest.
+# Import pytest in the fork server too: without xdist, each fork runs the main module again, which imports pytest.
 _CONTEXT.set_forkserver_preload(["pytest", _GATEWAY_MODULES, "tests.support.forked_process"])
 
 _NAMESPACE_FILE = Path("/proc/thread-self/ns/net")
@@ -34,17 +34,17 @@ they are imported."""
 
 
 def can_fork(environment: dict[str, str] | None = None) -> bool:
-    """Return whether a fork can have these environment variables, in addition to those of this process."""
+    """Return False if a fork would ignore the value of one of these variables. See `_READ_AT_START`."""
     changed = {name for name, value in (environment or {}).items() if os.environ.get(name) != value}
     return not any(name.startswith(_READ_AT_START) for name in changed)
 
 
 @contextlib.contextmanager
 def _namespace_to_enter() -> Iterator["_Descriptor | None"]:
-    """Open this thread's network namespace for a fork. Yield None if the fork server has the same namespace.
+    """Yield this thread's network namespace, which a fork must enter; None if the fork server is in the same one.
 
-    If necessary, starts the fork server in the network namespace in which this process was started. In the namespace
-    of a test, the fork server could be killed together with all other processes of this namespace.
+    The fork server always runs in the network namespace in which this process was started. If it does not run yet,
+    start it there: in the namespace of a test, it could be killed together with all processes of that namespace.
     """
     if _NAMESPACE_FILE.readlink() == _NAMESPACE:
         yield None
@@ -62,7 +62,7 @@ def _namespace_to_enter() -> Iterator["_Descriptor | None"]:
 
 
 class _Descriptor:
-    """A file descriptor that `multiprocessing` passes to a process. The process gets its number."""
+    """A file descriptor as an argument of a new process. The process gets the number of a duplicate."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -91,7 +91,7 @@ class ForkedProcess:
     ) -> None:
         for file in (output, errors):
             file.touch()
-        # The fork server still has the environment variables from its start.
+        # Pass all variables: a fork inherits the environment variables that the fork server had at its start.
         variables = {**os.environ, "PYTHONPATH": PYTHON_PATH, **(environment or {})}
         with _namespace_to_enter() as namespace:
             self._process = _CONTEXT.Process(
@@ -151,7 +151,7 @@ def _run(
         os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), standard)
     if namespace is not None:
         netns.setns(namespace)
-    # If the fork server cannot import a module, `multiprocessing` ignores the error.
+    # If the fork server cannot import a preloaded module, `multiprocessing` ignores the error.
     assert _GATEWAY_MODULES in sys.modules, f"cannot import {_GATEWAY_MODULES}: import it to see the error"
     # If this process kept the descriptors of the fork server, the fork server would not exit with the test process.
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))

@@ -6,7 +6,7 @@ import sys
 
 from tests.support.files import PYTHON_PATH
 
-# structlog must not find the package rich.
+# PYTHON_PATH hides the package rich. Otherwise, structlog would import rich, which the container image does not have.
 sys.path[:0] = PYTHON_PATH.split(":")
 
 from gateway import app, backends, cli, config, docker, tunnels  # noqa: E402 - after the change of sys.path

@@ -106,16 +106,16 @@ class Gateway:
         """Wait until the condition is true; return the duration of the wait in seconds."""
         started = time.monotonic()
         while True:
-            # Check the condition once more after the timeout. A busy machine can pause this process for a long time
-            # between two checks.
+            # Evaluate the condition once more after the timeout. A busy machine can pause this process for a long
+            # time between two evaluations.
             late = time.monotonic() - started > timeout
             if condition():
                 return time.monotonic() - started
             if late:
                 status = json.dumps(self.status(), indent=1)
                 pytest.fail(f"the condition does not hold within {timeout} s; status: {status}\n{self.log}")
-            # A check usually sends a request to the gateway, which uses processor time. Therefore, check less often
-            # during a long wait.
+            # The condition usually sends a request to the gateway, and the request uses processor time. Therefore,
+            # evaluate the condition less often during a long wait.
             time.sleep(min(0.5, max(0.05, (time.monotonic() - started) / 50)))
 
     def wait_up(self, *names: str, timeout: float = 60.0) -> float:
@@ -156,7 +156,7 @@ def command(*arguments: str, environment: dict[str, str] | None = None) -> subpr
 
 
 def complete_audit(*options: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run `gateway audit`. Repeat the audit if it stops reading files.
+    """Run `gateway audit`. Repeat the audit if it has not read all files.
 
     The audit has a time limit for reading files, which a busy machine can exceed.
     """

@@ -28,7 +28,7 @@ def load_compose(text: str) -> Any:
 
 
 def compose_diff(path: Path) -> tuple[str, str, str]:
-    """Run `gateway import --diff` on the files of a test case, in the current directory.
+    """Write the files of a test case to the current directory, and run `gateway import --diff` on these files.
 
     Returns:
         The name of the Compose file, the diff on stdout, and the notes on stderr.

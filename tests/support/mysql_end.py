@@ -137,6 +137,6 @@ def fast_proof(password: str) -> bytes:
     return bytes(one ^ other for one, other in zip(first, second, strict=True))
 
 
-def nonce() -> str:
-    """Return a new random password."""
+def random_password() -> str:
+    """Return a random string, which tests use as a password."""
     return os.urandom(8).hex()

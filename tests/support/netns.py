@@ -35,7 +35,7 @@ def inside(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def two() -> Iterator[None]:
-    """Create the two namespaces and a link between them. TCP connections to `BEHIND` reach 127.0.0.1 in `far`."""
+    """Create the namespaces and a link. `far` redirects TCP connections to `BEHIND` or `OUTER_OTHER` to 127.0.0.1."""
     near, far = NAMES
     _remove()
     for name in NAMES:
@@ -69,7 +69,7 @@ def two() -> Iterator[None]:
 
 
 def give_addresses(far: str) -> None:
-    """Assign both addresses to `far` on the link. `OUTER_FAR` becomes the default source address."""
+    """Set the addresses of `far` on the link to `OUTER_FAR`, which is the default source, and `OUTER_OTHER`."""
     run(
         f"ip -n {far} -4 addr flush dev outer; ip -n {far} addr add {OUTER_FAR}/24 dev outer;"
         f"ip -n {far} addr add {OUTER_OTHER}/24 dev outer"

@@ -20,7 +20,7 @@ _OWNER = "postgres"
 
 
 def programs() -> list[Path]:
-    """Return the directory with PostgreSQL's programs for each version from Debian's packages, sorted by path."""
+    """Return the program directory of each PostgreSQL version that a Debian package has installed, sorted by path."""
     return sorted(each.parent for each in Path("/usr/lib/postgresql").glob("*/bin/pg_isready"))
 
 

@@ -31,7 +31,7 @@ class Setup:
 
     Args:
         small: Whether the sockets of both ends have small buffers.
-        tap: The number of bytes that the relay's tap observes until it is finished. 0 means that no tap exists.
+        tap: The number of bytes after which the relay's tap needs no more bytes. 0 means that no tap exists.
         paused: Whether the far side initially does not read.
         early: The first events of the far side, immediately after the connection is established.
         window: If the far side is an SSH channel, its initial window, in bytes.

@@ -59,7 +59,8 @@ def run_rule_tests(folder: Path, tests: Mapping[str, tuple[Series, Mapping[int, 
     Args:
         folder: The directory in which this function creates a file with the tests.
         tests: The tests by name. A test consists of time series with one sample per minute, and of the names of the
-            alerts that fire at given minutes. Each alert must fire exactly once.
+            alerts that must fire at given minutes, each for exactly one time series. At these minutes, no other alert
+            is allowed to fire.
     """
     content = {
         "rule_files": [str(RULES / "recording.yaml"), str(RULES / "alerts.yaml")],
@@ -163,7 +164,7 @@ class Prometheus:
             return json.load(response)["data"]
 
     def empty(self, queries: Mapping[str, str], use: Callable[[], None], within: float) -> Iterator[str]:
-        """Repeat the queries until each has returned a result. After `within` seconds, yield the names of the others.
+        """Repeat each query until it returns a result. After `within` seconds, yield the names of the rest.
 
         Args:
             queries: The queries by name.

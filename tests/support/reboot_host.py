@@ -181,7 +181,10 @@ class RebootHost:
         return {name: state for name, _, state in (line.partition(" ") for line in lines)}
 
     def check_states(self) -> None:
-        """Check the states of the containers. Wait until `always` has read the volume after the boot."""
+        """Check that the containers in `ALIVE` run, and that the other containers of `run_containers` do not run.
+
+        Wait until `always` has read the volume after the boot.
+        """
         states = self.states()
         assert {states[name] for name in ALIVE} == {"running"}
         assert (states["stopped"], states["no"], states["faulty"]) == ("exited", "exited", "created")

@@ -12,7 +12,8 @@ ends are the client and the far side. The `Trial` checks these rules:
 5. The relay ends when both ends have finished, and reports the right close reason. The relay counts all bytes, passes
    all data to its tap, and releases all its resources.
 
-This module uses relays only through the interfaces in `gateway.contracts`; `far_sides.py` creates the relays.
+This module uses relays only through the interfaces in `gateway.contracts`. The modules `far_sides.py`,
+`ssh_far_sides.py` and `stdio_far_side.py` create the relays.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ from gateway.contracts.states import CloseReason
 from gateway.errors import TargetPathError
 from tests.support.ends import BACK, FORTH, End, Seen
 from tests.support.plans import Setup, Step
-from tests.support.relay_adaptor import Adaptor
+from tests.support.relay_adapter import RelayAdapter
 
 PATIENCE = 20.0
 """The number of seconds without progress after which a trial fails."""
@@ -92,13 +93,13 @@ class Trial:
     """Executes a plan on one connection, and checks that the relay follows the rules.
 
     Args:
-        adaptor: The adaptor that creates the connection.
+        adapter: The adapter that creates the connection.
         setup: The initial state of the connection.
         coverage: The counters that the trial updates.
     """
 
-    def __init__(self, adaptor: Adaptor, setup: Setup, coverage: Coverage) -> None:
-        self._adaptor, self._setup, self._coverage = adaptor, setup, coverage
+    def __init__(self, adapter: RelayAdapter, setup: Setup, coverage: Coverage) -> None:
+        self._adapter, self._setup, self._coverage = adapter, setup, coverage
         self._happened = asyncio.Event()
         self._tap = _Witness(setup.tap) if setup.tap else None
         self._aborted = self._killed_late = False
@@ -113,9 +114,9 @@ class Trial:
         before = _descriptors()
         try:
             async with asyncio.timeout(self._coverage.patience):
-                joined = await self._adaptor.join(self._setup, self._happened.set, self._tap)
+                joined = await self._adapter.join(self._setup, self._happened.set, self._tap)
         except TargetPathError:
-            if any(step.verb in self._adaptor.far_last_verbs for step in self._setup.early):
+            if any(step.verb in self._adapter.far_last_verbs for step in self._setup.early):
                 return  # a step of `self._setup` closed the far side while the relay connected to it
             raise
         self.client, self.far, self.relay = joined
@@ -141,17 +142,17 @@ class Trial:
                 await self._until(self._missing)
             case "loop":
                 for _ in range(step.size):
-                    await asyncio.sleep(self._adaptor.pace)
+                    await asyncio.sleep(self._adapter.pace)
             case _ if step.verb == "abort":
                 done = not self.relay.ended.done()
                 self._aborted |= done
                 self.relay.abort(CloseReason.ABORTED)
             case _:
-                if step.verb in self._adaptor.kill_verbs:
-                    # If the relay has ended before the link breaks, the close reason has another cause.
+                if step.verb in self._adapter.kill_verbs:
+                    # If the relay has already ended, its close reason is not the loss of the link.
                     self._killed_late |= not self.killed and self.relay.ended.done()
                     self.killed = True
-                done = self._adaptor.order(step)
+                done = self._adapter.order(step)
         self._coverage.steps += done
         self._coverage.states.add(self._state())
 
@@ -160,7 +161,7 @@ class Trial:
         return (
             *((end.ended, end.broken, end.gone, end.seen, end.reading, end.queued > 0) for end in ends),
             self.client.received == self.far.sent, self.far.received == self.client.sent,
-            self._adaptor.stalled, self.killed, self._aborted, self.relay.ended.done(),
+            self._adapter.stalled, self.killed, self._aborted, self.relay.ended.done(),
         )  # fmt: skip
 
     @property
@@ -184,18 +185,18 @@ class Trial:
         """Return whether an earlier event allows the receiver to see a reset."""
         if self._cut or sender.broken or self._undeliverable(receiver, sender):
             return True
-        return receiver is self.client and sender.gone and not self._adaptor.keeps_response
+        return receiver is self.client and sender.gone and not self._adapter.keeps_response
 
     def _may_look_clean(self, receiver: End, sender: End) -> bool:
         """Return whether the receiver is allowed to see a clean end of stream although data is missing."""
-        if self._adaptor.reports_breaks:
+        if self._adapter.reports_breaks:
             return receiver is self.far and receiver.gone
         undelivered = self._undeliverable(receiver, sender) and not sender.delivered
         return sender.broken or undelivered or (receiver is self.far and self._cut)
 
     def _check(self) -> None:
         """Check the rules that the relay must follow at any time."""
-        self._adaptor.refresh()
+        self._adapter.refresh()
         for receiver, sender in self._directions:
             self._hold(not receiver.complaint, f"1: {receiver.complaint}")
             count = f"{receiver.name} has {receiver.received} of {sender.sent} bytes"
@@ -205,7 +206,7 @@ class Trial:
                 self._hold(sender.ended and whole, f"2: a clean end although {count}")
             if receiver.seen is Seen.RESET:
                 self._hold(self._causes(receiver, sender), f"3: {count} and a reset without a cause")
-                owed = self._adaptor.keeps_response and self._keeps(receiver, sender)
+                owed = self._adapter.keeps_response and self._keeps(receiver, sender)
                 self._hold(whole or not owed, f"3: {count} of a whole response, and a reset")
             if receiver.refused:
                 caused = self._causes(receiver, sender) or sender.gone
@@ -223,7 +224,7 @@ class Trial:
 
     def _missing(self) -> str:
         """Describe the first expected event that has not happened yet; return an empty text if there is none."""
-        if self._adaptor.stalled:
+        if self._adapter.stalled:
             return ""
         for receiver, sender in self._directions:
             if not receiver.listens or receiver.seen is not None:
@@ -234,7 +235,7 @@ class Trial:
             lost = sender.broken or self._undeliverable(receiver, sender)
             if not lost and receiver.received < min(sender.total, receiver.willing):
                 return f"{count} and takes {receiver.willing}"
-            waits = receiver is self.far and not self._adaptor.ends_early and sender.received < receiver.total
+            waits = receiver is self.far and not self._adapter.ends_early and sender.received < receiver.total
             # A relay can stop reading from its client if the window of the SSH channel is exhausted. Then, the relay
             # does not see the client's end of stream.
             if sender.ended and sender.total < receiver.willing and not waits:
@@ -246,7 +247,7 @@ class Trial:
 
     async def _finish(self) -> None:
         """Let both ends read all data and close; then check that the relay ends and releases its resources."""
-        self._adaptor.order(Step("link", "unstall"))
+        self._adapter.order(Step("link", "unstall"))
         for end in (self.client, self.far):
             end.resume()
         await self._until(self._unnoticed_loss)
@@ -259,7 +260,7 @@ class Trial:
         self.far.dispose()
         await self._until(lambda: "" if self.relay.ended.done() else "the relay does not end after its ends")
         self._check_ending()
-        await self._until(lambda: ", ".join(self._adaptor.leftovers(self.relay)))
+        await self._until(lambda: ", ".join(self._adapter.leftovers(self.relay)))
 
     def _unnoticed_loss(self) -> str:
         """Describe a lost link or lost data for which the client saw no reset; otherwise, return an empty text."""
@@ -270,8 +271,8 @@ class Trial:
             return "the lost link goes unnoticed"
         if client.seen is not Seen.END:
             return ""
-        by_link = ended.done() and ended.result() is self._adaptor.lost and self.killed
-        by_far = self._adaptor.shows_loss and far.gone and client.sent > far.received
+        by_link = ended.done() and ended.result() is self._adapter.lost and self.killed
+        by_far = self._adapter.shows_loss and far.gone and client.sent > far.received
         if not (by_link or by_far):
             return ""
         return f"the client is not reset, although {far.name} has {far.received} of {client.sent} bytes"
@@ -289,14 +290,14 @@ class Trial:
             self._hold(ending is CloseReason.FINISHED, f"5: ended as {ending}")
             self._hold(counted == (client.sent, far.sent), f"5: counted {counted}, not {(client.sent, far.sent)}")
         causes = [self._aborted, self.killed and not self._killed_late, client.broken, far.broken]
-        endings = (CloseReason.ABORTED, self._adaptor.lost, CloseReason.CLIENT_RESET, CloseReason.BACKEND_RESET)
-        known = self._adaptor.reports_breaks or not far.broken
+        endings = (CloseReason.ABORTED, self._adapter.lost, CloseReason.CLIENT_RESET, CloseReason.BACKEND_RESET)
+        known = self._adapter.reports_breaks or not far.broken
         if known and sum(causes) == 1 and not (client.ended or far.ended):
             self._hold(ending is endings[causes.index(True)], f"5: ended as {ending}")
 
     def _hold(self, holds: bool, rule: str) -> None:
         if not holds:
-            raise BrokenContractError(f"{self._adaptor.name}: rule {rule}")
+            raise BrokenContractError(f"{self._adapter.name}: rule {rule}")
 
     async def _until(self, missing: Callable[[], str]) -> None:
         """Wait until `missing` returns an empty text; fail after `Coverage.patience` seconds without progress."""
@@ -327,7 +328,7 @@ def _more(before: int, now: int) -> str:
     return f"{now - before} descriptors are left" if now > before else ""
 
 
-async def run(adaptor: Adaptor, plan: list[Step], setup: Setup, coverage: Coverage) -> None:
+async def run(adapter: RelayAdapter, plan: list[Step], setup: Setup, coverage: Coverage) -> None:
     """Execute one plan on a new connection.
 
     Raises:
@@ -335,14 +336,14 @@ async def run(adaptor: Adaptor, plan: list[Step], setup: Setup, coverage: Covera
         AssertionError: The link was lost, although no step of the plan broke the link.
     """
     started = time.monotonic()
-    trial = Trial(adaptor, setup, coverage)
+    trial = Trial(adapter, setup, coverage)
     failed = True
     try:
         await trial.run(plan)
         failed = False
     finally:
         try:
-            await adaptor.restore(reconnect=failed or trial.killed)
+            await adapter.restore(reconnect=failed or trial.killed)
         finally:
             if failed:
                 coverage.patience = _PATIENCE_AFTERWARDS

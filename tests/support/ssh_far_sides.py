@@ -26,7 +26,7 @@ from tests.support.channel_end import ChannelEnd
 from tests.support.ends import End
 from tests.support.far_sides import Straight
 from tests.support.plans import Setup, Step
-from tests.support.relay_adaptor import Joined
+from tests.support.relay_adapter import Joined
 from tests.support.requirements import need_data_plane
 from tests.support.ssh_sessions import PATIENT, opened, options
 
@@ -104,8 +104,8 @@ class OpenSsh(Straight):
 
     async def restore(self, *, reconnect: bool) -> None:
         if not reconnect and self._alive:
-            # The SSH server first processes all earlier data. If the server rejects this data, the server disconnects
-            # instead of responding.
+            # A response shows that the SSH server has accepted all data before this request. If the server rejects
+            # the data, it disconnects instead of responding.
             await self._conn._make_global_request(b"keepalive@openssh.com")
         lost = not self._alive
         if reconnect or lost:
@@ -158,8 +158,8 @@ def _rekey(conn: Any) -> bool:
 class Scripted(OpenSsh):
     """Connects clients to an SSH server in the test process. The test controls the packets that the server sends.
 
-    The SSH client and the SSH server use the same event loop. The client therefore receives all data that the server
-    sends in one iteration of the event loop with a single read.
+    The SSH client and the SSH server use the same event loop. If the server sends several packets in one iteration of
+    the event loop, the client therefore receives all of them with a single read.
     """
 
     far_verbs = ChannelEnd.VERBS
@@ -179,16 +179,16 @@ class Scripted(OpenSsh):
         return Bastion(folder, embedded=True)  # creates the keys; `open` starts the SSH server
 
     async def open(self) -> None:
-        adaptor, folder = self, self._bastion.folder
+        adapter, folder = self, self._bastion.folder
 
         class Server(asyncssh.SSHServer):
             def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
-                adaptor._there = conn
+                adapter._there = conn
 
             def connection_requested(self, *_: object) -> Any:
-                setup, changed = adaptor._next
-                end = ChannelEnd(changed, adaptor._there, setup)
-                adaptor._made.set_result(end)
+                setup, changed = adapter._next
+                end = ChannelEnd(changed, adapter._there, setup)
+                adapter._made.set_result(end)
                 return end, None
 
         listening = socket.create_server(("127.0.0.1", self._bastion.port))

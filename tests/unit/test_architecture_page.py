@@ -12,7 +12,7 @@ PAGE = (ROOT / "docs/architecture.md").read_text()
 
 
 def named_paths(page: str) -> set[str]:
-    """Return the paths of modules and folders in the code spans of a page. A path can be only a file name."""
+    """Return the paths of modules and folders in the code spans of a page, and file names without a folder."""
     text = re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL)
     return set(re.findall(r"`((?:\w+/)*\w+\.py|(?:\w+/)+)`", text))
 
@@ -20,7 +20,7 @@ def named_paths(page: str) -> set[str]:
 def missing(page: str, *more: Path) -> list[str]:
     """Return the paths in `page` that do not exist in the package, the repository, or a folder of `more`.
 
-    A path can be only a file name. The file can then be at any depth of the package, or of a folder of `more`.
+    If the path is a file name without a folder, the file can be at any depth of the package or of a folder of `more`.
     """
     anywhere = _module_names(PACKAGE, *more)
     return sorted(

@@ -24,7 +24,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_user_has_a_socket_in_the_runtime_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_file_paths.admin_socket() == folder / "gateway" / "admin.sock"
-    monkeypatch.setenv("XDG_RUNTIME_DIR", "/proc")  # belongs to root
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/proc")  # The owner of /proc is root.
     private = folder.parent / "private"
     assert default_file_paths.admin_socket() == private / "admin.sock"
     monkeypatch.setenv("XDG_STATE_HOME", "/home/x/state")

@@ -173,12 +173,12 @@ MOUNTS = """\
 @pytest.mark.parametrize(
     ("path", "on_host", "in_pod"),
     [
-        ("/run/secrets/password", True, True),  # Docker Compose mounts the file itself.
+        ("/run/secrets/password", True, True),  # Docker Compose mounts each secret file separately.
         ("/run/secrets/swarm secret", True, True),
         ("/run/secrets/kubernetes/..data/key", False, True),
         ("/run/secrets/other", False, True),
         ("/mnt/ramdisk/key", False, True),
-        ("/etc/gateway/gateway.yaml", False, False),  # This folder is a bind mount from the host.
+        ("/etc/gateway/gateway.yaml", False, False),  # /etc/gateway is a bind mount from the host.
         ("/srv/secret", False, False),
     ],
 )

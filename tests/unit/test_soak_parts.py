@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from gateway.relay.sockets import tune
-from tests.soak.streams import BACK, FORTH, EarlyEndError, End, Kind, Pattern, WrongBytesError, put_head
+from tests.soak.streams import BACK, FORTH, EarlyEndError, End, Kind, Pattern, WrongBytesError, pack_head
 
 
 async def test_a_stream_detects_bytes_of_another_stream_and_an_early_end() -> None:
@@ -18,7 +18,7 @@ async def test_a_stream_detects_bytes_of_another_stream_and_an_early_end() -> No
         client, backend = End(near, pattern, FORTH, stream=5), End(far, pattern, BACK)
         with far:
             async with asyncio.timeout(10):
-                await asyncio.get_running_loop().sock_sendall(near, put_head(Kind.FIRST, 5, 100, 200))
+                await asyncio.get_running_loop().sock_sendall(near, pack_head(Kind.FIRST, 5, 100, 200))
                 assert await backend.take_head() == (Kind.FIRST, 100, 200)
                 await client.send(100)
                 await backend.take(100)

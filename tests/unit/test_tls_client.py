@@ -17,7 +17,10 @@ PLAIN = "[req]\ndistinguished_name=dn\nx509_extensions=ca\n[dn]\n[ca]\nbasicCons
 
 @pytest.fixture
 def server(tmp_path: Path) -> object:
-    """Run an HTTPS server on 127.0.0.1, and yield its port. The CA certificate has no extension "key usage"."""
+    """Run an HTTPS server on 127.0.0.1, and yield its port.
+
+    The CA certificate lacks the extension "key usage", as with many private CAs. By default, Python 3.13 rejects it.
+    """
     (tmp_path / "plain.cnf").write_text(PLAIN)
     new = ["-newkey", "rsa:2048", "-nodes"]
     for command in (

@@ -75,7 +75,7 @@ def safe_options(volume: AuditedVolume | None, store: MountBackingStorage) -> tu
     return device, kind, ",".join(f"{key}={value}" if value else key for key, value in found.items())
 
 
-def after_mount(mount: HostMount) -> str:
+def start_engine_after_mount(mount: HostMount) -> str:
     """Return commands that make systemd mount a directory before it starts the engine (systemd.unit(5))."""
     if not mount.point.isprintable():
         return "# the name of the directory contains control characters: no command is safe to print"

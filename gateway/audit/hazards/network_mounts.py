@@ -9,11 +9,11 @@ from gateway.audit import hazard_rules
 from gateway.audit.container_recreate_commands import volume_for
 from gateway.audit.hazards.finding_builders import database_in, mounts, on_container
 from gateway.audit.hazards.network_mount_fixes import (
-    after_mount,
     changed_options,
     host_mount,
     safe_replacement,
     safe_volume,
+    start_engine_after_mount,
 )
 from gateway.audit.mount_backing_storage import SECRETS, MountBackingStorage, StorageMedium, nfs_version, of_volume
 from gateway.audit.proposed_mount_changes import ProposedMountChanges
@@ -66,7 +66,9 @@ def _fix(
         return host_mount(snapshot, container, mount, store)
     if store.host_mount is not None and store.medium is not StorageMedium.NFS:
         return (
-            after_mount(store.host_mount) if rule is hazard_rules.NETWORK_BIND else changed_options(store.host_mount)
+            start_engine_after_mount(store.host_mount)
+            if rule is hazard_rules.NETWORK_BIND
+            else changed_options(store.host_mount)
         )
     return safe_volume(snapshot, container, mount, store)
 

@@ -1,4 +1,4 @@
-"""Finds volumes that several containers write to, and volumes that no container uses. Does no I/O."""
+"""Finds volumes and host directories that several containers write to, and unused volumes. Does no I/O."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ from gateway.text_sanitizer import format_bytes, one_line
 
 
 def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
-    """Yield a finding for each volume that several containers write to, and for each unused volume."""
+    """Yield a finding for each volume or host directory with several writers, and for each unused volume."""
     yield from _writers(snapshot)
     used = {mount.volume for container in snapshot.containers for mount in container.mounts}
     for volume in snapshot.volumes.values():
@@ -45,7 +45,7 @@ def _writers(snapshot: AuditSnapshot) -> Iterator[Finding]:
         what = f"{', '.join(names)} write to {store.title}{content}"
         fix: str | ProposedMountChanges = ProposedMountChanges(read_only=frozenset({mount.path}))
         if len(services) < 2:
-            fix = f"# {one_line(container.service)} must have one container, or a volume for each container"
+            fix = f"# run one container of {one_line(container.service)}, or give each container its own volume"
         yield on_container(snapshot, hazard_rules.WRITERS, severity, container, mount.path, what, fix)
 
 

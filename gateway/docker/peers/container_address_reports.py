@@ -162,7 +162,7 @@ def consumers_of(sent: ContainerAddressReport, grants: tuple[Grant, ...], *, str
     for each in sent.entries:
         given = granted(grants, each.name, each.labels)
         backends = frozenset(given.backends) if given else frozenset()
-        # Containers on different nodes can have the same name, so the consumer's name includes the node's gateway.
+        # Containers on different nodes can have the same name, so append the name of the node's gateway.
         name = f"{each.name}@{sent.instance}"
         found[each.address] = Consumer(name, each.id, dict(each.labels), backends, strict)
     return found

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 
-from gateway.docker.consumer_identity_warnings import image_labels, spoofing
+from gateway.docker.consumer_identity_warnings import image_label_warnings, spoofing_warnings
 from gateway.docker.desired_state import DesiredState, backends_on
 from gateway.docker.plan import ActionKind, Plan, PlannedAction
 from gateway.docker.planning.attachments import attach, detach
+from gateway.docker.planning.external_route import external_route_warnings
 from gateway.docker.planning.gateway_container import address_warnings, duplicate_gateways, reattach_stopped_gateway
 from gateway.docker.planning.lost_network_namespaces import later_starts, shared_namespaces
 from gateway.docker.planning.networks import create_networks, remove_networks
-from gateway.docker.planning.outbound_networks import external_route_warnings
 from gateway.docker.planning.per_project_networks import expand_projects
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.planning.revivals import revive
@@ -54,7 +54,7 @@ def plan(
         for each in observed.containers
         if each.problem
     ]
-    builder.warnings += image_labels(desired, observed)
+    builder.warnings += image_label_warnings(desired, observed)
     builder.warnings += duplicate_gateways(builder)
     builder.warnings += address_warnings(builder)
     attach(builder)
@@ -64,7 +64,7 @@ def plan(
     remove_networks(builder)
     unavailable = revive(builder)
     volumes = tuple(_volumes(builder))
-    exposures = tuple(spoofing(desired, observed))
+    exposures = tuple(spoofing_warnings(desired, observed))
     return Plan(
         tuple(builder.actions),
         tuple(builder.attachments),

@@ -41,7 +41,7 @@ def detach(builder: PlanBuilder) -> None:
             if (
                 is_ours(builder, container, name, endpoint)
                 and name not in desired_networks_without_report(builder, container)
-                and not _may_be_gateway(builder, container)
+                and not _is_duplicate_gateway(builder, container)
             ):
                 builder.actions.append(
                     PlannedAction(
@@ -51,10 +51,11 @@ def detach(builder: PlanBuilder) -> None:
                 )  # fmt: skip
 
 
-def _may_be_gateway(builder: PlanBuilder, container: Container) -> bool:
-    """Return whether a container is another gateway with this gateway's instance name.
+def _is_duplicate_gateway(builder: PlanBuilder, container: Container) -> bool:
+    """Return whether a container is another running gateway with this gateway's instance name.
 
-    If this gateway has not found its own container, the result is also true for its own container.
+    If this gateway has not found its own container, the result is also true for its own container, and for stopped
+    gateways with this instance name.
     """
     own = builder.observed.own
     return (

@@ -60,7 +60,9 @@ def _idle(builder: PlanBuilder, container: Container) -> None:
     Do not warn if the container shares a network with the gateway, because the key `allow` of a backend can then
     match the labels.
     """
-    mistakes = labels.idle(container.labels, builder.options.label_prefix, builder.desired.instance)
+    mistakes = labels.missing_enable_warnings(
+        container.labels, builder.options.label_prefix, builder.desired.instance
+    )
     shared = client_networks(builder.observed, builder.options) if mistakes else None
     if shared is not None and not container.endpoints.keys() & {*shared, *builder.options.networks}:
         builder.report_label_errors(container.name, mistakes)

@@ -141,7 +141,7 @@ def reattach_stopped_gateway(builder: PlanBuilder) -> None:
 
 
 def address_warnings(builder: PlanBuilder) -> Iterator[str]:
-    """Yield a warning for each network on which the gateway can lose its address."""
+    """Yield warnings about addresses of the gateway that another container has, or that the gateway can lose."""
     own = builder.observed.own_container
     for name, options in builder.options.networks.items():
         network = builder.known.get(name)
@@ -164,9 +164,9 @@ def address_warnings(builder: PlanBuilder) -> Iterator[str]:
             loose = [each for each in endpoint.addresses if not is_reserved(network, each)]
             if loose:
                 yield (
-                    f"network {name}: the gateway did not attach its own container, whose address {', '.join(loose)}"
-                    f" the engine may assign to another container: {_outside(network)}, or leave the attachment"
-                    " to the gateway"
+                    f"network {name}: the gateway did not attach its own container, and the engine may assign the"
+                    f" container's address {', '.join(loose)} to another container: {_outside(network)}, or let the"
+                    " gateway attach its container"
                 )
 
 

@@ -10,7 +10,7 @@ from gateway.docker.snapshot import Container
 def gateway_swarm_task_state(
     builder: PlanBuilder, own: Container, name: str
 ) -> tuple[AttachmentState, AttachmentObstacle | None, str]:
-    """Return the state of the gateway's own attachment to a network.
+    """Return the state of the gateway's own attachment to a network, the obstacle (or None), and a message.
 
     The engine does not report the aliases of a task, but a swarm manager reports the aliases of the task's service.
     On a node that is not a manager, the gateway does not check the aliases.

@@ -1,4 +1,4 @@
-"""Decides which containers to restart because the owner of their network namespace has restarted. Does no I/O."""
+"""Finds containers that lost a shared network namespace: its owner stopped, restarted or was removed. Does no I/O."""
 
 from dataclasses import replace
 
@@ -33,9 +33,10 @@ def shared_namespaces(builder: PlanBuilder) -> frozenset[str]:
 
 
 def without_namespace(builder: PlanBuilder, container: Container) -> UnavailableContainer | None:
-    """Return an `UnavailableContainer` for a container that did not start, because its namespace's owner did not run.
+    """Return an `UnavailableContainer` for a container whose start failed because its namespace's owner did not run.
 
-    Return None if the gateway is not allowed to start the container.
+    If the owner was removed, the result says that the container must be recreated. Return None if the gateway ignores
+    the container; see `_is_in_scope` and `_without_owner`.
     """
     owner = _owner(builder, container)
     if owner is None:
@@ -66,7 +67,7 @@ def without_namespace_while_running(builder: PlanBuilder, container: Container) 
     start, owners = container.last_start, owner.last_start
     if start is None or owners is None or not start.at or not _is_in_scope(builder, container, owner):
         return None
-    detail = f"it uses the network that container {owner.name} had before its restart"
+    detail = f"it uses the old network of container {owner.name}, which has restarted"
     if owner.state not in LIVE:
         message = f"container {owner.name} does not run"
         detail = f"it uses the network of container {owner.name}, which has stopped"
@@ -104,14 +105,14 @@ def later_starts(builder: PlanBuilder) -> dict[str, float]:
 def _without_owner(builder: PlanBuilder, container: Container) -> UnavailableContainer | None:
     recorded = container.joins in builder.desired.namespaces
     asks = revives(container.labels, builder.options.label_prefix, default=False)
-    if not (recorded or asks or _is_probably_ours(builder, container)):
+    if not (recorded or asks or _is_in_gateway_project(builder, container)):
         return None
     return unavailable_container_to_recreate(
         container, StartFailureCause.NAMESPACE, "it uses the network of a container that was removed"
     )
 
 
-def _is_probably_ours(builder: PlanBuilder, container: Container) -> bool:
+def _is_in_gateway_project(builder: PlanBuilder, container: Container) -> bool:
     """Return whether a container is in the gateway's Compose project, and has a restart policy.
 
     A container without a restart policy may be temporary, for example for debugging.
@@ -136,7 +137,10 @@ def _is_in_scope(builder: PlanBuilder, container: Container, owner: Container) -
 
 
 def _concerns_gateway(builder: PlanBuilder, owner: Container) -> bool:
-    """Return whether the owner of a namespace is the gateway's container, or is on one of the gateway's networks."""
+    """Return whether `owner` uses the namespace of the gateway's container, or of one on the gateway's networks.
+
+    If `owner` joins the namespace of a removed container, return whether this container was recorded in `namespaces`.
+    """
     base = builder.observed.base(owner)
     if base is None:
         return owner.joins in builder.desired.namespaces

@@ -53,8 +53,9 @@ def _warn_of_hostnames(builder: PlanBuilder, network: str) -> None:
     """Warn if a container on a network has the name of a backend as its host name."""
     taken = builder.backend_names(network)
     builder.warnings += [
-        f"{each.name}: its host name is that of backend {each.hostname}, so clients on network {network} reach"
-        " either of them: give it another host name, or disconnect it from the network"
+        f"{each.name}: its host name is that of backend {each.hostname}, so clients on network {network} can reach"
+        " the container instead of the backend: give the container another host name, or disconnect it from"
+        " the network"
         for each in builder.observed.containers
         if each.hostname in taken and network in each.endpoints and each.id != builder.observed.own
     ]
@@ -74,8 +75,8 @@ def service_conflicts(builder: PlanBuilder, service: SwarmService, network: str,
 def _networks_to_compare(builder: PlanBuilder, container: Container, network: str) -> list[str]:
     """Return the container's networks to compare with `network` for name conflicts.
 
-    Of the gateway's networks, the result contains only those that precede `network` in alphabetical order. Thus, each
-    conflict between two networks of the gateway is reported once.
+    Of the gateway's networks, the result contains only those that precede `network` in alphabetical order, so that
+    each conflict between two networks of the gateway is reported once.
     """
     return [each for each in container.endpoints if each not in builder.options.networks or each < network]
 

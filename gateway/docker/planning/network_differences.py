@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Iterator
 
 from gateway.docker.options import NetworkOptions
-from gateway.docker.planning.outbound_networks import NOT_INTERNAL, is_only_external_route
+from gateway.docker.planning.external_route import NOT_INTERNAL, is_only_external_route
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.snapshot import ENCRYPTED, MTU, NetworkInfo
 
@@ -36,7 +36,7 @@ def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo)
 def _differences(
     builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo, *, ours: bool
 ) -> Iterator[tuple[str, str]]:
-    """Yield each difference between a network and its configured options, and the setting that the network has.
+    """Yield each difference between a network and its options: a message, and the setting that accepts it.
 
     If another program created the network (`ours` is False), ignore properties that are not configured.
     """

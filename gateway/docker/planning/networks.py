@@ -20,7 +20,7 @@ _WIDE = 20
 
 
 def create_networks(builder: PlanBuilder) -> None:
-    """Plan the creation of each configured network that is missing."""
+    """Plan the creation of each missing configured network. Warn about networks that differ from their options."""
     for name, options in builder.options.networks.items():
         _network(builder, name, options)
 

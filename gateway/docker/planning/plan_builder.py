@@ -156,7 +156,7 @@ class PlanBuilder:
             name for name in self.desired.networks if not backends & set(backends_on(self.desired, name))
         )
 
-    def by_configuration(self, name: str | None, found: Mapping[str, str]) -> frozenset[str]:
+    def configured_aliases(self, name: str | None, found: Mapping[str, str]) -> frozenset[str]:
         """Return the aliases that grants or rules assign to a container or service, in lower case."""
         given = granted(self.options.grants, name, found)
         rule = None if given or self.desired.strict else labels.by_rules(name or "", found, self.options.attach)
@@ -164,7 +164,7 @@ class PlanBuilder:
 
     def holder(self, container: Container) -> EndpointWithAlias:
         """Create the `EndpointWithAlias` of a container."""
-        listed = self.by_configuration(container.name, container.labels)
+        listed = self.configured_aliases(container.name, container.labels)
         return EndpointWithAlias(f"container {container.name}", owner(container.id, container.labels), listed)
 
     def networks_of(self, request: RequestedAccess, who: str, name: str, found: Mapping[str, str]) -> list[str]:
@@ -192,7 +192,10 @@ class PlanBuilder:
             return []
 
     def gateway_aliases(self, network: str) -> tuple[str, ...]:
-        """Return the aliases of the gateway's container on a network."""
+        """Return the desired aliases of the gateway's container on a network.
+
+        These are the names of backends and, on a swarm network, the name in `docker.peers`.
+        """
         peers, there = self.options.peers, self.known.get(network)
         of_swarm = there.scope == "swarm" if there else self.driver(self.desired.network(network)) == "overlay"
         return backends_on(self.desired, network) + ((peers.name,) if peers is not None and of_swarm else ())

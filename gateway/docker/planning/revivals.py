@@ -23,10 +23,11 @@ from gateway.text_sanitizer import one_line
 
 
 def revive(builder: PlanBuilder) -> tuple[UnavailableContainer, ...]:
-    """Return the unavailable containers. Also plan to start those whose state is `RevivalStatus.STARTING`.
+    """Return the unavailable containers. Also plan to start or restart those in state `RevivalStatus.STARTING`.
 
-    A container that an operator stopped has no start error, so it is not unavailable. An unavailable container
-    without a restart policy is not started, because the engine would not restart it either.
+    A container that an operator stopped has no start error, so it is not unavailable. A stopped container without a
+    restart policy is not in the result, because the engine would not restart it either. A running container without a
+    restart policy is not restarted. The result is empty if the engine is not Docker.
 
     Args:
         builder: The plan so far, with all other actions.

@@ -25,7 +25,7 @@ def report_shared_namespace(
 
     base = builder.observed.base(container)
     if base is None:
-        message = "it uses the network of a container that was removed: recreate it"
+        message = f"it uses the network of a container that was removed: recreate container {container.name}"
         report(AttachmentState.BLOCKED, AttachmentObstacle.SHARED_NETWORK, message)
         return
     through = f"it uses the network of container {base.name}"

@@ -15,7 +15,7 @@ from gateway.docker.snapshot import NetworkInfo, SwarmService
 def update_services(builder: PlanBuilder) -> None:
     """Plan updates of services whose networks differ from the desired ones, and report the status of services.
 
-    Only the gateway on the swarm's leading manager plans updates.
+    Only the gateway on the swarm's leading manager plans updates, and only if `docker.services` is true.
     """
     if builder.observed.services_hidden:
         builder.warnings.append(
@@ -36,7 +36,7 @@ def _acts(builder: PlanBuilder) -> bool:
 
 
 def service_networks(builder: PlanBuilder, service: SwarmService) -> list[str]:
-    """Return the desired networks of a service."""
+    """Return the desired networks of a service; an empty list if `docker.grants` does not permit its request."""
     request, names = _wanted(builder, service)
     return [] if request is None or request.refused else names
 
@@ -174,7 +174,7 @@ def _held(builder: PlanBuilder, service: SwarmService, name: str, alias: str) ->
 def _holder(builder: PlanBuilder, service: SwarmService) -> EndpointWithAlias:
     labels = {SWARM_SERVICE: service.name}
     return EndpointWithAlias(
-        f"service {service.name}", owner(service.id, labels), builder.by_configuration(None, labels)
+        f"service {service.name}", owner(service.id, labels), builder.configured_aliases(None, labels)
     )
 
 

@@ -31,7 +31,8 @@ def volume_status(spec: VolumeSpec, there: EngineVolume | None, prefix: str, ins
         return VolumeStatus(spec, None, "blocked", f"another program created a volume of that name: {differs}")
     if there.used:
         message = (
-            f"its options differ ({differs}), and it is in use: remove its containers, and the gateway recreates it"
+            f"its options differ ({differs}), and it is in use: remove the containers that use it, and the gateway"
+            " recreates it"
         )
         return VolumeStatus(spec, None, "drifted", message)
     return VolumeStatus(spec, "recreate", "pending", f"its options differ: {differs}")
@@ -79,12 +80,13 @@ def mount_problems(
     if any("rootless" in str(each) for each in info.get("SecurityOptions") or ()):
         yield "volumes: a rootless engine cannot mount NFS or SMB: mount the share on the host, and use a bind mount"
     if "Docker Desktop" in str(info.get("OperatingSystem", "")):
-        yield "volumes: Docker Desktop mounts in a virtual machine with its own 127.0.0.1: set volume.address"
+        yield "volumes: Docker Desktop mounts volumes in a virtual machine with its own 127.0.0.1: set volume.address"
     loopback = [spec.name for spec in specs if spec.address.startswith("127.") or spec.address == "::1"]
     if loopback and not host.startswith("unix://"):
         yield f"volumes {', '.join(loopback)}: 127.0.0.1 is the engine's host, not the gateway's: set volume.address"
     if loopback and own_mode is not None and own_mode != "host":
         yield (
             f"volumes {', '.join(loopback)}: the gateway's container does not use the host's network, so the engine "
-            "does not find its listener: run it with --network host, or publish the port and set volume.address"
+            "does not find the listener: run this container with --network host, or publish the port and set"
+            " volume.address"
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.docker_views import UnavailableContainerView
 from gateway.ops.events import StateChange, SubjectType
-from gateway.ops.severity import BACKEND_STATES, DisplaySeverity, backend_level, tunnel_level
+from gateway.ops.severity import BACKEND_STATES, DisplaySeverity, backend_severity, tunnel_severity
 from gateway.ops.status_views import BackendView, ServiceView, TunnelView
 from gateway.ops.tunnel_root_causes import path_tunnels, with_outer_tunnels
 
@@ -175,7 +175,7 @@ def event_level(event: StateChange) -> DisplaySeverity:
     """Return the severity of the state that an event reports."""
     match event.subject.type:
         case SubjectType.BACKEND | SubjectType.TARGET if event.state in list(HealthState):
-            return backend_level(HealthState(event.state))
+            return backend_severity(HealthState(event.state))
         case SubjectType.TUNNEL if event.state in list(TunnelState):
-            return tunnel_level(TunnelState(event.state))
+            return tunnel_severity(TunnelState(event.state))
     return DisplaySeverity.WARNING if event.state in ("draining", "failed") else DisplaySeverity.GOOD

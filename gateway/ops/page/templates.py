@@ -18,7 +18,7 @@ from gateway.ops.page import status_content
 from gateway.ops.page.charts import PHASES, WIDTH, Chart, history_chart, milliseconds, phases_chart
 from gateway.ops.page.time_format import clock_time
 from gateway.ops.plural import plural
-from gateway.ops.severity import backend_level, tunnel_level
+from gateway.ops.severity import backend_severity, tunnel_severity
 from gateway.ops.state_descriptions import state_name, without_remedy
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import BackendView, TargetView
@@ -105,8 +105,8 @@ TEMPLATES.globals.update(
     iso=iso,
     clock_time=clock_time,
     plural=plural,
-    backend_level=backend_level,
-    tunnel_level=tunnel_level,
+    backend_severity=backend_severity,
+    tunnel_severity=tunnel_severity,
     milliseconds=milliseconds,
     bytes=format_bytes,
     event_level=status_content.event_level,

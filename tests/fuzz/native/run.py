@@ -82,7 +82,7 @@ def _distil(program: Path, learned: Path) -> int:
         ).returncode
         if status == 0:
             for path in CORPUS.iterdir():
-                if _HASH.fullmatch(path.name):  # a regression test has a descriptive name, and is kept
+                if _HASH.fullmatch(path.name):  # keep regression tests, which have descriptive names
                     path.unlink()
             shutil.copytree(fresh, CORPUS, dirs_exist_ok=True)
     return status

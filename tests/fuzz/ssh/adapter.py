@@ -24,9 +24,9 @@ import gateway
 from gateway._dataplane import is_built
 from gateway.relay.event_loop import RelayEventLoop
 from gateway.ssh import flow_control
-from gateway.ssh.asyncio_ssh_transport import AsyncioSshTransport
 from gateway.ssh.asyncssh_relay import AsyncsshRelay
 from gateway.ssh.asyncssh_relay_client_side import AsyncsshRelayClientSide
+from gateway.ssh.asyncssh_transport import AsyncsshTransport
 from gateway.ssh.channel_interfaces import SshChannel
 from gateway.ssh.options import SshOptions
 from gateway.ssh.pooled_connection import PooledConnection
@@ -48,7 +48,10 @@ _SSH = SshOptions(host="127.0.0.1", user="fuzz", insecure_host_key=True)
 
 
 class Owner(asyncssh.SSHClient):
-    """Accepts every host key, because the fuzzer does not test the SSH handshake."""
+    """Replaces `HostKeyVerifier`. Accepts every host key, because the fuzzer does not test the SSH handshake.
+
+    `close_error` is the error with which the connection was closed, as in `HostKeyVerifier`.
+    """
 
     close_error: Exception | None = None
 
@@ -61,7 +64,10 @@ class Owner(asyncssh.SSHClient):
 
 @contextmanager
 def small_windows(size: int) -> Iterator[None]:
-    """Set the initial receive window of new channels to `size` bytes, and reset the budget for these windows."""
+    """In the `with` block, set the initial receive window of new channels to `size` bytes.
+
+    Also scale the related limits in proportion to `size`, and make the whole budget for initial windows available.
+    """
     flow_control.INITIAL_BUDGET.available = flow_control.INITIAL_BUDGET_BYTES
     names = {"INITIAL_WINDOW": size, "MIN_WINDOW": size // 4, "ADJUST_BYTES": size // 8}
     before = {name: getattr(flow_control, name) for name in names}
@@ -228,7 +234,7 @@ async def connect(name: str, *, wired: bool, keys: Keys, narrow: bool, problems:
         if narrow:
             near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         conn = extended = SshConnection(options)
-        transport = extended.own_transport = AsyncioSshTransport(near, extended)
+        transport = extended.own_transport = AsyncsshTransport(near, extended)
     else:
         pipe = Pipe()
         conn = pipe.conn = SSHClientConnection(asyncio.get_running_loop(), options)

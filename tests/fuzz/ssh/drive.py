@@ -74,7 +74,10 @@ class Drive(PeerSteps):
         await asyncio.sleep(0)  # Let the gateway request this channel before it requests other channels.
 
     def _over(self, slot: Slot) -> bool:
-        """Return whether the channel was refused, or was closed by both ends, on each open connection."""
+        """Return whether the SSH server refused the channel, or both ends closed it on each open connection.
+
+        Return False if no connection is open.
+        """
         lines = [side.ends[slot.index].line for side in self.sides if side.alive]
         closed = slot.close and all(line is not None and line.close for line in lines)
         return bool(lines) and (slot.refused or closed)

@@ -54,7 +54,8 @@ class End:
     """A channel of one SSH connection, with its client.
 
     Args:
-        stream: Number that selects the test data for the client. The next number selects the client's own test data.
+        stream: Number of the test data that the SSH server sends to the client; see `pattern`. The client sends the
+            test data with the number `stream + 1`.
         session: The SSH connection that opens the channel.
         unix: Whether the client uses a unix socket pair rather than TCP.
     """
@@ -146,7 +147,7 @@ class End:
                 self.client.close()
 
     def check_upload(self) -> None:
-        """Check that the SSH server received the bytes that the client sent.
+        """Check that the bytes that the SSH server has received so far are the first bytes that the client sent.
 
         Raises:
             OracleError: The SSH server received bytes that the client did not send.

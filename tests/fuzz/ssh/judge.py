@@ -1,6 +1,6 @@
 """Checks the results of a fuzz script, a generated sequence of operations on two SSH connections.
 
-The first check runs when both connections are idle, and the second when both are closed.
+`judge_open` and `compare` check the connections when both are idle. `judge_closed` checks them when both are closed.
 """
 
 import asyncio
@@ -114,7 +114,7 @@ def _confirm_closes(drive: Drive) -> None:
 
 
 def _missing(drive: Drive, side: Side) -> list[str]:
-    """Return what the gateway failed to deliver on one connection.
+    """Return a message for each wrong or missing result on one connection, such as missing data.
 
     After an illegal step, or if the connection is closed, return an empty list.
     """

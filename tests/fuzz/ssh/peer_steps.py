@@ -25,15 +25,24 @@ class PeerSteps(Turns):
         self._padding: int | None = None
 
     def _allowed(self, step: Step, what: str, *, legal: bool) -> bool:
-        """Return whether to execute a step. If the executed step violates the SSH protocol, record the violation."""
+        """Return whether to execute a step: it is legal, or the script marks it as illegal.
+
+        If the step violates the SSH protocol and is executed, add the violation to `illegal`.
+
+        Args:
+            step: The step.
+            what: A name for the violation.
+            legal: Whether the SSH protocol permits the step.
+        """
         if not legal and step.illegal:
             self.illegal.append("late" if self._closing(step) else what)
         return legal or step.illegal
 
     def _closing(self, step: Step) -> bool:
-        """Return whether the gateway can have closed the channel.
+        """Return whether the gateway can already have closed the step's channel.
 
-        If the channel is closed, asyncssh does not detect some violations that the native engine detects.
+        `_allowed` then records a violation as `late`, because the data planes can react differently: on a closed
+        channel, asyncssh does not detect some violations that the native engine detects.
         """
         slot = self.current.get(step.slot)
         if slot is None:
@@ -56,9 +65,9 @@ class PeerSteps(Turns):
         self._say(to_channel(kind, slot.number or 0, body), step)
 
     def _prepare(self, step: Step) -> int | None:
-        """Return the wrong padding length for the next packet; None for the correct length.
+        """Return the padding length that the script has set for the next packet; None for the correct length.
 
-        Also record the violations of the SSH protocol by this packet.
+        If the length is set, or an illegal step sends the packet during a key exchange, record the violation.
         """
         padding, self._padding = self._padding, None
         if padding is not None:

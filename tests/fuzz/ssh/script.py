@@ -164,7 +164,7 @@ def _record(step: Step) -> bytes:
 
 
 def mutate(data: bytes, longest: int, seed: int) -> bytes:
-    """Return a script with random changes. Only whole steps are added or removed, so that other steps stay equal."""
+    """Return a script with random changes. Add or remove only whole steps, so that the other steps do not change."""
     rng = random.Random(seed)
     head, body = data[:HEADER].ljust(HEADER, b"\0"), data[HEADER:]
     records = [body[at : at + RECORD] for at in range(0, len(body) - RECORD + 1, RECORD)]

@@ -34,7 +34,7 @@ class Side:
 
 @dataclass
 class Slot:
-    """The state of a channel that the script uses in the same way on both SSH connections.
+    """The state of a channel that is the same on both SSH connections. `End` contains the state that can differ.
 
     Args:
         index: Position in `Turns.slots`.

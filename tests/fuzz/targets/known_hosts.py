@@ -24,7 +24,8 @@ def check(data: bytes) -> None:
     """Parse the known_hosts file `data`, and look up the keys of hosts.
 
     Raises:
-        AssertionError: The parser reports an error without a line number, or does not find a revoked key.
+        AssertionError: The parser reports an error that does not begin with the path of the file, or does not find a
+            revoked key.
     """
     with as_file(data) as path:
         try:

@@ -79,7 +79,7 @@ def _skip(stream: io.BytesIO, name: bytes) -> None:
 def _words(line: bytes) -> list[bytes]:
     """Return the words of a line, as OpenVPN's `parse_line` does."""
     words: list[bytes] = []
-    # `state` is the quote inside a quoted word, a space inside a word without quotes, and empty between words.
+    # `state` is empty between words, the quotation mark in a quoted word, and a space in a word without quotes.
     word, state, backslash = b"", "", False
     for at in range(len(line) + 1):
         character = line[at : at + 1]

@@ -22,7 +22,10 @@ def describe(data: bytes) -> str:
 
 
 def _replies(data: bytes) -> list[tuple[int, bytes]]:
-    """Return the flags and the body of each reply in `data`. The replies begin at the second byte of `data`."""
+    """Return the flags and the body of each reply in `data`. The replies begin at the second byte of `data`.
+
+    A reply consists of a byte with flags, a byte with half of the body's length, and the body.
+    """
     found, at = [], 1
     while at + 2 <= len(data):
         flags, length = data[at], data[at + 1] * 2
@@ -32,7 +35,11 @@ def _replies(data: bytes) -> list[tuple[int, bytes]]:
 
 
 def _record(flags: int, body: bytes, xid: bytes) -> bytes:
-    """Return an ONC RPC reply with the ID `xid`. `flags` selects the reply's errors and number of fragments."""
+    """Return the bytes of an ONC RPC reply with the ID `xid`.
+
+    If bit 0 of `flags` is set, return only `body`, without record marks. Bit 1 omits the header of the reply, and bit
+    2 changes the bytes of the reply. The other bits are the maximum number of fragments minus one.
+    """
     if flags & 1:
         return body
     if not flags & 2:
@@ -49,8 +56,8 @@ def check(data: bytes) -> None:
     """Run two probes of a server that sends the replies in `data`. Then pass the calls and the replies to the tap.
 
     Raises:
-        AssertionError: The tap counts more replies than calls, or the result depends on how the replies are split
-            into segments.
+        AssertionError: The tap counts more replies than calls, or measures a wrong latency, or the records that
+            `RpcRecordScanner` finds depend on how the replies are split into segments.
     """
     replies = _replies(data)
     passed: list[bytes] = []

@@ -23,7 +23,7 @@ def _answer(data: bytes) -> bytes:
     """Return the server's response.
 
     If bit 0 of `data[0]` is set, the response begins with a valid SMB header in which some bits are changed. If bit 1
-    is set, the length before the response is missing.
+    is set, the response has no length field (4 bytes) in front.
     """
     flags, body = data[:1] or b"\0", data[1:]
     if flags[0] & 1:

@@ -86,7 +86,11 @@ async def _run(chosen: script.Script, problems: list[str]) -> None:
 
 
 async def _end(drive: Drive) -> None:
-    """Close the SSH connections in the way that `Script.end` selects. Then close the SSH server's sockets."""
+    """Close the SSH connections, and then close the SSH server's sockets.
+
+    `Script.end` selects what closes the connections first: 1 for `PooledConnection.close`, 2 for
+    `PooledConnection.abort`, 3 for a DISCONNECT packet from the SSH server, and 0 for nothing.
+    """
     for side in drive.sides:
         if drive.script.end == 1:
             await side.connection.pooled.close()

@@ -435,7 +435,7 @@ print(c.mallinfo2().hblks - before)
         [sys.executable, "-c", script],
         env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
-    assert done.stdout == f"{int(returned)}\n"  # 1: glibc has allocated the block of 4 MiB with mmap
+    assert done.stdout == f"{int(returned)}\n"  # 1 means that glibc has allocated the block with mmap
 
 
 def test_the_thread_reports_records_and_stops_with_the_native_engine(rig: Rig) -> None:
@@ -523,7 +523,7 @@ def test_short_connections_are_reported_as_a_sum(rig: Rig) -> None:
         rig.until(lambda: rig.kinds(listener))
         if rig.kinds(listener) == [rig.module.RECORD_SERVED]:
             break
-        rig.records.clear()  # a client that stays connected for more than 50 ms is not part of a sum: try again
+        rig.records.clear()  # a client that stays connected for over 50 ms is not in RECORD_SERVED: try again
     ((clients, resets, to_backend, from_backend),) = (
         arguments for kind, _, arguments, _ in rig.records if kind == rig.module.RECORD_SERVED
     )
@@ -585,7 +585,7 @@ def test_a_listener_stops_when_no_more_clients_are_permitted(rig: Rig) -> None:
     rig.connect()
     assert not rig.records
     third = rig.connect()
-    assert not rig.records  # the listener waits for COMMAND_PERMIT before it stops
+    assert not rig.records  # the listener stops only if COMMAND_PERMIT does not arrive within 20 ms
     rig.until(lambda: rig.kinds(listener))
     assert rig.kinds(listener) == [rig.module.RECORD_STOPPED]
     assert len(rig.hear()) == 2
@@ -704,7 +704,7 @@ def test_a_listener_counts_the_periods_in_which_most_channels_meet_full_connecti
     listener = rig.listen(full_load=2)
 
     def counted() -> bool:
-        """Open channels for more than a second. Return whether a period with full connections was counted."""
+        """Connect clients for over one second. Return whether a period with full connections was counted."""
         for pause in (0, 0, 0, 0, 1.05):
             rig.connect()
             time.sleep(pause)

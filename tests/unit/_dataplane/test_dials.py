@@ -190,7 +190,7 @@ def test_short_connections_are_reported_as_a_sum(rig: Rig) -> None:
         target.close()
         rig.turn()
 
-    # A client that stays connected for more than 50 ms is not part of a sum: try again.
+    # RECORD_SERVED does not include a client that stays connected for more than 50 ms: try again.
     while served[0] < 3 or not served[1]:
         serve(reset_it=served[0] >= 3)
         rig.until(lambda: rig.engine.gauge(listener)[0] == 0 or rig.joined())

@@ -14,7 +14,7 @@ from gateway.contracts.link import Link
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.states import HealthState
 from gateway.errors import FailureReason
-from gateway.forwarding.target_with_uplink import LinkProvider, TargetLookupKey
+from gateway.forwarding.target_path import LinkProvider, TargetIdentity
 from gateway.health.check import Check
 from gateway.health.check_results import CheckResult
 from gateway.health.check_schedule import CheckSchedule
@@ -55,8 +55,8 @@ class Paths:
             Check("orders", Backend(), TARGET, uplink, SCHEDULE, record=record, tunnel=uplink.name)
             for uplink in self.uplinks
         ]
-        routes = TargetLookupKey(TARGET, cast("tuple[LinkProvider, ...]", tuple(self.uplinks))).routes()
-        self.target = MonitoredTarget(checks, PathSelector(["a", "b"], "order"), routes)
+        paths = TargetIdentity(TARGET, cast("tuple[LinkProvider, ...]", tuple(self.uplinks))).paths()
+        self.target = MonitoredTarget(checks, PathSelector(["a", "b"], "order"), paths)
 
     def close(self, at: int) -> None:
         self.uplinks[at].link = None
@@ -118,7 +118,7 @@ async def test_a_client_that_notices_a_closed_path_first_starts_a_check_of_the_o
     paths.probed(1, HealthState.UP)
     paths.target.choose()
     paths.close(0)
-    assert [cast(Uplink, each.uplink).name for each in paths.target.routes()] == ["b", "a"]
+    assert [cast(Uplink, each.uplink).name for each in paths.target.paths()] == ["b", "a"]
     assert [(record.message, record.__dict__["tunnel"]) for record in caplog.records] == [
         ("new clients use another path", "b")
     ]

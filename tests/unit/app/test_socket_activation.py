@@ -34,8 +34,8 @@ def test_a_listener_gets_the_socket_of_its_address(listening: socket.socket) -> 
     first = passed.duplicates(HostPort("127.0.0.1", port))
     assert first is not None
     first[0].close()
-    # After a listener was removed and added again, it gets the same socket. It accepts the clients that connected
-    # in the meantime.
+    # If a reload removes a listener and a later reload adds it again, the new listener gets a duplicate of the same
+    # socket, and accepts the clients that connected in the meantime.
     with socket.create_connection(("127.0.0.1", port)) as client:
         (again,) = passed.duplicates(HostPort("localhost", port)) or []
         again.settimeout(5)
@@ -69,7 +69,7 @@ def test_a_socket_without_a_backend_is_reported(listening: socket.socket, caplog
 
 @pytest.mark.parametrize("pid", ["own", "other"])
 def test_descriptors_are_used_only_by_the_process_in_listen_pid(listening: socket.socket, pid: str) -> None:
-    """A child process of the service inherits neither the descriptors nor the environment variables."""
+    """Child processes inherit neither the used descriptors nor LISTEN_FDS. Other descriptors stay unchanged."""
     port = listening.getsockname()[1]
     number = "$$" if pid == "own" else str(os.getpid())
     shell = f'export LISTEN_PID={number} LISTEN_FDS=1; exec "$0" -c "$1" 3<&{listening.fileno()}'

@@ -21,7 +21,7 @@ def test_a_replaced_file_or_folder_is_reported() -> None:
     file, folder = found
     assert file == (
         "/etc/gateway/gateway.yaml was replaced on the host, but this container still sees the old one: restart the"
-        " container, and mount its folder instead of the file"
+        " container, and mount the file's folder, not the file"
     )
     assert folder == (
         "/run/my keys was replaced on the host, but this container still sees the old one: restart the container, and"

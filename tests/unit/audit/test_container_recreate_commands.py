@@ -14,7 +14,7 @@ import yaml
 
 from gateway.audit.container_recreate_commands import recreate, volume_for
 from gateway.audit.hazards import build_report
-from gateway.audit.hazards.network_mount_fixes import after_mount, safe_options
+from gateway.audit.hazards.network_mount_fixes import safe_options, start_engine_after_mount
 from gateway.audit.host_filesystem_model import HostMount
 from gateway.audit.mount_backing_storage import of_volume
 from gateway.audit.proposed_mount_changes import ProposedMountChanges
@@ -673,5 +673,5 @@ def test_a_bind_of_nfs_becomes_a_volume_and_another_one_waits_for_its_mount() ->
     assert "-v db-data:/data" in finding.fix
     sshfs = HostMount("/mnt/nas", "fuse.sshfs", "me@nas:", {})
     (finding,) = build_report(AuditSnapshot((app,), host_mounts=(sshfs,))).findings
-    assert finding.fix == after_mount(sshfs)
+    assert finding.fix == start_engine_after_mount(sshfs)
     assert 'RequiresMountsFor="/mnt/nas"' in finding.fix

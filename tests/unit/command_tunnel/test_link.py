@@ -282,7 +282,7 @@ async def test_a_process_is_killed_only_if_each_connection_stalls_and_it_accepts
                 upload = asyncio.create_task(loop.sock_sendall(stalled, bytes(50_000_000)))
                 await asyncio.sleep(5)
                 await loop.sock_sendall(idle, b"still open")
-                # The order in which a program connects to its target is not defined.
+                # The program can connect the two clients to the target in any order.
                 answers = [await loop.sock_recv(end, 10) for end in ends]
                 assert b"still open" in answers
                 assert link.status().processes == 1
@@ -300,7 +300,7 @@ async def test_a_process_is_killed_only_if_each_connection_stalls_and_it_accepts
 
 
 async def test_a_program_that_reads_slowly_gets_the_whole_upload() -> None:
-    """The upload takes longer than `lost`, and the program sends its only output at the end."""
+    """The upload takes longer than the option `lost`. The program sends no output before the end of the upload."""
     script = "for _ in 1 2 3 4 5 6 7 8 9 0 1 2 3 4; do head -c 30000 > /dev/null; sleep 0.3; done; wc -c"
     options = CommandTunnelOptions(("sh", "-c", script), "stdio", suspect=Duration(0.2), lost=Duration(3.0))
     loop = asyncio.get_running_loop()

@@ -202,4 +202,4 @@ def test_a_container_in_the_network_namespace_of_a_restarted_one_reaches_no_back
     )
     found = verdict(web, own=own)
     assert (found.reached, found.remedy) == ("no", "docker.revive is false: docker restart web")
-    assert "before its restart" in found.why
+    assert "which has restarted" in found.why

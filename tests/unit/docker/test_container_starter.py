@@ -141,7 +141,7 @@ async def test_a_slow_start_by_another_client_delays_no_other_action(engine: Loc
     engine.locked.clear()
     for each in slow:
         each.state = "running"
-        made._observer.inspections.forget_start(each.id)  # the event `start`
+        made._observer.inspections.forget_start(each.id)  # as after the event `start`
     await reconcile(made, engine)
     assert all("apps" in each.endpoints for each in slow)
 

@@ -285,9 +285,9 @@ def test_a_blocked_container_names_the_owner_of_its_network_namespace() -> None:
 
 
 def outdated(tmp_path: Path) -> tuple[FakeEngine, Reconciler, list[FakeContainer], list[NetworkOptions]]:
-    """Return an engine, a reconciler, the containers of the engine, and a list with the options of the network.
+    """Return an engine, a reconciler, the engine's containers, and a list with the desired options of network `apps`.
 
-    A test replaces the element of this list, so that the network no longer has the desired options.
+    The list has one element. A test replaces this element, so that the existing network is outdated.
     """
     engine = FakeEngine(random.Random(1))
     options = [NetworkOptions()]

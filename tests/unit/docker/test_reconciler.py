@@ -121,7 +121,9 @@ async def test_a_restart_waits_if_a_stop_possibly_began_before_the_events_that_t
     made: Any = Reconciler(options, lambda: DesiredState("site-a", options, ()), lambda _: None, tmp_path)
     start = ContainerLastStart(at=AT - 60, stop_timeout=-1.0)
     restart = PlannedAction(ActionKind.RESTART, "", container_id=ID, last_start=start)
-    assert made._schedule.not_before(restart) == 0.0  # also shortly after the host's start
+    # `signals_since` starts at -inf, not at 0.0. With 0.0, the restart would wait if the host started less than 600 s
+    # ago, because the monotonic clock starts at 0.
+    assert made._schedule.not_before(restart) == 0.0
     made._schedule.signals_since = since
     for timeout, expected in ((10.0, 10.0), (-1.0, 600.0)):
         start = ContainerLastStart(at=AT - 60, stop_timeout=timeout)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.contracts.client_accepting_link import ClientAcceptingListener
+from gateway.contracts.listening_link import LinkListener
 from gateway.contracts.relay import Relay
 from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget, join_budgets
 from tests.support.counting_server import CountingServer
@@ -55,7 +55,7 @@ def test_clients_that_can_still_abort_their_handshakes_use_the_budget() -> None:
         a.add_client(cast("Relay", each), 50.0)
     b.dials = 2
     stopped: list[str] = []
-    b.listeners[cast("ClientAcceptingListener", Mock(reserved=4))] = lambda: stopped.append("b")
+    b.listeners[cast("LinkListener", Mock(reserved=4))] = lambda: stopped.append("b")
     assert [each.room(50.5) for each in (a, b)] == [90 - 11, 90 - 11]
     assert a.room_for_links(50.5) == 90 - 11
     b.waiting = 1
@@ -143,7 +143,7 @@ def test_a_login_does_not_reset_a_dial_that_may_still_connect() -> None:
     budget.record_abandoned(50.0)
     budget.record_aborted(51.0)
     budget.record_login(55.0)
-    assert budget.aborted == 1  # The abandoned dial can still connect. The server then counts an aborted handshake.
+    assert budget.aborted == 1  # The dial can reach the server after this login, and then count as aborted.
     budget.record_login(60.5)
     assert budget.aborted == 0
 
@@ -220,8 +220,8 @@ def test_aborting_clients_block_no_address_and_are_throttled_only_until_a_login(
     """Simulate clients that connect over the paths in `pattern`, one after the other, and abort their handshakes.
 
     Only logins over the paths in `working` succeed. When the budget of such a path needs a login, a check logs in
-    over this path after `delay` more clients. Once per 20 clients, another backend logs in over the last path in
-    `working`.
+    over this path after `delay` more clients. Once per 20 clients, the check of another backend with the same
+    server logs in over the last path in `working`.
     """
     server, budgets = CountingServer(addresses, LIMIT), joined()
     due: dict[int, int] = {}

@@ -16,7 +16,7 @@ from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.consumer_usage import MAX_CONSUMERS, OTHERS, ConsumerUsage
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
-from gateway.forwarding.target_with_uplink import TargetLookupKey
+from gateway.forwarding.target_path import TargetIdentity
 from gateway.metric_types import Histogram
 from gateway.relay.event_loop import RelayEventLoop
 
@@ -70,8 +70,8 @@ def test_a_burst_does_not_exceed_the_quota() -> None:
         bound.setblocking(False)
         port = bound.getsockname()[1]
         listener = Listener(HostPort("127.0.0.1", port), [bound])
-        routes = TargetLookupKey(HostPort("x", 1), (NoLink(),)).routes()
-        route = BackendRoute((routes[0].uplink,), lambda: list(routes), lambda _: None, 30)
+        paths = TargetIdentity(HostPort("x", 1), (NoLink(),)).paths()
+        route = BackendRoute((paths[0].uplink,), lambda: list(paths), lambda _: None, 30)
         forward = Forward("b", [listener], AdmissionRules("b", per_consumer=5, max_connections=1000), route)
         clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
         serving = asyncio.ensure_future(forward.run(lambda: None))

@@ -17,7 +17,7 @@ from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget
 from gateway.forwarding.admission import AdmissionRules
 from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.forward import Forward
-from gateway.forwarding.target_with_uplink import TargetLookupKey
+from gateway.forwarding.target_path import TargetIdentity
 from gateway.metric_types import Histogram
 from gateway.relay.direct_link import DirectLink
 from gateway.relay.sockets import reset
@@ -47,12 +47,12 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 @contextlib.asynccontextmanager
 async def forwarding(budget: AbortedHandshakeBudget, hold: float = 0.0) -> AsyncIterator[Forward]:
-    """Run a forward to an echo server. The server counts aborted handshakes in `budget`."""
+    """Run a forward to an echo server. The forward counts the aborted handshakes of its clients in `budget`."""
     async with await asyncio.start_server(echo, "127.0.0.1", 0) as server:
         target = HostPort(*server.sockets[0].getsockname())
         uplink = Uplink()
-        routes = list(TargetLookupKey(target, (uplink,)).routes())
-        route = BackendRoute((uplink,), lambda: routes, lambda _: None, hold, lambda _: budget)
+        paths = list(TargetIdentity(target, (uplink,)).paths())
+        route = BackendRoute((uplink,), lambda: paths, lambda _: None, hold, lambda _: budget)
         forward = Forward("orders", [], AdmissionRules("orders"), route)
         task = asyncio.create_task(forward.run(lambda: None))
         await asyncio.sleep(0)
@@ -180,11 +180,11 @@ async def test_a_client_that_waits_for_the_budget_uses_no_other_target() -> None
     budget.dials = 9
     async with forwarding(budget, hold=20.0) as forward:
         route = forward._dialer.target_dialer.route
-        (first,) = route.routes()
-        other = TargetLookupKey(HostPort("127.0.0.1", 1), route.uplinks).routes()
+        (first,) = route.paths()
+        other = TargetIdentity(HostPort("127.0.0.1", 1), route.uplinks).paths()
         paths = [first, *other]
         failures: list[object] = []
-        forward.update([], AdmissionRules("orders"), replace(route, routes=lambda: paths, on_failure=failures.append))
+        forward.update([], AdmissionRules("orders"), replace(route, paths=lambda: paths, on_failure=failures.append))
         near, far = socket.socketpair()
         near.setblocking(False)
         forward._acceptor.accept(near)

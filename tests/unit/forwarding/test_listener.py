@@ -21,7 +21,8 @@ from gateway.relay.fd_poller import poller
 
 
 def test_localhost_binds_both_addresses_or_none() -> None:
-    port = free_port()  # A port that the kernel chooses for IPv6 can be in use for IPv4.
+    # Use `free_port`, because a port that the kernel chooses on ::1 could be in use on 127.0.0.1.
+    port = free_port()
     with socket.socket(socket.AF_INET6) as taken:
         taken.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         taken.bind(("::1", port))

@@ -15,12 +15,12 @@ import pytest
 
 from gateway.audit_log.recorder import AuditLogRecorder
 from gateway.backend_support.postgres_cancel_protocol import PostgresCancelProtocol
-from gateway.contracts.client_accepting_link import (
+from gateway.contracts.config_types import HostPort
+from gateway.contracts.listening_link import (
     AcceptedClientHandler,
-    ClientAcceptRule,
+    AcceptRule,
     ShortLivedConnectionTotals,
 )
-from gateway.contracts.config_types import HostPort
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget, set_limit
@@ -28,7 +28,7 @@ from gateway.forwarding.admission import AdmissionRules, UnixSocketRule
 from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
-from gateway.forwarding.target_with_uplink import TargetLookupKey
+from gateway.forwarding.target_path import TargetIdentity
 from gateway.metric_types import Histogram
 from gateway.query_cancel_parser import CancelKeyTap
 from gateway.relay.direct_link import DirectLink
@@ -41,9 +41,7 @@ LOOPBACK = (ipaddress.ip_network("127.0.0.0/30"),)
 class FakeListener:
     """A listener of `FakeLink`."""
 
-    def __init__(
-        self, link: "FakeLink", rule: ClientAcceptRule, permits: int, handler: AcceptedClientHandler
-    ) -> None:
+    def __init__(self, link: "FakeLink", rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> None:
         self.link, self.rule, self.permits, self.handler = link, rule, permits, handler
         self.waiting = self.clients = 0
         self.relays: list[Relay] = []
@@ -82,7 +80,7 @@ class FakeLink(DirectLink):
         super().__init__()
         self.listeners: list[FakeListener] = []
 
-    def listen(self, rule: ClientAcceptRule, permits: int, handler: AcceptedClientHandler) -> FakeListener:
+    def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> FakeListener:
         self.listeners.append(FakeListener(self, rule, permits, handler))
         return self.listeners[-1]
 
@@ -104,7 +102,7 @@ class Rig:
 
     def __init__(self, port: int, rules: AdmissionRules, hold: float, budget: AbortedHandshakeBudget | None) -> None:
         self.uplinks = Uplink(), Uplink()
-        self.paths = list(TargetLookupKey(HostPort("127.0.0.1", port), self.uplinks).routes())
+        self.paths = list(TargetIdentity(HostPort("127.0.0.1", port), self.uplinks).paths())
         self.route = BackendRoute(self.uplinks, lambda: self.paths, lambda _: None, hold, lambda _: budget)
         self.rules = rules
         self.listener = Listener(HostPort("127.0.0.1", 0))
@@ -359,7 +357,7 @@ async def test_a_link_accepts_only_while_one_target_has_sessions_that_can_be_can
         make_tap = listener.rule.make_tap
         assert make_tap is not None
         tap = cast("CancelKeyTap", make_tap())
-        elsewhere = TargetLookupKey(HostPort("127.0.0.2", 1), rig.uplinks)
+        elsewhere = TargetIdentity(HostPort("127.0.0.2", 1), rig.uplinks)
         with rig.dial() as client:
             relay = await listener.link.join(listener.accept(), listener.rule.to, listener.rule.latency)
             listener.handler.on_joined(listener, relay, tap)

@@ -19,7 +19,7 @@ from gateway.forwarding.admission import AdmissionRules
 from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
-from gateway.forwarding.target_with_uplink import TargetLookupKey, TargetWithUplink
+from gateway.forwarding.target_path import TargetIdentity, TargetPath
 from gateway.metric_types import Histogram
 from gateway.relay.direct_link import DirectLink
 from gateway.relay.sockets import reset
@@ -109,7 +109,9 @@ class Gate:
         self._targets = targets
         self.failed: list[HostPort] = []
         self.uplinks = [OpenUplink()]
-        route = BackendRoute(tuple(self.uplinks), self.routes, lambda routed: self.failed.append(routed.target), 20)
+        route = BackendRoute(
+            tuple(self.uplinks), self.paths, lambda target_path: self.failed.append(target_path.target), 20
+        )
         bound = socket.create_server(("127.0.0.1", 0), backlog=100)
         bound.setblocking(False)
         self.port = bound.getsockname()[1]
@@ -123,9 +125,9 @@ class Gate:
         self._targets = list(targets)
         self.forward.review()
 
-    def routes(self) -> list[TargetWithUplink]:
-        identities = [TargetLookupKey(each.endpoint, tuple(self.uplinks)) for each in self._targets]
-        return [routed for identity in identities for routed in identity.routes()]
+    def paths(self) -> list[TargetPath]:
+        identities = [TargetIdentity(each.endpoint, tuple(self.uplinks)) for each in self._targets]
+        return [target_path for identity in identities for target_path in identity.paths()]
 
     def connect(self, *said: bytes, source: str = "127.0.0.1") -> socket.socket:
         sock = socket.socket()
@@ -461,8 +463,8 @@ async def test_the_client_negotiates_tls_with_a_server_that_supports_tls(
         at.use(one)
         for number in range(3):
             await at.session(SSL)
-            # Before the first session, the gateway itself sends an SSLRequest to the server. After this session, the
-            # gateway knows that the server accepts TLS, and sends no more SSLRequests.
+            # The SSLRequest of each session reaches the server. In addition, the gateway itself sends one SSLRequest
+            # before the first of these sessions. After this session, the gateway knows that the server accepts TLS.
             assert one.seen == [SSL] * (number + 2)
 
 

@@ -16,7 +16,7 @@ from gateway.forwarding import retrying_dialer as dialer_module
 from gateway.forwarding.backend_route import BackendRoute
 from gateway.forwarding.pending_client import PendingClient
 from gateway.forwarding.retrying_dialer import DialResult, RetryingDialer
-from gateway.forwarding.target_with_uplink import TargetLookupKey, TargetWithUplink
+from gateway.forwarding.target_path import TargetIdentity, TargetPath
 from gateway.metric_types import Histogram
 from gateway.relay.direct_link import DirectLink
 
@@ -72,13 +72,15 @@ class Paths:
 
     def __init__(self, one: Link | None, two: Link | None, *targets: HostPort, hold: float = 5.0) -> None:
         self.uplinks = (Uplink(one), Uplink(two))
-        self.routes = [
-            each for target in targets or (ONE,) for each in TargetLookupKey(target, self.uplinks).routes()
+        self.usable_paths = [
+            each for target in targets or (ONE,) for each in TargetIdentity(target, self.uplinks).paths()
         ]
-        self.failed: list[TargetWithUplink] = []
-        self.left: list[TargetWithUplink] = []
+        self.failed: list[TargetPath] = []
+        self.left: list[TargetPath] = []
         self.dialer = RetryingDialer(
-            BackendRoute(self.uplinks, lambda: self.routes, self.failed.append, hold, on_detour=self.left.append)
+            BackendRoute(
+                self.uplinks, lambda: self.usable_paths, self.failed.append, hold, on_detour=self.left.append
+            )
         )
 
     async def join(self) -> DialResult:
@@ -104,14 +106,14 @@ async def test_the_other_path_to_the_same_target_comes_before_the_next_target(
     monkeypatch.setattr(dialer_module, "_NEXT_AFTER", 0.05)
     paths = Paths(Scripted(outcome), Scripted(), ONE, TWO)
     joined = await paths.join()
-    assert (joined.routed.target, joined.routed.uplink) == (ONE, paths.uplinks[1])
-    assert paths.left == [paths.routes[0]]
-    assert paths.failed == ([] if outcome == "lost" else [paths.routes[0]])
+    assert (joined.target_path.target, joined.target_path.uplink) == (ONE, paths.uplinks[1])
+    assert paths.left == [paths.usable_paths[0]]
+    assert paths.failed == ([] if outcome == "lost" else [paths.usable_paths[0]])
 
 
 async def test_a_closed_path_costs_nothing() -> None:
     paths = Paths(None, Scripted())
-    assert (await paths.join()).routed.uplink is paths.uplinks[1]
+    assert (await paths.join()).target_path.uplink is paths.uplinks[1]
     assert (paths.failed, paths.left) == ([], [])
 
 
@@ -120,17 +122,17 @@ async def test_a_client_waits_while_all_paths_are_closed_and_uses_the_first_that
     async with waiting(paths) as client:
         assert not client.done()
         paths.uplinks[1].open(Scripted())
-        assert (await client).routed.uplink is paths.uplinks[1]
+        assert (await client).target_path.uplink is paths.uplinks[1]
 
 
 async def test_a_waiting_client_notices_that_another_target_is_better(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dialer_module, "_RECHECK_INTERVAL", 0.05)
     paths = Paths(None, Scripted())
-    routes, paths.routes = paths.routes, paths.routes[:1]
+    usable, paths.usable_paths = paths.usable_paths, paths.usable_paths[:1]
     async with waiting(paths) as client:
         assert not client.done()
-        paths.routes = routes
-        assert (await client).routed.uplink is paths.uplinks[1]
+        paths.usable_paths = usable
+        assert (await client).target_path.uplink is paths.uplinks[1]
 
 
 async def test_the_error_is_permanent_only_if_every_path_is_prohibited() -> None:

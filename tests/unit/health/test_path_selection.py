@@ -95,7 +95,7 @@ def test_clients_leave_a_path_at_once_and_return_when_it_has_worked_for_a_while(
     assert choice.update([CLOSED, UP], 0.0) == 1
     for state in (HealthState.BLOCKED, HealthState.UNKNOWN, HealthState.DOWN):
         assert choice.update([replace(UP, state=state), UP], 0.5) == 1  # No check over path a has succeeded.
-    assert choice.update([UP, UP], 1.0) == 0  # Path a has not failed before.
+    assert choice.update([UP, UP], 1.0) == 0  # Path a has not failed yet, so clients use it at once.
     assert choice.update([CLOSED, UP], 2.0) == 1
     assert choice.update([UP, UP], 3.0) == 1
     assert choice.update([UP, UP], 3.0 + RETURN_AFTER - 0.1) == 1
@@ -123,12 +123,12 @@ def test_latency_decides_with_hysteresis() -> None:
         return choice.update([replace(UP, latency=each, checks=checks) for each in latencies], 0.0)
 
     assert update(None, 0.050, None) == 1
-    assert update(0.045, 0.050, None) == 1  # not fast enough
+    assert update(0.045, 0.050, None) == 1  # Path a is less than 20 % faster than path b.
     assert update(0.039, 0.050, 0.030, checks=2) == 1
     assert update(0.030, 0.050, 0.039, checks=9) == 1
     # For eight probes, path b was clearly slower than the fastest path.
     assert update(0.039, 0.050, 0.030, checks=10) == 2
-    assert update(0.0005, 0.0012, 0.0012, checks=20) == 2  # less than a millisecond
+    assert update(0.0005, 0.0012, 0.0012, checks=20) == 2  # Path a is less than 1 ms faster than path c.
     assert choice.switches == {"c": 1}
 
 

@@ -145,7 +145,7 @@ def missing_words(text: str, output: str) -> list[str]:
 
 
 def is_named(path: tuple[str, ...], output: str) -> bool:
-    """Return whether the notes list a key of a service as unchanged or not needed."""
+    """Return whether the notes list the key `path[2]` of a service or volume as unchanged or not needed."""
     return bool(re.search(rf"{'.'.join(path[:2])}: (unchanged|.*not needed):.*\b{path[2]}\b", output))
 
 
@@ -182,7 +182,7 @@ def test_a_damaged_source_gives_a_configuration_or_an_error(path: Path, tmp_path
     converted = 0
     for index, (name, body) in enumerate(given):
         words = re.split(r"(\s+)", body)
-        step = len(words) // 8 | 1  # an odd step removes words and spaces alternately
+        step = len(words) // 8 | 1  # `words` alternates words and spaces, so an odd step reaches both
         for at in range(0, len(words), step):
             damaged = "".join(words[:at] + words[at + 1 :])
             others = [ImportSource(*each) for each in given]

@@ -110,7 +110,8 @@ async def test_an_answer_that_does_not_end_is_closed(path: str) -> None:
         async with asyncio.timeout(WITHIN):
             while not len(listener):
                 await asyncio.sleep(0.01)
-            while len(listener):  # The client does not read the response.
+            # Wait until the response times out: `/slow` never responds, and the client does not read from `/large`.
+            while len(listener):
                 await asyncio.sleep(0.01)
         assert len(await closed(reader)) < 64 * MiB
         writer.close()

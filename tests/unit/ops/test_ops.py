@@ -40,13 +40,13 @@ def test_a_listener_takes_a_small_part_of_the_descriptors() -> None:
 def test_the_connection_without_a_request_for_the_longest_time_is_closed() -> None:
     held: HttpConnectionTable[str] = HttpConnectionTable(HttpConnectionLimits(connections=3, per_address=3))
     assert [held.add(name, name) for name in "abc"] == [None] * 3
-    held.request_received("a")
-    held.request_received("b")
+    held.headers_received("a")
+    held.headers_received("b")
     held.response_sent("b")  # "b" is idle for a shorter time than "c".
     assert held.add("d", "d") == "c"
     assert held.add("e", "e") == "b"
-    held.request_received("d")
-    held.request_received("e")
+    held.headers_received("d")
+    held.headers_received("e")
     assert held.add("f", "f") == "a"  # No connection is idle, so the oldest is closed.
 
 
@@ -60,7 +60,7 @@ def test_one_address_replaces_only_its_own_connections() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(["add", "request_received", "response_sent", "remove"]), st.integers(0, 20)))
+    st.lists(st.tuples(st.sampled_from(["add", "headers_received", "response_sent", "remove"]), st.integers(0, 20)))
 )
 def test_the_number_of_connections_never_exceeds_the_limits(steps: list[tuple[str, int]]) -> None:
     bounds = HttpConnectionLimits(connections=5, per_address=3)

@@ -90,7 +90,7 @@ async def test_the_input_continues_after_the_end_of_the_output(children: TunnelP
         "echo x; exit 3",
         "echo x; kill $$",
         "echo x; exec >&-; sleep 0.8; exit 3",
-        "sleep 1000 & echo x; sleep 3; exit 3",  # `sleep 1000` keeps the output open.
+        "sleep 1000 & echo x; sleep 3; exit 3",  # After `exit 3`, `sleep 1000` keeps the output open.
     ],
 )
 async def test_the_output_of_a_program_that_fails_is_not_complete(children: TunnelProcesses, script: str) -> None:

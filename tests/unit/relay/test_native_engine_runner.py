@@ -13,7 +13,7 @@ from gateway.ssh import flow_control
 from tests.support.requirements import need_data_plane
 
 
-class Thing:
+class RecordingObject:
     """Records the calls that the runner of a native engine makes."""
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ async def test_a_failure_ends_every_object_and_replaces_the_native_engine(
     need_data_plane()
     from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the native engine is optional
 
-    runner, thing = native_engines().runner(), Thing()
+    runner, thing = native_engines().runner(), RecordingObject()
     token = runner.add(thing)
 
     def lose() -> list[Any]:
@@ -58,7 +58,7 @@ async def test_new_connections_go_to_the_native_engine_with_the_lowest_load(monk
     pool = NativeEngineSet(asyncio.get_running_loop())
     first, second = pool.runner(), pool.runner()
     assert first is not second
-    tokens = [first.add(Thing()), first.add(Thing()), second.add(Thing())]
+    tokens = [first.add(RecordingObject()), first.add(RecordingObject()), second.add(RecordingObject())]
     assert pool.runner() is second
     assert len(pool.runners) == 2
     assert first.engine.growth() == flow_control.GROWTH_BUDGET_BYTES // 2
@@ -84,11 +84,11 @@ async def test_the_native_engines_share_the_connections_of_a_group_evenly(monkey
     monkeypatch.setattr(_dataplane.settings, "threads", 2)
     pool, tunnel = NativeEngineSet(asyncio.get_running_loop()), object()
     first, second = pool.all_runners()
-    token = first.add(Thing(), group=tunnel)
-    second.add(Thing())
-    second.add(Thing())
+    token = first.add(RecordingObject(), group=tunnel)
+    second.add(RecordingObject())
+    second.add(RecordingObject())
     assert pool.runner(tunnel) is second  # `second` has a higher load, but no connection of `tunnel`.
-    second.add(Thing(), group=tunnel)
+    second.add(RecordingObject(), group=tunnel)
     assert pool.runner(tunnel) is first
     assert pool.runner(object()) is first
     first.forget(token)

@@ -181,7 +181,7 @@ async def test_latency_is_measured_from_the_last_request_byte_to_the_first_respo
     assert 0.05 < latency.sum < time.monotonic() - began
 
 
-class Ear:
+class RecordingTap:
     """A tap that records the bytes of a relay, and finishes after `enough` bytes."""
 
     tracker = None
@@ -203,7 +203,7 @@ class Ear:
 async def test_a_finished_tap_is_dropped(make: Maker) -> None:
     client, inner = await pair()
     outer, backend = await pair()
-    latency, ear = Histogram(), Ear(5)
+    latency, ear = Histogram(), RecordingTap(5)
     relay = make(inner, outer, latency, ear)
     loop = asyncio.get_running_loop()
     with client, backend:
@@ -222,7 +222,7 @@ async def test_a_finished_tap_is_dropped(make: Maker) -> None:
                 got += len(await loop.sock_recv(client, 1 << 20))
             await sending
         if isinstance(relay, SocketRelay):
-            assert relay._download.pipe is not None  # The relay has a pipe for splice(2).
+            assert relay._download.pipe is not None  # After the tap finished, the relay used splice(2).
         else:
             assert relay.inspect()["moved"]  # type: ignore[attr-defined]
         assert ear.seen == b"abcde"

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.errors import FailureReason, TunnelError
 from gateway.ssh import known_hosts
-from gateway.ssh.host_keys import read_trust
+from gateway.ssh.host_keys import load_trusted_host_keys
 from gateway.ssh.known_hosts import load_known_hosts
 from gateway.ssh.options import SshOptions
 
@@ -22,18 +22,23 @@ LINE, OTHER_LINE = (key.export_public_key().decode().strip() for key in (KEY, OT
 
 def hashed(name: str) -> str:
     """Return the hash of a host name in the format of `ssh-keygen -H`."""
-    salt = bytes(20)  # Test names contain the hash. With a random salt, they would change.
+    salt = bytes(20)  # constant, because pytest puts the hash into the names of the tests
     digest = hmac.new(salt, name.encode(), hashlib.sha1).digest()
     return f"|1|{base64.b64encode(salt).decode()}|{base64.b64encode(digest).decode()}"
 
 
 def trusted(path: Path, host: str, port: int = 22, address: str = "", **more: Any) -> bool:
-    return KEY in read_trust(SshOptions(host=host, user="u", port=port, known_hosts=(path,), **more), address).keys
+    return (
+        KEY
+        in load_trusted_host_keys(
+            SshOptions(host=host, user="u", port=port, known_hosts=(path,), **more), address
+        ).keys
+    )
 
 
 def revoked(path: Path, host: str, port: int = 22, address: str = "") -> bool:
     options = SshOptions(host=host, user="u", port=port, known_hosts=(path,))
-    return KEY in read_trust(options, address).listed.revoked
+    return KEY in load_trusted_host_keys(options, address).listed.revoked
 
 
 NAME = ("bastion.example.com", 22, "10.0.0.5")
@@ -110,10 +115,10 @@ def test_a_certificate_is_revoked_with_its_key_and_never_listed(tmp_path: Path) 
     path = tmp_path / "known_hosts"
     path.write_text(f"@revoked * {certificate}\n")
     options = SshOptions(host="h", user="u", known_hosts=(path,))
-    assert key.convert_to_public() in read_trust(options).listed.revoked
+    assert key.convert_to_public() in load_trusted_host_keys(options).listed.revoked
     path.write_text(f"* {certificate}\n")
     with pytest.raises(TunnelError, match="trusts a certificate"):
-        read_trust(options)
+        load_trusted_host_keys(options)
 
 
 # Tests of when the gateway reads known_hosts again.

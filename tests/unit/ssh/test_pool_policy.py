@@ -36,7 +36,8 @@ def test_connections_that_are_silent_together_are_kept_until_the_path_is_lost() 
     assert actions.abort == []
     both[0].silence_at_recovery, both[0].silence = 12.0, 26.9
     assert evaluate([*both, ConnectionHealth(0.1, 0)], KEEPALIVE, 2).abort == []
-    both[0].silence = 27.1  # Since the network recovered, TCP has had enough time to retransmit.
+    # After a stall of 12 s, TCP retransmits within another 12 s. The policy waits 3 s longer (`KEEPALIVE.replace`).
+    both[0].silence = 27.1
     assert evaluate([*both, ConnectionHealth(0.1, 0)], KEEPALIVE, 2).abort == [0]
     both[0].silence_at_recovery = 0.0
     both[0].silence = 60.0

@@ -1,4 +1,4 @@
-"""Tests whether the gateway expects hosts behind a VPN to reply to echo requests."""
+"""Tests from which hosts behind a VPN the gateway expects replies to echo requests."""
 
 import ipaddress
 import socket
@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 HOST = ipaddress.ip_address("10.9.0.5")
 
 
-class Nowhere:
+class FailingIsolation:
     """A substitute for the isolation of a VPN device. It cannot create sockets, so no echo request is sent."""
 
     async def configure_device(self, device: str, settings: DeviceSettings) -> None:
@@ -33,7 +33,7 @@ class Nowhere:
 
 
 def answered_once(host: IpAddress) -> EchoMonitor:
-    echo = EchoMonitor(Nowhere(), lambda _: None)
+    echo = EchoMonitor(FailingIsolation(), lambda _: None)
     echo.add_host(host)
     echo._responds[host] = True
     return echo

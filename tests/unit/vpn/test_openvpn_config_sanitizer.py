@@ -38,7 +38,7 @@ EVIL = "plugin /tmp/evil.so"
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        # With each of the following files, OpenVPN ran code as root, or sent a private file to the server.
+        # Each of the following files makes OpenVPN run code as root, or send a private file to the server.
         (f"client\n--setenv opt {EVIL}\n", "line 2: setenv opt hides a directive"),
         (f"client\nsetenv opt <foo>\n{EVIL}\n</foo>\n<//foo>\n", "line 2: setenv opt hides"),
         (f"<extra-certs>\n{'A' * 255}</extra-certs>\n{EVIL}\n</extra-certs>\n", "line 2: has more than 254 bytes"),

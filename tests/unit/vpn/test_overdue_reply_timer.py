@@ -50,7 +50,7 @@ def test_bytes_are_a_sign_of_life_only_when_they_grow() -> None:
     silence.record_echo_request(10)
     silence.record_received(1000, 18)
     assert silence.level(18) is OverdueReplyLevel.RECONNECT
-    silence.record_received(20, 19)  # The lower number means that the kernel has reset the counter.
+    silence.record_received(20, 19)  # The kernel has reset the counter. A lower number does not count as a reply.
     assert silence.level(19) is OverdueReplyLevel.RECONNECT
     silence.record_received(21, 20)
     assert silence.level(20) is OverdueReplyLevel.FINE

@@ -11,7 +11,7 @@ from gateway.vpn.network_namespace import NetworkNamespace
 from gateway.vpn.vpn_device_isolation import NetworkNamespaceIsolation
 
 
-class Here(NetworkNamespace):
+class FakeNamespace(NetworkNamespace):
     """A substitute that creates no network namespace, because this would require privileges."""
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Here(NetworkNamespace):
 
 @pytest.fixture
 def isolation(monkeypatch: pytest.MonkeyPatch) -> NetworkNamespaceIsolation:
-    monkeypatch.setattr(vpn_device_isolation, "NetworkNamespace", Here)
+    monkeypatch.setattr(vpn_device_isolation, "NetworkNamespace", FakeNamespace)
     return NetworkNamespaceIsolation()
 
 

@@ -27,7 +27,7 @@ MODE = FactDefinition("mode", "How the forwarder is reached.", metric="gateway_h
 
 @dataclass(frozen=True)
 class HopOptions:
-    """A TCP forwarder.
+    """The options of a tunnel through a TCP forwarder.
 
     Args:
         host: Name or address of the forwarder.
@@ -46,7 +46,7 @@ class HopOptions:
 
 
 class HopLink:
-    """See `gateway.contracts.link.Link`.
+    """A link through a TCP forwarder; implements `gateway.contracts.link.Link`.
 
     Args:
         options: The options of the tunnel.
@@ -96,7 +96,7 @@ class HopStatus(LinkStatus):
 
 
 class HopTunnel:
-    """See `gateway.contracts.tunnel.Tunnel`.
+    """A tunnel through a TCP forwarder; implements `gateway.contracts.tunnel.Tunnel`.
 
     Args:
         options: The options of the tunnel.
@@ -107,7 +107,7 @@ class HopTunnel:
 
     @property
     def far_side(self) -> str:
-        """The forwarder."""
+        """The forwarder as `host:port`."""
         return str(self._options.forwarder)
 
     @contextlib.asynccontextmanager

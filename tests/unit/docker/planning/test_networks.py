@@ -235,7 +235,7 @@ def test_a_network_of_a_project_goes_with_its_last_container() -> None:
 
 
 def test_the_gateway_joins_networks_with_attached_containers() -> None:
-    """Agents of other nodes and Compose files create networks with containers that the gateway did not attach."""
+    """A Compose file, or the agent of another node, can create a network and attach containers to it."""
     guest = container("web", labels={"gateway.enable": "false"}, endpoints={"apps-shop": on("apps-shop", "web")})
     found = planned(gateway("far"), guest, there=(network("far"), network("apps-shop", internal=True)))
     assert made(found) == [("connect", "apps-shop", "gateway")]
@@ -286,7 +286,7 @@ def test_stacks_and_services_get_their_own_overlays() -> None:
     own = gateway("far")
     on_worker = planned(own, task, there=(network("far"), overlays[0]), swarm=SwarmMembership(active=True))
     assert ("connect", "apps--service-jobs", "gateway") in made(on_worker)
-    # Without swarm services, bridge networks suffice, because an agent can ignore the containers of other nodes.
+    # Without `docker.services`, per-project networks are bridges that each agent creates for containers of its node.
     alone = planned(container("web", "shop"), swarm=SwarmMembership(active=True))
     assert [each.body["Driver"] for each in alone.actions if each.verb is ActionKind.CREATE_NETWORK] == ["bridge"]
 
@@ -360,7 +360,7 @@ def test_ranges_of_ipv6_are_chosen_beside_those_of_ipv4() -> None:
 @pytest.mark.parametrize(
     ("networks", "words"),
     [
-        ("{apps: {per: project}, apps-shop: {}}", "starts with apps-, like the networks of apps (per: project)"),
+        ("{apps: {per: project}, apps-shop: {}}", "starts with apps-, the network prefix of apps (per: project)"),
         ("{apps: {per: project, subnet: 10.9.0.0/25}}", "set a subnet of /24 or larger"),
         ("{apps: {per: container}}", "project"),
         ("{apps: {per: project, subnet: 10.9.0.0/16}, appstore: {}}", ""),

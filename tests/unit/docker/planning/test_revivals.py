@@ -338,7 +338,7 @@ def test_a_container_that_another_client_possibly_stops_is_not_restarted() -> No
 
 
 def test_a_signal_before_the_last_start_has_no_effect() -> None:
-    """The gateway gets no event of a start that happens before the gateway connects to the engine."""
+    """If the gateway misses the event of a start, it keeps an earlier signal, which no longer matters."""
     wanted = desired(signals={"id-web": {15: 150.0}})
     made = planned(gateway(at=200.0), joining(at=160.0), own=OWNER_ID, wanted=wanted)
     assert starts(made) == [(ActionKind.RESTART, "web")]

@@ -1,4 +1,4 @@
-"""Implements `AsyncioSshTransport`, an asyncio transport for asyncssh, and logs in to SSH servers over it."""
+"""Implements `AsyncsshTransport`, an asyncio transport for asyncssh, and logs in to SSH servers over it."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ so larger reads would cost more CPU time."""
 _MAX_GREETING = 255
 
 
-class AsyncioSshTransport(asyncio.Transport):
+class AsyncsshTransport(asyncio.Transport):
     """A transport for asyncssh that owns the socket of one SSH connection.
 
     Args:
@@ -171,10 +171,11 @@ class AsyncioSshTransport(asyncio.Transport):
 
 
 async def log_in(sock: socket.socket, **arguments: Any) -> SshConnection:
-    """Log in over `sock`, as `asyncssh.connect` does. Return an `SshConnection` that uses an `AsyncioSshTransport`.
+    """Log in over `sock`, as `asyncssh.connect` does. Return an `SshConnection` that uses an `AsyncsshTransport`.
 
     Args:
-        sock: A connected, non-blocking socket. It is closed when the connection closes, or when this function raises.
+        sock: A connected, non-blocking socket. The connection owns and closes it. If this function raises, the caller
+            must close the socket.
         arguments: Arguments of `asyncssh.connect`.
 
     Raises:
@@ -183,7 +184,7 @@ async def log_in(sock: socket.socket, **arguments: Any) -> SshConnection:
     options = await SSHClientConnectionOptions.construct(None, rekey_bytes=REKEY_BYTES, **arguments)
     options.waiter = asyncio.get_running_loop().create_future()
     conn = SshConnection(options)
-    transport = conn.own_transport = AsyncioSshTransport(sock, conn)
+    transport = conn.own_transport = AsyncsshTransport(sock, conn)
     try:
         conn.connection_made(transport)
         conn.set_extra_info(host=arguments["host"], port=arguments["port"])
@@ -195,15 +196,15 @@ async def log_in(sock: socket.socket, **arguments: Any) -> SshConnection:
     return conn
 
 
-def transport_of(conn: asyncssh.SSHClientConnection) -> AsyncioSshTransport | None:
-    """Return the `AsyncioSshTransport` of an SSH connection.
+def transport_of(conn: asyncssh.SSHClientConnection) -> AsyncsshTransport | None:
+    """Return the `AsyncsshTransport` of an SSH connection.
 
     Returns:
         The transport. None if the native engine handles the SSH connection, or if `asyncssh.connect` opened the SSH
         connection.
     """
     transport = conn.own_transport if isinstance(conn, SshConnection) else None
-    return transport if isinstance(transport, AsyncioSshTransport) else None
+    return transport if isinstance(transport, AsyncsshTransport) else None
 
 
 def close_now(conn: SshConnection) -> None:

@@ -21,7 +21,7 @@ class LinkProvider(Protocol):
         """Wait until the tunnel is open, and return its link."""
 
 
-class TargetLookupKey(NamedTuple):
+class TargetIdentity(NamedTuple):
     """The identity of a target: its address, and the uplinks that lead to it.
 
     The address alone is not enough, because the same address can belong to a different server behind another uplink.
@@ -41,15 +41,15 @@ class TargetLookupKey(NamedTuple):
         uplink = self.open_uplink
         return uplink.link if uplink is not None else None
 
-    def routes(self) -> tuple["TargetWithUplink", ...]:
+    def paths(self) -> tuple["TargetPath", ...]:
         """Return one path to the target for each uplink."""
-        return tuple(TargetWithUplink(self, uplink) for uplink in self.uplinks)
+        return tuple(TargetPath(self, uplink) for uplink in self.uplinks)
 
 
-class TargetWithUplink(NamedTuple):
-    """A target, and the uplink through which clients reach it."""
+class TargetPath(NamedTuple):
+    """A path (see the glossary): a target, and the uplink through which clients reach it."""
 
-    identity: TargetLookupKey
+    identity: TargetIdentity
     uplink: LinkProvider
 
     @property

@@ -25,7 +25,7 @@ def external_route_warnings(builder: PlanBuilder) -> Iterator[str]:
 
 
 def is_only_external_route(builder: PlanBuilder, name: str) -> bool:
-    """Return whether this network is the gateway container's only route to external networks.
+    """Return whether the gateway's container has no route to external networks, except possibly this network.
 
     Args:
         builder: The plan so far.

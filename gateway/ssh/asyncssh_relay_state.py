@@ -12,7 +12,7 @@ from gateway.relay.send_buffer import SendBuffer
 from gateway.ssh.flow_control import INITIAL_BUDGET, ReceiveWindow
 
 
-class AsyncsshRelayCounters:
+class AsyncsshRelayState:
     """The counters and the state of an `AsyncsshRelay`; base class of `AsyncsshRelayClientSide`.
 
     Args:

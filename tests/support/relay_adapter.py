@@ -19,7 +19,7 @@ class Joined(NamedTuple):
     relay: Relay
 
 
-class Adaptor(Verbs, Protocol):
+class RelayAdapter(Verbs, Protocol):
     """Creates relays of one kind for the tests, and gives the tests access to the internals of these relays."""
 
     name: str

@@ -13,7 +13,7 @@ from gateway.metric_types import Histogram
 
 
 @dataclass(frozen=True)
-class ClientAcceptRule:
+class AcceptRule:
     """The rule by which a link accepts clients: on which sockets, from which networks, and for which target.
 
     Args:
@@ -24,8 +24,8 @@ class ClientAcceptRule:
         open_time: Records the time from accepting each client to connecting it to the target.
         make_tap: Creates a tap for each client. The `tracker` of the tap must be None. If `make_tap` is None, the
             connections have no taps.
-        min_responses: The link reports each client with fewer responses (see `Relay.responses`) individually, not in
-            `ShortLivedConnectionTotals`.
+        min_responses: The minimum number of responses (see `Relay.responses`) of a client that the link counts in
+            `ShortLivedConnectionTotals`. The link reports each client with fewer responses individually.
     """
 
     sockets: tuple[socket.socket, ...]
@@ -53,8 +53,8 @@ class ShortLivedConnectionTotals(NamedTuple):
     from_backend: int
 
 
-class ClientAcceptingListener(Protocol):
-    """Defines the interface of a listener that accepts clients according to one `ClientAcceptRule`."""
+class LinkListener(Protocol):
+    """Defines the interface of a listener that accepts clients according to one `AcceptRule`."""
 
     @property
     def waiting(self) -> int:
@@ -78,10 +78,10 @@ class ClientAcceptingListener(Protocol):
         """Permit the link to accept `count` more clients."""
 
     def withdraw(self) -> None:
-        """Stop accepting clients immediately. Do not call `on_stopped` of the handler.
+        """Stop accepting clients immediately. The link does not call the handler's `on_stopped`.
 
-        The link still connects or returns the clients that it has already accepted. If it accepts a client during
-        this call, it returns the client to the handler.
+        The link still connects or returns the clients that it has already accepted. If the link accepts a client
+        during this call, the link returns the client to the handler.
         """
 
     def recall(self) -> None:
@@ -89,9 +89,9 @@ class ClientAcceptingListener(Protocol):
 
 
 class AcceptedClientHandler(Protocol):
-    """Defines the callbacks of a `ClientAcceptingLink`. The methods must not raise errors."""
+    """Defines the callbacks of a `ListeningLink`. The methods must not raise errors."""
 
-    def on_joined(self, listener: ClientAcceptingListener, relay: Relay, tap: Any) -> None:
+    def on_joined(self, listener: LinkListener, relay: Relay, tap: Any) -> None:
         """Handle a client that the link has connected to the target. The relay might already have forwarded bytes.
 
         The link calls this method before it passes bytes to the tap, and before it reports the end of the relay.
@@ -102,18 +102,16 @@ class AcceptedClientHandler(Protocol):
             tap: The client's tap, from the rule's `make_tap`; None if the rule has no `make_tap`.
         """
 
-    def on_served(self, listener: ClientAcceptingListener, clients: ShortLivedConnectionTotals) -> None:
+    def on_served(self, listener: LinkListener, clients: ShortLivedConnectionTotals) -> None:
         """Count clients whose connections to the target ended within about 50 ms.
 
         The link does not call `on_joined` for these clients. Their permits become unused again.
         """
 
-    def on_returned(
-        self, listener: ClientAcceptingListener, client: Stream, seconds: float, *, abandoned: bool
-    ) -> None:
+    def on_returned(self, listener: LinkListener, client: Stream, seconds: float, *, abandoned: bool) -> None:
         """Handle a client that the link did not connect to the target.
 
-        For example, the dial failed or took too long, or `ClientAcceptRule.allow` does not contain the client's
+        For example, the dial failed or took too long, or `AcceptRule.allow` does not contain the client's
         address.
 
         Args:
@@ -124,7 +122,7 @@ class AcceptedClientHandler(Protocol):
                 accept it.
         """
 
-    def on_stopped(self, listener: ClientAcceptingListener, *, failed: bool) -> None:
+    def on_stopped(self, listener: LinkListener, *, failed: bool) -> None:
         """Handle the permanent stop of the listener. The handler must now accept new clients itself.
 
         Args:
@@ -133,7 +131,7 @@ class AcceptedClientHandler(Protocol):
                 the link's connections or settings changed: the handler can then call `listen` again immediately.
         """
 
-    def on_closed(self, listener: ClientAcceptingListener) -> None:
+    def on_closed(self, listener: LinkListener) -> None:
         """Release the resources of a stopped listener.
 
         This call is the last call for the listener. The link has already passed all clients of the listener to the
@@ -142,17 +140,15 @@ class AcceptedClientHandler(Protocol):
 
 
 @runtime_checkable
-class ClientAcceptingLink(Protocol):
+class ListeningLink(Protocol):
     """Defines the interface of links that accept clients, and connect them to a target, without the event loop."""
 
-    def listen(
-        self, rule: ClientAcceptRule, permits: int, handler: AcceptedClientHandler
-    ) -> ClientAcceptingListener | None:
+    def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> LinkListener | None:
         """Accept clients according to a rule, and connect them to the target of the rule.
 
         Args:
             rule: The sockets, the target, and the allowed clients.
-            permits: Maximum number of clients to accept. `ClientAcceptingListener.permit` increases this number.
+            permits: Maximum number of clients to accept. `LinkListener.permit` increases this number.
             handler: Receives the clients.
 
         Returns:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from gateway.contracts.client_accepting_link import (
+from gateway.contracts.listening_link import (
     AcceptedClientHandler,
-    ClientAcceptRule,
+    AcceptRule,
     ShortLivedConnectionTotals,
 )
 from gateway.relay.native_listener_group import ListenerFactory, NativeListenerGroup
@@ -19,7 +19,7 @@ from gateway.ssh.pooled_connection import PooledConnection
 log = logging.getLogger(__name__)
 
 
-class SshPoolNativeListener(NativeListenerGroup):
+class SshPoolListener(NativeListenerGroup):
     """Accepts the clients of one target in native engines, and distributes them over the SSH connections of a pool.
 
     Args:
@@ -36,11 +36,11 @@ class SshPoolNativeListener(NativeListenerGroup):
 
     def __init__(
         self,
-        rule: ClientAcceptRule,
+        rule: AcceptRule,
         permits: int,
         connections: Sequence[PooledConnection],
         handler: AcceptedClientHandler,
-        owner: "SshPoolNativeListeners",
+        owner: "SshPoolListenerManager",
     ) -> None:
         self.connections = list(connections)
         self._owner = owner
@@ -87,7 +87,7 @@ class SshPoolNativeListener(NativeListenerGroup):
         self._owner.remove(self)
 
 
-def _listener_factories(rule: ClientAcceptRule, connections: Sequence[PooledConnection]) -> list[ListenerFactory]:
+def _listener_factories(rule: AcceptRule, connections: Sequence[PooledConnection]) -> list[ListenerFactory]:
     """Return a listener factory for each native engine that handles at least one of `connections`."""
     by_runner: dict[Any, dict[int, PooledConnection]] = {}
     for each in connections:
@@ -101,7 +101,7 @@ def _listener_factories(rule: ClientAcceptRule, connections: Sequence[PooledConn
     ]
 
 
-class SshPoolNativeListeners:
+class SshPoolListenerManager:
     """Creates the listeners of one pool, and stops them when the usable connections of the pool change.
 
     Args:
@@ -112,7 +112,7 @@ class SshPoolNativeListeners:
     def __init__(self, check_alive: Callable[[PooledConnection], None], grow: Callable[[], object]) -> None:
         self.grow = grow
         self._check_alive = check_alive
-        self._listeners: set[SshPoolNativeListener] = set()
+        self._listeners: set[SshPoolListener] = set()
 
     def check(self, connections: Sequence[PooledConnection]) -> None:
         """Check whether the given connections are alive.
@@ -122,18 +122,18 @@ class SshPoolNativeListeners:
         for each in connections:
             self._check_alive(each)
 
-    def remove(self, listener: SshPoolNativeListener) -> None:
+    def remove(self, listener: SshPoolListener) -> None:
         """Remove a listener that is closed."""
         self._listeners.discard(listener)
 
     def listen(
         self,
-        rule: ClientAcceptRule,
+        rule: AcceptRule,
         permits: int,
         connections: Sequence[PooledConnection],
         handler: AcceptedClientHandler,
-    ) -> SshPoolNativeListener | None:
-        """Accept the clients of a target. See `gateway.contracts.client_accepting_link.ClientAcceptingLink.listen`.
+    ) -> SshPoolListener | None:
+        """Accept the clients of a target. See `gateway.contracts.listening_link.ListeningLink.listen`.
 
         Args:
             rule: The sockets, the target, and the allowed clients.
@@ -148,7 +148,7 @@ class SshPoolNativeListeners:
         if not connections or any(each.native_transport is None for each in connections):
             return None
         try:
-            listener = SshPoolNativeListener(rule, permits, connections, handler, self)
+            listener = SshPoolListener(rule, permits, connections, handler, self)
         except OSError as error:
             log.warning("the native engine cannot accept clients, so the event loop accepts them: %s", error.strerror)
             return None
