@@ -21,7 +21,9 @@ _FORMS = ("ssh", "ssh-config", "compose", "docker-run", "env", "fstab")
 @click.command("import")
 @click.argument("sources", metavar="[FORM] SOURCE...", nargs=-1, required=True)
 @click.option(
-    "--diff", is_flag=True, help="Print a diff that makes the Compose file among the sources use the gateway."
+    "--diff",
+    is_flag=True,
+    help="Print a diff of the given Compose file. After the change, its services use the gateway.",
 )
 def import_(sources: tuple[str, ...], diff: bool) -> None:
     """Convert existing setups to a configuration.

@@ -17,11 +17,11 @@ from gateway.contracts.secret import Secret
 from gateway.errors import ConfigProblem
 
 
-class InvalidValueMarker:
+class InvalidValueType:
     """The type of `INVALID`, which the decoder returns instead of an invalid value."""
 
 
-INVALID = InvalidValueMarker()
+INVALID = InvalidValueType()
 
 
 class ConfigDecoder:

@@ -86,8 +86,8 @@ def _grants_without_label(config: Config) -> Iterator[str]:
     for name, spec in config.backends.items():
         if name in granted and spec.allow.label is None:
             yield (
-                f"backends.{name}.allow: docker.grants have no effect on this backend without a label: set"
-                f" {{label: {config.docker.label_prefix}.backends}}"
+                f"backends.{name}.allow: docker.grants have no effect on this backend, because it requires no label:"
+                f" set {{label: {config.docker.label_prefix}.backends}}"
             )
 
 

@@ -46,7 +46,7 @@ class NetworkOptions:
 
 @dataclass(frozen=True)
 class AttachRule:
-    """A rule that attaches containers without the gateway's labels.
+    """A rule that attaches containers to networks, even if they do not have the gateway's labels.
 
     Args:
         names: Patterns for the names of the containers, such as `web-*`.

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from gateway.backend_support.aborted_login_count import AbortedLoginCount
 from gateway.backend_support.probe_login_limiter import ProbeLoginLimiter
-from gateway.contracts.listening_link import LinkListener
+from gateway.contracts.native_listener_interfaces import NativeListenerInterface
 from gateway.contracts.relay import Relay
 
 _THROTTLE_SHARE = 0.9
@@ -64,7 +64,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         """Number of current dials."""
         self.waiting = 0
         """Number of clients that wait until the budget admits them."""
-        self.listeners: dict[LinkListener, Callable[[], None]] = {}
+        self.listeners: dict[NativeListenerInterface, Callable[[], None]] = {}
         """The listeners on which links accept clients, each with a function that stops it. A stopped listener remains
         here until the link has reported all its clients, but reserves no room for new clients."""
         self._clients: dict[Relay, float] = {}

@@ -8,7 +8,7 @@ from functools import reduce
 from gateway.audit_log.recorder import AuditLogRecorder
 from gateway.connection_tap import TapFactory
 from gateway.contracts.config_types import HostPort
-from gateway.contracts.listening_link import ShortLivedConnectionTotals
+from gateway.contracts.native_listener_interfaces import ShortLivedConnectionTotals
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.contracts.tracing import TraceExporter

@@ -6,10 +6,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from gateway.contracts.link import Stream
-from gateway.contracts.listening_link import (
-    AcceptRule,
-    LinkListener,
-    ListeningLink,
+from gateway.contracts.native_listener_interfaces import (
+    LinkWithNativeListeners,
+    NativeListenerInterface,
+    NativeListenerRule,
     ShortLivedConnectionTotals,
 )
 from gateway.contracts.relay import Relay
@@ -88,10 +88,10 @@ class NativeAcceptor:
         self._on_joined = on_joined
         self._on_served = on_served
         self._cancels = cancels
-        self._listening: LinkListener | None = None
-        """The link's listener that currently accepts the clients; None if Python code accepts them."""
-        self._paths: dict[LinkListener, _PathWithHandshakeBudget] = {}
-        """Maps each listener of a link to its clients' path. A stopped listener remains here until `on_closed`."""
+        self._listening: NativeListenerInterface | None = None
+        """The native listener that currently accepts the clients; None if Python code accepts them."""
+        self._paths: dict[NativeListenerInterface, _PathWithHandshakeBudget] = {}
+        """Maps each native listener to the path of its clients. A stopped listener remains until `on_closed`."""
         self._bound: list[Listener] = []
         """The backend's listeners, while a link accepts their clients; otherwise, empty."""
         self._changes = 0
@@ -129,7 +129,7 @@ class NativeAcceptor:
         path = _PathWithHandshakeBudget(target_path, route.budget(target_path))
         room = self._room(path)
         if (
-            isinstance(link, ListeningLink)
+            isinstance(link, LinkWithNativeListeners)
             and self._all_clients_use(target_path)
             and route.hold >= _MIN_HOLD
             and room >= max(1 if path.budget is None else _MIN_BUDGET_ROOM, int(self._limit(path) * _MIN_ROOM))
@@ -140,7 +140,7 @@ class NativeAcceptor:
             make_tap = self._cancels.cancel_key_tap if self._cancels is not None else None
             open_time = target_path.uplink.channel_open
             min_responses = LOGIN_RESPONSES if path.budget is not None else 0
-            rule = AcceptRule(
+            rule = NativeListenerRule(
                 sockets, target_path.target, admission.allow, self._latency, open_time, make_tap, min_responses
             )
             self._listening = link.listen(rule, room, self)
@@ -194,7 +194,7 @@ class NativeAcceptor:
             listening.withdraw()
             self._accept_here()
 
-    def _stop(self, listening: LinkListener) -> None:
+    def _stop(self, listening: NativeListenerInterface) -> None:
         """Stop a link's listener, to free its part of the handshake budget for waiting clients.
 
         For the next `_RETRY_AFTER` seconds, Python code accepts all clients.
@@ -226,7 +226,7 @@ class NativeAcceptor:
 
     # The link calls the following methods of `AcceptedClientHandler`.
 
-    def on_joined(self, listener: LinkListener, relay: Relay, tap: Any) -> None:
+    def on_joined(self, listener: NativeListenerInterface, relay: Relay, tap: Any) -> None:
         """Handle a client that the link has connected to the target; implements `AcceptedClientHandler.on_joined`."""
         path = self._paths.get(listener)
         if path is None:
@@ -242,7 +242,7 @@ class NativeAcceptor:
             # A client uses the handshake budget only until its login, so the link might soon accept more clients.
             self.count_change()
 
-    def on_served(self, listener: LinkListener, clients: ShortLivedConnectionTotals) -> None:
+    def on_served(self, listener: NativeListenerInterface, clients: ShortLivedConnectionTotals) -> None:
         """Count clients whose short connections have ended; implements `AcceptedClientHandler.on_served`."""
         self._acceptor.accepted += clients.total
         self._on_served(clients)
@@ -250,7 +250,9 @@ class NativeAcceptor:
             now = time.monotonic()
             path.budget.record_client_login(now - REPORT_DELAY, now, LOGIN_RESPONSES)
 
-    def on_returned(self, listener: LinkListener, client: Stream, seconds: float, *, abandoned: bool) -> None:
+    def on_returned(
+        self, listener: NativeListenerInterface, client: Stream, seconds: float, *, abandoned: bool
+    ) -> None:
         """Let the `Acceptor` handle a returned client; implements `AcceptedClientHandler.on_returned`."""
         if abandoned and (path := self._paths.get(listener)) is not None:
             self._target_dialer.record_abandoned(path.target_path)
@@ -258,7 +260,7 @@ class NativeAcceptor:
         # The link no longer reserves room for this client, so the link might be able to accept more clients.
         self.count_change()
 
-    def on_stopped(self, listener: LinkListener, *, failed: bool) -> None:
+    def on_stopped(self, listener: NativeListenerInterface, *, failed: bool) -> None:
         """Accept further clients in Python code; implements `AcceptedClientHandler.on_stopped`."""
         if listener is self._listening:
             self._listening = None
@@ -266,7 +268,7 @@ class NativeAcceptor:
                 self._retry_at = time.monotonic() + _RETRY_AFTER
             self._accept_here()
 
-    def on_closed(self, listener: LinkListener) -> None:
+    def on_closed(self, listener: NativeListenerInterface) -> None:
         """Remove a listener that has stopped; implements `AcceptedClientHandler.on_closed`."""
         path = self._paths.pop(listener, None)
         if path is not None and path.budget is not None:

@@ -111,7 +111,7 @@ def wrong_role_targets(candidates: list[TargetCandidate], prefer: Preference) ->
         read_only = frozenset(each.target for each in candidates if each.read_only or each.role == "replica")
         return read_only | superseded_primaries(candidates, prefer)
     first = next(iter(order_targets(candidates, prefer)), None)
-    # With the preference `replica`, primaries have the wrong role only if the best target is a usable replica.
+    # With the preference `replica`, the clients of a primary may stay there while no replica is usable.
     if prefer == "replica" and first is not None and first.role == "replica" and first.state in _USABLE:
         return frozenset(each.target for each in candidates if each.role == "primary")
     return frozenset()

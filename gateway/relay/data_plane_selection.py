@@ -7,7 +7,7 @@ from weakref import WeakSet
 
 from gateway._dataplane import is_built, settings
 from gateway.connection_tap import Tap
-from gateway.contracts.listening_link import AcceptedClientHandler, AcceptRule
+from gateway.contracts.native_listener_interfaces import AcceptedClientHandler, NativeListenerRule
 from gateway.contracts.relay import Relay
 from gateway.metric_types import Histogram
 from gateway.relay.native_listener_group import NativeListenerGroup
@@ -27,7 +27,7 @@ _listening: WeakSet[NativeListenerGroup] = WeakSet()
 """The listeners that `listen_and_dial` has created."""
 
 
-class _NativeDirectListenerGroup(NativeListenerGroup):
+class _DirectNativeListenerGroup(NativeListenerGroup):
     """Accepts clients for one target. The native engines dial the target directly, without an SSH channel."""
 
     def on_stopped(self) -> None:
@@ -73,10 +73,12 @@ def relay_sockets(client: socket.socket, backend: socket.socket, latency: Histog
     return SocketRelay(client, backend, latency, tap)
 
 
-def listen_and_dial(rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> NativeListenerGroup | None:
+def listen_and_dial(
+    rule: NativeListenerRule, permits: int, handler: AcceptedClientHandler
+) -> NativeListenerGroup | None:
     """Accept clients in the native engine, and dial the target for each client.
 
-    Implements `gateway.contracts.listening_link.ListeningLink.listen`.
+    Implements `LinkWithNativeListeners.listen`.
 
     Returns:
         The listener; None if the event loop must accept the clients. The reason is that the native engine is disabled
@@ -86,7 +88,7 @@ def listen_and_dial(rule: AcceptRule, permits: int, handler: AcceptedClientHandl
         return None
     try:
         factories = [partial(NativeDirectListener, runner, rule) for runner in native_engines().all_runners()]
-        listener = _NativeDirectListenerGroup(rule, permits, factories, handler)
+        listener = _DirectNativeListenerGroup(rule, permits, factories, handler)
     except OSError as error:
         log.warning("the native engine cannot accept clients, so the event loop accepts them: %s", error.strerror)
         return None

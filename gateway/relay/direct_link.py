@@ -9,7 +9,11 @@ from typing import NoReturn
 from gateway.connection_tap import Tap
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link, RemoteNetworkId, Stream
-from gateway.contracts.listening_link import AcceptedClientHandler, AcceptRule, LinkListener
+from gateway.contracts.native_listener_interfaces import (
+    AcceptedClientHandler,
+    NativeListenerInterface,
+    NativeListenerRule,
+)
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.relay import Relay
 from gateway.contracts.states import TunnelState
@@ -22,7 +26,7 @@ from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
 class DirectLink:
     """A link that dials from this host and is never lost.
 
-    It implements `gateway.contracts.link.Link` and `gateway.contracts.listening_link.ListeningLink`.
+    It implements `gateway.contracts.link.Link` and `LinkWithNativeListeners`.
 
     Args:
         timeout: Time limit for one dial, in seconds.
@@ -43,8 +47,10 @@ class DirectLink:
         """Dial `to`, and forward bytes between the target and `client`. See `gateway.contracts.link.Link`."""
         return relay_sockets(client, await dial(to, PhaseTimer(), min(self._timeout, within)), latency, tap)
 
-    def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> LinkListener | None:
-        """Accept clients in the native engine. See `gateway.contracts.listening_link.ListeningLink`."""
+    def listen(
+        self, rule: NativeListenerRule, permits: int, handler: AcceptedClientHandler
+    ) -> NativeListenerInterface | None:
+        """Accept clients in the native engine. See `LinkWithNativeListeners`."""
         return listen_and_dial(rule, permits, handler)
 
     async def lost(self) -> NoReturn:

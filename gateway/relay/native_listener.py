@@ -19,7 +19,7 @@ from gateway._dataplane.engine import (
 from gateway.connection_tap import Tap
 from gateway.contracts.config_types import IpNetwork
 from gateway.contracts.link import Stream
-from gateway.contracts.listening_link import AcceptRule, ShortLivedConnectionTotals
+from gateway.contracts.native_listener_interfaces import NativeListenerRule, ShortLivedConnectionTotals
 from gateway.contracts.relay import Relay
 from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner
 
@@ -30,7 +30,7 @@ _NETWORK = struct.Struct("BB16s")
 class NativeListenerEventHandler(Protocol):
     """Defines the callbacks of a `NativeListener`.
 
-    Each method corresponds to a method of `gateway.contracts.listening_link.AcceptedClientHandler`.
+    Each method corresponds to a method of `gateway.contracts.native_listener_interfaces.AcceptedClientHandler`.
     """
 
     def on_joined(self, relay: Relay, tap: Tap | None) -> None:
@@ -42,7 +42,7 @@ class NativeListenerEventHandler(Protocol):
     def on_returned(self, client: Stream, seconds: float, *, abandoned: bool) -> None:
         """Handle a client that the native engine did not connect to the target.
 
-        For example, the dial failed or took too long, or `AcceptRule.allow` does not contain the client's
+        For example, the dial failed or took too long, or `NativeListenerRule.allow` does not contain the client's
         address.
 
         Args:
@@ -81,7 +81,7 @@ class NativeListener(ABC):
     def __init__(
         self,
         runner: NativeEngineRunner,
-        rule: AcceptRule,
+        rule: NativeListenerRule,
         sock: socket.socket,
         permits: int,
         handler: NativeListenerEventHandler,
@@ -136,18 +136,18 @@ class NativeListener(ABC):
 
     @property
     def waiting(self) -> int:
-        """See `gateway.contracts.listening_link.LinkListener`."""
+        """See `gateway.contracts.native_listener_interfaces.NativeListenerInterface`."""
         accepted, _, unreported = self._read()
         return max(0, accepted - self._handled - unreported)
 
     @property
     def clients(self) -> int:
-        """See `gateway.contracts.listening_link.LinkListener`."""
+        """See `gateway.contracts.native_listener_interfaces.NativeListenerInterface`."""
         return self._read()[0] - self._handled
 
     @property
     def reserved(self) -> int:
-        """See `gateway.contracts.listening_link.LinkListener`.
+        """See `gateway.contracts.native_listener_interfaces.NativeListenerInterface`.
 
         While the listener accepts clients, the value is the number of permits minus the number of clients that were
         passed to the handler. It does not depend on the native engine's counters, which can change at any time.
@@ -161,13 +161,13 @@ class NativeListener(ABC):
             self._runner.command(COMMAND_PERMIT, self._token, count)
 
     def withdraw(self) -> None:
-        """See `gateway.contracts.listening_link.LinkListener`."""
+        """See `gateway.contracts.native_listener_interfaces.NativeListenerInterface`."""
         if not (self._stopped or self._withdrawn):
             self._withdrawn = True
             self._runner.command(COMMAND_UNLISTEN, self._token)
 
     def recall(self) -> None:
-        """See `gateway.contracts.listening_link.LinkListener`."""
+        """See `gateway.contracts.native_listener_interfaces.NativeListenerInterface`."""
         if not self._closed:
             self._runner.command(COMMAND_RECALL, self._token)
 

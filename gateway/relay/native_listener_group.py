@@ -6,9 +6,9 @@ from typing import Any
 
 from gateway.connection_tap import Tap
 from gateway.contracts.link import Stream
-from gateway.contracts.listening_link import (
+from gateway.contracts.native_listener_interfaces import (
     AcceptedClientHandler,
-    AcceptRule,
+    NativeListenerRule,
     ShortLivedConnectionTotals,
 )
 from gateway.contracts.relay import Relay
@@ -29,7 +29,7 @@ clients.
 class NativeListenerGroup:
     """Groups listeners of several native engines.
 
-    Implements `gateway.contracts.listening_link.LinkListener`.
+    Implements `gateway.contracts.native_listener_interfaces.NativeListenerInterface`.
 
     Each native engine can have one listener on each socket. Each listener accepts some of the clients. When one
     listener stops accepting, the others stop too. The handler must then accept all further clients itself.
@@ -46,7 +46,7 @@ class NativeListenerGroup:
 
     def __init__(
         self,
-        rule: AcceptRule,
+        rule: NativeListenerRule,
         permits: int,
         factories: Sequence[ListenerFactory],
         handler: AcceptedClientHandler,
@@ -70,21 +70,21 @@ class NativeListenerGroup:
 
     @property
     def waiting(self) -> int:
-        """See `gateway.contracts.listening_link.LinkListener`."""
+        """See `gateway.contracts.native_listener_interfaces.NativeListenerInterface`."""
         return sum(each.waiting for each in self._listeners)
 
     @property
     def clients(self) -> int:
-        """See `gateway.contracts.listening_link.LinkListener`."""
+        """See `gateway.contracts.native_listener_interfaces.NativeListenerInterface`."""
         return sum(each.clients for each in self._listeners)
 
     @property
     def reserved(self) -> int:
-        """See `gateway.contracts.listening_link.LinkListener`."""
+        """See `gateway.contracts.native_listener_interfaces.NativeListenerInterface`."""
         return sum(each.reserved for each in self._listeners)
 
     def permit(self, count: int) -> None:
-        """See `gateway.contracts.listening_link.LinkListener`.
+        """See `gateway.contracts.native_listener_interfaces.NativeListenerInterface`.
 
         The listener with the fewest unused permits gets the new permits.
         """
@@ -92,7 +92,7 @@ class NativeListenerGroup:
             min(self._listeners, key=lambda each: each.reserved - each.clients).permit(count)
 
     def withdraw(self) -> None:
-        """See `gateway.contracts.listening_link.LinkListener`."""
+        """See `gateway.contracts.native_listener_interfaces.NativeListenerInterface`."""
         if self._active:
             self._active = False
             for each in self._listeners:
@@ -101,7 +101,7 @@ class NativeListenerGroup:
                 asyncio.get_running_loop().call_later(_RECALL_AFTER, self.recall)
 
     def recall(self) -> None:
-        """See `gateway.contracts.listening_link.LinkListener`."""
+        """See `gateway.contracts.native_listener_interfaces.NativeListenerInterface`."""
         for each in self._listeners:
             each.recall()
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from gateway.connection_tap import Tap
-from gateway.contracts.listening_link import AcceptRule
+from gateway.contracts.native_listener_interfaces import NativeListenerRule
 from gateway.relay.native_engine_runner import NativeEngineRunner
 from gateway.relay.native_listener import NativeListener, NativeListenerEventHandler
 from gateway.ssh.channel_interfaces import SshChannel
@@ -46,7 +46,7 @@ class NativeChannelListener(NativeListener):
     def __init__(
         self,
         runner: NativeEngineRunner,
-        rule: AcceptRule,
+        rule: NativeListenerRule,
         connections: Mapping[int, PooledConnection],
         max_packet: int,
         sock: socket.socket,

@@ -20,7 +20,7 @@ from gateway._dataplane.engine import (
     RECORD_REKEY_DUE,
     RECORD_VIOLATION,
 )
-from gateway.contracts.listening_link import AcceptRule
+from gateway.contracts.native_listener_interfaces import NativeListenerRule
 from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner
 from gateway.ssh.native_channel_listener import NativeChannelEventHandler, NativeChannelListener
 from gateway.ssh.native_channel_opener import NativeChannelOpener
@@ -130,7 +130,7 @@ class NativeTransport(asyncio.Transport):
 
     def make_listener(
         self,
-        rule: AcceptRule,
+        rule: NativeListenerRule,
         connections: Mapping[int, PooledConnection],
         max_packet: int,
         sock: socket.socket,
@@ -143,7 +143,7 @@ class NativeTransport(asyncio.Transport):
     def recall_clients(self) -> None:
         """Make the listeners call `on_returned` for each client whose channel on this connection is not open yet.
 
-        See `gateway.contracts.listening_link.LinkListener.recall`.
+        See `gateway.contracts.native_listener_interfaces.NativeListenerInterface.recall`.
         """
         if not self._closed:
             self.runner.command(COMMAND_RECALL, self.token)

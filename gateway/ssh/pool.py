@@ -10,7 +10,7 @@ from math import inf
 from gateway.connection_tap import Tap
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import RemoteNetworkId, Stream
-from gateway.contracts.listening_link import AcceptedClientHandler, AcceptRule
+from gateway.contracts.native_listener_interfaces import AcceptedClientHandler, NativeListenerRule
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import TunnelStateCallback
@@ -107,8 +107,10 @@ class SshConnectionPool:
         finally:
             self._slow_opens.end(token)
 
-    def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> SshPoolListener | None:
-        """Accept clients in the native engine. See `gateway.contracts.listening_link.ListeningLink`."""
+    def listen(
+        self, rule: NativeListenerRule, permits: int, handler: AcceptedClientHandler
+    ) -> SshPoolListener | None:
+        """Accept clients in the native engine. See `LinkWithNativeListeners`."""
         return self._listeners.listen(rule, permits, [each for each in self._usable if each.alive], handler)
 
     def _choose(self) -> PooledConnection | None:

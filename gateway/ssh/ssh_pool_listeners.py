@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from gateway.contracts.listening_link import (
+from gateway.contracts.native_listener_interfaces import (
     AcceptedClientHandler,
-    AcceptRule,
+    NativeListenerRule,
     ShortLivedConnectionTotals,
 )
 from gateway.relay.native_listener_group import ListenerFactory, NativeListenerGroup
@@ -36,7 +36,7 @@ class SshPoolListener(NativeListenerGroup):
 
     def __init__(
         self,
-        rule: AcceptRule,
+        rule: NativeListenerRule,
         permits: int,
         connections: Sequence[PooledConnection],
         handler: AcceptedClientHandler,
@@ -87,7 +87,7 @@ class SshPoolListener(NativeListenerGroup):
         self._owner.remove(self)
 
 
-def _listener_factories(rule: AcceptRule, connections: Sequence[PooledConnection]) -> list[ListenerFactory]:
+def _listener_factories(rule: NativeListenerRule, connections: Sequence[PooledConnection]) -> list[ListenerFactory]:
     """Return a listener factory for each native engine that handles at least one of `connections`."""
     by_runner: dict[Any, dict[int, PooledConnection]] = {}
     for each in connections:
@@ -128,12 +128,12 @@ class SshPoolListenerManager:
 
     def listen(
         self,
-        rule: AcceptRule,
+        rule: NativeListenerRule,
         permits: int,
         connections: Sequence[PooledConnection],
         handler: AcceptedClientHandler,
     ) -> SshPoolListener | None:
-        """Accept the clients of a target. See `gateway.contracts.listening_link.ListeningLink.listen`.
+        """Accept the clients of a target. See `LinkWithNativeListeners.listen`.
 
         Args:
             rule: The sockets, the target, and the allowed clients.

@@ -4,7 +4,7 @@ import socket
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from gateway.contracts.listening_link import AcceptRule
+from gateway.contracts.native_listener_interfaces import NativeListenerRule
 from gateway.ssh.native_engine_cipher import CipherKey
 
 
@@ -49,7 +49,7 @@ class NativeTransportInterface(Protocol):
 
     def make_listener(
         self,
-        rule: AcceptRule,
+        rule: NativeListenerRule,
         connections: Mapping[int, Any],
         max_packet: int,
         sock: socket.socket,

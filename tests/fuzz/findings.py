@@ -50,7 +50,7 @@ def name_of(error: BaseException) -> str:
 
 
 def file_name(name: str) -> str:
-    """Return the name of the file for an input whose failure has the name `name`."""
+    """Return the name of the file in which to save the input that causes the failure `name`."""
     words = re.sub(r"[^a-z]+", "-", name.lower())[:40].strip("-")
     return f"{words}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 

@@ -1,4 +1,4 @@
-"""Tests that the relay contract (tests/support/relay_contract.py) accepts a correct relay, and detects each fault."""
+"""Tests whether `tests.support.relay_contract` accepts a correct relay, and detects each fault."""
 
 import asyncio
 import contextlib

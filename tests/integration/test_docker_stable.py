@@ -1,4 +1,4 @@
-"""Tests on a real engine that the gateway keeps its IP address, for example in a new container."""
+"""Tests with a real engine whether the gateway keeps its IP address, for example in a new container."""
 
 import ipaddress
 import json
@@ -127,7 +127,7 @@ def test_a_pruned_network_is_repaired_as_documented(site: Site) -> None:
     engine.run("web", *OPT_IN)
     site.reaches("web")
     before = address(engine, "gateway")
-    engine.run("batch", "--network", "apps", *OPT_IN)  # the user attaches this container, not the gateway
+    engine.run("batch", "--network", "apps", *OPT_IN)  # attached by the user, not by the gateway
     engine.docker("stop", "-t", "5", "gateway", "web", "batch")
     assert "apps" in engine.docker("network", "prune", "-f").stdout
     engine.docker("network", "create", "--subnet", "10.77.1.0/24", "far", check=False)

@@ -1,4 +1,4 @@
-"""Tests that a check uses limited memory and time, even if a server sends endless data or one byte at a time."""
+"""Tests whether a check uses limited memory and time, even if a server sends endless data or one byte at a time."""
 
 import contextlib
 import socket

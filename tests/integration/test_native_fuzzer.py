@@ -1,4 +1,4 @@
-"""Tests that the fuzzer of the native engine detects injected defects.
+"""Tests whether the fuzzer of the native engine detects injected defects.
 
 Each test injects one defect into the source code, builds the fuzzer, and runs the saved inputs. The fuzzer must
 report the expected error.

@@ -1,4 +1,4 @@
-"""Tests that the gateway's labels on a container change only the container's access to backends.
+"""Tests whether the gateway's labels on a container change only the container's access to backends.
 
 The tests use two real engines. Docker 26.1 does not support the gateway priority of a network (API 1.48).
 Therefore, tests/unit/docker/planning/test_networks.py tests the gateway priority with a simulated engine.

@@ -1,4 +1,4 @@
-"""Tests that the kernel's NFS mount waits for a tunnel while the gateway holds the connection of the mount."""
+"""Tests whether the kernel's NFS mount waits for a tunnel while the gateway holds the connection of the mount."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tests that outages, failovers and reloads delay only the affected clients, and only for seconds."""
+"""Tests whether outages, failovers and reloads delay only the affected clients, and only for seconds."""
 
 import contextlib
 import itertools

@@ -1,4 +1,4 @@
-"""Tests that clients follow the primary of a Patroni cluster. Checks read the roles from Patroni's REST API."""
+"""Tests whether clients follow the primary of a Patroni cluster. Checks read the roles from Patroni's REST API."""
 
 import threading
 import time

@@ -198,7 +198,7 @@ async def test_asyncssh_channels_hold_no_data_that_a_close_would_lose(tmp_path: 
 
 @contextlib.asynccontextmanager
 async def is_reset(sock: socket.socket) -> AsyncIterator[None]:
-    """Check that `sock` is not reset before the block, and is reset at most 10 s after the block."""
+    """Check that `sock` is not reset before the `with` block, and is reset at most 10 s after the block."""
     poller = select.poll()
     poller.register(sock, 0)  # without events, poll(2) reports only errors and hang-ups
     assert not poller.poll(0)

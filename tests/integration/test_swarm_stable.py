@@ -1,4 +1,4 @@
-"""Tests that the gateways of two nodes keep their addresses on an overlay network when they are recreated."""
+"""Tests whether the gateways of two nodes keep their addresses on an overlay network when they are recreated."""
 
 import ipaddress
 from pathlib import Path

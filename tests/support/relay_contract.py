@@ -131,7 +131,7 @@ class Trial:
         finally:
             self.client.dispose()
             self.far.dispose()
-            self.relay.abort(CloseReason.ABORTED)  # after a failure, the relay can still run
+            self.relay.abort(CloseReason.ABORTED)  # if the test has failed, the relay may still run
 
     async def _do(self, step: Step) -> None:
         done = True

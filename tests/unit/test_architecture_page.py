@@ -1,4 +1,4 @@
-"""Tests that docs and docstrings name only modules that exist, and that docs/architecture.md lists each package."""
+"""Tests whether the modules in docs and docstrings exist, and whether docs/architecture.md lists each package."""
 
 import functools
 import re

@@ -1,4 +1,4 @@
-"""Tests that the fuzzers accept all saved inputs, and detect injected defects. See docs/testing.md."""
+"""Tests whether the fuzzers accept all saved inputs, and detect injected defects. See docs/testing.md."""
 
 import importlib
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Tests that docs/security.md lists existing tests, and that SECURITY.md names the current version."""
+"""Tests whether docs/security.md lists existing tests, and whether SECURITY.md names the current version."""
 
 import ast
 import re

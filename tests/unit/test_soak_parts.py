@@ -1,4 +1,4 @@
-"""Tests that the soak test detects two errors of a stream: bytes of another stream, and an early end."""
+"""Tests whether the soak test detects two errors of a stream: bytes of another stream, and an early end."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Tests that TLS clients of the gateway verify servers, and report unusable certificate files."""
+"""Tests whether TLS clients of the gateway verify servers, and report unusable certificate files."""
 
 import ssl
 import subprocess

@@ -1,4 +1,4 @@
-"""Tests that all text uses plain technical English.
+"""Tests whether all text uses plain technical English.
 
 The scan covers strings, docstrings and comments of Python code, Markdown outside code, comments of YAML, the chart's
 templates, and the status page.

@@ -6,8 +6,8 @@ from gateway.docker.consumer_identity_warnings import image_label_warnings, spoo
 from gateway.docker.desired_state import DesiredState, backends_on
 from gateway.docker.plan import ActionKind, Plan, PlannedAction
 from gateway.docker.planning.attachments import attach, detach
-from gateway.docker.planning.external_route import external_route_warnings
 from gateway.docker.planning.gateway_container import address_warnings, duplicate_gateways, reattach_stopped_gateway
+from gateway.docker.planning.gateway_container_egress import egress_warnings
 from gateway.docker.planning.lost_network_namespaces import later_starts, shared_namespaces
 from gateway.docker.planning.networks import create_networks, remove_networks
 from gateway.docker.planning.per_project_networks import expand_projects
@@ -42,7 +42,7 @@ def plan(
             "the gateway does not run in a container of this engine, so the backends' names do not resolve "
             "(if it does run in one, set docker.container)"
         )
-    builder.warnings += external_route_warnings(builder)
+    builder.warnings += egress_warnings(builder)
     if builder.options.services and not observed.flavor.has_swarm:
         builder.warnings.append(
             f"docker.services: {observed.flavor.name} has no swarm services: remove the key, and set the labels on"

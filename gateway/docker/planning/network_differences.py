@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Iterator
 
 from gateway.docker.options import NetworkOptions
-from gateway.docker.planning.external_route import NOT_INTERNAL, is_only_external_route
+from gateway.docker.planning.gateway_container_egress import NOT_INTERNAL, is_only_egress_network
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.snapshot import ENCRYPTED, MTU, NetworkInfo
 
@@ -18,7 +18,7 @@ def differing(builder: PlanBuilder, options: NetworkOptions, there: NetworkInfo)
     for differs, keep in _differences(builder, options, there, ours=ours):
         if ours:
             builder.outdated.add(there.name)
-            alone = keep == NOT_INTERNAL and is_only_external_route(builder, there.name)
+            alone = keep == NOT_INTERNAL and is_only_egress_network(builder, there.name)
             first = "attach the gateway's container to another network that is not internal, then " if alone else ""
             yield (
                 f"network {there.name}: {differs}: set {keep} to keep it; to replace it, {first}give it another name "

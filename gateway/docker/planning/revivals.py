@@ -79,7 +79,7 @@ def _with_start_restriction(
         return replace(unavailable, state=RevivalStatus.OFF, message="it has no restart policy", command=command)
     signals = desired.signals.get(container.id, {})
     if container.state in RUNNING and start.may_be_stopped_by(signals, builder.observed.clock):
-        message = "another client of the engine sent it a signal that may stop it"
+        message = "another client of the engine sent the container a signal that may stop the container"
         return replace(unavailable, state=RevivalStatus.OFF, message=message, command=command)
     if (container.id, unavailable.owner_start) in desired.given_up:
         return replace(unavailable, state=RevivalStatus.GIVEN_UP, message="too many starts failed", command=command)

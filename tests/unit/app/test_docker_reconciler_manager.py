@@ -1,4 +1,4 @@
-"""Tests that the gateway keeps data about containers when a reload changes the section `docker`."""
+"""Tests whether the gateway keeps data about containers when a reload changes the section `docker`."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tests that the gateway's instance name stays the same in a new container if Docker objects depend on the name."""
+"""Tests whether the instance name stays the same in a new container if Docker objects depend on the name."""
 
 import re
 import socket

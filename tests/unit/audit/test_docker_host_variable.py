@@ -1,4 +1,4 @@
-"""Tests that the commands in an audit report select the audited engine."""
+"""Tests whether the commands in an audit report select the audited engine."""
 
 from pathlib import Path
 

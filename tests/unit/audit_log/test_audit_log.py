@@ -116,8 +116,8 @@ def test_an_incomplete_line_is_completed_or_terminated(tmp_path: Path, monkeypat
     with pytest.raises(OSError, match="No space"):
         destination.write(lines)
     assert (path.read_bytes(), list(lines)) == (b"one\ntwo\nt", [b"three\n"])
-    # If another process then writes an event, it first adds a newline after the incomplete line. After a rotation,
-    # this process writes the whole line again, to the new file.
+    # Another destination writes to the same file: it first adds a newline after the incomplete line. After a
+    # rotation, the first destination writes its whole line again, to the new file.
     room[0] = 100
     LogDestination(path).write(deque([b"four\n"]))
     assert path.read_bytes() == b"one\ntwo\nt\nfour\n"

@@ -1,4 +1,4 @@
-"""Tests that the tap of PostgreSQL logins finds the cancel key, and that the tap ends at invalid data."""
+"""Tests whether the tap of PostgreSQL logins finds the cancel key, and whether the tap ends at invalid data."""
 
 import itertools
 import struct

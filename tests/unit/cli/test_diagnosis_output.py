@@ -1,4 +1,4 @@
-"""Tests that the status page and the commands show the same diagnosis, in the same words and order."""
+"""Tests whether the status page and the commands show the same diagnosis, in the same words and order."""
 
 import html
 import json

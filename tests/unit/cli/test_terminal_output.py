@@ -1,4 +1,4 @@
-"""Tests that tables of commands fit 80 columns, and that wrapping loses no text."""
+"""Tests whether tables of commands fit 80 columns, and whether wrapping loses no text."""
 
 from pathlib import Path
 from typing import Any

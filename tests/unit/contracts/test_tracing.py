@@ -1,4 +1,4 @@
-"""Tests that the phases of a connection have no gaps, do not overlap, and are limited in number."""
+"""Tests whether the phases of a connection have no gaps, do not overlap, and are limited in number."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""Tests that members come from the configuration, a file and DNS, and stay if the file or DNS fails."""
+"""Tests whether members come from the configuration, a file and DNS, and stay if the file or DNS fails."""
 
 import asyncio
 import socket

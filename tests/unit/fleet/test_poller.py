@@ -1,4 +1,4 @@
-"""Tests that the poller spreads its first requests over time, and polls members even if it cannot read the token."""
+"""Tests whether the poller spreads its first requests over time, and whether it needs the token."""
 
 import asyncio
 import threading

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.contracts.listening_link import LinkListener
+from gateway.contracts.native_listener_interfaces import NativeListenerInterface
 from gateway.contracts.relay import Relay
 from gateway.forwarding.aborted_handshake_budget import AbortedHandshakeBudget, join_budgets
 from tests.support.counting_server import CountingServer
@@ -55,7 +55,7 @@ def test_clients_that_can_still_abort_their_handshakes_use_the_budget() -> None:
         a.add_client(cast("Relay", each), 50.0)
     b.dials = 2
     stopped: list[str] = []
-    b.listeners[cast("LinkListener", Mock(reserved=4))] = lambda: stopped.append("b")
+    b.listeners[cast("NativeListenerInterface", Mock(reserved=4))] = lambda: stopped.append("b")
     assert [each.room(50.5) for each in (a, b)] == [90 - 11, 90 - 11]
     assert a.room_for_links(50.5) == 90 - 11
     b.waiting = 1

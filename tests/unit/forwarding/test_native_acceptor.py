@@ -16,9 +16,9 @@ import pytest
 from gateway.audit_log.recorder import AuditLogRecorder
 from gateway.backend_support.postgres_cancel_protocol import PostgresCancelProtocol
 from gateway.contracts.config_types import HostPort
-from gateway.contracts.listening_link import (
+from gateway.contracts.native_listener_interfaces import (
     AcceptedClientHandler,
-    AcceptRule,
+    NativeListenerRule,
     ShortLivedConnectionTotals,
 )
 from gateway.contracts.relay import Relay
@@ -41,7 +41,9 @@ LOOPBACK = (ipaddress.ip_network("127.0.0.0/30"),)
 class FakeListener:
     """A listener of `FakeLink`."""
 
-    def __init__(self, link: "FakeLink", rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> None:
+    def __init__(
+        self, link: "FakeLink", rule: NativeListenerRule, permits: int, handler: AcceptedClientHandler
+    ) -> None:
         self.link, self.rule, self.permits, self.handler = link, rule, permits, handler
         self.waiting = self.clients = 0
         self.relays: list[Relay] = []
@@ -80,7 +82,7 @@ class FakeLink(DirectLink):
         super().__init__()
         self.listeners: list[FakeListener] = []
 
-    def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> FakeListener:
+    def listen(self, rule: NativeListenerRule, permits: int, handler: AcceptedClientHandler) -> FakeListener:
         self.listeners.append(FakeListener(self, rule, permits, handler))
         return self.listeners[-1]
 

@@ -1,4 +1,4 @@
-"""Tests that refused clients cause one log line per source and reason, and a limited number of lines per minute."""
+"""Tests whether each source and reason of refused clients is logged once, and the limit of lines per minute."""
 
 import logging
 import socket

@@ -236,7 +236,7 @@ def test_an_answer_that_is_older_than_the_recorded_one_is_discarded() -> None:
     record.add(answer(role="primary"), 1.0, 4.0)
     assert (record.probe_result.role, record.probed, record.promoted) == ("replica", 2.0, 0.0)
     record.add(CheckResult(0.0, 0.1, HealthState.DOWN, FailureReason.REFUSED), 6.0, 6.1)
-    # The last recorded response is from a probe that started at 2.0. This probe started later, at 5.0.
+    # The next result is from a probe that started at 5.0, after the probe of the last recorded response (2.0).
     record.add(answer(role="primary"), 5.0, 7.0)
     assert (record.probe_result.role, record.probed, record.promoted) == ("primary", 5.0, 7.0)
     record.add(CheckResult(0.0, 0.1, HealthState.DEGRADED, FailureReason.AUTH), 8.0, 8.1)

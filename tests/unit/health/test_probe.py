@@ -1,4 +1,4 @@
-"""Tests that the message of a timeout names the phases of the probe, and which results have a remedy."""
+"""Tests whether the message of a timeout names the phases of the probe, and which results have a remedy."""
 
 import asyncio
 

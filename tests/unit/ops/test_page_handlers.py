@@ -1,4 +1,4 @@
-"""Tests that a page is rendered and compressed once for all clients, and that open pages receive only changes."""
+"""Tests whether a page is rendered and compressed once for all clients, and whether updates contain only changes."""
 
 import asyncio
 import gzip

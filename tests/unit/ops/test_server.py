@@ -1,4 +1,4 @@
-"""Tests that openapi.yaml describes exactly the URL paths and methods that the ops server serves."""
+"""Tests whether openapi.yaml describes exactly the URL paths and methods that the ops server serves."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Tests that the gateway refuses a program that other users can change.
+"""Tests whether the gateway refuses a program that other users can change.
 
 In strict mode, the gateway also refuses a program that the members of a group can change.
 """

@@ -1,4 +1,4 @@
-"""Tests that a client gets the whole response even if the backend closes its connection first."""
+"""Tests whether a client gets the whole response even if the backend closes its connection first."""
 
 import asyncio
 import contextlib

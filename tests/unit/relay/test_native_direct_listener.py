@@ -14,7 +14,11 @@ import pytest
 
 from gateway._dataplane import settings
 from gateway.contracts.config_types import HostPort
-from gateway.contracts.listening_link import AcceptRule, ListeningLink, ShortLivedConnectionTotals
+from gateway.contracts.native_listener_interfaces import (
+    LinkWithNativeListeners,
+    NativeListenerRule,
+    ShortLivedConnectionTotals,
+)
 from gateway.metric_types import Histogram
 from gateway.relay import native_listener_group
 from gateway.relay.data_plane_selection import relay_sockets, use_native_engine
@@ -59,7 +63,7 @@ class Rig:
         self.sock, self.link, self.handler = sock, DirectLink(), Handler()
 
     def listen(self, host: str, port: int, permits: int = 10) -> Any:
-        rule = AcceptRule((self.sock,), HostPort(host, port), LOOPBACK, Histogram(), Histogram())
+        rule = NativeListenerRule((self.sock,), HostPort(host, port), LOOPBACK, Histogram(), Histogram())
         return self.link.listen(rule, permits, self.handler)
 
     async def connect(self) -> socket.socket:
@@ -98,7 +102,7 @@ async def rig(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
 async def test_all_threads_accept_clients_until_the_rule_is_withdrawn(rig: Rig, echo_port: int) -> None:
     from gateway.relay.native_engine_runner import native_engines  # noqa: PLC0415 - the native engine is optional
 
-    assert isinstance(rig.link, ListeningLink)
+    assert isinstance(rig.link, LinkWithNativeListeners)
     listener = rig.listen("127.0.0.1", echo_port, permits=3)
     assert [runner.load for runner in native_engines().runners] == [1, 1]
     assert (listener.reserved, listener.waiting) == (3, 0)
@@ -122,8 +126,10 @@ async def test_all_threads_accept_clients_until_the_rule_is_withdrawn(rig: Rig, 
 async def test_each_socket_has_a_listener_even_with_fewer_permits_than_sockets(rig: Rig, echo_port: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as second:
         second.setblocking(False)
-        rule = AcceptRule((rig.sock, second), HostPort("127.0.0.1", echo_port), LOOPBACK, Histogram(), Histogram())
-        assert isinstance(rig.link, ListeningLink)
+        rule = NativeListenerRule(
+            (rig.sock, second), HostPort("127.0.0.1", echo_port), LOOPBACK, Histogram(), Histogram()
+        )
+        assert isinstance(rig.link, LinkWithNativeListeners)
         listener = rig.link.listen(rule, 1, rig.handler)
         assert listener is not None
         with socket.create_connection(second.getsockname(), timeout=10):

@@ -1,4 +1,4 @@
-"""Tests that each event loop has its own object, which is released together with the event loop."""
+"""Tests whether each event loop has its own object, which is released together with the event loop."""
 
 import asyncio
 import gc

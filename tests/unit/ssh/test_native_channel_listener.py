@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from gateway.contracts.config_types import HostPort
-from gateway.contracts.listening_link import AcceptRule, ShortLivedConnectionTotals
+from gateway.contracts.native_listener_interfaces import NativeListenerRule, ShortLivedConnectionTotals
 from gateway.metric_types import Histogram
 from tests.support.requirements import need_data_plane
 
@@ -58,7 +58,7 @@ def listen(sock: socket.socket, events: Events) -> tuple[Any, Any]:
     from gateway.ssh.native_channel_listener import NativeChannelListener  # noqa: PLC0415 - the native engine is optional
 
     runner = NativeEngineRunner(asyncio.get_running_loop(), 1 << 20, thread=False)
-    rule = AcceptRule(
+    rule = NativeListenerRule(
         (sock,), HostPort("target", 1), (ipaddress.ip_network("127.0.0.0/8"),), Histogram(), Histogram()
     )
     return runner, NativeChannelListener(runner, rule, {1 << 40: cast("Any", None)}, 1 << 15, sock, 5, events)

@@ -1,4 +1,4 @@
-"""Tests that each relay sends only little data at a time if the network is slow."""
+"""Tests whether each relay sends only little data at a time if the network is slow."""
 
 import asyncio
 import socket

@@ -3,7 +3,7 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.contracts.listening_link import ShortLivedConnectionTotals
+from gateway.contracts.native_listener_interfaces import ShortLivedConnectionTotals
 from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION
 from gateway.ssh.ssh_pool_listeners import SshPoolListener
 

@@ -8,7 +8,7 @@ from gateway.docker.snapshot import Container
 NOT_INTERNAL = "internal: false"
 
 
-def external_route_warnings(builder: PlanBuilder) -> Iterator[str]:
+def egress_warnings(builder: PlanBuilder) -> Iterator[str]:
     """Yield a warning if the gateway's container is on internal networks only.
 
     Args:
@@ -24,7 +24,7 @@ def external_route_warnings(builder: PlanBuilder) -> Iterator[str]:
         )
 
 
-def is_only_external_route(builder: PlanBuilder, name: str) -> bool:
+def is_only_egress_network(builder: PlanBuilder, name: str) -> bool:
     """Return whether the gateway's container has no route to external networks, except possibly this network.
 
     Args:

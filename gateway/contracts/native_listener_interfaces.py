@@ -13,7 +13,7 @@ from gateway.metric_types import Histogram
 
 
 @dataclass(frozen=True)
-class AcceptRule:
+class NativeListenerRule:
     """The rule by which a link accepts clients: on which sockets, from which networks, and for which target.
 
     Args:
@@ -53,8 +53,8 @@ class ShortLivedConnectionTotals(NamedTuple):
     from_backend: int
 
 
-class LinkListener(Protocol):
-    """Defines the interface of a listener that accepts clients according to one `AcceptRule`."""
+class NativeListenerInterface(Protocol):
+    """Defines the interface of a listener that accepts clients according to one `NativeListenerRule`."""
 
     @property
     def waiting(self) -> int:
@@ -89,9 +89,9 @@ class LinkListener(Protocol):
 
 
 class AcceptedClientHandler(Protocol):
-    """Defines the callbacks of a `ListeningLink`. The methods must not raise errors."""
+    """Defines the callbacks of a `LinkWithNativeListeners`. The methods must not raise errors."""
 
-    def on_joined(self, listener: LinkListener, relay: Relay, tap: Any) -> None:
+    def on_joined(self, listener: NativeListenerInterface, relay: Relay, tap: Any) -> None:
         """Handle a client that the link has connected to the target. The relay might already have forwarded bytes.
 
         The link calls this method before it passes bytes to the tap, and before it reports the end of the relay.
@@ -102,16 +102,18 @@ class AcceptedClientHandler(Protocol):
             tap: The client's tap, from the rule's `make_tap`; None if the rule has no `make_tap`.
         """
 
-    def on_served(self, listener: LinkListener, clients: ShortLivedConnectionTotals) -> None:
+    def on_served(self, listener: NativeListenerInterface, clients: ShortLivedConnectionTotals) -> None:
         """Count clients whose connections to the target ended within about 50 ms.
 
         The link does not call `on_joined` for these clients. Their permits become unused again.
         """
 
-    def on_returned(self, listener: LinkListener, client: Stream, seconds: float, *, abandoned: bool) -> None:
+    def on_returned(
+        self, listener: NativeListenerInterface, client: Stream, seconds: float, *, abandoned: bool
+    ) -> None:
         """Handle a client that the link did not connect to the target.
 
-        For example, the dial failed or took too long, or `AcceptRule.allow` does not contain the client's
+        For example, the dial failed or took too long, or `NativeListenerRule.allow` does not contain the client's
         address.
 
         Args:
@@ -122,7 +124,7 @@ class AcceptedClientHandler(Protocol):
                 accept it.
         """
 
-    def on_stopped(self, listener: LinkListener, *, failed: bool) -> None:
+    def on_stopped(self, listener: NativeListenerInterface, *, failed: bool) -> None:
         """Handle the permanent stop of the listener. The handler must now accept new clients itself.
 
         Args:
@@ -131,7 +133,7 @@ class AcceptedClientHandler(Protocol):
                 the link's connections or settings changed: the handler can then call `listen` again immediately.
         """
 
-    def on_closed(self, listener: LinkListener) -> None:
+    def on_closed(self, listener: NativeListenerInterface) -> None:
         """Release the resources of a stopped listener.
 
         This call is the last call for the listener. The link has already passed all clients of the listener to the
@@ -140,15 +142,17 @@ class AcceptedClientHandler(Protocol):
 
 
 @runtime_checkable
-class ListeningLink(Protocol):
+class LinkWithNativeListeners(Protocol):
     """Defines the interface of links that accept clients, and connect them to a target, without the event loop."""
 
-    def listen(self, rule: AcceptRule, permits: int, handler: AcceptedClientHandler) -> LinkListener | None:
+    def listen(
+        self, rule: NativeListenerRule, permits: int, handler: AcceptedClientHandler
+    ) -> NativeListenerInterface | None:
         """Accept clients according to a rule, and connect them to the target of the rule.
 
         Args:
             rule: The sockets, the target, and the allowed clients.
-            permits: Maximum number of clients to accept. `LinkListener.permit` increases this number.
+            permits: Maximum number of clients to accept. `NativeListenerInterface.permit` increases this number.
             handler: Receives the clients.
 
         Returns:
