@@ -66,7 +66,7 @@ def load(*arguments: object, field: int = 0) -> float:
     return float(done.stdout.split()[field])
 
 
-# The following functions measure a row, or return a function that measures a row.
+# Each of the following functions measures one row of the results, or returns a function that measures one row.
 
 
 def bulk(mode: str, flows: int, total: int) -> Measure:

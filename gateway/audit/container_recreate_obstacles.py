@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from gateway.audit.mount_backing_storage import MountBackingStorage, is_below, store_of
 from gateway.audit.proposed_mount_changes import ProposedMountChanges
 from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot
+from gateway.audit.storage_behind_mount import StorageBehindMount, is_below, store_of
 
 _NAMESPACES = ("NetworkMode", "PidMode", "IpcMode")
 """Keys of `HostConfig` whose value `container:ID` makes a container use a namespace of another container."""
@@ -71,7 +71,7 @@ def _reads_all_volumes(snapshot: AuditSnapshot, mount: AuditedMount) -> bool:
     return not mount.writable and mount.kind == "bind" and is_below(snapshot.volume_directory, mount.source)
 
 
-def _is_same(one: MountBackingStorage, other: MountBackingStorage) -> bool:
+def _is_same(one: StorageBehindMount, other: StorageBehindMount) -> bool:
     """Return whether two mounts store the same data, or the directory of one contains the directory of the other."""
     if one.identity and one.identity == other.identity:
         return True

@@ -15,7 +15,7 @@ from typing import Literal
 
 from gateway.audit.directory_contents import DirectoryContents, file_key, read_directory
 from gateway.audit.host_filesystem_model import HostMount, HostPath
-from gateway.audit.mount_backing_storage import StorageMedium, medium_of, mount_above, split_options
+from gateway.audit.storage_behind_mount import StorageMedium, medium_of, mount_above, split_options
 
 MOUNT_TABLE = Path("/proc/self/mountinfo")
 _MOST_LINKS = 40

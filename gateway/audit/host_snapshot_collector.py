@@ -10,8 +10,8 @@ from gateway.audit.engine_host_files import EngineHostFiles, stale_files
 from gateway.audit.host_filesystem_model import HostPath
 from gateway.audit.image_layer_files import changes, image_names, user_of
 from gateway.audit.linux_capabilities import ignores_permissions
-from gateway.audit.mount_backing_storage import bound_directory, is_below, of_volume
 from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot
+from gateway.audit.storage_behind_mount import bound_directory, is_below, of_volume
 from gateway.audit.storage_locations import VOLATILE
 from gateway.text_sanitizer import one_line
 

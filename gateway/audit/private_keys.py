@@ -54,8 +54,8 @@ def is_name_of_candidate(name: str) -> bool:
 def is_candidate(name: str, mode: int, size: int) -> bool:
     """Return whether a file with this name, mode and size can be a key.
 
-    Programs refuse private keys that other users can read. Therefore, a file whose name has no dot and is not typical
-    of a key is a candidate only if no user except the owner has access to it.
+    Many files have names without a dot. Programs refuse private keys that other users can read, so a file with such a
+    name is a candidate only if its owner alone has access to it, or if the name is typical of a key (see `by_name`).
 
     Args:
         name: The name of the file.

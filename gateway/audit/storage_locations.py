@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator
 
-from gateway.audit.mount_backing_storage import (
-    MountBackingStorage,
+from gateway.audit.report import StorageLocation
+from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot
+from gateway.audit.storage_behind_mount import (
+    StorageBehindMount,
     StorageMedium,
     as_bind,
     is_below,
     memory_of_engine,
     store_of,
 )
-from gateway.audit.report import StorageLocation
-from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot
 from gateway.text_sanitizer import format_bytes
 
 EMPTIED_AT_BOOT = ("/tmp", "/run", "/var/run", "/dev/shm")  # noqa: S108 - only compared with the sources of mounts
@@ -40,7 +40,7 @@ def _place(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedM
 
 
 def _kind_and_loss(
-    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountBackingStorage
+    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: StorageBehindMount
 ) -> tuple[str, str]:
     if mount.kind == "tmpfs":
         return "tmpfs", "the container's next stop"

@@ -39,7 +39,9 @@ class RoleInResponseOptions:
         if self.json is not None and not all(self.json.split(".")):
             raise ValueError("json: has an empty name: write one dot between two names, as in node.role")
         if self.header is not None and not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", self.header):
-            raise ValueError("header: is not the name of a header field: use letters, digits and -, as in X-Role")
+            raise ValueError(
+                "header: not a valid name of a header field: use letters, digits and hyphens, as in X-Role"
+            )
         both = {each.lower() for each in self.primary} & {each.lower() for each in self.replica}
         if both:
             raise ValueError(f"replica: {min(both)} is also a value of primary: remove one of them")

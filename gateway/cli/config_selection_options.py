@@ -30,7 +30,7 @@ SETTINGS = {
     "shutdown-delay": ("DURATION", "On shutdown: time until new clients are refused."),
     "shutdown-drain": ("DURATION", "On shutdown: maximum time to drain connections."),
     "log-level": ("LEVEL", "debug, info, warning or error."),
-    "log-format": ("FORMAT", "text, json, or auto: text on a terminal."),
+    "log-format": ("FORMAT", "text; json; or auto, which is text on a terminal, otherwise json."),
     "audit-log": ("FILE", "Audit log: a file, stdout or stderr."),
     "audit-queue": ("COUNT", "Maximum number of queued audit events."),
     "fleet-members": ("ADDRESSES", "Gateways to show on /fleet, comma-separated."),

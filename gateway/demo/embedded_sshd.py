@@ -7,7 +7,7 @@ from pathlib import Path
 import asyncssh
 
 
-class _LoopbackForwardingServer(asyncssh.SSHServer):
+class _LoopbackOnlyServer(asyncssh.SSHServer):
     """An SSH server that forwards connections only to loopback addresses."""
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
@@ -21,7 +21,7 @@ async def _serve(folder: Path, port: int) -> None:
     server = await asyncssh.listen(
         "127.0.0.1",
         port,
-        server_factory=_LoopbackForwardingServer,
+        server_factory=_LoopbackOnlyServer,
         server_host_keys=[str(folder / "host_key")],
         authorized_client_keys=str(folder / "authorized_keys"),
         process_factory=None,

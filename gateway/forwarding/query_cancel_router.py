@@ -33,7 +33,7 @@ _REPLY_TTL = 1.0
 _COPY_TIMEOUT = 2.0
 
 
-class _CachedEncryptionReply:
+class _CachedSslRequestReply:
     """The cached reply of a target to an encryption request, and the monotonic time at which the reply arrived."""
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class QueryCancelRouter:
     def __init__(self, protocol: QueryCancelParser) -> None:
         self._protocol = protocol
         self._sessions: dict[TargetIdentity, set[CancelKeyTap]] = {}
-        self._replies: dict[tuple[TargetIdentity, bytes], _CachedEncryptionReply] = {}
+        self._replies: dict[tuple[TargetIdentity, bytes], _CachedSslRequestReply] = {}
 
     def cancel_key_tap(self) -> CancelKeyTap:
         """Return a tap for a new connection. The tap reads the session's cancel key from the login."""
@@ -160,7 +160,7 @@ class QueryCancelRouter:
         self._replies = {
             key: each for key, each in self._replies.items() if each.lock.locked() or each.is_fresh(loop.time())
         }
-        cached = self._replies.setdefault((target, request.request), _CachedEncryptionReply())
+        cached = self._replies.setdefault((target, request.request), _CachedSslRequestReply())
         async with cached.lock:
             if not cached.is_fresh(loop.time()):
                 cached.reply = await _send_encryption_request(request, target)

@@ -14,7 +14,7 @@ from gateway.importing.import_result import (
     split_target,
     unused_name,
 )
-from gateway.importing.imported_setup import ANY_ADDRESS, HOST_NAMES, ImportedClientOfServer, ImportedLocalForward
+from gateway.importing.imported_setup import ANY_ADDRESS, HOST_NAMES, ImportedClient, ImportedLocalForward
 from gateway.importing.tunnels_of_imported_clients import forward_of, join_networks, needs_backend
 
 _VOLUME_PORT = 20490
@@ -30,7 +30,7 @@ def create_backends(result: ImportResult) -> None:
     """
     result.reserved |= {name for each in result.containers if not each.replaced for name in each.names}
     join_networks(result)
-    matched: dict[int, list[ImportedClientOfServer]] = {}
+    matched: dict[int, list[ImportedClient]] = {}
     for client in result.clients:
         forward = forward_of(client, result)
         if forward is not None:
@@ -46,7 +46,7 @@ def create_backends(result: ImportResult) -> None:
             note_client(client, result)
 
 
-def _add_forward(forward: ImportedLocalForward, clients: list[ImportedClientOfServer], result: ImportResult) -> None:
+def _add_forward(forward: ImportedLocalForward, clients: list[ImportedClient], result: ImportResult) -> None:
     host, port = split_target(forward.target)
     kinds = [client.kind for client in clients if client.kind not in ("", "tcp")]
     kind = KINDS[kinds[0]] if kinds else kind_of_port(port)
@@ -76,7 +76,7 @@ def _add_forward(forward: ImportedLocalForward, clients: list[ImportedClientOfSe
     _note_missing(name, result)
 
 
-def _host_name(host: str, client: ImportedClientOfServer, port: int) -> str:
+def _host_name(host: str, client: ImportedClient, port: int) -> str:
     short = short_name(host)
     return (
         short
@@ -85,7 +85,7 @@ def _host_name(host: str, client: ImportedClientOfServer, port: int) -> str:
     )
 
 
-def _add_direct(client: ImportedClientOfServer, result: ImportResult) -> None:
+def _add_direct(client: ImportedClient, result: ImportResult) -> None:
     target = f"[{client.host}]:{client.port}" if ":" in client.host else f"{client.host}:{client.port}"
     targets = [target, *client.more]
     for each in targets:
@@ -143,7 +143,7 @@ def _free_listener(listen: str, where: str, result: ImportResult) -> str:
     return f"[{host}]:{free}" if ":" in host else f"{host}:{free}"
 
 
-def _merge(client: ImportedClientOfServer, name: str, result: ImportResult) -> None:
+def _merge(client: ImportedClient, name: str, result: ImportResult) -> None:
     """Add a client's configuration keys to a backend, except keys that the backend already has."""
     client.backend = name
     backend = result.backends[name]
@@ -171,12 +171,12 @@ def _merge(client: ImportedClientOfServer, name: str, result: ImportResult) -> N
         _merge_check(client, keys["check"], name, result)
 
 
-def _remove_login(client: ImportedClientOfServer) -> None:
+def _remove_login(client: ImportedClient) -> None:
     del client.keys["check"]
     client.notes = tuple(each for each in client.notes if "PASSWORD_FILE" not in each)
 
 
-def _merge_check(client: ImportedClientOfServer, check: dict[str, Any], name: str, result: ImportResult) -> None:
+def _merge_check(client: ImportedClient, check: dict[str, Any], name: str, result: ImportResult) -> None:
     """Use a client's login for the health check of a backend, unless the check logs in as another user.
 
     If the check does not use the client's login or database, add a note.
@@ -198,7 +198,7 @@ def _merge_check(client: ImportedClientOfServer, check: dict[str, Any], name: st
         )
 
 
-def _unique_volume(client: ImportedClientOfServer, keys: dict[str, Any], result: ImportResult) -> dict[str, Any]:
+def _unique_volume(client: ImportedClient, keys: dict[str, Any], result: ImportResult) -> dict[str, Any]:
     """Return a client's `volume` keys. If another backend's volume has the same name, choose a new name."""
     taken = {each["volume"]["name"] for each in result.backends.values() if "volume" in each}
     old, client.volume = client.volume, unused_name(client.volume, taken)

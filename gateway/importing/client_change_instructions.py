@@ -4,12 +4,12 @@ import re
 from typing import Any
 
 from gateway.importing.import_result import ImportResult, split_target
-from gateway.importing.imported_setup import ANY_ADDRESS, LOOPBACK, ImportedClientOfServer, ImportedContainer
+from gateway.importing.imported_setup import ANY_ADDRESS, LOOPBACK, ImportedClient, ImportedContainer
 from gateway.importing.network_mounts import fstab_line
 
 
 def _address(
-    client: ImportedClientOfServer, container: ImportedContainer, backend: dict[str, Any], result: ImportResult
+    client: ImportedClient, container: ImportedContainer, backend: dict[str, Any], result: ImportResult
 ) -> str:
     """Return an instruction that contains the address to which the container must connect.
 
@@ -39,7 +39,7 @@ def _address(
     return text
 
 
-def _missing_file(client: ImportedClientOfServer, container: ImportedContainer) -> str:
+def _missing_file(client: ImportedClient, container: ImportedContainer) -> str:
     """Return an instruction to create the password file of the health check.
 
     Return an empty string if this is not necessary, for example because the container mounts the file from the host.
@@ -52,7 +52,7 @@ def _missing_file(client: ImportedClientOfServer, container: ImportedContainer) 
     return f"; create the file {path} with the password; {variable} refers to this file, but no source contains it"
 
 
-def note_client(client: ImportedClientOfServer, result: ImportResult) -> None:
+def note_client(client: ImportedClient, result: ImportResult) -> None:
     """Add the instruction for a client to `result.changes`, and the client's notes to `result.notes`."""
     backend = result.backends[client.backend]
     for note in client.notes:

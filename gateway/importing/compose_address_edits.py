@@ -5,13 +5,13 @@ import re
 from gateway.importing.compose_interpolation import replaced
 from gateway.importing.gateway_compose_service import GatewayComposeServiceConfig
 from gateway.importing.import_result import ImportResult, split_target
-from gateway.importing.imported_setup import ImportedClientOfServer, ImportedContainer
+from gateway.importing.imported_setup import ImportedClient, ImportedContainer
 from gateway.importing.yaml_edit import YamlEdit
 from gateway.secret_redaction import hide_secrets
 
 
 def change_address(
-    edit: YamlEdit, client: ImportedClientOfServer, found: GatewayComposeServiceConfig, result: ImportResult
+    edit: YamlEdit, client: ImportedClient, found: GatewayComposeServiceConfig, result: ImportResult
 ) -> None:
     """Replace the address in the client's environment variables, so that the client connects to its backend.
 
@@ -65,7 +65,7 @@ def change_address(
 
 
 def _change_url(
-    edit: YamlEdit, client: ImportedClientOfServer, container: ImportedContainer, address: str, result: ImportResult
+    edit: YamlEdit, client: ImportedClient, container: ImportedContainer, address: str, result: ImportResult
 ) -> None:
     """Change host and port in a variable that contains a URL. Keep the other parts of the URL, such as `${PASSWORD}`.
 

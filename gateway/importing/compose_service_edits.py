@@ -6,12 +6,12 @@ from gateway.importing.compose_value_parsers import environment, list_of, mappin
 from gateway.importing.docker_run_options import read_bind
 from gateway.importing.gateway_compose_service import GatewayComposeServiceConfig, volume_of
 from gateway.importing.import_result import ImportResult
-from gateway.importing.imported_setup import ImportedClientOfServer, ImportedContainer
+from gateway.importing.imported_setup import ImportedClient, ImportedContainer
 from gateway.importing.yaml_edit import YamlEdit
 
 
 def change_volume(
-    edit: YamlEdit, client: ImportedClientOfServer, found: GatewayComposeServiceConfig, result: ImportResult
+    edit: YamlEdit, client: ImportedClient, found: GatewayComposeServiceConfig, result: ImportResult
 ) -> None:
     """Change the driver options of a volume so that Docker mounts the volume through the gateway.
 

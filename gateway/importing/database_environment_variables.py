@@ -10,13 +10,13 @@ from gateway.importing.applications_with_ssh_tunnels import import_application_t
 from gateway.importing.database_address import DATABASE_NAME, OTHER_PORTS, DatabaseAddress, requested_tls
 from gateway.importing.database_urls import find_urls
 from gateway.importing.import_result import ImportResult, checks_login, has_check_key, is_host
-from gateway.importing.imported_setup import LOOPBACK, ImportedClientOfServer, ImportedContainer
+from gateway.importing.imported_setup import LOOPBACK, ImportedClient, ImportedContainer
 
 _HOST = re.compile(r"(?P<prefix>\w*?)_?(?:HOST|HOSTNAME|SERVER|ADDRESS)")
 _SSH = re.compile(r"(?i)^(ssh|bastion|jump|tunnel)|(^|_)ssh(_|$)")
 
 
-def find_clients(container: ImportedContainer, result: ImportResult) -> list[ImportedClientOfServer]:
+def find_clients(container: ImportedContainer, result: ImportResult) -> list[ImportedClient]:
     """Return a client for each remote service whose address is in the variables of a container.
 
     Args:
@@ -45,7 +45,7 @@ def find_clients(container: ImportedContainer, result: ImportResult) -> list[Imp
         optional = not named and not note and not keys and kind == "tcp"
         name = address.host.lower() if address.host not in LOOPBACK else address.database or f"{kind}-{port}"
         clients.append(
-            ImportedClientOfServer(
+            ImportedClient(
                 where, name, kind, address.host, port, keys, via, container,
                 address.parts, address.variables, optional=optional,
                 more=tuple(each if ":" in each else f"{each}:{port}" for each in address.more),

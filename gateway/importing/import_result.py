@@ -10,7 +10,7 @@ import yaml
 
 from gateway.backends import KINDS, kind_of_port
 from gateway.errors import UsageError
-from gateway.importing.imported_setup import ImportedClientOfServer, ImportedContainer, ImportedLocalForward
+from gateway.importing.imported_setup import ImportedClient, ImportedContainer, ImportedLocalForward
 from gateway.secret_redaction import hide_secrets
 
 _HOST = re.compile(r"[\w.%${}-]*[\w}]")
@@ -41,10 +41,10 @@ class ImportResult:
     backends: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     forwards: list[ImportedLocalForward] = field(default_factory=list)
-    clients: list[ImportedClientOfServer] = field(default_factory=list)
+    clients: list[ImportedClient] = field(default_factory=list)
     containers: list[ImportedContainer] = field(default_factory=list)
     reserved: set[str] = field(default_factory=set)
-    changes: list[tuple[ImportedClientOfServer, str]] = field(default_factory=list)
+    changes: list[tuple[ImportedClient, str]] = field(default_factory=list)
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 HERE = "localhost"
-"""The name of this host (not of a container) in `ImportedLocalForward.names` and `ImportedClientOfServer.host`."""
+"""The name of this host (not of a container) in `ImportedLocalForward.names` and `ImportedClient.host`."""
 HOST_NAMES = frozenset({
     HERE, "127.0.0.1", "::1", "0.0.0.0", "::", "host.docker.internal", "host.containers.internal", "172.17.0.1",  # noqa: S104
     "gateway.docker.internal", "docker.for.mac.localhost",
@@ -169,7 +169,7 @@ class ImportedLocalForward:
 
 
 @dataclass
-class ImportedClientOfServer:
+class ImportedClient:
     """A client of a remote database or file server: a container, a process, a volume, or a mount of this host.
 
     Args:

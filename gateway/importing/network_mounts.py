@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from gateway.backends import BackendKind, kind_of_file_system
 from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult, is_host, split_target
-from gateway.importing.imported_setup import ImportedClientOfServer
+from gateway.importing.imported_setup import ImportedClient
 from gateway.nfs.mount_options_set_by_gateway import REPLACED
 from gateway.secret_redaction import redacted
 
@@ -77,7 +77,7 @@ def _add_client(
     for key in options:
         if key not in ("type", "o", "device"):
             notes.append(f"{key}={options[key]}: not imported")
-    client = ImportedClientOfServer(where, name, kind.name, host, port, keys, volume=volume, folder=folder)
+    client = ImportedClient(where, name, kind.name, host, port, keys, volume=volume, folder=folder)
     if folder:
         # `fstab_line` needs the mount options, because the new line keeps most of them.
         client.mount_options = options.get("o", "")
@@ -181,7 +181,7 @@ def import_mount(device: str, folder: str, file_system: str, options: str, where
     _add_client(name, kind, {"type": file_system, "device": device, "o": options}, where, result, folder=folder)
 
 
-def fstab_line(client: ImportedClientOfServer, listen: str, keys: Mapping[str, object]) -> str:
+def fstab_line(client: ImportedClient, listen: str, keys: Mapping[str, object]) -> str:
     """Return the fstab(5) line that mounts a client's file system through the gateway.
 
     Args:

@@ -5,7 +5,7 @@ from gateway.importing.imported_setup import (
     HERE,
     HOST_NAMES,
     LOOPBACK,
-    ImportedClientOfServer,
+    ImportedClient,
     ImportedContainer,
     ImportedLocalForward,
 )
@@ -53,7 +53,7 @@ def _set_via(inner: str, tunnel: str, result: ImportResult) -> None:
         result.tunnels[inner] = {"kind": keys.pop("kind"), "via": tunnel, **keys}
 
 
-def forward_of(client: ImportedClientOfServer, result: ImportResult) -> ImportedLocalForward | None:
+def forward_of(client: ImportedClient, result: ImportResult) -> ImportedLocalForward | None:
     """Return the local forward (`ssh -L`) to which a client connects; None if the client uses no local forward.
 
     Args:
@@ -88,7 +88,7 @@ def published_ports(forward: ImportedLocalForward, result: ImportResult) -> list
     return None
 
 
-def _linked(client: ImportedClientOfServer) -> str:
+def _linked(client: ImportedClient) -> str:
     """Return the host that a client connects to.
 
     If the host is an alias from a Docker link, return the name of the linked container.
@@ -96,7 +96,7 @@ def _linked(client: ImportedClientOfServer) -> str:
     return client.container.links.get(client.host, client.host) if client.container is not None else client.host
 
 
-def _forward_of_host(client: ImportedClientOfServer, result: ImportResult) -> ImportedLocalForward | None:
+def _forward_of_host(client: ImportedClient, result: ImportResult) -> ImportedLocalForward | None:
     """Return the forward that listens on this host on the port of a container's client; None if there is none.
 
     Consider only clients that connect to 127.0.0.1. In a container, this address is the container itself, so the
@@ -113,7 +113,7 @@ def _forward_of_host(client: ImportedClientOfServer, result: ImportResult) -> Im
     return forward
 
 
-def needs_backend(client: ImportedClientOfServer, result: ImportResult) -> bool:
+def needs_backend(client: ImportedClient, result: ImportResult) -> bool:
     """Return whether a client needs its own backend.
 
     A client needs no backend if `client.optional` is set, or if its server runs on this host or in an imported

@@ -28,7 +28,7 @@ def check_environment(key: str, names: Sequence[str]) -> None:
     """Check the names of environment variables in a list in the configuration.
 
     Args:
-        key: The configuration key of the list, for messages.
+        key: The configuration key that contains `names`, for messages.
         names: The names of the variables.
 
     Raises:

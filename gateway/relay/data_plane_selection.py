@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 _HAS_ENGINE = is_built()
 
 if _HAS_ENGINE:
-    from gateway.relay.native_direct_listener import NativeDirectListener
+    from gateway.relay.direct_native_listener import DirectNativeListener
     from gateway.relay.native_engine_runner import native_engines
     from gateway.relay.native_socket_relay import NativeSocketRelay
 
@@ -87,7 +87,7 @@ def listen_and_dial(
     if not (_HAS_ENGINE and settings.relays_sockets and numeric_addresses(rule.to)):
         return None
     try:
-        factories = [partial(NativeDirectListener, runner, rule) for runner in native_engines().all_runners()]
+        factories = [partial(DirectNativeListener, runner, rule) for runner in native_engines().all_runners()]
         listener = _DirectNativeListenerGroup(rule, permits, factories, handler)
     except OSError as error:
         log.warning("the native engine cannot accept clients, so the event loop accepts them: %s", error.strerror)

@@ -22,11 +22,11 @@ from gateway._dataplane.engine import (
 )
 from gateway.contracts.native_listener_interfaces import NativeListenerRule
 from gateway.relay.native_engine_runner import Arguments, NativeEngineRunner
-from gateway.ssh.native_channel_listener import NativeChannelEventHandler, NativeChannelListener
 from gateway.ssh.native_channel_opener import NativeChannelOpener
 from gateway.ssh.native_engine_cipher import CipherKey, with_tag
 from gateway.ssh.pooled_connection import PooledConnection
 from gateway.ssh.ssh_connection import SshConnection
+from gateway.ssh.ssh_native_listener import SshNativeListener, SshNativeListenerEventHandler
 
 log = logging.getLogger(__name__)
 _ACCEPT_BYTES = 64 * 1024
@@ -135,10 +135,10 @@ class NativeTransport(asyncio.Transport):
         max_packet: int,
         sock: socket.socket,
         permits: int,
-        handler: NativeChannelEventHandler,
-    ) -> NativeChannelListener:
+        handler: SshNativeListenerEventHandler,
+    ) -> SshNativeListener:
         """Return a listener that accepts clients in this connection's native engine."""
-        return NativeChannelListener(self.runner, rule, connections, max_packet, sock, permits, handler)
+        return SshNativeListener(self.runner, rule, connections, max_packet, sock, permits, handler)
 
     def recall_clients(self) -> None:
         """Make the listeners call `on_returned` for each client whose channel on this connection is not open yet.

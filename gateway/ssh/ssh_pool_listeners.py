@@ -51,7 +51,7 @@ class SshPoolListener(NativeListenerGroup):
     # The listeners of the native engines call the methods below.
 
     def adopt(self, connection: PooledConnection, channel: SshChannel) -> None:
-        """See `gateway.ssh.native_channel_listener.NativeChannelEventHandler`."""
+        """See `gateway.ssh.ssh_native_listener.SshNativeListenerEventHandler`."""
         connection.adopt(channel)
         self._grow_if_full()
 

@@ -432,7 +432,7 @@ def test_aborted_clients_are_counted_and_a_login_resets_the_count(gateway: Gatew
     gateway.wait(lambda: broken("checked") < 20)  # when half of the handshake budget is used, a check logs in early
     assert query_mysql(shared_mariadb, listen) >= 3
 
-    # An invalid MySQL response is not a login, so it does not reset the server's count of aborted handshakes.
+    # A client that sends an invalid response does not log in, so the server's count of aborted handshakes remains.
     for _ in range(30):
         with connect(listen) as client:
             client.sendall(b"GET / HTTP/1.0\r\n\r\n")

@@ -624,7 +624,7 @@ async def test_abandoned_dials_of_a_check_that_connect_later_are_reported(sshd: 
             finally:
                 sshd.kill_session(frozen_one, signal.SIGCONT)
             moved_on = len(reported)
-            assert 3 <= moved_on <= 7  # about half of the dials started on the frozen connection
+            assert 3 <= moved_on <= 7  # about half of the channel requests were first sent on the frozen connection
             for sock in socks:
                 with sock:
                     await asyncio.get_running_loop().sock_sendall(sock, b"x")

@@ -173,8 +173,8 @@ def test_an_outage_is_shown_within_two_seconds(browser: Browser, shop: Shop) -> 
         browser.run("return document.activeElement.closest('.backends') && document.activeElement.innerText")
         == "orders"
     )
-    # The page replaces the elements that have changed, except `diagnosis`. Screen readers announce the changes inside
-    # this element (ARIA live region).
+    # The page replaces the elements that have changed. It keeps the element `diagnosis`, and replaces its content,
+    # because screen readers announce changes inside an existing element (ARIA live region).
     replaced = "return [...before].filter(([id, part]) => document.getElementById(id) !== part).map(([id]) => id)"
     assert browser.run(replaced) == ["verdict", "row-orders"]
     assert browser.run("return document.getElementById('configuration-details').open")

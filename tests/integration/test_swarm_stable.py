@@ -34,7 +34,7 @@ def test_agents_of_two_nodes_keep_their_own_addresses(swarm: tuple[Engine, Engin
         agent.wait(lambda agent=agent: agent.attachment("gateway") == ("attached", None), timeout=40)  # type: ignore[misc]
         assert address(engine, "gateway", "mesh") == expected
         engine.docker("rm", "-f", "intruder")
-    # If an agent requests an address that is in use, its gateway gets another address.
+    # If an agent requests an address that is in use, the agent gets another address.
     worker.docker("rm", "-f", "gateway")
     (other.folder / "state/docker.json").write_text(f'{{"endpoints": [], "addresses": {{"mesh": ["{before[0]}"]}}}}')
     worker.run_gateway("gateway", other.folder)

@@ -23,7 +23,7 @@ class Clients:
     Args:
         play: State that the clients share.
         pattern: The data of all streams.
-        first: The number of the last stream before this round.
+        first: The number of streams before this round. The streams of this round have the following numbers.
         patience: Maximum seconds that a stream can stay open after `wind_up` is called.
     """
 

@@ -114,7 +114,6 @@ class ChannelEnd(End):
         """Send CHANNEL_CLOSE without CHANNEL_EOF, which RFC 4254, section 5.3, permits."""
         if self.gone or self._got_close:
             return False
-        self.queued = 0
         self._send_close()
         self.ended = self.gone = self.delivered = True
         return True
@@ -128,6 +127,7 @@ class ChannelEnd(End):
         self._conn.send_packet(kind, UInt32(self._peer), *fields)
 
     def _send_close(self) -> None:
+        self.queued = 0  # a window adjust that is still in transit must not cause data after the close
         self._sent_close = True
         self._say(MSG_CHANNEL_CLOSE)
         self._release()

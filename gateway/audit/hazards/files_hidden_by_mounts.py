@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from gateway.audit import hazard_rules
 from gateway.audit.data_copy_commands import on_exit
 from gateway.audit.hazards.finding_builders import on_container
-from gateway.audit.mount_backing_storage import is_below, store_of
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell_command_builder import KEEP_OWNERS, command, script
 from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot
+from gateway.audit.storage_behind_mount import is_below, store_of
 from gateway.text_sanitizer import one_line
 
 _HARMLESS = {"/etc/localtime", "/etc/timezone", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}

@@ -4,15 +4,15 @@ from collections.abc import Iterator
 
 from gateway.audit import database_files
 from gateway.audit.container_recreate_commands import recreate
-from gateway.audit.mount_backing_storage import MountBackingStorage, as_bind, store_of
 from gateway.audit.proposed_mount_changes import ProposedMountChanges
 from gateway.audit.report import Finding, HazardRule, Severity
 from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot
+from gateway.audit.storage_behind_mount import StorageBehindMount, as_bind, store_of
 from gateway.docker.compose_command_line import FILES
 from gateway.text_sanitizer import one_line
 
 
-def mounts(snapshot: AuditSnapshot) -> Iterator[tuple[AuditedContainer, AuditedMount, MountBackingStorage]]:
+def mounts(snapshot: AuditSnapshot) -> Iterator[tuple[AuditedContainer, AuditedMount, StorageBehindMount]]:
     """Yield each mount of each container, with the storage that holds the mount's data.
 
     If a volume has the option `o=bind`, yield its mount as a bind mount of the host's directory.
@@ -23,7 +23,7 @@ def mounts(snapshot: AuditSnapshot) -> Iterator[tuple[AuditedContainer, AuditedM
 
 
 def database_in(
-    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountBackingStorage
+    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: StorageBehindMount
 ) -> str:
     """Return which database stores its files on a mount, such as `PostgreSQL`; empty if none is known.
 

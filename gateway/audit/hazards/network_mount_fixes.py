@@ -4,10 +4,10 @@ import re
 
 from gateway.audit.container_recreate_commands import free_name, recreate, volume_for
 from gateway.audit.host_filesystem_model import HostMount
-from gateway.audit.mount_backing_storage import SECRETS, MountBackingStorage, StorageMedium, nfs_version
 from gateway.audit.proposed_mount_changes import ProposedMountChanges
 from gateway.audit.shell_command_builder import command, only_on_host
 from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
+from gateway.audit.storage_behind_mount import SECRETS, StorageBehindMount, StorageMedium, nfs_version
 from gateway.nfs.mount_options_set_by_gateway import REPLACED
 from gateway.text_sanitizer import one_line
 
@@ -24,7 +24,7 @@ also lists defaults and values that are specific to the existing mount."""
 
 
 def safe_volume(
-    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountBackingStorage
+    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: StorageBehindMount
 ) -> str:
     """Return commands that recreate the container with a volume in place of `mount`.
 
@@ -39,7 +39,7 @@ def safe_volume(
     return recreate(snapshot, container, change)
 
 
-def safe_replacement(snapshot: AuditSnapshot, volume: AuditedVolume, store: MountBackingStorage) -> str:
+def safe_replacement(snapshot: AuditSnapshot, volume: AuditedVolume, store: StorageBehindMount) -> str:
     """Return commands that recreate an unused volume with safe options."""
     labels = [word for key, value in volume.labels.items() for word in ("--label", f"{key}={value}")]
     remove = command(snapshot.client, "volume", "rm", volume.name)
@@ -49,12 +49,12 @@ def safe_replacement(snapshot: AuditSnapshot, volume: AuditedVolume, store: Moun
     return f"{remove} &&\n{command(snapshot.client, 'volume', 'create', *labels, *options, volume.name)}"
 
 
-def _driver_options(volume: AuditedVolume | None, store: MountBackingStorage) -> tuple[str, ...]:
+def _driver_options(volume: AuditedVolume | None, store: StorageBehindMount) -> tuple[str, ...]:
     device, kind, chosen = safe_options(volume, store)
     return ("-o", f"type={kind}", "-o", f"device={device}", "-o", f"o={chosen}")
 
 
-def safe_options(volume: AuditedVolume | None, store: MountBackingStorage) -> tuple[str, str, str]:
+def safe_options(volume: AuditedVolume | None, store: StorageBehindMount) -> tuple[str, str, str]:
     """Return the device, the type and safe options of a volume for the export or share `store`."""
     found = dict(store.options)
     if store.host_mount is not None:
@@ -102,7 +102,7 @@ def changed_options(mount: HostMount) -> str:
 
 
 def host_mount(
-    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountBackingStorage
+    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: StorageBehindMount
 ) -> str:
     """Return commands that replace a volume with a mount on the host. The volume's options contain a password.
 

@@ -15,10 +15,10 @@ from gateway.audit.hazards.network_mount_fixes import (
     safe_volume,
     start_engine_after_mount,
 )
-from gateway.audit.mount_backing_storage import SECRETS, MountBackingStorage, StorageMedium, nfs_version, of_volume
 from gateway.audit.proposed_mount_changes import ProposedMountChanges
 from gateway.audit.report import Finding, HazardRule, Severity
 from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot
+from gateway.audit.storage_behind_mount import SECRETS, StorageBehindMount, StorageMedium, nfs_version, of_volume
 from gateway.text_sanitizer import one_line
 
 Issue = tuple[HazardRule, Severity, str]
@@ -43,7 +43,7 @@ def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
 
 
 def _issues(
-    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountBackingStorage
+    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: StorageBehindMount
 ) -> Iterator[Issue]:
     database = database_in(snapshot, container, mount, store)
     yield from options(store, writable=mount.writable, database=database)
@@ -57,7 +57,7 @@ def _fix(
     snapshot: AuditSnapshot,
     container: AuditedContainer,
     mount: AuditedMount,
-    store: MountBackingStorage,
+    store: StorageBehindMount,
     rule: HazardRule,
 ) -> str | ProposedMountChanges:
     if rule is hazard_rules.REMOTE_DATABASE:
@@ -73,7 +73,7 @@ def _fix(
     return safe_volume(snapshot, container, mount, store)
 
 
-def options(store: MountBackingStorage, *, writable: bool, database: str) -> Iterator[Issue]:
+def options(store: StorageBehindMount, *, writable: bool, database: str) -> Iterator[Issue]:
     """Yield the hazards in the options of a network mount.
 
     Args:
@@ -93,7 +93,7 @@ def options(store: MountBackingStorage, *, writable: bool, database: str) -> Ite
             yield hazard_rules.PASSWORD, Severity.MEDIUM, f"the password of {store.title}"
 
 
-def _nfs(store: MountBackingStorage, *, writable: bool, database: str) -> Iterator[Issue]:
+def _nfs(store: StorageBehindMount, *, writable: bool, database: str) -> Iterator[Issue]:
     found = store.options
     soft = next((each for each in ("soft", "softerr") if each in found), None)
     if soft is not None:
@@ -117,7 +117,7 @@ def _severity(database: str) -> Severity:
     return Severity.HIGH if database else Severity.MEDIUM
 
 
-def _database(store: MountBackingStorage, database: str) -> Iterator[Issue]:
+def _database(store: StorageBehindMount, database: str) -> Iterator[Issue]:
     if not database:
         return
     what = f"{database} files on {store.title}"

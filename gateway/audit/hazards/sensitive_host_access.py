@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator
 
 from gateway.audit import hazard_rules, private_keys
 from gateway.audit.hazards.finding_builders import on_container
-from gateway.audit.mount_backing_storage import as_bind, is_below, store_of
 from gateway.audit.proposed_mount_changes import ProposedMountChanges
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell_command_builder import command
 from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot, ContainerProcessUser
+from gateway.audit.storage_behind_mount import as_bind, is_below, store_of
 from gateway.text_sanitizer import one_line
 
 _SYSTEM = ("/", "/bin", "/boot", "/etc", "/lib", "/lib64", "/root", "/sbin", "/usr", "/var", "/var/lib", "/home")

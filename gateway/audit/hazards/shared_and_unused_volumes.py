@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from gateway.audit import hazard_rules
 from gateway.audit.data_copy_commands import END, on_exit
 from gateway.audit.hazards.finding_builders import database_in, mounts, on_container
-from gateway.audit.mount_backing_storage import MountBackingStorage, StorageMedium, of_volume
 from gateway.audit.proposed_mount_changes import ProposedMountChanges
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell_command_builder import NEW_FILES, command, script
 from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
+from gateway.audit.storage_behind_mount import StorageBehindMount, StorageMedium, of_volume
 from gateway.text_sanitizer import format_bytes, one_line
 
 
@@ -24,7 +24,7 @@ def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
 
 
 def _writers(snapshot: AuditSnapshot) -> Iterator[Finding]:
-    groups: dict[str, list[tuple[AuditedContainer, AuditedMount, MountBackingStorage]]] = {}
+    groups: dict[str, list[tuple[AuditedContainer, AuditedMount, StorageBehindMount]]] = {}
     for container, mount, store in mounts(snapshot):
         if mount.writable and mount.kind != "tmpfs" and _holds_data(snapshot, mount, store):
             groups.setdefault(store.identity, []).append((container, mount, store))
@@ -49,7 +49,7 @@ def _writers(snapshot: AuditSnapshot) -> Iterator[Finding]:
         yield on_container(snapshot, hazard_rules.WRITERS, severity, container, mount.path, what, fix)
 
 
-def _holds_data(snapshot: AuditSnapshot, mount: AuditedMount, store: MountBackingStorage) -> bool:
+def _holds_data(snapshot: AuditSnapshot, mount: AuditedMount, store: StorageBehindMount) -> bool:
     if store.medium is StorageMedium.MEMORY:
         return False
     found = snapshot.paths.get(mount.source)

@@ -7,11 +7,11 @@ from gateway.audit import database_files, hazard_rules
 from gateway.audit.container_recreate_commands import volume_for
 from gateway.audit.data_copy_commands import saved
 from gateway.audit.hazards.finding_builders import database_in, mounts, on_container
-from gateway.audit.mount_backing_storage import MountBackingStorage, StorageMedium, is_below, memory_of_engine
 from gateway.audit.proposed_mount_changes import ProposedMountChanges
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell_command_builder import NEW_FILES, command, only_on_host, script
 from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot
+from gateway.audit.storage_behind_mount import StorageBehindMount, StorageMedium, is_below, memory_of_engine
 from gateway.audit.storage_locations import EMPTIED_AT_BOOT, VOLATILE
 from gateway.text_sanitizer import format_bytes, one_line
 
@@ -90,7 +90,7 @@ def _move(snapshot: AuditSnapshot, container: AuditedContainer, directory: str) 
 
 
 def _anonymous(
-    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountBackingStorage
+    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: StorageBehindMount
 ) -> Iterator[Finding]:
     database = database_in(snapshot, container, mount, store)
     size = snapshot.volumes[mount.volume].size
@@ -107,7 +107,7 @@ def _anonymous(
 
 
 def _memory(
-    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: MountBackingStorage
+    snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount, store: StorageBehindMount
 ) -> Iterator[Finding]:
     database = database_in(snapshot, container, mount, store)
     if not mount.writable or (not database and any(is_below(mount.path, each) for each in VOLATILE)):

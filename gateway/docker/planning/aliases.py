@@ -17,7 +17,7 @@ def remedy(holders: Iterable[str]) -> str:
     Args:
         holders: The holders of the aliases, from `conflicting_holder`.
     """
-    return "choose another alias" + ("" if BACKEND in holders else ", or list it for both in docker.grants")
+    return "choose another alias" + ("" if BACKEND in holders else ", or permit this alias for both in docker.grants")
 
 
 def age(container: Container) -> tuple[int, str]:

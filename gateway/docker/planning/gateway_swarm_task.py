@@ -24,7 +24,7 @@ def gateway_swarm_task_state(
     endpoint = own.endpoints.get(name)
     if endpoint is None:
         message = (
-            f"the gateway is a task, which cannot be attached: add network {name} to its service, with the"
+            f"the gateway is a swarm task, which cannot join a network: add network {name} to its service, with the"
             f" aliases {', '.join(names)}"
         )
         return AttachmentState.BLOCKED, AttachmentObstacle.SWARM_TASK, message

@@ -110,7 +110,7 @@ class PlanBuilder:
         )
 
     def request(self, who: str, name: str | None, found: Mapping[str, str]) -> RequestedAccess | None:
-        """Return the access that labels, grants or rules request for a container or service.
+        """Return the networks, backends and aliases that a container or service requests by labels, grants or rules.
 
         Return None if none of them requests access.
 

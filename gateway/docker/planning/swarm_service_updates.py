@@ -149,7 +149,7 @@ def _conflict(
     new = [alias for alias in request.aliases if alias not in found]
     others = [f"{alias!r} belongs to {held}" for alias in new if (held := _held(builder, service, name, alias))]
     if others:
-        return f"{'; '.join(others)}: choose another alias, or list it for both in docker.grants"
+        return f"{'; '.join(others)}: choose another alias, or permit this alias for both in docker.grants"
     for alias in request.aliases:
         builder.reserved.setdefault((name, alias.lower()), _holder(builder, service))
     return ""

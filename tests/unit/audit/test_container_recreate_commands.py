@@ -16,9 +16,9 @@ from gateway.audit.container_recreate_commands import recreate, volume_for
 from gateway.audit.hazards import build_report
 from gateway.audit.hazards.network_mount_fixes import safe_options, start_engine_after_mount
 from gateway.audit.host_filesystem_model import HostMount
-from gateway.audit.mount_backing_storage import of_volume
 from gateway.audit.proposed_mount_changes import ProposedMountChanges
 from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
+from gateway.audit.storage_behind_mount import of_volume
 
 COMPOSE = {
     "com.docker.compose.project": "shop",

@@ -116,7 +116,7 @@ def test_a_container_with_the_host_name_of_a_backend_is_blocked() -> None:
     assert hostname_of({"Id": "0123456789abcdef", "Config": {"Hostname": "0123456789ab"}}) == ""
     thief = replace(WEB, hostname="orders")
     assert standing(planned(thief), "web") == (AttachmentState.BLOCKED, AttachmentObstacle.ALIAS_CONFLICT)
-    # The container can be attached before the backend is added to the configuration. The gateway then detaches the
+    # If the container was attached before the backend was added to the configuration, the gateway detaches the
     # container, unless the container has connections through the gateway.
     there = replace(thief, endpoints={**WEB.endpoints, "apps": endpoint(MARK)})
     found = planned(there, ours=("gateway", "web"))

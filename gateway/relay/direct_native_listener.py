@@ -13,7 +13,7 @@ _OPTIONS = b"".join(struct.pack("=iii", *option) for option in TCP_OPTIONS)
 """`TCP_OPTIONS` in the format that `Engine.listen_and_dial` expects."""
 
 
-class NativeDirectListener(NativeListener):
+class DirectNativeListener(NativeListener):
     """A listening socket of a native engine. For each client, the native engine dials the IP address of the target.
 
     `NativeListener` describes the arguments.

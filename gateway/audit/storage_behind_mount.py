@@ -30,7 +30,7 @@ class StorageMedium(StrEnum):
 
 
 @dataclass(frozen=True)
-class MountBackingStorage:
+class StorageBehindMount:
     """The storage behind a mount or a volume.
 
     Args:
@@ -84,7 +84,7 @@ def split_options(text: str) -> dict[str, str]:
     return dict(part.strip().partition("=")[::2] for part in text.split(",") if part.strip())
 
 
-def nfs_version(store: MountBackingStorage) -> str:
+def nfs_version(store: StorageBehindMount) -> str:
     """Return the version of an NFS mount, such as `4.2`; empty if not known.
 
     If the version is 4 and the options contain no minor version, the result depends on the mount:
@@ -135,37 +135,37 @@ def as_bind(snapshot: AuditSnapshot, mount: AuditedMount) -> AuditedMount:
     return replace(mount, kind="bind", source=posixpath.normpath(directory)) if directory else mount
 
 
-def store_of(snapshot: AuditSnapshot, mount: AuditedMount) -> MountBackingStorage:
+def store_of(snapshot: AuditSnapshot, mount: AuditedMount) -> StorageBehindMount:
     """Return the storage that holds the data of a container's mount."""
     if mount.kind == "tmpfs":
-        return MountBackingStorage(StorageMedium.MEMORY, "memory", "")
+        return StorageBehindMount(StorageMedium.MEMORY, "memory", "")
     volume = snapshot.volumes.get(mount.volume) if mount.kind == "volume" else None
     return of_volume(snapshot, volume) if volume is not None else _of_path(snapshot, mount.source, mount.source)
 
 
-def of_volume(snapshot: AuditSnapshot, volume: AuditedVolume) -> MountBackingStorage:
+def of_volume(snapshot: AuditSnapshot, volume: AuditedVolume) -> StorageBehindMount:
     """Return the storage that holds the data of a volume."""
     if volume.driver != "local":
         medium = StorageMedium.FUSE if _FUSE_DRIVERS.search(volume.driver) else StorageMedium.DRIVER
-        return MountBackingStorage(medium, f"{volume.name} ({volume.driver})", f"volume {volume.name}")
+        return StorageBehindMount(medium, f"{volume.name} ({volume.driver})", f"volume {volume.name}")
     if directory := bound_directory(volume):
         return _of_path(snapshot, directory, directory)
     kind, options = volume.options.get("type", ""), split_options(volume.options.get("o", ""))
     device = volume.options.get("device", "")
     medium = medium_of(kind)
     if medium is StorageMedium.MEMORY:
-        return MountBackingStorage(medium, f"{volume.name} (memory)", f"volume {volume.name}")
+        return StorageBehindMount(medium, f"{volume.name} (memory)", f"volume {volume.name}")
     if medium.is_network:
         title = _server(device, options, medium, snapshot.forwards)
-        return MountBackingStorage(medium, title, f"{medium} {title}", options, file_system=kind, device=device)
+        return StorageBehindMount(medium, title, f"{medium} {title}", options, file_system=kind, device=device)
     if device:
-        return MountBackingStorage(StorageMedium.LOCAL, f"{volume.name} ({device})", f"device {device}")
+        return StorageBehindMount(StorageMedium.LOCAL, f"{volume.name} ({device})", f"device {device}")
     title = volume.name[:12] if volume.anonymous else volume.name
     store = _of_path(snapshot, volume.mountpoint, title, f"volume {volume.name}")
     if store.host_mount is not None and store.host_mount == memory_of_engine(snapshot):
         # The engine stores all volumes in memory. Return local storage, so that the audit does not report each
         # volume: a new volume would also be in memory.
-        return MountBackingStorage(StorageMedium.LOCAL, title, store.identity, host_path=store.host_path)
+        return StorageBehindMount(StorageMedium.LOCAL, title, store.identity, host_path=store.host_path)
     return store
 
 
@@ -179,18 +179,18 @@ def memory_of_engine(snapshot: AuditSnapshot) -> HostMount | None:
     return above if above is not None and medium_of(above.file_system) is StorageMedium.MEMORY else None
 
 
-def _of_path(snapshot: AuditSnapshot, path: str, title: str, identity: str = "") -> MountBackingStorage:
+def _of_path(snapshot: AuditSnapshot, path: str, title: str, identity: str = "") -> StorageBehindMount:
     path = posixpath.normpath(path) if path else ""
     above = mount_above(snapshot.mounts_by_point, path) if path else None
     medium = medium_of(above.file_system) if above is not None else StorageMedium.LOCAL
     identity = identity or f"path {path}"
     if above is None or medium is StorageMedium.LOCAL:
-        return MountBackingStorage(StorageMedium.LOCAL, title, identity, host_path=path)
+        return StorageBehindMount(StorageMedium.LOCAL, title, identity, host_path=path)
     if medium is StorageMedium.MEMORY:
-        return MountBackingStorage(medium, f"{title} (memory)", identity, host_path=path, host_mount=above)
+        return StorageBehindMount(medium, f"{title} (memory)", identity, host_path=path, host_mount=above)
     device = above.source + path[len(above.point.rstrip("/")) :]
     server = f"{device}{_port(above.options, medium)}"
-    return MountBackingStorage(
+    return StorageBehindMount(
         medium, f"{title} ({server}, {above.file_system})", f"{medium} {server}", above.options, path, above,
         above.file_system, device,
     )  # fmt: skip

@@ -17,14 +17,14 @@ from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION
 from gateway.ssh.pooled_connection import PooledConnection
 
 
-class NativeChannelEventHandler(NativeListenerEventHandler, Protocol):
-    """Handles the clients and the channels of a `NativeChannelListener`."""
+class SshNativeListenerEventHandler(NativeListenerEventHandler, Protocol):
+    """Handles the clients and the channels of a `SshNativeListener`."""
 
     def adopt(self, connection: PooledConnection, channel: SshChannel) -> None:
         """Add to `connection` a channel that the native engine has opened. Called before `on_joined`."""
 
 
-class NativeChannelListener(NativeListener):
+class SshNativeListener(NativeListener):
     """A listening socket of a native engine.
 
     For each client, the native engine opens an SSH channel to the target.
@@ -51,7 +51,7 @@ class NativeChannelListener(NativeListener):
         max_packet: int,
         sock: socket.socket,
         permits: int,
-        handler: NativeChannelEventHandler,
+        handler: SshNativeListenerEventHandler,
     ) -> None:
         self._connections = connections
         self._max_packet = max_packet

@@ -55,13 +55,13 @@ def listen(sock: socket.socket, events: Events) -> tuple[Any, Any]:
     """Return the runner of a native engine without a thread, and a listener without an SSH connection."""
     need_data_plane()
     from gateway.relay.native_engine_runner import NativeEngineRunner  # noqa: PLC0415 - the native engine is optional
-    from gateway.ssh.native_channel_listener import NativeChannelListener  # noqa: PLC0415 - the native engine is optional
+    from gateway.ssh.ssh_native_listener import SshNativeListener  # noqa: PLC0415 - the native engine is optional
 
     runner = NativeEngineRunner(asyncio.get_running_loop(), 1 << 20, thread=False)
     rule = NativeListenerRule(
         (sock,), HostPort("target", 1), (ipaddress.ip_network("127.0.0.0/8"),), Histogram(), Histogram()
     )
-    return runner, NativeChannelListener(runner, rule, {1 << 40: cast("Any", None)}, 1 << 15, sock, 5, events)
+    return runner, SshNativeListener(runner, rule, {1 << 40: cast("Any", None)}, 1 << 15, sock, 5, events)
 
 
 async def test_a_client_without_a_connection_is_returned(sock: socket.socket) -> None:
