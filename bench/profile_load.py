@@ -38,7 +38,7 @@ MODES = {
 
 
 def main(mode: str, seconds: float) -> None:
-    """Profile one kind of load; print the forty functions with the most time, without the functions they call."""
+    """Profile one kind of load; print the forty functions with the most own time, without calls (`tottime`)."""
     build()
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)

@@ -4,7 +4,7 @@ The measurements of all paths are interleaved, in an order that changes with eac
 
 Usage: python bench/run.py [--rounds N] [--only WORD] [--out FILE] [--beside CHECKOUT] [--tunnel OPTIONS]
 
-With `--beside`, the gateway of another checkout replaces `ssh -L` and HAProxy in the comparison. `--help` explains
+With `--beside`, the gateway of another checkout replaces `ssh -L` and HAProxy in the comparison. `--help` lists
 all options.
 """
 

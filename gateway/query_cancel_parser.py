@@ -40,7 +40,7 @@ class EncryptionRequest:
 
 
 class CancelKeyTap(Tap, Protocol):
-    """Defines the interface of taps. A tap finds the cancel key of a session in the bytes of the session's login."""
+    """Defines the interface of a tap that finds the cancel key of a session in the bytes of the session's login."""
 
     @property
     def key_hidden(self) -> bool:

@@ -52,7 +52,9 @@ TARGET_REMEDIES: Mapping[str, str] = {
     FailureReason.LAG: "read the replication status of the server",
     FailureReason.QUERY: "correct check.database, or the privileges of check.user",
     FailureReason.PROTOCOL: "check that targets and kind match the server",
-    FailureReason.EXPORT: "correct the key export; if the export was replaced, remount it, and run gateway resume",
+    FailureReason.EXPORT: (
+        "correct the key export; if the export was replaced on purpose, remount it, and run gateway resume"
+    ),
     FailureReason.PERMISSION: "stop the other program that listens on the local port that the tunnel's command uses",
     FailureReason.READ_ONLY: "export the file system read-write, or set check.write: false",
     FailureReason.NO_SPACE: "free space on the server",

@@ -140,11 +140,11 @@ def _configuration() -> Iterator[str]:
 
 def _variables() -> Iterator[str]:
     yield from ("", "### Environment variables", "")
-    yield "If the name of a variable starts with `GATEWAY_` but is not in this table, commands that read a"
+    yield "If the name of a variable starts with `GATEWAY_` but is not in the following table, commands that read a"
     yield "configuration report an error, unless the configuration mentions the variable, or Kubernetes sets it for a"
-    yield "Service. Commands that connect to a service warn if a name resembles that of a variable that selects the"
-    yield "service, such as `GATEWAY_OPS_ADMIN_SOCKET`. Flags override variables, and variables override the"
-    yield "configuration file."
+    yield "Service. Commands that connect to a service report no error. They warn if the name is probably a"
+    yield "misspelled name of a variable that selects the service, such as `GATEWAY_OPS_ADMIN_SOCKET`. Flags override"
+    yield "variables, and variables override the configuration file."
     yield from ("", "| variable | |", "| --- | --- |")
     yield "| `GATEWAY_TUNNEL_NAME`, `GATEWAY_BACKEND_NAME` | The URL of a tunnel or backend. |"
     for name, path in setting_names().items():

@@ -226,7 +226,7 @@ void send_control(struct wire *w, const uint8_t *payload, size_t size)
         return;
     }
     if (w->deferred_count == MAX_DEFERRED) {
-        wire_violation(w, false, "requests too many replies during a key exchange");
+        wire_violation(w, false, "the server requests too many replies during a key exchange");
         return;
     }
     at = bytes_extend(&w->deferred, sizeof stored + size);

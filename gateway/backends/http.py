@@ -96,7 +96,7 @@ KIND = BackendKind(
     remedies={
         FailureReason.QUERY: "correct check.path or check.status, or read the log of the server",
         FailureReason.ROLE: (
-            "promote a server to primary, correct prefer, or add the reported role to check.role.primary or"
+            "promote a server to primary, correct the key prefer, or add the reported role to check.role.primary or"
             " check.role.replica"
         ),
     },

@@ -119,12 +119,18 @@ def _application_command(name: str, text: str) -> click.Command:
     return command
 
 
-render.add_command(_application_command("env", "Print the environment variables of applications."))
+render.add_command(
+    _application_command(
+        "env",
+        "Print variables with each backend's address.\n\n"
+        "Applications can read these environment variables to find the backends.",
+    )
+)
 render.add_command(
     _application_command(
         "compose",
-        "Print the Compose settings of an application.\n\n"
-        "The settings are environment variables, labels, mounts and volumes.",
+        "Print Compose settings for an application.\n\n"
+        "An application needs these environment variables, labels, mounts and volumes to use the backends.",
     )
 )
 render.add_command(

@@ -48,8 +48,8 @@ def working_paths(paths: Sequence[PathCandidate]) -> list[int]:
     """Return the indexes of the paths that new clients can use.
 
     A path works if its tunnel is open, `dial_failed` is False, and its check does not report the target as down or
-    blocked. The function ignores `dial_failed` if it is True for all open paths. It ignores the checks if none of
-    them reports the target as usable, because the target itself might have failed.
+    blocked. The function ignores `dial_failed` if it is True for all open paths. If no check of the remaining paths
+    reports the target as usable, the function ignores the checks, because the target itself might have failed.
 
     Args:
         paths: The paths in the order of the configuration.

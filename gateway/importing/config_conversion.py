@@ -72,7 +72,7 @@ def _convert(sources: Sequence[ImportSource]) -> ImportResult:
 
 
 def _overrides(given: Sequence[tuple[ImportSource, str]]) -> dict[str, ImportSource]:
-    """Map the name of each Compose file to the override file in the same directory, if there is one."""
+    """Map the name of each default Compose file (`is_base`) to the override file in its directory, if any."""
     files = [(*posixpath.split(source.name), source) for source, form in given if form == "compose" and source.name]
     overrides = {folder: source for folder, name, source in files if is_override(name)}
     return {source.name: overrides[folder] for folder, name, source in files if is_base(name) and folder in overrides}

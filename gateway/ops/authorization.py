@@ -98,8 +98,8 @@ def granted_role(
 def read_token(path: Path | None, key: str) -> str | None:
     """Read and return the token in a file; return None if `path` is None.
 
-    Refuse a file to which users other than its owner have access (see `gateway.secret_files.check_owner_only`).
-    If the file does not belong to the user of this process, for example because it is a mounted secret, its group
+    Refuse a file to which users other than its owner have access, unless a container runtime has mounted the file
+    (see `gateway.secret_files.check_owner_only`). If the file does not belong to the user of this process, its group
     may also have access.
 
     Args:

@@ -132,8 +132,8 @@ def _tunnels(tunnels: list[TunnelView]) -> Iterator[Metric]:
     )
     failures = CounterMetricFamily(
         "gateway_tunnel_failures",
-        "Failed connection attempts and lost connections of the tunnel, by reason. If the open tunnel or its outer"
-        " tunnel was lost, the reason is tunnel.",
+        "Failed connection attempts and lost connections of the tunnel, by reason. The reason `tunnel` means that the"
+        " outer tunnel was lost while this tunnel was open or opening.",
         labels=["tunnel", "reason"],
     )
     rtt = GaugeMetricFamily(

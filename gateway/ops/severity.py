@@ -14,7 +14,8 @@ BACKEND_STATES = (
 )
 """The states of backends, worst first."""
 OPEN_STATES = (TunnelState.UP, TunnelState.DRAINING)
-"""The states of an open tunnel. A tunnel in the state `draining` serves only its existing clients."""
+"""The states in which a tunnel is open and its server responds. A tunnel in the state `draining` serves only its
+existing clients."""
 
 
 class DisplaySeverity(StrEnum):

@@ -68,11 +68,12 @@ class LingeringCloser:
     def close_later(self, sock: socket.socket, *, reset_after: bool) -> None:
         """Take ownership of `sock`, shut down its write side, and close it later.
 
-        Close the socket when the client sends end-of-file, or after `LINGER_TIMEOUT` seconds. The kernel still
-        delivers the data in the send buffer.
+        Normally, close the socket when the client sends end-of-file, or after `LINGER_TIMEOUT` seconds. The kernel
+        still delivers the data in the send buffer.
 
-        If data from the client was lost, close the socket with a reset when the client has acknowledged all sent
-        data. A reset discards the send buffer. Therefore, extend the timeout while the client acknowledges data.
+        If data from the client was lost, do not close the socket at end-of-file. Instead, close it with a reset when
+        the client has acknowledged all sent data. A reset discards the send buffer. Therefore, extend the timeout
+        while the client acknowledges data.
 
         Args:
             sock: A non-blocking socket that is not registered with the poller.

@@ -162,7 +162,7 @@ class AsyncsshRelayClientSide(AsyncsshRelayState):
         self.abort(CloseReason.CLIENT_RESET)
 
     def _on_client_unwritable(self, error: OSError | None = None) -> None:
-        """Stop sending to the client, because the client's socket accepts no more data.
+        """Stop sending to the client for good, because sending failed, or the client's socket reports an error.
 
         If the client has closed its connection without a reset, the relay still sends all of the client's data to the
         backend. If the client has reset its connection, the relay sends only the data that the channel accepts

@@ -29,7 +29,8 @@ class PoolDialer:
     Args:
         server: The server's address, for the log.
         dial: Opens a connection. Raises `TargetPathError` on failure.
-        missing: Returns the number of connections that the pool lacks. Connections that are being dialed also count.
+        missing: Returns the number of connections that the pool lacks. A connection that is being dialed counts as
+            missing.
         add: Adds an open connection to the pool, which then owns the connection.
         start_task: Starts a task for a coroutine. The pool owns the task and handles its errors.
     """

@@ -37,8 +37,9 @@ class WireGuardGoProcess:
         """Start the process, and wait until it has created the device.
 
         Args:
-            prefix: The prefix that all names of WireGuard devices share. Before the start, this method removes the
-                sockets of killed processes: the names begin with the prefix, and no process listens on them.
+            prefix: The prefix of all names that gateways give to WireGuard devices. Before the start, this method
+                removes the sockets of killed processes: their names begin with the prefix, no process listens on
+                them, and they are older than 30 s.
 
         Raises:
             TunnelError: The process cannot create the device; fatal.

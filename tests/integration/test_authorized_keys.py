@@ -43,7 +43,7 @@ class Permissive:
 
     @contextlib.contextmanager
     def settings(self, rendered: str) -> Iterator[None]:
-        """Until the block ends, add the sshd settings from the comments in `rendered` to sshd_config."""
+        """Add the sshd settings in the comments of `rendered` to sshd_config, and remove them when the block ends."""
         config = self.bastion.folder / "sshd_config"
         before = config.read_text()
         lines = [line.removeprefix("#   ") for line in rendered.splitlines() if line.startswith("#   ")]

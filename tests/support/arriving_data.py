@@ -1,7 +1,8 @@
-"""Relays data with the native engine. One byte or a FIN arrives between two system calls of the native engine.
+"""Relays data with the native engine. While the native engine reads a socket's counters, one byte or a FIN arrives.
 
-The native engine reads the counters of its socket to the backend with getsockopt(2) and ioctl(2). The library
-`arriving_data.c` replaces these functions, and sends the byte or the FIN from the backend at this moment.
+The socket is the native engine's connection to the backend. The native engine reads the counters with ioctl(2) and
+getsockopt(2). The library `arriving_data.c` replaces these functions: it sends the byte from the backend just before
+the kernel executes ioctl, or simulates a FIN that arrives from the backend while the kernel executes getsockopt.
 
 The output has four words: the reason for which the relay closed, the number of bytes that the backend received, the
 number of bytes that the client received, and 1 if the library has sent the byte or the FIN, otherwise 0.

@@ -228,7 +228,7 @@ def test_replies_during_a_key_exchange_are_bounded(rig: Rig) -> None:
     for _ in range(59):
         rig.say(bytes([REQUEST]) + numbers(number, 1) + b"x\x01", times=280)
     violations = [text for kind, _, _, text in rig.records if kind == rig.module.RECORD_VIOLATION]
-    assert violations == [b"requests too many replies during a key exchange"]
+    assert violations == [b"the server requests too many replies during a key exchange"]
 
 
 def test_packets_after_new_keys_wait_for_the_key(rig: Rig) -> None:

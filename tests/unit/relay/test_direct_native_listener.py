@@ -133,7 +133,8 @@ async def test_each_socket_has_a_listener_even_with_fewer_permits_than_sockets(r
         listener = rig.link.listen(rule, 1, rig.handler)
         assert listener is not None
         with socket.create_connection(second.getsockname(), timeout=10):
-            # The native listener on `second` has permitted no client, so it stops. This test then accepts the client.
+            # The native listener on `second` has no permits, so it stops when a client connects. This test then
+            # accepts the client itself.
             await rig.until("stopped True", "closed")
             accepted, _ = second.accept()
             accepted.close()
