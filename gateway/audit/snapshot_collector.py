@@ -61,7 +61,7 @@ async def take_snapshot(engine: EngineClient, scope: AuditScope) -> AuditSnapsho
         _list_containers(engine, unchecked),
         requests.get("volumes", "the audit cannot check the options of volumes, and cannot find unused volumes"),
         requests.get("system/df", "the sizes of volumes are not known", type="volume"),
-        requests.get("info", "the audit cannot find missing permissions"),
+        requests.get("info", "the audit cannot find mounts to which a container's user cannot write"),
     )
     images: dict[str, Mapping[str, Any] | None] = {}
     turns = asyncio.Semaphore(_PARALLEL)
@@ -92,14 +92,13 @@ async def take_snapshot(engine: EngineClient, scope: AuditScope) -> AuditSnapsho
     )  # fmt: skip
     if table is None:
         unchecked.append(
-            "the audit does not run directly on the engine's host, so it cannot read the host's mount table, and "
-            "cannot find bind mounts of network file systems: pass a copy of the host's /proc/self/mountinfo with "
-            "--mount-table"
+            "the audit cannot read the mount table of the engine's host, and cannot find bind mounts of network file "
+            "systems: pass a copy of the host's /proc/self/mountinfo with --mount-table"
         )
     if not is_here:
         unchecked.append(
             "the host's files cannot be read: the audit recognizes databases only by image and path, and cannot find "
-            "replaced files, missing permissions, and files that a mount hides"
+            "replaced files, mounts to which a container's user cannot write, and files that a mount hides"
         )
     else:
         found = await asyncio.to_thread(with_files, found, info or {}, unchecked)

@@ -111,7 +111,7 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
             self.refuse(
                 f"the server requests the plugin {plugin}, which is not supported", "change the user's plugin"
             )
-        cached = " for the user's first login after the server's start" if plugin == CACHING_SHA2 else ""
+        cached = " for the first login after a server start or a password change" if plugin == CACHING_SHA2 else ""
         remedy = "set check.tls.mode: verify"
         if plugin in _WITH_PUBLIC_KEY and not self.ssl:
             remedy += ", or check.server_public_key_file"
@@ -123,8 +123,9 @@ class RestrictedMysqlConnection(pymysql.connections.Connection):
     def send_password(self, plugin: str) -> MysqlPacket:
         """Send the password if the plugin is permitted, and return the response.
 
-        Except for the plugin `dialog`, no other method sends the password. Without TLS, this method encrypts the
-        password with the configured public key. Over TLS, the connection encrypts it.
+        No other method of this class sends the password. Exception: for the plugin `dialog`, PyMySQL's
+        `_process_auth` sends it. Without TLS, this method encrypts the password with the configured public key. Over
+        TLS, the connection encrypts it.
 
         Args:
             plugin: The authentication plugin that the server requests.

@@ -13,8 +13,8 @@ class VolumeOptions:
         name: Name of the volume.
         read_only: Mount the volume read-only.
         address: IP address at which the Docker host reaches the listener. Default: the address of the listener, or
-            127.0.0.1 for a wildcard address. Must not be a host name, because the gateway and the Docker host may
-            resolve names differently.
+            127.0.0.1 or ::1 for a wildcard address. Must not be a host name, because the gateway and the Docker host
+            may resolve names differently.
         mount_options: Further options for mount(2), such as `nconnect=4`.
     """
 

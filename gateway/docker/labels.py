@@ -189,9 +189,9 @@ def only_granted(
     """Limit a request to the networks, backends and aliases that grants allow.
 
     Return the limited request, and a message for each network, backend or alias that was removed. If the request
-    names no backends or no aliases, the limited request contains all granted ones. Set `refused` in the limited
-    request if no grant matches, or if the grants allow none of the requested backends or none of the requested
-    networks.
+    names no backends, the limited request contains all granted backends. If it names no aliases, the limited request
+    contains all granted aliases. Set `refused` in the limited request if no grant matches, or if the grants allow
+    none of the requested backends or none of the requested networks.
 
     Args:
         request: The requested access.

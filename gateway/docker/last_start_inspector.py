@@ -25,9 +25,10 @@ async def with_last_starts(
     matters: Callable[[str], bool],
     now: float,
 ) -> tuple[tuple[Container, ...], bool]:
-    """Return the containers, with `last_start` set if they may have failed to start or share a network namespace.
+    """Return copies of the containers, with the last start of some of them.
 
-    One call makes at most `_MAX_INSPECTIONS` inspections. For Podman, return the containers unchanged.
+    Set `last_start` of each container that may have failed to start, or that shares a network namespace. One call
+    makes at most `_MAX_INSPECTIONS` inspections. For Podman, return the containers unchanged.
 
     Args:
         engine: The engine.

@@ -119,7 +119,7 @@ class DnsNameTable:
             for name in sorted(set().union(*both)):
                 others, ours = held[name], there.get(name, {})
                 if name in who.aliases:
-                    ours = {**ours, who.id: "an alias that it requests"}
+                    ours = {**ours, who.id: "a requested alias"}
                 if name in backends:
                     ours = {_GATEWAY: _BACKEND}
                 # If one container has the name on both networks, the name resolves to the same host: no conflict.

@@ -147,7 +147,7 @@ def test_one_container_with_one_name_on_two_networks_is_not_ambiguous() -> None:
     assert planned(asking).name_conflicts == planned(asking, replica).name_conflicts == ()
     stranger = container("other", endpoints={"shop_default": endpoint("www", network="n2")})
     asking = replace(asking, labels={**OPT_IN, "gateway.aliases": "www"})
-    assert [each.ours for each in planned(asking, stranger).name_conflicts] == ["an alias that it requests"]
+    assert [each.ours for each in planned(asking, stranger).name_conflicts] == ["a requested alias"]
     # On Docker's default bridge, Docker's DNS server resolves no names.
     bridged = replace(WEB, endpoints={"bridge": endpoint(network="b")})
     assert (
