@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gateway import backends, tunnels
 from gateway.backend_support.http_probe_options import RoleInResponseOptions
-from gateway.backend_support.role_from_http import HttpRoleOptions
+from gateway.backend_support.role_from_http import HttpRoleQueryOptions
 from gateway.backend_support.tls_options import HealthCheckTlsOptions
 from gateway.cli import cli
 from gateway.config.environment_variables import OTHER_VARIABLES, setting_names, variable_of
@@ -124,7 +124,7 @@ def _configuration() -> Iterator[str]:
             if dataclasses.fields(cls):
                 yield from _table(f"`backends.NAME`, {title}", cls)
     yield from _table("`check.tls`, `check.via_http.tls`", HealthCheckTlsOptions)
-    yield from _table("`check.via_http`, kinds `mysql` and `postgres`", HttpRoleOptions)
+    yield from _table("`check.via_http`, kinds `mysql` and `postgres`", HttpRoleQueryOptions)
     yield from _table("`check.role` of kind `http`, `check.via_http.role`", RoleInResponseOptions)
     yield from _table("`docker`", DockerOptions)
     yield from _table("`docker.networks.NAME`", NetworkOptions)

@@ -15,7 +15,7 @@ from gateway.errors import FailureReason, LinkLostError, TargetPathError, Unusab
 
 
 @dataclass(frozen=True)
-class HttpRoleOptions(HttpProbeOptions):
+class HttpRoleQueryOptions(HttpProbeOptions):
     """The options of the key `via_http`. An HTTP server on the target's host reports the role of the database.
 
     Args:
@@ -41,7 +41,7 @@ class _BackendWithRoleFromHttp:
         via_http: The HTTP server that reports the role.
     """
 
-    def __init__(self, backend: Backend, via_http: HttpRoleOptions) -> None:
+    def __init__(self, backend: Backend, via_http: HttpRoleQueryOptions) -> None:
         self._backend = backend
         self._via_http = via_http
         self._dialer = ProbeDialer(via_http.tls, http_request.MAX_RESPONSE, "check.via_http.tls")
@@ -88,7 +88,7 @@ class _BackendWithRoleFromHttp:
         return role_result(via.role, response)
 
 
-def with_http_role(backend: Backend, via_http: HttpRoleOptions | None) -> Backend:
+def with_http_role(backend: Backend, via_http: HttpRoleQueryOptions | None) -> Backend:
     """Return a backend whose probes request the role from an HTTP server.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Any
 from gateway.backend_support import login_options, tls_options
 from gateway.backend_support.login_options import LoginCheckOptions
 from gateway.backend_support.replication_facts import LAG, READ_ONLY
-from gateway.backend_support.role_from_http import HttpRoleOptions
+from gateway.backend_support.role_from_http import HttpRoleQueryOptions
 from gateway.contracts.certificate import MonitoredCertificate
 from gateway.contracts.config_types import Duration, HostPort
 from gateway.facts import IDENTITY, VERSION
@@ -31,7 +31,7 @@ class SqlCheckOptions(LoginCheckOptions):
 
     database: str | None = None
     max_lag: Duration | None = None
-    via_http: HttpRoleOptions | None = None
+    via_http: HttpRoleQueryOptions | None = None
 
 
 def verify(options: object, check: Any) -> None:

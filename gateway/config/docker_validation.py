@@ -46,7 +46,7 @@ def _per_project(docker: DockerOptions, name: str, network: NetworkOptions) -> I
         return
     for other in docker.networks:
         if other.startswith(f"{name}-"):
-            yield ("networks", other), f"starts with {name}-, the network prefix of {name} (per: project): rename one"
+            yield ("networks", other), f"starts with {name}-, as do the project networks of {name}: rename one"
     for key in ("ip_range", "address"):
         if getattr(network, key) is not None:
             yield ("networks", name, key), "applies to a single network, but per: project creates several: remove it"

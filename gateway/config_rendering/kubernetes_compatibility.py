@@ -30,7 +30,7 @@ def validate(config: Config, name: str, *, services: bool) -> None:
     Args:
         config: The configuration.
         name: The name of the Kubernetes objects.
-        services: Whether the manifests contain a Service for each backend that the kernel does not mount.
+        services: Whether the manifests contain Services: one for each backend, except those mounted as file systems.
 
     Raises:
         UsageError: The manifests cannot run the configuration, or the configuration contains a secret.

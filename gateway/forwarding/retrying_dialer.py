@@ -128,7 +128,7 @@ class RetryingDialer:
             if all(each.link is None for each in uplinks):
                 if self.fail_fast:
                     raise DialError(
-                        FailureReason.TUNNEL, "no tunnel is open, and after `gateway fail`, clients do not wait"
+                        FailureReason.TUNNEL, "no tunnel is open, and clients do not wait, because of `gateway fail`"
                     )
                 client.enter(HOLD)
                 client.watcher.start()

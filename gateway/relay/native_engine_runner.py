@@ -202,7 +202,7 @@ class NativeEngineSet:
         return self.runners
 
     def handle_records(self) -> None:
-        """Handle the records of all native engines. See `NativeEngineRunner.handle_records`."""
+        """Call `NativeEngineRunner.handle_records` for each native engine."""
         for runner in self.runners:
             runner.handle_records()
 

@@ -25,7 +25,7 @@ from gateway.ssh.pool_policy import SLOW_KEEPALIVE, ConnectionHealth, choose_con
 from gateway.ssh.pool_status import SshTunnelStatus, pool_status
 from gateway.ssh.pooled_connection import PooledConnection
 from gateway.ssh.slow_channel_open_detector import SlowChannelOpenDetector
-from gateway.ssh.ssh_pool_listeners import SshPoolListener, SshPoolListenerManager
+from gateway.ssh.ssh_native_listener_group import SshNativeListenerGroup, SshNativeListenerManager
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class SshConnectionPool:
         self._idle_since = time.monotonic()
         self._tasks: set[asyncio.Task[None]] = set()
         self._slow_opens = SlowChannelOpenDetector(self._loop, _SLOW_OPEN, self._check_alive)
-        self._listeners = SshPoolListenerManager(self._check_alive, self._grow)
+        self._listeners = SshNativeListenerManager(self._check_alive, self._grow)
 
     @contextlib.asynccontextmanager
     async def running(self, first: PooledConnection) -> AsyncIterator["SshConnectionPool"]:
@@ -109,7 +109,7 @@ class SshConnectionPool:
 
     def listen(
         self, rule: NativeListenerRule, permits: int, handler: AcceptedClientHandler
-    ) -> SshPoolListener | None:
+    ) -> SshNativeListenerGroup | None:
         """Accept clients in the native engine. See `LinkWithNativeListeners`."""
         return self._listeners.listen(rule, permits, [each for each in self._usable if each.alive], handler)
 

@@ -23,7 +23,7 @@ _IGNORED = {
     "http-proxy-timeout", "socks-proxy-retry", "max-routes", "prng", "mtu-test", "comp-noadapt",
     "ignore-unknown-option",
 }  # fmt: skip
-"""Directives that the gateway ignores: they have no effect, or they change settings that the gateway controls."""
+"""Directives that the gateway ignores: they have no effect on Linux, or the gateway controls their settings."""
 REPORTED = {"up", "down", "route-up", "route-pre-down", "ipchange", "dns-updown"}
 """Ignored directives whose effect the operator probably expects. The gateway logs a warning for each of them."""
 _REFUSED = {

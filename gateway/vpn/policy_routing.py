@@ -126,7 +126,8 @@ def _remove_tables(netlink: IPRoute, name: str, keep: int | None = None) -> None
         keep: The number of the routing table to keep.
     """
     rules = [rule for rule in _rules(netlink) if rule.get_attr("FRA_PROTOCOL") == _PROTOCOL]
-    # List the devices after the rules, because another gateway can create a device and its rules at the same time.
+    # List the devices after the rules. Otherwise, the rules of a device that another gateway has just created would
+    # look like rules without a device.
     others = {link.get_attr("IFLA_IFNAME") for link in netlink.get_links()} - {name}
     in_use = {rule.get_attr("FRA_TABLE") for rule in rules if rule.get_attr("FRA_OIFNAME") in others} | {keep}
     for rule in rules:

@@ -211,7 +211,7 @@ def test_labels_of_an_image_admit_no_container(site: Site, tmp_path: Path) -> No
     site.engine.run("guest", image="self-serving")
     site.engine.docker("network", "connect", "apps", "guest")
     site.reaches("good")
-    # The gateway ignores labels of images. But Compose sets the project label on the container.
+    # The gateway ignores labels of images, but not the project label, which Compose sets on the container.
     site.reaches("shop-web-1")
     assert "shop" in site.engine.aliases("shop-web-1", "apps")
     assert not site.engine.attached("thief", "apps")

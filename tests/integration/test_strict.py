@@ -93,7 +93,7 @@ def test_a_value_from_the_environment_appears_nowhere_when_a_reload_is_refused(g
     [
         ("mount --bind password password", False, True),  # Docker mounts secrets of Compose and swarms in this way
         ("mount -t tmpfs none . && cd $PWD && echo x > password && chmod 444 password", True, True),
-        # Outside Kubernetes, a tmpfs can be a directory of the host, so the file is not accepted.
+        # Outside Kubernetes, the tmpfs can be a bind mount from the host, so the check refuses the file.
         ("mount -t tmpfs none . && cd $PWD && echo x > password && chmod 444 password", False, False),
         # Docker mounts each secret as a file, so a file in a mounted directory is not accepted.
         ("mount --bind . . && cd $PWD", False, False),

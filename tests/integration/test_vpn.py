@@ -490,7 +490,7 @@ def test_two_devices_with_the_same_routing_table_hash_get_different_tables(far: 
 
 
 def test_a_device_has_its_rules_before_it_has_addresses(far: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If a late packet arrives for an address without rules, the kernel replies through another device."""
+    """Without rules for the address, the kernel would reply to a late packet through another device."""
     seen: list[tuple[str, str, str]] = []
 
     def bring_up(*arguments: Any) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from gateway.backend_support.http_probe_options import RoleInResponseOptions
 from gateway.backend_support.http_response_end import ResponseEndDetector
-from gateway.backend_support.role_from_http import HttpRoleOptions, with_http_role
+from gateway.backend_support.role_from_http import HttpRoleQueryOptions, with_http_role
 from gateway.backend_support.sql_check_options import SqlCheckOptions, credentials
 from gateway.backend_support.tls_options import HealthCheckTlsOptions
 from gateway.backends import EmptyOptions
@@ -246,7 +246,7 @@ async def test_the_role_of_a_database_comes_from_http(
     expected: tuple[object, ...],
 ) -> None:
     with http_server() as port:
-        wrapped = with_http_role(Database(database), HttpRoleOptions(path=path, role=role, port=port))
+        wrapped = with_http_role(Database(database), HttpRoleQueryOptions(path=path, role=role, port=port))
         result = await probe(wrapped, 1)
     found = result.probe_result or ProbeResult()
     assert (result.state, result.reason, found.role, found.read_only) == expected, result.detail
@@ -254,7 +254,7 @@ async def test_the_role_of_a_database_comes_from_http(
 
 def test_the_authority_of_the_http_server_is_monitored(tmp_path: Path) -> None:
     issued, other = certificates.issue(tmp_path / "one"), certificates.issue(tmp_path / "other")
-    via_http = HttpRoleOptions(port=1, tls=HealthCheckTlsOptions("verify", other.ca))
+    via_http = HttpRoleQueryOptions(port=1, tls=HealthCheckTlsOptions("verify", other.ca))
     check = SqlCheckOptions(tls=HealthCheckTlsOptions("verify", issued.ca), via_http=via_http)
     assert [each.name for each in credentials(EmptyOptions(), check)] == [str(issued.ca), str(other.ca)]
 
@@ -262,12 +262,12 @@ def test_the_authority_of_the_http_server_is_monitored(tmp_path: Path) -> None:
 async def test_a_failed_request_names_the_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
-    result = await probe(with_http_role(Database(PRIMARY), HttpRoleOptions(port=port)), 1)
+    result = await probe(with_http_role(Database(PRIMARY), HttpRoleQueryOptions(port=port)), 1)
     assert (result.state, result.reason) == (HealthState.DOWN, FailureReason.REFUSED)
     assert result.detail.startswith(f"via_http, port {port}: ")
     for behavior, reason in ((silent, FailureReason.TIMEOUT), (resetting, FailureReason.RESET)):
         with serving(behavior) as port:
-            result = await probe(with_http_role(Database(PRIMARY), HttpRoleOptions(port=port)), 1, timeout=0.5)
+            result = await probe(with_http_role(Database(PRIMARY), HttpRoleQueryOptions(port=port)), 1, timeout=0.5)
         assert (result.reason, f"via_http, port {port}" in result.detail) == (reason, True), result.detail
 
 

@@ -360,7 +360,7 @@ def test_ranges_of_ipv6_are_chosen_beside_those_of_ipv4() -> None:
 @pytest.mark.parametrize(
     ("networks", "words"),
     [
-        ("{apps: {per: project}, apps-shop: {}}", "starts with apps-, the network prefix of apps (per: project)"),
+        ("{apps: {per: project}, apps-shop: {}}", "starts with apps-, as do the project networks of apps"),
         ("{apps: {per: project, subnet: 10.9.0.0/25}}", "set a subnet of /24 or larger"),
         ("{apps: {per: container}}", "project"),
         ("{apps: {per: project, subnet: 10.9.0.0/16}, appstore: {}}", ""),

@@ -5,18 +5,18 @@ import pytest
 
 from gateway.contracts.native_listener_interfaces import ShortLivedConnectionTotals
 from gateway.ssh.pool_policy import CHANNELS_PER_CONNECTION
-from gateway.ssh.ssh_pool_listeners import SshPoolListener
+from gateway.ssh.ssh_native_listener_group import SshNativeListenerGroup
 
 FULL = CHANNELS_PER_CONNECTION - 1
 SERVED = ShortLivedConnectionTotals(100, 0, 0, 0)
 
 
-def make_listener(loads: list[int], calls: list[str]) -> tuple[SshPoolListener, list[Any]]:
+def make_listener(loads: list[int], calls: list[str]) -> tuple[SshNativeListenerGroup, list[Any]]:
     """Return the listener of a pool, and the two native listeners of which it consists.
 
     The pool has one connection for each item of `loads`. `calls` receives "grow" when the pool must grow.
     """
-    listener: Any = object.__new__(SshPoolListener)
+    listener: Any = object.__new__(SshNativeListenerGroup)
     listener.connections = [
         SimpleNamespace(load=load, has_answered_open=False, adopt=lambda _: None) for load in loads
     ]
@@ -24,7 +24,7 @@ def make_listener(loads: list[int], calls: list[str]) -> tuple[SshPoolListener, 
     listener._handler = SimpleNamespace(on_served=lambda *_: None)
     listener._listeners = [SimpleNamespace(overflow_periods=0), SimpleNamespace(overflow_periods=0)]
     listener._overflow_periods, listener._active = 0, True
-    return cast("SshPoolListener", listener), listener._listeners
+    return cast("SshNativeListenerGroup", listener), listener._listeners
 
 
 def test_the_pool_grows_once_for_each_period_in_which_the_connections_were_full() -> None:

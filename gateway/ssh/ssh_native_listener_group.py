@@ -19,7 +19,7 @@ from gateway.ssh.pooled_connection import PooledConnection
 log = logging.getLogger(__name__)
 
 
-class SshPoolListener(NativeListenerGroup):
+class SshNativeListenerGroup(NativeListenerGroup):
     """Accepts the clients of one target in native engines, and distributes them over the SSH connections of a pool.
 
     Args:
@@ -40,7 +40,7 @@ class SshPoolListener(NativeListenerGroup):
         permits: int,
         connections: Sequence[PooledConnection],
         handler: AcceptedClientHandler,
-        owner: "SshPoolListenerManager",
+        owner: "SshNativeListenerManager",
     ) -> None:
         self.connections = list(connections)
         self._owner = owner
@@ -101,7 +101,7 @@ def _listener_factories(rule: NativeListenerRule, connections: Sequence[PooledCo
     ]
 
 
-class SshPoolListenerManager:
+class SshNativeListenerManager:
     """Creates the listeners of one pool, and stops them when the usable connections of the pool change.
 
     Args:
@@ -112,7 +112,7 @@ class SshPoolListenerManager:
     def __init__(self, check_alive: Callable[[PooledConnection], None], grow: Callable[[], object]) -> None:
         self.grow = grow
         self._check_alive = check_alive
-        self._listeners: set[SshPoolListener] = set()
+        self._listeners: set[SshNativeListenerGroup] = set()
 
     def check(self, connections: Sequence[PooledConnection]) -> None:
         """Check whether the given connections are alive.
@@ -122,7 +122,7 @@ class SshPoolListenerManager:
         for each in connections:
             self._check_alive(each)
 
-    def remove(self, listener: SshPoolListener) -> None:
+    def remove(self, listener: SshNativeListenerGroup) -> None:
         """Remove a listener that is closed."""
         self._listeners.discard(listener)
 
@@ -132,7 +132,7 @@ class SshPoolListenerManager:
         permits: int,
         connections: Sequence[PooledConnection],
         handler: AcceptedClientHandler,
-    ) -> SshPoolListener | None:
+    ) -> SshNativeListenerGroup | None:
         """Accept the clients of a target. See `LinkWithNativeListeners.listen`.
 
         Args:
@@ -148,7 +148,7 @@ class SshPoolListenerManager:
         if not connections or any(each.native_transport is None for each in connections):
             return None
         try:
-            listener = SshPoolListener(rule, permits, connections, handler, self)
+            listener = SshNativeListenerGroup(rule, permits, connections, handler, self)
         except OSError as error:
             log.warning("the native engine cannot accept clients, so the event loop accepts them: %s", error.strerror)
             return None
