@@ -38,7 +38,10 @@ MODES = {
 
 
 def main(mode: str, seconds: float) -> None:
-    """Profile one kind of load; print the forty functions with the most own time, without calls (`tottime`)."""
+    """Profile one kind of load, and print the forty functions with the most own time.
+
+    The own time (`tottime`) of a function does not include the functions that it calls.
+    """
     build()
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)

@@ -464,7 +464,8 @@ async def test_the_client_negotiates_tls_with_a_server_that_supports_tls(
         for number in range(3):
             await at.session(SSL)
             # The SSLRequest of each session reaches the server. In addition, the gateway itself sends one SSLRequest
-            # before the first of these sessions. After this session, the gateway knows that the server accepts TLS.
+            # before the first of these sessions. While this session is open, the gateway knows that the server
+            # accepts TLS, and sends no further SSLRequest itself.
             assert one.seen == [SSL] * (number + 2)
 
 

@@ -95,7 +95,7 @@ def test_clients_leave_a_path_at_once_and_return_when_it_has_worked_for_a_while(
     assert choice.update([CLOSED, UP], 0.0) == 1
     for state in (HealthState.BLOCKED, HealthState.UNKNOWN, HealthState.DOWN):
         assert choice.update([replace(UP, state=state), UP], 0.5) == 1  # No check over path a has succeeded.
-    assert choice.update([UP, UP], 1.0) == 0  # Path a has not failed yet, so clients use it at once.
+    assert choice.update([UP, UP], 1.0) == 0  # Path a works for the first time, so clients use it at once.
     assert choice.update([CLOSED, UP], 2.0) == 1
     assert choice.update([UP, UP], 3.0) == 1
     assert choice.update([UP, UP], 3.0 + RETURN_AFTER - 0.1) == 1

@@ -22,7 +22,7 @@ LINE, OTHER_LINE = (key.export_public_key().decode().strip() for key in (KEY, OT
 
 def hashed(name: str) -> str:
     """Return the hash of a host name in the format of `ssh-keygen -H`."""
-    salt = bytes(20)  # constant, because pytest puts the hash into the names of the tests
+    salt = bytes(20)  # constant, so that the names of the tests, which contain the hash, do not change
     digest = hmac.new(salt, name.encode(), hashlib.sha1).digest()
     return f"|1|{base64.b64encode(salt).decode()}|{base64.b64encode(digest).decode()}"
 

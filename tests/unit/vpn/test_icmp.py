@@ -1,4 +1,4 @@
-"""Tests from which hosts behind a VPN the gateway expects replies to echo requests."""
+"""Tests which hosts behind a VPN the gateway expects to reply to echo requests."""
 
 import ipaddress
 import socket
