@@ -37,7 +37,7 @@ class MonitoredTarget:
     def __init__(self, checks: list[Check], choice: PathSelector, paths: tuple[TargetPath, ...]) -> None:
         self.checks = checks
         self.choice = choice
-        self._routes = paths
+        self._paths = paths
         self.clock = HealthStateTracker(time.time())
         """The target's last state, and the time at which this state began. A change of the path alone does not change
         the time."""
@@ -147,10 +147,10 @@ class MonitoredTarget:
 
     def paths(self) -> list[TargetPath]:
         """Return the paths for a new client, best first."""
-        if len(self._routes) == 1:
-            return list(self._routes)
+        if len(self._paths) == 1:
+            return list(self._paths)
         chosen = self.choose()
-        return [self._routes[at] for at in order_paths(self.health(), chosen)]
+        return [self._paths[at] for at in order_paths(self.health(), chosen)]
 
     def check_soon(self, *, all_paths: bool) -> None:
         """Check the target soon: over all paths, or only over the path that new clients use."""

@@ -1,4 +1,4 @@
-"""Tests whether aborted logins over several paths do not make a MariaDB server block the gateway's addresses."""
+"""Tests whether aborted logins over several paths make a MariaDB server block the gateway's addresses."""
 
 import contextlib
 import os

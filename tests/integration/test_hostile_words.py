@@ -1,4 +1,4 @@
-"""Tests whether commands do not print the escape sequences that servers send in errors, versions and names."""
+"""Tests whether commands print escape sequences that servers send in errors, versions and names."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Tests whether an SSH login leaks no resources if the login fails or is cancelled at any `await`."""
+"""Tests whether an SSH login leaks resources if the login fails or is cancelled at any `await`."""
 
 import asyncio
 import os

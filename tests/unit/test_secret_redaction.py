@@ -1,4 +1,4 @@
-"""Tests whether the output of `gateway import` contains no secrets from the imported files."""
+"""Tests whether the output of `gateway import` contains secrets from the imported files."""
 
 import time
 

@@ -48,7 +48,8 @@ def test_a_changed_section_is_reported() -> None:
 
 def test_changes_that_need_a_restart_are_refused() -> None:
     with pytest.raises(
-        UsageError, match=r"^--ops-listen: ops\.listen: the gateway reads the sections gateway, ops and traces only"
+        UsageError,
+        match=r"^--ops-listen: ops\.listen: the gateway reads the sections gateway, ops and traces only at startup",
     ):
         diff_configs(config(), config({"ops-listen": "127.0.0.1:1"}))
     with pytest.raises(UsageError, match=r"^--workers: gateway\.threads: the gateway reads the sections gateway"):

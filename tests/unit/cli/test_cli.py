@@ -1,4 +1,4 @@
-"""Tests whether help pages fit a terminal, and whether showing a help page does not import slow modules."""
+"""Tests whether help pages fit a terminal, and whether showing a help page imports slow modules."""
 
 import os
 import subprocess

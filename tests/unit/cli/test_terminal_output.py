@@ -1,4 +1,4 @@
-"""Tests whether tables of commands fit 80 columns, and whether wrapping loses no text."""
+"""Tests whether tables of commands fit 80 columns, and whether wrapping loses text."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Tests whether the phases of a connection have no gaps, do not overlap, and are limited in number."""
+"""Tests whether the phases of a connection have gaps or overlap, and whether their number is limited."""
 
 from itertools import pairwise
 

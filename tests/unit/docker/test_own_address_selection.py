@@ -156,7 +156,7 @@ def test_a_network_without_a_range_is_kept_with_a_warning() -> None:
     assert "has no --ip-range" in line
     assert "docs/docker.md" in line
     assert (
-        "did not attach its own container, and the engine may assign the container's address 10.9.0.130"
+        "the gateway did not attach its own container, and the engine may assign the container's address 10.9.0.130"
         in planned(gateway("10.9.0.130", "orders")).warnings[0]
     )
     task = gateway("10.9.0.130", "orders", image_labels={})

@@ -1,4 +1,4 @@
-"""Tests whether a lookup that hangs delays no other lookup, and whether a name has at most one lookup at a time."""
+"""Tests whether a lookup that hangs delays other lookups, and whether a name has at most one lookup at a time."""
 
 import asyncio
 import contextlib

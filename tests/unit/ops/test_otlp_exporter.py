@@ -1,4 +1,4 @@
-"""Tests whether the exporter of traces does not read the body of a collector's response."""
+"""Tests whether the exporter of traces reads the body of a collector's response."""
 
 import socket
 import threading

@@ -1,4 +1,4 @@
-"""Tests whether attached networks do not change the routes of containers, and tests networks of Compose projects."""
+"""Tests whether attached networks change the routes of containers, and tests networks of Compose projects."""
 
 import ipaddress
 import random
