@@ -1,11 +1,16 @@
 """Executes one planned action, such as attaching a container, with requests to the engine."""
 
-from collections.abc import Awaitable
+import asyncio
+from collections.abc import Awaitable, Coroutine
+from typing import Any
 
 from gateway.docker.engine_client import EngineClient, has_gateway_priority
 from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.plan import ActionKind, PlannedAction
 from gateway.docker.start_failure import read_error
+
+_COMPLETION_TIMEOUT = 5.0
+"""Seconds to wait for the end of an attachment in Podman after it has been cancelled."""
 
 
 async def execute(engine: EngineClient, action: PlannedAction) -> None:
@@ -66,25 +71,42 @@ async def _connect(engine: EngineClient, action: PlannedAction) -> None:
         settings["IPAMConfig"] = {"IPv6Address" if ":" in each else "IPv4Address": each for each in action.addresses}
     body = {"Container": action.container_id, "EndpointConfig": settings}
     # Do not ignore the error "already exists": the existing endpoint can have the wrong aliases.
+    request = engine.post(f"networks/{action.network_id}/connect", body)
+    if engine.flavor.leaves_failed_connects:
+        await _complete(_connect_or_clear(engine, action, request))
+    else:
+        await request
+
+
+async def _complete(work: Coroutine[Any, Any, None]) -> None:
+    """Await `work`. If the caller is cancelled, still give `work` `_COMPLETION_TIMEOUT` seconds to end."""
+    task = asyncio.ensure_future(work)
     try:
-        await engine.post(f"networks/{action.network_id}/connect", body)
-    except EngineError as error:
-        if engine.flavor.leaves_failed_connects and error.kind is EngineErrorKind.FAILED:
-            await _clear(engine, action)
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task}, timeout=_COMPLETION_TIMEOUT)
         raise
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
-async def _clear(engine: EngineClient, action: PlannedAction) -> None:
-    """Disconnect a container from a network to which Podman could not connect it: Podman keeps the endpoint.
+async def _connect_or_clear(engine: EngineClient, action: PlannedAction, request: Awaitable[object]) -> None:
+    """Connect a container to a network in Podman. If this fails, disconnect the container: Podman keeps the endpoint.
 
-    Until the endpoint is removed, Podman cannot list containers.
+    Until the endpoint is removed, Podman's Docker API cannot list containers.
     """
     try:
-        await _disconnect(engine, action.network_id, action.container_id)
+        await request
     except EngineError as error:
-        # Ignore the failure: Podman has removed the endpoint, and fails only because its interface does not exist.
-        if error.kind is not EngineErrorKind.FAILED:
-            raise
+        if error.kind in (EngineErrorKind.FAILED, EngineErrorKind.TIMEOUT):
+            try:
+                await _disconnect(engine, action.network_id, action.container_id)
+            except EngineError as other:
+                # Ignore the failure: Podman removes the endpoint, and fails only because it has no interface.
+                if other.kind is not EngineErrorKind.FAILED:
+                    raise
+        raise
 
 
 async def _disconnect(engine: EngineClient, network: str, container: str) -> None:

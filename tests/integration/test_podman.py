@@ -1,14 +1,20 @@
 """Tests behavior that differs between Podman and Docker; test_docker.py has the tests for both engines."""
 
+import asyncio
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from gateway.demo.server_process import find
+from gateway.docker.engine_actions import execute
+from gateway.docker.engine_connection import connected
+from gateway.docker.options import DockerOptions
+from gateway.docker.plan import ActionKind, PlannedAction
 from tests.support.docker_proxy import DockerProxy, allowlist
 from tests.support.docker_site import OPT_IN, Site
 from tests.support.files import REPOSITORY
@@ -65,6 +71,25 @@ def test_a_container_that_shares_a_network_namespace_counts_as_its_owner(site: S
     site.engine.docker("rm", "-f", "sharer")
     site.engine.docker("network", "disconnect", "apps", "good")
     site.reaches("good")
+
+
+def test_containers_are_listed_after_a_stop_while_an_attachment_fails(engine: Podman) -> None:
+    engine.docker("network", "create", "--subnet", "10.88.0.0/30", "tiny")
+    engine.run("first", "--network", "tiny")  # uses the only free address
+    engine.run("full")
+    action = PlannedAction(ActionKind.CONNECT, "tiny", "tiny", container_id="full")
+
+    async def attach_and_cancel(delay: float) -> None:
+        async with connected(DockerOptions(host=engine.url), lambda _: None) as client:
+            task = asyncio.ensure_future(execute(client, action))
+            await asyncio.sleep(delay)
+            task.cancel()
+            await asyncio.wait({task})
+
+    for delay in (0.002, 0.005, 0.01, 0.02, 0.05, 0.1):
+        asyncio.run(attach_and_cancel(delay))
+        time.sleep(0.3)  # Podman continues a request whose client has disconnected
+        assert set(engine.docker("ps", "--format", "{{.Names}}").stdout.split()) == {"first", "full"}
 
 
 def test_errors_about_unsupported_features_name_podman(site: Site) -> None:
