@@ -10,15 +10,41 @@ from gateway.docker.plan import ActionKind, PlannedAction
 from gateway.docker.start_failure import read_error
 
 _COMPLETION_TIMEOUT = 5.0
-"""Seconds to wait for the end of an attachment in Podman after it has been cancelled."""
+"""Seconds that a cancelled action can still take, if it consists of several requests."""
 
 
 async def execute(engine: EngineClient, action: PlannedAction) -> None:
     """Execute an action.
 
+    A cancelled action that consists of several requests still gets `_COMPLETION_TIMEOUT` seconds. Without its last
+    request, a container would stay detached, or the next start of a container would create an empty volume.
+
     Raises:
         EngineError: The request failed. After a timeout, it is unknown whether the engine executed the action.
     """
+    has_several_requests = action.verb in (ActionKind.REATTACH, ActionKind.RECREATE_VOLUME) or (
+        action.verb is ActionKind.CONNECT and engine.flavor.leaves_failed_connects
+    )
+    if has_several_requests:
+        await _complete(_execute(engine, action))
+    else:
+        await _execute(engine, action)
+
+
+async def _complete(work: Coroutine[Any, Any, None]) -> None:
+    """Await `work`. If the caller is cancelled, give `work` `_COMPLETION_TIMEOUT` seconds to end."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task}, timeout=_COMPLETION_TIMEOUT)
+        raise
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _execute(engine: EngineClient, action: PlannedAction) -> None:
     match action.verb:
         case ActionKind.CREATE_NETWORK:
             await engine.post("networks/create", dict(action.body))
@@ -71,42 +97,25 @@ async def _connect(engine: EngineClient, action: PlannedAction) -> None:
         settings["IPAMConfig"] = {"IPv6Address" if ":" in each else "IPv4Address": each for each in action.addresses}
     body = {"Container": action.container_id, "EndpointConfig": settings}
     # Do not ignore the error "already exists": the existing endpoint can have the wrong aliases.
-    request = engine.post(f"networks/{action.network_id}/connect", body)
-    if engine.flavor.leaves_failed_connects:
-        await _complete(_connect_or_clear(engine, action, request))
-    else:
-        await request
-
-
-async def _complete(work: Coroutine[Any, Any, None]) -> None:
-    """Await `work`. If the caller is cancelled, still give `work` `_COMPLETION_TIMEOUT` seconds to end."""
-    task = asyncio.ensure_future(work)
     try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task}, timeout=_COMPLETION_TIMEOUT)
+        await engine.post(f"networks/{action.network_id}/connect", body)
+    except EngineError as error:
+        if engine.flavor.leaves_failed_connects and error.kind in (EngineErrorKind.FAILED, EngineErrorKind.TIMEOUT):
+            await _clear(engine, action)
         raise
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
-async def _connect_or_clear(engine: EngineClient, action: PlannedAction, request: Awaitable[object]) -> None:
-    """Connect a container to a network in Podman. If this fails, disconnect the container: Podman keeps the endpoint.
+async def _clear(engine: EngineClient, action: PlannedAction) -> None:
+    """Disconnect a container from a network to which Podman could not connect it: Podman keeps the endpoint.
 
     Until the endpoint is removed, Podman's Docker API cannot list containers.
     """
     try:
-        await request
+        await _disconnect(engine, action.network_id, action.container_id)
     except EngineError as error:
-        if error.kind in (EngineErrorKind.FAILED, EngineErrorKind.TIMEOUT):
-            try:
-                await _disconnect(engine, action.network_id, action.container_id)
-            except EngineError as other:
-                # Ignore the failure: Podman removes the endpoint, and fails only because it has no interface.
-                if other.kind is not EngineErrorKind.FAILED:
-                    raise
-        raise
+        # Ignore the failure: Podman has removed the endpoint, and fails only because its interface does not exist.
+        if error.kind is not EngineErrorKind.FAILED:
+            raise
 
 
 async def _disconnect(engine: EngineClient, network: str, container: str) -> None:

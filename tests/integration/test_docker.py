@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from gateway.demo.sshd import Bastion
+from gateway.docker.plan import ActionKind, PlannedAction
 from tests.support.audit_lines import lines
 from tests.support.configs import ssh_tunnel
 from tests.support.docker_proxy import DockerProxy
-from tests.support.docker_site import OPT_IN, Patient, Site, address, warnings
+from tests.support.docker_site import OPT_IN, Patient, Site, address, execute_and_cancel, warnings
 from tests.support.engines import Engine, running_engine
 from tests.support.gateway_process import command, complete_audit
 from tests.support.podman import running_podman
@@ -142,6 +143,21 @@ def test_every_blocked_attachment_has_a_reason(site: Site) -> None:
     assert set(shown) - sampled(metrics) == set()
     status = command("status", "--admin-socket", str(site.folder / "admin.sock")).stdout
     assert "it uses the network of container shared-with, which is not attached" in status
+
+
+def test_a_stop_between_two_requests_completes_the_action(engine: Engine) -> None:
+    engine.docker("network", "create", "far")
+    engine.docker("volume", "create", "data")
+    engine.run("web", "--network", "far")
+    reattach = PlannedAction(ActionKind.REATTACH, "far", "far", container_id="web")
+    recreate = PlannedAction(ActionKind.RECREATE_VOLUME, "data", "data", body={"Name": "data"})
+
+    for delay in (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064):
+        execute_and_cancel(engine, reattach, delay)
+        execute_and_cancel(engine, recreate, delay)
+        assert engine.attached("web", "far")
+        assert engine.docker("volume", "ls", "-q").stdout.split() == ["data"]
+    engine.docker("volume", "rm", "data")
 
 
 def test_only_containers_with_a_label_for_the_backend_are_admitted(site: Site) -> None:

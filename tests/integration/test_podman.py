@@ -1,22 +1,17 @@
 """Tests behavior that differs between Podman and Docker; test_docker.py has the tests for both engines."""
 
-import asyncio
 import json
 import os
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from gateway.demo.server_process import find
-from gateway.docker.engine_actions import execute
-from gateway.docker.engine_connection import connected
-from gateway.docker.options import DockerOptions
 from gateway.docker.plan import ActionKind, PlannedAction
 from tests.support.docker_proxy import DockerProxy, allowlist
-from tests.support.docker_site import OPT_IN, Site
+from tests.support.docker_site import OPT_IN, Site, execute_and_cancel
 from tests.support.files import REPOSITORY
 from tests.support.gateway_process import command
 from tests.support.podman import NOBODY, Podman, need_podman, running_podman
@@ -78,17 +73,8 @@ def test_containers_are_listed_after_a_stop_while_an_attachment_fails(engine: Po
     engine.run("first", "--network", "tiny")  # uses the only free address
     engine.run("full")
     action = PlannedAction(ActionKind.CONNECT, "tiny", "tiny", container_id="full")
-
-    async def attach_and_cancel(delay: float) -> None:
-        async with connected(DockerOptions(host=engine.url), lambda _: None) as client:
-            task = asyncio.ensure_future(execute(client, action))
-            await asyncio.sleep(delay)
-            task.cancel()
-            await asyncio.wait({task})
-
     for delay in (0.002, 0.005, 0.01, 0.02, 0.05, 0.1):
-        asyncio.run(attach_and_cancel(delay))
-        time.sleep(0.3)  # Podman continues a request whose client has disconnected
+        execute_and_cancel(engine, action, delay)
         assert set(engine.docker("ps", "--format", "{{.Names}}").stdout.split()) == {"first", "full"}
 
 

@@ -1,5 +1,6 @@
 """Runs a gateway and a simulated database in two containers of a Docker or Podman engine."""
 
+import asyncio
 import contextlib
 import textwrap
 import time
@@ -9,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from gateway.docker.engine_actions import execute
+from gateway.docker.engine_connection import connected
+from gateway.docker.options import DockerOptions
+from gateway.docker.plan import PlannedAction
 from gateway.ops.ops_api_client import OpsApiClient
 from tests.support.engines import Engine
 
@@ -123,3 +128,17 @@ def address(engine: Engine, container: str, network: str = "apps") -> str:
 
 def warnings(site: Site) -> list[str]:
     return list(site.get("/api/v1/status")["docker"]["warnings"])
+
+
+def execute_and_cancel(engine: Engine, action: PlannedAction, delay: float) -> None:
+    """Start to execute an action, cancel it after `delay` seconds, and wait until the engine has finished."""
+
+    async def cancel() -> None:
+        async with connected(DockerOptions(host=engine.url), lambda _: None) as client:
+            task = asyncio.ensure_future(execute(client, action))
+            await asyncio.sleep(delay)
+            task.cancel()
+            await asyncio.wait({task})
+
+    asyncio.run(cancel())
+    time.sleep(0.3)  # The engine can continue a request whose client has disconnected.
