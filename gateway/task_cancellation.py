@@ -1,6 +1,10 @@
-"""Determines whether the running task itself was cancelled, or only a task or future that it awaits."""
+"""Functions for the cancellation of asyncio tasks."""
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
 
 
 def is_being_cancelled() -> bool:
@@ -10,3 +14,26 @@ def is_being_cancelled() -> bool:
     """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+async def complete(work: Coroutine[Any, Any, _T], grace: float) -> _T:
+    """Await `work`, and return its result. If the caller is cancelled, first give `work` some time to end.
+
+    Args:
+        work: The coroutine to run.
+        grace: The seconds that `work` can still take after the cancellation of the caller. After this time, or after
+            a second cancellation, `work` is cancelled.
+
+    Raises:
+        asyncio.CancelledError: The caller was cancelled. The result or error of `work` is lost.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task})
+        return task.result()
+    except asyncio.CancelledError:
+        await asyncio.wait({task}, timeout=grace)
+        raise
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

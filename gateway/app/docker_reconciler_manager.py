@@ -84,6 +84,11 @@ class DockerReconcilerManager:
         self._components.append(name)
         self._supervisor.start(name, component)
 
+    async def stop(self) -> None:
+        """Stop the reconciler. While it completes its current actions, a tunnel to the engine must stay open."""
+        for name in self._components:
+            await self._supervisor.stop(name)
+
     async def settled(self) -> None:
         """Wait until the gateway's own container is attached to its networks, or until the attachment has failed."""
         if self.reconciler is not None:

@@ -128,6 +128,7 @@ class GatewayService:
             self._control.set_draining(draining=True)
             self._notifier.stopping()
             await shut_down(runtime, self._reloader.config.shutdown, self._control.stop_immediately)
+            await docker.stop()
             reporter.close()
             await self._events_file.write()
             for task in background:

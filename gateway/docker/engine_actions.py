@@ -1,50 +1,19 @@
 """Executes one planned action, such as attaching a container, with requests to the engine."""
 
-import asyncio
-from collections.abc import Awaitable, Coroutine
-from typing import Any
+from collections.abc import Awaitable
 
 from gateway.docker.engine_client import EngineClient, has_gateway_priority
 from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.plan import ActionKind, PlannedAction
 from gateway.docker.start_failure import read_error
 
-_COMPLETION_TIMEOUT = 5.0
-"""Seconds that a cancelled action can still take, if it consists of several requests."""
-
 
 async def execute(engine: EngineClient, action: PlannedAction) -> None:
     """Execute an action.
 
-    A cancelled action that consists of several requests still gets `_COMPLETION_TIMEOUT` seconds. Without its last
-    request, a container would stay detached, or the next start of a container would create an empty volume.
-
     Raises:
         EngineError: The request failed. After a timeout, it is unknown whether the engine executed the action.
     """
-    has_several_requests = action.verb in (ActionKind.REATTACH, ActionKind.RECREATE_VOLUME) or (
-        action.verb is ActionKind.CONNECT and engine.flavor.leaves_failed_connects
-    )
-    if has_several_requests:
-        await _complete(_execute(engine, action))
-    else:
-        await _execute(engine, action)
-
-
-async def _complete(work: Coroutine[Any, Any, None]) -> None:
-    """Await `work`. If the caller is cancelled, give `work` `_COMPLETION_TIMEOUT` seconds to end."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task}, timeout=_COMPLETION_TIMEOUT)
-        raise
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-async def _execute(engine: EngineClient, action: PlannedAction) -> None:
     match action.verb:
         case ActionKind.CREATE_NETWORK:
             await engine.post("networks/create", dict(action.body))
@@ -66,6 +35,16 @@ async def _execute(engine: EngineClient, action: PlannedAction) -> None:
             await _start(engine, action)
         case ActionKind.UPDATE_SERVICE:
             await engine.post(f"services/{action.container_id}/update", dict(action.body), version=action.version)
+
+
+def can_need_several_requests(engine: EngineClient, action: PlannedAction) -> bool:
+    """Return whether `execute` can send several requests that change the engine.
+
+    On Podman, an attachment that fails needs a second request.
+    """
+    return action.verb in (ActionKind.REATTACH, ActionKind.RECREATE_VOLUME) or (
+        action.verb is ActionKind.CONNECT and engine.flavor.leaves_failed_connects
+    )
 
 
 async def _start(engine: EngineClient, action: PlannedAction) -> None:
@@ -100,7 +79,7 @@ async def _connect(engine: EngineClient, action: PlannedAction) -> None:
     try:
         await engine.post(f"networks/{action.network_id}/connect", body)
     except EngineError as error:
-        if engine.flavor.leaves_failed_connects and error.kind in (EngineErrorKind.FAILED, EngineErrorKind.TIMEOUT):
+        if engine.flavor.leaves_failed_connects and error.kind is EngineErrorKind.FAILED:
             await _clear(engine, action)
         raise
 

@@ -8,7 +8,7 @@ from gateway.audit_log.events import MAX_TEXT
 from gateway.audit_log.recorder import AuditLogRecorder
 from gateway.docker.consumer_registry import ConsumerRegistry
 from gateway.docker.container_starter import ContainerStarter
-from gateway.docker.engine_actions import execute
+from gateway.docker.engine_actions import can_need_several_requests, execute
 from gateway.docker.engine_client import EngineClient
 from gateway.docker.errors import EngineError, EngineErrorKind
 from gateway.docker.failed_actions import PREREQUISITES, FailedActions
@@ -19,11 +19,14 @@ from gateway.docker.plan_log_limiter import PlanLogLimiter
 from gateway.docker.start_attempts import StartAttempts
 from gateway.docker.start_failure import CANCELED, ContainerRevival, StartFailureCause
 from gateway.metric_types import Tally
+from gateway.task_cancellation import complete
 
 log = logging.getLogger(__name__)
 
 _PARALLEL = 4
 _DEPENDENT = (ActionKind.CONNECT, ActionKind.DISCONNECT, ActionKind.REATTACH, ActionKind.UPDATE_SERVICE)
+_COMPLETION_GRACE = 3.0
+"""Seconds that an action of several requests can still take after it has been cancelled."""
 _UNCERTAIN = (EngineErrorKind.TIMEOUT, EngineErrorKind.UNREACHABLE, EngineErrorKind.FAILED)
 """The kinds of errors after which the gateway does not know whether the engine has executed the action."""
 
@@ -107,7 +110,10 @@ class PlanExecutor:
                 if action.verb in verbs and (action.verb in PREREQUISITES or action.network not in missing)
             ]
             if jobs:
-                await asyncio.gather(*jobs)
+                # With `return_exceptions`, `gather` waits for all actions, also after one of them has been cancelled.
+                for result in await asyncio.gather(*jobs, return_exceptions=True):
+                    if result is not None:
+                        raise result
                 self._changed()
         started = {action: self.starter.start(engine, action) for action in due if action.verb in REVIVALS}
         if wait and started:
@@ -127,7 +133,17 @@ class PlanExecutor:
         self.failures.failed(action, error, self._monotonic(), {})
 
     async def _execute(self, engine: EngineClient, action: PlannedAction) -> bool:
-        """Execute one action, and return whether it succeeded. Only this method writes to the engine."""
+        """Execute one action, record its result, and return whether it succeeded.
+
+        If this method is cancelled, an action of several requests still gets `_COMPLETION_GRACE` seconds. Without
+        its last request, a container would stay detached, the next start of a container would create an empty volume,
+        or Podman could not list containers.
+        """
+        attempt = self._execute_and_record(engine, action)
+        return await (complete(attempt, _COMPLETION_GRACE) if can_need_several_requests(engine, action) else attempt)
+
+    async def _execute_and_record(self, engine: EngineClient, action: PlannedAction) -> bool:
+        """See `_execute`. Only this method writes to the engine."""
         if action.verb in (ActionKind.CONNECT, ActionKind.REATTACH):
             self._ownership.add(action.container_id, action.network)
         if action.verb in (ActionKind.DISCONNECT, ActionKind.REATTACH):

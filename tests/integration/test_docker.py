@@ -145,19 +145,22 @@ def test_every_blocked_attachment_has_a_reason(site: Site) -> None:
     assert "it uses the network of container shared-with, which is not attached" in status
 
 
-def test_a_stop_between_two_requests_completes_the_action(engine: Engine) -> None:
+def test_a_stop_between_two_requests_completes_the_actions(engine: Engine, tmp_path: Path) -> None:
     engine.docker("network", "create", "far")
     engine.docker("volume", "create", "data")
-    engine.run("web", "--network", "far")
-    reattach = PlannedAction(ActionKind.REATTACH, "far", "far", container_id="web")
-    recreate = PlannedAction(ActionKind.RECREATE_VOLUME, "data", "data", body={"Name": "data"})
-
-    for delay in (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064):
-        execute_and_cancel(engine, reattach, delay)
-        execute_and_cancel(engine, recreate, delay)
-        assert engine.attached("web", "far")
-        assert engine.docker("volume", "ls", "-q").stdout.split() == ["data"]
-    engine.docker("volume", "rm", "data")
+    for name in ("web", "api"):
+        engine.run(name, "--network", "far")
+    reattach = [PlannedAction(ActionKind.REATTACH, "far", "far", name, name) for name in ("web", "api")]
+    recreate = [PlannedAction(ActionKind.RECREATE_VOLUME, "data", "data", body={"Name": "data"})]
+    try:
+        for delay in (0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128):
+            assert execute_and_cancel(engine, tmp_path, reattach, delay) <= {"ok"}
+            assert engine.attached("web", "far")
+            assert engine.attached("api", "far")
+            assert execute_and_cancel(engine, tmp_path, recreate, delay) <= {"ok"}
+            assert "data" in engine.docker("volume", "ls", "-q").stdout.split()
+    finally:
+        engine.docker("volume", "rm", "-f", "data")
 
 
 def test_only_containers_with_a_label_for_the_backend_are_admitted(site: Site) -> None:

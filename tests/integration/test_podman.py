@@ -68,13 +68,13 @@ def test_a_container_that_shares_a_network_namespace_counts_as_its_owner(site: S
     site.reaches("good")
 
 
-def test_containers_are_listed_after_a_stop_while_an_attachment_fails(engine: Podman) -> None:
+def test_containers_are_listed_after_a_stop_while_an_attachment_fails(engine: Podman, tmp_path: Path) -> None:
     engine.docker("network", "create", "--subnet", "10.88.0.0/30", "tiny")
     engine.run("first", "--network", "tiny")  # uses the only free address
     engine.run("full")
-    action = PlannedAction(ActionKind.CONNECT, "tiny", "tiny", container_id="full")
+    action = PlannedAction(ActionKind.CONNECT, "tiny", "tiny", "full", "full")
     for delay in (0.002, 0.005, 0.01, 0.02, 0.05, 0.1):
-        execute_and_cancel(engine, action, delay)
+        execute_and_cancel(engine, tmp_path, [action], delay)
         assert set(engine.docker("ps", "--format", "{{.Names}}").stdout.split()) == {"first", "full"}
 
 

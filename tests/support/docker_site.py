@@ -4,16 +4,23 @@ import asyncio
 import contextlib
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from gateway.docker.engine_actions import execute
+from gateway.audit_log.recorder import AuditLogRecorder
+from gateway.docker.consumer_registry import ConsumerRegistry
 from gateway.docker.engine_connection import connected
+from gateway.docker.network_disconnect_limiter import NetworkDisconnectLimiter
 from gateway.docker.options import DockerOptions
+from gateway.docker.ownership_record import OwnershipRecord
 from gateway.docker.plan import PlannedAction
+from gateway.docker.plan_executor import PlanExecutor
+from gateway.docker.plan_log_limiter import PlanLogLimiter
+from gateway.docker.start_attempts import StartAttempts
 from gateway.ops.ops_api_client import OpsApiClient
 from tests.support.engines import Engine
 
@@ -130,15 +137,27 @@ def warnings(site: Site) -> list[str]:
     return list(site.get("/api/v1/status")["docker"]["warnings"])
 
 
-def execute_and_cancel(engine: Engine, action: PlannedAction, delay: float) -> None:
-    """Start to execute an action, cancel it after `delay` seconds, and wait until the engine has finished."""
+def execute_and_cancel(engine: Engine, folder: Path, actions: Sequence[PlannedAction], delay: float) -> set[str]:
+    """Start to execute actions, cancel them after `delay` seconds, and wait until the engine has finished.
+
+    Return the results in the audit log.
+    """
+    results: set[str] = set()
+    recorder = AuditLogRecorder()
+    recorder.sink = cast("Any", SimpleNamespace(put=lambda event: results.add(event.fields["result"])))
+    executor = PlanExecutor(
+        OwnershipRecord(folder), NetworkDisconnectLimiter(8, 30.0), ConsumerRegistry(lambda: None), PlanLogLimiter(),
+        recorder, lambda: None, lambda _: None, StartAttempts(), time.monotonic,
+    )  # fmt: skip
 
     async def cancel() -> None:
         async with connected(DockerOptions(host=engine.url), lambda _: None) as client:
-            task = asyncio.ensure_future(execute(client, action))
+            task = asyncio.ensure_future(executor.run(client, actions, actions, wait=True))
             await asyncio.sleep(delay)
-            task.cancel()
+            is_cancelled = task.cancel()  # False if the actions were complete before
             await asyncio.wait({task})
+            assert task.cancelled() is is_cancelled
 
     asyncio.run(cancel())
     time.sleep(0.3)  # The engine can continue a request whose client has disconnected.
+    return results

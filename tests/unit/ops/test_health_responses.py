@@ -43,6 +43,11 @@ def test_a_required_backend_that_is_down_fails_readiness() -> None:
 
 def test_not_ready_while_starting_and_draining() -> None:
     assert readiness("starting", VIEW.backends, [], 0).status == 503
+    assert readiness("starting", VIEW.backends, ["gone"], 0).body["unknown"] == ["gone"]
+    before_the_configuration_is_applied = readiness("starting", [], ["good"], 0)
+    assert before_the_configuration_is_applied.status == 503
+    assert "unknown" not in before_the_configuration_is_applied.body
+    assert readiness("ready", [], ["gone"], 0).body["unknown"] == ["gone"]
     draining = readiness("draining", VIEW.backends, [], 0)
     assert (draining.status, draining.body["status"], draining.body["draining"]) == (503, "draining", True)
 
