@@ -1,8 +1,11 @@
 """Functions for the cancellation of asyncio tasks."""
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
+
+log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -25,7 +28,8 @@ async def complete(work: Coroutine[Any, Any, _T], grace: float) -> _T:
             a second cancellation, `work` is cancelled.
 
     Raises:
-        asyncio.CancelledError: The caller was cancelled. The result or error of `work` is lost.
+        asyncio.CancelledError: The caller or `work` was cancelled. If the caller was cancelled, the result of `work`
+            is lost, and its error is only logged.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -33,6 +37,8 @@ async def complete(work: Coroutine[Any, Any, _T], grace: float) -> _T:
         return task.result()
     except asyncio.CancelledError:
         await asyncio.wait({task}, timeout=grace)
+        if task.done() and not task.cancelled() and (error := task.exception()):
+            log.error("failed after a cancellation", exc_info=error)
         raise
     finally:
         task.cancel()

@@ -41,6 +41,7 @@ class DockerReconcilerManager:
         self._runtime: RunningComponents | None = None
         self._config: Config | None = None
         self._components: list[str] = []
+        self._stopping: set[asyncio.Task[None]] = set()
         self._numbers = itertools.count(1)
 
     def apply(self, config: Config, runtime: RunningComponents) -> None:
@@ -52,9 +53,8 @@ class DockerReconcilerManager:
             self._reconcile_soon()  # the `docker` section is the same, but the backends may have changed
             return
         revivals = self.reconciler.revivals if self.reconciler is not None else None
-        for name in self._components:
-            self._group.create_task(self._supervisor.stop(name))
-        self._components, self.reconciler, self.peers = [], None, None
+        self._stop_components()
+        self.reconciler, self.peers = None, None
         if config.docker is not None:
             from gateway.docker.reconciler import Reconciler  # noqa: PLC0415 - loads aiodocker, which is needed only with Docker
 
@@ -85,9 +85,20 @@ class DockerReconcilerManager:
         self._supervisor.start(name, component)
 
     async def stop(self) -> None:
-        """Stop the reconciler. While it completes its current actions, a tunnel to the engine must stay open."""
+        """Stop the reconciler and the exchange with peers.
+
+        Until this method returns, the reconciler can complete its current actions, so the tunnel to the engine must
+        stay open.
+        """
+        self._stop_components()
+        await asyncio.gather(*self._stopping)
+
+    def _stop_components(self) -> None:
         for name in self._components:
-            await self._supervisor.stop(name)
+            task = self._group.create_task(self._supervisor.stop(name))
+            self._stopping.add(task)
+            task.add_done_callback(self._stopping.discard)
+        self._components = []
 
     async def settled(self) -> None:
         """Wait until the gateway's own container is attached to its networks, or until the attachment has failed."""

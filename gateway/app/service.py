@@ -115,10 +115,8 @@ class GatewayService:
             supervisor.start("events file", self._events_file)
             changes = FileChangeHandler(self._file, self._reloader, self._ops, runtime)
             supervisor.start("file watch", FileWatcher(changes.watched, changes.on_change, self._stamps))
-            background = {
-                group.create_task(self._measure_lag()),
-                group.create_task(self._await_startup(runtime, docker)),
-            }
+            startup = group.create_task(self._await_startup(runtime, docker))
+            background = {group.create_task(self._measure_lag()), startup}
             self._handle_signals(group, background)
             self._notifier.ready()
             log.info("listening", extra={"ops": str(address), "backends": len(config.backends)})
@@ -128,6 +126,7 @@ class GatewayService:
             self._control.set_draining(draining=True)
             self._notifier.stopping()
             await shut_down(runtime, self._reloader.config.shutdown, self._control.stop_immediately)
+            startup.cancel()  # otherwise, the end of the reconciler would complete the startup
             await docker.stop()
             reporter.close()
             await self._events_file.write()

@@ -63,6 +63,22 @@ async def test_work_that_takes_longer_is_cancelled() -> None:
     assert (task.cancelled(), work.outcome) == (True, "cancelled")
 
 
+async def test_an_error_after_a_cancellation_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    proceed = asyncio.Event()
+
+    async def fail() -> None:
+        await proceed.wait()
+        raise ValueError("wrong")
+
+    task = asyncio.ensure_future(complete(fail(), 60.0))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    proceed.set()
+    await asyncio.wait({task})
+    assert task.cancelled()
+    assert "ValueError: wrong" in caplog.text
+
+
 async def test_a_second_cancellation_cancels_the_work() -> None:
     work = Work()
     task = await start(work, 60.0)

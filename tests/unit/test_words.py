@@ -49,8 +49,8 @@ AVOID = re.compile(
     rf"\b(?:{'|'.join(f'(?P<{name}>{pattern})' for name, pattern in zip(ADVICE, BETTER, strict=True))})\b",
     re.IGNORECASE,
 )
-"""Matches all patterns. The name of the last group is the key in `ADVICE`. One search takes a quarter of the time of
-a search for each pattern."""
+"""Matches all patterns. The name of the last group is the key in `ADVICE`. It takes a quarter of the time of a search
+for each pattern."""
 TEXT_TOKENS = ("STRING", "FSTRING_START", "FSTRING_MIDDLE", "FSTRING_END", "COMMENT")
 CODE = "\0"
 """Replaces everything that is not text, so that the words before and after it do not form a phrase."""
@@ -158,3 +158,13 @@ def test_the_scan_finds_words_in_text_only(name: str, text: str, expected: list[
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     assert [int(problem.split(":")[1]) for problem in problems(path, tmp_path)] == expected
+
+
+def test_a_problem_names_the_phrase_and_the_alternative(tmp_path: Path) -> None:
+    path = tmp_path / "a.md"
+    path.write_text("It comes to nothing.\nThe neighbour is told.")
+    assert problems(path, tmp_path) == [
+        "a.md:1: 'comes to nothing': write happen, fail, succeed",
+        "a.md:2: 'neighbour': write the American spelling",
+        "a.md:2: 'told': write report, notify, pass, print, or distinguish",
+    ]

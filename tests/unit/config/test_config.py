@@ -122,7 +122,7 @@ def test_aliases_that_repeat_each_other_are_bounded(tmp_path: Path) -> None:
 def test_parsing_stops_at_too_many_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(input_size_limits, "MAX_VALUES", 1000)
     with pytest.raises(ConfigError, match="has more than 1000 values"):
-        read(f"a: [{'x, ' * 2500}]", tmp_path)
+        read(f"a: [{'x, ' * 2500}", tmp_path)  # the document is not complete
 
 
 def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
