@@ -1,4 +1,4 @@
-"""Tests that cancelled work gets a limited time to complete."""
+"""Tests whether cancelled work gets a limited time to complete."""
 
 import asyncio
 
