@@ -21,7 +21,7 @@ from gateway.forwarding.client_identity import ConsumerResolver
 from gateway.forwarding.forward import Forward
 from gateway.forwarding.listener import Listener
 from gateway.forwarding.target_path import TargetIdentity
-from gateway.relay.data_plane_selection import use_native_engine
+from gateway.relay.native_engine_selection import use_native_engine
 from gateway.supervision.uplink import Uplink
 
 

@@ -30,7 +30,8 @@ _NAGIOS_UNKNOWN = 3
 def validate(file: Path | None, tunnels: tuple[str, ...], backends: tuple[str, ...], **settings: str | None) -> None:
     """Check a configuration and the files that it names.
 
-    Prints warnings, or all errors with their positions in the configuration.
+    If there are errors, prints the errors with their positions in the configuration. Otherwise, prints the warnings,
+    and the number of tunnels and backends.
     """
     from gateway.app import certificate_expiry  # noqa: PLC0415 - slow to import
     from gateway.app.ops_settings import file_problems  # noqa: PLC0415 - slow to import

@@ -41,7 +41,7 @@ class LocalPortStream:
     def was_reset(self) -> bool:
         """Whether the connection was reset or has failed."""
         poller = select.poll()
-        poller.register(self._sock, 0)  # an empty mask reports only errors (poll(2))
+        poller.register(self._sock, 0)  # with an empty mask, poll(2) reports only errors and hang-ups
         return any(event & select.POLLERR for _, event in poller.poll(0))
 
     async def read(self) -> bytes:

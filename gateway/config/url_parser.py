@@ -43,7 +43,11 @@ def tunnel_tree(
     kind, scheme, authority, query = found
     if re.match(r"[^/]*:[^/]*@", authority):
         problems.append(
-            ConfigProblem(place, "", "a password in the URL is visible in process lists: use password_file=")
+            ConfigProblem(
+                place,
+                "",
+                "the URL contains a password: replace it with the parameter password_file, as in ?password_file=FILE",
+            )
         )
         return None
     table = ParsedMapping(place)
@@ -89,7 +93,9 @@ def backend_tree(
         return None
     kind, scheme, authority, query = found
     if "@" in authority:
-        problems.append(ConfigProblem(place, "", "the URL of a backend cannot contain a user: use check.user="))
+        problems.append(
+            ConfigProblem(place, "", "the URL of a backend cannot contain a user: use the parameter check.user")
+        )
         return None
     authority, slash, path = authority.partition("/")
     table = ParsedMapping(place)

@@ -12,7 +12,7 @@ from gateway.docker.snapshot import Container, EngineSnapshot, NetworkEndpoint
 WITHOUT_NAMES = frozenset({"bridge", "host", "none"})
 """The predefined networks, on which Docker's DNS server resolves no names."""
 _GATEWAY = "gateway"
-"""`DnsNameTable` uses this key, not an ID, for the gateway's own container and service."""
+"""`DnsNameTable` uses this key, not an ID, for the gateway's own container and swarm service."""
 _BACKEND = "a backend"
 _SHORT_ID = 12
 
@@ -128,7 +128,7 @@ class DnsNameTable:
                     yield NameConflict(who.title, network, name, what, f"{min(others.values())} on network {place}")
 
     def _holder(self, container: Container) -> tuple[str, str]:
-        # Use one key for the gateway's own container and service, so that they do not conflict with each other.
+        # Use one key for the gateway's own container and swarm service, so that their names do not conflict.
         if container.id == self._own or self._desired.is_gateway(container):
             return _GATEWAY, "the gateway"
         return container.id, f"container {container.name}"

@@ -267,9 +267,8 @@ class Acceptor:
         if client.request is None:
             self._refuse(client, over_limit.refusal, over_limit.usage)
             return
-        # `accept` does not count a client that exceeds `max_connections` in `accepted`, so count the client here.
         if over_limit.refusal is RefusalReason.MAX_CONNECTIONS:
-            self.accepted += 1
+            self.accepted += 1  # `accept` returned before it counted this client
         await self._join(client)
 
     async def _has_label(self, address: str | None) -> bool:

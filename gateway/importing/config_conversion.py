@@ -166,13 +166,15 @@ def _note_ports(container: ImportedContainer, result: ImportResult) -> None:
             backend = result.backends[forward.backend]
             inner = split_target(backend["listen"])[1]
             container.use(*container.port_parts)
-            publish = (
-                f"publish 127.0.0.1:{port}:{inner} on the gateway's container; or, if the gateway runs on this host, "
-            )
-            result.add_note(
-                f"{container.where}: for programs on this host that use its published port {port},"
-                f" {'' if KINDS[backend['kind']].kernel_mounts else publish}connect to port {inner}"
-            )
+            programs = f"programs on this host that use its published port {port}"
+            if KINDS[backend["kind"]].kernel_mounts:
+                result.add_note(f"{container.where}: change {programs} to connect to port {inner}")
+            else:
+                result.add_note(
+                    f"{container.where}: so that {programs} still work, publish 127.0.0.1:{port}:{inner} on the"
+                    " gateway's container; if the gateway runs on the host instead of in a container, change these"
+                    f" programs to connect to port {inner}"
+                )
 
 
 def note_rest(result: ImportResult) -> None:

@@ -63,8 +63,8 @@ def _run(words: list[str], source: str, command: str, read_env_file: EnvFileRead
     misplaced = [word for word in rest[1:] if re.match(r"-[evp]$|--(env|volume|publish|network|name|mount)\b", word)]
     if misplaced:
         result.add_note(
-            f"{where}: {', '.join(misplaced)} after the image is passed to the program in the container: put options"
-            f" before {rest[0]}"
+            f"{where}: the program in the container receives {', '.join(misplaced)}, because all words after the"
+            f" image are its arguments: if these are options of {command}, put them before {rest[0]}"
         )
         options += [("env", word) for flag, word in pairwise(rest) if flag in ("-e", "--env") and "=" in word]
     volumes: Volumes = {}

@@ -182,10 +182,10 @@ def import_mount(device: str, folder: str, file_system: str, options: str, where
 
 
 def fstab_line(client: ImportedClient, listen: str, keys: Mapping[str, object]) -> str:
-    """Return the fstab(5) line that mounts a client's file system through the gateway.
+    """Return the fstab(5) line with which this host mounts an imported network file system through the gateway.
 
     Args:
-        client: The client.
+        client: The imported mount.
         listen: The listener, as `host:port`.
         keys: The configuration keys of the backend.
     """

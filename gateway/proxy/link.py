@@ -17,8 +17,8 @@ from gateway.proxy.credentials import read_credentials
 from gateway.proxy.options import ProxyOptions
 from gateway.proxy.proxy_connections import TlsProxyConnection
 from gateway.proxy.reply_error import ProxyReplyError
-from gateway.relay.data_plane_selection import relay_sockets
 from gateway.relay.dial_retry import retry_dial
+from gateway.relay.native_engine_selection import relay_sockets
 from gateway.relay.stream_bridge import StreamBridge
 from gateway.text_sanitizer import error_text
 

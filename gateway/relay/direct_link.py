@@ -19,7 +19,7 @@ from gateway.contracts.relay import Relay
 from gateway.contracts.states import TunnelState
 from gateway.contracts.tunnel import TunnelOpenResult, TunnelStateCallback
 from gateway.metric_types import Histogram
-from gateway.relay.data_plane_selection import listen_and_dial, relay_sockets
+from gateway.relay.native_engine_selection import listen_and_dial, relay_sockets
 from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
 
 

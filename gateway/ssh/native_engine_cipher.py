@@ -35,7 +35,7 @@ def cipher_key(encryption: Encryption | None) -> CipherKey | None:
     return None
 
 
-class NativeEngineCipher(Encryption):
+class PassthroughCipher(Encryption):
     """A cipher for asyncssh that changes nothing, because the native engine encrypts and decrypts the packets."""
 
     def encrypt_packet(self, seq: int, header: bytes, packet: bytes) -> tuple[bytes, bytes]:

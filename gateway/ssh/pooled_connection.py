@@ -52,7 +52,8 @@ class PooledConnection:
         connection only if no other connection is usable. A connection becomes outdated if the tunnel's credentials
         have changed since the login, or if the pool has more connections than it needs."""
         self.stalled = False
-        """Whether the pool has marked the connection as stalled (see `PoolDecision`), and it is still silent."""
+        """Whether the pool has marked this connection as stalled (see `PoolDecision`). False again as soon as it is
+        no longer suspect."""
         self.silence_at_recovery = 0.0
         """How long this stalled connection had been silent when another connection became usable, in seconds. 0 if no
         other connection has become usable, or if this connection is not stalled."""

@@ -14,7 +14,7 @@ from asyncssh.constants import MSG_IGNORE, MSG_KEXINIT
 from asyncssh.packet import SSHPacket
 
 from gateway.ssh import algorithms
-from gateway.ssh.native_engine_cipher import CipherKey, NativeEngineCipher, cipher_key
+from gateway.ssh.native_engine_cipher import CipherKey, PassthroughCipher, cipher_key
 from gateway.ssh.restricted_host_key import RestrictedHostKey
 from gateway.ssh.transport_interfaces import NativeTransportInterface, SshConnectionTransport
 
@@ -78,7 +78,7 @@ class SshConnection(SSHClientConnection):
         """Return the cipher that asyncssh must use.
 
         If the native engine encrypts the packets, pass the key of `cipher` to the native engine, and return a
-        `NativeEngineCipher`. Otherwise, return `cipher`.
+        `PassthroughCipher`. Otherwise, return `cipher`.
         """
         if self.native_transport is None:
             return cipher
@@ -86,7 +86,7 @@ class SshConnection(SSHClientConnection):
         if key is None:
             raise asyncssh.KeyExchangeFailed("the server changed to a cipher that the data plane does not support")
         self.native_transport.set_key(key, sealing=sealing)
-        return NativeEngineCipher()
+        return PassthroughCipher()
 
     def cipher_keys(self) -> tuple[CipherKey, CipherKey] | None:
         """Return the keys for sending and receiving; None if the native engine does not support the ciphers."""
@@ -95,7 +95,7 @@ class SshConnection(SSHClientConnection):
 
     def use_native_engine(self, transport: Any) -> None:
         """Use a `NativeTransport` from now on. The native engine must already have this connection's keys."""
-        self._send_encryption_object = self._recv_encryption_object = NativeEngineCipher()
+        self._send_encryption_object = self._recv_encryption_object = PassthroughCipher()
         self.native_transport = self._transport = self.own_transport = transport
 
     # The methods below negotiate algorithms, and check the server's host key.

@@ -53,7 +53,7 @@ class CommandTunnel:
             link = CommandLink(self._options, via.network, children, progress)
             async with link.running(self._targets):
                 try:
-                    # The tunnel needs no `renew`, because each new process reads its credentials itself.
+                    # There is no `renew` callback, because each new process reads its credentials itself.
                     yield TunnelOpenResult(link, link.status)
                 finally:
                     self._targets = link.recent_targets() or self._targets

@@ -44,7 +44,7 @@ class ProxyTunnel:
         await link.probe()
         monitor = asyncio.create_task(link.monitor())
         try:
-            # The tunnel needs no `renew`, because each connection reads the password file again.
+            # There is no `renew` callback, because each connection reads the password file again.
             yield TunnelOpenResult(link, link.status)
         finally:
             monitor.cancel()

@@ -16,7 +16,7 @@ from gateway.contracts.relay import Relay
 from gateway.contracts.states import CloseReason
 from gateway.errors import DialError, FailureReason, TunnelError
 from gateway.metric_types import Histogram
-from gateway.relay.data_plane_selection import relay_sockets
+from gateway.relay.native_engine_selection import relay_sockets
 from gateway.relay.tcp_dial import DIAL_TIMEOUT, dial
 from gateway.vpn.device_settings import DeviceSettings
 from gateway.vpn.icmp import EchoMonitor

@@ -217,7 +217,7 @@ def test_refusals_are_counted_and_write_few_lines(gateway: Gateway, log: Path, e
     found = lines(log, "refused", source="127.0.0.1")
     assert sum(each["count"] for each in found) == 50
     assert len(found) <= took + 2
-    assert found[0]["count"] == 1  # the log records the first refusal immediately, in its own line
+    assert found[0]["count"] == 1  # the log records the first refusal immediately, on its own line
     assert {(each["backend"], each["reason"], each["consumer"]) for each in found} == {
         ("narrow", "not_allowed", None)
     }

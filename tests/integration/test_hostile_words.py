@@ -72,7 +72,7 @@ class Hostile(asyncssh.SSHServer):
 
 @asynccontextmanager
 async def hostile_bastion(folder: Path) -> AsyncIterator[str]:
-    """Run a `Hostile` server; yield the start of a tunnel's configuration. The caller appends the user name."""
+    """Run a `Hostile` server; yield a tunnel's configuration that ends with `user: `. The caller appends the user."""
     make_key(folder / "key")
     conns: list[asyncssh.SSHServerConnection] = []
     server = await asyncssh.create_server(

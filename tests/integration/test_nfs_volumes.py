@@ -55,7 +55,7 @@ def test_volumes_made_by_hand_and_by_the_gateway_are_used_by_containers(
     backend = sections["backends"]["media"]
     backend |= {"allow_unprivileged_ports": True, "volume": {**backend["volume"], "address": HOST}}
     sections["docker"] = {"host": f"tcp://127.0.0.1:{engine}", "resync": "2s"}
-    # In the flow style, a section can follow its key on the same line.
+    # In YAML's flow style, a section can follow its key on the same line.
     gateway.write("".join(f"{key}: {yaml.safe_dump(each, default_flow_style=True, width=10**6)}"
                           for key, each in sections.items()))  # fmt: skip
     by_hand = f"addr={HOST},port={port},nfsvers=4.2,proto=tcp,hard,timeo=600,retrans=5"

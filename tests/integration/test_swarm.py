@@ -68,7 +68,7 @@ def test_a_consumer_reaches_a_backend_through_another_node(swarm: tuple[Engine, 
     other.wait(lambda: other.says("app") == "orders-here", timeout=60)
     # The owner alias shows that the agent of the worker attached the container.
     assert "gw-owner-node-2" in worker.aliases("app", "mesh")
-    # No agent can attach a task of a service. With `docker.services: true`, the leader attaches the whole service.
+    # No agent can attach a task of a swarm service. With `docker.services: true`, the leader attaches the service.
     labels = ("--label", "gateway.enable=true", "--container-label", "gateway.enable=true")
     service(manager, "jobs", "--constraint", "node.role==manager", *labels)
     leader.wait(

@@ -16,9 +16,9 @@ import socket
 import sys
 
 from gateway.metric_types import Histogram
-from gateway.relay.data_plane_selection import relay_sockets
 from gateway.relay.event_loop import RelayEventLoop
 from gateway.relay.native_engine_runner import native_engines
+from gateway.relay.native_engine_selection import relay_sockets
 
 SIZE = 4 << 20
 SECONDS = 30

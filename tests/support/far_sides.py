@@ -20,10 +20,10 @@ from gateway.contracts.states import CloseReason
 from gateway.metric_types import Histogram
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import ProxyOptions
-from gateway.relay.data_plane_selection import relay_sockets
 from gateway.relay.direct_link import DirectLink
 from gateway.relay.event_loop import RelayEventLoop
 from gateway.relay.lingering_close import lingering_closer
+from gateway.relay.native_engine_selection import relay_sockets
 from gateway.relay.socket_relay import SocketRelay
 from tests.support.certificates import Authority
 from tests.support.ends import BACK, FORTH, End

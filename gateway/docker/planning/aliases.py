@@ -29,9 +29,9 @@ def age(container: Container) -> tuple[int, str]:
 
 
 def conflicting_holder(builder: PlanBuilder, container: Container, name: str, alias: str) -> str | None:
-    """Return which container, service or backend prevents `container` from having an alias on a network.
+    """Return which container, swarm service or backend prevents `container` from having `alias` on a network.
 
-    Return None if `container` can have the alias.
+    Return None if `container` can have the alias. `name` is the name of the network.
     """
     own = builder.observed.own
     alias = alias.lower()

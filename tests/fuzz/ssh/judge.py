@@ -166,14 +166,15 @@ def judge_open(drive: Drive) -> None:
 
 
 def compare(drive: Drive) -> None:
-    """Compare the results of each channel on the two connections.
+    """Check that each channel has the same results on both SSH connections: with the native engine and with asyncssh.
 
     In one iteration of the event loop, two events can be processed in either order. Therefore, some results are
-    allowed to differ: the results of abandoned channel requests, of aborted channels, of clients that closed their
-    connection, and of uploads after the SSH server closed the channel.
+    allowed to differ: the results of abandoned channel requests, of aborted channels, of clients that closed or reset
+    their sockets, and of uploads after the SSH server closed the channel. If an SSH connection is closed, its results
+    are not compared.
 
-    If the SSH server violated the protocol, this function only checks that either both connections or no connection
-    is closed. After a violation that is not in `_CLOSED_BY_BOTH`, it omits this check, because the data planes are
+    If the SSH server violated the protocol, this function only checks that either both SSH connections or none is
+    closed. After a violation that is not in `_CLOSED_BY_BOTH`, it omits this check, because the data planes are
     allowed to differ. For example, the native engine ignores a second CHANNEL_EOF, empty data after CHANNEL_EOF,
     extended data, and bytes after the end of a message.
 

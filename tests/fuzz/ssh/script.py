@@ -1,4 +1,4 @@
-"""Encodes a script as bytes: one byte with settings, then four bytes for each step.
+"""Defines the fuzzer's input: a script of settings and steps, as one byte with settings and four bytes for each step.
 
 All steps have the same length. Therefore, if the fuzzer changes one byte of a step, the other steps stay unchanged.
 """

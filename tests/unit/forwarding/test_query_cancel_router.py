@@ -357,7 +357,7 @@ async def test_does_not_wait_for_first_bytes_while_all_sessions_are_on_the_defau
         monkeypatch.setattr(query_cancel_router, "_CLASSIFY_TIMEOUT", 0.3)
         at.use(other)
         silent = at.connect()
-        await until(lambda: other.accepted == 1)  # After the timeout, the gateway joins a silent client to a target.
+        await until(lambda: other.accepted == 1)  # After the timeout, a silent client is connected to a target.
         silent.sendall(START)
         assert await answer(silent) != b""
         assert other.seen == [START]

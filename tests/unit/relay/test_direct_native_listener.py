@@ -21,8 +21,8 @@ from gateway.contracts.native_listener_interfaces import (
 )
 from gateway.metric_types import Histogram
 from gateway.relay import native_listener_group
-from gateway.relay.data_plane_selection import relay_sockets, use_native_engine
 from gateway.relay.direct_link import DirectLink
+from gateway.relay.native_engine_selection import relay_sockets, use_native_engine
 from tests.support.requirements import need_data_plane
 from tests.support.servers import echoing, serving
 

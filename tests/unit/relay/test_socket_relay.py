@@ -18,8 +18,8 @@ from gateway.contracts.states import CloseReason
 from gateway.metric_types import Histogram
 from gateway.nfs.latency_tap import RpcLatencyTap
 from gateway.relay import sockets, tcp_user_timeout_suspender
-from gateway.relay.data_plane_selection import relay_sockets
 from gateway.relay.event_loop import RelayEventLoop
+from gateway.relay.native_engine_selection import relay_sockets
 from gateway.relay.socket_relay import SocketRelay
 from gateway.relay.sockets import reset, tune
 from tests.support.requirements import need_data_plane

@@ -1,4 +1,4 @@
-"""Selects whether the native engine or the event loop accepts clients and relays bytes between two sockets."""
+"""Selects whether the native engine or the event loop accepts clients and relays bytes on links without SSH."""
 
 import logging
 import socket
