@@ -51,7 +51,7 @@ TARGET_REMEDIES: Mapping[str, str] = {
     FailureReason.ROLE: "promote a server to primary, or correct the key prefer",
     FailureReason.LAG: "read the replication status of the server",
     FailureReason.QUERY: "correct check.database, or the privileges of check.user",
-    FailureReason.PROTOCOL: "check that targets and kind match the server",
+    FailureReason.PROTOCOL: "check that the address in targets belongs to a server of the backend's kind",
     FailureReason.EXPORT: (
         "correct the key export; if the export was replaced on purpose, remount it, and run gateway resume"
     ),

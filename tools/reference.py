@@ -54,7 +54,7 @@ from gateway.ops.kind_specific_metrics import fact_families
 from gateway.ops.metrics import families
 from gateway.ops.server import OpsServer
 from gateway.ops.status_views import ServiceView
-from gateway.tls_client import TlsClientFiles
+from gateway.tls_client_context import TlsClientFiles
 from gateway.vpn.options import VpnFailureDetectionOptions
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference.md"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gateway.errors import FailureReason, GatewayError, UnusableTargetError
-from gateway.tls_client import TlsClientFiles
+from gateway.tls_client_context import TlsClientFiles
 
 
 @dataclass(frozen=True)

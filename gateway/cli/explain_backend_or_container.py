@@ -26,8 +26,8 @@ from gateway.ops.state_descriptions import state_name
 def explain(name: str, client: OpsApiClient, output: str) -> None:
     """Explain the state of a backend or a container.
 
-    For a backend, shows the state of its listeners, tunnels and targets, the phases of the last checks, the root
-    cause of a failure, and what to do.
+    For a backend, shows the state of its listeners, tunnels and targets, the duration of each phase of the last
+    checks, the root cause of a failure, and what to do.
 
     For a container, shows its labels, networks and names, which backends it can reach, and what to change. NAME is
     the container's name or the beginning of its ID. If a backend has the same name, the command explains the backend.

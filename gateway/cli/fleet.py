@@ -93,7 +93,7 @@ def _fetch_from_members(
     from gateway.fleet.options import FleetOptions  # noqa: PLC0415
     from gateway.fleet.poller import ask_once  # noqa: PLC0415
     from gateway.ops.fleet_json import fleet_json  # noqa: PLC0415
-    from gateway.tls_client import TlsClientFiles  # noqa: PLC0415
+    from gateway.tls_client_context import TlsClientFiles  # noqa: PLC0415
 
     try:
         addresses = tuple(map(parse_member, members))

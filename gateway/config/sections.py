@@ -10,7 +10,7 @@ from gateway import default_file_paths
 from gateway.config.value_parsers import LogTarget, ThreadCount
 from gateway.contracts.config_types import AT_LEAST_ONE, Duration, HostPort
 from gateway.fleet.options import FleetOptions
-from gateway.tls_client import TlsClientFiles
+from gateway.tls_client_context import TlsClientFiles
 
 
 @dataclass(frozen=True)

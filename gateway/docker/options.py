@@ -5,7 +5,7 @@ from typing import Literal
 
 from gateway.contracts.config_types import AT_LEAST_ONE, POSITIVE, Duration, IpAddress, IpNetwork
 from gateway.contracts.secret import Secret
-from gateway.tls_client import TlsClientFiles
+from gateway.tls_client_context import TlsClientFiles
 
 
 @dataclass(frozen=True)

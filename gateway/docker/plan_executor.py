@@ -135,9 +135,10 @@ class PlanExecutor:
     async def _execute(self, engine: EngineClient, action: PlannedAction) -> bool:
         """Execute one action, record its result, and return whether it succeeded.
 
-        If this method is cancelled, an action of several requests still gets `_COMPLETION_GRACE` seconds. Without
-        its last request, a container would stay detached, the next start of a container would create an empty volume,
-        or Podman could not list containers.
+        If this method is cancelled, an action that can need several requests still gets `_COMPLETION_GRACE` seconds
+        to finish. Otherwise, an unfinished `REATTACH` would leave the container detached, an unfinished
+        `RECREATE_VOLUME` would leave no volume, and a failed `CONNECT` would leave an endpoint with which Podman
+        cannot list containers.
         """
         attempt = self._execute_and_record(engine, action)
         return await (complete(attempt, _COMPLETION_GRACE) if can_need_several_requests(engine, action) else attempt)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gateway.contracts.config_types import POSITIVE, Duration
 from gateway.fleet.member_addresses import MemberAddress
-from gateway.tls_client import TlsClientFiles
+from gateway.tls_client_context import TlsClientFiles
 
 
 @dataclass(frozen=True)

@@ -167,10 +167,7 @@ class Forward:
         self._start_accepting()
 
     def review(self) -> None:
-        """If a link accepts the clients of this backend, check whether the link can still handle all new clients.
-
-        If it cannot, stop the link from accepting clients. Python code then accepts them.
-        """
+        """Let Python code accept the clients again, if the native engine can no longer serve every new client."""
         if self._native is not None:
             self._native.review()
 

@@ -95,7 +95,8 @@ class NativeAcceptor:
         self._bound: list[Listener] = []
         """The backend's listeners, while a link accepts their clients; otherwise, empty."""
         self._changes = 0
-        """Number of calls of `count_change`. Starts at 0 again when it reaches `_PERMIT_SHARE` of `_limit`."""
+        """Number of calls of `count_change` since a native listener started. Starts at 0 again when it reaches
+        `_PERMIT_SHARE` of `_limit`."""
         self._retry_at = 0.0
 
     @property

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from gateway import default_file_paths
 from gateway.errors import GatewayError, ServiceUnreachableError, UsageError
 from gateway.text_sanitizer import one_line
-from gateway.tls_client import client_context
+from gateway.tls_client_context import client_context
 
 DEFAULT_LISTEN = "127.0.0.1:9090"
 _PROBES = ("/livez", "/startupz", "/readyz")

@@ -18,7 +18,7 @@ from requests.adapters import HTTPAdapter
 
 from gateway.contracts.states import CloseReason
 from gateway.contracts.tracing import ConnectionSpanData
-from gateway.tls_client import TlsClientFiles
+from gateway.tls_client_context import TlsClientFiles
 
 _SHUTDOWN_TIMEOUT = 3.0
 """Maximum number of seconds for which `close` waits until the last spans are sent."""

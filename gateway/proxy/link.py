@@ -12,7 +12,7 @@ from gateway.contracts.relay import Relay
 from gateway.errors import DialError, FailureReason, LinkLostError, TargetPathError, TunnelError
 from gateway.metric_types import Histogram
 from gateway.proxy import http_connect, socks5
-from gateway.proxy.connection import proxy_connection
+from gateway.proxy.connection_opener import proxy_connection
 from gateway.proxy.credentials import read_credentials
 from gateway.proxy.options import ProxyOptions
 from gateway.proxy.proxy_connections import TlsProxyConnection

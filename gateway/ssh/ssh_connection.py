@@ -15,7 +15,7 @@ from asyncssh.packet import SSHPacket
 
 from gateway.ssh import algorithms
 from gateway.ssh.native_engine_cipher import CipherKey, PassthroughCipher, cipher_key
-from gateway.ssh.restricted_host_key import RestrictedHostKey
+from gateway.ssh.single_algorithm_host_key import SingleAlgorithmHostKey
 from gateway.ssh.transport_interfaces import NativeTransportInterface, SshConnectionTransport
 
 _FREQUENT_REKEY_BYTES, _FREQUENT_REKEY_SECONDS = 4 << 20, 10.0
@@ -131,7 +131,7 @@ class SshConnection(SSHClientConnection):
             raise asyncssh.KeyExchangeFailed(
                 f"the type of the server's host key does not match the negotiated {self._host_key_algorithm}"
             )
-        return RestrictedHostKey(super().validate_server_host_key(key_data), self._host_key_algorithm)
+        return SingleAlgorithmHostKey(super().validate_server_host_key(key_data), self._host_key_algorithm)
 
     def _validate_openssh_host_certificate(self, host: str, addr: str, port: int, cert: Any) -> Any:
         """Return the key of a host certificate if the certificate is valid or if the key itself is trusted.

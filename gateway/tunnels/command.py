@@ -74,7 +74,9 @@ def _read_url(scheme: str, authority: str) -> dict[str, str]:
     """
     del scheme
     if authority:
-        raise ValueError("the URL must contain only a query, such as command://?mode=port&command=PROGRAM,ARGUMENT")
+        raise ValueError(
+            "the URL must contain a query, but no host and no path: command://?mode=port&command=PROGRAM,ARGUMENT"
+        )
     return {}
 
 

@@ -14,7 +14,7 @@ from gateway.contracts.tunnel import TunnelOpenResult, TunnelStateCallback
 from gateway.proxy.link import ProxyLink
 from gateway.proxy.options import DEFAULT_PORTS, ProxyOptions
 from gateway.relay.resolver import is_loopback
-from gateway.tls_client import TlsClientFiles
+from gateway.tls_client_context import TlsClientFiles
 from gateway.tunnels import TunnelKind
 
 

@@ -1,6 +1,7 @@
-"""Tests what OpenVPN does with client files that the gateway accepts.
+"""Tests how OpenVPN reads the files that the gateway generates from OpenVPN client files (`.ovpn`).
 
-OpenVPN must read the same settings from these files as the gateway, run no programs, and read no other files.
+OpenVPN must read the same settings from the generated file as from the original file. The generated file must not
+make OpenVPN load plugins, run programs or read other files.
 """
 
 import os

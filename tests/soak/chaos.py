@@ -215,7 +215,7 @@ def pgbench(site: chaos_site.Site) -> Iterator[Callable[[], None]]:
 
 
 def wrong_rows(site: chaos_site.Site) -> list[str]:
-    """Return an error for each transaction that the database has executed more than once."""
+    """Return an error message for each transaction that the database has executed more than once."""
     import psycopg  # noqa: PLC0415 - used only in this function
 
     with psycopg.connect(

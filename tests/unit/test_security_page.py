@@ -24,7 +24,7 @@ def rows(head: str, columns: int) -> list[list[str]]:
 
 
 def threats() -> dict[str, list[tuple[str, str]]]:
-    """Map each threat in docs/security.md to its tests. Each test consists of a file and a name."""
+    """Map each threat in docs/security.md to its tests. Each test is given as its file and name."""
     named, tests = rows("| | Threat | Defense |", 3), rows("| Threat | Tests |", 2)
     return {threat[1]: _TEST.findall(test[1]) for threat, test in zip(named, tests, strict=True)}
 

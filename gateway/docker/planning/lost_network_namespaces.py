@@ -137,9 +137,10 @@ def _is_in_scope(builder: PlanBuilder, container: Container, owner: Container) -
 
 
 def _concerns_gateway(builder: PlanBuilder, owner: Container) -> bool:
-    """Return whether `owner` uses the namespace of the gateway's container, or of one on the gateway's networks.
+    """Return whether the network namespace of `owner` belongs to a container of the gateway or on its networks.
 
-    If `owner` joins the namespace of a removed container, return whether this container was recorded in `namespaces`.
+    The namespace belongs to `owner` itself, or to the container whose namespace `owner` joins. If this container was
+    removed, return whether `DesiredState.namespaces` contains the container that `owner` joins.
     """
     base = builder.observed.base(owner)
     if base is None:

@@ -43,7 +43,7 @@ def report_shared_namespace(
                 f"{through}, which is blocked: {refused.message}",
             )
         elif coming:
-            report(AttachmentState.PENDING, None, f"{through}, which is attached first")
+            report(AttachmentState.PENDING, None, f"{through}, which the gateway attaches first")
         else:
             message = f"{through}, which is not attached: set the labels on that container"
             report(AttachmentState.BLOCKED, AttachmentObstacle.SHARED_NETWORK, message)

@@ -67,7 +67,9 @@ class PeerSteps(Turns):
     def _prepare(self, step: Step) -> int | None:
         """Return the padding length that the script has set for the next packet; None for the correct length.
 
-        If the length is set, or an illegal step sends the packet during a key exchange, record the violation.
+        The SSH protocol forbids a wrong padding length, and most packets during a key exchange. Add a violation to
+        `illegal` if the script has set a padding length, and one if an illegal step sends the packet during a key
+        exchange.
         """
         padding, self._padding = self._padding, None
         if padding is not None:

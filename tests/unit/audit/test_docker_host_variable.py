@@ -8,7 +8,7 @@ from gateway.audit import hazard_rules
 from gateway.audit.docker_host_variable import with_environment
 from gateway.audit.report import AuditReport, Finding, Severity
 from gateway.docker.options import DockerOptions
-from gateway.tls_client import TlsClientFiles
+from gateway.tls_client_context import TlsClientFiles
 
 DEFAULT = DockerOptions.host
 REMOTE = "tcp://10.0.0.9:2376"

@@ -15,7 +15,7 @@ from gateway.contracts.config_types import HostPort
 from gateway.fleet.error_descriptions import describe
 from gateway.fleet.member_addresses import Member
 from gateway.fleet.member_client import MemberClient, MemberCredentials, MemberRequestError
-from gateway.tls_client import client_context
+from gateway.tls_client_context import client_context
 from tests.support import certificates
 
 WITHIN = 20.0

@@ -88,7 +88,7 @@ async def test_the_budget_does_not_depend_on_the_system_time(monkeypatch: pytest
     budget = AbortedHandshakeBudget(1)
     async with forwarding(budget) as forward:
         await connect(forward, 0)
-        # The limit is reached, but the budget still admits one client per `_THROTTLE_INTERVAL`, which is 0.
+        # The limit is reached, but the budget still admits one client per `_THROTTLE_INTERVAL` (0 in this test).
         await connect(forward, 0)
         assert budget.aborted == 2
         set_clock_back(monkeypatch)

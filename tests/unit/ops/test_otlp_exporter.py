@@ -8,7 +8,7 @@ import pytest
 
 from gateway.contracts.tracing import ConnectionPhaseRecorder, ConnectionSpanData
 from gateway.ops.otlp_exporter import OtlpExporter
-from gateway.tls_client import TlsClientFiles
+from gateway.tls_client_context import TlsClientFiles
 from tests.support.servers import serving
 
 WITHIN = 20.0

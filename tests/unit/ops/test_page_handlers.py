@@ -88,7 +88,7 @@ async def test_after_an_event_open_pages_share_what_has_changed(shown: FakeServi
     assert ("<script>" in html, event) == (True, str(shown.events.last_id))
     unchanged, same, _ = content(await get(pages, version))
     assert (same, "orders" in unchanged) == (version, False)
-    # This change causes no event, so it is not visible until the next complete view.
+    # This change causes no event, so it is not visible until the next view of all backends.
     shown.backends["reports"] = replace(shown.backends["reports"], connections=7)
     shown.change("orders", HealthState.DOWN)
     updates = await asyncio.gather(*(get(pages, version) for _ in range(3)))

@@ -71,7 +71,7 @@ def test_a_labeled_service_is_shown_even_if_it_is_not_managed() -> None:
         [("service jobs", "mesh", AttachmentState.BLOCKED, AttachmentObstacle.SERVICES_OFF)],
     )
     assert "docker.services is false" in off.attachments[0].message
-    # In both cases, the service's specification already contains the network. Only `MARK` is the gateway's alias.
+    # The service's specification already contains the network: first without the gateway's owner alias, then with it.
     for there in (frozenset[str](), MARK):
         on = planned(service({"m1": there}, enable="true"), MESH)
         assert (on.actions, standing(on)) == ((), [("service jobs", "mesh", AttachmentState.ATTACHED, None)])

@@ -6,7 +6,7 @@ from asyncssh.packet import SSHPacket
 from gateway.ssh import algorithms
 
 
-class RestrictedHostKey:
+class SingleAlgorithmHostKey:
     """A host key that accepts only signatures of one algorithm. asyncssh's keys accept several algorithms.
 
     Args:

@@ -10,7 +10,7 @@ from gateway.errors import DialError, FailureReason, GatewayError, TunnelError
 from gateway.proxy.options import ProxyOptions
 from gateway.proxy.proxy_connections import PlainProxyConnection, TlsProxyConnection
 from gateway.proxy.tls_socket import TlsSocket
-from gateway.tls_client import TlsClientFiles
+from gateway.tls_client_context import TlsClientFiles
 
 
 @contextlib.asynccontextmanager

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.errors import GatewayError
 from gateway.ops.ops_api_client import OpsApiClient
-from gateway.tls_client import TlsClientFiles, client_context
+from gateway.tls_client_context import TlsClientFiles, client_context
 
 PLAIN = "[req]\ndistinguished_name=dn\nx509_extensions=ca\n[dn]\n[ca]\nbasicConstraints=critical,CA:true\n"
 
