@@ -23,7 +23,9 @@ TUNNEL_REMEDIES: Mapping[str, str] = {
         "raise MaxStartups of the SSH server, or wait until the server accepts the gateway's address again"
     ),
     FailureReason.PROTOCOL: "check that the address and the port belong to a server of this kind",
-    FailureReason.PERMISSION: "give the gateway the capability or the device that the detail names",
+    FailureReason.PERMISSION: (
+        "give the gateway the capability, the device or the write access that is missing, as the error shows"
+    ),
     FailureReason.TUNNEL: "repair the outer tunnel first",
 }
 """Maps each reason for the failure of a tunnel to its remedy, an instruction to the operator."""

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 FILE = REPOSITORY / "gateway" / "ops" / "openapi.yaml"
-# The commands need the admin socket, and the stream of events does not end. Other tests check both.
+# Without the commands (`/-/…`), which only the admin socket accepts, and without the event stream, whose response
+# does not end. Other tests check these.
 OPERATIONS = [
     (method.upper(), path)
     for path, methods in yaml.safe_load(FILE.read_text())["paths"].items()

@@ -41,10 +41,10 @@ def can_fork(environment: dict[str, str] | None = None) -> bool:
 
 @contextlib.contextmanager
 def _namespace_to_enter() -> Iterator["_Descriptor | None"]:
-    """Yield this thread's network namespace, which a fork must enter; None if the fork server is in the same one.
+    """Yield this thread's network namespace for a fork to enter; None if the fork server runs in this namespace.
 
-    The fork server always runs in the network namespace in which this process was started. If it does not run yet,
-    start it there: in the namespace of a test, it could be killed together with all processes of that namespace.
+    The fork server always runs in the network namespace in which this process was started. If it is not running yet,
+    start it in that namespace, not in a test's namespace, where it would be killed with the test's processes.
     """
     if _NAMESPACE_FILE.readlink() == _NAMESPACE:
         yield None
