@@ -12,7 +12,7 @@ from gateway.config import Config
 from gateway.config.model import BackendSpec, TunnelSpec
 from gateway.config.redaction import redact
 from gateway.config.sections import SECTIONS
-from gateway.contracts.config_types import HostPort
+from gateway.contracts.config_types import SENSITIVE, HostPort
 from gateway.contracts.secret import Secret
 from gateway.ops.status_views import ConfigText
 from gateway.text_sanitizer import one_line
@@ -20,8 +20,6 @@ from gateway.tunnels import TunnelKind
 
 _OMITTED = ("name", "place", "sockets")
 """Fields of a tunnel or backend that do not come from a key of the configuration file."""
-_SENSITIVE = ("password_command", "command", "proxy_command", "send", "expect", "expect_pattern", "headers")
-"""Keys whose values can contain a secret although their type is not `Secret`."""
 _HIDDEN = "(hidden)"
 _QUERY = re.compile(r"((?:[a-z][a-z0-9+.-]*:/)?/[^?]*\?).+", re.IGNORECASE | re.DOTALL)
 """Matches a path or URL with a query, which can contain a secret. Group 1 is the part up to the question mark."""
@@ -59,9 +57,7 @@ def _pairs(key: str, value: Any) -> Iterator[tuple[str, str]]:
         key: The dotted key of `value` itself; empty at the top.
         value: A section, a tunnel, a backend, or a value in one of them.
     """
-    if key.rpartition(".")[2] in _SENSITIVE and value:
-        yield key, _HIDDEN
-    elif isinstance(value, _SINGLE):
+    if isinstance(value, _SINGLE):
         yield key, _text(value)
     else:
         for name, inner in _parts(value):
@@ -69,7 +65,7 @@ def _pairs(key: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the keys and values of a mapping, a dataclass or a tuple of dataclasses.
+    """Yield the keys and values of a mapping, a dataclass or a tuple of dataclasses. Hide sensitive fields.
 
     For another value, yield an empty key and the text of the value. For an empty value, yield nothing.
     """
@@ -78,7 +74,9 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     elif dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
             if not (isinstance(value, TunnelSpec | BackendSpec) and field.name in _OMITTED):
-                yield KEY_OF_FIELD.get(field.name, field.name), getattr(value, field.name)
+                inner = getattr(value, field.name)
+                is_hidden = inner and SENSITIVE.items() <= field.metadata.items()
+                yield KEY_OF_FIELD.get(field.name, field.name), _HIDDEN if is_hidden else inner
     elif isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
         yield from ((str(number), inner) for number, inner in enumerate(value, 1))
     elif value:

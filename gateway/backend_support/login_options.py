@@ -8,7 +8,7 @@ from gateway.backend_support import tls_options
 from gateway.backend_support.tls_options import HealthCheckTlsOptions
 from gateway.certificate_validity import ca_credentials
 from gateway.contracts.certificate import MonitoredCertificate
-from gateway.contracts.config_types import POSITIVE, Duration
+from gateway.contracts.config_types import POSITIVE, SENSITIVE, Duration
 from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.contracts.secret import Secret
 from gateway.errors import GatewayError
@@ -37,7 +37,7 @@ class LoginCheckOptions:
 
     user: str | None = None
     password: Secret | None = None
-    password_command: tuple[str, ...] = ()
+    password_command: tuple[str, ...] = field(default=(), metadata=SENSITIVE)
     password_environment: tuple[str, ...] = ()
     password_timeout: Duration = field(default=Duration(10.0), metadata=POSITIVE)
     password_cache: Duration = Duration(600.0)

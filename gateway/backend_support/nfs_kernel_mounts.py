@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.backend_support.kernel_mount_properties import ImportedVolume, KernelMountProperties
+from gateway.backend_support.kernel_mount_properties import HostMount, ImportedVolume, KernelMountProperties
 from gateway.backend_support.volume_definition import (
     VolumeOptions,
     VolumeSpec,
@@ -15,6 +15,7 @@ from gateway.backend_support.volume_definition import (
     mount_address,
 )
 from gateway.contracts.config_types import HostPort
+from gateway.nfs.mount_options_set_by_gateway import REPLACED
 
 DEFAULT_PORT = 2049
 _TIMEO, _MAX_RETRANS = 60, 9
@@ -22,6 +23,7 @@ _TIMEO, _MAX_RETRANS = 60, 9
 `timeo * (1 + retrans)`, the timeout of an RPC call, to 600 s."""
 MAX_MOUNT_WAIT = _TIMEO * (1 + _MAX_RETRANS)
 """Maximum number of seconds for which the kernel can wait for the server during a mount."""
+_VERSION_OPTIONS = ("vers", "nfsvers")
 _VERSIONS = ("4", "4.0", "4.1", "4.2")
 _RESERVED = frozenset({
     "proto", "tcp", "udp", "rdma", "tcp6", "udp6", "clientaddr", "mountaddr", "mountport", "mountproto", "mountvers",
@@ -67,7 +69,7 @@ def _volume(options: NfsBackendOptions, listener: HostPort, hold: float) -> Volu
     device = f"{f'[{address}]' if ':' in address else address}:{options.export}"
     proto = "tcp6" if ":" in address else "tcp"
     mount_options = ("nfsvers=4.2", f"proto={proto}", "hard", f"timeo={_TIMEO * 10}", f"retrans={_retrans(hold)}")
-    return build_volume(volume, listener, "nfs", options.export, device, mount_options)
+    return build_volume(volume, listener, "nfs", options.export, device, mount_options, _VERSION_OPTIONS)
 
 
 def _retrans(hold: float) -> int:
@@ -125,6 +127,21 @@ def _imported_options(mount: Mapping[str, str]) -> tuple[list[str], list[str]]:
     return kept, [f"mount options that are not imported: {', '.join(others)}"] if others else []
 
 
+def _host_mount(address: str, port: int, export: str, options: Sequence[str]) -> HostMount:
+    """Return the mount of an export. Implements `KernelMountProperties.host_mount`."""
+    version = next((each for each in options if re.match(r"(nfs)?vers=4\.", each)), "nfsvers=4.2")
+    replaced = [
+        each
+        for each in options
+        if each.partition("=")[0] in {*REPLACED, "intr", "nointr"}
+        and not re.fullmatch(r"hard|tcp|proto=tcp|(nfs)?vers=4\.\d", each)  # agrees with a mount through the gateway
+    ]
+    kept = [each for each in options if each not in replaced]
+    note = f"the new line omits {','.join(replaced)}, because the gateway forwards NFSv4 over TCP" if replaced else ""
+    named = f"[{address}]" if ":" in address else address
+    return HostMount(f"{named}:{export}", "nfs4", (*kept, f"port={port}", version, "hard"), note)
+
+
 def _render_export(options: NfsBackendOptions, clients: Sequence[str]) -> str:
     """Return the line for /etc/exports on the server (exports(5)). Implements `KernelMountProperties.render_export`.
 
@@ -138,10 +155,14 @@ def _render_export(options: NfsBackendOptions, clients: Sequence[str]) -> str:
 NFS_MOUNT_PROPERTIES = KernelMountProperties(
     file_systems=("nfs",),
     build=_volume,
+    path_key="export",
+    version_options=_VERSION_OPTIONS,
     versions=_VERSIONS,
     reserved=_RESERVED,
     problems=_volume_problems,
     persistent_volume=_persistent_volume,
     import_volume=_import_volume,
+    host_mount=_host_mount,
+    device=r"[^/]+:/",
     render_export=_render_export,
 )

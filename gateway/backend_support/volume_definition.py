@@ -30,12 +30,12 @@ class VolumeSpec:
 
     Args:
         name: Name of the volume.
-        kind: Type of the file system: `nfs` or `cifs`.
+        kind: Type of the file system, such as `nfs`.
         device: The device argument of mount(2).
         options: The options of mount(2), in order.
         address: Address at which the Docker host reaches the listener.
         port: Port of the listener.
-        export: Path of the NFS export, or name of the SMB share.
+        export: The exported directory or share.
         read_only: Whether to mount the volume read-only.
     """
 
@@ -55,7 +55,6 @@ class VolumeSpec:
         return {"type": self.kind, "device": self.device, "o": ",".join(self.options)}
 
 
-_VERSION_OPTIONS = ("vers=", "nfsvers=")
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - does not bind 0.0.0.0
 """For `localhost` and each wildcard address: the loopback address that the mount options contain instead."""
 
@@ -79,7 +78,13 @@ def kubernetes_options(volume: VolumeSpec) -> list[str]:
 
 
 def build_volume(
-    volume: VolumeOptions, listener: HostPort, kind: str, export: str, device: str, options: tuple[str, ...]
+    volume: VolumeOptions,
+    listener: HostPort,
+    kind: str,
+    export: str,
+    device: str,
+    options: tuple[str, ...],
+    version_options: tuple[str, ...] = ("vers",),
 ) -> VolumeSpec:
     """Return the definition of a volume.
 
@@ -91,11 +96,13 @@ def build_volume(
         device: The device argument of mount(2).
         options: Options of mount(2) for the file system. This function adds the address, the port, `ro` or `rw`, and
             `volume.mount_options`.
+        version_options: The mount options that set the protocol version. If `volume.mount_options` contains one of
+            them, this function omits those in `options`.
     """
     address = mount_address(volume, listener)
     mode = "ro" if volume.read_only else "rw"
-    if any(option.startswith(_VERSION_OPTIONS) for option in volume.mount_options):
-        options = tuple(option for option in options if not option.startswith(_VERSION_OPTIONS))
+    if any(option.partition("=")[0] in version_options for option in volume.mount_options):
+        options = tuple(option for option in options if option.partition("=")[0] not in version_options)
     return VolumeSpec(
         name=volume.name,
         kind=kind,

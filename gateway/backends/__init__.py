@@ -1,5 +1,6 @@
 """Defines the kinds of backend. Each module, such as `mysql`, defines one kind in its variable `KIND`."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -200,6 +201,16 @@ def kind_of_file_system(file_system: str) -> BackendKind | None:
         file_system: The value of the volume's driver option `type`.
     """
     return next((kind for kind in KINDS.values() if kind.mount and kind.mount.mounts(file_system)), None)
+
+
+def kind_of_device(device: str) -> str:
+    """Return the type of the file system with which mount(8) mounts a device without `-t`; empty if it is unknown.
+
+    Args:
+        device: The device, such as `server:/export`.
+    """
+    found = (kind.mount for kind in KINDS.values() if kind.mount and re.match(kind.mount.device, device))
+    return next((mount.file_systems[0] for mount in found), "")
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ import asyncio
 import re
 import secrets
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.backend_support.kernel_mount_properties import ImportedVolume, KernelMountProperties
+from gateway.backend_support.kernel_mount_properties import HostMount, ImportedVolume, KernelMountProperties
 from gateway.backend_support.volume_definition import (
     VolumeOptions,
     VolumeSpec,
@@ -186,6 +186,12 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
     return keys, [*notes, *([f"mount options that are not imported: {', '.join(others)}"] if others else [])]
 
 
+def _host_mount(address: str, port: int, share: str, options: Sequence[str]) -> HostMount:
+    """Return the mount of a share. Implements `KernelMountProperties.host_mount`."""
+    named = f"[{address}]" if ":" in address else address
+    return HostMount(f"//{named}/{share}", "cifs", (*options, f"port={port}"))
+
+
 def _read_url(scheme: str, path: str) -> dict[str, str]:
     """Return the path of a URL as `share`. Implements `BackendKind.read_url`."""
     del scheme
@@ -206,9 +212,12 @@ KIND = BackendKind(
     mount=KernelMountProperties(
         file_systems=("cifs", "smb"),
         build=_volume,
+        path_key="share",
         versions=_VERSIONS,
         persistent_volume=_persistent_volume,
         import_volume=_import_volume,
+        host_mount=_host_mount,
+        device="//",
     ),
     facts=(VERSION, IDENTITY),
     imports=ImportedBackendDefaults(keys={"share": "SHARE"}, note="set share to the name of the share"),

@@ -11,7 +11,7 @@ from gateway.backend_support.probe_connection import ProbeConnection, ProbeDiale
 from gateway.backend_support.tls_options import HealthCheckTlsOptions
 from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
-from gateway.contracts.config_types import HostPort
+from gateway.contracts.config_types import SENSITIVE, HostPort
 from gateway.contracts.link import SocketConnector
 from gateway.contracts.phase_timer import PhaseTimer
 from gateway.errors import FailureReason, UnusableTargetError
@@ -40,9 +40,9 @@ class TcpCheckOptions:
         tls: TLS settings of the check's connection. They do not affect clients.
     """
 
-    send: str | None = None
-    expect: str | None = None
-    expect_pattern: str | None = None
+    send: str | None = field(default=None, metadata=SENSITIVE)
+    expect: str | None = field(default=None, metadata=SENSITIVE)
+    expect_pattern: str | None = field(default=None, metadata=SENSITIVE)
     tls: HealthCheckTlsOptions = field(default_factory=HealthCheckTlsOptions)
 
     def __post_init__(self) -> None:

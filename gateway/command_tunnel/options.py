@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gateway.contracts.config_types import POSITIVE, Duration
+from gateway.contracts.config_types import POSITIVE, SENSITIVE, Duration
 from gateway.processes.child_environment import check_environment
 from gateway.processes.command_template import check_command
 
@@ -33,7 +33,7 @@ class CommandTunnelOptions:
             its clients. With `mode: port`, the gateway does not kill a process that still accepts new connections.
     """
 
-    command: tuple[str, ...]
+    command: tuple[str, ...] = field(metadata=SENSITIVE)
     mode: Literal["port", "stdio"]
     environment: tuple[str, ...] = ()
     login_exit_codes: tuple[int, ...] = ()

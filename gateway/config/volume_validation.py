@@ -50,7 +50,7 @@ def _of_option(mount: KernelMountProperties, option: str) -> str | None:
     key, _, value = option.partition("=")
     if re.search(r"[\s,]", option) or not option:
         return f"{option!r}: write one option per item, without commas and spaces"
-    if key in ("vers", "nfsvers"):
+    if key in mount.version_options:
         known = ", ".join(mount.versions)
         return None if value in mount.versions else f"{option}: mounts through the gateway support only {known}"
     if key in _RESERVED | mount.reserved:

@@ -16,6 +16,8 @@ AT_LEAST_ONE = {"least": 1}
 """Field metadata: the value must be at least one."""
 PORT = {"least": 1, "most": 65535}
 """Field metadata: the value is a TCP port."""
+SENSITIVE = {"sensitive": True}
+"""Field metadata: the value can contain a secret although its type is not `Secret`. The status page hides it."""
 
 
 class HostPort(NamedTuple):

@@ -154,13 +154,14 @@ def _merge(client: ImportedClient, name: str, result: ImportResult) -> None:
         keys["check"] = {key: value for key, value in keys["check"].items() if key != "database"}
     if keys.get("check", {}).get("password_file") == "PASSWORD_FILE":
         keys["check"] = {**keys["check"], "password_file": f"/run/secrets/{name}_password"}
-    for key in ("export", "share"):
-        if key in keys and backend.get(key, keys[key]) != keys[key] and client.volume:
-            result.add_note(
-                f"{client.where}: backend {name} manages another volume; create this volume yourself, with"
-                f" addr=127.0.0.1, port={split_target(backend['listen'])[1]} and {key} {keys[key]}"
-            )
-            keys.pop("volume", None)
+    mount = KINDS[client.kind].mount
+    path = mount.path_key if mount else ""
+    if path in keys and backend.get(path, keys[path]) != keys[path] and client.volume:
+        result.add_note(
+            f"{client.where}: backend {name} manages another volume; create this volume yourself, with"
+            f" addr=127.0.0.1, port={split_target(backend['listen'])[1]} and {path} {keys[path]}"
+        )
+        keys.pop("volume", None)
     if "volume" in backend and "volume" in keys and client.volume != backend["volume"]["name"]:
         result.add_note(f"{client.where}: use volume {backend['volume']['name']} of backend {name} instead")
     if "volume" in keys and "volume" not in backend:

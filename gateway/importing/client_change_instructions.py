@@ -5,7 +5,7 @@ from typing import Any
 
 from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.imported_setup import ANY_ADDRESS, LOOPBACK, ImportedClient, ImportedContainer
-from gateway.importing.network_mounts import fstab_line
+from gateway.importing.network_mounts import note_fstab_line
 
 
 def _address(
@@ -65,7 +65,7 @@ def note_client(client: ImportedClient, result: ImportResult) -> None:
         result.changes.append((client, text))
         return
     if client.folder:
-        result.changes.append((client, f"new line of /etc/fstab: {fstab_line(client, backend['listen'], backend)}"))
+        note_fstab_line(client, backend["listen"], result)
     elif client.volume and backend.get("volume", {}).get("name") == client.volume:
         result.changes.append((client, "replace it with the output of `gateway render compose` or `docker-run`"))
     elif not client.volume:

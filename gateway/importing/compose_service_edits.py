@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from gateway.backends import KINDS
 from gateway.importing.compose_value_parsers import environment, list_of, mapping
 from gateway.importing.docker_run_options import read_bind
 from gateway.importing.gateway_compose_service import GatewayComposeServiceConfig, volume_of
@@ -26,9 +27,9 @@ def change_volume(
     """
     backend = found.backends[client.backend]
     volume = {"name": client.volume, **client.keys.get("volume", {})}
-    spec = volume_of(
-        backend, volume=volume, **{key: client.keys[key] for key in ("export", "share") if key in client.keys}
-    )
+    mount = KINDS[client.kind].mount
+    path = mount.path_key if mount else ""
+    spec = volume_of(backend, volume=volume, **({path: client.keys[path]} if path in client.keys else {}))
     volumes = mapping(edit.get("volumes"), "volumes")
     key = client.volume_key
     if spec is None or key not in volumes or "volume" not in client.keys:

@@ -3,11 +3,10 @@
 import re
 from collections.abc import Mapping
 
-from gateway.backends import BackendKind, kind_of_file_system
+from gateway.backends import KINDS, BackendKind, kind_of_device, kind_of_file_system
 from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult, is_host, split_target
 from gateway.importing.imported_setup import ImportedClient
-from gateway.nfs.mount_options_set_by_gateway import REPLACED
 from gateway.secret_redaction import redacted
 
 
@@ -79,23 +78,11 @@ def _add_client(
             notes.append(f"{key}={options[key]}: not imported")
     client = ImportedClient(where, name, kind.name, host, port, keys, volume=volume, folder=folder)
     if folder:
-        # `fstab_line` needs the mount options, because the new line keeps most of them.
+        # `note_fstab_line` needs the mount options, because the new line keeps most of them.
         client.mount_options = options.get("o", "")
-        if kind.name == "nfs" and (replaced := _replaced_options(client.mount_options)):
-            client.notes = (f"the new line omits {','.join(replaced)}, because the gateway forwards NFSv4 over TCP",)
     else:
         client.notes = tuple(notes)
     result.clients.append(client)
-
-
-def _replaced_options(options: str) -> list[str]:
-    """Return the NFS mount options that `fstab_line` must omit.
-
-    The result does not contain options that agree with a mount through the gateway, such as `hard` and `proto=tcp`.
-    """
-    names = {*REPLACED, "intr", "nointr"}
-    same = re.compile(r"hard|tcp|proto=tcp|(nfs)?vers=4\.\d")
-    return [each for each in options.split(",") if each.partition("=")[0] in names and not same.fullmatch(each)]
 
 
 def _split_server(server: str, kind: BackendKind) -> tuple[str, int]:
@@ -152,7 +139,7 @@ def import_mount_command(words: list[str], where: str, result: ImportResult) -> 
         else:
             others.append(word)
     if len(others) == 2:
-        kind = kind or ("nfs" if re.match(r"[^/]+:/", others[0]) else "")
+        kind = kind or kind_of_device(others[0])
         import_mount(others[0], others[1], kind, ",".join(options) or "defaults", where, result)
     else:
         result.add_note(f"{where}: not imported")
@@ -181,21 +168,24 @@ def import_mount(device: str, folder: str, file_system: str, options: str, where
     _add_client(name, kind, {"type": file_system, "device": device, "o": options}, where, result, folder=folder)
 
 
-def fstab_line(client: ImportedClient, listen: str, keys: Mapping[str, object]) -> str:
-    """Return the fstab(5) line with which this host mounts an imported network file system through the gateway.
+def note_fstab_line(client: ImportedClient, listen: str, result: ImportResult) -> None:
+    """Add the line in fstab(5) with which this host mounts an imported network file system through the gateway.
 
     Args:
         client: The imported mount.
         listen: The listener, as `host:port`.
-        keys: The configuration keys of the backend.
+        result: Receives the line, and notes on mount options that differ.
     """
+    mount = KINDS[client.kind].mount
+    assert mount is not None  # noqa: S101 - for the type checker
+    assert mount.host_mount is not None  # noqa: S101 - for the type checker
     host, port = split_target(listen)
     address = "127.0.0.1" if host in ("0.0.0.0", "::", "localhost") else host  # noqa: S104 - binds no socket
     kept = [each for each in client.mount_options.split(",") if not re.match(r"(addr|ip|port)=|defaults$|$", each)]
-    if client.kind == "nfs":
-        version = next((each for each in kept if re.match(r"(nfs)?vers=4\.", each)), "nfsvers=4.2")
-        kept = [each for each in kept if each not in _replaced_options(client.mount_options)]
-        options = ",".join(dict.fromkeys([*kept, f"port={port}", version, "hard", "_netdev"]))
-        return f"{address}:{client.keys['export']} {client.folder} nfs4 {options} 0 0"
-    options = redacted([",".join(dict.fromkeys([*kept, f"port={port}", "_netdev"]))])
-    return f"//{address}/{client.keys.get('share', keys.get('share'))} {client.folder} cifs {options} 0 0"
+    path = client.keys.get(mount.path_key, result.backends[client.backend].get(mount.path_key))
+    made = mount.host_mount(address, port, str(path), kept)
+    if made.note:
+        result.add_note(f"{client.where}: {made.note}")
+    options = redacted([",".join(dict.fromkeys([*made.options, "_netdev"]))])
+    line = f"{made.device} {client.folder} {made.file_system} {options} 0 0"
+    result.changes.append((client, f"new line of /etc/fstab: {line}"))

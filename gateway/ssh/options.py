@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from gateway.contracts.config_types import AT_LEAST_ONE, PORT, POSITIVE, Duration, HostPort
+from gateway.contracts.config_types import AT_LEAST_ONE, PORT, POSITIVE, SENSITIVE, Duration, HostPort
 from gateway.contracts.secret import Secret
 from gateway.processes.child_environment import check_environment
 from gateway.processes.command_template import check_command
@@ -136,7 +136,7 @@ class SshOptions:
     macs: tuple[str, ...] = algorithms.MACS
     host_key_algorithms: tuple[str, ...] = algorithms.HOST_KEYS
     data_plane: Literal["auto", "native", "asyncssh"] = "auto"
-    proxy_command: tuple[str, ...] | None = None
+    proxy_command: tuple[str, ...] | None = field(default=None, metadata=SENSITIVE)
     environment: tuple[str, ...] = ()
     login_exit_codes: tuple[int, ...] = ()
     connect_timeout: Duration = field(default=Duration(10.0), metadata=POSITIVE)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -108,6 +109,11 @@ def test_a_service_checks_shows_and_forwards_added_kinds(
     gateway.wait(lambda: gateway.tunnel("near")["dials"] >= 2)
     tunnel = gateway.tunnel("near")
     assert tunnel["facts"] == [f"{tunnel['dials']} dials", "plain"]
+    page = gateway.http.get("/")[1]
+    assert re.search(r"hop, 127\.0\.0\.1:\d+, \d+ dials, plain</span>", page), page
+    assert re.search(r"<dt>comment</dt>\s*<dd>\(hidden\)</dd>", page), page
+    page = gateway.http.get("/backends/files")[1]
+    assert f"file of {len(HELLO)} B, {len(target['headers'])} headers" in page
     metrics = gateway.http.get("/metrics")[1]
     for line in (
         "# HELP gateway_web_file_bytes Size of the file that the probe requests.",
@@ -126,13 +132,13 @@ def test_a_configuration_accepts_added_kinds(kinds: Path, tmp_path: Path) -> Non
     file.write_text(
         "tunnels: {near: {kind: forwarder, host: h, port: 1}}\n"
         "backends:\n  a: {kind: webserver, targets: a}\n  b: {kind: ninep, targets: b, tree: x, volume: {name: bb, "
-        "mount_options: [trans=rdma, vers=1]}}\n"
+        "mount_options: [trans=rdma, version=1]}}\n"
     )
     errors = run(kinds, "validate", "-c", str(file), fails=True).stderr
     for words in ("use 'hop'", "use 'web'", "must begin with / for a volume"):
         assert words in errors, errors
     assert "trans is set by the gateway" in errors
-    assert "vers=1: mounts through the gateway support only 9p2000.L" in errors
+    assert "version=1: mounts through the gateway support only 9p2000.L" in errors
     two = ["--tunnel", "near=hop://h:1", "--backend", "a=web://a", "--backend", "b=web://b"]
     advised = run(kinds, "validate", *two).stderr
     assert "backend b: backend a is of kind web, too" in advised
@@ -183,13 +189,29 @@ def test_import_writes_added_kinds(kinds: Path, tmp_path: Path) -> None:
     assert (backend["kind"], backend["file"]) == ("web", "/")
     assert "set file to one that is always there" in done.stderr
     compose = tmp_path / "compose.yaml"
-    compose.write_text("volumes: {media: {driver_opts: {type: 9p, device: nas, o: trans=tcp}}}")
+    volumes = {
+        name: {"driver_opts": {"type": "9p", "device": "nas", "o": f"trans=tcp,aname=/{name}"}}
+        for name in ("media", "music")
+    }
+    compose.write_text(json.dumps({"volumes": volumes}))
     done = run(kinds, "import", "compose", str(compose))
-    assert yaml.safe_load(done.stdout)["backends"]["media"] == {
-        "kind": "ninep", "targets": ["nas:564"], "tree": "/imported", "listen": "127.0.0.1:20490",
-        "volume": {"name": "media", "read_only": True},
+    assert yaml.safe_load(done.stdout)["backends"] == {
+        "media": {
+            "kind": "ninep", "targets": ["nas:564"], "tree": "/media", "listen": "127.0.0.1:20490",
+            "volume": {"name": "media", "read_only": True},
+        },
     }  # fmt: skip
     assert "volumes.media: look at tree" in done.stderr
+    assert "backend media manages another volume; create this volume yourself" in done.stderr
+    assert "and tree /music" in done.stderr
+    fstab = tmp_path / "fstab"
+    fstab.write_text("nas /mnt/media 9p trans=tcp,aname=/media 0 0\n")
+    done = run(kinds, "import", "fstab", str(fstab))
+    backend = yaml.safe_load(done.stdout)["backends"]["media"]
+    assert (backend["kind"], backend["tree"]) == ("ninep", "/media")
+    line = "127.0.0.1 /mnt/media 9p trans=tcp,port=20490,aname=/media,_netdev 0 0"
+    assert f"new line of /etc/fstab: {line}" in done.stderr
+    assert "line 1: the new line has no cache" in done.stderr
 
 
 def test_render_uses_the_ports_and_mounts_of_added_kinds(kinds: Path, tmp_path: Path) -> None:

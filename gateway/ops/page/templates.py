@@ -21,7 +21,7 @@ from gateway.ops.plural import plural
 from gateway.ops.severity import backend_severity, tunnel_severity
 from gateway.ops.state_descriptions import state_name, without_remedy
 from gateway.ops.status_json import iso
-from gateway.ops.status_views import BackendView, TargetView
+from gateway.ops.status_views import BackendView, TargetView, TunnelView
 from gateway.text_sanitizer import format_bytes
 
 _COARSE = 20
@@ -57,6 +57,10 @@ def _used_paths(backend: BackendView) -> str:
 
 def _facts(backend: BackendView, target: TargetView) -> str:
     return ", ".join(filter(None, (fact.text(target.facts.get(fact)) for fact in backend.facts)))
+
+
+def _tunnel_facts(tunnel: TunnelView) -> str:
+    return ", ".join(filter(None, (fact.text(tunnel.details.get(fact.key)) for fact in tunnel.facts)))
 
 
 def _counts(found: dict[str, int]) -> str:
@@ -117,6 +121,7 @@ TEMPLATES.globals.update(
     state_name=state_name,
     without_remedy=without_remedy,
     facts=_facts,
+    tunnel_facts=_tunnel_facts,
     with_code=_with_code,
     phase_names=PHASES,
     heading=status_content.heading,

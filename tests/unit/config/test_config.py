@@ -266,7 +266,7 @@ def test_variables_of_a_kubernetes_service_named_gateway_are_ignored() -> None:
 @pytest.mark.parametrize(
     ("sources", "message"),
     [
-        (ConfigSources(tunnels=("b=ssh://u:secret@h",), environment={}), "process lists"),
+        (ConfigSources(tunnels=("b=ssh://u:secret@h",), environment={}), "password_file=FILE"),
         (
             ConfigSources(backends=("a=mysql://h?check.password=x&check.user=u",), environment={}),
             "check.password_file",

@@ -1,11 +1,11 @@
 """`kind: ninep`: a 9P file server. The probe negotiates the protocol version (version(5) of Plan 9)."""
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.backend_support.kernel_mount_properties import ImportedVolume, KernelMountProperties
+from gateway.backend_support.kernel_mount_properties import HostMount, ImportedVolume, KernelMountProperties
 from gateway.backend_support.volume_definition import VolumeOptions, VolumeSpec, build_volume
 from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
@@ -15,6 +15,8 @@ from gateway.contracts.phase_timer import PhaseTimer
 from gateway.contracts.states import TrafficClass
 from gateway.errors import FailureReason, UnusableTargetError
 from gateway.relay.receive_exactly import receive_exactly
+
+_VERSION_OPTIONS = ("version",)
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,10 @@ class NinepBackend:
 def _build(options: NinepOptions, listener: HostPort, hold: float) -> VolumeSpec | None:
     del hold
     volume = options.volume
-    mount_options = ("trans=tcp", "version=9p2000.L")
-    return build_volume(volume, listener, "9p", options.tree, listener.host, mount_options) if volume else None
+    if volume is None:
+        return None
+    mount_options = ("trans=tcp", "version=9p2000.L", f"aname={options.tree}")
+    return build_volume(volume, listener, "9p", options.tree, listener.host, mount_options, _VERSION_OPTIONS)
 
 
 def _problems(options: NinepOptions) -> Iterator[tuple[str, str]]:
@@ -70,9 +74,14 @@ def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
 def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
     if "device" not in driver_options:
         raise ValueError("the server (device) is missing")
-    return {"targets": [driver_options["device"]], "tree": "/imported", "volume": {"read_only": True}}, [
-        "look at tree"
-    ]
+    mount = dict(each.partition("=")[::2] for each in driver_options.get("o", "").split(","))
+    keys = {"targets": [driver_options["device"]], "tree": mount.get("aname", "/"), "volume": {"read_only": True}}
+    return keys, ["look at tree"]
+
+
+def _host_mount(address: str, port: int, tree: str, options: Sequence[str]) -> HostMount:
+    kept = tuple(each for each in options if not each.startswith("aname="))
+    return HostMount(address, "9p", (*kept, f"port={port}", f"aname={tree}"), "the new line has no cache")
 
 
 KIND = BackendKind(
@@ -87,10 +96,14 @@ KIND = BackendKind(
     mount=KernelMountProperties(
         file_systems=("9p",),
         build=_build,
+        path_key="tree",
+        version_options=_VERSION_OPTIONS,
         persistent_volume=_persistent_volume,
         versions=("9p2000.L",),
         reserved=frozenset({"trans"}),
         problems=_problems,
         import_volume=_import_volume,
+        host_mount=_host_mount,
+        device="9p:",
     ),
 )

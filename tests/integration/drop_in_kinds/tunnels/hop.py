@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from gateway.connection_tap import Tap
-from gateway.contracts.config_types import PORT, HostPort
+from gateway.contracts.config_types import PORT, SENSITIVE, HostPort
 from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.contracts.link import Link, LinkStatus, Stream
 from gateway.contracts.phase_timer import PhaseTimer
@@ -37,7 +37,7 @@ class HopOptions:
 
     host: str
     port: int = field(metadata=PORT)
-    comment: str = ""
+    comment: str = field(default="", metadata=SENSITIVE)
 
     @property
     def forwarder(self) -> HostPort:
