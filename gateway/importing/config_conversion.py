@@ -23,6 +23,7 @@ from gateway.importing.ssh_containers import import_tunnel
 from gateway.importing.tunnels_of_imported_clients import published_ports
 from gateway.importing.vpn_containers import import_vpn
 from gateway.secret_redaction import hide_secrets
+from gateway.tunnels import KINDS as TUNNEL_KINDS
 
 
 def convert(sources: Sequence[ImportSource]) -> ImportResult:
@@ -97,9 +98,6 @@ def _read(
             import_config(source.text, source.name or "ssh_config", result)
         case "fstab":
             import_fstab(source.text, prefix or f"{source.name or 'fstab'}: ", result)
-        case "openvpn" | "wireguard":
-            name = source.name.rpartition("/")[2].rpartition(".")[0]
-            result.add_tunnel({"kind": form, "config": source.name}, name)
         case "systemd":
             return import_unit(source.text, prefix, read_env_file, result)
         case "env":
@@ -107,6 +105,11 @@ def _read(
         case "ssh":
             text = source.text if re.match(r"\s*(\S+\s+)*?\S*ssh\s", source.text) else f"ssh {source.text}"
             return import_script(text, prefix, read_env_file, result, form="ssh")
+        case kind if kind in TUNNEL_KINDS:
+            name = source.name.rpartition("/")[2].rpartition(".")[0]
+            result.add_tunnel(
+                {"kind": kind, **(TUNNEL_KINDS[kind].import_file(source.name, source.text) or {})}, name
+            )
         case _:
             return import_script(source.text, prefix, read_env_file, result)
     return {}

@@ -12,10 +12,10 @@ from gateway.contracts.config_types import HostPort
 from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.imported_setup import ANY_ADDRESS, LOOPBACK
 from gateway.importing.tunnels_of_imported_clients import published_ports
+from gateway.tunnels import KINDS as TUNNEL_KINDS
 
 BRIDGE = "172.17.0.1"
 """The usual address of the host on Docker's default bridge. `host-gateway` usually resolves to this address."""
-_VPNS = ("openvpn", "wireguard")
 _FILES = {
     "identity_files": "key", "certificate_files": "certificate", "passphrase_file": "passphrase",
     "password_file": "password", "private_key_file": "private_key", "preshared_key_file": "preshared_key",
@@ -48,7 +48,7 @@ class GatewayComposeServiceConfig:
     @property
     def has_vpn(self) -> bool:
         """Whether at least one tunnel is a VPN."""
-        return any(keys["kind"] in _VPNS for keys in self.tunnels.values())
+        return any(TUNNEL_KINDS[keys["kind"]].needs_capabilities for keys in self.tunnels.values())
 
 
 def adapt_to_compose(result: ImportResult, folder: str) -> GatewayComposeServiceConfig:
@@ -70,9 +70,8 @@ def adapt_to_compose(result: ImportResult, folder: str) -> GatewayComposeService
             if "check" in keys:
                 _move_files(name, keys["check"], found)
     for keys in found.tunnels.values():
-        if keys["kind"] in _VPNS and not found.on_host:
-            # The gateway's container has its own network namespace, so the VPN does not need another one.
-            keys["isolation"] = "device"
+        if not found.on_host:
+            keys.update(TUNNEL_KINDS[keys["kind"]].keys_in_container)
     served = {client.backend for client in result.clients if client.container and client.container.network != "host"}
     published = {each.backend: published_ports(each, result) for each in result.forwards}
     for name, keys in found.backends.items():

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from gateway.errors import UsageError
 from gateway.importing.network_mounts import is_fstab
+from gateway.tunnels import KINDS
 
 FORMS = ("ssh", "ssh-config", "compose", "docker-run", "env", "fstab")
 """The source formats that a user can specify on the command line."""
@@ -17,8 +18,8 @@ class ImportSource:
     Args:
         name: The name of the file; empty if the source was passed on the command line.
         text: The content.
-        form: One of `FORMS`, or `openvpn`, `wireguard`, `systemd`; empty to recognize the format from the name and
-            the text.
+        form: One of `FORMS`, `systemd`, or the name of a tunnel kind that has configuration files, such as `openvpn`;
+            empty to recognize the format from the name and the text.
     """
 
     name: str
@@ -35,10 +36,8 @@ def recognize(source: ImportSource) -> str:
     text, name = source.text, source.name.rpartition("/")[2]
     if name.endswith((".yaml", ".yml")) or re.search(r"(?m)^(services|volumes):", text):
         return "compose"
-    if name.endswith((".ovpn", ".conf")) and re.search(r"(?m)^\s*(client|remote)\b", text):
-        return "openvpn"
-    if re.search(r"(?m)^\[Interface\]", text):
-        return "wireguard"
+    if kind := next((kind for kind in KINDS.values() if kind.import_file(source.name, text) is not None), None):
+        return kind.name
     if re.search(r"(?m)^\[(Service|Unit)\]", text):
         return "systemd"
     if name == "fstab" or is_fstab(text):

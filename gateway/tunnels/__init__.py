@@ -78,6 +78,10 @@ class TunnelKind:
             alternatives: when the user has entered one of them, the command does not ask for the others.
         files: Receives the options, and returns the files that the tunnel's own configuration file refers to. If one
             of them changes, the gateway calls `TunnelOpenResult.renew`. Can block.
+        import_file: Receives the name and the content of a file. Returns the configuration keys of a tunnel if this
+            is a configuration file of this kind; otherwise, None. `gateway import` calls this function.
+        keys_in_container: Configuration keys that `gateway import` adds if the gateway runs in a container that has a
+            separate network namespace.
         uses_native_engine: Receives the options, and returns whether they permit the native engine. Set only if the
             kind has an option for this.
         remedies: The remedies of this kind, by the reason for the failure. They override
@@ -106,6 +110,8 @@ class TunnelKind:
     renewed: Callable[[Any], set[Path]] = lambda _: set()
     init_keys: tuple[str | tuple[str, ...], ...] = ()
     files: Callable[[Any], Iterable[Path]] = lambda _: ()
+    import_file: Callable[[str, str], dict[str, str] | None] = lambda _name, _text: None
+    keys_in_container: Mapping[str, str] = field(default_factory=dict)
     uses_native_engine: Callable[[Any], bool] | None = None
     remedies: Mapping[str, str] = field(default_factory=dict)
 

@@ -1,6 +1,7 @@
 """Defines `kind: openvpn`: runs the OpenVPN client as a child process, and monitors the connection."""
 
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
@@ -74,6 +75,12 @@ def _credentials(options: OpenVpnOptions) -> list[MonitoredCertificate]:
     ]
 
 
+def _import_file(name: str, text: str) -> dict[str, str] | None:
+    """Return the configuration keys for an OpenVPN client file. Implements `TunnelKind.import_file`."""
+    is_client = name.endswith((".ovpn", ".conf")) and re.search(r"(?m)^\s*(client|remote)\b", text)
+    return {"config": name} if is_client else None
+
+
 KIND = TunnelKind(
     "openvpn",
     OpenVpnOptions,
@@ -88,4 +95,6 @@ KIND = TunnelKind(
     read_url=read_path,
     identity=lambda options: options.config,
     files=named_files,
+    import_file=_import_file,
+    keys_in_container={"isolation": "device"},  # the container's network namespace already isolates the VPN
 )

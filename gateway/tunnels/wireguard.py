@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -181,6 +182,11 @@ def _verify(options: WireGuardOptions) -> None:
     load_wireguard_file(options)
 
 
+def _import_file(name: str, text: str) -> dict[str, str] | None:
+    """Return the configuration keys for a WireGuard configuration file. Implements `TunnelKind.import_file`."""
+    return {"config": name} if re.search(r"(?m)^\[Interface\]", text) else None
+
+
 KIND = TunnelKind(
     "wireguard",
     WireGuardOptions,
@@ -194,4 +200,6 @@ KIND = TunnelKind(
     verify=_verify,
     read_url=read_path,
     identity=lambda options: options.config,
+    import_file=_import_file,
+    keys_in_container={"isolation": "device"},  # the container's network namespace already isolates the VPN
 )

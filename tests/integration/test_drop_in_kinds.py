@@ -204,6 +204,10 @@ def test_import_writes_added_kinds(kinds: Path, tmp_path: Path) -> None:
     assert "volumes.media: look at tree" in done.stderr
     assert "backend media manages another volume; create this volume yourself" in done.stderr
     assert "and tree /music" in done.stderr
+    hop = tmp_path / "near.hop"
+    hop.write_text("forwarder 7")
+    done = run(kinds, "import", str(hop))
+    assert yaml.safe_load(done.stdout)["tunnels"] == {"near": {"kind": "hop", "host": "forwarder", "port": "7"}}
     fstab = tmp_path / "fstab"
     fstab.write_text("nas /mnt/media 9p trans=tcp,aname=/media 0 0\n")
     done = run(kinds, "import", "fstab", str(fstab))

@@ -28,6 +28,9 @@ HEADERS = FactDefinition(
     describe=lambda headers: f"{len(headers)} headers",
 )
 
+_MAX_RESPONSE = 64 * 1024
+"""Maximum number of bytes to read while waiting for the end of the headers."""
+
 
 @dataclass(frozen=True)
 class WebOptions:
@@ -74,6 +77,8 @@ class WebBackend:
             response = b""
             while b"\r\n\r\n" not in response and (piece := await loop.sock_recv(sock, 4096)):
                 response += piece
+                if len(response) > _MAX_RESPONSE:
+                    raise UnusableTargetError(FailureReason.PROTOCOL, "the headers of the response are too long")
         head = response.partition(b"\r\n\r\n")[0].decode("latin-1")
         status = re.match(r"HTTP/1\.[01] (\d{3})", head)
         if status is None:
@@ -81,8 +86,10 @@ class WebBackend:
         if status[1] != "200":
             raise UnusableTargetError(FailureReason.QUERY, f"{self.options.file}: status {status[1]}")
         headers = dict(re.findall(r"^([\w-]+): *(.*)$", head.replace("\r", ""), re.MULTILINE))
-        size = int(headers["Content-Length"])
-        return ProbeResult(facts={VERSION: headers["Server"], FILE_SIZE: size, HEADERS: dict.fromkeys(headers, 1)})
+        length = headers.get("Content-Length", "")
+        size = int(length) if re.fullmatch(r"[0-9]{1,18}", length) else None
+        facts = {VERSION: headers.get("Server"), FILE_SIZE: size, HEADERS: dict.fromkeys(headers, 1)}
+        return ProbeResult(facts=facts)
 
 
 def _read_url(scheme: str, path: str) -> dict[str, str]:

@@ -123,6 +123,11 @@ def _insecure_settings(options: HopOptions, plain: bool) -> Iterator[InsecureSet
         yield InsecureSetting("host", "is a forwarder without encryption: use via", advised=True)
 
 
+def _import_file(name: str, text: str) -> dict[str, str] | None:
+    host, _, port = text.strip().partition(" ")
+    return {"host": host, "port": port} if name.endswith(".hop") else None
+
+
 KIND = TunnelKind(
     "hop",
     HopOptions,
@@ -133,4 +138,6 @@ KIND = TunnelKind(
     aliases=("forwarder",),
     facts=(DIALS, MODE),
     insecure_settings=_insecure_settings,
+    import_file=_import_file,
+    keys_in_container={"comment": "known"},
 )
