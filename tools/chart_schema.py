@@ -1,7 +1,7 @@
-"""Write the keys of each kind of tunnel and backend to charts/gateway/values.schema.json, from the code.
+"""Write the keys of each kind to values.schema.json and the default ports to default-ports.json in charts/gateway.
 
-Usage: python tools/chart_schema.py          writes the file
-       python tools/chart_schema.py --check  fails if the file is out of date
+Usage: python tools/chart_schema.py          writes the files
+       python tools/chart_schema.py --check  fails if a file is out of date
 """
 
 import dataclasses
@@ -17,7 +17,8 @@ from gateway.config.model import CommonBackendOptions, CommonCheckOptions, Commo
 from gateway.config.schema import known_keys
 from gateway.tunnels import KINDS as TUNNELS
 
-TARGET = Path(__file__).parents[1] / "charts" / "gateway" / "values.schema.json"
+_CHART = Path(__file__).parents[1] / "charts" / "gateway"
+SCHEMA, PORTS = _CHART / "values.schema.json", _CHART / "default-ports.json"
 _TEXTS = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
 _VIA = {"oneOf": [{"type": ["string", "null"]}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
 _TARGET = {
@@ -39,8 +40,8 @@ _SHAPES: dict[str, Any] = {
 
 
 def main() -> int:
-    """Write the schema, or compare the file with the schema; return the exit code."""
-    schema = json.loads(TARGET.read_text())
+    """Write the files, or compare them with the code; return the exit code."""
+    schema = json.loads(SCHEMA.read_text())
     config = schema["properties"]["config"]["properties"]
     config["tunnels"]["additionalProperties"] = _by_kind(
         {name: _object(kind.options, CommonTunnelOptions) for name, kind in TUNNELS.items()}
@@ -53,14 +54,16 @@ def main() -> int:
             "type": ["object", "null"],
         }
     config["backends"]["additionalProperties"] = _by_kind(backends)
-    text = json.dumps(schema, indent=2) + "\n"
-    if sys.argv[1:] == ["--check"]:
-        if TARGET.read_text() != text:
-            print(f"{TARGET} is out of date: run python tools/chart_schema.py", file=sys.stderr)
-            return 1
-        return 0
-    TARGET.write_text(text)
-    return 0
+    ports = {name: str(kind.default_port) for name, kind in BACKENDS.items() if kind.default_port}
+    outdated = False
+    for path, content in ((SCHEMA, schema), (PORTS, ports)):
+        text = json.dumps(content, indent=2) + "\n"
+        if sys.argv[1:] != ["--check"]:
+            path.write_text(text)
+        elif not path.exists() or path.read_text() != text:
+            print(f"{path} is out of date: run python tools/chart_schema.py", file=sys.stderr)
+            outdated = True
+    return int(outdated)
 
 
 def _by_kind(kinds: dict[str, dict[str, Any]]) -> dict[str, Any]:

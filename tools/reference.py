@@ -12,7 +12,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -22,9 +22,6 @@ import click
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gateway import backends, tunnels
-from gateway.backend_support.http_probe_options import RoleInResponseOptions
-from gateway.backend_support.role_from_http import HttpRoleQueryOptions
-from gateway.backend_support.tls_options import HealthCheckTlsOptions
 from gateway.cli import cli
 from gateway.config.environment_variables import OTHER_VARIABLES, setting_names, variable_of
 from gateway.config.model import (
@@ -55,7 +52,6 @@ from gateway.ops.metrics import families
 from gateway.ops.server import OpsServer
 from gateway.ops.status_views import ServiceView
 from gateway.tls_client_context import TlsClientFiles
-from gateway.vpn.options import VpnFailureDetectionOptions
 
 TARGET = Path(__file__).parents[1] / "docs" / "reference.md"
 _NEEDS = {
@@ -109,7 +105,7 @@ def _configuration() -> Iterator[str]:
     yield from _table("`tunnels.NAME`, every kind", CommonTunnelOptions)
     for name, tunnel in sorted(tunnels.KINDS.items()):
         yield from _table(f"`tunnels.NAME`, kind `{name}`", tunnel.options)
-    yield from _table("`silence`, kinds `openvpn` and `wireguard`", VpnFailureDetectionOptions)
+    yield from _nested_tables((kind.name, "", kind.options) for kind in tunnels.KINDS.values())
     yield from _table("`backends.NAME`, every kind", CommonBackendOptions)
     ports = {name: kind.default_port for name, kind in sorted(backends.KINDS.items()) if kind.default_port}
     yield ""
@@ -123,9 +119,11 @@ def _configuration() -> Iterator[str]:
         for title, cls in ((f"kind `{name}`", backend.options), (f"kind `{name}`, `check`", backend.check)):
             if dataclasses.fields(cls):
                 yield from _table(f"`backends.NAME`, {title}", cls)
-    yield from _table("`check.tls`, `check.via_http.tls`", HealthCheckTlsOptions)
-    yield from _table("`check.via_http`, kinds `mysql` and `postgres`", HttpRoleQueryOptions)
-    yield from _table("`check.role` of kind `http`, `check.via_http.role`", RoleInResponseOptions)
+    yield from _nested_tables(
+        (kind.name, prefix, cls)
+        for kind in backends.KINDS.values()
+        for prefix, cls in (("", kind.options), ("check.", kind.check))
+    )
     yield from _table("`docker`", DockerOptions)
     yield from _table("`docker.networks.NAME`", NetworkOptions)
     yield from _table("`docker.attach`, each rule", AttachRule)
@@ -151,6 +149,29 @@ def _variables() -> Iterator[str]:
         yield f"| `{variable_of(name)}` | The key `{'.'.join(path)}`. |"
     for name, text in OTHER_VARIABLES.items():
         yield f"| `{name}` | {text} |"
+
+
+def _nested_tables(options: Iterable[tuple[str, str, type]]) -> Iterator[str]:
+    """Yield a table for each class of options to which a key of another class refers.
+
+    Args:
+        options: For each kind: its name, the path of its keys with a dot at the end, and the class of its options.
+    """
+    found: dict[type, dict[str, list[str]]] = {}
+    rest = list(options)
+    while rest:
+        kind, prefix, cls = rest.pop(0)
+        for key, hint in type_hints(cls).items():
+            classes = [each for each in (hint, *get_args(hint)) if isinstance(each, type)]
+            for inner in filter(dataclasses.is_dataclass, classes):
+                found.setdefault(inner, {}).setdefault(f"{prefix}{key}", []).append(kind)
+                rest.append((kind, f"{prefix}{key}.", inner))
+    for cls, kinds_of in found.items():
+        named = (
+            f"`{path}` ({'kinds' if kinds[1:] else 'kind'} {', '.join(f'`{each}`' for each in sorted(kinds))})"
+            for path, kinds in kinds_of.items()
+        )
+        yield from _table(", ".join(named), cls)
 
 
 def _table(title: str, cls: type) -> Iterator[str]:

@@ -160,7 +160,7 @@ def test_the_reference_lists_added_kinds(kinds: Path) -> None:
     for words in (
         "### `backends.NAME`, kind `web`", "### `backends.NAME`, kind `web`, `check`", "8000 (`web`)", "10s (`web`)",
         "### `tunnels.NAME`, kind `hop`", "| `gateway_web_file_bytes` | gauge | `backend`, `target` |",
-        "| `gateway_hop_info` | gauge | `tunnel`, `mode` |",
+        "| `gateway_hop_info` | gauge | `tunnel`, `mode` |", "### `volume` (kinds `nfs`, `ninep`, `smb`)",
     ):  # fmt: skip
         assert words in text, words
 
