@@ -33,11 +33,12 @@ from gateway.config.model import (
     UnixListener,
 )
 from gateway.config.schema import type_hints
-from gateway.config.sections import SECTIONS, OpsTlsSection
+from gateway.config.sections import SECTIONS
 from gateway.config.value_parsers import LogTarget, ThreadCount
 from gateway.contracts.config_types import Duration, HostPort, IpAddress, IpNetwork, ListenAddress, Size
 from gateway.contracts.secret import Secret
 from gateway.contracts.states import HealthState, TunnelState
+from gateway.contracts.tls_server_files import TlsServerFiles
 from gateway.docker.attachment_obstacle import AttachmentObstacle
 from gateway.docker.options import AttachRule, DockerOptions, Grant, NetworkOptions, SwarmPeerOptions
 from gateway.docker.plan import ActionKind, AttachmentState
@@ -101,7 +102,7 @@ def _configuration() -> Iterator[str]:
     yield "`GATEWAY_TUNNEL_MY_VPN` and `GATEWAY_BACKEND_MY_DB` configure the tunnel `my-vpn` and the backend `my-db`."
     for name, cls in SECTIONS.items():
         yield from _table(f"`{name}`", cls)
-    yield from _table("`ops.tls`", OpsTlsSection)
+    yield from _table("`ops.tls`", TlsServerFiles)
     yield from _table("`tunnels.NAME`, every kind", CommonTunnelOptions)
     for name, tunnel in sorted(tunnels.KINDS.items()):
         yield from _table(f"`tunnels.NAME`, kind `{name}`", tunnel.options)

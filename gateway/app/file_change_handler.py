@@ -8,6 +8,7 @@ from gateway.app.reloader import Reloader
 from gateway.app.running_components import RunningComponents
 from gateway.config import TunnelSpec
 from gateway.config.referenced_file_checks import files_of
+from gateway.contracts.states import ConfigTrigger
 from gateway.errors import GatewayError
 from gateway.ops.server import OpsServer
 
@@ -54,7 +55,7 @@ class FileChangeHandler:
                     extra={"detail": str(error)},
                 )
         if self._file in changed:
-            await self._reloader.reload_quietly("file")
+            await self._reloader.reload_quietly(ConfigTrigger.FILE)
         for name, spec in self._reloader.config.tunnels.items():
             renewed = spec.kind.renewed(spec.options)
             files = await asyncio.to_thread(_files_of, spec)

@@ -3,7 +3,6 @@
 from gateway.config import Config
 from gateway.errors import ConfigProblem, GatewayError
 from gateway.ops.settings import OpsSettings, read_secrets
-from gateway.ops.tls import TlsFiles
 
 
 def ops_settings(config: Config) -> OpsSettings:
@@ -21,7 +20,7 @@ def ops_settings(config: Config) -> OpsSettings:
         hosts=ops.hosts,
         token_file=ops.token_file,
         metrics_token_file=ops.metrics_token_file,
-        tls=TlsFiles(ops.tls.cert_file, ops.tls.key_file, ops.tls.client_ca_file) if ops.tls else None,
+        tls=ops.tls,
         authenticated=ops.authenticated,
         redact=redact,
     )

@@ -18,6 +18,7 @@ from gateway.config import Config
 from gateway.config.referenced_file_checks import named_files
 from gateway.config.setting_warnings import setting_warnings
 from gateway.contracts.config_types import HostPort
+from gateway.contracts.states import ConfigTrigger
 from gateway.errors import ConfigError, GatewayError
 from gateway.forwarding.listener import Listener
 from gateway.ops import logging_setup
@@ -94,7 +95,7 @@ class Reloader:
         self._last_digest = config.origin.sha256
         """SHA-256 of the configuration file when it was last read, even if the configuration was not valid."""
         self._lock = asyncio.Lock()
-        self._last_change = ("", NO_CHANGE, 0.0)
+        self._last_change = (ConfigTrigger.START, NO_CHANGE, 0.0)
         """The trigger, the changes and the monotonic time of the last reload that changed something."""
         self._loading: asyncio.Future[Config] | None = None
 
@@ -116,7 +117,7 @@ class Reloader:
         self.runtime, self.docker, self._ops = runtime, docker, ops
         self._apply_to(runtime, docker, self.config, listeners)
         open_sockets(self.config, listeners)
-        self._auditing.configured(Config(), self.config, "start")
+        self._auditing.configured(Config(), self.config, ConfigTrigger.START)
 
     def _apply_to(
         self,
@@ -140,11 +141,11 @@ class Reloader:
         if self._stop.is_set():
             raise GatewayError("the service is stopping")
 
-    async def reload(self, trigger: str) -> str:
+    async def reload(self, trigger: ConfigTrigger) -> str:
         """Load the configuration and apply it.
 
         Args:
-            trigger: What requested the reload, for the audit log: `admin`, `signal` or `file`.
+            trigger: Why the configuration is loaded, for the audit log.
 
         Returns:
             A description of the changes, and warnings. If this reload changes nothing, but an automatic reload made
@@ -165,13 +166,13 @@ class Reloader:
                 config = await self._load()
                 origin = config.origin
                 # Skip the reload if the file's content is the same as when it was last read.
-                if trigger == "file" and origin.sha256 == last_digest:
+                if trigger is ConfigTrigger.FILE and origin.sha256 == last_digest:
                     return NO_CHANGE
                 diff = await self._apply(self.runtime, self.docker, config, trigger)
                 return "; ".join((self._describe(diff, trigger), *await self._check_stale_files(config)))
             except Exception as error:
                 origin = error.origin if isinstance(error, ConfigError) else origin
-                if trigger == "file" and origin and origin.sha256 == last_digest:
+                if trigger is ConfigTrigger.FILE and origin and origin.sha256 == last_digest:
                     raise
                 # A bind mount still shows the old file after the file was replaced on the host. Warn if this is a
                 # possible cause of the error.
@@ -188,7 +189,7 @@ class Reloader:
                 self._last_digest = origin.sha256 if origin else None
                 self._notifier.ready()
 
-    def _describe(self, diff: str, trigger: str) -> str:
+    def _describe(self, diff: str, trigger: ConfigTrigger) -> str:
         """Return a description of the changes of a reload.
 
         Store the changes, because the description of a later reload can repeat them.
@@ -198,11 +199,11 @@ class Reloader:
             return diff
         last_trigger, changes, changed_at = self._last_change
         age = time.monotonic() - changed_at
-        if last_trigger == "file" and age < _RECENT:
+        if last_trigger is ConfigTrigger.FILE and age < _RECENT:
             return f"already applied {age:.0f} s ago, when the file changed: {changes}"
         return diff
 
-    async def reload_quietly(self, trigger: str) -> None:
+    async def reload_quietly(self, trigger: ConfigTrigger) -> None:
         """Load the configuration and apply it. Log errors instead of raising them."""
         try:
             await self.reload(trigger)
@@ -210,7 +211,7 @@ class Reloader:
             return  # `reload` has already logged the error
 
     async def _apply(
-        self, runtime: RunningComponents, docker: DockerReconcilerManager, config: Config, trigger: str
+        self, runtime: RunningComponents, docker: DockerReconcilerManager, config: Config, trigger: ConfigTrigger
     ) -> str:
         self.check_running()
         # If a change requires a restart, raise the error before `prepare` opens a new audit log.

@@ -31,6 +31,7 @@ from gateway.app.uplink_manager import UplinkManager
 from gateway.config import Config
 from gateway.config.setting_warnings import setting_warnings
 from gateway.contracts.config_types import HostPort
+from gateway.contracts.states import ConfigTrigger
 from gateway.contracts.tracing import TraceExporter
 from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.events_file import EventsFile
@@ -159,7 +160,7 @@ class GatewayService:
     def _handle_signals(self, group: asyncio.TaskGroup, background: set[asyncio.Task[None]]) -> None:
         def reload() -> None:
             self._auditing.command("SIGHUP", None, "done")
-            task = group.create_task(self._reloader.reload_quietly("signal"))
+            task = group.create_task(self._reloader.reload_quietly(ConfigTrigger.SIGNAL))
             background.add(task)
             task.add_done_callback(background.discard)
 

@@ -13,6 +13,7 @@ from gateway.audit_log.recorder import AuditLogRecorder
 from gateway.audit_log.writer import MISCONFIGURED, AuditLogWriter
 from gateway.config import Config
 from gateway.config.sections import AuditLogSection
+from gateway.contracts.states import ConfigTrigger
 from gateway.errors import ConfigError, ConfigOrigin, GatewayError
 from gateway.relay.unix_sockets import PeerCredentials
 
@@ -130,13 +131,13 @@ class ServiceAuditLog:
         who = peer._asdict() if peer else {"pid": None, "uid": None, "gid": None}
         self.recorder.record("admin", command=command[:MAX_TEXT], **who, result=result)
 
-    def configured(self, old: Config, new: Config, trigger: str) -> None:
+    def configured(self, old: Config, new: Config, trigger: ConfigTrigger) -> None:
         """Record a change of the configuration.
 
         Args:
             old: The previous configuration.
             new: The configuration that is now in effect.
-            trigger: What started the reload.
+            trigger: Why the configuration is applied.
         """
         if self.recorder.enabled:
             origin = new.origin
@@ -151,14 +152,14 @@ class ServiceAuditLog:
                 **changed_config_keys(old, new),
             )
 
-    def refused(self, error: Exception, trigger: str, origin: ConfigOrigin | None) -> None:
+    def refused(self, error: Exception, trigger: ConfigTrigger, origin: ConfigOrigin | None) -> None:
         """Record that a configuration was rejected, and where its errors are.
 
         Values are omitted, because they can be secret.
 
         Args:
             error: Why the configuration was rejected.
-            trigger: What started the reload.
+            trigger: Why the configuration is applied.
             origin: The sources of the configuration; None if they are not known.
         """
         problems = error.problems if isinstance(error, ConfigError) else []

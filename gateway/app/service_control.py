@@ -16,6 +16,7 @@ from gateway.app.running_backend import RunningBackend
 from gateway.app.service_audit_log import ServiceAuditLog
 from gateway.app.tunnel_view_builder import tunnel_views
 from gateway.config import Config
+from gateway.contracts.states import ConfigTrigger, ServicePhase
 from gateway.fleet.fleet_state import FleetState
 from gateway.fleet.poller import FleetPoller
 from gateway.metric_types import Histogram
@@ -75,7 +76,7 @@ class ServiceControl:
         runtime = self._reloader.runtime
         return runtime.backends.get(backend) if runtime else None
 
-    def phase(self) -> str:
+    def phase(self) -> ServicePhase:
         """Return `starting`, `ready` or `draining`. See `gateway.ops.service_interface.ServiceInterface`."""
         return phase(started=self.startup_done, draining=self.draining)
 
@@ -169,7 +170,7 @@ class ServiceControl:
 
     async def reload(self) -> str:
         """Read the configuration again, apply it, and return a description of the changes."""
-        return await self._reloader.reload("admin")
+        return await self._reloader.reload(ConfigTrigger.ADMIN)
 
     def drain(self) -> None:
         """Report the service as not ready. See `gateway.ops.service_interface.ServiceInterface`."""

@@ -12,7 +12,7 @@ ImportedVolume = tuple[dict[str, Any], list[str]]
 
 
 @dataclass(frozen=True)
-class HostMount:
+class FstabFields:
     """How a host mounts a backend through the gateway: the fields of a line in fstab(5), without the directory.
 
     Args:
@@ -68,7 +68,7 @@ class KernelMountProperties:
     reserved: frozenset[str] = frozenset()
     problems: Callable[[Any], Iterator[tuple[str, str]]] = lambda _: iter(())
     import_volume: Callable[[Mapping[str, str]], ImportedVolume] | None = None
-    host_mount: Callable[[str, int, str, Sequence[str]], HostMount] | None = None
+    host_mount: Callable[[str, int, str, Sequence[str]], FstabFields] | None = None
     device: str = r"(?!)"
     render_export: Callable[[Any, Sequence[str]], str] | None = None
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.backend_support.kernel_mount_properties import HostMount, ImportedVolume, KernelMountProperties
+from gateway.backend_support.kernel_mount_properties import FstabFields, ImportedVolume, KernelMountProperties
 from gateway.backend_support.volume_definition import (
     VolumeOptions,
     VolumeSpec,
@@ -127,7 +127,7 @@ def _imported_options(mount: Mapping[str, str]) -> tuple[list[str], list[str]]:
     return kept, [f"mount options that are not imported: {', '.join(others)}"] if others else []
 
 
-def _host_mount(address: str, port: int, export: str, options: Sequence[str]) -> HostMount:
+def _host_mount(address: str, port: int, export: str, options: Sequence[str]) -> FstabFields:
     """Return the mount of an export. Implements `KernelMountProperties.host_mount`."""
     version = next((each for each in options if re.match(r"(nfs)?vers=4\.", each)), "nfsvers=4.2")
     replaced = [
@@ -139,7 +139,7 @@ def _host_mount(address: str, port: int, export: str, options: Sequence[str]) ->
     kept = [each for each in options if each not in replaced]
     note = f"the new line omits {','.join(replaced)}, because the gateway forwards NFSv4 over TCP" if replaced else ""
     named = f"[{address}]" if ":" in address else address
-    return HostMount(f"{named}:{export}", "nfs4", (*kept, f"port={port}", version, "hard"), note)
+    return FstabFields(f"{named}:{export}", "nfs4", (*kept, f"port={port}", version, "hard"), note)
 
 
 def _render_export(options: NfsBackendOptions, clients: Sequence[str]) -> str:

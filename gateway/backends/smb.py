@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.backend_support.kernel_mount_properties import HostMount, ImportedVolume, KernelMountProperties
+from gateway.backend_support.kernel_mount_properties import FstabFields, ImportedVolume, KernelMountProperties
 from gateway.backend_support.volume_definition import (
     VolumeOptions,
     VolumeSpec,
@@ -186,10 +186,10 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
     return keys, [*notes, *([f"mount options that are not imported: {', '.join(others)}"] if others else [])]
 
 
-def _host_mount(address: str, port: int, share: str, options: Sequence[str]) -> HostMount:
+def _host_mount(address: str, port: int, share: str, options: Sequence[str]) -> FstabFields:
     """Return the mount of a share. Implements `KernelMountProperties.host_mount`."""
     named = f"[{address}]" if ":" in address else address
-    return HostMount(f"//{named}/{share}", "cifs", (*options, f"port={port}"))
+    return FstabFields(f"//{named}/{share}", "cifs", (*options, f"port={port}"))
 
 
 def _read_url(scheme: str, path: str) -> dict[str, str]:

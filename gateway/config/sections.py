@@ -9,6 +9,7 @@ from typing import Literal
 from gateway import default_file_paths
 from gateway.config.value_parsers import LogTarget, ThreadCount
 from gateway.contracts.config_types import AT_LEAST_ONE, Duration, HostPort
+from gateway.contracts.tls_server_files import TlsServerFiles
 from gateway.fleet.options import FleetOptions
 from gateway.tls_client_context import TlsClientFiles
 
@@ -42,22 +43,6 @@ class GatewaySection:
 
 
 @dataclass(frozen=True)
-class OpsTlsSection:
-    """The section `ops.tls`: certificate and key for TLS on `ops.listen`. The gateway reads changed files again.
-
-    Args:
-        cert_file: The certificate in PEM, followed by the intermediate certificates.
-        key_file: The private key of the certificate, without a passphrase.
-        client_ca_file: Certificate authorities of clients. A client with a certificate from one of these authorities
-            can use all endpoints.
-    """
-
-    cert_file: Path
-    key_file: Path
-    client_ca_file: Path | None = None
-
-
-@dataclass(frozen=True)
 class OpsSection:
     """The section `ops`: the HTTP servers for health, metrics and status, and the admin socket.
 
@@ -82,7 +67,7 @@ class OpsSection:
     hosts: tuple[str, ...] = ()
     token_file: Path | None = None
     metrics_token_file: Path | None = None
-    tls: OpsTlsSection | None = None
+    tls: TlsServerFiles | None = None
 
     @property
     def authenticated(self) -> bool:

@@ -14,6 +14,11 @@ class HealthState(StrEnum):
     BLOCKED = "blocked"
     PAUSED = "paused"
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether clients can use the target or backend."""
+        return self in (HealthState.UP, HealthState.DEGRADED)
+
 
 DatabaseRole = Literal["primary", "replica"]
 """Role of a database, as its health check determines it."""
@@ -45,6 +50,27 @@ class TunnelState(StrEnum):
         A failed attempt to open the tunnel changes the state several times, but does not change the availability.
         """
         return self if self in (TunnelState.UP, TunnelState.DRAINING, TunnelState.STOPPED) else TunnelState.BACKOFF
+
+
+class ServicePhase(StrEnum):
+    """Phase of the service."""
+
+    STARTING = "starting"
+    """The first round of checks is not finished."""
+    READY = "ready"
+    DRAINING = "draining"
+
+
+class ConfigTrigger(StrEnum):
+    """Why the gateway applies a configuration."""
+
+    START = "start"
+    ADMIN = "admin"
+    """A request to the admin socket."""
+    SIGNAL = "signal"
+    """SIGHUP."""
+    FILE = "file"
+    """A change of the configuration file."""
 
 
 class TrafficClass(StrEnum):

@@ -38,7 +38,7 @@ class CheckResult:
     @property
     def passed(self) -> bool:
         """Whether clients can use the target, according to this probe."""
-        return self.state in (HealthState.UP, HealthState.DEGRADED)
+        return self.state.is_usable
 
     @property
     def succeeded(self) -> bool:

@@ -20,7 +20,6 @@ _CONFIRMATIONS = 8
 """New clients move to the fastest path only after this number of probes over the current path, and over the fastest
 path. If no path is clearly faster than the current path in the meantime, the count starts again. Fewer probes would
 not be reliable, because the latencies of equally fast paths vary on a busy machine."""
-_USABLE = (HealthState.UP, HealthState.DEGRADED)
 _UNCHECKED = (HealthState.UNKNOWN, HealthState.PAUSED)
 
 
@@ -56,7 +55,7 @@ def working_paths(paths: Sequence[PathCandidate]) -> list[int]:
     """
     opened = [at for at, path in enumerate(paths) if path.is_open]
     trusted = [at for at in opened if not paths[at].dial_failed] or opened
-    if any(paths[at].state in _USABLE for at in trusted):
+    if any(paths[at].state.is_usable for at in trusted):
         return [at for at in trusted if paths[at].state not in (HealthState.DOWN, HealthState.BLOCKED)]
     return trusted
 
@@ -71,7 +70,7 @@ def confirmed_paths(paths: Sequence[PathCandidate]) -> list[int]:
         paths: The paths in the order of the configuration.
     """
     working = working_paths(paths)
-    usable = [at for at in working if paths[at].state in _USABLE]
+    usable = [at for at in working if paths[at].state.is_usable]
     return usable or [at for at in working if paths[at].state in _UNCHECKED]
 
 

@@ -15,7 +15,6 @@ _RANK = {
     HealthState.BLOCKED: 3,
     HealthState.DOWN: 3,
 }
-_USABLE = (HealthState.UP, HealthState.DEGRADED)
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def wrong_role_targets(candidates: list[TargetCandidate], prefer: Preference) ->
         return read_only | superseded_primaries(candidates, prefer)
     first = next(iter(order_targets(candidates, prefer)), None)
     # With the preference `replica`, the clients of a primary may stay there while no replica is usable.
-    if prefer == "replica" and first is not None and first.role == "replica" and first.state in _USABLE:
+    if prefer == "replica" and first is not None and first.role == "replica" and first.state.is_usable:
         return frozenset(each.target for each in candidates if each.role == "primary")
     return frozenset()
 
@@ -126,7 +125,7 @@ def lacks_primary(candidates: list[TargetCandidate], prefer: Preference) -> bool
     """
     if prefer != "primary" or all(each.role is None for each in candidates):
         return False
-    return not any(each.state in _USABLE and not each.failing for each in order_targets(candidates, prefer))
+    return not any(each.state.is_usable and not each.failing for each in order_targets(candidates, prefer))
 
 
 def backend_state(candidates: list[TargetCandidate], prefer: Preference) -> BackendHealth:
@@ -137,7 +136,7 @@ def backend_state(candidates: list[TargetCandidate], prefer: Preference) -> Back
         prefer: Which targets new clients use, from the configuration.
     """
     chosen = order_targets(candidates, prefer)
-    first = next((each for each in chosen if each.state in _USABLE), None)
+    first = next((each for each in chosen if each.state.is_usable), None)
     if first is not None:
         return _usable_state(candidates, first, prefer)
     for state in (HealthState.DOWN, HealthState.BLOCKED, HealthState.PAUSED):
@@ -154,7 +153,7 @@ def _usable_state(candidates: list[TargetCandidate], first: TargetCandidate, pre
     """Return the state of a backend whose best target, `first`, is usable."""
     if first.state is HealthState.DEGRADED:
         return BackendHealth(first.state, first.reason, first.detail, first.remedy)
-    unusable = (each for each in candidates if each.state not in (*_USABLE, HealthState.UNKNOWN))
+    unusable = (each for each in candidates if not each.state.is_usable and each.state is not HealthState.UNKNOWN)
     bad = next(unusable, None)
     if bad is not None:
         return BackendHealth(

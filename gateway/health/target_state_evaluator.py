@@ -46,7 +46,7 @@ class TargetStateEvaluator:
             return self.state is not before
         self._recent.append(result.passed)
         self._update_flapping()
-        usable = self.state in (HealthState.UP, HealthState.DEGRADED)
+        usable = self.state.is_usable
         if not self._decided or usable == result.passed:
             self._decided = True
             self._consecutive = 0
@@ -64,7 +64,7 @@ class TargetStateEvaluator:
 
         Do nothing if the target is not usable, or if the last check failed.
         """
-        if self.state in (HealthState.UP, HealthState.DEGRADED):
+        if self.state.is_usable:
             self._consecutive = max(self._consecutive, 1)
 
     def override(self, state: HealthState, reason: FailureReason | None, detail: str) -> bool:

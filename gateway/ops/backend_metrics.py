@@ -14,8 +14,6 @@ from gateway.contracts.states import HealthState
 from gateway.errors import FailureReason
 from gateway.ops.status_views import BackendView
 
-_USABLE = (HealthState.UP, HealthState.DEGRADED)
-
 
 def backend_metrics(backends: list[BackendView]) -> Iterator[Metric]:
     """Yield the metrics of backends and their clients."""
@@ -52,7 +50,7 @@ def backend_metrics(backends: list[BackendView]) -> Iterator[Metric]:
         labels=["backend"],
     )
     for each in backends:
-        up.add_metric([each.name], float(each.state in _USABLE))
+        up.add_metric([each.name], float(each.state.is_usable))
         for value in HealthState:
             state.add_metric([each.name, value], float(value is each.state))
         active.add_metric([each.name], each.connections)
@@ -143,7 +141,7 @@ def check_metrics(backends: list[BackendView]) -> Iterator[Metric]:
     for backend, target in ((each, target) for each in backends for target in each.targets):
         labels = [backend.name, target.target]
         if target.state is not HealthState.UNKNOWN:
-            up.add_metric(labels, float(target.state in _USABLE and target.reason != FailureReason.AUTH))
+            up.add_metric(labels, float(target.state.is_usable and target.reason != FailureReason.AUTH))
         attempts.add_metric(labels, target.attempts)
         for reason, count in target.failures.items():
             failures.add_metric([*labels, reason], count)

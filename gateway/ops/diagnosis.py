@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from gateway.contracts.states import HealthState, TunnelState
+from gateway.contracts.states import HealthState, ServicePhase, TunnelState
 from gateway.errors import FailureReason
 from gateway.ops.diagnosed_failure import DiagnosedFailure
 from gateway.ops.plural import plural
@@ -66,7 +66,7 @@ def diagnose(view: ServiceView) -> Diagnosis:
     else:
         level = (
             DisplaySeverity.WARNING
-            if causes or view.status != "ready" or not view.reload_successful
+            if causes or view.status is not ServicePhase.READY or not view.reload_successful
             else DisplaySeverity.GOOD
         )
     return Diagnosis(level, _headline(view), causes)
@@ -83,8 +83,11 @@ def _headline(view: ServiceView) -> str:
     else:
         found = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
         found = f"{plural(total, 'backend')}: {found}"
-    phases = {"starting": "Starting, the first checks are running: ", "draining": "Draining, not ready: "}
-    text = phases.get(view.status, "") + found
+    phases = {
+        ServicePhase.STARTING: "Starting, the first checks are running: ", ServicePhase.READY: "",
+        ServicePhase.DRAINING: "Draining, not ready: ",
+    }  # fmt: skip
+    text = phases[view.status] + found
     return text[0].upper() + text[1:]
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from gateway.contracts.states import HealthState
+from gateway.contracts.states import HealthState, ServicePhase
 from gateway.fleet.fleet_state import MemberState
 from gateway.ops.severity import DisplaySeverity, backend_severity
 
@@ -23,7 +23,9 @@ def member_level(member: MemberState) -> DisplaySeverity:
         found.get(state) for state in HealthState if backend_severity(state) is DisplaySeverity.BAD
     ):
         return DisplaySeverity.BAD
-    return DisplaySeverity.GOOD if member.state == "ready" and not fails(member) else DisplaySeverity.WARNING
+    return (
+        DisplaySeverity.GOOD if member.state == ServicePhase.READY and not fails(member) else DisplaySeverity.WARNING
+    )
 
 
 def worst_first(members: Iterable[MemberState]) -> list[MemberState]:

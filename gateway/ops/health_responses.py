@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.contracts.states import HealthState
+from gateway.contracts.states import HealthState, ServicePhase
 from gateway.ops.status_json import iso
 from gateway.ops.status_views import BackendStateSummary, BackendView, ServiceView
 
-_READY = (HealthState.UP, HealthState.DEGRADED)
 _HEALTH_JSON_STATUS = {
     HealthState.UP: "pass",
     HealthState.DEGRADED: "warn",
@@ -41,11 +40,11 @@ def backend_readiness(backend: BackendStateSummary | BackendView, *, details: bo
     body = {"status": backend.state, "reason": backend.reason, "since": iso(backend.since)}
     if backend.detail and details:
         body["detail"] = backend.detail
-    return JsonObjectResponse(200 if backend.state in _READY else 503, body)
+    return JsonObjectResponse(200 if backend.state.is_usable else 503, body)
 
 
 def readiness(
-    phase: str,
+    phase: ServicePhase,
     backends: Sequence[BackendStateSummary | BackendView],
     require: list[str],
     min_ready: int,
@@ -58,22 +57,24 @@ def readiness(
     With an empty `require` and a `min_ready` of 0, the status code does not depend on the backends.
 
     Args:
-        phase: `starting`, `ready` or `draining`.
+        phase: The phase of the service.
         backends: All backends.
         require: The backends that must be up or degraded. If a name is unknown, the status code is 503.
         min_ready: The number of backends that must be up or degraded.
         details: Whether to include error texts, which can contain hosts and users.
     """
     by_name = {backend.name: backend for backend in backends}
-    up = {name for name, backend in by_name.items() if backend.state in _READY}
-    ready = phase == "ready" and up.issuperset(require) and len(up) >= min_ready
+    up = {name for name, backend in by_name.items() if backend.state.is_usable}
+    ready = phase is ServicePhase.READY and up.issuperset(require) and len(up) >= min_ready
     body: dict[str, Any] = {
-        "status": "ready" if ready else ("draining" if phase == "draining" else "not ready"),
-        "draining": phase == "draining",
+        "status": "ready" if ready else ("draining" if phase is ServicePhase.DRAINING else "not ready"),
+        "draining": phase is ServicePhase.DRAINING,
         "backends": {name: backend_readiness(backend, details=details).body for name, backend in by_name.items()},
     }
     unknown = [name for name in require if name not in by_name]
-    if unknown and (by_name or phase != "starting"):  # at startup, the ops server responds before there are backends
+    if unknown and (
+        by_name or phase is not ServicePhase.STARTING
+    ):  # at startup, the ops server responds before there are backends
         body["unknown"] = unknown
     return JsonObjectResponse(200 if ready else 503, body)
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from aiohttp import web
 
+from gateway.contracts.states import ServicePhase
 from gateway.ops import health_responses, metrics
 from gateway.ops.authorization import AccessRole
 from gateway.ops.authorization_middleware import may_see_details
@@ -100,7 +101,7 @@ class HttpGetHandlers:
         return web.Response(text="alive\n")
 
     async def _startup(self, _: web.Request) -> web.Response:
-        done = self._service.phase() != "starting"
+        done = self._service.phase() is not ServicePhase.STARTING
         return web.Response(status=200 if done else 503, text="started\n" if done else "starting\n")
 
     async def _ready(self, request: web.Request) -> web.Response:

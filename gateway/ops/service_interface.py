@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from typing import Any, Protocol
 
+from gateway.contracts.states import ServicePhase
 from gateway.fleet.fleet_state import FleetState
 from gateway.ops.events import EventLog
 from gateway.ops.status_views import BackendStateSummary, ConfigText, ServiceView
@@ -15,7 +16,7 @@ class ServiceInterface(Protocol):
     events: EventLog
     """The log of state changes."""
 
-    def phase(self) -> str:
+    def phase(self) -> ServicePhase:
         """Return the phase of the service: `starting`, `ready` or `draining`."""
 
     def backend_statuses(self) -> list[BackendStateSummary]:

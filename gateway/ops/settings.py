@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.contracts.config_types import HostPort
+from gateway.contracts.tls_server_files import TlsServerFiles
 from gateway.errors import GatewayError
 from gateway.ops.authorization import AccessRules, BearerTokens, normalize_hosts, read_token
-from gateway.ops.tls import TlsFiles, server_context
+from gateway.ops.tls import server_context
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class OpsSettings:
     hosts: tuple[str, ...] = ()
     token_file: Path | None = None
     metrics_token_file: Path | None = None
-    tls: TlsFiles | None = None
+    tls: TlsServerFiles | None = None
     authenticated: bool = False
     redact: Callable[[str], str] = field(default=str, compare=False)
 

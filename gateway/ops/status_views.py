@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gateway.contracts.states import HealthState, TunnelState
+from gateway.contracts.states import HealthState, ServicePhase, TunnelState
 from gateway.facts import FactDefinition, FactValue
 from gateway.metric_types import Histogram
 from gateway.ops.docker_views import DockerView
@@ -222,13 +222,13 @@ class ServiceView:
     process can wait for the write-back of an NFS mount that depends on a connection through this process."""
 
     @property
-    def status(self) -> str:
-        """The phase: `starting`, `ready` or `draining`."""
+    def status(self) -> ServicePhase:
+        """The phase of the service."""
         return phase(started=self.startup_done, draining=self.draining)
 
 
-def phase(*, started: bool, draining: bool) -> str:
-    """Return the phase of the service: `starting`, `ready` or `draining`."""
+def phase(*, started: bool, draining: bool) -> ServicePhase:
+    """Return the phase of the service."""
     if draining:
-        return "draining"
-    return "ready" if started else "starting"
+        return ServicePhase.DRAINING
+    return ServicePhase.READY if started else ServicePhase.STARTING

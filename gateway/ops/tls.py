@@ -1,30 +1,13 @@
 """Creates the TLS context of the ops server."""
 
 import ssl
-from dataclasses import dataclass
-from pathlib import Path
 
+from gateway.contracts.tls_server_files import TlsServerFiles
 from gateway.errors import GatewayError, TunnelError
 from gateway.secret_files import read_private_key
 
 
-@dataclass(frozen=True)
-class TlsFiles:
-    """The paths of a certificate and its private key, in PEM.
-
-    Args:
-        cert_file: The certificate, followed by intermediate certificates.
-        key_file: The private key of the certificate, without a passphrase.
-        client_ca_file: The certificate authorities that sign client certificates. None: the server does not request
-            client certificates.
-    """
-
-    cert_file: Path
-    key_file: Path
-    client_ca_file: Path | None = None
-
-
-def server_context(files: TlsFiles) -> ssl.SSLContext:
+def server_context(files: TlsServerFiles) -> ssl.SSLContext:
     """Return a context for TLS 1.2 and later. If a client sends a certificate, the context verifies the certificate.
 
     Args:

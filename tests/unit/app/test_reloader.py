@@ -12,6 +12,7 @@ from gateway.app.reloader import Reloader
 from gateway.app.service_audit_log import ServiceAuditLog
 from gateway.app.socket_activation import PassedSockets
 from gateway.config import Config, ConfigSources, load
+from gateway.contracts.states import ConfigTrigger
 from gateway.forwarding.listener import BindError
 
 
@@ -36,18 +37,18 @@ async def test_a_reload_reports_what_a_recent_automatic_reload_changed(
         first, lambda: load(sources), file, ServiceAuditLog("a"), Mock(), asyncio.Event(), Mock(), Mock()
     )
     subject.start(runtime, Mock(), Mock(renew=AsyncMock()), {})
-    assert await subject.reload("admin") == "no change"
+    assert await subject.reload(ConfigTrigger.ADMIN) == "no change"
     write("h:2")
-    assert await subject.reload("file") == "backends changed: a"
-    reported = await subject.reload("admin")
+    assert await subject.reload(ConfigTrigger.FILE) == "backends changed: a"
+    reported = await subject.reload(ConfigTrigger.ADMIN)
     assert reported.startswith("already applied ")
     assert reported.endswith(" s ago, when the file changed: backends changed: a")
     monkeypatch.setattr(reloader, "_RECENT", 0.0)
-    assert await subject.reload("admin") == "no change"
+    assert await subject.reload(ConfigTrigger.ADMIN) == "no change"
     monkeypatch.undo()
     write("h:3")
-    assert await subject.reload("admin") == "backends changed: a"
-    assert await subject.reload("admin") == "no change"
+    assert await subject.reload(ConfigTrigger.ADMIN) == "backends changed: a"
+    assert await subject.reload(ConfigTrigger.ADMIN) == "no change"
 
 
 async def test_a_reload_refuses_an_address_that_the_host_does_not_have(tmp_path: Path) -> None:
@@ -67,5 +68,5 @@ async def test_a_reload_refuses_an_address_that_the_host_does_not_have(tmp_path:
     subject.start(runtime, Mock(), Mock(renew=AsyncMock()), {})
     runtime.apply.reset_mock()
     with pytest.raises(BindError, match=r"198\.51\.100\.77:3306: Cannot assign requested address"):
-        await subject.reload("admin")
+        await subject.reload(ConfigTrigger.ADMIN)
     runtime.apply.assert_not_called()

@@ -24,6 +24,7 @@ from gateway.audit_log.refusal_event_limiter import OTHERS, WINDOW, RefusalEvent
 from gateway.audit_log.writer import AuditLogWriter
 from gateway.config import Config, ConfigSources, load
 from gateway.config.sections import AuditLogSection
+from gateway.contracts.states import ConfigTrigger
 from gateway.errors import ConfigError
 
 
@@ -246,7 +247,7 @@ async def test_a_reload_that_fails_late_leaves_no_writer(tmp_path: Path) -> None
     service, before = GatewayService(old, lambda: new), set(threading.enumerate())
     docker = Mock(apply=Mock(side_effect=RuntimeError("late")))
     with pytest.raises(RuntimeError, match="late"):
-        await service._reloader._apply(Mock(config=old, listeners={}), docker, new, "test")
+        await service._reloader._apply(Mock(config=old, listeners={}), docker, new, ConfigTrigger.ADMIN)
     soon(lambda: not any(each.name == "audit log" for each in set(threading.enumerate()) - before))
 
 

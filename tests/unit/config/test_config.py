@@ -12,10 +12,11 @@ from gateway.config import Config, ConfigSources, load
 from gateway.config.environment_variables import setting_names
 from gateway.config.model import CommonBackendOptions, CommonCheckOptions, CommonTunnelOptions
 from gateway.config.schema import hints_by_key
-from gateway.config.sections import SECTIONS, OpsTlsSection
+from gateway.config.sections import SECTIONS
 from gateway.config.setting_warnings import setting_warnings
 from gateway.contracts.config_types import Duration, HostPort, unix_host_port
 from gateway.contracts.secret import Secret
+from gateway.contracts.tls_server_files import TlsServerFiles
 from gateway.docker.options import AttachRule, DockerOptions, NetworkOptions
 from gateway.errors import ConfigError
 from gateway.ssh.options import SshOptions
@@ -333,7 +334,7 @@ def test_inner_keys_and_lists_of_a_section_are_settings_too(tmp_path: Path) -> N
     path.write_text("ops: {tls: {cert_file: /c, key_file: /k}}\nbackends: {a: {kind: tcp, targets: ['a:1']}}\n")
     given = {"GATEWAY_OPS_TLS_KEY_FILE": "/of/the/environment", "GATEWAY_OPS_HOSTS": "a.example, b.example,"}
     ops = load(ConfigSources(path, settings={"ops-tls-client-ca-file": "/ca"}, environment=given)).ops
-    assert ops.tls == OpsTlsSection(Path("/c"), Path("/of/the/environment"), Path("/ca"))
+    assert ops.tls == TlsServerFiles(Path("/c"), Path("/of/the/environment"), Path("/ca"))
     assert ops.hosts == ("a.example", "b.example")
     with pytest.raises(ConfigError, match=r"GATEWAY_OPS_TLS_KEY_FILE: ops\.tls\.cert_file: is missing"):
         load(ConfigSources(environment={**given, "GATEWAY_BACKEND_A": "tcp://a:1"}))

@@ -1,7 +1,7 @@
 import time
 from dataclasses import replace
 
-from gateway.contracts.states import HealthState
+from gateway.contracts.states import HealthState, ServicePhase
 from gateway.metric_types import Histogram
 from gateway.ops.health_responses import health, readiness
 from gateway.ops.metrics import render
@@ -27,28 +27,28 @@ VIEW = ServiceView(
 
 
 def test_a_remote_that_is_down_does_not_fail_readiness() -> None:
-    answer = readiness("ready", VIEW.backends, [], 0)
+    answer = readiness(ServicePhase.READY, VIEW.backends, [], 0)
     assert answer.status == 200
     assert answer.body["backends"]["bad"]["status"] == "down"
     assert answer.body["backends"]["bad"]["reason"] == "refused"
 
 
 def test_a_required_backend_that_is_down_fails_readiness() -> None:
-    assert readiness("ready", VIEW.backends, ["good", "soso"], 0).status == 200
-    assert readiness("ready", VIEW.backends, ["good", "bad"], 0).status == 503
-    assert readiness("ready", VIEW.backends, [], 2).status == 200
-    assert readiness("ready", VIEW.backends, [], 3).status == 503
-    assert readiness("ready", VIEW.backends, ["gone"], 0).body["unknown"] == ["gone"]
+    assert readiness(ServicePhase.READY, VIEW.backends, ["good", "soso"], 0).status == 200
+    assert readiness(ServicePhase.READY, VIEW.backends, ["good", "bad"], 0).status == 503
+    assert readiness(ServicePhase.READY, VIEW.backends, [], 2).status == 200
+    assert readiness(ServicePhase.READY, VIEW.backends, [], 3).status == 503
+    assert readiness(ServicePhase.READY, VIEW.backends, ["gone"], 0).body["unknown"] == ["gone"]
 
 
 def test_not_ready_while_starting_and_draining() -> None:
-    assert readiness("starting", VIEW.backends, [], 0).status == 503
-    assert readiness("starting", VIEW.backends, ["gone"], 0).body["unknown"] == ["gone"]
-    before_the_configuration_is_applied = readiness("starting", [], ["good"], 0)
+    assert readiness(ServicePhase.STARTING, VIEW.backends, [], 0).status == 503
+    assert readiness(ServicePhase.STARTING, VIEW.backends, ["gone"], 0).body["unknown"] == ["gone"]
+    before_the_configuration_is_applied = readiness(ServicePhase.STARTING, [], ["good"], 0)
     assert before_the_configuration_is_applied.status == 503
     assert "unknown" not in before_the_configuration_is_applied.body
-    assert readiness("ready", [], ["gone"], 0).body["unknown"] == ["gone"]
-    draining = readiness("draining", VIEW.backends, [], 0)
+    assert readiness(ServicePhase.READY, [], ["gone"], 0).body["unknown"] == ["gone"]
+    draining = readiness(ServicePhase.DRAINING, VIEW.backends, [], 0)
     assert (draining.status, draining.body["status"], draining.body["draining"]) == (503, "draining", True)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.backend_support.kernel_mount_properties import HostMount, ImportedVolume, KernelMountProperties
+from gateway.backend_support.kernel_mount_properties import FstabFields, ImportedVolume, KernelMountProperties
 from gateway.backend_support.volume_definition import VolumeOptions, VolumeSpec, build_volume
 from gateway.backends import BackendKind, EmptyOptions
 from gateway.contracts.backend import ProbeResult
@@ -79,9 +79,9 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
     return keys, ["look at tree"]
 
 
-def _host_mount(address: str, port: int, tree: str, options: Sequence[str]) -> HostMount:
+def _host_mount(address: str, port: int, tree: str, options: Sequence[str]) -> FstabFields:
     kept = tuple(each for each in options if not each.startswith("aname="))
-    return HostMount(address, "9p", (*kept, f"port={port}", f"aname={tree}"), "the new line has no cache")
+    return FstabFields(address, "9p", (*kept, f"port={port}", f"aname={tree}"), "the new line has no cache")
 
 
 KIND = BackendKind(
