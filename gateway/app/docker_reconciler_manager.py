@@ -4,7 +4,7 @@ import asyncio
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gateway.app.running_components import RunningComponents
 from gateway.audit_log.recorder import AuditLogRecorder
@@ -13,6 +13,7 @@ from gateway.contracts.component import Component
 from gateway.contracts.link import Link
 from gateway.contracts.states import HealthState
 from gateway.docker.options import DockerOptions, SwarmPeerOptions
+from gateway.ops.container_access_json import ContainerAccessView
 from gateway.supervision.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class DockerReconcilerManager:
         if self.reconciler is not None:
             await self.reconciler.settled.wait()
 
-    def explain(self, name: str) -> list[dict[str, Any]] | None:
+    def explain(self, name: str) -> list[ContainerAccessView] | None:
         """Explain which backends each matching container can reach; return None if Docker is not configured.
 
         Args:

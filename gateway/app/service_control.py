@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import replace
-from typing import Any
 
 from gateway.app import status_view_builder
 from gateway.app.certificate_expiry import CertificateExpiryMonitor, NamedCredential, expiry_warnings
@@ -20,6 +19,8 @@ from gateway.contracts.states import ConfigTrigger, ServicePhase
 from gateway.fleet.fleet_state import FleetState
 from gateway.fleet.poller import FleetPoller
 from gateway.metric_types import Histogram
+from gateway.ops.check_history_json import ChecksByTarget
+from gateway.ops.container_access_json import ContainerAccessView
 from gateway.ops.events import EventLog, EventSubject, SubjectType
 from gateway.ops.events_file import EventsFile
 from gateway.ops.status_views import BackendStateSummary, BackendView, ConfigText, ServiceView, phase
@@ -150,12 +151,12 @@ class ServiceControl:
             self._described = config, config_text(config)
         return self._described[1]
 
-    def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
+    def history(self, backend: str) -> ChecksByTarget | None:
         """Return the latest check results of each target, oldest first; None if the backend does not exist."""
         running = self._find(backend)
         return status_view_builder.history(running) if running else None
 
-    def containers(self, name: str) -> list[dict[str, Any]] | None:
+    def containers(self, name: str) -> list[ContainerAccessView] | None:
         """Explain which backends each matching container can reach. See `ServiceInterface.containers`."""
         docker = self._reloader.docker
         return docker.explain(name) if docker else None

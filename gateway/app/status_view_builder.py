@@ -2,9 +2,7 @@
 
 import platform
 from collections import Counter
-from collections.abc import Iterator
 from functools import reduce
-from typing import Any
 
 from gateway import __version__
 from gateway.app.backend_tunnel_view_builder import backend_tunnel_views
@@ -16,8 +14,8 @@ from gateway.forwarding.consumer_usage import UsageCounters
 from gateway.health.check import Check
 from gateway.health.target_selection import TargetCandidate
 from gateway.metric_types import Histogram
+from gateway.ops.check_history_json import ChecksByTarget, RecordedCheck
 from gateway.ops.events import EventLog, EventSubject, SubjectType
-from gateway.ops.status_json import iso
 from gateway.ops.status_views import (
     BackendStateSummary,
     BackendView,
@@ -150,20 +148,11 @@ def _phases(checks: list[Check]) -> dict[str, tuple[int, float]]:
     return found
 
 
-def history(running: RunningBackend) -> dict[str, list[dict[str, Any]]]:
-    """Return the latest check results of each target, oldest first, in a form that `json` can serialize."""
-    return {str(each.target): list(_results(each)) for each in running.targets}
+def history(running: RunningBackend) -> ChecksByTarget:
+    """Return the latest check results of each target, oldest first."""
+    return {str(each.target): _recorded_checks(each) for each in running.targets}
 
 
-def _results(monitored: MonitoredTarget) -> Iterator[dict[str, Any]]:
-    results = [(check.tunnel, result) for check in monitored.checks for result in check.history.results()]
-    for tunnel, result in sorted(results, key=lambda each: each[1].at):
-        yield {
-            "time": iso(result.at),
-            "via": tunnel,
-            "state": result.state,
-            "reason": result.reason,
-            "detail": result.detail,
-            "duration_seconds": result.duration,
-            "phases_seconds": result.phases,
-        }
+def _recorded_checks(monitored: MonitoredTarget) -> list[RecordedCheck]:
+    found = [RecordedCheck(check.tunnel, each) for check in monitored.checks for each in check.history.results()]
+    return sorted(found, key=lambda each: each.result.at)

@@ -14,6 +14,8 @@ from gateway.contracts.states import ServicePhase
 from gateway.ops import health_responses, metrics
 from gateway.ops.authorization import AccessRole
 from gateway.ops.authorization_middleware import may_see_details
+from gateway.ops.check_history_json import check_history_json
+from gateway.ops.container_access_json import container_access_json
 from gateway.ops.event_streams import EventStreams
 from gateway.ops.fleet_json import discovery_json, fleet_json, summary_json
 from gateway.ops.json_responses import json_response, not_found
@@ -157,15 +159,17 @@ class HttpGetHandlers:
         if not found:
             return not_found("container", name)
         if len(found) > 1:
-            matches = ", ".join(f"{each['container']} ({each['id'][:_SHORT_ID]})" for each in found[:_MAX_MATCHES])
+            matches = ", ".join(
+                f"{each.explanation.container} ({each.explanation.id[:_SHORT_ID]})" for each in found[:_MAX_MATCHES]
+            )
             detail = f"{name!r} matches {len(found)} containers, use more characters of the ID: {matches}"
             return json_response({"status": "ambiguous", "detail": detail}, status=409)
-        return json_response(found[0])
+        return json_response(container_access_json(found[0]))
 
     async def _history(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         found = self._service.history(name)
-        return not_found("backend", name) if found is None else json_response({"backend": name, "targets": found})
+        return not_found("backend", name) if found is None else json_response(check_history_json(name, found))
 
     async def _summary(self, _: web.Request) -> web.Response:
         return await self._json("/api/v1/summary", summary_json)

@@ -1,10 +1,12 @@
 """Defines the interface between the ops server and the service: the service's state, and the admin commands."""
 
 from collections.abc import Collection
-from typing import Any, Protocol
+from typing import Protocol
 
 from gateway.contracts.states import ServicePhase
 from gateway.fleet.fleet_state import FleetState
+from gateway.ops.check_history_json import ChecksByTarget
+from gateway.ops.container_access_json import ContainerAccessView
 from gateway.ops.events import EventLog
 from gateway.ops.status_views import BackendStateSummary, ConfigText, ServiceView
 from gateway.relay.unix_sockets import PeerCredentials
@@ -40,7 +42,7 @@ class ServiceInterface(Protocol):
             backend: The name of the backend whose keys to return. None: return all keys except those of backends.
         """
 
-    def history(self, backend: str) -> dict[str, list[dict[str, Any]]] | None:
+    def history(self, backend: str) -> ChecksByTarget | None:
         """Return the latest check results of each target, oldest first; None if there is no such backend."""
 
     def fleet(self) -> FleetState:
@@ -55,14 +57,14 @@ class ServiceInterface(Protocol):
             GatewayError: Another error, such as an address that cannot be bound. Nothing was changed.
         """
 
-    def containers(self, name: str) -> list[dict[str, Any]] | None:
+    def containers(self, name: str) -> list[ContainerAccessView] | None:
         """Find containers by name or ID, and explain which backends each container can reach.
 
         Args:
             name: The name of a container, or a prefix of container IDs.
 
         Returns:
-            One JSON object for each matching container; None if Docker is not configured.
+            A view of each matching container; None if Docker is not configured.
         """
 
     def record_command(self, command: str, peer: PeerCredentials | None, result: str) -> None:

@@ -66,6 +66,10 @@ class CheckHistoryEntry(Protocol):
     def succeeded(self) -> bool:
         """Whether the probe succeeded."""
 
+    @property
+    def phases(self) -> Mapping[str, float]:
+        """Duration of each phase of the probe, such as `tcp` or `auth`, in seconds."""
+
 
 @dataclass(frozen=True)
 class TargetView:

@@ -1,8 +1,8 @@
 """Creates views of tunnels, backends and the service, with default values for tests."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gateway.contracts.states import HealthState, TunnelState
@@ -29,6 +29,7 @@ class Checked:
     duration: float = 0.01
     reason: str | None = None
     detail: str = ""
+    phases: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def succeeded(self) -> bool:
