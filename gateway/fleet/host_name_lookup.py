@@ -6,19 +6,19 @@ delays no other lookup. `MAX_MEMBERS` limits the number of names, and therefore 
 
 import asyncio
 import socket
-from concurrent.futures import Future
 from typing import Any
 
 from gateway.daemon_thread import run_in_daemon_thread
 from gateway.relay.per_loop_instances import per_loop
+from gateway.relay.shared_lookups import SharedLookups
 
 _Name = tuple[str, socket.AddressFamily]
 
 
 @per_loop
-def _in_flight(loop: asyncio.AbstractEventLoop) -> "dict[_Name, asyncio.Future[list[Any]]]":
+def _lookups(loop: asyncio.AbstractEventLoop) -> SharedLookups[_Name, list[Any]]:
     del loop
-    return {}
+    return SharedLookups(_start)
 
 
 async def lookup(
@@ -32,23 +32,14 @@ async def lookup(
         OSError: The name does not resolve, or no thread can be started.
         UnicodeError: The name is not a valid host name.
     """
-    name, in_flight = (host, family), _in_flight()
-    pending = in_flight.get(name)
-    if pending is None:
-        pending = in_flight[name] = asyncio.wrap_future(_start(name))
-
-        def on_done(done: asyncio.Future[list[Any]]) -> None:
-            in_flight.pop(name, None)
-            if not done.cancelled():
-                done.exception()  # retrieve the exception; otherwise, asyncio can log it as never retrieved
-
-        pending.add_done_callback(on_done)
-    found = await asyncio.shield(pending)
+    found = await _lookups().result((host, family))
     return [(family, (str(address[0]), port)) for family, _, _, _, address in found]
 
 
-def _start(name: _Name) -> "Future[list[Any]]":
+def _start(name: _Name) -> "asyncio.Future[list[Any]]":
     host, family = name
-    return run_in_daemon_thread(
-        lambda: socket.getaddrinfo(host, None, family=family, type=socket.SOCK_STREAM), "fleet-lookup"
+    return asyncio.wrap_future(
+        run_in_daemon_thread(
+            lambda: socket.getaddrinfo(host, None, family=family, type=socket.SOCK_STREAM), "fleet-lookup"
+        )
     )

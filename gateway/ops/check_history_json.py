@@ -1,4 +1,4 @@
-"""Converts the check history of a backend to the JSON response of `/api/v1/backends/NAME/history`."""
+"""Converts the check history of a backend to the JSON response of `/api/v1/checks/NAME/history`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

@@ -15,6 +15,7 @@ from typing import Any
 
 from gateway.contracts.config_types import HostPort
 from gateway.relay.per_loop_instances import per_loop
+from gateway.relay.shared_lookups import SharedLookups
 
 _THREADS = ThreadPoolExecutor(64, thread_name_prefix="resolver")
 Addresses = list[Any]
@@ -22,10 +23,9 @@ Addresses = list[Any]
 
 
 @per_loop
-def _in_flight(loop: asyncio.AbstractEventLoop) -> dict[HostPort, asyncio.Future[Addresses]]:
-    """Return the unfinished lookups of the running event loop."""
+def _lookups(loop: asyncio.AbstractEventLoop) -> SharedLookups[HostPort, Addresses]:
     del loop
-    return {}
+    return SharedLookups(_look_up)
 
 
 def is_address(host: str) -> bool:
@@ -57,19 +57,7 @@ async def resolve(to: HostPort) -> Addresses:
     literal = numeric_addresses(to)
     if literal:
         return literal
-    in_flight = _in_flight()
-    lookup = in_flight.get(to)
-    if lookup is None:
-        lookup = in_flight[to] = asyncio.ensure_future(_look_up(to))
-
-        def on_done(done: asyncio.Future[Addresses]) -> None:
-            in_flight.pop(to, None)
-            if not done.cancelled():
-                # Mark the exception as retrieved. Otherwise, asyncio logs it if all waiting tasks were cancelled.
-                done.exception()
-
-        lookup.add_done_callback(on_done)
-    return _shuffled(await asyncio.shield(lookup))
+    return _shuffled(await _lookups().result(to))
 
 
 async def _look_up(to: HostPort) -> Addresses:
