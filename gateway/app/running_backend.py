@@ -126,7 +126,7 @@ class RunningBackend:
         budget = self.budget(check.target, check.tunnel)
         if budget is not None and check.succeeded_at is not None:
             budget.record_login(check.succeeded_at)
-            set_limit(budget.peers, check.record.probe_result.abort_limit or budget.limit)
+            set_limit(budget.same_server, check.record.probe_result.abort_limit or budget.limit)
 
     def ordered_targets(self) -> list[HostPort]:
         """Return the targets to try for a new client, best first."""

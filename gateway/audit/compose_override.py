@@ -55,32 +55,32 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Propo
         raise UnsupportedContainerSettingError(
             f"Compose may use another image, because the name {container.image} now refers to a different image"
         )
-    labels, name, client = container.labels, container.name, snapshot.client
+    labels, name, cli = container.labels, container.name, snapshot.cli
     service, first = labels[SERVICE], labels[FILES].partition(",")[0]
     path = posixpath.join(posixpath.dirname(first), f"{service}.audit.yaml")
     overridden = path in labels[FILES].split(",")
     content = _lines(container, change, service, overridden=overridden)
     write = "\n".join((f"cat > {shlex.quote(path)} <<'YAML'", *content, "YAML"))
-    compose = compose_command(labels, client=client, overrides=() if overridden else (path,))
-    lines = [*require_absent_volumes(client, change), *change.setup, write, command(*compose, "config", "--quiet")]
-    lines += [*volume_creation_commands(client, change), *remove_on_failure(client, change)]
+    compose = compose_command(labels, cli=cli, overrides=() if overridden else (path,))
+    lines = [*require_absent_volumes(cli, change), *change.setup, write, command(*compose, "config", "--quiet")]
+    lines += [*volume_creation_commands(cli, change), *remove_on_failure(cli, change)]
     helper = f"{name}-copy"
     lines += [
-        *helper_creation_commands(client, container, change, helper),
-        *copy_commands(client, container, change, helper),
+        *helper_creation_commands(cli, container, change, helper),
+        *copy_commands(cli, container, change, helper),
     ]
-    lines += [END, command(client, "kill", name)] if is_live(container, change) else []
+    lines += [END, command(cli, "kill", name)] if is_live(container, change) else []
     saved = f"before-audit:{name}"
-    lines.append(command(client, "commit", name, saved))
+    lines.append(command(cli, "commit", name, saved))
     # If the script fails, the current trap removes the new volume. Remove or replace this trap before Compose removes
     # the old container, because the new volume can then contain the only copy of the data.
-    lines.append(END if is_live(container, change) else start_on_failure(client, container))
+    lines.append(END if is_live(container, change) else start_on_failure(cli, container))
     start = "--detach" if container.running else "--no-start"
     same_image = ("--no-build", "--pull", "never")
     lines += [command(*compose, "up", start, "--no-deps", *same_image, service), END]
     return "\n".join((
         script(*lines),
-        f"# when {name} works: {command(client, 'rmi', saved)}",
+        f"# when {name} works: {command(cli, 'rmi', saved)}",
         f"# then move the lines of {path} to {first}",
     ))  # fmt: skip
 

@@ -64,44 +64,44 @@ def recreate(snapshot: AuditSnapshot, container: AuditedContainer, change: Propo
     if any(":" in each for each in (*change.mounts, *change.mounts.values(), *_paths(container), *binds)):
         return f"# {container.name}: a path contains a colon, which -v does not support: change the mounts manually"
     if reasons := obstacles(snapshot, container, change):
-        return _by_hand(snapshot.client, container, change, reasons)
-    labels, client = container.labels, snapshot.client
+        return _by_hand(snapshot.cli, container, change, reasons)
+    labels, cli = container.labels, snapshot.cli
     if labels.get(SWARM_SERVICE):
-        return service_update(labels[SWARM_SERVICE], container, change, client)
+        return service_update(labels[SWARM_SERVICE], container, change, cli)
     try:
         if compose_command(labels) and labels[FILES].startswith("/") and labels.get(ONE_OFF) != "True":
             return override(snapshot, container, change)
         return _run(snapshot, container, change)
     except UnsupportedContainerSettingError as error:
-        return _manual_steps(container, change, str(error), client)
+        return _manual_steps(container, change, str(error), cli)
 
 
 def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: ProposedMountChanges) -> str:
-    client, name = snapshot.client, container.name
+    cli, name = snapshot.cli, container.name
     taken = [each.name for each in snapshot.containers]
     old, new, helper = (free_name(f"{name}-{each}", taken) for each in ("old", "new", "copy"))
     connects = [
-        command(client, "network", "connect", *extra, network, new)
+        command(cli, "network", "connect", *extra, network, new)
         for network, extra in networks(container)
         if network != _first_network(container)
     ]
-    lines = [*require_absent_volumes(client, change), *change.setup]
-    lines += [*volume_creation_commands(client, change), *remove_on_failure(client, change)]
-    lines += [_create(snapshot, container, change, new), *remove_on_failure(client, change, new), *connects]
-    lines += helper_creation_commands(client, container, change, helper, new)
-    lines += [*copy_commands(client, container, change, helper, new), END]
+    lines = [*require_absent_volumes(cli, change), *change.setup]
+    lines += [*volume_creation_commands(cli, change), *remove_on_failure(cli, change)]
+    lines += [_create(snapshot, container, change, new), *remove_on_failure(cli, change, new), *connects]
+    lines += helper_creation_commands(cli, container, change, helper, new)
+    lines += [*copy_commands(cli, container, change, helper, new), END]
     notes = [
-        f"# {name} gets another MAC address on {one_line(each)}: {client} network connect cannot set it"
+        f"# {name} gets another MAC address on {one_line(each)}: {cli} network connect cannot set it"
         for each in changed_addresses(container, _first_network(container))
     ]
     if container.removed and container.running:
         last = (("rm", "-f", name), ("rename", new, name), ("start", name))
-        return "\n".join((script(*lines, *(command(client, *each) for each in last)), *notes))
-    lines += [command(client, "kill", name)] if is_live(container, change) else []
+        return "\n".join((script(*lines, *(command(cli, *each) for each in last)), *notes))
+    lines += [command(cli, "kill", name)] if is_live(container, change) else []
     policy = list(restart_policy((container.inspection.get("HostConfig") or {}).get("RestartPolicy") or {}))
-    lines += [command(client, "update", "--restart", "no", name)] if policy else []
-    lines += [command(client, "rename", name, old), command(client, "rename", new, name)]
-    lines += [command(client, "start", name)] if container.running else []
+    lines += [command(cli, "update", "--restart", "no", name)] if policy else []
+    lines += [command(cli, "rename", name, old), command(cli, "rename", new, name)]
+    lines += [command(cli, "start", name)] if container.running else []
     # The commands in `back` restore the old container, and keep the new one. They also work if the script stopped
     # between its two `rename` commands.
     back = [("stop", name), ("rename", name, new), ("rename", old, name)]
@@ -110,13 +110,13 @@ def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: ProposedM
     return "\n".join((
         script(*lines),
         *notes,
-        f"# to go back to the old container: {'; '.join(command(client, *each) for each in back)}",
-        f"# when {name} works: {command(client, 'rm', '-v', old)}",
+        f"# to go back to the old container: {'; '.join(command(cli, *each) for each in back)}",
+        f"# when {name} works: {command(cli, 'rm', '-v', old)}",
     ))  # fmt: skip
 
 
 def _create(snapshot: AuditSnapshot, container: AuditedContainer, change: ProposedMountChanges, new: str) -> str:
-    client = snapshot.client
+    cli = snapshot.cli
     own, arguments = options(container, snapshot.cgroup_mode)
     for network, extra in networks(container):
         if network == _first_network(container):
@@ -124,13 +124,13 @@ def _create(snapshot: AuditSnapshot, container: AuditedContainer, change: Propos
     names = variables(container)
     from_stdin = ("--env-file", "/dev/stdin") if names else ()
     mounts = volume_options(container, change)
-    create = command(client, "create", *from_stdin, "--name", new, *own, *mounts, container.exact_image, *arguments)
+    create = command(cli, "create", *from_stdin, "--name", new, *own, *mounts, container.exact_image, *arguments)
     if not names:
         return create
     # The values of environment variables can be secrets. Therefore, the script does not contain the values, but pipes
     # them from `docker inspect` to `docker create`.
     pattern = "|".join(re.escape(each) for each in names)
-    listed = command(client, "inspect", "-f", _INSPECT_ENV, container.name)
+    listed = command(cli, "inspect", "-f", _INSPECT_ENV, container.name)
     return f"{listed} | grep -E {shlex.quote(f'^({pattern})=')} | {create}"
 
 
@@ -152,13 +152,13 @@ def free_name(name: str, taken: Collection[str]) -> str:
     return free
 
 
-def _manual_steps(container: AuditedContainer, change: ProposedMountChanges, left_out: str, client: str) -> str:
-    copies = [saved(client, container, change.copied)] if change.copied else []
+def _manual_steps(container: AuditedContainer, change: ProposedMountChanges, left_out: str, cli: str) -> str:
+    copies = [saved(cli, container, change.copied)] if change.copied else []
     mounts = command(*volume_options(container, change)) or "no -v"
     if change.setup or change.driver_options:
         copies.insert(
             0,
-            script(*require_absent_volumes(client, change), *change.setup, *volume_creation_commands(client, change)),
+            script(*require_absent_volumes(cli, change), *change.setup, *volume_creation_commands(cli, change)),
         )
     return "\n".join((
         *copies, f"# create {container.name} again as you created it, but with these mounts: {mounts}",
@@ -166,7 +166,7 @@ def _manual_steps(container: AuditedContainer, change: ProposedMountChanges, lef
     ))  # fmt: skip
 
 
-def _by_hand(client: str, container: AuditedContainer, change: ProposedMountChanges, reasons: Iterable[str]) -> str:
+def _by_hand(cli: str, container: AuditedContainer, change: ProposedMountChanges, reasons: Iterable[str]) -> str:
     """Return shell comments that state why no command is safe, and which steps the user must perform."""
     lines = [f"# {one_line(each)}" for each in reasons]
     name = one_line(container.name)
@@ -176,7 +176,7 @@ def _by_hand(client: str, container: AuditedContainer, change: ProposedMountChan
         f"# stop {name} and the containers that are named above",
     ]
     if change.setup or change.driver_options:
-        lines += [f"# {each}" for each in (*change.setup, *volume_creation_commands(client, change))]
+        lines += [f"# {each}" for each in (*change.setup, *volume_creation_commands(cli, change))]
     lines += [
         f"# copy only the files of {one_line(each)} to {one_line(change.mounts[each])}" for each in change.copied
     ]

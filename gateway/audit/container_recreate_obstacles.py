@@ -25,7 +25,7 @@ def obstacles(snapshot: AuditSnapshot, container: AuditedContainer, change: Prop
 
 
 def _owners(snapshot: AuditSnapshot, change: ProposedMountChanges) -> Iterator[str]:
-    if change.copied and snapshot.client == "podman":
+    if change.copied and snapshot.cli == "podman":
         yield "podman cp does not keep the owners of files: copy the files as root, with a program that keeps owners"
 
 

@@ -11,14 +11,14 @@ END = "trap - EXIT"
 
 
 def helper_creation_commands(
-    client: str, container: AuditedContainer, change: ProposedMountChanges, helper: str, *created: str
+    cli: str, container: AuditedContainer, change: ProposedMountChanges, helper: str, *created: str
 ) -> list[str]:
     """Return commands that create the helper container, which mounts the new volumes during the copy.
 
     Return no commands if the change copies no data.
 
     Args:
-        client: The engine's command line client.
+        cli: The engine's command line client.
         container: The container to read from.
         change: The changes to the mounts.
         helper: The name of the helper container.
@@ -27,12 +27,12 @@ def helper_creation_commands(
     if not change.copied:
         return []
     mounts = [argument for each in change.copied for argument in ("-v", f"{change.mounts[each]}:{COPY_ROOT}{each}")]
-    create = command(client, "create", "--name", helper, *mounts, container.exact_image, "none")
-    return [create, *remove_on_failure(client, change, helper, *created)]
+    create = command(cli, "create", "--name", helper, *mounts, container.exact_image, "none")
+    return [create, *remove_on_failure(cli, change, helper, *created)]
 
 
 def copy_commands(
-    client: str, container: AuditedContainer, change: ProposedMountChanges, helper: str, *created: str
+    cli: str, container: AuditedContainer, change: ProposedMountChanges, helper: str, *created: str
 ) -> list[str]:
     """Return commands that copy a container's data to new volumes.
 
@@ -47,21 +47,21 @@ def copy_commands(
     user can then run the same script again.
 
     Args:
-        client: The engine's command line client.
+        cli: The engine's command line client.
         container: The container to read from.
         change: The changes to the mounts.
         helper: The name of the helper container; see `helper_creation_commands`.
         created: Names of the new containers except the helper. If the script fails, it also removes these containers.
     """
-    copies = [copy(client, container, helper, path) for path in change.copied]
-    copies += [command(client, "rm", "-v", helper)] if change.copied else []
+    copies = [copy(cli, container, helper, path) for path in change.copied]
+    copies += [command(cli, "rm", "-v", helper)] if change.copied else []
     helpers = (helper,) if change.copied else ()
-    remove, name = _removal(client, change, *helpers, *created), container.name
+    remove, name = _removal(cli, change, *helpers, *created), container.name
     if not container.running:
         return copies
     if is_live(container, change):
-        return [on_exit(command(client, "unpause", name), *remove), command(client, "pause", name), *copies]
-    return [on_exit(command(client, "start", name), *remove), command(client, "stop", name), *copies]
+        return [on_exit(command(cli, "unpause", name), *remove), command(cli, "pause", name), *copies]
+    return [on_exit(command(cli, "start", name), *remove), command(cli, "stop", name), *copies]
 
 
 def on_exit(*commands: str) -> str:
@@ -70,55 +70,55 @@ def on_exit(*commands: str) -> str:
     return f"trap {shlex.quote('; '.join(('set +e', *commands)))} EXIT"
 
 
-def require_absent_volumes(client: str, change: ProposedMountChanges) -> list[str]:
+def require_absent_volumes(cli: str, change: ProposedMountChanges) -> list[str]:
     """Return shell commands that stop the script if one of the new volumes already exists.
 
     Such a volume can belong to another application, or contain incomplete data from an earlier attempt.
     """
     return [
-        f"{command(client, 'volume', 'inspect', each)} > /dev/null 2>&1 && "
+        f"{command(cli, 'volume', 'inspect', each)} > /dev/null 2>&1 && "
         f"{{ echo {shlex.quote(f'the volume {each} exists: run gateway audit again')} >&2; exit 1; }}"
         for each in new_volumes(change)
     ]
 
 
-def volume_creation_commands(client: str, change: ProposedMountChanges) -> list[str]:
+def volume_creation_commands(cli: str, change: ProposedMountChanges) -> list[str]:
     """Return commands that create the new volumes to which the changed mounts refer."""
-    return [command(client, "volume", "create", *change.driver_options, each) for each in new_volumes(change)]
+    return [command(cli, "volume", "create", *change.driver_options, each) for each in new_volumes(change)]
 
 
-def remove_on_failure(client: str, change: ProposedMountChanges, *created: str) -> list[str]:
+def remove_on_failure(cli: str, change: ProposedMountChanges, *created: str) -> list[str]:
     """Return a command that sets a shell trap (see `on_exit`); an empty list if there is nothing to remove.
 
     If the script fails, the trap removes the new volumes, and the containers with the names in `created`.
     """
-    removal = _removal(client, change, *created)
+    removal = _removal(cli, change, *created)
     return [on_exit(*removal)] if removal else []
 
 
-def start_on_failure(client: str, container: AuditedContainer) -> str:
+def start_on_failure(cli: str, container: AuditedContainer) -> str:
     """Return a command that sets a shell trap (see `on_exit`). If the script fails, the trap starts the container.
 
     If there is nothing to start, because the container was not running at the time of the audit, return `END`.
     """
-    return on_exit(command(client, "start", container.name)) if container.running else END
+    return on_exit(command(cli, "start", container.name)) if container.running else END
 
 
-def saved(client: str, container: AuditedContainer, paths: tuple[str, ...]) -> str:
+def saved(cli: str, container: AuditedContainer, paths: tuple[str, ...]) -> str:
     """Return a script that copies directories of a container to the shell's current directory.
 
     If the container is running, the script pauses the container during the copy.
 
     Args:
-        client: The engine's command line client.
+        cli: The engine's command line client.
         container: The container.
         paths: The directories inside the container.
     """
-    lines = [save(client, container, each) for each in paths]
+    lines = [save(cli, container, each) for each in paths]
     if not container.running:
         return script(*lines)
-    resume = command(client, "unpause", container.name)
-    return script(on_exit(resume), command(client, "pause", container.name), *lines)
+    resume = command(cli, "unpause", container.name)
+    return script(on_exit(resume), command(cli, "pause", container.name), *lines)
 
 
 def is_live(container: AuditedContainer, change: ProposedMountChanges) -> bool:
@@ -126,6 +126,6 @@ def is_live(container: AuditedContainer, change: ProposedMountChanges) -> bool:
     return container.running and (container.removed or change.vanishes)
 
 
-def _removal(client: str, change: ProposedMountChanges, *created: str) -> list[str]:
-    containers = [command(client, "rm", "-f", "-v", *created)] if created else []
-    return [*containers, *(command(client, "volume", "rm", each) for each in new_volumes(change))]
+def _removal(cli: str, change: ProposedMountChanges, *created: str) -> list[str]:
+    containers = [command(cli, "rm", "-f", "-v", *created)] if created else []
+    return [*containers, *(command(cli, "volume", "rm", each) for each in new_volumes(change))]

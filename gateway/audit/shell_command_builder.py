@@ -36,53 +36,53 @@ def command(*words: str) -> str:
     return shlex.join(words)
 
 
-def only_on_host(client: str) -> str:
+def only_on_host(cli: str) -> str:
     """Return a shell command that ends the script with an error if the engine runs on another host.
 
     Scripts need this command if they use paths that are valid only on the engine's host.
     """
-    name = command(client, "info", "-f", _HOST_NAME[client])
+    name = command(cli, "info", "-f", _HOST_NAME[cli])
     message = "echo 'run these commands on the host of the engine' >&2"
     return f'test "$({name})" = "$(uname -n)" || {{ {message}; exit 1; }}'
 
 
-def copy(client: str, container: AuditedContainer, helper: str, path: str) -> str:
+def copy(cli: str, container: AuditedContainer, helper: str, path: str) -> str:
     """Return commands that copy a directory, with owners and modes, to a volume of a helper container.
 
     The commands are lines of a script that stops at the first command that fails.
 
     Args:
-        client: The engine's command line client.
+        cli: The engine's command line client.
         container: The container to read from.
         helper: The name of the helper container, which mounts the volume below `COPY_ROOT`.
         path: The path of the directory in the container to read from.
     """
     if _is_live_tmpfs(container, path):
-        *before, source = _read_tmpfs(client, container, path)
+        *before, source = _read_tmpfs(cli, container, path)
     else:
-        before, source = [], command(client, "cp", "-a", f"{container.name}:{path}/", "-")
+        before, source = [], command(cli, "cp", "-a", f"{container.name}:{path}/", "-")
     target = f"{helper}:{COPY_ROOT}{posixpath.dirname(path)}".rstrip("/")
-    return "\n".join((*before, f"{source} | {command(client, 'cp', KEEP_OWNERS, '-', target)}"))
+    return "\n".join((*before, f"{source} | {command(cli, 'cp', KEEP_OWNERS, '-', target)}"))
 
 
-def save(client: str, container: AuditedContainer, path: str) -> str:
+def save(cli: str, container: AuditedContainer, path: str) -> str:
     """Return commands that copy a directory from a container to the shell's current directory.
 
     The commands are lines of a script that stops at the first command that fails. They overwrite no file.
 
     Args:
-        client: The engine's command line client.
+        cli: The engine's command line client.
         container: The container.
         path: The directory inside the container.
     """
     target = f"./{container.name}-{posixpath.basename(path) or 'data'}"
     if _is_live_tmpfs(container, path):
-        *before, source = _read_tmpfs(client, container, path)
+        *before, source = _read_tmpfs(cli, container, path)
         return "\n".join((*before, NEW_FILES, f"{source} > {command(f'{target}.tar')}"))
     message = f"echo {shlex.quote(f'{target} exists: rename it')} >&2"
     return "\n".join((
         f"test ! -e {command(target)} || {{ {message}; exit 1; }}",
-        command(client, "cp", "-a", f"{container.name}:{path}", target),
+        command(cli, "cp", "-a", f"{container.name}:{path}", target),
     ))  # fmt: skip
 
 
@@ -91,13 +91,13 @@ def _is_live_tmpfs(container: AuditedContainer, path: str) -> bool:
     return container.running and any(each.kind == "tmpfs" and each.path == path for each in container.mounts)
 
 
-def _read_tmpfs(client: str, container: AuditedContainer, path: str) -> list[str]:
+def _read_tmpfs(cli: str, container: AuditedContainer, path: str) -> list[str]:
     """Return commands that read a directory through /proc on the host, and write it to stdout as a tar archive."""
     # The paths in the archive begin with the name of the directory, as in an archive of `docker cp`.
     name = re.sub(r"([\\&,])", r"\\\1", posixpath.basename(path))
     return [
-        only_on_host(client),
-        f"pid=$({command(client, 'inspect', '-f', '{{.State.Pid}}', container.name)})",
+        only_on_host(cli),
+        f"pid=$({command(cli, 'inspect', '-f', '{{.State.Pid}}', container.name)})",
         f'exec 3< "/proc/$pid/root"{command(path)}',
         # A symbolic link in the container can lead to a directory of the host. Stop if the opened directory is on a
         # mount that the container does not have.

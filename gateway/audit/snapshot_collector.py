@@ -86,7 +86,7 @@ async def take_snapshot(engine: EngineClient, scope: AuditScope) -> AuditSnapsho
     data = str((info or {}).get("DockerRootDir") or "")
     found = AuditSnapshot(
         tuple(containers), volumes, scope.forwards, parse_mounts(table) if table is not None else None,
-        client=engine.flavor.command, socket=scope.socket,
+        cli=engine.flavor.command, socket=scope.socket,
         cgroup_mode="host" if (info or {}).get("CgroupVersion") == "1" else "private",
         volume_directory=posixpath.join(data, "volumes") if data else "",
     )  # fmt: skip

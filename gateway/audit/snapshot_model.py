@@ -167,7 +167,7 @@ class AuditSnapshot:
             paths on the host.
         unchecked: Messages about data that the audit could not read, and about the hazards that it therefore cannot
             find.
-        client: The engine's command line client.
+        cli: The engine's command line client.
         socket: The path of the engine's socket.
         cgroup_mode: The cgroup namespace mode that containers have by default.
         volume_directory: The directory on the engine's host that contains the volumes; empty if it is not known.
@@ -179,7 +179,7 @@ class AuditSnapshot:
     host_mounts: tuple[HostMount, ...] | None = None
     paths: Mapping[str, HostPath] = field(default_factory=dict)
     unchecked: tuple[str, ...] = ()
-    client: str = "docker"
+    cli: str = "docker"
     socket: str = "/var/run/docker.sock"
     cgroup_mode: str = "private"
     volume_directory: str = ""

@@ -8,7 +8,7 @@ from gateway.audit.snapshot_model import AuditedContainer
 NODE_LABEL = "com.docker.swarm.node.id"
 
 
-def service_update(service: str, container: AuditedContainer, change: ProposedMountChanges, client: str) -> str:
+def service_update(service: str, container: AuditedContainer, change: ProposedMountChanges, cli: str) -> str:
     """Return commands that change the mounts of a swarm service.
 
     If the change copies data, the commands only save the data of `container`, because a service update would start
@@ -18,10 +18,10 @@ def service_update(service: str, container: AuditedContainer, change: ProposedMo
         service: The name of the service.
         container: A task of the service.
         change: The changes to the mounts.
-        client: The engine's command line client.
+        cli: The engine's command line client.
     """
     pin = [f"node.id=={container.labels[NODE_LABEL]}"] if change.copied and container.labels.get(NODE_LABEL) else []
-    words = [client, "service", "update", *(word for each in pin for word in ("--constraint-add", each))]
+    words = [cli, "service", "update", *(word for each in pin for word in ("--constraint-add", each))]
     for path in sorted({*change.mounts, *change.dropped, *change.read_only}):
         words += ["--mount-rm", path]
     for path in sorted({*change.mounts, *change.read_only}):
@@ -32,11 +32,11 @@ def service_update(service: str, container: AuditedContainer, change: ProposedMo
         words += ["--mount-add", _csv(f"type={kind}", f"source={source}", f"target={path}", *read_only)]
     update = command(*words, service)
     if not change.copied:
-        before = (*require_absent_volumes(client, change), *change.setup, *volume_creation_commands(client, change))
+        before = (*require_absent_volumes(cli, change), *change.setup, *volume_creation_commands(cli, change))
         return script(*before, update) if before else update
     volumes = ", ".join(sorted(change.mounts.values()))
     return "\n".join((
-        saved(client, container, change.copied),
+        saved(cli, container, change.copied),
         f"# These commands save the data of one task, and change nothing. First stop the clients of {service},",
         "# because the copy does not contain the data that they write afterwards. Each task has separate data.",
         f"# Then create the volume {volumes} on this node, copy the saved files into it, and run:",

@@ -17,7 +17,7 @@ class AbortedLoginCount:
     """Estimates how many aborted logins a server has counted for one tunnel. All times are monotonic, in seconds."""
 
     def __init__(self: Self) -> None:
-        self.peers: Sequence[Self] = [self]
+        self.same_server: Sequence[Self] = [self]
         """The `AbortedLoginCount` objects of all tunnels to the server, including this object."""
         self.last_login = -inf
         """The time of the latest successful login through this tunnel."""
@@ -32,9 +32,10 @@ class AbortedLoginCount:
         For each group of tunnels that can share the address, count the group's aborted logins since the group's
         latest successful login. The result is the highest of these counts.
         """
-        last_logins = {each.last_login for each in self.peers if each.last_login >= self.last_login}
+        last_logins = {each.last_login for each in self.same_server if each.last_login >= self.last_login}
         return max(
-            sum(each.aborted_after(login) for each in self.peers if each.last_login <= login) for login in last_logins
+            sum(each.aborted_after(login) for each in self.same_server if each.last_login <= login)
+            for login in last_logins
         )
 
     def aborted_after(self, at: float) -> int:

@@ -47,7 +47,7 @@ class ProbeLoginLimiter(AbortedLoginCount):
         If the sum of aborted logins and logins in progress reaches `limit / _FREE_DIVISOR`, logins run one at a time,
         so that only a few can be aborted at once. Otherwise, logins run concurrently.
         """
-        possible = self.aborted + sum(each.in_progress for each in self.peers)
+        possible = self.aborted + sum(each.in_progress for each in self.same_server)
         async with self._turn if possible >= self._free else contextlib.nullcontext():
             self.in_progress += 1
             try:
@@ -60,7 +60,7 @@ class ProbeLoginLimiter(AbortedLoginCount):
         self.add_abort(now)
         excess = self.aborted - self._free
         if excess > 0:
-            failing = sum(each.aborted_after(each.last_login) > 0 for each in self.peers)
+            failing = sum(each.aborted_after(each.last_login) > 0 for each in self.same_server)
             self._not_before = now + min(_FIRST_PAUSE * 2.0 ** (excess - 1), _MAX_PAUSE * failing)
 
     def record_success(self, now: float) -> None:

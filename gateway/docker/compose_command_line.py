@@ -13,7 +13,7 @@ container's creator sets them."""
 
 
 def compose_command(
-    labels: Mapping[str, str], *, client: str = "docker", overrides: Iterable[str] = ()
+    labels: Mapping[str, str], *, cli: str = "docker", overrides: Iterable[str] = ()
 ) -> tuple[str, ...]:
     """Return a `docker compose` command for a container's project, without a subcommand.
 
@@ -22,7 +22,7 @@ def compose_command(
 
     Args:
         labels: The labels of a container.
-        client: The engine's command line client.
+        cli: The engine's command line client.
         overrides: Paths of Compose files to merge after the project's own files.
 
     Returns:
@@ -32,7 +32,7 @@ def compose_command(
     files = _paths(labels, FILES)
     if PROJECT not in labels or SERVICE not in labels or not files or "-" in files:
         return ()
-    words = [client, "compose", "-p", labels[PROJECT]]
+    words = [cli, "compose", "-p", labels[PROJECT]]
     if folder := labels.get(FOLDER):
         words += ["--project-directory", folder]
     for each in _paths(labels, ENVIRONMENT):

@@ -65,7 +65,7 @@ def spoofing_warnings(desired: DesiredState, observed: EngineSnapshot) -> Iterat
     sources = client_networks(observed, desired.options)
     by_network: dict[str, list[tuple[Container, Container]]] = {}
     for container in observed.containers:
-        if not is_gateway(desired, observed, container) and container.state in RUNNING:
+        if not is_own_container(desired, observed, container) and container.state in RUNNING:
             # A container that joins the network namespace of another container has the other container's addresses.
             base = observed.base(container) or container
             for name in base.endpoints:
@@ -91,7 +91,7 @@ def spoofing_warnings(desired: DesiredState, observed: EngineSnapshot) -> Iterat
             )
 
 
-def is_gateway(desired: DesiredState, observed: EngineSnapshot, container: Container) -> bool:
+def is_own_container(desired: DesiredState, observed: EngineSnapshot, container: Container) -> bool:
     """Return whether a container is the gateway's own container, according to the container's ID or aliases.
 
     The aliases are necessary because `gateway audit` cannot find the ID if the command runs outside the

@@ -12,7 +12,7 @@ from gateway.audit_log.recorder import AuditLogRecorder
 from gateway.backoff import Backoff, BackoffPolicy
 from gateway.contracts.link import Link
 from gateway.docker.action_schedule import ActionSchedule
-from gateway.docker.consumer_identity_warnings import image_label_warnings, is_gateway, spoofing_warnings
+from gateway.docker.consumer_identity_warnings import image_label_warnings, is_own_container, spoofing_warnings
 from gateway.docker.consumer_registry import ConsumerRegistry, client_networks
 from gateway.docker.container_signal_recorder import record_past_events
 from gateway.docker.desired_state import DesiredState, marked_endpoints
@@ -277,7 +277,7 @@ class Reconciler:
             EngineError: A request failed.
         """
         desired, observed = self.desired(), await self._observer.snapshot(engine)
-        own = frozenset(each.id for each in observed.containers if is_gateway(desired, observed, each))
+        own = frozenset(each.id for each in observed.containers if is_own_container(desired, observed, each))
         planned = plan(desired, observed, self._ownership.endpoints)
         unavailable = [f"container {each.container}: {each}" for each in planned.unavailable]
         return [*unavailable, *image_label_warnings(desired, observed), *spoofing_warnings(desired, observed)], own

@@ -152,14 +152,14 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         The number includes the clients that links may still accept.
         """
         self.update_clients(now)
-        return sum(each.most_unproven for each in self.peers)
+        return sum(each.most_unproven for each in self.same_server)
 
     def update_clients(self, now: float) -> None:
         """Find clients that have probably logged in, and remove them from the budgets of all tunnels to the server.
 
         Record the logins of the clients that have received at least `LOGIN_RESPONSES` responses.
         """
-        for each in self.peers:
+        for each in self.same_server:
             each._update_own_clients(now)  # noqa: SLF001 - each peer is of the same class
 
     def _update_own_clients(self, now: float) -> None:
@@ -191,7 +191,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
     @property
     def _free(self) -> int:
         """The result of `room`, but without a call of `update_clients` first."""
-        return self._threshold - self.aborted - sum(each.most_unproven for each in self.peers)
+        return self._threshold - self.aborted - sum(each.most_unproven for each in self.same_server)
 
     @property
     def _threshold(self) -> int:
@@ -203,14 +203,14 @@ class AbortedHandshakeBudget(AbortedLoginCount):
 
         The result is 0 while other clients wait for the budget, because waiting clients come first.
         """
-        return 0 if any(each.waiting for each in self.peers) else self.room(now)
+        return 0 if any(each.waiting for each in self.same_server) else self.room(now)
 
     def stop_links(self) -> None:
         """Make the links of all tunnels to the server stop accepting clients.
 
         This frees the part of the budget that the links reserve for new clients.
         """
-        for each in self.peers:
+        for each in self.same_server:
             for stop in list(each.listeners.values()):
                 stop()
 
@@ -231,7 +231,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         self.update_clients(now)
         if not self.throttled:
             return self._free > 0
-        if now < max(each.next_admission for each in self.peers):
+        if now < max(each.next_admission for each in self.same_server):
             return False
         self.next_admission = now + _THROTTLE_INTERVAL
         return True
@@ -248,8 +248,8 @@ def join_budgets(budgets: Sequence[AbortedHandshakeBudget]) -> None:
     The limit of all budgets becomes the lowest of their limits.
     """
     for each in budgets:
-        each.peers = budgets
-        each.logins.peers = [peer.logins for peer in budgets]
+        each.same_server = budgets
+        each.logins.same_server = [peer.logins for peer in budgets]
     set_limit(budgets, min(each.limit for each in budgets))
 
 

@@ -38,11 +38,11 @@ def _hides(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedM
     store = store_of(snapshot, mount)
     what = f"{store.title} hides {names}{more} of {container.image}"
     severity = Severity.MEDIUM if _has_program(container, mount.path) else Severity.LOW
-    fix = _copy_missing(snapshot.client, container, mount, store.title)
+    fix = _copy_missing(snapshot.cli, container, mount, store.title)
     return on_container(snapshot, hazard_rules.HIDES, severity, container, mount.path, what, fix)
 
 
-def _copy_missing(client: str, container: AuditedContainer, mount: AuditedMount, title: str) -> str:
+def _copy_missing(cli: str, container: AuditedContainer, mount: AuditedMount, title: str) -> str:
     """Return commands that copy the hidden files of the image into the mounted directory.
 
     The commands write through a container, so that symbolic links cannot lead to other files of the host.
@@ -55,15 +55,15 @@ def _copy_missing(client: str, container: AuditedContainer, mount: AuditedMount,
         return "# a name contains control characters: no command is safe to print"
     original, changed = f"{container.name}-image", f"{container.name}-copy"
     copies = (
-        f"{command(client, 'cp', '-a', f'{original}:{posixpath.join(path, name)}', '-')} | "
-        f"{command(client, 'cp', KEEP_OWNERS, '-', f'{changed}:{path}')}"
+        f"{command(cli, 'cp', '-a', f'{original}:{posixpath.join(path, name)}', '-')} | "
+        f"{command(cli, 'cp', KEEP_OWNERS, '-', f'{changed}:{path}')}"
         for name in mount.hides
     )
     return script(
-        command(client, "create", "--name", original, image, "none"),
-        on_exit(command(client, "rm", "-v", original)),
-        command(client, "create", "--name", changed, "-v", f"{source}:{path}", image, "none"),
-        on_exit(command(client, "rm", "-v", original, changed)),
+        command(cli, "create", "--name", original, image, "none"),
+        on_exit(command(cli, "rm", "-v", original)),
+        command(cli, "create", "--name", changed, "-v", f"{source}:{path}", image, "none"),
+        on_exit(command(cli, "rm", "-v", original, changed)),
         *copies,
     )
 
@@ -80,13 +80,13 @@ def _single_file(snapshot: AuditSnapshot, container: AuditedContainer, mount: Au
     is_file = found.kind == "file" if found is not None else posixpath.splitext(mount.source)[1] in _SUFFIXES
     if mount.is_stale:
         what = f"{mount.source} was replaced on the host; {container.name} still uses the old file"
-        fix = command(snapshot.client, "restart", container.name)
+        fix = command(snapshot.cli, "restart", container.name)
         yield on_container(snapshot, hazard_rules.SINGLE_FILE, Severity.MEDIUM, container, mount.path, what, fix)
     elif is_file:
         what = f"the file {mount.source}"
         fix = "\n".join((
             f"# run this after each change of {mount.source}, or mount a directory that contains only this file",
-            command(snapshot.client, "restart", container.name),
+            command(snapshot.cli, "restart", container.name),
         ))  # fmt: skip
         yield on_container(snapshot, hazard_rules.SINGLE_FILE, Severity.LOW, container, mount.path, what, fix)
 

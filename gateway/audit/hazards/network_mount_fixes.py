@@ -42,11 +42,11 @@ def safe_volume(
 def safe_replacement(snapshot: AuditSnapshot, volume: AuditedVolume, store: StorageBehindMount) -> str:
     """Return commands that recreate an unused volume with safe options."""
     labels = [word for key, value in volume.labels.items() for word in ("--label", f"{key}={value}")]
-    remove = command(snapshot.client, "volume", "rm", volume.name)
+    remove = command(snapshot.cli, "volume", "rm", volume.name)
     if SECRETS & store.options.keys():
         return f"{remove}\n# then mount {store.title} on the host with credentials=FILE, and use a bind mount"
     options = _driver_options(volume, store)
-    return f"{remove} &&\n{command(snapshot.client, 'volume', 'create', *labels, *options, volume.name)}"
+    return f"{remove} &&\n{command(snapshot.cli, 'volume', 'create', *labels, *options, volume.name)}"
 
 
 def _driver_options(volume: AuditedVolume | None, store: StorageBehindMount) -> tuple[str, ...]:
@@ -109,7 +109,7 @@ def host_mount(
     The mount on the host reads the password from a credentials file. A volume cannot use such a file: only
     mount.cifs(8) reads it, and the engine calls mount(2) directly.
     """
-    volume, client = snapshot.volumes[mount.volume], snapshot.client
+    volume, cli = snapshot.volumes[mount.volume], snapshot.cli
     if ",," in volume.options.get("o", ""):  # two commas represent a comma in a password (mount.cifs(8))
         then = f"mount {one_line(store.title)} on the host with credentials=FILE, and use a bind mount"
         return f"# an option contains a comma, so no command is safe to print: {then} instead of {mount.volume}"
@@ -122,10 +122,10 @@ def host_mount(
     point, credentials = f"/mnt/{name}", f"/etc/{name}.credentials"
     fields = (device, point, "cifs", ",".join((f"credentials={credentials}", *kept, "_netdev")), "0", "0")
     line = " ".join(_UNSAFE_IN_FSTAB.sub(lambda found: f"\\{ord(found[0]):03o}", each) for each in fields)
-    read = command(client, "volume", "inspect", "-f", "{{.Options.o}}", volume.name)
+    read = command(cli, "volume", "inspect", "-f", "{{.Options.o}}", volume.name)
     login = command("grep", "-E", f"^({'|'.join(sorted(_LOGIN))})=")
     setup = (
-        only_on_host(client),
+        only_on_host(cli),
         # Pipe the password from the options of the volume to the credentials file. The password then appears neither
         # in the output nor in arguments.
         f"(umask 077; {read} | tr , '\\n' | {login} > {command(credentials)})",
@@ -137,4 +137,4 @@ def host_mount(
     commands = recreate(
         snapshot, container, ProposedMountChanges({mount.path: point}, read_only=read_only, setup=setup)
     )
-    return f"{commands}\n# when {container.name} works: {command(client, 'volume', 'rm', mount.volume)}"
+    return f"{commands}\n# when {container.name} works: {command(cli, 'volume', 'rm', mount.volume)}"

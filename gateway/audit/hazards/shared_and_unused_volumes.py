@@ -65,18 +65,18 @@ def _unused(snapshot: AuditSnapshot, volume: AuditedVolume) -> Finding:
     severity = Severity.MEDIUM if database else Severity.LOW
     parts = [size, f"{database} files" if database else "", use]
     what = f"no container uses {volume.name} ({', '.join(filter(None, parts))})"
-    remove = command(snapshot.client, "volume", "rm", volume.name)
+    remove = command(snapshot.cli, "volume", "rm", volume.name)
     fix = remove if volume.size == 0 else _save_and_remove(snapshot, volume, remove)
     return Finding(hazard_rules.UNUSED, severity, volume.name, "", one_line(what), fix)
 
 
 def _save_and_remove(snapshot: AuditSnapshot, volume: AuditedVolume, remove: str) -> str:
     archive = command(f"{volume.name}.tar")
-    if snapshot.client == "podman":  # `podman cp` does not keep the owners of files, unlike `podman volume export`
+    if snapshot.cli == "podman":  # `podman cp` does not keep the owners of files, unlike `podman volume export`
         return script(NEW_FILES, f"{command('podman', 'volume', 'export', volume.name)} > {archive}", remove)
     image = next((each.exact_image for each in snapshot.containers if each.exact_image), "busybox")
     helper = f"save-{volume.name[:20]}"
-    create = command(snapshot.client, "create", "--name", helper, "-v", f"{volume.name}:/volume:ro", image, "none")
-    copy = command(snapshot.client, "cp", "-a", f"{helper}:/volume/.", "-")
-    end = command(snapshot.client, "rm", "-v", helper)
+    create = command(snapshot.cli, "create", "--name", helper, "-v", f"{volume.name}:/volume:ro", image, "none")
+    copy = command(snapshot.cli, "cp", "-a", f"{helper}:/volume/.", "-")
+    end = command(snapshot.cli, "rm", "-v", helper)
     return script(create, on_exit(end), NEW_FILES, f"{copy} > {archive}", END, end, remove)

@@ -77,7 +77,7 @@ def _move(snapshot: AuditSnapshot, container: AuditedContainer, directory: str) 
     if not directory.isprintable():
         return "# the name of the directory contains control characters: no command is safe to print"
     if directory == "/":
-        shown = command(snapshot.client, "diff", container.name)
+        shown = command(snapshot.cli, "diff", container.name)
         then = f"# then configure {container.name} to store its data in one directory, and mount a volume there"
         return f"{shown}  # shows the files\n{then}"
     work = (container.inspection.get("Config") or {}).get("WorkingDir")
@@ -85,7 +85,7 @@ def _move(snapshot: AuditSnapshot, container: AuditedContainer, directory: str) 
         then = (
             f"# then configure {container.name} to store the data in a separate directory, and mount a volume there"
         )
-        return f"{saved(snapshot.client, container, (directory,))}\n{then}"
+        return f"{saved(snapshot.cli, container, (directory,))}\n{then}"
     return ProposedMountChanges({directory: volume_for(snapshot, container, directory)}, copied=(directory,))
 
 
@@ -127,7 +127,7 @@ def _engine_in_memory(snapshot: AuditSnapshot) -> Iterator[Finding]:
     above = memory_of_engine(snapshot)
     if above is not None:
         path = posixpath.dirname(snapshot.volume_directory)
-        key = "data-root in daemon.json" if snapshot.client == "docker" else "graphroot in storage.conf"
+        key = "data-root in daemon.json" if snapshot.cli == "docker" else "graphroot in storage.conf"
         what = f"the engine's data directory is in memory ({above.file_system} at {above.point})"
         fix = f"# stop the engine, copy {one_line(path)} to a disk, and set {key} to the copy"
         yield Finding(hazard_rules.MEMORY, Severity.MEDIUM, "engine", one_line(path), one_line(what), fix)
@@ -135,9 +135,9 @@ def _engine_in_memory(snapshot: AuditSnapshot) -> Iterator[Finding]:
 
 def _shared_memory(snapshot: AuditSnapshot, container: AuditedContainer) -> Iterator[Finding]:
     if container.shared_memory:
-        pid = f"$({command(snapshot.client, 'inspect', '-f', '{{.State.Pid}}', container.name)})"
+        pid = f"$({command(snapshot.cli, 'inspect', '-f', '{{.State.Pid}}', container.name)})"
         save = f'tar -c -C "/proc/{pid}/root/dev/shm" . > {command(f"{container.name}-shm.tar")}'
-        fix = f"""{script(only_on_host(snapshot.client), NEW_FILES, save)}
+        fix = f"""{script(only_on_host(snapshot.cli), NEW_FILES, save)}
 # then configure {container.name} to store the data in a separate directory, and mount a volume there"""
         what = f"{container.shared_memory} files in /dev/shm"
         yield on_container(snapshot, hazard_rules.MEMORY, Severity.HIGH, container, "/dev/shm", what, fix)  # noqa: S108

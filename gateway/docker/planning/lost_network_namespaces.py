@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from gateway.docker.consumer_identity_warnings import is_own_container
 from gateway.docker.container_last_start import start_order
 from gateway.docker.grants import PROJECT
 from gateway.docker.labels import revives
@@ -145,6 +146,6 @@ def _concerns_gateway(builder: PlanBuilder, owner: Container) -> bool:
     base = builder.observed.base(owner)
     if base is None:
         return owner.joins in builder.desired.namespaces
-    if base.id == builder.observed.own or builder.desired.is_gateway(base):
+    if is_own_container(builder.desired, builder.observed, base):
         return True
     return any(configured_as(builder.desired.networks, name) is not None for name in base.endpoints)

@@ -78,6 +78,6 @@ def test_a_reload_keeps_the_counts_and_updates_which_paths_limit_each_other() ->
 def test_the_limit_of_a_server_applies_to_all_its_paths() -> None:
     budgets, configured = AbortedHandshakeBudgets(), named([ORDERS])
     budgets.update(configured.backends.values())
-    set_limit(budget(budgets, configured, "x", "a").peers, 10)
+    set_limit(budget(budgets, configured, "x", "a").same_server, 10)
     budgets.update(configured.backends.values())
     assert budget(budgets, configured, "x", "b").limit == budget(budgets, configured, "x", "b").logins.limit == 10

@@ -341,7 +341,7 @@ def test_data_in_memory_are_saved_where_docker_cp_does_not_see_them(more: dict[s
 
 
 def test_podman_copies_no_data() -> None:
-    snapshot = AuditSnapshot((container(),), {"lost": AuditedVolume("lost", size=1)}, client="podman")
+    snapshot = AuditSnapshot((container(),), {"lost": AuditedVolume("lost", size=1)}, cli="podman")
     text = recreate(snapshot, container(), MOVE).splitlines()
     assert all(each.startswith("# ") for each in text)
     assert "# copy only the files of /var/lib/mysql to db-mysql" in text

@@ -22,7 +22,7 @@ def broken(limit: int, count: int) -> ProbeLoginLimiter:
 def joined(paths: int, limit: int = 100) -> list[ProbeLoginLimiter]:
     logins = [ProbeLoginLimiter(limit) for _ in range(paths)]
     for each in logins:
-        each.peers = logins
+        each.same_server = logins
     return logins
 
 

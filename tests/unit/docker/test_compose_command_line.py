@@ -10,7 +10,7 @@ LABELS = {PROJECT: "shop", SERVICE: "web", FILES: "/srv/a.yaml,/srv/b.yaml"}
 
 def test_the_command_has_the_options_that_the_project_was_created_with() -> None:
     labels = {**LABELS, FOLDER: "/srv/shop", ENVIRONMENT: "/srv/base.env,/srv/site.env"}
-    assert compose_command(labels, client="podman", overrides=["/srv/audit.yaml"]) == (
+    assert compose_command(labels, cli="podman", overrides=["/srv/audit.yaml"]) == (
         "podman", "compose", "-p", "shop", "--project-directory", "/srv/shop",
         "--env-file", "/srv/base.env", "--env-file", "/srv/site.env",
         "-f", "/srv/a.yaml", "-f", "/srv/b.yaml", "-f", "/srv/audit.yaml",
