@@ -11,7 +11,7 @@ static void report_refused(struct engine *e, uint64_t token, uint32_t code, cons
     emit(e, RECORD_REFUSED, token, arguments, text, size);
 }
 
-static void send_open(struct wire *w, const struct channel *c, const struct channel_setup *setup, const uint8_t *rest,
+static void send_open(struct connection *conn, const struct channel *c, const struct channel_setup *setup, const uint8_t *rest,
                       size_t size)
 {
     struct bytes payload = {0};
@@ -19,7 +19,7 @@ static void send_open(struct wire *w, const struct channel *c, const struct chan
     size_t type = setup->type_size;
 
     if (!at) {
-        wire_break(w, ENOMEM);
+        connection_break(conn, ENOMEM);
         return;
     }
     *at++ = MSG_CHANNEL_OPEN;
@@ -29,26 +29,26 @@ static void send_open(struct wire *w, const struct channel *c, const struct chan
     put_u32(at + 4, setup->window);
     put_u32(at + 8, setup->max_packet);
     memcpy(at + 12, rest + type, size - type);
-    send_control(w, payload.data, payload.size);
+    send_control(conn, payload.data, payload.size);
     bytes_free(&payload);
 }
 
 /* Send CHANNEL_OPEN for a new channel, and return the channel. Return NULL if the SSH connection is lost or has too many
  * channels, or if memory is exhausted. */
-struct channel *channel_open(struct engine *e, struct wire *w, uint64_t token, const struct channel_setup *setup,
+struct channel *channel_open(struct engine *e, struct connection *conn, uint64_t token, const struct channel_setup *setup,
                              const uint8_t *rest, size_t size)
 {
     struct gauge *gauge = slot_find(e, token);
-    struct channel *c = gauge && w && !w->closed ? calloc(1, sizeof *c) : NULL;
+    struct channel *c = gauge && conn && !conn->closed ? calloc(1, sizeof *c) : NULL;
 
     if (c)
         *c = (struct channel){
-            .source.kind = SOURCE_CHANNEL, .engine = e, .wire = w, .token = token, .gauge = gauge, .fd = -1,
+            .source.kind = SOURCE_CHANNEL, .engine = e, .connection = conn, .token = token, .gauge = gauge, .fd = -1,
             .first_piece = NO_INDEX, .last_piece = NO_INDEX, .window_size = setup->window,
             .window_remaining = setup->window, .next = e->channels, .observer.tap = setup->tap,
-            .adjust_threshold = w->adjust_bytes < setup->window / 4 ? w->adjust_bytes : setup->window / 4,
+            .adjust_threshold = conn->adjust_bytes < setup->window / 4 ? conn->adjust_bytes : setup->window / 4,
         };
-    if (!c || !wire_add_channel(w, c)) {
+    if (!c || !connection_add_channel(conn, c)) {
         free(c);
         return NULL;
     }
@@ -56,17 +56,17 @@ struct channel *channel_open(struct engine *e, struct wire *w, uint64_t token, c
         e->channels->previous = c;
     e->channels = c;
     gauge->object = c;
-    send_open(w, c, setup, rest, size);
+    send_open(conn, c, setup, rest, size);
     return c;
 }
 
 /* Send CHANNEL_OPEN for a channel that Python has requested. RECORD_OPENED or RECORD_REFUSED reports the result. */
-void channel_create(struct engine *e, struct wire *w, uint64_t token, const struct channel_setup *setup,
+void channel_create(struct engine *e, struct connection *conn, uint64_t token, const struct channel_setup *setup,
                     const uint8_t *rest, size_t size)
 {
     static const char refusal[] = "connection lost";
 
-    if (!channel_open(e, w, token, setup, rest, size))
+    if (!channel_open(e, conn, token, setup, rest, size))
         report_refused(e, token, OPEN_CONNECT_FAILED, (const uint8_t *)refusal, sizeof refusal - 1);
 }
 
@@ -135,9 +135,9 @@ void channel_adjusted(struct channel *c, uint32_t count)
 /* Send CHANNEL_CLOSE. Further calls have no effect. */
 void channel_send_close(struct channel *c)
 {
-    if (c->open && c->wire && !c->sent_close) {
+    if (c->open && c->connection && !c->sent_close) {
         c->sent_close = true;
-        send_short(c->wire, MSG_CHANNEL_CLOSE, c->peer, NULL);
+        send_short(c->connection, MSG_CHANNEL_CLOSE, c->peer, NULL);
     }
 }
 
@@ -146,8 +146,8 @@ void channel_send_close(struct channel *c)
 static void release_growth(struct channel *c)
 {
     c->engine->growth_available += c->growth;
-    if (c->wire)
-        c->wire->growth_available += c->growth;
+    if (c->connection)
+        c->connection->growth_available += c->growth;
     c->growth = 0;
 }
 
@@ -155,17 +155,17 @@ static void release_growth(struct channel *c)
  * connection is lost. */
 void channel_free(struct channel *c)
 {
-    struct wire *w = c->wire;
+    struct connection *conn = c->connection;
 
     if (c->freed)
         return;
     c->freed = true;
     dequeue_channel(c);
-    wire_remove_channel(w, c);
+    connection_remove_channel(conn, c);
     /* Give the growth of the receive window back to the SSH connection. `release_growth` gives the growth back to the
      * native engine later, after the client has received all bytes or a reset. */
-    w->growth_available += c->growth;
-    c->wire = NULL;
+    conn->growth_available += c->growth;
+    c->connection = NULL;
 }
 
 /* Double the channel's receive window if the server sends at least half a window of data per round trip. Return the
@@ -173,29 +173,29 @@ void channel_free(struct channel *c)
  * `growth_available` of the native engine. */
 static uint64_t grow(struct channel *c, uint64_t count, uint64_t now)
 {
-    struct wire *w = c->wire;
+    struct connection *conn = c->connection;
     uint64_t elapsed = now - c->period_start, growth = c->window_size;
     bool fast;
 
     c->period_bytes += count;
-    if (!w->round_trip || elapsed < w->round_trip)
+    if (!conn->round_trip || elapsed < conn->round_trip)
         return 0;
-    fast = (double)c->period_bytes * (double)w->round_trip * 2 >= (double)c->window_size * (double)elapsed;
+    fast = (double)c->period_bytes * (double)conn->round_trip * 2 >= (double)c->window_size * (double)elapsed;
     c->period_start = now;
     c->period_bytes = 0;
-    if (!fast || c->window_size >= w->max_window)
+    if (!fast || c->window_size >= conn->max_window)
         return 0;
-    if (growth > w->max_window - c->window_size)
-        growth = w->max_window - c->window_size;
-    if (growth > w->growth_available)
-        growth = w->growth_available;
+    if (growth > conn->max_window - c->window_size)
+        growth = conn->max_window - c->window_size;
+    if (growth > conn->growth_available)
+        growth = conn->growth_available;
     if (growth > c->engine->growth_available)
         growth = c->engine->growth_available;
-    w->growth_available -= growth;
+    conn->growth_available -= growth;
     c->engine->growth_available -= growth;
     c->growth += growth;
     c->window_size += growth;
-    c->adjust_threshold = w->adjust_bytes < c->window_size / 4 ? w->adjust_bytes : c->window_size / 4;
+    c->adjust_threshold = conn->adjust_bytes < c->window_size / 4 ? conn->adjust_bytes : c->window_size / 4;
     return growth;
 }
 
@@ -205,12 +205,12 @@ void channel_consumed(struct channel *c, uint64_t count, uint64_t now)
     uint32_t grant;
 
     c->consumed += count;
-    if (c->consumed < c->adjust_threshold || c->backend_eof || c->sent_close || !c->wire)
+    if (c->consumed < c->adjust_threshold || c->backend_eof || c->sent_close || !c->connection)
         return;
     grant = (uint32_t)(c->consumed + grow(c, c->consumed, now));
     c->consumed = 0;
     c->window_remaining += grant;
-    send_short(c->wire, MSG_CHANNEL_WINDOW_ADJUST, c->peer, &grant);
+    send_short(c->connection, MSG_CHANNEL_WINDOW_ADJUST, c->peer, &grant);
 }
 
 /* Stop using the channel's slot (`struct gauge`). Call this function before you emit the channel's last record, because Python

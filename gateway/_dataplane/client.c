@@ -36,7 +36,7 @@ static void set_mask(struct channel *c, uint32_t mask)
  */
 void client_update_mask(struct channel *c)
 {
-    bool accepts = c->wire && c->peer_window && !c->sent_close && !c->queued;
+    bool accepts = c->connection && c->peer_window && !c->sent_close && !c->queued;
     uint32_t mask;
 
     if (!c->attached || c->ended)
@@ -83,7 +83,7 @@ static void on_eof(struct channel *c)
         return;
     }
     c->client_eof = true;
-    send_short(c->wire, MSG_CHANNEL_EOF, c->peer, NULL);
+    send_short(c->connection, MSG_CHANNEL_EOF, c->peer, NULL);
     if (c->client_broken) {
         channel_send_close(c);
         ending_finish(c, CLOSE_CLIENT_RESET);
@@ -101,8 +101,8 @@ static void on_reset(struct channel *c)
 /* Encrypt and queue `count` bytes from the client, which are already at their final position in the batch. */
 static void send_read(struct channel *c, uint8_t *batch, size_t count, uint32_t limit, uint64_t now)
 {
-    struct wire *w = c->wire;
-    size_t stride = full_packet_size(w);
+    struct connection *conn = c->connection;
+    size_t stride = full_packet_size(conn);
 
     atomic_fetch_add_explicit(&c->gauge->to_backend, count, memory_order_relaxed);
     gauge_set(&c->gauge->last_active, now);
@@ -119,7 +119,7 @@ static void send_read(struct channel *c, uint8_t *batch, size_t count, uint32_t 
 
         if (c->observer.tap)
             report_tap(c->engine, c->token, &c->observer, false, now, packet + DATA_HEADER, size);
-        send_data(w, c->peer, size);
+        send_data(conn, c->peer, size);
         count -= size;
     }
 }
@@ -127,24 +127,24 @@ static void send_read(struct channel *c, uint8_t *batch, size_t count, uint32_t 
 /* Read from the client once, and send the data on the channel. If the SSH connection is busy, queue the channel instead. */
 void client_read(struct channel *c)
 {
-    struct wire *w = c->wire;
+    struct connection *conn = c->connection;
     uint32_t limit, slots;
     uint8_t *batch = NULL;
     struct iovec parts[PACKETS_PER_TURN];
     struct msghdr message = {.msg_iov = parts};
     ssize_t count;
 
-    if (!c->attached || c->ended || !w || c->sent_close || c->channel_unwritable || c->client_eof || !c->peer_window) {
+    if (!c->attached || c->ended || !conn || c->sent_close || c->channel_unwritable || c->client_eof || !c->peer_window) {
         client_update_mask(c);
         return;
     }
     limit = c->peer_window < c->peer_max_packet ? (uint32_t)c->peer_window : c->peer_max_packet;
-    slots = c->bulk && limit == MAX_SEND_PACKET && !contended(w) &&
+    slots = c->bulk && limit == MAX_SEND_PACKET && !contended(conn) &&
                     c->peer_window >= (uint64_t)PACKETS_PER_TURN * MAX_SEND_PACKET
                 ? PACKETS_PER_TURN
                 : 1;
-    if (may_send(w))
-        batch = send_reserve(w, (size_t)slots * PACKET_STRIDE, false);
+    if (may_send(conn))
+        batch = send_reserve(conn, (size_t)slots * PACKET_STRIDE, false);
     if (!batch) {
         queue_channel(c);
         client_update_mask(c);
@@ -152,7 +152,7 @@ void client_read(struct channel *c)
     }
     for (; message.msg_iovlen < slots; message.msg_iovlen++)
         parts[message.msg_iovlen] = (struct iovec){
-            .iov_base = batch + message.msg_iovlen * full_packet_size(w) + DATA_HEADER,
+            .iov_base = batch + message.msg_iovlen * full_packet_size(conn) + DATA_HEADER,
             .iov_len = slots > 1 ? MAX_SEND_PACKET : limit,
         };
     count = slots > 1 ? recvmsg(c->fd, &message, MSG_DONTWAIT)

@@ -6,46 +6,46 @@
 #include "listener.h"
 #include "pair.h"
 
-static void change_key(struct wire *w, enum command command, const struct key_setup *setup)
+static void change_key(struct connection *conn, enum command command, const struct key_setup *setup)
 {
     bool sealing = command == COMMAND_SEAL_KEY;
     const struct cipher_type *type = cipher_type_named(setup->cipher);
 
-    if (!type || !cipher_set(sealing ? &w->seal : &w->open, type, sealing, setup->key, setup->key_size, setup->iv,
+    if (!type || !cipher_set(sealing ? &conn->seal : &conn->open, type, sealing, setup->key, setup->key_size, setup->iv,
                              setup->iv_size)) {
-        wire_break(w, ENOMEM);
+        connection_break(conn, ENOMEM);
     } else if (sealing) {
-        send_resume(w);
+        send_resume(conn);
     } else {
-        w->await_key = false;
-        receive_packets(w);
+        conn->await_key = false;
+        receive_packets(conn);
     }
 }
 
-static void command_wire(struct wire *w, const struct message_header *header, const uint8_t *payload)
+static void command_connection(struct connection *conn, const struct message_header *header, const uint8_t *payload)
 {
-    if (w->closed)
+    if (conn->closed)
         return;
     switch (header->kind) {
     case COMMAND_SEND:
-        send_plain(w, payload, header->payload);
+        send_plain(conn, payload, header->payload);
         break;
     case COMMAND_SEAL_KEY:
     case COMMAND_OPEN_KEY:
-        change_key(w, header->kind, (const struct key_setup *)(const void *)payload);
+        change_key(conn, header->kind, (const struct key_setup *)(const void *)payload);
         break;
     case COMMAND_ACCEPTED:
-        w->unaccepted -= (uint64_t)header->a < w->unaccepted ? (uint64_t)header->a : w->unaccepted;
-        receive_packets(w);
+        conn->unaccepted -= (uint64_t)header->a < conn->unaccepted ? (uint64_t)header->a : conn->unaccepted;
+        receive_packets(conn);
         break;
     case COMMAND_ROUND_TRIP:
-        w->round_trip = (uint64_t)header->a;
+        conn->round_trip = (uint64_t)header->a;
         break;
     default:
-        send_flush(w);
-        wire_break(w, 0);
+        send_flush(conn);
+        connection_break(conn, 0);
     }
-    wire_update_mask(w);
+    connection_update_mask(conn);
 }
 
 static void command_channel(struct channel *c, const struct message_header *header)
@@ -87,8 +87,8 @@ static void run_command(struct engine *e, const struct message_header *header, c
     void *object = gauge ? gauge->object : NULL;
 
     switch (header->kind) {
-    case COMMAND_WIRE:
-        wire_create(e, header->token, (const void *)payload);
+    case COMMAND_CONNECTION:
+        connection_create(e, header->token, (const void *)payload);
         break;
     case COMMAND_CHANNEL: { /* `header->a` is the token that identifies the SSH connection */
         const struct channel_setup *setup = (const void *)payload;
@@ -128,7 +128,7 @@ static void run_command(struct engine *e, const struct message_header *header, c
         break;
     default:
         if (object)
-            command_wire(object, header, payload);
+            command_connection(object, header, payload);
     }
 }
 

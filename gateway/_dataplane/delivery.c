@@ -19,7 +19,7 @@ void client_add_piece(struct channel *c, const uint8_t *data, uint32_t size)
         struct piece *larger = realloc(e->pieces, (size_t)capacity * sizeof *larger);
 
         if (!larger) {
-            wire_break(c->wire, ENOMEM);
+            connection_break(c->connection, ENOMEM);
             return;
         }
         e->pieces = larger;

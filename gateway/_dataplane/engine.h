@@ -62,7 +62,7 @@ enum message {
 
 /* Commands, which Python sends to the native engine. Below, a to d are the arguments in `struct message_header`. */
 enum command {
-    COMMAND_WIRE = 1, /* take over an SSH connection; payload: struct wire_setup */
+    COMMAND_CONNECTION = 1, /* take over an SSH connection; payload: struct connection_setup */
     COMMAND_SEND,     /* encrypt and send a packet; payload: the packet, with its length field */
     COMMAND_SEAL_KEY, /* set the key for sending; payload: struct key_setup */
     COMMAND_OPEN_KEY, /* set the key for receiving; payload: struct key_setup */
@@ -140,7 +140,7 @@ struct key_setup {
     uint8_t key[64], iv[12];
 };
 
-struct wire_setup {
+struct connection_setup {
     struct key_setup seal, open;
     int32_t fd;
     uint32_t send_seq, recv_seq;
@@ -175,14 +175,14 @@ struct gauge {
         uint32_t next_free; /* if this slot is free: 1 + the number of the next free slot, or 0 if there is none */
         _Atomic uint32_t eof_delivered; /* of a channel: whether the end of the backend's stream was forwarded */
     };
-    void *object; /* a struct wire, channel, listener or pair; only the native engine uses this pointer */
+    void *object; /* a struct connection, channel, listener or pair; only the native engine uses this pointer */
 };
 
 enum source_kind {
-    SOURCE_TIMER, SOURCE_WAKE, SOURCE_WIRE, SOURCE_CHANNEL, SOURCE_LISTENER, SOURCE_DIAL, SOURCE_SIDE, SOURCE_FREED
+    SOURCE_TIMER, SOURCE_WAKE, SOURCE_CONNECTION, SOURCE_CHANNEL, SOURCE_LISTENER, SOURCE_DIAL, SOURCE_SIDE, SOURCE_FREED
 };
 
-/* Identifies the object of an epoll event. It is the first member of struct wire, channel, listener, dial and side. */
+/* Identifies the object of an epoll event. It is the first member of struct connection, channel, listener, dial and side. */
 struct source {
     enum source_kind kind;
     struct source *next_freed;
@@ -230,7 +230,7 @@ struct pipe {
 struct channel;
 struct listener;
 struct pair;
-struct wire;
+struct connection;
 
 /* A client that a listener has accepted, but not connected to its target yet. */
 struct pending {
@@ -245,7 +245,7 @@ struct pending {
 struct joined {
     struct listener *listener; /* NULL: Python accepted the client, or already knows the client from a record */
     struct joined *previous, *next;
-    uint64_t token, wire; /* token of the channel or pair; token of its SSH connection, or 0 */
+    uint64_t token, connection; /* token of the channel or pair; token of its SSH connection, or 0 */
     uint64_t at; /* when the client was connected */
 };
 
@@ -269,7 +269,7 @@ struct engine {
     _Atomic uint32_t slab_count;
     uint32_t first_free;
     struct bytes running; /* an empty buffer, which the native engine reuses for new commands */
-    struct wire *wires, *dirty, *broken;
+    struct connection *connections, *dirty, *broken;
     struct channel *channels, *touched;
     struct listener *listeners;
     struct joined *joined_first, *joined_last; /* connected clients that are not reported to Python yet, oldest first */
@@ -293,14 +293,14 @@ struct engine {
     uint8_t padding[MAX_PADDING];
 };
 
-/* A wire: one SSH connection after its login. */
-struct wire {
+/* An SSH connection after its login. */
+struct connection {
     struct source source; /* must be the first member */
     bool closed, disconnected, blocked, paused, dirty, await_key, halted, strict, due_reported, path_is_fast;
     int fd, error;
     uint32_t mask;
     struct engine *engine;
-    struct wire *previous, *next, *next_dirty, *next_broken;
+    struct connection *previous, *next, *next_dirty, *next_broken;
     uint64_t token;
     struct gauge *gauge;
     /* the fields for receiving packets */
@@ -339,9 +339,9 @@ struct channel {
     uint32_t mask, number, peer, peer_max_packet, until_sample;
     int32_t histogram, first_piece, last_piece;
     struct engine *engine;
-    struct wire *wire; /* NULL after `channel_free` */
+    struct connection *connection; /* NULL after `channel_free` */
     struct channel *previous, *next, *next_touched;
-    struct channel *queue_previous, *queue_next; /* neighbors in the wire's queue of channels that wait to send */
+    struct channel *queue_previous, *queue_next; /* neighbors in the connection's queue of channels that wait to send */
     struct pending pending; /* the client for which a listener opens the channel */
     struct joined joined;
     uint64_t token;
@@ -401,45 +401,45 @@ void set_user_timeout(int fd, uint32_t milliseconds);
 void timer_arm(struct engine *);
 void timer_expired(struct engine *);
 
-/* wire.c: manages SSH connections. */
-void wire_create(struct engine *, uint64_t token, const struct wire_setup *);
-void wire_break(struct wire *, int error);
-void wire_violation(struct wire *, bool bad_tag, const char *format, ...) __attribute__((format(printf, 3, 4)));
-void wire_check_rekey(struct wire *);
-void wire_free(struct wire *);
-void wire_update_mask(struct wire *);
-void wire_event(struct wire *, uint32_t events);
-bool wire_add_channel(struct wire *, struct channel *);
-void wire_remove_channel(struct wire *, struct channel *);
-struct channel *wire_find_channel(struct wire *, uint32_t number);
+/* connection.c: manages SSH connections. */
+void connection_create(struct engine *, uint64_t token, const struct connection_setup *);
+void connection_break(struct connection *, int error);
+void connection_violation(struct connection *, bool bad_tag, const char *format, ...) __attribute__((format(printf, 3, 4)));
+void connection_check_rekey(struct connection *);
+void connection_free(struct connection *);
+void connection_update_mask(struct connection *);
+void connection_event(struct connection *, uint32_t events);
+bool connection_add_channel(struct connection *, struct channel *);
+void connection_remove_channel(struct connection *, struct channel *);
+struct channel *connection_find_channel(struct connection *, uint32_t number);
 
 /* receive.c: receives packets on SSH connections. */
-void receive_from_peer(struct wire *);
-void receive_packets(struct wire *);
+void receive_from_peer(struct connection *);
+void receive_packets(struct connection *);
 
 /* send.c: sends packets on SSH connections. */
-bool may_send(const struct wire *);
-bool congested(const struct wire *);
-void send_plain(struct wire *, const uint8_t *packet, size_t size);
-void send_control(struct wire *, const uint8_t *payload, size_t size);
-void send_short(struct wire *, enum message, uint32_t peer, const uint32_t *more);
-uint8_t *send_reserve(struct wire *, size_t size, bool grow);
-uint32_t full_packet_size(const struct wire *);
-void send_data(struct wire *, uint32_t peer, uint32_t size);
-void send_flush(struct wire *);
-void send_drain(struct wire *);
-void send_resume(struct wire *);
+bool may_send(const struct connection *);
+bool congested(const struct connection *);
+void send_plain(struct connection *, const uint8_t *packet, size_t size);
+void send_control(struct connection *, const uint8_t *payload, size_t size);
+void send_short(struct connection *, enum message, uint32_t peer, const uint32_t *more);
+uint8_t *send_reserve(struct connection *, size_t size, bool grow);
+uint32_t full_packet_size(const struct connection *);
+void send_data(struct connection *, uint32_t peer, uint32_t size);
+void send_flush(struct connection *);
+void send_drain(struct connection *);
+void send_resume(struct connection *);
 
 /* turns.c: manages the channels that wait to send. */
-bool contended(const struct wire *);
+bool contended(const struct connection *);
 void queue_channel(struct channel *);
 void dequeue_channel(struct channel *);
-void serve_queue(struct wire *);
+void serve_queue(struct connection *);
 
 /* channel.c: opens channels, and handles their packets. */
-void channel_create(struct engine *, struct wire *, uint64_t token, const struct channel_setup *, const uint8_t *rest,
+void channel_create(struct engine *, struct connection *, uint64_t token, const struct channel_setup *, const uint8_t *rest,
                     size_t size);
-struct channel *channel_open(struct engine *, struct wire *, uint64_t token, const struct channel_setup *,
+struct channel *channel_open(struct engine *, struct connection *, uint64_t token, const struct channel_setup *,
                              const uint8_t *rest, size_t size);
 void channel_confirmed(struct channel *, uint32_t peer, uint64_t window, uint32_t max_packet);
 void channel_refused(struct channel *, uint32_t code, const uint8_t *text, size_t size);

@@ -115,7 +115,7 @@ class Engine:
     def growth(self) -> int:
         """Return the number of bytes by which all receive windows together can still grow."""
 
-    def wire(
+    def connection(
         self,
         token: int,
         fd: int,
@@ -167,13 +167,13 @@ class Engine:
         """
 
     def channel(
-        self, token: int, wire: int, window: int, max_packet: int, tap: int, head: bytes, rest: bytes, /
+        self, token: int, connection: int, window: int, max_packet: int, tap: int, head: bytes, rest: bytes, /
     ) -> None:
         """Open a channel.
 
         Args:
             token: A new token.
-            wire: The token of the connection.
+            connection: The token of the connection.
             window: The initial receive window.
             max_packet: The maximum size of received packets.
             tap: `TAP_BYTES` to report the bytes as RECORD_TAP until COMMAND_UNTAP, `TAP_RPC` to report the headers of
@@ -210,7 +210,7 @@ class Engine:
         full_load: int,
         tap: bool,
         min_responses: int,
-        wires: bytes,
+        connections: bytes,
         networks: bytes,
         head: bytes,
         rest: bytes,
@@ -231,7 +231,7 @@ class Engine:
             tap: Whether to report the bytes as RECORD_TAP, until COMMAND_UNTAP.
             min_responses: RECORD_SERVED does not include a client with fewer responses. RECORD_JOINED reports this
                 client.
-            wires: Tokens of the connections, as native unsigned 64-bit integers.
+            connections: Tokens of the connections, as native unsigned 64-bit integers.
             networks: Networks that are allowed to connect; empty to allow all. Each consists of the size of the
                 address in bytes (one byte), the length of the prefix in bits (one byte), and the address (16 bytes,
                 padded at the end).

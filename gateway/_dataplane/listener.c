@@ -30,7 +30,7 @@ void listener_create(struct engine *e, uint64_t token, const struct listener_set
     *l = (struct listener){
         .source.kind = SOURCE_LISTENER, .fd = setup->fd, .permitted = setup->permits, .token = token, .engine = e,
         .gauge = gauge, .next = e->listeners, .setup = copy,
-        .networks = (const uint8_t *)(copy + 1) + setup->wire_count * sizeof(uint64_t),
+        .networks = (const uint8_t *)(copy + 1) + setup->connection_count * sizeof(uint64_t),
     };
     l->target = l->networks + setup->network_count * sizeof(struct network);
     if (e->listeners)
@@ -144,25 +144,25 @@ static bool allowed(const struct listener *l, const struct sockaddr_storage *fro
     return !l->setup->network_count;
 }
 
-static uint32_t load_of(const struct wire *w)
+static uint32_t load_of(const struct connection *conn)
 {
-    return w->used_count - w->free_count;
+    return conn->used_count - conn->free_count;
 }
 
 /* Return the SSH connection with the fewest channels. Choose round-robin among connections with equally few channels. Return
  * NULL if no connection can open channels. */
-static struct wire *choose_wire(struct listener *l)
+static struct connection *choose_connection(struct listener *l)
 {
     const uint64_t *tokens = (const void *)(l->setup + 1);
-    uint32_t count = l->setup->wire_count, first = l->next_wire++;
-    struct wire *best = NULL;
+    uint32_t count = l->setup->connection_count, first = l->next_connection++;
+    struct connection *best = NULL;
 
     for (uint32_t at = 0; at < count; at++) {
         struct gauge *gauge = slot_find(l->engine, tokens[(first + at) % count]);
-        struct wire *w = gauge ? gauge->object : NULL;
+        struct connection *conn = gauge ? gauge->object : NULL;
 
-        if (w && !w->closed && !w->halted && !w->disconnected && (!best || load_of(w) < load_of(best)))
-            best = w;
+        if (conn && !conn->closed && !conn->halted && !conn->disconnected && (!best || load_of(conn) < load_of(best)))
+            best = conn;
     }
     return best;
 }
@@ -193,24 +193,24 @@ static void count_opened(struct listener *l, bool overflow)
 static bool open_channel(struct listener *l, int fd)
 {
     struct engine *e = l->engine;
-    struct wire *w = choose_wire(l);
-    uint64_t token = w ? slot_allocate(e) : 0, extra = l->setup->window - l->setup->min_window;
+    struct connection *conn = choose_connection(l);
+    uint64_t token = conn ? slot_allocate(e) : 0, extra = l->setup->window - l->setup->min_window;
     struct channel_setup setup = {.max_packet = l->setup->max_packet,
                                    .type_size = l->setup->type_size, .tap = l->setup->tap};
     struct channel *c;
 
     if (!token)
         return false;
-    if (w->growth_available < w->growth_reserve + extra || e->growth_available < e->growth_reserve + extra)
+    if (conn->growth_available < conn->growth_reserve + extra || e->growth_available < e->growth_reserve + extra)
         extra = 0;
     setup.window = l->setup->min_window + (uint32_t)extra;
-    c = channel_open(e, w, token, &setup, l->target, l->setup->type_size + l->setup->rest_size);
+    c = channel_open(e, conn, token, &setup, l->target, l->setup->type_size + l->setup->rest_size);
     if (!c) {
         slot_release(e, token);
         return false;
     }
-    count_opened(l, load_of(w) > l->setup->full_load);
-    w->growth_available -= extra;
+    count_opened(l, load_of(conn) > l->setup->full_load);
+    conn->growth_available -= extra;
     e->growth_available -= extra;
     c->growth = extra;
     c->unannounced = true;

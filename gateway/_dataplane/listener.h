@@ -19,7 +19,7 @@ struct socket_option {
 };
 
 /* The rule of a listener. These parts follow the struct in memory:
- * - `wire_count` tokens of SSH connections
+ * - `connection_count` tokens of SSH connections
  * - `network_count` networks
  * - if the native engine opens channels: two parts of CHANNEL_OPEN (RFC 4254, section 5.1), namely the channel type,
  *   and everything after the field `maximum packet size`
@@ -32,7 +32,7 @@ struct listener_setup {
     uint32_t min_window, window; /* initial receive window: `window` if `growth_available` suffices, else `min_window` */
     uint32_t max_packet;
     uint32_t full_load; /* number of channels at which an SSH connection counts as full */
-    uint32_t wire_count, network_count; /* if `network_count` is 0, clients from every address are allowed */
+    uint32_t connection_count, network_count; /* if `network_count` is 0, clients from every address are allowed */
     uint32_t type_size, rest_size;
     uint32_t tap; /* a value of enum tap */
     uint32_t min_responses; /* clients that receive fewer responses than this are reported to Python individually */
@@ -50,7 +50,7 @@ struct listener {
     struct source source; /* must be the first member: `struct source *` is cast to `struct listener *` */
     bool watched, stopped;
     int fd;
-    uint32_t next_wire, pending;
+    uint32_t next_connection, pending;
     uint64_t permitted, token;
     uint64_t accepted; /* number of accepted clients, except those that `served` has counted; at most `permitted` */
     uint64_t permit_due; /* end of the wait for a permit, in monotonic nanoseconds; 0: the listener does not wait */
@@ -99,11 +99,11 @@ void listener_free(struct listener *);
 void report_returned(const struct listener *, int fd, uint64_t waited, bool abandoned);
 
 /* served.c: manages the clients that are connected to their target, but not reported to Python yet. */
-void joined_add(struct joined *, struct listener *, uint64_t token, uint64_t wire, uint64_t accepted_at);
+void joined_add(struct joined *, struct listener *, uint64_t token, uint64_t connection, uint64_t accepted_at);
 bool joined_end(struct engine *, struct joined *, enum close_reason, bool lingers, const struct gauge *);
 void joined_report(struct engine *, uint64_t now);
 void joined_report_all(struct listener *);
-void joined_report_lost(struct engine *, uint64_t wire);
+void joined_report_lost(struct engine *, uint64_t connection);
 
 /* dial.c: connects to targets without SSH. */
 bool dial_start(struct listener *, int client);

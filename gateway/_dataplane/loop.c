@@ -74,8 +74,8 @@ static void dispatch(struct engine *e, const struct epoll_event *event)
     case SOURCE_WAKE: /* `engine_turn` runs the commands after all events */
         thread_woken(e);
         break;
-    case SOURCE_WIRE:
-        wire_event((struct wire *)source, event->events);
+    case SOURCE_CONNECTION:
+        connection_event((struct connection *)source, event->events);
         break;
     case SOURCE_CHANNEL:
         client_event((struct channel *)source, event->events);
@@ -99,10 +99,10 @@ static void dispatch(struct engine *e, const struct epoll_event *event)
 static void close_broken(struct engine *e)
 {
     while (e->broken) {
-        struct wire *w = e->broken;
+        struct connection *conn = e->broken;
 
-        e->broken = w->next_broken;
-        wire_free(w);
+        e->broken = conn->next_broken;
+        connection_free(conn);
     }
 }
 
@@ -112,13 +112,13 @@ static void finish_turn(struct engine *e)
 {
     do {
         while (e->dirty) {
-            struct wire *w = e->dirty;
+            struct connection *conn = e->dirty;
 
-            e->dirty = w->next_dirty;
-            w->dirty = false;
-            send_flush(w);
-            wire_check_rekey(w);
-            wire_update_mask(w);
+            e->dirty = conn->next_dirty;
+            conn->dirty = false;
+            send_flush(conn);
+            connection_check_rekey(conn);
+            connection_update_mask(conn);
         }
         close_broken(e);
     } while (e->dirty);
@@ -180,8 +180,8 @@ void engine_clear(struct engine *e)
         listener_stop(l);
         pending_recall(e, &l->source);
     }
-    while (e->wires)
-        wire_free(e->wires);
+    while (e->connections)
+        connection_free(e->connections);
     while (e->channels) {
         struct channel *c = e->channels;
 

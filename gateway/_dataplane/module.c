@@ -136,7 +136,7 @@ static PyMethodDef methods[] = {
     {"start", method_start, METH_NOARGS, NULL},     {"turn", method_turn, METH_NOARGS, NULL},
     {"take", method_take, METH_NOARGS, NULL},
     {"token", method_token, METH_NOARGS, NULL},     {"release", method_release, METH_O, NULL},
-    {"gauge", method_gauge, METH_O, NULL},          {"wire", method_wire, METH_VARARGS, NULL},
+    {"gauge", method_gauge, METH_O, NULL},          {"connection", method_connection, METH_VARARGS, NULL},
     {"key", method_key, METH_VARARGS, NULL},        {"send", method_send, METH_VARARGS, NULL},
     {"command", method_command, METH_VARARGS, NULL}, {"channel", method_channel, METH_VARARGS, NULL},
     {"attach", method_attach, METH_VARARGS, NULL},  {"listen", method_listen, METH_VARARGS, NULL},

@@ -24,7 +24,7 @@ PyObject *method_inspect(PyObject *self, PyObject *token);
 PyObject *method_growth(PyObject *self, PyObject *unused);
 
 /* module_commands.c: methods that queue commands. */
-PyObject *method_wire(PyObject *self, PyObject *args);
+PyObject *method_connection(PyObject *self, PyObject *args);
 PyObject *method_key(PyObject *self, PyObject *args);
 PyObject *method_send(PyObject *self, PyObject *args);
 PyObject *method_command(PyObject *self, PyObject *args);

@@ -32,11 +32,11 @@ static bool fill_key(struct key_setup *setup, const char *cipher, const Py_buffe
     return true;
 }
 
-PyObject *method_wire(PyObject *self, PyObject *args)
+PyObject *method_connection(PyObject *self, PyObject *args)
 {
     struct engine *e = engine_of(self);
-    struct message_header header = {.kind = COMMAND_WIRE, .payload = sizeof(struct wire_setup)};
-    struct wire_setup setup = {0};
+    struct message_header header = {.kind = COMMAND_CONNECTION, .payload = sizeof(struct connection_setup)};
+    struct connection_setup setup = {0};
     const char *seal_cipher, *open_cipher;
     Py_buffer seal_key, seal_iv, open_key, open_iv;
     unsigned long long token, rekey, growth, window;
@@ -143,19 +143,19 @@ PyObject *method_channel(PyObject *self, PyObject *args)
     struct engine *e = engine_of(self);
     struct message_header header = {.kind = COMMAND_CHANNEL};
     struct channel_setup setup = {0};
-    unsigned long long token, wire;
+    unsigned long long token, connection;
     Py_buffer type, rest;
     struct bytes all = {0};
     PyObject *result = NULL;
     int tap;
     uint8_t *at;
 
-    if (!e || !PyArg_ParseTuple(args, "KKIIiy*y*", &token, &wire, &setup.window, &setup.max_packet, &tap, &type, &rest))
+    if (!e || !PyArg_ParseTuple(args, "KKIIiy*y*", &token, &connection, &setup.window, &setup.max_packet, &tap, &type, &rest))
         return NULL;
     setup.tap = (uint32_t)tap;
     setup.type_size = (uint32_t)type.len;
     header.token = token;
-    header.a = (int64_t)wire;
+    header.a = (int64_t)connection;
     at = bytes_extend(&all, sizeof setup + (size_t)type.len);
     if (at && type.len + rest.len < (Py_ssize_t)MAX_SEND_PACKET) {
         memcpy(at, &setup, sizeof setup);

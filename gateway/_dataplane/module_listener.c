@@ -40,7 +40,7 @@ PyObject *method_listen(PyObject *self, PyObject *args)
 {
     struct engine *e = engine_of(self);
     struct listener_setup setup = {0};
-    Py_buffer parts[4]; /* the arguments `wires`, `networks`, `head` and `rest` */
+    Py_buffer parts[4]; /* the arguments `connections`, `networks`, `head` and `rest` */
     unsigned long long token, permits;
     int tap;
 
@@ -50,7 +50,7 @@ PyObject *method_listen(PyObject *self, PyObject *args)
         return NULL;
     setup.permits = permits;
     setup.tap = (uint32_t)tap;
-    setup.wire_count = (uint32_t)((size_t)parts[0].len / sizeof(uint64_t));
+    setup.connection_count = (uint32_t)((size_t)parts[0].len / sizeof(uint64_t));
     setup.network_count = (uint32_t)((size_t)parts[1].len / sizeof(struct network));
     setup.type_size = (uint32_t)parts[2].len;
     setup.rest_size = (uint32_t)parts[3].len;

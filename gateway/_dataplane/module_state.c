@@ -107,12 +107,12 @@ static PyObject *state_of(struct gauge *g)
         return Py_BuildValue("{s:I}", "pending", ((struct listener *)g->object)->pending);
     if (((struct source *)g->object)->kind == SOURCE_SIDE)
         return state_of_pair(g->object);
-    if (((struct source *)g->object)->kind == SOURCE_WIRE) {
-        const struct wire *w = g->object;
+    if (((struct source *)g->object)->kind == SOURCE_CONNECTION) {
+        const struct connection *conn = g->object;
 
-        return Py_BuildValue("{s:n,s:N,s:N,s:N,s:I}", "waiting", (Py_ssize_t)(w->out_end - w->out_start), "blocked",
-                             PyBool_FromLong(w->blocked), "congested", PyBool_FromLong(congested(w)), "short_turns",
-                             PyBool_FromLong(contended(w)), "queued", w->queue_size);
+        return Py_BuildValue("{s:n,s:N,s:N,s:N,s:I}", "waiting", (Py_ssize_t)(conn->out_end - conn->out_start), "blocked",
+                             PyBool_FromLong(conn->blocked), "congested", PyBool_FromLong(congested(conn)), "short_turns",
+                             PyBool_FromLong(contended(conn)), "queued", conn->queue_size);
     }
     const struct channel *c = g->object;
 

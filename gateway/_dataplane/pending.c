@@ -64,7 +64,7 @@ void pending_joined(struct channel *c)
     int histogram = (int)c->pending.listener->setup->histogram;
 
     c->unannounced = false;
-    joined_add(&c->joined, c->pending.listener, c->token, c->wire->token, c->pending.accepted_at);
+    joined_add(&c->joined, c->pending.listener, c->token, c->connection->token, c->pending.accepted_at);
     client_attach(c, pending_remove(&c->pending), histogram, ATTACH_MEASURE);
 }
 
@@ -108,7 +108,7 @@ void pending_recall(struct engine *e, const struct source *of)
             struct channel *c = channel_of(p);
 
             next = p->next;
-            if (of != &l->source && !(c && of == &c->wire->source))
+            if (of != &l->source && !(c && of == &c->connection->source))
                 continue;
             give_back(p, true);
             if (c)

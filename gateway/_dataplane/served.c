@@ -31,7 +31,7 @@ static void remove_joined(struct engine *e, struct joined *j)
 /* Report a connected client to Python. If the client has no tap, use a deferred record, which saves wakeups. */
 static void report_joined(const struct listener *l, const struct joined *j)
 {
-    const int64_t arguments[4] = {(int64_t)j->token, (int64_t)j->wire, 0, 0};
+    const int64_t arguments[4] = {(int64_t)j->token, (int64_t)j->connection, 0, 0};
 
     if (l->setup->tap)
         emit(l->engine, RECORD_JOINED, l->token, arguments, NULL, 0);
@@ -60,13 +60,13 @@ static void report_served(struct listener *l)
 
 /* Record that a client of a listener is now connected to the listener's target.
  *
- * Args: token: the token of the channel or pair; wire: the token of its SSH connection, or 0.
+ * Args: token: the token of the channel or pair; connection: the token of its SSH connection, or 0.
  */
-void joined_add(struct joined *j, struct listener *l, uint64_t token, uint64_t wire, uint64_t accepted_at)
+void joined_add(struct joined *j, struct listener *l, uint64_t token, uint64_t connection, uint64_t accepted_at)
 {
     struct engine *e = l->engine;
 
-    *j = (struct joined){.token = token, .wire = wire, .at = clock_ns(), .previous = e->joined_last};
+    *j = (struct joined){.token = token, .connection = connection, .at = clock_ns(), .previous = e->joined_last};
     histogram_add(e, l->setup->open_histogram, j->at - accepted_at);
     if (l->stopped || l->setup->tap) {
         report_joined(l, j);
@@ -128,15 +128,15 @@ void joined_report(struct engine *e, uint64_t now)
 /* Report to Python all unreported clients of a listener or an SSH connection. Must be called before RECORD_STOPPED or
  * RECORD_LOST is emitted.
  *
- * Args: of: the listener, or NULL; wire: the token of the SSH connection if `of` is NULL.
+ * Args: of: the listener, or NULL; connection: the token of the SSH connection if `of` is NULL.
  */
-static void report_clients(struct engine *e, const struct listener *of, uint64_t wire)
+static void report_clients(struct engine *e, const struct listener *of, uint64_t connection)
 {
     struct joined *next;
 
     for (struct joined *j = e->joined_first; j; j = next) {
         next = j->next;
-        if (of ? j->listener == of : j->wire == wire)
+        if (of ? j->listener == of : j->connection == connection)
             report_client(e, j);
     }
 }
@@ -150,7 +150,7 @@ void joined_report_all(struct listener *l)
 
 /* Report the unreported clients of a lost SSH connection to Python. The backend has already ended its stream to these clients,
  * and the native engine still sends them the last bytes. */
-void joined_report_lost(struct engine *e, uint64_t wire)
+void joined_report_lost(struct engine *e, uint64_t connection)
 {
-    report_clients(e, NULL, wire);
+    report_clients(e, NULL, connection);
 }

@@ -27,6 +27,6 @@ class DirectNativeListener(NativeListener):
             self._rule.min_responses, socket.inet_pton(family, host), port, scope, self._networks, _OPTIONS,
         )  # fmt: skip
 
-    def _create_relay(self, token: int, wire: int, tap: Tap | None) -> NativeSocketRelay:
-        del wire
+    def _create_relay(self, token: int, connection_token: int, tap: Tap | None) -> NativeSocketRelay:
+        del connection_token
         return NativeSocketRelay(self._runner, self._rule.latency, tap, token)

@@ -110,12 +110,12 @@ class NativeListener(ABC):
         """
 
     @abstractmethod
-    def _create_relay(self, token: int, wire: int, tap: Tap | None) -> Relay:
+    def _create_relay(self, token: int, connection_token: int, tap: Tap | None) -> Relay:
         """Return the relay of a client that the native engine has connected to the target.
 
         Args:
             token: Identifies the client's SSH channel or socket relay in the native engine.
-            wire: Identifies the SSH connection in the native engine; 0 if the client uses no SSH connection.
+            connection_token: Identifies the SSH connection in the native engine; 0 if the client uses none.
             tap: Observes the relayed bytes. None if the connection has no tap.
         """
 
@@ -178,9 +178,9 @@ class NativeListener(ABC):
         del payload
         if kind == RECORD_JOINED:
             self._handled += 1
-            token, wire, _, _ = arguments
+            token, connection_token, _, _ = arguments
             tap = self._rule.make_tap() if self._rule.make_tap is not None else None
-            self._handler.on_joined(self._create_relay(token, wire, tap), tap)
+            self._handler.on_joined(self._create_relay(token, connection_token, tap), tap)
         elif kind == RECORD_SERVED:
             self._handler.on_served(ShortLivedConnectionTotals(*arguments))
         elif kind == RECORD_RETURNED:

@@ -66,16 +66,18 @@ class NativeChannel(NativeRelayBase):
 
     # `NativeChannelOpener` and `PooledConnection` call the methods below.
 
-    def request(self, wire: int, max_packet: int, head: bytes, rest: bytes) -> None:
+    def request(self, connection_token: int, max_packet: int, head: bytes, rest: bytes) -> None:
         """Send CHANNEL_OPEN. The future `opened` gets the result.
 
         Args:
-            wire: The native engine's token for the SSH connection.
+            connection_token: The native engine's token for the SSH connection.
             max_packet: The maximum size of received packets, in bytes.
             head: The channel type, as an SSH string (RFC 4251, section 5).
             rest: The part of CHANNEL_OPEN after the field `maximum packet size` (RFC 4254, section 5.1).
         """
-        self._runner.engine.channel(self._token, wire, self.window.size, max_packet, self._tap_mode, head, rest)
+        self._runner.engine.channel(
+            self._token, connection_token, self.window.size, max_packet, self._tap_mode, head, rest
+        )
 
     def fail_open(self, error: Exception) -> None:
         """Make the pending CHANNEL_OPEN request fail with `error`. If the channel opens later, close it."""

@@ -21,13 +21,13 @@ class NativeChannelOpener:
     Args:
         conn: The SSH connection.
         runner: Runs the native engine that handles the connection.
-        wire: The token of the connection in the native engine.
+        connection_token: The token of the connection in the native engine.
     """
 
-    def __init__(self, conn: SshConnection, runner: NativeEngineRunner, wire: int) -> None:
+    def __init__(self, conn: SshConnection, runner: NativeEngineRunner, connection_token: int) -> None:
         self._conn = conn
         self._runner = runner
-        self._wire = wire
+        self._connection_token = connection_token
         self._opening: set[NativeChannel] = set()
 
     @property
@@ -48,7 +48,7 @@ class NativeChannelOpener:
         relay = NativeChannel(self._runner, latency, tap, self._opening.discard)
         self._opening.add(relay)
         max_packet = MAX_SEND_PACKET if self._conn.rekeys_often else MAX_RECEIVE_PACKET
-        relay.request(self._wire, max_packet, *channel_target(to.host, to.port))
+        relay.request(self._connection_token, max_packet, *channel_target(to.host, to.port))
         timer = asyncio.get_running_loop().call_later(timeout, relay.fail_open, TimeoutError())
         try:
             await relay.opened

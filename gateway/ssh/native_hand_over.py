@@ -44,7 +44,7 @@ async def hand_over(conn: SshConnection, tunnel: object = None) -> None:
     names = {name: transport.get_extra_info(name) for name in ("sockname", "peername")}
     native_transport = NativeTransport(conn, native_engines().runner(tunnel), names, tunnel)
     sock = transport.release()
-    native_transport.runner.engine.wire(
+    native_transport.runner.engine.connection(
         native_transport.token,
         sock.detach(),
         (*seal, conn.send_number),

@@ -76,9 +76,9 @@ class SshNativeListener(NativeListener):
         """
         return self._read()[1]
 
-    def _create_relay(self, token: int, wire: int, tap: Tap | None) -> NativeChannel:
+    def _create_relay(self, token: int, connection_token: int, tap: Tap | None) -> NativeChannel:
         channel = NativeChannel(self._runner, self._rule.latency, tap, _ignore, token)
-        self._adopt(self._connections[wire], channel)
+        self._adopt(self._connections[connection_token], channel)
         return channel
 
 

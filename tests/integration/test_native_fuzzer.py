@@ -39,7 +39,7 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Build:
     ("name", "code", "defect", "message"),
     [
         ("channel.c", "window_remaining += grant;", "window_remaining += grant + 1;", "a window of"),
-        ("channel.c", "    w->growth_available += c->growth;", "", "the growth of windows is not accounted"),
+        ("channel.c", "    conn->growth_available += c->growth;", "", "the growth of windows is not accounted"),
         ("delivery.c", "*total += *sent_of_first", "*total += offered", "a window of"),
         ("receive.c", "if (c->window_remaining < 0)", "if (0)", "a negative window"),
         ("rpc.c", "s->is_continuation = !(mark & LAST_FRAGMENT);", "", "a message that has not arrived"),
@@ -57,10 +57,20 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Build:
             "get_u32(p.body + header - 4) : ~0u;\n\n    if (",
             "an allocation of",
         ),
-        ("receive.c", "w->recv_seq = 0;", ";", "a legal server is accused"),
+        ("receive.c", "conn->recv_seq = 0;", ";", "a legal server is accused"),
         ("client.c", "c->peer_window -= count;", "", "bytes for a window of"),
-        ("client.c", "send_short(c->wire, MSG_CHANNEL_EOF, c->peer, NULL);", "", "the end of the client's stream"),
-        ("send.c", "w->blocked || w->paused || w->closed", "w->blocked || w->closed", "in a key exchange"),
+        (
+            "client.c",
+            "send_short(c->connection, MSG_CHANNEL_EOF, c->peer, NULL);",
+            "",
+            "the end of the client's stream",
+        ),
+        (
+            "send.c",
+            "conn->blocked || conn->paused || conn->closed",
+            "conn->blocked || conn->closed",
+            "in a key exchange",
+        ),
         ("turns.c", "        if (!c->ended)\n            client_update_mask(c);", "", "waits for"),
         ("chunks.c", "c->sent += count;", "c->sent += count + (count > 100);", "wrong bytes"),
         ("queue.c", "        close_client_of(&header);", ";", "descriptors are not closed"),
@@ -102,7 +112,7 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Build:
         ("pending.c", "            schedule_slow_scan(e, l->permit_due);", ";", "waits for a permit too long"),
         ("served.c", "->at + SOON <= now", "->at + 2 * SOON <= now", "a client is not reported"),
         ("ending.c", "        slot_release(c->engine, c->token);", "        ;", "is not free"),
-        ("wire.c", "    joined_report_lost(e, w->token);", "", "whose loss was reported before"),
+        ("connection.c", "    joined_report_lost(e, conn->token);", "", "whose loss was reported before"),
     ],
 )
 def test_an_injected_defect_of_the_engine_is_detected(

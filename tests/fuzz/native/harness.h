@@ -3,7 +3,7 @@
  *
  * An input of the fuzzer is a script, which consists of steps. The harness runs the steps, and simulates everything
  * with which the engine communicates: the SSH server ("peer"), the clients, and the gateway's Python code ("Python").
- * A "wire" is an SSH connection. A "turn" is one iteration of the engine's event loop. A script has the same effect
+ * A "connection" is an SSH connection. A "turn" is one iteration of the engine's event loop. A script has the same effect
  * in each run, because the harness uses no threads, no real sockets and no real clock.
  */
 #ifndef GATEWAY_FUZZ_HARNESS_H
@@ -13,7 +13,7 @@
 
 #define FIRST_FD 1000
 #define MAX_FILES 2048
-#define MAX_WIRES 2
+#define MAX_CONNECTIONS 2
 #define MAX_CHANNELS 192
 #define MAX_PACKET 262208u /* maximum length of a packet from the server: 262144 bytes of data, headers and padding */
 #define PEER_NUMBER 4096u /* the server identifies `channels[n]` by the channel number PEER_NUMBER + n */
@@ -46,7 +46,7 @@ void memory_received(const void *end); /* lets the engine access the receive buf
 
 /* files.c */
 enum file_kind {
-    FILE_CLOSED, FILE_EPOLL, FILE_EVENT, FILE_TIMER, FILE_CLIENT, FILE_WIRE, FILE_LISTENER, FILE_DIAL, FILE_SIDE, FILE_PIPE
+    FILE_CLOSED, FILE_EPOLL, FILE_EVENT, FILE_TIMER, FILE_CLIENT, FILE_CONNECTION, FILE_LISTENER, FILE_DIAL, FILE_SIDE, FILE_PIPE
 };
 
 /* What happens when the engine connects to a target. With PLAN_LOCAL, PLAN_REFUSED and PLAN_SELF, the first
@@ -58,7 +58,7 @@ enum dial_plan { PLAN_LOCAL, PLAN_WAIT, PLAN_AT_ONCE, PLAN_UNREACHABLE, PLAN_REF
 struct file {
     enum file_kind kind;
     /* Identifies the object to which the file belongs. For a client, an SSH connection or a listener: its index in
-     * `channels`, `wires` or `listeners`. For a socket that connects to a target: the index of the listener. For a
+     * `channels`, `connections` or `listeners`. For a socket that connects to a target: the index of the listener. For a
      * socket of a pair: twice the index of the pair, plus 1 for the backend's socket. For the write end of a pipe:
      * the file descriptor of the read end.
      */
@@ -118,7 +118,7 @@ void fill_key(struct key_setup *, int cipher);
 
 /* What the harness knows about one client and its SSH channel. */
 struct far_channel {
-    int wire, fd; /* fd: the client's socket, or -1 before the engine gets this socket */
+    int connection, fd; /* fd: the client's socket, or -1 before the engine gets this socket */
     uint64_t token; /* for a client of a listener: 0 until the engine calls pending_add */
     /* only for clients of a listener */
     int listener;     /* the index of the listener plus 1, or 0 if Python attaches the client without a listener */
@@ -155,7 +155,7 @@ struct far_channel {
     bool not_rpc; /* whether the engine reported that the bytes are not RPC */
 };
 
-struct far_wire {
+struct far_connection {
     int fd;
     uint64_t token;
     /* Python */
@@ -197,34 +197,34 @@ void rpc_settled(const struct far_channel *, bool down, uint64_t passed);
 
 extern struct engine *engine;
 extern bool engine_runs; /* false once Python closes the engine */
-extern struct far_wire wires[MAX_WIRES];
+extern struct far_connection connections[MAX_CONNECTIONS];
 extern struct far_channel channels[MAX_CHANNELS];
-extern int wire_count, channel_count;
+extern int connection_count, channel_count;
 extern bool tainted; /* whether the server has sent raw bytes; the harness cannot predict their effect */
 extern bool strict;
 extern uint64_t growth_budget;
-#define WIRE_GROWTH 700000u
+#define CONNECTION_GROWTH 700000u
 #define SLACK 64u /* the number of bytes that the server reserves in each packet for headers and padding */
 
 /* peer.c simulates the SSH server. */
-void peer_init(struct far_wire *, int cipher, uint32_t max_packet);
-void peer_receive(struct far_wire *, const uint8_t *data, size_t size);
+void peer_init(struct far_connection *, int cipher, uint32_t max_packet);
+void peer_receive(struct far_connection *, const uint8_t *data, size_t size);
 /* Return the address to which the caller writes the payload of a packet, or NULL if the server cannot send. */
-uint8_t *peer_reserve(const struct far_wire *, size_t size);
-void peer_send(struct far_wire *, size_t size, uint8_t padding_blocks);
-bool peer_send_raw(struct far_wire *, const uint8_t *data, size_t size);
-void peer_new_key(struct far_wire *, int cipher);
-void peer_forget(struct far_wire *);
+uint8_t *peer_reserve(const struct far_connection *, size_t size);
+void peer_send(struct far_connection *, size_t size, uint8_t padding_blocks);
+bool peer_send_raw(struct far_connection *, const uint8_t *data, size_t size);
+void peer_new_key(struct far_connection *, int cipher);
+void peer_forget(struct far_connection *);
 
 /* python.c */
 enum tap tap_of(uint8_t choice);
 void python_command(enum command, uint64_t token, int64_t a, int64_t b, int64_t c);
 void python_payload(enum command, uint64_t token, const void *payload, size_t size);
-void python_wire(int cipher, uint32_t max_packet, uint64_t rekey_bytes);
-void python_channel(struct far_wire *, uint32_t window, enum tap, uint8_t type_size);
-void python_packet(struct far_wire *, uint8_t message, size_t size);
-void python_new_seal_key(struct far_wire *, int cipher);
-void python_key(struct far_wire *, enum command, int cipher);
+void python_connection(int cipher, uint32_t max_packet, uint64_t rekey_bytes);
+void python_channel(struct far_connection *, uint32_t window, enum tap, uint8_t type_size);
+void python_packet(struct far_connection *, uint8_t message, size_t size);
+void python_new_seal_key(struct far_connection *, int cipher);
+void python_key(struct far_connection *, enum command, int cipher);
 bool python_take(void); /* returns false if the engine has failed */
 
 /* invariants.c */
@@ -233,10 +233,10 @@ void check_engine(void); /* aborts if an invariant does not hold */
 /* The kinds of steps. Each step is an action of the SSH server, a client, Python or the simulated kernel. */
 #define STEPS(X) \
     X(CONFIRM) X(REFUSE) X(DATA) X(EXTENDED) X(ADJUST) X(EOF) X(CLOSE) X(REQUEST) X(OTHER) X(NEW_KEYS) X(RAW_PACKET) \
-    X(RAW_STREAM) X(WIRE_ROOM) X(WIRE_END) \
+    X(RAW_STREAM) X(CONNECTION_ROOM) X(CONNECTION_END) \
     X(ATTACH) X(WRITE) X(END) X(ROOM) \
-    X(OPEN) X(ABORT) X(UNTAP) X(CLOSE_HISTOGRAM) X(WIRE) X(PACKET) X(ACCEPT) X(ROUND_TRIP) X(EXCHANGE) X(OPEN_KEY) \
-    X(WIRE_CLOSE) \
+    X(OPEN) X(ABORT) X(UNTAP) X(CLOSE_HISTOGRAM) X(CONNECTION) X(PACKET) X(ACCEPT) X(ROUND_TRIP) X(EXCHANGE) X(OPEN_KEY) \
+    X(CONNECTION_CLOSE) \
     X(FAIL) X(CLOCK) X(ORDER) \
     X(LISTEN) X(CONNECT) X(PERMIT) X(UNLISTEN) X(RECALL) \
     X(PAIR) X(SIDE_WRITE) X(SIDE_END) X(SIDE_ROOM) X(PAIR_ABORT) X(PAIR_UNTAP) \
@@ -265,7 +265,7 @@ void steps_reset(void);
 bool run_step(const struct step *);
 void describe(const struct step *); /* prints the step */
 void turn(void);
-struct far_wire *chosen_wire(const struct step *);
+struct far_connection *chosen_connection(const struct step *);
 struct far_channel *chosen_channel(const struct step *); /* returns NULL if there is no channel */
 
 /* Each of the functions NAME_step runs certain kinds of steps, and returns false for the other kinds. */
@@ -273,8 +273,8 @@ bool server_step(const struct step *);
 bool server_channel_step(const struct step *);
 bool client_step(const struct step *);
 bool python_step(const struct step *);
-void accept_packets(struct far_wire *, uint64_t count);
-void give_open_key(struct far_wire *);
+void accept_packets(struct far_connection *, uint64_t count);
+void give_open_key(struct far_connection *);
 
 /* settle.c */
 bool settle(void);

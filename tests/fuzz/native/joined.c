@@ -19,8 +19,8 @@ struct far_joined {
 static struct far_joined clients[MAX_CHANNELS];
 static int client_count;
 
-void __real_joined_add(struct joined *, struct listener *, uint64_t token, uint64_t wire, uint64_t accepted_at);
-void __wrap_joined_add(struct joined *, struct listener *, uint64_t token, uint64_t wire, uint64_t accepted_at);
+void __real_joined_add(struct joined *, struct listener *, uint64_t token, uint64_t connection, uint64_t accepted_at);
+void __wrap_joined_add(struct joined *, struct listener *, uint64_t token, uint64_t connection, uint64_t accepted_at);
 bool __real_joined_end(struct engine *, struct joined *, enum close_reason, bool lingers, const struct gauge *);
 bool __wrap_joined_end(struct engine *, struct joined *, enum close_reason, bool lingers, const struct gauge *);
 
@@ -39,20 +39,20 @@ static struct far_joined *find(uint64_t token)
 }
 
 /* The linker option `--wrap` makes the engine call this function instead of joined_add. */
-void __wrap_joined_add(struct joined *j, struct listener *l, uint64_t token, uint64_t wire, uint64_t accepted_at)
+void __wrap_joined_add(struct joined *j, struct listener *l, uint64_t token, uint64_t connection, uint64_t accepted_at)
 {
     struct far_joined *client = &clients[client_count++];
     uint64_t accepted = 0;
 
     CHECK(client_count <= MAX_CHANNELS && !find(token), "a client is joined twice");
     *client = (struct far_joined){.token = token};
-    for (int at = 0; at < pair_count && !wire; at++)
+    for (int at = 0; at < pair_count && !connection; at++)
         if (pairs[at].token == token && pairs[at].listener) {
             client->pair = &pairs[at];
             client->listener = &listeners[pairs[at].listener - 1];
             accepted = pairs[at].accepted_at;
         }
-    for (int at = 0; at < channel_count && wire; at++)
+    for (int at = 0; at < channel_count && connection; at++)
         if (channels[at].token == token && channels[at].listener) {
             client->channel = &channels[at];
             client->listener = &listeners[channels[at].listener - 1];
@@ -60,7 +60,7 @@ void __wrap_joined_add(struct joined *j, struct listener *l, uint64_t token, uin
         }
     CHECK(client->listener && client->listener->token == l->token, "a client of another listener is joined");
     CHECK(accepted_at == accepted, "a wrong time of acceptance");
-    __real_joined_add(j, l, token, wire, accepted_at);
+    __real_joined_add(j, l, token, connection, accepted_at);
     CHECK((j->listener == NULL) == (l->stopped || l->setup->tap), "whether a client is reported at once is wrong");
     client->at = j->at;
     client->listener->open_time += j->at - accepted_at;
@@ -132,7 +132,7 @@ bool __wrap_joined_end(struct engine *e, struct joined *j, enum close_reason rea
 void client_reported(const struct far_listener *l, const struct message_header *h)
 {
     struct far_joined *client = find((uint64_t)h->a);
-    bool lost = client && client->channel && !file_is_open(wires[client->channel->wire].fd);
+    bool lost = client && client->channel && !file_is_open(connections[client->channel->connection].fd);
 
     CHECK(client && client->listener == l && !client->served && !client->reported, "a wrong client is reported");
     CHECK(!h->c && !h->d, "wrong arguments");

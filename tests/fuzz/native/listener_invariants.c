@@ -7,7 +7,7 @@
 
 static void check_channel(const struct channel *c)
 {
-    CHECK(c->source.kind == SOURCE_CHANNEL && c->unannounced && c->wire && !c->open && !c->attached && !c->abandoned &&
+    CHECK(c->source.kind == SOURCE_CHANNEL && c->unannounced && c->connection && !c->open && !c->attached && !c->abandoned &&
               !c->ended && !c->queued && c->fd < 0,
           "a channel in a wrong state is pending");
 }

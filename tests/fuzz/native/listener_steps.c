@@ -52,7 +52,7 @@ static size_t put_options(uint8_t *to)
 static void listen_step(const struct step *s, bool dials)
 {
     struct far_listener *l = &listeners[listener_count];
-    uint8_t payload[sizeof(struct listener_setup) + MAX_WIRES * sizeof(uint64_t) +
+    uint8_t payload[sizeof(struct listener_setup) + MAX_CONNECTIONS * sizeof(uint64_t) +
                     MAX_NETWORKS * sizeof(struct network) + 32] = {0};
     struct listener_setup setup = {.histogram = s->a >> 4, .open_histogram = OPEN_HISTOGRAM + (uint32_t)listener_count,
                                    .min_window = size_of(s->b % 31), .max_packet = 262144, .type_size = 4,
@@ -74,11 +74,11 @@ static void listen_step(const struct step *s, bool dials)
     l->dials = dials;
     l->dials_six = s->which & 1;
     l->dial_room = UNLIMITED;
-    for (int at = 0; at < wire_count && !dials; at++)
+    for (int at = 0; at < connection_count && !dials; at++)
         if ((s->which & 3) != at + 1) { /* 1 excludes the first SSH connection, and 2 excludes the second */
-            memcpy(payload + size, &wires[at].token, sizeof(uint64_t));
+            memcpy(payload + size, &connections[at].token, sizeof(uint64_t));
             size += sizeof(uint64_t);
-            setup.wire_count++;
+            setup.connection_count++;
         }
     setup.network_count = put_networks(payload + size, l->networks);
     size += setup.network_count * sizeof(struct network);
@@ -153,15 +153,15 @@ static void unlisten(struct far_listener *l, uint8_t how)
     }
 }
 
-static void recall(struct far_listener *l, const struct far_wire *w, const struct step *s)
+static void recall(struct far_listener *l, const struct far_connection *conn, const struct step *s)
 {
-    bool of_wire = s->a & 1;
+    bool of_connection = s->a & 1;
 
-    if (of_wire ? w->final : !l || l->final)
+    if (of_connection ? conn->final : !l || l->final)
         return;
     for (int at = 0; at < listener_count; at++)
-        listeners[at].recalled |= of_wire || l == &listeners[at];
-    python_command(COMMAND_RECALL, of_wire ? w->token : l->token, 0, 0, 0);
+        listeners[at].recalled |= of_connection || l == &listeners[at];
+    python_command(COMMAND_RECALL, of_connection ? conn->token : l->token, 0, 0, 0);
 }
 
 bool listener_step(const struct step *s)
@@ -192,7 +192,7 @@ bool listener_step(const struct step *s)
             unlisten(l, s->a);
         return true;
     case STEP_RECALL:
-        recall(l, chosen_wire(s), s);
+        recall(l, chosen_connection(s), s);
         return true;
     default:
         return false;

@@ -87,17 +87,17 @@ int fake_accept4(int fd, struct sockaddr *address, socklen_t *size, int flags)
 /* Check the channel that the engine opens for an accepted client, and store the channel's number and token. */
 static void client_opens(struct far_channel *c, const struct far_listener *l, const struct channel *opened)
 {
-    const struct wire *w = opened->wire;
+    const struct connection *conn = opened->connection;
 
     CHECK(network_allows(l->networks, c->address), "a client with a forbidden address gets a channel");
     CHECK(!c->withdrawn, "a client gets a channel after the rule was withdrawn");
-    for (int at = 0; at < wire_count; at++)
-        if (wires[at].token == w->token)
-            c->wire = at;
+    for (int at = 0; at < connection_count; at++)
+        if (connections[at].token == conn->token)
+            c->connection = at;
     CHECK(!c->known || c->number == opened->number, "the channel has another number");
-    CHECK(!w->halted && !w->disconnected, "the server does not answer any more");
+    CHECK(!conn->halted && !conn->disconnected, "the server does not answer any more");
     CHECK(opened->window_size == l->min_window ||
-              (w->growth_available >= WIRE_GROWTH / 2 && engine->growth_available >= growth_budget / 2),
+              (conn->growth_available >= CONNECTION_GROWTH / 2 && engine->growth_available >= growth_budget / 2),
           "a large window, although the budget is small");
     c->number = opened->number;
     c->token = opened->token;
@@ -124,7 +124,7 @@ struct far_channel *accepted_client(void)
 }
 
 /* Return the index in `channels` of the client for which the engine has sent CHANNEL_OPEN. */
-uint32_t opened_for_client(const struct far_wire *w, uint32_t index, uint32_t number, uint32_t window)
+uint32_t opened_for_client(const struct far_connection *conn, uint32_t index, uint32_t number, uint32_t window)
 {
     const struct far_listener *l = &listeners[index - LISTENER_INDEX];
     struct far_channel *c = last_accepted;
@@ -133,11 +133,11 @@ uint32_t opened_for_client(const struct far_wire *w, uint32_t index, uint32_t nu
     CHECK(window == l->min_window || window == l->window, "a window of %u bytes", window);
     for (int at = 0; at < channel_count; at++)
         if (channels[at].listener == l - listeners + 1 && channels[at].token && !channels[at].known &&
-            &wires[channels[at].wire] == w && channels[at].number == number)
+            &connections[channels[at].connection] == conn && channels[at].number == number)
             return (uint32_t)at;
     /* The engine can send CHANNEL_OPEN before it calls pending_add. The client then has no token yet. */
     CHECK(c && c->listener == l - listeners + 1 && !c->token && !c->known, "an unexpected CHANNEL_OPEN");
-    c->wire = (int)(w - wires);
+    c->connection = (int)(conn - connections);
     c->number = number;
     c->receive_window = window;
     return (uint32_t)(c - channels);
@@ -155,8 +155,8 @@ static void on_joined(struct far_listener *l, const struct message_header *h)
 
         if (c->token != (uint64_t)h->a || c->listener != l - listeners + 1)
             continue;
-        CHECK(!c->opened && !c->final && wires[c->wire].token == (uint64_t)h->b, "a wrong client");
-        CHECK(!wires[c->wire].final, "a client of a connection whose loss was reported before");
+        CHECK(!c->opened && !c->final && connections[c->connection].token == (uint64_t)h->b, "a wrong client");
+        CHECK(!connections[c->connection].final, "a client of a connection whose loss was reported before");
         c->opened = true;
         l->joined++;
         return;

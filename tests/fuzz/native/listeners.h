@@ -60,7 +60,7 @@ void listeners_reset(void);
 void listeners_unblock(void);
 void check_settled_listeners(void);
 struct far_channel *accepted_client(void); /* returns the client that the engine accepted last */
-uint32_t opened_for_client(const struct far_wire *, uint32_t index, uint32_t number, uint32_t window);
+uint32_t opened_for_client(const struct far_connection *, uint32_t index, uint32_t number, uint32_t window);
 bool listener_record(const struct message_header *); /* returns false if the record does not belong to a listener */
 
 /* dials.c */

@@ -13,7 +13,7 @@ struct mapping {
     size_t valid; /* the number of bytes that the engine may access without an error of AddressSanitizer */
 };
 
-static struct mapping mappings[MAX_WIRES];
+static struct mapping mappings[MAX_CONNECTIONS];
 
 #define LARGE (128u * 1024u)
 #define MAX_BLOCKS 8
@@ -31,7 +31,7 @@ static struct block blocks[MAX_BLOCKS]; /* never freed; AddressSanitizer reports
  */
 void memory_reset(void)
 {
-    for (size_t at = 0; at < MAX_WIRES; at++) {
+    for (size_t at = 0; at < MAX_CONNECTIONS; at++) {
         CHECK(!mappings[at].used, "a mapping is not freed");
         if (!mappings[at].poisoned)
             ASAN_POISON_MEMORY_REGION(mappings[at].data, sizeof mappings[at].data);
@@ -127,7 +127,7 @@ void *fake_aligned_alloc(size_t alignment, size_t size)
 
 static struct mapping *mapping_of(const void *address)
 {
-    for (size_t at = 0; at < MAX_WIRES; at++) {
+    for (size_t at = 0; at < MAX_CONNECTIONS; at++) {
         const uint8_t *data = mappings[at].data, *looked_up = address;
 
         if (data <= looked_up && looked_up < data + RECEIVE_SIZE)
@@ -162,7 +162,7 @@ void *fake_mmap(void *address, size_t size, int protection, int flags, int fd, o
     CHECK(!address && size == RECEIVE_SIZE && fd == -1 && offset == 0, "unexpected arguments of mmap");
     if (refuse())
         return MAP_FAILED;
-    for (size_t at = 0; at < MAX_WIRES; at++)
+    for (size_t at = 0; at < MAX_CONNECTIONS; at++)
         if (!mappings[at].used) {
             mappings[at].used = true;
             return mappings[at].data;

@@ -16,89 +16,89 @@ static void set_key(struct cipher *c, bool sealing, int cipher)
           "the key of the server is not set");
 }
 
-void peer_init(struct far_wire *w, int cipher, uint32_t max_packet)
+void peer_init(struct far_connection *conn, int cipher, uint32_t max_packet)
 {
-    static uint8_t input[MAX_WIRES][INPUT_SIZE], output[MAX_WIRES][OUTPUT_SIZE];
+    static uint8_t input[MAX_CONNECTIONS][INPUT_SIZE], output[MAX_CONNECTIONS][OUTPUT_SIZE];
 
-    w->input = input[w - wires];
-    w->output = output[w - wires];
-    w->max_packet = max_packet;
-    w->open_cipher = -1;
-    set_key(&w->seal, true, cipher);
-    set_key(&w->open, false, cipher);
+    conn->input = input[conn - connections];
+    conn->output = output[conn - connections];
+    conn->max_packet = max_packet;
+    conn->open_cipher = -1;
+    set_key(&conn->seal, true, cipher);
+    set_key(&conn->open, false, cipher);
 }
 
-void peer_forget(struct far_wire *w)
+void peer_forget(struct far_connection *conn)
 {
-    cipher_clear(&w->seal);
-    cipher_clear(&w->open);
+    cipher_clear(&conn->seal);
+    cipher_clear(&conn->open);
 }
 
-void peer_new_key(struct far_wire *w, int cipher)
+void peer_new_key(struct far_connection *conn, int cipher)
 {
-    set_key(&w->seal, true, cipher);
+    set_key(&conn->seal, true, cipher);
     if (strict)
-        w->send_seq = 0;
+        conn->send_seq = 0;
 }
 
-uint8_t *peer_reserve(const struct far_wire *w, size_t size)
+uint8_t *peer_reserve(const struct far_connection *conn, size_t size)
 {
-    if (!file_is_open(w->fd) || w->input_end + HEADER + size + MAX_PADDING + 64 + TAG_SIZE > INPUT_SIZE)
+    if (!file_is_open(conn->fd) || conn->input_end + HEADER + size + MAX_PADDING + 64 + TAG_SIZE > INPUT_SIZE)
         return NULL;
-    return w->input + w->input_end + HEADER;
+    return conn->input + conn->input_end + HEADER;
 }
 
-static void arrived(struct far_wire *w, size_t size)
+static void arrived(struct far_connection *conn, size_t size)
 {
-    w->input_end += size;
-    file_of(w->fd)->available = w->input_end - w->input_start;
+    conn->input_end += size;
+    file_of(conn->fd)->available = conn->input_end - conn->input_start;
 }
 
 /* Encrypt and send a packet. The caller has written the payload to the address that `peer_reserve` returned. The
  * packet gets up to three additional blocks of padding. Injected cipher faults are suspended, because they must
  * affect only the engine.
  */
-void peer_send(struct far_wire *w, size_t size, uint8_t padding_blocks)
+void peer_send(struct far_connection *conn, size_t size, uint8_t padding_blocks)
 {
-    uint32_t block = w->seal.type->block_size, suspended = faults.cipher;
+    uint32_t block = conn->seal.type->block_size, suspended = faults.cipher;
     uint32_t padding = block - (uint32_t)(size + 1) % block + (padding_blocks & 3) * block;
-    uint8_t *packet = w->input + w->input_end;
+    uint8_t *packet = conn->input + conn->input_end;
     uint32_t length;
 
     padding += padding < MIN_PADDING ? block : 0;
     length = (uint32_t)(size + 1 + padding);
-    if (length > w->max_packet)
-        w->illegal = true;
+    if (length > conn->max_packet)
+        conn->illegal = true;
     put_u32(packet, length);
     packet[LENGTH_SIZE] = (uint8_t)padding;
     memset(packet + HEADER + size, 0, padding);
     faults.cipher = 0;
-    CHECK(w->seal.type->seal(&w->seal, w->send_seq, packet, length), "the server's packet is not sealed");
+    CHECK(conn->seal.type->seal(&conn->seal, conn->send_seq, packet, length), "the server's packet is not sealed");
     faults.cipher = suspended;
-    w->send_seq++;
-    arrived(w, LENGTH_SIZE + length + TAG_SIZE);
+    conn->send_seq++;
+    arrived(conn, LENGTH_SIZE + length + TAG_SIZE);
 }
 
 /* Send bytes without encryption. Return false if the server cannot send. */
-bool peer_send_raw(struct far_wire *w, const uint8_t *data, size_t size)
+bool peer_send_raw(struct far_connection *conn, const uint8_t *data, size_t size)
 {
-    uint8_t *at = peer_reserve(w, size);
+    uint8_t *at = peer_reserve(conn, size);
 
     if (!at)
         return false;
     memcpy(at - HEADER, data, size);
-    arrived(w, size);
+    arrived(conn, size);
     return true;
 }
 
-static void on_open(struct far_wire *w, const uint8_t *payload, size_t size)
+static void on_open(struct far_connection *conn, const uint8_t *payload, size_t size)
 {
     uint32_t type = size > 5 ? get_u32(payload + 1) : UINT32_MAX, index;
 
     CHECK(type < size && size == 5 + type + 16, "a CHANNEL_OPEN of %zu bytes", size);
     index = get_u32(payload + size - 4);
     if (index >= LISTENER_INDEX)
-        index = opened_for_client(w, index, get_u32(payload + 5 + type), get_u32(payload + 9 + type));
+        index = opened_for_client(conn, index, get_u32(payload + 5 + type), get_u32(payload + 9 + type));
     CHECK(index < (uint32_t)channel_count && !channels[index].known, "an unexpected CHANNEL_OPEN");
     channels[index].known = true;
     channels[index].number = get_u32(payload + 5 + type);
@@ -106,7 +106,7 @@ static void on_open(struct far_wire *w, const uint8_t *payload, size_t size)
     for (int at = 0; at < channel_count; at++) {
         const struct far_channel *c = &channels[at];
 
-        CHECK(at == (int)index || &wires[c->wire] != w || !c->known || c->number != channels[index].number ||
+        CHECK(at == (int)index || &connections[c->connection] != conn || !c->known || c->number != channels[index].number ||
                   (c->closed && c->engine_closed) || tainted,
               "channel number %u is in use", c->number);
     }
@@ -125,14 +125,14 @@ static void on_data(struct far_channel *c, const uint8_t *payload, size_t size)
     c->arrived += count;
 }
 
-static void on_channel_message(struct far_wire *w, const uint8_t *payload, size_t size)
+static void on_channel_message(struct far_connection *conn, const uint8_t *payload, size_t size)
 {
     uint32_t index = size >= 5 ? get_u32(payload + 1) - PEER_NUMBER : UINT32_MAX;
     struct far_channel *c = &channels[index < MAX_CHANNELS ? index : 0];
 
     if (tainted)
         return;
-    CHECK(index < (uint32_t)channel_count && &wires[c->wire] == w && c->confirmed, "an unknown channel");
+    CHECK(index < (uint32_t)channel_count && &connections[c->connection] == conn && c->confirmed, "an unknown channel");
     CHECK(!c->engine_closed, "message %d after CLOSE", payload[0]);
     switch (payload[0]) {
     case MSG_CHANNEL_DATA:
@@ -160,55 +160,55 @@ static void on_channel_message(struct far_wire *w, const uint8_t *payload, size_
     }
 }
 
-static void on_packet(struct far_wire *w, const uint8_t *payload, size_t size)
+static void on_packet(struct far_connection *conn, const uint8_t *payload, size_t size)
 {
-    CHECK(!w->disconnected, "message %d after DISCONNECT", payload[0]);
-    CHECK(!w->between_keys || payload[0] <= LAST_TRANSPORT_MESSAGE, "message %d in a key exchange", payload[0]);
+    CHECK(!conn->disconnected, "message %d after DISCONNECT", payload[0]);
+    CHECK(!conn->between_keys || payload[0] <= LAST_TRANSPORT_MESSAGE, "message %d in a key exchange", payload[0]);
     if (payload[0] == MSG_KEXINIT) {
-        w->between_keys = true;
+        conn->between_keys = true;
     } else if (payload[0] == MSG_NEWKEYS) {
-        w->between_keys = false;
-        CHECK(w->open_cipher >= 0, "an unexpected NEWKEYS");
-        set_key(&w->open, false, w->open_cipher);
-        w->open_cipher = -1;
-        w->recv_seq = strict ? UINT32_MAX : w->recv_seq; /* the caller adds 1 */
+        conn->between_keys = false;
+        CHECK(conn->open_cipher >= 0, "an unexpected NEWKEYS");
+        set_key(&conn->open, false, conn->open_cipher);
+        conn->open_cipher = -1;
+        conn->recv_seq = strict ? UINT32_MAX : conn->recv_seq; /* the caller adds 1 */
     } else if (payload[0] == MSG_DISCONNECT) {
-        w->disconnected = true;
+        conn->disconnected = true;
     } else if (payload[0] == MSG_CHANNEL_OPEN) {
-        on_open(w, payload, size);
+        on_open(conn, payload, size);
     } else if (payload[0] > MSG_CHANNEL_OPEN) {
-        on_channel_message(w, payload, size);
+        on_channel_message(conn, payload, size);
     }
 }
 
 /* Decrypt and check the packets that are complete. Injected cipher faults are suspended, because they must affect
  * only the engine.
  */
-void peer_receive(struct far_wire *w, const uint8_t *data, size_t size)
+void peer_receive(struct far_connection *conn, const uint8_t *data, size_t size)
 {
     uint32_t suspended = faults.cipher;
     size_t start = 0;
 
-    CHECK(w->output_size + size <= OUTPUT_SIZE, "%zu bytes of an incomplete packet", w->output_size);
-    memcpy(w->output + w->output_size, data, size);
-    w->output_size += size;
+    CHECK(conn->output_size + size <= OUTPUT_SIZE, "%zu bytes of an incomplete packet", conn->output_size);
+    memcpy(conn->output + conn->output_size, data, size);
+    conn->output_size += size;
     faults.cipher = 0;
-    while (w->output_size - start >= LENGTH_SIZE) {
-        uint8_t *packet = w->output + start;
-        uint32_t length = 0, block = w->open.type->block_size;
+    while (conn->output_size - start >= LENGTH_SIZE) {
+        uint8_t *packet = conn->output + start;
+        uint32_t length = 0, block = conn->open.type->block_size;
 
-        w->open.type->read_length(&w->open, w->recv_seq, packet, &length);
+        conn->open.type->read_length(&conn->open, conn->recv_seq, packet, &length);
         CHECK(length >= block && length % block == 0 && length < OUTPUT_SIZE / 2, "a packet of %u bytes", length);
-        if (w->output_size - start < LENGTH_SIZE + length + TAG_SIZE)
+        if (conn->output_size - start < LENGTH_SIZE + length + TAG_SIZE)
             break;
-        CHECK(w->open.type->open(&w->open, w->recv_seq, packet, length), "a packet with a wrong tag");
+        CHECK(conn->open.type->open(&conn->open, conn->recv_seq, packet, length), "a packet with a wrong tag");
         packet += LENGTH_SIZE;
         CHECK(packet[0] >= MIN_PADDING && packet[0] + 1u < length, "a packet with %d bytes of padding", packet[0]);
-        on_packet(w, packet + 1, length - 1 - packet[0]);
-        w->recv_seq++;
+        on_packet(conn, packet + 1, length - 1 - packet[0]);
+        conn->recv_seq++;
         start += LENGTH_SIZE + length + TAG_SIZE;
     }
     faults.cipher = suspended;
-    memmove(w->output, w->output + start, w->output_size - start);
-    w->output_size -= start;
+    memmove(conn->output, conn->output + start, conn->output_size - start);
+    conn->output_size -= start;
 }

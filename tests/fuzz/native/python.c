@@ -24,21 +24,21 @@ void python_payload(enum command command, uint64_t token, const void *payload, s
 }
 
 /* Pass a new SSH connection to the engine. */
-void python_wire(int cipher, uint32_t max_packet, uint64_t rekey_bytes)
+void python_connection(int cipher, uint32_t max_packet, uint64_t rekey_bytes)
 {
-    struct far_wire *w = &wires[wire_count];
-    struct wire_setup setup = {
-        .strict = strict, .max_packet_length = max_packet, .rekey_bytes = rekey_bytes, .growth_bytes = WIRE_GROWTH,
+    struct far_connection *conn = &connections[connection_count];
+    struct connection_setup setup = {
+        .strict = strict, .max_packet_length = max_packet, .rekey_bytes = rekey_bytes, .growth_bytes = CONNECTION_GROWTH,
         .max_window = FULL_WINDOW, .adjust_bytes = 65536,
     };
 
-    w->token = slot_allocate(engine);
-    w->fd = setup.fd = file_open(FILE_WIRE, wire_count++);
-    file_of(w->fd)->room = UNLIMITED;
-    peer_init(w, cipher, max_packet);
+    conn->token = slot_allocate(engine);
+    conn->fd = setup.fd = file_open(FILE_CONNECTION, connection_count++);
+    file_of(conn->fd)->room = UNLIMITED;
+    peer_init(conn, cipher, max_packet);
     fill_key(&setup.seal, cipher);
     fill_key(&setup.open, cipher);
-    python_payload(COMMAND_WIRE, w->token, &setup, sizeof setup);
+    python_payload(COMMAND_CONNECTION, conn->token, &setup, sizeof setup);
 }
 
 enum tap tap_of(uint8_t choice)
@@ -47,24 +47,24 @@ enum tap tap_of(uint8_t choice)
 }
 
 /* Open a channel. The server finds the channel by its index, the last four bytes of CHANNEL_OPEN. */
-void python_channel(struct far_wire *w, uint32_t window, enum tap tap, uint8_t type_size)
+void python_channel(struct far_connection *conn, uint32_t window, enum tap tap, uint8_t type_size)
 {
     struct far_channel *c = &channels[channel_count];
     uint8_t payload[sizeof(struct channel_setup) + 4 + 255] = {0}, index[4];
     struct channel_setup setup = {.window = window, .max_packet = 262144, .type_size = 4u + type_size, .tap = tap};
 
-    *c = (struct far_channel){.wire = (int)(w - wires), .fd = -1, .tap = tap, .receive_window = window};
+    *c = (struct far_channel){.connection = (int)(conn - connections), .fd = -1, .tap = tap, .receive_window = window};
     c->token = slot_allocate(engine);
     put_u32(index, (uint32_t)channel_count++);
     memcpy(payload, &setup, sizeof setup);
     put_u32(payload + sizeof setup, type_size);
-    queue((struct message_header){.kind = COMMAND_CHANNEL, .token = c->token, .a = (int64_t)w->token,
+    queue((struct message_header){.kind = COMMAND_CHANNEL, .token = c->token, .a = (int64_t)conn->token,
                                   .payload = (uint32_t)(sizeof setup + setup.type_size + sizeof index)},
           payload, index, sizeof index);
 }
 
 /* Let the engine encrypt and send a packet. The payload has `size` bytes, and its first byte is `message`. */
-void python_packet(struct far_wire *w, uint8_t message, size_t size)
+void python_packet(struct far_connection *conn, uint8_t message, size_t size)
 {
     static uint8_t packet[65536];
     uint32_t padding = MAX_BLOCK_SIZE - (uint32_t)(size + 1) % MAX_BLOCK_SIZE;
@@ -75,46 +75,46 @@ void python_packet(struct far_wire *w, uint8_t message, size_t size)
     put_u32(packet, (uint32_t)(size + 1 + padding));
     packet[4] = (uint8_t)padding;
     packet[5] = message;
-    queue((struct message_header){.kind = COMMAND_SEND, .token = w->token, .payload = (uint32_t)(size + padding + 5)},
+    queue((struct message_header){.kind = COMMAND_SEND, .token = conn->token, .payload = (uint32_t)(size + padding + 5)},
           packet, NULL, 0);
 }
 
-void python_key(struct far_wire *w, enum command command, int cipher)
+void python_key(struct far_connection *conn, enum command command, int cipher)
 {
     struct key_setup setup;
 
     fill_key(&setup, cipher);
-    queue((struct message_header){.kind = command, .token = w->token, .payload = sizeof setup}, &setup, NULL, 0);
+    queue((struct message_header){.kind = command, .token = conn->token, .payload = sizeof setup}, &setup, NULL, 0);
 }
 
 /* End a key exchange: let the engine send NEWKEYS, and encrypt all later packets with the new key. */
-void python_new_seal_key(struct far_wire *w, int cipher)
+void python_new_seal_key(struct far_connection *conn, int cipher)
 {
-    w->open_cipher = cipher;
-    python_packet(w, MSG_NEWKEYS, 1);
-    python_key(w, COMMAND_SEAL_KEY, cipher);
-    w->exchanging = false;
+    conn->open_cipher = cipher;
+    python_packet(conn, MSG_NEWKEYS, 1);
+    python_key(conn, COMMAND_SEAL_KEY, cipher);
+    conn->exchanging = false;
 }
 
-static void on_wire_record(struct far_wire *w, const struct message_header *h, const uint8_t *payload)
+static void on_connection_record(struct far_connection *conn, const struct message_header *h, const uint8_t *payload)
 {
-    CHECK(!w->final, "record %u after the last one of the connection", h->kind);
+    CHECK(!conn->final, "record %u after the last one of the connection", h->kind);
     switch (h->kind) {
     case RECORD_PACKET:
-        CHECK(!w->violated && !w->awaits_key, "a packet after a violation, or without a key");
-        CHECK(h->payload && h->payload <= w->max_packet, "a packet of %u bytes", h->payload);
-        w->unaccepted += h->payload;
-        w->awaits_key = payload[0] >= MIN_PADDING && payload[0] + 1u < h->payload && payload[1] == MSG_NEWKEYS;
+        CHECK(!conn->violated && !conn->awaits_key, "a packet after a violation, or without a key");
+        CHECK(h->payload && h->payload <= conn->max_packet, "a packet of %u bytes", h->payload);
+        conn->unaccepted += h->payload;
+        conn->awaits_key = payload[0] >= MIN_PADDING && payload[0] + 1u < h->payload && payload[1] == MSG_NEWKEYS;
         break;
     case RECORD_VIOLATION:
-        CHECK(!w->violated, "a second violation");
-        CHECK(w->illegal || tainted, "a legal server is accused: %.*s", (int)h->payload, (const char *)payload);
-        w->violated = true;
+        CHECK(!conn->violated, "a second violation");
+        CHECK(conn->illegal || tainted, "a legal server is accused: %.*s", (int)h->payload, (const char *)payload);
+        conn->violated = true;
         break;
     case RECORD_LOST:
-        w->final = true;
-        w->fd = -1;
-        slot_release(engine, w->token);
+        conn->final = true;
+        conn->fd = -1;
+        slot_release(engine, conn->token);
         break;
     default:
         CHECK(h->kind == RECORD_REKEY_DUE, "record %u of a connection", h->kind);
@@ -178,9 +178,9 @@ static void on_record(const struct message_header *h, const uint8_t *payload)
         open_times_reported(h, payload);
         return;
     }
-    for (int at = 0; at < wire_count; at++)
-        if (wires[at].token == h->token) {
-            on_wire_record(&wires[at], h, payload);
+    for (int at = 0; at < connection_count; at++)
+        if (connections[at].token == h->token) {
+            on_connection_record(&connections[at], h, payload);
             return;
         }
     if (listener_record(h) || pair_record(h, payload))

@@ -22,8 +22,8 @@ static bool idle(void)
 /* Return whether an SSH connection waits until Python sets a key or accepts packets. */
 static bool waits_for_python(void)
 {
-    for (int at = 0; at < wire_count; at++)
-        if (!wires[at].final && !wires[at].silent && (wires[at].awaits_key || wires[at].unaccepted))
+    for (int at = 0; at < connection_count; at++)
+        if (!connections[at].final && !connections[at].silent && (connections[at].awaits_key || connections[at].unaccepted))
             return true;
     return false;
 }
@@ -32,7 +32,7 @@ static bool waits_for_python(void)
 static void unblock(void)
 {
     for (int at = 0; at < file_count; at++)
-        if (files[at].kind == FILE_CLIENT || files[at].kind == FILE_WIRE || files[at].kind == FILE_SIDE)
+        if (files[at].kind == FILE_CLIENT || files[at].kind == FILE_CONNECTION || files[at].kind == FILE_SIDE)
             files[at].room = UNLIMITED;
     for (int at = 0; at < file_count; at++)
         if (dial_is_connecting(&files[at]))
@@ -40,28 +40,28 @@ static void unblock(void)
     listeners_unblock();
     if (engine->report_due > fake_now)
         fake_now = engine->report_due;
-    for (int at = 0; at < wire_count; at++) {
-        struct far_wire *w = &wires[at];
+    for (int at = 0; at < connection_count; at++) {
+        struct far_connection *conn = &connections[at];
 
-        if (w->final || w->silent)
+        if (conn->final || conn->silent)
             continue;
-        if (w->exchanging)
-            python_new_seal_key(w, 0);
-        if (w->awaits_key)
-            give_open_key(w);
-        if (w->unaccepted)
-            accept_packets(w, w->unaccepted);
+        if (conn->exchanging)
+            python_new_seal_key(conn, 0);
+        if (conn->awaits_key)
+            give_open_key(conn);
+        if (conn->unaccepted)
+            accept_packets(conn, conn->unaccepted);
     }
 }
 
-static void check_settled_wire(const struct far_wire *w)
+static void check_settled_connection(const struct far_connection *conn)
 {
-    const struct wire *real = slot_find(engine, w->token)->object;
+    const struct connection *real = slot_find(engine, conn->token)->object;
 
     CHECK(real && !real->blocked && real->out_start == real->out_end, "bytes are not sent");
     CHECK(!real->queue_first, "channels wait");
-    CHECK(w->violated || w->silent || (w->input_start == w->input_end && real->start == real->end), "bytes wait");
-    CHECK(w->output_size == 0, "a packet is not complete");
+    CHECK(conn->violated || conn->silent || (conn->input_start == conn->input_end && real->start == real->end), "bytes wait");
+    CHECK(conn->output_size == 0, "a packet is not complete");
 }
 
 static void check_settled_channel(const struct far_channel *c)
@@ -113,14 +113,14 @@ bool settle(void)
     check_slots();
     if (tainted)
         return true;
-    for (int at = 0; at < wire_count; at++)
-        if (!wires[at].final && !wires[at].silent)
-            check_settled_wire(&wires[at]);
+    for (int at = 0; at < connection_count; at++)
+        if (!connections[at].final && !connections[at].silent)
+            check_settled_connection(&connections[at]);
     for (int at = 0; at < channel_count; at++) {
         const struct far_channel *c = &channels[at];
-        const struct far_wire *w = &wires[c->wire];
+        const struct far_connection *conn = &connections[c->connection];
 
-        if (c->confirmed && !w->final && !w->illegal && !w->silent)
+        if (c->confirmed && !conn->final && !conn->illegal && !conn->silent)
             check_settled_channel(c);
     }
     return true;

@@ -28,7 +28,7 @@ const uint8_t *data_down(const struct far_channel *c, uint64_t offset)
 
 bool exact(const struct far_channel *c)
 {
-    return !tainted && !wires[c->wire].illegal;
+    return !tainted && !connections[c->connection].illegal;
 }
 
 /* Record how the engine closed the socket of a client, and how many bytes the engine had read. */
@@ -44,7 +44,7 @@ static struct file *socket_of(int fd)
 {
     struct file *f = file_of(fd);
 
-    CHECK(f->kind == FILE_CLIENT || f->kind == FILE_WIRE || f->kind == FILE_SIDE || f->kind == FILE_DIAL,
+    CHECK(f->kind == FILE_CLIENT || f->kind == FILE_CONNECTION || f->kind == FILE_SIDE || f->kind == FILE_DIAL,
           "descriptor %d is not a socket", fd);
     return f;
 }
@@ -79,14 +79,14 @@ static size_t receive(struct file *f, uint8_t *data, size_t size)
 {
     size_t count = size < f->available ? size : f->available;
 
-    if (count && f->kind == FILE_WIRE) {
-        struct far_wire *w = &wires[f->owner];
+    if (count && f->kind == FILE_CONNECTION) {
+        struct far_connection *conn = &connections[f->owner];
 
         memory_received(data + count);
-        memcpy(data, w->input + w->input_start, count);
-        w->input_start += count;
-        if (w->input_start == w->input_end)
-            w->input_start = w->input_end = 0;
+        memcpy(data, conn->input + conn->input_start, count);
+        conn->input_start += count;
+        if (conn->input_start == conn->input_end)
+            conn->input_start = conn->input_end = 0;
     } else if (count && f->kind == FILE_SIDE) {
         bool is_backend;
         const struct far_pair *p = pair_of(f, &is_backend);
@@ -125,8 +125,8 @@ ssize_t fake_recvmsg(int fd, struct msghdr *message, int flags)
 
 static void deliver(struct file *f, const uint8_t *data, size_t size)
 {
-    if (f->kind == FILE_WIRE) {
-        peer_receive(&wires[f->owner], data, size);
+    if (f->kind == FILE_CONNECTION) {
+        peer_receive(&connections[f->owner], data, size);
     } else if (f->kind == FILE_SIDE) {
         pair_passed(f, data, size);
     } else {

@@ -37,9 +37,9 @@ void steps_reset(void)
     total = 0;
 }
 
-struct far_wire *chosen_wire(const struct step *s)
+struct far_connection *chosen_connection(const struct step *s)
 {
-    return &wires[s->which % wire_count];
+    return &connections[s->which % connection_count];
 }
 
 struct far_channel *chosen_channel(const struct step *s)

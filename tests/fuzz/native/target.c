@@ -6,9 +6,9 @@
 
 struct engine *engine;
 bool engine_runs;
-struct far_wire wires[MAX_WIRES];
+struct far_connection connections[MAX_CONNECTIONS];
 struct far_channel channels[MAX_CHANNELS];
-int wire_count, channel_count;
+int connection_count, channel_count;
 bool tainted, strict;
 uint64_t growth_budget;
 
@@ -44,8 +44,8 @@ static void start(const uint8_t *head)
     joined_reset();
     pairs_reset();
     engine_runs = true;
-    memset(wires, 0, sizeof wires);
-    wire_count = channel_count = 0;
+    memset(connections, 0, sizeof connections);
+    connection_count = channel_count = 0;
     tainted = false;
     strict = head[0] & 16;
     growth_budget = (uint64_t)size_of(head[1]) * 16;
@@ -55,8 +55,8 @@ static void start(const uint8_t *head)
     engine->growth_reserve = growth_budget / 2;
     engine->user_timeout = 60000;
     CHECK(engine_init(engine, bounds, sizeof bounds / sizeof *bounds), "the engine does not start");
-    python_wire(cipher_of(head[0]), head[0] & 32 ? MAX_PACKET : 35000, (uint64_t)1 << head[2] % 40);
-    file_of(wires[0].fd)->room = size_of(head[3]);
+    python_connection(cipher_of(head[0]), head[0] & 32 ? MAX_PACKET : 35000, (uint64_t)1 << head[2] % 40);
+    file_of(connections[0].fd)->room = size_of(head[3]);
 }
 
 static void stop(void)
@@ -65,8 +65,8 @@ static void stop(void)
     engine_clear(engine);
     free(engine);
     CHECK(open_files() == 0, "%d descriptors are not closed", open_files());
-    for (int at = 0; at < wire_count; at++)
-        peer_forget(&wires[at]);
+    for (int at = 0; at < connection_count; at++)
+        peer_forget(&connections[at]);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

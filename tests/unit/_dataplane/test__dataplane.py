@@ -82,9 +82,9 @@ class Rig(EngineRig):
         near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32768)
         for sock in (near, self.peer):
             sock.setblocking(False)
-        self.wire = engine.token()
+        self.connection = engine.token()
         key = (CIPHER, KEY, IV, 0)
-        engine.wire(self.wire, near.detach(), key, key, 1 << 18, True, 1 << 40, 1 << 30, 1 << 25, 1 << 18)
+        engine.connection(self.connection, near.detach(), key, key, 1 << 18, True, 1 << 40, 1 << 30, 1 << 25, 1 << 18)
         self._ours, self._theirs = Sealer(), Sealer()
         self._received = bytearray()
 
@@ -107,7 +107,7 @@ class Rig(EngineRig):
     def join(self, *, window: int = 1 << 40, tap: int = 0) -> tuple[int, int, socket.socket]:
         """Open a channel and attach a client. Return the channel's token, the channel's number, and the client."""
         token = self.engine.token()
-        self.engine.channel(token, self.wire, 1 << 21, PACKET, tap, numbers(12) + b"direct-tcpip", b"")
+        self.engine.channel(token, self.connection, 1 << 21, PACKET, tap, numbers(12) + b"direct-tcpip", b"")
         self.turn()
         (opened,) = self.hear()
         number = int.from_bytes(opened[17:21], "big")
@@ -125,7 +125,7 @@ class Rig(EngineRig):
 
     def listen(
         self,
-        *wires: int,
+        *connections: int,
         permits: int = 1000,
         networks: tuple[str, ...] = (),
         tap: bool = False,
@@ -133,7 +133,7 @@ class Rig(EngineRig):
         min_responses: int = 0,
     ) -> int:
         """Create a native listener for the socket `listening`. Return the token of the native listener."""
-        token, chosen = self.engine.token(), wires or (self.wire,)
+        token, chosen = self.engine.token(), connections or (self.connection,)
         allow = [ipaddress.ip_network(each) for each in networks]
         self.engine.listen(
             token, os.dup(self.listening.fileno()), 0, 8, permits, 1 << 18, 1 << 21, PACKET, full_load, tap,
@@ -206,17 +206,17 @@ def test_on_a_slow_path_each_channel_sends_one_packet_in_order_of_arrival(rig: R
 
 def test_nothing_of_a_channel_is_sent_between_kexinit_and_the_new_key(rig: Rig) -> None:
     _, number, client = rig.join()
-    rig.engine.send(rig.wire, pad(bytes([KEXINIT]) + bytes(16)))
+    rig.engine.send(rig.connection, pad(bytes([KEXINIT]) + bytes(16)))
     client.send(b"query")
     client.shutdown(socket.SHUT_WR)
     rig.say(bytes([REQUEST]) + numbers(number, 1) + b"x\x01")
     rig.turn()
     assert [payload[0] for payload in rig.hear()] == [KEXINIT]
-    rig.engine.send(rig.wire, pad(bytes([NEWKEYS])))
+    rig.engine.send(rig.connection, pad(bytes([NEWKEYS])))
     rig.turn()
     assert [payload[0] for payload in rig.hear()] == [NEWKEYS]
     rig._ours = Sealer()
-    rig.engine.key(rig.wire, True, CIPHER, KEY, IV)
+    rig.engine.key(rig.connection, True, CIPHER, KEY, IV)
     for _ in range(3):
         rig.turn()
     assert [payload[0] for payload in rig.hear()] == [FAILURE, DATA, EOF]
@@ -224,7 +224,7 @@ def test_nothing_of_a_channel_is_sent_between_kexinit_and_the_new_key(rig: Rig) 
 
 def test_replies_during_a_key_exchange_are_bounded(rig: Rig) -> None:
     _, number, _ = rig.join()
-    rig.engine.send(rig.wire, pad(bytes([KEXINIT]) + bytes(16)))
+    rig.engine.send(rig.connection, pad(bytes([KEXINIT]) + bytes(16)))
     for _ in range(59):
         rig.say(bytes([REQUEST]) + numbers(number, 1) + b"x\x01", times=280)
     violations = [text for kind, _, _, text in rig.records if kind == rig.module.RECORD_VIOLATION]
@@ -238,14 +238,14 @@ def test_packets_after_new_keys_wait_for_the_key(rig: Rig) -> None:
     rig.say(bytes([DATA]) + numbers(number, 5) + b"reply")
     with pytest.raises(BlockingIOError):
         client.recv(100)
-    rig.engine.key(rig.wire, False, CIPHER, KEY, IV)
+    rig.engine.key(rig.connection, False, CIPHER, KEY, IV)
     rig.turn()
     assert client.recv(100) == b"reply"
 
 
 def test_nothing_follows_a_disconnect_message(rig: Rig) -> None:
     token, _, client = rig.join()
-    rig.engine.send(rig.wire, pad(bytes([DISCONNECT]) + numbers(11, 0, 0)))
+    rig.engine.send(rig.connection, pad(bytes([DISCONNECT]) + numbers(11, 0, 0)))
     client.send(b"late")
     rig.engine.command(rig.module.COMMAND_ABORT, token, 3)
     rig.turn()
@@ -262,7 +262,7 @@ def test_packets_that_python_does_not_accept_stop_the_reception(rig: Rig) -> Non
             sent += 30_000
     reported = sum(len(text) for kind, _, _, text in rig.records if kind == rig.module.RECORD_PACKET)
     assert (256 << 10) < reported < (512 << 10)
-    rig.engine.command(rig.module.COMMAND_ACCEPTED, rig.wire, reported)
+    rig.engine.command(rig.module.COMMAND_ACCEPTED, rig.connection, reported)
     before = len(rig.records)
     rig.turn()
     assert len(rig.records) > before
@@ -270,7 +270,7 @@ def test_packets_that_python_does_not_accept_stop_the_reception(rig: Rig) -> Non
 
 def test_a_channel_that_opens_too_late_is_closed(rig: Rig) -> None:
     token = rig.engine.token()
-    rig.engine.channel(token, rig.wire, 1 << 21, PACKET, False, numbers(12) + b"direct-tcpip", b"")
+    rig.engine.channel(token, rig.connection, 1 << 21, PACKET, False, numbers(12) + b"direct-tcpip", b"")
     rig.turn()
     assert [payload[0] for payload in rig.hear()] == [OPEN]
     rig.engine.command(rig.module.COMMAND_ABORT, token, 3)
@@ -284,7 +284,7 @@ def test_the_loss_of_a_connection_is_the_last_record(rig: Rig) -> None:
     rig.peer.close()
     rig.turn()
     assert rig.kinds(token)[-1] == rig.module.RECORD_ENDED
-    assert rig.records[-1][:2] == (rig.module.RECORD_LOST, rig.wire)
+    assert rig.records[-1][:2] == (rig.module.RECORD_LOST, rig.connection)
     assert client.recv(1) == b""  # on a unix socket, a reset looks like end-of-file
 
 
@@ -358,13 +358,13 @@ def rpc_message(kind: int, xid: int, size: int, rng: random.Random) -> bytes:
 
 def test_wrong_arguments_are_refused(rig: Rig) -> None:
     with pytest.raises(ValueError, match="does not have a key of 3"):
-        rig.engine.key(rig.wire, True, CIPHER, b"abc", IV)
+        rig.engine.key(rig.connection, True, CIPHER, b"abc", IV)
     with pytest.raises(ValueError, match="has other arguments"):
-        rig.engine.command(99, rig.wire, 0)
+        rig.engine.command(99, rig.connection, 0)
     with pytest.raises(ValueError, match="bounds"):
         rig.module.Engine((), 0, 0)
     with pytest.raises(ValueError, match="window"):
-        rig.engine.listen(rig.wire, 0, 0, 0, 1, 2, 1, PACKET, 1, False, 0, b"", b"", b"", b"")
+        rig.engine.listen(rig.connection, 0, 0, 0, 1, 2, 1, PACKET, 1, False, 0, b"", b"", b"", b"")
     unused = rig.engine.token()
     rig.engine.release(unused)
     with pytest.raises(KeyError):
@@ -389,7 +389,7 @@ def test_the_thread_carries_a_channel_while_python_is_busy(rig: Rig) -> None:
         assert rig.hear() == [bytes([DATA]) + numbers(1000 + number, 5) + b"query"]
         rig.peer.sendall(rig._theirs.seal(bytes([DATA]) + numbers(number, 5) + b"reply"))
         assert client.recv(5) == b"reply"
-    assert rig.engine.inspect(rig.wire) is not None
+    assert rig.engine.inspect(rig.connection) is not None
 
 
 def test_the_thread_does_not_preempt_other_threads(rig: Rig) -> None:
@@ -459,7 +459,7 @@ def test_a_thread_that_fails_is_reported(rig: Rig) -> None:
     null = os.open("/dev/null", os.O_RDONLY)
     os.dup2(null, epoll)
     os.close(null)
-    rig.engine.command(rig.module.COMMAND_ROUND_TRIP, rig.wire, 1)
+    rig.engine.command(rig.module.COMMAND_ROUND_TRIP, rig.connection, 1)
     ready, _, _ = select.select([rig.engine.fileno()], [], [], 10)
     assert ready
     with pytest.raises(OSError, match="Invalid argument"):
@@ -493,8 +493,10 @@ def test_a_listener_joins_clients_and_reports_them(rig: Rig) -> None:
     rig.confirm(0)
     assert (rig.engine.gauge(listener)[0], rig.engine.gauge(listener)[2]) == (1, 1)
     rig.until(lambda: rig.kinds(listener))
-    ((channel, wire, *_),) = (arguments for kind, _, arguments, _ in rig.records if kind == rig.module.RECORD_JOINED)
-    assert wire == rig.wire
+    ((channel, connection, *_),) = (
+        arguments for kind, _, arguments, _ in rig.records if kind == rig.module.RECORD_JOINED
+    )
+    assert connection == rig.connection
     rig.turn()
     assert rig.hear() == [bytes([DATA]) + numbers(1000, 5) + b"query"]
     rig.say(bytes([DATA]) + numbers(0, 5) + b"reply")
@@ -645,7 +647,7 @@ def test_a_client_whose_channel_does_not_open_is_returned(rig: Rig, cause: str) 
     else:
         rig.peer.close()
         rig.turn()
-        assert rig.records[-1][:2] == (rig.module.RECORD_LOST, rig.wire)
+        assert rig.records[-1][:2] == (rig.module.RECORD_LOST, rig.connection)
     assert rig.kinds(listener) == [rig.module.RECORD_STOPPED, rig.module.RECORD_RETURNED]
     ((_, _, abandoned, _),) = (
         arguments for kind, _, arguments, _ in rig.records if kind == rig.module.RECORD_RETURNED
@@ -655,11 +657,11 @@ def test_a_client_whose_channel_does_not_open_is_returned(rig: Rig, cause: str) 
     assert rig.engine.inspect(listener) is None
 
 
-@pytest.mark.parametrize("of", ["wire", "listener"])
+@pytest.mark.parametrize("of", ["connection", "listener"])
 def test_recalled_clients_are_returned_and_their_channels_closed(rig: Rig, of: str) -> None:
     listener = rig.listen()
     rig.connect()
-    rig.engine.command(rig.module.COMMAND_RECALL, rig.wire if of == "wire" else listener, 0)
+    rig.engine.command(rig.module.COMMAND_RECALL, rig.connection if of == "connection" else listener, 0)
     rig.turn()
     assert rig.kinds(listener) == [rig.module.RECORD_RETURNED]
     assert [arguments[2] for _, _, arguments, _ in rig.records] == [1]  # the SSH server can still confirm the channel
@@ -688,8 +690,8 @@ def test_clients_share_the_connections_and_few_channels_open_at_the_same_time(ri
     near, far = socket.socketpair()
     rig.clients.append(far)
     second, key = rig.engine.token(), (CIPHER, KEY, IV, 0)
-    rig.engine.wire(second, near.detach(), key, key, 1 << 18, True, 1 << 40, 0, 1 << 25, 1 << 18)
-    rig.listen(rig.wire, second)
+    rig.engine.connection(second, near.detach(), key, key, 1 << 18, True, 1 << 40, 0, 1 << 25, 1 << 18)
+    rig.listen(rig.connection, second)
     for _ in range(66):
         rig.connect()
     assert len(rig.hear()) == 32

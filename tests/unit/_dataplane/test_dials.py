@@ -128,10 +128,10 @@ def test_a_client_is_joined_to_the_target(rig: Rig, host: str) -> None:
     backend = rig.accept(target)
     assert (rig.engine.gauge(listener)[0], rig.engine.gauge(listener)[2]) == (1, 1)
     rig.until(rig.joined)
-    ((of, (pair, wire, *_)),) = (
+    ((of, (pair, connection, *_)),) = (
         (of, arguments) for kind, of, arguments, _ in rig.records if kind == rig.module.RECORD_JOINED
     )
-    assert (of, wire) == (listener, 0)
+    assert (of, connection) == (listener, 0)
     assert rig.engine.gauge(listener)[2] == 0
     client.sendall(b"query")
     rig.turn()
