@@ -62,7 +62,7 @@ contract: setup  ## run every relay through thousands of random event sequences 
 	@tools/packages.sh test
 	CONTRACT_EXAMPLES=$(or $(EXAMPLES),2000) $(BIN)/pytest tests/integration/test_relay_contract.py $(ARGS)
 
-sanitize: setup  ## run the tests of the engine with Address-, UndefinedBehavior- and ThreadSanitizer (EXAMPLES=200)
+sanitize: setup  ## run the tests of the native engine with Address-, UndefinedBehavior- and ThreadSanitizer (EXAMPLES=200)
 	$(BIN)/python hatch_build.py --sanitize-threads
 	status=0; \
 	LD_PRELOAD="$$(gcc -print-file-name=libtsan.so)" TSAN_OPTIONS="report_signal_unsafe=0 exitcode=66" \
@@ -82,11 +82,11 @@ $(VENV)/fuzz-installed: $(VENV)/installed
 fuzz: $(VENV)/fuzz-installed  ## fuzz the SSH receive path and the parsers (ARGS="--seconds 600 --target ssh_receive", or --ci)
 	$(BIN)/python -m tests.fuzz.run $(ARGS)
 
-fuzz-native: setup  ## fuzz the engine in C with libFuzzer (ARGS="-runs=10000000", --distil, or the file of an input)
+fuzz-native: setup  ## fuzz the native engine with libFuzzer (ARGS="-runs=10000000", --distil, or the file of an input)
 	@tools/packages.sh native
 	$(BIN)/python -m tests.fuzz.native.run $(ARGS)
 
-lint-native: setup  ## check the engine in C with GCC's static analyzer and clang-tidy
+lint-native: setup  ## check the native engine with GCC's static analyzer and clang-tidy
 	@tools/packages.sh native
 	$(BIN)/python -m tools.lint_native
 
@@ -97,7 +97,7 @@ NOT_WITH_VALGRIND := --deselect tests/unit/_dataplane/test__dataplane.py::test_a
 	--deselect tests/unit/_dataplane/test_dials.py::test_a_listener_stops_without_descriptors \
 	--deselect tests/unit/_dataplane/test__dataplane.py::test_an_arrival_while_the_counters_of_a_socket_are_read_is_not_a_reset
 
-valgrind: setup  ## run the unit tests of the engine in C with valgrind
+valgrind: setup  ## run the unit tests of the native engine with valgrind
 	@tools/packages.sh native
 	$(BIN)/python hatch_build.py --debug
 	status=0; \
@@ -107,7 +107,7 @@ valgrind: setup  ## run the unit tests of the engine in C with valgrind
 	$(NOT_WITH_VALGRIND) || status=$$?; \
 	$(BIN)/python hatch_build.py; exit $$status
 
-coverage-native: setup  ## measure which lines of the engine in C its unit tests and the saved inputs of the fuzzers run
+coverage-native: setup  ## measure which lines of the native engine its unit tests and the saved inputs of the fuzzers run
 	$(BIN)/python -m tools.native_coverage $(ARGS)
 
 failover: setup  ## kill the database that clients use, repeatedly (ARGS="--count 30")

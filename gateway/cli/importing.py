@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from gateway.importing.import_result import ImportResult
     from gateway.importing.source_format import ImportSource
 
-_FORMS = ("ssh", "ssh-config", "compose", "docker-run", "env", "fstab")
-
 
 @click.command("import")
 @click.argument("sources", metavar="[FORM] SOURCE...", nargs=-1, required=True)
@@ -83,13 +81,13 @@ def _read(words: tuple[str, ...]) -> "list[ImportSource]":
     Raises:
         UsageError: A source cannot be read, or no source follows the name of a format.
     """
-    from gateway.importing.source_format import ImportSource  # noqa: PLC0415 - slow to import
+    from gateway.importing.source_format import FORMS, ImportSource  # noqa: PLC0415 - slow to import
 
     found: list[ImportSource] = []
     form = ""
     variables: list[str] = []
     for index, word in enumerate(words, 1):
-        if not form and word in _FORMS and (index < len(words) or not Path(word).is_file()):
+        if not form and word in FORMS and (index < len(words) or not Path(word).is_file()):
             form = word
             continue
         if not form and re.fullmatch(r"[A-Za-z_]\w*=.*", word, re.DOTALL) and not re.search(r"\s-", word):

@@ -28,7 +28,7 @@ def authorized_keys(config: Config, sources: Sequence[str]) -> list[str]:
             )
     if not lines:
         kinds = " or ".join(name for name, kind in KINDS.items() if kind.render_authorized_keys is not None)
-        raise GatewayError(f"no tunnel of kind {kinds} is configured")
+        raise GatewayError(f"no tunnel of kind {kinds} is configured: add one, or choose another file with -c")
     return lines
 
 

@@ -46,7 +46,7 @@ def exports(config: Config, origins: Sequence[str]) -> list[str]:
             lines.setdefault(target.host, []).append(render(spec.options, clients))
     if not lines:
         kinds = " or ".join(name for name, kind in KINDS.items() if kind.mount and kind.mount.render_export)
-        raise UsageError(f"no backend of kind {kinds} is configured")
+        raise UsageError(f"no backend of kind {kinds} is configured: add one, or choose another file with -c")
     return [line for host, found in lines.items() for line in _for_server(host, found)]
 
 

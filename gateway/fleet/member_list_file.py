@@ -18,10 +18,10 @@ def read_members(path: Path) -> tuple[list[MemberAddress], list[str]]:
     with path.open("rb") as file:
         content = file.read(_MAX_BYTES + 1)
     if len(content) > _MAX_BYTES:
-        raise GatewayError(f"the file is larger than {_MAX_BYTES} bytes")
+        raise GatewayError(f"the file is larger than {_MAX_BYTES} bytes: remove addresses")
     try:
         return parse_file(content.decode())
     except UnicodeDecodeError:
-        raise GatewayError("the file is not valid UTF-8 text") from None
+        raise GatewayError("the file is not UTF-8 text: save it as UTF-8") from None
     except ValueError as error:
         raise GatewayError(str(error)) from None

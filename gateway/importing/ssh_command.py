@@ -175,7 +175,7 @@ def _option(word: str, words: list[str], config: SshHostConfig, skipped: list[st
             skipped.append(f"-{letter}")
         return _option(f"-{rest}", words, config, skipped) if rest else words
     if not rest and not words:
-        raise UsageError(f"-{letter} needs a value")
+        raise UsageError(f"-{letter} needs a value: write the value after the option, or remove the option")
     value, words = (rest, words) if rest else (words[0], words[1:])
     if letter == "o":
         key, _, setting = value.replace("=", " ", 1).partition(" ")

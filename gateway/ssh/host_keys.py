@@ -11,6 +11,7 @@ from gateway.ssh import algorithms, asyncssh_internals
 from gateway.ssh.asyncssh_transport import transport_of
 from gateway.ssh.known_hosts import KnownHostEntries, load_known_hosts
 from gateway.ssh.options import SshOptions
+from gateway.ssh.ssh_connection import SshConnection
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ class HostKeyVerifier(asyncssh.SSHClient):
         """
         if self.refused_key_type is None or not self.trust.fingerprints:
             return False
-        theirs = getattr(self._conn, "host_keys_offered", ())
+        theirs = self._conn.host_keys_offered if isinstance(self._conn, SshConnection) else []
         return any(each in theirs and algorithms.key_type_of(each) != self.refused_key_type for each in self.proposal)
 
     def remember_key_type(self, conn: asyncssh.SSHClientConnection) -> None:

@@ -35,7 +35,7 @@ async def test_members_of_a_file_stay_while_it_cannot_be_read(tmp_path: Path) ->
     assert await refresh(found, wanted) == ["a:1", "b:2"]
     file.write_bytes(b"\xff")
     assert await refresh(found, wanted) == ["a:1", "b:2"]
-    assert "not valid UTF-8" in found.problems(wanted)[0]
+    assert "is not UTF-8 text" in found.problems(wanted)[0]
     assert await refresh(found, options("a:1")) == ["a:1"]
     assert found.problems(options("a:1")) == []
 
