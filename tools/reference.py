@@ -163,8 +163,7 @@ def _nested_tables(options: Iterable[tuple[str, str, type]]) -> Iterator[str]:
     while rest:
         kind, prefix, cls = rest.pop(0)
         for key, hint in type_hints(cls).items():
-            classes = [each for each in (hint, *get_args(hint)) if isinstance(each, type)]
-            for inner in filter(dataclasses.is_dataclass, classes):
+            for inner in filter(dataclasses.is_dataclass, _classes(hint)):
                 found.setdefault(inner, {}).setdefault(f"{prefix}{key}", []).append(kind)
                 rest.append((kind, f"{prefix}{key}.", inner))
     for cls, kinds_of in found.items():
@@ -173,6 +172,14 @@ def _nested_tables(options: Iterable[tuple[str, str, type]]) -> Iterator[str]:
             for path, kinds in kinds_of.items()
         )
         yield from _table(", ".join(named), cls)
+
+
+def _classes(hint: Any) -> Iterator[type]:
+    """Yield the classes in a type hint, such as those in `tuple[A, ...] | None`."""
+    if isinstance(hint, type):
+        yield hint
+    for inner in get_args(hint):
+        yield from _classes(inner)
 
 
 def _table(title: str, cls: type) -> Iterator[str]:

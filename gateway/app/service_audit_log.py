@@ -137,7 +137,7 @@ class ServiceAuditLog:
         Args:
             old: The previous configuration.
             new: The configuration that is now in effect.
-            trigger: Why the configuration is applied.
+            trigger: Why the configuration was loaded.
         """
         if self.recorder.enabled:
             origin = new.origin
@@ -159,7 +159,7 @@ class ServiceAuditLog:
 
         Args:
             error: Why the configuration was rejected.
-            trigger: Why the configuration is applied.
+            trigger: Why the configuration was loaded.
             origin: The sources of the configuration; None if they are not known.
         """
         problems = error.problems if isinstance(error, ConfigError) else []

@@ -72,6 +72,10 @@ class KernelMountProperties:
     device: str = r"(?!)"
     render_export: Callable[[Any, Sequence[str]], str] | None = None
 
+    def __post_init__(self) -> None:
+        if (self.import_volume is None) is not (self.host_mount is None):
+            raise ValueError("import_volume and host_mount: set both or none")
+
     def mounts(self, file_system: str) -> bool:
         """Return whether a type of file system, such as `nfs4`, belongs to this kind."""
         return file_system.startswith(self.file_systems)

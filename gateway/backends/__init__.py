@@ -79,7 +79,8 @@ class BackendKind:
 
     Args:
         name: The value of `kind` in a configuration.
-        options: A frozen dataclass with the keys that only this kind has.
+        options: A frozen dataclass with the keys that only this kind has. A field that can contain a secret must have
+            the type `Secret` or the metadata `SENSITIVE`.
         check: A frozen dataclass with the keys of `check` that only this kind has.
         create: Receives the options and the check, and returns a new backend.
         schemes: The schemes of the URLs that can configure backends of this kind.

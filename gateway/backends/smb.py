@@ -188,8 +188,8 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
 
 def _host_mount(address: str, port: int, share: str, options: Sequence[str]) -> FstabFields:
     """Return the mount of a share. Implements `KernelMountProperties.host_mount`."""
-    named = f"[{address}]" if ":" in address else address
-    return FstabFields(f"//{named}/{share}", "cifs", (*options, f"port={port}"))
+    # mount.cifs(8) does not accept brackets around an IPv6 address.
+    return FstabFields(f"//{address}/{share}", "cifs", (*options, f"port={port}"))
 
 
 def _read_url(scheme: str, path: str) -> dict[str, str]:
@@ -213,11 +213,12 @@ KIND = BackendKind(
         file_systems=("cifs", "smb"),
         build=_volume,
         path_key="share",
+        reserved=frozenset({"nfsvers"}),
         versions=_VERSIONS,
         persistent_volume=_persistent_volume,
         import_volume=_import_volume,
         host_mount=_host_mount,
-        device="//",
+        device=r"//[^/]+/+[^/]",
     ),
     facts=(VERSION, IDENTITY),
     imports=ImportedBackendDefaults(keys={"share": "SHARE"}, note="set share to the name of the share"),

@@ -62,7 +62,7 @@ class ServicePhase(StrEnum):
 
 
 class ConfigTrigger(StrEnum):
-    """Why the gateway applies a configuration."""
+    """Why the gateway loads a configuration."""
 
     START = "start"
     ADMIN = "admin"

@@ -160,7 +160,7 @@ class AbortedHandshakeBudget(AbortedLoginCount):
         Record the logins of the clients that have received at least `LOGIN_RESPONSES` responses.
         """
         for each in self.same_server:
-            each._update_own_clients(now)  # noqa: SLF001 - each peer is of the same class
+            each._update_own_clients(now)  # noqa: SLF001 - all budgets are of the same class
 
     def _update_own_clients(self, now: float) -> None:
         unproven: dict[Relay, float] = {}
@@ -249,7 +249,7 @@ def join_budgets(budgets: Sequence[AbortedHandshakeBudget]) -> None:
     """
     for each in budgets:
         each.same_server = budgets
-        each.logins.same_server = [peer.logins for peer in budgets]
+        each.logins.same_server = [budget.logins for budget in budgets]
     set_limit(budgets, min(each.limit for each in budgets))
 
 

@@ -126,7 +126,7 @@ def _note_ports(found: GatewayComposeServiceConfig, ports: list[str], result: Im
 
 
 def _note_requirements(found: GatewayComposeServiceConfig, result: ImportResult) -> None:
-    if found.has_vpn:
+    if found.needs_capabilities:
         result.add_note("services.gateway: build the image with `docker build --target vpn -t gateway-vpn .`")
         result.add_note("services.gateway: root must own the files of its secrets")
     else:

@@ -46,8 +46,8 @@ class GatewayComposeServiceConfig:
     on_host: bool = False
 
     @property
-    def has_vpn(self) -> bool:
-        """Whether at least one tunnel is a VPN."""
+    def needs_capabilities(self) -> bool:
+        """Whether at least one tunnel needs Linux capabilities, and therefore the image with VPN clients."""
         return any(TUNNEL_KINDS[keys["kind"]].needs_capabilities for keys in self.tunnels.values())
 
 
@@ -174,10 +174,10 @@ def service(
         variables: The environment variables that the configuration uses.
     """
     keys: dict[str, Any] = {
-        "image": "${GATEWAY_VPN_IMAGE:-gateway-vpn}" if found.has_vpn else "${GATEWAY_IMAGE:-gateway}",
+        "image": "${GATEWAY_VPN_IMAGE:-gateway-vpn}" if found.needs_capabilities else "${GATEWAY_IMAGE:-gateway}",
         "command": "run -c /etc/gateway/gateway.yaml",
     }
-    if not found.has_vpn:
+    if not found.needs_capabilities:
         keys["user"] = "${GATEWAY_USER:-10001}"
     if variables:
         keys["environment"] = {name: f"${{{name}}}" for name in variables}
@@ -199,7 +199,7 @@ def service(
         "tmpfs": ["/run/gateway:mode=1777", "/var/lib/gateway:mode=1777"],
         "cap_drop": ["ALL"],
     }
-    if found.has_vpn:
+    if found.needs_capabilities:
         keys["tmpfs"] += ["/tmp:mode=1777", "/run/wireguard:mode=0700"]  # noqa: S108 - in the container
         keys["cap_add"] = [
             "NET_ADMIN",

@@ -162,7 +162,8 @@ def import_mount(device: str, folder: str, file_system: str, options: str, where
     kind = kind_of_file_system(file_system)
     if kind is None or kind.mount is None or kind.mount.import_volume is None:
         reason = "export the directory with NFS instead" if "sshfs" in file_system else "not a network file system"
-        result.add_note(f"{where}: {device} {folder} {file_system} {redacted([options])}: not imported: {reason}")
+        shown = " ".join(filter(None, (device, folder, file_system, redacted([options]))))
+        result.add_note(f"{where}: {shown}: not imported: {reason}")
         return
     name = folder.rstrip("/").rpartition("/")[2] or "root"
     _add_client(name, kind, {"type": file_system, "device": device, "o": options}, where, result, folder=folder)

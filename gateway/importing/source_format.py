@@ -36,12 +36,14 @@ def recognize(source: ImportSource) -> str:
     text, name = source.text, source.name.rpartition("/")[2]
     if name.endswith((".yaml", ".yml")) or re.search(r"(?m)^(services|volumes):", text):
         return "compose"
-    if kind := next((kind for kind in KINDS.values() if kind.import_file(source.name, text) is not None), None):
-        return kind.name
     if re.search(r"(?m)^\[(Service|Unit)\]", text):
         return "systemd"
     if name == "fstab" or is_fstab(text):
         return "fstab"
+    # Only for files, because this imports all kinds of tunnels, which is slow.
+    found = (kind.name for kind in KINDS.values() if kind.import_file(source.name, text) is not None)
+    if source.name and (kind := next(found, None)):
+        return kind
     if re.search(r"(?im)^\s*(host|localforward)\s", text) and not re.search(r"(?m)^\s*(docker|ssh)\s", text):
         return "ssh-config"
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]

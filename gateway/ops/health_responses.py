@@ -72,9 +72,8 @@ def readiness(
         "backends": {name: backend_readiness(backend, details=details).body for name, backend in by_name.items()},
     }
     unknown = [name for name in require if name not in by_name]
-    if unknown and (
-        by_name or phase is not ServicePhase.STARTING
-    ):  # at startup, the ops server responds before there are backends
+    # At startup, the ops server responds before there are backends.
+    if unknown and (by_name or phase is not ServicePhase.STARTING):
         body["unknown"] = unknown
     return JsonObjectResponse(200 if ready else 503, body)
 

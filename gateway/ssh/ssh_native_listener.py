@@ -59,11 +59,11 @@ class SshNativeListener(NativeListener):
         super().__init__(runner, rule, sock, permits, handler)
 
     def _listen(self, descriptor: int, permits: int) -> None:
-        wires = struct.pack(f"={len(self._connections)}Q", *self._connections)
+        connections = struct.pack(f"={len(self._connections)}Q", *self._connections)
         to, tap = self._rule.to, self._rule.make_tap is not None
         self._runner.engine.listen(
             self._token, descriptor, self._histogram, self._open_histogram, permits, MIN_WINDOW, INITIAL_WINDOW,
-            self._max_packet, CHANNELS_PER_CONNECTION - 1, tap, self._rule.min_responses, wires,
+            self._max_packet, CHANNELS_PER_CONNECTION - 1, tap, self._rule.min_responses, connections,
             self._networks, *channel_target(to.host, to.port),
         )  # fmt: skip
 

@@ -40,7 +40,8 @@ class TunnelKind:
 
     Args:
         name: The value of `kind` in a configuration.
-        options: A frozen dataclass with the keys that the kind accepts.
+        options: A frozen dataclass with the keys that the kind accepts. A field that can contain a secret must have
+            the type `Secret` or the metadata `SENSITIVE`.
         create: Receives the options, and returns a new tunnel.
         schemes: The schemes of the URLs that can configure tunnels of this kind.
         servers: Receives the options, and returns the servers that the tunnel dials over TCP, through `via` if set.
@@ -80,7 +81,7 @@ class TunnelKind:
             of them changes, the gateway calls `TunnelOpenResult.renew`. Can block.
         import_file: Receives the name and the content of a file. Returns the configuration keys of a tunnel if this
             is a configuration file of this kind; otherwise, None. `gateway import` calls this function.
-        keys_in_container: Configuration keys that `gateway import` adds if the gateway runs in a container that has a
+        keys_in_container: Configuration keys that `gateway import --diff` adds if the gateway's container has a
             separate network namespace.
         uses_native_engine: Receives the options, and returns whether they permit the native engine. Set only if the
             kind has an option for this.

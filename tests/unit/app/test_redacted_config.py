@@ -17,6 +17,8 @@ def test_the_configuration_is_shown_without_secrets(tmp_path: Path) -> None:
         gateway: {{instance: test, state_dir: {tmp_path}}}
         tunnels:
           edge: {{kind: proxy, url: "socks5://proxy:1080", user: me, password: "{SECRET}"}}
+          bastion: {{kind: ssh, host: h, user: me, agent: /a, proxy_command: [nc, "{SECRET}", "%h"]}}
+          program: {{kind: command, mode: stdio, command: [/bin/nc, "{SECRET}", "{{host}}", "{{port}}"]}}
         backends:
           orders:
             kind: mysql
@@ -55,4 +57,6 @@ def test_the_configuration_is_shown_without_secrets(tmp_path: Path) -> None:
     assert dict(found["backends.match"])["check.expect_pattern"] == "(hidden)"
     assert dict(found["backends.media"])["volume.name"] == "media-volume"
     assert dict(found["tunnels.edge"])["password"] == "(hidden)"
+    assert dict(found["tunnels.bastion"])["proxy_command"] == "(hidden)"
+    assert dict(found["tunnels.program"])["command"] == "(hidden)"
     assert dict(found["gateway"])["instance"] == "test"
