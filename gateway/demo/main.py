@@ -22,6 +22,7 @@ from gateway.demo.servers import DemoServers, running_servers
 from gateway.errors import GatewayError, TargetPathError
 
 _START_TIMEOUT = 30.0
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def main(*, once: bool) -> int:
@@ -31,7 +32,7 @@ def main(*, once: bool) -> int:
         once: Exit after the last query, instead of waiting for Ctrl-C.
     """
     # Set the handler of SIGINT explicitly, because a shell can start this process with SIGINT ignored.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _STOP_SIGNALS:
         signal.signal(number, _interrupt)
     try:
         with tempfile.TemporaryDirectory(prefix="gateway-demo-") as name:
@@ -69,8 +70,19 @@ def _demo(servers: DemoServers, *, once: bool) -> None:
         click.echo(f"   commands     {sys.argv[0]} status --admin-socket {servers.folder}/admin.sock")
         for client in clients(servers):
             click.echo(f"   {client.backend:11}  {client.command}")
+        _wait_for_signal()
+
+
+def _wait_for_signal() -> None:
+    """Wait for Ctrl-C or SIGTERM, and raise `KeyboardInterrupt`."""
+    # With `signal.pause`, the process would miss a signal that arrives immediately before pause(2).
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    try:
         click.echo("\nPress Ctrl-C to stop everything.")
-        signal.pause()
+        signal.sigwait(_STOP_SIGNALS)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+    raise KeyboardInterrupt
 
 
 def _print_servers(servers: DemoServers) -> None:

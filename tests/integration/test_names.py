@@ -104,7 +104,8 @@ def test_refuse_does_not_attach_and_detaches_ambiguous_containers(site: Site) ->
     shop(site)
     site.wait(lambda: site.attachment("shop-app-1") == ("blocked", "name_conflict"))
     site.wait(lambda: not site.engine.attached("shop-app-1", "apps"))
-    assert site.says("shop-app-1", within=10) == "the-shops-own"
+    # Wait, because the program in the container `shop-orders-1` can start later than the container.
+    site.wait(lambda: site.says("shop-app-1") == "the-shops-own")
     # The gateway attaches the container `first` before the name conflict begins.
     site.engine.docker("network", "create", "yard")
     site.engine.run("first", "--network", "yard", *OPT_IN)
