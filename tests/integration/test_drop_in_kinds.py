@@ -208,6 +208,8 @@ def test_import_writes_added_kinds(kinds: Path, tmp_path: Path) -> None:
     hop.write_text("forwarder 7")
     done = run(kinds, "import", str(hop))
     assert yaml.safe_load(done.stdout)["tunnels"] == {"near": {"kind": "hop", "host": "forwarder", "port": "7"}}
+    compose.write_text("services: {app: {image: app, environment: {DB_HOST: db, DB_PORT: '3306'}}}")
+    assert "+    comment: known\n" in run(kinds, "import", "--diff", str(compose), str(hop)).stdout
     fstab = tmp_path / "fstab"
     fstab.write_text("nas /mnt/media 9p trans=tcp,aname=/media 0 0\n")
     done = run(kinds, "import", "fstab", str(fstab))

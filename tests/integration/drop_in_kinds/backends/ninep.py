@@ -104,6 +104,5 @@ KIND = BackendKind(
         problems=_problems,
         import_volume=_import_volume,
         host_mount=_host_mount,
-        device="9p:",
     ),
 )
