@@ -1,7 +1,7 @@
 """Describes facts: values, such as a version, that backends and tunnels report for the status and the metrics."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,16 @@ def finite(value: Any) -> Any:
     except OverflowError:
         valid = False
     return value if valid else None
+
+
+def texts(facts: Iterable[FactDefinition], values: Mapping[FactDefinition, object]) -> list[str]:
+    """Return the short descriptions of facts, without those that are unknown or hidden.
+
+    Args:
+        facts: The facts, in the order of the result.
+        values: The values of the facts.
+    """
+    return [text for fact in facts if (text := fact.text(values.get(fact)))]
 
 
 def hidden(value: object) -> str:

@@ -12,7 +12,7 @@ from gateway.config import Config
 from gateway.config.model import BackendSpec, TunnelSpec
 from gateway.config.redaction import redact
 from gateway.config.sections import SECTIONS
-from gateway.contracts.config_types import SENSITIVE, HostPort
+from gateway.contracts.config_types import HostPort
 from gateway.contracts.secret import Secret
 from gateway.ops.status_views import ConfigText
 from gateway.text_sanitizer import one_line
@@ -75,7 +75,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         for field in dataclasses.fields(value):
             if not (isinstance(value, TunnelSpec | BackendSpec) and field.name in _OMITTED):
                 inner = getattr(value, field.name)
-                is_hidden = inner and SENSITIVE.items() <= field.metadata.items()
+                is_hidden = inner and field.metadata.get("sensitive")
                 yield KEY_OF_FIELD.get(field.name, field.name), _HIDDEN if is_hidden else inner
     elif isinstance(value, tuple) and any(map(dataclasses.is_dataclass, value)):
         yield from ((str(number), inner) for number, inner in enumerate(value, 1))

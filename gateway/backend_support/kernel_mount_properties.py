@@ -55,6 +55,7 @@ class KernelMountProperties:
             imported mount without the address and the port. Returns the mount through the gateway. Required if
             `import_volume` is set.
         device: A regular expression. Without `-t`, mount(8) mounts matching devices with this kind of file system.
+            Empty if mount(8) recognizes no devices of this kind.
         render_export: Receives the options and the addresses of the clients. Returns the line for the export in the
             server's configuration. None if the server's configuration needs no such line.
     """
@@ -69,7 +70,7 @@ class KernelMountProperties:
     problems: Callable[[Any], Iterator[tuple[str, str]]] = lambda _: iter(())
     import_volume: Callable[[Mapping[str, str]], ImportedVolume] | None = None
     host_mount: Callable[[str, int, str, Sequence[str]], FstabFields] | None = None
-    device: str = r"(?!)"
+    device: str = ""
     render_export: Callable[[Any, Sequence[str]], str] | None = None
 
     def __post_init__(self) -> None:

@@ -66,10 +66,14 @@ def _volume(options: NfsBackendOptions, listener: HostPort, hold: float) -> Volu
     if volume is None:
         return None
     address = mount_address(volume, listener)
-    device = f"{f'[{address}]' if ':' in address else address}:{options.export}"
     proto = "tcp6" if ":" in address else "tcp"
     mount_options = ("nfsvers=4.2", f"proto={proto}", "hard", f"timeo={_TIMEO * 10}", f"retrans={_retrans(hold)}")
+    device = _device(address, options.export)
     return build_volume(volume, listener, "nfs", options.export, device, mount_options, _VERSION_OPTIONS)
+
+
+def _device(address: str, export: str) -> str:
+    return f"{f'[{address}]' if ':' in address else address}:{export}"
 
 
 def _retrans(hold: float) -> int:
@@ -138,8 +142,7 @@ def _host_mount(address: str, port: int, export: str, options: Sequence[str]) ->
     ]
     kept = [each for each in options if each not in replaced]
     note = f"the new line omits {','.join(replaced)}, because the gateway forwards NFSv4 over TCP" if replaced else ""
-    named = f"[{address}]" if ":" in address else address
-    return FstabFields(f"{named}:{export}", "nfs4", (*kept, f"port={port}", version, "hard"), note)
+    return FstabFields(_device(address, export), "nfs4", (*kept, f"port={port}", version, "hard"), note)
 
 
 def _render_export(options: NfsBackendOptions, clients: Sequence[str]) -> str:

@@ -153,6 +153,11 @@ class BackendKind:
         return self.mount is not None
 
     @property
+    def path_key(self) -> str:
+        """See `KernelMountProperties.path_key`; empty if the kernel does not mount the backend."""
+        return self.mount.path_key if self.mount else ""
+
+    @property
     def ports(self) -> frozenset[int]:
         """The usual ports of services of this kind."""
         return frozenset((self.default_port, *self.imports.other_ports)) - {0}
@@ -204,14 +209,16 @@ def kind_of_file_system(file_system: str) -> BackendKind | None:
     return next((kind for kind in KINDS.values() if kind.mount and kind.mount.mounts(file_system)), None)
 
 
-def kind_of_device(device: str) -> str:
+def file_system_of_device(device: str) -> str:
     """Return the type of the file system with which mount(8) mounts a device without `-t`; empty if it is unknown.
 
     Args:
         device: The device, such as `server:/export`.
     """
-    found = (kind.mount for kind in KINDS.values() if kind.mount and re.match(kind.mount.device, device))
-    return next((mount.file_systems[0] for mount in found), "")
+    for kind in KINDS.values():
+        if kind.mount and kind.mount.device and re.match(kind.mount.device, device):
+            return kind.mount.file_systems[0]
+    return ""
 
 
 @dataclass(frozen=True)

@@ -154,8 +154,7 @@ def _merge(client: ImportedClient, name: str, result: ImportResult) -> None:
         keys["check"] = {key: value for key, value in keys["check"].items() if key != "database"}
     if keys.get("check", {}).get("password_file") == "PASSWORD_FILE":
         keys["check"] = {**keys["check"], "password_file": f"/run/secrets/{name}_password"}
-    mount = KINDS[client.kind].mount
-    path = mount.path_key if mount else ""
+    path = KINDS[client.kind].path_key
     if path in keys and backend.get(path, keys[path]) != keys[path] and client.volume:
         result.add_note(
             f"{client.where}: backend {name} manages another volume; create this volume yourself, with"

@@ -27,8 +27,7 @@ def change_volume(
     """
     backend = found.backends[client.backend]
     volume = {"name": client.volume, **client.keys.get("volume", {})}
-    mount = KINDS[client.kind].mount
-    path = mount.path_key if mount else ""
+    path = KINDS[client.kind].path_key
     spec = volume_of(backend, volume=volume, **({path: client.keys[path]} if path in client.keys else {}))
     volumes = mapping(edit.get("volumes"), "volumes")
     key = client.volume_key

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from gateway.backends import KINDS, BackendKind, kind_of_device, kind_of_file_system
+from gateway.backends import KINDS, BackendKind, file_system_of_device, kind_of_file_system
 from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult, is_host, split_target
 from gateway.importing.imported_setup import ImportedClient
@@ -139,7 +139,7 @@ def import_mount_command(words: list[str], where: str, result: ImportResult) -> 
         else:
             others.append(word)
     if len(others) == 2:
-        kind = kind or kind_of_device(others[0])
+        kind = kind or file_system_of_device(others[0])
         import_mount(others[0], others[1], kind, ",".join(options) or "defaults", where, result)
     else:
         result.add_note(f"{where}: not imported")

@@ -40,10 +40,10 @@ def recognize(source: ImportSource) -> str:
         return "systemd"
     if name == "fstab" or is_fstab(text):
         return "fstab"
-    # Only for files, because this imports all kinds of tunnels, which is slow.
-    found = (kind.name for kind in KINDS.values() if kind.import_file(source.name, text) is not None)
-    if source.name and (kind := next(found, None)):
-        return kind
+    if source.name:  # only for files, because the loop imports all kinds of tunnels, which is slow
+        for kind in KINDS.values():
+            if kind.import_file(source.name, text) is not None:
+                return kind.name
     if re.search(r"(?im)^\s*(host|localforward)\s", text) and not re.search(r"(?m)^\s*(docker|ssh)\s", text):
         return "ssh-config"
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]

@@ -30,8 +30,8 @@ def tunnel_fact_metrics(tunnels: list[TunnelView]) -> Iterator[Metric]:
     """Yield the metrics of facts about tunnels. A fact is a value that only some kinds of tunnels have."""
     found = fact_families((fact for tunnel in tunnels for fact in tunnel.facts), "tunnel")
     for tunnel in tunnels:
-        for fact in tunnel.facts:
-            for labels, number in fact.samples(tunnel.details.get(fact.key)) if fact.metric else ():
+        for fact, value in tunnel.fact_values.items():
+            for labels, number in fact.samples(value) if fact.metric else ():
                 found[fact.metric].add_metric([tunnel.name, *labels], number)
     yield from found.values()
 

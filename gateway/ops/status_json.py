@@ -1,12 +1,12 @@
 """Converts views of the service's state to the JSON responses of `/api/v1`."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from gateway.facts import FactDefinition, FactValue
+from gateway.facts import FactDefinition, FactValue, texts
 from gateway.ops.diagnosis import Diagnosis, diagnose
 from gateway.ops.docker_views import DockerView
 from gateway.ops.status_views import BackendView, ServiceView, TargetView, TunnelView
@@ -43,7 +43,7 @@ def tunnel_json(view: TunnelView) -> dict[str, Any]:
         "failures": view.failures,
         "rtt_seconds": view.rtt,
         **view.details,
-        "facts": _texts(view.facts, {fact: view.details.get(fact.key) for fact in view.facts}),
+        "facts": texts(view.facts, view.fact_values),
     }
 
 
@@ -53,10 +53,6 @@ _COMMON_TARGET_KEYS: dict[str, FactValue] = {
 }  # fmt: skip
 """Keys that the JSON object of every target has in version 1 of the API, with their default values. A default value
 applies if the kind of the backend does not provide the key."""
-
-
-def _texts(facts: Iterable[FactDefinition], values: Mapping[FactDefinition, object]) -> list[str]:
-    return [text for fact in facts if (text := fact.text(values.get(fact)))]
 
 
 def target_json(view: TargetView, facts: Iterable[FactDefinition] = ()) -> dict[str, Any]:
@@ -80,7 +76,7 @@ def target_json(view: TargetView, facts: Iterable[FactDefinition] = ()) -> dict[
         **_COMMON_TARGET_KEYS,
         **{fact.key: None for fact in facts if fact.key not in _COMMON_TARGET_KEYS},
         **known,
-        "facts": _texts(facts, view.facts),
+        "facts": texts(facts, view.facts),
         "last_check": iso(view.last_check),
         "last_success": iso(view.last_success),
         "last_duration_seconds": view.last_duration,

@@ -38,6 +38,11 @@ class TunnelView:
     via_in_use: str | None = None
     """The outer tunnel in use; None if this tunnel has no outer tunnel, or is not open."""
 
+    @property
+    def fact_values(self) -> dict[FactDefinition, object]:
+        """The values of `facts`; None for a value that is not known."""
+        return {fact: self.details.get(fact.key) for fact in self.facts}
+
 
 class CheckHistoryEntry(Protocol):
     """An entry in the check history of a target."""

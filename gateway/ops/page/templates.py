@@ -10,6 +10,7 @@ from datetime import datetime
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from gateway.facts import texts
 from gateway.fleet.fleet_state import MemberState
 from gateway.fleet.summary import MemberProblem
 from gateway.ops.diagnosis import MAX_CAUSES
@@ -56,11 +57,11 @@ def _used_paths(backend: BackendView) -> str:
 
 
 def _facts(backend: BackendView, target: TargetView) -> str:
-    return ", ".join(filter(None, (fact.text(target.facts.get(fact)) for fact in backend.facts)))
+    return ", ".join(texts(backend.facts, target.facts))
 
 
-def _tunnel_facts(tunnel: TunnelView) -> str:
-    return ", ".join(filter(None, (fact.text(tunnel.details.get(fact.key)) for fact in tunnel.facts)))
+def _tunnel_facts(tunnel: TunnelView) -> list[str]:
+    return texts(tunnel.facts, tunnel.fact_values)
 
 
 def _counts(found: dict[str, int]) -> str:
