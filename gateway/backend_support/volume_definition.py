@@ -59,6 +59,15 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # n
 """For `localhost` and each wildcard address: the loopback address that the mount options contain instead."""
 
 
+def local_address(host: str) -> str:
+    """Return the address at which this host reaches a listener.
+
+    Args:
+        host: The host of the listener's address.
+    """
+    return _LOOPBACK.get(host, host)
+
+
 def mount_address(volume: VolumeOptions, listener: HostPort) -> str:
     """Return the address at which the Docker host reaches the listener.
 
@@ -66,7 +75,7 @@ def mount_address(volume: VolumeOptions, listener: HostPort) -> str:
         volume: The options of the volume.
         listener: The address of the listener.
     """
-    return volume.address or _LOOPBACK.get(listener.host, listener.host)
+    return volume.address or local_address(listener.host)
 
 
 def kubernetes_options(volume: VolumeSpec) -> list[str]:

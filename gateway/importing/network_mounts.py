@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 
+from gateway.backend_support.volume_definition import local_address
 from gateway.backends import KINDS, BackendKind, file_system_of_device, kind_of_file_system
 from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult, is_host, split_target
@@ -181,10 +182,9 @@ def note_fstab_line(client: ImportedClient, listen: str, result: ImportResult) -
     assert mount is not None  # noqa: S101 - for the type checker
     assert mount.host_mount is not None  # noqa: S101 - for the type checker
     host, port = split_target(listen)
-    address = "127.0.0.1" if host in ("0.0.0.0", "::", "localhost") else host  # noqa: S104 - binds no socket
     kept = [each for each in client.mount_options.split(",") if not re.match(r"(addr|ip|port)=|defaults$|$", each)]
     path = client.keys.get(mount.path_key, result.backends[client.backend].get(mount.path_key))
-    made = mount.host_mount(address, port, str(path), kept)
+    made = mount.host_mount(local_address(host), port, str(path), kept)
     if made.note:
         result.add_note(f"{client.where}: {made.note}")
     options = redacted([",".join(dict.fromkeys([*made.options, "_netdev"]))])
