@@ -211,7 +211,7 @@ def test_the_checks_of_all_backends_together_do_not_block_an_address(gateway: Ga
     The checks use two tunnels, but all their connections have the same source address.
     """
     target = f'targets: ["{SERVER}:{server.port}"]'
-    check = database_check(server, gateway.folder, "interval: 200ms, fast_interval: 200ms, timeout: 300ms")
+    check = database_check(server, gateway.folder, "interval: 200ms, fast_interval: 200ms, timeout: 3s")
     names = [f"shop-{number}" for number in range(5)]
     backends = "\n".join(
         f"          {name}: {{kind: mysql, via: [a, b], {target}, check: {check}}}" for name in names
