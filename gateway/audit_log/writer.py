@@ -113,15 +113,14 @@ class AuditLogWriter:
         self._closing.set()
         self._wake.set()
 
-    def abandon(self) -> int:
-        """Drop all unwritten events, and return their number. Call this method if the thread did not exit in time."""
+    def abandon(self) -> None:
+        """Drop all unwritten events. Call this method if the thread did not exit in time."""
         with self._lock:
             left = len(self._queue) + len(self._writing)
             self.dropped += left
             self._queue = []
         if left:
             log.error("audit log incomplete: last events lost", extra={"events": left})
-        return left
 
     def _details(self) -> dict[str, object]:
         return {"file": str(self._target), "dropped": self.dropped, "detail": self.fault or "the disk is too slow"}

@@ -10,6 +10,7 @@ from typing import Self
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import Link
 from gateway.contracts.relay import Relay
+from gateway.contracts.states import CloseReason
 from gateway.errors import TargetPathError
 from gateway.metric_types import Histogram
 from gateway.relay.dial_retry import retry_dial
@@ -23,7 +24,8 @@ _ACCEPT_RETRY = 0.2
 class VpnLoopbackForwarder:
     """Listens on an ephemeral port of 127.0.0.1, and connects each client to a target through a link.
 
-    Use `VpnLoopbackForwarder` with `async with`. On exit from the block, it stops listening.
+    Use `VpnLoopbackForwarder` with `async with`. On exit from the block, it stops listening and resets the connections
+    of its clients.
 
     Args:
         via: The link through which to connect to the target.
@@ -84,3 +86,5 @@ class VpnLoopbackForwarder:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait(tasks)
         self._listener.close()
+        for relay in list(self._relays):
+            relay.abort(CloseReason.LINK_LOST)
