@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from gateway.importing.compose_file import read_compose
-from gateway.importing.compose_value_parsers import environment, list_of, mapping, words_of
+from gateway.importing.compose_value_parsers import environment, list_of, mapping, strings_of, words_of
 from gateway.importing.docker_command_parser import published
 from gateway.importing.docker_run_options import read_bind
 from gateway.importing.env_file import EnvFiles
@@ -131,8 +131,8 @@ def _read_networks(container: ImportedContainer, service: dict[str, Any]) -> Non
     container.aliases += [str(service[key]) for key in ("container_name", "hostname") if service.get(key)]
     for key in ("links", "external_links"):
         container.use(key)
-        for link in list_of(service.get(key), f"{container.where}.{key}"):
-            container.add_link(str(link))
+        for link in strings_of(service.get(key), f"{container.where}.{key}"):
+            container.add_link(link)
     networks = service.get("networks")
     for name, value in networks.items() if isinstance(networks, dict) else ():
         where = f"{container.where}.networks.{name}"

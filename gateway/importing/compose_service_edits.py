@@ -3,7 +3,7 @@
 from typing import Any
 
 from gateway.backends import KINDS
-from gateway.importing.compose_value_parsers import environment, list_of, mapping
+from gateway.importing.compose_value_parsers import environment, mapping, strings_of
 from gateway.importing.docker_run_options import read_bind
 from gateway.importing.gateway_compose_service import GatewayComposeServiceConfig, volume_of
 from gateway.importing.import_result import ImportResult
@@ -91,7 +91,7 @@ def _change_dependencies(
     """
     path = ("services", container.name, "depends_on")
     needs = edit.get(*path)
-    names = list(needs) if isinstance(needs, dict) else list_of(needs, f"{container.where}.depends_on")
+    names = list(needs) if isinstance(needs, dict) else strings_of(needs, f"{container.where}.depends_on")
     old = [each for each in names if str(each) in replaced]
     if not old and not needs_gateway:
         return

@@ -34,6 +34,19 @@ def list_of(value: Any, where: str) -> list[Any]:
     return value
 
 
+def strings_of(value: Any, where: str) -> list[str]:
+    """Convert a value to a list of strings. See `list_of`.
+
+    Raises:
+        UsageError: The value is neither a list nor a string, or an item of the list is not a string.
+    """
+    items = list_of(value, where)
+    for each in items:
+        if not isinstance(each, str):
+            raise UsageError(f"{where} must contain only strings, but contains {each!r}: write it in quotation marks")
+    return items
+
+
 def words_of(value: Any, where: str) -> list[str]:
     """Return the words of a command.
 
@@ -61,10 +74,10 @@ def environment(value: Any, where: str) -> dict[str, str]:
         where: The name of the service in error messages.
 
     Raises:
-        UsageError: `value` is neither a mapping nor a list.
+        UsageError: `value` is neither a mapping nor a list of strings.
     """
     if isinstance(value, list):
-        pairs = [str(each).partition("=") for each in value]
+        pairs = [each.partition("=") for each in strings_of(value, f"{where}.environment")]
         return {key: text if equals else f"${{{key}}}" for key, equals, text in pairs}
     found = mapping(value, f"{where}.environment")
     return {key: f"${{{key}}}" if each is None else str(each) for key, each in found.items()}

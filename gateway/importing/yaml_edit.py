@@ -119,6 +119,9 @@ class YamlEdit:
         if self._in_flow((*path, "")):
             return
         sequence = self._entry(self._node(path[:-1]), path)[1]
+        if len(sequence.value) != len(old):  # An earlier change has added or removed items.
+            self.put(path, kept)
+            return
         for node, before, after in zip(sequence.value, old, new, strict=True):
             if after is None:
                 start = self._text.rfind("\n", 0, node.start_mark.index) + 1

@@ -24,8 +24,8 @@ _ACCEPT_RETRY = 0.2
 class VpnLoopbackForwarder:
     """Listens on an ephemeral port of 127.0.0.1, and connects each client to a target through a link.
 
-    Use `VpnLoopbackForwarder` with `async with`. On exit from the block, it stops listening and resets the connections
-    of its clients.
+    Use `VpnLoopbackForwarder` with `async with`. On exit from the block, it stops listening, and resets the
+    connections of its clients.
 
     Args:
         via: The link through which to connect to the target.

@@ -53,6 +53,16 @@ def edited(text: str, *changes: tuple[str, tuple[str, ...], Any]) -> str:
             [("items", ("a",), lambda each: {"x": None}.get(each, "z"))],
             "a:\n  - z # 2\n",
         ),
+        (
+            "a:\n  - x\n  - y\n",
+            [("put", ("a",), ["x", "y", "z"]), ("items", ("a",), lambda each: None if each == "x" else each)],
+            "a:\n- y\n- z\n",
+        ),
+        (
+            "a:\n  - x\n  - y\n  - z\n",
+            [("items", ("a",), lambda each, gone=gone: None if each == gone else each) for gone in "xy"],
+            "a:\n- z\n",
+        ),
         ("a: [x, y]\n", [("items", ("a",), lambda each: None if each == "x" else each)], "a: [y]\n"),
         ("a:\nb: 1\n", [("put", ("a", "c"), 1)], "a:\n  c: 1\nb: 1\n"),
         (
