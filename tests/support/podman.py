@@ -176,16 +176,17 @@ class Podman(Engine):
         return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
     def _remove(self, *kind: str, check: bool = True) -> None:
-        """Remove all containers, or all pods if `kind` is `pod`. Repeat the removal once after a timeout.
+        """Remove all containers, or all pods if `kind` is `pod`. Repeat the removal once after an error or a timeout.
 
-        The removal can deadlock with `podman container cleanup`, which Podman starts when a container has exited. The
-        timeout kills the removal, so that the other process gets its locks.
+        When a container has exited, Podman starts `podman container cleanup`. If this process removes the container's
+        addresses at the same time, the removal fails. The two processes can also deadlock. The timeout then kills the
+        removal, so that the other process gets its locks.
         """
         arguments = (*kind, "rm", "-fa", "-t", "0")
-        try:
-            self.podman(*arguments, check=check)
-        except subprocess.TimeoutExpired:
-            self.podman(*arguments, check=check)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if self.podman(*arguments, check=False).returncode == 0:
+                return
+        self.podman(*arguments, check=check)
 
     @property
     def pid(self) -> int:
