@@ -38,12 +38,16 @@ def strings_of(value: Any, where: str) -> list[str]:
     """Convert a value to a list of strings. See `list_of`.
 
     Raises:
-        UsageError: The value is neither a list nor a string, or an item of the list is not a string.
+        UsageError: The value is neither a list nor a string, or an item of the list is not a string. The message does
+            not contain the item, which can be a password.
     """
     items = list_of(value, where)
-    for each in items:
+    for index, each in enumerate(items):
+        if each is None or isinstance(each, dict | list):
+            form = "null" if each is None else "a mapping" if isinstance(each, dict) else "a list"
+            raise UsageError(f"{where}.{index} must be a string, not {form}")
         if not isinstance(each, str):
-            raise UsageError(f"{where} must contain only strings, but contains {each!r}: write it in quotation marks")
+            raise UsageError(f"{where}.{index} must be a string: write it in quotation marks")
     return items
 
 

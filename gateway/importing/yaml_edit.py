@@ -97,7 +97,7 @@ class YamlEdit:
             self._edits[self._lines(*self._entry(self._node(tuple(outer)), path))] = ""
 
     def change_items(self, path: KeyPath, change: Callable[[Any], Any]) -> None:
-        """Change or remove items of a list.
+        """Change or remove items of a list. Replace the whole list if an earlier change has replaced or shortened it.
 
         Args:
             path: The path of the list.
@@ -116,10 +116,11 @@ class YamlEdit:
         if kept == old:
             return
         self.get(*path[:-1])[path[-1]] = kept
-        if self._in_flow((*path, "")):
+        if any(path[:length] in self._added for length in range(1, len(path) + 1)) or self._in_flow((*path, "")):
             return
-        sequence = self._entry(self._node(path[:-1]), path)[1]
-        if len(sequence.value) != len(old):  # An earlier change has added or removed items.
+        key, sequence = self._entry(self._node(path[:-1]), path)
+        is_replaced = not isinstance(sequence, yaml.SequenceNode) or self._lines(key, sequence) in self._edits
+        if is_replaced or len(sequence.value) != len(old):
             self.put(path, kept)
             return
         for node, before, after in zip(sequence.value, old, new, strict=True):

@@ -87,4 +87,4 @@ class VpnLoopbackForwarder:
             await asyncio.wait(tasks)
         self._listener.close()
         for relay in list(self._relays):
-            relay.abort(CloseReason.LINK_LOST)
+            relay.abort(CloseReason.ABORTED)

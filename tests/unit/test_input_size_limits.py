@@ -5,6 +5,7 @@ import time
 from datetime import date
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -50,6 +51,13 @@ def test_a_document_with_too_many_values_is_refused(text: str, limit: int, monke
     with pytest.raises(TooManyValuesError, match=f"has more than {limit} values"):
         load_yaml(text)
     assert time.process_time() - began < 60
+
+
+def test_the_parser_stops_at_twice_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(input_size_limits, "MAX_VALUES", 1000)
+    monkeypatch.setattr(input_size_limits, "_count", Mock(side_effect=AssertionError))
+    with pytest.raises(TooManyValuesError):
+        load_yaml("[" + "1," * 2001 + "]")
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,19 @@ def edited(text: str, *changes: tuple[str, tuple[str, ...], Any]) -> str:
             [("put", ("a",), ["x", "y", "z"]), ("items", ("a",), lambda each: None if each == "x" else each)],
             "a:\n- y\n- z\n",
         ),
+        *(
+            (
+                text,
+                [("put", ("a",), ["x", "z"]), ("items", ("a",), lambda each: None if each == "x" else each)],
+                "a:\n- z\n",
+            )
+            for text in ("a:\n  - x\n  - y\n", "a: ab\n")
+        ),
+        (
+            "b: 1\n",
+            [("put", ("a",), ["x", "z"]), ("items", ("a",), lambda each: None if each == "x" else each)],
+            "b: 1\na:\n- z\n",
+        ),
         (
             "a:\n  - x\n  - y\n  - z\n",
             [("items", ("a",), lambda each, gone=gone: None if each == gone else each) for gone in "xy"],

@@ -83,9 +83,9 @@ def test_each_form_can_be_set(tmp_path: Path) -> None:
         ("services: {a: {secrets: 5}}", "services.a.secrets must be a list"),
         (
             "services: {a: {environment: [A=b, 5]}}",
-            "services.a.environment must contain only strings, but contains 5",
+            "services.a.environment.1 must be a string: write it in quotation marks",
         ),
-        ("services: {a: {links: [{}]}}", "services.a.links must contain only strings, but contains {}"),
+        ("services: {a: {links: [{}]}}", "services.a.links.0 must be a string, not a mapping"),
         ("services: {a: {command: {}}}", "services.a.command must be a list"),
         ("- a", "not a Compose file"),
         ("{", "not valid YAML"),
@@ -96,10 +96,16 @@ def test_an_invalid_compose_file_is_reported_with_the_position(document: str, wo
         imported(document, form="compose")
 
 
+def test_a_variable_that_is_a_mapping_in_a_list_is_not_printed() -> None:
+    with pytest.raises(UsageError) as raised:
+        imported("services: {a: {environment: [DB_PASSWORD: hunter2]}}", form="compose")
+    assert str(raised.value).endswith("services.a.environment.0 must be a string, not a mapping")
+
+
 def test_a_dependency_that_is_not_a_string_is_reported_with_the_position() -> None:
     text = "services: {a: {environment: {DB_HOST: h.example.com}, depends_on: [[]]}}"
     result = convert([ImportSource("compose.yaml", text)])
-    with pytest.raises(UsageError, match=r"services\.a\.depends_on must contain only strings, but contains \[\]"):
+    with pytest.raises(UsageError, match=r"services\.a\.depends_on\.0 must be a string, not a list"):
         compose_diff(text, "compose.yaml", result)
 
 
