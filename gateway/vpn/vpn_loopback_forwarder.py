@@ -1,7 +1,6 @@
 """Forwards a port on 127.0.0.1 to a target through a link, for child processes such as OpenVPN."""
 
 import asyncio
-import contextlib
 import logging
 import socket
 from types import TracebackType
@@ -83,8 +82,9 @@ class VpnLoopbackForwarder:
         tasks = {self._acceptor, *self._joins}
         for task in tasks:
             task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
+        try:
             await asyncio.wait(tasks)
-        self._listener.close()
-        for relay in list(self._relays):
-            relay.abort(CloseReason.ABORTED)
+        finally:
+            self._listener.close()
+            for relay in list(self._relays):
+                relay.abort(CloseReason.ABORTED)
