@@ -66,7 +66,7 @@ class YamlEdit:
         self.get(*outer)[key] = value
         if not exists or isinstance(value, dict):
             self._created.add(path)
-        if any(path[:length] in self._added for length in range(1, len(path) + 1)) or self._in_flow(path):
+        if self._in_added(path) or self._in_flow(path):
             return
         mapping = self._node(tuple(outer))
         if not exists:
@@ -116,11 +116,10 @@ class YamlEdit:
         if kept == old:
             return
         self.get(*path[:-1])[path[-1]] = kept
-        if any(path[:length] in self._added for length in range(1, len(path) + 1)) or self._in_flow((*path, "")):
+        if self._in_added(path) or self._in_flow((*path, "")):
             return
         key, sequence = self._entry(self._node(path[:-1]), path)
-        is_replaced = not isinstance(sequence, yaml.SequenceNode) or self._lines(key, sequence) in self._edits
-        if is_replaced or len(sequence.value) != len(old):
+        if self._lines(key, sequence) in self._edits or len(sequence.value) != len(old):
             self.put(path, kept)
             return
         for node, before, after in zip(sequence.value, old, new, strict=True):
@@ -199,6 +198,10 @@ class YamlEdit:
             if path[:length] in self._created:
                 return
             node = self._entry(node, path[:length])[1]
+
+    def _in_added(self, path: KeyPath) -> bool:
+        """Return whether a value was added, or is inside an added value."""
+        return any(path[:length] in self._added for length in range(1, len(path) + 1))
 
     def _in_flow(self, path: KeyPath) -> bool:
         """Return whether a value is inside a flow collection (`{…}` or `[…]`).

@@ -25,6 +25,10 @@ def test_a_case_has_the_expected_diff(path: Path, tmp_path: Path, monkeypatch: p
     assert notes == expected["notes"]
 
 
+def without_x(item: str) -> str | None:
+    return None if item == "x" else item
+
+
 def edited(text: str, *changes: tuple[str, tuple[str, ...], Any]) -> str:
     edit = YamlEdit(text)
     for action, path, value in changes:
@@ -55,20 +59,20 @@ def edited(text: str, *changes: tuple[str, tuple[str, ...], Any]) -> str:
         ),
         (
             "a:\n  - x\n  - y\n",
-            [("put", ("a",), ["x", "y", "z"]), ("items", ("a",), lambda each: None if each == "x" else each)],
+            [("put", ("a",), ["x", "y", "z"]), ("items", ("a",), without_x)],
             "a:\n- y\n- z\n",
         ),
         *(
             (
                 text,
-                [("put", ("a",), ["x", "z"]), ("items", ("a",), lambda each: None if each == "x" else each)],
+                [("put", ("a",), ["x", "z"]), ("items", ("a",), without_x)],
                 "a:\n- z\n",
             )
             for text in ("a:\n  - x\n  - y\n", "a: ab\n")
         ),
         (
             "b: 1\n",
-            [("put", ("a",), ["x", "z"]), ("items", ("a",), lambda each: None if each == "x" else each)],
+            [("put", ("a",), ["x", "z"]), ("items", ("a",), without_x)],
             "b: 1\na:\n- z\n",
         ),
         (
@@ -76,7 +80,7 @@ def edited(text: str, *changes: tuple[str, tuple[str, ...], Any]) -> str:
             [("items", ("a",), lambda each, gone=gone: None if each == gone else each) for gone in "xy"],
             "a:\n- z\n",
         ),
-        ("a: [x, y]\n", [("items", ("a",), lambda each: None if each == "x" else each)], "a: [y]\n"),
+        ("a: [x, y]\n", [("items", ("a",), without_x)], "a: [y]\n"),
         ("a:\nb: 1\n", [("put", ("a", "c"), 1)], "a:\n  c: 1\nb: 1\n"),
         (
             "a: {b: {c: 1}}\n",
