@@ -59,14 +59,14 @@ def words_of(value: Any, where: str) -> list[str]:
         where: The name of the value in error messages.
 
     Raises:
-        UsageError: `value` is neither a list nor a string, or a quotation mark is not closed.
+        UsageError: `value` is neither a list of strings nor a string, or a quotation mark is not closed.
     """
     if isinstance(value, str):
         try:
             return shlex.split(value)
         except ValueError as error:
             raise UsageError(f"{where}: {error}") from error
-    return [str(each) for each in list_of(value, where)]
+    return strings_of(value, where)
 
 
 def environment(value: Any, where: str) -> dict[str, str]:

@@ -96,10 +96,11 @@ def test_an_invalid_compose_file_is_reported_with_the_position(document: str, wo
         imported(document, form="compose")
 
 
-def test_a_variable_that_is_a_mapping_in_a_list_is_not_printed() -> None:
+@pytest.mark.parametrize("key", ["environment", "command", "entrypoint"])
+def test_an_item_that_is_a_mapping_is_not_printed(key: str) -> None:
     with pytest.raises(UsageError) as raised:
-        imported("services: {a: {environment: [DB_PASSWORD: hunter2]}}", form="compose")
-    assert str(raised.value).endswith("services.a.environment.0 must be a string, not a mapping")
+        imported(f"services: {{a: {{{key}: [DB_PASSWORD: hunter2]}}}}", form="compose")
+    assert str(raised.value).endswith(f"services.a.{key}.0 must be a string, not a mapping")
 
 
 def test_a_dependency_that_is_not_a_string_is_reported_with_the_position() -> None:
