@@ -21,7 +21,7 @@ from tests.support.requirements import need_sshd
 from tests.support.ssh_far_sides import OpenSsh, Scripted
 from tests.support.stdio_far_side import Stdio
 
-EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "50"))
+EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "100"))
 PHASES = (Phase.reuse, Phase.generate, Phase.shrink)
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600 + EXAMPLES)]
 

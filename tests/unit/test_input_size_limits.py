@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from gateway import input_size_limits
-from gateway.input_size_limits import MAX_VALUES, TooManyValuesError, load_yaml, read_limited, read_stream
+from gateway.input_size_limits import TooManyValuesError, load_yaml, read_limited, read_stream
 
 EXPANDING = "a0: &a0 [1, 1]\n" + "".join(
     f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 30)
@@ -42,15 +42,19 @@ def test_a_document_is_read_with_its_aliases(text: str, value: Any) -> None:
     assert load_yaml(text) == value
 
 
-@pytest.mark.parametrize(
-    ("text", "limit"), [(EXPANDING, MAX_VALUES), (MERGING, MAX_VALUES), ("[" + "1," * 1001 + "]", 1000)]
-)
-def test_a_document_with_too_many_values_is_refused(text: str, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(input_size_limits, "MAX_VALUES", limit)
+@pytest.mark.parametrize("text", [EXPANDING, MERGING])
+def test_a_document_with_too_many_values_is_refused(text: str) -> None:
     began = time.process_time()
-    with pytest.raises(TooManyValuesError, match=f"has more than {limit} values"):
+    with pytest.raises(TooManyValuesError, match="has more than 100000 values"):
         load_yaml(text)
     assert time.process_time() - began < 60
+
+
+def test_a_list_with_too_many_values_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(input_size_limits, "MAX_VALUES", 1000)
+    assert len(load_yaml("[" + "1," * 990 + "]")) == 990
+    with pytest.raises(TooManyValuesError, match="has more than 1000 values"):
+        load_yaml("[" + "1," * 1001 + "]")
 
 
 def test_the_parser_stops_at_twice_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:

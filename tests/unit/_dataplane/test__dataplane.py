@@ -622,6 +622,7 @@ def test_a_listener_without_permits_waits_for_one(new_rig: Callable[[], Rig]) ->
         rig.turn()
         accepted.append(rig.engine.gauge(listener)[0])
         rig.connect()
+        early = list(rig.records)
         rig.confirm(0)
         rig.confirm(1)
         waiting.close()
@@ -633,7 +634,7 @@ def test_a_listener_without_permits_waits_for_one(new_rig: Callable[[], Rig]) ->
         accepted.append(rig.engine.gauge(listener)[0])
         if not rig.kinds(listener):
             break
-    assert (accepted, rig.kinds(listener)) == ([1, 2, 2], [])
+    assert (accepted, early, rig.kinds(listener)) == ([1, 2, 2], [], [])
 
 
 def test_a_withdrawn_listener_joins_the_clients_that_it_has_accepted(rig: Rig) -> None:

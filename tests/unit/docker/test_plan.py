@@ -657,7 +657,7 @@ def test_any_sequence_of_docker_events_converges(monkeypatch: pytest.MonkeyPatch
     run_state_machine_as_test(
         Fleet,
         settings=settings(
-            max_examples=50, stateful_step_count=100, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=100, stateful_step_count=100, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
 
