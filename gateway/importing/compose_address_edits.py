@@ -1,8 +1,10 @@
 """Edits the environment variables of Compose services, so that the services connect to backends."""
 
 import re
+from typing import Any
 
 from gateway.importing.compose_interpolation import replaced
+from gateway.importing.compose_value_parsers import list_of, string_of, strings_of
 from gateway.importing.gateway_compose_service import GatewayComposeServiceConfig
 from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.imported_setup import ImportedClient, ImportedContainer
@@ -59,9 +61,16 @@ def change_address(
         _set_variable(edit, container.name, rest[0], str(port))
     if found.on_host and not on_host:
         path = ("services", container.name, "extra_hosts")
-        existing = edit.get(*path) or []
-        hosts = [f"{key}:{each}" for key, each in existing.items()] if isinstance(existing, dict) else list(existing)
+        hosts = _extra_hosts(edit.get(*path), f"{container.where}.extra_hosts")
         edit.put(path, list(dict.fromkeys([*hosts, f"{host}:host-gateway"])))
+
+
+def _extra_hosts(value: Any, where: str) -> list[str]:
+    """Return the value of `extra_hosts` as a list of `HOST:ADDRESS`."""
+    if not isinstance(value, dict):
+        return strings_of(value, where)
+    pairs = ((name, each) for name, addresses in value.items() for each in list_of(addresses, f"{where}.{name}"))
+    return [f"{name}:{string_of(each, f'{where}.{name}')}" for name, each in pairs]
 
 
 def _change_url(

@@ -13,7 +13,7 @@ from gateway.backends import KINDS
 from gateway.errors import UsageError
 from gateway.importing.compose_address_edits import change_address
 from gateway.importing.compose_service_edits import change_service, change_volume
-from gateway.importing.compose_value_parsers import list_of
+from gateway.importing.compose_value_parsers import strings_of
 from gateway.importing.gateway_compose_service import BRIDGE, GatewayComposeServiceConfig, adapt_to_compose, service
 from gateway.importing.import_result import ImportResult, split_target
 from gateway.importing.imported_setup import HERE, ImportedContainer
@@ -165,8 +165,9 @@ def _note_internal_networks(
 
 def _network_names(edit: YamlEdit, container: ImportedContainer) -> list[str]:
     keys = edit.get("services", container.name, "networks")
-    names = keys if isinstance(keys, dict) else list_of(keys, f"{container.where}.networks")
-    return [str(each) for each in names] or ["default"]
+    if isinstance(keys, dict):
+        return [str(each) for each in keys] or ["default"]
+    return strings_of(keys, f"{container.where}.networks") or ["default"]
 
 
 def _diff(name: str, old: str, new: str) -> str:

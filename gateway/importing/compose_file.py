@@ -8,7 +8,7 @@ import yaml
 from gateway.errors import UsageError
 from gateway.importing.compose_interpolation import interpolated
 from gateway.importing.compose_merge import merged
-from gateway.importing.compose_value_parsers import mapping
+from gateway.importing.compose_value_parsers import mapping, string_of
 from gateway.importing.compose_yaml_tags import ComposeOverrideValue, ComposeYamlLoader, without_tags
 from gateway.importing.env_file import EnvFiles
 from gateway.importing.import_result import ImportResult
@@ -77,7 +77,7 @@ def _load(text: str, source: str) -> dict[str, Any]:
         raise UsageError(f"{source}not valid YAML: {error}") from None
     if not isinstance(document, dict):
         raise UsageError(f"{source}not a Compose file: write keys such as `services:` at the top level")
-    return document
+    return mapping(document, source)
 
 
 def _has_format_1(document: dict[str, Any]) -> bool:
@@ -101,12 +101,15 @@ def _extended(
     """
     service = services[name]
     extends = service.get("extends") if isinstance(service, dict) else None
-    keys = extends if isinstance(extends, dict) else {"service": extends}
-    base = str(keys.get("service"))
     if not extends:
         return service
-    if keys.get("file") or base not in services or base in (*inner, name):
-        result.add_note(f"{source}services.{name}: extends {keys.get('file') or base}: not read: {_RESOLVED}")
+    where = f"{source}services.{name}.extends"
+    if isinstance(extends, dict):
+        base, file = (string_of(extends.get(key), f"{where}.{key}") for key in ("service", "file"))
+    else:
+        base, file = string_of(extends, where), ""
+    if file or base not in services or base in (*inner, name):
+        result.add_note(f"{source}services.{name}: extends {file or base}: not read: {_RESOLVED}")
         return service
     inherited = mapping(_extended(base, services, source, result, (*inner, name)), f"{source}services.{base}")
     inherited.pop("extends", None)

@@ -5,8 +5,9 @@ import re
 from dataclasses import replace
 from typing import Any
 
+from gateway.errors import UsageError
 from gateway.importing.compose_file import read_compose
-from gateway.importing.compose_value_parsers import environment, list_of, mapping, strings_of, words_of
+from gateway.importing.compose_value_parsers import environment, list_of, mapping, string_of, strings_of, words_of
 from gateway.importing.docker_command_parser import published
 from gateway.importing.docker_run_options import read_bind
 from gateway.importing.env_file import EnvFiles
@@ -37,18 +38,22 @@ def import_compose(
         UsageError: The file or the override file is not a valid Compose file.
     """
     document = read_compose(text, source, files, result, folder, override)
-    secrets = {
-        name: _resolved(str(mapping(value, f"{source}secrets.{name}").get("file") or ""), folder)
-        for name, value in mapping(document.get("secrets"), f"{source}secrets").items()
-    }
+    secret_files = {}
+    for name, value in mapping(document.get("secrets"), f"{source}secrets").items():
+        where = f"{source}secrets.{name}"
+        secret_files[name] = _resolved(string_of(mapping(value, where).get("file"), f"{where}.file"), folder)
     for name, value in mapping(document.get("services"), f"{source}services").items():
         service = mapping(value, f"{source}services.{name}")
         container = _service(name, service, source, files, folder)
         container.mounts = [replace(each, source=_resolved(each.source, folder)) for each in container.mounts]
-        for each in list_of(service.get("secrets"), f"{container.where}.secrets"):
-            keys = each if isinstance(each, dict) else {"source": each}
-            if path := secrets.get(str(keys.get("source"))):
-                target = posixpath.join("/run/secrets", str(keys.get("target") or keys["source"]))
+        for index, each in enumerate(list_of(service.get("secrets"), f"{container.where}.secrets")):
+            where = f"{container.where}.secrets.{index}"
+            if isinstance(each, dict):
+                secret, target = (string_of(each.get(key), f"{where}.{key}") for key in ("source", "target"))
+            else:
+                secret, target = string_of(each, where), ""
+            if path := secret_files.get(secret):
+                target = posixpath.join("/run/secrets", target or secret)
                 container.mounts.append(ImportedMount(path, target, read_only=True))
         container.parts |= {
             f"mount.{each.target}": f"volume {each.source}:{each.target}".replace(" :", " ")
@@ -59,8 +64,8 @@ def import_compose(
         volume = mapping(value, f"{source}volumes.{name}")
         options = mapping(volume.get("driver_opts"), f"{source}volumes.{name}.driver_opts")
         import_volume(
-            str(volume.get("name") or name),
-            {key: str(each) for key, each in options.items()},
+            string_of(volume.get("name"), f"{source}volumes.{name}.name") or name,
+            {key: string_of(each, f"{source}volumes.{name}.driver_opts.{key}") for key, each in options.items()},
             f"{source}volumes.{name}",
             result,
             key=name,
@@ -87,7 +92,7 @@ def _resolved(path: str, folder: str) -> str:
 
 def _service(name: str, service: dict[str, Any], source: str, files: EnvFiles, folder: str) -> ImportedContainer:
     where = f"{source}services.{name}"
-    container = ImportedContainer(where, name, image=str(service.get("image") or ""))
+    container = ImportedContainer(where, name, image=string_of(service.get("image"), f"{where}.image"))
     container.references = files.values(folder)
     for key, value in service.items():
         container.parts[key] = key
@@ -101,7 +106,10 @@ def _service(name: str, service: dict[str, Any], source: str, files: EnvFiles, f
                     for variable, text in environment(value, where).items()
                 }
             case "volumes":
-                container.mounts += [_mount(each) for each in list_of(value, f"{where}.volumes")]
+                container.mounts += [
+                    _mount(each, f"{where}.volumes.{index}")
+                    for index, each in enumerate(list_of(value, f"{where}.volumes"))
+                ]
     _read_networks(container, service)
     _read_env_files(container, list_of(service.get("env_file"), f"{where}.env_file"), files, folder)
     container.use("environment", "volumes", "image")
@@ -115,8 +123,11 @@ def _read_env_files(container: ImportedContainer, paths: list[Any], files: EnvFi
     """Read the env files of a service. A later file overrides earlier ones, and `environment` overrides all files."""
     variables: dict[str, str] = {}
     container.use("env_file")
-    for path in paths:
-        name = str(path.get("path") if isinstance(path, dict) else path)
+    for index, path in enumerate(paths):
+        where = f"{container.where}.env_file.{index}"
+        name = string_of(path.get("path"), f"{where}.path") if isinstance(path, dict) else string_of(path, where)
+        if not name:
+            raise UsageError(f"{where} must have a path")
         found = files.read(name, [folder], lambda each: files.value(each, folder))
         if found is None:
             container.parts[f"env_file.{name}"] = f"env_file {name} (not read: pass it as another source)"
@@ -127,8 +138,12 @@ def _read_env_files(container: ImportedContainer, paths: list[Any], files: EnvFi
 
 def _read_networks(container: ImportedContainer, service: dict[str, Any]) -> None:
     """Read how clients reach a service: its network mode, links, names and published ports."""
-    container.network = str(service.get("network_mode") or service.get("net") or "")
-    container.aliases += [str(service[key]) for key in ("container_name", "hostname") if service.get(key)]
+    network, net, *names = (
+        string_of(service.get(key), f"{container.where}.{key}")
+        for key in ("network_mode", "net", "container_name", "hostname")
+    )
+    container.network = network or net
+    container.aliases += filter(None, names)
     for key in ("links", "external_links"):
         container.use(key)
         for link in strings_of(service.get(key), f"{container.where}.{key}"):
@@ -137,15 +152,18 @@ def _read_networks(container: ImportedContainer, service: dict[str, Any]) -> Non
     for name, value in networks.items() if isinstance(networks, dict) else ():
         where = f"{container.where}.networks.{name}"
         aliases = mapping(value, where).get("aliases")
-        container.aliases += [str(each) for each in list_of(aliases, f"{where}.aliases")]
+        container.aliases += strings_of(aliases, f"{where}.aliases")
     for port in list_of(service.get("ports"), f"{container.where}.ports"):
         text = f"{port.get('published')}:{port.get('target')}" if isinstance(port, dict) else str(port)
         container.published += list(published(text))
 
 
-def _mount(value: Any) -> ImportedMount:
+def _mount(value: Any, where: str) -> ImportedMount:
     if isinstance(value, dict):
-        return ImportedMount(
-            str(value.get("source") or ""), str(value.get("target") or ""), bool(value.get("read_only"))
-        )
-    return read_bind(str(value))
+        source, target = (string_of(value.get(key), f"{where}.{key}") for key in ("source", "target"))
+        mount = ImportedMount(source, target, bool(value.get("read_only")))
+    else:
+        mount = read_bind(string_of(value, where))
+    if not mount.target:
+        raise UsageError(f"{where} must have a target, which is a path in the container")
+    return mount

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from gateway.importing.compose_value_parsers import environment, list_of, mapping
+from gateway.importing.compose_value_parsers import environment, list_of, mapping, strings_of
 from gateway.importing.compose_yaml_tags import RESET, ComposeOverrideValue, without_tags
 from gateway.importing.docker_run_options import read_bind
 
@@ -80,7 +80,8 @@ def _environment(base: Any, override: Any, where: str) -> dict[str, str]:
 
 def _mapping(value: Any, path: tuple[str, ...]) -> dict[str, Any]:
     """Return `value` as a mapping. Convert a list of names, as in `networks`, to a mapping whose values are None."""
-    return dict.fromkeys(map(str, value)) if isinstance(value, list) else mapping(value, ".".join(path))
+    where = ".".join(path)
+    return dict.fromkeys(strings_of(value, where)) if isinstance(value, list) else mapping(value, where)
 
 
 def _target(mount: Any) -> str:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from gateway.backends import KINDS
-from gateway.importing.compose_value_parsers import environment, mapping, strings_of
+from gateway.importing.compose_value_parsers import environment, mapping, string_of, strings_of
 from gateway.importing.docker_run_options import read_bind
 from gateway.importing.gateway_compose_service import GatewayComposeServiceConfig, volume_of
 from gateway.importing.import_result import ImportResult
@@ -37,7 +37,8 @@ def change_volume(
     for option, value in options.items():
         if edit.get("volumes", key, "driver_opts", option) != value:
             edit.put(("volumes", key, "driver_opts", option), value)
-    name = edit.get("volumes", key, "name") or f"{edit.get('name') or 'PROJECT'}_{key}"
+    project = string_of(edit.get("name"), "name") or "PROJECT"
+    name = string_of(edit.get("volumes", key, "name"), f"volumes.{key}.name") or f"{project}_{key}"
     result.add_note(
         f"{client.where}: an existing volume keeps its old options; before the first start, run `docker compose"
         f" down` and `docker volume rm {name}`"

@@ -5,6 +5,8 @@ from typing import Any
 
 from gateway.errors import UsageError
 
+_FORMS: dict[type, str] = {dict: "a mapping", list: "a list"}
+
 
 def mapping(value: Any, where: str) -> dict[str, Any]:
     """Check that a value is a mapping, and convert its keys to strings. Convert an absent value to an empty mapping.
@@ -34,6 +36,22 @@ def list_of(value: Any, where: str) -> list[Any]:
     return value
 
 
+def string_of(value: Any, where: str) -> str:
+    """Convert a string, a number or a boolean to a string. Convert an absent value to "".
+
+    Raises:
+        UsageError: The value has another type. The message does not contain the value, which can be a password.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if not isinstance(value, str | int | float):
+        form = _FORMS.get(type(value), "a value with another YAML tag")
+        raise UsageError(f"{where} must be a string, not {form}")
+    return str(value)
+
+
 def strings_of(value: Any, where: str) -> list[str]:
     """Convert a value to a list of strings. See `list_of`.
 
@@ -43,10 +61,9 @@ def strings_of(value: Any, where: str) -> list[str]:
     """
     items = list_of(value, where)
     for index, each in enumerate(items):
-        if each is None or isinstance(each, dict | list):
-            form = "null" if each is None else "a mapping" if isinstance(each, dict) else "a list"
-            raise UsageError(f"{where}.{index} must be a string, not {form}")
-        if not isinstance(each, str):
+        if each is None:
+            raise UsageError(f"{where}.{index} must be a string, not null")
+        if string_of(each, f"{where}.{index}") != each:
             raise UsageError(f"{where}.{index} must be a string: write it in quotation marks")
     return items
 
@@ -78,10 +95,11 @@ def environment(value: Any, where: str) -> dict[str, str]:
         where: The name of the service in error messages.
 
     Raises:
-        UsageError: `value` is neither a mapping nor a list of strings.
+        UsageError: `value` is neither a mapping nor a list of strings, or contains a mapping or a list.
     """
+    where = f"{where}.environment"
     if isinstance(value, list):
-        pairs = [each.partition("=") for each in strings_of(value, f"{where}.environment")]
+        pairs = [each.partition("=") for each in strings_of(value, where)]
         return {key: text if equals else f"${{{key}}}" for key, equals, text in pairs}
-    found = mapping(value, f"{where}.environment")
-    return {key: f"${{{key}}}" if each is None else str(each) for key, each in found.items()}
+    found = mapping(value, where)
+    return {key: f"${{{key}}}" if each is None else string_of(each, f"{where}.{key}") for key, each in found.items()}

@@ -1,12 +1,16 @@
-"""Reads the tags `!reset` and `!override` in Compose files (Compose specification, "Merge and override")."""
+"""Loads the YAML of Compose files; reads the tags `!reset` and `!override` ("Merge" in the Compose specification)."""
 
 import copy
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
 import yaml
 
 from gateway.input_size_limits import LimitedYamlLoader
+
+_BOOL = "tag:yaml.org,2002:bool"
+_TIMESTAMP = "tag:yaml.org,2002:timestamp"
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,18 @@ class _ResetMarker:
 RESET: Final = _ResetMarker()
 
 
-class ComposeYamlLoader(LimitedYamlLoader):
+class ComposeValueLoader(LimitedYamlLoader):
+    """Loads a Compose file without the tags of Compose. As in Compose, `yes`, `on` and dates are strings."""
+
+
+ComposeValueLoader.yaml_implicit_resolvers = {
+    first: [each for each in resolvers if each[0] not in (_BOOL, _TIMESTAMP)]
+    for first, resolvers in LimitedYamlLoader.yaml_implicit_resolvers.items()
+}
+ComposeValueLoader.add_implicit_resolver(_BOOL, re.compile(r"(true|True|TRUE|false|False|FALSE)\Z"), list("tTfF"))
+
+
+class ComposeYamlLoader(ComposeValueLoader):
     """Loads a Compose file. `!reset` becomes `RESET`, and `!override` becomes a `ComposeOverrideValue`."""
 
     def construct_override(self, node: yaml.Node) -> ComposeOverrideValue:

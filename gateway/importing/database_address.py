@@ -13,11 +13,6 @@ DATABASE_NAME = re.compile(
 OTHER_PORTS = {"mongodb": 27017, "mongo": 27017, "amqp": 5672, "amqps": 5671, "sqlserver": 1433, "mssql": 1433,
                "oracle": 1521}  # fmt: skip
 """Default ports of services for which the gateway has no backend kind."""
-_WORDS = {"pgsql": "postgres", "pg": "postgres", "psycopg": "postgres", "psycopg2": "postgres", "mysqli": "mysql",
-          "asyncpg": "postgres", "pymysql": "mysql", "mysql2": "mysql"}  # fmt: skip
-"""Maps names of database drivers to backend kinds."""
-_WITHOUT_PROTOCOL = ("tcp", "http")
-"""Backend kinds that are not database protocols. A word such as `http` therefore does not determine the kind."""
 _TLS = re.compile(r"(?i)\b(?:(?:pg)?sslmode|ssl-mode|mode|ssl|usessl|tls)=(require\w*|verify[\w-]*|true|1)\b")
 """URL parameters that request TLS."""
 
@@ -62,7 +57,7 @@ class DatabaseAddress:
         """
         words = re.findall(r"[a-z0-9]+", self.words.lower())
         found = filter(None, map(kind_of_word, words))
-        kind = next((each for each in found if each.name not in _WITHOUT_PROTOCOL), None)
+        kind = next((each for each in found if not each.imports.common_protocol), None)
         if self.port.isdecimal():
             port = port_number(self.port)
             return (kind or kind_of_port(port)).name, port, ""
@@ -86,8 +81,10 @@ def kind_of_word(word: str) -> BackendKind | None:
     Args:
         word: The name or an alias of a kind, a URL scheme, or the name of a driver.
     """
-    word = _WORDS.get(word, word)
-    return next((kind for kind in KINDS.values() if word in (kind.name, *kind.aliases, *kind.schemes)), None)
+    for kind in KINDS.values():
+        if word in (kind.name, *kind.aliases, *kind.schemes, *kind.imports.driver_names):
+            return kind
+    return None
 
 
 def requested_tls(text: str) -> str:

@@ -76,7 +76,9 @@ def _is_imported(name: str, scheme: str) -> bool:
         scheme: The scheme of the URL.
     """
     kind = kind_of_word(scheme)
-    if scheme in OTHER_PORTS or (kind is not None and kind.default_port and kind.mount is None):
+    if scheme in OTHER_PORTS:
+        return True
+    if kind is not None and kind.default_port and kind.mount is None and not kind.imports.common_protocol:
         return True
     return kind is not None and scheme not in ("http", "https") and bool(_SUFFIX.search(name))
 

@@ -7,7 +7,8 @@ from typing import Any
 import yaml
 
 from gateway.errors import UsageError
-from gateway.input_size_limits import LimitedYamlLoader, load_yaml
+from gateway.importing.compose_yaml_tags import ComposeValueLoader
+from gateway.input_size_limits import load_yaml
 
 KeyPath = tuple[str, ...]
 """The path of a value: the keys of the nested mappings, from the outermost to the value's key."""
@@ -25,9 +26,9 @@ class YamlEdit:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._root: yaml.Node = yaml.compose(text, Loader=LimitedYamlLoader) or yaml.ScalarNode("", "")
+        self._root: yaml.Node = yaml.compose(text, Loader=ComposeValueLoader) or yaml.ScalarNode("", "")
         try:
-            self.data: Any = load_yaml(text)
+            self.data: Any = load_yaml(text, ComposeValueLoader)
         except yaml.constructor.ConstructorError:
             raise UsageError(
                 "the Compose file contains a tag such as !override, so it cannot be edited in place: use the output"
@@ -157,7 +158,7 @@ class YamlEdit:
         for (start, end), text in sorted(kept.items(), reverse=True):
             new = new[:start] + text + new[end:]
         try:
-            same = load_yaml(new) == self.data
+            same = load_yaml(new, ComposeValueLoader) == self.data
         except yaml.YAMLError:
             same = False
         if not same:

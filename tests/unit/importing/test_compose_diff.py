@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from gateway.cli import cli
 from gateway.errors import UsageError
+from gateway.importing.config_conversion import convert
+from gateway.importing.source_format import ImportSource
 from gateway.importing.yaml_edit import YamlEdit
 from tests.support.import_cases import DIFFS, compose_diff, sections
 
@@ -140,3 +143,45 @@ def test_a_symbolic_link_is_refused(tmp_path: Path) -> None:
 def test_a_file_with_tags_is_refused() -> None:
     with pytest.raises(UsageError, match="contains a tag such as !override"):
         YamlEdit("services: {a: {ports: !override ['80:80']}}\n")
+
+
+def changed_extra_hosts(tmp_path: Path, existing: str) -> Any:
+    """Return the new `extra_hosts` of a database client. An NFS volume makes the gateway use the host's network."""
+    file = tmp_path / "compose.yaml"
+    file.write_text(
+        f"services: {{a: {{image: a, environment: {{DB_HOST: db.example.com}}, extra_hosts: {existing}}}}}\n"
+        "volumes: {v: {driver_opts: {type: nfs, o: 'addr=nas.example.com', device: ':/v'}}}\n"
+    )
+    done = CliRunner().invoke(cli, ["import", "--diff", str(file)], catch_exceptions=False)
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("+services:")]
+    return yaml.safe_load(line.removeprefix("+"))["services"]["a"]["extra_hosts"]
+
+
+@pytest.mark.parametrize(
+    ("existing", "kept"),
+    [
+        ("{b: 10.0.0.1, c: [10.0.0.2, '::1']}", ["b:10.0.0.1", "c:10.0.0.2", "c:::1"]),
+        ("['b:10.0.0.1']", ["b:10.0.0.1"]),
+        ("", []),
+    ],
+)
+def test_a_diff_keeps_extra_hosts(tmp_path: Path, existing: str, kept: list[str]) -> None:
+    assert changed_extra_hosts(tmp_path, existing) == [*kept, "db:host-gateway"]
+
+
+def test_extra_hosts_that_are_not_strings_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"services\.a\.extra_hosts\.0 must be a string, not a mapping"):
+        changed_extra_hosts(tmp_path, "[{b: 10.0.0.1}]")
+
+
+def test_an_override_file_with_a_list_instead_of_a_mapping_is_an_error() -> None:
+    files = [
+        ImportSource(name, text)
+        for name, text in (
+            ("compose.yaml", "services: {a: {image: a, environment: {DB_HOST: db.example.com}}}"),
+            ("compose.override.yaml", "services: [{a: {environment: {DB_PASSWORD: hunter2}}}]"),
+        )
+    ]
+    with pytest.raises(UsageError) as raised:
+        convert(files)
+    assert str(raised.value) == "services.0 must be a string, not a mapping"

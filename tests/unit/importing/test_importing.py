@@ -96,11 +96,77 @@ def test_an_invalid_compose_file_is_reported_with_the_position(document: str, wo
         imported(document, form="compose")
 
 
-@pytest.mark.parametrize("key", ["environment", "command", "entrypoint"])
-def test_an_item_that_is_a_mapping_is_not_printed(key: str) -> None:
+SECRET = "{password: hunter2}"
+
+
+@pytest.mark.parametrize(
+    ("document", "position"),
+    [
+        (f"services: {{a: {{environment: [{SECRET}]}}}}", "services.a.environment.0"),
+        (f"services: {{a: {{environment: {{DB_HOST: {SECRET}}}}}}}", "services.a.environment.DB_HOST"),
+        (f"services: {{a: {{command: [{SECRET}]}}}}", "services.a.command.0"),
+        (f"services: {{a: {{entrypoint: [{SECRET}]}}}}", "services.a.entrypoint.0"),
+        (f"services: {{a: {{image: {SECRET}}}}}", "services.a.image"),
+        (f"services: {{a: {{network_mode: {SECRET}}}}}", "services.a.network_mode"),
+        (f"services: {{a: {{hostname: {SECRET}}}}}", "services.a.hostname"),
+        (f"services: {{a: {{env_file: [a.env, {{path: {SECRET}}}]}}}}", "services.a.env_file.1.path"),
+        (f"services: {{a: {{volumes: [{{target: {SECRET}}}]}}}}", "services.a.volumes.0.target"),
+        (f"services: {{a: {{volumes: [/data, {{source: {SECRET}}}]}}}}", "services.a.volumes.1.source"),
+        (f"services: {{a: {{secrets: [{{source: {SECRET}}}]}}}}", "services.a.secrets.0.source"),
+        (f"services: {{a: {{networks: {{n: {{aliases: [{SECRET}]}}}}}}}}", "services.a.networks.n.aliases.0"),
+        (f"services: {{a: {{extends: {{file: {SECRET}}}}}}}", "services.a.extends.file"),
+        (f"secrets: {{n: {{file: {SECRET}}}}}", "secrets.n.file"),
+        (f"volumes: {{n: {{name: {SECRET}}}}}", "volumes.n.name"),
+        (f"volumes: {{n: {{driver_opts: {{o: {SECRET}}}}}}}", "volumes.n.driver_opts.o"),
+    ],
+)
+def test_a_mapping_instead_of_a_string_is_not_printed(document: str, position: str) -> None:
     with pytest.raises(UsageError) as raised:
-        imported(f"services: {{a: {{{key}: [DB_PASSWORD: hunter2]}}}}", form="compose")
-    assert str(raised.value).endswith(f"services.a.{key}.0 must be a string, not a mapping")
+        imported(document, form="compose")
+    assert str(raised.value) == f"{position} must be a string, not a mapping"
+
+
+@pytest.mark.parametrize(
+    ("value", "form"),
+    [("[hunter2]", "a list"), ("!!set {hunter2}", "a value with another YAML tag"),
+     ("!!binary aHVudGVyMg==", "a value with another YAML tag")],
+)  # fmt: skip
+def test_the_error_describes_the_form_of_a_value_that_is_not_a_string(value: str, form: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        imported(f"services: {{a: {{environment: {{DB_USER: {value}}}}}}}", form="compose")
+    assert str(raised.value) == f"services.a.environment.DB_USER must be a string, not {form}"
+
+
+@pytest.mark.parametrize("mount", ["", '""', "'/data:'", "{type: volume, source: data}"])
+def test_a_mount_without_a_target_is_an_error(mount: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        imported(f"services:\n  a:\n    volumes:\n    - /x\n    - {mount}", form="compose")
+    assert str(raised.value) == "services.a.volumes.1 must have a target, which is a path in the container"
+
+
+@pytest.mark.parametrize("path", ["", "{required: false}"])
+def test_an_env_file_without_a_path_is_an_error(path: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        imported(f"services:\n  a:\n    env_file:\n    - {path}", form="compose")
+    assert str(raised.value) == "services.a.env_file.0 must have a path"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("yes", "yes"), ("OFF", "OFF"), ("2026-02-31", "2026-02-31"), ("TRUE", "true"), ("1.5", "1.5")],
+)
+def test_values_become_the_same_strings_as_in_compose(value: str, text: str) -> None:
+    result = imported(
+        f"services: {{a: {{environment: {{DB_HOST: h.example.com, DB_PORT: 1, DB_USER: {value}}}}}}}", form="compose"
+    )
+    assert result.containers[0].environment["DB_USER"] == text
+
+
+def test_keys_that_are_not_strings_are_accepted() -> None:
+    result = imported(
+        "{services: {a: {environment: {DB_HOST: h.example.com, DB_PORT: 1}}}, 1: {x: y}, on: z}", form="compose"
+    )
+    assert "the file: unchanged: 1, on" in result.notes
 
 
 def test_a_dependency_that_is_not_a_string_is_reported_with_the_position() -> None:
