@@ -62,8 +62,6 @@ _FUSE_DRIVERS = re.compile(r"rclone|s3|sshfs|fuse|gcs|azureblob")
 SECRETS = frozenset({"password", "pass", "passwd", "password2"})
 """Mount options whose value is a password (mount.cifs(8))."""
 _KINDS = {"nfs": StorageMedium.NFS, "smb": StorageMedium.SMB}
-_PORTS = {StorageMedium.NFS: "2049", StorageMedium.SMB: "445"}
-"""The default ports of network file systems. Messages omit them."""
 
 
 @cache
@@ -156,7 +154,7 @@ def of_volume(snapshot: AuditSnapshot, volume: AuditedVolume) -> StorageBehindMo
     if medium is StorageMedium.MEMORY:
         return StorageBehindMount(medium, f"{volume.name} (memory)", f"volume {volume.name}")
     if medium.is_network:
-        title = _server(device, options, medium, snapshot.forwards)
+        title = _server(device, options, kind, snapshot.forwards)
         return StorageBehindMount(medium, title, f"{medium} {title}", options, file_system=kind, device=device)
     if device:
         return StorageBehindMount(StorageMedium.LOCAL, f"{volume.name} ({device})", f"device {device}")
@@ -189,25 +187,31 @@ def _of_path(snapshot: AuditSnapshot, path: str, title: str, identity: str = "")
     if medium is StorageMedium.MEMORY:
         return StorageBehindMount(medium, f"{title} (memory)", identity, host_path=path, host_mount=above)
     device = above.source + path[len(above.point.rstrip("/")) :]
-    server = f"{device}{_port(above.options, medium)}"
+    server = f"{device}{_port(above.options, above.file_system)}"
     return StorageBehindMount(
         medium, f"{title} ({server}, {above.file_system})", f"{medium} {server}", above.options, path, above,
         above.file_system, device,
     )  # fmt: skip
 
 
-def _port(options: Mapping[str, str], medium: StorageMedium) -> str:
+def _default_port(file_system: str) -> str:
+    """Return the port that the kernel uses without the mount option `port`; empty if it is unknown."""
+    kind = kind_of_file_system(file_system)
+    return str(kind.default_port or "") if kind is not None else ""
+
+
+def _port(options: Mapping[str, str], file_system: str) -> str:
     """Return `, port PORT`, which messages append to a server's name; empty for the default port."""
     port = options.get("port", "0")
-    return "" if port in ("0", _PORTS.get(medium)) else f", port {port}"
+    return "" if port in ("0", _default_port(file_system)) else f", port {port}"
 
 
-def _server(device: str, options: Mapping[str, str], medium: StorageMedium, forwards: Mapping[int, str]) -> str:
+def _server(device: str, options: Mapping[str, str], file_system: str, forwards: Mapping[int, str]) -> str:
     """Return text that names a server: `server:/export`, `//server/share` or a backend of the gateway."""
-    address, port = options.get("addr", ""), options.get("port", _PORTS.get(medium, ""))
+    address, port = options.get("addr", ""), options.get("port", _default_port(file_system))
     backend = next((name for number, name in forwards.items() if str(number) == port), "")
     if backend and address.startswith(("127.", "::1", "localhost")):
         return f"{backend} of this gateway, {device}"
     export = f"{address}:/{device.rpartition(':/')[2].lstrip('/')}"
-    title = export if medium is StorageMedium.NFS and address else device
-    return f"{title}{_port(options, medium)}"
+    title = export if medium_of(file_system) is StorageMedium.NFS and address else device
+    return f"{title}{_port(options, file_system)}"

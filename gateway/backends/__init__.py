@@ -40,19 +40,25 @@ class BackendSettings(Protocol):
 
 @dataclass(frozen=True)
 class ImportedBackendDefaults:
-    """How `gateway import` and `gateway init` configure backends of one kind.
+    """How `gateway import` and `gateway init` recognize and configure backends of one kind.
 
     Args:
         other_ports: Usual ports of the service in addition to `default_port`.
         keys: Required keys, with placeholder values that the user must replace.
         note: A note to the user about keys to change or add; empty for no note.
         password_without_user: Whether the check can log in with a password if no user name is configured.
+        driver_names: Names of drivers and client libraries for this kind, as in `mysql2://db/shop` or
+            `DB_CONNECTION=pgsql`.
+        common_protocol: Whether services of many kinds use the protocol. If so, a URL scheme or a word such as `tcp`
+            does not determine the kind of a service.
     """
 
     other_ports: tuple[int, ...] = ()
     keys: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
     password_without_user: bool = False
+    driver_names: tuple[str, ...] = ()
+    common_protocol: bool = False
 
 
 def without_path(scheme: str, path: str) -> dict[str, str]:

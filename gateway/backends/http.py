@@ -8,7 +8,7 @@ from gateway.backend_support.login_options import LoginCheckOptions, credentials
 from gateway.backend_support.password_source import PasswordSource
 from gateway.backend_support.probe_connection import ProbeDialer
 from gateway.backend_support.replication_facts import READ_ONLY
-from gateway.backends import BackendKind, EmptyOptions
+from gateway.backends import BackendKind, EmptyOptions, ImportedBackendDefaults
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.link import SocketConnector
@@ -92,6 +92,7 @@ KIND = BackendKind(
     insecure_settings=insecure_settings,
     verify=verify,
     credentials=credentials,
+    imports=ImportedBackendDefaults(common_protocol=True),
     init_keys=("path", "user", "password"),
     remedies={
         FailureReason.QUERY: "correct check.path or check.status, or read the log of the server",

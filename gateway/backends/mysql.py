@@ -238,7 +238,9 @@ KIND = BackendKind(
     endpoints=endpoints,
     has_roles=lambda _: True,
     facts=DATABASE_FACTS,
-    imports=ImportedBackendDefaults(other_ports=(33060,), note=IMPORT_NOTE),
+    imports=ImportedBackendDefaults(
+        other_ports=(33060,), note=IMPORT_NOTE, driver_names=("mysqli", "pymysql", "mysql2")
+    ),
     insecure_settings=insecure_settings,
     abort_limit=_ABORT_LIMIT,
     verify=_verify,

@@ -194,7 +194,7 @@ KIND = BackendKind(
     endpoints=endpoints,
     has_roles=lambda _: True,
     facts=DATABASE_FACTS,
-    imports=ImportedBackendDefaults(note=IMPORT_NOTE),
+    imports=ImportedBackendDefaults(note=IMPORT_NOTE, driver_names=("pgsql", "pg", "psycopg", "psycopg2", "asyncpg")),
     insecure_settings=insecure_settings,
     cancels=PostgresCancelProtocol(),
     verify=verify,

@@ -9,7 +9,7 @@ from gateway.backend_support.byte_pattern import compile_pattern
 from gateway.backend_support.login_options import credentials
 from gateway.backend_support.probe_connection import ProbeConnection, ProbeDialer
 from gateway.backend_support.tls_options import HealthCheckTlsOptions
-from gateway.backends import BackendKind, EmptyOptions
+from gateway.backends import BackendKind, EmptyOptions, ImportedBackendDefaults
 from gateway.contracts.backend import ProbeResult
 from gateway.contracts.config_types import SENSITIVE, HostPort
 from gateway.contracts.link import SocketConnector
@@ -131,6 +131,7 @@ KIND = BackendKind(
     TcpBackend,
     schemes=("tcp",),
     default_port=0,
+    imports=ImportedBackendDefaults(common_protocol=True),
     verify=tls_options.verify,
     credentials=credentials,
 )

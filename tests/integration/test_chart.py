@@ -1,5 +1,6 @@
 """Tests the Helm chart with Helm 3 and 4: lint, golden files, Kubernetes schemas, pod security, configuration."""
 
+import functools
 import json
 import os
 import re
@@ -32,6 +33,7 @@ def render(binary: Path, case: str, *more: str) -> str:
     return re.sub(r" +$", "", done.stdout, flags=re.MULTILINE)
 
 
+@functools.cache
 def objects(text: str) -> list[dict[str, Any]]:
     return [each for each in yaml.safe_load_all(text) if each]
 
@@ -59,7 +61,10 @@ def test_both_helm_versions_lint_and_render_the_same(helms: dict[str, Path], cas
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
-def test_every_object_matches_the_schemas_of_kubernetes(version: str) -> None:
+def test_every_object_matches_the_schemas_of_kubernetes(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without a cache, the library parses a file of 1 MB for each object.
+    schemas = functools.cache(kubernetes_validate.utils.schema_contents)
+    monkeypatch.setattr(kubernetes_validate.utils, "schema_contents", schemas)
     seen = 0
     for case in CASES:
         for each in objects((GOLDEN / f"{case}.yaml").read_text()):

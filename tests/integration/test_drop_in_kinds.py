@@ -210,6 +210,9 @@ def test_import_writes_added_kinds(kinds: Path, tmp_path: Path) -> None:
     assert yaml.safe_load(done.stdout)["tunnels"] == {"near": {"kind": "hop", "host": "forwarder", "port": "7"}}
     compose.write_text("services: {app: {image: app, environment: {DB_HOST: db, DB_PORT: '3306'}}}")
     assert "+    comment: known\n" in run(kinds, "import", "--diff", str(compose), str(hop)).stdout
+    compose.write_text("services: {app: {image: app, environment: {PAGES: 'weblib://pages/'}}}")
+    backend = yaml.safe_load(run(kinds, "import", "compose", str(compose)).stdout)["backends"]["pages"]
+    assert (backend["kind"], backend["targets"]) == ("web", ["pages:8000"])
     fstab = tmp_path / "fstab"
     fstab.write_text("nas /mnt/media 9p trans=tcp,aname=/media 0 0\n")
     done = run(kinds, "import", "fstab", str(fstab))

@@ -119,7 +119,7 @@ KIND = BackendKind(
     traffic_class=TrafficClass.BULK,
     facts=(VERSION, FILE_SIZE, HEADERS),
     imports=ImportedBackendDefaults(
-        other_ports=(8001,), keys={"file": "/"}, note="set file to one that is always there"
+        other_ports=(8001,), keys={"file": "/"}, note="set file to one that is always there", driver_names=("weblib",)
     ),
     advice=_advice,
     insecure_settings=_insecure_settings,
