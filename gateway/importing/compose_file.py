@@ -9,7 +9,7 @@ from gateway.errors import UsageError
 from gateway.importing.compose_interpolation import interpolated
 from gateway.importing.compose_merge import merged
 from gateway.importing.compose_value_parsers import mapping, string_of
-from gateway.importing.compose_yaml_tags import ComposeOverrideValue, ComposeYamlLoader, without_tags
+from gateway.importing.compose_yaml_loader import ComposeOverrideValue, ComposeYamlLoader, without_tags
 from gateway.importing.env_file import EnvFiles
 from gateway.importing.import_result import ImportResult
 from gateway.input_size_limits import TooManyValuesError, load_yaml

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from gateway.importing.compose_value_parsers import environment, list_of, mapping, strings_of
-from gateway.importing.compose_yaml_tags import RESET, ComposeOverrideValue, without_tags
+from gateway.importing.compose_yaml_loader import RESET, ComposeOverrideValue, without_tags
 from gateway.importing.docker_run_options import read_bind
 
 _REPLACED = ("command", "entrypoint", "test")

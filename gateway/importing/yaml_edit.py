@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from gateway.errors import UsageError
-from gateway.importing.compose_yaml_tags import ComposeValueLoader
+from gateway.importing.compose_yaml_loader import ComposeValueLoader
 from gateway.input_size_limits import load_yaml
 
 KeyPath = tuple[str, ...]

@@ -7,7 +7,7 @@ from typing import Any
 from click.testing import CliRunner
 
 from gateway.cli import cli
-from gateway.importing.compose_yaml_tags import ComposeYamlLoader, without_tags
+from gateway.importing.compose_yaml_loader import ComposeYamlLoader, without_tags
 from gateway.input_size_limits import load_yaml
 from tests.support.files import REPOSITORY
 
