@@ -162,7 +162,7 @@ def shared_memory(engine: Engine, host: Path) -> tuple[str, str]:
 
 
 def unused_volume(engine: Engine) -> None:
-    engine.docker("run", "--rm", "--init=false", "-v", "left:/data", "busybox", "sh", "-c", "echo content > /data/x")
+    engine.run_until_exit("--init=false", "-v", "left:/data", "busybox", "sh", "-c", "echo content > /data/x")
 
 
 def unused(engine: Engine, host: Path) -> tuple[str, str]:
@@ -631,9 +631,7 @@ def test_a_fix_of_compose_keeps_all_rows_of_a_live_database(engine: Engine, tmp_
     wait(lambda: engine.docker(*QUERY, "SELECT 1", check=False).returncode == 0, 60)
     written = rows.read_text().split()
     assert set(written) - set(engine.docker(*QUERY, "SELECT id FROM test.t").stdout.split()) == set()
-    old = engine.docker(
-        "run", "--rm", "--init=false", "-v/usr:/usr:ro", "before-audit:shop-db-1", "ls", "/var/lib/mysql"
-    )
+    old = engine.run_until_exit("--init=false", "-v/usr:/usr:ro", "before-audit:shop-db-1", "ls", "/var/lib/mysql")
     assert "ibdata1" in old.stdout
 
     found_key = found(engine)

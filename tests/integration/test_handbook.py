@@ -203,8 +203,8 @@ def test_nfs_through_ssh(reader: Reader, bastion: Bastion, nfs: NfsServer, tmp_p
         gateway.wait_up("nfs-volume")
         # The kernel may have no NFS client, so the container reads the file with the program nfs-cat.
         url = f"nfs://127.0.0.1{nfs.pseudo}/hello.txt?version=4&nfsport={port}"
-        run = ("run", "--rm", "--network", "host", "-v", "/usr:/usr:ro", "host", "nfs-cat", url)
-        assert engine.docker(*run).stdout == "hello over NFS\n"
+        read = engine.run_until_exit("--network", "host", "-v", "/usr:/usr:ro", "host", "nfs-cat", url)
+        assert read.stdout == "hello over NFS\n"
     finally:
         gateway.stop()
 
@@ -256,8 +256,8 @@ def test_a_database(reader: Reader, bastion: Bastion, mariadb: MariaDB, tmp_path
         host = engine.docker("network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "bridge").stdout
         mounts = [f"-v{path}:{path}:ro" for path in engine.python()]
         variables = ("-e", f"DB_HOST={host.strip()}", "-e", f"DB_PASSWORD={mariadb.password}")
-        run = ("run", "--rm", *mounts, *variables, "host", sys.executable, "-c", QUERY)
-        assert engine.docker(*run).stdout.startswith("rows ")
+        queried = engine.run_until_exit(*mounts, *variables, "host", sys.executable, "-c", QUERY)
+        assert queried.stdout.startswith("rows ")
     finally:
         gateway.stop()
 

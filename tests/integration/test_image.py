@@ -217,14 +217,14 @@ def test_the_image_is_small_and_has_no_shell(site: ImageTestSite, record_propert
     assert config["Labels"]["org.opencontainers.image.title"] == "gateway"
     for program in ("/bin/sh", "sh", "/usr/bin/apt-get", "pip", "/usr/bin/gcc"):
         assert site.engine.docker("run", "--rm", "--entrypoint", program, "gateway", check=False).returncode == 127
-    version = site.engine.docker("run", "--rm", "gateway", "--version").stdout
+    version = site.engine.run_until_exit("gateway", "--version").stdout
     assert re.search(r"OpenSSL 3\.", version), version  # the library that the native engine uses
 
 
 def sbom(site: ImageTestSite, image: str) -> dict[str, dict[str, Any]]:
     """Return the components in the SBOM of an image, by name."""
     show = "print(open('/opt/gateway/sbom.cdx.json').read())"
-    text = site.engine.docker("run", "--rm", "--entrypoint", "/opt/gateway/bin/python3", image, "-c", show).stdout
+    text = site.engine.run_until_exit("--entrypoint", "/opt/gateway/bin/python3", image, "-c", show).stdout
     return {each["name"]: each for each in json.loads(text)["components"]}
 
 
@@ -248,9 +248,7 @@ def test_every_file_of_the_image_belongs_to_a_component_of_its_sbom(site: ImageT
     # The SBOM must list the Python interpreter, system packages, and the libraries inside Python wheels.
     assert components.keys() & {"python3.13-minimal", "python"}
     for package in ("libc6", "ca-certificates"):
-        version = site.engine.docker(
-            "run", "--rm", "debian-base", "dpkg-query", "-W", "-f=${Version}", package
-        ).stdout  # fmt: skip
+        version = site.engine.run_until_exit("debian-base", "dpkg-query", "-W", "-f=${Version}", package).stdout
         assert components[package]["version"] == version
     inside = {each["name"] for name in ("cryptography", "psycopg-binary") for each in components[name]["components"]}
     assert "openssl" in inside
@@ -305,7 +303,7 @@ def test_the_digest_of_the_base_is_looked_up_and_written(site: ImageTestSite, tm
 
 def test_the_image_trusts_the_certificate_authorities_of_debian(site: ImageTestSite) -> None:
     ask = "import ssl; print(ssl.create_default_context().cert_store_stats()['x509_ca'])"
-    assert int(site.engine.docker("run", "--rm", "--entrypoint", "python3", "gateway", "-c", ask).stdout) > 50
+    assert int(site.engine.run_until_exit("--entrypoint", "python3", "gateway", "-c", ask).stdout) > 50
 
 
 @pytest.mark.parametrize("user", ["10001", "4321"], ids=["its user", "one's own"])
@@ -376,8 +374,8 @@ def test_the_image_with_vpn_clients_and_the_charts_capabilities_runs_openvpn_wit
 ) -> None:
     """OpenVPN and WireGuard tunnels carry traffic in a container that has only the capabilities of the Helm chart."""
     download(*build(site.engine), "-t", "gateway-vpn", "--target", "vpn", ".", cwd=REPOSITORY)
-    installed = site.engine.docker(
-        "run", "--rm", "--entrypoint", "dpkg-query", "gateway-vpn", "-W", "-f=${Package} ${Version}\\n"
+    installed = site.engine.run_until_exit(
+        "--entrypoint", "dpkg-query", "gateway-vpn", "-W", "-f=${Package} ${Version}\\n"
     ).stdout.split("\n")[:-1]
     listed = {f"{name} {each['version']}" for name, each in sbom(site, "gateway-vpn").items()}
     assert set(installed) <= listed
@@ -599,10 +597,9 @@ def query(site: ImageTestSite, *options: str) -> subprocess.CompletedProcess[str
     """Run a query in a new container on the network `apps` of the examples."""
     environment = {"DB_HOST": "orders", "DB_PORT": "3306", "DB_PASSWORD": site.mariadb.password}
     given = [f"--env={name}={value}" for name, value in environment.items()]
-    return site.engine.docker(
-        "run", "--rm", "--network", "apps", "--entrypoint", "python3", *given, *options, "gateway", "-c", QUERY,
-        check=False,
-    )  # fmt: skip
+    return site.engine.run_until_exit(
+        "--network", "apps", "--entrypoint", "python3", *given, *options, "gateway", "-c", QUERY, check=False
+    )
 
 
 def _remove_stack(engine: Engine, name: str) -> None:
@@ -735,8 +732,8 @@ def test_the_legacy_example_before_and_after_its_import(site: ImageTestSite, tmp
         assert (volume()["device"], options["nfsvers"]) == (f"127.0.0.1:{server.pseudo}", "4.2")
         site.engine.load_host()
         url = f"nfs://{options['addr']}{server.pseudo}/hello.txt?version=4&nfsport={options['port']}"
-        run_read = ("run", "--rm", "--network", "host", "-v", "/usr:/usr:ro", "host", "nfs-cat", url)
-        assert site.engine.docker(*run_read).stdout == "hello over NFS\n"
+        read = site.engine.run_until_exit("--network", "host", "-v", "/usr:/usr:ro", "host", "nfs-cat", url)
+        assert read.stdout == "hello over NFS\n"
 
 
 @pytest.mark.timeout(2400)
@@ -832,8 +829,8 @@ def test_a_swarm_with_a_gateway_on_every_node(site: ImageTestSite, swarm: tuple[
             assert time.monotonic() < deadline, manager.docker("service", "ps", "--no-trunc", "site_app").stdout
             time.sleep(0.5)
         for node in swarm:
-            found = node.docker(
-                "run", "--rm", "--network", "site_data", "--entrypoint", "python3", "-e", "DB_HOST=orders", "-e",
+            found = node.run_until_exit(
+                "--network", "site_data", "--entrypoint", "python3", "-e", "DB_HOST=orders", "-e",
                 "DB_PORT=3306", "-e", f"DB_PASSWORD={database.password}", "gateway", "-c", QUERY, check=False,
             )  # fmt: skip
             assert found.stdout.startswith("rows "), found.stderr

@@ -209,6 +209,30 @@ class Engine:
             raise AssertionError(f"docker {' '.join(arguments)}: {done.stderr}")
         return done
 
+    def run_until_exit(
+        self, *arguments: str, check: bool = True, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a container until it exits, and remove it; return its exit status and output.
+
+        The output comes from the container's log. If the machine is busy, `docker run` can lose the output of a
+        container that exits at once.
+
+        Args:
+            arguments: The arguments of `docker create`.
+            check: Whether an exit status other than 0 fails the test.
+            timeout: Maximum seconds until the container exits.
+        """
+        container = self.docker("create", *arguments).stdout.strip()
+        try:
+            self.docker("start", container)
+            status = int(self.docker("wait", container, timeout=timeout).stdout)
+            logs = self.docker("logs", container)
+        finally:
+            self.docker("rm", "--force", "--volumes", container)
+        if check and status:
+            raise AssertionError(f"{' '.join(arguments)} has exit status {status}: {logs.stderr}")
+        return subprocess.CompletedProcess(arguments, status, logs.stdout, logs.stderr)
+
     def inspect(self, what: str) -> Any:
         """Return the output of `docker inspect` for one object."""
         return json.loads(self.docker("inspect", what).stdout)[0]
