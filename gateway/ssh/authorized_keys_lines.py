@@ -1,8 +1,10 @@
 """Renders options for authorized_keys (sshd(8), "AUTHORIZED_KEYS FILE FORMAT") and the matching sshd_config lines."""
 
+import ipaddress
 import re
 from collections.abc import Sequence
 
+from gateway.contracts.tunnel_destinations import TunnelDestinations
 from gateway.errors import UsageError
 from gateway.ssh.options import SshOptions
 from gateway.ssh.public_keys import public_keys
@@ -20,7 +22,8 @@ def key_options(targets: Sequence[str], sources: Sequence[str]) -> str:
     No key option forbids listeners on unix sockets. The lines from `sshd_config_lines` forbid them.
 
     Args:
-        targets: At least one `host:port`.
+        targets: Each permitted `host:port`. If empty, the options permit connections to all addresses and all unix
+            sockets.
         sources: Addresses, networks and patterns from which the key is allowed to log in; empty to allow any address.
 
     Raises:
@@ -29,9 +32,7 @@ def key_options(targets: Sequence[str], sources: Sequence[str]) -> str:
     for each in targets:
         if not _HOST.fullmatch(each):
             raise UsageError(f"{each!r} is not valid in permitopen: use a name or an address")
-    for each in sources:
-        if not _SOURCE.fullmatch(each):
-            raise UsageError(f"--from: {each!r} is not valid: use an address, a network or a pattern")
+    _check_sources(sources)
     permits = [f'permitopen="{each}"' for each in targets]
     origin = [f'from="{",".join(sources)}"'] if sources else []
     # `restrict` does not forbid commands, so `command` replaces the client's command with one that does nothing.
@@ -39,49 +40,120 @@ def key_options(targets: Sequence[str], sources: Sequence[str]) -> str:
     return ",".join(["restrict", "port-forwarding", *permits, *denials, *origin])
 
 
+def _check_sources(sources: Sequence[str]) -> None:
+    for each in sources:
+        if not _SOURCE.fullmatch(each):
+            raise UsageError(f"--from: {each!r} is not valid: use an address, a network or a pattern")
+        if "/" not in each:
+            continue
+        try:
+            ipaddress.ip_network(each.removeprefix("!"))
+        except ValueError as error:
+            # sshd refuses all logins if it cannot parse a network.
+            raise UsageError(f"--from: {error}: write a network such as 192.0.2.0/24") from None
+        if not each.rpartition("/")[2].isdecimal():
+            raise UsageError(f"--from: {each!r}: write the length of the prefix, as in 192.0.2.0/24")
+    if sources and all(each.startswith("!") for each in sources):
+        raise UsageError("--from: patterns with ! only exclude addresses: add a network that is permitted")
+
+
 def sshd_config_lines(user: str, *, unix_sockets: bool) -> list[str]:
-    """Return the sshd_config(5) lines that forbid listeners, and allow or forbid forwarding to unix sockets.
+    """Return the sshd_config(5) lines that forbid listeners, and allow or forbid forwarding.
 
     No key option of authorized_keys can restrict forwarding to unix sockets.
 
     Args:
         user: The login user.
-        unix_sockets: Whether the tunnel connects to a unix socket on the server.
+        unix_sockets: Whether the user's tunnels connect to a unix socket on the server.
     """
     return [
         f"Match User {user}",
-        "    AllowTcpForwarding local",
+        "    AllowTcpForwarding local",  # with `no`, sshd also refuses connections to unix sockets
         f"    AllowStreamLocalForwarding {'local' if unix_sockets else 'no'}",
     ]
 
 
-def render_authorized_keys(
-    name: str, options: SshOptions, targets: Sequence[str], sources: Sequence[str], *, unix_sockets: bool
-) -> list[str]:
-    """Return the authorized_keys lines for a tunnel, with the matching sshd_config(5) lines in comments.
+def render_authorized_keys(tunnels: Sequence[TunnelDestinations], sources: Sequence[str]) -> list[str]:
+    """Return the authorized_keys lines for tunnels, with the matching sshd_config(5) lines in comments.
 
-    The call blocks, because it reads the tunnel's keys.
+    sshd uses only the first line with a key. Therefore, the result contains one line for tunnels with the same
+    server, user and key. The call blocks, because it reads the tunnels' keys.
 
     Args:
-        name: The tunnel's name.
-        options: The tunnel's options.
-        targets: Each `host:port` that the tunnel dials.
-        sources: Addresses, networks and patterns from which the key is allowed to log in; empty to allow any address.
-        unix_sockets: Whether the tunnel connects to a unix socket on the server.
+        tunnels: What the gateway dials through each tunnel.
+        sources: Addresses, networks and patterns from which the keys are allowed to log in; empty to allow any
+            address.
 
     Raises:
-        GatewayError: A key cannot be read, or a target or source is not valid in authorized_keys.
+        GatewayError: A key cannot be read, a target or source is not valid in authorized_keys, or a key is used for
+            both TCP targets and unix sockets.
     """
+    keys = {each.name: public_keys(each.options) for each in tunnels if each.targets or each.unix_sockets}
+    lines: list[str] = []
+    printed: dict[_Login, str] = {}
+    for tunnel in tunnels:
+        lines += _instructions(tunnel, tunnels)
+        if tunnel.name not in keys:
+            lines.append(f"# no backend uses the tunnel {tunnel.name}: add a backend with via: {tunnel.name}")
+            continue
+        if not keys[tunnel.name]:
+            options = key_options(tunnel.targets, sources)
+            lines.append("# the tunnel has no identity_files: add this line, with the public key that it uses:")
+            lines.append(f"# {options} PUBLIC-KEY")
+        for key in keys[tunnel.name]:
+            login = _login(tunnel, key)
+            if login in printed:
+                lines.append(f"# the line of the tunnel {printed[login]} also permits the connections of this tunnel")
+                continue
+            printed[login] = tunnel.name
+            same = [
+                each for each in tunnels if any(_login(each, other) == login for other in keys.get(each.name, ()))
+            ]
+            lines.append(f"{key_options(_merged_targets(same), sources)} {key}")
+    return lines
+
+
+_Login = tuple[str, int, str, str]
+"""The server's host and port, the user, and the public key without its comment."""
+
+
+def _login(tunnel: TunnelDestinations, key: str) -> _Login:
+    options = tunnel.options
+    return options.host, options.port, options.user, " ".join(key.split()[:2])
+
+
+def _merged_targets(tunnels: Sequence[TunnelDestinations]) -> list[str]:
+    """Return the targets of tunnels that use the same key; empty if they only connect to unix sockets.
+
+    Raises:
+        UsageError: The tunnels connect to TCP targets and to unix sockets.
+    """
+    targets = list(dict.fromkeys(target for each in tunnels for target in each.targets))
+    if targets and any(each.unix_sockets for each in tunnels):
+        # sshd refuses connections to unix sockets if the line of the key contains permitopen.
+        raise UsageError(
+            f"tunnels.{tunnels[0].name}: docker.host needs a key without permitopen, and backends need permitopen:"
+            " use another tunnel, with another user and another key, for docker.host"
+        )
+    return targets
+
+
+def _instructions(tunnel: TunnelDestinations, tunnels: Sequence[TunnelDestinations]) -> list[str]:
+    options: SshOptions = tunnel.options
+    same_user = [
+        each
+        for each in tunnels
+        if (each.options.host, each.options.port, each.options.user) == (options.host, options.port, options.user)
+    ]
+    unix_sockets = any(each.unix_sockets for each in same_user)
     lines = [
-        f"# tunnel {name}: add to ~{options.user}/.ssh/authorized_keys on {options.host}",
+        f"# tunnel {tunnel.name}: add to ~{options.user}/.ssh/authorized_keys on {options.host}",
         "# authorized_keys cannot forbid listeners on unix sockets: add these lines to the end of sshd_config:",
         *(f"#   {line}" for line in sshd_config_lines(options.user, unix_sockets=unix_sockets)),
     ]
     if unix_sockets:
         lines.append(
-            "# authorized_keys cannot limit the unix sockets that a key can use:"
-            " use a separate user for the tunnel in docker.host"
+            "# authorized_keys cannot limit the unix sockets and the addresses to which this key connects, because"
+            " sshd refuses unix sockets to a key with permitopen: use a separate user for the tunnel in docker.host"
         )
-    if not targets:
-        return [*lines, f"# no backend uses the tunnel {name}: add a backend with via: {name}"]
-    return [*lines, *(f"{key_options(targets, sources)} {key}" for key in public_keys(options))]
+    return lines

@@ -12,22 +12,33 @@ from gateway.text_sanitizer import error_text
 
 
 def public_keys(options: SshOptions) -> list[str]:
-    """Return the public key of each identity file, as a line in OpenSSH's format.
+    """Return the public keys of the identity files. Each is one line in OpenSSH's format, without options.
 
     If the private key has a `.pub` file next to it, the function reads this file instead of the private key.
 
     Raises:
-        GatewayError: A key, or the passphrase of a private key, cannot be read.
+        GatewayError: A key, or the passphrase of a private key, cannot be read, or a `.pub` file contains something
+            else than public keys.
     """
-    return [_public_key(path, options) for path in options.identity_files]
+    return [line for path in options.identity_files for line in _public_keys(path, options)]
 
 
-def _public_key(path: Path, options: SshOptions) -> str:
+def _public_keys(path: Path, options: SshOptions) -> list[str]:
     pub_file = path.with_name(path.name + ".pub")
+    file = pub_file if pub_file.exists() else path
     try:
-        if pub_file.exists():
-            return pub_file.read_text().strip()
-        return asyncssh.read_private_key(path, read_passphrase(options)).export_public_key().decode().strip()
-    except (OSError, asyncssh.KeyImportError) as error:
-        why = unreadable(path, error) if isinstance(error, OSError) else error_text(error)
-        raise GatewayError(f"{path}: {why}") from error
+        if file is pub_file:
+            lines = [line for line in pub_file.read_bytes().splitlines() if line.strip()]
+            keys = [asyncssh.import_public_key(line) for line in lines if not line.lstrip().startswith(b"#")]
+        else:
+            keys = [asyncssh.read_private_key(path, read_passphrase(options))]
+    except OSError as error:
+        raise GatewayError(f"{file}: {unreadable(file, error)}") from error
+    except asyncssh.KeyEncryptionError as error:
+        raise GatewayError(f"{file}: the key cannot be decrypted: check passphrase_file") from error
+    except (asyncssh.KeyImportError, ValueError) as error:
+        raise GatewayError(f"{file}: {error_text(error)}") from error
+    if not keys:
+        raise GatewayError(f"{file}: contains no public key: write it again with ssh-keygen -y -f {path}")
+    # The comment of a key can contain line breaks. A second line in authorized_keys would have no restrictions.
+    return [" ".join(key.export_public_key().decode(errors="replace").split()) for key in keys]

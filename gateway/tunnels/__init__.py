@@ -9,25 +9,21 @@ from gateway.contracts.certificate import MonitoredCertificate
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.insecure_setting import InsecureSetting
 from gateway.contracts.tunnel import Tunnel
+from gateway.contracts.tunnel_destinations import TunnelDestinations
 from gateway.facts import FactDefinition
 from gateway.kind_registry import KindRegistry
 from gateway.remedies import TUNNEL_REMEDIES
 
 
 class AuthorizedKeysRenderer(Protocol):
-    """A function that renders lines for files on a tunnel's server, such as authorized_keys."""
+    """A function that renders lines for files on the tunnels' servers, such as authorized_keys."""
 
-    def __call__(
-        self, name: str, options: Any, targets: Sequence[str], sources: Sequence[str], *, unix_sockets: bool
-    ) -> list[str]:
-        """Return lines to add to files on the tunnel's server, and comments that name the files.
+    def __call__(self, tunnels: Sequence[TunnelDestinations], sources: Sequence[str]) -> list[str]:
+        """Return lines to add to files on the tunnels' servers, and comments that name the files.
 
         Args:
-            name: The tunnel's name.
-            options: The tunnel's options.
-            targets: Each `host:port` that the tunnel dials.
-            sources: Addresses, networks and patterns from which the key can log in; empty to permit all addresses.
-            unix_sockets: Whether the tunnel dials at least one unix socket on the server.
+            tunnels: What the gateway dials through each tunnel of this kind.
+            sources: Addresses, networks and patterns from which the keys can log in; empty to permit all addresses.
 
         Raises:
             GatewayError: The lines cannot be rendered.

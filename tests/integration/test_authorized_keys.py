@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -200,3 +201,47 @@ def test_a_user_that_authorizes_other_commands_is_refused(server: Permissive) ->
         done = server.render(target, "--from", origin)
         assert done.returncode == 2
         assert done.stdout == ""  # standard output must be empty, because users append it to authorized_keys
+
+
+def test_one_key_opens_the_targets_of_two_tunnels(server: Permissive, echo_port: int) -> None:
+    b, file = server.bastion, server.bastion.folder / "two.yaml"
+    with serving(echoing) as other:
+        ports = {"one": echo_port, "two": other}
+        tunnels = [f"{name}: {{kind: ssh, host: h, user: u, identity_files: {b.client_key}}}" for name in ports]
+        backends = [
+            f"{name}: {{kind: tcp, via: {name}, targets: ['127.0.0.1:{port}']}}" for name, port in ports.items()
+        ]
+        file.write_text(f"tunnels: {{{', '.join(tunnels)}}}\nbackends: {{{', '.join(backends)}}}\n")
+        done = command("render", "authorized-keys", "-c", str(file))
+        assert done.returncode == 0, done.stderr
+        server.authorize(done.stdout)
+        assert [forwarded(server, port) for port in ports.values()] == [True, True]
+
+
+def test_a_rendered_key_for_an_engine_opens_a_unix_socket(server: Permissive) -> None:
+    b, file = server.bastion, server.bastion.folder / "engine.yaml"
+    path = b.folder / "agent" / "engine.sock"
+    file.write_text(
+        f"tunnels: {{dock: {{kind: ssh, host: h, user: {server.plain_user}, identity_files: {b.client_key}}}}}\n"
+        f"docker: {{host: 'ssh://dock{path}'}}\n"
+        "backends: {a: {kind: tcp, targets: ['x:1']}}\n"
+    )
+    done = command("render", "authorized-keys", "-c", str(file))
+    assert done.returncode == 0, done.stderr
+    server.authorize(done.stdout)
+    local = b.folder / "agent" / "local.sock"
+    with socket.socket(socket.AF_UNIX) as engine, server.settings(done.stdout):
+        engine.bind(str(path))
+        path.chmod(0o666)
+        engine.listen()
+        engine.settimeout(20)
+        options = ("-N", "-L", f"{local}:{path}")
+        with subprocess.Popen(server.command(server.plain_user, options)) as client:
+            try:
+                wait_for(local)
+                with socket.socket(socket.AF_UNIX) as docker:
+                    docker.connect(str(local))
+                    accepted, _ = engine.accept()
+                    accepted.close()
+            finally:
+                client.kill()

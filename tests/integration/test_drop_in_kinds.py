@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from gateway.demo.server_process import ServerProcess, find, free_port
+from gateway.demo.sshd import make_key
 from tests.support.files import PYTHON_PATH, REPOSITORY
 from tests.support.gateway_process import Gateway, command
 from tests.support.requirements import need
@@ -225,7 +226,7 @@ def test_import_writes_added_kinds(kinds: Path, tmp_path: Path) -> None:
 
 def test_render_uses_the_ports_and_mounts_of_added_kinds(kinds: Path, tmp_path: Path) -> None:
     file = tmp_path / "gateway.yaml"
-    (tmp_path / "key.pub").write_text("ssh-ed25519 AAAA test\n")
+    make_key(tmp_path / "key")
     edge = f"{{kind: ssh, host: edge, user: u, identity_files: {tmp_path}/key}}"
     file.write_text(
         f"tunnels:\n  edge: {edge}\n  near: {{kind: hop, host: forwarder, port: 7, via: edge}}\n"

@@ -9,6 +9,7 @@ from gateway import backends, tunnels
 from gateway.backends import kind_of_file_system, kind_of_port
 from gateway.cli import cli
 from gateway.contracts.backend import ProbeResult
+from gateway.demo.sshd import make_key
 from gateway.facts import FactDefinition
 from gateway.importing.config_conversion import convert
 from gateway.importing.source_format import ImportSource
@@ -115,7 +116,7 @@ def test_a_share_is_imported_with_every_required_key() -> None:
 
 
 def test_a_key_permits_the_servers_of_every_kind_of_inner_tunnel(tmp_path: Path) -> None:
-    (tmp_path / "key.pub").write_text("ssh-ed25519 AAAA test\n")
+    make_key(tmp_path / "key")
     (tmp_path / "office.ovpn").write_text("client\nremote vpn.example.com 443 tcp\nremote vpn.example.com 1194 udp\n")
     file = tmp_path / "gateway.yaml"
     file.write_text(
