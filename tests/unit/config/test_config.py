@@ -276,6 +276,14 @@ def test_variables_of_a_kubernetes_service_named_gateway_are_ignored() -> None:
         (ConfigSources(backends=("a=mysq://h",), environment={}), "did you mean 'mysql'"),
         (ConfigSources(backends=("a=mysql://h?lissten=127.0.0.1:1",), environment={}), "did you mean 'listen'"),
         (ConfigSources(backends=("a=tcp://h:1?hold=1s&hold=2s",), environment={}), "is given twice"),
+        *(
+            (ConfigSources(backends=(f"a=tcp://h:1?{query}",), environment={}), f"{second}: cannot be combined with")
+            for query, second in (
+                ("allow=10.0.0.0/8&allow.label=x", "allow.label"),
+                ("allow.networks=10.0.0.0/8&allow=0.0.0.0/0", "allow"),
+                ("listen=127.0.0.1:7&listen.unix=/x", "listen.unix"),
+            )
+        ),
         (ConfigSources(backends=("a=tcp://u@h:1",), environment={}), "cannot contain a user"),
         (ConfigSources(settings={"shutdown-delay": "5"}, environment={}), "--shutdown-delay: shutdown.delay"),
         (
@@ -361,3 +369,11 @@ def test_advice_about_ops(tmp_path: Path, ops: str, wanted: list[str]) -> None:
     assert len(found) == len(wanted)
     assert all(sentence.startswith(start) for sentence, start in zip(found, wanted, strict=True))
     assert config.ops.authenticated == ("token_file" in ops or "client_ca_file" in ops)
+
+
+@pytest.mark.parametrize("text", [r'log: {level: "\U00110000"}', r'log: {level: "\UFFFFFFFF"}'])
+def test_an_escape_for_a_character_that_does_not_exist_is_an_error(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "gateway.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="an escape sequence for a character that does not exist"):
+        load(ConfigSources(file, environment={}))
