@@ -15,7 +15,7 @@ from gateway.cli.exit_without_joining_threads import exit_immediately
 from gateway.cli.output_option import output_option
 from gateway.cli.terminal_output import print_table, print_text
 from gateway.cli.value_format import format_reason
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, GatewayError
 
 if TYPE_CHECKING:
     from gateway.app.one_shot_commands import TargetCheckResult
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _NAGIOS = {"up": 0, "degraded": 1, "down": 2, "blocked": 2}
 _NAGIOS_WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
 _NAGIOS_UNKNOWN = 3
+_NAGIOS_ORDER = (0, 3, 1, 2)
+"""The exit codes, from the best to the worst state. As in other plugins, WARNING and CRITICAL hide UNKNOWN."""
 
 
 @click.command()
@@ -88,9 +90,10 @@ def check(
         for warning in () if nagios else deprecation_warnings(config):
             _print_warning(warning)
         checked = one_shot_commands.check(config, names)
-    except ConfigError as error:
+    except GatewayError as error:
         if nagios:
-            print_text(f"GATEWAY UNKNOWN - {error.problems[0]}")
+            shown = error.problems[0] if isinstance(error, ConfigError) else error
+            print_text(f"GATEWAY UNKNOWN - {shown}")
             sys.exit(_NAGIOS_UNKNOWN)
         raise
     if nagios:
@@ -128,7 +131,8 @@ def _print_table(checked: "list[TargetCheckResult]") -> None:
 
 
 def _print_nagios(checked: "list[TargetCheckResult]") -> int:
-    worst = max((_NAGIOS.get(each.result.state, _NAGIOS_UNKNOWN) for each in checked), default=_NAGIOS_UNKNOWN)
+    codes = [_NAGIOS.get(each.result.state, _NAGIOS_UNKNOWN) for each in checked]
+    worst = max(codes, key=_NAGIOS_ORDER.index, default=_NAGIOS_UNKNOWN)
     paths = Counter((each.backend, each.target) for each in checked)
 
     def label(each: "TargetCheckResult") -> str:

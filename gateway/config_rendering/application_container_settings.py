@@ -9,6 +9,7 @@ import yaml
 
 from gateway.backend_support.volume_definition import VolumeSpec
 from gateway.config import Config
+from gateway.errors import UsageError
 from gateway.relay.resolver import is_loopback
 
 
@@ -21,10 +22,16 @@ def env(config: Config, host: str | None) -> list[str]:
         config: The configuration.
         host: The address at which containers reach the gateway. None to use the names of the backends. On the Docker
             networks of the gateway, these names resolve to the gateway.
+
+    Raises:
+        UsageError: Two backends have the same variables.
     """
     lines = []
+    names: dict[str, str] = {}
     for name, port in _ports(config):
         prefix = re.sub(r"\W|^(?=\d)", "_", name, flags=re.ASCII).upper()
+        if names.setdefault(prefix, name) != name:
+            raise UsageError(f"backends {names[prefix]} and {name}: both have the variable {prefix}_HOST: rename one")
         lines += [f"{prefix}_HOST={host or name}", f"{prefix}_PORT={port}"]
     return lines
 
@@ -93,7 +100,8 @@ def reachability_warnings(config: Config) -> Iterator[str]:
     """Yield a warning for each listener on a loopback address, because most containers cannot reach it."""
     for name, spec in config.backends.items():
         for address in spec.listen:
-            if not address.is_unix and is_loopback(address.host) and not spec.kind.kernel_mounts:
+            others = any(not each.is_unix and not is_loopback(each.host) for each in spec.listen)
+            if not address.is_unix and is_loopback(address.host) and not spec.kind.kernel_mounts and not others:
                 yield (
                     f"backends.{name}.listen: only containers with the host's network reach {address}:"
                     " listen on 0.0.0.0, or set --host to an address that containers reach"
@@ -101,11 +109,14 @@ def reachability_warnings(config: Config) -> Iterator[str]:
 
 
 def _ports(config: Config) -> Iterator[tuple[str, int]]:
-    """Yield the name of each backend, and its first TCP port. Skip backends that the kernel mounts, such as NFS."""
+    """Yield the name and a TCP port of each backend. Prefer a port that is not only on a loopback address.
+
+    Skip backends that the kernel mounts, such as NFS.
+    """
     for name, spec in config.backends.items():
-        port = next((address.port for address in spec.listen if not address.is_unix), None)
-        if port is not None and not spec.kind.kernel_mounts:
-            yield name, port
+        addresses = [address for address in spec.listen if not address.is_unix]
+        if addresses and not spec.kind.kernel_mounts:
+            yield name, min(addresses, key=lambda address: is_loopback(address.host)).port
 
 
 def _labels(config: Config) -> dict[str, str]:

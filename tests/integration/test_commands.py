@@ -438,7 +438,12 @@ backends:
     assert nagios.returncode == 2
     assert nagios.stdout.startswith("GATEWAY CRITICAL - ")
     assert command("check", "-c", str(file), "gone").returncode == 2
-    assert command("check", "-c", "/nonexistent", "--nagios").returncode == 3
+    for arguments in (("-c", "/nonexistent"), ("-c", str(file), "gone")):
+        nagios = command("check", *arguments, "--nagios")
+        assert (nagios.returncode, nagios.stdout[:18]) == (3, "GATEWAY UNKNOWN - ")
+    file.write_text("backends: {db: {kind: mysql, targets: '127.0.0.1:1'}, off: {kind: tcp, targets: '127.0.0.1:1'}}")
+    nagios = command("check", "-c", str(file), "--nagios")
+    assert (nagios.returncode, nagios.stdout[:19]) == (2, "GATEWAY CRITICAL - ")
 
 
 def test_a_sidecar_needs_no_file(gateway: Gateway, shared_bastion: Bastion, shared_mariadb: MariaDB) -> None:

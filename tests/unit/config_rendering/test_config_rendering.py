@@ -63,8 +63,10 @@ backends: {{orders: {{kind: tcp, via: edge, targets: ["db:3306"], listen: "127.0
     )
     with pytest.raises(GatewayError, match=f"passphrase_file: {passphrase}: No such file"):
         authorized_keys(site, [])
-    key.with_name("key.pub").write_text("ssh-ed25519 AAAA test\n")
-    assert authorized_keys(site, [])[-1].endswith(" ssh-ed25519 AAAA test")
+    make_key(tmp_path / "other")
+    public = (tmp_path / "other.pub").read_text()
+    key.with_name("key.pub").write_text(public)
+    assert authorized_keys(site, [])[-1].endswith(f" {public.strip()}")
 
 
 def test_a_pod_of_podman_may_listen_on_loopback_and_a_service_needs_more(tmp_path: Path) -> None:
@@ -88,9 +90,22 @@ def test_the_name_of_the_objects_is_a_dns_label(name: str, valid: bool, tmp_path
 
 
 def test_a_listener_on_loopback_gets_a_warning(tmp_path: Path) -> None:
-    text = "backends: {a: {kind: tcp, targets: ['b:1'], listen: ['127.0.0.1:7000', '0.0.0.0:7001']}}"
+    text = "backends: {a: {kind: tcp, targets: ['b:1'], listen: 127.0.0.1:7000}}"
     (warning,) = reachability_warnings(config(text, tmp_path))
     assert warning.startswith("backends.a.listen: only containers with the host's network reach 127.0.0.1:7000")
+
+
+def test_containers_use_a_listener_that_is_not_on_loopback(tmp_path: Path) -> None:
+    text = "backends: {a: {kind: tcp, targets: ['b:1'], listen: ['127.0.0.1:7000', '0.0.0.0:7001']}}"
+    assert not list(reachability_warnings(config(text, tmp_path)))
+    assert env(config(text, tmp_path), None) == ["A_HOST=a", "A_PORT=7001"]
+
+
+def test_backends_with_the_same_variables_are_an_error(tmp_path: Path) -> None:
+    backend = "{kind: tcp, targets: ['b:1'], listen: '0.0.0.0:%d'}"
+    text = f"backends: {{my-db: {backend % 7000}, my_db: {backend % 7001}}}"
+    with pytest.raises(UsageError, match="backends my-db and my_db: both have the variable MY_DB_HOST: rename one"):
+        env(config(text, tmp_path), None)
 
 
 def test_a_name_that_starts_with_a_digit_gives_a_name_of_a_variable(tmp_path: Path) -> None:
