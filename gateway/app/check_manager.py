@@ -39,8 +39,11 @@ class CheckManager:
             uplinks: The uplink of each tunnel that leads to a target. The key None is the direct uplink.
             keep_results: Whether a target keeps the results of its previous checks. If False, the target keeps only
                 its role (primary or replica) and the time of its promotion to primary.
+
+        If the previous checks are paused, the new checks are paused, too.
         """
         spec = running.spec
+        paused = any(check.paused for check in running.checks)
         previous = {each.target: each for each in running.targets} if keep_results else {}
         self.remove(running)
         known, running.records = running.records, {}
@@ -75,6 +78,8 @@ class CheckManager:
                 monitored.inherit(before)
             running.targets.append(monitored)
         for check in running.checks:
+            if paused:
+                check.pause()
             self._components.start(f"check {spec.name} {check.target}", check)
         running.on_check_result()
 

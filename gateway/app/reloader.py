@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from gateway.app.config_diff import NO_CHANGE, ConfigDiff, diff_configs
@@ -20,6 +21,7 @@ from gateway.config.setting_warnings import setting_warnings
 from gateway.contracts.config_types import HostPort
 from gateway.contracts.states import ConfigTrigger
 from gateway.errors import ConfigError, GatewayError
+from gateway.fleet.blocking_call_runner import BlockingCallRunner
 from gateway.forwarding.listener import Listener
 from gateway.ops import logging_setup
 from gateway.ops.events import EventLog, EventSubject, SubjectType
@@ -98,6 +100,7 @@ class Reloader:
         self._last_change = (ConfigTrigger.START, NO_CHANGE, 0.0)
         """The trigger, the changes and the monotonic time of the last reload that changed something."""
         self._loading: asyncio.Future[Config] | None = None
+        self._stale_check: BlockingCallRunner[list[str]] = BlockingCallRunner()
 
     def start(
         self,
@@ -174,12 +177,12 @@ class Reloader:
                 origin = error.origin if isinstance(error, ConfigError) else origin
                 if trigger is ConfigTrigger.FILE and origin and origin.sha256 == last_digest:
                     raise
-                # A bind mount still shows the old file after the file was replaced on the host. Warn if this is a
-                # possible cause of the error.
-                await self._check_stale_files(self.config)
                 self._auditing.refused(error, trigger, origin)
                 self.successful, self.error, self.failed_at = False, str(error), time.time()
                 self._events.record(EventSubject(SubjectType.RELOAD), "failed", detail=self.error)
+                # A bind mount still shows the old file after the file was replaced on the host. Warn if this is a
+                # possible cause of the error.
+                await self._check_stale_files(self.config)
                 if not isinstance(error, GatewayError):
                     log.exception("reload failed")
                     raise GatewayError(f"{type(error).__name__}: {error}") from error
@@ -246,7 +249,10 @@ class Reloader:
 
     async def _check_stale_files(self, config: Config) -> list[str]:
         files = {*named_files(config), *([self._file] if self._file else [])}
-        self.stale_files = await asyncio.to_thread(find_stale_files, files)
+        try:
+            self.stale_files = await self._stale_check.run(partial(find_stale_files, files), _LOAD_TIMEOUT)
+        except TimeoutError:
+            self.stale_files = ["the configuration files cannot be read: check whether their file system hangs"]
         for warning in self.stale_files:
             log.warning(warning)
         return self.stale_files

@@ -43,6 +43,7 @@ class FleetPoller:
         self._options = options
         self._members: dict[Member, MemberState] = {}
         self._tasks: dict[Member, asyncio.Task[None]] = {}
+        self._strict = strict
         self._discovery = MemberDiscovery(strict=strict)
         self._credentials_error = ""
         self._credentials_read: BlockingCallRunner[tuple[list[tuple[Path, int, int]], MemberCredentials | None]] = (
@@ -74,6 +75,7 @@ class FleetPoller:
                 self._retain([])
         finally:
             self._tasks, self._members, self._stamps = {}, {}, None
+            self._discovery, self._credentials_error = MemberDiscovery(strict=self._strict), ""
 
     async def _wait_for_change(self, options: FleetOptions) -> None:
         """Wait until the section `fleet` changes, or until the next discovery is due."""

@@ -15,8 +15,8 @@ _READS_PER_SECOND, _READ_BURST = 25, 10
 """The rate limit for all URL paths except health checks such as `/readyz`: requests per second, and requests in a
 burst. With this limit, a client that polls continuously uses about one percent of the event loop's time."""
 HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-"""The headers of every response. `AuthorizationMiddleware` adds them after the handler has returned. A handler that
-streams its response must set them itself, because it sends the headers before it returns."""
+"""The headers of every response. `HttpListener.complete_response` adds them after the handler has returned. A handler
+that streams its response must set them itself, because it sends the headers before it returns."""
 _UNKNOWN_HOST = """\
 unknown host name: connect to an address or to localhost, or add the name to ops.hosts
 (GATEWAY_OPS_HOSTS, --ops-hosts)
@@ -66,7 +66,6 @@ class AuthorizationMiddleware:
         await _wait_for_turn(self._read_limiter if is_read else self._probe_limiter)
         if response is None:
             response = await handler(request)
-        response.headers.update(HEADERS)
         return response
 
     def _refusal(self, request: web.Request, required: AccessRole) -> web.StreamResponse | None:

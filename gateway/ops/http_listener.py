@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from gateway.ops.authorization_middleware import HEADERS
 from gateway.ops.http_connection import HttpConnection
 from gateway.ops.http_connection_limits import HttpConnectionLimits, HttpConnectionTable
 
@@ -117,6 +118,8 @@ class HttpListener:
         except Exception:
             log.exception("cannot respond to a request", extra={"listener": self._name})
             response = web.Response(status=500, text="internal error: see the log of the gateway\n")
+        if not response.prepared:
+            response.headers.update(HEADERS)
         await response.prepare(request)
         await response.write_eof()
         connection.response_sent()

@@ -1,7 +1,7 @@
 """Creates the Prometheus metrics at each scrape, only for tunnels and backends that still exist."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
@@ -40,13 +40,20 @@ def render(view: ServiceView, accept: str) -> tuple[bytes, str]:
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_StatusMetricsCollector(view))
-    encoder, kind = choose_encoder(accept)
+    encoder, kind = _encoder(accept)
     return encoder(registry), kind
 
 
 def content_type(accept: str) -> str:
     """Return the content type that `render` selects for an Accept header."""
-    return choose_encoder(accept)[1]
+    return _encoder(accept)[1]
+
+
+def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):  # from prometheus_client, for example if the version is not a number
+        return choose_encoder("")
 
 
 def families(view: ServiceView) -> Iterator[Metric]:

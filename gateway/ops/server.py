@@ -15,6 +15,7 @@ from aiohttp import web
 from gateway.contracts.config_types import HostPort
 from gateway.default_file_paths import make_folder
 from gateway.errors import ConfigError, GatewayError, UsageError
+from gateway.fleet.blocking_call_runner import BlockingCallRunner
 from gateway.ops.authorization import BearerTokens
 from gateway.ops.authorization_middleware import AuthorizationMiddleware
 from gateway.ops.command_audit_log import audited
@@ -35,6 +36,8 @@ _SHUTDOWN_TIMEOUT = 1.0
 """Maximum number of seconds for which the server waits for pending responses when it stops."""
 _COMMAND_TIMEOUT = 120.0
 """Maximum number of seconds for an admin command. The time is long, because a reload can read files slowly."""
+_READ_TIMEOUT = 30.0
+"""Maximum number of seconds to wait until the files with tokens and certificates are read."""
 _KEEPALIVE = 3600.0
 _STREAM_SHARE = 4
 """The limit of event streams is the connection limit of a listener, divided by this number."""
@@ -56,6 +59,7 @@ class OpsServer:
         self._service = service
         self._settings = settings
         self._secrets = OpsSecrets()
+        self._secret_reads: BlockingCallRunner[OpsSecrets] = BlockingCallRunner()
         self._tls_listeners: list[HttpListener] = []
         # Render metrics in a thread. With many backends, rendering takes tens of milliseconds, and would block the
         # event loop.
@@ -97,9 +101,16 @@ class OpsServer:
         Also close the connections of clients with a certificate, because the certificate may no longer be accepted.
 
         Raises:
-            GatewayError: A file is not valid. The previous tokens and certificates stay in use.
+            GatewayError: A file is not valid, or cannot be read in time. The previous tokens and certificates stay in
+                use.
         """
-        self._secrets = await asyncio.to_thread(read_secrets, self._settings)
+        try:
+            self._secrets = await self._secret_reads.run(lambda: read_secrets(self._settings), _READ_TIMEOUT)
+        except TimeoutError as error:
+            raise GatewayError(
+                f"reading the files of the section ops took longer than {_READ_TIMEOUT:g} s: check whether a file"
+                " system hangs"
+            ) from error
         for listener in self._tls_listeners:
             listener.abort_certified()
 

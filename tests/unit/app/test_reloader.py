@@ -1,6 +1,7 @@
 """Tests what a reload reports."""
 
 import asyncio
+import threading
 from pathlib import Path
 from unittest.mock import AsyncMock, Mock
 
@@ -13,6 +14,7 @@ from gateway.app.service_audit_log import ServiceAuditLog
 from gateway.app.socket_activation import PassedSockets
 from gateway.config import Config, ConfigSources, load
 from gateway.contracts.states import ConfigTrigger
+from gateway.errors import GatewayError
 from gateway.forwarding.listener import BindError
 
 
@@ -70,3 +72,29 @@ async def test_a_reload_refuses_an_address_that_the_host_does_not_have(tmp_path:
     with pytest.raises(BindError, match=r"198\.51\.100\.77:3306: Cannot assign requested address"):
         await subject.reload(ConfigTrigger.ADMIN)
     runtime.apply.assert_not_called()
+
+
+async def test_a_file_system_that_hangs_does_not_block_later_reloads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, released = tmp_path / "gateway.yaml", threading.Event()
+    file.write_text("backends: {}\n")
+    monkeypatch.setattr(reloader, "_LOAD_TIMEOUT", 0.1)
+    monkeypatch.setattr(reloader, "find_stale_files", lambda _: released.wait(60) or [])
+
+    def invalid() -> Config:
+        raise GatewayError("not valid")
+
+    subject = Reloader(Config(), invalid, file, ServiceAuditLog("a"), Mock(), asyncio.Event(), Mock(), Mock())
+    subject.start(Mock(config=Config(), listeners={}), Mock(), Mock(renew=AsyncMock()), {})
+    try:
+        for _ in range(2):
+            async with asyncio.timeout(20):
+                with pytest.raises(GatewayError, match="not valid"):
+                    await subject.reload(ConfigTrigger.ADMIN)
+        assert (subject.successful, subject.error) == (False, "not valid")
+        assert subject.stale_files == [
+            "the configuration files cannot be read: check whether their file system hangs"
+        ]
+    finally:
+        released.set()

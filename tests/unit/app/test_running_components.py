@@ -135,3 +135,14 @@ async def test_the_view_of_a_target_is_the_same_until_the_target_changes() -> No
     assert new is first[1]
     running.checks[0]._block()
     assert [(each.state, len(each.history)) for each in views()] == [("blocked", 2), ("unknown", 0)]
+
+
+@pytest.mark.parametrize("second", ["redis://old?check.interval=7s", "redis://old,new", "redis://new?via=b"])
+def test_a_backend_stays_paused_after_a_reload(second: str) -> None:
+    runtime = started(config("redis://old?via=a"))
+    for check in runtime.backends["shop"].checks:
+        check.pause()
+    runtime.apply(config(second), {})
+    assert [check.paused for check in runtime.backends["shop"].checks] == [True] * len(
+        runtime.config.backends["shop"].targets
+    )

@@ -76,3 +76,20 @@ async def test_a_token_on_a_file_system_that_hangs_delays_no_member(
         release.set()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_problems_end_with_the_section(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(poller, "_CONFIG_CHECK_INTERVAL", 0.01)
+    options = [FleetOptions(file=tmp_path / "absent", token_file=tmp_path / "absent")]
+    found = FleetPoller(lambda: options[0])
+    task = asyncio.create_task(found.run(lambda: None))
+    try:
+        async with asyncio.timeout(WITHIN):
+            while not found.snapshot().problems:
+                await asyncio.sleep(0.01)
+            options[0] = FleetOptions()
+            while found.snapshot().problems:
+                await asyncio.sleep(0.01)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -58,6 +58,11 @@ def test_health_json() -> None:
     assert health(VIEW, ["bad"], 0).body["status"] == "fail"
 
 
+def test_an_invalid_accept_header_gives_the_text_format() -> None:
+    _, content_type = render(VIEW, "application/openmetrics-text; version=x")
+    assert content_type.startswith("text/plain")
+
+
 def test_openmetrics_is_returned_on_request() -> None:
     text, content_type = render(VIEW, "application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")

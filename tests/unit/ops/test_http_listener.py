@@ -174,3 +174,15 @@ async def test_a_closed_listener_leaks_nothing() -> None:
     assert len(listener) == 0
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address, timeout=WITHIN)
+
+
+async def test_error_responses_have_the_headers_of_every_response() -> None:
+    async with serving(HttpConnectionLimits(8, 8, head=60, idle=60)) as (_, address):
+        for path, status in (("/", b"200"), ("/absent", b"404")):
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+            response = await closed(reader)
+            writer.close()
+            assert response.split()[1] == status
+            assert b"Cache-Control: no-store" in response
+            assert b"X-Content-Type-Options: nosniff" in response
