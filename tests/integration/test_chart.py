@@ -180,6 +180,17 @@ def test_the_network_policy_permits_the_default_port_of_each_kind(
         assert rule["ports"] == [{"port": kind.default_port, "protocol": "TCP"}]
 
 
+def test_the_network_policy_permits_the_port_of_checks_over_http(helms: dict[str, Path]) -> None:
+    check = {"via_http": {"port": 8008}}
+    backend = {"kind": "postgres", "targets": ["10.1.2.3:5433"], "listen": "0.0.0.0:1", "check": check}
+    policy = ["--set", "networkPolicy.enabled=true,networkPolicy.restrictEgress=true"]
+    for binary in helms.values():
+        text = render(binary, "deployment", *policy, "--set-json", f"config.backends.added={json.dumps(backend)}")
+        rules = next(each["spec"]["egress"] for each in objects(text) if each["kind"] == "NetworkPolicy")
+        (rule,) = [rule for rule in rules if rule.get("to") == [{"ipBlock": {"cidr": "10.1.2.3/32"}}]]
+        assert [each["port"] for each in rule["ports"]] == [5433, 8008]
+
+
 def test_the_network_policy_permits_the_networks_of_a_program_s_servers(helms: dict[str, Path]) -> None:
     tunnel = 'config.tunnels.cloud={"kind":"command","mode":"stdio","command":["/opt/connect","{host}","{port}"]}'
     arguments = ("--set", "networkPolicy.enabled=true,networkPolicy.restrictEgress=true", "--set-json", tunnel)
