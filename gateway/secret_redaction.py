@@ -10,6 +10,12 @@ _SECRET = re.compile(rf"(?i)(?:{_NAME}|private[_.-]?key|credential)s?")
 _OPTION = rf"--?[\w-]*(?:{_NAME}|(?:secret|access|account)[_-]?key)(?:-command)?"
 _END = r"(?=[:)`']*(?:[\s,;]|$))"
 """Matches the position where a secret ends. Punctuation that follows the secret is not part of it."""
+_SECRET_WITH_SPACE = re.compile(
+    rf"(?i)(-{{0,2}}[\w.-]*(?:{_NAME}|_?key)s?\d?=).*\s.*|([\w.-]+=[^\s=]*,[^\s=]*(?:{_NAME})=)[^,]*\s[^,]*",
+    re.DOTALL,
+)
+"""Matches one word that sets a secret that contains white space: `PASSWORD=my secret`, or `username=u,password=my
+secret` with at most one option before the secret."""
 _WORD = rf"(?:'[^']*'|\"[^\"]*\"|[^\s'\"]+?{_END})"
 _SETTING = rf"(?<![\w.-])[\w.-]*(?:{_NAME}|_?key)s?\d?"
 _HEADER = r"[\w-]{0,60}(?:key|token|auth|secret|password|cookie)[\w-]{0,60}\s{0,9}:"
@@ -39,7 +45,9 @@ def _after(program: str) -> str:
 
 
 _HIDDEN = (
-    re.compile(r"()(?:-----BEGIN.*?(?:-----END[^-]*-----|$)|LS0tLS1CRUdJTi[\w+/=]*)", re.DOTALL),
+    re.compile(
+        r"()(?:-----BEGIN.*?(?:-----END[^-]*-----|$)|(?:LS0tLS1CRUdJTi|b3BlbnNzaC1rZXktdj)[\w+/=]*)", re.DOTALL
+    ),
     re.compile(r"(://[^:/@\s]*:)[^@\s]{1,4000}(?=@)"),
     re.compile(r"((?<![\w./%-])[\w.%-]+:)[^\s:/@]+(?=@(?!sha256:))"),  # a tag before `@sha256:` is not a secret
     re.compile(rf"(?i)({_SETTING}(?:=|:(?!/)))(?:\"[^\"]*\"|[^\s,;]+?{_END})"),  # `:/` begins a path, not a secret
@@ -64,8 +72,10 @@ def is_secret(name: str) -> bool:
 
 
 def is_private_key(text: str) -> bool:
-    """Return whether a string is a private key (PEM, or PEM in base64), not the path of a key file."""
-    return "-----BEGIN" in text or text.startswith("LS0tLS1CRUdJTi")
+    """Return whether a string is a private key (PEM, PEM in base64, or only the body of PEM), not a path."""
+    if "-----BEGIN" in text or text.startswith(("LS0tLS1CRUdJTi", "b3BlbnNzaC1rZXktdj")):
+        return True
+    return not text.startswith("/") and re.fullmatch(r"[A-Za-z0-9+/=\s]{64,}", text) is not None
 
 
 def hide_secrets(text: str) -> str:
@@ -84,7 +94,8 @@ def redacted(words: Sequence[str]) -> str:
     shown: list[str] = []
     hide = False
     for word in words:
-        shown.append("***" if hide else hide_secrets(word))
+        match = _SECRET_WITH_SPACE.match(word)
+        shown.append("***" if hide else f"{match[1] or match[2]}***" if match else hide_secrets(word))
         hide = bool(re.fullmatch(_OPTION, word, re.IGNORECASE))
     return hide_secrets(_joined(shown))
 

@@ -48,7 +48,7 @@ class SmbOptions:
     """The configuration keys that only SMB backends have.
 
     Args:
-        share: Name of the share.
+        share: Name of the share. A directory of the share can follow, as in `team/projects`.
         volume: A Docker volume for the share, managed by the gateway. Only for shares with guest access, because
             every user of the Docker engine could read a password in the volume's options.
     """
@@ -155,7 +155,7 @@ def _persistent_volume(volume: VolumeSpec) -> dict[str, Any]:
 
 def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
     mount = dict(part.strip().partition("=")[::2] for part in driver_options.get("o", "").split(","))
-    match = re.fullmatch(r"//([^/]+)/+([^/]+)(/.*)?", driver_options.get("device", ""))
+    match = re.fullmatch(r"//([^/]+)/+([^/].*?)/*", driver_options.get("device", ""))
     if match is None:
         raise ValueError("the device must have the form //SERVER/SHARE")
     port = mount.pop("port", "") or str(_PORT)
@@ -163,9 +163,7 @@ def _import_volume(driver_options: Mapping[str, str]) -> ImportedVolume:
         raise ValueError(f"port={port} is not a port number: use 1 to 65535")
     server = mount.pop("addr", "") or mount.pop("ip", "") or match[1]
     keys: dict[str, Any] = {"targets": [str(HostPort(server.strip("[]"), int(port)))], "share": match[2]}
-    notes = (
-        [f"directory {match[3]} of the share is not imported: mount this directory on the host"] if match[3] else []
-    )
+    notes = []
     if server != match[1]:
         notes.append(
             f"the target is the server in the mount options ({server}), not the server in device ({match[1]})"

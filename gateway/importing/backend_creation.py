@@ -132,6 +132,8 @@ def _free_listener(listen: str, where: str, result: ImportResult) -> str:
     taken = {
         split_target(each["listen"])[1] for each in result.backends.values() if not each["listen"].startswith("/")
     }
+    if ops := result.sections.get("ops"):
+        taken.add(split_target(ops["listen"])[1])
     host, port = split_target(listen)
     free = next(each for each in range(port, 65536) if each not in taken)
     if free != port and where:
@@ -139,7 +141,8 @@ def _free_listener(listen: str, where: str, result: ImportResult) -> str:
             f"{where}: another backend listens on port {port}, so the backend of this forward listens on port {free}"
         )
     if free == _OPS_PORT:
-        result.sections["ops"] = {"listen": "127.0.0.1:9091"}
+        ops_port = next(each for each in range(_OPS_PORT + 1, 65536) if each not in taken)
+        result.sections["ops"] = {"listen": f"127.0.0.1:{ops_port}"}
     return f"[{host}]:{free}" if ":" in host else f"{host}:{free}"
 
 

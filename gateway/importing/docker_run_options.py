@@ -13,9 +13,12 @@ _SHORT = {
     "w": "workdir",
 }  # fmt: skip
 _SWITCHES = frozenset({
-    "detach", "disable-content-trust", "help", "init", "interactive", "no-healthcheck", "oom-kill-disable",
-    "privileged", "publish-all", "quiet", "read-only", "rm", "sig-proxy", "tty",
+    "detach", "disable-content-trust", "help", "init", "interactive", "no-healthcheck", "no-resolve-image",
+    "oom-kill-disable", "privileged", "publish-all", "quiet", "read-only", "rm", "sig-proxy", "tty",
+    "with-registry-auth",
+    "env-host", "http-proxy", "no-hostname", "no-hosts", "read-only-tmpfs", "replace", "rmi", "tls-verify",
 })  # fmt: skip
+"""Options without a value. Those in the last line are options of podman-run(1)."""
 _WITH_VALUE = frozenset({
     "add-host", "annotation", "attach", "blkio-weight", "blkio-weight-device", "cap-add", "cap-drop", "cgroup-parent",
     "cgroupns", "cidfile", "cpu-count", "cpu-percent", "cpu-period", "cpu-quota", "cpu-rt-period", "cpu-rt-runtime",

@@ -109,13 +109,23 @@ def import_fstab(text: str, source: str, result: ImportResult) -> None:
         UsageError: A line is not valid.
     """
     for number, line in enumerate(text.splitlines(), 1):
-        fields = line.split()
+        fields = [_unescaped(field) for field in line.split()]
         if not fields or fields[0].startswith("#"):
             continue
         where = f"{source}line {number}"
         if len(fields) < 4:
             raise UsageError(f"{where}: a line needs device, directory, type and options")
         import_mount(fields[0], fields[1], fields[2], fields[3], where, result)
+
+
+def _unescaped(field: str) -> str:
+    """Return a field of fstab(5) with characters in place of octal escapes, such as a space in place of 040."""
+    return re.sub(r"\\([0-3][0-7]{2})", lambda match: chr(int(match[1], 8)), field)
+
+
+def _escaped(field: str) -> str:
+    """Return a field of fstab(5) with octal escapes in place of white space, `#` and backslashes."""
+    return re.sub(r"[\s#\\]", lambda match: f"\\{ord(match[0]):03o}", field)
 
 
 def import_mount_command(words: list[str], where: str, result: ImportResult) -> None:
@@ -188,5 +198,6 @@ def note_fstab_line(client: ImportedClient, listen: str, result: ImportResult) -
     if made.note:
         result.add_note(f"{client.where}: {made.note}")
     options = redacted([",".join(dict.fromkeys([*made.options, "_netdev"]))])
-    line = f"{made.device} {client.folder} {made.file_system} {options} 0 0"
+    fields = (made.device, client.folder, made.file_system, options)
+    line = f"{' '.join(map(_escaped, fields))} 0 0"
     result.changes.append((client, f"new line of /etc/fstab: {line}"))

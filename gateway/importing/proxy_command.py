@@ -11,7 +11,7 @@ _JUMP = re.compile(
     r"|ssh\s+(?:-\w\s+)*(\S+)\s+-W\s+\[?%h\]?:%p"
     r"|ssh\s+(?:-\w\s+)*(\S+)\s+(?:exec\s+)?nc\s+%h\s+%p"
 )
-_NETCAT = re.compile(r"(?:nc|ncat|netcat)\s+(.*)%h\s+%p")
+_NETCAT = re.compile(r"(?:nc|ncat|netcat)(\s+.*)%h\s+%p")
 _SHELL = re.compile(
     r"""
     '[^']*' | \\. | "(?:[^"\\$`]|\\.)*"
@@ -54,12 +54,14 @@ def parse_proxy_command(command: str) -> ParsedProxyCommand:
     if match := _CORKSCREW.fullmatch(command.strip()):
         return ParsedProxyCommand(url=f"http://{match[1]}:{match[2]}")
     if match := _NETCAT.fullmatch(command.strip()):
-        address = re.search(r"(?:-x|--proxy)[ =]([\w.-]+:\d+)(?=\s)", match[1])
+        address = re.search(r"(-x|--proxy)[ =]([\w.-]+:\d+)(?=\s)", match[1])
         scheme = re.search(r"(?:-X|--proxy-type)[ =](\S+)", match[1])
         known = {"5": "socks5", "socks5": "socks5", "connect": "http", "http": "http"}
-        kind = known.get(scheme[1] if scheme else "5")
-        if address and kind and "--proxy-auth" not in match[1]:
-            return ParsedProxyCommand(url=f"{kind}://{address[1]}")
+        # The default of nc -x (OpenBSD) is SOCKS5, and the default of ncat --proxy is HTTP.
+        kind = known.get(scheme[1] if scheme else "5" if address and address[1] == "-x" else "http")
+        has_login = re.search(r"\s(?:-P|--proxy-auth)[ =]", match[1])
+        if address and kind and not has_login:
+            return ParsedProxyCommand(url=f"{kind}://{address[2]}")
     return ParsedProxyCommand()
 
 

@@ -1,20 +1,25 @@
 """Imports the docker, ssh and mount commands in shell scripts, command lines and systemd units."""
 
 import re
-from itertools import takewhile
 
-from gateway.importing.compose_interpolation import interpolated
-from gateway.importing.compose_value_parsers import words_of
 from gateway.importing.docker_command_parser import Volumes, import_docker
 from gateway.importing.env_file import EnvFileReader
 from gateway.importing.import_result import ImportResult
 from gateway.importing.imported_setup import ImportedContainer, SshCommandContext
 from gateway.importing.network_mounts import import_mount_command
 from gateway.importing.shell_parser import ShellCommand, read_script
-from gateway.importing.ssh_command import has_forward, import_command, schedule_length, ssh_program
+from gateway.importing.ssh_command import (
+    has_forward,
+    import_command,
+    program_index,
+    schedule_length,
+    ssh_program,
+)
+from gateway.importing.systemd_unit import SystemdUnit
 from gateway.secret_redaction import redacted
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
+_ENGINES = ("docker", "podman")
 _SHELLS = frozenset({
     "sh", "bash", "dash", "ash", "zsh", "su", "sudo", "runuser", "flock", "screen", "tmux", "nohup", "setsid",
 })  # fmt: skip
@@ -37,33 +42,15 @@ def import_unit(text: str, source: str, read_env_file: EnvFileReader, result: Im
     Raises:
         UsageError: A command is not valid.
     """
-    lines = [line.strip() for line in re.sub(r"\\\n", " ", text).splitlines()]
-    starts = [line.partition("=")[2].lstrip("-@:+!") for line in lines if line.startswith("ExecStart=")]
-    variables = _unit_variables(lines, read_env_file)
-    starts = [interpolated(each, lambda name: variables.get(name, "")) for each in starts]
-    others = [_unit_line(line) for line in lines if line and not line.startswith(("ExecStart=", "#", ";", "["))]
-    result.add_note(f"{source}not imported, because the gateway has its own unit: {'; '.join(others)}")
-    return import_script("\n".join(starts), source, read_env_file, result)
-
-
-def _unit_variables(lines: list[str], read_env_file: EnvFileReader) -> dict[str, str]:
-    """Return the variables of a unit. `EnvironmentFile=` overrides `Environment=` (systemd.exec(5))."""
-    own: dict[str, str] = {}
-    from_files: dict[str, str] = {}
-    for line in lines:
-        key, _, value = line.partition("=")
-        if key == "Environment":
-            own |= {name: text for name, _, text in (word.partition("=") for word in words_of(value, key))}
-        elif key == "EnvironmentFile":
-            from_files |= read_env_file(value.removeprefix("-")) or {}
-    return own | from_files
-
-
-def _unit_line(line: str) -> str:
-    """Format a line of a systemd unit for a note. Omit the values of variables, because they can be secrets."""
-    key, _, value = line.partition("=")
-    names = re.findall(r"""(?:^|[\s"'])([A-Za-z_]\w*)=""", value)
-    return f"Environment {', '.join(names)}" if key == "Environment" else line
+    unit = SystemdUnit(text, source.removesuffix(": ").rpartition("/")[2])
+    commands = unit.commands(read_env_file)
+    others = "; ".join(unit.other_settings())
+    result.add_note(f"{source}not imported, because the gateway has its own unit: {others}")
+    if unit.unknown:
+        result.add_note(
+            f"{source}systemd replaces {', '.join(unit.unknown)} in ExecStart; replace it in the configuration"
+        )
+    return import_script("\n".join(commands), source, read_env_file, result)
 
 
 def import_script(
@@ -93,7 +80,7 @@ def import_script(
     for command in script.commands:
         words = [word for word in command.words if word]
         docker = _docker_command(words, command)
-        start = 1 if words[:1] == ["sudo"] else 0
+        mount = program_index(words, ("mount",))
         if docker is not None:
             unused |= dict.fromkeys(name for name in docker.variables if name not in command.variables)
             first = len(result.containers)
@@ -102,10 +89,12 @@ def import_script(
                 container.parts |= _schedule(words)
                 for name in _pass_variables(container, docker, result):
                     unused.pop(name, None)
-        elif words[start : start + 1] == ["mount"]:
-            import_mount_command(words[start + 1 :], f"{source}`{redacted(words)}`", result)
+        elif mount is not None:
+            import_mount_command(words[mount + 1 :], f"{source}`{redacted(words)}`", result)
         elif ssh_program(words) is not None:
-            destination = next((word for word in words if re.fullmatch(r"[\w.-]+@[\w.${}-]+", word)), "")
+            # Skip the words before ssh: a password of sshpass can look like `user@host`.
+            arguments = words[ssh_program(words) or 0 :]
+            destination = next((word for word in arguments if re.fullmatch(r"[\w.-]+@[\w.${}-]+", word)), "")
             import_command(
                 words,
                 SshCommandContext(f"{source}ssh {destination}".rstrip()),
@@ -130,40 +119,48 @@ def _schedule(words: list[str]) -> dict[str, str]:
 
 
 def _note_other(words: list[str], source: str, result: ImportResult) -> None:
-    if words != ["done"]:
-        # Omit the arguments of echo and printf, because they can be secrets, as in `echo SECRET | …`.
-        printed = words[0] in ("echo", "printf")
+    if words and words != ["done"]:
+        # Omit the arguments of echo, printf and send (expect), because they can be secrets, as in `echo SECRET | …`.
+        printed = words[0] in ("echo", "printf", "send")
         result.add_note(f"{source}`{f'{words[0]} …' if printed else redacted(words)}`: not imported")
 
 
 def _command_line(words: list[str]) -> str:
     """Return the command line that a shell, or a program such as tmux, runs from one of its arguments.
 
-    Return an empty string if no argument contains an ssh command with a forward.
+    Return an empty string if no argument contains an ssh command with a forward, or a docker or mount command.
     """
     start = schedule_length(words)
     if not any(word.rpartition("/")[2] in _SHELLS for word in words[start : start + 2]):
         return ""
     for word in words[1:]:
-        if re.search(r"ssh\s", word) and any(
-            ssh_program(each.words) is not None and has_forward(each.words) for each in read_script(word).commands
+        if re.search(r"(?:ssh|docker|podman|mount)\s", word) and any(
+            map(_is_imported, (each.words for each in read_script(word).commands))
         ):
             return word
     return ""
 
 
+def _is_imported(words: list[str]) -> bool:
+    if ssh_program(words) is not None:
+        return has_forward(words)
+    return program_index(words, (*_ENGINES, "mount")) is not None
+
+
 def _docker_command(words: list[str], command: ShellCommand) -> ShellCommand | None:
     """Return a docker or podman command without its prefix. Return None for any other command.
 
-    The prefix can be a crontab(5) schedule, `sudo`, and assignments. The result contains the assigned variables.
+    The prefix can be a crontab(5) schedule, a program such as `sudo`, and assignments. The result contains the
+    assigned variables. Its first word is the name of the program without a directory.
     """
-    rest = words[schedule_length(words) :]
-    rest = rest[1:] if rest[:1] == ["sudo"] else rest
-    own = [word.partition("=") for word in takewhile(_ASSIGNMENT.match, rest)]
-    rest = rest[len(own) :]
-    if rest[:1] not in (["docker"], ["podman"]):
+    start = program_index(words, _ENGINES)
+    if start is None:
         return None
-    variables = {name: value for name, _, value in own}
+    prefix = words[schedule_length(words) : start]
+    variables = {
+        name: value for name, _, value in (word.partition("=") for word in prefix if _ASSIGNMENT.match(word))
+    }
+    rest = [words[start].rpartition("/")[2], *words[start + 1 :]]
     return ShellCommand(rest, command.variables | variables, command.exported | variables.keys())
 
 

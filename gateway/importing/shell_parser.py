@@ -8,7 +8,10 @@ from gateway.errors import UsageError
 
 _OPERATOR = re.compile(r"&&|\|\||;;|[;&|()\n]|\d*(?:<<-|[<>]+)[&|]?")
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
-_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)(?::?-([^}]*))?\})")
+_UNQUOTED, _LITERAL, _SPLIT = "\x01", "\x02", "\x03"
+"""Markers in words: `_UNQUOTED` precedes `$` outside quotation marks, `_LITERAL` replaces `$` that does not begin a
+variable, and `_SPLIT` separates the fields in the value of a variable outside quotation marks."""
+_VARIABLE = re.compile(rf"({_UNQUOTED}?)\$(?:(\w+)|\{{(\w+)(?::?-([^}}]*))?\}})")
 _PREFIXES = frozenset({"do", "then", "else", "!", "{", "exec", "nohup", "sudo", "time", "command", "export"})
 """Shell keywords and programs that can precede a command on the same line."""
 
@@ -58,14 +61,21 @@ def read_script(text: str) -> ShellScript:
     exported: set[str] = set()
 
     def value(match: re.Match[str]) -> str:
-        name = match[1] or match[2]
+        name = match[2] or match[3]
         if name in values:
             used.add(name)
-            return values[name]
-        return match[3] if match[3] is not None else f"${{{name}}}"
+            return re.sub(r"\s+", _SPLIT, values[name]) if match[1] else values[name]
+        return match[4] if match[4] is not None else f"${{{name}}}"
+
+    def fields(word: str) -> list[str]:
+        """Expand the variables in a word, and split the result into fields (POSIX, section 2.6.5)."""
+        expanded = _plain(_VARIABLE.sub(value, word))
+        if _ASSIGNMENT.fullmatch(word):
+            return [expanded.replace(_SPLIT, " ")]
+        return [field for field in expanded.split(_SPLIT) if field] or [""]
 
     for words in _commands(_joined_lines(text, script.notes), script.notes):
-        expanded = [word[1:] if word.startswith("\0") else _VARIABLE.sub(value, word) for word in words]
+        expanded = [field for word in words for field in fields(word)]
         if expanded[:1] == ["export"]:
             exported |= {word.partition("=")[0] for word in expanded[1:]}
             expanded = [word for word in expanded if "=" in word]
@@ -117,10 +127,9 @@ def _commands(text: str, notes: list[str]) -> Iterator[list[str]]:
 
 
 def _tokens(text: str, notes: list[str]) -> Iterator[str | None]:
-    """Yield the words of all commands, and None where a command ends.
+    """Yield the words of all commands, with markers (see `_word`), and None where a command ends.
 
-    Skip redirections and here-documents, and add a note on each here-document. If a word starts with a single quote,
-    prefix it with a null character, so that `read_script` does not replace variables in it.
+    Skip redirections and here-documents, and add a note on each here-document.
     """
     position = 0
     delimiters: list[str] = []
@@ -142,7 +151,7 @@ def _tokens(text: str, notes: list[str]) -> Iterator[str | None]:
                 position += 1
             word, position = _word(text, position)
             if match[0] in ("<<", "<<-"):
-                delimiters.append((r"\t*" if match[0] == "<<-" else "") + re.escape(word.removeprefix("\0")))
+                delimiters.append((r"\t*" if match[0] == "<<-" else "") + re.escape(_plain(word)))
         else:
             word, position = _word(text, position)
             yield word
@@ -169,17 +178,16 @@ def _after_here_documents(text: str, position: int, delimiters: list[str], notes
 def _word(text: str, position: int) -> tuple[str, int]:
     """Return the word at a position, without quotation marks, and the position after the word.
 
-    If the word starts with a single quote, prefix it with a null character (see `_tokens`).
+    The word contains the markers `_UNQUOTED` and `_LITERAL`.
 
     Raises:
         UsageError: A quotation mark is not closed.
     """
     parts: list[str] = []
-    literal = text.startswith("'", position)
     while position < len(text) and text[position] not in " \t\n;&|<>()":
         letter = text[position]
         if letter == "\\":
-            parts.append(text[position + 1 : position + 2])
+            parts.append(text[position + 1 : position + 2].replace("$", _LITERAL))
             position += 2
         elif text.startswith("$(", position):
             end = text.find(")", position)
@@ -193,9 +201,19 @@ def _word(text: str, position: int) -> tuple[str, int]:
             if match is None:
                 line = text.count("\n", 0, position) + 1
                 raise UsageError(f"the quotation mark {letter} in line {line} is not closed")
-            parts.append(match[1] if letter == "'" else re.sub(r'\\(["\\$`])', r"\1", match[1]))
+            parts.append(match[1].replace("$", _LITERAL) if letter == "'" else _unescaped(match[1]))
             position = match.end()
         else:
-            parts.append(letter)
+            parts.append(f"{_UNQUOTED}$" if letter == "$" else letter)
             position += 1
-    return ("\0" if literal else "") + "".join(parts), position
+    return "".join(parts), position
+
+
+def _unescaped(text: str) -> str:
+    """Return the text between double quotation marks without the backslashes before special characters."""
+    return re.sub(r'\\(["\\$`])', lambda match: _LITERAL if match[1] == "$" else match[1], text)
+
+
+def _plain(word: str) -> str:
+    """Return a word without the markers `_UNQUOTED` and `_LITERAL`."""
+    return word.replace(_UNQUOTED, "").replace(_LITERAL, "$")

@@ -39,10 +39,22 @@ def ssh_program(words: Sequence[str]) -> int | None:
     Args:
         words: The words of the command, or of a line of crontab(5).
     """
-    prefix, arguments = "", 0
     start = schedule_length(words)
-    if start and ssh_program(words[start:]) is None and has_forward(words):
+    if start and program_index(words, _PROGRAMS) is None and has_forward(words):
         start += 1  # the word after the schedule can be a user, as in /etc/crontab
+    return program_index(words, _PROGRAMS, start)
+
+
+def program_index(words: Sequence[str], programs: Sequence[str], start: int | None = None) -> int | None:
+    """Return the index of the program of a command, after prefixes such as `sudo`; None if it is another program.
+
+    Args:
+        words: The words of the command, or of a line of crontab(5).
+        programs: The names of the programs, without a directory.
+        start: The index of the first word to consider; None for the first word after the crontab(5) schedule.
+    """
+    prefix, arguments = "", 0
+    start = schedule_length(words) if start is None else start
     rest = iter(enumerate(words[start:], start))
     for index, word in rest:
         name = word.rpartition("/")[2]
@@ -51,7 +63,7 @@ def ssh_program(words: Sequence[str]) -> int | None:
                 next(rest, None)
         elif arguments:
             arguments -= 1
-        elif name in _PROGRAMS:
+        elif name in programs:
             return index
         elif name in _PREFIXES:
             prefix, arguments = name, int(name in _WITH_ARGUMENT)
@@ -164,7 +176,9 @@ def _option(word: str, words: list[str], config: SshHostConfig, skipped: list[st
     """
     letter, rest = word[1], word[2:]
     if letter not in _WITH_VALUE:
-        if letter == "M" and words and words[0].isdecimal():  # autossh also accepts -M PORT after other options
+        if (
+            letter == "M" and words and re.fullmatch(r"\d+(:\d+)?", words[0])
+        ):  # autossh also accepts -M PORT after other options
             skipped += ["-M", words[0]]
             return words[1:]
         if letter not in _UNNECESSARY and letter != "6":
@@ -178,8 +192,8 @@ def _option(word: str, words: list[str], config: SshHostConfig, skipped: list[st
         raise UsageError(f"-{letter} needs a value: write the value after the option, or remove the option")
     value, words = (rest, words) if rest else (words[0], words[1:])
     if letter == "o":
-        key, _, setting = value.replace("=", " ", 1).partition(" ")
-        config.add(key, setting.strip())
+        key, _, setting = re.sub(r"\s*=\s*|\s+", " ", value.strip(), count=1).partition(" ")
+        config.add(key, setting)
     else:
         config.add(_KEYWORDS.get(letter, f"-{letter}"), value)
     return words

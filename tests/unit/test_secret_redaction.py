@@ -30,6 +30,8 @@ def imported(text: str, name: str = "") -> ImportResult:
         (["postgres://u:pw@h/d"], "postgres://u:***@h/d"),
         (["o=username=me,password=pw,vers=3.0"], "o=username=me,password=***,vers=3.0"),
         (["a b"], "'a b'"),
+        (["PGPASSWORD=correct horse battery", "psql"], "PGPASSWORD=*** psql"),
+        (["-o", "username=u,password=my pass word"], "-o username=u,password=***"),
     ],
 )
 def test_passwords_are_not_shown(words: list[str], shown: str) -> None:
@@ -115,6 +117,8 @@ def test_paths_and_names_are_shown(text: str) -> None:
         ("echo hunter2 | docker login --password-stdin\nredis-cli -a hunter2\nssh -L 1:a:2 u@h", ""),
         ("docker run -v vol:/m --opt type=cifs --opt o=password=hunter2 --opt device=//s/x a\nssh -L 1:a:2 u@h", ""),
         ("docker run --mount type=volume,src=v,dst=/m,volume-opt=o=password=hunter2 a\nssh -L 1:a:2 u@h", ""),
+        ("echo x | zip -P hunter2 a; sshpass -p 'x@hunter2' ssh -L 1:a:2 u@h", ""),
+        ('spawn ssh -L 1:a:2 u@h\nredis-cli -a hunter2\nsend "hunter2\\r"\nssh -L 1:a:2 u@h', ""),
     ],
 )
 def test_a_note_contains_no_secret(text: str, name: str) -> None:
@@ -141,7 +145,9 @@ def test_an_error_contains_no_secret(text: str, name: str, words: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", [KEY, ENCODED_KEY])
+@pytest.mark.parametrize(
+    "key", [KEY, ENCODED_KEY, f"b3BlbnNzaC1rZXktdjEAAAAABG5v/hunter2{'A' * 60}", f"MII/hunter2{'A' * 60}"]
+)
 @pytest.mark.parametrize(
     "variables",
     [

@@ -404,3 +404,115 @@ def test_a_text_that_contains_an_ssh_command_is_not_imported() -> None:
 def test_a_proxy_command_is_a_jump_a_proxy_or_another_command(command: str, jump: str, url: str) -> None:
     found = parse_proxy_command(command)
     assert (found.jump, found.url) == (jump, url)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("-i %h/.ssh/id u@h", {"identity_files": ["${HOME}/.ssh/id"], "host": "h"}),
+        ("-i %d/key u@h", {"identity_files": ["/etc/tunnel/key"]}),
+        ('-o "ProxyCommand=ssh -W %%h:%%p jump" u@h', {"via": "jump"}),
+        ("u@h \\\n# comment\n  -p 2222", {"port": 2222}),
+    ],
+)
+def test_specifiers_and_lines_of_a_unit_are_read_as_by_systemd(options: str, words: dict[str, Any]) -> None:
+    unit = (
+        "[Service]\nLoadCredential=key:/etc/tunnel/key\nExecStart=/usr/bin/ssh -L 1:old:2 old\nExecStart=\n"
+        f"ExecStart = /usr/bin/ssh -N -L 3306:db:3306 {options}\n"
+    )
+    result = convert([ImportSource("tunnel.service", unit)])
+    tunnel = result.tunnels["h"]
+    assert {key: tunnel[key] for key in words} == words
+    assert list(result.backends) == ["db"]
+
+
+def test_the_instance_of_a_unit_comes_from_its_file_name() -> None:
+    unit = "[Service]\nExecStart=/usr/bin/ssh -N -i /k -L 3306:db:3306 u@%i\n"
+    units = [ImportSource(name, unit) for name in ("tunnel@a.example.com.service", "tunnel@.service")]
+    result = convert(units)
+    assert [tunnel["host"] for tunnel in result.tunnels.values()] == ["a.example.com", "%i"]
+    (note,) = [note for note in result.notes if "systemd replaces" in note]
+    assert note == "tunnel@.service: systemd replaces %i in ExecStart; replace it in the configuration"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        'OPTIONS="-N -i /k -o ServerAliveInterval=60"\nssh $OPTIONS -L 3306:db:3306 u@h',
+        "EMPTY=\n$EMPTY\nssh -N -i /k $EMPTY -L 3306:db:3306 u@h",
+        "/bin/sh -c 'ssh -N -i /k -L 3306:db:3306 u@h'",
+        "autossh -f -M 20000:20001 -i /k -L 3306:db:3306 u@h",
+    ],
+)
+def test_a_script_gives_the_same_tunnel_as_the_command_line(script: str) -> None:
+    expected = imported("ssh -N -i /k -L 3306:db:3306 u@h")
+    result = imported(script, form="shell")
+    assert (result.tunnels, result.backends) == (expected.tunnels, expected.backends)
+
+
+def test_quoted_variables_are_one_word() -> None:
+    script = "A='x y'\ndocker run -e \"DB_USER=$A\" -e DB_NAME='$A' -e DB_PASSWORD=\\$A -e DB_HOST=db.example.com app"
+    (container,) = imported(script, form="shell").containers
+    assert [container.environment[name] for name in ("DB_USER", "DB_NAME", "DB_PASSWORD")] == ["x y", "$A", "$A"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "/usr/bin/docker run -e DB_HOST=db.example.com app",
+        "sudo -E docker run -e DB_HOST=db.example.com app",
+        "@reboot /usr/bin/podman run --replace --tls-verify=false -e DB_HOST=db.example.com app",
+        "/bin/sh -c 'docker run -e DB_HOST=db.example.com app'",
+        "docker service create --with-registry-auth -e DB_HOST=db.example.com app",
+    ],
+)
+def test_a_docker_command_is_recognized_after_its_prefix(command: str) -> None:
+    result = imported(command, form="shell")
+    assert result.backends["db"]["targets"] == ["db.example.com:3306"]
+    assert not [note for note in result.notes if "there is no option" in note]
+
+
+def test_a_directory_of_a_share_is_part_of_the_new_line() -> None:
+    result = imported("//nas.internal/team/projects/a /mnt/my\\040files cifs credentials=/c,ip=10.0.0.5 0 0")
+    ((_, change),) = result.changes
+    assert change == (
+        "new line of /etc/fstab: //127.0.0.1/team/projects/a /mnt/my\\040files cifs"
+        " credentials=/c,port=20490,_netdev 0 0"
+    )
+    (backend,) = result.backends.values()
+    assert (backend["targets"], backend["share"]) == (["10.0.0.5:445"], "team/projects/a")
+
+
+@pytest.mark.parametrize(
+    ("command", "url"),
+    [
+        ("ncat --proxy proxy:3128 %h %p", "http://proxy:3128"),
+        ("ncat --proxy proxy:1080 --proxy-type socks5 %h %p", "socks5://proxy:1080"),
+        ("nc -x proxy:1080 %h %p", "socks5://proxy:1080"),
+        ("nc -X connect -x proxy:3128 %h %p", "http://proxy:3128"),
+        ("nc -x proxy:1080 -P joe %h %p", ""),
+    ],
+)
+def test_the_default_of_a_netcat_selects_the_kind_of_proxy(command: str, url: str) -> None:
+    assert parse_proxy_command(command).url == url
+
+
+def test_comments_and_several_names_in_ssh_config() -> None:
+    text = (
+        "Host db db.example.com # production\n  HostName 10.0.0.5 # the db\n  User app\n"
+        "  ProxyCommand nc -x p:1 %h %p # x\n  LocalForward 3306 db:3306\n"
+        "Host *-prod\n  LocalForward 5432 pg:5432\n"
+    )
+    result = imported(text, form="ssh-config")
+    assert list(result.backends) == ["db"]
+    (tunnel,) = result.tunnels.values()
+    assert (tunnel["host"], tunnel["user"]) == ("10.0.0.5", "app")
+    assert tunnel["proxy_command"] == ["sh", "-c", "nc -x p:1 {host} {port} # x"]
+    assert any("Host db.example.com: not imported, because Host db has the same" in note for note in result.notes)
+    assert any("Host *-prod: not imported, because no host" in note for note in result.notes)
+
+
+def test_the_port_of_ops_does_not_conflict_with_a_forward() -> None:
+    result = imported("ssh -N -i /k -L 9090:prom:9090 -L 9091:push:9091 -L 9092:x:9092 u@h")
+    ports = [result.sections["ops"]["listen"], *(backend["listen"] for backend in result.backends.values())]
+    assert len(set(ports)) == len(ports)

@@ -1,0 +1,104 @@
+"""Reads systemd units: their lines (systemd.syntax(7)), commands, variables and specifiers (systemd.unit(5))."""
+
+import re
+from collections.abc import Iterator
+
+from gateway.importing.compose_interpolation import interpolated
+from gateway.importing.compose_value_parsers import words_of
+from gateway.importing.env_file import EnvFileReader
+
+_SECTION = re.compile(r"\[.*\]")
+_UNIT = re.compile(r"(?P<prefix>[^@/]+)(?:@(?P<instance>[^/]*))?\.service")
+
+
+class SystemdUnit:
+    """The settings of a systemd unit.
+
+    Args:
+        text: The content of the unit, or the output of `systemctl cat`.
+        name: The file name of the unit, such as `tunnel@prod.service`; empty if it is not known.
+    """
+
+    def __init__(self, text: str, name: str) -> None:
+        self._settings = list(_settings(text))
+        self._name = name
+        self.unknown: dict[str, None] = {}
+        """The specifiers in the commands whose values are not known, such as `%i` in a template unit."""
+
+    def commands(self, read_env_file: EnvFileReader) -> list[str]:
+        """Return the command lines of `ExecStart=`, with the values of specifiers and of the unit's variables.
+
+        Args:
+            read_env_file: A function that reads an env file.
+
+        Raises:
+            UsageError: A value of `Environment=` is not valid.
+        """
+        commands: list[str] = []
+        for key, value in self._settings:
+            if key == "ExecStart":
+                # An empty value removes the earlier commands (systemd.service(5)).
+                commands = [*commands, value.lstrip("-@:+!")] if value else []
+        variables = self._variables(read_env_file)
+        return [interpolated(self._expanded(each), lambda name: variables.get(name, "")) for each in commands]
+
+    def other_settings(self) -> list[str]:
+        """Return the settings except `ExecStart=`. Omit the values of variables, because they can be secrets."""
+        return [_described(key, value) for key, value in self._settings if key != "ExecStart"]
+
+    def _variables(self, read_env_file: EnvFileReader) -> dict[str, str]:
+        """Return the variables of the unit. `EnvironmentFile=` overrides `Environment=` (systemd.exec(5))."""
+        own: dict[str, str] = {}
+        from_files: dict[str, str] = {}
+        for key, value in self._settings:
+            if key == "Environment":
+                own |= {name: text for name, _, text in (word.partition("=") for word in words_of(value, key))}
+            elif key == "EnvironmentFile":
+                from_files |= read_env_file(value.removeprefix("-")) or {}
+        return own | from_files
+
+    def _expanded(self, command: str) -> str:
+        """Replace the specifiers in a command. Keep those whose value is not known, and add them to `unknown`."""
+        values = {"%": "%", "h": "${HOME}", "u": "${USER}", "t": "/run", "S": "/var/lib", "E": "/etc", "T": "/tmp"}  # noqa: S108
+        credentials = {
+            name: path
+            for key, value in self._settings
+            if key == "LoadCredential"
+            for name, _, path in [value.partition(":")]
+            if path
+        }
+        if match := _UNIT.fullmatch(self._name):
+            values |= {"p": match["prefix"], "N": self._name.removesuffix(".service"), "n": self._name}
+            if match["instance"]:
+                values |= {"i": match["instance"], "I": match["instance"].replace("-", "/")}
+
+        def replacement(found: re.Match[str]) -> str:
+            if found[1] is not None:
+                return credentials.get(found[1], found[0])
+            if found[2] not in values:
+                self.unknown[found[0]] = None
+            return values.get(found[2], found[0])
+
+        return re.sub(r"%d/([\w.-]+)|%(.)", replacement, command)
+
+
+def _settings(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the key and the value of each setting. Join continuation lines, and skip comments between them."""
+    joined = ""
+    for line in text.splitlines():
+        if line.lstrip().startswith(("#", ";")):
+            continue
+        joined += line.rstrip().removesuffix("\\") + " "
+        if line.rstrip().endswith("\\"):
+            continue
+        key, equals, value = joined.strip().partition("=")
+        joined = ""
+        if equals and not _SECTION.fullmatch(key):
+            yield key.rstrip(), value.strip()
+
+
+def _described(key: str, value: str) -> str:
+    if key != "Environment":
+        return f"{key}={value}"
+    names = re.findall(r"""(?:^|[\s"'])([A-Za-z_]\w*)=""", value)
+    return f"Environment {', '.join(names)}"
