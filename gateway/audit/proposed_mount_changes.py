@@ -71,7 +71,7 @@ def tmpfs_options(container: AuditedContainer) -> dict[str, str]:
     """Return the options of each tmpfs by its path, in the syntax of `--tmpfs`, such as `:size=1g`."""
     host = container.inspection.get("HostConfig") or {}
     found = {str(path): str(options) for path, options in (host.get("Tmpfs") or {}).items()}
-    for mount in _given_mounts(container, "tmpfs"):
+    for mount in given_mounts(container, "tmpfs"):
         options = mount.get("TmpfsOptions") or {}
         size, mode = options.get("SizeBytes"), options.get("Mode")
         words = ([f"size={size}"] if size else []) + ([f"mode={mode:o}"] if mode else [])
@@ -93,14 +93,14 @@ def possible_secret_paths(container: AuditedContainer, *, overridden: bool) -> s
     """
     if overridden:
         return {each.path for each in container.mounts if each.kind == "bind" and not each.writable}
-    return {str(each.get("Target")) for each in _given_mounts(container, "bind") if each.get("ReadOnly")}
+    return {str(each.get("Target")) for each in given_mounts(container, "bind") if each.get("ReadOnly")}
 
 
 def needs_long_syntax(container: AuditedContainer) -> bool:
     """Return whether a mount has options that the short syntax of `-v` cannot express."""
     return any(
         (each.get("VolumeOptions") or {}).get("Subpath") or (each.get("BindOptions") or {}).get("NonRecursive")
-        for each in _given_mounts(container, "bind", "volume")
+        for each in given_mounts(container, "bind", "volume")
     )
 
 
@@ -111,7 +111,7 @@ def _given_options(container: AuditedContainer) -> dict[str, list[str]]:
         parts = str(bind).split(":")
         if len(parts) == 3:
             found[parts[1]] = parts[2].split(",")
-    for mount in _given_mounts(container, "bind", "volume"):
+    for mount in given_mounts(container, "bind", "volume"):
         propagation = (mount.get("BindOptions") or {}).get("Propagation")
         no_copy = (mount.get("VolumeOptions") or {}).get("NoCopy")
         options = [*([str(propagation)] if propagation else []), *(["nocopy"] if no_copy else [])]
@@ -119,6 +119,7 @@ def _given_options(container: AuditedContainer) -> dict[str, list[str]]:
     return found
 
 
-def _given_mounts(container: AuditedContainer, *kinds: str) -> Iterator[Mapping[str, Any]]:
+def given_mounts(container: AuditedContainer, *kinds: str) -> Iterator[Mapping[str, Any]]:
+    """Return the mounts of certain kinds that a container was created with, as in the engine's API."""
     mounts = (container.inspection.get("HostConfig") or {}).get("Mounts") or ()
     return (each for each in mounts if each.get("Type") in kinds)

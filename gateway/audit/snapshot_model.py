@@ -185,6 +185,11 @@ class AuditSnapshot:
     volume_directory: str = ""
 
     @cached_property
+    def current_containers(self) -> tuple[AuditedContainer, ...]:
+        """The containers without the former tasks of swarm services."""
+        return tuple(each for each in self.containers if not each.is_former_task)
+
+    @cached_property
     def mounts_by_point(self) -> dict[str, HostMount]:
         """The topmost mount at each mount point of the engine's host."""
         return {each.point: each for each in self.host_mounts or ()}

@@ -1,7 +1,9 @@
 """Renders the commands that change the mounts of a swarm service. Does no I/O."""
 
-from gateway.audit.data_copy_commands import require_absent_volumes, saved, volume_creation_commands
-from gateway.audit.proposed_mount_changes import ProposedMountChanges
+from collections.abc import Iterator
+
+from gateway.audit.data_copy_commands import saved
+from gateway.audit.proposed_mount_changes import ProposedMountChanges, given_mounts, new_volumes
 from gateway.audit.shell_command_builder import command, script
 from gateway.audit.snapshot_model import AuditedContainer
 
@@ -29,11 +31,18 @@ def service_update(service: str, container: AuditedContainer, change: ProposedMo
         source = change.mounts.get(path) or (old.volume or old.source if old else "")
         kind = "bind" if source.startswith("/") else "volume"
         read_only = ["readonly"] if path in change.read_only else []
-        words += ["--mount-add", _csv(f"type={kind}", f"source={source}", f"target={path}", *read_only)]
+        fields = (f"type={kind}", f"source={source}", f"target={path}", *read_only)
+        words += ["--mount-add", _csv(*fields, *_driver_fields(container, change, path, source))]
     update = command(*words, service)
     if not change.copied:
-        before = (*require_absent_volumes(cli, change), *change.setup, *volume_creation_commands(cli, change))
-        return script(*before, update) if before else update
+        # Do not create the volumes: each node creates them from the options in `--mount-add`.
+        if change.setup:
+            return "\n".join((
+                f"# run the following commands on each node that can run a task of {service}; then run:",
+                f"# {update}",
+                script(*change.setup),
+            ))  # fmt: skip
+        return update
     volumes = ", ".join(sorted(change.mounts.values()))
     return "\n".join((
         saved(cli, container, change.copied),
@@ -42,6 +51,23 @@ def service_update(service: str, container: AuditedContainer, change: ProposedMo
         f"# Then create the volume {volumes} on this node, copy the saved files into it, and run:",
         f"# {update}",
     ))  # fmt: skip
+
+
+def _driver_fields(
+    container: AuditedContainer, change: ProposedMountChanges, path: str, source: str
+) -> Iterator[str]:
+    """Yield the driver and its options for a mount. Without them, a node would create an empty local volume."""
+    if source in new_volumes(change):
+        if change.driver_options:
+            yield "volume-driver=local"
+        yield from (f"volume-opt={value}" for value in change.driver_options[1::2])  # each value follows `-o`
+        return
+    for mount in given_mounts(container, "volume"):
+        if mount.get("Target") == path:
+            driver = (mount.get("VolumeOptions") or {}).get("DriverConfig") or {}
+            if driver.get("Name"):
+                yield f"volume-driver={driver['Name']}"
+            yield from (f"volume-opt={name}={value}" for name, value in (driver.get("Options") or {}).items())
 
 
 def _csv(*fields: str) -> str:

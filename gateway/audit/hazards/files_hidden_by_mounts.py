@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from gateway.audit import hazard_rules
 from gateway.audit.data_copy_commands import on_exit
 from gateway.audit.hazards.finding_builders import on_container
+from gateway.audit.hazards.host_directories import belongs_to_host
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell_command_builder import KEEP_OWNERS, command, script
 from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot
@@ -24,7 +25,7 @@ def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
 
     Bind mounts at the paths in `_HARMLESS` are not reported as single files.
     """
-    for container in snapshot.containers:
+    for container in snapshot.current_containers:
         for mount in container.mounts:
             if mount.hides:
                 yield _hides(snapshot, container, mount)
@@ -49,7 +50,8 @@ def _copy_missing(cli: str, container: AuditedContainer, mount: AuditedMount, ti
     """
     source = mount.volume or mount.source
     image, path = container.exact_image, mount.path
-    if not source:
+    # The files of an image must not become part of the host's operating system, for example as CA certificates.
+    if not source or not mount.writable or (mount.kind == "bind" and belongs_to_host(mount.source)):
         return f"# mount {one_line(title)} at a path other than {one_line(path)}, where {one_line(image)} has files"
     if not all(each.isprintable() for each in (source, image, path, *mount.hides)):
         return "# a name contains control characters: no command is safe to print"

@@ -15,9 +15,10 @@ from gateway.text_sanitizer import one_line
 def mounts(snapshot: AuditSnapshot) -> Iterator[tuple[AuditedContainer, AuditedMount, StorageBehindMount]]:
     """Yield each mount of each container, with the storage that holds the mount's data.
 
+    Omit the mounts of former tasks: a fix changes the service, whose current tasks can have other mounts.
     If a volume has the option `o=bind`, yield its mount as a bind mount of the host's directory.
     """
-    for container in snapshot.containers:
+    for container in snapshot.current_containers:
         for mount in (as_bind(snapshot, each) for each in container.mounts):
             yield container, mount, store_of(snapshot, mount)
 

@@ -5,10 +5,18 @@ Also finds containers that cannot write to their mounts. Does no I/O.
 
 import posixpath
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from gateway.audit import hazard_rules, private_keys
 from gateway.audit.hazards.finding_builders import on_container
+from gateway.audit.hazards.host_directories import (
+    SOCKET_DIRECTORIES,
+    SYSTEM,
+    SYSTEM_TREES,
+    belongs_to_host,
+    below_any,
+    is_shared,
+)
 from gateway.audit.proposed_mount_changes import ProposedMountChanges
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell_command_builder import command
@@ -16,22 +24,18 @@ from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSn
 from gateway.audit.storage_behind_mount import as_bind, is_below, store_of
 from gateway.text_sanitizer import one_line
 
-_SYSTEM = ("/", "/bin", "/boot", "/etc", "/lib", "/lib64", "/root", "/sbin", "/usr", "/var", "/var/lib", "/home")
-_SYSTEM_TREES = ("/bin", "/boot", "/dev", "/etc", "/lib", "/proc", "/sbin", "/sys", "/usr", "/var/spool/cron",
-                 "/var/lib/containerd", "/var/lib/containers", "/var/lib/docker", "/var/lib/kubelet")  # fmt: skip
 _DATA_TREES = ("/dev/shm", "/dev/mqueue", "/dev/hugepages", "/var/lib/docker/volumes/",  # noqa: S108
                "/var/lib/containers/storage/volumes/")  # fmt: skip
-"""Directories below `_SYSTEM_TREES` with application data. Writable mounts of these directories are not a hazard."""
+"""Directories below `SYSTEM_TREES` with application data. Writable mounts of these directories are not a hazard."""
 _MODERATE_TREES = ("/dev/", "/etc/", "/usr/share", "/usr/src", "/usr/local/share", "/usr/local/src")
-"""Directories below `_SYSTEM_TREES` with few or no programs. Writable mounts of these have medium severity."""
+"""Directories below `SYSTEM_TREES` with few or no programs. Writable mounts of these have medium severity."""
 _HARMLESS = ("/etc/localtime", "/etc/timezone", "/etc/machine-id")
 _SOCKETS = re.compile(r"/(docker|podman|containerd|crio)\.sock$")
-_SOCKET_DIRECTORIES = ("/", "/run", "/var/run", "/var")
 
 
 def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
     """Yield findings about mounts of sensitive files, and about mounts to which the container's user cannot write."""
-    containers = [each for each in snapshot.containers if not each.is_former_task]
+    containers = snapshot.current_containers
     for container in containers:
         for mount in (as_bind(snapshot, each) for each in container.mounts):
             if mount.kind == "bind" and not container.is_own:
@@ -44,11 +48,11 @@ def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
 def _bind(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
     without = ProposedMountChanges(dropped=frozenset({mount.path}))
     gives_socket = _SOCKETS.search(mount.source) or mount.source == snapshot.socket
-    if gives_socket or mount.source in _SOCKET_DIRECTORIES or is_below(snapshot.socket, mount.source):
+    if gives_socket or mount.source in SOCKET_DIRECTORIES or is_below(snapshot.socket, mount.source):
         what = f"{mount.source} of the host" + ("" if gives_socket else ", which contains the engine's socket")
         yield on_container(snapshot, hazard_rules.ENGINE_SOCKET, Severity.HIGH, container, mount.path, what, without)
     elif mount.writable and _is_system(snapshot, mount.source):
-        severity = Severity.MEDIUM if _below_any(mount.source, _MODERATE_TREES) else Severity.HIGH
+        severity = Severity.MEDIUM if below_any(mount.source, _MODERATE_TREES) else Severity.HIGH
         fix = ProposedMountChanges(read_only=frozenset({mount.path}))
         what = f"{mount.source} of the host, writable"
         yield on_container(snapshot, hazard_rules.WRITABLE_HOST, severity, container, mount.path, what, fix)
@@ -57,15 +61,11 @@ def _bind(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMo
 
 def _is_system(snapshot: AuditSnapshot, path: str) -> bool:
     found = snapshot.paths.get(path)
-    if path in _HARMLESS or _below_any(path, _DATA_TREES):
+    if path in _HARMLESS or below_any(path, _DATA_TREES):
         return False
     # The mount of a device file is harmless, because the engine also restricts access to devices.
     is_device = path != "/dev" and is_below(path, "/dev") and (found is None or found.kind != "directory")
-    return path in _SYSTEM or (_below_any(path, _SYSTEM_TREES) and not is_device)
-
-
-def _below_any(path: str, directories: Iterable[str]) -> bool:
-    return any(is_below(path, each) for each in directories)
+    return path in SYSTEM or (below_any(path, SYSTEM_TREES) and not is_device)
 
 
 def _key(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMount) -> Iterator[Finding]:
@@ -94,22 +94,18 @@ def _not_writable(snapshot: AuditSnapshot, container: AuditedContainer, mount: A
     user = container.user
     if not mount.writable or found is None or found.kind != "directory" or user is None or found.has_acl:
         return
-    if may_write(user, found.uid, found.gid, found.mode) or _belongs_to_host(store.host_path):
+    if may_write(user, found.uid, found.gid, found.mode) or belongs_to_host(store.host_path):
         return
     what = f"user {user.uid} cannot write to {store.title} (owner {found.uid}:{found.gid}, mode {found.mode:o})"
     group = min(user.groups, default=user.uid)
     fix = command("chown", "-h", f"{user.uid}:{group}", store.host_path)
+    if user.uid == found.uid:
+        fix = command("chmod", "u+wx", store.host_path)
+    elif is_shared(store.host_path):
+        fix = f"# mount a directory below {one_line(store.host_path)} that belongs only to {container.name}"
     if not store.host_path.isprintable():
         fix = "# the name of the directory contains control characters: no command is safe to print"
     yield on_container(snapshot, hazard_rules.NOT_WRITABLE, Severity.MEDIUM, container, mount.path, what, fix)
-
-
-def _belongs_to_host(path: str) -> bool:
-    """Return whether a directory is part of the host's operating system.
-
-    A fix must not change the owner of such a directory.
-    """
-    return path in (*_SYSTEM, *_SOCKET_DIRECTORIES) or _below_any(path, _SYSTEM_TREES)
 
 
 def may_write(user: ContainerProcessUser, uid: int, gid: int, mode: int) -> bool:

@@ -44,7 +44,11 @@ def _writers(snapshot: AuditSnapshot) -> Iterator[Finding]:
         container, mount, _ = max(group, key=lambda each: str(each[0].inspection.get("Created", "")))
         what = f"{', '.join(names)} write to {store.title}{content}"
         fix: str | ProposedMountChanges = ProposedMountChanges(read_only=frozenset({mount.path}))
-        if len(services) < 2:
+        if running < 2:
+            # The newest container can be the only one that runs, so it must not become read-only.
+            stopped = sorted({each.name for each, _, _ in group if not each.running})
+            fix = f"# remove the stopped containers that are not needed: {', '.join(map(one_line, stopped))}"
+        elif len(services) < 2:
             fix = f"# run one container of {one_line(container.service)}, or give each container its own volume"
         yield on_container(snapshot, hazard_rules.WRITERS, severity, container, mount.path, what, fix)
 

@@ -28,7 +28,7 @@ _SET_BY_ENGINE = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc/mtab"
 def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
     """Yield findings about data that is lost when a container is removed, or when the container or the host stops."""
     yield from _engine_in_memory(snapshot)
-    for container in snapshot.containers:
+    for container in snapshot.current_containers:
         yield from _layer(snapshot, container)
         yield from _shared_memory(snapshot, container)
     for container, mount, store in mounts(snapshot):

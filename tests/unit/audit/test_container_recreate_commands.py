@@ -531,6 +531,39 @@ def test_a_task_of_a_service_is_changed_by_its_service() -> None:
     ]
 
 
+def test_each_node_of_a_service_creates_the_volume_with_its_options() -> None:
+    labels = {"com.docker.swarm.service.name": "shop_db"}
+    app = container(AuditedMount("volume", "/data", volume="media"), Labels=labels)
+    options = ("-o", "type=nfs", "-o", "device=:/media", "-o", "o=addr=192.0.2.1,hard")
+    (line,) = lines(app, ProposedMountChanges({"/data": "media-2"}, driver_options=options))
+    fields = next(csv.reader([shlex.split(line)[shlex.split(line).index("--mount-add") + 1]]))
+    assert fields == [
+        "type=volume", "source=media-2", "target=/data", "volume-driver=local", "volume-opt=type=nfs",
+        "volume-opt=device=:/media", "volume-opt=o=addr=192.0.2.1,hard",
+    ]  # fmt: skip
+
+
+def test_a_mount_that_becomes_read_only_keeps_the_driver_of_its_volume() -> None:
+    driver = {"Name": "local", "Options": {"type": "nfs", "o": "addr=192.0.2.1"}}
+    given = {"Type": "volume", "Target": "/data", "VolumeOptions": {"DriverConfig": driver}}
+    labels = {"com.docker.swarm.service.name": "shop_db"}
+    app = container(AuditedMount("volume", "/data", volume="media"), host={"Mounts": [given]}, Labels=labels)
+    (line,) = lines(app, ProposedMountChanges(read_only=frozenset({"/data"})))
+    assert (
+        "source=media,target=/data,readonly,volume-driver=local,volume-opt=type=nfs,volume-opt=o=addr=192.0.2.1"
+        in line
+    )
+
+
+def test_a_directory_for_a_service_is_prepared_on_each_node() -> None:
+    labels = {"com.docker.swarm.service.name": "shop_db"}
+    app = container(AuditedMount("volume", "/data", volume="media"), Labels=labels)
+    text = lines(app, ProposedMountChanges({"/data": "/mnt/media"}, setup=("mkdir -p /mnt/media",)))
+    assert text[0].startswith("# run the following commands on each node that can run a task of shop_db")
+    assert text[1].startswith("# docker service update --mount-rm /data --mount-add type=bind,source=/mnt/media")
+    assert text[2:] == ["bash -euo pipefail <<'FIX'", "mkdir -p /mnt/media", "FIX"]
+
+
 def test_no_command_gives_a_service_an_empty_volume() -> None:
     """An update of a swarm service starts new tasks. With an empty volume, these tasks would not have the data."""
     labels = {"com.docker.swarm.service.name": "shop_db", "com.docker.swarm.node.id": "n1"}

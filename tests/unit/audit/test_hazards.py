@@ -276,6 +276,10 @@ def test_several_writers_are_found() -> None:
     assert found(first, reader, volumes=(volume(),)) == set()
     stopped = replace(second, running=False)
     assert found(first, stopped, volumes=(volume(),)) == {("several-writers", "low")}
+    assert (
+        findings(first, stopped, volumes=(volume(),))[0].fix
+        == "# remove the stopped containers that are not needed: b"
+    )
     files = {volume().mountpoint: directory("ibdata1")}
     assert found(first, second, volumes=(volume(),), paths=files) == {("several-writers", "high")}
 
@@ -429,6 +433,14 @@ def test_hidden_files_of_the_image_are_found() -> None:
     assert found(container(kept), volumes=(volume(),)) == {("hides-image-files", "low")}
 
 
+@pytest.mark.parametrize(
+    "mount", [bind("/srv/x", "/app", writable=False, hides=("a",)), bind("/etc/ssl/certs", "/certs", hides=("a",))]
+)
+def test_files_of_an_image_are_not_copied_to_the_host_s_system(mount: AuditedMount) -> None:
+    (fix,) = [each.fix for each in findings(container(mount)) if each.rule == hazard_rules.HIDES]
+    assert fix.startswith(f"# mount {mount.source} at a path other than {mount.path}")
+
+
 def test_a_single_file_is_found() -> None:
     file = HostPath("file", 0, 0, 0o644)
     app = container(bind("/srv/app.conf", "/etc/app.conf"))
@@ -446,6 +458,13 @@ def test_a_user_that_cannot_write_is_found() -> None:
     assert findings(app, paths={"/srv/x": directory()})[0].fix == "chown -h 1000:1000 /srv/x"
     forged = container(bind("/srv/x\nrm"), user=ContainerProcessUser(1000, frozenset({1000})))
     assert findings(forged, paths={"/srv/x\nrm": directory()})[0].fix.startswith("# the name of the directory")
+    assert findings(app, paths={"/srv/x": directory(uid=1000, mode=0o555)})[0].fix == "chmod u+wx /srv/x"
+    for path in ("/home/alice", "/var/log", "/srv", "/opt", "/root/x", "/mnt"):
+        shared = container(bind(path), user=ContainerProcessUser(1000, frozenset({1000})))
+        (finding,) = [
+            each for each in findings(shared, paths={path: directory()}) if each.rule == hazard_rules.NOT_WRITABLE
+        ]
+        assert finding.fix == f"# mount a directory below {path} that belongs only to app"
     assert found(app, paths={"/srv/x": directory(uid=1000)}) == set()
     assert found(app, paths={"/srv/x": directory(mode=0o777)}) == set()
     assert found(app, paths={"/srv/x": directory(has_acl=True)}) == set()
