@@ -24,7 +24,7 @@ from gateway.health.probe import probe_once
 from gateway.relay.direct_link import DirectLink
 from tests.support.lateness import Lateness
 
-DEADLINE = 1.0
+DEADLINE = 3.0
 
 
 KINDS: dict[str, Backend] = {
