@@ -15,6 +15,7 @@ from gateway.app.running_components import RunningComponents
 from gateway.app.service_audit_log import ServiceAuditLog
 from gateway.app.socket_activation import PassedSockets
 from gateway.app.stale_bind_mounts import find_stale_files
+from gateway.app.state_change_reporter import is_configured
 from gateway.config import Config
 from gateway.config.referenced_file_checks import named_files
 from gateway.config.setting_warnings import setting_warnings
@@ -233,6 +234,7 @@ class Reloader:
                 if warning not in previous_advice:
                     log.warning(warning)
             previous, self.config = self.config, config
+            self._events.forget(lambda subject: is_configured(config, subject))
             self.successful, self.error, self.failed_at, self.applied_at = True, "", None, time.time()
             self._events.record(EventSubject(SubjectType.RELOAD), "successful", detail=str(diff))
             self._auditing.configured(previous, config, trigger)

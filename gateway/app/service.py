@@ -5,6 +5,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from gateway import __version__
@@ -25,7 +26,7 @@ from gateway.app.service_audit_log import ServiceAuditLog
 from gateway.app.service_control import ServiceControl
 from gateway.app.shutdown import shut_down
 from gateway.app.socket_activation import passed_sockets
-from gateway.app.state_change_reporter import StateChangeReporter
+from gateway.app.state_change_reporter import StateChangeReporter, is_configured
 from gateway.app.trace_exporter import exporting
 from gateway.app.uplink_manager import UplinkManager
 from gateway.config import Config
@@ -100,6 +101,7 @@ class GatewayService:
         listeners = bind_listeners(config, {}, self._passed, free_bind=True)
         self._passed.warn_unused(listeners)
         await self._events_file.load()
+        self._events.forget(partial(is_configured, config))
         self._events.record(EventSubject(SubjectType.START), "started", detail=f"version {__version__}")
         async with (
             exporting(config) as exporter,

@@ -3,6 +3,7 @@
 from gateway.app.running_backend import RunningBackend
 from gateway.app.running_components import RunningComponents
 from gateway.app.tunnel_view_builder import worst_uplink
+from gateway.config import Config
 from gateway.contracts.states import HealthState, TunnelState
 from gateway.ops.events import EventLog, EventSubject, SubjectType
 
@@ -12,6 +13,14 @@ _IGNORED = (
 """Tunnel states for which no event is recorded. A configured tunnel has the state `STOPPED` only when the service
 stops. The other four states last until an attempt to open the tunnel succeeds or fails. Until then, the last event
 still applies."""
+
+
+def is_configured(config: Config, subject: EventSubject) -> bool:
+    """Return whether a configuration contains the backend, target or tunnel of an event."""
+    if subject.type is SubjectType.TUNNEL:
+        return subject.name in config.tunnels
+    spec = config.backends.get(subject.name or "")
+    return spec is not None and (subject.target is None or subject.target in map(str, spec.targets))
 
 
 class StateChangeReporter:

@@ -196,6 +196,20 @@ class EventLog:
         for watcher in self.watchers.copy():
             watcher()
 
+    def forget(self, is_configured: Callable[[EventSubject], bool]) -> None:
+        """Forget the states of removed backends, targets and tunnels. Keep their events.
+
+        Without this method, a backend that is added later with the same name would seem to have the old state.
+
+        Args:
+            is_configured: Returns whether the configuration contains a backend, target or tunnel.
+        """
+        states: tuple[dict[EventSubject, Any], ...] = (self._states, self._clocks, self._last, self._ongoing)
+        for each in states:
+            for subject in [subject for subject in each if subject.type in _KEPT and not is_configured(subject)]:
+                del each[subject]
+        self._merged = None
+
     def began(self, subject: EventSubject, state: str, otherwise: float) -> float:
         """Return when the failure of a backend, target or tunnel began, in seconds since the epoch.
 

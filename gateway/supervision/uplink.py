@@ -96,7 +96,7 @@ class Uplink:
                 via = await self._wait_for_via()
                 self._retry_now.clear()  # discard earlier requests to retry, because an attempt starts now
                 try:
-                    lasted, cause = await self._keep_open(via, ready)
+                    lasted, cause = await self._attempt(via, ready)
                     reconnect.succeeded(lasted)
                     quarantine.attempts = 0
                     raise cause
@@ -146,7 +146,7 @@ class Uplink:
 
         Client connections remain open, unless a VPN must reopen to use a changed file.
 
-        If the tunnel is not open, try to open it immediately.
+        If the tunnel is not open, end a running attempt to open it, and try to open it immediately.
         """
         if self.opened is not None:
             log.info("credentials of the tunnel have changed: reloading them", extra={"tunnel": self.name})
@@ -170,7 +170,7 @@ class Uplink:
             self._become(TunnelState.DRAINING)
 
     def reconnect(self) -> None:
-        """Close the tunnel, and open it again. If the tunnel is not open, try to open it immediately."""
+        """Close the tunnel, or end the attempt to open it, and try to open it immediately."""
         self._retry_now.set()
 
     async def _wait_for_via(self) -> Link | None:
@@ -199,6 +199,27 @@ class Uplink:
         for each in self.vias:
             await each.settled.wait()
 
+    async def _attempt(self, via: Link | None, ready: Callable[[], None]) -> tuple[float, TunnelError]:
+        """Open the tunnel, and wait until it is lost; see `_keep_open`.
+
+        An attempt to open a VPN can take minutes, and does not use files that change in the meantime. Therefore, a
+        request to reconnect or to retry ends the attempt.
+
+        Raises:
+            TargetPathError: The tunnel cannot be opened.
+        """
+        attempt = asyncio.create_task(self._keep_open(via, ready), name=f"attempt to open the tunnel {self.name}")
+        requested = asyncio.ensure_future(self._retry_now.wait())
+        try:
+            await asyncio.wait({attempt, requested}, return_when=asyncio.FIRST_COMPLETED)
+            if self.opened is not None or attempt.done():
+                return await attempt
+            raise TunnelError(FailureReason.RESET, "reconnect requested")
+        finally:
+            requested.cancel()
+            attempt.cancel()
+            await asyncio.gather(attempt, return_exceptions=True)
+
     async def _keep_open(self, via: Link | None, ready: Callable[[], None]) -> tuple[float, TunnelError]:
         """Open the tunnel, and wait until it is lost.
 
@@ -209,7 +230,6 @@ class Uplink:
             # `via` is None only if this uplink provides the direct link. `open` then ignores `via`.
             opened = await stack.enter_async_context(self.tunnel.open(via, self._progress))  # type: ignore[arg-type]
             began = time.monotonic()
-            self._retry_now.clear()
             self.connects += 1
             self.opened = opened
             self._progress(TunnelState.UP)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from gateway.audit import hazard_rules
 from gateway.audit.data_copy_commands import END, on_exit
 from gateway.audit.hazards.finding_builders import database_in, mounts, on_container
+from gateway.audit.hazards.host_directories import below_any
 from gateway.audit.proposed_mount_changes import ProposedMountChanges
 from gateway.audit.report import Finding, Severity
 from gateway.audit.shell_command_builder import NEW_FILES, command, script
@@ -57,7 +58,7 @@ def _holds_data(snapshot: AuditSnapshot, mount: AuditedMount, store: StorageBehi
     if store.medium is StorageMedium.MEMORY:
         return False
     found = snapshot.paths.get(mount.source)
-    system = mount.source.startswith(("/dev", "/proc", "/sys", "/run/", "/var/run/", "/etc/localtime"))
+    system = below_any(mount.source, ("/dev", "/proc", "/sys", "/run", "/var/run", "/etc/localtime"))
     return not system and mount.source != "/" and (found is None or found.kind == "directory")
 
 

@@ -282,6 +282,9 @@ def test_several_writers_are_found() -> None:
     )
     files = {volume().mountpoint: directory("ibdata1")}
     assert found(first, second, volumes=(volume(),), paths=files) == {("several-writers", "high")}
+    for source, is_found in (("/devops/db", True), ("/run/x", False)):
+        writers = (container(bind(source, "/x"), name=name) for name in "ab")
+        assert (("several-writers", "medium") in found(*writers)) is is_found
 
 
 @pytest.mark.parametrize("labels", [

@@ -46,6 +46,18 @@ def test_a_client_gets_the_events_since_one_that_the_log_contains() -> None:
         assert log.since(unknown) is None
 
 
+def test_a_backend_that_is_added_again_has_no_earlier_state() -> None:
+    times = iter([1000.0, 2000.0])
+    log = EventLog(clock=lambda: next(times))
+    log.observe(ORDERS, "down")
+    log.forget(lambda subject: subject != ORDERS)
+    assert [each.state for each in log.latest()] == ["down"]
+    assert log.began(ORDERS, "down", 1500.0) == 1500.0
+    log.observe(ORDERS, "down")
+    assert [(each.state, each.previous) for each in log.latest()] == [("down", None), ("down", None)]
+    assert log.began(ORDERS, "down", 2500.0) == 2000.0
+
+
 def test_events_of_many_backends_do_not_replace_the_event_of_their_tunnel() -> None:
     log = EventLog(limit=3)
     log.observe(EventSubject(SubjectType.TUNNEL, "bastion"), "backoff")

@@ -96,6 +96,53 @@ async def test_a_fatal_error_quarantines_until_a_reconnect_is_requested() -> Non
         await until(lambda: uplink.link is link)
 
 
+class Endless:
+    """A tunnel whose first attempt to open it takes until it is cancelled. The next attempts return `link`."""
+
+    far_side = "nowhere"
+
+    def __init__(self, link: Losing) -> None:
+        self.link = link
+        self.began = asyncio.Event()
+        self.ended = 0
+
+    @contextlib.asynccontextmanager
+    async def open(self, _: Link, progress: TunnelStateCallback) -> AsyncIterator[TunnelOpenResult]:
+        progress(TunnelState.CONNECTING)
+        if not self.began.is_set():
+            self.began.set()
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                self.ended += 1
+        yield TunnelOpenResult(self.link)
+
+
+@pytest.mark.parametrize("ask", [Uplink.reconnect, Uplink.renew, Uplink.retry])
+async def test_a_request_ends_an_attempt_that_takes_long(ask: Callable[[Uplink], None]) -> None:
+    link = Losing()
+    tunnel = Endless(link)
+    uplink = Uplink("t", tunnel)
+    async with supervise() as components:
+        components.start("t", uplink)
+        await tunnel.began.wait()
+        ask(uplink)
+        await until(lambda: uplink.link is link)
+        assert (tunnel.ended, uplink.connects) == (1, 1)
+        assert uplink.failures == {FailureReason.RESET: 1}
+
+
+async def test_an_attempt_ends_with_its_uplink() -> None:
+    tunnel = Endless(Losing())
+    uplink = Uplink("t", tunnel)
+    async with asyncio.timeout(2):
+        async with supervise() as components:
+            components.start("t", uplink)
+            await tunnel.began.wait()
+        assert (tunnel.ended, uplink.state) == (1, TunnelState.STOPPED)
+        assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("attempt")]
+
+
 async def test_an_inner_tunnel_waits_for_its_outer_tunnel_and_reports_it() -> None:
     outer = Uplink("outer", Flaky(TunnelError(FailureReason.AUTH, "refused", fatal=True)))
     inner = Uplink("inner", Flaky(Losing()), [outer])
