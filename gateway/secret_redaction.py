@@ -10,12 +10,8 @@ _SECRET = re.compile(rf"(?i)(?:{_NAME}|private[_.-]?key|credential)s?")
 _OPTION = rf"--?[\w-]*(?:{_NAME}|(?:secret|access|account)[_-]?key)(?:-command)?"
 _END = r"(?=[:)`']*(?:[\s,;]|$))"
 """Matches the position where a secret ends. Punctuation that follows the secret is not part of it."""
-_SECRET_WITH_SPACE = re.compile(
-    rf"(?i)(-{{0,2}}[\w.-]*(?:{_NAME}|_?key)s?\d?=).*\s.*|([\w.-]+=[^\s=]*,[^\s=]*(?:{_NAME})=)[^,]*\s[^,]*",
-    re.DOTALL,
-)
-"""Matches one word that sets a secret that contains white space: `PASSWORD=my secret`, or `username=u,password=my
-secret` with at most one option before the secret."""
+_SECRET_NAME = re.compile(rf"(?i)[\w.-]*(?:{_NAME}|_?key)s?\d?")
+"""Matches the whole name of a setting whose value is a secret."""
 _WORD = rf"(?:'[^']*'|\"[^\"]*\"|[^\s'\"]+?{_END})"
 _SETTING = rf"(?<![\w.-])[\w.-]*(?:{_NAME}|_?key)s?\d?"
 _HEADER = r"[\w-]{0,60}(?:key|token|auth|secret|password|cookie)[\w-]{0,60}\s{0,9}:"
@@ -73,9 +69,7 @@ def is_secret(name: str) -> bool:
 
 def is_private_key(text: str) -> bool:
     """Return whether a string is a private key (PEM, PEM in base64, or only the body of PEM), not a path."""
-    if "-----BEGIN" in text or text.startswith(("LS0tLS1CRUdJTi", "b3BlbnNzaC1rZXktdj")):
-        return True
-    return not text.startswith("/") and re.fullmatch(r"[A-Za-z0-9+/=\s]{64,}", text) is not None
+    return "-----BEGIN" in text or text.startswith(("LS0tLS1CRUdJTi", "b3BlbnNzaC1rZXktdj", "MII"))
 
 
 def hide_secrets(text: str) -> str:
@@ -94,10 +88,29 @@ def redacted(words: Sequence[str]) -> str:
     shown: list[str] = []
     hide = False
     for word in words:
-        match = _SECRET_WITH_SPACE.match(word)
-        shown.append("***" if hide else f"{match[1] or match[2]}***" if match else hide_secrets(word))
+        shown.append("***" if hide else hide_secrets(_without_spaced_secrets(word)))
         hide = bool(re.fullmatch(_OPTION, word, re.IGNORECASE))
     return hide_secrets(_joined(shown))
+
+
+def _without_spaced_secrets(word: str) -> str:
+    """Hide the values of secret settings in one word that contains white space.
+
+    `hide_secrets` alone would hide such a value only up to the white space.
+    """
+    if not re.search(r"\s", word):
+        return word
+    first, equals, value = word.partition("=")
+    if equals and _SECRET_NAME.fullmatch(first):
+        return f"{first}=***"  # the whole value, because it can contain a comma
+    option, _, inner = value.partition("=")
+    if first.startswith("--") and _SECRET_NAME.fullmatch(option) and inner:
+        return f"{first}={option}=***"
+    parts = [part.partition("=") for part in word.split(",")]
+    return ",".join(
+        f"{name}=***" if sign and _SECRET_NAME.fullmatch(name) else f"{name}{sign}{text}"
+        for name, sign, text in parts
+    )
 
 
 def has_secrets(words: Sequence[str]) -> bool:

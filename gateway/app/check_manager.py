@@ -34,13 +34,13 @@ class CheckManager:
     def update(self, running: RunningBackend, uplinks: Mapping[str | None, Uplink], *, keep_results: bool) -> None:
         """Start checks of the targets of `running.spec`, and stop the backend's previous checks.
 
+        If the previous checks are paused, the new checks are paused, too.
+
         Args:
             running: The backend.
             uplinks: The uplink of each tunnel that leads to a target. The key None is the direct uplink.
             keep_results: Whether a target keeps the results of its previous checks. If False, the target keeps only
                 its role (primary or replica) and the time of its promotion to primary.
-
-        If the previous checks are paused, the new checks are paused, too.
         """
         spec = running.spec
         paused = any(check.paused for check in running.checks)

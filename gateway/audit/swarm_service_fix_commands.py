@@ -1,11 +1,15 @@
 """Renders the commands that change the mounts of a swarm service. Does no I/O."""
 
+import re
 from collections.abc import Iterator
 
 from gateway.audit.data_copy_commands import saved
 from gateway.audit.proposed_mount_changes import ProposedMountChanges, given_mounts, new_volumes
 from gateway.audit.shell_command_builder import command, script
 from gateway.audit.snapshot_model import AuditedContainer
+from gateway.audit.storage_behind_mount import SECRETS
+from gateway.secret_redaction import has_secrets
+from gateway.text_sanitizer import one_line
 
 NODE_LABEL = "com.docker.swarm.node.id"
 
@@ -30,9 +34,12 @@ def service_update(service: str, container: AuditedContainer, change: ProposedMo
         old = next((each for each in container.mounts if each.path == path), None)
         source = change.mounts.get(path) or (old.volume or old.source if old else "")
         kind = "bind" if source.startswith("/") else "volume"
+        driver = list(_driver_fields(container, change, path, source)) if kind == "volume" else []
+        if not all(map(_is_printable, driver)):
+            return f"# an option of the volume {one_line(source)} is a secret, so no command is safe to print"
         read_only = ["readonly"] if path in change.read_only else []
-        fields = (f"type={kind}", f"source={source}", f"target={path}", *read_only)
-        words += ["--mount-add", _csv(*fields, *_driver_fields(container, change, path, source))]
+        fields = (f"type={kind}", f"source={source}", f"target={path}", *read_only, *driver)
+        words += ["--mount-add", _csv(*fields)]
     update = command(*words, service)
     if not change.copied:
         # Do not create the volumes: each node creates them from the options in `--mount-add`.
@@ -68,6 +75,12 @@ def _driver_fields(
             if driver.get("Name"):
                 yield f"volume-driver={driver['Name']}"
             yield from (f"volume-opt={name}={value}" for name, value in (driver.get("Options") or {}).items())
+
+
+def _is_printable(field: str) -> bool:
+    """Return whether a field of `--mount` contains neither a password nor control characters."""
+    names = {option.partition("=")[0] for option in re.split("[=,]", field)}
+    return field.isprintable() and not SECRETS & names and not has_secrets([field])
 
 
 def _csv(*fields: str) -> str:

@@ -28,7 +28,7 @@ def env(config: Config, host: str | None) -> list[str]:
     """
     lines = []
     names: dict[str, str] = {}
-    for name, port in _ports(config):
+    for name, port in _ports(config, host):
         prefix = re.sub(r"\W|^(?=\d)", "_", name, flags=re.ASCII).upper()
         if names.setdefault(prefix, name) != name:
             raise UsageError(f"backends {names[prefix]} and {name}: both have the variable {prefix}_HOST: rename one")
@@ -108,15 +108,17 @@ def reachability_warnings(config: Config) -> Iterator[str]:
                 )
 
 
-def _ports(config: Config) -> Iterator[tuple[str, int]]:
-    """Yield the name and a TCP port of each backend. Prefer a port that is not only on a loopback address.
+def _ports(config: Config, host: str | None) -> Iterator[tuple[str, int]]:
+    """Yield the name and a TCP port of each backend. Skip backends that the kernel mounts, such as NFS.
 
-    Skip backends that the kernel mounts, such as NFS.
+    Prefer a listener on `host`. Otherwise, prefer a listener that is not on a loopback address, unless `host` is one.
     """
+    on_loopback = host is not None and is_loopback(host)
     for name, spec in config.backends.items():
         addresses = [address for address in spec.listen if not address.is_unix]
         if addresses and not spec.kind.kernel_mounts:
-            yield name, min(addresses, key=lambda address: is_loopback(address.host)).port
+            best = min(addresses, key=lambda each: (each.host != host, is_loopback(each.host) is not on_loopback))
+            yield name, best.port
 
 
 def _labels(config: Config) -> dict[str, str]:
@@ -124,7 +126,7 @@ def _labels(config: Config) -> dict[str, str]:
     if config.docker is None:
         return {}
     prefix = config.docker.label_prefix
-    return {f"{prefix}.enable": "true", f"{prefix}.backends": ",".join(name for name, _ in _ports(config))}
+    return {f"{prefix}.enable": "true", f"{prefix}.backends": ",".join(name for name, _ in _ports(config, None))}
 
 
 def _volumes(config: Config) -> list[VolumeSpec]:

@@ -69,9 +69,9 @@ def read_script(text: str) -> ShellScript:
 
     def fields(word: str) -> list[str]:
         """Expand the variables in a word, and split the result into fields (POSIX, section 2.6.5)."""
-        expanded = _plain(_VARIABLE.sub(value, word))
         if _ASSIGNMENT.fullmatch(word):
-            return [expanded.replace(_SPLIT, " ")]
+            word = word.replace(_UNQUOTED, "")  # values of assignments are not split
+        expanded = _plain(_VARIABLE.sub(value, word))
         return [field for field in expanded.split(_SPLIT) if field] or [""]
 
     for words in _commands(_joined_lines(text, script.notes), script.notes):

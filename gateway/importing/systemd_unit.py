@@ -7,7 +7,6 @@ from gateway.importing.compose_interpolation import interpolated
 from gateway.importing.compose_value_parsers import words_of
 from gateway.importing.env_file import EnvFileReader
 
-_SECTION = re.compile(r"\[.*\]")
 _UNIT = re.compile(r"(?P<prefix>[^@/]+)(?:@(?P<instance>[^/]*))?\.service")
 
 
@@ -23,7 +22,7 @@ class SystemdUnit:
         self._settings = list(_settings(text))
         self._name = name
         self.unknown: dict[str, None] = {}
-        """The specifiers in the commands whose values are not known, such as `%i` in a template unit."""
+        """The specifiers in commands and variables whose values are not known, such as `%i` in a template unit."""
 
     def commands(self, read_env_file: EnvFileReader) -> list[str]:
         """Return the command lines of `ExecStart=`, with the values of specifiers and of the unit's variables.
@@ -52,13 +51,14 @@ class SystemdUnit:
         from_files: dict[str, str] = {}
         for key, value in self._settings:
             if key == "Environment":
-                own |= {name: text for name, _, text in (word.partition("=") for word in words_of(value, key))}
+                words = words_of(self._expanded(value), key)
+                own |= {name: text for name, _, text in (word.partition("=") for word in words)}
             elif key == "EnvironmentFile":
                 from_files |= read_env_file(value.removeprefix("-")) or {}
         return own | from_files
 
-    def _expanded(self, command: str) -> str:
-        """Replace the specifiers in a command. Keep those whose value is not known, and add them to `unknown`."""
+    def _expanded(self, text: str) -> str:
+        """Replace the specifiers in a value. Keep those whose value is not known, and add them to `unknown`."""
         values = {"%": "%", "h": "${HOME}", "u": "${USER}", "t": "/run", "S": "/var/lib", "E": "/etc", "T": "/tmp"}  # noqa: S108
         credentials = {
             name: path
@@ -70,22 +70,26 @@ class SystemdUnit:
         if match := _UNIT.fullmatch(self._name):
             values |= {"p": match["prefix"], "N": self._name.removesuffix(".service"), "n": self._name}
             if match["instance"]:
-                values |= {"i": match["instance"], "I": match["instance"].replace("-", "/")}
+                values |= {"i": match["instance"], "I": _unescaped(match["instance"])}
 
         def replacement(found: re.Match[str]) -> str:
-            if found[1] is not None:
-                return credentials.get(found[1], found[0])
-            if found[2] not in values:
+            value = values.get(found[2]) if found[1] is None else credentials.get(found[1])
+            if value is None:
                 self.unknown[found[0]] = None
-            return values.get(found[2], found[0])
+            return found[0] if value is None else value
 
-        return re.sub(r"%d/([\w.-]+)|%(.)", replacement, command)
+        return re.sub(r"%d/([\w.-]+)|%(.)", replacement, text)
+
+
+def _unescaped(name: str) -> str:
+    r"""Return a part of a unit's name without escapes: `-` represents `/`, and `\xNN` represents a character."""
+    return re.sub(r"\\x([0-9a-f]{2})", lambda found: chr(int(found[1], 16)), name.replace("-", "/"))
 
 
 def _settings(text: str) -> Iterator[tuple[str, str]]:
     """Yield the key and the value of each setting. Join continuation lines, and skip comments between them."""
     joined = ""
-    for line in text.splitlines():
+    for line in (*text.splitlines(), ""):
         if line.lstrip().startswith(("#", ";")):
             continue
         joined += line.rstrip().removesuffix("\\") + " "
@@ -93,7 +97,7 @@ def _settings(text: str) -> Iterator[tuple[str, str]]:
             continue
         key, equals, value = joined.strip().partition("=")
         joined = ""
-        if equals and not _SECTION.fullmatch(key):
+        if equals:
             yield key.rstrip(), value.strip()
 
 

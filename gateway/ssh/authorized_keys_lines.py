@@ -97,7 +97,7 @@ def render_authorized_keys(tunnels: Sequence[TunnelDestinations], sources: Seque
             lines.append(f"# no backend uses the tunnel {tunnel.name}: add a backend with via: {tunnel.name}")
             continue
         if not keys[tunnel.name]:
-            options = key_options(tunnel.targets, sources)
+            options = key_options(_merged_targets([tunnel]), sources)
             lines.append("# the tunnel has no identity_files: add this line, with the public key that it uses:")
             lines.append(f"# {options} PUBLIC-KEY")
         for key in keys[tunnel.name]:
@@ -151,7 +151,7 @@ def _instructions(tunnel: TunnelDestinations, tunnels: Sequence[TunnelDestinatio
         "# authorized_keys cannot forbid listeners on unix sockets: add these lines to the end of sshd_config:",
         *(f"#   {line}" for line in sshd_config_lines(options.user, unix_sockets=unix_sockets)),
     ]
-    if unix_sockets:
+    if tunnel.unix_sockets:
         lines.append(
             "# authorized_keys cannot limit the unix sockets and the addresses to which this key connects, because"
             " sshd refuses unix sockets to a key with permitopen: use a separate user for the tunnel in docker.host"

@@ -24,9 +24,9 @@ def public_keys(options: SshOptions) -> list[str]:
 
 
 def _public_keys(path: Path, options: SshOptions) -> list[str]:
-    pub_file = path.with_name(path.name + ".pub")
-    file = pub_file if pub_file.exists() else path
+    file = pub_file = path.with_name(path.name + ".pub")
     try:
+        file = pub_file if pub_file.exists() else path
         if file is pub_file:
             lines = [line for line in pub_file.read_bytes().splitlines() if line.strip()]
             keys = [asyncssh.import_public_key(line) for line in lines if not line.lstrip().startswith(b"#")]
@@ -39,6 +39,8 @@ def _public_keys(path: Path, options: SshOptions) -> list[str]:
     except (asyncssh.KeyImportError, ValueError) as error:
         raise GatewayError(f"{file}: {error_text(error)}") from error
     if not keys:
-        raise GatewayError(f"{file}: contains no public key: write it again with ssh-keygen -y -f {path}")
+        raise GatewayError(
+            f"{file}: contains no public key: ssh-keygen -y -f KEY prints the public key of a private key"
+        )
     # The comment of a key can contain line breaks. A second line in authorized_keys would have no restrictions.
     return [" ".join(key.export_public_key().decode(errors="replace").split()) for key in keys]

@@ -555,6 +555,19 @@ def test_a_mount_that_becomes_read_only_keeps_the_driver_of_its_volume() -> None
     )
 
 
+def test_a_password_in_the_options_of_a_volume_is_not_printed() -> None:
+    driver = {"Name": "local", "Options": {"type": "cifs", "o": "username=u,password=hunter2"}}
+    given = {"Type": "volume", "Target": "/data", "VolumeOptions": {"DriverConfig": driver}}
+    labels = {"com.docker.swarm.service.name": "shop_db"}
+    app = container(AuditedMount("volume", "/data", volume="media"), host={"Mounts": [given]}, Labels=labels)
+    assert lines(app, ProposedMountChanges(read_only=frozenset({"/data"}))) == [
+        "# an option of the volume media is a secret, so no command is safe to print"
+    ]
+    text = lines(app, ProposedMountChanges({"/data": "/mnt/media"}, setup=("mkdir -p /mnt/media",)))
+    mount = "--mount-rm /data --mount-add type=bind,source=/mnt/media,target=/data"
+    assert text[1] == f"# docker service update {mount} shop_db"
+
+
 def test_a_directory_for_a_service_is_prepared_on_each_node() -> None:
     labels = {"com.docker.swarm.service.name": "shop_db"}
     app = container(AuditedMount("volume", "/data", volume="media"), Labels=labels)

@@ -99,6 +99,7 @@ def test_containers_use_a_listener_that_is_not_on_loopback(tmp_path: Path) -> No
     text = "backends: {a: {kind: tcp, targets: ['b:1'], listen: ['127.0.0.1:7000', '0.0.0.0:7001']}}"
     assert not list(reachability_warnings(config(text, tmp_path)))
     assert env(config(text, tmp_path), None) == ["A_HOST=a", "A_PORT=7001"]
+    assert env(config(text, tmp_path), "127.0.0.1") == ["A_HOST=127.0.0.1", "A_PORT=7000"]
 
 
 def test_backends_with_the_same_variables_are_an_error(tmp_path: Path) -> None:

@@ -413,11 +413,13 @@ def test_a_proxy_command_is_a_jump_a_proxy_or_another_command(command: str, jump
         ("-i %d/key u@h", {"identity_files": ["/etc/tunnel/key"]}),
         ('-o "ProxyCommand=ssh -W %%h:%%p jump" u@h', {"via": "jump"}),
         ("u@h \\\n# comment\n  -p 2222", {"port": 2222}),
+        ("-i ${KEY} u@h \\", {"identity_files": ["${HOME}/.ssh/id"]}),
     ],
 )
 def test_specifiers_and_lines_of_a_unit_are_read_as_by_systemd(options: str, words: dict[str, Any]) -> None:
     unit = (
-        "[Service]\nLoadCredential=key:/etc/tunnel/key\nExecStart=/usr/bin/ssh -L 1:old:2 old\nExecStart=\n"
+        "[Service]\nLoadCredential=key:/etc/tunnel/key\nEnvironment=KEY=%h/.ssh/id\n"
+        "ExecStart=/usr/bin/ssh -L 1:old:2 old\nExecStart=\n"
         f"ExecStart = /usr/bin/ssh -N -L 3306:db:3306 {options}\n"
     )
     result = convert([ImportSource("tunnel.service", unit)])
@@ -427,12 +429,18 @@ def test_specifiers_and_lines_of_a_unit_are_read_as_by_systemd(options: str, wor
 
 
 def test_the_instance_of_a_unit_comes_from_its_file_name() -> None:
-    unit = "[Service]\nExecStart=/usr/bin/ssh -N -i /k -L 3306:db:3306 u@%i\n"
-    units = [ImportSource(name, unit) for name in ("tunnel@a.example.com.service", "tunnel@.service")]
-    result = convert(units)
-    assert [tunnel["host"] for tunnel in result.tunnels.values()] == ["a.example.com", "%i"]
+    unit = "[Service]\nExecStart=/usr/bin/ssh -N -i /k -L 3306:db:3306 u@%I\n"
+    names = ("tunnel@a.example.com.service", r"tunnel@my\x2dhost.service", "tunnel@.service")
+    result = convert([ImportSource(name, unit) for name in names])
+    assert [tunnel["host"] for tunnel in result.tunnels.values()] == ["a.example.com", "my-host", "%I"]
     (note,) = [note for note in result.notes if "systemd replaces" in note]
-    assert note == "tunnel@.service: systemd replaces %i in ExecStart; replace it in the configuration"
+    assert note == "tunnel@.service: systemd replaces %I in ExecStart; replace it in the configuration"
+
+
+def test_a_credential_without_a_path_is_reported() -> None:
+    unit = "[Service]\nLoadCredentialEncrypted=key:/x\nExecStart=/usr/bin/ssh -N -i %d/key -L 3306:db:3306 u@h\n"
+    result = convert([ImportSource("tunnel.service", unit)])
+    assert any("systemd replaces %d/key in ExecStart" in note for note in result.notes)
 
 
 @pytest.mark.parametrize(
@@ -448,6 +456,21 @@ def test_a_script_gives_the_same_tunnel_as_the_command_line(script: str) -> None
     expected = imported("ssh -N -i /k -L 3306:db:3306 u@h")
     result = imported(script, form="shell")
     assert (result.tunnels, result.backends) == (expected.tunnels, expected.backends)
+
+
+def test_the_value_of_an_assignment_is_not_split() -> None:
+    assignments = "K='a\nb'; P='x  y'\nexport SSH_KEY=$K DB_PASSWORD=$P\n"
+    script = f"{assignments}docker run -e SSH_KEY -e DB_PASSWORD -e DB_HOST=h.a app"
+    (container,) = imported(script, form="shell").containers
+    assert [container.environment[name] for name in ("SSH_KEY", "DB_PASSWORD")] == ["a\nb", "x  y"]
+
+
+def test_a_long_password_is_not_a_private_key() -> None:
+    variables = (
+        f"SSH_HOST: b, SSH_USER: u, TARGET_HOST: db, TARGET_PORT: 5432, SSH_PASSWORD: {'0123456789abcdef' * 4}"
+    )
+    result = imported(f"services: {{t: {{image: ssh-tunnel, environment: {{{variables}}}}}}}", form="compose")
+    assert "password_file" in result.tunnels["b"]
 
 
 def test_quoted_variables_are_one_word() -> None:

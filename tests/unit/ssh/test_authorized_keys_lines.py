@@ -107,6 +107,8 @@ def test_a_tunnel_without_a_key_file_gets_the_options_in_a_comment() -> None:
     lines = render_authorized_keys([destinations("a", options(), "db:1")], [])
     assert lines[-1] == f"# {key_options(['db:1'], [])} PUBLIC-KEY"
     assert all(line.startswith("#") for line in lines)
+    with pytest.raises(UsageError, match=r"docker\.host needs a key without permitopen"):
+        render_authorized_keys([destinations("a", options(), "db:1", unix_sockets=True)], [])
 
 
 @pytest.mark.parametrize(
