@@ -57,12 +57,12 @@ def silent(client: socket.socket) -> None:
 
 
 def dripping(first: bytes) -> Behavior:
-    """Return a behavior that sends `first` and then 1000 zero bytes, one byte every 0.1 seconds."""
+    """Return a behavior that sends `first` and then 1000 zero bytes, one byte every 0.5 seconds."""
 
     def drip(client: socket.socket) -> None:
         for byte in first + bytes(1000):
             client.sendall(bytes([byte]))
-            time.sleep(0.1)
+            time.sleep(0.5)
 
     return drip
 
