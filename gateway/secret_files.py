@@ -11,11 +11,11 @@ pod (Kubernetes). Outside a pod, the checks refuse in-memory file systems, becau
 
 import errno
 import os
-import re
 import stat
 from pathlib import Path
 
 from gateway.errors import FailureReason, TunnelError
+from gateway.octal_escapes import unescaped
 
 _REMEDIES = {
     errno.ENOENT: "create the file, or correct the path",
@@ -165,7 +165,7 @@ def _mount(path: Path) -> tuple[str, str]:
         return mount
     for line in lines:
         fields, _, source = line.partition(" - ")
-        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields.split()[4])
+        point = unescaped(fields.split()[4])
         # If two mounts have the same mount point, use the later mount, because it hides the earlier mount.
         if point in ancestors and len(point) >= len(mount[0]):
             mount = (point, source.split()[0])

@@ -1,8 +1,9 @@
 """Finds bind-mounted files that were replaced on the host. The container still reads the old files."""
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
+
+from gateway.octal_escapes import unescaped
 
 MOUNTS = Path("/proc/self/mountinfo")
 _DELETED = "//deleted"
@@ -22,7 +23,7 @@ def stale_files(files: Iterable[Path], mounts: str) -> list[str]:
         fields = line.split()
         if len(fields) > 4:
             # If two mounts have the same mount point, the later one is the visible one.
-            deleted[_unescaped(fields[4])] = _unescaped(fields[3]).endswith(_DELETED)
+            deleted[unescaped(fields[4])] = unescaped(fields[3]).endswith(_DELETED)
     found = []
     for path in sorted(set(files)):
         point = next((each for each in (path, *path.parents) if str(each) in deleted), None)
@@ -44,7 +45,3 @@ def find_stale_files(files: Iterable[Path]) -> list[str]:
         return stale_files([each.resolve() for each in files], MOUNTS.read_text(errors="surrogateescape"))
     except OSError:  # the system is not Linux, or does not permit reading /proc
         return []
-
-
-def _unescaped(text: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), text)

@@ -6,7 +6,6 @@ respond.
 
 import os
 import posixpath
-import re
 import stat
 import time
 from collections.abc import Mapping
@@ -16,10 +15,10 @@ from typing import Literal
 from gateway.audit.directory_contents import DirectoryContents, file_key, read_directory
 from gateway.audit.host_filesystem_model import HostMount, HostPath
 from gateway.audit.storage_behind_mount import StorageMedium, medium_of, mount_above, split_options
+from gateway.octal_escapes import unescaped
 
 MOUNT_TABLE = Path("/proc/self/mountinfo")
 _MOST_LINKS = 40
-_ESCAPE = re.compile(r"\\([0-7]{3})")
 _KINDS: Mapping[int, Literal["directory", "file", "socket", "other"]] = {
     stat.S_IFDIR: "directory", stat.S_IFREG: "file", stat.S_IFSOCK: "socket",
 }  # fmt: skip
@@ -36,11 +35,7 @@ def _parse_line(line: str) -> HostMount | None:
     if len(fields) < 6 or len(more) < 2:
         return None
     options = split_options(fields[5]) | split_options(more[2] if len(more) > 2 else "")
-    return HostMount(_unescape(fields[4]), more[0], _unescape(more[1]), options)
-
-
-def _unescape(text: str) -> str:
-    return _ESCAPE.sub(lambda found: chr(int(found[1], 8)), text)
+    return HostMount(unescaped(fields[4]), more[0], unescaped(more[1]), options)
 
 
 def stale_files(text: str) -> set[str]:
@@ -50,7 +45,7 @@ def stale_files(text: str) -> set[str]:
         text: The container's mount table (proc_pid_mountinfo(5)).
     """
     fields = (line.split(" ") for line in text.splitlines())
-    return {_unescape(each[4]) for each in fields if len(each) > 4 and each[3].endswith("//deleted")}
+    return {unescaped(each[4]) for each in fields if len(each) > 4 and each[3].endswith("//deleted")}
 
 
 class EngineHostFiles:

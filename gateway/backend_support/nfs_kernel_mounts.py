@@ -16,6 +16,7 @@ from gateway.backend_support.volume_definition import (
 )
 from gateway.contracts.config_types import HostPort
 from gateway.nfs.mount_options_set_by_gateway import REPLACED
+from gateway.octal_escapes import escaped
 
 DEFAULT_PORT = 2049
 _TIMEO, _MAX_RETRANS = 60, 9
@@ -151,7 +152,7 @@ def _render_export(options: NfsBackendOptions, clients: Sequence[str]) -> str:
     The line contains the option `insecure`, because sshd and the gateway connect from ports above 1023.
     """
     mode = "ro" if options.volume is not None and options.volume.read_only else "rw"
-    path = re.sub(r'[\s"#\\]', lambda match: f"\\{ord(match[0]):03o}", options.export)
+    path = escaped(options.export, r'\s"#\\')
     return " ".join((path, *(f"{client}({mode},sync,no_subtree_check,insecure)" for client in clients)))
 
 

@@ -8,6 +8,7 @@ from gateway.backends import KINDS, BackendKind, file_system_of_device, kind_of_
 from gateway.errors import UsageError
 from gateway.importing.import_result import ImportResult, is_host, split_target
 from gateway.importing.imported_setup import ImportedClient
+from gateway.octal_escapes import escaped, unescaped
 from gateway.secret_redaction import redacted
 
 
@@ -109,23 +110,14 @@ def import_fstab(text: str, source: str, result: ImportResult) -> None:
         UsageError: A line is not valid.
     """
     for number, line in enumerate(text.splitlines(), 1):
-        fields = [_unescaped(field) for field in line.split()]
+        fields = line.split()
         if not fields or fields[0].startswith("#"):
             continue
         where = f"{source}line {number}"
         if len(fields) < 4:
             raise UsageError(f"{where}: a line needs device, directory, type and options")
-        import_mount(fields[0], fields[1], fields[2], fields[3], where, result)
-
-
-def _unescaped(field: str) -> str:
-    """Return a field of fstab(5) with characters in place of octal escapes, such as a space in place of 040."""
-    return re.sub(r"\\([0-3][0-7]{2})", lambda match: chr(int(match[1], 8)), field)
-
-
-def _escaped(field: str) -> str:
-    """Return a field of fstab(5) with octal escapes in place of white space, `#` and backslashes."""
-    return re.sub(r"[\s#\\]", lambda match: f"\\{ord(match[0]):03o}", field)
+        device, folder, file_system, options = map(unescaped, fields[:4])
+        import_mount(device, folder, file_system, options, where, result)
 
 
 def import_mount_command(words: list[str], where: str, result: ImportResult) -> None:
@@ -199,5 +191,5 @@ def note_fstab_line(client: ImportedClient, listen: str, result: ImportResult) -
         result.add_note(f"{client.where}: {made.note}")
     options = redacted([",".join(dict.fromkeys([*made.options, "_netdev"]))])
     fields = (made.device, client.folder, made.file_system, options)
-    line = f"{' '.join(map(_escaped, fields))} 0 0"
+    line = f"{' '.join(map(escaped, fields))} 0 0"
     result.changes.append((client, f"new line of /etc/fstab: {line}"))

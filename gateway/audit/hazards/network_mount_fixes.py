@@ -1,7 +1,5 @@
 """Writes commands that replace a hazardous network mount. Does no I/O."""
 
-import re
-
 from gateway.audit.container_recreate_commands import free_name, recreate, volume_for
 from gateway.audit.host_filesystem_model import HostMount
 from gateway.audit.proposed_mount_changes import ProposedMountChanges
@@ -9,6 +7,7 @@ from gateway.audit.shell_command_builder import command, only_on_host
 from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
 from gateway.audit.storage_behind_mount import SECRETS, StorageBehindMount, StorageMedium, nfs_version
 from gateway.nfs.mount_options_set_by_gateway import REPLACED
+from gateway.octal_escapes import escaped
 from gateway.text_sanitizer import one_line
 
 _SMB_VERSION = "3"
@@ -16,8 +15,6 @@ _SMB_VERSION = "3"
 version before 3.0 (mount.cifs(8))."""
 _LOGIN = {"user", "username", "pass", "passwd", "password", "password2"}
 """Mount options for the user name and the password. A credentials file can contain these options (mount.cifs(8))."""
-_UNSAFE_IN_FSTAB = re.compile(r"[\s\\#]")
-"""Matches characters that need octal escapes in /etc/fstab, such as the space, which separates fields (fstab(5))."""
 _KEPT_OF_HOST = {"addr", "port", "sec", "ro", "nosuid", "nodev", "noexec"}
 """Options in the host's mount table that a new volume also needs. All other options are left out, because the table
 also lists defaults and values that are specific to the existing mount."""
@@ -121,7 +118,7 @@ def host_mount(
     name = f"{container.name}-{volume.name}"
     point, credentials = f"/mnt/{name}", f"/etc/{name}.credentials"
     fields = (device, point, "cifs", ",".join((f"credentials={credentials}", *kept, "_netdev")), "0", "0")
-    line = " ".join(_UNSAFE_IN_FSTAB.sub(lambda found: f"\\{ord(found[0]):03o}", each) for each in fields)
+    line = " ".join(map(escaped, fields))
     read = command(cli, "volume", "inspect", "-f", "{{.Options.o}}", volume.name)
     login = command("grep", "-E", f"^({'|'.join(sorted(_LOGIN))})=")
     setup = (
