@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from gateway.audit.data_copy_commands import saved
+from gateway.audit.data_copy_commands import require_absent_volumes, saved
 from gateway.audit.proposed_mount_changes import ProposedMountChanges, given_mounts, new_volumes
 from gateway.audit.shell_command_builder import command, script
 from gateway.audit.snapshot_model import AuditedContainer
@@ -42,14 +42,15 @@ def service_update(service: str, container: AuditedContainer, change: ProposedMo
         words += ["--mount-add", _csv(*fields)]
     update = command(*words, service)
     if not change.copied:
-        # Do not create the volumes: each node creates them from the options in `--mount-add`.
         if change.setup:
             return "\n".join((
                 f"# run the following commands on each node that can run a task of {service}; then run:",
                 f"# {update}",
                 script(*change.setup),
             ))  # fmt: skip
-        return update
+        # Do not create the volumes: each node creates them from the options in `--mount-add`.
+        absent = require_absent_volumes(cli, change)
+        return script(*absent, update) if absent else update
     volumes = ", ".join(sorted(change.mounts.values()))
     return "\n".join((
         saved(cli, container, change.copied),

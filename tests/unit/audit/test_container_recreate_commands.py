@@ -535,7 +535,8 @@ def test_each_node_of_a_service_creates_the_volume_with_its_options() -> None:
     labels = {"com.docker.swarm.service.name": "shop_db"}
     app = container(AuditedMount("volume", "/data", volume="media"), Labels=labels)
     options = ("-o", "type=nfs", "-o", "device=:/media", "-o", "o=addr=192.0.2.1,hard")
-    (line,) = lines(app, ProposedMountChanges({"/data": "media-2"}, driver_options=options))
+    start, guard, line, end = lines(app, ProposedMountChanges({"/data": "media-2"}, driver_options=options))
+    assert (start, guard, end) == ("bash -euo pipefail <<'FIX'", GUARD.replace("db-mysql", "media-2"), "FIX")
     fields = next(csv.reader([shlex.split(line)[shlex.split(line).index("--mount-add") + 1]]))
     assert fields == [
         "type=volume", "source=media-2", "target=/data", "volume-driver=local", "volume-opt=type=nfs",
