@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from gateway.config import Config
 from gateway.contracts.tunnel_destinations import TunnelDestinations
 from gateway.errors import GatewayError
-from gateway.tunnels import KINDS
+from gateway.tunnels import KINDS, AuthorizedKeysRenderer
 
 
 def authorized_keys(config: Config, sources: Sequence[str]) -> list[str]:
@@ -20,15 +20,13 @@ def authorized_keys(config: Config, sources: Sequence[str]) -> list[str]:
     Raises:
         GatewayError: No tunnel has a kind that uses authorized_keys, or the lines of a tunnel cannot be rendered.
     """
-    tunnels: dict[str, list[TunnelDestinations]] = {}
+    tunnels: dict[AuthorizedKeysRenderer, list[TunnelDestinations]] = {}
     for name, spec in config.tunnels.items():
-        unix_sockets = config.docker is not None and config.docker.host.startswith(f"ssh://{name}/")
-        destinations = TunnelDestinations(name, spec.options, _dialed(config, name), unix_sockets)
-        tunnels.setdefault(spec.kind.name, []).append(destinations)
-    lines: list[str] = []
-    for kind, found in tunnels.items():
-        if (render := KINDS[kind].render_authorized_keys) is not None:
-            lines += render(found, sources)
+        if spec.kind.render_authorized_keys is not None:
+            unix_sockets = config.docker is not None and config.docker.host.startswith(f"ssh://{name}/")
+            destinations = TunnelDestinations(name, spec.options, _dialed(config, name), unix_sockets)
+            tunnels.setdefault(spec.kind.render_authorized_keys, []).append(destinations)
+    lines = [line for render, found in tunnels.items() for line in render(found, sources)]
     if not lines:
         kinds = " or ".join(name for name, kind in KINDS.items() if kind.render_authorized_keys is not None)
         raise GatewayError(f"no tunnel of kind {kinds} is configured: add one, or choose another file with -c")

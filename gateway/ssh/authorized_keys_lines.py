@@ -88,38 +88,44 @@ def render_authorized_keys(tunnels: Sequence[TunnelDestinations], sources: Seque
         GatewayError: A key cannot be read, a target or source is not valid in authorized_keys, or a key is used for
             both TCP targets and unix sockets.
     """
-    keys = {each.name: public_keys(each.options) for each in tunnels if each.targets or each.unix_sockets}
+    keys = {
+        each.name: list(dict.fromkeys(public_keys(each.options)))
+        for each in tunnels
+        if each.targets or each.unix_sockets
+    }
+    users: dict[tuple[_Account, str], list[TunnelDestinations]] = {}
+    for tunnel in tunnels:
+        for key in keys.get(tunnel.name, ()):
+            users.setdefault((_account(tunnel), _without_comment(key)), []).append(tunnel)
     lines: list[str] = []
-    printed: dict[_Login, str] = {}
     for tunnel in tunnels:
         lines += _instructions(tunnel, tunnels)
         if tunnel.name not in keys:
             lines.append(f"# no backend uses the tunnel {tunnel.name}: add a backend with via: {tunnel.name}")
-            continue
-        if not keys[tunnel.name]:
+        elif not keys[tunnel.name]:
             options = key_options(_merged_targets([tunnel]), sources)
             lines.append("# the tunnel has no identity_files: add this line, with the public key that it uses:")
             lines.append(f"# {options} PUBLIC-KEY")
-        for key in keys[tunnel.name]:
-            login = _login(tunnel, key)
-            if login in printed:
-                lines.append(f"# the line of the tunnel {printed[login]} also permits the connections of this tunnel")
-                continue
-            printed[login] = tunnel.name
-            same = [
-                each for each in tunnels if any(_login(each, other) == login for other in keys.get(each.name, ()))
-            ]
-            lines.append(f"{key_options(_merged_targets(same), sources)} {key}")
+        for key in keys.get(tunnel.name, ()):
+            same = users[_account(tunnel), _without_comment(key)]
+            if same[0] is tunnel:
+                lines.append(f"{key_options(_merged_targets(same), sources)} {key}")
+            else:
+                lines.append(f"# the line of the tunnel {same[0].name} also permits the connections of this tunnel")
     return lines
 
 
-_Login = tuple[str, int, str, str]
-"""The server's host and port, the user, and the public key without its comment."""
+_Account = tuple[str, int, str]
+"""The server's host and port, and the user."""
 
 
-def _login(tunnel: TunnelDestinations, key: str) -> _Login:
-    options = tunnel.options
-    return options.host, options.port, options.user, " ".join(key.split()[:2])
+def _account(tunnel: TunnelDestinations) -> _Account:
+    options: SshOptions = tunnel.options
+    return options.host, options.port, options.user
+
+
+def _without_comment(key: str) -> str:
+    return " ".join(key.split()[:2])
 
 
 def _merged_targets(tunnels: Sequence[TunnelDestinations]) -> list[str]:
@@ -140,12 +146,7 @@ def _merged_targets(tunnels: Sequence[TunnelDestinations]) -> list[str]:
 
 def _instructions(tunnel: TunnelDestinations, tunnels: Sequence[TunnelDestinations]) -> list[str]:
     options: SshOptions = tunnel.options
-    same_user = [
-        each
-        for each in tunnels
-        if (each.options.host, each.options.port, each.options.user) == (options.host, options.port, options.user)
-    ]
-    unix_sockets = any(each.unix_sockets for each in same_user)
+    unix_sockets = any(each.unix_sockets for each in tunnels if _account(each) == _account(tunnel))
     lines = [
         f"# tunnel {tunnel.name}: add to ~{options.user}/.ssh/authorized_keys on {options.host}",
         "# authorized_keys cannot forbid listeners on unix sockets: add these lines to the end of sshd_config:",

@@ -44,6 +44,12 @@ def test_comments_in_a_public_key_file_do_not_precede_the_key(key: Path, tmp_pat
     assert lines == [f"{key_options(['db:1'], [])} {each}" for each in keys]
 
 
+def test_a_key_in_two_files_gets_one_line(key: Path, tmp_path: Path) -> None:
+    (tmp_path / "copy.pub").write_text(public(key))
+    (line,) = rendered(destinations("a", options(key, tmp_path / "copy"), "db:1"))
+    assert line == f"{key_options(['db:1'], [])} {public(key)}"
+
+
 @pytest.mark.parametrize(
     "content",
     ["", "# only a comment\n", 'command="id" KEY\n', "KEY\nnonsense\n", "ssh-ed25519 AAAA x\n", "\udcff KEY"],
