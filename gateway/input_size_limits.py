@@ -58,6 +58,18 @@ class LimitedYamlLoader(yaml.SafeLoader):
             raise TooManyValuesError
         return super().compose_node(parent, index)
 
+    def fetch_more_tokens(self) -> None:
+        """Read the next tokens. See `yaml.scanner.Scanner`.
+
+        Raises:
+            yaml.scanner.ScannerError: The text is not valid. PyYAML raises ValueError or OverflowError in some cases.
+        """
+        try:
+            super().fetch_more_tokens()
+        except (ValueError, OverflowError) as error:
+            problem = "found an escape sequence for a character that does not exist, or a number that is too long"
+            raise yaml.scanner.ScannerError(None, None, problem, self.get_mark()) from error
+
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
         """Convert a node to a number. Refuse long numbers, because the conversion takes quadratic time.
 

@@ -169,9 +169,10 @@ def _put_query(
         listed = key in keys and is_list(keys[key])
         if key in seen and not listed:
             problems.append(ConfigProblem(place, key, "is given twice: remove one"))
-        for other in seen - {key}:
+        for other in sorted(seen):
             if key.startswith(f"{other}.") or other.startswith(f"{key}."):
-                message = f"cannot be combined with {other}: write both values in a configuration file, or remove one"
+                # One of the two values would replace the other.
+                message = f"cannot be combined with {other}: remove one, or use only keys such as allow.networks"
                 problems.append(ConfigProblem(place, key, message))
         seen.add(key)
         # Do not decode a plus sign as a space. In a URL (RFC 3986), a plus sign is not a space, and fingerprints

@@ -80,10 +80,6 @@ def parse_yaml(
         line, column, message = yaml_error(error, text)
         problems.append(ConfigProblem(f"{path}:{line}:{column}", "", message))
         return empty
-    except (ValueError, OverflowError):  # from PyYAML, which does not check the number of a character
-        message = "contains an escape sequence for a character that does not exist: check each \\U"
-        problems.append(ConfigProblem(str(path), "", message))
-        return empty
     if root is None:
         return empty
     try:
