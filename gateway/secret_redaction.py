@@ -10,10 +10,10 @@ _SECRET = re.compile(rf"(?i)(?:{_NAME}|private[_.-]?key|credential)s?")
 _OPTION = rf"--?[\w-]*(?:{_NAME}|(?:secret|access|account)[_-]?key)(?:-command)?"
 _END = r"(?=[:)`']*(?:[\s,;]|$))"
 """Matches the position where a secret ends. Punctuation that follows the secret is not part of it."""
-_SECRET_NAME = re.compile(rf"(?i)[\w.-]*(?:{_NAME}|_?key)s?\d?")
-"""Matches the whole name of a setting whose value is a secret."""
 _WORD = rf"(?:'[^']*'|\"[^\"]*\"|[^\s'\"]+?{_END})"
 _SETTING = rf"(?<![\w.-])[\w.-]*(?:{_NAME}|_?key)s?\d?"
+_SECRET_NAME = re.compile(rf"(?i){_SETTING}")
+"""Matches the whole name of a setting whose value is a secret."""
 _HEADER = r"[\w-]{0,60}(?:key|token|auth|secret|password|cookie)[\w-]{0,60}\s{0,9}:"
 _OPTIONS_OF_PROGRAMS = (
     ("mysql|mariadb", "-p"),

@@ -234,7 +234,7 @@ class Reloader:
                 if warning not in previous_advice:
                     log.warning(warning)
             previous, self.config = self.config, config
-            self._events.forget(lambda subject: is_configured(config, subject))
+            self._events.forget(partial(is_configured, config))
             self.successful, self.error, self.failed_at, self.applied_at = True, "", None, time.time()
             self._events.record(EventSubject(SubjectType.RELOAD), "successful", detail=str(diff))
             self._auditing.configured(previous, config, trigger)

@@ -97,15 +97,16 @@ def docker_run(config: Config, host: str | None) -> str:
 
 
 def reachability_warnings(config: Config) -> Iterator[str]:
-    """Yield a warning for each listener on a loopback address, because most containers cannot reach it."""
+    """Yield a warning for each listener of a backend that listens only on loopback addresses."""
     for name, spec in config.backends.items():
-        for address in spec.listen:
-            others = any(not each.is_unix and not is_loopback(each.host) for each in spec.listen)
-            if not address.is_unix and is_loopback(address.host) and not spec.kind.kernel_mounts and not others:
-                yield (
-                    f"backends.{name}.listen: only containers with the host's network reach {address}:"
-                    " listen on 0.0.0.0, or set --host to an address that containers reach"
-                )
+        addresses = [address for address in spec.listen if not address.is_unix]
+        if spec.kind.kernel_mounts or not all(is_loopback(address.host) for address in addresses):
+            continue
+        for address in addresses:
+            yield (
+                f"backends.{name}.listen: only containers with the host's network reach {address}:"
+                " listen on 0.0.0.0, or set --host to an address that containers reach"
+            )
 
 
 def _ports(config: Config, host: str | None) -> Iterator[tuple[str, int]]:

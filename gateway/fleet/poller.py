@@ -63,6 +63,8 @@ class FleetPoller:
         while True:
             if not self._options().is_empty:
                 await self._run_members()
+                # The section was removed, so its problems no longer apply.
+                self._discovery, self._credentials_error = MemberDiscovery(strict=self._strict), ""
             await asyncio.sleep(_CONFIG_CHECK_INTERVAL)
 
     async def _run_members(self) -> None:
@@ -75,7 +77,6 @@ class FleetPoller:
                 self._retain([])
         finally:
             self._tasks, self._members, self._stamps = {}, {}, None
-            self._discovery, self._credentials_error = MemberDiscovery(strict=self._strict), ""
 
     async def _wait_for_change(self, options: FleetOptions) -> None:
         """Wait until the section `fleet` changes, or until the next discovery is due."""

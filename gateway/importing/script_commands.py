@@ -8,13 +8,7 @@ from gateway.importing.import_result import ImportResult
 from gateway.importing.imported_setup import ImportedContainer, SshCommandContext
 from gateway.importing.network_mounts import import_mount_command
 from gateway.importing.shell_parser import ShellCommand, read_script
-from gateway.importing.ssh_command import (
-    has_forward,
-    import_command,
-    program_index,
-    schedule_length,
-    ssh_program,
-)
+from gateway.importing.ssh_command import has_forward, import_command, program_index, schedule_length, ssh_program
 from gateway.importing.systemd_unit import SystemdUnit
 from gateway.secret_redaction import redacted
 
@@ -80,7 +74,7 @@ def import_script(
     for command in script.commands:
         words = [word for word in command.words if word]
         docker = _docker_command(words, command)
-        mount = program_index(words, ("mount",))
+        mount, ssh = program_index(words, ("mount",)), ssh_program(words)
         if docker is not None:
             unused |= dict.fromkeys(name for name in docker.variables if name not in command.variables)
             first = len(result.containers)
@@ -91,10 +85,9 @@ def import_script(
                     unused.pop(name, None)
         elif mount is not None:
             import_mount_command(words[mount + 1 :], f"{source}`{redacted(words)}`", result)
-        elif ssh_program(words) is not None:
+        elif ssh is not None:
             # Skip the words before ssh: a password of sshpass can look like `user@host`.
-            arguments = words[ssh_program(words) or 0 :]
-            destination = next((word for word in arguments if re.fullmatch(r"[\w.-]+@[\w.${}-]+", word)), "")
+            destination = next((word for word in words[ssh:] if re.fullmatch(r"[\w.-]+@[\w.${}-]+", word)), "")
             import_command(
                 words,
                 SshCommandContext(f"{source}ssh {destination}".rstrip()),

@@ -176,9 +176,8 @@ def _option(word: str, words: list[str], config: SshHostConfig, skipped: list[st
     """
     letter, rest = word[1], word[2:]
     if letter not in _WITH_VALUE:
-        if (
-            letter == "M" and words and re.fullmatch(r"\d+(:\d+)?", words[0])
-        ):  # autossh also accepts -M PORT after other options
+        # autossh also accepts -M PORT after other options.
+        if letter == "M" and words and re.fullmatch(r"\d+(:\d+)?", words[0]):
             skipped += ["-M", words[0]]
             return words[1:]
         if letter not in _UNNECESSARY and letter != "6":

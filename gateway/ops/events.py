@@ -197,9 +197,9 @@ class EventLog:
             watcher()
 
     def forget(self, is_configured: Callable[[EventSubject], bool]) -> None:
-        """Forget the states of removed backends, targets and tunnels. Keep their events.
+        """Forget the states of removed backends, targets and tunnels, so that they do not apply to a later backend.
 
-        Without this method, a backend that is added later with the same name would seem to have the old state.
+        Their events remain, except those that the log kept only because the failure was ongoing.
 
         Args:
             is_configured: Returns whether the configuration contains a backend, target or tunnel.

@@ -60,6 +60,7 @@ class OpsServer:
         self._settings = settings
         self._secrets = OpsSecrets()
         self._secret_reads: BlockingCallRunner[OpsSecrets] = BlockingCallRunner()
+        self._renewing = asyncio.Lock()
         self._tls_listeners: list[HttpListener] = []
         # Render metrics in a thread. With many backends, rendering takes tens of milliseconds, and would block the
         # event loop.
@@ -105,7 +106,9 @@ class OpsServer:
                 use.
         """
         try:
-            self._secrets = await self._secret_reads.run(lambda: read_secrets(self._settings), _READ_TIMEOUT)
+            # Two concurrent calls would share one read, which can have started before a file changed.
+            async with self._renewing:
+                self._secrets = await self._secret_reads.run(lambda: read_secrets(self._settings), _READ_TIMEOUT)
         except TimeoutError as error:
             raise GatewayError(
                 f"reading the files of the section ops took longer than {_READ_TIMEOUT:g} s: check whether a file"
