@@ -27,7 +27,7 @@ from gateway.audit.proposed_mount_changes import (
 from gateway.audit.shell_command_builder import command, script
 from gateway.audit.snapshot_model import AuditedContainer, AuditSnapshot
 from gateway.docker.compose_command_line import FILES, compose_command
-from gateway.docker.grants import SERVICE
+from gateway.docker.grants import PROJECT, SERVICE
 
 
 def override(snapshot: AuditSnapshot, container: AuditedContainer, change: ProposedMountChanges) -> str:
@@ -57,7 +57,7 @@ def override(snapshot: AuditSnapshot, container: AuditedContainer, change: Propo
         )
     labels, name, cli = container.labels, container.name, snapshot.cli
     service, first = labels[SERVICE], labels[FILES].partition(",")[0]
-    path = posixpath.join(posixpath.dirname(first), f"{service}.audit.yaml")
+    path = posixpath.join(posixpath.dirname(first), f"{labels[PROJECT]}.{service}.audit.yaml")
     overridden = path in labels[FILES].split(",")
     content = _lines(container, change, service, overridden=overridden)
     write = "\n".join((f"cat > {shlex.quote(path)} <<'YAML'", *content, "YAML"))

@@ -80,11 +80,15 @@ def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: ProposedM
     cli, name = snapshot.cli, container.name
     taken = [each.name for each in snapshot.containers]
     old, new, helper = (free_name(f"{name}-{each}", taken) for each in ("old", "new", "copy"))
+    first, used = _first_network(container), dict(networks(container))
     connects = [
         command(cli, "network", "connect", *extra, network, new)
-        for network, extra in networks(container)
-        if network != _first_network(container)
+        for network, extra in used.items()
+        if network != first
     ]
+    if cli == "docker" and first not in ("", "host", "none", *used) and not first.startswith("container:"):
+        # A user disconnected the container from the network with which it was created.
+        connects.append(command(cli, "network", "disconnect", first, new))
     lines = [*require_absent_volumes(cli, change), *change.setup]
     lines += [*volume_creation_commands(cli, change), *remove_on_failure(cli, change)]
     lines += [_create(snapshot, container, change, new), *remove_on_failure(cli, change, new), *connects]
@@ -92,7 +96,7 @@ def _run(snapshot: AuditSnapshot, container: AuditedContainer, change: ProposedM
     lines += [*copy_commands(cli, container, change, helper, new), END]
     notes = [
         f"# {name} gets another MAC address on {one_line(each)}: {cli} network connect cannot set it"
-        for each in changed_addresses(container, _first_network(container))
+        for each in changed_addresses(container, first)
     ]
     if container.removed and container.running:
         last = (("rm", "-f", name), ("rename", new, name), ("start", name))
@@ -141,6 +145,7 @@ def _first_network(container: AuditedContainer) -> str:
     """
     mode = str((container.inspection.get("HostConfig") or {}).get("NetworkMode", ""))
     found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
+    mode = "bridge" if mode == "default" else mode
     return next((name for name, endpoint in found.items() if mode == endpoint.get("NetworkID")), mode)
 
 

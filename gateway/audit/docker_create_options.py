@@ -49,10 +49,10 @@ def variables(container: AuditedContainer) -> list[str]:
 
 
 def networks(container: AuditedContainer) -> Iterator[tuple[str, list[str]]]:
-    """Yield the name of each user-defined network of a container, with the options for `docker network connect`."""
+    """Yield the name of each network of a container, with the options for `docker network connect`."""
     found: Mapping[str, Any] = (container.inspection.get("NetworkSettings") or {}).get("Networks") or {}
     for name, endpoint in found.items():
-        if name in ("bridge", "host", "none", "podman"):
+        if name in ("host", "none", "podman"):
             continue
         addresses = endpoint.get("IPAMConfig") or {}
         given = [

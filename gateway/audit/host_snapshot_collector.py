@@ -1,5 +1,6 @@
 """Reads files of the engine's host, and adds the results to a snapshot."""
 
+import posixpath
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -9,8 +10,8 @@ from typing import Any
 from gateway.audit.engine_host_files import EngineHostFiles, stale_files
 from gateway.audit.host_filesystem_model import HostPath
 from gateway.audit.image_layer_files import changes, image_names, user_of
-from gateway.audit.linux_capabilities import ignores_permissions
-from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot
+from gateway.audit.process_permissions import ignores_permissions, user_of_process
+from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot, ContainerProcessUser
 from gateway.audit.storage_behind_mount import bound_directory, is_below, of_volume
 from gateway.audit.storage_locations import VOLATILE
 from gateway.text_sanitizer import one_line
@@ -97,20 +98,49 @@ def _container_files(
     if changed is None and layers:
         changed = changes(host, layers[0], f"the layer of {container.name}")
     image = [each for each in layers[1:] if not each.endswith("-init/diff")]
+    image_directories = frozenset(
+        each for each in {posixpath.dirname(name) for name in changed or ()} if _is_in_image(host, image, each)
+    )
     mounts = []
     for mount in container.mounts:
         source = host.resolve(mount.source) if mount.kind == "bind" else mount.source
         resolved = replace(mount, source=source, is_stale=mount.path in stale)
         mounts.append(replace(resolved, hides=_hidden(host, resolved, image, paths, snapshot)))
-    config, given = container.inspection.get("Config") or {}, container.inspection.get("HostConfig") or {}
-    user = user_of(host, layers, str(config.get("User") or ""), given.get("GroupAdd") or ()) if knows_users else None
-    if user is not None and user.uid == 0:
-        user = replace(user, ignores_permissions=ignores_permissions(given))
+    user = _process_user(host, container, layers, pid) if knows_users else None
     shared = ""
     if pid and not _mounts_shared(container):
         shared = host.database_below(f"/proc/{pid}/root/dev/shm", f"shared memory of {container.name}")
     layer = container.layer or sum((changed or {}).values())
-    return replace(container, mounts=tuple(mounts), layer=layer, changes=changed, user=user, shared_memory=shared)
+    return replace(
+        container, mounts=tuple(mounts), layer=layer, changes=changed, image_directories=image_directories, user=user,
+        shared_memory=shared,
+    )  # fmt: skip
+
+
+def _process_user(
+    host: EngineHostFiles, container: AuditedContainer, layers: list[str], pid: int
+) -> ContainerProcessUser | None:
+    """Return the user of a container's main process; of a stopped container, the user with which it starts.
+
+    The two can differ, because many entrypoints start as root and then change the user. Return None if the user is
+    not known.
+    """
+    if pid:
+        try:
+            return user_of_process(Path(f"/proc/{pid}/status").read_text())
+        except OSError:
+            return None
+    config, given = container.inspection.get("Config") or {}, container.inspection.get("HostConfig") or {}
+    user = user_of(host, layers, str(config.get("User") or ""), given.get("GroupAdd") or ())
+    if user is not None and user.uid == 0:
+        user = replace(user, ignores_permissions=ignores_permissions(given))
+    return user
+
+
+def _is_in_image(host: EngineHostFiles, image: Iterable[str], directory: str) -> bool:
+    """Return whether a directory contains files of the image; true also if the image's files are not known."""
+    names = None if host.is_late else image_names(host, image, directory)
+    return names is None or bool(names)
 
 
 def _mounts_shared(container: AuditedContainer) -> bool:

@@ -21,8 +21,8 @@ from gateway.text_sanitizer import one_line
 _PARALLEL = 8
 _COMPARING = 15.0
 """The maximum total time, in seconds, of all requests for the changed files of containers."""
-_REMOVED = 2
-"""The value of `Kind` that marks a removed file in the engine's list of changes."""
+_MODIFIED, _REMOVED = 0, 2
+"""Values of `Kind` in the engine's list of changes. A directory that the image also contains is modified."""
 
 
 @dataclass(frozen=True)
@@ -114,20 +114,24 @@ async def _with_changes(
     A query takes seconds if the image is large, because the engine compares the container's layer with the whole
     image. The queries stop after `_COMPARING` seconds. If a query fails or is not sent, `changes` stays None.
     """
-    changes: dict[str, Mapping[str, int]] = {}
+    queried: dict[str, AuditedContainer] = {}
     waiting = sorted((each for each in containers if each.changes is None), key=lambda each: each.layer, reverse=True)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_COMPARING):
             for each in waiting:
                 with contextlib.suppress(EngineError):
                     found = await engine.get(f"containers/{each.id}/changes")
-                    changes[each.id] = {str(one["Path"]): 1 for one in found if one["Kind"] != _REMOVED}
-    if len(changes) < len(waiting):
+                    queried[each.id] = replace(
+                        each,
+                        changes={str(one["Path"]): 1 for one in found if one["Kind"] != _REMOVED},
+                        image_directories=frozenset(str(one["Path"]) for one in found if one["Kind"] == _MODIFIED),
+                    )
+    if len(queried) < len(waiting):
         unchecked.append(
-            f"the changed files of {len(waiting) - len(changes)} containers are not known: the audit cannot find "
+            f"the changed files of {len(waiting) - len(queried)} containers are not known: the audit cannot find "
             "databases in the layers of these containers"
         )
-    return tuple(replace(each, changes=changes.get(each.id, each.changes)) for each in containers)
+    return tuple(queried.get(each.id, each) for each in containers)
 
 
 class _OptionalEngineRequests:

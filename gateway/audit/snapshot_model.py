@@ -65,6 +65,7 @@ class AuditedContainer:
         layer: The size of the writable layer in bytes; 0 if the layer is empty, or if its size is not known.
         changes: Paths that the container added or changed in its layer, with their sizes in bytes. If a size is not
             known, the value is 1. None if the paths are not known.
+        image_directories: The directories in `changes` that contain files of the image, or possibly contain them.
         user: The user of the main process; None if it is not known.
         shared_memory: The kind of database that has files in /dev/shm; empty if the audit found no such files.
         is_own: Whether the container runs the gateway itself. Access to keys and to the engine's socket is then not a
@@ -83,6 +84,7 @@ class AuditedContainer:
     mounts: tuple[AuditedMount, ...] = ()
     layer: int = 0
     changes: Mapping[str, int] | None = field(default=None, hash=False)
+    image_directories: frozenset[str] = frozenset()
     user: ContainerProcessUser | None = None
     shared_memory: str = ""
     is_own: bool = False

@@ -46,6 +46,7 @@ def service_update(service: str, container: AuditedContainer, change: ProposedMo
             return "\n".join((
                 f"# run the following commands on each node that can run a task of {service}; then run:",
                 f"# {update}",
+                "# if a node does not have the volume, first copy the credentials file from another node to it",
                 script(*change.setup),
             ))  # fmt: skip
         # Do not create the volumes: each node creates them from the options in `--mount-add`.

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from gateway.demo.server_process import ServerProcess, die_with_parent, find
-from tests.support.guest_image import INIT, MODULES, add_service, busybox_root, initramfs
+from tests.support.guest_image import INIT, MODULES, add_service, busybox_root, initramfs, register_library
 from tests.support.requirements import need
 
 HOST = "10.0.2.2"
@@ -25,9 +25,12 @@ _KERNEL = """echo NAMESPACE-READY
 until ip link set tap0 up 2>/dev/null; do sleep 0.1; done  # slirp4netns creates the interface
 ip link set lo up && ip -6 addr flush dev tap0
 echo NETWORK-READY
-linux.uml "$@" </dev/null
+library=$1
+shift
+LD_PRELOAD=$library linux.uml "$@" </dev/null
 """
-"""The shell script that starts the UML kernel in separate namespaces. The shell is the first process of the PID
+"""The shell script that starts the UML kernel in separate namespaces. The first argument is the library that
+`register_library` returns. The shell is the first process of the PID
 namespace. When the shell ends, the host's kernel kills all processes of the guest."""
 _RUN = """hostname guest
 echo 7 > /proc/sys/kernel/printk_devkmsg 2>/dev/null
@@ -102,7 +105,7 @@ class Guest:
         drives = [f"ubd{number}={disk}" for number, disk in enumerate(disks)]
         self._kernel = subprocess.Popen(
             ["unshare", "--net", "--mount-proc", "--pid", "--fork", "--kill-child", "sh", "-c", _KERNEL, "sh",
-             f"mem={memory}M", f"initrd={image}", f"uml_dir={folder}", *drives,
+             str(register_library(folder)), f"mem={memory}M", f"initrd={image}", f"uml_dir={folder}", *drives,
              "con=null", "con0=null,fd:1", "vec0:transport=raw,ifname=tap0,depth=64",
              "quiet", "panic=-1", "oops=panic"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,

@@ -108,6 +108,14 @@ def busybox_root(folder: Path, programs: tuple[str, ...]) -> Path:
     return root
 
 
+def register_library(folder: Path) -> Path:
+    """Compile the library that UML needs on some processors (see `uml_registers.c`), and return its path."""
+    library = folder / "uml_registers.so"
+    source = Path(__file__).with_name("uml_registers.c")
+    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", str(library), str(source)], check=True, timeout=60)
+    return library
+
+
 def add_service(root: Path) -> None:
     units = root / "etc/systemd/system"
     (units / "script.service").write_text(_SERVICE)

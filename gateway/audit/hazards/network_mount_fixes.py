@@ -124,8 +124,8 @@ def host_mount(
     setup = (
         only_on_host(cli),
         # Pipe the password from the options of the volume to the credentials file. The password then appears neither
-        # in the output nor in arguments.
-        f"(umask 077; {read} | tr , '\\n' | {login} > {command(credentials)})",
+        # in the output nor in arguments. A node of a swarm that has no such volume gets a copy of the file instead.
+        f"[ -s {command(credentials)} ] || (umask 077; {read} | tr , '\\n' | {login} > {command(credentials)})",
         command("mkdir", "-p", point),
         f"grep -qxF {command(line)} /etc/fstab || echo {command(line)} >> /etc/fstab",
         f"{command('mountpoint', '-q', point)} || {command('mount', point)}",

@@ -17,8 +17,16 @@ from gateway.audit.hazards.network_mount_fixes import (
 )
 from gateway.audit.proposed_mount_changes import ProposedMountChanges
 from gateway.audit.report import Finding, HazardRule, Severity
-from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditSnapshot
-from gateway.audit.storage_behind_mount import SECRETS, StorageBehindMount, StorageMedium, nfs_version, of_volume
+from gateway.audit.snapshot_model import AuditedContainer, AuditedMount, AuditedVolume, AuditSnapshot
+from gateway.audit.storage_behind_mount import (
+    SECRETS,
+    StorageBehindMount,
+    StorageMedium,
+    nfs_version,
+    of_volume,
+    split_options,
+)
+from gateway.secret_redaction import is_secret
 from gateway.text_sanitizer import one_line
 
 Issue = tuple[HazardRule, Severity, str]
@@ -26,7 +34,7 @@ Issue = tuple[HazardRule, Severity, str]
 
 
 def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
-    """Yield a finding for each hazard of a network mount or of an unused network volume."""
+    """Yield a finding for each hazard of a network mount or of a network volume."""
     for container, mount, store in mounts(snapshot):
         if store.medium.is_network:
             for rule, severity, what in _issues(snapshot, container, mount, store):
@@ -40,6 +48,21 @@ def find(snapshot: AuditSnapshot) -> Iterator[Finding]:
                 yield Finding(
                     rule, severity, volume.name, "", one_line(what), safe_replacement(snapshot, volume, store)
                 )
+        if store.medium is not StorageMedium.SMB:
+            yield from _password(volume)
+
+
+def _password(volume: AuditedVolume) -> Iterator[Finding]:
+    """Yield a finding if an option of a volume is a password. The options of SMB volumes have their own function."""
+    given = {**volume.options, **split_options(volume.options.get("o", ""))}
+    names = sorted(name for name, value in given.items() if is_secret(name) and value and not value.startswith("/"))
+    if names:
+        what = one_line(f"{', '.join(names)} of {volume.name} ({volume.driver})")
+        fix = (
+            "# create a new volume without these options: give the password to the driver in a file or in its own "
+            "settings\n# if the driver cannot read it there, mount the storage on the host, and use a bind mount"
+        )
+        yield Finding(hazard_rules.PASSWORD, Severity.MEDIUM, one_line(volume.name), "", what, fix)
 
 
 def _issues(

@@ -61,8 +61,11 @@ def _bind(snapshot: AuditSnapshot, container: AuditedContainer, mount: AuditedMo
 
 def _is_system(snapshot: AuditSnapshot, path: str) -> bool:
     found = snapshot.paths.get(path)
-    if path in _HARMLESS or below_any(path, _DATA_TREES):
+    volumes = snapshot.volume_directory
+    if path in _HARMLESS or below_any(path, _DATA_TREES) or (volumes and path.startswith(f"{volumes}/")):
         return False
+    if volumes and is_below(path, posixpath.dirname(volumes)):
+        return True
     # The mount of a device file is harmless, because the engine also restricts access to devices.
     is_device = path != "/dev" and is_below(path, "/dev") and (found is None or found.kind != "directory")
     return path in SYSTEM or (below_any(path, SYSTEM_TREES) and not is_device)
@@ -94,7 +97,14 @@ def _not_writable(snapshot: AuditSnapshot, container: AuditedContainer, mount: A
     user = container.user
     if not mount.writable or found is None or found.kind != "directory" or user is None or found.has_acl:
         return
-    if may_write(user, found.uid, found.gid, found.mode) or belongs_to_host(store.host_path):
+    if may_write(user, found.uid, found.gid, found.mode):
+        return
+    volume = snapshot.volumes.get(mount.volume)
+    if volume is not None and store.host_path == posixpath.normpath(volume.mountpoint):
+        # The program possibly writes only to subdirectories. Only an empty volume is certainly unusable.
+        if found.entries != frozenset():
+            return
+    elif belongs_to_host(store.host_path):
         return
     what = f"user {user.uid} cannot write to {store.title} (owner {found.uid}:{found.gid}, mode {found.mode:o})"
     group = min(user.groups, default=user.uid)

@@ -1,6 +1,7 @@
 """Finds data that can be lost, because it is in a writable layer, an anonymous volume or memory. Does no I/O."""
 
 import posixpath
+import re
 from collections.abc import Iterator, Mapping
 
 from gateway.audit import database_files, hazard_rules
@@ -18,10 +19,13 @@ from gateway.text_sanitizer import format_bytes, one_line
 _SMALL = 1 << 20
 """The minimum size, in bytes, at which the audit reports a writable layer without database files. Smaller layers
 usually contain only log files."""
-_SHARED = {"/app", "/bin", "/etc", "/home", "/lib", "/opt", "/root", "/run", "/srv", "/tmp", "/usr", "/var",  # noqa: S108
-           "/usr/src/app", "/var/lib", "/var/log", "/var/run", "/usr/local"}  # fmt: skip
+_SHARED = {"/app", "/home", "/opt", "/root", "/run", "/srv", "/tmp", "/usr/src/app", "/var", "/var/lib", "/var/log",  # noqa: S108
+           "/var/run"}  # fmt: skip
 """Directories that must not be moved to a volume: they contain files of the image, or programs expect them to be
 empty."""
+_PROGRAMS = re.compile(r"/(?:bin|sbin|lib\w*|etc|boot|usr(?!/src/))(?:/|$)")
+"""Matches directories for programs and libraries, and everything below them. They must not be moved to a volume,
+because the container would then not get the programs of newer images."""
 _SET_BY_ENGINE = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/etc/mtab", "/.dockerenv")
 
 
@@ -80,13 +84,25 @@ def _move(snapshot: AuditSnapshot, container: AuditedContainer, directory: str) 
         shown = command(snapshot.cli, "diff", container.name)
         then = f"# then configure {container.name} to store its data in one directory, and mount a volume there"
         return f"{shown}  # shows the files\n{then}"
-    work = (container.inspection.get("Config") or {}).get("WorkingDir")
-    if directory in _SHARED or directory == work:
+    if _has_programs(container, directory):
         then = (
             f"# then configure {container.name} to store the data in a separate directory, and mount a volume there"
         )
         return f"{saved(snapshot.cli, container, (directory,))}\n{then}"
     return ProposedMountChanges({directory: volume_for(snapshot, container, directory)}, copied=(directory,))
+
+
+def _has_programs(container: AuditedContainer, directory: str) -> bool:
+    """Return whether a directory contains files of the image, such as programs, or possibly contains them."""
+    if database_files.at(directory, container.image, container.environment.get("PGDATA", "")):
+        return False
+    work = (container.inspection.get("Config") or {}).get("WorkingDir")
+    return (
+        directory in _SHARED
+        or directory == work
+        or directory in container.image_directories
+        or _PROGRAMS.match(directory) is not None
+    )
 
 
 def _anonymous(

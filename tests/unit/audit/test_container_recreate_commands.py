@@ -247,6 +247,23 @@ def test_a_network_that_was_given_by_its_id_is_joined_once() -> None:
     assert not [each for each in text if "network connect" in each]
 
 
+def test_a_recreated_container_has_the_same_networks_after_connect_and_disconnect() -> None:
+    app = container(host={"NetworkMode": "apps"}, networks={"apps": {}, "bridge": {}})
+    assert "docker network connect bridge db-new" in lines(app, ProposedMountChanges())
+    for mode in ("default", "bridge"):
+        app = container(host={"NetworkMode": mode}, networks={"apps": {}})
+        text = lines(app, ProposedMountChanges())
+        assert [each for each in text if " network " in each and each.startswith("docker")] == [
+            "docker network connect apps db-new",
+            "docker network disconnect bridge db-new",
+        ]
+        text = lines(container(host={"NetworkMode": mode}, networks={"bridge": {}}), ProposedMountChanges())
+        assert not [each for each in text if " network " in each]
+    for mode in ("host", "none", "container:f00d"):
+        text = lines(container(host={"NetworkMode": mode}), ProposedMountChanges())
+        assert not [each for each in text if " network " in each]
+
+
 @pytest.mark.parametrize(
     ("mac_address", "options"), [("02:42:aa:bb:cc:dd", "--mac-address 02:42:aa:bb:cc:dd "), ("02:42:0a:05:00:09", "")]
 )
@@ -419,7 +436,7 @@ def test_a_container_of_compose_gets_an_override_file() -> None:
         "volumes": {"db-mysql": {"external": True}, "shop_cache": {"external": True}},
     }
     assert text.splitlines()[1] == GUARD
-    compose = "docker compose -p shop -f /srv/shop/compose.yaml -f /srv/shop/db.audit.yaml"
+    compose = "docker compose -p shop -f /srv/shop/compose.yaml -f /srv/shop/shop.db.audit.yaml"
     assert text[text.index(f"{compose} config") :].splitlines() == [
         f"{compose} config --quiet",
         *VOLUME[1:],
@@ -435,7 +452,7 @@ def test_a_container_of_compose_gets_an_override_file() -> None:
         "trap - EXIT",
         "FIX",
         "# when db works: docker rmi before-audit:db",
-        "# then move the lines of /srv/shop/db.audit.yaml to /srv/shop/compose.yaml",
+        "# then move the lines of /srv/shop/shop.db.audit.yaml to /srv/shop/compose.yaml",
     ]
 
 
@@ -444,7 +461,7 @@ def test_compose_gets_the_project_directory_and_environment_files_of_the_contain
               "com.docker.compose.project.environment_file": "/srv/prod.env"}  # fmt: skip
     text = "\n".join(lines(container(Labels=labels), MOVE))
     options = "--project-directory '/srv/a b' --env-file /srv/prod.env"
-    assert f"docker compose -p shop {options} -f /srv/shop/compose.yaml -f /srv/shop/db.audit.yaml up" in text
+    assert f"docker compose -p shop {options} -f /srv/shop/compose.yaml -f /srv/shop/shop.db.audit.yaml up" in text
 
 
 def override_of(app: AuditedContainer, change: ProposedMountChanges) -> Any:
@@ -478,10 +495,10 @@ def test_an_override_file_removes_a_key_that_comes_from_secrets() -> None:
     }  # fmt: skip
     short = container(secret, Labels=COMPOSE)
     assert set(override_of(short, change)["services"]["db"]) == {"volumes"}
-    files = f"{COMPOSE['com.docker.compose.project.config_files']},/srv/shop/db.audit.yaml"
+    files = f"{COMPOSE['com.docker.compose.project.config_files']},/srv/shop/shop.db.audit.yaml"
     again = container(secret, Labels={**COMPOSE, "com.docker.compose.project.config_files": files})
     assert override_of(again, change)["services"]["db"] == {"volumes": [], "secrets": [], "configs": []}
-    assert " -f /srv/shop/db.audit.yaml up" in "\n".join(lines(again, change))
+    assert " -f /srv/shop/shop.db.audit.yaml up" in "\n".join(lines(again, change))
 
 
 def test_compose_replaces_no_other_container() -> None:
@@ -575,7 +592,8 @@ def test_a_directory_for_a_service_is_prepared_on_each_node() -> None:
     text = lines(app, ProposedMountChanges({"/data": "/mnt/media"}, setup=("mkdir -p /mnt/media",)))
     assert text[0].startswith("# run the following commands on each node that can run a task of shop_db")
     assert text[1].startswith("# docker service update --mount-rm /data --mount-add type=bind,source=/mnt/media")
-    assert text[2:] == ["bash -euo pipefail <<'FIX'", "mkdir -p /mnt/media", "FIX"]
+    assert text[2] == "# if a node does not have the volume, first copy the credentials file from another node to it"
+    assert text[3:] == ["bash -euo pipefail <<'FIX'", "mkdir -p /mnt/media", "FIX"]
 
 
 def test_no_command_gives_a_service_an_empty_volume() -> None:

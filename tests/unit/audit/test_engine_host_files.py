@@ -13,7 +13,7 @@ from gateway.audit import directory_contents, image_layer_files
 from gateway.audit.engine_host_files import EngineHostFiles, parse_mounts, stale_files
 from gateway.audit.host_filesystem_model import HostMount
 from gateway.audit.image_layer_files import changes, image_names, user_of
-from gateway.audit.linux_capabilities import ignores_permissions
+from gateway.audit.process_permissions import ignores_permissions, user_of_process
 from gateway.audit.snapshot_model import ContainerProcessUser
 from gateway.audit.volume_last_use import collect
 
@@ -235,6 +235,22 @@ def test_users_and_groups_are_those_of_the_image(
     passwd = "root:x:0:0::/:/bin/sh\napp:x:1000:1000::/:\nbad:x:many:0::/:\n" + f"long:x:{'9' * 5000}:0::/:\n"
     image = layer(tmp_path, etc__passwd=passwd, etc__group="wheel:x:10:\nstaff:x:50:other,app\n")
     assert user_of(host(), [image], given, more) == expected
+
+
+def test_the_user_of_a_process_is_its_file_system_user() -> None:
+    status = """Name:\tmariadbd
+Uid:\t0\t999\t0\t998
+Gid:\t0\t0\t0\t997
+Groups:\t10 20
+CapEff:\t0000000000000001
+"""
+    assert user_of_process(status) == ContainerProcessUser(998, frozenset({997, 10, 20}))
+    everything = user_of_process(status.replace("0001", "0003"))
+    assert everything == ContainerProcessUser(998, frozenset({997, 10, 20}), ignores_permissions=True)
+    assert user_of_process("Name:\tx\n") is None
+    own = user_of_process(Path("/proc/self/status").read_text())
+    assert own is not None
+    assert own.uid == os.geteuid()
 
 
 def test_a_pipe_does_not_block_the_audit(tmp_path: Path) -> None:

@@ -106,6 +106,36 @@ def test_much_data_in_a_layer_is_found() -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "image_directories"),
+    [("/usr/lib/python3/site/x", ()), ("/usr/local/lib/x", ()), ("/etc/app", ()), ("/srv/app", ("/srv/app",))],
+)
+def test_a_directory_with_programs_is_not_moved(path: str, image_directories: tuple[str, ...]) -> None:
+    changed = container(
+        layer=5 << 20, changes={f"{path}/big": 4 << 20}, image_directories=frozenset(image_directories)
+    )
+    (finding,) = findings(changed)
+    assert finding.path == path
+    assert f"\ndocker cp -a app:{path} ./app-" in finding.fix
+    assert "volume create" not in finding.fix
+
+
+@pytest.mark.parametrize("path", ["/srv/data", "/usr/src/app/uploads"])
+def test_a_directory_that_only_the_container_wrote_is_moved(path: str) -> None:
+    (finding,) = findings(container(layer=5 << 20, changes={f"{path}/big": 4 << 20}))
+    assert "docker volume create" in finding.fix
+
+
+def test_a_database_beside_its_program_is_not_moved() -> None:
+    changes = {"/opt/shop/shop.sqlite3": 9000}
+    (finding,) = findings(container(layer=9000, changes=changes, image_directories=frozenset({"/opt/shop"})))
+    assert (finding.rule.id, "volume create" in finding.fix) == ("database-in-layer", False)
+    # The image has files in the data directory of MySQL, and the directory contains no programs.
+    changes, there = {"/var/lib/mysql/ibdata1": 9000}, frozenset({"/var/lib/mysql"})
+    (finding,) = findings(container(layer=9000, changes=changes, image_directories=there))
+    assert "docker volume create" in finding.fix
+
+
+@pytest.mark.parametrize(
     ("size", "path", "removed", "expected"),
     [
         (100, "/data", False, ("anonymous-volume", "medium")),
@@ -472,6 +502,11 @@ def test_a_user_that_cannot_write_is_found() -> None:
     assert found(app, paths={"/srv/x": directory(mode=0o777)}) == set()
     assert found(app, paths={"/srv/x": directory(has_acl=True)}) == set()
     assert found(replace(app, user=None), paths={"/srv/x": directory()}) == set()
+    point = "/var/lib/docker/volumes/data/_data"
+    in_volume = container(on_volume(), user=ContainerProcessUser(1000, frozenset({1000})))
+    empty, used = {point: directory()}, {point: directory("x")}
+    assert found(in_volume, volumes=(volume(),), paths=empty) == {("not-writable", "medium")}
+    assert found(in_volume, volumes=(volume(),), paths=used) == set()
     reader = container(bind("/srv/x", writable=False), user=ContainerProcessUser(1000, frozenset({1000})))
     assert found(reader, paths={"/srv/x": directory()}) == set()
 
@@ -572,3 +607,28 @@ def test_severities_have_an_order() -> None:
     assert Severity.HIGH.reaches(Severity.MEDIUM)
     assert Severity.LOW.reaches(Severity.LOW)
     assert not Severity.LOW.reaches(Severity.MEDIUM)
+
+
+def test_a_password_in_the_options_of_a_volume_driver_is_found() -> None:
+    sshfs = AuditedVolume("files", "vieux/sshfs", {"sshcmd": "me@nas:/x", "password": "hunter2"})
+    ceph = AuditedVolume("blocks", options={"type": "ceph", "device": "mon:/", "o": "name=app,secret=hunter2"})
+    by_file = AuditedVolume("more", "example/driver", {"passwordfile": "/x", "secret": "/run/secret", "token": ""})
+    shown = findings(volumes=(sshfs, ceph, by_file))
+    passwords = [each for each in shown if each.rule == hazard_rules.PASSWORD]
+    assert [(each.subject, each.what) for each in passwords] == [
+        ("blocks", "secret of blocks (local)"), ("files", "password of files (vieux/sshfs)"),
+    ]  # fmt: skip
+    assert "hunter2" not in str(shown)
+
+
+def test_a_directory_of_an_engine_with_another_data_root_belongs_to_the_host() -> None:
+    def audited(source: str) -> set[str]:
+        snapshot = AuditSnapshot(
+            (container(bind(source)),), host_mounts=(ROOT,), volume_directory="/mnt/docker/volumes"
+        )
+        return {each.rule.id for each in build_report(snapshot).findings}
+
+    for source in ("/mnt/docker", "/mnt/docker/overlay2", "/mnt/docker/volumes"):
+        assert audited(source) == {"writable-host-directory"}
+    for source in ("/mnt", "/mnt/docker2", "/mnt/docker/volumes/data/_data"):
+        assert audited(source) == set()

@@ -30,6 +30,7 @@ ANSWERS: dict[str, Any] = {
     f"containers/{ID}/json": INSPECTION,
     f"containers/{ID}/changes": [
         {"Path": "/var/lib/mysql/ibdata1", "Kind": 1}, {"Path": "/srv/pg/PG_VERSION", "Kind": 2},
+        {"Path": "/opt/app", "Kind": 0},
     ],
     "images/sha256:1/json": {"Config": {"Env": ["A=1"], "Labels": {"a": "b"}}},
     "volumes": {"Volumes": [{"Name": "data", "Driver": "local", "Mountpoint": "/v/data/_data"}]},
@@ -83,7 +84,8 @@ async def test_an_engine_elsewhere_is_audited_by_its_answers() -> None:
     (container,) = found.containers
     assert (container.name, container.layer, container.is_own) == ("db", 600_000, False)
     assert (container.image, container.exact_image) == ("app:1", "sha256:1")
-    assert container.changes == {"/var/lib/mysql/ibdata1": 1}
+    assert container.changes == {"/var/lib/mysql/ibdata1": 1, "/opt/app": 1}
+    assert container.image_directories == {"/opt/app"}
     assert [(each.kind, each.path, each.writable) for each in container.mounts] == [
         ("tmpfs", "/run", True), ("volume", "/data", False), ("bind", "/x", True),
     ]  # fmt: skip
@@ -124,7 +126,7 @@ async def test_requests_that_fail_are_reported(refused: str, kind: EngineErrorKi
 
 async def test_an_engine_that_is_slow_to_measure_layers_lists_them_without_sizes() -> None:
     found = await take_snapshot(made("?size=1", kind=EngineErrorKind.TIMEOUT), AuditScope({}, is_local=False))
-    assert found.containers[0].changes == {"/var/lib/mysql/ibdata1": 1}
+    assert found.containers[0].changes == {"/var/lib/mysql/ibdata1": 1, "/opt/app": 1}
     assert any("sizes of writable layers" in each for each in found.unchecked)
 
 
