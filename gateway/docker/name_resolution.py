@@ -95,6 +95,7 @@ class DnsNameTable:
         network: str,
         backends: Collection[str],
         elsewhere: Iterable[str],
+        ignored: Collection[str] = (),
     ) -> Iterator[NameConflict]:
         """Yield each name that resolves to one host on `network`, and to another host on a network in `elsewhere`.
 
@@ -105,6 +106,7 @@ class DnsNameTable:
             network: A network of the gateway.
             backends: The names of the backends that resolve on this network, in lower case.
             elsewhere: The other networks of the container or service.
+            ignored: The IDs of the containers whose names on `network` are ignored.
         """
         there = self._holders.get(network, {})
         for name in sorted(who.hosts & set(backends)):
@@ -117,7 +119,8 @@ class DnsNameTable:
             # of aliases.
             both = [held.keys() & each for each in (there.keys(), who.aliases, set(backends))]
             for name in sorted(set().union(*both)):
-                others, ours = held[name], there.get(name, {})
+                others = held[name]
+                ours = {key: text for key, text in there.get(name, {}).items() if key not in ignored}
                 if name in who.aliases:
                     ours = {**ours, who.id: "a requested alias"}
                 if name in backends:
@@ -126,6 +129,17 @@ class DnsNameTable:
                 what = next((text for key, text in ours.items() if key not in others), None)
                 if what is not None:
                     yield NameConflict(who.title, network, name, what, f"{min(others.values())} on network {place}")
+
+    def add_planned(self, container: Container, network: str, aliases: Iterable[str]) -> None:
+        """Add the names that a container gets when the gateway attaches it to a network.
+
+        Args:
+            container: The container.
+            network: The name of the network.
+            aliases: The container's aliases on this network.
+        """
+        names = {container.name.lower(), container.hostname, *_lower(aliases)} - {""}
+        self._add(network, names, self._holder(container))
 
     def _holder(self, container: Container) -> tuple[str, str]:
         # Use one key for the gateway's own container and swarm service, so that their names do not conflict.

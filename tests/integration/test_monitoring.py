@@ -69,6 +69,8 @@ ORDERS = {"backend": "orders"}
 TARGET = {**ORDERS, "target": "db:3306"}
 UP = one("gateway_backend_up", "1x60", **ORDERS)
 NOT_UP = one("gateway_backend_up", "0x60", **ORDERS)
+UNCHECKED = {**NOT_UP, **one("gateway_backend_state", "1x60", state="unknown", **ORDERS)}
+"""A backend that the gateway does not check."""
 BIG = one("gateway_connections_total", "0+100x60", **ORDERS)
 FEW = one("gateway_connections_total", "0+0.01x60", **ORDERS)
 
@@ -165,7 +167,8 @@ CASES: dict[str, tuple[Series, Series]] = {
          **one("gateway_tunnel_up", repeated("1 0"), tunnel="bastion"),
          **one("gateway_tunnel_state", repeated("0 1"), tunnel="bastion", state="waiting"),
          **one("gateway_tunnel_connects_total", repeated_counter("0 1"), tunnel="bastion"),
-         **one("gateway_backend_up", repeated("1 0"), **ORDERS), **BIG,
+         **one("gateway_backend_up", repeated("1 0"), **ORDERS),
+         **one("gateway_backend_state", repeated("0 1"), state="blocked", **ORDERS), **BIG,
          **one("gateway_connections_rejected_total", repeated_counter("0 100"), reason="tunnel", **ORDERS)},
         # The tunnel `edge`, which has four SSH connections, reconnects once. The tunnel `bastion` reconnects twice in
         # an hour.
@@ -191,7 +194,7 @@ CASES: dict[str, tuple[Series, Series]] = {
     ),
     "GatewayNfsSpaceLow": (space(99), space(101)),
     "GatewayBackendAvailabilityBurn": (
-        {**UP, **BIG, **rejected("timeout", 2)},
+        {**UNCHECKED, **BIG, **rejected("timeout", 2)},
         # A tunnel causes the failures of `orders`, and `idle` has too few clients for an alert.
         {**UP, **BIG, **rejected("tunnel", 90), series("gateway_connections_total", backend="idle"): "0+0.02x60",
          series("gateway_connections_rejected_total", backend="idle", reason="timeout"): "0+0.01x60"},
@@ -202,10 +205,10 @@ CASES: dict[str, tuple[Series, Series]] = {
         {**UP, **latency(2)},
     ),
     "GatewayClientsRejected": (
-        {**UP, series("gateway_connections_rejected_total", reason="not_allowed", **ORDERS): "_x35 1x60"},
+        {**UNCHECKED, series("gateway_connections_rejected_total", reason="not_allowed", **ORDERS): "_x35 1x60"},
         {**UP, **rejected("not_allowed", 0), **rejected("tunnel", 50)},
     ),
-    "GatewayConnectionsNearLimit": ({**UP, **clients(81)}, {**UP, **clients(79)}),
+    "GatewayConnectionsNearLimit": ({**UNCHECKED, **clients(81)}, {**UP, **clients(79)}),
     "GatewayCredentialExpiresSoon": (
         one("gateway_credential_expiry_timestamp_seconds", f"{SOON}x60", kind="tls", name="orders"),
         {**one("gateway_credential_expiry_timestamp_seconds", f"{LATER}x60", kind="tls", name="orders"),
@@ -252,6 +255,7 @@ def repeated_failures() -> dict[str, tuple[Series, dict[int, list[str]]]]:
     # The backend is down during one of every six minutes, and 30 % of the clients fail.
     restarts = {
         **one("gateway_backend_up", repeated("1 1 1 1 1 0"), **ORDERS),
+        **one("gateway_backend_state", repeated("0 0 0 0 0 1"), state="down", **ORDERS),
         **one(
             "gateway_connections_rejected_total", repeated_counter("16 16 16 16 16 100"), reason="refused", **ORDERS
         ),

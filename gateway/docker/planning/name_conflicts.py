@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 from gateway.docker.desired_state import OWNER_ALIAS_PREFIX
 from gateway.docker.name_resolution import NameResolvingContainer
 from gateway.docker.plan import NameConflict
+from gateway.docker.planning.aliases import age
 from gateway.docker.planning.plan_builder import PlanBuilder
 from gateway.docker.snapshot import Container, SwarmService
 
@@ -24,10 +25,25 @@ def container_conflicts(builder: PlanBuilder, container: Container, network: str
     if own:
         _warn_of_hostnames(builder, network)
     who = NameResolvingContainer(container.id, container.name, _lower(() if own else aliases), container.hosts)
-    found = builder.names.conflicts(
-        who, network, builder.backend_names(network), _networks_to_compare(builder, container, network)
-    )
-    return _add(builder, list(found), refusable=not own)
+    backends, elsewhere = builder.backend_names(network), _networks_to_compare(builder, container, network)
+    found = list(builder.names.conflicts(who, network, backends, elsewhere))
+    if found and builder.options.on_name_conflict == "refuse" and not own and network in container.endpoints:
+        ignored = _yielding(builder, container, network)
+        found = list(builder.names.conflicts(who, network, backends, elsewhere, ignored))
+    return _add(builder, found, refusable=not own)
+
+
+def _yielding(builder: PlanBuilder, container: Container, network: str) -> set[str]:
+    """Return the IDs of the newer containers that the gateway attached to a network.
+
+    If two attached containers prevent each other's attachment, only the newer one is detached. Otherwise, the gateway
+    would detach both, find no conflict, and attach both again.
+    """
+    return {
+        other.id
+        for other in builder.observed.containers
+        if (other.id, network) in builder.ours and network in other.endpoints and age(other) > age(container)
+    }
 
 
 def report_foreign_endpoints(builder: PlanBuilder, container: Container, wanted: Collection[str]) -> None:

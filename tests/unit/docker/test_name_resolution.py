@@ -184,6 +184,29 @@ def test_refuse_does_not_attach_containers_with_ambiguous_names() -> None:
     assert "docker.networks.apps.backends" in next(each.message for each in found.attachments if each.message)
 
 
+@pytest.mark.parametrize("attached", [(), ("one",), ("two",), ("one", "two")])
+def test_of_two_containers_that_exclude_each_other_one_stays_attached(attached: tuple[str, ...]) -> None:
+    one = container("one", labels=OPT_IN, created=1, endpoints={"f1": endpoint(network="f1")})
+    two = container("two", labels=OPT_IN, created=2, endpoints={"f2": endpoint(network="f2")})
+    others = (
+        container("x", endpoints={"f1": endpoint("two", network="f1")}),
+        container("y", endpoints={"f2": endpoint("one", network="f2")}),
+    )
+    wanted, on = desired(on_name_conflict="refuse"), set(attached)
+
+    def round_of(on: set[str]) -> Plan:
+        pair = tuple(
+            replace(each, endpoints={**each.endpoints, "apps": endpoint(MARK)}) if each.name in on else each
+            for each in (one, two)
+        )
+        return planned(*pair, *others, ours=("gateway", *on), wanted=wanted)
+
+    for action in round_of(on).actions:
+        (on.add if action.verb is ActionKind.CONNECT else on.remove)(action.container)
+    assert on == ({"two"} if attached == ("two",) else {"one"})
+    assert round_of(on).actions == ()
+
+
 @pytest.mark.parametrize(
     ("ours", "more", "busy", "expected"),
     [
