@@ -39,7 +39,14 @@ class MemberState:
 
 @dataclass(frozen=True)
 class FleetState:
-    """The last known state of all members, and error messages, for example about unreadable files."""
+    """The last known state of all members.
+
+    Args:
+        members: The members, with their last responses.
+        problems: Error messages, for example about unreadable files.
+        is_discovered: Whether the first discovery has finished. Before that, `members` can be incomplete.
+    """
 
     members: list[MemberState] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    is_discovered: bool = True

@@ -45,6 +45,7 @@ class FleetPoller:
         self._tasks: dict[Member, asyncio.Task[None]] = {}
         self._strict = strict
         self._discovery = MemberDiscovery(strict=strict)
+        self._is_discovered = False
         self._credentials_error = ""
         self._credentials_read: BlockingCallRunner[tuple[list[tuple[Path, int, int]], MemberCredentials | None]] = (
             BlockingCallRunner()
@@ -54,8 +55,9 @@ class FleetPoller:
 
     def snapshot(self) -> FleetState:
         """Return the last known state of all members, and error messages about discovery and credentials."""
-        problems = [*self._discovery.problems(self._options()), *filter(None, [self._credentials_error])]
-        return FleetState(list(self._members.values()), problems)
+        options = self._options()
+        problems = [*self._discovery.problems(options), *filter(None, [self._credentials_error])]
+        return FleetState(list(self._members.values()), problems, self._is_discovered or options.is_empty)
 
     async def run(self, ready: Callable[[], None]) -> None:
         """Poll the members until cancelled."""
@@ -73,10 +75,11 @@ class FleetPoller:
             async with MemberClient(self._options().timeout) as client, asyncio.TaskGroup() as group:
                 while not (options := self._options()).is_empty:
                     await self._refresh(client, group, options)
+                    self._is_discovered = True
                     await self._wait_for_change(options)
                 self._retain([])
         finally:
-            self._tasks, self._members, self._stamps = {}, {}, None
+            self._tasks, self._members, self._stamps, self._is_discovered = {}, {}, None, False
 
     async def _wait_for_change(self, options: FleetOptions) -> None:
         """Wait until the section `fleet` changes, or until the next discovery is due."""

@@ -3,7 +3,7 @@
 import asyncio
 import importlib.resources
 import time
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -24,7 +24,7 @@ from gateway.ops.response_cache import ResponseCache, encode_in_slices
 from gateway.ops.service_interface import ServiceInterface
 from gateway.ops.status_json import consumers_json, iter_json, plan_json, service_json
 from gateway.ops.status_view_cache import StatusViewCache
-from gateway.ops.status_views import ServiceView
+from gateway.ops.status_views import BackendStateSummary, ServiceView
 
 _MAX_AGE = 1.0
 """Seconds for which most responses are cached."""
@@ -111,18 +111,35 @@ class HttpGetHandlers:
         phase, details = self._service.phase(), may_see_details(request)
 
         async def compute() -> _RenderedResponse:
-            backends = self._service.backend_statuses()
+            backends = list((await self._backend_statuses()).values())
             return await _render(health_responses.readiness(phase, backends, require, min_ready, details=details))
 
         return await self._respond(("/readyz", phase, details, min_ready, *require), compute, _READINESS_MAX_AGE)
 
     async def _backend_ready(self, request: web.Request) -> web.Response:
         name = request.match_info["backend"]
-        for backend in self._service.backend_statuses():
-            if backend.name == name:
-                response = health_responses.backend_readiness(backend, details=may_see_details(request))
-                return json_response(response.body, status=response.status)
-        return not_found("backend", name)
+        backend = (await self._backend_statuses()).get(name)
+        if backend is None:
+            return not_found("backend", name)
+        response = health_responses.backend_readiness(backend, details=may_see_details(request))
+        return json_response(response.body, status=response.status)
+
+    async def _backend_statuses(self) -> Mapping[str, BackendStateSummary]:
+        """Return the states of the backends by name, at most `_READINESS_MAX_AGE` old.
+
+        A client can vary the names in its requests. Without this cache, each name would cost a computation of all
+        states.
+        """
+
+        async def compute() -> Mapping[str, BackendStateSummary]:
+            return {each.name: each for each in self._service.backend_statuses()}
+
+        if not self._cached:
+            return await compute()
+        found: Mapping[str, BackendStateSummary] = await self._cache.get(
+            ("backend statuses", self._service.phase()), _READINESS_MAX_AGE, compute
+        )
+        return found
 
     async def _health(self, request: web.Request) -> web.Response:
         require, min_ready = _readiness_query(request)
@@ -169,7 +186,9 @@ class HttpGetHandlers:
     async def _history(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         found = self._service.history(name)
-        return not_found("backend", name) if found is None else json_response(check_history_json(name, found))
+        if found is None:
+            return not_found("backend", name)
+        return _response(await _render(health_responses.JsonObjectResponse(200, check_history_json(name, found))))
 
     async def _summary(self, _: web.Request) -> web.Response:
         return await self._json("/api/v1/summary", summary_json)
@@ -183,7 +202,13 @@ class HttpGetHandlers:
         return await self._respond("/api/v1/fleet", compute)
 
     async def _discovery(self, _: web.Request) -> web.Response:
-        return json_response(discovery_json(self._service.fleet()))
+        fleet = self._service.fleet()
+        if not fleet.is_discovered:
+            # After an error, Prometheus keeps its targets. After an empty list, it would remove them.
+            return json_response(
+                {"status": "starting", "detail": "the first discovery of the fleet has not finished"}, status=503
+            )
+        return json_response(discovery_json(fleet))
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         return await self._streams.respond(request)
@@ -213,7 +238,7 @@ class HttpGetHandlers:
         self, key: Hashable, compute: Callable[[], Awaitable[_RenderedResponse]], max_age: float = _MAX_AGE
     ) -> web.Response:
         found: _RenderedResponse = await (self._cache.get(key, max_age, compute) if self._cached else compute())
-        return web.Response(status=found.status, body=found.body, headers={"Content-Type": found.content_type})
+        return _response(found)
 
     PATHS: ClassVar[dict[str, tuple[Any, AccessRole]]] = {
         "/livez": (_live, AccessRole.PROBES),
@@ -244,6 +269,11 @@ ROLES = {path: role for path, (_, role) in HttpGetHandlers.PATHS.items()}
 `AccessRole.EVERYTHING` gets only a page that prompts for a token."""
 PROBES = ("/livez", "/healthz", "/startupz", "/readyz", "/readyz/{backend}")
 """The URL paths that `ops.probe_listen` serves."""
+
+
+def _response(rendered: _RenderedResponse) -> web.Response:
+    headers = {"Content-Type": rendered.content_type}
+    return web.Response(status=rendered.status, body=rendered.body, headers=headers)
 
 
 async def _render(

@@ -82,14 +82,18 @@ async def test_problems_end_with_the_section(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(poller, "_CONFIG_CHECK_INTERVAL", 0.01)
     options = [FleetOptions(file=tmp_path / "absent", token_file=tmp_path / "absent")]
     found = FleetPoller(lambda: options[0])
+    assert not found.snapshot().is_discovered
     task = asyncio.create_task(found.run(lambda: None))
     try:
         async with asyncio.timeout(WITHIN):
             while not found.snapshot().problems:
                 await asyncio.sleep(0.01)
+            while not found.snapshot().is_discovered:
+                await asyncio.sleep(0.01)
             options[0] = FleetOptions()
             while found.snapshot().problems:
                 await asyncio.sleep(0.01)
+            assert found.snapshot().is_discovered  # Without members, the empty list is complete.
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
