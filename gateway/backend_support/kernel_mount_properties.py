@@ -56,8 +56,9 @@ class KernelMountProperties:
             `import_volume` is set.
         device: A regular expression. Without `-t`, mount(8) mounts matching devices with this kind of file system.
             Empty if mount(8) recognizes no devices of this kind.
-        render_export: Receives the options and the addresses of the clients. Returns the line for the export in the
-            server's configuration. None if the server's configuration needs no such line.
+        render_export: Receives, for each backend that uses an export of a server, the options and the addresses of
+            the clients. Returns the line for the export in the server's configuration. None if the server's
+            configuration needs no such line.
     """
 
     file_systems: tuple[str, ...]
@@ -71,7 +72,7 @@ class KernelMountProperties:
     import_volume: Callable[[Mapping[str, str]], ImportedVolume] | None = None
     host_mount: Callable[[str, int, str, Sequence[str]], FstabFields] | None = None
     device: str = ""
-    render_export: Callable[[Any, Sequence[str]], str] | None = None
+    render_export: Callable[[Sequence[tuple[Any, Sequence[str]]]], str] | None = None
 
     def __post_init__(self) -> None:
         if (self.import_volume is None) is not (self.host_mount is None):

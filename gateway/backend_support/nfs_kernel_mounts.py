@@ -146,14 +146,19 @@ def _host_mount(address: str, port: int, export: str, options: Sequence[str]) ->
     return FstabFields(_device(address, export), "nfs4", (*kept, f"port={port}", version, "hard"), note)
 
 
-def _render_export(options: NfsBackendOptions, clients: Sequence[str]) -> str:
+def _render_export(uses: Sequence[tuple[NfsBackendOptions, Sequence[str]]]) -> str:
     """Return the line for /etc/exports on the server (exports(5)). Implements `KernelMountProperties.render_export`.
 
-    The line contains the option `insecure`, because sshd and the gateway connect from ports above 1023.
+    If backends with different modes use an export from the same address, the export is writable from this address:
+    the server cannot distinguish these backends. The line contains the option `insecure`, because sshd and the gateway
+    connect from ports above 1023.
     """
-    mode = "ro" if options.volume is not None and options.volume.read_only else "rw"
-    path = escaped(options.export, r'\s"#\\')
-    return " ".join((path, *(f"{client}({mode},sync,no_subtree_check,insecure)" for client in clients)))
+    modes: dict[str, str] = {}
+    for options, clients in uses:
+        is_read_only = options.volume is not None and options.volume.read_only
+        modes |= {client: modes.get(client, "ro") if is_read_only else "rw" for client in clients}
+    path = escaped(uses[0][0].export, r'\s"#\\')
+    return " ".join((path, *(f"{client}({mode},sync,no_subtree_check,insecure)" for client, mode in modes.items())))
 
 
 NFS_MOUNT_PROPERTIES = KernelMountProperties(

@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,8 @@ from gateway.contracts.config_types import (
 
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)")
+_LONGEST = 100 * 365 * 86400.0
+"""The longest duration, in seconds: 100 years. Timeouts of the operating system cannot be much longer."""
 _SIZES = {
     "": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
     "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
@@ -45,7 +48,10 @@ def duration(text: str) -> Duration:
     if not parts or "".join(number + unit for number, unit in parts) != text:
         hint = f"; did you mean {text}s?" if re.fullmatch(r"\d+(\.\d+)?", text) else ""
         raise ValueError(f"{text!r} is not a duration: write one such as 500ms, 10s or 5m{hint}")
-    return Duration(sum(float(number) * _UNITS[unit] for number, unit in parts))
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if seconds > _LONGEST:
+        raise ValueError("the duration is too long: write at most 36500d (100 years)")
+    return Duration(seconds)
 
 
 def size(text: str) -> Size:
@@ -53,7 +59,10 @@ def size(text: str) -> Size:
     match = _SIZE.fullmatch(text)
     if not match or match[2] not in _SIZES:
         raise ValueError(f"{text!r} is not a size: write one such as 64KiB, 15MiB or 1GB")
-    return Size(int(float(match[1]) * _SIZES[match[2]]))
+    found = float(match[1]) * _SIZES[match[2]]
+    if found > sys.maxsize:
+        raise ValueError("the size is too large: write less than 8388608TiB")
+    return Size(int(found))
 
 
 def boolean(text: str) -> bool:

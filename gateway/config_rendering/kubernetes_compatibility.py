@@ -49,6 +49,9 @@ def validate(config: Config, name: str, *, services: bool) -> None:
     log = config.audit.log
     if isinstance(log, Path) and (".." in log.parts or not log.is_relative_to(WRITABLE["state"])):
         raise UsageError(f"audit.log: the pod cannot write to {log}: use stdout, or a file in {WRITABLE['state']}")
+    for backend, spec in config.backends.items():
+        if any(address.is_unix for address in spec.listen):
+            raise UsageError(f"backends.{backend}.listen: other pods cannot reach a unix socket: use an address")
     _validate_backends(config, services=services)
     for place, path in _files(config):
         if path is None:
@@ -98,12 +101,13 @@ def needs_secret(config: Config) -> bool:
 
 
 def privileged_ports(config: Config) -> list[int]:
-    """Return the listener ports below `FIRST_UNPRIVILEGED_PORT`.
+    """Return the ports below `FIRST_UNPRIVILEGED_PORT` on which backends or the ops server listen.
 
     A pod can listen on these ports only with the sysctl `net.ipv4.ip_unprivileged_port_start` (ip(7)).
     """
-    addresses = [each for spec in config.backends.values() for each in spec.listen if not each.is_unix]
-    return sorted({each.port for each in addresses if each.port < FIRST_UNPRIVILEGED_PORT})
+    ports = {each.port for spec in config.backends.values() for each in spec.listen if not each.is_unix}
+    ports |= {each.port for each in (config.ops.listen, config.ops.probe_listen) if each is not None}
+    return sorted(each for each in ports if 0 < each < FIRST_UNPRIVILEGED_PORT)
 
 
 def _is_dns_label(name: str, longest: int) -> bool:

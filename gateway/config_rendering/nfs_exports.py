@@ -3,8 +3,10 @@
 import ipaddress
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+from gateway.backend_support.kernel_mount_properties import KernelMountProperties
 from gateway.backends import KINDS
 from gateway.config import Config
 from gateway.contracts.config_types import HostPort
@@ -36,18 +38,19 @@ def exports(config: Config, origins: Sequence[str]) -> list[str]:
                 f"--from {origin!r} is not an address, a network or a name: write one of these, without options"
                 " such as (rw)"
             )
-    lines: dict[str, list[str]] = {}
+    uses: dict[str, dict[tuple[KernelMountProperties, str], list[tuple[Any, list[str]]]]] = {}
     for name, spec in config.backends.items():
-        render = spec.kind.mount.render_export if spec.kind.mount is not None else None
-        if render is None:
+        mount = spec.kind.mount
+        if mount is None or mount.render_export is None:
             continue
         for target in spec.targets:
             clients = list(origins) or _clients(config, name, spec.paths(target), target)
-            lines.setdefault(target.host, []).append(render(spec.options, clients))
-    if not lines:
+            export = (mount, getattr(spec.options, mount.path_key))
+            uses.setdefault(target.host, {}).setdefault(export, []).append((spec.options, clients))
+    if not uses:
         kinds = " or ".join(name for name, kind in KINDS.items() if kind.mount and kind.mount.render_export)
         raise UsageError(f"no backend of kind {kinds} is configured: add one, or choose another file with -c")
-    return [line for host, found in lines.items() for line in _for_server(host, found)]
+    return [line for host, exports in uses.items() for line in _for_server(host, exports)]
 
 
 def open_origins(origins: Sequence[str]) -> list[str]:
@@ -63,9 +66,11 @@ def _network(origin: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | Non
         return None
 
 
-def _for_server(host: str, lines: Sequence[str]) -> Iterator[str]:
+def _for_server(
+    host: str, uses: Mapping[tuple[KernelMountProperties, str], Sequence[tuple[Any, Sequence[str]]]]
+) -> Iterator[str]:
     yield f"# {host}: add to /etc/exports, then run: exportfs -ra"
-    yield from dict.fromkeys(lines)
+    yield from (mount.render_export(found) for (mount, _), found in uses.items() if mount.render_export is not None)
 
 
 def _clients(config: Config, name: str, paths: Sequence[str], target: HostPort) -> list[str]:

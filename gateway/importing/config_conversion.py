@@ -99,7 +99,7 @@ def _read(
         case "fstab":
             import_fstab(source.text, prefix or f"{source.name or 'fstab'}: ", result)
         case "systemd":
-            return import_unit(source.text, prefix, read_env_file, result)
+            return import_unit(source.text, source.name, prefix, read_env_file, result)
         case "env":
             pass
         case "ssh":

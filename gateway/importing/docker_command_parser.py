@@ -12,6 +12,12 @@ from gateway.importing.import_result import ImportResult
 from gateway.importing.imported_setup import ImportedContainer, ImportedMount
 from gateway.secret_redaction import redacted
 
+_ENGINE_OPTIONS = {"--context", "-c", "--host", "-H", "--connection", "--url"}
+"""The global options of docker and podman that select an engine."""
+_OPTIONS_WITH_VALUE = _ENGINE_OPTIONS | {
+    "--config", "--log-level", "-l", "--tlscacert", "--tlscert", "--tlskey", "--identity", "--root", "--runroot",
+    "--runtime", "--storage-driver", "--storage-opt",
+}  # fmt: skip
 Volumes = dict[str, dict[str, str]]
 """The driver options of each volume, by volume name."""
 
@@ -32,6 +38,9 @@ def import_docker(words: list[str], source: str, read_env_file: EnvFileReader, r
         UsageError: The command is not valid.
     """
     program, *rest = words
+    rest, engine = _without_global_options(rest)
+    if engine:
+        result.add_note(f"{source}`{program} {redacted(engine)}`: run the gateway where this engine runs")
     if rest[:1] == ["container"]:
         rest = rest[1:]
     match rest[:2]:
@@ -43,6 +52,24 @@ def import_docker(words: list[str], source: str, read_env_file: EnvFileReader, r
             return _volume(rest[2:], f"{source}{program} volume create", result)
     result.add_note(f"{source}`{redacted(words)}`: not imported, because it does not affect connections to backends")
     return {}
+
+
+def _without_global_options(words: list[str]) -> tuple[list[str], list[str]]:
+    """Split off the options before the subcommand.
+
+    Returns:
+        The words from the subcommand on, and those options that select another engine, with their values.
+    """
+    engine: list[str] = []
+    rest = list(words)
+    while rest and rest[0].startswith("-"):
+        option = [rest.pop(0)]
+        name, equals, _ = option[0].partition("=")
+        if name in _OPTIONS_WITH_VALUE and not equals and rest:
+            option.append(rest.pop(0))
+        if name in _ENGINE_OPTIONS:
+            engine += option
+    return rest, engine
 
 
 def _run(words: list[str], source: str, command: str, read_env_file: EnvFileReader, result: ImportResult) -> Volumes:

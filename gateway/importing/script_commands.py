@@ -2,11 +2,12 @@
 
 import re
 
+from gateway.backends import file_system_of_device
 from gateway.importing.docker_command_parser import Volumes, import_docker
 from gateway.importing.env_file import EnvFileReader
 from gateway.importing.import_result import ImportResult
 from gateway.importing.imported_setup import ImportedContainer, SshCommandContext
-from gateway.importing.network_mounts import import_mount_command
+from gateway.importing.network_mounts import import_mount, import_mount_command
 from gateway.importing.shell_parser import ShellCommand, read_script
 from gateway.importing.ssh_command import has_forward, import_command, program_index, schedule_length, ssh_program
 from gateway.importing.systemd_unit import SystemdUnit
@@ -20,11 +21,12 @@ _SHELLS = frozenset({
 """Programs that can run a command line from one of their arguments, as in `sh -c 'ssh …'`."""
 
 
-def import_unit(text: str, source: str, read_env_file: EnvFileReader, result: ImportResult) -> Volumes:
-    """Import the docker, ssh and mount commands in a systemd unit (systemd.service(5)).
+def import_unit(text: str, name: str, source: str, read_env_file: EnvFileReader, result: ImportResult) -> Volumes:
+    """Import the docker, ssh and mount commands in a systemd unit (systemd.service(5)), or what a mount unit mounts.
 
     Args:
         text: The content of the unit.
+        name: The name of the unit's file; empty if it is not known.
         source: The prefix of notes about the unit, such as `app.service: `; can be empty.
         read_env_file: A function that reads an env file of a container or of the unit.
         result: The imported configuration, to which the function adds the tunnels, forwards, containers and notes
@@ -36,15 +38,29 @@ def import_unit(text: str, source: str, read_env_file: EnvFileReader, result: Im
     Raises:
         UsageError: A command is not valid.
     """
-    unit = SystemdUnit(text, source.removesuffix(": ").rpartition("/")[2])
+    unit = SystemdUnit(text, name.rpartition("/")[2])
     commands = unit.commands(read_env_file)
-    others = "; ".join(unit.other_settings())
-    result.add_note(f"{source}not imported, because the gateway has its own unit: {others}")
+    reason = ", because the gateway has its own unit"
+    if mount := unit.mount():
+        _import_mount_unit(mount, f"{source}[Mount]", result)
+        reason = ""
+    if others := "; ".join(unit.other_settings()):
+        result.add_note(f"{source}not imported{reason}: {others}")
     if unit.unknown:
         result.add_note(
             f"{source}systemd replaces {', '.join(unit.unknown)} in ExecStart; replace it in the configuration"
         )
     return import_script("\n".join(commands), source, read_env_file, result)
+
+
+def _import_mount_unit(mount: tuple[str, str, str, str], where: str, result: ImportResult) -> None:
+    device, folder, file_system, options = mount
+    import_mount(device, folder, file_system or file_system_of_device(device), options, where, result)
+    if any(client.where == where for client in result.clients):
+        result.add_note(
+            f"{where}: disable this unit when you add the new line to /etc/fstab, or write the fields of the line"
+            " into What=, Type= and Options="
+        )
 
 
 def import_script(

@@ -7,7 +7,9 @@ from gateway.importing.compose_interpolation import interpolated
 from gateway.importing.compose_value_parsers import words_of
 from gateway.importing.env_file import EnvFileReader
 
-_UNIT = re.compile(r"(?P<prefix>[^@/]+)(?:@(?P<instance>[^/]*))?\.service")
+_UNIT = re.compile(r"(?P<prefix>[^@/]+)(?:@(?P<instance>[^/]*))?\.\w+")
+_MOUNT = ("What", "Where", "Type", "Options")
+"""The settings of a mount unit that say what to mount."""
 
 
 class SystemdUnit:
@@ -41,9 +43,20 @@ class SystemdUnit:
         variables = self._variables(read_env_file)
         return [interpolated(self._expanded(each), lambda name: variables.get(name, "")) for each in commands]
 
+    def mount(self) -> tuple[str, str, str, str] | None:
+        """Return the device, directory, type and options that a mount unit mounts (systemd.mount(5)).
+
+        The type is empty if the unit does not specify it. Return None if the unit is not a mount unit.
+        """
+        settings = {key: self._expanded(value) for key, value in self._settings if key in _MOUNT}
+        device, folder = settings.get("What"), settings.get("Where")
+        if not device or not folder:
+            return None
+        return device, folder, settings.get("Type", ""), settings.get("Options") or "defaults"
+
     def other_settings(self) -> list[str]:
-        """Return the settings except `ExecStart=`. Omit the values of variables, because they can be secrets."""
-        return [_described(key, value) for key, value in self._settings if key != "ExecStart"]
+        """Return the settings except commands and mounts. Omit values of variables, because they can be secrets."""
+        return [_described(key, value) for key, value in self._settings if key not in ("ExecStart", *_MOUNT)]
 
     def _variables(self, read_env_file: EnvFileReader) -> dict[str, str]:
         """Return the variables of the unit. `EnvironmentFile=` overrides `Environment=` (systemd.exec(5))."""
@@ -68,7 +81,7 @@ class SystemdUnit:
             if path
         }
         if match := _UNIT.fullmatch(self._name):
-            values |= {"p": match["prefix"], "N": self._name.removesuffix(".service"), "n": self._name}
+            values |= {"p": match["prefix"], "N": self._name.rpartition(".")[0], "n": self._name}
             if match["instance"]:
                 values |= {"i": match["instance"], "I": _unescaped(match["instance"])}
 

@@ -342,6 +342,10 @@ WRONG = {
         ["--set", "mode=daemonset,config.backends.orders.listen=127.0.0.1:445"],
         "can only use ports from 1024 on",
     ),
+    "a low port of the node for ops": (
+        ["--set", "mode=daemonset,ops.port=90"],
+        "ops.port: a pod in the node's network",
+    ),
     "vpn beside an app": (["--set", "mode=sidecar,vpn.enabled=true"], "vpn.enabled needs mode deployment"),
 }
 
@@ -533,12 +537,28 @@ def test_manifests_that_would_not_work_are_refused(tmp_path: Path, text: str, wo
     assert "hunter2" not in done.stdout + done.stderr
 
 
-def test_a_low_port_is_permitted_to_the_pod(tmp_path: Path) -> None:
+LOW_PORTS = [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]
+
+
+@pytest.mark.parametrize(("listen", "ops"), [(389, 9090), (3389, 90)])
+def test_a_low_port_is_permitted_to_the_pod(tmp_path: Path, listen: int, ops: int) -> None:
     path = tmp_path / "gateway.yaml"
-    path.write_text("backends: {a: {kind: tcp, targets: ['b:389'], listen: 0.0.0.0:389}}\n")
+    backend = f"{{kind: tcp, targets: ['b:389'], listen: 0.0.0.0:{listen}}}"
+    path.write_text(f"ops: {{listen: 127.0.0.1:{ops}}}\nbackends: {{a: {backend}}}\n")
     done = command("render", "kubernetes", "-c", str(path))
     (pod,) = [pod for kind, pod in pods(done.stdout) if kind == "Deployment"]
-    assert pod["securityContext"]["sysctls"] == [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]
+    assert pod["securityContext"]["sysctls"] == LOW_PORTS
+
+
+def test_the_chart_permits_low_ports_of_ops_and_its_test_waits_for_checked_backends(helms: dict[str, Path]) -> None:
+    postgres = {"kind": "postgres", "targets": ["db:5432"], "listen": "0.0.0.0:5432"}
+    backends = {"plain": postgres, "checked": {**postgres, "listen": "0.0.0.0:5433", "check": {"user": "health"}}}
+    values = json.dumps({"backends": backends})
+    text = render(helms["3"], "deployment", "--set-json", f"config={values}", "--set", "ops.port=90")
+    specs = dict(pods(text))
+    assert specs["Deployment"]["securityContext"]["sysctls"] == LOW_PORTS
+    waited = specs["Pod"]["containers"][0]["args"]
+    assert ("checked" in waited, "plain" in waited) == (True, False)
 
 
 def test_the_rules_of_a_release_select_its_own_gateways(tmp_path: Path) -> None:

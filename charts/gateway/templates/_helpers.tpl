@@ -183,6 +183,9 @@ authorization:
 {{- range include "gateway.allPorts" . | fromYamlArray -}}
 {{- if lt (int .) 1024 -}}{{- fail (printf "config.backends: port %s: a pod in the node's network can only use ports from 1024 on" .) -}}{{- end -}}
 {{- end -}}
+{{- range $key := list "port" "probePort" -}}
+{{- if lt (int (get $.Values.ops $key)) 1024 -}}{{- fail (printf "ops.%s: a pod in the node's network can only use ports from 1024 on" $key) -}}{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- $paths := dict "/run/gateway" true "/run/gateway-ops" true "/run/gateway-ops-tls" true "/var/lib/gateway" true "/tmp" true -}}
 {{- range .Values.secrets -}}
@@ -441,7 +444,7 @@ spec:
     seccompProfile: {type: RuntimeDefault}
     {{- $sysctls := list -}}
     {{- $low := false -}}
-    {{- range include "gateway.allPorts" . | fromYamlArray -}}{{- if lt (int .) 1024 -}}{{- $low = true -}}{{- end -}}{{- end -}}
+    {{- range concat (include "gateway.allPorts" . | fromYamlArray) (list .Values.ops.port .Values.ops.probePort) -}}{{- if lt (int .) 1024 -}}{{- $low = true -}}{{- end -}}{{- end -}}
     {{- if and $low (ne .Values.mode "daemonset") (not .Values.vpn.enabled) -}}{{- $sysctls = append $sysctls (dict "name" "net.ipv4.ip_unprivileged_port_start" "value" "0") -}}{{- end -}}
     {{- if .Values.vpn.enabled -}}{{- $sysctls = append $sysctls (dict "name" "net.ipv4.ping_group_range" "value" "0 2147483647") -}}{{- end -}}
     {{- with $sysctls }}

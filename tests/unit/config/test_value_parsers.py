@@ -18,6 +18,16 @@ def test_an_invalid_duration_is_refused(text: str) -> None:
         value_parsers.duration(text)
 
 
+def test_values_that_no_timeout_or_size_can_have_are_refused() -> None:
+    assert value_parsers.duration("36500d") == 36500 * 86400.0
+    for text in ("36501d", "9" * 400 + "s"):
+        with pytest.raises(ValueError, match="too long: write at most 36500d"):
+            value_parsers.duration(text)
+    for text in ("9000000TiB", "9" * 400):
+        with pytest.raises(ValueError, match="too large"):
+            value_parsers.size(text)
+
+
 @pytest.mark.parametrize(("text", "size"), [("15MiB", 15 << 20), ("1GB", 10**9), ("512", 512), ("1.5KiB", 1536)])
 def test_size(text: str, size: int) -> None:
     assert value_parsers.size(text) == size

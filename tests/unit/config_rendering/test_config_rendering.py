@@ -78,6 +78,13 @@ def test_a_pod_of_podman_may_listen_on_loopback_and_a_service_needs_more(tmp_pat
         kubernetes(site, text, "gateway", "image")
 
 
+def test_a_pod_has_no_unix_sockets_for_clients(tmp_path: Path) -> None:
+    text = "backends: {a: {kind: tcp, targets: ['b:1'], listen: [0.0.0.0:7000, {unix: /run/gateway/a.sock}]}}"
+    for podman in (False, True):
+        with pytest.raises(UsageError, match=r"backends\.a\.listen: other pods cannot reach a unix socket"):
+            kubernetes(config(text, tmp_path), text, "gateway", "image", podman=podman)
+
+
 @pytest.mark.parametrize(("name", "valid"), [("a" * 52, True), ("a" * 53, False), ("A", False), ("a-", False)])
 def test_the_name_of_the_objects_is_a_dns_label(name: str, valid: bool, tmp_path: Path) -> None:
     text = "backends: {a: {kind: tcp, targets: ['b:1'], listen: '0.0.0.0:7000'}}"

@@ -61,6 +61,18 @@ def test_each_server_has_its_lines_once() -> None:
     assert len(text.splitlines()) == 5
 
 
+def test_an_export_that_several_backends_use_has_one_line() -> None:
+    reader = "r=nfs://nas/media?via=bastion&volume.name=rr&volume.read_only=true"
+    writer = "w=nfs://nas/media?via=bastion&volume.name=ww"
+    other = "o=nfs://nas/media?via=web&volume.name=oo&volume.read_only=true"
+    expected = (
+        "/media bastion.example.com(rw,sync,no_subtree_check,insecure) proxy(ro,sync,no_subtree_check,insecure)"
+    )
+    for backends in ((reader, writer, other), (writer, reader, other)):
+        text = rendered(*backends, arguments=("--tunnel", "web=http://proxy:3128"))
+        assert text.splitlines()[1:] == [expected]
+
+
 def test_a_client_that_is_not_in_the_configuration_must_be_named() -> None:
     with pytest.raises(UsageError, match=r"backends\.m: .* --from"):
         rendered("m=nfs://nas/m")
