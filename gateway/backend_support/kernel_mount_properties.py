@@ -56,8 +56,8 @@ class KernelMountProperties:
             `import_volume` is set.
         device: A regular expression. Without `-t`, mount(8) mounts matching devices with this kind of file system.
             Empty if mount(8) recognizes no devices of this kind.
-        render_export: Receives, for each backend that uses an export of a server, the options and the addresses of
-            the clients. Returns the line for the export in the server's configuration. None if the server's
+        render_export: Receives, for each backend that uses an export of a server, the options and the clients (as in
+            exports(5)). Returns the line for the export in the server's configuration. None if the server's
             configuration needs no such line.
     """
 

@@ -150,8 +150,8 @@ def _render_export(uses: Sequence[tuple[NfsBackendOptions, Sequence[str]]]) -> s
     """Return the line for /etc/exports on the server (exports(5)). Implements `KernelMountProperties.render_export`.
 
     If backends with different modes use an export from the same address, the export is writable from this address:
-    the server cannot distinguish these backends. The line contains the option `insecure`, because sshd and the gateway
-    connect from ports above 1023.
+    the server cannot distinguish these backends. The line contains the option `insecure`, because sshd and the
+    gateway connect from ports above 1023.
     """
     modes: dict[str, str] = {}
     for options, clients in uses:

@@ -19,7 +19,7 @@ from gateway.contracts.config_types import (
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)")
 _LONGEST = 100 * 365 * 86400.0
-"""The longest duration, in seconds: 100 years. Timeouts of the operating system cannot be much longer."""
+"""The longest duration, in seconds: 100 years. The native engine stores nanoseconds in 64 bits, at most 292 years."""
 _SIZES = {
     "": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
     "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,

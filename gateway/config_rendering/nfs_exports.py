@@ -1,6 +1,7 @@
 """Renders the lines that NFS servers need in /etc/exports to accept mounts through the gateway. Does no I/O."""
 
 import ipaddress
+import posixpath
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,8 +46,8 @@ def exports(config: Config, origins: Sequence[str]) -> list[str]:
             continue
         for target in spec.targets:
             clients = list(origins) or _clients(config, name, spec.paths(target), target)
-            export = (mount, getattr(spec.options, mount.path_key))
-            uses.setdefault(target.host, {}).setdefault(export, []).append((spec.options, clients))
+            export = (mount, posixpath.normpath(getattr(spec.options, mount.path_key)))
+            uses.setdefault(target.host.lower(), {}).setdefault(export, []).append((spec.options, clients))
     if not uses:
         kinds = " or ".join(name for name, kind in KINDS.items() if kind.mount and kind.mount.render_export)
         raise UsageError(f"no backend of kind {kinds} is configured: add one, or choose another file with -c")
@@ -91,7 +92,7 @@ def _clients(config: Config, name: str, paths: Sequence[str], target: HostPort) 
             f"backends.{name}: the configuration does not show from which address the gateway's connections reach"
             f" {target.host}: add this address with --from"
         )
-    servers = dict.fromkeys(next(iter(tunnel.kind.servers(tunnel.options))).host for tunnel in tunnels)
-    is_on_server = target.host in servers and not is_address(target.host)
+    servers = dict.fromkeys(next(iter(tunnel.kind.servers(tunnel.options))).host.lower() for tunnel in tunnels)
+    is_on_server = target.host.lower() in servers and not is_address(target.host)
     clients = [host if is_address(host) else shlex.quote(host) for host in servers]
     return [*clients, *(["localhost"] if is_on_server else [])]

@@ -16,8 +16,11 @@ _ENGINE_OPTIONS = {"--context", "-c", "--host", "-H", "--connection", "--url"}
 """The global options of docker and podman that select an engine."""
 _OPTIONS_WITH_VALUE = _ENGINE_OPTIONS | {
     "--config", "--log-level", "-l", "--tlscacert", "--tlscert", "--tlskey", "--identity", "--root", "--runroot",
-    "--runtime", "--storage-driver", "--storage-opt",
+    "--runtime", "--runtime-flag", "--storage-driver", "--storage-opt", "--cgroup-manager", "--conmon",
+    "--events-backend", "--hooks-dir", "--imagestore", "--module", "--network-cmd-path", "--network-config-dir",
+    "--out", "--ssh", "--tmpdir", "--volumepath", "--cdi-spec-dir",
 }  # fmt: skip
+_LOCAL_ENGINE = re.compile(r"default|unix://.*")
 Volumes = dict[str, dict[str, str]]
 """The driver options of each volume, by volume name."""
 
@@ -64,10 +67,12 @@ def _without_global_options(words: list[str]) -> tuple[list[str], list[str]]:
     rest = list(words)
     while rest and rest[0].startswith("-"):
         option = [rest.pop(0)]
-        name, equals, _ = option[0].partition("=")
-        if name in _OPTIONS_WITH_VALUE and not equals and rest:
-            option.append(rest.pop(0))
-        if name in _ENGINE_OPTIONS:
+        name, equals, value = option[0].partition("=")
+        if not name.startswith("--") and len(name) > 2:  # a short option with its value, such as -Htcp://…
+            name, value = option[0][:2], option[0][2:]
+        elif name in _OPTIONS_WITH_VALUE and not equals and rest:
+            option.append(value := rest.pop(0))
+        if name in _ENGINE_OPTIONS and not _LOCAL_ENGINE.fullmatch(value):
             engine += option
     return rest, engine
 

@@ -10,7 +10,7 @@ from gateway.importing.imported_setup import ImportedContainer, SshCommandContex
 from gateway.importing.network_mounts import import_mount, import_mount_command
 from gateway.importing.shell_parser import ShellCommand, read_script
 from gateway.importing.ssh_command import has_forward, import_command, program_index, schedule_length, ssh_program
-from gateway.importing.systemd_unit import SystemdUnit
+from gateway.importing.systemd_unit import MountUnit, SystemdUnit
 from gateway.secret_redaction import redacted
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
@@ -38,28 +38,27 @@ def import_unit(text: str, name: str, source: str, read_env_file: EnvFileReader,
     Raises:
         UsageError: A command is not valid.
     """
-    unit = SystemdUnit(text, name.rpartition("/")[2])
+    # The name of a drop-in file says nothing about the unit, but the name of its directory does.
+    folder, _, file = name.rpartition("/")
+    unit = SystemdUnit(text, folder.rpartition("/")[2].removesuffix(".d") if folder.endswith(".d") else file)
     commands = unit.commands(read_env_file)
-    reason = ", because the gateway has its own unit"
-    if mount := unit.mount():
-        _import_mount_unit(mount, f"{source}[Mount]", result)
-        reason = ""
+    for mount in unit.mounts():
+        _import_mount_unit(mount, f"{source}{mount.folder}", result)
     if others := "; ".join(unit.other_settings()):
+        reason = ", because the gateway has its own unit" if unit.has_commands else ""
         result.add_note(f"{source}not imported{reason}: {others}")
     if unit.unknown:
-        result.add_note(
-            f"{source}systemd replaces {', '.join(unit.unknown)} in ExecStart; replace it in the configuration"
-        )
+        result.add_note(f"{source}systemd replaces {', '.join(unit.unknown)} in the unit: replace it in the result")
     return import_script("\n".join(commands), source, read_env_file, result)
 
 
-def _import_mount_unit(mount: tuple[str, str, str, str], where: str, result: ImportResult) -> None:
-    device, folder, file_system, options = mount
-    import_mount(device, folder, file_system or file_system_of_device(device), options, where, result)
+def _import_mount_unit(mount: MountUnit, where: str, result: ImportResult) -> None:
+    kind = mount.file_system or file_system_of_device(mount.device)
+    import_mount(mount.device, mount.folder, kind, mount.options, where, result)
     if any(client.where == where for client in result.clients):
         result.add_note(
-            f"{where}: disable this unit when you add the new line to /etc/fstab, or write the fields of the line"
-            " into What=, Type= and Options="
+            f"{where}: delete the file of this mount unit, because it would override the new line of /etc/fstab, and"
+            " run systemctl daemon-reload; for an automount unit, add noauto,x-systemd.automount to the new line"
         )
 
 

@@ -36,7 +36,7 @@ def recognize(source: ImportSource) -> str:
     text, name = source.text, source.name.rpartition("/")[2]
     if name.endswith((".yaml", ".yml")) or re.search(r"(?m)^(services|volumes):", text):
         return "compose"
-    if re.search(r"(?m)^\[(Service|Unit|Mount)\]", text):
+    if re.search(r"(?m)^\[(Service|Unit|Mount|Automount)\]", text):
         return "systemd"
     if name == "fstab" or is_fstab(text):
         return "fstab"

@@ -126,7 +126,7 @@ def _login(
     keys: dict[str, Any] = {}
     given = config.all("identityfile") or command.all("identityfile")
     identities = [each for each in given if each != "none"]
-    if given and config is not command and not config.keywords.get("identityfile"):
+    if identities and config is not command and not config.keywords.get("identityfile"):
         result.add_note(
             f"{context.where}: the tunnel to the jump host {destination_host(config)} uses the key of the"
             " destination, but ssh does not: correct its identity_files if the jump host requires another key"

@@ -1,15 +1,32 @@
 """Reads systemd units: their lines (systemd.syntax(7)), commands, variables and specifiers (systemd.unit(5))."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from gateway.importing.compose_interpolation import interpolated
 from gateway.importing.compose_value_parsers import words_of
 from gateway.importing.env_file import EnvFileReader
 
-_UNIT = re.compile(r"(?P<prefix>[^@/]+)(?:@(?P<instance>[^/]*))?\.\w+")
+_UNIT = re.compile(r"(?P<prefix>[^@/]+)(?:@(?P<instance>[^/]*))?\.(?:service|mount)")
 _MOUNT = ("What", "Where", "Type", "Options")
-"""The settings of a mount unit that say what to mount."""
+"""The settings in the section `[Mount]` that say what to mount."""
+
+
+class MountUnit(NamedTuple):
+    """What a mount unit mounts (systemd.mount(5)).
+
+    Args:
+        device: The device, such as `server:/export`.
+        folder: The directory on which the file system is mounted.
+        file_system: The type of the file system; empty if the unit does not specify it.
+        options: The mount options.
+    """
+
+    device: str
+    folder: str
+    file_system: str
+    options: str
 
 
 class SystemdUnit:
@@ -36,33 +53,49 @@ class SystemdUnit:
             UsageError: A value of `Environment=` is not valid.
         """
         commands: list[str] = []
-        for key, value in self._settings:
+        for _, key, value in self._settings:
             if key == "ExecStart":
                 # An empty value removes the earlier commands (systemd.service(5)).
                 commands = [*commands, value.lstrip("-@:+!")] if value else []
         variables = self._variables(read_env_file)
         return [interpolated(self._expanded(each), lambda name: variables.get(name, "")) for each in commands]
 
-    def mount(self) -> tuple[str, str, str, str] | None:
-        """Return the device, directory, type and options that a mount unit mounts (systemd.mount(5)).
-
-        The type is empty if the unit does not specify it. Return None if the unit is not a mount unit.
-        """
-        settings = {key: self._expanded(value) for key, value in self._settings if key in _MOUNT}
-        device, folder = settings.get("What"), settings.get("Where")
-        if not device or not folder:
-            return None
-        return device, folder, settings.get("Type", ""), settings.get("Options") or "defaults"
+    def mounts(self) -> list[MountUnit]:
+        """Return what the unit mounts; more than one element if the text contains several mount units."""
+        found: list[dict[str, str]] = []
+        for section, key, value in self._settings:
+            if section == "Mount" and key in _MOUNT:
+                if not found or (key in ("What", "Where") and key in found[-1]):
+                    found.append({})
+                found[-1][key] = self._expanded(value, {"h": "/root", "u": "root", "f": self._path()})
+        return [
+            MountUnit(each["What"], each["Where"], each.get("Type", ""), each.get("Options") or "defaults")
+            for each in found
+            if each.get("What") and each.get("Where")
+        ]
 
     def other_settings(self) -> list[str]:
         """Return the settings except commands and mounts. Omit values of variables, because they can be secrets."""
-        return [_described(key, value) for key, value in self._settings if key not in ("ExecStart", *_MOUNT)]
+        return [
+            _described(key, value)
+            for section, key, value in self._settings
+            if key != "ExecStart" and not (section == "Mount" and key in _MOUNT)
+        ]
+
+    @property
+    def has_commands(self) -> bool:
+        """Whether the unit has a section `[Service]`."""
+        return any(section == "Service" for section, _, _ in self._settings)
+
+    def _path(self) -> str | None:
+        match = _UNIT.fullmatch(self._name)
+        return "/" + _unescaped(match["instance"] or match["prefix"]) if match else None
 
     def _variables(self, read_env_file: EnvFileReader) -> dict[str, str]:
         """Return the variables of the unit. `EnvironmentFile=` overrides `Environment=` (systemd.exec(5))."""
         own: dict[str, str] = {}
         from_files: dict[str, str] = {}
-        for key, value in self._settings:
+        for _, key, value in self._settings:
             if key == "Environment":
                 words = words_of(self._expanded(value), key)
                 own |= {name: text for name, _, text in (word.partition("=") for word in words)}
@@ -70,12 +103,19 @@ class SystemdUnit:
                 from_files |= read_env_file(value.removeprefix("-")) or {}
         return own | from_files
 
-    def _expanded(self, text: str) -> str:
-        """Replace the specifiers in a value. Keep those whose value is not known, and add them to `unknown`."""
-        values = {"%": "%", "h": "${HOME}", "u": "${USER}", "t": "/run", "S": "/var/lib", "E": "/etc", "T": "/tmp"}  # noqa: S108
+    def _expanded(self, text: str, more: Mapping[str, str | None] | None = None) -> str:
+        """Replace the specifiers in a value. Keep those whose value is not known, and add them to `unknown`.
+
+        Args:
+            text: The value.
+            more: Values of specifiers that replace the default values.
+        """
+        values: dict[str, str | None] = {
+            "%": "%", "h": "${HOME}", "u": "${USER}", "t": "/run", "S": "/var/lib", "E": "/etc", "T": "/tmp",  # noqa: S108
+        }  # fmt: skip
         credentials = {
             name: path
-            for key, value in self._settings
+            for _, key, value in self._settings
             if key == "LoadCredential"
             for name, _, path in [value.partition(":")]
             if path
@@ -84,6 +124,7 @@ class SystemdUnit:
             values |= {"p": match["prefix"], "N": self._name.rpartition(".")[0], "n": self._name}
             if match["instance"]:
                 values |= {"i": match["instance"], "I": _unescaped(match["instance"])}
+        values |= more or {}
 
         def replacement(found: re.Match[str]) -> str:
             value = values.get(found[2]) if found[1] is None else credentials.get(found[1])
@@ -96,12 +137,17 @@ class SystemdUnit:
 
 def _unescaped(name: str) -> str:
     r"""Return a part of a unit's name without escapes: `-` represents `/`, and `\xNN` represents a character."""
-    return re.sub(r"\\x([0-9a-f]{2})", lambda found: chr(int(found[1], 16)), name.replace("-", "/"))
+    escapes = r"(?:\\x[0-9a-f]{2})+"
+
+    def text(found: re.Match[str]) -> str:
+        return bytes.fromhex(found[0].replace("\\x", "")).decode(errors="replace")
+
+    return re.sub(escapes, text, name.replace("-", "/"))
 
 
-def _settings(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the key and the value of each setting. Join continuation lines, and skip comments between them."""
-    joined = ""
+def _settings(text: str) -> Iterator[tuple[str, str, str]]:
+    """Yield the section, key and value of each setting. Join continuation lines, and skip comments between them."""
+    joined = section = ""
     for line in (*text.splitlines(), ""):
         if line.lstrip().startswith(("#", ";")):
             continue
@@ -109,9 +155,11 @@ def _settings(text: str) -> Iterator[tuple[str, str]]:
         if line.rstrip().endswith("\\"):
             continue
         key, equals, value = joined.strip().partition("=")
+        if header := re.fullmatch(r"\[(.+)\]", joined.strip()):
+            section = header[1]
+        elif equals:
+            yield section, key.rstrip(), value.strip()
         joined = ""
-        if equals:
-            yield key.rstrip(), value.strip()
 
 
 def _described(key: str, value: str) -> str:

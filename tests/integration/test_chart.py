@@ -552,13 +552,18 @@ def test_a_low_port_is_permitted_to_the_pod(tmp_path: Path, listen: int, ops: in
 
 def test_the_chart_permits_low_ports_of_ops_and_its_test_waits_for_checked_backends(helms: dict[str, Path]) -> None:
     postgres = {"kind": "postgres", "targets": ["db:5432"], "listen": "0.0.0.0:5432"}
-    backends = {"plain": postgres, "checked": {**postgres, "listen": "0.0.0.0:5433", "check": {"user": "health"}}}
+    backends: dict[str, dict[str, Any]] = {
+        "plain": postgres,
+        "checked": {**postgres, "listen": "0.0.0.0:5433", "check": {"user": "health"}},
+        "patroni": {**postgres, "listen": "0.0.0.0:5434", "check": {"via_http": {"port": 8008}}},
+        "other": {"kind": "mysql", "targets": ["db:3306"], "listen": "0.0.0.0:3307"},
+    }
     values = json.dumps({"backends": backends})
     text = render(helms["3"], "deployment", "--set-json", f"config={values}", "--set", "ops.port=90")
     specs = dict(pods(text))
     assert specs["Deployment"]["securityContext"]["sysctls"] == LOW_PORTS
     waited = specs["Pod"]["containers"][0]["args"]
-    assert ("checked" in waited, "plain" in waited) == (True, False)
+    assert [name for name in backends if name in waited] == ["checked", "patroni"]
 
 
 def test_the_rules_of_a_release_select_its_own_gateways(tmp_path: Path) -> None:

@@ -445,7 +445,7 @@ spec:
     {{- $sysctls := list -}}
     {{- $low := false -}}
     {{- range concat (include "gateway.allPorts" . | fromYamlArray) (list .Values.ops.port .Values.ops.probePort) -}}{{- if lt (int .) 1024 -}}{{- $low = true -}}{{- end -}}{{- end -}}
-    {{- if and $low (ne .Values.mode "daemonset") (not .Values.vpn.enabled) -}}{{- $sysctls = append $sysctls (dict "name" "net.ipv4.ip_unprivileged_port_start" "value" "0") -}}{{- end -}}
+    {{- if and $low (ne .Values.mode "daemonset") -}}{{- $sysctls = append $sysctls (dict "name" "net.ipv4.ip_unprivileged_port_start" "value" "0") -}}{{- end -}}
     {{- if .Values.vpn.enabled -}}{{- $sysctls = append $sysctls (dict "name" "net.ipv4.ping_group_range" "value" "0 2147483647") -}}{{- end -}}
     {{- with $sysctls }}
     sysctls: {{- toYaml . | nindent 6 }}

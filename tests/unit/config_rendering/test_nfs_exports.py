@@ -68,7 +68,8 @@ def test_an_export_that_several_backends_use_has_one_line() -> None:
     expected = (
         "/media bastion.example.com(rw,sync,no_subtree_check,insecure) proxy(ro,sync,no_subtree_check,insecure)"
     )
-    for backends in ((reader, writer, other), (writer, reader, other)):
+    capitals = "c=nfs://NAS/media/?via=bastion&volume.name=cc"
+    for backends in ((reader, writer, other), (writer, reader, other), (reader, capitals, other)):
         text = rendered(*backends, arguments=("--tunnel", "web=http://proxy:3128"))
         assert text.splitlines()[1:] == [expected]
 

@@ -434,13 +434,66 @@ def test_the_instance_of_a_unit_comes_from_its_file_name() -> None:
     result = convert([ImportSource(name, unit) for name in names])
     assert [tunnel["host"] for tunnel in result.tunnels.values()] == ["a.example.com", "my-host", "%I"]
     (note,) = [note for note in result.notes if "systemd replaces" in note]
-    assert note == "tunnel@.service: systemd replaces %I in ExecStart; replace it in the configuration"
+    assert note == "tunnel@.service: systemd replaces %I in the unit: replace it in the result"
+
+
+def test_the_name_of_a_drop_in_says_nothing_about_its_unit() -> None:
+    unit = "[Service]\nExecStart=/usr/bin/ssh -N -i /etc/%p/key -L 3306:%i:3306 u@h\n"
+    result = convert([ImportSource("/etc/systemd/system/tunnel@db.service.d/override.conf", unit)])
+    assert result.tunnels["h"]["identity_files"] == ["/etc/tunnel/key"]
+    assert result.backends["db"]["targets"] == ["db:3306"]
+    result = convert([ImportSource("unit.txt", unit.replace("%i", "db").replace("%p", "%N"))])
+    assert result.tunnels["h"]["identity_files"] == ["/etc/%N/key"]
+    assert any("systemd replaces %N in the unit" in note for note in result.notes)
+
+
+def test_all_mount_units_of_a_source_are_imported() -> None:
+    unit = (
+        "# /etc/systemd/system/mnt-a.mount\n[Unit]\nDescription=A\n[Mount]\nWhat=nas:/a\nWhere=/mnt/a\nType=nfs\n"
+        "# /etc/systemd/system/mnt-a.mount.d/o.conf\n[Mount]\nOptions=nfsvers=4.1\n"
+        "# /etc/systemd/system/mnt-b.mount\n[Mount]\nWhat=//nas/b\nWhere=/mnt/b\nType=cifs\n"
+        "Options=credentials=%h/.smb\n"
+    )
+    result = convert([ImportSource("", unit)])
+    assert {name: backend["kind"] for name, backend in result.backends.items()} == {"a": "nfs", "b": "smb"}
+    lines = [text for _, text in result.changes]
+    assert "nfsvers=4.1" in lines[0]
+    assert "credentials=/root/.smb" in lines[1]
+    assert "not imported: Description=A" in result.notes
+    automount = convert([ImportSource("mnt-a.automount", "[Automount]\nWhere=/mnt/a\n")])
+    assert "not imported: Where=/mnt/a" in automount.notes
+    service = convert(
+        [ImportSource("x.service", "[Service]\nType=forking\nExecStart=/usr/bin/ssh -L 1:db:3306 u@h\n")]
+    )
+    assert any("Type=forking" in note for note in service.notes)
+
+
+def test_the_directory_of_a_mount_unit_comes_from_its_name() -> None:
+    unit = "[Mount]\nWhat=nas:/a\nWhere=%f\nType=nfs\n"
+    result = convert([ImportSource(r"mnt-caf\xc3\xa9.mount", unit)])
+    (client,) = result.clients
+    assert client.folder == "/mnt/café"
+
+
+@pytest.mark.parametrize(
+    ("options", "noted"),
+    [
+        ("--context prod", True), ("-Htcp://h:2375", True), ("--context default", False),
+        ("-H unix:///var/run/docker.sock", False), ("--cgroup-manager cgroupfs", False), ("-D", False),
+    ],
+)  # fmt: skip
+def test_global_options_of_docker_may_select_another_engine(options: str, noted: bool) -> None:
+    result = convert(
+        [ImportSource("", f"docker {options} run --name app -e DATABASE_URL=mysql://db.example:3306/x app")]
+    )
+    assert result.backends
+    assert any("run the gateway where this engine runs" in note for note in result.notes) is noted
 
 
 def test_a_credential_without_a_path_is_reported() -> None:
     unit = "[Service]\nLoadCredentialEncrypted=key:/x\nExecStart=/usr/bin/ssh -N -i %d/key -L 3306:db:3306 u@h\n"
     result = convert([ImportSource("tunnel.service", unit)])
-    assert any("systemd replaces %d/key in ExecStart" in note for note in result.notes)
+    assert any("systemd replaces %d/key in the unit" in note for note in result.notes)
 
 
 @pytest.mark.parametrize(
